@@ -1,0 +1,274 @@
+"""Every error this library raises, and the one table that joins them to SQL and HTTP.
+
+PictureQueueError
+├── InvalidArgument        PQ_INVALID_ARGUMENT   400
+│   └── InvalidInput       PQ_INVALID_INPUT      422
+├── NotAuthenticated       PQ_NOT_AUTHENTICATED  401
+│   └── AuthenticationFailed                     (the project refused the key or token)
+├── NotAllowed             PQ_NOT_ALLOWED        403
+├── NotFound
+│   ├── JobNotFound        PQ_UNKNOWN_JOB        404
+│   ├── GenerationNotFound PQ_UNKNOWN_GENERATION 404
+│   └── UnknownModel       PQ_UNKNOWN_MODEL      404
+├── Conflict               PQ_CONFLICT           409
+│   ├── StaleLease         PQ_STALE_LEASE        409
+│   └── JobFinished        PQ_FINISHED_JOB       409
+├── TooLarge               PQ_TOO_LARGE          413
+├── Busy                   PQ_BUSY               503
+├── ConnectionFailed       (no answer from the project)
+├── VersionMismatch
+│   ├── NotInstalled       (the project has no picture-queue functions)
+│   ├── DatabaseTooOld
+│   └── ClientTooOld
+├── ServerError            (an answer of the project that has no name here)
+├── JobNotCompleted
+│   ├── JobFailed
+│   └── JobCancelled
+├── WaitTimeout
+├── SettingsError
+└── LocalStackError
+    ├── StackNotRunning
+    ├── StackAlreadyRunning
+    ├── PortTaken
+    └── MissingProgram
+
+SQL raises ``sqlstate 'PT<http>'`` with the message ``PQ_<CODE>: <fixed text>``. PostgREST turns the
+SQLSTATE into the HTTP status and copies the message into the reason phrase unescaped
+(https://docs.postgrest.org/en/v12/references/errors.html), so whatever varies stands in DETAIL and
+HINT.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from picture_queue.records import Job
+
+
+class PictureQueueError(Exception):
+    """Base of all errors of this library.
+
+    Args:
+        message: What happened, one sentence.
+        code: Stable code (``PQ_…``) where the database decided, else None.
+        detail: The field and the value that caused it.
+        hint: What to do about it.
+    """
+
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        detail: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """One line: what happened, where, and what to do."""
+        parts = [self.message, self.detail, self.hint]
+        return " ".join(_sentence(part) for part in parts if part)
+
+
+def _sentence(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if flat.endswith((".", "!", "?", ")")) else flat + "."
+
+
+class InvalidArgument(PictureQueueError, ValueError):
+    """An argument is not acceptable; nothing was written."""
+
+    code = "PQ_INVALID_ARGUMENT"
+
+
+class InvalidInput(InvalidArgument):
+    """The prompt or the input of a generation does not fit its model."""
+
+    code = "PQ_INVALID_INPUT"
+
+
+class NotAuthenticated(PictureQueueError):
+    """The call needs a signed-in user or a service key."""
+
+    code = "PQ_NOT_AUTHENTICATED"
+
+
+class AuthenticationFailed(NotAuthenticated):
+    """The project refused the key or the token."""
+
+
+class NotAllowed(PictureQueueError):
+    """The caller is known but may not do this."""
+
+    code = "PQ_NOT_ALLOWED"
+
+
+class NotFound(PictureQueueError):
+    """Nothing of that id is there, or it is not the caller's."""
+
+
+class JobNotFound(NotFound):
+    """No such job, or it belongs to somebody else."""
+
+    code = "PQ_UNKNOWN_JOB"
+
+
+class GenerationNotFound(NotFound):
+    """No such generation, or it belongs to somebody else."""
+
+    code = "PQ_UNKNOWN_GENERATION"
+
+
+class UnknownModel(NotFound):
+    """The model is not in the project's catalogue."""
+
+    code = "PQ_UNKNOWN_MODEL"
+
+
+class Conflict(PictureQueueError):
+    """The call does not fit what the database already holds."""
+
+    code = "PQ_CONFLICT"
+
+
+class StaleLease(Conflict):
+    """The lease ended; another worker may hold the job. Nothing was changed."""
+
+    code = "PQ_STALE_LEASE"
+
+
+class JobFinished(Conflict):
+    """The job's state does not permit this: it is finished, or not finished yet."""
+
+    code = "PQ_FINISHED_JOB"
+
+
+class TooLarge(PictureQueueError):
+    """A payload or a result is above the limit."""
+
+    code = "PQ_TOO_LARGE"
+
+
+class Busy(PictureQueueError):
+    """The database could not serve the call now; repeating it is safe."""
+
+    code = "PQ_BUSY"
+
+
+class ConnectionFailed(PictureQueueError):
+    """No answer came from the project."""
+
+
+class VersionMismatch(PictureQueueError):
+    """The client and the project's SQL do not fit together."""
+
+
+class NotInstalled(VersionMismatch):
+    """The project has no picture-queue functions."""
+
+
+class DatabaseTooOld(VersionMismatch):
+    """The project's SQL is older than this client needs."""
+
+
+class ClientTooOld(VersionMismatch):
+    """The project's SQL no longer serves a client this old."""
+
+
+class ServerError(PictureQueueError):
+    """The project answered with an error that has no name here; ``code`` is the server's."""
+
+
+class JobNotCompleted(PictureQueueError):
+    """A result was asked of a job that ended without one.
+
+    Args:
+        job: The job in its final state.
+    """
+
+    def __init__(self, job: "Job") -> None:
+        super().__init__(f"Job {job.id} {job.status}", detail=job.error)
+        self.job = job
+
+
+class JobFailed(JobNotCompleted):
+    """The job failed after its last attempt."""
+
+
+class JobCancelled(JobNotCompleted):
+    """The job was cancelled."""
+
+
+class WaitTimeout(PictureQueueError, TimeoutError):
+    """The wait ended before the job did; the job itself goes on."""
+
+
+class SettingsError(PictureQueueError):
+    """A setting is missing or not acceptable."""
+
+
+class LocalStackError(PictureQueueError):
+    """The embedded stack could not do what was asked."""
+
+
+class StackNotRunning(LocalStackError):
+    """There is no embedded stack running in that data directory."""
+
+
+class StackAlreadyRunning(LocalStackError):
+    """An embedded stack is already running in that data directory."""
+
+
+class PortTaken(LocalStackError):
+    """Another program listens on the port."""
+
+
+class MissingProgram(LocalStackError):
+    """A program the embedded stack needs is not installed."""
+
+
+# Order of the docs; the test of each code walks this table.
+HTTP_STATUS: dict[type[PictureQueueError], int] = {
+    InvalidArgument: 400,
+    NotAuthenticated: 401,
+    NotAllowed: 403,
+    JobNotFound: 404,
+    GenerationNotFound: 404,
+    UnknownModel: 404,
+    Conflict: 409,
+    StaleLease: 409,
+    JobFinished: 409,
+    TooLarge: 413,
+    InvalidInput: 422,
+    Busy: 503,
+}
+BY_CODE: dict[str, type[PictureQueueError]] = {
+    error.code: error for error in HTTP_STATUS if error.code is not None
+}
+
+
+def from_database(
+    sqlstate: str | None, message: str, detail: str | None = None, hint: str | None = None
+) -> PictureQueueError | None:
+    """Turns an error our SQL raised into its exception.
+
+    Args:
+        sqlstate: The SQLSTATE, ``PT<http>`` for ours.
+        message: ``PQ_<CODE>: <fixed text>`` for ours.
+        detail: DETAIL of the error.
+        hint: HINT of the error.
+
+    Returns:
+        The exception to raise, or None when the error is not one of ours.
+    """
+    code, _, text = message.partition(": ")
+    error = BY_CODE.get(code)
+    if error is None or not (sqlstate or "").startswith("PT"):
+        return None
+    return error(text[:1].upper() + text[1:], detail=detail, hint=hint)
