@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from picture_queue.errors import LocalStackError, MissingProgram
-from picture_queue.local.paths import ServiceUser, cache_dir, reachable
+from picture_queue.local.paths import ServiceUser, cache_dir, make_directory, reachable
 
 POSTGRES_SETTING = "PICTURE_QUEUE_POSTGRES_BIN"
 POSTGREST_SETTING = "PICTURE_QUEUE_POSTGREST"
@@ -194,7 +194,7 @@ def for_user(program: Program, user: ServiceUser | None) -> Program:
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    make_directory(target.parent)
     # Two stacks may copy at once: each makes its own, the rename is atomic, the loser's is dropped.
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         copy = Path(scratch) / source.name

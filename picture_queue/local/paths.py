@@ -96,9 +96,22 @@ def cache_dir() -> Path:
     )
 
 
+def make_directory(path: Path) -> None:
+    """Makes a directory and those above it, passable for everybody whatever the umask says.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    path.chmod(0o755)
+
+
 def _usable(path: Path) -> bool:
     try:
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_directory(path)
         info = path.lstat()
     except OSError:
         return False

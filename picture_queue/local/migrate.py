@@ -1,0 +1,107 @@
+"""Applies the shipped SQL to the embedded database, in the ledger the Supabase CLI keeps.
+
+`supabase_migrations.schema_migrations` has the CLI's columns (pkg/migration/history.go of
+https://github.com/supabase/cli), so a later start applies new migrations only, and the CLI's own
+commands understand the database.
+"""
+
+import hashlib
+from pathlib import Path
+
+import asyncpg
+
+from picture_queue._resources import migrations
+from picture_queue.errors import LocalStackError
+
+_CONNECT_TIMEOUT = 10.0
+_STATEMENT_TIMEOUT = 120.0
+_LEDGER = """
+create schema if not exists supabase_migrations;
+create table if not exists supabase_migrations.schema_migrations (
+  version text not null primary key,
+  statements text[],
+  name text
+);
+"""
+
+
+def platform_sql() -> str:
+    """Returns what a Supabase project has before its first migration."""
+    return Path(__file__).with_name("platform.sql").read_text(encoding="utf-8")
+
+
+def platform_digest() -> str:
+    """Returns the fingerprint of `platform_sql`, kept beside a database made by it."""
+    return hashlib.sha256(platform_sql().encode()).hexdigest()
+
+
+async def apply_platform(superuser_dsn: str) -> None:
+    """Makes the platform's roles, schemas and functions; all of them or none.
+
+    Raises:
+        LocalStackError: A statement failed.
+    """
+    connection = await _connect(superuser_dsn)
+    try:
+        await _execute(connection, "platform.sql", platform_sql())
+    finally:
+        await connection.close(timeout=_CONNECT_TIMEOUT)
+
+
+async def apply_migrations(dsn: str) -> list[str]:
+    """Applies the migrations the database does not have yet, each in one transaction.
+
+    Returns:
+        The names of the files applied now.
+
+    Raises:
+        LocalStackError: A migration failed; those before it stay applied.
+    """
+    connection = await _connect(dsn)
+    applied = []
+    try:
+        await connection.execute(_LEDGER)
+        known = await connection.fetch("select version from supabase_migrations.schema_migrations")
+        versions = {row["version"] for row in known}
+        for file_name, sql in migrations():
+            version, _, name = file_name.removesuffix(".sql").partition("_")
+            if version not in versions:
+                await _execute(connection, file_name, sql, ledger=(version, [sql], name))
+                applied.append(file_name)
+    finally:
+        await connection.close(timeout=_CONNECT_TIMEOUT)
+    return applied
+
+
+async def _connect(dsn: str) -> "asyncpg.Connection[asyncpg.Record]":
+    return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT, command_timeout=_STATEMENT_TIMEOUT)
+
+
+async def _execute(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    file_name: str,
+    sql: str,
+    ledger: tuple[str, list[str], str] | None = None,
+) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(sql)
+            if ledger:
+                await connection.execute(
+                    "insert into supabase_migrations.schema_migrations (version, statements, name)"
+                    " values ($1, $2, $3)",
+                    *ledger,
+                )
+    except asyncpg.PostgresError as error:
+        raise LocalStackError(
+            f"{file_name} cannot be applied: {error}", detail=_where(error, sql)
+        ) from error
+
+
+def _where(error: asyncpg.PostgresError, sql: str) -> str | None:
+    """Names the line of the file, or the function whose body failed."""
+    position = getattr(error, "position", None)
+    if position:
+        return f"Line {sql.count(chr(10), 0, int(position) - 1) + 1} of the file"
+    context: str | None = getattr(error, "context", None)
+    return context

@@ -1,0 +1,124 @@
+"""Child processes of the stack: started with a log, stopped within a bound."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from picture_queue.errors import LocalStackError
+from picture_queue.local.paths import ServiceUser
+
+LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept beside it
+# Settings of other servers, clients and tools in the caller's environment are not for our programs.
+_FOREIGN = ("PG", "PGRST_", "LC_", "LANG", "LANGUAGE", "LD_PRELOAD")
+
+
+def program_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Returns the caller's environment without what would configure our programs by accident."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    return kept | {"LC_ALL": "C"} | dict(extra or {})
+
+
+def spawn(
+    command: Sequence[str | Path],
+    *,
+    log: Path,
+    cwd: Path,
+    env: Mapping[str, str],
+    user: ServiceUser | None = None,
+) -> subprocess.Popen[bytes]:
+    """Starts a program in a session of its own, so that Ctrl-C in a terminal does not reach it.
+
+    Args:
+        command: Program and arguments.
+        log: File that its output is appended to.
+        cwd: Its working directory.
+        env: Its whole environment.
+        user: Who it runs as; None is the caller.
+
+    Raises:
+        LocalStackError: It cannot be started.
+    """
+    groups: list[str | int] | None = [] if user else None
+    try:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=env,
+                start_new_session=True,
+                user=user.uid if user else None,
+                group=user.gid if user else None,
+                extra_groups=groups,
+            )
+    except OSError as error:
+        who = f" as user {user.name}" if user else ""
+        raise LocalStackError(f"{command[0]} cannot be started{who}: {error.strerror}") from error
+
+
+async def exit_code(process: subprocess.Popen[bytes]) -> int:
+    """Waits for a process to end and returns its exit code; the wait can be cancelled."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+
+    def report(code: int) -> None:
+        if not ended.done():
+            ended.set_result(code)
+
+    def wait() -> None:
+        code = process.wait()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(report, code)
+
+    # A thread of its own: the loop's executor would be held, and joined at the loop's end.
+    threading.Thread(target=wait, name=f"wait-{process.pid}", daemon=True).start()
+    return await ended
+
+
+async def stop(
+    process: subprocess.Popen[bytes], signals: Sequence[tuple[signal.Signals, float]]
+) -> None:
+    """Ends a process: one signal after the other, each with its time in seconds, then SIGKILL."""
+    waiting = asyncio.ensure_future(exit_code(process))
+    try:
+        for number, seconds in signals:
+            if process.poll() is None:
+                process.send_signal(number)
+            done, _ = await asyncio.wait([waiting], timeout=seconds)
+            if done:
+                return
+        process.kill()
+        await asyncio.wait([waiting], timeout=10)
+    finally:
+        waiting.cancel()
+
+
+def rotate(log: Path) -> None:
+    """Keeps the log of the last run as `<name>.1` and starts an empty one."""
+    if log.exists() and log.stat().st_size:
+        log.replace(log.with_name(f"{log.name}.1"))
+
+
+def trim(log: Path) -> None:
+    """Moves a log aside that has grown over the limit while programs go on appending to it."""
+    if log.exists() and log.stat().st_size > LOG_LIMIT:
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        os.truncate(log, 0)
+
+
+def tail(log: Path, lines: int = 12) -> str:
+    """Returns the last lines of a log, for an error message."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 8192))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
