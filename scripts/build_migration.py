@@ -1,0 +1,76 @@
+"""Writes the parts of supabase/ that follow from others.
+
+- ``schemas/700_data_models.sql`` from ``picture_queue/replicate/models.json``
+- the migration of the release under work from all of ``schemas/``
+
+Once 0.1.0 is released its migration is frozen: from then on a change is copied by hand into a new
+migration, and ``make check`` proves that both ways lead to the same database.
+
+``python scripts/build_migration.py [--check]``; with --check nothing is written, and the exit code
+is 1 when a file is out of date.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMAS = ROOT / "supabase" / "schemas"
+MODELS_SQL = SCHEMAS / "700_data_models.sql"
+MIGRATION = ROOT / "supabase" / "migrations" / "20261123000000_pre_picture_queue.sql"
+RULE_KEYS = ("name", "type", "format", "required", "default", "minimum", "maximum", "enum")
+
+MODELS_TEMPLATE = """\
+-- The catalogue, written by scripts/build_migration.py from picture_queue/replicate/models.json.
+insert into picture_queue.model
+  (model_id, kind, official, version, typical_seconds, price_usd_per_image, max_outputs_param, output,
+   progress_in_logs, inputs)
+select m.id, m.kind, m.official, m.version, m.typical_seconds, m.price_usd_per_image, m.max_outputs_param, m.output,
+  m.progress_in_logs, m.inputs
+from jsonb_to_recordset($models$
+%s
+$models$) as m (id text, kind text, official boolean, version text, typical_seconds real, price_usd_per_image numeric,
+  max_outputs_param text, output text, progress_in_logs text, inputs jsonb);
+"""
+
+
+def models_sql() -> str:
+    models = json.loads((ROOT / "picture_queue" / "replicate" / "models.json").read_text("utf-8"))
+    rows = []
+    for model in models:
+        row = {key: value for key, value in model.items() if key != "notes" and value is not None}
+        row["inputs"] = [
+            {key: rule[key] for key in RULE_KEYS if rule[key] is not None}
+            for rule in model["inputs"]
+        ]
+        rows.append(json.dumps(row, ensure_ascii=False))
+    return MODELS_TEMPLATE % ("[\n" + ",\n".join(rows) + "\n]")
+
+
+def migration_sql(models: str) -> str:
+    parts = []
+    for file in sorted({*SCHEMAS.glob("*.sql"), MODELS_SQL}):
+        text = models if file == MODELS_SQL else file.read_text("utf-8")
+        parts.append(f"-- {file.name}\n\n{text.strip()}\n")
+    parts.append("-- The API learns of the new functions.\nnotify pgrst, 'reload schema';\n")
+    return "\n\n".join(parts)
+
+
+def main() -> int:
+    models = models_sql()
+    stale = []
+    for path, text in ((MODELS_SQL, models), (MIGRATION, migration_sql(models))):
+        if not path.exists() or path.read_text("utf-8") != text:
+            stale.append(path.relative_to(ROOT))
+            if "--check" not in sys.argv:
+                path.write_text(text, "utf-8")
+    for path in stale:
+        print(f"{'out of date' if '--check' in sys.argv else 'written'}: {path}")
+    if stale and "--check" in sys.argv:
+        print("run: python scripts/build_migration.py")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+-- Raises the error of that code. The message is fixed, since PostgREST copies it into the HTTP
+-- reason phrase as it is; what varies goes to DETAIL (field and value) and HINT (the fix).
+create function picture_queue._refuse(p_code text, p_detail text default null, p_hint text default null)
+returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_status text;
+  v_message text;
+begin
+  select e.status, e.message into v_status, v_message
+  from (values
+    ('PQ_INVALID_ARGUMENT',   '400', 'an argument is not acceptable'),
+    ('PQ_NOT_AUTHENTICATED',  '401', 'sign in first'),
+    ('PQ_NOT_ALLOWED',        '403', 'this caller may not do that'),
+    ('PQ_UNKNOWN_JOB',        '404', 'no such job'),
+    ('PQ_UNKNOWN_GENERATION', '404', 'no such generation'),
+    ('PQ_UNKNOWN_MODEL',      '404', 'no such model'),
+    ('PQ_STALE_LEASE',        '409', 'the lease ended'),
+    ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit that'),
+    ('PQ_CONFLICT',           '409', 'that does not fit what is already there'),
+    ('PQ_TOO_LARGE',          '413', 'too large'),
+    ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model'),
+    ('PQ_BUSY',               '503', 'the database is busy, repeat the call')
+  ) as e (code, status, message)
+  where e.code = p_code;
+  raise exception using
+    errcode = 'PT' || v_status,
+    message = p_code || ': ' || v_message,
+    detail = coalesce(p_detail, ''),
+    hint = coalesce(p_hint, '');
+end
+$$;

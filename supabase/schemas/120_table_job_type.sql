@@ -1,0 +1,17 @@
+-- The policy of each job type, registered by the workers that have a handler for it.
+create table picture_queue.job_type (
+  name text primary key,
+  queue text,
+  max_attempts integer,
+  timeout_seconds real,
+  lease_seconds real,
+  backoff_seconds real,
+  backoff_cap_seconds real,
+  registered_at timestamptz not null default now(),
+  constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
+  constraint job_type_policy_is_positive check (
+    least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
+  )
+);
+comment on table picture_queue.job_type is 'Policy per job type; null means the queue''s, then the default.';
+alter table picture_queue.job_type enable row level security;

@@ -1,0 +1,12 @@
+-- The workers seen lately: what they can run, and whether one is idle and waits to be woken.
+create table picture_queue.worker (
+  name text primary key,
+  queues text[] not null,
+  job_types text[] not null,
+  idle boolean not null default false,
+  registered_at timestamptz not null default now(),
+  seen_at timestamptz not null default now(),
+  swept_at timestamptz not null default '-infinity'
+);
+comment on table picture_queue.worker is 'Workers, what they can run, and when they were last heard of.';
+alter table picture_queue.worker enable row level security;

@@ -1,0 +1,73 @@
+-- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report
+-- is recognised; lease_expires_at says whether a lease is in force.
+create table public.job_queue (
+  id uuid primary key default gen_random_uuid(),
+  seq bigint generated always as identity,
+  queue text not null default 'default',
+  job_type text not null,
+  payload jsonb not null default '{}',
+  priority integer not null default 0,
+  status text not null default 'pending',
+  hold text,
+  attempt integer not null default 0,
+  max_attempts integer not null default 3,
+  timeout_seconds real,
+  scheduled_for timestamptz,
+  user_id uuid,
+  generation_id uuid,
+  idempotency_key text,
+  progress smallint not null default 0,
+  progress_event_at timestamptz,
+  message text,
+  result jsonb,
+  error text,
+  version bigint not null default 1,
+  lease_id uuid,
+  lease_expires_at timestamptz,
+  lease_seconds real,
+  lease_is_legacy boolean not null default false,
+  worker text,
+  cancel_requested_at timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  started_at timestamptz,
+  finished_at timestamptz,
+  constraint status_is_known
+    check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled')),
+  constraint hold_fits_status check (
+    hold is null
+    or (status = 'pending' and hold in ('scheduled', 'blocked', 'waiting'))
+    or (status = 'processing' and hold = 'parked')
+  ),
+  constraint leased_while_processing
+    check ((lease_expires_at is not null) = (status = 'processing' and hold is null)),
+  constraint finished_at_when_finished
+    check ((finished_at is not null) = (status in ('completed', 'failed', 'cancelled'))),
+  constraint scheduled_or_parked_has_a_time
+    check (hold is null or hold not in ('scheduled', 'parked') or scheduled_for is not null),
+  constraint attempt_is_counted check (attempt >= 0 and max_attempts >= 1),
+  constraint progress_is_percent check (progress between 0 and 100),
+  constraint payload_is_object check (jsonb_typeof(payload) = 'object')
+) with (
+  -- Room for heartbeats and progress on the same page (HOT), and a vacuum that keeps up with churn.
+  fillfactor = 80,
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_analyze_scale_factor = 0.05
+);
+comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
+
+-- The one hot index: what can be claimed now, in the order of claims.
+create index job_queue_claimable on public.job_queue (queue, priority desc, seq, job_type)
+  where status = 'pending' and hold is null;
+-- What becomes claimable by the clock.
+create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
+-- Leases in force: finds the jobs of a repeated claim, and is small enough to sweep whole.
+create index job_queue_leased on public.job_queue (lease_id)
+  where status = 'processing' and hold is null;
+create index job_queue_failed on public.job_queue (finished_at desc) where status = 'failed';
+create index job_queue_listed on public.job_queue (seq desc);
+create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
+create unique index job_queue_idempotency on public.job_queue (idempotency_key, job_type, user_id)
+  nulls not distinct where idempotency_key is not null;
+
+alter table public.job_queue enable row level security;

@@ -1,0 +1,38 @@
+-- What somebody asked for. status, error and finished_at follow the job (_transition keeps them).
+create table public.generations (
+  id uuid primary key default gen_random_uuid(),
+  user_id uuid,
+  job_id uuid not null,
+  model_id text not null,
+  prompt text not null,
+  input jsonb not null default '{}',
+  status text not null default 'pending',
+  error text,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  finished_at timestamptz,
+  constraint status_is_known
+    check (status in ('pending', 'processing', 'completed', 'failed', 'cancelled'))
+);
+comment on table public.generations is 'Pictures asked for; status follows the job.';
+create index generations_owned on public.generations (user_id, created_at desc);
+create index generations_job on public.generations (job_id);
+alter table public.generations enable row level security;
+
+create table public.images (
+  id uuid primary key default gen_random_uuid(),
+  generation_id uuid not null references public.generations (id) on delete cascade,
+  user_id uuid,
+  n integer not null,
+  path text not null,
+  mime_type text not null,
+  width integer,
+  height integer,
+  bytes bigint,
+  created_at timestamptz not null default now(),
+  constraint n_counts_from_one check (n >= 1),
+  unique (generation_id, n)
+);
+comment on table public.images is 'The pictures of a generation, in the bucket "pictures" under path.';
+create index images_owned on public.images (user_id, created_at desc);
+alter table public.images enable row level security;

@@ -1,0 +1,17 @@
+-- The catalogue start_generation checks against; filled at the end of the schema.
+create table picture_queue.model (
+  model_id text primary key,
+  kind text not null,
+  official boolean,
+  version text,
+  typical_seconds real,
+  price_usd_per_image numeric,
+  max_outputs_param text,
+  output text,
+  progress_in_logs text,
+  inputs jsonb not null,
+  enabled boolean not null default true,
+  constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
+);
+comment on table picture_queue.model is 'Models and their inputs: name, type, format, minimum, maximum, enum, required.';
+alter table picture_queue.model enable row level security;

@@ -1,0 +1,26 @@
+-- Each prediction paid for, or about to be. The row is committed before Replicate is called and
+-- learns the prediction's id right after, so that a new worker can attach instead of paying again.
+create table picture_queue.prediction (
+  id uuid primary key default gen_random_uuid(),
+  job_id uuid not null,
+  generation_id uuid not null references public.generations (id) on delete cascade,
+  attempt integer not null,
+  model_id text not null,
+  input jsonb not null,
+  state text not null default 'creating',
+  prediction_id text unique,
+  error text,
+  metrics jsonb,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  finished_at timestamptz,
+  constraint state_is_known
+    check (state in ('creating', 'created', 'succeeded', 'failed', 'canceled', 'aborted', 'lost')),
+  constraint created_has_an_id check (state <> 'created' or prediction_id is not null)
+);
+comment on table picture_queue.prediction is 'One row per prediction at Replicate, written before it is created.';
+create unique index prediction_live on picture_queue.prediction (generation_id)
+  where state in ('creating', 'created');
+create index prediction_generation on picture_queue.prediction (generation_id, created_at);
+create index prediction_recent on picture_queue.prediction (created_at) where prediction_id is not null;
+alter table picture_queue.prediction enable row level security;

@@ -1,0 +1,32 @@
+-- The state machine, as data: an action moves a job from one state to another or does nothing.
+-- attempt_delta: a claim counts an attempt; what ends without fault of the job gives it back.
+create table picture_queue.edge (
+  action text not null,
+  from_status text not null,
+  from_hold text,
+  to_status text not null,
+  to_hold text,
+  attempt_delta integer not null default 0,
+  unique nulls not distinct (action, from_status, from_hold)
+);
+comment on table picture_queue.edge is 'The permitted changes of state; read by _transition.';
+alter table picture_queue.edge enable row level security;
+
+insert into picture_queue.edge (action, from_status, from_hold, to_status, to_hold, attempt_delta) values
+  ('claim',    'pending',    null,        'processing', null,         1),
+  ('complete', 'processing', null,        'completed',  null,         0),
+  ('fail',     'processing', null,        'failed',     null,         0),
+  ('back_off', 'processing', null,        'pending',    'scheduled',  0),  -- retry after an error
+  ('expire',   'processing', null,        'pending',    null,         0),  -- the lease ended unheard
+  ('snooze',   'processing', null,        'pending',    'scheduled', -1),
+  ('release',  'processing', null,        'pending',    null,        -1),
+  ('park',     'processing', null,        'processing', 'parked',     0),
+  ('wake',     'processing', 'parked',    'pending',    null,        -1),  -- its claim is not counted
+  ('promote',  'pending',    'scheduled', 'pending',    null,         0),
+  ('cancel',   'pending',    null,        'cancelled',  null,         0),
+  ('cancel',   'pending',    'scheduled', 'cancelled',  null,         0),
+  ('cancel',   'pending',    'blocked',   'cancelled',  null,         0),
+  ('cancel',   'pending',    'waiting',   'cancelled',  null,         0),
+  ('cancel',   'processing', null,        'cancelled',  null,         0),
+  ('retry',    'failed',     null,        'pending',    null,         0),
+  ('retry',    'cancelled',  null,        'pending',    null,         0);

@@ -1,0 +1,50 @@
+-- Announces the state of these jobs, one event each, on the owner's topic or else the job's own.
+-- The whole visible state is in it, the result never.
+create function picture_queue._emit(p_jobs public.job_queue[]) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_events picture_queue.event[];
+begin
+  select array_agg(row(
+      coalesce('pq:user:' || j.user_id, 'pq:job:' || j.id),
+      'job',
+      jsonb_build_object(
+        'job_id', j.id, 'job_type', j.job_type, 'queue', j.queue, 'status', j.status, 'hold', j.hold,
+        'progress', j.progress, 'message', j.message, 'attempt', j.attempt, 'version', j.version,
+        'at', j.updated_at)
+      || case when j.generation_id is null then '{}' else jsonb_build_object('generation_id', j.generation_id) end
+      || case when j.error is null then '{}' else jsonb_build_object('error', j.error) end
+    )::picture_queue.event order by j.seq)
+  into v_events
+  from unnest(p_jobs) as j
+  left join picture_queue.queue q on q.name = j.queue
+  where coalesce(q.events, 'progress') <> 'none';
+  if v_events is not null then
+    perform picture_queue._broadcast(v_events);
+  end if;
+end
+$$;
+
+-- Wakes the workers of these queues: one message a queue, and only where a worker said that it has
+-- nothing to do ('enqueue'), or for everyone who might run the job ('cancel').
+create function picture_queue._wake(p_queues text[], p_reason text) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_events picture_queue.event[];
+begin
+  select array_agg(row(
+      'pq:queue:' || name, 'wake', jsonb_build_object('queue', name, 'reason', p_reason)
+    )::picture_queue.event)
+  into v_events
+  from (select distinct unnest(p_queues)) as q (name)
+  where p_reason = 'cancel' or exists (
+    select from picture_queue.worker w
+    where w.idle and q.name = any (w.queues)
+      and w.seen_at > picture_queue._now() - interval '1 minute');
+  if v_events is not null then
+    perform picture_queue._broadcast(v_events);
+  end if;
+end
+$$;

@@ -1,0 +1,65 @@
+-- Makes claimable what its time has come for: scheduled jobs, and parked ones at their poll time.
+-- Returns how many.
+create function picture_queue._promote(p_limit integer) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_changes picture_queue.change[];
+begin
+  select array_agg(picture_queue._change(d.id, case d.hold when 'parked' then 'wake' else 'promote' end))
+  into v_changes
+  from (
+    select id, hold from public.job_queue
+    where hold in ('scheduled', 'parked') and scheduled_for <= picture_queue._now()
+    order by scheduled_for limit p_limit
+    for update skip locked
+  ) d;
+  if v_changes is null then
+    return 0;
+  end if;
+  return (select count(*) from picture_queue._transition(v_changes));
+end
+$$;
+
+-- Takes back the jobs whose lease ended unheard: the attempt counts, so a job that kills its worker
+-- ends. Returns the queues that have work again.
+create function picture_queue._sweep(p_limit integer) returns text[]
+language plpgsql set search_path = ''
+as $$
+declare
+  v_changes picture_queue.change[];
+  v_error constant text := 'The worker was not heard of again before its lease ended.';
+begin
+  select array_agg(picture_queue._change(
+      d.id,
+      case when d.cancel_requested_at is not null then 'cancel'
+        when d.attempt >= d.max_attempts then 'fail' else 'expire' end,
+      v_error))
+  into v_changes
+  from (
+    select id, attempt, max_attempts, cancel_requested_at from public.job_queue
+    where status = 'processing' and hold is null and lease_expires_at <= picture_queue._now()
+    order by id limit p_limit
+    for update skip locked
+  ) d;
+  if v_changes is null then
+    return '{}';
+  end if;
+  return (select array_agg(distinct t.queue) from picture_queue._transition(v_changes) t where t.status = 'pending');
+end
+$$;
+
+-- What any worker does beside claiming, and pg_cron each minute where it is installed.
+create function picture_queue.maintain() returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_promoted integer := picture_queue._promote(1000);
+  v_swept text[] := picture_queue._sweep(1000);
+begin
+  if v_promoted > 0 or v_swept <> '{}' then
+    perform picture_queue._wake((select array_agg(name) from picture_queue.queue), 'enqueue');
+  end if;
+  return jsonb_build_object('promoted', v_promoted, 'swept', to_jsonb(v_swept));
+end
+$$;

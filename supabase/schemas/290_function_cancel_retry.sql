@@ -1,0 +1,55 @@
+-- Cancels a job of the caller's: at once while it is pending; a running one is asked to stop (its
+-- worker hears with the next heartbeat); a parked one is claimed once more so that its handler can
+-- undo what it started. Cancelling twice is the same as once.
+create function picture_queue.cancel_job(p_job_id uuid) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_job public.job_queue;
+  v_action text;
+begin
+  select * into v_job from public.job_queue
+  where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+  elsif v_job.status in ('completed', 'failed') then
+    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
+  elsif v_job.status <> 'cancelled' and v_job.cancel_requested_at is null then
+    update public.job_queue set cancel_requested_at = picture_queue._now() where id = p_job_id;
+    v_action := case when v_job.status = 'pending' then 'cancel' when v_job.hold = 'parked' then 'wake' end;
+    if v_action is not null then
+      perform picture_queue._transition(array[picture_queue._change(p_job_id, v_action)]);
+    end if;
+    if v_job.status = 'processing' then
+      perform picture_queue._wake(array[v_job.queue], 'cancel');
+    end if;
+    select * into v_job from public.job_queue where id = p_job_id;
+  end if;
+  return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
+    'cancel_requested', v_job.cancel_requested_at is not null);
+end
+$$;
+
+-- Gives a failed or cancelled job one more attempt, if none is left.
+create function picture_queue._retry_job(p_job_id uuid) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_job public.job_queue;
+begin
+  select * into v_job from public.job_queue where id = p_job_id for update;
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+  end if;
+  if v_job.status in ('processing', 'completed') then
+    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', p_job_id, v_job.status),
+      'only a failed or cancelled job can be retried');
+  end if;
+  -- A pending job is what a retry leads to: repeating the call changes nothing.
+  if v_job.status <> 'pending' then
+    select * into v_job from picture_queue._transition(array[picture_queue._change(p_job_id, 'retry')]);
+    perform picture_queue._wake(array[v_job.queue], 'enqueue');
+  end if;
+  return jsonb_build_object('job_id', v_job.id, 'status', v_job.status);
+end
+$$;

@@ -1,0 +1,69 @@
+-- Prolongs leases; answers the jobs to cancel and those whose lease is lost.
+create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  return picture_queue._heartbeat(worker, leases);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+end
+$$;
+comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
+
+-- Writes the progress (percent) of a job under its lease.
+create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
+returns jsonb
+language sql volatile security definer set search_path = ''
+as $$ select picture_queue._report_progress(job_id, lease_id, progress, message) $$;
+comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
+
+-- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given.
+create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_outcomes jsonb := picture_queue._report(outcomes);
+  v_jobs jsonb := '[]';
+begin
+  if jsonb_typeof(claim) = 'object' then
+    select picture_queue._claim_jobs(
+      c.worker, c.queues, c.job_types, c.max_jobs, coalesce(c.lease_seconds, 30), c.request_id)
+    into v_jobs
+    from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
+      lease_seconds real, request_id uuid);
+  end if;
+  return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+end
+$$;
+comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';
+
+-- Ends one attempt and returns the job's new status: error null completes it, else it is retried or
+-- fails. Only a legacy lease may be ended without its lease_id.
+create function public.complete_job(
+  job_id uuid, result jsonb default null, error text default null, lease_id uuid default null)
+returns text
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_job public.job_queue;
+  v_outcome jsonb;
+begin
+  select * into v_job from public.job_queue j where j.id = complete_job.job_id for update;
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
+  elsif lease_id is null and not v_job.lease_is_legacy then
+    perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
+  end if;
+  v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+    'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
+    'outcome', case when error is null then 'completed' else 'failed' end))
+    || jsonb_build_object('result', result))) -> 0;
+  if v_outcome ->> 'outcome' = 'stale' then
+    perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
+  end if;
+  return v_outcome ->> 'status';
+end
+$$;
+comment on function public.complete_job is 'Ends one attempt: completed, or retried or failed when error is given.';

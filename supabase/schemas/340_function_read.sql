@@ -1,0 +1,67 @@
+-- Reads, as the caller: row level security decides what there is.
+create function public.get_job(job_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_job jsonb;
+begin
+  select to_jsonb(j) into v_job from public.job_queue j where j.id = get_job.job_id;
+  if v_job is null then
+    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
+  end if;
+  return v_job;
+end
+$$;
+comment on function public.get_job is 'One job of the caller''s.';
+
+-- filter: queue, status, job_type, limit (100, at most 1000), before_seq (of the last row of a page).
+create function public.list_jobs(filter jsonb default '{}') returns jsonb
+language sql stable security invoker set search_path = ''
+as $$
+  select coalesce(jsonb_agg(to_jsonb(j) order by j.seq desc), '[]')
+  from (
+    select * from public.job_queue
+    where (filter ->> 'queue' is null or queue = filter ->> 'queue')
+      and (filter ->> 'status' is null or status = filter ->> 'status')
+      and (filter ->> 'job_type' is null or job_type = filter ->> 'job_type')
+      and seq < coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807)
+    order by seq desc
+    limit least(coalesce((filter ->> 'limit')::integer, 100), 1000)
+  ) j
+$$;
+comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
+
+create function public.get_generation(generation_id uuid) returns jsonb
+language plpgsql stable security invoker set search_path = ''
+as $$
+declare
+  v_generation jsonb;
+begin
+  select to_jsonb(g) || jsonb_build_object('images', coalesce(
+      (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
+  into v_generation
+  from public.generations g where g.id = get_generation.generation_id;
+  if v_generation is null then
+    perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
+  end if;
+  return v_generation;
+end
+$$;
+comment on function public.get_generation is 'One generation of the caller''s with its images.';
+
+-- filter: status, limit (100, at most 1000), before (created_at of the last row of a page).
+create function public.list_generations(filter jsonb default '{}') returns jsonb
+language sql stable security invoker set search_path = ''
+as $$
+  select coalesce(jsonb_agg(to_jsonb(g) || jsonb_build_object('images', coalesce(
+      (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
+    order by g.created_at desc, g.id), '[]')
+  from (
+    select * from public.generations
+    where (filter ->> 'status' is null or status = filter ->> 'status')
+      and created_at < coalesce((filter ->> 'before')::timestamptz, 'infinity')
+    order by created_at desc, id
+    limit least(coalesce((filter ->> 'limit')::integer, 100), 1000)
+  ) g
+$$;
+comment on function public.list_generations is 'Generations of the caller''s with their images, newest first.';

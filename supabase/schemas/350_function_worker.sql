@@ -1,0 +1,39 @@
+-- A worker says who it is and which job types it can run, with their policies; answers the version
+-- of this database. Repeating it changes nothing.
+create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_types text[];
+begin
+  if coalesce(worker, '') = '' or coalesce(cardinality(queues), 0) = 0
+    or jsonb_typeof(job_types) is distinct from 'object'
+  then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      'worker must have a name, queues must not be empty, job_types must be an object');
+  end if;
+  select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
+  insert into picture_queue.job_type as t
+    (name, queue, max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds)
+  select e.key, p.queue, p.max_attempts, p.timeout_seconds, p.lease_seconds, p.backoff_seconds, p.backoff_cap_seconds
+  from jsonb_each(job_types) e
+  cross join lateral jsonb_to_record(e.value) as p (queue text, max_attempts integer, timeout_seconds real,
+    lease_seconds real, backoff_seconds real, backoff_cap_seconds real)
+  order by e.key
+  on conflict (name) do update set queue = excluded.queue, max_attempts = excluded.max_attempts,
+    timeout_seconds = excluded.timeout_seconds, lease_seconds = excluded.lease_seconds,
+    backoff_seconds = excluded.backoff_seconds, backoff_cap_seconds = excluded.backoff_cap_seconds,
+    registered_at = picture_queue._now()
+  where (t.queue, t.max_attempts, t.timeout_seconds, t.lease_seconds, t.backoff_seconds, t.backoff_cap_seconds)
+    is distinct from (excluded.queue, excluded.max_attempts, excluded.timeout_seconds, excluded.lease_seconds,
+      excluded.backoff_seconds, excluded.backoff_cap_seconds);
+  perform picture_queue._touch_worker(worker, queues, v_types, false, true);
+  return picture_queue.version();
+end
+$$;
+comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
+
+create function public.unregister_worker(worker text) returns void
+language sql volatile security definer set search_path = ''
+as $$ delete from picture_queue.worker w where w.name = unregister_worker.worker $$;
+comment on function public.unregister_worker is 'A worker says that it stopped.';

@@ -1,0 +1,64 @@
+-- What is wrong with one input of a model: the value and the rule; null if nothing.
+-- p_rule is one entry of model.inputs.
+create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
+language sql immutable set search_path = ''
+as $$
+  select case
+    when p_rule ->> 'type' = 'integer' and (jsonb_typeof(p_value) <> 'number' or (p_value #>> '{}')::numeric % 1 <> 0)
+      then 'is not a whole number'
+    when p_rule ->> 'type' in ('number', 'string', 'boolean', 'array') and jsonb_typeof(p_value) <> p_rule ->> 'type'
+      then format('is not of type %s', p_rule ->> 'type')
+    when p_rule ->> 'format' = 'uri' and exists (
+      select from jsonb_array_elements_text(
+        case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
+      where u !~ '^https://[^\s]+$')
+      then 'is not an https:// address'
+    when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
+      then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))
+    when jsonb_typeof(p_value) = 'number' and (p_value #>> '{}')::numeric < (p_rule ->> 'minimum')::numeric
+      then format('is below %s', p_rule ->> 'minimum')
+    when jsonb_typeof(p_value) = 'number' and (p_value #>> '{}')::numeric > (p_rule ->> 'maximum')::numeric
+      then format('is above %s', p_rule ->> 'maximum')
+  end
+$$;
+
+-- Refuses a prompt or an input that does not fit the model, naming the field, the value and the rule.
+create function picture_queue._check_input(p_model picture_queue.model, p_prompt text, p_input jsonb) returns void
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_limit integer := (select max_prompt_length from picture_queue.setting);
+  v_takes_prompt boolean := p_model.inputs @> '[{"name": "prompt"}]';
+  v_detail text;
+begin
+  v_detail := case
+    when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
+    when v_takes_prompt and btrim(coalesce(p_prompt, ''), E' \t\r\n') = '' then 'prompt is empty'
+    when length(p_prompt) > v_limit then format('prompt has %s characters, the limit is %s', length(p_prompt), v_limit)
+    when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model.model_id)
+    when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
+  end;
+  if v_detail is not null then
+    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, 'change the prompt');
+  end if;
+  select format('input.%s is %s and %s', e.key, left(e.value::text, 100),
+      coalesce(picture_queue._input_problem(r.rule, e.value), 'is not an input of ' || p_model.model_id))
+  into v_detail
+  from jsonb_each(p_input) e
+  left join jsonb_array_elements(p_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
+  where r.rule is null or picture_queue._input_problem(r.rule, e.value) is not null
+  order by e.key limit 1;
+  if found then
+    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, format('inputs of %s: %s', p_model.model_id,
+      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(p_model.inputs) as r (rule)
+       where r.rule ->> 'name' <> 'prompt')));
+  end if;
+  select format('input.%s is missing', r.rule ->> 'name') into v_detail
+  from jsonb_array_elements(p_model.inputs) as r (rule)
+  where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name')
+  limit 1;
+  if found then
+    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, format('%s requires it', p_model.model_id));
+  end if;
+end
+$$;

@@ -1,0 +1,73 @@
+-- Refuses options that are not known, or not the caller's to set.
+create function picture_queue._check_options(p_options jsonb) returns void
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_service boolean := picture_queue._is_service();
+  v_detail text;
+begin
+  if jsonb_typeof(p_options) is distinct from 'object' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'options is not an object');
+  end if;
+  select format('options.%s is not known', k) into v_detail from jsonb_object_keys(p_options) k
+  where k not in ('scheduled_for', 'idempotency_key', 'generation_id', 'user_id', 'priority') order by k limit 1;
+  if found then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_detail,
+      'known are scheduled_for, idempotency_key, generation_id, user_id and priority');
+  elsif not v_service and picture_queue._caller_id() is null then
+    perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
+  elsif not v_service and p_options ?| array['user_id', 'priority'] then
+    perform picture_queue._refuse('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
+      'leave them out: the generation is yours');
+  end if;
+end
+$$;
+
+-- Checks the wish against the model, then writes the generation and its job in one transaction.
+-- Repeating it with the same options.generation_id or options.idempotency_key gives the first answer.
+create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
+returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_user uuid;
+  v_model picture_queue.model;
+  v_generation_id uuid;
+  v_job jsonb;
+  v_row public.job_queue;
+begin
+  perform picture_queue._check_options(p_options);
+  v_user := case when picture_queue._is_service() then (p_options ->> 'user_id')::uuid else picture_queue._caller_id() end;
+  v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, gen_random_uuid());
+  select m.* into v_model from picture_queue.model m
+  where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)),
+      'list_models() has those this project offers');
+  end if;
+  perform picture_queue._check_input(v_model, p_prompt, p_input);
+
+  -- The id of the job follows from the generation's, so a repetition meets the same job.
+  v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
+    'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
+    'job_type', 'generate-image', 'generation_id', v_generation_id,
+    'payload', jsonb_build_object('generation_id', v_generation_id),
+    'user_id', v_user, 'priority', (p_options ->> 'priority')::integer,
+    'scheduled_for', (p_options ->> 'scheduled_for')::timestamptz,
+    'idempotency_key', p_options ->> 'idempotency_key'))) -> 0;
+  select * into v_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
+  if v_job ->> 'outcome' = 'created' then
+    insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
+    values (v_row.generation_id, v_user, v_row.id, v_model.model_id, coalesce(p_prompt, ''), p_input, v_row.status,
+      v_row.created_at, v_row.created_at);
+  end if;
+  return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
+end
+$$;
+
+create function public.start_generation(
+  prompt text, model_id text default null, input jsonb default '{}', options jsonb default '{}')
+returns jsonb
+language sql volatile security invoker set search_path = ''
+as $$ select picture_queue.start_generation(prompt, model_id, input, options) $$;
+comment on function public.start_generation is 'Asks for a picture; answers at once with generation_id and job_id.';

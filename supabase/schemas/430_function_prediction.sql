@@ -1,0 +1,118 @@
+-- The worker's side of a generation: pay once. begin_prediction commits a row before Replicate is
+-- called, or gives back the live one of a worker that died; record_prediction learns the id right
+-- after; the row ends with finish_prediction. All under the lease of the job.
+
+-- Answers what to send. prediction.id is the row; resumed says that the row was there before; owned
+-- are the prediction ids of the last two hours that belong to rows, so that an orphan can be told.
+create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
+  v_generation public.generations;
+  v_model picture_queue.model;
+  v_row picture_queue.prediction;
+  v_resumed boolean;
+begin
+  select * into v_generation from public.generations g where g.id = v_job.generation_id;
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
+  end if;
+  select * into v_model from picture_queue.model m where m.model_id = v_generation.model_id;
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
+  end if;
+  select * into v_row from picture_queue.prediction p
+  where p.generation_id = v_generation.id and p.state in ('creating', 'created');
+  v_resumed := found;
+  if not v_resumed then
+    insert into picture_queue.prediction (job_id, generation_id, attempt, model_id, input, created_at, updated_at)
+    values (v_job.id, v_generation.id, v_job.attempt, v_model.model_id,
+      v_generation.input || case when v_model.inputs @> '[{"name": "prompt"}]'
+        then jsonb_build_object('prompt', v_generation.prompt) else '{}' end,
+      picture_queue._now(), picture_queue._now())
+    returning * into v_row;
+  end if;
+  return jsonb_build_object(
+    'generation', to_jsonb(v_generation), 'model', to_jsonb(v_model), 'prediction', to_jsonb(v_row),
+    'resumed', v_resumed,
+    'owned', (select coalesce(jsonb_agg(p.prediction_id), '[]') from picture_queue.prediction p
+      where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'));
+end
+$$;
+comment on function public.begin_prediction is 'Commits a prediction row before Replicate is called, or gives back the live one.';
+
+-- The row of a prediction, live and of this lease's job, locked.
+create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
+returns picture_queue.prediction
+language plpgsql set search_path = ''
+as $$
+declare
+  v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
+  v_row picture_queue.prediction;
+begin
+  select * into v_row from picture_queue.prediction p
+  where p.id = p_prediction and p.generation_id = v_job.generation_id for update;
+  if not found then
+    perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
+  end if;
+  return v_row;
+end
+$$;
+
+create function public.record_prediction(job_id uuid, lease_id uuid, prediction uuid, prediction_id text) returns void
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
+begin
+  if v_row.prediction_id is not distinct from record_prediction.prediction_id then
+    return;
+  elsif v_row.state <> 'creating' then
+    perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
+  end if;
+  update picture_queue.prediction p
+  set prediction_id = record_prediction.prediction_id, state = 'created', updated_at = picture_queue._now()
+  where p.id = v_row.id;
+exception when unique_violation then
+  perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
+end
+$$;
+comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
+
+-- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found).
+create function public.finish_prediction(
+  job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
+returns void
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
+begin
+  if coalesce(state, '') not in ('succeeded', 'failed', 'canceled', 'aborted', 'lost') then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('state is %s', quote_nullable(state)));
+  end if;
+  update picture_queue.prediction p
+  set state = finish_prediction.state, error = left(finish_prediction.error, 8192), metrics = finish_prediction.metrics,
+    updated_at = picture_queue._now(), finished_at = picture_queue._now()
+  where p.id = v_row.id and p.state in ('creating', 'created');
+end
+$$;
+comment on function public.finish_prediction is 'Ends the row of a prediction.';
+
+-- images: n, path, mime_type, width, height, bytes of each; repeating it changes nothing.
+create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
+begin
+  insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
+  select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
+  from jsonb_to_recordset(images) as i (n integer, path text, mime_type text, width integer, height integer, bytes bigint)
+  order by i.n
+  on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
+    width = excluded.width, height = excluded.height, bytes = excluded.bytes;
+end
+$$;
+comment on function public.save_images is 'Writes the images of a generation under the lease of its job.';

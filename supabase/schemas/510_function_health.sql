@@ -1,0 +1,25 @@
+-- Everything an operator asks first: the queues, the workers of the last minute, and the job types
+-- that wait although no worker knows them.
+create function public.queue_status() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select jsonb_build_object(
+    'queues', (select coalesce(jsonb_agg(to_jsonb(h)), '[]') from public.queue_health h),
+    'workers', (
+      select coalesce(jsonb_agg(jsonb_build_object('worker', w.name, 'queues', w.queues, 'job_types', w.job_types,
+        'idle', w.idle, 'seen_at', w.seen_at) order by w.name), '[]')
+      from picture_queue.worker w where w.seen_at > picture_queue._now() - interval '1 minute'),
+    'job_types_without_worker', (
+      select coalesce(jsonb_agg(jsonb_build_object('job_type', u.job_type, 'queue', u.queue, 'pending', u.pending)
+        order by u.job_type, u.queue), '[]')
+      from (
+        select j.job_type, j.queue, count(*) as pending from public.job_queue j
+        where j.status = 'pending' and j.hold is null and not exists (
+          select from picture_queue.worker w
+          where j.queue = any (w.queues) and j.job_type = any (w.job_types)
+            and w.seen_at > picture_queue._now() - interval '1 minute')
+        group by j.job_type, j.queue
+      ) u),
+    'stuck', (select count(*) from public.stuck_jobs))
+$$;
+comment on function public.queue_status is 'Queues, workers, and job types that wait although no worker knows them.';

@@ -1,0 +1,7 @@
+-- Users read their own rows and write none: every change goes through a function.
+create policy "picture_queue: read own jobs" on public.job_queue
+  for select to authenticated using ((select auth.uid()) = user_id);
+create policy "picture_queue: read own generations" on public.generations
+  for select to authenticated using ((select auth.uid()) = user_id);
+create policy "picture_queue: read own images" on public.images
+  for select to authenticated using ((select auth.uid()) = user_id);

@@ -1,0 +1,42 @@
+-- Nothing is left to defaults: old projects grant everything to the API roles, new ones nothing, and
+-- PostgreSQL lets everybody execute a new function.
+revoke all on schema picture_queue from public, anon, authenticated, service_role;
+revoke all on all tables in schema picture_queue from public, anon, authenticated, service_role;
+revoke execute on all functions in schema picture_queue from public, anon, authenticated, service_role;
+revoke all on
+  public.job_queue, public.generations, public.images,
+  public.queue_health, public.failed_jobs_recent, public.stuck_jobs
+  from public, anon, authenticated, service_role;
+revoke execute on function
+  public.enqueue_job, public.enqueue_jobs, public.claim_next_job, public.claim_jobs, public.heartbeat_jobs,
+  public.report_progress, public.report_jobs, public.complete_job, public.cancel_job, public.retry_job,
+  public.get_job, public.list_jobs, public.get_generation, public.list_generations, public.register_worker,
+  public.unregister_worker, public.picture_queue_version, public.start_generation, public.cancel_generation,
+  public.list_models, public.begin_prediction, public.record_prediction, public.finish_prediction,
+  public.save_images, public.queue_status
+  from public, anon, authenticated, service_role;
+
+grant usage on schema picture_queue to authenticated, service_role;
+
+-- Owners, through row level security, and service keys.
+grant select on public.job_queue, public.generations, public.images to authenticated, service_role;
+grant execute on function
+  public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
+  public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models
+  to authenticated, service_role;
+-- What those call with the caller's rights; each takes the caller's identity from the token.
+grant execute on function
+  picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
+  picture_queue.list_models, picture_queue.version, picture_queue._refuse
+  to authenticated, service_role;
+
+-- Service keys only.
+grant select on public.queue_health, public.failed_jobs_recent, public.stuck_jobs to service_role;
+grant select on picture_queue.queue, picture_queue.worker to service_role;
+grant execute on function
+  public.enqueue_job, public.enqueue_jobs, public.claim_next_job, public.claim_jobs, public.heartbeat_jobs,
+  public.report_progress, public.report_jobs, public.complete_job, public.retry_job, public.register_worker,
+  public.unregister_worker, public.begin_prediction, public.record_prediction, public.finish_prediction,
+  public.save_images, public.queue_status
+  to service_role;
+grant execute on function picture_queue.maintain to service_role;
