@@ -1,0 +1,69 @@
+"""The logs of a prediction as they stand after a part of its run."""
+
+from typing import Any
+
+from picture_queue.replicate.catalog import CatalogModel
+
+_BLOCKS = " ▏▎▍▌▋▊▉"
+_BAR = 10  # characters
+_STEPS = 20  # where a model has no such input
+
+
+def log_text(
+    model: CatalogModel,
+    given: dict[str, Any],
+    seed: int,
+    pictures: int,
+    done: float,
+    seconds: float,
+) -> str:
+    """Writes the logs.
+
+    Args:
+        model: Its ``progress_in_logs`` decides the kind: percent bars as tqdm prints them, text,
+            or nothing.
+        given: The input; the number of steps is read from it.
+        seed: Seed of the run.
+        pictures: How many pictures it makes.
+        done: Part of the run that is over, 0 to 1.
+        seconds: Length of the whole run.
+    """
+    if model.progress_in_logs == "empty":
+        return ""
+    if model.progress_in_logs == "percent":
+        return _percent(_steps(model, given), seed, pictures, done, seconds)
+    lines = [f"Using seed: {seed}", "Running prediction... ", "Generating image..."]
+    if done >= 1:
+        lines.append(f"Generated image in {seconds:.1f}sec")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(steps: int, seed: int, pictures: int, done: float, seconds: float) -> str:
+    lines = [f"Using seed: {seed}"]
+    reached = min(steps, int(steps * done))
+    lines += [_bar(step, steps, seconds * step / steps, seconds) for step in range(reached + 1)]
+    if done >= 1:
+        lines.append(f"Total safe images: {pictures} out of {pictures}")
+    return "\n".join(lines) + "\n"
+
+
+def _bar(step: int, steps: int, elapsed: float, seconds: float) -> str:
+    part = step / steps
+    eighths = round(part * _BAR * 8)
+    bar = ("█" * (eighths // 8) + _BLOCKS[eighths % 8].strip()).ljust(_BAR)
+    speed = f"{step / elapsed:5.2f}" if elapsed else "?"
+    left = _clock(seconds - elapsed) if elapsed else "?"
+    return f"{part * 100:3.0f}%|{bar}| {step}/{steps} [{_clock(elapsed)}<{left}, {speed}it/s]"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"
+
+
+def _steps(model: CatalogModel, given: dict[str, Any]) -> int:
+    for name in ("num_inference_steps", "steps"):
+        known = model.input(name)
+        if known is not None:
+            asked = given.get(name, known.default)
+            return max(1, int(asked)) if isinstance(asked, (int, float)) else _STEPS
+    return _STEPS

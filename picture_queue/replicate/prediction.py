@@ -1,0 +1,131 @@
+"""The prediction object as Replicate sends it, and what can be read out of it."""
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+TERMINAL = frozenset({"succeeded", "failed", "canceled", "aborted"})
+"""States a prediction never leaves. ``aborted`` (ended before it ever started) came in October 2025
+(https://replicate.com/changelog); any state not named here counts as still running."""
+
+
+def _text(value: object) -> object:
+    return value if value is None or isinstance(value, str) else str(value)
+
+
+def _or(empty: Any) -> BeforeValidator:
+    return BeforeValidator(lambda value: empty if value is None else value)
+
+
+class Prediction(BaseModel):
+    """One prediction. Unknown fields and unknown states are let through.
+
+    Its repr leaves out what can hold the prompt.
+
+    Attributes:
+        id: Replicate's id, text.
+        model: ``owner/name``.
+        version: Hash, or ``hidden`` for official models.
+        status: See ``TERMINAL``.
+        input: What was asked; emptied one hour after completion.
+        output: Any JSON, None until there is some and again once it is deleted.
+        error: Text, when it failed.
+        logs: One growing string. It can contain the prompt.
+        metrics: ``predict_time`` and ``total_time`` in seconds, and whatever else there is.
+        deadline: When Replicate stops it, if it was created with ``Cancel-After``.
+        data_removed: The output is gone.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    id: str
+    status: str
+    created_at: datetime
+    model: str = ""
+    version: str | None = None
+    input: Annotated[dict[str, Any], _or({})] = Field(default={}, repr=False)
+    output: Any = None
+    error: Annotated[str | None, BeforeValidator(_text)] = None
+    logs: Annotated[str, _or("")] = Field(default="", repr=False)
+    metrics: Annotated[dict[str, Any], _or({})] = {}
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    deadline: datetime | None = None
+    data_removed: Annotated[bool, _or(False)] = False
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it has ended."""
+        return self.status in TERMINAL
+
+    @property
+    def progress(self) -> "Progress | None":
+        """How far the model says it is, None when it does not say."""
+        return progress_from_logs(self.logs)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run: as asked for, else as the logs tell it."""
+        asked = self.input.get("seed")
+        if isinstance(asked, int) and not isinstance(asked, bool):
+            return asked
+        match = _SEED.search(self.logs)
+        return int(match[1]) if match else None
+
+
+class Progress(NamedTuple):
+    """A progress bar's last word: percent, and step of steps."""
+
+    percent: int
+    step: int
+    steps: int
+
+
+_SEED = re.compile(r"\b[Uu]sing seed:?\s*(\d{1,18})\b")
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+# The pattern of both official clients (replicate-python, prediction.py), after the optional prefix.
+_BAR = re.compile(r"^\s*(Total progress:)?\s*(\d+)%\s*\|.+?\|\s*(\d+)/(\d+)")
+_TAIL = 8192
+
+
+def progress_from_logs(logs: str | None) -> Progress | None:
+    """Reads the last progress bar out of the logs.
+
+    Models print tqdm bars, some several one after the other, so the result can go back to 0: the
+    caller keeps what it shows from going down. Where one bar sums up others (``Total progress:``),
+    it is the one taken. Download bars (``160M/368M``) do not count.
+
+    Args:
+        logs: The logs so far.
+
+    Returns:
+        The progress, or None when the logs hold no bar. Nothing is estimated.
+    """
+    latest = None
+    for line in reversed(re.split(r"[\r\n]+", _ANSI.sub("", (logs or "")[-_TAIL:]))):
+        if match := _BAR.match(line):
+            found = Progress(min(int(match[2]), 100), int(match[3]), int(match[4]))
+            if match[1]:
+                return found
+            latest = latest or found
+    return latest
+
+
+def output_links(output: Any) -> list[str]:
+    """Collects the links of an output, in order.
+
+    The shape is no stable property of a model: a link, a list of links or an object with links in
+    it. In synchronous mode the API has sent ``data:`` URIs instead.
+
+    Args:
+        output: The ``output`` of a prediction.
+    """
+    if isinstance(output, str):
+        return [output] if output.startswith(("https://", "http://", "data:")) else []
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, list):
+        return [link for part in output for link in output_links(part)]
+    return []
