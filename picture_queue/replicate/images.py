@@ -1,7 +1,7 @@
 """Tells what a picture is, and how large, from its own bytes.
 
 A name or a Content-Type header is what somebody claims; these readers look at the file. They read
-headers only and never decode pixels.
+headers only and never decode pixels. An SVG can carry scripts: serve it as a download.
 """
 
 import re
@@ -17,15 +17,12 @@ class ImageInfo(NamedTuple):
         extension: For example ``png``, without a dot.
         width: Pixels, None where the file does not say (an SVG without a size).
         height: Pixels, likewise.
-        scripted: True for a format that can carry scripts (SVG): serve it as a download, or
-            sanitise it first.
     """
 
     mime_type: str
     extension: str
     width: int | None
     height: int | None
-    scripted: bool = False
 
 
 def read_image(data: bytes) -> ImageInfo | None:
@@ -43,7 +40,7 @@ def read_image(data: bytes) -> ImageInfo | None:
                 width, height = size(data)
             except (IndexError, ValueError):
                 return None
-            return ImageInfo(mime_type, extension, width, height, extension == "svg")
+            return ImageInfo(mime_type, extension, width, height)
     return None
 
 

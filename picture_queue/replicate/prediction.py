@@ -65,15 +65,6 @@ class Prediction(BaseModel):
         """How far the model says it is, None when it does not say."""
         return progress_from_logs(self.logs)
 
-    @property
-    def seed(self) -> int | None:
-        """The seed of the run: as asked for, else as the logs tell it."""
-        asked = self.input.get("seed")
-        if isinstance(asked, int) and not isinstance(asked, bool):
-            return asked
-        match = _SEED.search(self.logs)
-        return int(match[1]) if match else None
-
 
 class Progress(NamedTuple):
     """A progress bar's last word: percent, and step of steps."""
@@ -83,7 +74,6 @@ class Progress(NamedTuple):
     steps: int
 
 
-_SEED = re.compile(r"\b[Uu]sing seed:?\s*(\d{1,18})\b")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # The pattern of both official clients (replicate-python, prediction.py), after the optional prefix.
 _BAR = re.compile(r"^\s*(Total progress:)?\s*(\d+)%\s*\|.+?\|\s*(\d+)/(\d+)")

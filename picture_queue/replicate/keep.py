@@ -1,0 +1,67 @@
+"""Brings the pictures of a prediction into Storage."""
+
+import asyncio
+
+from picture_queue.replicate import errors
+from picture_queue.replicate._tasks import all_of
+from picture_queue.replicate.client import ReplicateClient
+from picture_queue.replicate.images import read_image
+from picture_queue.replicate.prediction import Prediction, output_links
+from picture_queue.replicate.store import Begun, GenerationStore, SavedImage
+
+_MOST = 100  # links taken from one output, which is what somebody else's model chose to say
+
+
+async def keep_pictures(
+    client: ReplicateClient,
+    store: GenerationStore,
+    begun: Begun,
+    prediction: Prediction,
+    parallel: int,
+) -> list[SavedImage]:
+    """Downloads the pictures and uploads them to the owner's folder.
+
+    There can be fewer than were asked for: models withhold single pictures. Repeating it writes the
+    same files again.
+
+    Args:
+        client: Downloads.
+        store: Uploads.
+        begun: Whose pictures they are.
+        prediction: Succeeded.
+        parallel: Pictures on their way at the same time.
+
+    Returns:
+        What is stored, numbered from 1 in the order of the output.
+
+    Raises:
+        OutputExpired: Replicate has deleted the output.
+        OutputRefused: There is none, or it is no picture, or it may not be fetched.
+        ServiceUnavailable: It could not be fetched now.
+    """
+    links = output_links(prediction.output)[:_MOST]
+    if prediction.data_removed and not links:
+        raise errors.OutputExpired("Replicate has deleted the output")
+    if not links:
+        raise errors.OutputRefused("The prediction succeeded without a picture")
+    slots = asyncio.Semaphore(parallel)
+    folder = f"{begun.generation.user_id or 'shared'}/{begun.generation.id}"
+
+    async def keep_one(n: int, link: str) -> SavedImage:
+        async with slots:
+            data = await client.download(link)
+            info = read_image(data)
+            if info is None:
+                raise errors.OutputRefused("The output is not a picture", detail=f"number {n}")
+            path = f"{folder}/{n}.{info.extension}"
+            await store.upload(path, data, info.mime_type)
+        return SavedImage(
+            n=n,
+            path=path,
+            mime_type=info.mime_type,
+            width=info.width,
+            height=info.height,
+            bytes=len(data),
+        )
+
+    return await all_of(keep_one(n, link) for n, link in enumerate(links, start=1))
