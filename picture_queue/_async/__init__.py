@@ -1,0 +1,1 @@
+"""The async client; `scripts/unasync.py` writes the sync one from it."""

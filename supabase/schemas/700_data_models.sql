@@ -1,9 +1,9 @@
 -- The catalogue, written by scripts/build_migration.py from picture_queue/replicate/models.json.
 insert into picture_queue.model
-  (model_id, kind, official, version, typical_seconds, price_usd_per_image, max_outputs_param, output,
-   progress_in_logs, inputs)
-select m.id, m.kind, m.official, m.version, m.typical_seconds, m.price_usd_per_image, m.max_outputs_param, m.output,
-  m.progress_in_logs, m.inputs
+  (model_id, kind, official, version, typical_seconds, price_usd_per_image, max_outputs_param,
+   output, progress_in_logs, inputs)
+select m.id, m.kind, m.official, m.version, m.typical_seconds, m.price_usd_per_image,
+  m.max_outputs_param, m.output, m.progress_in_logs, m.inputs
 from jsonb_to_recordset($models$
 [
 {"id": "black-forest-labs/flux-schnell", "kind": "text-to-image", "official": true, "version": "bf53bdb93d739c9c915091cfa5f49ca662d11273a5eb30e7a2ec1939bcf27a00", "typical_seconds": 0.8, "price_usd_per_image": 0.003, "max_outputs_param": "num_outputs", "inputs": [{"name": "prompt", "type": "string", "required": true}, {"name": "aspect_ratio", "type": "string", "required": false, "default": "1:1", "enum": ["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"]}, {"name": "num_outputs", "type": "integer", "required": false, "default": 1, "minimum": 1, "maximum": 4}, {"name": "num_inference_steps", "type": "integer", "required": false, "default": 4, "minimum": 1, "maximum": 4}, {"name": "seed", "type": "integer", "required": false}, {"name": "output_format", "type": "string", "required": false, "default": "webp", "enum": ["webp", "jpg", "png"]}, {"name": "output_quality", "type": "integer", "required": false, "default": 80, "minimum": 0, "maximum": 100}, {"name": "disable_safety_checker", "type": "boolean", "required": false, "default": false}, {"name": "go_fast", "type": "boolean", "required": false, "default": true}, {"name": "megapixels", "type": "string", "required": false, "default": "1", "enum": ["1", "0.25"]}], "output": "uri[]", "progress_in_logs": "percent"},
@@ -59,5 +59,6 @@ from jsonb_to_recordset($models$
 {"id": "lucataco/remove-bg", "kind": "background-removal", "official": false, "version": "95fcc2a26d3899cd6c2691c900465aaeff466285a65c14638cc5f36f34befaf1", "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}], "output": "uri"},
 {"id": "smoretalk/rembg-enhance", "kind": "background-removal", "version": "4067ee2a58f6c161d434a9c077cfa012820b8e076efa2772aa171e26557da919", "typical_seconds": 14.6, "inputs": [{"name": "image", "type": "string", "format": "uri", "required": true}], "output": "uri", "progress_in_logs": "text"}
 ]
-$models$) as m (id text, kind text, official boolean, version text, typical_seconds real, price_usd_per_image numeric,
-  max_outputs_param text, output text, progress_in_logs text, inputs jsonb);
+$models$) as m (id text, kind text, official boolean, version text, typical_seconds real,
+  price_usd_per_image numeric, max_outputs_param text, output text, progress_in_logs text,
+  inputs jsonb);

@@ -1,0 +1,92 @@
+"""The door to a project: groups by noun, nothing of its own."""
+
+from types import TracebackType
+from typing import Self
+
+from supabase import AsyncClient
+
+from picture_queue import _rpc
+from picture_queue._async.generations import AsyncGenerations
+from picture_queue._async.jobs import AsyncJobs
+from picture_queue._async.models import AsyncModels
+from picture_queue._realtime.follow import Watcher
+from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue.records import Health, Version
+from picture_queue.settings import ProjectSettings
+
+
+class AsyncPictureQueue:
+    """The jobs and generations of one Supabase project.
+
+    Args:
+        url: The project's address; ``SUPABASE_URL`` by default.
+        key: Service, secret, publishable or anon key; from the environment by default.
+        access_token: A signed-in user's token: calls are then made as that user;
+            ``SUPABASE_ACCESS_TOKEN`` by default.
+        client: A supabase client of yours instead of the three; it stays open when this closes.
+        timeout: Longest wait for one answer, seconds.
+
+    Raises:
+        SettingsError: Address or key is missing or not acceptable.
+
+    Example:
+        >>> async with AsyncPictureQueue.from_env() as pq:
+        ...     job = await pq.jobs.enqueue("resize", {"path": "a.png"})
+        ...     result = await pq.jobs.result(job.id, timeout=60)
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        access_token: str | None = None,
+        client: AsyncClient | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        if client is not None:
+            settings = ProjectSettings(str(client.supabase_url), client.supabase_key)
+        else:
+            settings = ProjectSettings.resolve(url, key, access_token, timeout)
+        self._project = AsyncPostgrest(settings, client)
+        self._watcher = Watcher(self._project)
+        self.jobs = AsyncJobs(self._project, self._watcher)
+        self.generations = AsyncGenerations(self._project, self._watcher)
+        self.models = AsyncModels(self._project)
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Makes a client from the environment: ``SUPABASE_URL`` and a key variable.
+
+        Raises:
+            SettingsError: One of them is missing.
+        """
+        return cls()
+
+    async def health(self) -> Health:
+        """Returns queues, workers, and job types that wait though no worker knows them.
+
+        Raises:
+            NotAllowed: The key is not a service key.
+        """
+        return await self._project.call(_rpc.queue_status())
+
+    async def version(self) -> Version:
+        """Returns the version of picture-queue in the project's database."""
+        return await self._project.call(_rpc.picture_queue_version())
+
+    async def aclose(self) -> None:
+        """Closes all connections."""
+        await self._watcher.aclose()
+        await self._project.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()

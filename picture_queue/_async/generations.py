@@ -1,0 +1,160 @@
+"""Generations: start, watch, and get the pictures."""
+
+import builtins
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import JsonValue
+
+from picture_queue import _rpc
+from picture_queue._realtime.follow import Watcher, follow
+from picture_queue._transport.base import name_error
+from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue.records import (
+    CancelRequest,
+    Generation,
+    Image,
+    JobEvent,
+    JobStatus,
+    StartedGeneration,
+)
+
+BUCKET = "pictures"
+
+
+class AsyncGenerations:
+    """Pictures asked for: a user's own, or with a service key anybody's."""
+
+    def __init__(self, project: AsyncPostgrest, watcher: Watcher) -> None:
+        self._project = project
+        self._watcher = watcher
+
+    async def start(
+        self,
+        prompt: str,
+        model_id: str | None = None,
+        input: Mapping[str, JsonValue] | None = None,
+        *,
+        scheduled_for: datetime | None = None,
+        idempotency_key: str | None = None,
+        user_id: UUID | str | None = None,
+        priority: int | None = None,
+    ) -> StartedGeneration:
+        """Asks for a picture and returns at once.
+
+        Args:
+            prompt: What to draw; empty for models without a prompt.
+            model_id: One of `models.list`; the project's default model.
+            input: Further inputs of the model, checked before anything is written.
+            scheduled_for: Not before this time.
+            idempotency_key: With the same key the first generation is returned.
+            user_id: Whose it is; with a service key only, else it is the caller's.
+            priority: Higher runs first; with a service key only.
+
+        Raises:
+            UnknownModel: The project does not offer the model.
+            InvalidInput: Prompt or input does not fit; names the field and the value.
+            NotAuthenticated: Neither a user's token nor a service key.
+        """
+        rpc = _rpc.start_generation(
+            prompt,
+            model_id,
+            input,
+            scheduled_for=scheduled_for,
+            idempotency_key=idempotency_key,
+            user_id=user_id,
+            priority=priority,
+        )
+        return await self._project.call(rpc)
+
+    async def get(self, generation_id: UUID | str) -> Generation:
+        """Returns a generation with its images.
+
+        Raises:
+            GenerationNotFound: No such generation, or not the caller's.
+        """
+        return await self._project.call(_rpc.get_generation(generation_id))
+
+    async def list(
+        self,
+        *,
+        status: JobStatus | str | None = None,
+        limit: int = 100,
+        before: datetime | None = None,
+    ) -> builtins.list[Generation]:
+        """Returns generations with their images, newest first.
+
+        Args:
+            status: In this state only.
+            limit: At most so many, 1000 at most.
+            before: ``created_at`` of the last one of the page before.
+        """
+        rpc = _rpc.list_generations(status=status, limit=limit, before=before)
+        return await self._project.call(rpc)
+
+    async def cancel(self, generation_id: UUID | str) -> CancelRequest:
+        """Cancels it at once while it waits, asks the worker to stop while it runs.
+
+        Raises:
+            GenerationNotFound: No such generation, or not the caller's.
+            JobFinished: It completed or failed already.
+        """
+        return await self._project.call(_rpc.cancel_generation(generation_id))
+
+    async def watch(
+        self, generation_id: UUID | str, *, timeout: float | None = None
+    ) -> AsyncIterator[JobEvent]:
+        """Yields the states of its job as they come, the terminal one last.
+
+        Args:
+            generation_id: The generation.
+            timeout: Longest wait for the end, seconds; None waits as long as it takes.
+
+        Raises:
+            GenerationNotFound: No such generation, or not the caller's.
+            WaitTimeout: It did not finish in time; it goes on.
+        """
+        generation = await self.get(generation_id)
+        async for event in follow(self._watcher, generation.job_id, timeout):
+            yield event
+
+    async def download(self, image: Image) -> bytes:
+        """Returns the bytes of a picture.
+
+        Raises:
+            NotFound: The picture is gone, or not the caller's.
+        """
+        client = await self._project.client()
+        try:
+            return await client.storage.from_(BUCKET).download(image.path)
+        except Exception as error:
+            raise name_error(error, self._project.settings.url) from error
+
+    async def save(self, image: Image, path: str | Path) -> Path:
+        """Writes a picture to a file and returns its path.
+
+        Raises:
+            NotFound: The picture is gone, or not the caller's.
+        """
+        target = Path(path)
+        target.write_bytes(await self.download(image))  # noqa: ASYNC240 - small, and local
+        return target
+
+    async def url(self, image: Image, *, expires_in: int = 3600) -> str:
+        """Returns an address of a picture that anybody can read for a while.
+
+        Args:
+            image: The picture.
+            expires_in: How long, seconds.
+
+        Raises:
+            NotFound: The picture is gone, or not the caller's.
+        """
+        client = await self._project.client()
+        try:
+            signed = await client.storage.from_(BUCKET).create_signed_url(image.path, expires_in)
+        except Exception as error:
+            raise name_error(error, self._project.settings.url) from error
+        return str(signed["signedURL"])

@@ -1,0 +1,16 @@
+"""The models a project offers."""
+
+from picture_queue import _rpc
+from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue.records import Model
+
+
+class AsyncModels:
+    """Reads the catalogue `start_generation` checks against."""
+
+    def __init__(self, project: AsyncPostgrest) -> None:
+        self._project = project
+
+    async def list(self) -> list[Model]:
+        """Returns the models on offer, by id."""
+        return await self._project.call(_rpc.list_models())

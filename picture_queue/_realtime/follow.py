@@ -1,0 +1,121 @@
+"""Follows a job to its end. An event is a hint, the row is the truth."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from picture_queue import _rpc
+from picture_queue._realtime.subscriptions import Subscriptions
+from picture_queue._transport.base import worth_repeating
+from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue.errors import PictureQueueError, WaitTimeout
+from picture_queue.records import Job, JobEvent, Source
+
+#: Seconds between two looks at the row while events come in, and while there is no socket.
+POLL_CONNECTED = 5.0
+POLL_ALONE = 1.0
+
+
+class _Inbox:
+    """What the socket says, for one watcher."""
+
+    def __init__(self, job_id: UUID) -> None:
+        self._job_id = str(job_id)
+        self._items: asyncio.Queue[JobEvent | None] = asyncio.Queue()
+        self.connected = False
+
+    def joined(self) -> None:
+        self.connected = True
+        self._items.put_nowait(None)
+
+    def lost(self) -> None:
+        self.connected = False
+
+    def message(self, event: str, payload: dict[str, Any]) -> None:
+        if event != "job" or payload.get("job_id") != self._job_id:
+            return
+        try:
+            self._items.put_nowait(JobEvent.model_validate(payload))
+        except ValidationError:
+            self._items.put_nowait(None)  # something happened that this version cannot read
+
+    async def next(self, timeout: float) -> JobEvent | Source:
+        """Returns the next event, or the reason to look at the row."""
+        try:
+            item = await asyncio.wait_for(self._items.get(), timeout)
+        except TimeoutError:
+            return "poll"
+        return item if item is not None else "snapshot"
+
+
+class Watcher:
+    """Where watches get their events and rows from: one socket, one API."""
+
+    def __init__(self, project: AsyncPostgrest) -> None:
+        self.project = project
+        self.subscriptions = Subscriptions(project)
+
+    async def aclose(self) -> None:
+        """Closes the socket."""
+        await self.subscriptions.aclose()
+
+
+async def follow(
+    watcher: Watcher, job_id: UUID | str, timeout: float | None = None
+) -> AsyncGenerator[JobEvent, None]:
+    """Yields the states of a job, versions strictly rising, until it is finished.
+
+    States may be skipped, the last one never is.
+
+    Args:
+        watcher: Where events and rows come from.
+        job_id: The job.
+        timeout: Longest wait for the end, seconds; None waits as long as the job takes.
+
+    Raises:
+        JobNotFound: No such job, or not the caller's.
+        WaitTimeout: The job did not finish in time.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    job = await watcher.project.call(_rpc.get_job(job_id))
+    newest = JobEvent.of(job, "snapshot")
+    yield newest
+    if newest.finished:
+        return
+    inbox = _Inbox(job.id)
+    with watcher.subscriptions.listen(_topic(job), inbox):
+        while not newest.finished:
+            item = await inbox.next(_patience(inbox.connected, deadline, job.id))
+            event = (
+                item if isinstance(item, JobEvent) else await _look(watcher.project, job.id, item)
+            )
+            if event is not None and event.version > newest.version:
+                newest = event
+                yield newest
+
+
+def _topic(job: Job) -> str:
+    return f"pq:user:{job.user_id}" if job.user_id else f"pq:job:{job.id}"
+
+
+def _patience(connected: bool, deadline: float | None, job_id: UUID) -> float:
+    pause = POLL_CONNECTED if connected else POLL_ALONE
+    if deadline is None:
+        return pause
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise WaitTimeout(f"Job {job_id} did not finish in time", hint="It goes on; watch it again")
+    return min(pause, left)
+
+
+async def _look(project: AsyncPostgrest, job_id: UUID, reason: Source) -> JobEvent | None:
+    try:
+        return JobEvent.of(await project.call(_rpc.get_job(job_id)), reason)
+    except PictureQueueError as error:
+        if worth_repeating(error):
+            return None  # the project is away for now; the next look comes by itself
+        raise

@@ -1,0 +1,330 @@
+"""Every SQL function this library calls: its name, its parameters and what comes back. No I/O.
+
+A value of `Rpc` is a call that a transport can make, and make again after a lost answer: whatever
+needs an id gets it here, so a repetition meets what the first call wrote.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID, uuid4
+
+from pydantic import JsonValue, TypeAdapter
+
+from picture_queue.records import (
+    CancelRequest,
+    ClaimedJob,
+    Enqueued,
+    Generation,
+    Health,
+    Job,
+    JobStatus,
+    Model,
+    StartedGeneration,
+    Version,
+)
+
+T = TypeVar("T")
+
+#: The contract this client is written for; see `picture_queue_version` in SQL.
+CONTRACT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc(Generic[T]):
+    """One call of a SQL function.
+
+    Args:
+        function: Name in the schema ``public``.
+        params: Arguments by name, as JSON; a name left out takes the function's default.
+        parse: Turns the JSON that came back into the result.
+    """
+
+    function: str
+    params: dict[str, Any]
+    parse: Callable[[Any], T]
+
+
+def _given(**params: Any) -> dict[str, Any]:
+    """Leaves out None (the function's default holds) and writes ids and times as JSON has them."""
+    return {name: _plain(value) for name, value in params.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, datetime):
+        # PostgreSQL would read a naive time in the session's zone, which is not the caller's.
+        return (value if value.tzinfo else value.astimezone()).isoformat()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _nothing(_: Any) -> None:
+    return None
+
+
+_JOBS = TypeAdapter(list[Job])
+_CLAIMED = TypeAdapter(list[ClaimedJob])
+_GENERATIONS = TypeAdapter(list[Generation])
+_MODELS = TypeAdapter(list[Model])
+
+
+def picture_queue_version() -> Rpc[Version]:
+    return Rpc("picture_queue_version", {}, Version.model_validate)
+
+
+def enqueue_job(
+    job_type: str,
+    payload: Mapping[str, JsonValue] | None = None,
+    *,
+    priority: int = 0,
+    queue: str | None = None,
+    scheduled_for: datetime | None = None,
+    max_attempts: int | None = None,
+    user_id: UUID | str | None = None,
+    idempotency_key: str | None = None,
+    job_id: UUID | str | None = None,
+    timeout: float | None = None,
+) -> Rpc[Enqueued]:
+    asked = str(job_id or uuid4())
+    params = _given(
+        job_type=job_type,
+        payload=payload or {},
+        priority=priority,
+        queue=queue,
+        scheduled_for=scheduled_for,
+        max_attempts=max_attempts,
+        user_id=user_id,
+        idempotency_key=idempotency_key,
+        job_id=asked,
+        options=_given(timeout_seconds=timeout),
+    )
+    return Rpc(
+        "enqueue_job",
+        params,
+        lambda found: Enqueued(id=found, outcome="created" if found == asked else "existing"),
+    )
+
+
+def enqueue_jobs(jobs: Sequence[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
+    items = [_plain({"job_id": uuid4(), **job}) for job in jobs]
+    return Rpc(
+        "enqueue_jobs",
+        {"jobs": items},
+        lambda data: [Enqueued(id=item["job_id"], outcome=item["outcome"]) for item in data],
+    )
+
+
+def get_job(job_id: UUID | str) -> Rpc[Job]:
+    return Rpc("get_job", _given(job_id=job_id), Job.model_validate)
+
+
+def list_jobs(
+    *,
+    queue: str | None = None,
+    status: JobStatus | str | None = None,
+    job_type: str | None = None,
+    limit: int = 100,
+    before_seq: int | None = None,
+) -> Rpc[list[Job]]:
+    filter_ = _given(
+        queue=queue, status=status, job_type=job_type, limit=limit, before_seq=before_seq
+    )
+    return Rpc("list_jobs", {"filter": filter_}, _JOBS.validate_python)
+
+
+def cancel_job(job_id: UUID | str) -> Rpc[CancelRequest]:
+    return Rpc("cancel_job", _given(job_id=job_id), CancelRequest.model_validate)
+
+
+def retry_job(job_id: UUID | str) -> Rpc[None]:
+    return Rpc("retry_job", _given(job_id=job_id), _nothing)
+
+
+def queue_status() -> Rpc[Health]:
+    return Rpc("queue_status", {}, Health.model_validate)
+
+
+# Generations
+
+
+def start_generation(
+    prompt: str,
+    model_id: str | None = None,
+    input: Mapping[str, JsonValue] | None = None,
+    *,
+    user_id: UUID | str | None = None,
+    scheduled_for: datetime | None = None,
+    idempotency_key: str | None = None,
+    priority: int | None = None,
+) -> Rpc[StartedGeneration]:
+    options = _given(
+        # With an idempotency key the database finds the first call by it.
+        generation_id=None if idempotency_key else uuid4(),
+        user_id=user_id,
+        scheduled_for=scheduled_for,
+        idempotency_key=idempotency_key,
+        priority=priority,
+    )
+    params = _given(prompt=prompt, model_id=model_id, input=input or {}, options=options)
+    return Rpc(
+        "start_generation",
+        params,
+        lambda data: StartedGeneration.model_validate({"id": data["generation_id"], **data}),
+    )
+
+
+def get_generation(generation_id: UUID | str) -> Rpc[Generation]:
+    return Rpc("get_generation", _given(generation_id=generation_id), Generation.model_validate)
+
+
+def list_generations(
+    *,
+    status: JobStatus | str | None = None,
+    limit: int = 100,
+    before: datetime | None = None,
+) -> Rpc[list[Generation]]:
+    filter_ = _given(status=status, limit=limit, before=before)
+    return Rpc("list_generations", {"filter": filter_}, _GENERATIONS.validate_python)
+
+
+def cancel_generation(generation_id: UUID | str) -> Rpc[CancelRequest]:
+    return Rpc(
+        "cancel_generation", _given(generation_id=generation_id), CancelRequest.model_validate
+    )
+
+
+def list_models() -> Rpc[list[Model]]:
+    return Rpc("list_models", {}, _MODELS.validate_python)
+
+
+# The worker
+
+
+def register_worker(
+    worker: str, queues: Sequence[str], job_types: Mapping[str, Mapping[str, Any]]
+) -> Rpc[Version]:
+    params = _given(worker=worker, queues=list(queues), job_types=job_types)
+    return Rpc("register_worker", params, Version.model_validate)
+
+
+def unregister_worker(worker: str) -> Rpc[None]:
+    return Rpc("unregister_worker", {"worker": worker}, _nothing)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a worker asks for; ``request_id`` makes the question repeatable."""
+
+    worker: str
+    queues: tuple[str, ...]
+    job_types: tuple[str, ...]
+    max_jobs: int
+    lease_seconds: float
+    request_id: UUID
+
+    def params(self) -> dict[str, Any]:
+        return _given(
+            worker=self.worker,
+            queues=list(self.queues),
+            job_types=list(self.job_types),
+            max_jobs=self.max_jobs,
+            lease_seconds=self.lease_seconds,
+            request_id=self.request_id,
+        )
+
+
+def claim_jobs(claim: Claim) -> Rpc[list[ClaimedJob]]:
+    return Rpc("claim_jobs", claim.params(), _CLAIMED.validate_python)
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The answer to a heartbeat: what to cancel, and whose lease is lost."""
+
+    cancel: frozenset[UUID]
+    lost: frozenset[UUID]
+
+
+def heartbeat_jobs(worker: str, leases: Mapping[UUID, UUID]) -> Rpc[Heartbeat]:
+    items = [{"job_id": str(job), "lease_id": str(lease)} for job, lease in leases.items()]
+    return Rpc(
+        "heartbeat_jobs",
+        {"worker": worker, "leases": items},
+        lambda data: Heartbeat(
+            frozenset(map(UUID, data["cancel"])), frozenset(map(UUID, data["lost"]))
+        ),
+    )
+
+
+def report_progress(
+    job_id: UUID, lease_id: UUID, progress: int, message: str | None = None
+) -> Rpc[bool]:
+    """The result says whether the job's cancel was requested."""
+    params = _given(job_id=job_id, lease_id=lease_id, progress=progress, message=message)
+    return Rpc("report_progress", params, lambda data: bool(data["cancel_requested"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The answer to a report: outcome (ok, repeated, stale) by job, and the jobs of the claim."""
+
+    outcomes: dict[UUID, str]
+    jobs: list[ClaimedJob]
+
+
+def report_jobs(outcomes: Sequence[Mapping[str, Any]], claim: Claim | None = None) -> Rpc[Reported]:
+    params = _given(outcomes=list(outcomes), claim=claim.params() if claim else None)
+    return Rpc(
+        "report_jobs",
+        params,
+        lambda data: Reported(
+            {UUID(item["job_id"]): item["outcome"] for item in data["outcomes"]},
+            _CLAIMED.validate_python(data["jobs"]),
+        ),
+    )
+
+
+# The worker's side of a generation
+
+
+def begin_prediction(job_id: UUID, lease_id: UUID) -> Rpc[dict[str, Any]]:
+    return Rpc("begin_prediction", _given(job_id=job_id, lease_id=lease_id), dict)
+
+
+def record_prediction(
+    job_id: UUID, lease_id: UUID, prediction: UUID, prediction_id: str
+) -> Rpc[None]:
+    params = _given(
+        job_id=job_id, lease_id=lease_id, prediction=prediction, prediction_id=prediction_id
+    )
+    return Rpc("record_prediction", params, _nothing)
+
+
+def finish_prediction(
+    job_id: UUID,
+    lease_id: UUID,
+    prediction: UUID,
+    state: str,
+    error: str | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> Rpc[None]:
+    params = _given(
+        job_id=job_id,
+        lease_id=lease_id,
+        prediction=prediction,
+        state=state,
+        error=error,
+        metrics=metrics,
+    )
+    return Rpc("finish_prediction", params, _nothing)
+
+
+def save_images(job_id: UUID, lease_id: UUID, images: Sequence[Mapping[str, Any]]) -> Rpc[None]:
+    params = _given(job_id=job_id, lease_id=lease_id, images=list(images))
+    return Rpc("save_images", params, _nothing)

@@ -1,0 +1,94 @@
+# Written by scripts/unasync.py from picture_queue/_async/client.py: edit that file.
+
+"""The door to a project: groups by noun, nothing of its own."""
+
+from types import TracebackType
+from typing import Self
+
+from supabase import Client
+
+from picture_queue import _rpc
+from picture_queue._sync.generations import Generations
+from picture_queue._sync.jobs import Jobs
+from picture_queue._sync.models import Models
+from picture_queue._realtime.portal import Watcher
+from picture_queue._transport.postgrest_sync import Postgrest
+from picture_queue.records import Health, Version
+from picture_queue.settings import ProjectSettings
+
+
+class PictureQueue:
+    """The jobs and generations of one Supabase project.
+
+    Args:
+        url: The project's address; ``SUPABASE_URL`` by default.
+        key: Service, secret, publishable or anon key; from the environment by default.
+        access_token: A signed-in user's token: calls are then made as that user;
+            ``SUPABASE_ACCESS_TOKEN`` by default.
+        client: A supabase client of yours instead of the three; it stays open when this closes.
+        timeout: Longest wait for one answer, seconds.
+
+    Raises:
+        SettingsError: Address or key is missing or not acceptable.
+
+    Example:
+        >>> with PictureQueue.from_env() as pq:
+        ...     job = pq.jobs.enqueue("resize", {"path": "a.png"})
+        ...     result = pq.jobs.result(job.id, timeout=60)
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        access_token: str | None = None,
+        client: Client | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        if client is not None:
+            settings = ProjectSettings(str(client.supabase_url), client.supabase_key)
+        else:
+            settings = ProjectSettings.resolve(url, key, access_token, timeout)
+        self._project = Postgrest(settings, client)
+        self._watcher = Watcher(self._project)
+        self.jobs = Jobs(self._project, self._watcher)
+        self.generations = Generations(self._project, self._watcher)
+        self.models = Models(self._project)
+
+    @classmethod
+    def from_env(cls) -> Self:
+        """Makes a client from the environment: ``SUPABASE_URL`` and a key variable.
+
+        Raises:
+            SettingsError: One of them is missing.
+        """
+        return cls()
+
+    def health(self) -> Health:
+        """Returns queues, workers, and job types that wait though no worker knows them.
+
+        Raises:
+            NotAllowed: The key is not a service key.
+        """
+        return self._project.call(_rpc.queue_status())
+
+    def version(self) -> Version:
+        """Returns the version of picture-queue in the project's database."""
+        return self._project.call(_rpc.picture_queue_version())
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._watcher.aclose()
+        self._project.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.aclose()

@@ -1,0 +1,162 @@
+# Written by scripts/unasync.py from picture_queue/_async/generations.py: edit that file.
+
+"""Generations: start, watch, and get the pictures."""
+
+import builtins
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import JsonValue
+
+from picture_queue import _rpc
+from picture_queue._realtime.portal import Watcher, follow
+from picture_queue._transport.base import name_error
+from picture_queue._transport.postgrest_sync import Postgrest
+from picture_queue.records import (
+    CancelRequest,
+    Generation,
+    Image,
+    JobEvent,
+    JobStatus,
+    StartedGeneration,
+)
+
+BUCKET = "pictures"
+
+
+class Generations:
+    """Pictures asked for: a user's own, or with a service key anybody's."""
+
+    def __init__(self, project: Postgrest, watcher: Watcher) -> None:
+        self._project = project
+        self._watcher = watcher
+
+    def start(
+        self,
+        prompt: str,
+        model_id: str | None = None,
+        input: Mapping[str, JsonValue] | None = None,
+        *,
+        scheduled_for: datetime | None = None,
+        idempotency_key: str | None = None,
+        user_id: UUID | str | None = None,
+        priority: int | None = None,
+    ) -> StartedGeneration:
+        """Asks for a picture and returns at once.
+
+        Args:
+            prompt: What to draw; empty for models without a prompt.
+            model_id: One of `models.list`; the project's default model.
+            input: Further inputs of the model, checked before anything is written.
+            scheduled_for: Not before this time.
+            idempotency_key: With the same key the first generation is returned.
+            user_id: Whose it is; with a service key only, else it is the caller's.
+            priority: Higher runs first; with a service key only.
+
+        Raises:
+            UnknownModel: The project does not offer the model.
+            InvalidInput: Prompt or input does not fit; names the field and the value.
+            NotAuthenticated: Neither a user's token nor a service key.
+        """
+        rpc = _rpc.start_generation(
+            prompt,
+            model_id,
+            input,
+            scheduled_for=scheduled_for,
+            idempotency_key=idempotency_key,
+            user_id=user_id,
+            priority=priority,
+        )
+        return self._project.call(rpc)
+
+    def get(self, generation_id: UUID | str) -> Generation:
+        """Returns a generation with its images.
+
+        Raises:
+            GenerationNotFound: No such generation, or not the caller's.
+        """
+        return self._project.call(_rpc.get_generation(generation_id))
+
+    def list(
+        self,
+        *,
+        status: JobStatus | str | None = None,
+        limit: int = 100,
+        before: datetime | None = None,
+    ) -> builtins.list[Generation]:
+        """Returns generations with their images, newest first.
+
+        Args:
+            status: In this state only.
+            limit: At most so many, 1000 at most.
+            before: ``created_at`` of the last one of the page before.
+        """
+        rpc = _rpc.list_generations(status=status, limit=limit, before=before)
+        return self._project.call(rpc)
+
+    def cancel(self, generation_id: UUID | str) -> CancelRequest:
+        """Cancels it at once while it waits, asks the worker to stop while it runs.
+
+        Raises:
+            GenerationNotFound: No such generation, or not the caller's.
+            JobFinished: It completed or failed already.
+        """
+        return self._project.call(_rpc.cancel_generation(generation_id))
+
+    def watch(
+        self, generation_id: UUID | str, *, timeout: float | None = None
+    ) -> Iterator[JobEvent]:
+        """Yields the states of its job as they come, the terminal one last.
+
+        Args:
+            generation_id: The generation.
+            timeout: Longest wait for the end, seconds; None waits as long as it takes.
+
+        Raises:
+            GenerationNotFound: No such generation, or not the caller's.
+            WaitTimeout: It did not finish in time; it goes on.
+        """
+        generation = self.get(generation_id)
+        for event in follow(self._watcher, generation.job_id, timeout):
+            yield event
+
+    def download(self, image: Image) -> bytes:
+        """Returns the bytes of a picture.
+
+        Raises:
+            NotFound: The picture is gone, or not the caller's.
+        """
+        client = self._project.client()
+        try:
+            return client.storage.from_(BUCKET).download(image.path)
+        except Exception as error:
+            raise name_error(error, self._project.settings.url) from error
+
+    def save(self, image: Image, path: str | Path) -> Path:
+        """Writes a picture to a file and returns its path.
+
+        Raises:
+            NotFound: The picture is gone, or not the caller's.
+        """
+        target = Path(path)
+        target.write_bytes(self.download(image))  # noqa: ASYNC240 - small, and local
+        return target
+
+    def url(self, image: Image, *, expires_in: int = 3600) -> str:
+        """Returns an address of a picture that anybody can read for a while.
+
+        Args:
+            image: The picture.
+            expires_in: How long, seconds.
+
+        Raises:
+            NotFound: The picture is gone, or not the caller's.
+        """
+        client = self._project.client()
+        try:
+            signed = client.storage.from_(BUCKET).create_signed_url(image.path, expires_in)
+        except Exception as error:
+            raise name_error(error, self._project.settings.url) from error
+        return str(signed["signedURL"])

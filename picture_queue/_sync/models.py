@@ -1,0 +1,18 @@
+# Written by scripts/unasync.py from picture_queue/_async/models.py: edit that file.
+
+"""The models a project offers."""
+
+from picture_queue import _rpc
+from picture_queue._transport.postgrest_sync import Postgrest
+from picture_queue.records import Model
+
+
+class Models:
+    """Reads the catalogue `start_generation` checks against."""
+
+    def __init__(self, project: Postgrest) -> None:
+        self._project = project
+
+    def list(self) -> list[Model]:
+        """Returns the models on offer, by id."""
+        return self._project.call(_rpc.list_models())

@@ -1,0 +1,114 @@
+"""Calls over HTTPS through the project's own API, with the unchanged supabase client."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import httpx
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from picture_queue import _rpc
+from picture_queue._rpc import Rpc
+from picture_queue._transport.base import (
+    ATTEMPTS,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    FunctionMissing,
+    check_version,
+    name_error,
+    worth_repeating,
+)
+from picture_queue.settings import ProjectSettings
+
+T = TypeVar("T")
+
+
+class AsyncPostgrest:
+    """One project, reached with one key or as one user.
+
+    Args:
+        settings: Project and key; a client is made of them when it is first needed.
+        client: A supabase client of the caller's instead; it stays open when this closes.
+    """
+
+    def __init__(self, settings: ProjectSettings, client: AsyncClient | None = None) -> None:
+        self.settings = settings
+        self._client = client
+        self._http: httpx.AsyncClient | None = None
+        self._opening = asyncio.Lock()
+        self._version_is_checked = False
+
+    async def client(self) -> AsyncClient:
+        """Returns the supabase client, made at the first call."""
+        async with self._opening:
+            if self._client is None:
+                # One httpx client serves REST, Storage and Auth, and is ours to close.
+                self._http = httpx.AsyncClient(timeout=self.settings.timeout)
+                options = AsyncClientOptions(
+                    auto_refresh_token=False, persist_session=False, httpx_client=self._http
+                )
+                if self.settings.access_token:
+                    options.headers["Authorization"] = f"Bearer {self.settings.access_token}"
+                self._client = await acreate_client(
+                    self.settings.url, self.settings.key, options=options
+                )
+            return self._client
+
+    async def call(self, rpc: Rpc[T]) -> T:
+        """Makes the call, again after a lost answer, and returns its parsed result.
+
+        Raises:
+            PictureQueueError: What the database or the project answered, by name.
+        """
+        if not self._version_is_checked:
+            await self._check_version()
+        try:
+            return await self._repeat(rpc)
+        except FunctionMissing:
+            # The database changed under a running client: say in which direction.
+            await self._check_version()
+            raise
+
+    async def _check_version(self) -> None:
+        try:
+            found = await self._repeat(_rpc.picture_queue_version())
+        except FunctionMissing:
+            found = None
+        check_version(found)
+        self._version_is_checked = True
+
+    async def _repeat(self, rpc: Rpc[T]) -> T:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(worth_repeating),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE),
+            reraise=True,
+        ):
+            with attempt:
+                return rpc.parse(await self._once(rpc))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _once(self, rpc: Rpc[Any]) -> Any:
+        client = await self.client()
+        try:
+            return (await client.rpc(rpc.function, rpc.params).execute()).data
+        except Exception as error:
+            named = name_error(error, self.settings.url)
+            raise named from (None if named is error else error)
+
+    async def as_caller(self) -> ProjectSettings:
+        """Returns the project as the caller is known to it now, for a second connection."""
+        token = await self.access_token()
+        return replace(self.settings, access_token=None if token == self.settings.key else token)
+
+    async def access_token(self) -> str:
+        """Returns the token calls are made with now: the user's, or else the key."""
+        header: str = (await self.client()).options.headers.get("Authorization", "")
+        return header.removeprefix("Bearer ") or self.settings.key
+
+    async def aclose(self) -> None:
+        """Closes the connections, unless the caller brought the client."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = self._client = None

@@ -1,0 +1,116 @@
+# Written by scripts/unasync.py from picture_queue/_transport/postgrest.py: edit that file.
+
+"""Calls over HTTPS through the project's own API, with the unchanged supabase client."""
+
+import threading
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import httpx
+from supabase import Client, ClientOptions, create_client
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from picture_queue import _rpc
+from picture_queue._rpc import Rpc
+from picture_queue._transport.base import (
+    ATTEMPTS,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    FunctionMissing,
+    check_version,
+    name_error,
+    worth_repeating,
+)
+from picture_queue.settings import ProjectSettings
+
+T = TypeVar("T")
+
+
+class Postgrest:
+    """One project, reached with one key or as one user.
+
+    Args:
+        settings: Project and key; a client is made of them when it is first needed.
+        client: A supabase client of the caller's instead; it stays open when this closes.
+    """
+
+    def __init__(self, settings: ProjectSettings, client: Client | None = None) -> None:
+        self.settings = settings
+        self._client = client
+        self._http: httpx.Client | None = None
+        self._opening = threading.Lock()
+        self._version_is_checked = False
+
+    def client(self) -> Client:
+        """Returns the supabase client, made at the first call."""
+        with self._opening:
+            if self._client is None:
+                # One httpx client serves REST, Storage and Auth, and is ours to close.
+                self._http = httpx.Client(timeout=self.settings.timeout)
+                options = ClientOptions(
+                    auto_refresh_token=False, persist_session=False, httpx_client=self._http
+                )
+                if self.settings.access_token:
+                    options.headers["Authorization"] = f"Bearer {self.settings.access_token}"
+                self._client = create_client(
+                    self.settings.url, self.settings.key, options=options
+                )
+            return self._client
+
+    def call(self, rpc: Rpc[T]) -> T:
+        """Makes the call, again after a lost answer, and returns its parsed result.
+
+        Raises:
+            PictureQueueError: What the database or the project answered, by name.
+        """
+        if not self._version_is_checked:
+            self._check_version()
+        try:
+            return self._repeat(rpc)
+        except FunctionMissing:
+            # The database changed under a running client: say in which direction.
+            self._check_version()
+            raise
+
+    def _check_version(self) -> None:
+        try:
+            found = self._repeat(_rpc.picture_queue_version())
+        except FunctionMissing:
+            found = None
+        check_version(found)
+        self._version_is_checked = True
+
+    def _repeat(self, rpc: Rpc[T]) -> T:
+        for attempt in Retrying(
+            retry=retry_if_exception(worth_repeating),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE),
+            reraise=True,
+        ):
+            with attempt:
+                return rpc.parse(self._once(rpc))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _once(self, rpc: Rpc[Any]) -> Any:
+        client = self.client()
+        try:
+            return (client.rpc(rpc.function, rpc.params).execute()).data
+        except Exception as error:
+            named = name_error(error, self.settings.url)
+            raise named from (None if named is error else error)
+
+    def as_caller(self) -> ProjectSettings:
+        """Returns the project as the caller is known to it now, for a second connection."""
+        token = self.access_token()
+        return replace(self.settings, access_token=None if token == self.settings.key else token)
+
+    def access_token(self) -> str:
+        """Returns the token calls are made with now: the user's, or else the key."""
+        header: str = (self.client()).options.headers.get("Authorization", "")
+        return header.removeprefix("Bearer ") or self.settings.key
+
+    def close(self) -> None:
+        """Closes the connections, unless the caller brought the client."""
+        if self._http is not None:
+            self._http.aclose()
+            self._http = self._client = None

@@ -1,0 +1,139 @@
+"""Settings as frozen values: arguments win over the environment, which wins over defaults."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from picture_queue.errors import SettingsError
+
+REPLICATE_URL = "https://api.replicate.com/v1"
+# Any kind of key works; the first variable that is set is taken.
+KEY_VARIABLES = (
+    "SUPABASE_KEY",
+    "SUPABASE_SERVICE_ROLE_KEY",
+    "SUPABASE_SECRET_KEY",
+    "SUPABASE_ANON_KEY",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSettings:
+    """Which Supabase project, and with which key.
+
+    Args:
+        url: ``https://<ref>.supabase.co``, or the embedded stack's address.
+        key: Service, secret, publishable or anon key; sent as it is, never decoded.
+        access_token: A signed-in user's token; calls are then made as that user.
+        timeout: Longest wait for one answer, seconds.
+    """
+
+    url: str
+    key: str = field(repr=False)
+    access_token: str | None = field(default=None, repr=False)
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be an address.
+
+        Raises:
+            SettingsError: The URL is not http(s), or the key is empty.
+        """
+        if not self.url.startswith(("http://", "https://")):
+            raise SettingsError(
+                f"SUPABASE_URL is {self.url!r}, not an http:// or https:// address",
+                hint="Copy it from the project's API settings, or run: picture-queue local status",
+            )
+        if not self.key:
+            raise SettingsError("The Supabase key is empty", hint=f"Set one of {_names()}")
+
+    @classmethod
+    def resolve(
+        cls,
+        url: str | None = None,
+        key: str | None = None,
+        access_token: str | None = None,
+        timeout: float = 30.0,
+        environ: Mapping[str, str] = os.environ,
+    ) -> "ProjectSettings":
+        """Fills what is None from the environment: ``SUPABASE_URL``, the first key variable set,
+        and ``SUPABASE_ACCESS_TOKEN``.
+
+        Raises:
+            SettingsError: Address or key is missing.
+        """
+        url = url or environ.get("SUPABASE_URL")
+        if not url:
+            raise SettingsError(
+                "SUPABASE_URL is not set",
+                hint="Set it to your project's URL, or start the embedded stack: "
+                "picture-queue local start",
+            )
+        key = key or next((environ[name] for name in KEY_VARIABLES if environ.get(name)), None)
+        if not key:
+            raise SettingsError("No Supabase key is set", hint=f"Set one of {_names()}")
+        token = access_token or environ.get("SUPABASE_ACCESS_TOKEN") or None
+        return cls(url.rstrip("/"), key, token, timeout)
+
+
+def _names() -> str:
+    return ", ".join(KEY_VARIABLES)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicateSettings:
+    """How to reach Replicate.
+
+    Args:
+        token: ``REPLICATE_API_TOKEN``.
+        base_url: ``REPLICATE_BASE_URL``; the simulator's address in the embedded stack.
+    """
+
+    token: str = field(repr=False)
+    base_url: str = REPLICATE_URL
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "ReplicateSettings | None":
+        """Reads the token and the address; None when there is no token."""
+        token = environ.get("REPLICATE_API_TOKEN")
+        if not token:
+            return None
+        return cls(token, environ.get("REPLICATE_BASE_URL") or REPLICATE_URL)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How a worker works. Times in seconds.
+
+    Args:
+        queues: Queues to claim from.
+        concurrency: Jobs at the same time.
+        lease: Length of a lease; heartbeats prolong it every third of that.
+        poll_interval: Longest time between two looks when idle; wake-ups make it shorter.
+        shutdown_grace: Time running jobs get to finish at shutdown before they are released.
+        name: Name in the worker list; host, process id and a random part by default.
+    """
+
+    queues: tuple[str, ...] = ("default",)
+    concurrency: int = 10
+    lease: float = 30.0
+    poll_interval: float = 1.0
+    shutdown_grace: float = 20.0
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work.
+
+        Raises:
+            SettingsError: Naming the setting and its value.
+        """
+        if not self.queues or not all(self.queues):
+            raise SettingsError("queues is empty", hint='Name at least one, such as "default"')
+        for name, low, high in (
+            ("concurrency", 1, 1000),
+            ("lease", 1, 86_400),
+            ("poll_interval", 0.01, 3600),
+            ("shutdown_grace", 0, 86_400),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise SettingsError(f"{name} is {value}", hint=f"Choose {low} to {high}")

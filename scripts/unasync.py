@@ -1,0 +1,73 @@
+"""Writes the sync half of the library from the async half.
+
+The rules apply in their order. A rule that matches nothing is an error, so the list stays true. ``python scripts/unasync.py [--check]``; with --check nothing is written, and the exit
+code is 1 when a file is out of date.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "picture_queue"
+SOURCES = {
+    PACKAGE / "_transport" / "postgrest.py": PACKAGE / "_transport" / "postgrest_sync.py",
+    **{file: PACKAGE / "_sync" / file.name for file in sorted((PACKAGE / "_async").glob("*.py"))},
+}
+HEADER = "# Written by scripts/unasync.py from {source}: edit that file.\n\n"
+RULES = [
+    (r"\basync def", "def"),
+    (r"\basync with", "with"),
+    (r"\basync for", "for"),
+    (r"\bawait ", ""),
+    (r"asyncio\.Lock", "threading.Lock"),
+    (r"import asyncio", "import threading"),
+    (r"httpx\.AsyncClient", "httpx.Client"),
+    (r"AsyncClient", "Client"),
+    (r"acreate_client", "create_client"),
+    (r"AsyncRetrying", "Retrying"),
+    (r"AsyncPostgrest", "Postgrest"),
+    (r"_transport\.postgrest\b", "_transport.postgrest_sync"),
+    (r"AsyncPictureQueue", "PictureQueue"),
+    (r"AsyncJobs", "Jobs"),
+    (r"AsyncGenerations", "Generations"),
+    (r"AsyncModels", "Models"),
+    (r"AsyncIterator", "Iterator"),
+    (r"__aenter__", "__enter__"),
+    (r"__aexit__", "__exit__"),
+    (r"aclose", "close"),
+    (r"_async\b", "_sync"),
+    (r"_realtime\.follow", "_realtime.portal"),
+]
+
+
+def translate(text: str, used: set[str]) -> str:
+    for pattern, replacement in RULES:
+        text, count = re.subn(
+            rf"(?<![\w.])(?:{pattern})" if pattern[0] != "_" else pattern, replacement, text
+        )
+        if count:
+            used.add(pattern)
+    return text
+
+
+def main() -> int:
+    used: set[str] = set()
+    stale = []
+    for source, target in SOURCES.items():
+        text = translate(source.read_text("utf-8"), used)
+        text = HEADER.format(source=source.relative_to(PACKAGE.parent).as_posix()) + text
+        if not target.exists() or target.read_text("utf-8") != text:
+            stale.append(target.relative_to(PACKAGE.parent))
+            if "--check" not in sys.argv:
+                target.parent.mkdir(exist_ok=True)
+                target.write_text(text, "utf-8")
+    unused = [pattern for pattern, _ in RULES if pattern not in used]
+    if unused:
+        print(f"rules that match nothing: {unused}")
+    for path in stale:
+        print(f"{'out of date' if '--check' in sys.argv else 'written'}: {path}")
+    return int(bool(unused or (stale and "--check" in sys.argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
