@@ -1,7 +1,8 @@
 """Writes the sync half of the library from the async half.
 
-The rules apply in their order. A rule that matches nothing is an error, so the list stays true. ``python scripts/unasync.py [--check]``; with --check nothing is written, and the exit
-code is 1 when a file is out of date.
+The rules apply in their order. A rule that matches nothing is an error, so the list stays true.
+``python scripts/unasync.py [--check]``; with --check nothing is written, and the exit code is 1
+when a file is out of date.
 """
 
 import re
@@ -42,9 +43,7 @@ RULES = [
 
 def translate(text: str, used: set[str]) -> str:
     for pattern, replacement in RULES:
-        text, count = re.subn(
-            rf"(?<![\w.])(?:{pattern})" if pattern[0] != "_" else pattern, replacement, text
-        )
+        text, count = re.subn(pattern, replacement, text)
         if count:
             used.add(pattern)
     return text

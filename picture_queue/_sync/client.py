@@ -79,8 +79,8 @@ class PictureQueue:
 
     def close(self) -> None:
         """Closes all connections."""
-        self._watcher.aclose()
-        self._project.aclose()
+        self._watcher.close()
+        self._project.close()
 
     def __enter__(self) -> Self:
         return self
@@ -91,4 +91,4 @@ class PictureQueue:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.aclose()
+        self.close()

@@ -112,5 +112,5 @@ class Postgrest:
     def close(self) -> None:
         """Closes the connections, unless the caller brought the client."""
         if self._http is not None:
-            self._http.aclose()
+            self._http.close()
             self._http = self._client = None
