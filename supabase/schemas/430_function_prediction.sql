@@ -2,8 +2,9 @@
 -- called, or gives back the live one of a worker that died; record_prediction learns the id right
 -- after; the row ends with finish_prediction. All under the lease of the job.
 
--- Answers what to send. prediction.id is the row; resumed says that the row was there before; owned
--- are the prediction ids of the last two hours that belong to rows, so that an orphan can be told.
+-- Answers what to send. prediction.id is the row; resumed says that the row was there before: a live
+-- one, or one that succeeded, with images as saved, whose worker died before it could report. owned are
+-- the prediction ids of the last two hours that belong to rows, so that an orphan can be told.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -23,7 +24,8 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', v_generation.model_id));
   end if;
   select * into v_row from picture_queue.prediction p
-  where p.generation_id = v_generation.id and p.state in ('creating', 'created');
+  where p.generation_id = v_generation.id and p.state in ('creating', 'created', 'succeeded')
+  order by p.state = 'succeeded', p.created_at desc limit 1;
   v_resumed := found;
   if not v_resumed then
     insert into picture_queue.prediction (job_id, generation_id, attempt, model_id, input, created_at, updated_at)
@@ -36,6 +38,8 @@ begin
   return jsonb_build_object(
     'generation', to_jsonb(v_generation), 'model', to_jsonb(v_model), 'prediction', to_jsonb(v_row),
     'resumed', v_resumed,
+    'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
+      where i.generation_id = v_generation.id),
     'owned', (select coalesce(jsonb_agg(p.prediction_id), '[]') from picture_queue.prediction p
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'));
 end
