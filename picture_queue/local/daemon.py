@@ -1,0 +1,261 @@
+"""The process that is a running stack: `python -m picture_queue.local.daemon`.
+
+It starts Postgres, brings the database up to date, starts PostgREST, serves the gateway and the
+Replicate simulator, and runs a worker if asked. Whoever started it reads one JSON object from its
+standard output, ``{"ready": …}`` or ``{"error": …}``. SIGTERM, SIGINT and, with ``--lifeline``, the
+end of standard input stop it.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from picture_queue.errors import LocalStackError, PictureQueueError
+from picture_queue.local import keys
+from picture_queue.local.binaries import Program, find_postgrest, for_user
+from picture_queue.local.cluster import STOP_SIGNALS, Cluster
+from picture_queue.local.datadir import DataDir
+from picture_queue.local.options import Options, parse
+from picture_queue.local.paths import service_user
+from picture_queue.local.ports import free_port, listen, listen_near
+from picture_queue.local.processes import rotate, trim
+from picture_queue.local.programs import PostgREST, start_worker, worker_environment
+from picture_queue.local.supervise import Guard, Service
+
+if TYPE_CHECKING:
+    from picture_queue.local import servers
+
+_log = logging.getLogger(__name__)
+
+_LOGS = ("daemon", "postgres", "postgrest", "worker")
+_TRIM_EVERY = 60.0  # seconds
+_POSTGREST_STOP = ((signal.SIGTERM, 5.0),)
+# The worker gives running jobs their time before it releases them.
+_WORKER_STOP = ((signal.SIGTERM, 25.0),)
+
+Say = Callable[[dict[str, Any]], None]
+
+
+class Daemon:
+    """One run of a stack.
+
+    Args:
+        options: What was asked for.
+        say: Sends one object to whoever started us.
+    """
+
+    def __init__(self, options: Options, say: Say) -> None:
+        self._options = options
+        self._say = say
+        self._data = DataDir(options.data_dir)
+        self._user = service_user()
+        self._stopping = asyncio.Event()
+        self._failure: str | None = None
+        self._parent_lives = True
+
+    async def run(self) -> None:
+        """Starts everything, waits for the reason to stop, and stops everything.
+
+        Raises:
+            PictureQueueError: It did not start, or a program died for good.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stopping.set)
+        if self._options.lifeline:
+            loop.add_reader(sys.stdin.fileno(), self._lifeline)
+        # Everything started is pushed on this stack, and so stopped in the reverse order.
+        async with contextlib.AsyncExitStack() as stack:
+            starting = asyncio.create_task(self._start(stack))
+            stopping = asyncio.create_task(self._stopping.wait())
+            try:
+                await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if starting.done():
+                    self._say({"ready": starting.result()})
+                    await stopping
+            finally:
+                starting.cancel()
+                stopping.cancel()
+                await asyncio.wait({starting, stopping})
+        if self._failure:
+            raise LocalStackError(self._failure, detail=f"Logs: {self._data.logs}")
+
+    def _lifeline(self) -> None:
+        if not os.read(sys.stdin.fileno(), 1):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self._parent_lives = False
+            self._stopping.set()
+
+    def _fail(self, reason: str) -> None:
+        _log.error("stopping: %s", reason)
+        self._failure = reason
+        self._stopping.set()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> dict[str, str]:
+        lock = await self._take_directory()
+        stack.callback(os.close, lock)
+        port = self._options.port
+        api = listen(port)
+        stack.callback(api.close)
+        # Beside the API's port, as `supabase start` has them, where that was asked for by number.
+        simulator = listen_near(port and port + 2)
+        stack.callback(simulator.close)
+        guard = await stack.enter_async_context(self._guard(lock))
+        # Half a second of imports, done while Postgres is starting.
+        importing = asyncio.to_thread(importlib.import_module, "picture_queue.local.servers")
+        loading = asyncio.create_task(importing)
+        stack.callback(loading.cancel)
+        postgrest = await asyncio.to_thread(self._find_postgrest)
+        cluster = await self._postgres(stack, guard, free_port(port and port + 1))
+        server = PostgREST(
+            postgrest, database_url=cluster.authenticator_dsn, data=self._data, user=self._user
+        )
+        service = Service("PostgREST", server.start, guard, _POSTGREST_STOP, self._fail)
+        stack.push_async_callback(service.stop)
+        process = await service.start()
+        apps: servers.Apps = (await loading).Apps(
+            self._data, cluster, server, api, simulator, self._options.replicate_seconds
+        )
+        stack.push_async_callback(apps.stop)
+        await server.ready(process)
+        await apps.start()
+        status = self._status(cluster, server, apps)
+        if self._options.worker:
+            await self._worker(stack, guard, status)
+        trimming = asyncio.create_task(self._trim_logs())
+        stack.callback(trimming.cancel)
+        self._data.write_state({"pid": os.getpid(), "status": status})
+        stack.callback(self._data.clear_state)
+        return status
+
+    async def _take_directory(self) -> int:
+        self._data.make()
+        lock = await self._data.lock()
+        self._data.clear_state()
+        for name in _LOGS:
+            rotate(self._data.log(name))
+        _log_to(self._data)
+        return lock
+
+    @contextlib.asynccontextmanager
+    async def _guard(self, lock: int) -> AsyncIterator[Guard]:
+        guard = Guard(lock, self._data.path if self._options.temporary else None)
+        lost = asyncio.create_task(self._guard_lost(guard))
+        try:
+            yield guard
+        finally:
+            lost.cancel()
+            if self._parent_lives:
+                guard.keep()
+            await guard.close()
+
+    async def _guard_lost(self, guard: Guard) -> None:
+        await guard.ended()
+        self._fail("The guard process ended")
+
+    def _find_postgrest(self) -> Program:
+        return for_user(find_postgrest(), self._user)
+
+    async def _postgres(self, stack: contextlib.AsyncExitStack, guard: Guard, port: int) -> Cluster:
+        cluster = Cluster(
+            self._data.path,
+            log=self._data.log("postgres"),
+            user=self._user,
+            durable=self._options.durable,
+        )
+        await cluster.initialise()
+        service = Service("Postgres", lambda: cluster.start(port), guard, STOP_SIGNALS, self._fail)
+        stack.push_async_callback(service.stop)
+        await service.start()
+        for name in await cluster.prepare():
+            _log.info("applied %s", name)
+        return cluster
+
+    async def _worker(
+        self, stack: contextlib.AsyncExitStack, guard: Guard, status: dict[str, str]
+    ) -> None:
+        env = worker_environment(status["API_URL"], status["REPLICATE_URL"])
+        service = Service(
+            "The worker",
+            lambda: start_worker(self._data, env),
+            guard,
+            _WORKER_STOP,
+            # The rest of the stack is of use without it; `picture-queue health` shows it missing.
+            lambda reason: _log.error("%s; not started again", reason),
+        )
+        stack.push_async_callback(service.stop)
+        await service.start()
+
+    def _status(self, cluster: Cluster, server: PostgREST, apps: "servers.Apps") -> dict[str, str]:
+        return {
+            "API_URL": apps.api_url,
+            "DB_URL": cluster.dsn,
+            "ANON_KEY": keys.ANON_KEY,
+            "SERVICE_ROLE_KEY": keys.SERVICE_ROLE_KEY,
+            "PUBLISHABLE_KEY": keys.PUBLISHABLE_KEY,
+            "SECRET_KEY": keys.SECRET_KEY,
+            "JWT_SECRET": keys.JWT_SECRET,
+            "REPLICATE_URL": apps.replicate_url,
+            "DATA_DIR": str(self._data.path),
+            "POSTGRES": str(cluster.program),
+            "POSTGREST": str(server.program),
+        }
+
+    async def _trim_logs(self) -> None:
+        while True:
+            await asyncio.sleep(_TRIM_EVERY)
+            for name in _LOGS:
+                trim(self._data.log(name))
+
+
+def _log_to(data: DataDir) -> None:
+    """Sends logging, tracebacks and whatever else is written to standard error to our log."""
+    with data.log("daemon").open("ab") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _error(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, PictureQueueError):
+        kind = type(error).__name__
+        return {"error": [kind, error.message, error.detail, error.hint]}
+    return {"error": ["LocalStackError", f"The stack did not start: {error!r}", None, None]}
+
+
+def main() -> int:
+    """Runs a stack until it is told to stop; returns the exit code."""
+    options = parse(sys.argv[1:])
+    # Nobody else is to write to the pipe our starter reads.
+    answers = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def say(answer: dict[str, Any]) -> None:
+        # A starter that is gone is noticed by the lifeline, or does not matter.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(answers, json.dumps(answer).encode() + b"\n")
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(Daemon(options, say).run())
+    except Exception as error:
+        traceback.print_exc()
+        say(_error(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""How a stack is asked for: the arguments of the daemon's command line, as a value."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """One stack.
+
+    Args:
+        data_dir: Where it keeps its data.
+        port: Port of the API; 0 takes a free one.
+        worker: Whether it runs a worker beside it.
+        durable: False trades safety against power loss for speed.
+        lifeline: Stop when standard input ends: the process that started it is gone.
+        temporary: Delete the data directory if that process cannot do it.
+        replicate_seconds: How long the simulator's predictions run; None: as the real models.
+    """
+
+    data_dir: Path
+    port: int = 0
+    worker: bool = False
+    durable: bool = True
+    lifeline: bool = False
+    temporary: bool = False
+    replicate_seconds: float | None = None
+
+    def arguments(self) -> list[str]:
+        """Returns the command line that `parse` turns into this value."""
+        words = ["--data-dir", str(self.data_dir), "--port", str(self.port)]
+        if self.replicate_seconds is not None:
+            words += ["--replicate-seconds", str(self.replicate_seconds)]
+        switches = {
+            "--worker": self.worker,
+            "--not-durable": not self.durable,
+            "--lifeline": self.lifeline,
+            "--temporary": self.temporary,
+        }
+        return words + [switch for switch, on in switches.items() if on]
+
+
+def parse(words: list[str]) -> Options:
+    """Reads the daemon's command line."""
+    parser = argparse.ArgumentParser(prog="python -m picture_queue.local.daemon")
+    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--replicate-seconds", type=float)
+    parser.add_argument("--worker", action="store_true")
+    parser.add_argument("--not-durable", dest="durable", action="store_false")
+    parser.add_argument("--lifeline", action="store_true")
+    parser.add_argument("--temporary", action="store_true")
+    return Options(**vars(parser.parse_args(words)))

@@ -1,0 +1,136 @@
+"""How the stack's own programs are called: PostgREST and the worker."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+
+from picture_queue.errors import LocalStackError
+from picture_queue.local.binaries import Program
+from picture_queue.local.datadir import DataDir
+from picture_queue.local.keys import JWT_SECRET, SECRET_KEY
+from picture_queue.local.paths import ServiceUser
+from picture_queue.local.ports import HOST, free_port
+from picture_queue.local.processes import program_environment, spawn, tail
+
+SIMULATOR_TOKEN = "r8_simulator"  # noqa: S105  # the simulator takes anything that looks like one
+
+_READY_TIMEOUT = 30.0
+_REQUEST_TIMEOUT = 5.0
+_POLL = 0.02
+
+
+class PostgREST:
+    """One PostgREST, configured as the platform's.
+
+    The platform also sets `db-hoisted-tx-settings`; 12.0 does not know it and applies every
+    setting of a function before the call.
+
+    Args:
+        program: The program to run.
+        database_url: DSN of the role `authenticator`.
+        data: Where its log goes.
+        user: Who runs it; None is the caller.
+    """
+
+    def __init__(
+        self, program: Program, *, database_url: str, data: DataDir, user: ServiceUser | None
+    ) -> None:
+        self.program = program
+        self._database_url = database_url
+        self._log = data.log("postgrest")
+        self._user = user
+        self._port = free_port()
+        self._admin_port = free_port()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{HOST}:{self._port}"
+
+    async def start(self) -> subprocess.Popen[bytes]:
+        """Starts it."""
+        return spawn(
+            [self.program.path],
+            log=self._log,
+            cwd=self.program.path.parent,
+            env=program_environment(self._settings()),
+            user=self._user,
+        )
+
+    def _settings(self) -> dict[str, str]:
+        settings = {
+            "SERVER_HOST": HOST,
+            "SERVER_PORT": str(self._port),
+            "ADMIN_SERVER_PORT": str(self._admin_port),
+            "DB_URI": self._database_url,
+            "DB_SCHEMAS": "public",
+            "DB_EXTRA_SEARCH_PATH": "public,extensions",
+            "DB_ANON_ROLE": "anon",
+            "DB_MAX_ROWS": "1000",
+            "DB_POOL": "10",
+            "DB_POOL_ACQUISITION_TIMEOUT": "10",
+            "DB_CHANNEL": "pgrst",
+            "DB_CHANNEL_ENABLED": "true",
+            "JWT_SECRET": JWT_SECRET,
+            "LOG_LEVEL": "warn",
+        }
+        return {f"PGRST_{name}": value for name, value in settings.items()}
+
+    async def ready(self, process: subprocess.Popen[bytes]) -> None:
+        """Waits until it has read the schema.
+
+        Raises:
+            LocalStackError: It ended, or took too long.
+        """
+        deadline = time.monotonic() + _READY_TIMEOUT
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise LocalStackError("PostgREST did not start", detail=tail(self._log))
+            if await status_of(self._admin_port, "/ready") == 200:
+                return
+            await asyncio.sleep(_POLL)
+        raise LocalStackError(
+            f"PostgREST was not ready after {_READY_TIMEOUT:.0f} s", detail=tail(self._log)
+        )
+
+
+async def status_of(port: int, path: str) -> int | None:
+    """Asks a server on loopback for a path; None when there is no answer."""
+    try:
+        async with asyncio.timeout(_REQUEST_TIMEOUT):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            try:
+                writer.write(f"GET {path} HTTP/1.0\r\nHost: {HOST}\r\n\r\n".encode())
+                return int((await reader.readline()).split()[1])
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, IndexError, ValueError):
+        return None
+
+
+def worker_environment(api_url: str, replicate_url: str) -> dict[str, str]:
+    """Returns the environment of the worker: this stack, and Replicate as the caller wants it.
+
+    With a real `REPLICATE_API_TOKEN` in the environment the real API is used.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        # The caller may have the keys of a real project set.
+        if not name.startswith("SUPABASE_") and name != "PICTURE_QUEUE_DATABASE_URL"
+    }
+    if not kept.get("REPLICATE_API_TOKEN"):
+        kept |= {"REPLICATE_API_TOKEN": SIMULATOR_TOKEN, "REPLICATE_BASE_URL": replicate_url}
+    return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": SECRET_KEY}
+
+
+async def start_worker(data: DataDir, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Starts a worker with the built-in handlers, as the caller itself."""
+    return spawn(
+        [sys.executable, "-m", "picture_queue_cli", "worker"],
+        log=data.log("worker"),
+        cwd=data.path,
+        env=env,
+    )

@@ -1,0 +1,129 @@
+"""The stack's own HTTP servers, in the daemon's event loop: the gateway and the simulator."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from picture_queue.errors import LocalStackError
+from picture_queue.local import gateway, keys, simulator
+from picture_queue.local.cluster import Cluster
+from picture_queue.local.datadir import DataDir
+from picture_queue.local.ports import HOST
+from picture_queue.local.programs import PostgREST, status_of
+
+_START_TIMEOUT = 20.0
+_STOP_TIMEOUT = 10.0
+_GRACE = 2  # seconds open requests get at a stop
+_POLL = 0.005
+
+
+class Apps:
+    """The gateway and the simulator on sockets that are listening already.
+
+    Args:
+        data: Where the gateway stores objects.
+        cluster: The database; started.
+        postgrest: What the gateway puts behind ``/rest/v1``.
+        api: The gateway's socket.
+        replicate: The simulator's socket.
+        replicate_seconds: How long predictions run; None: as the real models.
+    """
+
+    def __init__(
+        self,
+        data: DataDir,
+        cluster: Cluster,
+        postgrest: PostgREST,
+        api: socket.socket,
+        replicate: socket.socket,
+        replicate_seconds: float | None,
+    ) -> None:
+        self._api_port = api.getsockname()[1]
+        self.api_url = f"http://{HOST}:{self._api_port}"
+        base_url = f"http://{HOST}:{replicate.getsockname()[1]}"
+        self.replicate_url = f"{base_url}/v1"
+        gateway_app = gateway.create_app(
+            gateway.GatewaySettings(
+                postgrest_url=postgrest.url,
+                database_url=cluster.superuser_dsn,
+                jwt_secret=keys.JWT_SECRET,
+                api_url=self.api_url,
+                storage_dir=data.storage,
+                anon_key=keys.ANON_KEY,
+                service_role_key=keys.SERVICE_ROLE_KEY,
+                publishable_key=keys.PUBLISHABLE_KEY,
+                secret_key=keys.SECRET_KEY,
+            )
+        )
+        simulator_app = simulator.create_app(
+            simulator.SimulatorSettings(base_url=base_url, seconds=replicate_seconds)
+        )
+        self._servers = (
+            _AppServer("simulator", simulator_app, replicate),
+            _AppServer("gateway", gateway_app, api),
+        )
+
+    async def start(self) -> None:
+        """Starts both, and returns when the gateway answers.
+
+        Raises:
+            LocalStackError: One of them does not start.
+        """
+        for server in self._servers:
+            await server.start()
+        if await status_of(self._api_port, "/auth/v1/.well-known/jwks.json") is None:
+            raise LocalStackError("The gateway does not answer")
+
+    async def stop(self) -> None:
+        """Stops both; safe at any point of a start."""
+        await asyncio.gather(*(server.stop() for server in self._servers))
+
+
+class _AppServer:
+    def __init__(self, name: str, app: ASGIApp, listener: socket.socket) -> None:
+        self._name = name
+        self._listener = listener
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                # The implementation on websockets' old API warns that it is deprecated.
+                ws="websockets-sansio",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=_GRACE,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._serve(), name=self._name)
+        async with asyncio.timeout(_START_TIMEOUT):
+            while not self._server.started:
+                if self._task.done():
+                    cause = self._task.exception()
+                    raise LocalStackError(f"The {self._name} did not start") from cause
+                await asyncio.sleep(_POLL)
+
+    async def _serve(self) -> None:
+        # SystemExit is uvicorn's way to say that the app's start failed; it has logged why.
+        with contextlib.suppress(SystemExit):
+            await self._server.serve(sockets=[self._listener])
+
+    async def stop(self) -> None:
+        if self._task is None:
+            return
+        self._server.should_exit = True
+        await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
+        self._task.cancel()
+        await asyncio.wait([self._task], timeout=_STOP_TIMEOUT)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to the daemon, which stops its parts in order."""
+        yield

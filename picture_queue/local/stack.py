@@ -1,0 +1,386 @@
+"""The embedded Supabase, as programs use it: in a `with` block, or in the background.
+
+```python
+from picture_queue.local.stack import LocalSupabase
+
+with LocalSupabase() as stack:
+    print(stack.api_url, stack.service_role_key)
+```
+
+Needs Linux or macOS.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from picture_queue import errors
+from picture_queue.errors import LocalStackError, StackNotRunning
+from picture_queue.local.datadir import DataDir
+from picture_queue.local.fetch import ensure_postgrest
+from picture_queue.local.options import Options
+from picture_queue.local.paths import default_data_dir
+from picture_queue.local.ports import DEFAULT_API_PORT
+from picture_queue.local.processes import tail
+
+_START_TIMEOUT = 120.0  # seconds
+_STOP_TIMEOUT = 60.0  # the sum of what each part is given
+_KILL_TIMEOUT = 30.0
+_POLL = 0.02
+
+Notice = Callable[[str], None]
+
+
+def print_notice(line: str) -> None:
+    """Writes a line about a slow first step to standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class LocalSupabase:
+    """An embedded Supabase that lives as long as the block, and never longer than this process.
+
+    Works with `with` and `async with`. The attributes below are there while it runs.
+
+    Args:
+        data_dir: Where the data is kept; None takes a temporary directory, deleted at the end.
+        port: Port of the API; 0 takes a free one.
+        worker: Run a worker with the built-in handlers beside it.
+        durable: Whether committed data survives a power failure. None: yes, except in a temporary
+            directory.
+        replicate_seconds: How long the Replicate simulator's predictions run; None: about as long
+            as the real models.
+        notice: Called with one line when something has to be downloaded first.
+
+    Attributes:
+        api_url: Address for Supabase clients.
+        db_url: Address of the database for role `postgres`, as psql takes it.
+        anon_key: JWT of the role anon.
+        service_role_key: JWT of the role service_role.
+        publishable_key: Key of the new kind for anon.
+        secret_key: Key of the new kind for service_role.
+        jwt_secret: HS256 secret that user tokens are signed with.
+        replicate_url: `REPLICATE_BASE_URL` of the simulator.
+        postgres: Version and origin of Postgres.
+        postgrest: Version and origin of PostgREST.
+        data_dir: Where the data is.
+    """
+
+    api_url: str
+    db_url: str
+    anon_key: str
+    service_role_key: str
+    publishable_key: str
+    secret_key: str
+    jwt_secret: str
+    replicate_url: str
+    postgres: str
+    postgrest: str
+    data_dir: Path
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        port: int = 0,
+        worker: bool = False,
+        durable: bool | None = None,
+        replicate_seconds: float | None = None,
+        notice: Notice = print_notice,
+    ) -> None:
+        self._temporary = data_dir is None
+        self._options = Options(
+            data_dir=Path(data_dir or ""),
+            port=port,
+            worker=worker,
+            durable=not self._temporary if durable is None else durable,
+            lifeline=True,
+            temporary=self._temporary,
+            replicate_seconds=replicate_seconds,
+        )
+        self._notice = notice
+        self._process: subprocess.Popen[bytes] | None = None
+        self._data: DataDir | None = None
+        self._status: dict[str, str] = {}
+
+    def start(self) -> Self:
+        """Starts the stack and waits until it is ready.
+
+        Raises:
+            PortTaken: Another program has the port.
+            StackAlreadyRunning: Another stack has the data directory.
+            MissingProgram: Postgres or PostgREST is missing and could not be fetched.
+            LocalStackError: It did not start for another reason.
+        """
+        if self._process:
+            raise errors.StackAlreadyRunning("This stack is running already")
+        _check_platform()
+        ensure_postgrest(self._notice)
+        options = self._options
+        if self._temporary:
+            options = replace(options, data_dir=_temporary_directory())
+        self._data = DataDir(options.data_dir)
+        try:
+            self._process, self._status = _launch(options, self._data)
+        except BaseException:
+            self._delete_temporary()
+            raise
+        for name, value in self._status.items():
+            setattr(self, name.lower(), value)
+        self.data_dir = self._data.path
+        return self
+
+    def stop(self) -> None:
+        """Stops the stack; a temporary data directory is deleted. A second call does nothing.
+
+        Raises:
+            LocalStackError: Something of it does not end.
+        """
+        process, self._process = self._process, None
+        if process is None or self._data is None:
+            return
+        try:
+            _end(process, self._data)
+        finally:
+            self._delete_temporary()
+
+    def _delete_temporary(self) -> None:
+        if self._temporary and self._data:
+            shutil.rmtree(self._data.path, ignore_errors=True)
+
+    def status(self) -> dict[str, str]:
+        """Returns what `picture-queue local status --json` prints.
+
+        Raises:
+            StackNotRunning: It has not been started, or has ended.
+        """
+        if self._process is None or self._process.poll() is not None:
+            raise StackNotRunning("This stack is not running")
+        return dict(self._status)
+
+    def __enter__(self) -> Self:
+        """Starts the stack."""
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stops the stack."""
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        """Starts the stack."""
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # The thread cannot be interrupted: let it finish, and leave nothing behind.
+            with contextlib.suppress(LocalStackError):
+                await starting
+            await asyncio.to_thread(self.stop)
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stops the stack."""
+        await asyncio.to_thread(self.stop)
+
+
+def start_background(
+    data_dir: Path | None = None,
+    *,
+    port: int = DEFAULT_API_PORT,
+    worker: bool = True,
+    notice: Notice = print_notice,
+) -> dict[str, str]:
+    """Starts a stack that goes on after this process, until `stop`.
+
+    Args:
+        data_dir: Where the data is kept; None takes the user's default.
+        port: Port of the API; 0 takes a free one.
+        worker: Run a worker beside it.
+        notice: Called with one line when something has to be downloaded first.
+
+    Returns:
+        What `status` returns.
+
+    Raises:
+        PortTaken: Another program has the port.
+        StackAlreadyRunning: A stack is running in that directory.
+        MissingProgram: Postgres or PostgREST is missing and could not be fetched.
+        LocalStackError: It did not start for another reason.
+    """
+    _check_platform()
+    ensure_postgrest(notice)
+    options = Options(data_dir=data_dir or default_data_dir(), port=port, worker=worker)
+    process, status = _launch(options, DataDir(options.data_dir))
+    # It is to outlive us: Popen would complain about that.
+    process.returncode = 0
+    return status
+
+
+def status(data_dir: Path | None = None) -> dict[str, str]:
+    """Tells about the stack running in a data directory.
+
+    Returns:
+        API_URL, DB_URL, ANON_KEY, SERVICE_ROLE_KEY, PUBLISHABLE_KEY, SECRET_KEY, JWT_SECRET,
+        REPLICATE_URL, DATA_DIR, POSTGRES and POSTGREST.
+
+    Raises:
+        StackNotRunning: There is none, or it is not ready yet.
+    """
+    data = DataDir(data_dir or default_data_dir())
+    state = data.read_state()
+    if state is None:
+        raise _not_running(data)
+    found: dict[str, str] = state["status"]
+    return found
+
+
+def stop(data_dir: Path | None = None) -> None:
+    """Stops the stack running in a data directory; its data stays.
+
+    Raises:
+        StackNotRunning: There is none.
+        LocalStackError: Something of it does not end.
+    """
+    data = DataDir(data_dir or default_data_dir())
+    daemon = data.daemon()
+    if daemon is None:
+        raise _not_running(data)
+    with contextlib.suppress(psutil.Error):
+        daemon.terminate()
+    if not _until_unlocked(data, _STOP_TIMEOUT):
+        with contextlib.suppress(psutil.Error):
+            daemon.kill()
+        _expect_unlocked(data)
+
+
+def reset(data_dir: Path | None = None) -> None:
+    """Deletes the data of a stack, which is stopped first if it is running.
+
+    Raises:
+        LocalStackError: It does not stop, or something cannot be deleted.
+    """
+    with contextlib.suppress(StackNotRunning):
+        stop(data_dir)
+    data = DataDir(data_dir or default_data_dir())
+    _expect_unlocked(data)
+    data.delete()
+
+
+def _launch(options: Options, data: DataDir) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
+    """Starts a daemon and waits for its one line."""
+    data.make()
+    with data.log("daemon").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "picture_queue.local.daemon", *options.arguments()],
+            stdin=subprocess.PIPE if options.lifeline else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            # Ctrl-C is for this process, which then stops the daemon.
+            start_new_session=True,
+        )
+    try:
+        answer = _read_answer(process, data)
+    except BaseException:
+        _end(process, data)
+        raise
+    return process, answer
+
+
+def _read_answer(process: subprocess.Popen[bytes], data: DataDir) -> dict[str, str]:
+    assert process.stdout  # noqa: S101  # for mypy; it is a pipe
+    deadline = time.monotonic() + _START_TIMEOUT
+    line = b""
+    with process.stdout as pipe:
+        while not line.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+                raise _not_started(data, f"It was not ready after {_START_TIMEOUT:.0f} s")
+            piece = os.read(pipe.fileno(), 65536)
+            if not piece:
+                raise _not_started(data, "It ended without a word")
+            line += piece
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        kind, message, detail, hint = answer["error"]
+        raise getattr(errors, kind)(message, detail=detail, hint=hint)
+    ready: dict[str, str] = answer["ready"]
+    return ready
+
+
+def _end(process: subprocess.Popen[bytes], data: DataDir) -> None:
+    """Stops a daemon we started, and waits until its guard is done too."""
+    process.terminate()
+    try:
+        process.wait(_STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(_KILL_TIMEOUT)
+    finally:
+        if process.stdin:
+            process.stdin.close()
+    # Another stack's lock is not ours to wait for: then the daemon has ended on its own.
+    if data.daemon() is None:
+        _expect_unlocked(data)
+
+
+def _until_unlocked(data: DataDir, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while data.locked():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
+def _expect_unlocked(data: DataDir) -> None:
+    if not _until_unlocked(data, _KILL_TIMEOUT):
+        raise LocalStackError("Programs of the stack do not end", detail=str(data.path))
+
+
+def _temporary_directory() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="picture-queue-"))
+    path.chmod(0o711)  # Postgres may run as somebody else; its own directory is closed again
+    return path
+
+
+def _not_running(data: DataDir) -> StackNotRunning:
+    return StackNotRunning(
+        f"No stack is running in {data.path}", hint="Start it with `picture-queue local start`."
+    )
+
+
+def _not_started(data: DataDir, reason: str) -> LocalStackError:
+    log = data.log("daemon")
+    return LocalStackError(
+        f"The stack did not start. {reason}", detail=tail(log) or None, hint=f"Its log: {log}"
+    )
+
+
+def _check_platform() -> None:
+    if os.name != "posix":
+        raise LocalStackError(
+            "The embedded stack needs Linux or macOS", hint="On Windows, run it in WSL."
+        )
