@@ -342,7 +342,7 @@ create table picture_queue.model (
   enabled boolean not null default true,
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );
-comment on table picture_queue.model is 'Models and their inputs: name, type, format, minimum, maximum, enum, required.';
+comment on table picture_queue.model is 'Models and their inputs: name, type, format, bounds, required.';
 alter table picture_queue.model enable row level security;
 
 
@@ -1343,7 +1343,7 @@ comment on function public.cancel_job is 'Cancels a pending job at once; asks a 
 create function public.retry_job(job_id uuid) returns jsonb
 language sql volatile security definer set search_path = ''
 as $$ select picture_queue._retry_job(job_id) $$;
-comment on function public.retry_job is 'Makes a failed or cancelled job pending again, with one more attempt if none is left.';
+comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';
 
 
 -- 340_function_read.sql
@@ -1707,7 +1707,7 @@ begin
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'));
 end
 $$;
-comment on function public.begin_prediction is 'Commits a prediction row before Replicate is called, or gives back the live one.';
+comment on function public.begin_prediction is 'Commits the row of a prediction, or gives back the one there is.';
 
 -- The row of a prediction, live and of this lease's job, locked.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
@@ -1760,8 +1760,8 @@ begin
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('state is %s', quote_nullable(state)));
   end if;
   update picture_queue.prediction p
-  set state = finish_prediction.state, error = left(finish_prediction.error, 8192), metrics = finish_prediction.metrics,
-    updated_at = picture_queue._now(), finished_at = picture_queue._now()
+  set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
+    metrics = finish_prediction.metrics, updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
 end
 $$;
@@ -1776,7 +1776,8 @@ declare
 begin
   insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
   select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
-  from jsonb_to_recordset(images) as i (n integer, path text, mime_type text, width integer, height integer, bytes bigint)
+  from jsonb_to_recordset(images) as i (
+    n integer, path text, mime_type text, width integer, height integer, bytes bigint)
   order by i.n
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
@@ -1798,7 +1799,7 @@ select q.name as queue,
     and f.finished_at > now() - interval '1 day') as failed_last_day,
   coalesce(c.oldest_pending_seconds, 0) as oldest_pending_seconds,
   (select count(*) from picture_queue.worker w
-    where q.name = any (w.queues) and w.seen_at > now() - interval '1 minute') as workers
+    where w.queues @> array[q.name] and w.seen_at > now() - interval '1 minute') as workers
 from picture_queue.queue q
 left join (
   select queue,

@@ -13,5 +13,5 @@ create table picture_queue.model (
   enabled boolean not null default true,
   constraint inputs_is_list check (jsonb_typeof(inputs) = 'array')
 );
-comment on table picture_queue.model is 'Models and their inputs: name, type, format, minimum, maximum, enum, required.';
+comment on table picture_queue.model is 'Models and their inputs: name, type, format, bounds, required.';
 alter table picture_queue.model enable row level security;

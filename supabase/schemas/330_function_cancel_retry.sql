@@ -7,4 +7,4 @@ comment on function public.cancel_job is 'Cancels a pending job at once; asks a 
 create function public.retry_job(job_id uuid) returns jsonb
 language sql volatile security definer set search_path = ''
 as $$ select picture_queue._retry_job(job_id) $$;
-comment on function public.retry_job is 'Makes a failed or cancelled job pending again, with one more attempt if none is left.';
+comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';

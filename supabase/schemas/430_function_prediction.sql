@@ -44,7 +44,7 @@ begin
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'));
 end
 $$;
-comment on function public.begin_prediction is 'Commits a prediction row before Replicate is called, or gives back the live one.';
+comment on function public.begin_prediction is 'Commits the row of a prediction, or gives back the one there is.';
 
 -- The row of a prediction, live and of this lease's job, locked.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
@@ -97,8 +97,8 @@ begin
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('state is %s', quote_nullable(state)));
   end if;
   update picture_queue.prediction p
-  set state = finish_prediction.state, error = left(finish_prediction.error, 8192), metrics = finish_prediction.metrics,
-    updated_at = picture_queue._now(), finished_at = picture_queue._now()
+  set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
+    metrics = finish_prediction.metrics, updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
 end
 $$;
@@ -113,7 +113,8 @@ declare
 begin
   insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
   select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
-  from jsonb_to_recordset(images) as i (n integer, path text, mime_type text, width integer, height integer, bytes bigint)
+  from jsonb_to_recordset(images) as i (
+    n integer, path text, mime_type text, width integer, height integer, bytes bigint)
   order by i.n
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;

@@ -9,7 +9,7 @@ select q.name as queue,
     and f.finished_at > now() - interval '1 day') as failed_last_day,
   coalesce(c.oldest_pending_seconds, 0) as oldest_pending_seconds,
   (select count(*) from picture_queue.worker w
-    where q.name = any (w.queues) and w.seen_at > now() - interval '1 minute') as workers
+    where w.queues @> array[q.name] and w.seen_at > now() - interval '1 minute') as workers
 from picture_queue.queue q
 left join (
   select queue,

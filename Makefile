@@ -1,0 +1,44 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench-smoke generate clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+READY := $(VENV)/.ready
+
+help: ## Show what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv and install everything the project needs
+
+$(READY): pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup.sh
+	@touch $@
+
+demo: $(READY) ## Ask for a picture and watch it come, on an embedded Supabase
+	@$(BIN)/picture-queue demo
+
+test: $(READY) ## Run all tests (needs nothing but Python)
+	@$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+check: $(READY) ## Lint, types, layers, SQL, and that what is generated is up to date
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python scripts/unasync.py --check
+	@$(BIN)/python scripts/build_migration.py --check
+	@$(BIN)/sqlfluff lint --disable-progress-bar supabase/schemas
+	@$(BIN)/python scripts/verify_schema.py
+
+format: $(READY) ## Format Python and write what is generated
+	@$(BIN)/ruff check --fix --exit-zero -q .
+	@$(BIN)/ruff format -q .
+	@$(BIN)/python scripts/unasync.py
+	@$(BIN)/python scripts/build_migration.py
+
+bench-smoke: $(READY) ## Measure the latencies of the main job (JSON=1 for machines)
+	@$(BIN)/python bench/smoke.py $(if $(JSON),--json)
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .node .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
