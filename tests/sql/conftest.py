@@ -1,0 +1,89 @@
+"""Tests that speak SQL to the real database, each in a transaction that is rolled back."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+
+class Database:
+    """A connection as the role `postgres`, and words for what the tests do all the time."""
+
+    def __init__(self, connection: "asyncpg.Connection[Any]") -> None:
+        self.connection = connection
+        self.queue = f"q-{uuid4().hex[:12]}"
+
+    async def value(self, sql: str, *args: Any) -> Any:
+        return await self.connection.fetchval(sql, *args)
+
+    async def rows(self, sql: str, *args: Any) -> list[dict[str, Any]]:
+        return [dict(row) for row in await self.connection.fetch(sql, *args)]
+
+    async def run(self, sql: str, *args: Any) -> None:
+        await self.connection.execute(sql, *args)
+
+    async def enqueue(self, job_type: str = "resize", **given: Any) -> UUID:
+        names = ", ".join(f"{name} => ${i}" for i, name in enumerate(given, 3))
+        sql = f"select enqueue_job($1, queue => $2{', ' if names else ''}{names})"
+        return await self.value(sql, job_type, self.queue, *given.values())
+
+    async def claim(self, max_jobs: int = 1, *types: str, **given: Any) -> list[dict[str, Any]]:
+        return await self.value(
+            "select claim_jobs($1, $2, $3, $4, $5, $6)",
+            given.get("worker", "w1"),
+            [self.queue],
+            list(types) or ["resize"],
+            max_jobs,
+            given.get("lease", 30.0),
+            given.get("request_id") or uuid4(),
+        )
+
+    async def report(self, job: dict[str, Any], outcome: str, **given: Any) -> dict[str, Any]:
+        item = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": outcome, **given}
+        return (await self.value("select report_jobs($1)", [item]))["outcomes"][0]
+
+    async def job(self, job_id: Any) -> dict[str, Any]:
+        return (await self.rows("select * from job_queue where id = $1", UUID(str(job_id))))[0]
+
+    async def pass_time(self, seconds: float) -> None:
+        """Moves the clock every function uses; ends with the transaction."""
+        offset = await self.value("select extract(epoch from picture_queue._now() - clock_timestamp())")
+        await self.run(
+            f"""create or replace function picture_queue._now() returns timestamptz
+            language sql volatile set search_path = ''
+            as $$ select clock_timestamp() + interval '{float(offset) + seconds} seconds' $$"""
+        )
+
+    async def act_as(self, role: str, user_id: UUID | None = None) -> None:
+        claims = {"role": role, **({"sub": str(user_id)} if user_id else {})}
+        await self.value("select set_config('request.jwt.claims', $1, true)", json.dumps(claims))
+        await self.run(f"set local role {role}")
+
+    async def refusal(self, sql: str, *args: Any) -> asyncpg.PostgresError:
+        """Runs what must fail and returns the error; the transaction goes on."""
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            async with self.connection.transaction():
+                await self.connection.fetch(sql, *args)
+        return refused.value
+
+    async def events(self, topic: str) -> list[dict[str, Any]]:
+        rows = await self.rows(
+            "select payload from realtime.messages where topic = $1 order by inserted_at", topic
+        )
+        return [row["payload"] for row in rows]
+
+
+@pytest.fixture
+async def db(stack: Any) -> AsyncIterator[Database]:
+    connection = await asyncpg.connect(stack.db_url, timeout=10, command_timeout=30)
+    await connection.set_type_codec(
+        "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+    )
+    transaction = connection.transaction()
+    await transaction.start()
+    yield Database(connection)
+    await transaction.rollback()
+    await connection.close(timeout=10)

@@ -1,0 +1,213 @@
+"""What users depend on: signatures, roles, and the statements of the system this one replaces."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from picture_queue import _rpc, errors
+
+SCHEMAS = Path(__file__).parents[2] / "supabase" / "schemas"
+
+#: Every public function: its parameters, which have defaults (=), and who may execute it.
+FUNCTIONS = {
+    "begin_prediction": ("job_id, lease_id", "service"),
+    "cancel_generation": ("generation_id", "user"),
+    "cancel_job": ("job_id", "user"),
+    "claim_jobs": ("worker, queues, job_types, max_jobs=, lease_seconds=, request_id=", "service"),
+    "claim_next_job": ("queue=", "service"),
+    "complete_job": ("job_id, result=, error=, lease_id=", "service"),
+    "enqueue_job": (
+        "job_type, payload=, priority=, queue=, scheduled_for=, max_attempts=, user_id=, "
+        "idempotency_key=, job_id=, options=",
+        "service",
+    ),
+    "enqueue_jobs": ("jobs", "service"),
+    "finish_prediction": ("job_id, lease_id, prediction, state, error=, metrics=", "service"),
+    "get_generation": ("generation_id", "user"),
+    "get_job": ("job_id", "user"),
+    "heartbeat_jobs": ("worker, leases", "service"),
+    "list_generations": ("filter=", "user"),
+    "list_jobs": ("filter=", "user"),
+    "list_models": ("", "user"),
+    "picture_queue_version": ("", "user"),
+    "queue_status": ("", "service"),
+    "record_prediction": ("job_id, lease_id, prediction, prediction_id", "service"),
+    "register_worker": ("worker, queues, job_types", "service"),
+    "report_jobs": ("outcomes, claim=", "service"),
+    "report_progress": ("job_id, lease_id, progress, message=", "service"),
+    "retry_job": ("job_id", "service"),
+    "save_images": ("job_id, lease_id, images", "service"),
+    "start_generation": ("prompt, model_id=, input=, options=", "user"),
+    "unregister_worker": ("worker", "service"),
+}
+ROLES = {"service": {"service_role"}, "user": {"service_role", "authenticated"}}
+API_ROLES = ("anon", "authenticated", "service_role")
+
+
+async def functions(db, schema):
+    return await db.rows(
+        """select p.proname as name, p.oid::regprocedure::text as signature, p.proconfig as config,
+          p.prosecdef as definer, p.proargnames as names, p.pronargs as count,
+          p.pronargdefaults as defaults,
+          (select array_agg(r) from unnest($2::text[]) r
+           where has_function_privilege(r, p.oid, 'execute')) as roles,
+          coalesce((select bool_or(a.grantee = 0) from aclexplode(p.proacl) a), p.proacl is null)
+            as open_to_public
+        from pg_proc p where p.pronamespace = $1::regnamespace and not exists (
+          select from pg_depend d where d.objid = p.oid and d.deptype = 'e')
+        order by p.proname""",
+        schema,
+        list(API_ROLES),
+    )
+
+
+async def test_every_public_function_is_in_the_table_with_its_parameters_and_roles(db):
+    found = {}
+    for function in await functions(db, "public"):
+        assert function["name"] not in found, "PostgREST cannot choose between overloads"
+        names = (function["names"] or [])[: function["count"]]
+        required = function["count"] - function["defaults"]
+        text = ", ".join(name + ("=" if i >= required else "") for i, name in enumerate(names))
+        found[function["name"]] = (text, set(function["roles"] or ()))
+    assert found == {name: (params, ROLES[who]) for name, (params, who) in FUNCTIONS.items()}
+
+
+async def test_no_function_is_open_to_everyone_or_finds_objects_by_search_path(db):
+    for schema in ("public", "picture_queue"):
+        for function in await functions(db, schema):
+            assert not function["open_to_public"], function["signature"]
+            assert function["config"] == ['search_path=""'], function["signature"]
+
+
+async def test_what_users_may_call_in_public_has_no_rights_of_its_own(db):
+    for function in await functions(db, "public"):
+        if "authenticated" in (function["roles"] or ()):
+            assert not function["definer"], function["signature"]
+
+
+async def test_private_functions_are_closed_but_for_those_the_wrappers_call(db):
+    open_ones = {
+        function["name"]: set(function["roles"])
+        for function in await functions(db, "picture_queue")
+        if function["roles"]
+    }
+    user = ROLES["user"]
+    assert open_ones == {
+        "_refuse": user,
+        "cancel_generation": user,
+        "cancel_job": user,
+        "list_models": user,
+        "maintain": ROLES["service"],
+        "start_generation": user,
+        "version": user,
+    }
+
+
+async def test_every_table_has_row_level_security_and_only_these_grants(db):
+    rows = await db.rows(
+        """select c.oid::regclass::text as name, c.relkind::text as kind, c.relrowsecurity as rls,
+          c.reloptions as options, r as role, array(
+            select p from unnest(array['select', 'insert', 'update', 'delete', 'truncate',
+              'references', 'trigger']) p where has_table_privilege(r, c.oid, p)) as rights
+        from pg_class c, unnest($1::text[]) r
+        where c.relkind in ('r', 'v') and c.relnamespace in
+          ('public'::regnamespace, 'picture_queue'::regnamespace)""",
+        list(API_ROLES),
+    )
+    granted = {}
+    for row in rows:
+        if row["kind"] == "r":
+            assert row["rls"], row["name"]
+        else:
+            assert "security_invoker=true" in row["options"], row["name"]
+        if row["rights"]:
+            assert row["rights"] == ["select"], row
+            granted.setdefault(row["name"], set()).add(row["role"])
+    user, service = ROLES["user"], ROLES["service"]
+    assert granted == {
+        "job_queue": user,
+        "generations": user,
+        "images": user,
+        "queue_health": service,
+        "failed_jobs_recent": service,
+        "stuck_jobs": service,
+        "picture_queue.queue": service,
+        "picture_queue.worker": service,
+    }
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select enqueue_job('generate-image', '{}'::jsonb, 0)",
+        "select * from claim_next_job()",
+        "select * from queue_health",
+        "select * from failed_jobs_recent limit 10",
+        "select * from stuck_jobs",
+        "select count(*) from job_queue where status = 'pending'",
+    ],
+)
+async def test_the_statements_of_the_old_system_run_as_they_are(db, statement):
+    await db.rows(statement)
+
+
+async def test_complete_job_runs_as_it_did(db):
+    job_id = await db.value("select enqueue_job('generate-image', '{}'::jsonb, 1000000)")
+    assert (await db.rows("select * from claim_next_job()"))[0]["id"] == job_id
+    assert await db.value(f"select complete_job('{job_id}', null, null)") == "completed"
+
+
+async def test_updated_at_is_kept_by_a_trigger(db):
+    job_id = await db.enqueue()
+    before = (await db.job(job_id))["updated_at"]
+    await db.pass_time(5)
+    await db.run("update job_queue set message = 'x' where id = $1", job_id)
+    assert ((await db.job(job_id))["updated_at"] - before).total_seconds() >= 5
+
+
+async def test_python_calls_functions_that_exist_with_parameters_they_have():
+    source = inspect.getsource(_rpc)
+    called = set(re.findall(r'Rpc\(\s*"(\w+)"', source))
+    assert called == FUNCTIONS.keys() - {"claim_next_job", "complete_job"}
+
+
+async def test_the_table_of_codes_is_the_same_in_sql_and_python():
+    text = (SCHEMAS / "030_function__refuse.sql").read_text("utf-8")
+    in_sql = {code: int(http) for code, http in re.findall(r"\('(PQ_\w+)',\s+'(\d+)'", text)}
+    in_python = {error.code: http for error, http in errors.HTTP_STATUS.items()}
+    assert in_sql == in_python
+
+
+async def test_the_version_in_sql_is_the_contract_python_is_written_for(db):
+    from picture_queue import __version__
+
+    found = await db.value("select picture_queue_version()")
+    assert found["contract"] == _rpc.CONTRACT
+    assert found["version"] == __version__
+
+
+async def test_catalogue_in_sql_is_the_catalogue_in_python(db):
+    path = Path(__file__).parents[2] / "picture_queue" / "replicate" / "models.json"
+    models = json.loads(path.read_text("utf-8"))
+    offered = await db.value("select list_models()")
+    assert len(models) >= 15
+    assert {model["model_id"] for model in offered} == {model["id"] for model in models}
+
+
+async def test_maintenance_is_scheduled_only_where_pg_cron_is(db):
+    assert await db.value("select picture_queue.schedule_maintenance()") in (
+        "pg_cron is not installed",
+        "scheduled",
+    )
+
+
+async def test_maintain_promotes_and_sweeps(db):
+    await db.enqueue()
+    (job,) = await db.claim(lease=5.0)
+    await db.pass_time(6)
+    answer = await db.value("select picture_queue.maintain()")
+    assert db.queue in answer["swept"]
+    assert (await db.job(job["id"]))["status"] == "pending"

@@ -1,0 +1,219 @@
+"""start_generation and the worker's side of a picture, in SQL alone."""
+
+from uuid import UUID, uuid4
+
+import pytest
+
+MODEL = "black-forest-labs/flux-schnell"
+START = "select start_generation($1, $2, $3, $4)"
+
+
+async def claimed_generation(db, user_id=None):
+    """Starts a generation in a queue of its own and claims its job."""
+    await db.value(
+        "select register_worker('w1', array[$1], $2)",
+        db.queue,
+        {"generate-image": {"queue": db.queue}},
+    )
+    options = {"user_id": str(user_id)} if user_id else {}
+    started = await db.value(START, "a cat", MODEL, {"seed": 7}, options)
+    (job,) = await db.claim(1, "generate-image")
+    assert job["generation_id"] == started["generation_id"]
+    return started, job
+
+
+async def test_generation_and_job_are_written_together(db):
+    started = await db.value(START, "a cat", MODEL, {"num_outputs": 2}, {})
+    generation = await db.value("select get_generation($1)", UUID(started["generation_id"]))
+    job = await db.job(started["job_id"])
+    assert (generation["prompt"], generation["input"]) == ("a cat", {"num_outputs": 2})
+    assert (generation["status"], generation["job_id"]) == ("pending", started["job_id"])
+    assert job["job_type"] == "generate-image"
+    assert job["payload"] == {"generation_id": started["generation_id"]}
+
+
+async def test_without_a_model_the_default_is_taken(db):
+    started = await db.value("select start_generation('a cat')")
+    generation = await db.value("select get_generation($1)", UUID(started["generation_id"]))
+    assert generation["model_id"] == MODEL
+
+
+async def test_the_generation_follows_its_job(db):
+    started, job = await claimed_generation(db)
+    status = "select status from generations where id = $1"
+    assert await db.value(status, UUID(started["generation_id"])) == "processing"
+    await db.report(job, "completed")
+    row = await db.value("select get_generation($1)", UUID(started["generation_id"]))
+    assert row["status"] == "completed"
+    assert row["finished_at"]
+
+
+async def test_a_repeated_start_gives_the_first_answer(db):
+    by_id = {"generation_id": str(uuid4())}
+    assert await db.value(START, "a cat", MODEL, {}, by_id) == await db.value(
+        START, "a cat", MODEL, {}, by_id
+    )
+    by_key = {"idempotency_key": uuid4().hex}
+    assert await db.value(START, "a cat", MODEL, {}, by_key) == await db.value(
+        START, "a cat", MODEL, {}, by_key
+    )
+
+
+async def test_somebody_elses_generation_id_is_refused(db):
+    options = {"generation_id": str(uuid4())}
+    await db.act_as("authenticated", uuid4())
+    await db.value(START, "a cat", MODEL, {}, options)
+    await db.run("reset role")
+    await db.act_as("authenticated", uuid4())
+    refused = await db.refusal(START, "a cat", MODEL, {}, options)
+    assert refused.message.startswith("PQ_CONFLICT: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "detail"),
+    [
+        ({"num_outputs": 5}, "input.num_outputs is 5 and is above 4"),
+        ({"num_outputs": 0}, "input.num_outputs is 0 and is below 1"),
+        ({"num_outputs": 1.5}, "input.num_outputs is 1.5 and is not a whole number"),
+        ({"num_outputs": "2"}, 'input.num_outputs is "2" and is not a whole number'),
+        ({"go_fast": "yes"}, 'input.go_fast is "yes" and is not of type boolean'),
+        ({"output_format": "bmp"}, 'input.output_format is "bmp" and is not one of webp, jpg, png'),
+        ({"nope": 1}, "input.nope is 1 and is not an input of " + MODEL),
+        ({"seed": None}, "input.seed is null and is not a whole number"),
+        ({"prompt": "x"}, "input.prompt is not permitted, prompt is an argument of its own"),
+        ([], "input is not an object"),
+    ],
+)
+async def test_an_input_out_of_the_models_range_is_refused_and_nothing_is_written(
+    db, given, detail
+):
+    before = await db.value("select count(*) from generations")
+    refused = await db.refusal(START, "a cat", MODEL, given, {})
+    assert (refused.sqlstate, refused.detail) == ("PT422", detail)
+    assert refused.message == "PQ_INVALID_INPUT: the input does not fit the model"
+    assert await db.value("select count(*) from generations") == before
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", None, "x" * 4001])
+async def test_a_prompt_must_be_there_and_not_too_long(db, prompt):
+    refused = await db.refusal(START, prompt, MODEL, {}, {})
+    assert refused.message.startswith("PQ_INVALID_INPUT: ")
+    assert refused.detail.startswith("prompt ")
+
+
+async def test_a_model_without_prompt_takes_none_and_requires_its_picture(db):
+    refused = await db.refusal(START, "a cat", "tencentarc/gfpgan", {}, {})
+    assert refused.detail == "tencentarc/gfpgan takes no prompt"
+    refused = await db.refusal(START, None, "tencentarc/gfpgan", {}, {})
+    assert refused.detail == "input.img is missing"
+    for address in ("http://example.com/a.png", "file:///etc/passwd", "https://a b"):
+        refused = await db.refusal(START, None, "tencentarc/gfpgan", {"img": address}, {})
+        assert "https://" in refused.detail
+    picture = {"img": "https://example.com/a.png"}
+    assert (await db.value(START, None, "tencentarc/gfpgan", picture, {}))["status"] == "pending"
+
+
+async def test_a_list_of_pictures_is_checked_one_by_one(db):
+    model = "black-forest-labs/flux-2-pro"
+    bad = {"input_images": ["https://example.com/a.png", "ftp://example.com/b.png"]}
+    refused = await db.refusal(START, "a cat", model, bad, {})
+    assert "is not an https:// address" in refused.detail
+
+
+async def test_an_unknown_model_is_refused(db):
+    refused = await db.refusal(START, "a cat", "nobody/nothing", {}, {})
+    assert (refused.sqlstate, refused.detail) == ("PT404", "model_id is 'nobody/nothing'")
+
+
+async def test_every_model_of_the_catalogue_accepts_its_own_defaults(db):
+    for model in await db.value("select list_models()"):
+        rules = {rule["name"]: rule for rule in model["inputs"]}
+        given = {
+            name: rule["default"]
+            for name, rule in rules.items()
+            if "default" in rule and name != "prompt" and rule.get("format") != "uri"
+        }
+        for name, rule in rules.items():
+            if rule["required"] and name not in ("prompt", *given):
+                given[name] = "https://example.com/a.png"
+        prompt = "a cat" if "prompt" in rules else None
+        assert (await db.value(START, prompt, model["model_id"], given, {}))["status"] == "pending"
+
+
+async def test_a_user_may_not_choose_owner_or_priority(db):
+    await db.act_as("authenticated", uuid4())
+    for options in ({"user_id": str(uuid4())}, {"priority": 9}):
+        refused = await db.refusal(START, "a cat", MODEL, {}, options)
+        assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT403", "PQ_NOT_ALLOWED")
+    refused = await db.refusal(START, "a cat", MODEL, {}, {"nope": 1})
+    assert refused.detail == "options.nope is not known"
+
+
+async def test_a_token_without_a_user_starts_nothing(db):
+    await db.act_as("authenticated")
+    refused = await db.refusal(START, "a cat", MODEL, {}, {})
+    assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT401", "PQ_NOT_AUTHENTICATED")
+
+
+async def test_a_prediction_row_is_given_back_until_it_ends(db):
+    _, job = await claimed_generation(db)
+    ids = (UUID(job["id"]), UUID(job["lease_id"]))
+    begun = await db.value("select begin_prediction($1, $2)", *ids)
+    assert (begun["resumed"], begun["prediction"]["state"]) == (False, "creating")
+    assert begun["prediction"]["input"] == {"prompt": "a cat", "seed": 7}
+    row = UUID(begun["prediction"]["id"])
+    again = await db.value("select begin_prediction($1, $2)", *ids)
+    assert (again["resumed"], again["prediction"]["id"]) == (True, str(row))
+
+    await db.run("select record_prediction($1, $2, $3, 'p1')", *ids, row)
+    await db.run("select record_prediction($1, $2, $3, 'p1')", *ids, row)
+    refused = await db.refusal("select record_prediction($1, $2, $3, 'p2')", *ids, row)
+    assert refused.message.startswith("PQ_CONFLICT: ")
+
+    await db.run("select finish_prediction($1, $2, $3, 'failed', 'boom')", *ids, row)
+    fresh = await db.value("select begin_prediction($1, $2)", *ids)
+    assert (fresh["resumed"], fresh["owned"]) == (False, ["p1"])
+
+
+async def test_a_prediction_belongs_to_one_row(db):
+    _, first = await claimed_generation(db)
+    _, second = await claimed_generation(db)
+    for job, expected in ((first, None), (second, "PQ_CONFLICT")):
+        ids = (UUID(job["id"]), UUID(job["lease_id"]))
+        row = UUID((await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"])
+        if expected is None:
+            await db.run("select record_prediction($1, $2, $3, 'same')", *ids, row)
+        else:
+            refused = await db.refusal("select record_prediction($1, $2, $3, 'same')", *ids, row)
+            assert refused.message.startswith(expected)
+
+
+async def test_a_succeeded_prediction_is_given_back_with_its_images(db):
+    started, job = await claimed_generation(db)
+    ids = (UUID(job["id"]), UUID(job["lease_id"]))
+    row = UUID((await db.value("select begin_prediction($1, $2)", *ids))["prediction"]["id"])
+    await db.run("select record_prediction($1, $2, $3, 'p9')", *ids, row)
+    image = {"n": 1, "path": "shared/x/1.png", "mime_type": "image/png", "width": 8, "height": 8}
+    for size in (10, 11):
+        await db.run("select save_images($1, $2, $3)", *ids, [{**image, "bytes": size}])
+    await db.run("select finish_prediction($1, $2, $3, 'succeeded')", *ids, row)
+    again = await db.value("select begin_prediction($1, $2)", *ids)
+    assert (again["resumed"], again["prediction"]["state"]) == (True, "succeeded")
+    assert [(i["n"], i["bytes"]) for i in again["images"]] == [(1, 11)]
+    generation = await db.value("select get_generation($1)", UUID(started["generation_id"]))
+    assert [i["path"] for i in generation["images"]] == ["shared/x/1.png"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "begin_prediction($1, $2)",
+        "record_prediction($1, $2, gen_random_uuid(), 'p')",
+        "finish_prediction($1, $2, gen_random_uuid(), 'failed')",
+        "save_images($1, $2, '[]')",
+    ],
+)
+async def test_the_workers_side_is_fenced_by_the_lease(db, call):
+    _, job = await claimed_generation(db)
+    refused = await db.refusal(f"select {call}", UUID(job["id"]), uuid4())
+    assert refused.message.startswith("PQ_STALE_LEASE: ")

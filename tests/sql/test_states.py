@@ -1,0 +1,325 @@
+"""The state machine, seen from SQL: every edge, and what is not one."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+TERMINAL = ("completed", "failed", "cancelled")
+
+
+async def test_a_new_job_is_pending_and_claimed_under_a_lease(db):
+    job_id = await db.enqueue(payload={"path": "a.png"})
+    (claimed,) = await db.claim()
+    assert claimed["id"] == str(job_id)
+    assert claimed["payload"] == {"path": "a.png"}
+    assert claimed["timeout_seconds"] == 600
+    job = await db.job(job_id)
+    assert (job["status"], job["attempt"], job["worker"]) == ("processing", 1, "w1")
+    assert job["lease_expires_at"] > datetime.now(UTC)
+
+
+async def test_higher_priority_first_then_older_first(db):
+    ids = [await db.enqueue(priority=p) for p in (0, 5, 0, 5)]
+    claimed = [UUID(job["id"]) for job in await db.claim(10)]
+    assert claimed == [ids[1], ids[3], ids[0], ids[2]]
+
+
+async def test_a_claim_takes_only_types_the_worker_knows(db):
+    other = await db.enqueue("other")
+    mine = await db.enqueue("resize")
+    assert [job["id"] for job in await db.claim(10)] == [str(mine)]
+    assert (await db.job(other))["status"] == "pending"
+
+
+async def test_a_repeated_claim_gives_the_same_jobs(db):
+    for _ in range(3):
+        await db.enqueue()
+    request = uuid4()
+    first = await db.claim(2, request_id=request)
+    assert [j["id"] for j in await db.claim(2, request_id=request)] == [j["id"] for j in first]
+    assert len(await db.claim(10)) == 1
+
+
+async def test_completing_stores_the_result_and_ends_the_lease(db):
+    await db.enqueue()
+    (job,) = await db.claim()
+    answer = await db.report(job, "completed", result={"ok": True})
+    assert answer == {"job_id": job["id"], "outcome": "ok", "status": "completed"}
+    row = await db.job(job["id"])
+    assert (row["status"], row["result"], row["progress"]) == ("completed", {"ok": True}, 100)
+    assert row["finished_at"] is not None
+    assert row["lease_expires_at"] is None
+
+
+async def test_a_repeated_report_changes_nothing_and_says_so(db):
+    await db.enqueue()
+    (job,) = await db.claim()
+    await db.report(job, "completed", result=1)
+    before = await db.job(job["id"])
+    assert (await db.report(job, "completed", result=2))["outcome"] == "repeated"
+    assert await db.job(job["id"]) == before
+
+
+async def test_a_stale_lease_changes_nothing_and_says_so(db):
+    await db.enqueue()
+    (job,) = await db.claim()
+    stranger = {**job, "lease_id": str(uuid4())}
+    assert (await db.report(stranger, "completed"))["outcome"] == "stale"
+    assert (await db.job(job["id"]))["status"] == "processing"
+
+
+async def test_a_failed_attempt_backs_off_exponentially_and_is_remembered(db):
+    job_id = await db.enqueue(max_attempts=3)
+    delays = []
+    for _ in range(2):
+        (job,) = await db.claim()
+        await db.report(job, "failed", error="boom", detail="traceback", duration_seconds=1.5)
+        row = await db.job(job_id)
+        assert (row["status"], row["hold"], row["error"]) == ("pending", "scheduled", "boom")
+        delays.append((row["scheduled_for"] - row["updated_at"]).total_seconds())
+        assert await db.claim() == []
+        await db.pass_time(20)
+    assert 3.9 < delays[0] < 6.1  # 5 s, 20 % either way
+    assert 7.9 < delays[1] < 12.1
+    (job,) = await db.claim()
+    await db.report(job, "failed", error="boom again")
+    assert (await db.job(job_id))["status"] == "failed"
+    attempts = await db.rows(
+        "select attempt, worker, error, detail, duration_seconds from picture_queue.attempt "
+        "where job_id = $1 order by id",
+        job_id,
+    )
+    assert [a["attempt"] for a in attempts] == [1, 2, 3]
+    assert attempts[0] | {"duration_seconds": 1.5} == {
+        "attempt": 1,
+        "worker": "w1",
+        "error": "boom",
+        "detail": "traceback",
+        "duration_seconds": 1.5,
+    }
+
+
+async def test_an_error_not_worth_retrying_fails_at_once(db):
+    await db.enqueue(max_attempts=5)
+    (job,) = await db.claim()
+    assert (await db.report(job, "failed", retryable=False, error="no"))["status"] == "failed"
+
+
+async def test_the_handler_chooses_the_delay_of_a_retry(db):
+    await db.enqueue()
+    (job,) = await db.claim()
+    await db.report(job, "failed", error="later", delay_seconds=100)
+    row = await db.job(job["id"])
+    assert (row["scheduled_for"] - row["updated_at"]).total_seconds() == pytest.approx(100, abs=1)
+
+
+async def test_the_history_keeps_twenty_attempts(db):
+    job_id = await db.enqueue(max_attempts=30)
+    for _ in range(25):
+        (job,) = await db.claim()
+        await db.report(job, "failed", error="x", delay_seconds=0)
+    kept = await db.rows("select attempt from picture_queue.attempt where job_id = $1", job_id)
+    assert sorted(row["attempt"] for row in kept) == list(range(6, 26))
+
+
+async def test_snoozed_and_released_jobs_get_their_attempt_back(db):
+    await db.enqueue()
+    (job,) = await db.claim()
+    await db.report(job, "snoozed", delay_seconds=60)
+    row = await db.job(job["id"])
+    assert (row["status"], row["hold"], row["attempt"]) == ("pending", "scheduled", 0)
+    await db.pass_time(61)
+    (job,) = await db.claim()
+    await db.report(job, "released")
+    row = await db.job(job["id"])
+    assert (row["status"], row["hold"], row["attempt"]) == ("pending", None, 0)
+
+
+async def test_a_parked_job_has_no_lease_and_wakes_at_its_time_uncounted(db):
+    await db.enqueue()
+    (job,) = await db.claim(lease=2.0)
+    await db.report(job, "parked", delay_seconds=60)
+    row = await db.job(job["id"])
+    assert (row["status"], row["hold"], row["lease_expires_at"]) == ("processing", "parked", None)
+    await db.pass_time(30)  # far beyond the lease: not swept
+    assert await db.claim() == []
+    assert (await db.job(job["id"]))["hold"] == "parked"
+    await db.pass_time(31)
+    (job,) = await db.claim()
+    assert job["attempt"] == 1
+
+
+async def test_an_expired_lease_is_swept_and_counts(db):
+    await db.enqueue(max_attempts=2)
+    (first,) = await db.claim(lease=5.0)
+    await db.pass_time(6)
+    (second,) = await db.claim(worker="w2", lease=5.0)
+    assert (second["id"], second["attempt"]) == (first["id"], 2)
+    assert (await db.report(first, "completed"))["outcome"] == "stale"
+    await db.pass_time(6)
+    assert await db.claim(worker="w3") == []
+    row = await db.job(first["id"])
+    assert row["status"] == "failed"
+    assert "lease" in row["error"]
+
+
+async def test_a_heartbeat_prolongs_the_lease_and_tells_what_is_lost(db):
+    await db.enqueue()
+    (job,) = await db.claim(lease=10.0)
+    await db.pass_time(8)
+    leases = [
+        {"job_id": job["id"], "lease_id": job["lease_id"]},
+        {"job_id": str(uuid4()), "lease_id": job["lease_id"]},
+    ]
+    answer = await db.value("select heartbeat_jobs('w1', $1)", leases)
+    assert answer == {"cancel": [], "lost": [leases[1]["job_id"]]}
+    await db.pass_time(8)
+    assert await db.claim(worker="w2") == []
+    assert (await db.job(job["id"]))["status"] == "processing"
+
+
+async def test_progress_is_written_under_the_lease(db):
+    await db.enqueue()
+    (job,) = await db.claim()
+    call = "select report_progress($1, $2, $3, $4)"
+    args = (UUID(job["id"]), UUID(job["lease_id"]), 40, "downloading")
+    assert await db.value(call, *args) == {"cancel_requested": False}
+    row = await db.job(job["id"])
+    assert (row["progress"], row["message"]) == (40, "downloading")
+    stale = await db.refusal(call, UUID(job["id"]), uuid4(), 50, None)
+    assert stale.sqlstate == "PT409"
+    assert stale.message.startswith("PQ_STALE_LEASE: ")
+    wrong = await db.refusal(call, *args[:2], 101, None)
+    assert wrong.message.startswith("PQ_INVALID_ARGUMENT: ")
+    assert "101" in wrong.detail
+
+
+async def test_cancelling_a_pending_job_ends_it(db):
+    job_id = await db.enqueue()
+    answer = await db.value("select cancel_job($1)", job_id)
+    assert answer["status"] == "cancelled"
+    assert await db.value("select cancel_job($1)", job_id) == answer
+    assert await db.claim() == []
+
+
+@pytest.mark.parametrize("outcome", ["failed", "snoozed", "released", "parked", "cancelled"])
+async def test_a_running_job_asked_to_cancel_is_cancelled_whatever_its_handler_says(db, outcome):
+    await db.enqueue()
+    (job,) = await db.claim()
+    answer = await db.value("select cancel_job($1)", UUID(job["id"]))
+    assert (answer["status"], answer["cancel_requested"]) == ("processing", True)
+    beat = await db.value(
+        "select heartbeat_jobs('w1', $1)", [{"job_id": job["id"], "lease_id": job["lease_id"]}]
+    )
+    assert beat["cancel"] == [job["id"]]
+    assert (await db.report(job, outcome, delay_seconds=5))["status"] == "cancelled"
+
+
+async def test_a_job_that_completes_before_it_hears_of_the_cancel_is_completed(db):
+    await db.enqueue()
+    (job,) = await db.claim()
+    await db.value("select cancel_job($1)", UUID(job["id"]))
+    assert (await db.report(job, "completed"))["status"] == "completed"
+
+
+async def test_a_parked_job_is_claimed_once_more_to_be_undone(db):
+    await db.enqueue()
+    (job,) = await db.claim()
+    await db.report(job, "parked", delay_seconds=600)
+    await db.value("select cancel_job($1)", UUID(job["id"]))
+    (again,) = await db.claim()
+    assert again["cancel_requested_at"] is not None
+    assert (await db.report(again, "cancelled"))["status"] == "cancelled"
+
+
+async def test_a_worker_that_dies_while_asked_to_cancel_leaves_a_cancelled_job(db):
+    await db.enqueue()
+    (job,) = await db.claim(lease=5.0)
+    await db.value("select cancel_job($1)", UUID(job["id"]))
+    await db.pass_time(6)
+    assert await db.claim(worker="w2") == []
+    assert (await db.job(job["id"]))["status"] == "cancelled"
+
+
+async def test_a_retry_allows_one_more_attempt(db):
+    await db.enqueue(max_attempts=1)
+    (job,) = await db.claim()
+    await db.report(job, "failed", error="boom")
+    await db.value("select retry_job($1)", UUID(job["id"]))
+    row = await db.job(job["id"])
+    assert (row["status"], row["error"], row["max_attempts"]) == ("pending", None, 2)
+    (again,) = await db.claim()
+    assert again["attempt"] == 2
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+async def test_a_finished_job_cannot_be_cancelled(db, status):
+    await db.enqueue(max_attempts=1)
+    (job,) = await db.claim()
+    await db.report(job, status, error="boom")
+    refused = await db.refusal("select cancel_job($1)", UUID(job["id"]))
+    assert refused.message.startswith("PQ_FINISHED_JOB: ")
+    assert status in refused.detail
+
+
+async def test_a_scheduled_job_waits_for_its_time(db):
+    due = datetime.now(UTC) + timedelta(seconds=100)
+    job_id = await db.enqueue(scheduled_for=due)
+    assert (await db.job(job_id))["hold"] == "scheduled"
+    assert await db.claim() == []
+    await db.pass_time(101)
+    assert [job["id"] for job in await db.claim()] == [str(job_id)]
+
+
+async def test_a_result_above_the_limit_fails_the_job(db):
+    await db.run("update picture_queue.setting set max_result_bytes = 100")
+    await db.enqueue()
+    (job,) = await db.claim()
+    assert (await db.report(job, "completed", result="x" * 200))["status"] == "failed"
+    assert "larger" in (await db.job(job["id"]))["error"]
+
+
+async def test_claim_next_job_and_complete_job_work_without_a_lease_id(db):
+    job_id = await db.enqueue("generate-image")
+    (row,) = await db.rows("select * from claim_next_job($1)", db.queue)
+    assert (row["id"], row["status"]) == (job_id, "processing")
+    assert row["lease_expires_at"] - datetime.now(UTC) > timedelta(minutes=9)
+    assert await db.value("select complete_job($1, null, null)", job_id) == "completed"
+    assert await db.value("select complete_job($1, null, null)", job_id) == "completed"
+    assert await db.rows("select * from claim_next_job($1)", db.queue) == []
+
+
+async def test_complete_job_with_an_error_retries_then_fails(db):
+    job_id = await db.enqueue(max_attempts=2)
+    await db.rows("select * from claim_next_job($1)", db.queue)
+    assert await db.value("select complete_job($1, null, 'boom')", job_id) == "pending"
+    await db.pass_time(60)
+    await db.rows("select * from claim_next_job($1)", db.queue)
+    assert await db.value("select complete_job($1, null, 'boom')", job_id) == "failed"
+    assert (await db.job(job_id))["error"] == "boom"
+
+
+async def test_complete_job_needs_the_lease_of_a_worker_that_heartbeats(db):
+    job_id = await db.enqueue()
+    (job,) = await db.claim()
+    refused = await db.refusal("select complete_job($1, null, null)", job_id)
+    assert refused.message.startswith("PQ_STALE_LEASE: ")
+    lease = UUID(job["lease_id"])
+    assert await db.value("select complete_job($1, '1', null, $2)", job_id, lease) == "completed"
+
+
+async def test_the_edges_lead_nowhere_from_a_terminal_state_but_by_retry(db):
+    edges = await db.rows("select * from picture_queue.edge")
+    assert {edge["action"] for edge in edges if edge["from_status"] in TERMINAL} == {"retry"}
+    assert not [edge for edge in edges if edge["to_status"] in TERMINAL and edge["to_hold"]]
+
+
+async def test_a_change_without_an_edge_is_not_made(db):
+    job_id = await db.enqueue()
+    moved = await db.rows(
+        "select * from picture_queue._transition(array[picture_queue._change($1, 'complete')])",
+        job_id,
+    )
+    assert moved == []
+    assert (await db.job(job_id))["status"] == "pending"
