@@ -25,7 +25,7 @@ from tenacity import (
     retry_if_exception_type,
     stop_after_attempt,
     stop_before_delay,
-    wait_exponential_jitter,
+    wait_exponential,
     wait_random,
 )
 
@@ -285,8 +285,9 @@ class ReplicateClient:
         error = state.outcome.exception() if state.outcome else None
         stated = error.retry_after if isinstance(error, errors.ReplicateError) else None
         if stated is None:
-            first = self._retry.first_wait
-            return wait_exponential_jitter(first, self._retry.longest_wait, jitter=first)(state)
+            first, longest = self._retry.first_wait, self._retry.longest_wait
+            backoff = wait_exponential(first, max=longest) + wait_random(0, first)
+            return backoff(state)
         # Only ever later than stated: earlier would be refused again.
         return stated + wait_random(0, stated * 0.1)(state)
 

@@ -1,6 +1,7 @@
 """The simulator's HTTP side: routes, checks and error documents of Replicate's API."""
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -92,7 +93,11 @@ class _LostAnswer(Response):
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(self._seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds):
+                # The request has been read: what comes next is the client hanging up.
+                await receive()
+                return
         await send(
             {
                 "type": "http.response.start",

@@ -41,7 +41,7 @@ class Fault(BaseModel):
     kind: Kind
     count: int = Field(default=1, ge=1, le=10_000)
     on: Call = "create"
-    seconds: float | None = Field(default=None, ge=0, le=3600)
+    seconds: float | None = Field(default=None, ge=0, le=86_400)
     status: int | None = Field(default=None, ge=500, le=599)
     message: str = "Director: unexpected error handling prediction (E9828)"
     queued: bool = False

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 
 from PIL import Image, ImageDraw
 
+_SMOOTH = 1_600_000  # pixels
+
 Color = tuple[int, int, int]
 Point = tuple[float, float]
 Format = Literal["png", "webp", "jpg", "svg"]
@@ -158,7 +160,8 @@ class _Scene:
         self.sun_radius = self.random.uniform(0.055, 0.1)
 
     def image(self) -> Image.Image:
-        width, height = self.spec.width * 2, self.spec.height * 2
+        scale = 2 if self.spec.width * self.spec.height <= _SMOOTH else 1
+        width, height = self.spec.width * scale, self.spec.height * scale
         picture = self._sky().resize((width, height), Image.Resampling.BILINEAR)
         pen = ImageDraw.Draw(picture)
         side = min(width, height)
@@ -167,7 +170,7 @@ class _Scene:
             pen.ellipse((x * width - r, y * height - r, x * width + r, y * height + r), fill=color)
         for points, color in self._shapes():
             pen.polygon([(x * width, y * height) for x, y in points], fill=color)
-        return picture.reduce(2)
+        return picture.reduce(scale)
 
     def svg(self) -> str:
         width, height = self.spec.width, self.spec.height

@@ -1,0 +1,297 @@
+"""The Replicate client on the wire: what it sends, what it repeats, what it gives away."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import respx
+
+from picture_queue.replicate import errors
+from picture_queue.replicate.client import BASE_URL, ReplicateClient, RetryPolicy
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
+TOKEN = "r8_test_token"
+MODEL = "black-forest-labs/flux-schnell"
+CREATE = f"{BASE_URL}/models/{MODEL}/predictions"
+ONE = f"{BASE_URL}/predictions/p1"
+FAST = RetryPolicy(first_wait=0.001, longest_wait=0.002, patience=0.5)
+
+NEVER_SENT = [httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError]
+LOST = [httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError]
+
+
+def case(name: str, which: str) -> dict[str, Any]:
+    cases = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))["cases"]
+    found: dict[str, Any] = next(one for one in cases if one["name"] == which)
+    return found
+
+
+def answer(name: str, which: str) -> httpx.Response:
+    response = case(name, which)["response"]
+    return httpx.Response(
+        response["status_code"], headers=response["headers"], json=response["body"]
+    )
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[ReplicateClient]:
+    async with ReplicateClient(TOKEN, retry=FAST) as made:
+        yield made
+
+
+@pytest.fixture
+def api() -> Any:
+    with respx.mock(assert_all_called=False) as router:
+        yield router
+
+
+async def create(client: ReplicateClient) -> Any:
+    return await client.create(MODEL, {"prompt": "x"}, cancel_after=300)
+
+
+async def test_an_official_model_runs_through_its_own_endpoint(
+    client: ReplicateClient, api: respx.Router
+) -> None:
+    recorded = case("create_201_starting", "official_model")
+    route = api.post(CREATE).mock(return_value=answer("create_201_starting", "official_model"))
+    prediction = await client.create(MODEL, recorded["request"]["body"]["input"], cancel_after=300)
+    assert prediction.id == recorded["response"]["body"]["id"]
+    assert prediction.deadline == datetime(2026, 1, 1, 10, 5, tzinfo=UTC)
+    sent = route.calls.last.request
+    assert sent.headers["authorization"] == f"Bearer {TOKEN}"
+    assert sent.headers["cancel-after"] == "300s"
+    assert "prefer" not in sent.headers
+    assert json.loads(sent.content) == {"input": recorded["request"]["body"]["input"]}
+
+
+async def test_a_community_model_runs_by_version(
+    client: ReplicateClient, api: respx.Router
+) -> None:
+    recorded = case("create_201_starting", "community_model_by_version")["request"]["body"]
+    route = api.post(f"{BASE_URL}/predictions").mock(
+        return_value=answer("create_201_starting", "community_model_by_version")
+    )
+    await client.create(
+        "stability-ai/sdxl", recorded["input"], version=recorded["version"], cancel_after=1
+    )
+    assert json.loads(route.calls.last.request.content) == recorded
+    assert route.calls.last.request.headers["cancel-after"] == "5s"  # the least Replicate takes
+
+
+async def test_any_success_status_is_a_created_prediction(
+    client: ReplicateClient, api: respx.Router
+) -> None:
+    body = case("create_201_starting", "official_model")["response"]["body"]
+    api.post(CREATE).respond(202, json=body)
+    assert (await create(client)).status == "starting"
+
+
+@pytest.mark.parametrize("failure", NEVER_SENT)
+async def test_a_create_that_was_never_sent_is_sent_again(
+    client: ReplicateClient, api: respx.Router, failure: type[Exception]
+) -> None:
+    made = answer("create_201_starting", "official_model")
+    route = api.post(CREATE).mock(side_effect=[failure("no"), failure("no"), made])
+    await create(client)
+    assert route.call_count == 3
+
+
+async def test_a_throttled_create_is_sent_again(client: ReplicateClient, api: respx.Router) -> None:
+    throttled = httpx.Response(429, headers={"retry-after": "0.05"}, json={"status": 429})
+    made = answer("create_201_starting", "official_model")
+    route = api.post(CREATE).mock(side_effect=[throttled, made])
+    began = asyncio.get_running_loop().time()
+    await create(client)
+    assert route.call_count == 2
+    assert asyncio.get_running_loop().time() - began >= 0.05
+
+
+@pytest.mark.parametrize("failure", LOST)
+async def test_a_create_whose_answer_was_lost_is_sent_once(
+    client: ReplicateClient, api: respx.Router, failure: type[Exception]
+) -> None:
+    route = api.post(CREATE).mock(side_effect=failure("gone"))
+    with pytest.raises(errors.OutcomeUnknown) as caught:
+        await create(client)
+    assert route.call_count == 1
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        httpx.Response(500),
+        httpx.Response(502, text="<html>bad gateway</html>"),
+        httpx.Response(504, json={"detail": "late"}),
+        httpx.Response(201, text="not json"),
+        httpx.Response(201, json={"status": "starting"}),
+        httpx.Response(201, content=b"\xff\xfe\xfa"),
+    ],
+)
+async def test_a_create_with_an_unclear_answer_is_sent_once(
+    client: ReplicateClient, api: respx.Router, response: httpx.Response
+) -> None:
+    route = api.post(CREATE).mock(return_value=response)
+    with pytest.raises(errors.OutcomeUnknown):
+        await create(client)
+    assert route.call_count == 1
+
+
+async def test_a_create_gives_up_when_there_is_no_connection(
+    client: ReplicateClient, api: respx.Router
+) -> None:
+    route = api.post(CREATE).mock(side_effect=httpx.ConnectError("refused"))
+    with pytest.raises(errors.NotReached):
+        await create(client)
+    assert route.call_count == FAST.tries
+
+
+@pytest.mark.parametrize(
+    ("name", "which", "kind"),
+    [
+        ("error_401", "bad_token", errors.Unauthorized),
+        ("error_402", "insufficient_credit", errors.OutOfCredit),
+        ("error_404", "model_not_found", errors.NotFound),
+        ("error_422", "invalid_choice", errors.InputRejected),
+    ],
+)
+async def test_a_refused_create_is_sent_once(
+    client: ReplicateClient, api: respx.Router, name: str, which: str, kind: type[Exception]
+) -> None:
+    route = api.post(CREATE).mock(return_value=answer(name, which))
+    with pytest.raises(kind):
+        await create(client)
+    assert route.call_count == 1
+
+
+async def test_a_wait_beyond_the_patience_is_left_to_the_caller(
+    client: ReplicateClient, api: respx.Router
+) -> None:
+    route = api.post(CREATE).mock(return_value=answer("error_429", "with_header"))
+    with pytest.raises(errors.RateLimited) as caught:
+        await create(client)
+    assert route.call_count == 1
+    assert caught.value.retry_after == 30.0
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        *(httpx.Response(status) for status in (429, 500, 502, 503, 504)),
+        httpx.Response(200, text="not json"),
+        *(failure("gone") for failure in [*LOST, *NEVER_SENT]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("call", ["get", "cancel"])
+async def test_reads_and_cancels_are_repeated(
+    client: ReplicateClient, api: respx.Router, call: str, trouble: Any
+) -> None:
+    if call == "get":
+        route, ask = api.get(ONE), client.get
+    else:
+        route, ask = api.post(f"{ONE}/cancel"), client.cancel
+    route.mock(side_effect=[trouble, answer("cancel_200_canceled", "cancel_after_it_finished")])
+    assert (await ask("p1")).status == "succeeded"
+    assert route.call_count == 2
+
+
+async def test_a_read_gives_up_in_the_end(client: ReplicateClient, api: respx.Router) -> None:
+    route = api.get(ONE).respond(503)
+    with pytest.raises(errors.ServiceUnavailable):
+        await client.get("p1")
+    assert route.call_count == FAST.tries
+
+
+async def test_a_read_of_nothing_is_not_repeated(
+    client: ReplicateClient, api: respx.Router
+) -> None:
+    route = api.get(ONE).mock(return_value=answer("error_404", "prediction_not_found"))
+    with pytest.raises(errors.NotFound):
+        await client.get("p1")
+    assert route.call_count == 1
+
+
+async def test_an_id_cannot_lead_to_another_path(
+    client: ReplicateClient, api: respx.Router
+) -> None:
+    route = api.get(url__startswith=BASE_URL).respond(404)
+    with pytest.raises(errors.NotFound):
+        await client.get("../account?x=")
+    assert route.calls.last.request.url.raw_path == b"/v1/predictions/..%2Faccount%3Fx%3D"
+
+
+async def test_a_list_follows_the_cursor_and_nothing_else(
+    client: ReplicateClient, api: respx.Router
+) -> None:
+    body = case("get_200_processing", "percent_14")["response"]["body"]
+    pages = [
+        {"results": [body], "next": "https://elsewhere.example/steal?cursor=abc"},
+        {"results": [body], "next": None},
+    ]
+    route = api.get(f"{BASE_URL}/predictions").mock(
+        side_effect=[httpx.Response(200, json=page) for page in pages]
+    )
+    elsewhere = api.route(host="elsewhere.example").respond(200)
+    found = await client.created_after(datetime(2026, 1, 1, 9, 59, 55, tzinfo=UTC))
+    assert [one.id for one in found] == [body["id"]] * 2
+    first, second = (dict(call.request.url.params) for call in route.calls)
+    assert first == {"created_after": "2026-01-01T09:59:55.000Z"}
+    assert second == first | {"cursor": "abc"}
+    assert not elsewhere.called
+
+
+async def test_a_list_without_end_ends(client: ReplicateClient, api: respx.Router) -> None:
+    page = {"results": [], "next": f"{BASE_URL}/predictions?cursor=again"}
+    route = api.get(f"{BASE_URL}/predictions").respond(json=page)
+    assert await client.created_after(datetime.now(UTC)) == []
+    assert route.call_count == 10
+
+
+async def test_an_unreadable_list_is_an_error(client: ReplicateClient, api: respx.Router) -> None:
+    api.get(f"{BASE_URL}/predictions").respond(json=[1])
+    with pytest.raises(errors.ServiceUnavailable):
+        await client.created_after(datetime.now(UTC))
+
+
+async def test_the_token_appears_nowhere(
+    client: ReplicateClient, api: respx.Router, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    api.get(ONE).mock(side_effect=[httpx.Response(500), httpx.ReadError("gone")] * 3)
+    with pytest.raises(errors.ServiceUnavailable) as caught:
+        await client.get("p1")
+    assert "asking Replicate again" in caplog.text
+    for text in (repr(client), repr(caught.value), str(caught.value), caplog.text):
+        assert TOKEN not in text
+
+
+async def test_a_given_http_client_stays_open_and_an_own_one_is_closed(api: respx.Router) -> None:
+    api.get(ONE).mock(return_value=answer("get_200_processing", "percent_14"))
+    async with httpx.AsyncClient() as http:
+        async with ReplicateClient(TOKEN, http=http) as borrowed:
+            await borrowed.get("p1")
+        assert not http.is_closed
+    own = ReplicateClient(TOKEN)
+    await own.get("p1")
+    await own.aclose()
+    await own.aclose()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ReplicateClient(" "),
+        lambda: ReplicateClient(TOKEN, base_url="api.replicate.com"),
+        lambda: ReplicateClient(TOKEN, base_url="ftp://api.replicate.com/v1"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(make: Callable[[], ReplicateClient]) -> None:
+    with pytest.raises(ValueError, match="Replicate"):
+        make()

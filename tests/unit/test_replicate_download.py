@@ -1,0 +1,214 @@
+"""Downloads: from where, how much, and what is made of the server's answers."""
+
+import base64
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import respx
+
+from picture_queue.replicate import download as download_module
+from picture_queue.replicate import errors
+from picture_queue.replicate.client import ReplicateClient, RetryPolicy
+from picture_queue.replicate.download import DownloadRules
+
+LINK = "https://replicate.delivery/xezq/abc/out-0.webp"
+BELOW = "https://pbxt.replicate.delivery/abc/out-0.png"
+SIMULATOR = "http://127.0.0.1:54399"
+FAST = RetryPolicy(first_wait=0.001, longest_wait=0.002, patience=0.5)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[ReplicateClient]:
+    rules = DownloadRules(max_bytes=1000)
+    made = ReplicateClient("r8_t", base_url=f"{SIMULATOR}/v1", retry=FAST, rules=rules)
+    async with made:
+        yield made
+
+
+@pytest.fixture
+def web() -> Any:
+    with respx.mock(assert_all_called=False) as router:
+        yield router
+
+
+@pytest.fixture(autouse=True)
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found = ["104.18.0.1"]
+
+    async def resolve(host: str) -> list[str]:
+        return found
+
+    monkeypatch.setattr(download_module, "_addresses", resolve)
+    return found
+
+
+@pytest.mark.parametrize("link", [LINK, BELOW, f"{SIMULATOR}/files/p/out-0.png"])
+async def test_files_come_without_the_token(
+    client: ReplicateClient, web: respx.Router, link: str
+) -> None:
+    route = web.get(link).respond(content=b"picture")
+    assert await client.download(link) == b"picture"
+    assert "authorization" not in route.calls.last.request.headers
+
+
+async def test_the_token_is_sent_when_the_delivery_host_asks(
+    client: ReplicateClient, web: respx.Router
+) -> None:
+    route = web.get(LINK).mock(side_effect=[httpx.Response(401), httpx.Response(200)])
+    await client.download(LINK)
+    assert route.calls.last.request.headers["authorization"] == "Bearer r8_t"
+
+
+async def test_the_token_is_sent_nowhere_else(client: ReplicateClient, web: respx.Router) -> None:
+    link = f"{SIMULATOR}/files/p/out-0.png"
+    route = web.get(link).respond(401)
+    with pytest.raises(errors.OutputError):
+        await client.download(link)
+    assert route.call_count == 1
+
+
+async def test_the_token_does_not_follow_a_redirect(
+    client: ReplicateClient, web: respx.Router
+) -> None:
+    there = f"{SIMULATOR}/files/p/out-0.png"
+    moved = httpx.Response(302, headers={"location": there})
+    web.get(LINK).mock(side_effect=[httpx.Response(401), moved])
+    route = web.get(there).respond(content=b"picture")
+    assert await client.download(LINK) == b"picture"
+    assert "authorization" not in route.calls.last.request.headers
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://example.com/out.png",
+        "https://replicate.delivery.example.com/out.png",
+        "https://evilreplicate.delivery/out.png",
+        "http://replicate.delivery/out.png",
+        "https://user@replicate.delivery/out.png",
+        "https://127.0.0.1/out.png",
+        "https://[::1]/out.png",
+        "http://127.0.0.1:1/files/out.png",
+        "ftp://replicate.delivery/out.png",
+        "https:///out.png",
+        "https://[broken/out.png",
+    ],
+)
+async def test_nothing_comes_from_elsewhere(
+    client: ReplicateClient, web: respx.Router, link: str
+) -> None:
+    everything = web.route().respond(200)
+    with pytest.raises(errors.OutputRefused) as caught:
+        await client.download(link)
+    assert not everything.called
+    assert not caught.value.retryable
+
+
+async def test_a_redirect_cannot_lead_elsewhere(client: ReplicateClient, web: respx.Router) -> None:
+    web.get(LINK).respond(302, headers={"location": "http://169.254.169.254/secrets"})
+    inside = web.route(host="169.254.169.254").respond(200)
+    with pytest.raises(errors.OutputRefused):
+        await client.download(LINK)
+    assert not inside.called
+
+
+async def test_redirects_end(client: ReplicateClient, web: respx.Router) -> None:
+    route = web.get(LINK).respond(302, headers={"location": LINK})
+    with pytest.raises(errors.OutputRefused):
+        await client.download(LINK)
+    assert route.call_count == 4
+
+
+@pytest.mark.parametrize("address", ["10.0.0.7", "127.0.0.1", "169.254.169.254", "fd00::1"])
+async def test_a_wildcard_does_not_reach_private_addresses(
+    client: ReplicateClient, web: respx.Router, addresses: list[str], address: str
+) -> None:
+    addresses.append(address)
+    route = web.get(BELOW).respond(200)
+    with pytest.raises(errors.OutputRefused):
+        await client.download(BELOW)
+    assert not route.called
+
+
+async def test_a_host_listed_in_full_may_be_private(
+    web: respx.Router, addresses: list[str]
+) -> None:
+    addresses[:] = ["10.0.0.7"]
+    link = "https://pictures.internal/out.png"
+    web.get(link).respond(content=b"picture")
+    rules = DownloadRules(hosts=("pictures.internal",))
+    async with ReplicateClient("r8_t", rules=rules) as client:
+        assert await client.download(link) == b"picture"
+
+
+async def test_a_host_that_only_a_proxy_can_resolve_is_left_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: object, **options: object) -> object:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    monkeypatch.undo()  # of the fixture that stands in for _addresses
+    assert "127.0.0.1" in await download_module._addresses("127.0.0.1")
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    assert await download_module._addresses("behind.the.proxy") == []
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-length": "1001"}])
+async def test_a_file_above_the_limit_is_refused(
+    client: ReplicateClient, web: respx.Router, headers: dict[str, str]
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield bytes(400)
+
+    web.get(LINK).mock(return_value=httpx.Response(200, headers=headers, stream=_Stream(chunks())))
+    with pytest.raises(errors.OutputRefused, match="larger than 1000 bytes"):
+        await client.download(LINK)
+
+
+class _Stream(httpx.AsyncByteStream):
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._chunks
+
+
+@pytest.mark.parametrize("status", [404, 410])
+async def test_a_deleted_file_is_expired(
+    client: ReplicateClient, web: respx.Router, status: int
+) -> None:
+    web.get(LINK).respond(status)
+    with pytest.raises(errors.OutputExpired):
+        await client.download(LINK)
+
+
+@pytest.mark.parametrize(
+    "trouble", [httpx.Response(503), httpx.Response(429), httpx.ReadError("gone")], ids=str
+)
+async def test_a_download_is_repeated(
+    client: ReplicateClient, web: respx.Router, trouble: Any
+) -> None:
+    web.get(LINK).mock(side_effect=[trouble, httpx.Response(200, content=b"picture")])
+    assert await client.download(LINK) == b"picture"
+
+
+async def test_a_data_uri_is_decoded(client: ReplicateClient) -> None:
+    link = "data:image/webp;base64," + base64.b64encode(b"picture").decode()
+    assert await client.download(link) == b"picture"
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "data:image/svg+xml,<svg/>",
+        "data:image/png;base64,%%%",
+        "data:image/png;base64," + base64.b64encode(bytes(1100)).decode(),
+    ],
+)
+async def test_a_bad_data_uri_is_refused(client: ReplicateClient, link: str) -> None:
+    with pytest.raises(errors.OutputRefused):
+        await client.download(link)

@@ -1,0 +1,175 @@
+"""Errors of Replicate: which class, who may see what, and whether another attempt is worth it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from picture_queue.errors import PictureQueueError
+from picture_queue.replicate import errors
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
+
+
+def answers(name: str) -> dict[str, dict[str, Any]]:
+    cases = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))["cases"]
+    return {case["name"]: case["response"] for case in cases}
+
+
+def from_fixture(name: str, case: str) -> errors.ReplicateError:
+    answer = answers(name)[case]
+    return errors.from_response(answer["status_code"], answer["headers"], answer["body"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("error_401", errors.Unauthorized),
+        ("error_402", errors.OutOfCredit),
+        ("error_404", errors.NotFound),
+        ("error_422", errors.InputRejected),
+        ("error_429", errors.RateLimited),
+    ],
+)
+def test_each_recorded_refusal_has_its_class(name: str, kind: type[errors.ReplicateError]) -> None:
+    for case in answers(name):
+        error = from_fixture(name, case)
+        assert type(error) is kind
+        assert isinstance(error, PictureQueueError)
+        assert error.status == answers(name)[case]["status_code"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, errors.RequestRefused),
+        (403, errors.Unauthorized),
+        (413, errors.InputTooLarge),
+        (500, errors.ServiceUnavailable),
+        (504, errors.ServiceUnavailable),
+        (302, errors.RequestRefused),
+    ],
+)
+def test_other_statuses_have_theirs(status: int, kind: type[errors.ReplicateError]) -> None:
+    assert type(errors.from_response(status, {}, None)) is kind
+
+
+@pytest.mark.parametrize(
+    ("case", "seconds"),
+    [("with_header", 30.0), ("low_credit_no_header", 5.0), ("text_only", 12.0)],
+)
+def test_the_wait_comes_from_header_then_body_then_text(case: str, seconds: float) -> None:
+    assert from_fixture("error_429", case).retry_after == seconds
+
+
+def test_the_header_wins_over_the_body() -> None:
+    error = errors.from_response(429, {"retry-after": "2"}, {"retry_after": 50})
+    assert error.retry_after == 2.0
+
+
+@pytest.mark.parametrize("header", ["Wed, 21 Oct 2026 07:28:00 GMT", "nan", "-3", ""])
+def test_a_wait_that_is_no_number_of_seconds_is_none(header: str) -> None:
+    assert errors.from_response(429, {"retry-after": header}, None).retry_after is None
+
+
+@pytest.mark.parametrize("header", ["86400", "inf"])
+def test_the_wait_is_capped(header: str) -> None:
+    error = errors.from_response(429, {"retry-after": header}, None)
+    assert error.retry_after == errors.MAX_RETRY_AFTER
+
+
+def test_the_billing_text_is_shown_to_nobody() -> None:
+    error = from_fixture("error_402", "insufficient_credit")
+    for text in (str(error), error.public, repr(error)):
+        assert "billing" not in text
+        assert "purchase" not in text
+    assert error.retryable
+    assert not error.counts
+    assert error.retry_after == errors.MAX_RETRY_AFTER
+
+
+def test_throttling_does_not_use_up_an_attempt() -> None:
+    error = from_fixture("error_429", "text_only")
+    assert error.retryable
+    assert not error.counts
+
+
+def test_refused_fields_are_named_to_the_owner() -> None:
+    error = from_fixture("error_422", "invalid_input")
+    assert not error.retryable
+    assert error.public == (
+        "The model does not accept this input: input: prompt is required;"
+        " num_inference_steps: Must be less than or equal to 4."
+    )
+    assert from_fixture("error_422", "unknown_version").public == errors.InputRejected.public
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "retryable"),
+    [
+        ("nsfw_permanent", errors.ContentRefused, False),
+        ("flagged_e005_permanent", errors.ContentRefused, False),
+        ("interrupted_transient", errors.Interrupted, True),
+        ("director_transient", errors.Interrupted, True),
+        ("busy_e003_transient", errors.Interrupted, True),
+        ("out_of_memory_e1001", errors.InputTooLarge, False),
+    ],
+)
+def test_each_recorded_failure_has_its_class(
+    case: str, kind: type[errors.ReplicateError], retryable: bool
+) -> None:
+    error = errors.from_failure(answers("get_200_failed")[case]["body"]["error"])
+    assert type(error) is kind
+    assert error.retryable is retryable
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "retryable", "tries"),
+    [
+        ("Director: unexpected error handling prediction (E1000)", errors.Interrupted, True, None),
+        ("Director: unexpected error (E4875)", errors.Misconfigured, False, 2),
+        ("Director: unexpected error (E6716)", errors.Interrupted, True, None),
+        ("Director: unexpected error (E8367)", errors.Interrupted, True, None),
+        ("Director: unexpected error (E9243)", errors.PredictionFailed, True, 2),
+        ("Director: unexpected error (E9825)", errors.Interrupted, True, None),
+        ("Service is temporarily unavailable. (E004)", errors.Interrupted, True, None),
+        ("The prompt is invalid (E006)", errors.InputRejected, False, None),
+        ("CUDA out of memory. Tried to allocate 2 GiB", errors.InputTooLarge, False, None),
+        ("image is too large", errors.InputTooLarge, False, None),
+        ("total number of pixels exceeds the limit", errors.InputTooLarge, False, None),
+        ("width must be a multiple of 8", errors.InputRejected, False, None),
+        ("unsupported file type", errors.InputRejected, False, None),
+        ("KeyError: 'sampler'", errors.PredictionFailed, True, 2),
+        (None, errors.PredictionFailed, True, 2),
+    ],
+)
+def test_failures_are_told_by_code_and_then_by_words(
+    text: str | None, kind: type[errors.ReplicateError], retryable: bool, tries: int | None
+) -> None:
+    error = errors.from_failure(text)
+    assert type(error) is kind
+    assert error.retryable is retryable
+    assert error.tries == tries
+
+
+def test_the_code_decides_before_the_words() -> None:
+    assert type(errors.from_failure("invalid state, please retry (code: PA)")) is errors.Interrupted
+
+
+@pytest.mark.parametrize("code", ["E003", "E8765"])
+def test_a_busy_provider_gets_a_longer_pause(code: str) -> None:
+    assert errors.from_failure(f"Service unavailable ({code})").retry_after == 30.0
+    assert errors.from_failure("Service unavailable (E004)").retry_after is None
+
+
+def test_the_owner_never_reads_what_the_model_said() -> None:
+    error = errors.from_failure("could not draw 'my secret prompt'")
+    assert "secret" not in error.public
+    assert "secret" in str(error)
+
+
+def test_long_texts_are_clipped() -> None:
+    error = errors.from_failure("x" * 5000)
+    assert error.detail is not None
+    assert len(error.detail) == 300

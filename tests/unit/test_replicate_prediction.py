@@ -1,0 +1,114 @@
+"""The prediction object, the progress in its logs and the links in its output."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from picture_queue.replicate.prediction import Prediction, output_links, progress_from_logs
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
+
+
+def body(name: str, case: str) -> dict[str, Any]:
+    cases = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))["cases"]
+    found: dict[str, Any] = next(one for one in cases if one["name"] == case)["response"]["body"]
+    return found
+
+
+def prediction(**fields: Any) -> Prediction:
+    base = {"id": "p", "status": "processing", "created_at": "2026-01-01T10:00:00.000Z"}
+    return Prediction.model_validate(base | fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "terminal"),
+    [
+        ("create_201_starting", "official_model", False),
+        ("create_201_starting", "sync_wait_finished", False),
+        ("get_200_processing", "percent_14", False),
+        ("get_200_succeeded_list", "two_images", True),
+        ("get_200_failed", "interrupted_transient", True),
+        ("cancel_200_canceled", "cancel_running", True),
+        ("cancel_200_canceled", "aborted_by_deadline", True),
+    ],
+)
+def test_recorded_states_end_or_go_on(name: str, case: str, terminal: bool) -> None:
+    read = Prediction.model_validate(body(name, case))
+    assert read.id == body(name, case)["id"]
+    assert read.terminal is terminal
+
+
+def test_an_unknown_state_and_unknown_fields_are_let_through() -> None:
+    read = prediction(status="hibernating", favourite_colour="blue")
+    assert not read.terminal
+
+
+def test_nulls_are_read_as_empty_and_errors_as_text() -> None:
+    read = prediction(input=None, logs=None, metrics=None, data_removed=None, error={"a": 1})
+    assert (read.input, read.logs, read.metrics, read.data_removed) == ({}, "", {}, False)
+    assert read.error == "{'a': 1}"
+
+
+def test_the_repr_does_not_hold_the_prompt() -> None:
+    read = prediction(input={"prompt": "secret"}, logs="drawing secret")
+    assert "secret" not in repr(read)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("percent_14", (14, 4, 28)),
+        ("percent_50", (50, 14, 28)),
+        ("no_percent", None),
+        ("download_bar_is_not_progress", None),
+    ],
+)
+def test_recorded_logs_tell_the_progress(case: str, expected: tuple[int, int, int] | None) -> None:
+    read = Prediction.model_validate(body("get_200_processing", case))
+    assert read.progress == expected
+
+
+@pytest.mark.parametrize(
+    ("logs", "percent"),
+    [
+        (None, None),
+        ("", None),
+        ("about 50% of it", None),
+        ("100%|████| 20/20 [00:01<?]\n  0%|    | 0/5 [00:00<?]", 0),  # a second bar has begun
+        (" 10%|█   | 1/10 [..]\r 20%|██  | 2/10 [..]\r\n", 20),
+        ("\x1b[A 30%|███ | 3/10 [..]\x1b[0m", 30),
+        ("Total progress: 40%|██  | 8/20 [..]\n 90%|███ | 9/10 [..]\n\x1b[A", 40),
+        (" 20%|██  | 2/10 [..]\nsaving the picture\n", 20),
+        ("7%|▋ | 2/28 [..]" + "x" * 9000, None),  # only the tail is read
+    ],
+)
+def test_progress_is_the_last_bar(logs: str | None, percent: int | None) -> None:
+    found = progress_from_logs(logs)
+    assert (found.percent if found else None) == percent
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "count"),
+    [
+        ("get_200_succeeded_list", "two_images", 2),
+        ("get_200_succeeded_list", "fewer_images_than_asked", 3),
+        ("get_200_succeeded_list", "read_too_late", 0),
+        ("get_200_succeeded_string", "one_image", 1),
+        ("get_200_succeeded_string", "object_output", 1),
+        ("create_201_starting", "sync_wait_finished", 1),
+    ],
+)
+def test_recorded_outputs_give_their_links(name: str, case: str, count: int) -> None:
+    assert len(output_links(body(name, case)["output"])) == count
+
+
+def test_links_keep_their_order_and_the_rest_is_left_out() -> None:
+    output = {
+        "images": ["https://a/1.png", {"image": "https://a/2.png", "style_id": "11-22"}],
+        "seed": 7,
+        "mask": "https://a/3.png",
+        "note": None,
+    }
+    assert output_links(output) == ["https://a/1.png", "https://a/2.png", "https://a/3.png"]

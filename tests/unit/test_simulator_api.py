@@ -1,0 +1,534 @@
+"""The simulator's API against the documented behaviour of the real one."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from picture_queue.local.simulator import SimulatorSettings, create_app
+from picture_queue.replicate.catalog import models
+from picture_queue.replicate.images import read_image
+from picture_queue.replicate.prediction import progress_from_logs
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
+SCHNELL, DEV = "black-forest-labs/flux-schnell", "black-forest-labs/flux-dev"
+SDXL = "stability-ai/sdxl"
+HEADERS = {"authorization": "Bearer r8_test"}
+
+
+class Clock:
+    """The simulator's time, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(SimulatorSettings(base_url="http://simulator/"), clock=clock)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://simulator", headers=HEADERS
+    ) as made:
+        yield made
+
+
+async def create(
+    http: httpx.AsyncClient, model: str = SCHNELL, headers: Any = None, **given: Any
+) -> dict[str, Any]:
+    body = {"input": {"prompt": "a boat", **given}}
+    answer = await http.post(f"/v1/models/{model}/predictions", json=body, headers=headers)
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+async def read(http: httpx.AsyncClient, prediction: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = (await http.get(prediction["urls"]["get"])).json()
+    return found
+
+
+# --- who may ---
+
+
+@pytest.mark.parametrize(
+    "value", ["", "Bearer", "Bearer x", "r8_test", "Basic r8_test", "Bearer r8_"]
+)
+async def test_a_token_is_required(http: httpx.AsyncClient, value: str) -> None:
+    answer = await http.get("/v1/account", headers={"authorization": value})
+    assert answer.status_code == 401
+    assert answer.headers["content-type"] == "application/problem+json"
+    recorded = json.loads((FIXTURES / "error_401.json").read_text("utf-8"))["cases"][0]
+    assert answer.json() == recorded["response"]["body"]
+
+
+async def test_the_account_is_the_simulator(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/v1/account")).json()["username"] == "simulator"
+
+
+# --- which model ---
+
+
+async def test_the_model_endpoint_is_for_official_models(http: httpx.AsyncClient) -> None:
+    body = {"input": {"prompt": "a boat"}}
+    for model in (SDXL, "no-such/model"):
+        answer = await http.post(f"/v1/models/{model}/predictions", json=body)
+        assert answer.status_code == 404
+    assert (await create(http, SCHNELL))["version"] == "hidden"
+
+
+async def test_a_version_names_a_model(http: httpx.AsyncClient) -> None:
+    pin = models()[SDXL].version
+    for version, expected in [
+        (pin, SDXL),
+        (f"{SDXL}:{pin}", SDXL),
+        (SCHNELL, SCHNELL),
+        (f"{SDXL}:latest", None),
+        (SDXL, None),
+        (f"other/model:{pin}", None),
+        (models()[SCHNELL].version, None),
+        ("0" * 64, None),
+    ]:
+        body = {"version": version, "input": {"prompt": "a boat"}}
+        answer = await http.post("/v1/predictions", json=body)
+        assert answer.status_code == (201 if expected else 422), version
+        if expected:
+            assert answer.json()["model"] == expected
+
+
+async def test_a_model_tells_its_inputs(http: httpx.AsyncClient) -> None:
+    model = (await http.get(f"/v1/models/{SCHNELL}")).json()
+    assert model["is_official"] is True
+    schema = model["latest_version"]["openapi_schema"]["components"]["schemas"]["Input"]
+    assert schema["required"] == ["prompt"]
+    assert schema["properties"]["num_outputs"]["maximum"] == 4
+    assert (await http.get("/v1/models/no-such/model")).status_code == 404
+
+
+# --- what is refused ---
+
+
+async def test_a_bad_input_is_refused_in_the_recorded_words(http: httpx.AsyncClient) -> None:
+    recorded = json.loads((FIXTURES / "error_422.json").read_text("utf-8"))["cases"]
+    bad = {"num_inference_steps": 8}
+    answer = await http.post(f"/v1/models/{SCHNELL}/predictions", json={"input": bad})
+    assert answer.status_code == 422
+    assert answer.json() == recorded[0]["response"]["body"]
+    unknown = {"version": "0" * 64, "input": {}}
+    answer = await http.post("/v1/predictions", json=unknown)
+    assert answer.json() == recorded[2]["response"]["body"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"output_format": "bmp"}, 'output_format must be one of the following: "webp", "jpg"'),
+        ({"num_outputs": 0}, "Must be greater than or equal to 1"),
+        ({"num_outputs": "2"}, "Invalid type. Expected: integer, given: string"),
+        ({"num_outputs": True}, "Invalid type. Expected: integer, given: boolean"),
+        ({"num_outputs": None}, "Invalid type. Expected: integer, given: null"),
+        ({"go_fast": 1}, "Invalid type. Expected: boolean, given: integer"),
+        ({"prompt": ["a"]}, "Invalid type. Expected: string, given: array"),
+    ],
+)
+async def test_each_rule_of_the_catalogue_is_kept(
+    http: httpx.AsyncClient, given: dict[str, Any], words: str
+) -> None:
+    body = {"input": {"prompt": "a boat", **given}}
+    answer = await http.post(f"/v1/models/{SCHNELL}/predictions", json=body)
+    assert answer.status_code == 422
+    assert words in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"input": {"prompt": "x"}, "model": SCHNELL}, 422),
+        ({"input": {"prompt": "x"}, "version": SCHNELL}, 422),
+        ({"input": "x"}, 422),
+        ({}, 422),
+        ([], 400),
+        ({"input": {"prompt": "x"}, "webhook": "https://example.com"}, 501),
+    ],
+)
+async def test_a_body_has_known_keys_only(http: httpx.AsyncClient, body: Any, status: int) -> None:
+    answer = await http.post(f"/v1/models/{SCHNELL}/predictions", json=body)
+    assert answer.status_code == status
+    assert answer.json()["status"] == status
+
+
+async def test_a_body_without_version_needs_one(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/predictions", json={"input": {}})
+    assert (answer.status_code, "version" in answer.json()["detail"]) == (422, True)
+    assert (await http.post("/v1/predictions", content=b"{")).status_code == 400
+
+
+async def test_what_is_not_there_says_so(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/v1/trainings")
+    assert answer.status_code == 501
+    assert "GET /v1/trainings" in answer.json()["detail"]
+    assert (await http.get("/elsewhere")).status_code == 404
+
+
+# --- the way of a prediction ---
+
+
+async def test_a_prediction_starts_runs_and_succeeds(http: httpx.AsyncClient, clock: Clock) -> None:
+    made = await create(http, DEV, num_outputs=2, seed=5)
+    assert (made["status"], made["output"], made["logs"]) == ("starting", None, "")
+    assert "started_at" not in made
+    clock.now += 1.76
+    running = await read(http, made)
+    assert running["status"] == "processing"
+    progress = progress_from_logs(running["logs"])
+    assert progress == (50, 14, 28)
+    assert "completed_at" not in running
+    clock.now += 2
+    ended = await read(http, made)
+    assert ended["status"] == "succeeded"
+    assert progress_from_logs(ended["logs"]) == (100, 28, 28)
+    assert ended["logs"].endswith("Total safe images: 2 out of 2\n")
+    assert ended["metrics"] == {"predict_time": 3.2, "total_time": 3.35, "image_count": 2}
+    assert [link.rsplit("/", 1)[1] for link in ended["output"]] == ["out-0.webp", "out-1.webp"]
+
+
+async def test_logs_only_grow(http: httpx.AsyncClient, clock: Clock) -> None:
+    made = await create(http, DEV)
+    before = ""
+    for _ in range(20):
+        clock.now += 0.2
+        logs = (await read(http, made))["logs"]
+        assert logs.startswith(before)
+        before = logs
+
+
+@pytest.mark.parametrize(
+    ("model", "logs"),
+    [
+        ("black-forest-labs/flux-1.1-pro", "Generated image in 8.7sec\n"),
+        ("black-forest-labs/flux-pro", ""),
+    ],
+)
+async def test_models_without_bars_write_text_or_nothing(
+    http: httpx.AsyncClient, clock: Clock, model: str, logs: str
+) -> None:
+    made = await create(http, model)
+    clock.now += 60
+    ended = await read(http, made)
+    assert ended["logs"].endswith(logs)
+    assert progress_from_logs(ended["logs"]) is None
+    assert isinstance(ended["output"], str)
+
+
+async def test_speed_and_seconds_shorten_the_run() -> None:
+    for settings, seconds in [
+        (SimulatorSettings(speed=10), 0.32),
+        (SimulatorSettings(speed=10, seconds=7), 7.0),
+    ]:
+        clock = Clock()
+        transport = httpx.ASGITransport(create_app(settings, clock=clock))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://here:5", headers=HEADERS
+        ) as http:
+            made = await create(http, DEV)
+            assert made["urls"]["get"].startswith("http://here:5/v1/predictions/")
+            clock.now += 60
+            assert (await read(http, made))["metrics"]["predict_time"] == seconds
+    with pytest.raises(ValueError, match="speed"):
+        SimulatorSettings(speed=0)
+
+
+@pytest.mark.parametrize(
+    ("when", "status"), [(0.1, "aborted"), (1.0, "canceled"), (10.0, "succeeded")]
+)
+async def test_a_cancel_depends_on_when_it_comes(
+    http: httpx.AsyncClient, clock: Clock, when: float, status: str
+) -> None:
+    made = await create(http, DEV)
+    clock.now += when
+    answer = await http.post(made["urls"]["cancel"])
+    assert (answer.status_code, answer.json()["status"]) == (200, status)
+    assert ("started_at" in answer.json()) is (status != "aborted")
+    clock.now += 60
+    assert (await read(http, made))["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("span", "seconds"), [("30", 30), ("30s", 30), ("5m", 300), ("1h30m45s", 5445), (" 5s ", 5)]
+)
+async def test_cancel_after_sets_the_deadline(
+    http: httpx.AsyncClient, clock: Clock, span: str, seconds: int
+) -> None:
+    await switch(http, kind="slow", seconds=86_400)
+    made = await create(http, headers={"cancel-after": span})
+    clock.now += seconds - 0.5
+    assert (await read(http, made))["status"] == "processing"
+    clock.now += 0.6
+    ended = await read(http, made)
+    assert (ended["status"], ended["completed_at"]) == ("canceled", made["deadline"])
+
+
+@pytest.mark.parametrize("span", ["4", "0s", "soon", "", "1d"])
+async def test_a_cancel_after_that_is_none_is_refused(http: httpx.AsyncClient, span: str) -> None:
+    answer = await http.post(
+        f"/v1/models/{SCHNELL}/predictions",
+        json={"input": {"prompt": "x"}},
+        headers={"cancel-after": span},
+    )
+    assert answer.status_code == 400
+
+
+async def test_a_deadline_in_the_queue_aborts(http: httpx.AsyncClient, clock: Clock) -> None:
+    await switch(http, kind="slow", seconds=60, queued=True)
+    made = await create(http, headers={"cancel-after": "30s"})
+    clock.now += 31
+    ended = await read(http, made)
+    assert ended["status"] == "aborted"
+    assert "metrics" not in ended
+
+
+async def test_an_unknown_prediction_is_not_found(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/v1/predictions/nope")).status_code == 404
+    assert (await http.post("/v1/predictions/nope/cancel")).status_code == 404
+
+
+async def test_the_list_is_newest_first_and_comes_in_pages(
+    http: httpx.AsyncClient, clock: Clock
+) -> None:
+    made = []
+    for _ in range(205):
+        clock.now += 1
+        made.append((await create(http))["id"])
+    seen: list[str] = []
+    link: str | None = "/v1/predictions"
+    sizes = []
+    while link:
+        page = (await http.get(link)).json()
+        sizes.append(len(page["results"]))
+        seen += [one["id"] for one in page["results"]]
+        link = page["next"]
+    assert sizes == [100, 100, 5]
+    assert seen == made[::-1]
+
+
+async def test_the_list_can_be_cut_by_time(http: httpx.AsyncClient, clock: Clock) -> None:
+    made = []
+    for _ in range(3):
+        made.append(await create(http))
+        clock.now += 10
+    after, before = made[1]["created_at"], made[2]["created_at"]
+    page = await http.get("/v1/predictions", params={"created_after": after})
+    assert [one["id"] for one in page.json()["results"]] == [made[2]["id"], made[1]["id"]]
+    both = {"created_after": after, "created_before": before}
+    page = await http.get("/v1/predictions", params=both)
+    assert [one["id"] for one in page.json()["results"]] == [made[1]["id"]]
+    bad = await http.get("/v1/predictions", params={"created_after": "yesterday"})
+    assert bad.status_code == 400
+
+
+# --- the pictures ---
+
+
+async def files(http: httpx.AsyncClient, clock: Clock, model: str, **given: Any) -> list[bytes]:
+    made = await create(http, model, **given)
+    clock.now += 120
+    output = (await read(http, made))["output"]
+    links = [output] if isinstance(output, str) else output
+    answers = [await http.get(link, headers={"authorization": ""}) for link in links]
+    assert all(answer.status_code == 200 for answer in answers)
+    return [answer.content for answer in answers]
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "mime_type", "size"),
+    [
+        (SCHNELL, {"megapixels": "0.25", "output_format": "png"}, "image/png", (512, 512)),
+        (DEV, {"aspect_ratio": "16:9", "megapixels": "0.25"}, "image/webp", (672, 384)),
+        ("recraft-ai/recraft-v3", {"size": "1024x1280"}, "image/png", (1024, 1280)),
+        ("recraft-ai/recraft-v3-svg", {"size": "1024x1024"}, "image/svg+xml", (1024, 1024)),
+        (
+            "black-forest-labs/flux-1.1-pro",
+            {"width": 320, "height": 256, "aspect_ratio": "custom"},
+            "image/webp",
+            (320, 256),
+        ),
+    ],
+)
+async def test_a_picture_has_the_format_and_size_asked_for(
+    http: httpx.AsyncClient,
+    clock: Clock,
+    model: str,
+    given: dict[str, Any],
+    mime_type: str,
+    size: tuple[int, int],
+) -> None:
+    (data,) = await files(http, clock, model, **given)
+    info = read_image(data)
+    assert info is not None
+    assert (info.mime_type, (info.width, info.height)) == (mime_type, size)
+
+
+async def test_the_same_seed_gives_the_same_pictures(http: httpx.AsyncClient, clock: Clock) -> None:
+    wish = {"seed": 7, "num_outputs": 2, "megapixels": "0.25"}
+    first = await files(http, clock, SCHNELL, **wish)
+    assert await files(http, clock, SCHNELL, **wish) == first
+    assert first[0] != first[1]
+    assert await files(http, clock, SCHNELL, **wish | {"seed": 8}) != first
+
+
+async def test_a_model_without_a_prompt_draws_too(http: httpx.AsyncClient, clock: Clock) -> None:
+    pin = models()["lucataco/remove-bg"].version
+    body = {"version": pin, "input": {"image": "https://example.com/in.png"}}
+    made = (await http.post("/v1/predictions", json=body)).json()
+    clock.now += 60
+    link = (await read(http, made))["output"]
+    assert read_image((await http.get(link)).content) is not None
+
+
+async def test_more_pictures_only_where_the_model_may_decide(
+    http: httpx.AsyncClient, clock: Clock
+) -> None:
+    for mode, count in [("disabled", 1), ("auto", 3)]:
+        wish = {"sequential_image_generation": mode, "max_images": 3}
+        made = await create(http, "bytedance/seedream-4", **wish)
+        clock.now += 60
+        assert len((await read(http, made))["output"]) == count
+
+
+async def test_everything_is_removed_after_an_hour(http: httpx.AsyncClient, clock: Clock) -> None:
+    made = await create(http)
+    clock.now += 60
+    link = (await read(http, made))["output"][0]
+    clock.now += 3600
+    ended = await read(http, made)
+    assert ended["status"] == "succeeded"
+    assert (ended["data_removed"], ended["output"], ended["input"]) == (True, None, {})
+    assert (await http.get(link)).status_code == 404
+
+
+async def test_only_finished_pictures_that_exist_are_served(
+    http: httpx.AsyncClient, clock: Clock
+) -> None:
+    made = await create(http)
+    folder = f"/files/{made['id']}"
+    assert (await http.get(f"{folder}/out-0.webp")).status_code == 404
+    clock.now += 60
+    for name in ("out-1.webp", "out-0.png", "out-x.webp", "other"):
+        assert (await http.get(f"{folder}/{name}")).status_code == 404
+    assert (await http.get("/files/nope/out-0.webp")).status_code == 404
+
+
+# --- faults ---
+
+
+async def switch(http: httpx.AsyncClient, **fault: Any) -> None:
+    answer = await http.post("/_simulator/faults", json=fault)
+    assert answer.status_code == 200, answer.text
+
+
+async def attempt(http: httpx.AsyncClient) -> httpx.Response:
+    body = {"input": {"prompt": "a boat"}}
+    return await http.post(f"/v1/models/{SCHNELL}/predictions", json=body)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [
+        ({"kind": "rate_limit", "seconds": 2}, 429),
+        ({"kind": "server_error"}, 500),
+        ({"kind": "server_error", "status": 503}, 503),
+        ({"kind": "out_of_credit"}, 402),
+    ],
+)
+async def test_a_refusing_fault_makes_nothing_and_ends(
+    http: httpx.AsyncClient, fault: dict[str, Any], status: int
+) -> None:
+    await switch(http, count=2, **fault)
+    for _ in range(2):
+        answer = await attempt(http)
+        assert answer.status_code == status
+        assert answer.headers.get("retry-after") == ("2" if status == 429 else None)
+    assert (await http.get("/_simulator/predictions")).json() == []
+    assert (await attempt(http)).status_code == 201
+
+
+@pytest.mark.parametrize("on", ["get", "list", "cancel", "file"])
+async def test_a_fault_hits_the_call_it_is_meant_for(
+    http: httpx.AsyncClient, clock: Clock, on: str
+) -> None:
+    made = await create(http)
+    clock.now += 60
+    calls = {
+        "get": ("GET", made["urls"]["get"]),
+        "list": ("GET", "/v1/predictions"),
+        "cancel": ("POST", made["urls"]["cancel"]),
+        "file": ("GET", f"/files/{made['id']}/out-0.webp"),
+    }
+    await switch(http, kind="server_error", on=on, status=502)
+    for call, (method, path) in calls.items():
+        if call != on:
+            assert (await http.request(method, path)).status_code == 200
+    assert (await http.request(*calls[on])).status_code == 502
+    assert (await http.request(*calls[on])).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"kind": "fail"}, "E9828"),
+        ({"kind": "fail", "message": "CUDA out of memory"}, "CUDA out of memory"),
+        ({"kind": "nsfw"}, "NSFW content detected"),
+    ],
+)
+async def test_a_prediction_can_be_made_to_fail(
+    http: httpx.AsyncClient, clock: Clock, fault: dict[str, Any], words: str
+) -> None:
+    await switch(http, **fault)
+    made = await create(http)
+    clock.now += 60
+    ended = await read(http, made)
+    assert (ended["status"], ended["output"]) == ("failed", None)
+    assert words in ended["error"]
+
+
+async def test_an_output_can_be_made_to_expire_at_once(
+    http: httpx.AsyncClient, clock: Clock
+) -> None:
+    await switch(http, kind="expired_output")
+    made = await create(http)
+    clock.now += 60
+    ended = await read(http, made)
+    assert (ended["status"], ended["data_removed"], ended["output"]) == ("succeeded", True, None)
+
+
+async def test_a_lost_answer_can_be_a_status(http: httpx.AsyncClient) -> None:
+    await switch(http, kind="lose_answer", status=502)
+    assert (await attempt(http)).status_code == 502
+    (made,) = (await http.get("/_simulator/predictions")).json()
+    assert made["status"] == "starting"
+    assert made["created_by"]["token"] == "test"
+
+
+@pytest.mark.parametrize("fault", [{"kind": "flood"}, {"kind": "fail", "count": 0}, {"x": 1}, None])
+async def test_an_unknown_fault_is_refused(http: httpx.AsyncClient, fault: Any) -> None:
+    assert (await http.post("/_simulator/faults", json=fault)).status_code == 422
+    assert (await http.get("/_simulator/faults")).json() == []
+
+
+async def test_a_reset_forgets_everything(http: httpx.AsyncClient) -> None:
+    await create(http)
+    await switch(http, kind="fail")
+    assert (await http.post("/_simulator/reset")).status_code == 204
+    assert (await http.get("/_simulator/predictions")).json() == []
+    assert (await http.get("/_simulator/faults")).json() == []

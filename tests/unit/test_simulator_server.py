@@ -1,0 +1,63 @@
+"""Lost answers over a real socket: what in-process transports cannot show."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import uvicorn
+
+from picture_queue.local.simulator import SimulatorSettings, create_app
+from picture_queue.replicate import errors
+from picture_queue.replicate.client import ReplicateClient
+from picture_queue.replicate.images import read_image
+
+MODEL = "black-forest-labs/flux-schnell"
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        app = create_app(SimulatorSettings(speed=100))
+        config = uvicorn.Config(app, log_level="critical", lifespan="off")
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        await serving
+
+
+async def switch(address: str, **fault: object) -> None:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        (await http.post(f"{address}/_simulator/faults", json=fault)).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "timeout"), [(0, 30.0), (5, 0.2)], ids=["dropped", "timed out"]
+)
+async def test_a_lost_answer_leaves_a_prediction_to_find(
+    address: str, seconds: float, timeout: float
+) -> None:
+    await switch(address, kind="lose_answer", seconds=seconds)
+    async with ReplicateClient(
+        "r8_t", base_url=f"{address}/v1", timeout=httpx.Timeout(timeout)
+    ) as client:
+        with pytest.raises(errors.OutcomeUnknown):
+            await client.create(MODEL, {"prompt": "a boat"}, cancel_after=60)
+        async with httpx.AsyncClient(trust_env=False) as http:
+            (made,) = (await http.get(f"{address}/_simulator/predictions")).json()
+        assert (await client.get(made["id"])).input == {"prompt": "a boat"}
+
+
+async def test_the_client_makes_a_picture_over_a_socket(address: str) -> None:
+    async with ReplicateClient("r8_t", base_url=f"{address}/v1") as client:
+        prediction = await client.create(MODEL, {"prompt": "a boat"}, cancel_after=60)
+        while not prediction.terminal:
+            await asyncio.sleep(0.01)
+            prediction = await client.get(prediction.id)
+        info = read_image(await client.download(prediction.output[0]))
+    assert info is not None
+    assert (info.width, info.height) == (1024, 1024)
