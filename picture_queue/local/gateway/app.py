@@ -1,0 +1,87 @@
+"""Puts the services behind one address: keys, CORS, faults, and what is missing."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from picture_queue.local.gateway import missing
+from picture_queue.local.gateway.auth.service import AuthService
+from picture_queue.local.gateway.credentials import Credentials
+from picture_queue.local.gateway.database import Database
+from picture_queue.local.gateway.faults import Faults
+from picture_queue.local.gateway.realtime.service import RealtimeService
+from picture_queue.local.gateway.rest import RestProxy
+from picture_queue.local.gateway.settings import GatewaySettings
+from picture_queue.local.gateway.storage.service import StorageService
+
+_ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+def create_app(settings: GatewaySettings) -> ASGIApp:
+    """Builds the gateway. Its lifespan opens and closes all connections: serve it with lifespan on.
+
+    Args:
+        settings: Addresses, keys and limits.
+    """
+    credentials = Credentials(settings)
+    database = Database(settings.database_url)
+    realtime = RealtimeService(settings, credentials, database)
+    faults = Faults(credentials, realtime.apply)
+    realtime.use(faults)
+    rest = RestProxy(settings.postgrest_url, credentials, faults)
+    storage = StorageService(settings, credentials, database)
+    auth = AuthService(settings, credentials, database)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            await database.open()
+            stack.push_async_callback(database.close)
+            stack.push_async_callback(rest.close)
+            await stack.enter_async_context(realtime.running())
+            storage.open()
+            yield
+
+    app = Starlette(
+        lifespan=lifespan,
+        routes=[
+            Mount("/rest/v1", app=rest),
+            WebSocketRoute("/realtime/v1/websocket", realtime.websocket),
+            *realtime.routes(),
+            Mount("/storage/v1", app=storage),
+            *auth.routes(),
+            Route("/_faults", faults.endpoint, methods=["GET", "POST", "DELETE"]),
+            Route("/{path:path}", missing.endpoint, methods=_ANY_METHOD),
+        ],
+    )
+    return CORSMiddleware(
+        _Unavailable(app, faults),
+        allow_origins=["*"],
+        allow_methods=_ANY_METHOD,
+        allow_headers=["*"],
+        expose_headers=["Content-Range", "Content-Profile", "Location", "ETag"],
+        max_age=3600,
+    )
+
+
+class _Unavailable:
+    """Answers 503 while that fault is switched on."""
+
+    def __init__(self, app: ASGIApp, faults: Faults) -> None:
+        self._app = app
+        self._faults = faults
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if (
+            scope["type"] == "http"
+            and scope["path"] != "/_faults"
+            and self._faults.take("answer_503", scope["path"])
+        ):
+            app = JSONResponse({"message": "Service Unavailable"}, status_code=503)
+        await app(scope, receive, send)

@@ -1,0 +1,1 @@
+"""Auth: e-mail and password accounts, sessions with rotating refresh tokens, user JWTs."""

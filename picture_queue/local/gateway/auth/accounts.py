@@ -1,0 +1,233 @@
+"""Users, sessions and refresh tokens in the schema ``auth``."""
+
+import hashlib
+import secrets
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import asyncpg
+
+from picture_queue.local.gateway.auth.errors import AuthError
+from picture_queue.local.gateway.database import Connection, Database, one
+
+# A client whose answer was lost may present the same refresh token once more within this time.
+_REUSE: Final = timedelta(seconds=10)
+
+
+@dataclass(frozen=True)
+class Session:
+    """A signed-in user and the refresh token that continues the session."""
+
+    user: asyncpg.Record
+    session_id: uuid.UUID
+    refresh_token: str
+
+
+class Accounts:
+    """Reads and writes accounts; one transaction for each call."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, email: str, password_hash: str, metadata: dict[str, Any]) -> Session:
+        """Makes a user and signs it in.
+
+        Raises:
+            AuthError: The e-mail address is taken.
+        """
+        try:
+            async with self._database.transaction() as connection:
+                user = await one(
+                    connection,
+                    "insert into auth.users (id, aud, role, email, encrypted_password,"
+                    " email_confirmed_at, raw_app_meta_data, raw_user_meta_data,"
+                    " created_at, updated_at)"
+                    " values ($1, 'authenticated', 'authenticated', $2, $3, now(), $4, $5,"
+                    " now(), now()) returning *",
+                    uuid.uuid4(),
+                    email,
+                    password_hash,
+                    {"provider": "email", "providers": ["email"]},
+                    metadata,
+                )
+                return await _open_session(connection, user)
+        except asyncpg.UniqueViolationError:
+            raise AuthError(422, "user_already_exists", "User already registered") from None
+
+    async def by_email(self, email: str) -> asyncpg.Record | None:
+        """Returns the user with this address."""
+        async with self._database.connection() as connection:
+            return await connection.fetchrow(
+                "select * from auth.users where email = $1 and deleted_at is null",
+                email,
+            )
+
+    async def sign_in(self, user: asyncpg.Record) -> Session:
+        """Opens a new session of a user who proved to be that."""
+        async with self._database.transaction() as connection:
+            return await _open_session(connection, user)
+
+    async def refresh(self, token: str) -> Session:
+        """Exchanges a refresh token for the next one.
+
+        A token that was already exchanged ends the whole session: two parties hold it, and one of
+        them stole it.
+
+        Raises:
+            AuthError: The token is unknown or was used before.
+        """
+        stolen = False
+        async with self._database.transaction() as connection:
+            found = await connection.fetchrow(
+                "select t.id, t.revoked_at, t.session_id, s.user_id"
+                " from auth.refresh_tokens as t join auth.sessions as s on s.id = t.session_id"
+                " where t.token = $1 for update of t, s",
+                _digest(token),
+            )
+            if found is None:
+                raise AuthError(
+                    400,
+                    "refresh_token_not_found",
+                    "Invalid Refresh Token: Refresh Token Not Found",
+                )
+            revoked = found["revoked_at"]
+            stolen = revoked is not None and datetime.now(UTC) - revoked > _REUSE
+            if stolen:
+                await connection.execute(
+                    "delete from auth.sessions where id = $1", found["session_id"]
+                )
+            else:
+                return await _continue_session(connection, found)
+        raise AuthError(400, "refresh_token_already_used", "Invalid Refresh Token: Already Used")
+
+    async def current(self, claims: dict[str, Any]) -> asyncpg.Record:
+        """Returns the user of an access token.
+
+        Raises:
+            AuthError: The user or the session is gone.
+        """
+        user_id, session_id = _uuid(claims.get("sub")), _uuid(claims.get("session_id"))
+        async with self._database.connection() as connection:
+            user = await connection.fetchrow(
+                "select * from auth.users where id = $1 and deleted_at is null",
+                user_id,
+            )
+            if user is None:
+                raise AuthError(403, "user_not_found", "User from sub claim in JWT does not exist")
+            if session_id is not None and not await connection.fetchval(
+                "select exists (select from auth.sessions where id = $1)", session_id
+            ):
+                raise AuthError(
+                    403,
+                    "session_not_found",
+                    "Session from session_id claim in JWT does not exist",
+                )
+        return user
+
+    async def update(
+        self,
+        user_id: uuid.UUID,
+        *,
+        email: str | None,
+        password_hash: str | None,
+        metadata: dict[str, Any],
+    ) -> asyncpg.Record:
+        """Changes what is given; null removes a key of the metadata.
+
+        Raises:
+            AuthError: The e-mail address is taken.
+        """
+        try:
+            async with self._database.transaction() as connection:
+                user = await one(
+                    connection,
+                    "update auth.users set email = coalesce($2, email),"
+                    " encrypted_password = coalesce($3, encrypted_password),"
+                    " raw_user_meta_data = jsonb_strip_nulls("
+                    "   coalesce(raw_user_meta_data, '{}') || $4),"
+                    " updated_at = now() where id = $1 returning *",
+                    user_id,
+                    email,
+                    password_hash,
+                    metadata,
+                )
+        except asyncpg.UniqueViolationError:
+            raise AuthError(
+                422,
+                "email_exists",
+                "A user with this email address has already been registered",
+            ) from None
+        return user
+
+    async def sign_out(self, claims: dict[str, Any], scope: str) -> None:
+        """Ends sessions: ``global`` all of the user, ``local`` this one, ``others`` the rest."""
+        user_id, session_id = _uuid(claims.get("sub")), _uuid(claims.get("session_id"))
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                "delete from auth.sessions where user_id = $1 and case $3"
+                " when 'local' then id = $2"
+                " when 'others' then id is distinct from $2"
+                " else true end",
+                user_id,
+                session_id,
+                scope,
+            )
+
+
+async def _open_session(connection: Connection, user: asyncpg.Record) -> Session:
+    session_id = uuid.uuid4()
+    await connection.execute(
+        "insert into auth.sessions (id, user_id, created_at, updated_at)"
+        " values ($1, $2, now(), now())",
+        session_id,
+        user["id"],
+    )
+    user = await _touch(connection, user["id"])
+    token = await _new_token(connection, session_id, None)
+    return Session(user, session_id, token)
+
+
+async def _continue_session(connection: Connection, found: asyncpg.Record) -> Session:
+    await connection.execute(
+        "update auth.refresh_tokens set revoked_at = coalesce(revoked_at, now()) where id = $1",
+        found["id"],
+    )
+    await connection.execute(
+        "update auth.sessions set updated_at = now() where id = $1", found["session_id"]
+    )
+    user = await _touch(connection, found["user_id"])
+    token = await _new_token(connection, found["session_id"], found["id"])
+    return Session(user, found["session_id"], token)
+
+
+async def _touch(connection: Connection, user_id: uuid.UUID) -> asyncpg.Record:
+    return await one(
+        connection,
+        "update auth.users set last_sign_in_at = now() where id = $1 returning *",
+        user_id,
+    )
+
+
+async def _new_token(connection: Connection, session_id: uuid.UUID, parent: int | None) -> str:
+    token = secrets.token_urlsafe(24)
+    await connection.execute(
+        "insert into auth.refresh_tokens (token, session_id, parent, created_at)"
+        " values ($1, $2, $3, now())",
+        _digest(token),
+        session_id,
+        parent,
+    )
+    return token
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _uuid(value: object) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(str(value))
+    except ValueError:
+        return None

@@ -1,0 +1,33 @@
+"""Auth's errors, as GoTrue words them."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+_VERSION_HEADER = "X-Supabase-Api-Version"
+_VERSION = "2024-01-01"
+
+
+class AuthError(Exception):
+    """A request that Auth refuses.
+
+    Args:
+        status: HTTP status.
+        code: Stable code, https://supabase.com/docs/guides/auth/debugging/error-codes.
+        message: For the user.
+        extra: Further keys of the body.
+    """
+
+    def __init__(self, status: int, code: str, message: str, **extra: object) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.extra = extra
+
+    def response(self, request: Request) -> JSONResponse:
+        """The answer, in the form that this version of a client reads."""
+        if request.headers.get(_VERSION_HEADER):
+            body = {"code": self.code, "message": self.message, **self.extra}
+            return JSONResponse(body, self.status, headers={_VERSION_HEADER: _VERSION})
+        legacy = {"code": self.status, "error_code": self.code, "msg": self.message, **self.extra}
+        return JSONResponse(legacy, self.status)

@@ -1,0 +1,143 @@
+"""From the headers of a request to the role it acts as.
+
+The platform's API gateway accepts opaque keys (``sb_publishable_…``, ``sb_secret_…``) and hands the
+services behind it a JWT in their place; a JWT passes as it is. Same here
+(https://github.com/supabase/cli, the Kong template).
+"""
+
+import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import jwt
+
+from picture_queue.local.gateway.settings import GatewaySettings
+
+ROLES: Final = frozenset({"anon", "authenticated", "service_role"})
+
+_LEEWAY = 30  # seconds of clock skew that PostgREST forgives
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a request: a verified token's role and claims."""
+
+    role: str
+    claims: Mapping[str, Any]
+    token: str
+
+    @property
+    def subject(self) -> str | None:
+        """The claim ``sub``; None for a key."""
+        subject = self.claims.get("sub")
+        return subject if isinstance(subject, str) and subject else None
+
+
+Flaw = Literal[
+    "malformed", "algorithm", "signature", "signature encoding", "expired", "not yet valid", "role"
+]
+
+
+class BadToken(Exception):
+    """A token that is not valid here. Each service has its own words for the flaw.
+
+    Args:
+        flaw: What is wrong with it.
+        message: The same for a reader.
+    """
+
+    def __init__(self, flaw: Flaw, message: str) -> None:
+        super().__init__(message)
+        self.flaw = flaw
+        self.message = message
+
+
+# The first that fits: PyJWT's errors are subclasses of each other.
+_FLAWS: Final[tuple[tuple[type[jwt.InvalidTokenError], Flaw], ...]] = (
+    (jwt.ExpiredSignatureError, "expired"),
+    (jwt.ImmatureSignatureError, "not yet valid"),
+    (jwt.InvalidAlgorithmError, "algorithm"),
+    (jwt.InvalidSignatureError, "signature"),
+)
+
+
+class Credentials:
+    """Exchanges keys for tokens and verifies tokens."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._secret = settings.jwt_secret
+        self._keys = (
+            (settings.secret_key.encode(), settings.service_role_key),
+            (settings.publishable_key.encode(), settings.anon_key),
+        )
+        self._service_keys = (settings.secret_key.encode(), settings.service_role_key.encode())
+
+    def token(self, authorization: str | None, apikey: str | None) -> str | None:
+        """Returns the JWT a request stands for, unverified; None if it names no key at all."""
+        if authorization is not None:
+            scheme, _, value = authorization.partition(" ")
+            value = value.strip()
+            if scheme.lower() == "bearer" and value and not value.startswith("sb_"):
+                return value
+            apikey = apikey or value
+        return self._exchange(apikey) if apikey else None
+
+    def _exchange(self, apikey: str) -> str:
+        given = apikey.encode()
+        for key, token in self._keys:
+            if hmac.compare_digest(given, key):
+                return token
+        return apikey
+
+    def verify(self, token: str, *, leeway: float = _LEEWAY) -> Caller:
+        """Returns the caller of a token.
+
+        Raises:
+            BadToken: It is malformed, forged, expired, or its role is none of the API's.
+        """
+        claims = self.claims(token, leeway=leeway)
+        role = claims.get("role", "anon")
+        if role not in ROLES:
+            raise BadToken("role", f'permission denied to set role "{role}"')
+        return Caller(role=role, claims=claims, token=token)
+
+    def claims(self, token: str, *, leeway: float = _LEEWAY) -> dict[str, Any]:
+        """Returns a token's claims, whatever its role.
+
+        Raises:
+            BadToken: It is malformed, forged or expired.
+        """
+        try:
+            # `iat` in the future is no reason to refuse: PostgREST checks it, the services do not.
+            return jwt.decode(
+                token,
+                self._secret,
+                algorithms=["HS256"],
+                leeway=leeway,
+                options={"verify_aud": False, "verify_iat": False, "verify_sub": False},
+            )
+        except jwt.InvalidTokenError as error:
+            flaw: Flaw = next(
+                (flaw for kind, flaw in _FLAWS if isinstance(error, kind)), "malformed"
+            )
+            if str(error) == "Invalid crypto padding":
+                flaw = "signature encoding"
+            raise BadToken(flaw, str(error)) from None
+
+    def is_service(self, authorization: str | None, apikey: str | None) -> bool:
+        """Whether a request carries the service or the secret key; says nothing by its timing."""
+        candidates = [apikey or "", (authorization or "").removeprefix("Bearer ")]
+        matches = [
+            hmac.compare_digest(candidate.encode(), key)
+            for candidate in candidates
+            for key in self._service_keys
+        ]
+        return any(matches)
+
+
+def seconds_left(claims: Mapping[str, Any]) -> float | None:
+    """Seconds until a token ends, negative once it has; None if it never does."""
+    expires = claims.get("exp")
+    return None if expires is None else float(expires) - time.time()

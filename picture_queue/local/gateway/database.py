@@ -1,0 +1,108 @@
+"""The gateway's own connections to the project's database."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from picture_queue.local.gateway.credentials import Caller
+
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+COMMAND_TIMEOUT = 30.0  # seconds
+_ACQUIRE_TIMEOUT = 10.0
+_MAX_CONNECTIONS = 8
+
+
+class Database:
+    """A pool of superuser connections that act as whoever makes the request.
+
+    Connections are opened when needed and closed after five idle minutes.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def open(self) -> None:
+        """Connects.
+
+        Raises:
+            OSError: The database is not there.
+            asyncpg.PostgresError: It refuses.
+        """
+        self._pool = await asyncpg.create_pool(
+            self._dsn,
+            min_size=1,
+            max_size=_MAX_CONNECTIONS,
+            command_timeout=COMMAND_TIMEOUT,
+            init=_use_json,
+            server_settings={"application_name": "picture-queue gateway"},
+        )
+
+    async def close(self) -> None:
+        """Closes every connection; a second call does nothing."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection as the superuser, outside a transaction."""
+        if self._pool is None:
+            raise ConnectionError("the gateway's database pool is closed")
+        async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A transaction as the superuser."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+
+async def act_as(
+    connection: Connection, caller: Caller, extra: Mapping[str, str] | None = None
+) -> None:
+    """Turns the rest of the transaction into the caller's: role, claims, and what policies read.
+
+    Args:
+        connection: Inside a transaction.
+        caller: Whose rights hold from here on.
+        extra: Further settings, by name; the role comes last, so they may need the superuser.
+    """
+    settings = {
+        **(extra or {}),
+        "request.jwt.claims": json.dumps(dict(caller.claims)),
+        "request.jwt.claim.role": caller.role,
+        "request.jwt.claim.sub": caller.subject or "",
+        "role": caller.role,
+    }
+    await connection.execute(
+        "select set_config(name, value, true)"
+        " from unnest($1::text[], $2::text[]) with ordinality as s (name, value, n) order by n",
+        list(settings),
+        list(settings.values()),
+    )
+
+
+async def one(connection: Connection, query: str, *values: object) -> asyncpg.Record:
+    """Returns the row of a statement that always has one.
+
+    Raises:
+        LookupError: It had none.
+    """
+    row = await connection.fetchrow(query, *values)
+    if row is None:
+        raise LookupError(f"no row from: {query}")
+    return row
+
+
+async def _use_json(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    for name in ("json", "jsonb"):
+        await connection.set_type_codec(
+            name, encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+        )

@@ -1,0 +1,103 @@
+"""Faults on demand, for tests of what clients do when the platform misbehaves.
+
+``POST /_faults`` with the service or secret key merges a JSON object into the switches below and
+answers their state; ``GET`` shows it, ``DELETE`` puts everything right again. Counters count down.
+
+=====================  ==========================================================================
+``network_cut``        true: every socket is closed abnormally and new ones are refused, until false
+``drop_messages``      n: the next n broadcasts reach nobody
+``delay_messages``     n: the next n broadcasts come ``delay_seconds`` late (and after later ones)
+``duplicate_messages`` n: the next n broadcasts come twice
+``close_channels``     topic or ``*``: those channels get a system error and ``phx_close``, once
+``answer_503``         n: the next n requests under ``path`` are answered 503 and do nothing
+``cut_after_commit``   n: the next n REST writes under ``path`` succeed, and their answers are lost
+``path``               prefix of the paths the two counters above look at; default: all
+=====================  ==========================================================================
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from picture_queue.local.gateway.credentials import Credentials
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What is broken at the moment; the defaults are: nothing."""
+
+    network_cut: bool = False
+    drop_messages: int = 0
+    delay_messages: int = 0
+    delay_seconds: float = 0.5
+    duplicate_messages: int = 0
+    close_channels: str = ""
+    answer_503: int = 0
+    cut_after_commit: int = 0
+    path: str = "/"
+
+    def merged(self, changes: object) -> "Switches":
+        """Returns a copy with the changes.
+
+        Raises:
+            ValueError: A switch is unknown or its value is of another type.
+        """
+        if not isinstance(changes, dict):
+            raise ValueError("the body must be a JSON object")
+        values: dict[str, Any] = {}
+        for name, value in changes.items():
+            default = {field.name: field.default for field in fields(self)}.get(name)
+            wanted = (int, float) if isinstance(default, float) else type(default)
+            if (
+                default is None
+                or not isinstance(value, wanted)
+                or (isinstance(value, bool) and not isinstance(default, bool))
+            ):
+                raise ValueError(f"{name}: unknown switch, or a value of the wrong type")
+            values[name] = value
+        return replace(self, **values)
+
+
+class Faults:
+    """The switches, and the endpoint that sets them."""
+
+    def __init__(
+        self, credentials: Credentials, on_change: Callable[[Switches], Awaitable[None]]
+    ) -> None:
+        self._credentials = credentials
+        self._on_change = on_change
+        self.switches = Switches()
+
+    def take(self, counter: str, path: str | None = None) -> bool:
+        """Whether this fault is due now; counts it down if so.
+
+        Args:
+            counter: Name of a counting switch.
+            path: Path of the request, for those switches that look at it.
+        """
+        left: int = getattr(self.switches, counter)
+        if left <= 0 or (path is not None and not path.startswith(self.switches.path)):
+            return False
+        changed: dict[str, Any] = {counter: left - 1}
+        self.switches = replace(self.switches, **changed)
+        return True
+
+    async def endpoint(self, request: Request) -> Response:
+        """``/_faults``: GET, POST and DELETE."""
+        headers = request.headers
+        if not self._credentials.is_service(headers.get("authorization"), headers.get("apikey")):
+            return JSONResponse({"message": "the service key sets faults"}, status_code=403)
+        try:
+            if request.method == "POST":
+                self.switches = self.switches.merged(await request.json())
+            elif request.method == "DELETE":
+                self.switches = Switches()
+        except ValueError as error:
+            return JSONResponse({"message": str(error)}, status_code=400)
+        if request.method != "GET":
+            await self._on_change(self.switches)
+            self.switches = replace(self.switches, close_channels="")
+        return JSONResponse(asdict(self.switches))

@@ -1,0 +1,62 @@
+"""Parts of the platform that the embedded stack does not have: status 501, and which one it was."""
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+# The keys that the clients of all services look for when they read an error body.
+_HINT: Final = "Use `supabase start` or a hosted project for it."
+
+
+def not_implemented(what: str) -> Response:
+    """The answer for one missing thing.
+
+    Args:
+        what: Its name, as the platform's documentation calls it.
+    """
+    message = f"The embedded stack has no {what}."
+    body = {
+        "code": "not_implemented",
+        "error_code": "not_implemented",
+        "error": "not_implemented",
+        "statusCode": "501",
+        "message": message,
+        "msg": message,
+        "hint": _HINT,
+    }
+    return JSONResponse(body, status_code=501)
+
+
+# First match wins; a path below `/auth/v1` and `/storage/v1` comes here only when not served.
+_MISSING: Final = (
+    ("/functions/v1", "Edge Functions"),
+    ("/graphql/v1", "GraphQL (pg_graphql)"),
+    ("/pg", "postgres-meta"),
+    ("/analytics/v1", "Logs and Analytics"),
+    ("/realtime/v1/api/tenants", "Realtime tenant management"),
+    ("/auth/v1/admin", "Auth admin API"),
+    ("/auth/v1/authorize", "OAuth sign-in"),
+    ("/auth/v1/callback", "OAuth sign-in"),
+    ("/auth/v1/oauth", "OAuth server"),
+    ("/auth/v1/factors", "multi-factor authentication"),
+    ("/auth/v1/otp", "one-time passwords and magic links"),
+    ("/auth/v1/magiclink", "one-time passwords and magic links"),
+    ("/auth/v1/verify", "one-time passwords and magic links"),
+    ("/auth/v1/resend", "e-mail (every sign-up is confirmed at once)"),
+    ("/auth/v1/recover", "password recovery by e-mail"),
+    ("/auth/v1/reauthenticate", "reauthentication by e-mail"),
+    ("/auth/v1/invite", "invitations"),
+    ("/auth/v1/sso", "single sign-on (SAML)"),
+    ("/auth/v1/user/identities", "linked identities"),
+    ("/auth/v1/passkeys", "passkeys"),
+)
+
+
+async def endpoint(request: Request) -> Response:
+    """Answers whatever no route serves: 501 for what the platform has, else 404."""
+    path = request.url.path
+    for prefix, what in _MISSING:
+        if path == prefix or path.startswith(prefix + "/"):
+            return not_implemented(what)
+    return JSONResponse({"message": f"no Route matched with {request.method} {path}"}, 404)

@@ -1,0 +1,65 @@
+"""May this caller read or write this private topic? The policies on ``realtime.messages`` decide.
+
+As the Realtime server does it: in a transaction that is always rolled back, a row of the topic is
+written and looked for (read), or inserted as the caller (write), with the claims and
+``realtime.topic`` set. Source: https://github.com/supabase/realtime,
+lib/realtime/tenants/authorization.ex.
+"""
+
+import asyncpg
+
+from picture_queue.local.gateway.credentials import Caller
+from picture_queue.local.gateway.database import Connection, Database, act_as
+
+_INSERT = "insert into realtime.messages (topic, extension, private) values ($1, 'broadcast', true)"
+
+
+class Access:
+    """Asks the database. Answers are facts of the moment: callers decide how long they hold."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def can_read(self, caller: Caller, topic: str) -> bool:
+        """Whether a policy lets the caller select the topic's messages.
+
+        Raises:
+            asyncpg.PostgresError: A policy failed.
+        """
+        async with self._database.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                probe = await connection.fetchval(_INSERT + " returning id", topic)
+                await _become(connection, caller, topic)
+                found = await connection.fetchval(
+                    "select exists (select from realtime.messages"
+                    " where topic = $1 and id = $2 and extension = 'broadcast')",
+                    topic,
+                    probe,
+                )
+            finally:
+                await transaction.rollback()
+        return bool(found)
+
+    async def can_write(self, caller: Caller, topic: str) -> bool:
+        """Whether a policy lets the caller insert a message of the topic.
+
+        Raises:
+            asyncpg.PostgresError: A policy failed.
+        """
+        async with self._database.connection() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                await _become(connection, caller, topic)
+                await connection.execute(_INSERT, topic)
+            except asyncpg.InsufficientPrivilegeError:
+                return False
+            finally:
+                await transaction.rollback()
+        return True
+
+
+async def _become(connection: Connection, caller: Caller, topic: str) -> None:
+    await act_as(connection, caller, {"realtime.topic": topic})

@@ -1,0 +1,73 @@
+"""Who listens to what: from a topic to its channels."""
+
+import asyncio
+from collections import defaultdict
+from typing import Protocol
+
+from picture_queue.local.gateway.faults import Faults
+
+
+class Subscriber(Protocol):
+    """A joined channel, as the hub sees it."""
+
+    def deliver(self, text: str) -> None:
+        """Queues a frame; never waits."""
+
+
+class Hub:
+    """Delivers each message to the channels of its topic.
+
+    Public and private channels of one name are different topics, as on the platform.
+    """
+
+    def __init__(self) -> None:
+        self._topics: defaultdict[tuple[str, bool], set[Subscriber]] = defaultdict(set)
+        self._faults: Faults | None = None
+
+    def use(self, faults: Faults) -> None:
+        """Lets these switches disturb deliveries."""
+        self._faults = faults
+
+    def add(self, name: str, private: bool, subscriber: Subscriber) -> None:
+        """Begins to deliver a topic's messages to a subscriber."""
+        self._topics[name, private].add(subscriber)
+
+    def remove(self, name: str, private: bool, subscriber: Subscriber) -> None:
+        """Ends it; one that is not there is no error."""
+        subscribers = self._topics.get((name, private))
+        if subscribers is None:
+            return
+        subscribers.discard(subscriber)
+        if not subscribers:
+            del self._topics[name, private]
+
+    def listening(self, name: str, private: bool) -> bool:
+        """Whether anybody is subscribed to a topic."""
+        return (name, private) in self._topics
+
+    def publish(
+        self, name: str, private: bool, text: str, *, excluding: Subscriber | None = None
+    ) -> None:
+        """Queues a frame for every subscriber of a topic but one."""
+        times = 1
+        if self._faults is not None:
+            if self._faults.take("drop_messages"):
+                return
+            if self._faults.take("delay_messages"):
+                asyncio.get_running_loop().call_later(
+                    self._faults.switches.delay_seconds,
+                    self._deliver,
+                    name,
+                    private,
+                    text,
+                    excluding,
+                )
+                return
+            times += self._faults.take("duplicate_messages")
+        for _ in range(times):
+            self._deliver(name, private, text, excluding)
+
+    def _deliver(self, name: str, private: bool, text: str, excluding: Subscriber | None) -> None:
+        for subscriber in tuple(self._topics.get((name, private), ())):
+            if subscriber is not excluding:
+                subscriber.deliver(text)

@@ -1,0 +1,115 @@
+"""Hears of each committed row of ``realtime.messages`` and hands it to the hub."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from typing import Any
+
+import asyncpg
+
+from picture_queue.local.gateway.realtime import frames
+from picture_queue.local.gateway.realtime.hub import Hub
+
+_logger = logging.getLogger(__name__)
+
+_CHANNEL = "realtime_messages"
+_CONNECT_TIMEOUT = 10.0  # seconds
+_RETRY_DELAYS = (0.05, 0.2, 1.0, 2.0)  # seconds; the last one repeats
+_WATCH_INTERVAL = 15.0  # seconds between two proofs that the connection lives
+_PRUNE_EVERY = 240  # watches: an hour
+_KEPT = "72 hours"  # as on the platform
+
+_ROW = "select id, topic, event, private, payload from realtime.messages where id = $1"
+
+
+class Listener:
+    """A connection that LISTENs, kept alive and replaced when it breaks.
+
+    Delivery is at most once, as on the platform: what commits while the connection is away reaches
+    nobody.
+    """
+
+    def __init__(self, dsn: str, hub: Hub) -> None:
+        self._dsn = dsn
+        self._hub = hub
+        self._notes: asyncio.Queue[str] = asyncio.Queue()
+        self.connected = asyncio.Event()
+
+    async def run(self) -> None:
+        """Listens until cancelled."""
+        attempt = 0
+        while True:
+            try:
+                await self._listen()
+                attempt = 0
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                _logger.warning("lost the database's notifications: %s", error)
+            self.connected.clear()
+            await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])
+            attempt += 1
+
+    async def _listen(self) -> None:
+        """Serves one connection until it ends."""
+        connection = await asyncpg.connect(
+            self._dsn,
+            timeout=_CONNECT_TIMEOUT,
+            command_timeout=_CONNECT_TIMEOUT,
+            server_settings={"application_name": "picture-queue gateway (realtime)"},
+        )
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        tasks = set[asyncio.Task[None]]()
+        try:
+            await connection.add_listener(_CHANNEL, self._note)
+            self.connected.set()
+            tasks.add(asyncio.create_task(self._deliver(connection)))
+            tasks.add(asyncio.create_task(self._watch(connection, lost)))
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            connection.terminate()
+
+    async def _watch(
+        self, connection: "asyncpg.Connection[asyncpg.Record]", lost: asyncio.Event
+    ) -> None:
+        """Returns when the connection is gone; asks now and then, since a dead peer is silent."""
+        watches = 0
+        while not lost.is_set():
+            if watches % _PRUNE_EVERY == 0:
+                await connection.execute(
+                    f"delete from realtime.messages where inserted_at < now() - interval '{_KEPT}'"  # noqa: S608
+                )
+            watches += 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(lost.wait(), _WATCH_INTERVAL)
+                return
+            await connection.execute("select 1")
+
+    def _note(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self._notes.put_nowait(str(payload))
+
+    async def _deliver(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        """Publishes in the order of the commits, also the messages that must be read first."""
+        while True:
+            message: dict[str, Any] | None = json.loads(await self._notes.get())
+            if message is not None and "topic" not in message:
+                row = await connection.fetchrow(_ROW, message["id"])
+                message = (
+                    None
+                    if row is None
+                    else {**row, "payload": json.loads(row["payload"] or "null")}
+                )
+            if message is not None:
+                self._publish(message)
+
+    def _publish(self, message: dict[str, Any]) -> None:
+        name, private = message["topic"], bool(message["private"])
+        if not self._hub.listening(name, private):
+            return
+        text = frames.broadcast(name, message["event"], message["payload"], str(message["id"]))
+        self._hub.publish(name, private, text)

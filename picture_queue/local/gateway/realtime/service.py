@@ -1,0 +1,171 @@
+"""Realtime as the app mounts it: the WebSocket, the HTTP way to broadcast, the listener."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.websockets import WebSocket
+
+from picture_queue.local.gateway.credentials import BadToken, Caller, Credentials
+from picture_queue.local.gateway.database import Database
+from picture_queue.local.gateway.faults import Faults, Switches
+from picture_queue.local.gateway.missing import not_implemented
+from picture_queue.local.gateway.realtime import frames
+from picture_queue.local.gateway.realtime.access import Access
+from picture_queue.local.gateway.realtime.hub import Hub
+from picture_queue.local.gateway.realtime.listener import Listener
+from picture_queue.local.gateway.realtime.socket import Backend, Socket
+from picture_queue.local.gateway.settings import GatewaySettings
+
+_START_TIMEOUT = 15.0  # seconds until the first LISTEN
+_PROTOCOL = "1.0.0"
+
+
+class RealtimeService:
+    """All sockets and what they share."""
+
+    def __init__(
+        self, settings: GatewaySettings, credentials: Credentials, database: Database
+    ) -> None:
+        self._credentials = credentials
+        self._hub = Hub()
+        self._access = Access(database)
+        self._listener = Listener(settings.database_url, self._hub)
+        self._backend = Backend(
+            credentials, self._hub, self._access, self._listener, settings.subscriber_queue
+        )
+        self._sockets: set[Socket] = set()
+        self._cut = False
+
+    def use(self, faults: Faults) -> None:
+        """Lets these switches disturb deliveries."""
+        self._hub.use(faults)
+
+    def routes(self) -> list[BaseRoute]:
+        """The HTTP routes; the WebSocket is `websocket`."""
+        base = "/realtime/v1/api/broadcast"
+        return [
+            Route(base, self._send_many, methods=["POST"]),
+            Route(base + "/{topic:path}/events/{event}", self._send_one, methods=["POST"]),
+        ]
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Listens to the database for as long as the block runs.
+
+        Raises:
+            TimeoutError: The database did not let us listen within 15 seconds.
+        """
+        listening = asyncio.create_task(self._listener.run())
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                await self._listener.connected.wait()
+            yield
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            for socket in tuple(self._sockets):
+                socket.cut(1001)
+
+    async def apply(self, switches: Switches) -> None:
+        """Does what the fault switches ask of sockets."""
+        self._cut = switches.network_cut
+        for socket in tuple(self._sockets):
+            if switches.network_cut:
+                socket.cut()
+            elif switches.close_channels:
+                socket.close_channels(switches.close_channels, "Closed by a fault switch")
+
+    async def websocket(self, websocket: WebSocket) -> None:
+        """``WS /realtime/v1/websocket``."""
+        refusal = self._refusal(websocket)
+        if refusal is not None:
+            await websocket.send_denial_response(refusal)
+            return
+        await websocket.accept()
+        socket = Socket(websocket, self._token(websocket) or "", self._backend)
+        self._sockets.add(socket)
+        try:
+            await socket.run()
+        finally:
+            self._sockets.discard(socket)
+
+    def _refusal(self, websocket: WebSocket) -> Response | None:
+        if self._cut:
+            return JSONResponse({"message": "the network is cut"}, status_code=503)
+        version = websocket.query_params.get("vsn", _PROTOCOL)
+        if version != _PROTOCOL:
+            return not_implemented(f"Realtime protocol version {version}, only {_PROTOCOL}")
+        try:
+            self._credentials.verify(self._token(websocket) or "")
+        except BadToken as error:
+            return JSONResponse({"message": f"Invalid API key: {error.message}"}, status_code=401)
+        return None
+
+    def _token(self, websocket: WebSocket) -> str | None:
+        headers = websocket.headers
+        apikey = websocket.query_params.get("apikey") or headers.get("apikey")
+        return self._credentials.token(None, apikey or headers.get("x-api-key"))
+
+    async def _send_many(self, request: Request) -> Response:
+        """A batch; private messages the caller may not send are skipped without a word."""
+        caller = self._caller(request)
+        if caller is None:
+            return JSONResponse({"message": "Unauthorized"}, status_code=401)
+        try:
+            messages = [_checked(message) for message in (await request.json())["messages"]]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            errors = {"messages": ["each needs a topic, an event and a payload object"]}
+            return JSONResponse({"errors": errors}, status_code=422)
+        for topic, event, payload, private in messages:
+            if not private or await self._may_write(caller, topic):
+                self._publish(topic, event, payload, private)
+        return Response(status_code=202)
+
+    async def _send_one(self, request: Request) -> Response:
+        caller = self._caller(request)
+        if caller is None:
+            return JSONResponse({"message": "Unauthorized"}, status_code=401)
+        if request.headers.get("content-type", "").startswith("application/octet-stream"):
+            return not_implemented("binary broadcasts")
+        topic, event = request.path_params["topic"], request.path_params["event"]
+        private = request.query_params.get("private") == "true"
+        try:
+            payload = await request.json()
+        except ValueError:
+            return JSONResponse({"message": "the body is not JSON"}, status_code=422)
+        if private and not await self._may_write(caller, topic):
+            return JSONResponse({"message": "Unauthorized"}, status_code=403)
+        self._publish(topic, event, payload, private)
+        return Response(status_code=202)
+
+    def _caller(self, request: Request) -> Caller | None:
+        headers = request.headers
+        token = self._credentials.token(headers.get("authorization"), headers.get("apikey"))
+        try:
+            return self._credentials.verify(token or "")
+        except BadToken:
+            return None
+
+    async def _may_write(self, caller: Caller, topic: str) -> bool:
+        try:
+            return await self._access.can_write(caller, topic)
+        except asyncpg.PostgresError:
+            return False
+
+    def _publish(self, topic: str, event: str, payload: object, private: bool) -> None:
+        text = frames.broadcast(topic, event, payload, str(uuid.uuid4()))
+        self._hub.publish(topic, private, text)
+
+
+def _checked(message: dict[str, Any]) -> tuple[str, str, dict[str, Any], bool]:
+    topic, event, payload = message["topic"], message["event"], message["payload"]
+    if not (isinstance(topic, str) and isinstance(event, str) and isinstance(payload, dict)):
+        raise TypeError
+    return topic, event, payload, bool(message.get("private"))

@@ -1,0 +1,252 @@
+"""One client's WebSocket and the channels on it."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from picture_queue.local.gateway.credentials import BadToken, Caller, Credentials
+from picture_queue.local.gateway.realtime import frames
+from picture_queue.local.gateway.realtime.access import Access
+from picture_queue.local.gateway.realtime.channel import Channel, JoinConfig
+from picture_queue.local.gateway.realtime.hub import Hub
+from picture_queue.local.gateway.realtime.listener import Listener
+
+ABNORMAL = 1011  # a close code that every client treats as a broken connection
+_TRY_AGAIN_LATER = 1013
+_LISTENER_PATIENCE = 5.0  # seconds a join waits for the database's notifications
+
+
+class Refusal(Exception):
+    """A join or a token that is not accepted; the text reads ``Code: reason``."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What all sockets share."""
+
+    credentials: Credentials
+    hub: Hub
+    access: Access
+    listener: Listener
+    queue_length: int
+
+
+class Socket:
+    """Reads frames, keeps the channels, and writes what the hub delivers.
+
+    Frames wait in a bounded queue. A client that does not read loses its connection rather than
+    slowing anybody down; it reconnects and asks for the present state.
+    """
+
+    def __init__(self, websocket: WebSocket, key: str, backend: Backend) -> None:
+        self._websocket = websocket
+        self._key = key
+        self._backend = backend
+        self._outbox: asyncio.Queue[str] = asyncio.Queue(backend.queue_length)
+        self._channels: dict[str, Channel] = {}
+        self._close_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Serves the socket until either side ends it."""
+        reading = asyncio.create_task(self._read())
+        writing = asyncio.create_task(self._write())
+        try:
+            ends: set[asyncio.Future[Any]] = {reading, writing, self._close_code}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for channel in tuple(self._channels.values()):
+                self._forget(channel)
+            for task in (reading, writing):
+                task.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+        code = self._close_code.result() if self._close_code.done() else ABNORMAL
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await self._websocket.close(code)
+
+    def cut(self, code: int = ABNORMAL) -> None:
+        """Ends the connection; frames that still wait are lost."""
+        if not self._close_code.done():
+            self._close_code.set_result(code)
+
+    def close_channels(self, topic: str, message: str) -> None:
+        """Closes the channels of a topic, or all for ``*``, with a system error."""
+        for channel in tuple(self._channels.values()):
+            if topic in ("*", channel.name):
+                self._close(channel, message)
+
+    def deliver(self, text: str) -> None:
+        """Queues a frame; never waits."""
+        try:
+            self._outbox.put_nowait(text)
+        except asyncio.QueueFull:
+            self.cut(_TRY_AGAIN_LATER)
+
+    async def _write(self) -> None:
+        while True:
+            await self._websocket.send_text(await self._outbox.get())
+
+    async def _read(self) -> None:
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                text = await self._websocket.receive_text()
+                try:
+                    message = json.loads(text)
+                    topic, event = str(message["topic"]), str(message["event"])
+                    payload = message.get("payload")
+                except (ValueError, TypeError, KeyError):
+                    return  # not the protocol: the connection is no use to anybody
+                payload = payload if isinstance(payload, dict) else {}
+                await self._handle(topic, event, payload, message.get("ref"))
+
+    async def _handle(
+        self, topic: str, event: str, payload: dict[str, Any], ref: str | None
+    ) -> None:
+        if topic == "phoenix":
+            self.deliver(frames.ok(topic, ref))
+        elif event == "phx_join":
+            await self._join(topic, payload, ref)
+        elif (channel := self._channels.get(topic)) is None:
+            self.deliver(frames.error(topic, ref, "unmatched topic"))
+        elif event == "broadcast":
+            await self._broadcast(channel, payload, ref)
+        elif event == "access_token":
+            await self._renew(channel, payload.get("access_token"))
+        elif event == "presence":
+            # Presence is not kept: whoever tracks is told it worked and sees an empty room.
+            self.deliver(frames.ok(topic, ref))
+        elif event == "phx_leave":
+            self._forget(channel)
+            self.deliver(frames.ok(topic, ref))
+            self.deliver(frames.frame(topic, "phx_close", {}, channel.join_ref))
+
+    async def _join(self, topic: str, payload: dict[str, Any], ref: str | None) -> None:
+        config = JoinConfig.parse(payload)
+        try:
+            caller = await self._admit(topic, config, payload.get("access_token"))
+        except Refusal as refusal:
+            self.deliver(frames.error(topic, ref, str(refusal)))
+            return
+        # A second join of a topic replaces the first without a frame: in this version of the
+        # protocol a phx_close could not say which of the two it means.
+        if (old := self._channels.get(topic)) is not None:
+            self._forget(old)
+        channel = Channel(topic, config, caller, ref, self.deliver, self._expire)
+        self._channels[topic] = channel
+        channel.arm()
+        self.deliver(frames.ok(topic, ref, {"postgres_changes": []}))
+        if config.presence:
+            self.deliver(frames.frame(topic, "presence_state", {}))
+        self._backend.hub.add(channel.name, config.private, channel)
+
+    async def _admit(self, topic: str, config: JoinConfig, token: object) -> Caller:
+        """Returns whom a join acts as.
+
+        Raises:
+            Refusal: It is not admitted.
+        """
+        name = topic.removeprefix(frames.PREFIX)
+        if not topic.startswith(frames.PREFIX) or not name:
+            raise Refusal("TopicNameRequired: You must provide a topic name")
+        if config.wants_table_changes:
+            raise Refusal(
+                "NotImplemented: The embedded stack has no postgres_changes."
+                " Use Broadcast from the database."
+            )
+        own = isinstance(token, str) and token and not token.startswith("sb_")
+        caller = self._verify(str(token) if own else self._key)
+        try:
+            async with asyncio.timeout(_LISTENER_PATIENCE):
+                await self._backend.listener.connected.wait()
+        except TimeoutError:
+            raise Refusal(
+                "UnableToConnectToProject: Realtime was unable to connect to the project database"
+            ) from None
+        if config.private:
+            await self._check_reading(caller, name)
+        return caller
+
+    def _verify(self, token: str) -> Caller:
+        try:
+            return self._backend.credentials.verify(token, leeway=0)
+        except BadToken as error:
+            if error.flaw == "expired":
+                raise Refusal("InvalidJWTToken: Token has expired 0 seconds ago") from None
+            if error.flaw in ("signature", "signature encoding", "algorithm"):
+                raise Refusal("JwtSignatureError: Failed to validate JWT signature") from None
+            raise Refusal("MalformedJWT: The token provided is not a valid JWT") from None
+
+    async def _check_reading(self, caller: Caller, name: str) -> None:
+        if not await self._ask(self._backend.access.can_read, caller, name):
+            raise Refusal(
+                "Unauthorized: You do not have permissions to read from this Channel topic: " + name
+            )
+
+    async def _renew(self, channel: Channel, token: object) -> None:
+        if not isinstance(token, str) or token.startswith("sb_"):
+            return
+        try:
+            caller = self._verify(token)
+            if channel.config.private:
+                await self._check_reading(caller, channel.name)
+        except Refusal as refusal:
+            self._close(channel, str(refusal).partition(": ")[2])
+            return
+        if self._channels.get(channel.topic) is channel:  # it may have expired meanwhile
+            channel.adopt(caller)
+
+    async def _broadcast(self, channel: Channel, payload: dict[str, Any], ref: str | None) -> None:
+        if channel.config.private and channel.may_write is None:
+            try:
+                channel.may_write = await self._ask(
+                    self._backend.access.can_write, channel.caller, channel.name
+                )
+            except Refusal:
+                return  # as without the right: nothing is sent and nothing acknowledged
+        if channel.config.private and not channel.may_write:
+            return
+        self._backend.hub.publish(
+            channel.name,
+            channel.config.private,
+            frames.frame(channel.topic, "broadcast", payload),
+            excluding=None if channel.config.hears_itself else channel,
+        )
+        if channel.config.wants_acknowledgement:
+            self.deliver(frames.ok(channel.topic, ref))
+
+    async def _ask(
+        self, question: Callable[[Caller, str], Awaitable[bool]], caller: Caller, name: str
+    ) -> bool:
+        """Asks the database about a right.
+
+        Raises:
+            Refusal: It cannot answer, or a policy failed.
+        """
+        try:
+            return await question(caller, name)
+        except asyncpg.PostgresError as error:
+            raise Refusal(f"RlsPolicyError: {error}") from None
+        except (OSError, TimeoutError, asyncpg.InterfaceError):
+            raise Refusal(
+                "UnableToConnectToProject: Realtime was unable to connect to the project database"
+            ) from None
+
+    def _expire(self, channel: Channel) -> None:
+        self._close(channel, "Token has expired 0 seconds ago")
+
+    def _close(self, channel: Channel, message: str) -> None:
+        """The server's own end of a channel: clients do not join it again by themselves."""
+        self._forget(channel)
+        self.deliver(frames.system_error(channel.topic, message))
+        self.deliver(frames.frame(channel.topic, "phx_close", {}, channel.join_ref))
+
+    def _forget(self, channel: Channel) -> None:
+        channel.disarm()
+        self._backend.hub.remove(channel.name, channel.config.private, channel)
+        if self._channels.get(channel.topic) is channel:
+            del self._channels[channel.topic]

@@ -1,0 +1,134 @@
+"""``/rest/v1``: a streaming proxy to PostgREST that only exchanges the key."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.faults import Faults
+from picture_queue.local.gateway.upstream import Exchange, Headers, Upstream, UpstreamError
+
+PREFIX: Final = b"/rest/v1"
+
+# RFC 9110, section 7.6.1: these belong to one connection. `transfer-encoding` stays in requests,
+# where it tells that the body comes without a length; the body is framed anew.
+_HOP_BY_HOP: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
+     b"upgrade", b"expect"}
+)  # fmt: skip
+_NOT_FORWARDED: Final = _HOP_BY_HOP | {b"authorization"}
+# The server in front writes its own Date and Server.
+_NOT_RETURNED: Final = _HOP_BY_HOP | {b"transfer-encoding", b"date", b"server"}
+
+
+class RestProxy:
+    """ASGI app below `PREFIX`."""
+
+    def __init__(self, postgrest_url: str, credentials: Credentials, faults: Faults) -> None:
+        address = urlsplit(postgrest_url)
+        self._upstream = Upstream(address.hostname or "127.0.0.1", address.port or 3000)
+        self._credentials = credentials
+        self._faults = faults
+
+    async def close(self) -> None:
+        """Closes the connections to PostgREST."""
+        await self._upstream.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        given: Headers = scope["headers"]
+        values = {name: value.decode("latin-1") for name, value in given}
+        token = self._credentials.token(values.get(b"authorization"), values.get(b"apikey"))
+        try:
+            if token is None:
+                raise BadToken("malformed", "No API key found in request")
+            self._credentials.verify(token)
+        except BadToken as error:
+            await _refuse(error)(scope, receive, send)
+            return
+        headers = [(name, value) for name, value in given if name not in _NOT_FORWARDED]
+        headers.append((b"authorization", b"Bearer " + token.encode()))
+        await self._forward(headers, scope, receive, send)
+
+    async def _forward(self, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            async with self._upstream.exchange() as exchange:
+                method = scope["method"].encode()
+                await exchange.send(method, _target(scope), headers, _pieces(receive))
+                if method != b"GET" and self._faults.take("cut_after_commit", scope["path"]):
+                    await _cut(exchange, send)
+                    return
+                await _pass_on(exchange, start)
+        except ClientDisconnect:
+            return
+        except (UpstreamError, TimeoutError) as error:
+            if started:
+                raise  # the head is out: only breaking the connection can tell the client
+            await _unavailable(error)(scope, receive, send)
+
+
+def _target(scope: Scope) -> bytes:
+    path: bytes = scope["raw_path"].removeprefix(PREFIX) or b"/"
+    query: bytes = scope["query_string"]
+    return path + b"?" + query if query else path
+
+
+async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        yield message.get("body", b"")
+        more = message.get("more_body", False)
+
+
+async def _pass_on(exchange: Exchange, send: Send) -> None:
+    headers = [header for header in exchange.headers if header[0] not in _NOT_RETURNED]
+    await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
+    last = b""
+    async for piece in exchange.body():
+        if last:
+            await send({"type": "http.response.body", "body": last, "more_body": True})
+        last = piece
+    await send({"type": "http.response.body", "body": last})
+
+
+async def _cut(exchange: Exchange, send: Send) -> None:
+    """Lets PostgREST finish, then breaks off: a promised byte never comes."""
+    async for _ in exchange.body():
+        pass
+    headers = [(b"content-length", b"1")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": True})
+
+
+def _refuse(error: BadToken) -> JSONResponse:
+    # PostgREST 14's answers; the bundled one is older and has one code for both.
+    code, message = "PGRST301", error.message
+    if error.flaw == "expired":
+        code, message = "PGRST303", "JWT expired"
+    body = {"code": code, "details": None, "hint": None, "message": message}
+    return JSONResponse(body, status_code=401, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _unavailable(error: Exception) -> JSONResponse:
+    late = isinstance(error, TimeoutError)
+    body = {
+        "code": "PGRST003" if late else "PGRST000",
+        "details": str(error) or None,
+        "hint": None,
+        "message": "PostgREST did not answer in time" if late else "PostgREST is not there",
+    }
+    return JSONResponse(body, status_code=504 if late else 503)

@@ -1,0 +1,117 @@
+"""JSON bodies, checked and coerced as the server's JSON schemas do it, with the same complaints."""
+
+import json
+from typing import Any
+
+from starlette.requests import Request
+
+from picture_queue.local.gateway.storage.errors import StorageError, invalid
+
+_JSON = "application/json"
+
+
+def _fastify(message: str) -> StorageError:
+    return StorageError(
+        400,
+        "FastifyError",
+        f"Body {message} when content-type is set to '{_JSON}'",
+        "InvalidRequest",
+    )
+
+
+async def read_object(request: Request, *required: str) -> dict[str, Any]:
+    """Returns the body as a JSON object with these keys.
+
+    Raises:
+        StorageError: It is something else, or a key is missing.
+    """
+    body = await read_optional(request)
+    if not isinstance(body, dict):
+        raise invalid("body must be object")
+    for name in required:
+        if name not in body:
+            raise invalid(f"body must have required property '{name}'")
+    return body
+
+
+async def read_optional(request: Request) -> object:
+    """Returns the JSON body; None for another content type.
+
+    Raises:
+        StorageError: It says it is JSON and is not.
+    """
+    if not request.headers.get("content-type", "").startswith(_JSON):
+        return None
+    text = await request.body()
+    if not text:
+        raise _fastify("cannot be empty")
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise StorageError(
+            400,
+            "FastifyError",
+            f"Body is not valid JSON but content-type is set to '{_JSON}'",
+            "InvalidRequest",
+        ) from None
+
+
+def integer(value: object, where: str, minimum: int) -> int:
+    """Returns a whole number; texts of digits and null count as one.
+
+    Raises:
+        StorageError: It is none, or too small.
+    """
+    if value is None:
+        number = 0
+    elif isinstance(value, bool | int) or (isinstance(value, float) and value.is_integer()):
+        number = int(value)
+    else:
+        try:
+            number = int(str(value))
+        except ValueError:
+            raise invalid(f"{where} must be integer") from None
+    if number < minimum:
+        raise invalid(f"{where} must be >= {minimum}")
+    return number
+
+
+def boolean(value: object, where: str) -> bool:
+    """Returns a truth value; the texts count as well.
+
+    Raises:
+        StorageError: It is none.
+    """
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    if value is None:
+        return False
+    raise invalid(f"{where} must be boolean")
+
+
+def choice(value: object, where: str, allowed: tuple[str, ...]) -> str:
+    """Returns one of the allowed texts.
+
+    Raises:
+        StorageError: It is another.
+    """
+    if value not in allowed:
+        raise invalid(f"{where} must be equal to one of the allowed values")
+    return str(value)
+
+
+def texts(value: object, where: str, *, most: int = 1000) -> list[str]:
+    """Returns a list of texts with at least one entry.
+
+    Raises:
+        StorageError: It is no list, empty, or too long.
+    """
+    if not isinstance(value, list):
+        raise invalid(f"{where} must be array")
+    if not value:
+        raise invalid(f"{where} must NOT have fewer than 1 items")
+    if len(value) > most:
+        raise invalid(f"{where} must NOT have more than {most} items")
+    return [str(entry) for entry in value]

@@ -1,0 +1,129 @@
+"""Sends an object's bytes: whole, a part, or only that nothing changed."""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
+from typing import Any, BinaryIO, Final
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from picture_queue.local.gateway.storage.errors import bad_range
+
+_CHUNK: Final = 256 * 1024
+_RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+def http_date(moment: datetime) -> str:
+    """A time as HTTP headers write it."""
+    return format_datetime(moment.astimezone(UTC).replace(microsecond=0), usegmt=True)
+
+
+def last_modified(metadata: Mapping[str, Any]) -> datetime:
+    """When the bytes were written."""
+    return datetime.fromisoformat(metadata["lastModified"])
+
+
+def send_object(
+    request: Request, file: BinaryIO, metadata: Mapping[str, Any], *, expires: str | None = None
+) -> Response:
+    """Returns the answer to a GET or HEAD of an object; closes the file when it is sent.
+
+    Args:
+        request: May ask for a range, a condition, and a name to download under.
+        file: The bytes.
+        metadata: Of the object.
+        expires: Value of ``Expires`` instead of the object's cache control.
+
+    Raises:
+        StorageError: The range cannot be served.
+    """
+    size: int = metadata["size"]
+    headers = _headers(request, metadata, expires)
+    if request.method == "HEAD":
+        file.close()
+        return Response(headers={**headers, "content-length": str(size)})
+    if _unchanged(request, metadata):
+        file.close()
+        return Response(status_code=304, headers={**headers, "content-length": "0"})
+    first, last, status = 0, size - 1, 200
+    if "range" in request.headers:
+        try:
+            first, last = _range(request.headers["range"], size)
+        except ValueError:
+            file.close()
+            raise bad_range() from None
+        headers["content-range"] = f"bytes {first}-{last}/{size}"
+        status = 206
+    length = last - first + 1
+    headers["content-length"] = str(length)
+    return StreamingResponse(_pieces(file, first, length), status_code=status, headers=headers)
+
+
+def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None) -> dict[str, str]:
+    mime_type: str = metadata["mimetype"]
+    headers = {
+        "accept-ranges": "bytes",
+        # A page from a bucket must not run in the project's origin.
+        "content-type": "text/plain" if mime_type.startswith("text/html") else mime_type,
+        "etag": metadata["eTag"],
+        "x-robots-tag": metadata.get("xRobotsTag", "none"),
+        "last-modified": http_date(last_modified(metadata)),
+    }
+    if expires is None:
+        headers["cache-control"] = metadata["cacheControl"]
+    else:
+        headers["expires"] = expires
+    if "download" in request.query_params:
+        headers["content-disposition"] = _disposition(request.query_params["download"])
+    return headers
+
+
+def _disposition(name: str) -> str:
+    if not name:
+        return "attachment;"
+    encoded = quote(name, safe="!'()*~")
+    return f"attachment; filename={encoded}; filename*=UTF-8''{encoded}"
+
+
+def _unchanged(request: Request, metadata: Mapping[str, Any]) -> bool:
+    etag = request.headers.get("if-none-match")
+    if etag is not None:
+        return bool(etag == metadata["eTag"])
+    since = request.headers.get("if-modified-since")
+    if since is None:
+        return False
+    try:
+        moment = parsedate_to_datetime(since)
+    except ValueError:
+        return False
+    return last_modified(metadata).replace(microsecond=0) <= moment.astimezone(UTC)
+
+
+def _range(text: str, size: int) -> tuple[int, int]:
+    """First and last byte of a range; one range only.
+
+    Raises:
+        ValueError: It is none, or none of its bytes exist.
+    """
+    match = _RANGE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(text)
+    start, end = match.groups()
+    if start:
+        first, last = int(start), min(int(end or size), size - 1)
+    else:
+        first, last = max(size - int(end), 0), size - 1
+    if first > last:
+        raise ValueError(text)
+    return first, last
+
+
+def _pieces(file: BinaryIO, first: int, length: int) -> Iterator[bytes]:
+    with file:
+        file.seek(first)
+        while length > 0 and (piece := file.read(min(_CHUNK, length))):
+            length -= len(piece)
+            yield piece

@@ -1,0 +1,91 @@
+"""The bytes of objects. A file is named by the version's UUID, never by what a client sent."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import BinaryIO
+
+
+class Incoming:
+    """A file that is being received: nobody sees it before `FileStore.keep`.
+
+    Args:
+        path: Where it is written meanwhile.
+        limit: Bytes kept at most, None for all; what comes after is counted and thrown away.
+    """
+
+    def __init__(self, path: Path, limit: int | None) -> None:
+        self.path = path
+        self.size = 0
+        self._limit = limit
+        self._file = path.open("wb")
+        self._digest = hashlib.md5(usedforsecurity=False)
+
+    def write(self, data: bytes) -> None:
+        """Appends bytes."""
+        self.size += len(data)
+        if self._limit is None or self.size <= self._limit:
+            self._digest.update(data)
+            self._file.write(data)
+
+    @property
+    def etag(self) -> str:
+        """MD5 of the bytes, in quotes."""
+        return f'"{self._digest.hexdigest()}"'
+
+    def close(self) -> None:
+        """Ends writing."""
+        self._file.close()
+
+    def discard(self) -> None:
+        """Removes the file, if it was not kept."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+class FileStore:
+    """A directory of object versions.
+
+    Args:
+        root: Made if missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._objects = root / "objects"
+        self._incoming = root / "incoming"
+
+    def open(self) -> None:
+        """Makes the directories; throws away what an earlier run did not finish receiving."""
+        shutil.rmtree(self._incoming, ignore_errors=True)
+        self._incoming.mkdir(parents=True)
+        self._objects.mkdir(exist_ok=True)
+
+    def receive(self, limit: int | None) -> Incoming:
+        """Begins a new file."""
+        return Incoming(self._incoming / str(uuid.uuid4()), limit)
+
+    def keep(self, incoming: Incoming, version: uuid.UUID) -> None:
+        """Makes a received file a version, in one step."""
+        incoming.close()
+        target = self._path(version)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(incoming.path, target)
+
+    def read(self, version: str | None) -> BinaryIO | None:
+        """Opens a version; None if there is none."""
+        try:
+            return self._path(uuid.UUID(version)).open("rb")
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def remove(self, version: str | None) -> None:
+        """Removes a version; one that is not there is no error."""
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+            self._path(uuid.UUID(version)).unlink()
+
+    def _path(self, version: uuid.UUID) -> Path:
+        # 256 directories keep each one small enough to list.
+        return self._objects / version.hex[:2] / str(version)

@@ -1,0 +1,90 @@
+"""``POST /object/list/{bucket}``: one folder of a bucket, as the caller sees it."""
+
+from typing import Any, Final
+
+import asyncpg
+
+from picture_queue.local.gateway.credentials import Caller
+from picture_queue.local.gateway.storage import bodies
+from picture_queue.local.gateway.storage.errors import invalid
+from picture_queue.local.gateway.storage.rows import Rows, timestamp
+
+_COLUMNS: Final = ("name", "updated_at", "created_at", "last_accessed_at")
+_ORDERS: Final = ("asc", "desc")
+
+# $1 bucket, $2 folder with its slash, $3 beginning of the names, $4 limit, $5 offset. A folder is
+# whatever stands before a slash in the rest of a name.
+_ENTRIES: Final = """
+with found as (
+  select o.*, substr(o.name, length($2) + 1) as rest
+  from storage.objects as o
+  where o.bucket_id = $1 and starts_with(lower(o.name), lower($2 || $3))
+),
+entries as (
+  select distinct on (lower(folder))
+    folder as name, null::uuid as id, null::timestamptz as updated_at,
+    null::timestamptz as created_at, null::timestamptz as last_accessed_at, null::jsonb as metadata
+  from (
+    select $6 || split_part(substr(rest, length($6) + 1), '/', 1) as folder
+    from found where position('/' in substr(rest, length($6) + 1)) > 0
+  ) as folders
+  union all
+  select rest, id, updated_at, created_at, last_accessed_at, metadata
+  from found where position('/' in substr(rest, length($6) + 1)) = 0
+)
+select * from entries order by {order} limit $4 offset $5
+"""
+
+
+async def list_objects(
+    rows: Rows, bucket: str, body: dict[str, Any], caller: Caller
+) -> list[dict[str, Any]]:
+    """Returns the entries of one folder.
+
+    Args:
+        rows: Storage's tables.
+        bucket: Which bucket; one that is missing is empty.
+        body: The request's, with ``prefix``.
+        caller: Whose policies hold.
+
+    Raises:
+        StorageError: The body does not fit.
+    """
+    prefix = str(body["prefix"] or "")
+    if prefix and not prefix.endswith("/"):
+        prefix += "/"
+    search = str(body.get("search") or "")
+    limit = bodies.integer(body.get("limit", 100), "body/limit", 1)
+    offset = bodies.integer(body.get("offset", 0), "body/offset", 0)
+    order = _order(body.get("sortBy"))
+    # A slash in the search looks deeper; the names then keep what is before it.
+    deeper = search[: search.rfind("/") + 1]
+    async with rows.acting(caller, "storage.object.list") as connection:
+        found = await connection.fetch(
+            _ENTRIES.format(order=order), bucket, prefix, search, limit, offset, deeper
+        )
+    return [_entry_json(row) for row in found]
+
+
+def _order(sort: object) -> str:
+    """SQL for the order: names regardless of case, or folders first and then by time."""
+    sort = sort if isinstance(sort, dict) else {"column": "name"}
+    if "column" not in sort:
+        raise invalid("body/sortBy must have required property 'column'")
+    column = bodies.choice(sort["column"], "body/sortBy/column", _COLUMNS)
+    direction = bodies.choice(sort.get("order", "asc"), "body/sortBy/order", _ORDERS)
+    by_name = f'lower(name) collate "C" {direction}'
+    if column == "name":
+        return by_name
+    return f"id is not null, {column} {direction}, {by_name}"
+
+
+def _entry_json(row: asyncpg.Record) -> dict[str, Any]:
+    return {
+        "name": row["name"],
+        "id": None if row["id"] is None else str(row["id"]),
+        "updated_at": timestamp(row["updated_at"]),
+        "created_at": timestamp(row["created_at"]),
+        "last_accessed_at": timestamp(row["last_accessed_at"]),
+        "metadata": row["metadata"],
+    }

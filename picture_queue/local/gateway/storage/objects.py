@@ -1,0 +1,292 @@
+"""Objects: uploaded, downloaded, signed, listed, looked at and removed."""
+
+import uuid
+from typing import Any, BinaryIO, Final
+
+import asyncpg
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from picture_queue.local.gateway.credentials import Caller
+from picture_queue.local.gateway.missing import not_implemented
+from picture_queue.local.gateway.storage import bodies, upload
+from picture_queue.local.gateway.storage.download import http_date, last_modified, send_object
+from picture_queue.local.gateway.storage.errors import (
+    StorageError,
+    access_denied,
+    bucket_not_found,
+    from_database,
+    internal,
+    invalid,
+    object_not_found,
+    too_large,
+)
+from picture_queue.local.gateway.storage.files import FileStore, Incoming
+from picture_queue.local.gateway.storage.listing import list_objects
+from picture_queue.local.gateway.storage.names import check_mime_type, check_object_name
+from picture_queue.local.gateway.storage.rows import SERVER, Rows, timestamp
+from picture_queue.local.gateway.storage.signing import Signer
+
+_PLACEHOLDER: Final = ".emptyFolderPlaceholder"
+_UNSIGNED: Final = "Either the object does not exist or you do not have access to it"
+
+
+class Objects:
+    """The object routes.
+
+    Args:
+        rows: Storage's tables.
+        files: The bytes.
+        signer: Makes and checks signed URLs.
+        limit: Largest object of the server, in bytes.
+    """
+
+    def __init__(self, rows: Rows, files: FileStore, signer: Signer, limit: int) -> None:
+        self._rows = rows
+        self._files = files
+        self._signer = signer
+        self._limit = limit
+
+    async def store(
+        self, request: Request, bucket_id: str, name: str, caller: Caller
+    ) -> dict[str, Any]:
+        """``POST`` and ``PUT /object/{bucket}/{name}``; PUT replaces what is there."""
+        bucket = await self._rows.bucket(bucket_id)
+        if bucket is None:
+            raise bucket_not_found()
+        upsert = request.method == "PUT" or request.headers.get("x-upsert") == "true"
+        limit = self._size_limit(bucket, name)
+        described = upload.describe(request)
+        try:
+            if upload.is_form(request):
+                await upload.receive_form(request, described, self._files, limit)
+                self._check(bucket, name, described)
+                await self._try(bucket_id, name, caller, described, upsert=upsert)
+                if described.incoming is not None and described.incoming.size > limit:
+                    raise too_large()
+            else:
+                self._check(bucket, name, described, limit)
+                await self._try(bucket_id, name, caller, described, upsert=upsert)
+                await upload.receive_raw(request, described, self._files)
+            if described.incoming is None:
+                raise internal()
+            return await self._keep(bucket_id, name, caller, described, described.incoming)
+        finally:
+            if described.incoming is not None:
+                described.incoming.discard()
+
+    async def download(
+        self, request: Request, bucket: str, name: str, caller: Caller | None
+    ) -> Response:
+        """``GET /object/{bucket}/{name}`` and ``/object/authenticated/…``."""
+        check_object_name(name)
+        reader = await self._reader(bucket, caller)
+        return await self._send(request, bucket, name, reader)
+
+    async def public(self, request: Request, bucket: str, name: str) -> Response:
+        """``GET /object/public/{bucket}/{name}``."""
+        check_object_name(name)
+        reader = await self._reader(bucket, None)
+        return await self._send(request, bucket, name, reader)
+
+    async def signed(self, request: Request, bucket: str, name: str) -> Response:
+        """``GET /object/sign/{bucket}/{name}?token=…``."""
+        if "token" not in request.query_params:
+            raise invalid("querystring must have required property 'token'")
+        expires = self._signer.check(request.query_params["token"], bucket, name)
+        return await self._send(request, bucket, name, SERVER, expires)
+
+    async def info(
+        self, request: Request, bucket: str, name: str, caller: Caller | None
+    ) -> Response:
+        """``GET /object/info/{bucket}/{name}``."""
+        check_object_name(name)
+        return await self._info(bucket, name, await self._reader(bucket, caller))
+
+    async def public_info(self, request: Request, bucket: str, name: str) -> Response:
+        """``GET /object/info/public/{bucket}/{name}``."""
+        check_object_name(name)
+        return await self._info(bucket, name, await self._reader(bucket, None))
+
+    async def sign(
+        self, request: Request, bucket: str, name: str, caller: Caller
+    ) -> dict[str, Any] | Response:
+        """``POST /object/sign/{bucket}/{name}``."""
+        body = await bodies.read_object(request, "expiresIn")
+        seconds = bodies.integer(body["expiresIn"], "body/expiresIn", 1)
+        if body.get("transform"):
+            return not_implemented("Storage: image transformations")
+        row = await self._rows.object(bucket, name, caller, "storage.object.sign")
+        if row is None:
+            raise object_not_found()
+        return {"signedURL": self._signer.sign(bucket, name, seconds)}
+
+    async def sign_many(
+        self, request: Request, bucket: str, caller: Caller
+    ) -> list[dict[str, Any]]:
+        """``POST /object/sign/{bucket}``."""
+        body = await bodies.read_object(request, "expiresIn", "paths")
+        seconds = bodies.integer(body["expiresIn"], "body/expiresIn", 1)
+        names = bodies.texts(body["paths"], "body/paths")
+        visible = await self._rows.visible(bucket, names, caller)
+        return [
+            {
+                "error": None if name in visible else _UNSIGNED,
+                "path": name,
+                "signedURL": self._signer.sign(bucket, name, seconds) if name in visible else None,
+            }
+            for name in names
+        ]
+
+    async def list_folder(
+        self, request: Request, bucket: str, caller: Caller
+    ) -> list[dict[str, Any]]:
+        """``POST /object/list/{bucket}``."""
+        body = await bodies.read_object(request, "prefix")
+        return await list_objects(self._rows, bucket, body, caller)
+
+    async def remove(self, request: Request, bucket: str, caller: Caller) -> list[dict[str, Any]]:
+        """``DELETE /object/{bucket}``: what is not there or not allowed is left out."""
+        body = await bodies.read_object(request, "prefixes")
+        names = bodies.texts(body["prefixes"], "body/prefixes")
+        removed = await self._rows.delete(bucket, names, caller, "storage.object.delete_many")
+        for row in removed:
+            self._files.remove(row["version"])
+        return [_removed_json(row) for row in removed]
+
+    async def delete(
+        self, request: Request, bucket: str, name: str, caller: Caller
+    ) -> dict[str, Any]:
+        """``DELETE /object/{bucket}/{name}``."""
+        await bodies.read_optional(request)
+        if await self._rows.object(bucket, name, SERVER, "storage.object.delete") is None:
+            raise object_not_found()
+        removed = await self._rows.delete(bucket, [name], caller, "storage.object.delete")
+        if not removed:
+            raise access_denied("Access denied")
+        self._files.remove(removed[0]["version"])
+        return {"message": "Successfully deleted"}
+
+    def _size_limit(self, bucket: asyncpg.Record, name: str) -> int:
+        if name.rpartition("/")[2] == _PLACEHOLDER:
+            return 0
+        own = bucket["file_size_limit"]
+        return self._limit if own is None else min(own, self._limit)
+
+    def _check(
+        self,
+        bucket: asyncpg.Record,
+        name: str,
+        described: upload.Upload,
+        limit: int | None = None,
+    ) -> None:
+        """Refuses by type, size (of a raw body that tells it) and name, in this order."""
+        check_mime_type(described.mime_type, bucket["allowed_mime_types"])
+        if limit is not None and (described.content_length or 0) > limit:
+            raise too_large()
+        check_object_name(name)
+
+    async def _try(
+        self, bucket: str, name: str, caller: Caller, described: upload.Upload, *, upsert: bool
+    ) -> None:
+        try:
+            await self._rows.try_write(bucket, name, caller, upsert=upsert, trial=described.trial())
+        except asyncpg.PostgresError as error:
+            raise from_database(error, exists="KeyAlreadyExists") from None
+
+    async def _keep(
+        self, bucket: str, name: str, caller: Caller, described: upload.Upload, incoming: Incoming
+    ) -> dict[str, Any]:
+        """Makes the received bytes the object: the file first, then the row that names it."""
+        version = uuid.uuid4()
+        self._files.keep(incoming, version)
+        try:
+            object_id, old = await self._rows.write(
+                bucket,
+                name,
+                caller,
+                version=version,
+                metadata=described.metadata(incoming),
+                user_metadata=described.user_metadata,
+            )
+        except BaseException:
+            self._files.remove(str(version))
+            raise
+        self._files.remove(old)
+        return {"Key": f"{bucket}/{name}", "Id": str(object_id)}
+
+    async def _reader(self, bucket_id: str, caller: Caller | None) -> Caller:
+        """Whose rights a read has: a public bucket is read by the server for everybody.
+
+        Raises:
+            StorageError: The bucket is missing, or private and the caller is nobody.
+        """
+        bucket = await self._rows.bucket(bucket_id)
+        if bucket is None or (caller is None and not bucket["public"]):
+            raise bucket_not_found()
+        return SERVER if bucket["public"] or caller is None else caller
+
+    async def _send(
+        self, request: Request, bucket: str, name: str, reader: Caller, expires: str | None = None
+    ) -> Response:
+        row, file = await self._open(bucket, name, reader)
+        try:
+            return send_object(request, file, row["metadata"], expires=expires)
+        except StorageError:
+            file.close()
+            raise
+
+    async def _open(
+        self, bucket: str, name: str, reader: Caller
+    ) -> tuple[asyncpg.Record, BinaryIO]:
+        # Twice: between the row and the file, an upload may have replaced both.
+        for _ in range(2):
+            row = await self._rows.object(bucket, name, reader, "storage.object.get_authenticated")
+            if row is None:
+                raise object_not_found()
+            file = self._files.read(row["version"])
+            if file is not None:
+                return row, file
+        raise internal()
+
+    async def _info(self, bucket: str, name: str, reader: Caller) -> Response:
+        row = await self._rows.object(bucket, name, reader, "object.get_authenticated_info")
+        if row is None:
+            raise object_not_found()
+        metadata = row["metadata"] or {}
+        body = {
+            "id": str(row["id"]),
+            "name": row["name"],
+            "version": row["version"],
+            "bucket_id": row["bucket_id"],
+            "size": metadata.get("size"),
+            "content_type": metadata.get("mimetype"),
+            "cache_control": metadata.get("cacheControl"),
+            "etag": metadata.get("eTag"),
+            "metadata": row["user_metadata"],
+            "last_modified": timestamp(row["updated_at"]),
+            "created_at": timestamp(row["created_at"]),
+        }
+        headers = {"etag": metadata.get("eTag") or ""}
+        if metadata:
+            headers["last-modified"] = http_date(last_modified(metadata))
+            headers["cache-control"] = metadata["cacheControl"]
+        response = JSONResponse(body, headers=headers)
+        response.headers["content-type"] = "application/json; charset=utf-8"
+        return response
+
+
+def _removed_json(row: asyncpg.Record) -> dict[str, Any]:
+    return {
+        "name": row["name"],
+        "bucket_id": row["bucket_id"],
+        "owner": "" if row["owner"] is None else str(row["owner"]),
+        "owner_id": row["owner_id"] or "",
+        "version": row["version"] or "",
+        "id": str(row["id"]),
+        "updated_at": timestamp(row["updated_at"]),
+        "created_at": timestamp(row["created_at"]),
+        "last_accessed_at": timestamp(row["last_accessed_at"]),
+        "metadata": row["metadata"],
+        "user_metadata": row["user_metadata"],
+    }

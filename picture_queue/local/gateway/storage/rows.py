@@ -1,0 +1,169 @@
+"""Reads and writes ``storage.objects`` and ``storage.buckets``, as the caller or for the server.
+
+A change is tried as the caller first and undone; the policies have then decided, and the server
+makes the change itself once the bytes are stored. Triggers on ``storage.objects`` therefore run
+twice, as on the platform.
+"""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import asyncpg
+
+from picture_queue.local.gateway.credentials import Caller
+from picture_queue.local.gateway.database import Connection, Database, act_as
+
+SERVER: Final = Caller("service_role", {"role": "service_role"}, "")
+
+_UPSERT: Final = (
+    "insert into storage.objects"
+    " (bucket_id, name, owner, owner_id, version, metadata, user_metadata)"
+    " values ($1, $2, $3, $4, $5, $6, $7)"
+    " on conflict (bucket_id, name) do update set"
+    " owner = coalesce(excluded.owner, objects.owner),"
+    " owner_id = coalesce(excluded.owner_id, objects.owner_id),"
+    " version = excluded.version, metadata = excluded.metadata,"
+    " user_metadata = excluded.user_metadata"
+)
+
+
+class Rows:
+    """Storage's tables.
+
+    Args:
+        database: Where they are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @asynccontextmanager
+    async def acting(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
+        """A transaction with the rights of a caller; policies may ask for the operation."""
+        async with self._database.transaction() as connection:
+            settings = {
+                "storage.operation": operation,
+                "storage.allow_delete_query": "true",
+                "search_path": "storage, public, extensions",
+                "statement_timeout": "30s",
+            }
+            await act_as(connection, caller, settings)
+            yield connection
+
+    async def bucket(self, bucket: str, caller: Caller = SERVER) -> asyncpg.Record | None:
+        """Returns a bucket if the caller sees it."""
+        async with self.acting(caller, "storage.bucket.get") as connection:
+            return await connection.fetchrow("select * from storage.buckets where id = $1", bucket)
+
+    async def object(
+        self, bucket: str, name: str, caller: Caller, operation: str
+    ) -> asyncpg.Record | None:
+        """Returns an object if the caller sees it."""
+        async with self.acting(caller, operation) as connection:
+            return await connection.fetchrow(
+                "select * from storage.objects where bucket_id = $1 and name = $2", bucket, name
+            )
+
+    async def visible(self, bucket: str, names: list[str], caller: Caller) -> set[str]:
+        """Returns those of the names that the caller sees."""
+        async with self.acting(caller, "storage.object.sign_many") as connection:
+            found = await connection.fetch(
+                "select name from storage.objects where bucket_id = $1 and name = any($2)",
+                bucket,
+                names,
+            )
+        return {row["name"] for row in found}
+
+    async def try_write(
+        self, bucket: str, name: str, caller: Caller, *, upsert: bool, trial: dict[str, Any]
+    ) -> None:
+        """Writes a row as the caller and undoes it.
+
+        Args:
+            bucket: The object's bucket.
+            name: The object's name.
+            caller: Who wants to write.
+            upsert: Whether an existing row may be replaced.
+            trial: What is known of the object's metadata before its bytes.
+
+        Raises:
+            asyncpg.PostgresError: A policy or a constraint refuses.
+        """
+        operation = "storage.object.upload_update" if upsert else "storage.object.upload"
+        statement = _UPSERT + " returning *" if upsert else _UPSERT.partition(" on conflict")[0]
+        async with self._undone(caller, operation) as connection:
+            await connection.execute(statement, bucket, name, *_owner(caller), "1", trial, None)
+
+    async def write(
+        self,
+        bucket: str,
+        name: str,
+        caller: Caller,
+        *,
+        version: uuid.UUID,
+        metadata: dict[str, Any],
+        user_metadata: dict[str, Any],
+    ) -> tuple[uuid.UUID, str | None]:
+        """Inserts or replaces a row for the server.
+
+        Returns:
+            The object's id, and the version it had before.
+
+        Raises:
+            asyncpg.PostgresError: A constraint or a trigger refuses.
+        """
+        async with self.acting(SERVER, "storage.object.upload") as connection:
+            old = await connection.fetchval(
+                "select version from storage.objects where bucket_id = $1 and name = $2 for update",
+                bucket,
+                name,
+            )
+            object_id = await connection.fetchval(
+                _UPSERT + " returning id",
+                bucket,
+                name,
+                *_owner(caller),
+                str(version),
+                metadata,
+                user_metadata,
+            )
+        return object_id, old
+
+    async def delete(
+        self, bucket: str, names: list[str], caller: Caller, operation: str
+    ) -> list[asyncpg.Record]:
+        """Deletes what the caller may delete and returns it."""
+        async with self.acting(caller, operation) as connection:
+            return await connection.fetch(
+                "delete from storage.objects where bucket_id = $1 and name = any($2) returning *",
+                bucket,
+                names,
+            )
+
+    @asynccontextmanager
+    async def _undone(self, caller: Caller, operation: str) -> AsyncIterator[Connection]:
+        async with self.acting(caller, operation) as connection:
+            trial = connection.transaction()
+            await trial.start()
+            try:
+                yield connection
+            finally:
+                await trial.rollback()
+
+
+def _owner(caller: Caller) -> tuple[uuid.UUID | None, str | None]:
+    subject = caller.subject
+    try:
+        return uuid.UUID(subject or ""), subject
+    except ValueError:
+        return None, subject
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """A time as JavaScript writes it: UTC, milliseconds."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

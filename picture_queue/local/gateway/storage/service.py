@@ -1,0 +1,226 @@
+"""Storage as the app mounts it: from method and path to what happens."""
+
+import contextlib
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote
+
+import asyncpg
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.database import Database
+from picture_queue.local.gateway.missing import not_implemented
+from picture_queue.local.gateway.settings import GatewaySettings
+from picture_queue.local.gateway.storage.buckets import Buckets
+from picture_queue.local.gateway.storage.errors import (
+    StorageError,
+    access_denied,
+    from_database,
+    invalid,
+    token_flaw,
+)
+from picture_queue.local.gateway.storage.files import FileStore
+from picture_queue.local.gateway.storage.objects import Objects
+from picture_queue.local.gateway.storage.rows import Rows
+from picture_queue.local.gateway.storage.signing import Signer
+
+_PREFIX: Final = b"/storage/v1"
+_BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_BEARER: Final = re.compile("^bearer ?", re.IGNORECASE)
+_ALL: Final = "GET HEAD POST PUT PATCH DELETE OPTIONS"
+
+
+class StorageJson(JSONResponse):
+    """JSON as this server labels it."""
+
+    media_type = "application/json; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One line of the routing table.
+
+    Args:
+        methods: HTTP methods, separated by spaces.
+        pattern: Path segments; ``{}`` takes one, a final ``*`` takes the rest.
+        handler: Gets the request and the segments taken, decoded.
+    """
+
+    methods: str
+    pattern: str
+    handler: Callable[..., Awaitable[Response]]
+
+    def match(self, method: str, segments: list[bytes]) -> list[str] | None:
+        """Returns the segments taken; None if this is another route."""
+        if method not in self.methods.split():
+            return None
+        wanted = self.pattern.split("/")
+        taken: list[str] = []
+        for n, part in enumerate(wanted):
+            if part == "*":
+                rest = b"/".join(segments[n:])
+                return [*taken, unquote(rest.decode())] if len(segments) > n else None
+            if n >= len(segments):
+                return None
+            segment = unquote(segments[n].decode())
+            if part == "{}":
+                taken.append(segment)
+            elif part != segment:
+                return None
+        return taken if len(segments) == len(wanted) else None
+
+
+class StorageService:
+    """ASGI app below ``/storage/v1``."""
+
+    def __init__(
+        self, settings: GatewaySettings, credentials: Credentials, database: Database
+    ) -> None:
+        self._credentials = credentials
+        self._files = FileStore(settings.storage_dir)
+        rows = Rows(database)
+        self._buckets = Buckets(rows, settings.file_size_limit)
+        self._objects = Objects(
+            rows,
+            self._files,
+            Signer(settings.jwt_secret, credentials),
+            settings.file_size_limit,
+        )
+        self._routes = self._table()
+
+    def open(self) -> None:
+        """Makes the directories."""
+        self._files.open()
+
+    def _table(self) -> tuple[Route, ...]:
+        """The routes; the first that fits wins."""
+        objects, known, perhaps = self._objects, self._known, self._perhaps
+        return (
+            Route("GET", "status", _status),
+            Route("POST", "bucket", known(self._buckets.create)),
+            Route("POST", "bucket/", known(self._buckets.create)),
+            Route("GET", "bucket", known(self._buckets.list_all)),
+            Route("GET", "bucket/", known(self._buckets.list_all)),
+            Route("GET", "bucket/{}", known(self._buckets.get)),
+            Route("PUT DELETE", "bucket/{}", _missing("changing and deleting buckets")),
+            Route("POST", "bucket/{}/empty", _missing("emptying buckets")),
+            Route("POST", "object/sign/{}", known(objects.sign_many)),
+            Route("POST", "object/sign/{}/*", known(objects.sign)),
+            Route("GET HEAD", "object/sign/{}/*", objects.signed),
+            Route("POST", "object/list/{}", known(objects.list_folder)),
+            Route("POST", "object/list-v2/{}", _missing("list v2")),
+            Route("POST", "object/move", _missing("moving objects")),
+            Route("POST", "object/copy", _missing("copying objects")),
+            Route("POST PUT", "object/upload/sign/{}/*", _missing("signed upload URLs")),
+            Route("GET HEAD", "object/public/{}/*", objects.public),
+            Route("GET HEAD", "object/authenticated/{}/*", known(objects.download)),
+            Route("GET HEAD", "object/info/public/{}/*", objects.public_info),
+            Route("GET HEAD", "object/info/authenticated/{}/*", known(objects.info)),
+            Route("GET HEAD", "object/info/{}/*", perhaps(objects.info)),
+            Route("DELETE", "object/{}", known(objects.remove)),
+            Route("DELETE", "object/{}/*", known(objects.delete)),
+            Route("POST PUT", "object/{}/*", known(objects.store)),
+            Route("GET HEAD", "object/{}/*", perhaps(objects.download)),
+            Route("GET HEAD", "render/*", _missing("image transformations")),
+            Route(_ALL, "upload/resumable", _missing("resumable uploads (TUS)")),
+            Route(_ALL, "upload/resumable/*", _missing("resumable uploads (TUS)")),
+            Route(_ALL, "s3/*", _missing("the S3 protocol")),
+            Route(_ALL, "iceberg/*", _missing("analytics buckets")),
+            Route(_ALL, "vector/*", _missing("vector buckets")),
+            Route(_ALL, "cdn/*", _missing("CDN")),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request, scope["raw_path"].removeprefix(_PREFIX))
+        except StorageError as error:
+            response = StorageJson(error.body(), error.http)
+        except asyncpg.PostgresError as error:
+            failure = from_database(error, exists="ResourceAlreadyExists")
+            response = StorageJson(failure.body(), failure.http)
+        except ClientDisconnect:
+            return
+        except (OSError, TimeoutError, asyncpg.InterfaceError):
+            failure = StorageError(
+                503, "DatabaseError", "The database is not there", "DatabaseError", http=503
+            )
+            response = StorageJson(failure.body(), failure.http)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request, path: bytes) -> Response:
+        shown = path.decode("latin-1")
+        if _BAD_ESCAPE.search(path):
+            body: dict[str, Any] = {
+                "statusCode": 400,
+                "code": "FST_ERR_BAD_URL",
+                "error": "Bad Request",
+                "message": f"'{shown}' is not a valid url component",
+            }
+            return JSONResponse(body, 400)
+        segments = path.split(b"/")[1:]
+        for route in self._routes:
+            taken = route.match(request.method, segments)
+            if taken is not None:
+                return await route.handler(request, *taken)
+        if request.url.query:
+            shown += "?" + request.url.query
+        message = f"Route {request.method}:{shown} not found"
+        body = {"statusCode": 404, "error": "Not Found", "message": message}
+        if segments[0] in (b"object", b"bucket", b"render"):
+            body |= {"statusCode": "404", "code": "InvalidRequest"}
+        return StorageJson(body, 404)
+
+    def _known(self, action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
+        """Needs a valid token."""
+
+        async def handler(request: Request, *taken: str) -> Response:
+            token = self._token(request)
+            if token is None:
+                raise invalid("headers must have required property 'authorization'")
+            try:
+                caller = self._credentials.verify(token, leeway=0)
+            except BadToken as error:
+                raise access_denied(token_flaw(error)) from None
+            return _json(await action(request, *taken, caller))
+
+        return handler
+
+    def _perhaps(self, action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
+        """Takes a missing or bad token for nobody: only public buckets are left."""
+
+        async def handler(request: Request, *taken: str) -> Response:
+            caller = None
+            with contextlib.suppress(BadToken):
+                caller = self._credentials.verify(self._token(request) or "", leeway=0)
+            return _json(await action(request, *taken, caller))
+
+        return handler
+
+    def _token(self, request: Request) -> str | None:
+        authorization = request.headers.get("authorization")
+        bare = _BEARER.sub("", authorization or "")
+        if authorization is None or bare.startswith("sb_"):
+            return self._credentials.token(None, request.headers.get("apikey") or bare)
+        return bare
+
+
+def _json(result: object) -> Response:
+    return result if isinstance(result, Response) else StorageJson(result)
+
+
+async def _status(_: Request) -> Response:
+    return Response()
+
+
+def _missing(what: str) -> Callable[..., Awaitable[Response]]:
+    async def handler(*_: object) -> Response:
+        return not_implemented(f"Storage: {what}")
+
+    return handler

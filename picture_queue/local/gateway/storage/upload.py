@@ -1,0 +1,223 @@
+"""Receives an object's bytes, from a multipart form or as they are."""
+
+import base64
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from picture_queue.local.gateway.storage.errors import StorageError, invalid_request
+from picture_queue.local.gateway.storage.files import FileStore, Incoming
+from picture_queue.local.gateway.storage.rows import timestamp
+
+_NO_CACHE: Final = "no-cache"
+_FIELD_LIMIT: Final = 1024 * 1024  # bytes of a form field that are kept
+_ROBOTS: Final = frozenset(
+    {"all", "noindex", "nofollow", "none", "nosnippet", "indexifembedded", "notranslate",
+     "noimageindex", "noarchive"}
+)  # fmt: skip
+
+
+@dataclass
+class Upload:
+    """What a client sent of an object.
+
+    Args:
+        mime_type: Content type.
+        cache_control: As it will be served.
+        user_metadata: The client's own.
+        content_length: Bytes of the request's body; None if it came without a length.
+        robots: Value of ``X-Robots-Tag``, if sent.
+        incoming: The bytes, once received; whoever asked for them discards them in the end.
+    """
+
+    mime_type: str
+    cache_control: str = _NO_CACHE
+    user_metadata: dict[str, Any] = field(default_factory=dict)
+    content_length: int | None = None
+    robots: str | None = None
+    incoming: Incoming | None = None
+
+    def trial(self) -> dict[str, Any]:
+        """The metadata a policy sees before the bytes are there."""
+        return {"mimetype": self.mime_type, "contentLength": self.content_length}
+
+    def metadata(self, incoming: Incoming) -> dict[str, Any]:
+        """The metadata that is kept."""
+        metadata = {
+            "eTag": incoming.etag,
+            "size": incoming.size,
+            "mimetype": self.mime_type,
+            "cacheControl": self.cache_control,
+            "lastModified": timestamp(datetime.now(UTC)),
+            "contentLength": incoming.size,
+            "httpStatusCode": 200,
+        }
+        if self.robots is not None:
+            metadata["xRobotsTag"] = self.robots
+        return metadata
+
+
+def is_form(request: Request) -> bool:
+    """Whether the body is a multipart form."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+def describe(request: Request) -> Upload:
+    """Returns what the headers tell; a form's fields follow with its body.
+
+    Raises:
+        StorageError: ``X-Robots-Tag`` is not valid.
+    """
+    headers = request.headers
+    length = headers.get("content-length")
+    if "transfer-encoding" not in headers and length is None:
+        length = "0"
+    return Upload(
+        mime_type=headers.get("content-type") or "application/octet-stream",
+        cache_control=headers.get("cache-control") or _NO_CACHE,
+        user_metadata=_decoded(headers.get("x-metadata")),
+        content_length=None if length is None else int(length),
+        robots=_checked_robots(headers.get("x-robots-tag")),
+    )
+
+
+async def receive_raw(request: Request, upload: Upload, files: FileStore) -> None:
+    """Receives the body as the object, however long: only a declared length is checked.
+
+    Raises:
+        ClientDisconnect: The client broke off.
+    """
+    upload.incoming = files.receive(None)
+    async for piece in request.stream():
+        upload.incoming.write(piece)
+
+
+async def receive_form(request: Request, upload: Upload, files: FileStore, limit: int) -> None:
+    """Receives a form: its first file is the object, its fields say more about it.
+
+    Raises:
+        StorageError: It is no form, is cut short, or has no file.
+        ClientDisconnect: The client broke off.
+    """
+    form = _Form(files, limit)
+    _, options = parse_options_header(request.headers["content-type"])
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise invalid_request("Multipart: Boundary not found")
+    parser = MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
+    try:
+        async for piece in request.stream():
+            parser.write(piece)
+    except FormParserError as error:
+        raise invalid_request(f"Multipart: {error}") from None
+    finally:
+        upload.incoming = form.incoming
+    if not form.complete:
+        raise invalid_request("Request stream closed before upload could begin")
+    if form.incoming is None:
+        raise invalid_request("No content provided")
+    upload.mime_type = form.fields.get("contentType") or form.mime_type
+    upload.cache_control = _NO_CACHE
+    if "cacheControl" in form.fields:
+        upload.cache_control = f"max-age={form.fields['cacheControl']}"
+    upload.user_metadata = _parsed(form.fields.get("metadata"))
+
+
+class _Form:
+    """Collects the parts of a form while its body streams by."""
+
+    def __init__(self, files: FileStore, limit: int) -> None:
+        self._files = files
+        self._limit = limit
+        self.incoming: Incoming | None = None
+        self.mime_type = "text/plain"
+        self.fields: dict[str, str] = {}
+        self.complete = False
+        self._start_part()
+
+    def callbacks(self) -> dict[str, Any]:
+        """The parser's hooks."""
+        return {
+            "on_part_begin": self._start_part,
+            "on_header_field": self._add_header_name,
+            "on_header_value": self._add_header_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._end_headers,
+            "on_part_data": self._add_data,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+
+    def _start_part(self) -> None:
+        self._headers: dict[bytes, bytes] = {}
+        self._header_name = b""
+        self._header_value = b""
+        self._name: str | None = None
+        self._value = b""
+        self._is_object = False
+
+    def _add_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _add_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _end_header(self) -> None:
+        self._headers[self._header_name.lower()] = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _end_headers(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        if b"filename" not in options:
+            self._name = options.get(b"name", b"").decode()
+        elif self.incoming is None:
+            self._is_object = True
+            self.incoming = self._files.receive(self._limit)
+            mime_type, _ = parse_options_header(self._headers.get(b"content-type", b""))
+            self.mime_type = mime_type.decode().lower() or self.mime_type
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_object and self.incoming is not None:
+            self.incoming.write(data[start:end])
+        elif self._name is not None and len(self._value) < _FIELD_LIMIT:
+            self._value += data[start:end]
+
+    def _end_part(self) -> None:
+        if self._name is not None:
+            self.fields[self._name] = self._value.decode(errors="replace")
+
+    def _end(self) -> None:
+        self.complete = True
+
+
+def _decoded(header: str | None) -> dict[str, Any]:
+    try:
+        return _parsed(base64.b64decode(header or "", validate=True).decode())
+    except ValueError:
+        return {}
+
+
+def _parsed(text: str | None) -> dict[str, Any]:
+    """User metadata that is not a JSON object is ignored."""
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _checked_robots(value: str | None) -> str | None:
+    for rule in (value or "").split(","):
+        if value is not None and rule.strip().lower() not in _ROBOTS:
+            raise StorageError(
+                400,
+                "invalid_x_robots_tag",
+                f'Invalid X-Robots-Tag header: Invalid X-Robots-Tag rule: "{rule.strip()}"',
+                "InvalidRequest",
+            )
+    return value
