@@ -101,7 +101,7 @@ async def one(connection: Connection, query: str, *values: object) -> asyncpg.Re
     return row
 
 
-async def _use_json(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _use_json(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     for name in ("json", "jsonb"):
         await connection.set_type_codec(
             name, encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
