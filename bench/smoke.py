@@ -1,0 +1,195 @@
+"""Latencies of the main job, on an embedded Supabase with an idle worker in its own process.
+
+``python bench/smoke.py [--json] [--rounds N]``. The targets are goals to look at: a number beyond
+one is marked, and nothing fails.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from picture_queue import AsyncPictureQueue
+from picture_queue.local.stack import LocalSupabase
+
+ROOT = Path(__file__).resolve().parent.parent
+IDLE_SECONDS = 10
+PAUSE = 0.05  # seconds between two rounds, so that the worker is idle again
+
+# name: (what it measures, unit, targets by figure)
+TARGETS: dict[str, tuple[str, str, dict[str, float]]] = {
+    "start_generation": ("start_generation answers", "ms", {"p50": 15, "p95": 40}),
+    "pick_up": ("enqueue → handler starts, over HTTP", "ms", {"p50": 40}),
+    "event": ("state changes → event at a subscriber", "ms", {"p50": 40}),
+    "idle_cpu": ("idle worker, share of a core", "%", {"value": 2}),
+    "idle_rss": ("idle worker, resident memory", "MB", {"value": 100}),
+}
+
+
+def figures(seconds: list[float]) -> dict[str, float]:
+    """Returns median, 95th percentile and maximum in milliseconds."""
+    ordered = sorted(seconds)
+    return {
+        "p50": round(statistics.median(ordered) * 1000, 2),
+        "p95": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))] * 1000, 2),
+        "max": round(ordered[-1] * 1000, 2),
+    }
+
+
+@asynccontextmanager
+async def running_worker(stack: LocalSupabase) -> AsyncIterator[psutil.Process]:
+    """Runs the worker of this benchmark in a process of its own."""
+    environment = {
+        **os.environ,
+        "SUPABASE_URL": stack.api_url,
+        "SUPABASE_KEY": stack.service_role_key,
+        "PYTHONPATH": str(ROOT / "bench"),
+    }
+    process = subprocess.Popen(  # noqa: ASYNC220 - started once, before anything is measured
+        [sys.executable, "-m", "picture_queue_cli", "worker", "--app", "smoke_worker:worker"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+async def measure_start(pq: AsyncPictureQueue, rounds: int) -> list[float]:
+    """Times the RPC as the person who asks for a picture sees it."""
+    times = []
+    for _ in track(range(rounds), "start_generation", console=Console(stderr=True)):
+        began = time.perf_counter()
+        await pq.generations.start("a lighthouse at dusk")
+        times.append(time.perf_counter() - began)
+    return times
+
+
+async def measure_pick_up(pq: AsyncPictureQueue, rounds: int) -> list[float]:
+    """Times from before the enqueue call to the handler's first line, in another process."""
+    times = []
+    for _ in track(range(rounds), "pick-up", console=Console(stderr=True)):
+        await asyncio.sleep(PAUSE)
+        began = time.time()
+        job = await pq.jobs.enqueue("bench-start")
+        times.append(await pq.jobs.result(job.id, timeout=30) - began)
+    return times
+
+
+async def measure_event(pq: AsyncPictureQueue, stack: LocalSupabase, rounds: int) -> list[float]:
+    """Times from the commit of a change of state, made in SQL, to the watcher."""
+    connection = await asyncpg.connect(stack.db_url, timeout=10)
+    times = []
+    for _ in track(range(rounds), "events", console=Console(stderr=True)):
+        job = await pq.jobs.enqueue("bench-nobody-runs-this")
+        events = aiter(pq.jobs.watch(job.id, timeout=30))
+        await anext(events)
+        following = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(PAUSE)  # the subscription is joined, the first look is over
+        await connection.execute("select cancel_job($1)", job.id)
+        committed = time.perf_counter()
+        event = await following
+        if event.source == "socket":
+            times.append(time.perf_counter() - committed)
+    await connection.close(timeout=10)
+    return times
+
+
+async def measure_idle(worker: psutil.Process) -> tuple[float, float]:
+    """Returns the worker's share of a core in percent and its memory in MB while it is idle."""
+    before = worker.cpu_times()
+    await asyncio.sleep(IDLE_SECONDS)
+    after = worker.cpu_times()
+    busy = (after.user + after.system) - (before.user + before.system)
+    return round(busy / IDLE_SECONDS * 100, 2), round(worker.memory_info().rss / 1e6, 1)
+
+
+async def run(rounds: int) -> dict[str, Any]:
+    """Measures everything and returns the report."""
+    async with (
+        LocalSupabase() as stack,
+        AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq,
+        running_worker(stack) as worker,
+    ):
+        first = await pq.jobs.enqueue("bench-start")
+        await pq.jobs.result(first.id, timeout=60)  # the worker is up, connections are open
+        pick_up = await measure_pick_up(pq, rounds)
+        events = await measure_event(pq, stack, rounds)
+        cpu, rss = await measure_idle(worker)
+        starts = await measure_start(pq, rounds)
+    return {
+        "machine": {
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "postgres": stack.postgres,
+            "postgrest": stack.postgrest,
+        },
+        "rounds": rounds,
+        "workloads": {
+            "start_generation": figures(starts),
+            "pick_up": figures(pick_up),
+            "event": figures(events) | {"by_socket": len(events)},
+            "idle_cpu": {"value": cpu},
+            "idle_rss": {"value": rss},
+        },
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """Prints the report for people."""
+    table = Table(title="picture-queue, the main job", title_justify="left")
+    table.add_column("what")
+    table.add_column("measured", justify="right")
+    table.add_column("goal", justify="right")
+    for name, (what, unit, goals) in TARGETS.items():
+        found = report["workloads"][name]
+        good = all(found[figure] <= goal for figure, goal in goals.items())
+        shown = [k for k in ("p50", "p95", "value") if k in found]
+        measured = "  ".join(f"{'' if k == 'value' else k + ' '}{found[k]}" for k in shown)
+        goal = "  ".join(f"{'' if k == 'value' else k + ' '}≤ {v:g}" for k, v in goals.items())
+        style = "green" if good else "bold red"
+        table.add_row(what, f"[{style}]{measured} {unit}[/]", f"{goal} {unit}")
+    console = Console()
+    console.print(table)
+    machine = report["machine"]
+    console.print(
+        f"{report['rounds']} rounds, {machine['cores']} cores, Python {machine['python']}, "
+        f"Postgres {machine['postgres']}",
+        style="dim",
+    )
+
+
+def main() -> None:
+    """Runs the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--rounds", type=int, default=100)
+    arguments = parser.parse_args()
+    report = asyncio.run(run(arguments.rounds))
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+
+
+if __name__ == "__main__":
+    main()
