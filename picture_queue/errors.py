@@ -72,12 +72,13 @@ class PictureQueueError(Exception):
 
     def __str__(self) -> str:
         """One line: what happened, where, and what to do."""
-        parts = [self.message, self.detail, self.hint]
-        return " ".join(_sentence(part) for part in parts if part)
+        what = f"{self.message}: {self.detail}" if self.detail else self.message
+        return " ".join(_sentence(part) for part in (what, self.hint) if part)
 
 
 def _sentence(text: str) -> str:
     flat = " ".join(text.split())
+    flat = flat[:1].upper() + flat[1:]
     return flat if flat.endswith((".", "!", "?", ")")) else flat + "."
 
 
@@ -271,4 +272,4 @@ def from_database(
     error = BY_CODE.get(code)
     if error is None or not (sqlstate or "").startswith("PT"):
         return None
-    return error(text[:1].upper() + text[1:], detail=detail, hint=hint)
+    return error(text[:1].upper() + text[1:], detail=detail or None, hint=hint or None)

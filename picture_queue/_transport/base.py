@@ -1,5 +1,7 @@
 """What every way to the database shares: which failures are worth repeating, and their names."""
 
+import re
+
 import httpx
 from postgrest.exceptions import APIError
 from storage3.exceptions import StorageApiError
@@ -28,6 +30,7 @@ ATTEMPTS = 4
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 2.0
 
+_SERVER_CODE = re.compile(r"PGRST\w+|[0-9A-Z]{5}")
 _UPGRADE = "Apply the SQL that ships with this version: supabase db push"
 # Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
 _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
@@ -80,7 +83,7 @@ def name_error(error: Exception, url: str) -> Exception:
 
 def _name_api_error(error: APIError, url: str) -> Exception:
     code, message = str(error.code or ""), error.message or ""
-    ours = from_database(code, message, error.details or None, error.hint or None)
+    ours = from_database(code, message, error.details, error.hint)
     if ours is not None:
         return ours
     if code == "PGRST202":
@@ -98,12 +101,15 @@ def _name_api_error(error: APIError, url: str) -> Exception:
         )
     if code in ("503", "502", "504", "520"):
         return Busy(f"{url} is not available now", code=code, detail=message)
-    if code.isdigit() and len(code) == 3:  # the answer was not PostgREST's
-        return ConnectionFailed(
-            f"{url} does not answer like a Supabase project (HTTP {code})",
-            hint="Check SUPABASE_URL: it is the project's base address, without a path",
+    if _SERVER_CODE.fullmatch(code):
+        return ServerError(
+            message or "The project refused the call", code=code, detail=error.details
         )
-    return ServerError(message or "The project refused the call", code=code, detail=error.details)
+    return ConnectionFailed(
+        f"{url} does not answer like a Supabase project",
+        detail=f"HTTP {code}" if code else message,
+        hint="Check SUPABASE_URL: it is the project's base address, without a path",
+    )
 
 
 def worth_repeating(error: BaseException) -> bool:

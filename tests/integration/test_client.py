@@ -1,0 +1,298 @@
+"""The client against the real API: every verb, async and sync, and every error by name."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import httpx
+import pytest
+from supabase import create_client
+
+import picture_queue
+from picture_queue import AsyncPictureQueue, PictureQueue, _rpc, errors
+from picture_queue.records import JobStatus, Version
+
+
+async def claim(service, queue, *types):
+    request = _rpc.Claim("test", (queue,), types or ("resize",), 10, 30.0, uuid4())
+    return await service._project.call(_rpc.claim_jobs(request))
+
+
+async def report(service, job, outcome, **given):
+    item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": outcome, **given}
+    return await service._project.call(_rpc.report_jobs([item]))
+
+
+async def test_a_job_is_enqueued_read_and_listed(service, queue):
+    user = uuid4()
+    enqueued = await service.jobs.enqueue(
+        "resize", {"path": "a.png"}, queue=queue, priority=5, user_id=user, max_attempts=2
+    )
+    assert enqueued.outcome == "created"
+    job = await service.jobs.get(enqueued.id)
+    assert (job.payload, job.priority, job.user_id) == ({"path": "a.png"}, 5, user)
+    assert (job.status, job.max_attempts, job.finished) == (JobStatus.PENDING, 2, False)
+    listed = await service.jobs.list(queue=queue, status="pending", job_type="resize", limit=1)
+    assert [item.id for item in listed] == [job.id]
+    assert await service.jobs.list(queue=queue, before_seq=job.seq) == []
+
+
+async def test_an_idempotency_key_returns_the_job_there_is(service, queue):
+    first = await service.jobs.enqueue("resize", queue=queue, idempotency_key="a.png")
+    again = await service.jobs.enqueue("resize", queue=queue, idempotency_key="a.png")
+    assert (again.id, again.outcome) == (first.id, "existing")
+
+
+async def test_many_jobs_go_in_one_call(service, queue):
+    jobs = [{"job_type": "resize", "queue": queue, "payload": {"n": n}} for n in range(3)]
+    answer = await service.jobs.enqueue_many(jobs)
+    assert [item.outcome for item in answer] == ["created"] * 3
+
+
+async def test_a_naive_time_is_local_and_a_scheduled_job_waits(service, queue):
+    due = datetime.now() + timedelta(hours=1)
+    enqueued = await service.jobs.enqueue("resize", queue=queue, scheduled_for=due)
+    job = await service.jobs.get(enqueued.id)
+    assert job.hold == "scheduled"
+    assert abs(job.scheduled_for - due.astimezone(UTC)) < timedelta(seconds=1)
+
+
+async def test_a_failed_job_is_retried_on_demand(service, queue):
+    enqueued = await service.jobs.enqueue("resize", queue=queue, max_attempts=1)
+    (job,) = await claim(service, queue)
+    await report(service, job, "failed", error="boom")
+    with pytest.raises(errors.JobFailed, match="boom") as failed:
+        await service.jobs.result(enqueued.id, timeout=5)
+    assert failed.value.job.status is JobStatus.FAILED
+    retried = await service.jobs.retry(enqueued.id)
+    assert (retried.status, retried.max_attempts) == (JobStatus.PENDING, 2)
+
+
+async def test_the_result_of_a_cancelled_job_is_an_error(service, queue):
+    enqueued = await service.jobs.enqueue("resize", queue=queue)
+    request = await service.jobs.cancel(enqueued.id)
+    assert request.status is JobStatus.CANCELLED
+    with pytest.raises(errors.JobCancelled):
+        await service.jobs.result(enqueued.id, timeout=5)
+
+
+async def test_a_wait_has_a_bound(service, queue):
+    enqueued = await service.jobs.enqueue("resize", queue=queue)
+    with pytest.raises(errors.WaitTimeout, match="goes on"):
+        await service.jobs.result(enqueued.id, timeout=0.2)
+    assert (await service.jobs.get(enqueued.id)).status is JobStatus.PENDING
+
+
+async def test_generations_are_started_listed_and_cancelled(ada):
+    started = await ada.pq.generations.start("a cat", input={"seed": 7})
+    generation = await ada.pq.generations.get(started.id)
+    assert (generation.prompt, generation.user_id) == ("a cat", ada.id)
+    assert [item.id for item in await ada.pq.generations.list(status="pending")] == [started.id]
+    await ada.pq.generations.cancel(started.id)
+    last = [event async for event in ada.pq.generations.watch(started.id, timeout=5)][-1]
+    assert (last.status, last.generation_id) == (JobStatus.CANCELLED, started.id)
+
+
+async def test_a_service_key_starts_for_a_user(service, ada):
+    started = await service.generations.start("a cat", user_id=ada.id, priority=1)
+    assert (await ada.pq.generations.get(started.id)).id == started.id
+
+
+async def test_models_health_and_version(service):
+    models = await service.models.list()
+    assert [model.model_id for model in models if model.default] == [
+        "black-forest-labs/flux-schnell"
+    ]
+    health = await service.health()
+    assert "default" in [row.queue for row in health.queues]
+    assert (await service.version()).contract == _rpc.CONTRACT
+
+
+async def test_health_names_the_types_no_worker_knows(service, queue):
+    await service.jobs.enqueue("nobody-knows", queue=queue)
+    waiting = [t for t in (await service.health()).job_types_without_worker if t.queue == queue]
+    assert [(t.job_type, t.pending) for t in waiting] == [("nobody-knows", 1)]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda pq: pq.jobs.enqueue("no spaces"), errors.InvalidArgument, "no spaces"),
+        (lambda pq: pq.jobs.get("nonsense"), errors.InvalidArgument, "nonsense"),
+        (lambda pq: pq.jobs.get(uuid4()), errors.JobNotFound, "No such job"),
+        (lambda pq: pq.jobs.cancel(uuid4()), errors.JobNotFound, "No such job"),
+        (lambda pq: pq.jobs.retry(uuid4()), errors.JobNotFound, "No such job"),
+        (lambda pq: pq.generations.get(uuid4()), errors.GenerationNotFound, "No such generation"),
+        (
+            lambda pq: pq.generations.cancel(uuid4()),
+            errors.GenerationNotFound,
+            "No such generation",
+        ),
+        (lambda pq: pq.generations.start("x", "no/model"), errors.UnknownModel, "no/model"),
+        (lambda pq: pq.generations.start(" "), errors.InvalidInput, "prompt is empty"),
+        (
+            lambda pq: pq.generations.start("x", input={"num_outputs": 9}),
+            errors.InvalidInput,
+            "num_outputs is 9 and is above 4",
+        ),
+        (
+            lambda pq: pq.jobs.enqueue("a", {"x": "y" * 70_000}),
+            errors.TooLarge,
+            "the limit is 65536",
+        ),
+    ],
+)
+async def test_a_refusal_is_one_typed_line(service, call, error, says):
+    with pytest.raises(error) as refused:
+        await call(service)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+async def test_a_conflict_a_stale_lease_and_a_finished_job(service, queue):
+    enqueued = await service.jobs.enqueue("resize", queue=queue)
+    with pytest.raises(errors.Conflict):
+        await service.jobs.enqueue("other", job_id=enqueued.id)
+    (job,) = await claim(service, queue)
+    with pytest.raises(errors.StaleLease):
+        await service._project.call(_rpc.report_progress(job.id, uuid4(), 5))
+    with pytest.raises(errors.JobFinished):
+        await service.jobs.retry(job.id)
+    await report(service, job, "completed")
+    with pytest.raises(errors.JobFinished):
+        await service.jobs.cancel(job.id)
+
+
+async def test_a_user_is_told_what_needs_a_service_key(ada):
+    with pytest.raises(errors.NotAllowed):
+        await ada.pq.generations.start("a cat", priority=3)
+    with pytest.raises(errors.NotAllowed):
+        await ada.pq.jobs.enqueue("resize")
+
+
+async def test_a_token_that_names_nobody_is_not_signed_in(stack):
+    import time
+
+    import jwt
+
+    claims = {"role": "authenticated", "exp": int(time.time()) + 60}
+    token = jwt.encode(claims, stack.jwt_secret, "HS256")
+    async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=token) as pq:
+        with pytest.raises(errors.NotAuthenticated):
+            await pq.generations.start("a cat")
+
+
+async def test_a_wrong_key_a_wrong_address_and_nobody_there(stack):
+    for url, key, error in (
+        (stack.api_url, "sb_secret_wrong", errors.AuthenticationFailed),
+        (stack.api_url, "wrong", errors.AuthenticationFailed),
+        (stack.replicate_url, "any", errors.ConnectionFailed),
+        ("http://127.0.0.1:9", "any", errors.ConnectionFailed),
+    ):
+        async with AsyncPictureQueue(url, key) as pq:
+            with pytest.raises(error) as refused:
+                await pq.jobs.list()
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["secret_key", "service_role_key"])
+async def test_both_kinds_of_service_keys_work(stack, kind):
+    async with AsyncPictureQueue(stack.api_url, getattr(stack, kind)) as pq:
+        await pq.jobs.list(limit=1)
+
+
+@pytest.mark.parametrize("kind", ["publishable_key", "anon_key"])
+async def test_anonymous_keys_may_do_nothing(stack, kind):
+    async with AsyncPictureQueue(stack.api_url, getattr(stack, kind)) as pq:
+        for call in (pq.jobs.list, pq.models.list, pq.health, pq.version):
+            with pytest.raises((errors.NotAllowed, errors.NotAuthenticated)):
+                await call()
+
+
+async def test_a_database_without_our_functions_too_old_or_too_new_is_named(service, monkeypatch):
+    async def found(version):
+        async def once(rpc):
+            return version.model_dump()
+
+        async with AsyncPictureQueue("http://unused", "key") as pq:
+            monkeypatch.setattr(pq._project, "_once", once)
+            await pq.jobs.list()
+
+    with pytest.raises(errors.DatabaseTooOld, match=r"db push"):
+        await found(Version(version="0.0.1", contract=0, oldest_client_contract=0))
+    with pytest.raises(errors.ClientTooOld, match=r"pip install"):
+        await found(Version(version="9.0.0", contract=9, oldest_client_contract=8))
+    # The real API says so of a function that is not there.
+    monkeypatch.setattr(_rpc, "picture_queue_version", lambda: _rpc.Rpc("missing", {}, dict))
+    with pytest.raises(errors.NotInstalled):
+        await service.jobs.list()
+
+
+async def test_a_call_whose_answer_was_lost_is_made_again_and_writes_once(service, queue):
+    client = await service._project.client()
+    sent = 0
+
+    async def lose_first(response: httpx.Response) -> None:
+        nonlocal sent
+        if response.request.url.path.endswith("/enqueue_job"):
+            sent += 1
+            if sent == 1:
+                raise httpx.ReadError("cut after the database committed")
+
+    client.options.httpx_client.event_hooks["response"].append(lose_first)
+    await service.jobs.enqueue("resize", queue=queue)
+    assert sent == 2
+    assert len(await service.jobs.list(queue=queue)) == 1
+
+
+async def test_a_client_of_the_callers_is_used_and_left_open(ada):
+    async with AsyncPictureQueue(client=ada.supabase) as pq:
+        started = await pq.generations.start("a cat")
+        assert (await pq.generations.get(started.id)).user_id == ada.id
+    await ada.supabase.rpc("list_models").execute()
+
+
+# supabase-py warns of its own use of a parameter when it makes its httpx client itself.
+@pytest.mark.filterwarnings("ignore:The '(timeout|verify)' parameter:DeprecationWarning")
+async def test_the_sync_client_does_the_same(stack, queue):
+    def use() -> None:
+        with PictureQueue(stack.api_url, stack.service_role_key) as pq:
+            job = pq.jobs.enqueue("resize", {"a": 1}, queue=queue)
+            events = iter(pq.jobs.watch(job.id, timeout=20))
+            assert next(events).status is JobStatus.PENDING
+            pq.jobs.cancel(job.id)
+            assert [event.status for event in events][-1] is JobStatus.CANCELLED
+            with pytest.raises(errors.JobCancelled):
+                pq.jobs.result(job.id)
+            started = pq.generations.start("a cat")
+            pq.generations.cancel(started.id)
+            assert [e.status for e in pq.generations.watch(started.id)][-1].finished
+            assert pq.health().queues
+        theirs = create_client(stack.api_url, stack.service_role_key)
+        with PictureQueue(client=theirs) as pq:
+            assert pq.models.list()
+
+    await asyncio.to_thread(use)
+
+
+async def test_settings_come_from_the_environment(stack, monkeypatch):
+    for name in ("SUPABASE_URL", "SUPABASE_KEY", "SUPABASE_SERVICE_ROLE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(errors.SettingsError, match="SUPABASE_URL is not set"):
+        AsyncPictureQueue.from_env()
+    monkeypatch.setenv("SUPABASE_URL", stack.api_url)
+    with pytest.raises(errors.SettingsError, match="No Supabase key"):
+        AsyncPictureQueue.from_env()
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", stack.service_role_key)
+    async with AsyncPictureQueue.from_env() as pq:
+        assert await pq.models.list()
+    with pytest.raises(errors.SettingsError, match="not an http"):
+        AsyncPictureQueue("ftp://example.com", "key")
+
+
+def test_all_exported_names_exist_and_are_sorted():
+    assert picture_queue.__all__ == sorted(picture_queue.__all__)
+    for name in picture_queue.__all__:
+        assert getattr(picture_queue, name)
+    with pytest.raises(AttributeError):
+        _ = picture_queue.nothing
