@@ -121,7 +121,7 @@ class DataDir:
             owner = json.loads(self._lock.read_text())
             process = psutil.Process(owner["pid"])
             same = abs(process.create_time() - owner["started"]) < _CLOCK_SLACK
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+            return process if same and runs(process) else None
         return None
 
     def write_state(self, state: dict[str, Any]) -> None:
@@ -175,3 +175,11 @@ class DataDir:
             ) from error
         finally:
             os.close(descriptor)
+
+
+def runs(process: psutil.Process) -> bool:
+    """Tells whether a process has not ended; one that nobody has collected yet has."""
+    try:
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

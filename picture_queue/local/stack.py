@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +31,7 @@ import psutil
 
 from picture_queue import errors
 from picture_queue.errors import LocalStackError, StackNotRunning
-from picture_queue.local.datadir import DataDir
+from picture_queue.local.datadir import DataDir, runs
 from picture_queue.local.fetch import ensure_postgrest
 from picture_queue.local.options import Options
 from picture_queue.local.paths import default_data_dir
@@ -234,8 +235,8 @@ def start_background(
     ensure_postgrest(notice)
     options = Options(data_dir=data_dir or default_data_dir(), port=port, worker=worker)
     process, status = _launch(options, DataDir(options.data_dir))
-    # It is to outlive us: Popen would complain about that.
-    process.returncode = 0
+    # It is to outlive us; if we outlive it after all, somebody has to collect it.
+    threading.Thread(target=process.wait, name="stack-ended", daemon=True).start()
     return status
 
 
@@ -270,7 +271,7 @@ def stop(data_dir: Path | None = None) -> None:
         raise _not_running(data)
     with contextlib.suppress(psutil.Error):
         daemon.terminate()
-    if not _until_unlocked(data, _STOP_TIMEOUT):
+    if not _until(lambda: not (data.locked() or runs(daemon)), _STOP_TIMEOUT):
         with contextlib.suppress(psutil.Error):
             daemon.kill()
         _expect_unlocked(data)
@@ -346,18 +347,18 @@ def _end(process: subprocess.Popen[bytes], data: DataDir) -> None:
         _expect_unlocked(data)
 
 
-def _until_unlocked(data: DataDir, seconds: float) -> bool:
+def _expect_unlocked(data: DataDir) -> None:
+    if not _until(lambda: not data.locked(), _KILL_TIMEOUT):
+        raise LocalStackError("Programs of the stack do not end", detail=str(data.path))
+
+
+def _until(condition: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while data.locked():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(_POLL)
     return True
-
-
-def _expect_unlocked(data: DataDir) -> None:
-    if not _until_unlocked(data, _KILL_TIMEOUT):
-        raise LocalStackError("Programs of the stack do not end", detail=str(data.path))
 
 
 def _temporary_directory() -> Path:

@@ -1,0 +1,393 @@
+"""The embedded stack: what it offers, and that nothing of it stays behind."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+
+from picture_queue.errors import (
+    LocalStackError,
+    MissingProgram,
+    PortTaken,
+    StackAlreadyRunning,
+    StackNotRunning,
+)
+from picture_queue.local import migrate
+from picture_queue.local import stack as local
+from picture_queue.local.binaries import find_postgres
+from picture_queue.local.datadir import DataDir, runs
+from picture_queue.local.stack import LocalSupabase
+
+FIELDS = {
+    "API_URL",
+    "DB_URL",
+    "ANON_KEY",
+    "SERVICE_ROLE_KEY",
+    "PUBLISHABLE_KEY",
+    "SECRET_KEY",
+    "JWT_SECRET",
+    "REPLICATE_URL",
+    "DATA_DIR",
+    "POSTGRES",
+    "POSTGREST",
+}
+HOLDER = """
+import signal, sys
+from picture_queue.local.stack import LocalSupabase
+with LocalSupabase(sys.argv[1] if len(sys.argv) > 1 else None) as stack:
+    print(stack.data_dir, flush=True)
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """A data directory that the user who runs Postgres can reach."""
+    path = local._temporary_directory()
+    yield path
+    local.reset(path)
+    assert not path.exists()
+
+
+@dataclass
+class Footprint:
+    """The processes of a running stack, the daemon first, and its ports."""
+
+    processes: list[psutil.Process]
+    programs: dict[str, psutil.Process]
+    ports: set[int]
+
+    @classmethod
+    def of(cls, data_dir: Path) -> "Footprint":
+        daemon = DataDir(data_dir).daemon()
+        assert daemon is not None
+        children = daemon.children()
+        programs = {Path(word).name: c for c in children for word in reversed(c.cmdline()[:3])}
+        assert {"guard.py", "postgres", "postgrest"} <= set(programs)
+        processes = [daemon, *daemon.children(recursive=True)]
+        ports = {
+            connection.laddr.port
+            for process in (daemon, *children)
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        # Gateway, simulator, Postgres, PostgREST and its admin port.
+        assert len(ports) == 5
+        return cls(processes, programs, ports)
+
+    async def gone(self, seconds: float = 15) -> None:
+        """Waits until no process runs and no port answers."""
+        deadline = time.monotonic() + seconds
+        while left := self._left():
+            assert time.monotonic() < deadline, f"left behind: {left}"
+            await asyncio.sleep(0.02)
+
+    def _left(self) -> list[str]:
+        left = [str(process) for process in self.processes if runs(process)]
+        return left + [f"port {port}" for port in self.ports if _answers(port)]
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _hold(*arguments: str) -> tuple[subprocess.Popen[str], Path]:
+    """Starts a program that holds a stack, in a process group of its own like in a terminal."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    return process, Path(process.stdout.readline().strip())
+
+
+async def _value(dsn: str, sql: str) -> Any:
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        return await connection.fetchval(sql)
+    finally:
+        await connection.close()
+
+
+async def _version(api_url: str, key: str) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=api_url, headers={"apikey": key}) as client:
+        return await client.post("/rest/v1/rpc/picture_queue_version", json={})
+
+
+async def _eventually(check: Any, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not await check():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.05)
+
+
+async def test_status_has_the_fields_of_the_cli(stack: LocalSupabase) -> None:
+    status = stack.status()
+    assert set(status) == FIELDS
+    assert stack.api_url == status["API_URL"]
+    assert str(stack.data_dir) == status["DATA_DIR"]
+    assert status["POSTGREST"].split()[0].count(".") == 2
+    assert int(status["POSTGRES"].split(".")[0]) >= 15
+    # The public keys every `supabase start` prints.
+    assert stack.anon_key.endswith(".CRXP1A7WOeoJeXxjNni43kdQwgnWNReilDMblYTn_I0")
+    assert stack.service_role_key.endswith(".EGIM96RAZx35lJzdJsyH-qQwv8Hdp7fsn3W0YpN81IU")
+
+
+async def test_every_key_opens_the_api(stack: LocalSupabase) -> None:
+    answers = [
+        (await _version(stack.api_url, key)).status_code
+        for key in (stack.service_role_key, stack.secret_key, stack.anon_key, "nonsense")
+    ]
+    # anon may not call it; a key that is none is refused at the door.
+    assert answers == [200, 200, 401, 401]
+
+
+def test_db_url_is_what_psql_takes(stack: LocalSupabase) -> None:
+    psql = find_postgres().path / "psql"
+    query = "select rolname, rolsuper, rolbypassrls, rolcreaterole from pg_roles"
+    answer = subprocess.run(
+        [psql, stack.db_url, "-Atc", f"{query} where rolname = current_user"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.strip() == "postgres|f|t|t"
+
+
+async def test_the_simulator_answers(stack: LocalSupabase) -> None:
+    async with httpx.AsyncClient(headers={"authorization": "Bearer r8_x"}) as client:
+        answer = await client.get(f"{stack.replicate_url}/account")
+    assert answer.status_code == 200
+
+
+async def test_postgrest_is_set_up_like_the_platforms(stack: LocalSupabase) -> None:
+    async with httpx.AsyncClient(
+        base_url=f"{stack.api_url}/rest/v1", headers={"apikey": stack.service_role_key}
+    ) as client:
+        connection = await asyncpg.connect(stack.db_url)
+        try:
+            await connection.execute(_PROBES)
+            rows = await _when_known(client, "/rpc/stack_probe_rows")
+            limit = await client.post("/rpc/stack_probe_timeout", json={})
+            own = await client.post("/rpc/stack_probe_own_timeout", json={})
+        finally:
+            await connection.execute(_NO_PROBES)
+            await connection.close()
+    assert len(rows.json()) == 1000
+    assert limit.json() == "8s"
+    assert own.json() == "30s"
+
+
+_PROBES = """
+create function public.stack_probe_rows() returns setof int
+  language sql as 'select generate_series(1, 1200)';
+create function public.stack_probe_timeout() returns text
+  language sql volatile as 'select current_setting(''statement_timeout'')';
+create function public.stack_probe_own_timeout() returns text
+  language sql volatile set statement_timeout = '30s'
+  as 'select current_setting(''statement_timeout'')';
+grant execute on function public.stack_probe_rows(), public.stack_probe_timeout(),
+  public.stack_probe_own_timeout() to service_role;
+notify pgrst, 'reload schema';
+"""
+_NO_PROBES = """
+drop function public.stack_probe_rows(), public.stack_probe_timeout(),
+  public.stack_probe_own_timeout();
+notify pgrst, 'reload schema';
+"""
+
+
+async def _when_known(client: httpx.AsyncClient, path: str) -> httpx.Response:
+    deadline = time.monotonic() + 10
+    while True:
+        answer = await client.post(path, json={})
+        if answer.status_code != 404 or time.monotonic() > deadline:
+            return answer
+        await asyncio.sleep(0.02)
+
+
+async def test_the_background_stack_keeps_its_data_until_reset(data_dir: Path) -> None:
+    async def start() -> dict[str, str]:
+        return await asyncio.to_thread(local.start_background, data_dir, port=0, worker=False)
+
+    first = await start()
+    assert local.status(data_dir) == first
+    assert (data_dir / "state.json").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(StackAlreadyRunning, match="local stop"):
+        await start()
+    await _value(first["DB_URL"], "create table public.kept as select 42 as answer")
+    footprint = Footprint.of(data_dir)
+
+    local.stop(data_dir)
+    await footprint.gone(0)
+    with pytest.raises(StackNotRunning, match="local start"):
+        local.status(data_dir)
+    with pytest.raises(StackNotRunning):
+        local.stop(data_dir)
+
+    second = await start()
+    assert await _value(second["DB_URL"], "select answer from public.kept") == 42
+    # The ledger of the Supabase CLI: each migration once.
+    ledger = "select count(*) from supabase_migrations.schema_migrations"
+    assert await _value(second["DB_URL"], ledger) == len(migrate.migrations())
+    assert await migrate.apply_migrations(second["DB_URL"]) == []
+    # A second start must work on what the first left, as another user for root: logs were kept.
+    assert (data_dir / "logs" / "daemon.log.1").exists()
+
+    local.reset(data_dir)
+    assert not await asyncio.to_thread(data_dir.exists)
+
+
+async def test_two_stacks_run_side_by_side(stack: LocalSupabase) -> None:
+    async with LocalSupabase() as other:
+        assert other.api_url != stack.api_url
+        await _value(other.db_url, "create table public.only_here ()")
+        found = "select to_regclass('public.only_here') is not null"
+        assert await _value(other.db_url, found)
+        assert not await _value(stack.db_url, found)
+        assert (await _version(other.api_url, other.secret_key)).status_code == 200
+        footprint = Footprint.of(other.data_dir)
+    await footprint.gone(0)
+    assert not other.data_dir.exists()
+    with pytest.raises(StackNotRunning):
+        other.status()
+
+
+def test_a_taken_port_is_named_and_nothing_stays(data_dir: Path, stack: LocalSupabase) -> None:
+    port = httpx.URL(stack.api_url).port
+    with pytest.raises(PortTaken, match=rf"{port} is taken.*--port"):
+        LocalSupabase(data_dir, port=port or 0).start()
+    assert not DataDir(data_dir).locked()
+
+
+@pytest.mark.parametrize("temporary", [True, False])
+async def test_nothing_outlives_a_killed_parent(temporary: bool, data_dir: Path) -> None:
+    parent, path = _hold(*([] if temporary else [str(data_dir)]))
+    footprint = Footprint.of(path)
+    parent.kill()
+    parent.communicate(timeout=10)
+    await footprint.gone()
+    assert path.exists() is not temporary
+
+
+async def test_ctrl_c_stops_the_stack(data_dir: Path) -> None:
+    parent, path = _hold(str(data_dir))
+    footprint = Footprint.of(path)
+    os.killpg(parent.pid, signal.SIGINT)
+    _, complaint = parent.communicate(timeout=20)
+    assert complaint.strip().endswith("KeyboardInterrupt")
+    await footprint.gone(0)
+
+
+async def test_a_killed_daemon_leaves_nothing_and_loses_nothing(data_dir: Path) -> None:
+    with LocalSupabase(data_dir) as first:
+        await _value(first.db_url, "create table public.kept as select 42 as answer")
+        footprint = Footprint.of(data_dir)
+        footprint.processes[0].kill()
+        await footprint.gone()
+        with pytest.raises(StackNotRunning):
+            first.status()
+        with pytest.raises(StackNotRunning):
+            local.status(data_dir)
+    with LocalSupabase(data_dir) as second:
+        assert await _value(second.db_url, "select answer from public.kept") == 42
+
+
+async def test_a_start_waits_for_what_is_left_of_a_killed_one(data_dir: Path) -> None:
+    with LocalSupabase(data_dir):
+        footprint = Footprint.of(data_dir)
+        footprint.processes[0].kill()
+        async with LocalSupabase(data_dir) as second:
+            assert await _value(second.db_url, "select 1") == 1
+            await footprint.gone(0)
+
+
+async def test_an_orphaned_server_is_ended_at_the_next_start(data_dir: Path) -> None:
+    with LocalSupabase(data_dir) as first:
+        await _value(first.db_url, "create table public.kept as select 42 as answer")
+        footprint = Footprint.of(data_dir)
+        # The guard too: nobody is left to clean up.
+        footprint.programs["guard.py"].suspend()
+        footprint.processes[0].kill()
+        footprint.programs["guard.py"].kill()
+    assert runs(footprint.programs["postgres"])
+    with LocalSupabase(data_dir) as second:
+        assert await _value(second.db_url, "select answer from public.kept") == 42
+    footprint.programs["postgrest"].kill()
+    await footprint.gone()
+
+
+@pytest.mark.parametrize("program", ["postgrest", "postgres"])
+async def test_a_program_that_dies_is_started_again(program: str, data_dir: Path) -> None:
+    with LocalSupabase(data_dir) as stack:
+        Footprint.of(data_dir).programs[program].kill()
+
+        async def answers() -> bool:
+            return (await _version(stack.api_url, stack.secret_key)).status_code == 200
+
+        async def is_down() -> bool:
+            return not await answers()
+
+        await _eventually(is_down)
+        await _eventually(answers)
+
+
+async def test_an_interrupted_first_start_is_begun_anew(data_dir: Path) -> None:
+    (data_dir / "postgres").mkdir()
+    (data_dir / "postgres" / "PG_VERSION").write_text("18\n")
+    async with LocalSupabase(data_dir) as stack:
+        assert await _value(stack.db_url, "select 1") == 1
+
+
+async def test_a_missing_program_is_named_with_the_cure(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", "/nowhere")
+    with pytest.raises(MissingProgram, match=r"PICTURE_QUEUE_POSTGRES_BIN=/nowhere.*initdb"):
+        LocalSupabase(data_dir).start()
+    monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", "/nowhere/postgrest")
+    with pytest.raises(MissingProgram, match="PICTURE_QUEUE_POSTGREST=/nowhere"):
+        LocalSupabase(data_dir).start()
+
+
+async def test_a_migration_that_fails_changes_nothing_and_names_its_line(
+    stack: LocalSupabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [
+        ("20200101000000_good.sql", "create table public.good ();"),
+        ("20200101000001_bad.sql", "create table public.half ();\n\nselect nonsense;"),
+    ]
+    monkeypatch.setattr(migrate, "migrations", lambda: files)
+    await _value(stack.db_url, "create database stack_probe")
+    dsn = stack.db_url.removesuffix("postgres") + "stack_probe"
+    try:
+        with pytest.raises(LocalStackError, match=r"20200101000001_bad\.sql.*Line 3"):
+            await migrate.apply_migrations(dsn)
+        assert await _value(dsn, "select to_regclass('public.good') is not null")
+        assert await _value(dsn, "select to_regclass('public.half') is null")
+    finally:
+        await _value(stack.db_url, "drop database stack_probe")
+
+
+def test_only_our_files_are_deleted(data_dir: Path) -> None:
+    (data_dir / "thesis.txt").write_text("keep me")
+    DataDir(data_dir).make()
+    local.reset(data_dir)
+    assert [entry.name for entry in data_dir.iterdir()] == ["thesis.txt"]
+    (data_dir / "thesis.txt").unlink()
