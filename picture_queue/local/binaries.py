@@ -70,8 +70,14 @@ def find_postgres(major: int | None = None) -> Program:
                 )
         elif major in (None, program.major):
             return program
+    if major:
+        raise MissingProgram(
+            f"The data was made by Postgres {major}, which is not installed",
+            hint=f"Set {POSTGRES_SETTING} to the directory of its programs, or delete the data "
+            "with `picture-queue local reset`.",
+        )
     raise MissingProgram(
-        f"Postgres {major or ''} is not installed".replace("  ", " "),
+        "Postgres is not installed",
         hint="Install it with `pip install 'picture-queue[local]'`, or set "
         f"{POSTGRES_SETTING} to the directory of your own.",
     )

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import psutil
 
-from picture_queue.errors import LocalStackError, PortTaken
+from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import find_postgres, for_user
 from picture_queue.local.keys import DATABASE_PASSWORD
 from picture_queue.local.migrate import apply_migrations, apply_platform, platform_digest
 from picture_queue.local.paths import ServiceUser, reachable
-from picture_queue.local.processes import exit_code, program_environment, spawn, stop, tail
+from picture_queue.local.processes import exit_code, program_environment, spawn, tail
+from picture_queue.local.supervise import Guard
 
 SUPERUSER = "supabase_admin"
 
@@ -46,13 +47,20 @@ class Cluster:
 
     Args:
         directory: The stack's data directory; exists.
+        port: TCP port on loopback.
         log: File for the server's output.
         user: Who runs the server; None is the caller.
         durable: False trades safety against power loss for speed; for data thrown away anyway.
     """
 
     def __init__(
-        self, directory: Path, *, log: Path, user: ServiceUser | None, durable: bool = True
+        self,
+        directory: Path,
+        port: int,
+        *,
+        log: Path,
+        user: ServiceUser | None,
+        durable: bool = True,
     ) -> None:
         self._data = directory / "postgres"
         self._marker = directory / "platform.sha256"
@@ -60,7 +68,7 @@ class Cluster:
         self._user = user
         self._durable = durable
         self.program = for_user(find_postgres(self._made_by()), user)
-        self.port = 0
+        self.port = port
 
     @property
     def dsn(self) -> str:
@@ -90,12 +98,16 @@ class Cluster:
         """Whether the cluster was made and has the platform's objects."""
         return self._marker.exists()
 
-    async def initialise(self) -> None:
+    async def initialise(self, guard: Guard) -> None:
         """Makes the cluster unless it is there.
+
+        Args:
+            guard: Told of `initdb`.
 
         Raises:
             LocalStackError: The directory cannot be used, or `initdb` failed.
         """
+        await self._end_orphan()
         if self.complete:
             return
         # Without the marker an earlier first start was interrupted; nobody has seen its data.
@@ -106,63 +118,50 @@ class Cluster:
         if not reachable(self._data, self._user):
             self._data.rmdir()
             raise _unreachable(self._data.parent, self._user)
-        await self._initdb()
-
-    async def _initdb(self) -> None:
         with tempfile.NamedTemporaryFile("w", dir=self._data.parent) as password:
             password.write(DATABASE_PASSWORD)
             password.flush()
             if self._user:
                 os.fchown(password.fileno(), self._user.uid, self._user.gid)
-            process = spawn(
-                [
-                    self.program.path / "initdb",
-                    *("--pgdata", self._data),
-                    *("--username", SUPERUSER),
-                    *("--pwfile", password.name),
-                    "--auth=scram-sha-256",
-                    "--encoding=UTF8",
-                    "--locale=C",
-                    *(
-                        ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
-                        if self.program.major >= 17
-                        else ()
-                    ),
-                    "--no-sync",  # of an empty cluster; a crash before the marker makes a new one
-                    "--no-instructions",
-                ],
-                log=self._log,
-                cwd=self._data.parent,
-                env=program_environment(),
-                user=self._user,
-            )
-            try:
-                await asyncio.wait_for(exit_code(process), _INITDB_TIMEOUT)
-            except TimeoutError as error:
-                raise LocalStackError(f"initdb took over {_INITDB_TIMEOUT:.0f} s") from error
-            finally:
-                process.kill()
+            await self._initdb(guard, password.name)
+
+    async def _initdb(self, guard: Guard, password_file: str) -> None:
+        unicode_rules = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+        process = spawn(
+            [
+                self.program.path / "initdb",
+                *("--pgdata", self._data, "--username", SUPERUSER, "--pwfile", password_file),
+                *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"),
+                *(unicode_rules if self.program.major >= 17 else ()),
+                "--no-sync",  # of an empty cluster; a crash before the marker makes a new one
+                "--no-instructions",
+            ],
+            log=self._log,
+            cwd=self._data.parent,
+            env=program_environment(),
+            user=self._user,
+        )
+        guard.add(process)
+        try:
+            await asyncio.wait_for(exit_code(process), _INITDB_TIMEOUT)
+        except TimeoutError as error:
+            raise LocalStackError(f"initdb took over {_INITDB_TIMEOUT:.0f} s") from error
+        finally:
+            process.kill()
+            guard.remove(process)
         if process.returncode:
             raise LocalStackError("initdb failed", detail=tail(self._log))
 
-    async def start(self, port: int) -> subprocess.Popen[bytes]:
-        """Starts the server and waits until it takes connections.
-
-        Args:
-            port: TCP port on loopback.
-
-        Returns:
-            The server's process.
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Starts the server on `port`; `ready` tells when it takes connections.
 
         Raises:
-            PortTaken: Something else listens there.
-            LocalStackError: The server ended, or did not become ready in time.
+            LocalStackError: It cannot be started.
         """
-        await self._await_orphan()
-        settings = _SETTINGS | {"port": str(port)}
+        settings = _SETTINGS | {"port": str(self.port)}
         if not self._durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-        process = spawn(
+        return spawn(
             [
                 self.program.path / "postgres",
                 *("-D", self._data),
@@ -173,22 +172,17 @@ class Cluster:
             env=program_environment(),
             user=self._user,
         )
-        try:
-            await self._await_ready(process, port)
-        except BaseException:
-            await stop(process, STOP_SIGNALS)
-            raise
-        self.port = port
-        return process
 
-    async def _await_ready(self, process: subprocess.Popen[bytes], port: int) -> None:
+    async def ready(self, process: subprocess.Popen[bytes]) -> None:
+        """Waits until the server takes connections.
+
+        Raises:
+            LocalStackError: It ended, or took too long.
+        """
         deadline = time.monotonic() + _START_TIMEOUT
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                text = tail(self._log)
-                if "Address already in use" in text:
-                    raise PortTaken(f"Port {port} is taken", hint="Choose another port.")
-                raise LocalStackError("Postgres did not start", detail=text)
+                raise LocalStackError("Postgres did not start", detail=tail(self._log))
             # What `pg_ctl start` waits for: the pid in the first line, the state in the eighth.
             lines = self._pid_file()
             if len(lines) >= 8 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
@@ -203,7 +197,7 @@ class Cluster:
             return (self._data / "postmaster.pid").read_text().splitlines()
         return []
 
-    async def _await_orphan(self) -> None:
+    async def _end_orphan(self) -> None:
         """Ends a server that outlived its stack, which takes a kill -9 of the stack's guard too."""
         lines = self._pid_file()
         if len(lines) < 3:

@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,14 @@ import uvloop
 
 from picture_queue.errors import LocalStackError, PictureQueueError
 from picture_queue.local import keys
-from picture_queue.local.binaries import Program, find_postgrest, for_user
+from picture_queue.local.binaries import find_postgrest, for_user
 from picture_queue.local.cluster import STOP_SIGNALS, Cluster
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.options import Options, parse
 from picture_queue.local.paths import service_user
 from picture_queue.local.ports import free_port, listen, listen_near
 from picture_queue.local.processes import rotate, trim
-from picture_queue.local.programs import PostgREST, start_worker, worker_environment
+from picture_queue.local.programs import PostgREST, launch_worker, worker_environment
 from picture_queue.local.supervise import Guard, Service
 
 if TYPE_CHECKING:
@@ -115,19 +114,12 @@ class Daemon:
         importing = asyncio.to_thread(importlib.import_module, "picture_queue.local.servers")
         loading = asyncio.create_task(importing)
         stack.callback(loading.cancel)
-        postgrest = await asyncio.to_thread(self._find_postgrest)
         cluster = await self._postgres(stack, guard, free_port(port and port + 1))
-        server = PostgREST(
-            postgrest, database_url=cluster.authenticator_dsn, data=self._data, user=self._user
-        )
-        service = Service("PostgREST", server.start, guard, _POSTGREST_STOP, self._fail)
-        stack.push_async_callback(service.stop)
-        process = await service.start()
+        server = await self._postgrest(stack, guard, cluster)
         apps: servers.Apps = (await loading).Apps(
             self._data, cluster, server, api, simulator, self._options.replicate_seconds
         )
         stack.push_async_callback(apps.stop)
-        await server.ready(process)
         await apps.start()
         status = self._status(cluster, server, apps)
         if self._options.worker:
@@ -163,23 +155,38 @@ class Daemon:
         await guard.ended()
         self._fail("The guard process ended")
 
-    def _find_postgrest(self) -> Program:
-        return for_user(find_postgrest(), self._user)
-
     async def _postgres(self, stack: contextlib.AsyncExitStack, guard: Guard, port: int) -> Cluster:
-        cluster = Cluster(
+        cluster = await asyncio.to_thread(
+            Cluster,
             self._data.path,
+            port,
             log=self._data.log("postgres"),
             user=self._user,
             durable=self._options.durable,
         )
-        await cluster.initialise()
-        service = Service("Postgres", lambda: cluster.start(port), guard, STOP_SIGNALS, self._fail)
+        await cluster.initialise(guard)
+        service = Service(
+            "Postgres", cluster.launch, guard, STOP_SIGNALS, self._fail, cluster.ready
+        )
         stack.push_async_callback(service.stop)
         await service.start()
         for name in await cluster.prepare():
             _log.info("applied %s", name)
         return cluster
+
+    async def _postgrest(
+        self, stack: contextlib.AsyncExitStack, guard: Guard, cluster: Cluster
+    ) -> PostgREST:
+        program = await asyncio.to_thread(lambda: for_user(find_postgrest(), self._user))
+        server = PostgREST(
+            program, database_url=cluster.authenticator_dsn, data=self._data, user=self._user
+        )
+        service = Service(
+            "PostgREST", server.launch, guard, _POSTGREST_STOP, self._fail, server.ready
+        )
+        stack.push_async_callback(service.stop)
+        await service.start()
+        return server
 
     async def _worker(
         self, stack: contextlib.AsyncExitStack, guard: Guard, status: dict[str, str]
@@ -187,7 +194,7 @@ class Daemon:
         env = worker_environment(status["API_URL"], status["REPLICATE_URL"])
         service = Service(
             "The worker",
-            lambda: start_worker(self._data, env),
+            lambda: launch_worker(self._data, env),
             guard,
             _WORKER_STOP,
             # The rest of the stack is of use without it; `picture-queue health` shows it missing.
@@ -228,13 +235,6 @@ def _log_to(data: DataDir) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def _error(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, PictureQueueError):
-        kind = type(error).__name__
-        return {"error": [kind, error.message, error.detail, error.hint]}
-    return {"error": ["LocalStackError", f"The stack did not start: {error!r}", None, None]}
-
-
 def main() -> int:
     """Runs a stack until it is told to stop; returns the exit code."""
     options = parse(sys.argv[1:])
@@ -250,9 +250,9 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(Daemon(options, say).run())
-    except Exception as error:
-        traceback.print_exc()
-        say(_error(error))
+    except PictureQueueError as error:
+        _log.error("%s", error)
+        say({"error": [type(error).__name__, error.message, error.detail, error.hint]})
         return 1
     return 0
 

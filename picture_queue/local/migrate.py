@@ -74,7 +74,15 @@ async def apply_migrations(dsn: str) -> list[str]:
 
 
 async def _connect(dsn: str) -> "asyncpg.Connection[asyncpg.Record]":
-    return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT, command_timeout=_STATEMENT_TIMEOUT)
+    try:
+        return await asyncpg.connect(
+            dsn, timeout=_CONNECT_TIMEOUT, command_timeout=_STATEMENT_TIMEOUT
+        )
+    except (OSError, asyncpg.PostgresError) as error:
+        raise LocalStackError(
+            f"The stack's own database refuses it: {error}",
+            hint="Was a password changed? `picture-queue local reset` makes a new database.",
+        ) from error
 
 
 async def _execute(

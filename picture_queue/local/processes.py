@@ -14,7 +14,7 @@ from picture_queue.local.paths import ServiceUser
 
 LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept beside it
 # Settings of other servers, clients and tools in the caller's environment are not for our programs.
-_FOREIGN = ("PG", "PGRST_", "LC_", "LANG", "LANGUAGE", "LD_PRELOAD")
+_FOREIGN = ("PG", "LC_", "LANG")
 
 
 def program_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

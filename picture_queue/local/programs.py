@@ -49,8 +49,12 @@ class PostgREST:
         """Where it listens."""
         return f"http://{HOST}:{self._port}"
 
-    async def start(self) -> subprocess.Popen[bytes]:
-        """Starts it."""
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Starts it; `ready` tells when it is of use.
+
+        Raises:
+            LocalStackError: It cannot be started.
+        """
         return spawn(
             [self.program.path],
             log=self._log,
@@ -126,8 +130,12 @@ def worker_environment(api_url: str, replicate_url: str) -> dict[str, str]:
     return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": SECRET_KEY}
 
 
-async def start_worker(data: DataDir, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Starts a worker with the built-in handlers, as the caller itself."""
+def launch_worker(data: DataDir, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Starts a worker with the built-in handlers, as the caller itself.
+
+    Raises:
+        LocalStackError: It cannot be started.
+    """
     return spawn(
         [sys.executable, "-m", "picture_queue_cli", "worker"],
         log=data.log("worker"),

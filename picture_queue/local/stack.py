@@ -6,8 +6,6 @@ from picture_queue.local.stack import LocalSupabase
 with LocalSupabase() as stack:
     print(stack.api_url, stack.service_role_key)
 ```
-
-Needs Linux or macOS.
 """
 
 import asyncio
@@ -128,7 +126,6 @@ class LocalSupabase:
         """
         if self._process:
             raise errors.StackAlreadyRunning("This stack is running already")
-        _check_platform()
         ensure_postgrest(self._notice)
         options = self._options
         if self._temporary:
@@ -231,7 +228,6 @@ def start_background(
         MissingProgram: Postgres or PostgREST is missing and could not be fetched.
         LocalStackError: It did not start for another reason.
     """
-    _check_platform()
     ensure_postgrest(notice)
     options = Options(data_dir=data_dir or default_data_dir(), port=port, worker=worker)
     process, status = _launch(options, DataDir(options.data_dir))
@@ -318,10 +314,10 @@ def _read_answer(process: subprocess.Popen[bytes], data: DataDir) -> dict[str, s
         while not line.endswith(b"\n"):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([pipe], [], [], left)[0]:
-                raise _not_started(data, f"It was not ready after {_START_TIMEOUT:.0f} s")
+                raise _not_started(data, f"not ready after {_START_TIMEOUT:.0f} s")
             piece = os.read(pipe.fileno(), 65536)
             if not piece:
-                raise _not_started(data, "It ended without a word")
+                raise _not_started(data, "it ended unexpectedly")
             line += piece
     answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
@@ -374,14 +370,5 @@ def _not_running(data: DataDir) -> StackNotRunning:
 
 
 def _not_started(data: DataDir, reason: str) -> LocalStackError:
-    log = data.log("daemon")
-    return LocalStackError(
-        f"The stack did not start. {reason}", detail=tail(log) or None, hint=f"Its log: {log}"
-    )
-
-
-def _check_platform() -> None:
-    if os.name != "posix":
-        raise LocalStackError(
-            "The embedded stack needs Linux or macOS", hint="On Windows, run it in WSL."
-        )
+    log = tail(data.log("daemon"))
+    return LocalStackError(f"The stack did not start: {reason}", detail=log or None)

@@ -81,39 +81,52 @@ class Service:
 
     Args:
         name: For the log.
-        start: Starts it; called again for each restart.
+        launch: Starts the program; called again for each restart.
         guard: Told of every process.
         signals: How it is stopped: signals with their seconds.
         give_up: Called when it died too often.
+        ready: Waits until the started program is of use, and raises when it will not be.
     """
 
     def __init__(
         self,
         name: str,
-        start: Callable[[], Awaitable[subprocess.Popen[bytes]]],
+        launch: Callable[[], subprocess.Popen[bytes]],
         guard: Guard,
         signals: Signals,
         give_up: Callable[[str], None],
+        ready: Callable[[subprocess.Popen[bytes]], Awaitable[None]] | None = None,
     ) -> None:
         self._name = name
-        self._start = start
+        self._launch = launch
         self._guard = guard
         self._signals = signals
         self._give_up = give_up
+        self._ready = ready
         self._restarts: deque[float] = deque()
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: asyncio.Task[None] | None = None
 
-    async def start(self) -> subprocess.Popen[bytes]:
-        """Starts the program and returns its first process; what its start raises is raised."""
-        process = await self._spawn()
+    async def start(self) -> None:
+        """Starts the program, and returns when it is ready; what goes wrong is raised."""
+        await self._begin()
         self._watcher = asyncio.create_task(self._watch())
-        return process
 
-    async def _spawn(self) -> subprocess.Popen[bytes]:
-        self._process = await self._start()
+    async def _begin(self) -> None:
+        self._process = self._launch()
         self._guard.add(self._process)
-        return self._process
+        try:
+            if self._ready:
+                await self._ready(self._process)
+        except BaseException:
+            await self._end()
+            raise
+
+    async def _end(self) -> None:
+        if self._process:
+            await stop(self._process, self._signals)
+            self._guard.remove(self._process)
+            self._process = None
 
     async def _watch(self) -> None:
         while True:
@@ -131,7 +144,7 @@ class Service:
             await asyncio.sleep(_FIRST_DELAY * 2 ** len(self._restarts))
             self._restarts.append(now)
             try:
-                await self._spawn()
+                await self._begin()
             except PictureQueueError as error:
                 _log.error("%s did not start again: %s", self._name, error)
 
@@ -140,7 +153,4 @@ class Service:
         if self._watcher:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
-        if self._process:
-            await stop(self._process, self._signals)
-            self._guard.remove(self._process)
-            self._process = None
+        await self._end()
