@@ -98,7 +98,11 @@ class ReplicateClient:
         if not token.strip():
             raise ValueError("the Replicate token is empty")
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token.strip()}", "Accept": "application/json"}
+        self._headers = {
+            "Authorization": f"Bearer {token.strip()}",
+            "Accept": "application/json",
+            "User-Agent": "picture-queue",
+        }
         self._own_http = http is None
         self._http = http
         self._retry = retry or RetryPolicy()
@@ -153,18 +157,7 @@ class ReplicateClient:
         else:
             path, body["version"] = "/predictions", version
         headers = {"Cancel-After": f"{max(5, cancel_after)}s"}
-        async for attempt in self._attempts(_nothing_was_made):
-            with attempt:
-                try:
-                    answer = await self._send("POST", path, json=body, headers=headers)
-                    return _prediction(answer)
-                except errors.NotReached:
-                    raise
-                except errors.ServiceUnavailable as error:
-                    raise errors.OutcomeUnknown(
-                        "The answer to a create was lost", detail=str(error)
-                    ) from error
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        return await self._attempts(_nothing_was_made)(self._create_once, path, body, headers)
 
     async def get(self, prediction_id: str) -> Prediction:
         """Reads one prediction.
@@ -224,12 +217,9 @@ class ReplicateClient:
             OutputRefused: Its host is not allowed, or it is too large.
             ServiceUnavailable: It could not be fetched now.
         """
-        async for attempt in self._attempts(_can_be_repeated):
-            with attempt:
-                return await download(
-                    self._client(), link, self._rules, self._headers["Authorization"], self._timeout
-                )
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        token, rules = self._headers["Authorization"], self._rules
+        repeated = self._attempts(_can_be_repeated)
+        return await repeated(download, self._client(), link, rules, token, self._timeout)
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
@@ -238,11 +228,20 @@ class ReplicateClient:
             self._http = httpx.AsyncClient(trust_env=not here)
         return self._http
 
+    async def _create_once(
+        self, path: str, body: dict[str, Any], headers: dict[str, str]
+    ) -> Prediction:
+        try:
+            return _prediction(await self._send("POST", path, json=body, headers=headers))
+        except errors.NotReached:
+            raise
+        except errors.ServiceUnavailable as error:
+            raise errors.OutcomeUnknown(
+                "The answer to a create was lost", detail=str(error)
+            ) from error
+
     async def _repeat(self, method: str, path: str, **options: Any) -> Any:
-        async for attempt in self._attempts(_can_be_repeated):
-            with attempt:
-                return await self._send(method, path, **options)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        return await self._attempts(_can_be_repeated)(self._send, method, path, **options)
 
     async def _send(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any

@@ -66,6 +66,7 @@ async def test_an_official_model_runs_through_its_own_endpoint(
     sent = route.calls.last.request
     assert sent.headers["authorization"] == f"Bearer {TOKEN}"
     assert sent.headers["cancel-after"] == "300s"
+    assert sent.headers["user-agent"] == "picture-queue"
     assert "prefer" not in sent.headers
     assert json.loads(sent.content) == {"input": recorded["request"]["body"]["input"]}
 

@@ -263,6 +263,14 @@ async def test_no_progress_is_invented_for_models_that_show_none() -> None:
     assert (0, "generating") in job.shown
 
 
+async def test_a_bar_that_is_full_before_the_end_is_not_the_end(world: World) -> None:
+    job = Job()
+    full = "100%|██████████| 20/20 [00:01<00:00, 14.02it/s]\n"
+    await world.run(world.generation(), job, client=_OddClient(world.client, logs=full))
+    assert (99, "generating, step 20 of 20") in job.shown
+    assert max(percent for percent, _ in job.shown) == 99
+
+
 async def test_a_community_model_runs_by_version(world: World) -> None:
     generation = Generation(SDXL, {"prompt": "a boat", "width": 256, "height": 256})
     await world.run(generation)
@@ -435,6 +443,19 @@ async def test_a_double_that_shows_up_late_is_cancelled() -> None:
             await task
         assert await world.paid() == [stranger.id]
         assert [row.state for row in world.db.rows] == ["lost", "canceled"]
+
+
+async def test_a_search_for_doubles_that_fails_harms_nothing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    generation = world.generation(num_outputs=2)
+    late = _LateClient(world.client)
+    task = asyncio.create_task(world.run(generation, client=late))
+    await world.db.recorded.wait()
+    await world.switch(kind="server_error", on="list", count=100)
+    await task
+    assert "no look for doubles" in caplog.text
+    await assert_paid_once(world, generation)
 
 
 class _LateClient:
@@ -627,6 +648,35 @@ async def test_an_overdue_prediction_that_has_ended_is_taken() -> None:
         assert world.db.rows[0].state == "succeeded"
 
 
+async def test_an_overdue_prediction_that_is_slow_to_stop_is_given_up(world: World) -> None:
+    await world.switch(kind="slow", seconds=5000)
+    impatient = replace(FAST, deadline=5, margin=-200)
+    with pytest.raises(errors.DeadlinePassed):
+        await world.run(world.generation(), settings=impatient, client=_SlowToStop(world.client))
+    assert [row.state for row in world.db.rows] == ["canceled"]
+    assert await world.paid() == []
+
+
+class _SlowToStop:
+    """Shows a prediction as running in the answer to its cancel."""
+
+    def __init__(self, client: ReplicateClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def cancel(self, prediction_id: str) -> Any:
+        stopped = await self._client.cancel(prediction_id)
+        return stopped.model_copy(update={"status": "processing"})
+
+
+async def test_the_first_look_depends_on_the_model(world: World) -> None:
+    began = asyncio.get_running_loop().time()
+    await world.run(world.generation(), settings=replace(FAST, first_look=None))
+    assert asyncio.get_running_loop().time() - began >= 0.2  # 0.25, less the jitter
+
+
 class _JumpingClient:
     """Lets the prediction end between its creation and the cancel."""
 
@@ -655,16 +705,17 @@ async def test_an_unknown_state_is_waited_out(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    await world.run(world.generation(), client=_OddClient(world.client))
+    await world.run(world.generation(), client=_OddClient(world.client, status="hibernating"))
     assert "hibernating" in caplog.text
     assert world.db.rows[0].state == "succeeded"
 
 
 class _OddClient:
-    """Reports a state nobody knows at the first look."""
+    """Reports something odd at the first look."""
 
-    def __init__(self, client: ReplicateClient) -> None:
+    def __init__(self, client: ReplicateClient, **odd: str) -> None:
         self._client = client
+        self._odd = {"status": "processing", **odd}
         self._looks = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -673,7 +724,7 @@ class _OddClient:
     async def get(self, prediction_id: str) -> Any:
         self._looks += 1
         found = await self._client.get(prediction_id)
-        return found.model_copy(update={"status": "hibernating"}) if self._looks == 1 else found
+        return found.model_copy(update=self._odd) if self._looks == 1 else found
 
 
 # --- pictures that cannot be had ---
@@ -726,6 +777,32 @@ class _Faking:
 
     async def download(self, link: str) -> bytes:
         return self._data
+
+
+async def test_not_all_pictures_are_held_at_once(world: World) -> None:
+    counting = _Counting(world.client)
+    settings = replace(FAST, parallel=2)
+    await world.run(world.generation(num_outputs=4), settings=settings, client=counting)
+    assert counting.most == 2
+
+
+class _Counting:
+    """Counts downloads at the same time."""
+
+    def __init__(self, client: ReplicateClient) -> None:
+        self._client = client
+        self._now = 0
+        self.most = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def download(self, link: str) -> bytes:
+        self._now += 1
+        self.most = max(self.most, self._now)
+        data = await self._client.download(link)
+        self._now -= 1
+        return data
 
 
 async def test_an_output_without_links_is_refused(world: World) -> None:
@@ -879,6 +956,22 @@ async def test_a_stale_lease_ends_the_attempt_and_touches_nothing() -> None:
             await first
         await second
         await assert_paid_once(world, generation)
+
+
+async def test_a_lease_lost_before_the_id_is_recorded_leaves_the_row_to_others(
+    world: World,
+) -> None:
+    generation = world.generation(num_outputs=2)
+    gate = _Gate(world.client, "create")
+    first = asyncio.create_task(world.run(generation, client=gate))
+    await gate.reached.wait()
+    second = asyncio.create_task(world.run(generation))
+    await world.db.recorded.wait()
+    gate.open.set()
+    with pytest.raises(StaleLease):
+        await first
+    await second
+    await assert_paid_once(world, generation)
 
 
 def test_rows_do_not_show_the_prompt() -> None:

@@ -21,6 +21,7 @@ def picture(format_: str, **options: object) -> bytes:
         (picture("PNG"), "image/png", "png"),
         (picture("JPEG"), "image/jpeg", "jpg"),
         (picture("JPEG", progressive=True, comment=b"hello"), "image/jpeg", "jpg"),
+        (b"\xff\xd8\xff\xff\x01\xff" + picture("JPEG")[2:], "image/jpeg", "jpg"),
         (picture("GIF"), "image/gif", "gif"),
         (picture("WEBP"), "image/webp", "webp"),
         (picture("WEBP", lossless=True), "image/webp", "webp"),
