@@ -221,18 +221,20 @@ class _Attempt:
             # Nothing was made: ending the row spares the next attempt a search.
             await self._store.finish(row.id, "failed", error=str(error))
             raise
-        return await self._record(begun, prediction)
+        self._prediction = prediction  # ours to cancel from here on, recorded or not
+        return prediction if await self._record(begun, prediction) else None
 
-    async def _record(self, begun: Begun, prediction: Prediction) -> Prediction | None:
-        self._prediction = prediction
+    async def _record(self, begun: Begun, prediction: Prediction) -> bool:
+        """Makes a prediction the row's own; False when it is another row's."""
         try:
             await self._store.record(begun.prediction.id, prediction.id)
         except StaleLease:
             raise
         except Conflict:
             self._prediction = None
-            return None
-        return prediction
+            return False
+        self._prediction = prediction
+        return True
 
     async def _search(self, begun: Begun) -> Prediction | None:
         """Looks twice for what a create may have made, and takes it over."""

@@ -922,6 +922,22 @@ async def test_a_create_that_never_answers_is_cancelled_by_its_deadline_mark() -
         assert [row.state for row in world.db.rows] == ["canceled"]
 
 
+async def test_a_cancel_does_not_reach_what_is_only_likely_to_be_ours() -> None:
+    world = World(SimulatorSettings(seconds=30))
+    async with world.http:
+        generation, job = world.generation(), Job()
+        stranger = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
+        await world.switch(kind="server_error")
+        gate: Any = _Gate(Store(world.db, generation), "record")
+        task = asyncio.create_task(image_handler(world.client, lambda _: gate, FAST)({}, job))
+        await gate.reached.wait()
+        job.cancel_requested = True
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await world.paid() == [stranger.id]
+
+
 async def test_a_cancel_before_anything_was_begun_has_nothing_to_undo(world: World) -> None:
     job = Job()
     job.cancel_requested = True
