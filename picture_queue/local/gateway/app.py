@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from picture_queue.local.gateway import missing
@@ -50,17 +50,15 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
     app = Starlette(
         lifespan=lifespan,
         routes=[
-            Mount("/rest/v1", app=rest),
             WebSocketRoute("/realtime/v1/websocket", realtime.websocket),
             *realtime.routes(),
-            Mount("/storage/v1", app=storage),
             *auth.routes(),
             Route("/_faults", faults.endpoint, methods=["GET", "POST", "DELETE"]),
             Route("/{path:path}", missing.endpoint, methods=_ANY_METHOD),
         ],
     )
     return CORSMiddleware(
-        _Unavailable(app, faults),
+        _Front(app, {"/rest/v1/": rest, "/storage/v1/": storage}, faults),
         allow_origins=["*"],
         allow_methods=_ANY_METHOD,
         allow_headers=["*"],
@@ -69,19 +67,24 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
     )
 
 
-class _Unavailable:
-    """Answers 503 while that fault is switched on."""
+class _Front:
+    """Sends each request to its service.
 
-    def __init__(self, app: ASGIApp, faults: Faults) -> None:
-        self._app = app
+    PostgREST and Storage read their paths undecoded, so they are found by prefix and nothing else.
+    """
+
+    def __init__(self, others: ASGIApp, services: dict[str, ASGIApp], faults: Faults) -> None:
+        self._others = others
+        self._services = services
         self._faults = faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app
-        if (
-            scope["type"] == "http"
-            and scope["path"] != "/_faults"
-            and self._faults.take("answer_503", scope["path"])
-        ):
-            app = JSONResponse({"message": "Service Unavailable"}, status_code=503)
+        app = self._others
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            for prefix, service in self._services.items():
+                if path.startswith(prefix):
+                    app = service
+            if path != "/_faults" and self._faults.take("answer_503", path):
+                app = JSONResponse({"message": "Service Unavailable"}, status_code=503)
         await app(scope, receive, send)

@@ -68,7 +68,7 @@ class Buckets:
             raise from_database(error, exists="BucketAlreadyExists") from None
         return {"name": name}
 
-    async def get(self, bucket: str, caller: Caller) -> dict[str, Any]:
+    async def get(self, _: Request, bucket: str, caller: Caller) -> dict[str, Any]:
         """``GET /bucket/{bucket}``."""
         row = await self._rows.bucket(bucket, caller)
         if row is None:

@@ -173,9 +173,9 @@ class StorageService:
             shown += "?" + request.url.query
         message = f"Route {request.method}:{shown} not found"
         body = {"statusCode": 404, "error": "Not Found", "message": message}
-        if segments[0] in (b"object", b"bucket", b"render"):
-            body |= {"statusCode": "404", "code": "InvalidRequest"}
-        return StorageJson(body, 404)
+        if segments[0] not in (b"object", b"bucket"):
+            return StorageJson(body, 404)
+        return JSONResponse({**body, "statusCode": "404", "code": "InvalidRequest"}, 404)
 
     def _known(self, action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
         """Needs a valid token."""
