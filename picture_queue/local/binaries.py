@@ -183,31 +183,44 @@ def for_user(program: Program, user: ServiceUser | None) -> Program:
     """
     if reachable(program.path, user):
         return program
-    # Postgres finds its libraries and templates beside its programs: the whole tree moves.
-    source = program.path.parent if program.path.is_dir() else program.path
+    root, parts = _tree(program.path)
     stamp = int(program.path.stat().st_mtime)
-    target = cache_dir() / "copies" / f"{source.name}-{program.version}-{stamp}"
+    target = cache_dir() / "copies" / f"{parts[0].name}-{program.version}-{stamp}"
     if not target.exists():
-        _copy(source, target)
-    path = target / program.path.name if source.is_dir() else target
-    if user is not None and not reachable(path, user):
+        _copy(parts, root, target)
+    path = target / program.path.relative_to(root)
+    if not reachable(path, user):
         raise LocalStackError(
-            f"User {user.name}, who runs the stack's programs for root, cannot reach them",
-            detail=f"{path}",
+            "The programs are out of reach for the user who runs them for root",
+            detail=f"{user.name if user else ''}: {path}",
             hint="Set XDG_CACHE_HOME to a directory that everybody may pass.",
         )
     return Program(path, program.version, program.origin)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _tree(path: Path) -> tuple[Path, list[Path]]:
+    """Returns what has to move together with a program, and the directory above all of it."""
+    if not path.is_dir():
+        return path.parent, [path]
+    # Postgres finds its libraries and templates beside its programs. In a wheel some libraries lie
+    # where auditwheel (Linux) and delocate (macOS) put them.
+    install, package = path.parent, path.parent.parent
+    libraries = [package.with_name(f"{package.name}.libs"), package / ".dylibs"]
+    return package.parent, [install, *(part for part in libraries if part.is_dir())]
+
+
+def _copy(parts: list[Path], root: Path, target: Path) -> None:
     make_directory(target.parent)
     # Two stacks may copy at once: each makes its own, the rename is atomic, the loser's is dropped.
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        copy = Path(scratch) / source.name
-        if source.is_dir():
-            shutil.copytree(source, copy, symlinks=True, ignore=shutil.ignore_patterns("include"))
-        else:
-            shutil.copy2(source, copy)
+        copy = Path(scratch) / "copy"
+        for part in parts:
+            to = copy / part.relative_to(root)
+            make_directory(to.parent)
+            if part.is_dir():
+                shutil.copytree(part, to, symlinks=True, ignore=shutil.ignore_patterns("include"))
+            else:
+                shutil.copy2(part, to)
         try:
             copy.rename(target)
         except OSError:

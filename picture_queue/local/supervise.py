@@ -37,7 +37,8 @@ class Guard:
     def __init__(self, lock: int, doomed: Path | None) -> None:
         script = Path(__file__).with_name("guard.py")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", script, *([doomed] if doomed else [])],
+            # -P: the modules beside the script are not for it.
+            [sys.executable, "-P", script, *([doomed] if doomed else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             pass_fds=[lock],

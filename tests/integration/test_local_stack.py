@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +27,7 @@ from picture_queue.errors import (
 )
 from picture_queue.local import migrate
 from picture_queue.local import stack as local
-from picture_queue.local.binaries import find_postgres
+from picture_queue.local.binaries import _tree, find_postgres, find_postgrest
 from picture_queue.local.datadir import DataDir, runs
 from picture_queue.local.stack import LocalSupabase
 
@@ -371,6 +372,26 @@ async def test_data_stays_with_the_postgres_that_made_it(
         assert await _value(second.db_url, "select answer from public.kept") == 42
 
 
+def test_programs_in_a_closed_home_are_run(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual environment below /root: Postgres runs as a user who cannot go there."""
+    tmp_path.chmod(0o700)
+    wheel = find_postgres().path
+    root, parts = _tree(wheel)
+    for part in parts:
+        shutil.copytree(part, tmp_path / part.relative_to(root), symlinks=True)
+    moved = tmp_path / wheel.relative_to(root)
+    monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(moved))
+    monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", str(find_postgrest().path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(data_dir / "cache"))
+    with LocalSupabase(data_dir / "data") as stack:
+        # An ordinary user runs the programs where they are.
+        runs_from = data_dir / "cache" if os.geteuid() == 0 else tmp_path
+        assert str(runs_from) in stack.postgres
+    shutil.rmtree(data_dir)
+
+
 async def test_an_interrupted_first_start_is_begun_anew(data_dir: Path) -> None:
     (data_dir / "postgres").mkdir()
     (data_dir / "postgres" / "PG_VERSION").write_text("18\n")
@@ -406,6 +427,64 @@ async def test_a_migration_that_fails_changes_nothing_and_names_its_line(
         assert await _value(dsn, "select to_regclass('public.half') is null")
     finally:
         await _value(stack.db_url, "drop database stack_probe")
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(data_dir: Path) -> None:
+    stack = LocalSupabase(data_dir)
+    starting = asyncio.create_task(stack.__aenter__())
+    while not DataDir(data_dir).locked():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not DataDir(data_dir).locked()
+    with pytest.raises(StackNotRunning):
+        stack.status()
+
+
+def test_a_stack_starts_once_and_stops_twice(stack: LocalSupabase) -> None:
+    with pytest.raises(StackAlreadyRunning):
+        stack.start()
+    LocalSupabase().stop()
+
+
+async def test_a_daemon_that_does_not_stop_is_killed(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LocalSupabase(data_dir):
+        footprint = Footprint.of(data_dir)
+        monkeypatch.setattr(local, "_STOP_TIMEOUT", 0.1)
+        footprint.processes[0].suspend()
+        await asyncio.to_thread(local.stop, data_dir)
+        await footprint.gone(0)
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ("echo 'no such module' >&2; exit 1", r"did not start: it ended unexpectedly.*no such mod"),
+        ("exec sleep 60", r"did not start: not ready after"),
+    ],
+)
+def test_a_daemon_that_does_not_come_up_is_reported_with_its_log(
+    script: str,
+    complaint: str,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(local, "_START_TIMEOUT", 0.3)
+    with pytest.raises(LocalStackError, match=complaint):
+        LocalSupabase(data_dir).start()
+
+
+def test_a_data_directory_that_cannot_be_made_is_named() -> None:
+    with pytest.raises(LocalStackError, match=r"/dev/null.*--data-dir"):
+        LocalSupabase("/dev/null/data").start()
 
 
 def test_only_our_files_are_deleted(data_dir: Path) -> None:

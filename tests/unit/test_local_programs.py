@@ -3,12 +3,14 @@
 import asyncio
 import importlib
 import importlib.util
+import io
 import os
 import platform
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 import picture_queue.local
 from picture_queue.errors import LocalStackError, MissingProgram, PortTaken
 from picture_queue.local import binaries, fetch, migrate, paths, ports, processes, supervise
+from picture_queue.local import guard as guard_script
 from picture_queue.local.binaries import Program
 from picture_queue.local.options import Options, parse
 from picture_queue.local.paths import ServiceUser
@@ -98,15 +101,18 @@ class TestCache:
 class TestCopies:
     def test_unreachable_programs_are_copied_once(self, cache: Path, tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
-        _script(tmp_path / "pg" / "bin" / "postgres", "program")
-        _script(tmp_path / "pg" / "lib" / "libpq", "library")
-        _script(tmp_path / "pg" / "include" / "header", "not needed")
-        found = Program(tmp_path / "pg" / "bin", "18.4", "here")
+        wheel = tmp_path / "wheel"
+        _script(wheel / "pg18" / "bin" / "postgres", "program")
+        _script(wheel / "pg18" / "include" / "header", "not needed")
+        _script(tmp_path / "wheel.libs" / "libpq", "library")
+        _script(wheel / ".dylibs" / "libpq", "library")
+        found = Program(wheel / "pg18" / "bin", "18.4", "here")
         copy = binaries.for_user(found, NOBODY)
         assert copy.path.is_relative_to(cache)
         assert paths.reachable(copy.path / "postgres", NOBODY)
-        assert (copy.path.parent / "lib" / "libpq").read_text() == "library"
-        assert not (copy.path.parent / "include").exists()
+        assert (copy.path / "../../../wheel.libs/libpq").read_text() == "library"
+        assert (copy.path / "../../.dylibs/libpq").read_text() == "library"
+        assert not (copy.path / "../include").exists()
         made = (copy.path / "postgres").stat().st_ino
         assert (binaries.for_user(found, NOBODY).path / "postgres").stat().st_ino == made
         assert binaries.for_user(found, None) is found
@@ -329,6 +335,37 @@ class TestService:
         assert not doomed.exists()
         assert gone.poll() is None
         await processes.stop(gone, [(signal.SIGTERM, 5.0)])
+
+
+class TestGuardScript:
+    """The guard's program itself, run in this process."""
+
+    def _run(self, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["guard.py"])
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        guard_script.main()
+
+    def test_goes_on_to_harder_signals(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            guard_script, "_SIGNALS", ((signal.SIGINT, 0.05), (signal.SIGKILL, 5.0))
+        )
+        with subprocess.Popen(
+            ["sh", "-c", "trap '' INT; echo deaf; exec sleep 60"], stdout=subprocess.PIPE
+        ) as deaf:
+            assert deaf.stdout and deaf.stdout.readline()
+            self._run(monkeypatch, f"+{deaf.pid}")
+            assert deaf.wait(5) == -signal.SIGKILL
+
+    def test_leaves_alone_what_has_ended_or_was_taken_back(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with subprocess.Popen(["true"]) as ended:
+            pass
+        with subprocess.Popen(["sleep", "60"]) as kept:
+            self._run(monkeypatch, f"+{ended.pid}", f"+{kept.pid}", f"-{kept.pid}", "keep")
+            assert kept.poll() is None
+            kept.kill()
 
 
 class TestLogs:
