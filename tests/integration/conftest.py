@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
+import httpx
+import jwt
 import pytest
 import uvicorn
 
@@ -56,6 +58,18 @@ class Platform:
             thread.join(timeout=20)
             assert not thread.is_alive(), "the gateway did not stop"
 
+    def token(self, user_id: UUID, *, seconds: int = 3600) -> str:
+        """Mints what a signed-in user has."""
+        now = int(time.time())
+        claims = {
+            "sub": str(user_id),
+            "role": "authenticated",
+            "aud": "authenticated",
+            "iat": now,
+            "exp": now + seconds,
+        }
+        return jwt.encode(claims, self.settings.jwt_secret, algorithm="HS256")
+
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         """A connection as the superuser."""
@@ -66,9 +80,9 @@ class Platform:
             await connection.close(timeout=5)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def platform(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """The platform without picture-queue's migrations, so that a test may make any bucket."""
+    """A platform for each file, without picture-queue's migrations."""
     admin = _dsn(stack.db_url, "postgres")
     database = f"platform_{uuid4().hex[:8]}"
     asyncio.run(_execute(admin, f"create database {database}"))
@@ -76,6 +90,43 @@ def platform(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         yield Platform(_settings(stack, _dsn(stack.db_url, database), tmp_path_factory.mktemp("s")))
     finally:
         asyncio.run(_execute(admin, f"drop database {database} with (force)"))
+
+
+@pytest.fixture(scope="module")
+def gateway(platform: Platform) -> Iterator[str]:
+    """Address of a gateway over that platform."""
+    with platform.serve() as url:
+        yield url
+
+
+@dataclass(frozen=True)
+class Faults:
+    """The fault switches of a gateway."""
+
+    url: str
+    key: str
+
+    async def set(self, **switches: Any) -> None:
+        """Changes switches."""
+        await self._ask("POST", json=switches)
+
+    async def clear(self) -> None:
+        """Puts everything right again."""
+        await self._ask("DELETE")
+
+    async def _ask(self, method: str, **content: Any) -> None:
+        async with httpx.AsyncClient(timeout=10) as http:
+            headers = {"apikey": self.key}
+            answer = await http.request(method, f"{self.url}/_faults", headers=headers, **content)
+            assert answer.status_code == 200, answer.text
+
+
+@pytest.fixture
+async def faults(gateway: str, platform: Platform) -> AsyncIterator[Faults]:
+    """The switches of `gateway`, off again after the test."""
+    switches = Faults(gateway, platform.settings.secret_key)
+    yield switches
+    await switches.clear()
 
 
 def _settings(stack: Any, database_url: str, storage_dir: Path) -> GatewaySettings:

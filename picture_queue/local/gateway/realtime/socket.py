@@ -19,6 +19,7 @@ from picture_queue.local.gateway.realtime.listener import Listener
 
 ABNORMAL = 1011  # a close code that every client treats as a broken connection
 _TRY_AGAIN_LATER = 1013
+_CLOSE_TIMEOUT = 5.0  # seconds
 _LISTENER_PATIENCE = 5.0  # seconds a join waits for the database's notifications
 
 
@@ -66,8 +67,10 @@ class Socket:
                 task.cancel()
             await asyncio.gather(reading, writing, return_exceptions=True)
         code = self._close_code.result() if self._close_code.done() else ABNORMAL
-        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-            await self._websocket.close(code)
+        # A client that does not read cannot be told; without a bound this would wait for it.
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                await self._websocket.close(code)
 
     def cut(self, code: int = ABNORMAL) -> None:
         """Ends the connection; frames that still wait are lost."""
