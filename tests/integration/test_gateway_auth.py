@@ -1,0 +1,253 @@
+"""Accounts as the unchanged client meets them: sign up, sign in, stay signed in, sign out."""
+
+import asyncio
+import time
+from uuid import UUID, uuid4
+
+import httpx
+import jwt
+import pytest
+from supabase_auth import AsyncGoTrueClient, SyncGoTrueClient
+from supabase_auth.errors import AuthApiError, AuthWeakPasswordError
+
+PASSWORD = "correct horse battery"
+
+
+def someone() -> str:
+    return f"{uuid4().hex}@example.com"
+
+
+@pytest.fixture
+async def auth(gateway, platform):
+    async with httpx.AsyncClient(timeout=20) as http:
+        yield AsyncGoTrueClient(
+            url=f"{gateway}/auth/v1",
+            headers={"apikey": platform.settings.anon_key},
+            auto_refresh_token=False,
+            persist_session=True,
+            http_client=http,
+        )
+
+
+@pytest.fixture
+async def sql(platform):
+    async with platform.connect() as connection:
+        yield connection
+
+
+async def code_of(awaitable) -> str:
+    with pytest.raises(AuthApiError) as refused:
+        await awaitable
+    return refused.value.code
+
+
+async def test_a_sign_up_is_a_session_at_once(auth, gateway, platform):
+    email = someone()
+    answer = await auth.sign_up(
+        {"email": email.upper(), "password": PASSWORD, "options": {"data": {"name": "Ada"}}}
+    )
+    assert (answer.user.email, answer.user.user_metadata) == (email, {"name": "Ada"})
+    assert answer.user.app_metadata == {"provider": "email", "providers": ["email"]}
+    assert answer.user.confirmed_at is not None
+    assert answer.session.expires_in == 3600
+    claims = jwt.decode(
+        answer.session.access_token,
+        platform.settings.jwt_secret,
+        algorithms=["HS256"],
+        audience="authenticated",
+        issuer=f"{gateway}/auth/v1",
+    )
+    assert claims["sub"] == answer.user.id
+    assert claims["role"] == "authenticated"
+    assert claims["exp"] - claims["iat"] == 3600
+    assert UUID(claims["session_id"])
+    assert (await auth.get_user()).user == answer.user
+    assert (await auth.get_claims())["claims"]["email"] == email
+
+
+async def test_a_password_opens_a_session_of_its_own(auth):
+    email = someone()
+    first = (await auth.sign_up({"email": email, "password": PASSWORD})).session
+    second = (await auth.sign_in_with_password({"email": email, "password": PASSWORD})).session
+    assert second.user.id == first.user.id
+    assert second.refresh_token != first.refresh_token
+
+
+@pytest.mark.parametrize("case", ["a wrong password", "nobody"])
+async def test_a_wrong_sign_in_says_nothing_about_the_account(auth, case):
+    email = someone()
+    await auth.sign_up({"email": email, "password": PASSWORD})
+    given = {
+        "a wrong password": {"email": email, "password": "wrong horse battery"},
+        "nobody": {"email": someone(), "password": PASSWORD},
+    }[case]
+    with pytest.raises(AuthApiError) as refused:
+        await auth.sign_in_with_password(given)
+    assert (refused.value.status, refused.value.code) == (400, "invalid_credentials")
+    assert refused.value.message == "Invalid login credentials"
+
+
+async def test_passwords_and_tokens_are_kept_as_hashes(auth, sql):
+    session = (await auth.sign_up({"email": someone(), "password": PASSWORD})).session
+    user = await sql.fetchrow("select * from auth.users where id = $1", UUID(session.user.id))
+    assert user["encrypted_password"].startswith("scrypt$")
+    assert PASSWORD not in str(user)
+    tokens = await sql.fetch("select token from auth.refresh_tokens")
+    assert session.refresh_token not in {row["token"] for row in tokens}
+
+
+@pytest.mark.parametrize(
+    ("email", "password", "code"),
+    [
+        ("nobody", PASSWORD, "validation_failed"),
+        ("a@b", PASSWORD, "validation_failed"),
+        ("a@b.co", "x" * 73, "validation_failed"),
+    ],
+)
+async def test_what_cannot_be_an_account_is_refused(auth, email, password, code):
+    assert await code_of(auth.sign_up({"email": email, "password": password})) == code
+
+
+async def test_a_short_password_is_weak(auth):
+    with pytest.raises(AuthWeakPasswordError) as refused:
+        await auth.sign_up({"email": someone(), "password": "short"})
+    assert refused.value.reasons == ["length"]
+
+
+async def test_an_address_has_one_account(auth):
+    email = someone()
+    await auth.sign_up({"email": email, "password": PASSWORD})
+    again = auth.sign_up({"email": email, "password": PASSWORD})
+    assert await code_of(again) == "user_already_exists"
+
+
+async def test_a_refresh_rotates_the_token(auth):
+    first = (await auth.sign_up({"email": someone(), "password": PASSWORD})).session
+    second = (await auth.refresh_session()).session
+    assert second.refresh_token != first.refresh_token
+    assert second.user.id == first.user.id
+    third = (await auth.refresh_session(second.refresh_token)).session
+    assert third.refresh_token not in (first.refresh_token, second.refresh_token)
+    before, after = (
+        jwt.decode(session.access_token, options={"verify_signature": False})["session_id"]
+        for session in (first, third)
+    )
+    assert before == after
+
+
+async def test_a_refresh_whose_answer_was_lost_may_be_repeated_soon(auth, sql):
+    first = (await auth.sign_up({"email": someone(), "password": PASSWORD})).session
+    await auth.refresh_session(first.refresh_token)
+    assert (await auth.refresh_session(first.refresh_token)).session is not None
+    # Later it is a theft, and ends the session for both who hold a token of it.
+    newest = (await auth.refresh_session(first.refresh_token)).session
+    await sql.execute("update auth.refresh_tokens set revoked_at = revoked_at - interval '11 s'")
+    again = auth.refresh_session(first.refresh_token)
+    assert await code_of(again) == "refresh_token_already_used"
+    assert await code_of(auth.refresh_session(newest.refresh_token)) == "refresh_token_not_found"
+
+
+async def test_two_refreshes_at_once_both_succeed(auth):
+    session = (await auth.sign_up({"email": someone(), "password": PASSWORD})).session
+    answers = await asyncio.gather(*(auth.refresh_session(session.refresh_token) for _ in "12"))
+    assert all(answer.session for answer in answers)
+
+
+async def test_an_unknown_refresh_token_is_refused(auth):
+    assert await code_of(auth.refresh_session("unknown")) == "refresh_token_not_found"
+
+
+async def test_a_user_changes_password_and_data(auth):
+    email, other = someone(), someone()
+    await auth.sign_up({"email": email, "password": PASSWORD, "options": {"data": {"a": 1}}})
+    changed = await auth.update_user(
+        {"password": "another password", "data": {"a": None, "b": 2}, "email": other}
+    )
+    assert (changed.user.email, changed.user.user_metadata) == (other, {"b": 2})
+    old = auth.sign_in_with_password({"email": other, "password": PASSWORD})
+    assert await code_of(old) == "invalid_credentials"
+    new = await auth.sign_in_with_password({"email": other, "password": "another password"})
+    assert new.session is not None
+    same = auth.update_user({"password": "another password"})
+    assert await code_of(same) == "same_password"
+    await auth.sign_up({"email": email, "password": PASSWORD})
+    assert await code_of(auth.update_user({"email": other})) == "email_exists"
+
+
+@pytest.mark.parametrize(("scope", "left"), [("global", 0), ("local", 1), ("others", 1)])
+async def test_signing_out_ends_sessions(auth, sql, scope, left):
+    email = someone()
+    first = (await auth.sign_up({"email": email, "password": PASSWORD})).session
+    await auth.sign_in_with_password({"email": email, "password": PASSWORD})
+    await auth.sign_out({"scope": scope})
+    count = "select count(*) from auth.sessions where user_id = $1"
+    assert await sql.fetchval(count, UUID(first.user.id)) == left
+    if scope != "local":
+        assert await code_of(auth.get_user(first.access_token)) == "session_not_found"
+
+
+async def test_access_tokens_end(platform):
+    with platform.serve(token_seconds=-1) as url:
+        async with httpx.AsyncClient(timeout=20) as http:
+            auth = AsyncGoTrueClient(
+                url=f"{url}/auth/v1", auto_refresh_token=False, http_client=http
+            )
+            session = (await auth.sign_up({"email": someone(), "password": PASSWORD})).session
+            assert session.expires_at < time.time()
+            assert await code_of(auth.get_user(session.access_token)) == "bad_jwt"
+
+
+async def test_a_token_names_a_user_there_is(auth, platform):
+    assert await code_of(auth.get_user(platform.token(uuid4()))) == "user_not_found"
+    assert await code_of(auth.get_user(platform.settings.anon_key)) == "bad_jwt"
+    assert await code_of(auth.get_user("nonsense")) == "bad_jwt"
+
+
+def test_the_sync_client_does_the_same(gateway):
+    with httpx.Client(timeout=20) as http:
+        auth = SyncGoTrueClient(
+            url=f"{gateway}/auth/v1", auto_refresh_token=False, http_client=http
+        )
+        email = someone()
+        auth.sign_up({"email": email, "password": PASSWORD})
+        session = auth.sign_in_with_password({"email": email, "password": PASSWORD}).session
+        assert auth.get_user(session.access_token).user.email == email
+
+
+@pytest.mark.parametrize(
+    ("call", "missing"),
+    [
+        (lambda auth: auth.sign_in_anonymously(), "anonymous sign-in"),
+        (lambda auth: auth.sign_up({"phone": "+1", "password": PASSWORD}), "phone sign-up"),
+        (
+            lambda auth: auth.sign_in_with_password({"phone": "+1", "password": PASSWORD}),
+            "phone sign-in",
+        ),
+        (lambda auth: auth.sign_in_with_otp({"email": "a@b.co"}), "one-time passwords"),
+        (lambda auth: auth.reset_password_for_email("a@b.co"), "password recovery"),
+        (lambda auth: auth.admin.list_users(), "Auth admin API"),
+        (lambda auth: auth.exchange_code_for_session({"auth_code": "x"}), "grant type pkce"),
+    ],
+)
+async def test_what_is_missing_says_so(auth, call, missing):
+    with pytest.raises(AuthApiError) as refused:
+        await call(auth)
+    assert (refused.value.status, refused.value.code) == (501, "not_implemented")
+    assert missing in refused.value.message
+
+
+async def test_bare_requests_are_answered_in_the_older_form(gateway):
+    async with httpx.AsyncClient(base_url=f"{gateway}/auth/v1") as http:
+        answer = await http.post("/signup", content="{")
+        assert answer.json()["error_code"] == "bad_json"
+        assert (await http.get("/user")).json()["error_code"] == "no_authorization"
+        answer = await http.post("/signup", json={"email": "a@b.co"})
+        assert answer.json()["error_code"] == "validation_failed"
+        answer = await http.post("/token?grant_type=password", json={"email": "a@b.co"})
+        assert answer.json()["error_code"] == "invalid_credentials"
+        answer = await http.post("/token?grant_type=refresh_token", json={})
+        assert answer.json()["msg"] == "refresh_token required"
+        assert (await http.post("/logout?scope=none")).status_code == 400
+        assert (await http.get("/.well-known/jwks.json")).json() == {"keys": []}
+        assert (await http.get("/settings")).json()["mailer_autoconfirm"] is True
+        assert (await http.get("/health")).status_code == 200
