@@ -25,15 +25,16 @@ class _Inbox:
 
     def __init__(self, job_id: UUID) -> None:
         self._job_id = str(job_id)
-        self._items: asyncio.Queue[JobEvent | None] = asyncio.Queue()
+        self._items: asyncio.Queue[JobEvent | Source] = asyncio.Queue()
         self.connected = False
 
     def joined(self) -> None:
         self.connected = True
-        self._items.put_nowait(None)
+        self._items.put_nowait("snapshot")
 
     def lost(self) -> None:
         self.connected = False
+        self._items.put_nowait("poll")
 
     def message(self, event: str, payload: dict[str, Any]) -> None:
         if event != "job" or payload.get("job_id") != self._job_id:
@@ -41,15 +42,14 @@ class _Inbox:
         try:
             self._items.put_nowait(JobEvent.model_validate(payload))
         except ValidationError:
-            self._items.put_nowait(None)  # something happened that this version cannot read
+            self._items.put_nowait("snapshot")  # this version cannot read what happened
 
     async def next(self, timeout: float) -> JobEvent | Source:
         """Returns the next event, or the reason to look at the row."""
         try:
-            item = await asyncio.wait_for(self._items.get(), timeout)
+            return await asyncio.wait_for(self._items.get(), timeout)
         except TimeoutError:
             return "poll"
-        return item if item is not None else "snapshot"
 
 
 class Watcher:

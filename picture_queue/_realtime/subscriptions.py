@@ -100,11 +100,13 @@ class Subscriptions:
         Returns:
             Whether a topic was joined, so that the pause before the next socket can be short.
         """
-        client = await self._connect()
+        client = await self._make_client()
         broken = asyncio.Event()
         channels: dict[str, AsyncRealtimeChannel] = {}
         served = False
         try:
+            await client.connect()
+            _reader(client).add_done_callback(lambda _: broken.set())
             while self._listeners and not broken.is_set():
                 self._changed.clear()
                 for topic in self._listeners.keys() - channels.keys():
@@ -120,7 +122,7 @@ class Subscriptions:
                 await asyncio.wait_for(client.close(), _CLOSE_TIMEOUT)
         return served
 
-    async def _connect(self) -> AsyncRealtimeClient:
+    async def _make_client(self) -> AsyncRealtimeClient:
         supabase = await self._project.client()
         client = AsyncRealtimeClient(
             str(supabase.realtime_url),
@@ -130,7 +132,6 @@ class Subscriptions:
             timeout=_JOIN_TIMEOUT,
         )
         await client.set_auth(await self._project.access_token())
-        await client.connect()
         return client
 
     async def _join(
@@ -180,6 +181,15 @@ class Subscriptions:
                 getattr(listener, what)(*args)
             except Exception:
                 _log.exception("A listener of %s failed", topic)
+
+
+def _reader(client: AsyncRealtimeClient) -> "asyncio.Task[None]":
+    # Not public, and the only sign of a reader that died of an exception: the client goes on
+    # looking connected.
+    task: asyncio.Task[None] | None = client._listen_task
+    if task is None:
+        raise ConnectionError("the socket has no reader")
+    return task
 
 
 async def _first_of(*events: asyncio.Event) -> None:

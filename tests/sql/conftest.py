@@ -50,7 +50,9 @@ class Database:
 
     async def pass_time(self, seconds: float) -> None:
         """Moves the clock every function uses; ends with the transaction."""
-        offset = await self.value("select extract(epoch from picture_queue._now() - clock_timestamp())")
+        offset = await self.value(
+            "select extract(epoch from picture_queue._now() - clock_timestamp())"
+        )
         await self.run(
             f"""create or replace function picture_queue._now() returns timestamptz
             language sql volatile set search_path = ''

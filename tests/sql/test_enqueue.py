@@ -83,7 +83,10 @@ async def test_ten_thousand_jobs_in_one_call(db):
         ({"job_type": "a", "queue": "a b"}, 'queue is "a b"'),
         ({"job_type": "a", "payload": [1]}, "payload is of type array, not an object"),
         ({"job_type": "a", "max_attempts": 0}, "max_attempts is 0, not 1 to 1000"),
-        ({"job_type": "a", "idempotency_key": ""}, "idempotency_key has 0 characters, not 1 to 255"),
+        (
+            {"job_type": "a", "idempotency_key": ""},
+            "idempotency_key has 0 characters, not 1 to 255",
+        ),
         ({"job_type": "a", "options": {"x": 1}}, "options.x is not known"),
         (
             {"job_type": "a", "options": {"timeout_seconds": 0}},

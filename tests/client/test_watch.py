@@ -1,0 +1,274 @@
+"""A watch ends in the true state, whatever happens to its events."""
+
+import asyncio
+import contextlib
+import time
+from uuid import UUID, uuid4
+
+import asyncpg
+import jwt
+import pytest
+
+from picture_queue import AsyncPictureQueue, _rpc, errors
+from picture_queue._realtime import follow
+from picture_queue.records import JobStatus
+
+
+@pytest.fixture
+async def sql(stack):
+    connection = await asyncpg.connect(stack.db_url, timeout=10)
+    yield connection
+    await connection.close(timeout=10)
+
+
+class Watch:
+    """A running watch; `until` waits for a state with a bound."""
+
+    def __init__(self, pq, job_id, timeout=30):
+        self.events = []
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._collect(pq.jobs.watch(job_id, timeout=timeout)))
+
+    async def _collect(self, events):
+        async for event in events:
+            self.events.append(event)
+            self._changed.set()
+
+    async def until(self, condition):
+        async with asyncio.timeout(20):
+            while not any(condition(event) for event in self.events):
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def finish(self):
+        async with asyncio.timeout(20):
+            await self._task
+        versions = [event.version for event in self.events]
+        assert versions == sorted(set(versions)), "versions rise strictly"
+        return self.events
+
+
+class Probe:
+    """Hears of a topic beside the watch: when it is joined and when it is lost."""
+
+    def __init__(self, looked):
+        self._joined, self._lost, self._looked = asyncio.Event(), asyncio.Event(), looked
+
+    def joined(self):
+        self._lost.clear()
+        self._joined.set()
+
+    def lost(self):
+        self._joined.clear()
+        self._looked.clear()
+        self._lost.set()
+
+    def message(self, event, payload):
+        pass
+
+    async def until_joined(self):
+        await asyncio.wait_for(self._joined.wait(), 15)
+        await asyncio.wait_for(self._looked.wait(), 15)
+
+    async def until_lost(self):
+        await asyncio.wait_for(self._lost.wait(), 15)
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Waits until a watch has joined its topic and looked at the row: what follows is an event.
+
+    Hears of the topic until the test ends.
+    """
+    looked = asyncio.Event()
+    look = follow._look
+
+    async def look_and_tell(*args):
+        try:
+            return await look(*args)
+        finally:
+            looked.set()
+
+    monkeypatch.setattr(follow, "_look", look_and_tell)
+    with contextlib.ExitStack() as listening:
+
+        async def join(pq, topic):
+            probe = Probe(looked)
+            listening.enter_context(pq._watcher.subscriptions.listen(topic, probe))
+            await probe.until_joined()
+            return probe
+
+        yield join
+
+
+async def claim(pq, queue):
+    request = _rpc.Claim("test", (queue,), ("resize",), 1, 30.0, uuid4())
+    return (await pq._project.call(_rpc.claim_jobs(request)))[0]
+
+
+async def finish(pq, job):
+    item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": "completed"}
+    await pq._project.call(_rpc.report_jobs([item]))
+
+
+async def test_states_come_over_the_socket_the_terminal_one_among_them(service, queue, joined):
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    watch = Watch(service, job_id)
+    await joined(service, f"pq:job:{job_id}")
+    job = await claim(service, queue)
+    await service._project.call(_rpc.report_progress(job.id, job.lease_id, 40, "downloading"))
+    await watch.until(lambda event: event.progress == 40)
+    await finish(service, job)
+    events = await watch.finish()
+    assert [event.status for event in events] == [
+        JobStatus.PENDING,
+        JobStatus.PROCESSING,
+        JobStatus.PROCESSING,
+        JobStatus.COMPLETED,
+    ]
+    assert [event.source for event in events] == ["snapshot", "socket", "socket", "socket"]
+    assert events[2].message == "downloading"
+
+
+async def test_a_finished_job_is_told_at_once(service, queue):
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    await service.jobs.cancel(job_id)
+    (event,) = await Watch(service, job_id).finish()
+    assert (event.status, event.source) == (JobStatus.CANCELLED, "snapshot")
+
+
+async def test_a_user_watches_over_their_own_topic(ada, joined):
+    started = await ada.pq.generations.start("a cat")
+    watch = Watch(ada.pq, started.job_id)
+    await joined(ada.pq, f"pq:user:{ada.id}")
+    await ada.pq.generations.cancel(started.id)
+    assert (await watch.finish())[-1].source == "socket"
+
+
+async def test_two_watches_share_one_topic(ada, joined):
+    first, second = [await ada.pq.generations.start("a cat") for _ in range(2)]
+    watches = [Watch(ada.pq, started.job_id) for started in (first, second)]
+    await joined(ada.pq, f"pq:user:{ada.id}")
+    for started, watch in zip((first, second), watches, strict=True):
+        await ada.pq.generations.cancel(started.id)
+        events = await watch.finish()
+        assert {event.job_id for event in events} == {started.job_id}
+
+
+async def test_without_a_socket_it_ends_by_polling(service, queue, faults):
+    await faults(network_cut=True)
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    watch = Watch(service, job_id)
+    await watch.until(lambda event: True)
+    await finish(service, await claim(service, queue))
+    assert (await watch.finish())[-1].source == "poll"
+
+
+async def test_lost_events_are_made_up_for_by_the_row(service, queue, faults, monkeypatch, joined):
+    monkeypatch.setattr(follow, "POLL_CONNECTED", 0.3)
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    watch = Watch(service, job_id)
+    await joined(service, f"pq:job:{job_id}")
+    await faults(drop_messages=100)
+    await finish(service, await claim(service, queue))
+    assert (await watch.finish())[-1].status is JobStatus.COMPLETED
+
+
+async def test_late_and_doubled_events_never_go_backwards(service, queue, faults, joined):
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    watch = Watch(service, job_id)
+    await joined(service, f"pq:job:{job_id}")
+    await faults(delay_messages=1, delay_seconds=0.2, duplicate_messages=5)
+    await finish(service, await claim(service, queue))
+    assert (await watch.finish())[-1].status is JobStatus.COMPLETED
+
+
+async def test_a_cut_socket_comes_back_and_looks_at_the_row(service, queue, faults, joined):
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    topic = f"pq:job:{job_id}"
+    watch = Watch(service, job_id)
+    probe = await joined(service, topic)
+    await faults(network_cut=True)
+    await probe.until_lost()
+    job = await claim(service, queue)
+    await watch.until(lambda event: event.status is JobStatus.PROCESSING)
+    assert watch.events[-1].source == "poll"
+    await faults(network_cut=False)
+    await probe.until_joined()
+    await finish(service, job)
+    assert (await watch.finish())[-1].source == "socket"
+
+
+async def test_a_channel_the_server_closed_is_joined_again(service, queue, faults, joined):
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    topic = f"pq:job:{job_id}"
+    watch = Watch(service, job_id)
+    probe = await joined(service, topic)
+    await faults(close_channels=topic)
+    await probe.until_lost()
+    await probe.until_joined()
+    await service.jobs.cancel(job_id)
+    assert (await watch.finish())[-1].source == "socket"
+
+
+async def test_a_watch_outlives_the_token_it_began_with(stack, ada, service, joined):
+    """The token expires, the server closes the channel; the watch goes on with the new one."""
+    claims = jwt.decode(ada.token, options={"verify_signature": False})
+    short = jwt.encode({**claims, "exp": int(time.time()) + 2}, stack.jwt_secret, "HS256")
+    started = await service.generations.start("a cat", user_id=ada.id)
+    async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=short) as pq:
+        topic = f"pq:user:{ada.id}"
+        watch = Watch(pq, started.job_id)
+        probe = await joined(pq, topic)
+        client = await pq._project.client()
+        client.options.headers["Authorization"] = f"Bearer {ada.token}"
+        client._postgrest = None  # both as a refreshed session does
+        await probe.until_lost()
+        await probe.until_joined()
+        await service.generations.cancel(started.id)
+        assert (await watch.finish())[-1].source == "socket"
+
+
+async def test_a_project_that_is_away_for_a_while_does_not_end_the_watch(service, queue, faults):
+    await faults(network_cut=True)
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    watch = Watch(service, job_id)
+    await watch.until(lambda event: True)
+    await faults(answer_503=4, path="/rest/v1/rpc/get_job")
+    await service.jobs.cancel(job_id)
+    assert (await watch.finish())[-1].status is JobStatus.CANCELLED
+
+
+async def test_an_event_of_a_newer_database_leads_to_a_look(service, queue, sql, joined):
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    watch = Watch(service, job_id)
+    await joined(service, f"pq:job:{job_id}")
+    job = await claim(service, queue)
+    await watch.until(lambda event: event.status is JobStatus.PROCESSING)
+    await sql.execute(
+        "update job_queue set version = version + 1, message = 'x' where id = $1", job.id
+    )
+    payload = f'{{"job_id": "{job.id}", "shape": "of tomorrow"}}'
+    await sql.execute(
+        "select realtime.send($1::text::jsonb, 'job', $2, true)", payload, f"pq:job:{job_id}"
+    )
+    await watch.until(lambda event: event.message == "x")
+    assert watch.events[-1].source == "snapshot"
+    await finish(service, job)
+    await watch.finish()
+
+
+async def test_a_watch_of_nothing_says_so(service):
+    with pytest.raises(errors.JobNotFound):
+        await Watch(service, UUID(int=0)).finish()
+
+
+async def test_leaving_a_watch_closes_its_topic(service, queue):
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    events = service.jobs.watch(job_id)
+    await anext(events)
+    following = asyncio.ensure_future(anext(events))
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(following, 0.1)
+    keeper = service._watcher.subscriptions._keeper
+    await asyncio.wait_for(keeper, 15)  # ends by itself: nobody listens
