@@ -68,6 +68,12 @@ def bad_range() -> StorageError:
     return StorageError(416, "invalid_range", message, "InvalidRange", http=416)
 
 
+def database_away() -> StorageError:
+    """Nothing can be said without the database."""
+    message = "The database is not there"
+    return StorageError(503, "DatabaseError", message, "DatabaseError", http=503)
+
+
 def internal() -> StorageError:
     """The row has no bytes."""
     return StorageError(500, "Internal", "Internal Server Error", "InternalError", http=500)
@@ -144,5 +150,7 @@ def from_database(error: asyncpg.PostgresError, *, exists: str) -> StorageError:
             return StorageError(404, "InvalidRequest", message, "InvalidRequest")
         case asyncpg.InvalidTextRepresentationError():
             return StorageError(400, "InvalidParameter", str(error), "InvalidParameter")
+        case asyncpg.CannotConnectNowError() | asyncpg.TooManyConnectionsError():
+            return database_away()
     message = f"database error, code: {error.sqlstate}"
     return StorageError(500, "DatabaseError", message, "DatabaseError", http=500)

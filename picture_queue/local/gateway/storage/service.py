@@ -20,6 +20,7 @@ from picture_queue.local.gateway.storage.buckets import Buckets
 from picture_queue.local.gateway.storage.errors import (
     StorageError,
     access_denied,
+    database_away,
     from_database,
     invalid,
     token_flaw,
@@ -148,9 +149,7 @@ class StorageService:
         except ClientDisconnect:
             return
         except (OSError, TimeoutError, asyncpg.InterfaceError):
-            failure = StorageError(
-                503, "DatabaseError", "The database is not there", "DatabaseError", http=503
-            )
+            failure = database_away()
             response = StorageJson(failure.body(), failure.http)
         await response(scope, receive, send)
 

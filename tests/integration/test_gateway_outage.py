@@ -1,0 +1,96 @@
+"""When the database or PostgREST is away, each service says so, and goes on when it is back."""
+
+import asyncio
+import contextlib
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
+
+from picture_queue.local.gateway.realtime import socket
+
+
+class Wire:
+    """A line to the database that can be cut and mended."""
+
+    def __init__(self, dsn: str) -> None:
+        self._target = urlsplit(dsn)
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._port = 0
+
+    @property
+    def dsn(self) -> str:
+        """The database, as it is reached over the line."""
+        credentials = self._target.netloc.rpartition("@")[0]
+        return self._target._replace(netloc=f"{credentials}@127.0.0.1:{self._port}").geturl()
+
+    async def mend(self) -> None:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(self._target.hostname, self._target.port)
+        self._writers |= {writer, there[1]}
+        await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+    writer.transport.abort()
+
+
+@pytest.fixture
+async def wire(platform):
+    wire = Wire(platform.settings.database_url)
+    await wire.mend()
+    yield wire
+    await wire.cut()
+
+
+async def test_without_the_database_each_service_says_so(wire, platform, monkeypatch):
+    monkeypatch.setattr(socket, "_LISTENER_PATIENCE", 0.2)
+    key = platform.settings.service_role_key
+    headers = {"Authorization": f"Bearer {key}"}
+    serving = platform.serve(database_url=wire.dsn)
+    url = await asyncio.to_thread(serving.__enter__)
+    realtime = AsyncRealtimeClient(f"{url}/realtime/v1", key)
+    try:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as api:
+            assert (await api.get("/storage/v1/bucket")).status_code == 200
+            await wire.cut()
+            answer = await api.get("/storage/v1/bucket")
+            assert (answer.status_code, answer.json()["error"]) == (503, "DatabaseError")
+            answer = await api.post(
+                "/auth/v1/token?grant_type=password", json={"email": "a@b.co", "password": "x"}
+            )
+            assert (answer.status_code, answer.json()["error_code"]) == (503, "unexpected_failure")
+            states = asyncio.Queue()
+            await realtime.channel("room").subscribe(lambda *state: states.put_nowait(state))
+            assert "UnableToConnectToProject" in str((await states.get())[1])
+            await wire.mend()
+            # The client joins again by itself until it succeeds.
+            async with asyncio.timeout(20):
+                while (await states.get())[0] != RealtimeSubscribeStates.SUBSCRIBED:
+                    pass
+            assert (await api.get("/storage/v1/bucket")).status_code == 200
+    finally:
+        await realtime.close()
+        await asyncio.to_thread(serving.__exit__, None, None, None)
+
+
+async def test_without_postgrest_rest_says_so(gateway, platform):
+    headers = {"apikey": platform.settings.secret_key}
+    async with httpx.AsyncClient(headers=headers) as http:
+        answer = await http.post(f"{gateway}/rest/v1/rpc/anything", json={})
+    assert (answer.status_code, answer.json()["code"]) == (503, "PGRST000")

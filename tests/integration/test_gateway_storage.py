@@ -1,0 +1,263 @@
+"""Storage as the unchanged client meets it: who may, what arrives, and no way out of the folder."""
+
+import asyncio
+import hashlib
+import http.client
+import random
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import httpx
+import pytest
+from storage3 import AsyncStorageClient, SyncStorageClient
+from storage3.exceptions import StorageApiError
+
+ADA, BOB = uuid4(), uuid4()
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(56))
+TYPED = {"content-type": "image/png"}
+
+POLICY = """
+insert into storage.buckets (id, name, public) values ('private', 'private', false),
+                                                       ('open', 'open', true);
+create policy own_folder on storage.objects for all to authenticated
+  using (bucket_id in ('private', 'open')
+         and (storage.foldername(name))[1] = (select auth.uid())::text);
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def policies(platform):
+    async def create():
+        async with platform.connect() as connection:
+            await connection.execute(POLICY)
+
+    asyncio.run(create())
+
+
+@pytest.fixture
+async def storage(gateway, platform):
+    """Makes a client for a user, or for whoever has a key."""
+    async with httpx.AsyncClient(timeout=20) as http:
+
+        def client(user=None, key=None):
+            key = key or platform.settings.anon_key
+            token = platform.token(user) if user else key
+            headers = {"apikey": key, "Authorization": f"Bearer {token}"}
+            return AsyncStorageClient(f"{gateway}/storage/v1/", headers, http_client=http)
+
+        yield client
+
+
+@pytest.fixture
+def path():
+    """A new path in Ada's folder."""
+    return f"{ADA}/{uuid4()}/0.png"
+
+
+async def refusal(awaitable) -> StorageApiError:
+    with pytest.raises(StorageApiError) as refused:
+        await awaitable
+    return refused.value
+
+
+async def test_an_object_is_stored_signed_fetched_and_removed(storage, path):
+    files = storage(ADA).from_("private")
+    stored = await files.upload(path, PNG, TYPED)
+    assert stored.full_path == f"private/{path}"
+    assert await files.download(path) == PNG
+    assert await files.exists(path)
+    info = await files.info(path)
+    assert (info["size"], info["content_type"]) == (64, "image/png")
+    assert info["etag"] == f'"{hashlib.md5(PNG, usedforsecurity=False).hexdigest()}"'
+    signed = await files.create_signed_url(path, 60)
+    async with httpx.AsyncClient() as anybody:
+        answer = await anybody.get(signed["signedURL"])
+        assert (answer.content, answer.headers["content-type"]) == (PNG, "image/png")
+    folder, _, name = path.rpartition("/")
+    assert [entry["name"] for entry in await files.list(folder)] == [name]
+    assert [entry["name"] for entry in await files.remove([path])] == [path]
+    assert not await files.exists(path)
+    assert await files.list(folder) == []
+
+
+async def test_another_user_sees_and_changes_nothing(storage, path):
+    await storage(ADA).from_("private").upload(path, PNG, TYPED)
+    for stranger in (storage(BOB).from_("private"), storage().from_("private")):
+        assert (await refusal(stranger.download(path))).status == "404"
+        assert (await refusal(stranger.create_signed_url(path, 60))).status == "404"
+        assert (await refusal(stranger.upload(f"{ADA}/x", PNG, TYPED))).status == "403"
+        overwriting = stranger.upload(path, b"mine", {**TYPED, "upsert": "true"})
+        assert (await refusal(overwriting)).status == "403"
+        assert await stranger.list(str(ADA)) == []
+        assert await stranger.remove([path]) == []
+        assert not await stranger.exists(path)
+        (entry,) = await stranger.create_signed_urls([path], 60)
+        assert entry["signedURL"] is None
+    assert await storage(ADA).from_("private").download(path) == PNG
+
+
+async def test_a_public_bucket_is_read_by_everybody_and_written_by_few(storage, path):
+    await storage(ADA).from_("open").upload(path, PNG, TYPED)
+    url = await storage().from_("open").get_public_url(path)
+    async with httpx.AsyncClient() as anybody:
+        assert (await anybody.get(url)).content == PNG
+        private = url.replace("/open/", "/private/")
+        assert (await anybody.get(private)).json()["error"] == "Bucket not found"
+    assert (await refusal(storage().from_("open").upload(f"{ADA}/x", PNG))).status == "403"
+
+
+async def test_a_replaced_object_leaves_no_bytes_behind(storage, platform, path):
+    files = storage(ADA).from_("private")
+    await files.upload(path, PNG, TYPED)
+    assert (await refusal(files.upload(path, b"two", TYPED))).code == "Duplicate"
+    before = stored_files(platform)
+    await files.upload(path, b"two", {**TYPED, "upsert": "true"})
+    await files.update(path, b"three", TYPED)
+    assert await files.download(path) == b"three"
+    assert len(stored_files(platform)) == len(before)
+    await files.remove([path])
+    assert len(stored_files(platform)) == len(before) - 1
+
+
+def stored_files(platform):
+    return [entry for entry in platform.settings.storage_dir.rglob("*") if entry.is_file()]
+
+
+async def test_a_large_object_streams_through(storage, platform, path):
+    content = random.Random(7).randbytes(8_000_000)
+    service = storage(key=platform.settings.secret_key).from_("private")
+    await service.upload(path, content, {"content-type": "application/octet-stream"})
+    assert await service.download(path) == content
+
+
+async def test_a_bucket_limits_size_and_type(storage, platform):
+    service = storage(key=platform.settings.service_role_key)
+    options = {"file_size_limit": 100, "allowed_mime_types": ["image/*"]}
+    await service.create_bucket("small", options=options)
+    bucket = await service.get_bucket("small")
+    assert (bucket.file_size_limit, bucket.allowed_mime_types) == (100, ["image/*"])
+    assert "small" in {bucket.id for bucket in await service.list_buckets()}
+    files = service.from_("small")
+    await files.upload("a.png", PNG, TYPED)
+    assert (await refusal(files.upload("b.png", PNG * 2, TYPED))).status == "413"
+    wrong = files.upload("c.txt", b"", {"content-type": "text/plain"})
+    assert (await refusal(wrong)).status == "415"
+    assert (await refusal(storage(ADA).create_bucket("mine"))).status == "403"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../../etc/passwd",
+        "%2e%2e/%2e%2e/secret",
+        "..%2f..%2fsecret",
+        "a/../../b",
+        "./a",
+        "..",
+        "a\\..\\b",
+        "a%00b",
+    ],
+)
+def test_no_name_leads_out_of_the_folder(gateway, platform, name):
+    before = stored_files(platform)
+    address = urlsplit(gateway)
+    headers = {"Authorization": f"Bearer {platform.settings.service_role_key}"}
+    for method in ("POST", "GET"):
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+        path = f"/storage/v1/object/private/{name}"
+        connection.request(method, path, b"x" if method == "POST" else None, headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        assert (answer.status, b"InvalidKey" in body) == (400, True), body
+    assert stored_files(platform) == before
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(gateway, platform, path):
+    before = stored_files(platform)
+    address = urlsplit(gateway)
+    for content_type in ("image/png", "multipart/form-data; boundary=zz"):
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=10)
+        connection.putrequest("POST", f"/storage/v1/object/private/{path}")
+        connection.putheader("Authorization", f"Bearer {platform.settings.service_role_key}")
+        connection.putheader("Content-Type", content_type)
+        connection.putheader("Content-Length", "1000")
+        connection.endheaders(
+            b"--zz\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\nx"
+        )
+        connection.close()
+    url = f"{gateway}/storage/v1/object/private/{path}"
+    headers = {"Authorization": f"Bearer {platform.settings.service_role_key}"}
+    assert httpx.get(url, headers=headers).json()["error"] == "not_found"
+    assert stored_files(platform) == before
+
+
+async def test_an_object_whose_bytes_are_gone_is_an_error(storage, platform, path):
+    files = storage(ADA).from_("private")
+    before = set(stored_files(platform))
+    await files.upload(path, PNG, TYPED)
+    (file,) = set(stored_files(platform)) - before
+    file.unlink()
+    assert (await refusal(files.download(path))).status == "500"
+    assert [entry["name"] for entry in await files.remove([path])] == [path]
+
+
+async def test_a_trigger_that_refuses_leaves_no_bytes(storage, platform, path):
+    before = stored_files(platform)
+    async with platform.connect() as sql:
+        await sql.execute(
+            "create function storage.refuse() returns trigger language plpgsql"
+            " as $$ begin if current_user = 'service_role' then raise 'no'; end if;"
+            " return new; end $$;"
+            "create trigger refuse before insert on storage.objects"
+            " for each row execute function storage.refuse()"
+        )
+        try:
+            refused = await refusal(storage(ADA).from_("private").upload(path, PNG, TYPED))
+            assert refused.message == "database error, code: P0001"
+        finally:
+            await sql.execute("drop function storage.refuse() cascade")
+    assert stored_files(platform) == before
+
+
+async def test_what_an_earlier_run_left_half_received_is_thrown_away(platform, tmp_path):
+    (tmp_path / "incoming").mkdir()
+    (tmp_path / "incoming" / "half").write_bytes(b"half")
+    with platform.serve(storage_dir=tmp_path):
+        assert list((tmp_path / "incoming").iterdir()) == []
+
+
+def test_the_sync_client_does_the_same(gateway, platform, path):
+    headers = {"Authorization": f"Bearer {platform.token(ADA)}"}
+    with httpx.Client(timeout=20) as http_client:
+        client = SyncStorageClient(f"{gateway}/storage/v1/", headers, http_client=http_client)
+        files = client.from_("private")
+        files.upload(path, PNG, TYPED)
+        assert files.download(path) == PNG
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "missing"),
+    [
+        ("POST", "object/move", "moving objects"),
+        ("POST", "object/copy", "copying objects"),
+        ("POST", "object/list-v2/private", "list v2"),
+        ("POST", "object/upload/sign/private/a", "signed upload URLs"),
+        ("PUT", "bucket/private", "changing and deleting buckets"),
+        ("DELETE", "bucket/private", "changing and deleting buckets"),
+        ("POST", "bucket/private/empty", "emptying buckets"),
+        ("POST", "upload/resumable", "resumable uploads"),
+        ("PATCH", "upload/resumable/abc", "resumable uploads"),
+        ("GET", "render/image/public/open/a.png", "image transformations"),
+        ("GET", "s3/private/a", "S3"),
+        ("POST", "vector/CreateIndex", "vector buckets"),
+        ("POST", "iceberg/bucket", "analytics buckets"),
+        ("DELETE", "cdn/private/a", "CDN"),
+    ],
+)
+async def test_what_is_missing_says_so(gateway, platform, method, path, missing):
+    headers = {"Authorization": f"Bearer {platform.settings.service_role_key}"}
+    async with httpx.AsyncClient(headers=headers) as http_client:
+        answer = await http_client.request(method, f"{gateway}/storage/v1/{path}")
+    assert answer.status_code == 501
+    assert (answer.json()["statusCode"], missing in answer.json()["message"]) == ("501", True)
