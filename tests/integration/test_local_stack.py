@@ -155,7 +155,9 @@ async def _keep(dsn: str) -> UUID:
 
 
 async def _has(dsn: str, token: UUID) -> bool:
-    return bool(await _value(dsn, f"select exists (select from public.kept where token = '{token}')"))
+    return bool(
+        await _value(dsn, f"select exists (select from public.kept where token = '{token}')")
+    )
 
 
 async def _version(api_url: str, key: str) -> httpx.Response:
