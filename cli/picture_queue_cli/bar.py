@@ -1,0 +1,103 @@
+"""The live bar of a job, on standard error; where that is no terminal, it says nothing."""
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
+
+from picture_queue_cli.render import duration, err
+
+if TYPE_CHECKING:
+    from picture_queue.records import JobEvent
+
+_MARKS = {
+    "completed": Text("✓", style="green"),
+    "failed": Text("✗", style="red"),
+    "cancelled": Text("✗", style="magenta"),
+}
+
+
+class _Mark(SpinnerColumn):
+    """A spinner, and at the end how it ended."""
+
+    def render(self, task: Task) -> RenderableType:
+        return _MARKS.get(task.fields["status"]) or super().render(task)
+
+
+class _Percent(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.percentage:3.0f} %" if task.total else "     ")
+
+
+class _Elapsed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.finished_time or task.elapsed or 0:5.1f} s", style="dim")
+
+
+class Bar:
+    """Shows the states of one job."""
+
+    def __init__(self) -> None:
+        console = err()
+        self._progress = Progress(
+            _Mark(),
+            BarColumn(bar_width=32),
+            _Percent(),
+            _Elapsed(),
+            TextColumn("{task.description}", style="dim", markup=False),
+            console=console,
+            disable=not console.is_interactive,
+        )
+        self._task = self._progress.add_task("", total=None, status="pending")
+
+    def show(self, event: "JobEvent") -> None:
+        """Shows a state; the bar pulses until there is progress."""
+        moving = event.finished or event.progress > 0
+        self._progress.update(
+            self._task,
+            description=_words(event),
+            total=100 if moving else None,
+            completed=event.progress,
+            status=str(event.status),
+        )
+        if event.finished:
+            self._progress.stop_task(self._task)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+def _words(event: "JobEvent") -> str:
+    if event.finished:
+        return str(event.status)
+    if event.status == "processing":
+        return event.message or "processing"
+    if event.hold == "scheduled" and event.attempt:
+        return f"attempt {event.attempt} failed, waiting for the next"
+    return {"scheduled": "waiting until it is due", None: "waiting for a worker"}.get(
+        event.hold, f"held: {event.hold}"
+    )
+
+
+def event_line(event: "JobEvent") -> str:
+    """Returns a state as one line, for a log or a pipe."""
+    at = event.at.astimezone().strftime("%H:%M:%S.%f")[:-3]
+    hold = f" ({event.hold})" if event.hold else ""
+    message = f"  {event.message}" if event.message else ""
+    return f"{at}  {event.status}{hold}  {event.progress} %{message}  [{event.source}]"
+
+
+def took(seconds: float) -> str:
+    """Says how long something took."""
+    return f"{seconds:.1f} s" if seconds < 120 else duration(seconds)

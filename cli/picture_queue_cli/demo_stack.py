@@ -1,0 +1,207 @@
+"""The embedded stack as the demo uses it: started and stopped, or found running and left alone."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from rich.text import Text
+
+from picture_queue.errors import LocalStackError, PortTaken
+from picture_queue_cli.project import running_stack
+from picture_queue_cli.render import err, talk
+
+ANSWER_TIMEOUT = 30.0  # seconds
+
+_JOB_TYPE = "generate-image"
+_WORKER_TIMEOUT = 20.0  # seconds; it starts together with the stack
+_POLL = 0.05
+_LABEL_WIDTH = 12
+_SIMULATOR = "a simulator on this machine; REPLICATE_API_TOKEN takes the real one"
+_API = "the real one, with REPLICATE_API_TOKEN; it costs money"
+
+
+def done(label: str, text: str) -> None:
+    """Says that a step is done."""
+    mark = ("✓ ", "green")
+    line = Text.assemble(mark, (label.ljust(_LABEL_WIDTH), "bold"), (text, "dim"))
+    err().print(line, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack.
+
+    Args:
+        status: Addresses and keys.
+        ours: Whether the demo started it.
+    """
+
+    status: dict[str, str]
+    ours: bool
+
+    @property
+    def api_url(self) -> str:
+        """Address for Supabase clients."""
+        return self.status["API_URL"]
+
+    @property
+    def service_key(self) -> str:
+        """Key of the service role."""
+        return self.status["SERVICE_ROLE_KEY"]
+
+
+@contextmanager
+def running(keep: bool) -> Iterator[Stack]:
+    """Runs a stack in the user's data directory as long as the block.
+
+    Args:
+        keep: Leave it running afterwards, unless the block breaks off.
+    """
+    found = running_stack()
+    if found is not None:
+        done("Supabase", f"{found['API_URL']}, running already; it is left running")
+        yield Stack(found, ours=False)
+        return
+    with _kept() if keep else _as_long_as_the_block() as status:
+        done("Supabase", _describe(status))
+        done("Replicate", _API if _has_token() else _SIMULATOR)
+        yield Stack(status, ours=True)
+    if not keep:
+        talk("Everything is stopped. The data is kept for the next time.")
+
+
+@contextmanager
+def _as_long_as_the_block() -> Iterator[dict[str, str]]:
+    from picture_queue.local.paths import default_data_dir
+    from picture_queue.local.stack import LocalSupabase
+
+    stack = LocalSupabase(default_data_dir(), worker=True, notice=talk)
+    with _starting():
+        stack.start()
+    try:
+        yield stack.status()
+    finally:
+        with err().status("Stopping …"):
+            stack.stop()
+
+
+@contextmanager
+def _kept() -> Iterator[dict[str, str]]:
+    from picture_queue.local.stack import start_background, stop
+
+    with _starting():
+        try:
+            status = start_background(notice=talk)
+        except PortTaken as error:
+            talk(f"{error.message}; another one is chosen.")
+            status = start_background(port=0, notice=talk)
+    try:
+        yield status
+    except BaseException:
+        stop()
+        raise
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    from picture_queue.local.paths import default_data_dir
+
+    first = not (default_data_dir() / "postgres").exists()
+    what = "Making a database and starting" if first else "Starting"
+    with err().status(f"{what} Postgres, PostgREST, Realtime, Storage, Auth and a worker …"):
+        yield
+
+
+def _describe(status: dict[str, str]) -> str:
+    postgres, postgrest = (status[name].split()[0] for name in ("POSTGRES", "POSTGREST"))
+    return f"{status['API_URL']} on Postgres {postgres} and PostgREST {postgrest}"
+
+
+def _has_token() -> bool:
+    return bool(os.environ.get("REPLICATE_API_TOKEN"))
+
+
+async def worker_is_ready(stack: Stack) -> None:
+    """Waits until there is a worker, so that its start does not count as the job's wait.
+
+    Raises:
+        LocalStackError: There is none.
+    """
+    from picture_queue import AsyncPictureQueue
+
+    deadline = time.monotonic() + (_WORKER_TIMEOUT if stack.ours else 0.0)
+    with err().status("Waiting for the worker …"):
+        async with AsyncPictureQueue(
+            stack.api_url, stack.service_key, timeout=ANSWER_TIMEOUT
+        ) as pq:
+            while True:
+                workers = (await pq.health()).workers
+                found = next((w for w in workers if _JOB_TYPE in w.job_types), None)
+                if found or time.monotonic() > deadline:
+                    break
+                await asyncio.sleep(_POLL)
+    if found is None:
+        log = Path(stack.status["DATA_DIR"]) / "logs" / "worker.log"
+        raise LocalStackError(
+            f"No worker of this stack runs {_JOB_TYPE} jobs",
+            hint=f"Its log: {log}" if stack.ours else "Start one: picture-queue worker",
+        )
+    done("Worker", found.worker)
+
+
+@asynccontextmanager
+async def realtime_switch(stack: Stack) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Gives a function that cuts Realtime off; the end of the block puts it right again."""
+    import httpx
+
+    is_cut = False
+    async with httpx.AsyncClient(
+        base_url=stack.api_url, headers={"apikey": stack.service_key}, timeout=ANSWER_TIMEOUT
+    ) as http:
+
+        async def switch(cut: bool) -> None:
+            (await http.post("/_faults", json={"network_cut": cut})).raise_for_status()
+
+        async def cut() -> None:
+            nonlocal is_cut
+            if not is_cut:
+                is_cut = True
+                await switch(True)
+
+        try:
+            yield cut
+        finally:
+            if is_cut:
+                await switch(False)
+
+
+async def who_drew(stack: Stack, prompt: str, since: float) -> str:
+    """Returns whether the ``simulator`` or the real ``api`` drew a picture.
+
+    A stack that was running already may have a worker with a token of its own; the simulator knows
+    whether it was asked.
+
+    Args:
+        stack: Where.
+        prompt: What was asked for.
+        since: When, as unix time.
+    """
+    if stack.ours:
+        return "api" if _has_token() else "simulator"
+    import httpx
+
+    url = stack.status["REPLICATE_URL"].removesuffix("/v1") + "/_simulator/predictions"
+    async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT) as http:
+        listed = (await http.get(url)).json()
+    asked = any(
+        prediction["input"].get("prompt") == prompt
+        and datetime.fromisoformat(prediction["created_at"]).timestamp() >= since
+        for prediction in listed
+    )
+    done("Replicate", _SIMULATOR if asked else _API)
+    return "simulator" if asked else "api"

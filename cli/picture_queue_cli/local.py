@@ -1,0 +1,130 @@
+"""``picture-queue local``: the embedded Supabase."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from picture_queue.errors import MissingProgram
+from picture_queue_cli.jobs import JsonFlag
+from picture_queue_cli.render import err, out, pairs, print_json, talk
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Run a whole Supabase on this machine, without Docker.",
+)
+
+DataDirectory = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where its data is kept; a directory of the user's."),
+]
+_LABELS = {
+    "API_URL": "API",
+    "DB_URL": "Database",
+    "REPLICATE_URL": "Replicate simulator",
+    "ANON_KEY": "anon key",
+    "SERVICE_ROLE_KEY": "service key",
+    "PUBLISHABLE_KEY": "publishable key",
+    "SECRET_KEY": "secret key",
+    "JWT_SECRET": "JWT secret",
+    "DATA_DIR": "Data",
+    "POSTGRES": "Postgres",
+    "POSTGREST": "PostgREST",
+}
+
+
+def expect_installed() -> None:
+    """Checks that the embedded stack is installed.
+
+    Raises:
+        MissingProgram: The package was installed without the extra.
+    """
+    try:
+        import picture_queue.local.stack  # noqa: F401
+    except ImportError as error:
+        raise MissingProgram(
+            "The embedded stack is not installed",
+            detail=f"there is no {error.name}",
+            hint="Run: pip install 'picture-queue[local]'",
+        ) from error
+
+
+@app.command()
+def start(
+    *,
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="Port of the API; 0 takes a free one.")
+    ] = 54321,
+    data_dir: DataDirectory = None,
+    worker: Annotated[
+        bool, typer.Option("--worker/--no-worker", help="Run a worker beside it.")
+    ] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Start it in the background; it runs until `local stop`."""
+    expect_installed()
+    from picture_queue.local.stack import start_background
+
+    with err().status("Starting Postgres, PostgREST, Realtime, Storage and Auth …"):
+        found = start_background(data_dir, port=port, worker=worker, notice=talk)
+    if as_json:
+        print_json(found)
+        return
+    show_status(found)
+    talk("\nFor your own programs:")
+    out().print(Text(f"export SUPABASE_URL={found['API_URL']}"), soft_wrap=True)
+    out().print(Text(f"export SUPABASE_KEY={found['SECRET_KEY']}"), soft_wrap=True)
+    talk(f"\nStop it with: picture-queue local stop{_option(data_dir)}")
+
+
+def _option(data_dir: Path | None) -> str:
+    return f" --data-dir {data_dir}" if data_dir else ""
+
+
+@app.command()
+def stop(*, data_dir: DataDirectory = None) -> None:
+    """Stop it. Its data stays."""
+    expect_installed()
+    from picture_queue.local import stack
+
+    with err().status("Stopping …"):
+        stack.stop(data_dir)
+    talk("Stopped. The data is kept for the next start.")
+
+
+@app.command()
+def status(*, data_dir: DataDirectory = None, as_json: JsonFlag = False) -> None:
+    """Show its addresses and keys."""
+    expect_installed()
+    from picture_queue.local import stack
+
+    found = stack.status(data_dir)
+    if as_json:
+        print_json(found)
+    else:
+        show_status(found)
+
+
+@app.command()
+def reset(
+    *,
+    data_dir: DataDirectory = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Stop it and delete its data."""
+    expect_installed()
+    from picture_queue.local import stack
+    from picture_queue.local.paths import default_data_dir
+
+    if not yes:
+        place = data_dir or default_data_dir()
+        typer.confirm(f"Delete all data of the stack in {place}?", abort=True, err=True)
+    with err().status("Deleting …"):
+        stack.reset(data_dir)
+    talk("Deleted.")
+
+
+def show_status(found: dict[str, str]) -> None:
+    """Prints addresses and keys for people."""
+    out().print(pairs({_LABELS.get(name, name): value for name, value in found.items()}))

@@ -1,0 +1,76 @@
+"""Which project a command talks to: options, the environment, or a running embedded stack."""
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import typer
+
+from picture_queue.errors import PictureQueueError
+from picture_queue_cli.render import talk
+
+if TYPE_CHECKING:
+    from picture_queue import AsyncPictureQueue, PictureQueue
+
+
+@dataclass(frozen=True)
+class Target:
+    """The global options.
+
+    Args:
+        url: ``--url``.
+        key: ``--key``.
+    """
+
+    url: str | None = None
+    key: str | None = field(default=None, repr=False)
+
+
+def resolve(ctx: typer.Context) -> Target:
+    """Returns address and key as far as the command line or a running embedded stack gives them.
+
+    What is None is left to the environment.
+    """
+    given = ctx.find_object(Target) or Target()
+    if given.url or os.environ.get("SUPABASE_URL"):
+        return given
+    stack = running_stack()
+    if stack is None:
+        return given
+    talk(f"Using the embedded stack at {stack['API_URL']}")
+    return Target(stack["API_URL"], given.key or stack["SERVICE_ROLE_KEY"])
+
+
+def running_stack() -> dict[str, str] | None:
+    """Returns the status of the stack in the default data directory, None without one."""
+    try:
+        from picture_queue.local.stack import status
+
+        return status()
+    except (ImportError, PictureQueueError):
+        return None
+
+
+def connect(ctx: typer.Context) -> "PictureQueue":
+    """Returns a client of the project.
+
+    Raises:
+        SettingsError: Address or key is missing or not acceptable.
+    """
+    # Half a second of imports: only where a project is really asked.
+    from picture_queue import PictureQueue
+
+    target = resolve(ctx)
+    return PictureQueue(target.url, target.key)
+
+
+def connect_async(ctx: typer.Context) -> "AsyncPictureQueue":
+    """Returns an async client of the project, for what is followed live.
+
+    Raises:
+        SettingsError: Address or key is missing or not acceptable.
+    """
+    from picture_queue import AsyncPictureQueue
+
+    target = resolve(ctx)
+    return AsyncPictureQueue(target.url, target.key)

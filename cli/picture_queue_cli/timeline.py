@@ -1,0 +1,105 @@
+"""When the demo learnt what, and from where."""
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+from picture_queue_cli.render import table
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from picture_queue.records import JobEvent
+
+_SOURCES = {
+    "answer": "the answer of start_generation",
+    "socket": "an event over Realtime",
+    "snapshot": "the row, read when the watch began or reconnected",
+    "poll": "the row, read because Realtime was quiet",
+    "row": "created_at of the image's row",
+    "download": "the file on this machine",
+}
+
+
+class Moment(NamedTuple):
+    """Something that was learnt.
+
+    Args:
+        ms: Milliseconds since the picture was asked for.
+        source: From where; a key of the table above.
+    """
+
+    ms: int
+    source: str
+
+
+class Timeline:
+    """The moments of one generation, counted from its making."""
+
+    def __init__(self) -> None:
+        self._wall = time.time()
+        self._clock = time.perf_counter()
+        self.events: list[tuple[JobEvent, int]] = []
+        self.moments: dict[str, Moment] = {}
+
+    def _now(self) -> int:
+        return round((time.perf_counter() - self._clock) * 1000)
+
+    def mark(self, name: str, source: str) -> None:
+        """Notes that something is known now, unless it was known before."""
+        self.moments.setdefault(name, Moment(self._now(), source))
+
+    def mark_row(self, name: str, at: "datetime") -> None:
+        """Notes a time that the database wrote; its clock is this machine's."""
+        self.moments.setdefault(name, Moment(round((at.timestamp() - self._wall) * 1000), "row"))
+
+    def see(self, event: "JobEvent") -> None:
+        """Notes a state of the job."""
+        self.events.append((event, self._now()))
+        if event.status != "pending":
+            self.mark("claimed", event.source)
+        if event.progress > 0:
+            self.mark("first progress", event.source)
+        if event.finished:
+            self.mark(str(event.status), event.source)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns events and moments as the JSON of the demo has them."""
+        return {
+            "events": [
+                {
+                    "status": str(event.status),
+                    "hold": event.hold,
+                    "progress": event.progress,
+                    "message": event.message,
+                    "version": event.version,
+                    "source": event.source,
+                    "at_ms": ms,
+                }
+                for event, ms in self.events
+            ],
+            "timeline": {
+                name.replace(" ", "_"): {"ms": moment.ms, "source": moment.source}
+                for name, moment in self._in_order()
+            },
+        }
+
+    def as_table(self) -> Table:
+        """Returns the moments for people."""
+        shown = table("ms", "what", "known from", right=("ms",))
+        for name, moment in self._in_order():
+            shown.add_row(f"{moment.ms:,}", name, Text(_SOURCES[moment.source], style="dim"))
+        return shown
+
+    def sources(self) -> str:
+        """Returns how many states came from where, as a sentence."""
+        counts: dict[str, int] = {}
+        for event, _ in self.events:
+            counts[event.source] = counts.get(event.source, 0) + 1
+        named = ", ".join(f"{count} from {source}" for source, count in counts.items())
+        return f"{len(self.events)} states: {named}"
+
+    def _in_order(self) -> list[tuple[str, Moment]]:
+        return sorted(self.moments.items(), key=lambda item: item[1].ms)

@@ -1,0 +1,90 @@
+"""``picture-queue watch``: follow a job or a generation to its end."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from picture_queue_cli.bar import Bar, event_line
+from picture_queue_cli.project import connect_async
+from picture_queue_cli.render import plain, print_json, print_line, talk
+
+if TYPE_CHECKING:
+    from picture_queue import AsyncPictureQueue, JobEvent
+
+Timeout = Annotated[
+    float | None, typer.Option(min=0.1, metavar="SECONDS", help="Stop waiting after this time.")
+]
+
+
+def watch(
+    ctx: typer.Context,
+    some_id: Annotated[
+        UUID, typer.Argument(metavar="ID", help="The id of a job or of a generation.")
+    ],
+    *,
+    timeout: Timeout = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each state as one line of JSON.")
+    ] = False,
+) -> None:
+    """Follow a job to its end.
+
+    The exit code is 0 if it completed and 1 if it failed or was cancelled.
+    """
+    asyncio.run(_watch(ctx, some_id, timeout, as_json))
+
+
+async def _watch(ctx: typer.Context, some_id: UUID, timeout: float | None, as_json: bool) -> None:
+    async with connect_async(ctx) as pq:
+        job_id = await _job_of(pq, some_id)
+        last = None
+        with Bar() as bar:
+            async for event in followed(pq.jobs.watch(job_id, timeout=timeout), some_id):
+                last = event
+                bar.show(event)
+                if as_json:
+                    print_json(plain(event), indent=None)
+                elif not sys.stdout.isatty():
+                    print_line(event_line(event))
+        if last is not None:
+            await expect_completed(pq, last)
+
+
+async def _job_of(pq: "AsyncPictureQueue", some_id: UUID) -> UUID:
+    from picture_queue import GenerationNotFound, JobNotFound
+
+    try:
+        return (await pq.jobs.get(some_id)).id
+    except JobNotFound as unknown:
+        try:
+            return (await pq.generations.get(some_id)).job_id
+        except GenerationNotFound:
+            raise unknown from None
+
+
+async def followed(events: "AsyncIterator[JobEvent]", some_id: UUID) -> "AsyncIterator[JobEvent]":
+    """Passes states on; when the watcher leaves, it says how to come back."""
+    try:
+        async for event in events:
+            yield event
+    except asyncio.CancelledError:
+        talk(f"The job goes on. Come back to it: picture-queue watch {some_id}")
+        raise
+
+
+async def expect_completed(pq: "AsyncPictureQueue", last: "JobEvent") -> None:
+    """Returns when the last state of a watch is completed.
+
+    Raises:
+        JobFailed: It failed; its message is the job's.
+        JobCancelled: It was cancelled.
+    """
+    from picture_queue import JobCancelled, JobFailed
+
+    if last.status != "completed":
+        job = await pq.jobs.get(last.job_id)
+        raise (JobFailed if last.status == "failed" else JobCancelled)(job)
