@@ -1,0 +1,141 @@
+"""The proxy's own HTTP client, against servers that do what PostgREST should not."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from picture_queue.local.gateway import upstream
+from picture_queue.local.gateway.upstream import Upstream, UpstreamError
+
+
+@contextlib.asynccontextmanager
+async def scripted(*answers: bytes, hang: bool = False):
+    """A server that gives these answers in turn, whatever it is asked, and then hangs up."""
+    requests: list[bytes] = []
+    tasks = set()
+
+    async def serve(reader, writer):
+        tasks.add(asyncio.current_task())
+        try:
+            for answer in answers:
+                requests.append(await reader.readuntil(b"\r\n\r\n"))
+                writer.write(answer)
+                await writer.drain()
+            if hang:
+                await reader.read()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = Upstream("127.0.0.1", server.sockets[0].getsockname()[1])
+    try:
+        yield client, requests
+    finally:
+        await client.close()
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def nothing():
+    yield b""
+
+
+async def ask(client, method=b"GET"):
+    async with client.exchange() as exchange:
+        await exchange.send(method, b"/", [(b"host", b"x")], nothing())
+        return exchange.status, b"".join([piece async for piece in exchange.body()])
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+async def test_one_connection_serves_many_requests():
+    async with scripted(OK, OK, OK, hang=True) as (client, requests):
+        for _ in range(3):
+            assert await ask(client) == (200, b"ok")
+        assert len(client._idle) == 1
+    assert len(requests) == 3
+
+
+async def test_a_connection_that_was_closed_while_idle_is_not_used_again():
+    async with scripted(OK) as (client, requests):
+        assert await ask(client) == (200, b"ok")
+        (idle,) = client._idle
+        with contextlib.suppress(UpstreamError):
+            async with asyncio.timeout(5):
+                await idle._wait()
+        assert await ask(client) == (200, b"ok")
+    assert len(requests) == 2
+
+
+async def test_a_connection_that_idled_long_is_not_used_again(monkeypatch):
+    monkeypatch.setattr(upstream, "_IDLE_TIMEOUT", 0.0)
+    async with scripted(OK, hang=True) as (client, requests):
+        assert await ask(client) == (200, b"ok")
+        assert await ask(client) == (200, b"ok")
+    assert len(requests) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok", b"nonsense\r\n\r\n"],
+    ids=["none", "cut short", "nonsense"],
+)
+async def test_an_answer_that_does_not_come_whole_is_an_error(answer):
+    async with scripted(answer) as (client, _):
+        with pytest.raises(UpstreamError):
+            await ask(client)
+        assert client._idle == []
+
+
+async def test_nobody_listening_is_an_error():
+    async with scripted() as (client, _):
+        pass
+    with pytest.raises(UpstreamError, match="nothing answers at"):
+        await ask(client)
+
+
+async def test_a_server_that_never_answers_is_given_up(monkeypatch):
+    monkeypatch.setattr(upstream, "ANSWER_TIMEOUT", 0.1)
+    async with scripted(b"", hang=True) as (client, _):
+        with pytest.raises(TimeoutError):
+            await ask(client)
+
+
+async def test_a_head_has_no_body_and_leaves_the_connection_usable():
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+    async with scripted(head, OK, hang=True) as (client, _):
+        assert await ask(client, b"HEAD") == (200, b"")
+        assert await ask(client) == (200, b"ok")
+        assert len(client._idle) == 1
+
+
+async def test_a_server_that_wants_to_close_is_let_go():
+    answer = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    async with scripted(answer, hang=True) as (client, _):
+        assert await ask(client) == (200, b"ok")
+        assert client._idle == []
+
+
+async def test_a_slow_reader_slows_the_server_down():
+    size = 20_000_000
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+    async with (
+        scripted(head + bytes(size), hang=True) as (client, _),
+        client.exchange() as exchange,
+    ):
+        await exchange.send(b"GET", b"/", [(b"host", b"x")], nothing())
+        received, most = 0, 0
+        async for piece in exchange.body():
+            received += len(piece)
+            most = max(most, len(piece))
+            await asyncio.sleep(0)
+    assert received == size
+    assert most < 2 * upstream._BUFFER
