@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -102,7 +103,7 @@ class Accounts:
                 return await _continue_session(connection, found)
         raise AuthError(400, "refresh_token_already_used", "Invalid Refresh Token: Already Used")
 
-    async def current(self, claims: dict[str, Any]) -> asyncpg.Record:
+    async def current(self, claims: Mapping[str, Any]) -> asyncpg.Record:
         """Returns the user of an access token.
 
         Raises:
@@ -161,7 +162,7 @@ class Accounts:
             ) from None
         return user
 
-    async def sign_out(self, claims: dict[str, Any], scope: str) -> None:
+    async def sign_out(self, claims: Mapping[str, Any], scope: str) -> None:
         """Ends sessions: ``global`` all of the user, ``local`` this one, ``others`` the rest."""
         user_id, session_id = _uuid(claims.get("sub")), _uuid(claims.get("session_id"))
         async with self._database.transaction() as connection:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -140,7 +140,7 @@ class AuthService:
         # HS256: the key is a shared secret, so there is none to publish.
         return JSONResponse({"keys": []})
 
-    def _claims(self, request: Request) -> dict[str, Any]:
+    def _claims(self, request: Request) -> Mapping[str, Any]:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
