@@ -1,0 +1,20 @@
+"""Enqueues a job and waits for its result; `examples/worker_app.py` has the handler."""
+
+import asyncio
+
+from picture_queue import AsyncPictureQueue, JobFailed
+
+
+async def main() -> None:
+    """Enqueues, waits, prints."""
+    async with AsyncPictureQueue.from_env() as pq:
+        job = await pq.jobs.enqueue(
+            "resize", {"path": "a.png"}, priority=5, idempotency_key="a.png"
+        )
+        try:
+            print(await pq.jobs.result(job.id, timeout=60))
+        except JobFailed as error:
+            print(f"failed: {error.job.error}")
+
+
+asyncio.run(main())
