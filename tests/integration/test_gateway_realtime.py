@@ -306,6 +306,27 @@ async def test_the_database_may_go_away_and_come_back(listen, sql):
     assert (await ada.message())["payload"]["n"] == 1
 
 
+@pytest.mark.parametrize("note", ["", "{", "[]", "1", "{}", '{"id": "x"}', '{"topic": "room"}'])
+async def test_a_strange_notification_is_ignored(listen, sql, note):
+    ada = await listen(f"user:{ADA}", ADA)
+    await sql.execute("select pg_notify('realtime_messages', $1)", note)
+    await send(sql, {"n": 1}, f"user:{ADA}")
+    assert (await ada.message())["payload"]["n"] == 1
+
+
+async def test_keys_are_not_logged(gateway, platform, caplog):
+    caplog.set_level("INFO")
+    key, bad = platform.settings.anon_key, "a-key-that-is-wrong"
+    async with raw_socket(gateway, key):
+        pass
+    with pytest.raises(websockets.InvalidStatus):
+        async with raw_socket(gateway, bad):
+            pass
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")]
+    assert any("/realtime/v1/websocket" in line for line in logged)
+    assert not any(key in line or bad in line for line in logged)
+
+
 async def test_a_failing_policy_is_named(listen, sql):
     await sql.execute(
         "create policy broken on realtime.messages for select to authenticated"

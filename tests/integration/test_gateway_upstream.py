@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import httpx
 import pytest
 
 from picture_queue.local.gateway import upstream
@@ -139,3 +140,71 @@ async def test_a_slow_reader_slows_the_server_down():
             await asyncio.sleep(0)
     assert received == size
     assert most < 2 * upstream._BUFFER
+
+
+@contextlib.asynccontextmanager
+async def proxied(platform, *answers, **options):
+    """A client of a gateway whose PostgREST gives these answers."""
+    async with scripted(*answers, **options) as (client, requests):
+        with platform.serve(postgrest_url=f"http://127.0.0.1:{client._port}") as url:
+            headers = {"apikey": platform.settings.secret_key}
+            async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as http:
+                yield http, requests
+
+
+async def test_the_proxy_exchanges_the_key_and_keeps_the_rest(platform):
+    answer = (
+        b"HTTP/1.1 206 Partial Content\r\nContent-Range: 0-0/*\r\nKeep-Alive: timeout=5\r\n"
+        b"Server: postgrest/12\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\n\r\n"
+    )
+    async with proxied(platform, answer, hang=True) as (http, requests):
+        headers = {"TE": "trailers", "Prefer": "count=exact", "Accept-Profile": "public"}
+        given = await http.get("/rest/v1/t?select=a%2Cb&x=eq.%C3%BC", headers=headers)
+    assert (given.status_code, given.json()) == (206, [])
+    assert given.headers["content-range"] == "0-0/*"
+    assert "keep-alive" not in given.headers
+    line, *sent = requests[0].decode().lower().split("\r\n")
+    assert line == "get /t?select=a%2cb&x=eq.%c3%bc http/1.1"
+    names = {header.partition(":")[0] for header in sent if header}
+    assert {"prefer", "accept-profile", "apikey", "authorization"} <= names
+    assert names.isdisjoint({"te", "connection"})
+    assert f"authorization: bearer {platform.settings.service_role_key.lower()}" in sent
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "code"),
+    [(b"", 503, "PGRST000"), (b"nonsense\r\n\r\n", 503, "PGRST000")],
+)
+async def test_the_proxy_says_what_it_did_not_get(platform, answer, status, code):
+    async with proxied(platform, answer) as (http, _):
+        given = await http.post("/rest/v1/rpc/f", json={})
+        assert (given.status_code, given.json()["code"]) == (status, code)
+
+
+async def test_the_proxy_gives_up_in_time(platform, monkeypatch):
+    monkeypatch.setattr(upstream, "ANSWER_TIMEOUT", 0.1)
+    async with proxied(platform, b"", hang=True) as (http, _):
+        given = await http.post("/rest/v1/rpc/f", json={})
+        assert (given.status_code, given.json()["code"]) == (504, "PGRST003")
+
+
+async def test_an_answer_that_breaks_off_breaks_off_for_the_client(platform):
+    cut = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + bytes(200_000)
+    async with proxied(platform, cut) as (http, _):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await http.get("/rest/v1/t")
+
+
+async def test_a_client_that_breaks_off_is_not_waited_for(platform):
+    async with proxied(platform, OK, OK, hang=True) as (http, _):
+        reader, writer = await asyncio.open_connection(http.base_url.host, http.base_url.port)
+        key = platform.settings.secret_key
+        writer.write(
+            f"POST /rest/v1/t HTTP/1.1\r\nHost: x\r\napikey: {key}\r\n"
+            "Content-Length: 10\r\n\r\nhalf".encode()
+        )
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert await reader.read() == b""
+        assert (await http.get("/rest/v1/t")).text == "ok"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import uuid
 from typing import Any
 
 import asyncpg
@@ -43,8 +44,8 @@ class Listener:
             try:
                 await self._listen()
                 attempt = 0
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                _logger.warning("lost the database's notifications: %s", error)
+            except Exception as error:  # whatever it was, without us nobody hears anything
+                _logger.warning("lost the database's notifications: %r", error)
             self.connected.clear()
             await asyncio.sleep(_RETRY_DELAYS[min(attempt, len(_RETRY_DELAYS) - 1)])
             attempt += 1
@@ -96,16 +97,18 @@ class Listener:
     async def _deliver(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Publishes in the order of the commits, also the messages that must be read first."""
         while True:
-            message: dict[str, Any] | None = json.loads(await self._notes.get())
-            if message is not None and "topic" not in message:
-                row = await connection.fetchrow(_ROW, message["id"])
-                message = (
-                    None
-                    if row is None
-                    else {**row, "payload": json.loads(row["payload"] or "null")}
-                )
-            if message is not None:
+            note = await self._notes.get()
+            try:
+                message: dict[str, Any] = json.loads(note)
+                if "topic" not in message:
+                    row = await connection.fetchrow(_ROW, uuid.UUID(message["id"]))
+                    if row is None:
+                        continue
+                    message = {**row, "payload": json.loads(row["payload"] or "null")}
                 self._publish(message)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                # Anybody who may speak SQL may NOTIFY.
+                _logger.warning("ignored a notification that is none of ours")
 
     def _publish(self, message: dict[str, Any]) -> None:
         name, private = message["topic"], bool(message["private"])

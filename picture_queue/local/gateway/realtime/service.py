@@ -84,26 +84,30 @@ class RealtimeService:
 
     async def websocket(self, websocket: WebSocket) -> None:
         """``WS /realtime/v1/websocket``."""
-        refusal = self._refusal(websocket)
+        key = self._token(websocket) or ""
+        refusal = self._refusal(websocket, key)
+        # The server logs the address with its query when it accepts or refuses; keys do not belong
+        # into logs.
+        websocket.scope["query_string"] = b""
         if refusal is not None:
             await websocket.send_denial_response(refusal)
             return
         await websocket.accept()
-        socket = Socket(websocket, self._token(websocket) or "", self._backend)
+        socket = Socket(websocket, key, self._backend)
         self._sockets.add(socket)
         try:
             await socket.run()
         finally:
             self._sockets.discard(socket)
 
-    def _refusal(self, websocket: WebSocket) -> Response | None:
+    def _refusal(self, websocket: WebSocket, key: str) -> Response | None:
         if self._cut:
             return JSONResponse({"message": "the network is cut"}, status_code=503)
         version = websocket.query_params.get("vsn", _PROTOCOL)
         if version != _PROTOCOL:
             return not_implemented(f"Realtime protocol version {version}, only {_PROTOCOL}")
         try:
-            self._credentials.verify(self._token(websocket) or "")
+            self._credentials.verify(key)
         except BadToken as error:
             return JSONResponse({"message": f"Invalid API key: {error.message}"}, status_code=401)
         return None
