@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from supabase import create_client
+from supabase import ClientOptions, create_client
 
 import picture_queue
 from picture_queue import AsyncPictureQueue, PictureQueue, _rpc, errors
@@ -252,8 +252,6 @@ async def test_a_client_of_the_callers_is_used_and_left_open(ada):
     await ada.supabase.rpc("list_models").execute()
 
 
-# supabase-py warns of its own use of a parameter when it makes its httpx client itself.
-@pytest.mark.filterwarnings("ignore:The '(timeout|verify)' parameter:DeprecationWarning")
 async def test_the_sync_client_does_the_same(stack, queue):
     def use() -> None:
         with PictureQueue(stack.api_url, stack.service_role_key) as pq:
@@ -268,9 +266,11 @@ async def test_the_sync_client_does_the_same(stack, queue):
             pq.generations.cancel(started.id)
             assert [e.status for e in pq.generations.watch(started.id)][-1].finished
             assert pq.health().queues
-        theirs = create_client(stack.api_url, stack.service_role_key)
-        with PictureQueue(client=theirs) as pq:
-            assert pq.models.list()
+        with httpx.Client(timeout=30) as http:
+            options = ClientOptions(httpx_client=http)
+            theirs = create_client(stack.api_url, stack.service_role_key, options)
+            with PictureQueue(client=theirs) as pq:
+                assert pq.models.list()
 
     await asyncio.to_thread(use)
 
