@@ -119,7 +119,7 @@ class Program(TyperGroup):
 
 def _usage(error: Any) -> str:
     text = error.format_message()
-    if text and text[-1] not in ".?)":
+    if text and text[-1] not in ".?":
         text += "."
     command = error.ctx.command_path if error.ctx else "picture-queue"
     return f"{text} See: {command} --help"

@@ -51,8 +51,9 @@ def _show_health(found: "Health") -> None:
             )
         console.print()
         console.print(workers)
-    for warning in _warnings(found):
-        console.print()
+    for number, warning in enumerate(_warnings(found)):
+        if number == 0:
+            console.print()
         console.print(Text(f"! {warning}", style="yellow"), soft_wrap=True)
 
 

@@ -76,14 +76,14 @@ def enqueue(
 ) -> None:
     """Write a job and print its id."""
     content = read_payload(payload)
-    due = _due(delay, at)
+    scheduled_for = due(delay, at)
     with connect(ctx) as pq:
         made = pq.jobs.enqueue(
             job_type,
             content,
             queue=queue,
             priority=priority,
-            scheduled_for=due,
+            scheduled_for=scheduled_for,
             max_attempts=max_attempts,
             idempotency_key=idempotency_key,
             user_id=user_id,
@@ -128,7 +128,7 @@ def read_payload(text: str) -> dict[str, Any]:
     return found
 
 
-def _due(delay: str | None, at: str | None) -> datetime | None:
+def due(delay: str | None, at: str | None) -> datetime | None:
     """Returns when the job is due.
 
     Raises:

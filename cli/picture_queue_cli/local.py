@@ -1,5 +1,6 @@
 """``picture-queue local``: the embedded Supabase."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ from rich.text import Text
 
 from picture_queue.errors import MissingProgram
 from picture_queue_cli.jobs import JsonFlag
-from picture_queue_cli.render import err, out, pairs, print_json, talk
+from picture_queue_cli.render import err, out, print_json, talk
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,15 +24,16 @@ _LABELS = {
     "API_URL": "API",
     "DB_URL": "Database",
     "REPLICATE_URL": "Replicate simulator",
-    "ANON_KEY": "anon key",
-    "SERVICE_ROLE_KEY": "service key",
-    "PUBLISHABLE_KEY": "publishable key",
-    "SECRET_KEY": "secret key",
-    "JWT_SECRET": "JWT secret",
     "DATA_DIR": "Data",
     "POSTGRES": "Postgres",
     "POSTGREST": "PostgREST",
+    "PUBLISHABLE_KEY": "Publishable key",
+    "SECRET_KEY": "Secret key",
+    "ANON_KEY": "Anon key",
+    "SERVICE_ROLE_KEY": "Service key",
+    "JWT_SECRET": "JWT secret",
 }
+_LABEL_WIDTH = 22
 
 
 def expect_installed() -> None:
@@ -119,6 +121,8 @@ def reset(
 
     if not yes:
         place = data_dir or default_data_dir()
+        if not sys.stdin.isatty():
+            raise typer.BadParameter(f"nobody is here to ask about {place}", param_hint="--yes")
         typer.confirm(f"Delete all data of the stack in {place}?", abort=True, err=True)
     with err().status("Deleting …"):
         stack.reset(data_dir)
@@ -127,4 +131,8 @@ def reset(
 
 def show_status(found: dict[str, str]) -> None:
     """Prints addresses and keys for people."""
-    out().print(pairs({_LABELS.get(name, name): value for name, value in found.items()}))
+    console = out()
+    for name, label in _LABELS.items():
+        line = Text.assemble((f"{label:<{_LABEL_WIDTH}}", "dim"), found[name])
+        # Wrapped by the terminal and not by us: a long key can be copied whole.
+        console.print(line, soft_wrap=True)

@@ -45,7 +45,7 @@ async def save_pictures(
     """
     paths = []
     for image in generation.images:
-        path = directory / _name(generation, image)
+        path = directory / file_name(generation, image)
         try:
             paths.append(await pq.generations.save(image, path))
         except OSError as error:
@@ -53,7 +53,7 @@ async def save_pictures(
     return paths
 
 
-def _name(generation: "Generation", image: "Image") -> str:
+def file_name(generation: "Generation", image: "Image") -> str:
     """Returns a name that says what is in it and is never used twice."""
     words = _NOT_IN_NAMES.sub("-", generation.prompt.lower()).strip("-")[:_NAME_LENGTH].strip("-")
     number = f"-{image.n}" if len(generation.images) > 1 else ""
