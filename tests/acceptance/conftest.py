@@ -1,0 +1,93 @@
+"""The program, called as people call it: in this process, or as a process of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from picture_queue.local import stack as local
+from picture_queue.settings import KEY_VARIABLES
+from picture_queue_cli.app import app
+
+Cli = Callable[..., Result]
+Program = Callable[..., subprocess.CompletedProcess[str]]
+PROGRAM = [sys.executable, "-m", "picture_queue_cli"]
+UNSET = {
+    name: None
+    for name in (*KEY_VARIABLES, "SUPABASE_URL", "SUPABASE_ACCESS_TOKEN", "REPLICATE_API_TOKEN")
+}
+
+
+@pytest.fixture
+def cli(stack: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Calls the program in this process, for the stack and with its service key.
+
+    Keyword arguments are environment variables, None unsets one; ``input`` is standard input.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: str, input: str | None = None, **environ: str | None) -> Result:
+        project = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
+        return CliRunner(env=UNSET | project | environ).invoke(
+            app, args, input=input, prog_name="picture-queue"
+        )
+
+    return call
+
+
+@pytest.fixture
+def rpc(stack: Any) -> Callable[..., Any]:
+    """Calls a function of the database with the service key."""
+
+    def call(function: str, **params: Any) -> Any:
+        answer = httpx.post(
+            f"{stack.api_url}/rest/v1/rpc/{function}",
+            json=params,
+            headers={"apikey": stack.service_role_key},
+            timeout=30,
+        )
+        return answer.raise_for_status().json()
+
+    return call
+
+
+@pytest.fixture
+def queue() -> str:
+    """A queue of the test's own."""
+    return f"q-{uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[dict[str, str]]:
+    """The environment of a person who has nothing set up; their data directory is a fresh one."""
+    path = local._temporary_directory()
+    kept = {name: value for name, value in os.environ.items() if name not in UNSET}
+    yield kept | {"XDG_DATA_HOME": str(path), "NO_COLOR": "1"}
+    local.reset(path / "picture-queue" / "local")
+    path.joinpath("picture-queue").rmdir()
+    path.rmdir()
+
+
+@pytest.fixture
+def program(home: dict[str, str], tmp_path: Path) -> Program:
+    """Calls the program as a process of its own, in that person's environment."""
+
+    def call(*args: str, timeout: float = 50, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*PROGRAM, *args],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=home | environ,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return call

@@ -1,0 +1,204 @@
+"""Whatever is wrong: one line that says what to do, an exit code, and nothing half-written."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+Cli = Callable[..., Result]
+Rpc = Callable[..., Any]
+SCHNELL = "black-forest-labs/flux-schnell"
+
+
+def refused(done: Result, code: int, *said: str) -> None:
+    """Checks what a person gets to see of an error."""
+    assert (done.exit_code, done.stdout) == (code, ""), done.output
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.stderr.rstrip().endswith((".", "?", ")"))
+    for part in said:
+        assert part.lower() in done.stderr.lower()
+
+
+@pytest.fixture
+def counted(rpc: Rpc) -> Callable[[], tuple[int, int]]:
+    """Counts jobs and generations."""
+
+    def count() -> tuple[int, int]:
+        return len(rpc("list_jobs", filter={"limit": 1000})), len(
+            rpc("list_generations", filter={"limit": 1000})
+        )
+
+    return count
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("cat", "--model", "nobody/nothing"), 4, ("nobody/nothing", "list_models")),
+        (("",), 3, ("prompt is empty",)),
+        (("  ",), 3, ("prompt is empty",)),
+        (("x" * 10_001,), 3, ("prompt has 10001 characters, the limit is",)),
+        (
+            ("cat", "--model", SCHNELL, "--input", "num_outputs=5"),
+            3,
+            ("input.num_outputs is 5 and is above 4", "inputs of"),
+        ),
+        (
+            ("cat", "--model", SCHNELL, "--input", "aspect_ratio=2:7"),
+            3,
+            ('input.aspect_ratio is "2:7" and is not one of',),
+        ),
+        (
+            ("cat", "--model", SCHNELL, "--input", "seed=red"),
+            3,
+            ('input.seed is "red" and is not a whole number',),
+        ),
+        (
+            ("cat", "--model", SCHNELL, "--input", "sed=1"),
+            3,
+            ("input.sed is 1 and is not an input of",),
+        ),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
+)
+def test_a_generation_that_does_not_fit_is_refused(
+    cli: Cli,
+    counted: Callable[[], tuple[int, int]],
+    args: tuple[str, ...],
+    code: int,
+    said: tuple[str, ...],
+) -> None:
+    before = counted()
+    refused(cli("generate", *args), code, *said)
+    assert counted() == before
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("resize", "{path: 1}"), "The payload is not JSON"),
+        (("resize", "[1]"), "The payload is not a JSON object"),
+        (("resize", "@none.json"), "The payload cannot be read"),
+        (("resize", json.dumps({"a": "x" * 65_536})), "65"),
+        (("resize", "--max-attempts", "0"), "max_attempts"),
+        (("",), "job_type"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
+)
+def test_a_job_that_does_not_fit_is_refused(
+    cli: Cli, counted: Callable[[], tuple[int, int]], args: tuple[str, ...], said: str
+) -> None:
+    before = counted()
+    refused(cli("enqueue", *args), 3, said)
+    assert counted() == before
+
+
+def test_what_is_not_there_is_not_found(cli: Cli) -> None:
+    nobody = "00000000-0000-4000-8000-000000000000"
+    for command in (("jobs", "show"), ("jobs", "cancel"), ("jobs", "retry"), ("watch",)):
+        refused(cli(*command, nobody), 4, nobody)
+    refused(cli("models", "nobody/nothing"), 4, "nobody/nothing", "picture-queue models")
+
+
+# --- the project ---
+
+
+def test_nothing_set_says_what_to_set(cli: Cli, tmp_path: Any) -> None:
+    nowhere = {"SUPABASE_URL": None, "SUPABASE_KEY": None, "XDG_DATA_HOME": str(tmp_path)}
+    refused(cli("jobs", "list", **nowhere), 2, "SUPABASE_URL", "picture-queue local start")
+    refused(cli("jobs", "list", SUPABASE_KEY=None), 2, "No Supabase key is set")
+    refused(cli("jobs", "list", SUPABASE_URL="localhost:54321"), 2, "not an http:// or https://")
+
+
+def test_a_wrong_key_is_refused(cli: Cli, stack: Any) -> None:
+    refused(cli("jobs", "list", SUPABASE_KEY="wrong"), 5, "key")
+    refused(cli("--key", stack.service_role_key + "x", "jobs", "list"), 5, "key")
+
+
+def test_a_key_that_may_not_do_that_is_refused(cli: Cli, stack: Any) -> None:
+    refused(cli("enqueue", "x", SUPABASE_KEY=stack.anon_key), 5, "service key")
+    refused(cli("health", SUPABASE_KEY=stack.anon_key), 5, "service key")
+
+
+def test_an_address_where_nobody_listens_is_no_answer(cli: Cli) -> None:
+    with socket.socket() as taken:  # bound, but not listening
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        refused(cli("jobs", "list", SUPABASE_URL=url), 6, url, "Check SUPABASE_URL")
+
+
+@contextmanager
+def answering(answer: Any, status: int = 200) -> Iterator[str]:
+    """Serves one answer to everything, and gives its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            """Keeps quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "code", "said"),
+    [
+        (
+            {"version": "0.0.1", "contract": 0, "oldest_client_contract": 0},
+            200,
+            7,
+            "supabase db push",
+        ),
+        (
+            {"version": "9.0.0", "contract": 99, "oldest_client_contract": 98},
+            200,
+            7,
+            "pip install --upgrade picture-queue",
+        ),
+        ({"code": "PGRST202", "message": "no function", "details": None, "hint": None}, 404, 7, ""),
+        ({"hello": "I am a web shop"}, 404, 6, "does not answer like a Supabase project"),
+    ],
+    ids=["database too old", "client too old", "not installed", "no Supabase"],
+)
+def test_a_project_that_does_not_fit_is_named(
+    cli: Cli, answer: Any, status: int, code: int, said: str
+) -> None:
+    with answering(answer, status) as url:
+        refused(cli("jobs", "list", SUPABASE_URL=url), code, said)
+
+
+# --- the worker ---
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        ("tasks", "not MODULE:NAME"),
+        ("nowhere_to_be_found:worker", "cannot be imported"),
+        ("json:worker", "it has no such name"),
+        ("json:dumps", "it is of type function"),
+    ],
+)
+def test_an_app_that_is_no_worker_is_refused(cli: Cli, app: str, said: str) -> None:
+    refused(cli("worker", "--app", app), 2, said)

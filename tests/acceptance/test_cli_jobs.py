@@ -1,0 +1,198 @@
+"""Jobs on the command line: written, listed, shown, steered and followed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from typer.testing import Result
+
+Cli = Callable[..., Result]
+Rpc = Callable[..., Any]
+
+
+def enqueued(cli: Cli, *args: str) -> str:
+    done = cli("enqueue", "resize", *args)
+    assert (done.exit_code, done.stderr) == (0, "")
+    return str(UUID(done.stdout.strip()))
+
+
+def shown(cli: Cli, job_id: str) -> dict[str, Any]:
+    done = cli("jobs", "show", job_id, "--json")
+    assert done.exit_code == 0
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_job_is_written_with_all_that_was_asked_for(cli: Cli, queue: str) -> None:
+    user = str(uuid4())
+    job_id = enqueued(
+        cli,
+        '{"path": "a.png"}',
+        *("--queue", queue, "--priority", "7", "--max-attempts", "9", "--delay", "2h"),
+        *("--idempotency-key", queue, "--user-id", user),
+    )
+    job = shown(cli, job_id)
+    due = datetime.fromisoformat(job["scheduled_for"]) - datetime.now(UTC)
+    assert timedelta(hours=1.9) < due < timedelta(hours=2.1)
+    wanted = {
+        "id": job_id,
+        "job_type": "resize",
+        "payload": {"path": "a.png"},
+        "queue": queue,
+        "priority": 7,
+        "max_attempts": 9,
+        "idempotency_key": queue,
+        "user_id": user,
+        "status": "pending",
+        "hold": "scheduled",
+    }
+    assert {name: job[name] for name in wanted} == wanted
+
+
+def test_a_key_used_twice_gives_the_first_job(cli: Cli, queue: str) -> None:
+    key = ("--idempotency-key", queue, "--queue", queue, "--json")
+    first, second = (json.loads(cli("enqueue", "resize", *key).stdout) for _ in range(2))
+    assert (first["outcome"], second["outcome"]) == ("created", "existing")
+    assert first["job_id"] == second["job_id"]
+    plain = cli("enqueue", "resize", *key[:-1])
+    assert plain.stdout.strip() == first["job_id"]
+    assert "already" in plain.stderr
+
+
+def test_a_payload_comes_from_standard_input(cli: Cli, queue: str) -> None:
+    done = cli("enqueue", "resize", "-", "--queue", queue, input='{"a": [1, 2]}')
+    assert shown(cli, done.stdout.strip())["payload"] == {"a": [1, 2]}
+
+
+def test_jobs_are_listed_newest_first_and_by_state(cli: Cli, queue: str) -> None:
+    first, second = (enqueued(cli, "--queue", queue) for _ in range(2))
+    assert cli("jobs", "cancel", first).stdout.strip() == "cancelled"
+    listed = json.loads(cli("jobs", "list", "--queue", queue, "--json").stdout)
+    assert [job["id"] for job in listed] == [second, first]
+    lines = cli("jobs", "list", "--queue", queue, "--status", "cancelled").stdout.splitlines()
+    assert lines[0].split() == ["id", "type", "queue", "status", "%", "attempt", "created"]
+    assert lines[1].split()[:4] == [first, "resize", queue, "cancelled"]
+    assert len(lines) == 2
+
+
+def test_an_empty_list_says_so_beside_the_result(cli: Cli, queue: str) -> None:
+    done = cli("jobs", "list", "--queue", queue)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "There are no such jobs.\n"
+    assert json.loads(cli("jobs", "list", "--queue", queue, "--json").stdout) == []
+
+
+def test_a_job_is_shown_for_people(cli: Cli, queue: str) -> None:
+    job_id = enqueued(cli, '{"path": "ä.png"}', "--queue", queue, "--delay", "1h")
+    lines = dict(line.split(maxsplit=1) for line in cli("jobs", "show", job_id).stdout.splitlines())
+    assert lines["id"].strip() == job_id
+    assert lines["status"].strip() == "pending (scheduled)"
+    assert lines["payload"].strip() == '{"path": "ä.png"}'
+    assert "error" not in lines
+
+
+def test_a_cancelled_job_is_retried(cli: Cli, queue: str) -> None:
+    job_id = enqueued(cli, "--queue", queue)
+    cancelled = json.loads(cli("jobs", "cancel", job_id, "--json").stdout)
+    assert (cancelled["job_id"], cancelled["status"]) == (job_id, "cancelled")
+    assert cli("jobs", "retry", job_id).stdout.strip() == "pending"
+    assert shown(cli, job_id)["status"] == "pending"
+
+
+def test_a_job_in_another_state_is_left_alone(cli: Cli, rpc: Rpc, queue: str) -> None:
+    job_id = enqueued(cli, "--queue", queue)
+    finish(rpc, queue)
+    for verb in ("cancel", "retry"):
+        done = cli("jobs", verb, job_id)
+        assert (done.exit_code, done.stdout) == (9, "")
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def finish(rpc: Rpc, queue: str, error: str | None = None) -> None:
+    """Does a worker's part: claims the one job of the queue, and reports it."""
+    (job,) = rpc("claim_next_job", queue=queue)
+    rpc("complete_job", job_id=job["id"], result={"size": 3}, error=error)
+
+
+def test_a_finished_job_is_watched_to_its_end_at_once(cli: Cli, rpc: Rpc, queue: str) -> None:
+    job_id = enqueued(cli, "--queue", queue)
+    finish(rpc, queue)
+    done = cli("watch", job_id)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.rstrip().endswith("completed  100 %  [snapshot]")
+
+
+def test_a_failed_job_is_exit_code_1(cli: Cli, rpc: Rpc, queue: str) -> None:
+    job_id = enqueued(cli, "--queue", queue, "--max-attempts", "1")
+    finish(rpc, queue, error="the disk is full")
+    done = cli("watch", job_id, "--json")
+    assert done.exit_code == 1
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["failed"]
+    assert done.stderr == f"error: Job {job_id} failed: the disk is full.\n"
+    assert "the disk is full" in cli("jobs", "show", job_id).stdout
+
+
+def test_a_wait_has_an_end(cli: Cli, queue: str) -> None:
+    done = cli("watch", enqueued(cli, "--queue", queue), "--timeout", "0.3")
+    assert done.exit_code == 8
+    assert "did not finish in time" in done.stderr
+
+
+def watching(stack: Any, job_id: str) -> subprocess.Popen[str]:
+    """Starts ``watch --json`` as a process; its first line has come when this returns."""
+    environ = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "picture_queue_cli", "watch", job_id, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environ},
+    )
+    assert process.stdout
+    assert json.loads(process.stdout.readline())["status"] == "pending"
+    return process
+
+
+def test_states_come_one_a_line_while_they_happen(
+    stack: Any, cli: Cli, rpc: Rpc, queue: str
+) -> None:
+    process = watching(stack, enqueued(cli, "--queue", queue))
+    finish(rpc, queue)
+    printed, said = process.communicate(timeout=30)
+    states = [json.loads(line) for line in printed.splitlines()]
+    assert states[-1]["status"] == "completed"
+    assert {state["source"] for state in states} <= {"socket", "snapshot", "poll"}
+    assert (process.returncode, said) == (0, "")
+
+
+def test_ctrl_c_ends_the_watch_and_not_the_job(stack: Any, cli: Cli, queue: str) -> None:
+    job_id = enqueued(cli, "--queue", queue)
+    process = watching(stack, job_id)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.splitlines() == [
+        f"The job goes on. Come back to it: picture-queue watch {job_id}",
+        "error: Interrupted.",
+    ]
+    assert shown(cli, job_id)["status"] == "pending"
+
+
+def test_a_reader_that_leaves_is_no_error(stack: Any, cli: Cli, queue: str) -> None:
+    enqueued(cli, "--queue", queue)
+    environ = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
+    done = subprocess.run(
+        f"{sys.executable} -m picture_queue_cli jobs list --queue {queue} --json | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, **environ},
+    )
+    assert (done.stdout, done.stderr) == ("", "")

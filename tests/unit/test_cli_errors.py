@@ -1,0 +1,140 @@
+"""Every expected error is one line on standard error and an exit code that is written down."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from picture_queue import errors
+from picture_queue_cli import errors as cli_errors
+from picture_queue_cli.app import app
+from picture_queue_cli.errors import ExitCode, Program, exit_code
+
+ROOT = Path(__file__).parents[2]
+CODES = {
+    errors.SettingsError: 2,
+    errors.InvalidArgument: 3,
+    errors.InvalidInput: 3,
+    errors.TooLarge: 3,
+    errors.NotFound: 4,
+    errors.JobNotFound: 4,
+    errors.GenerationNotFound: 4,
+    errors.UnknownModel: 4,
+    errors.NotAuthenticated: 5,
+    errors.AuthenticationFailed: 5,
+    errors.NotAllowed: 5,
+    errors.ConnectionFailed: 6,
+    errors.Busy: 6,
+    errors.StackNotRunning: 6,
+    errors.VersionMismatch: 7,
+    errors.NotInstalled: 7,
+    errors.DatabaseTooOld: 7,
+    errors.ClientTooOld: 7,
+    errors.WaitTimeout: 8,
+    errors.Conflict: 9,
+    errors.StaleLease: 9,
+    errors.JobFinished: 9,
+    errors.StackAlreadyRunning: 9,
+    errors.PortTaken: 9,
+    errors.LocalStackError: 10,
+    errors.MissingProgram: 10,
+    errors.PictureQueueError: 1,
+    errors.ServerError: 1,
+    errors.JobNotCompleted: 1,
+    errors.JobFailed: 1,
+    errors.JobCancelled: 1,
+}
+
+
+def failing(error: BaseException) -> typer.Typer:
+    """Returns a program whose only command raises."""
+    program = typer.Typer(cls=Program)
+
+    @program.callback()
+    def root() -> None:
+        """Makes this a group."""
+
+    @program.command()
+    def fail() -> None:
+        raise error
+
+    return program
+
+
+def test_every_error_of_the_library_has_a_code() -> None:
+    tree = {
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.PictureQueueError)
+    }
+    assert tree == CODES.keys()
+
+
+@pytest.mark.parametrize("kind", CODES, ids=lambda kind: kind.__name__)
+def test_an_error_exits_with_its_code(kind: type[errors.PictureQueueError]) -> None:
+    # Some take more than a message; what counts is the class.
+    assert exit_code(kind.__new__(kind)) == CODES[kind]
+
+
+@pytest.mark.parametrize("place", [cli_errors.__doc__, (ROOT / "docs" / "cli.md").read_text()])
+def test_the_codes_are_written_down(place: str) -> None:
+    written = {int(code) for code in re.findall(r"^\|? ?(\d+) +\|? *\w", place, re.MULTILINE)}
+    assert written == set(ExitCode)
+
+
+def test_an_error_is_one_line_that_says_what_to_do() -> None:
+    error = errors.PortTaken("Port 1 is\ntaken", detail="by [red]x", hint="Take another")
+    done = CliRunner().invoke(failing(error), ["fail"])
+    assert (done.exit_code, done.stdout) == (9, "")
+    assert done.stderr == "error: Port 1 is taken: by [red]x. Take another.\n"
+
+
+def test_a_long_error_stays_one_line() -> None:
+    done = CliRunner().invoke(failing(errors.TooLarge("x" * 500)), ["fail"])
+    assert done.stderr == f"error: X{'x' * 499}.\n"
+
+
+def test_ctrl_c_leaves_cleanly() -> None:
+    done = CliRunner().invoke(failing(KeyboardInterrupt()), ["fail"])
+    assert (done.exit_code, done.stderr) == (130, "error: Interrupted.\n")
+
+
+def test_what_nobody_expected_is_not_hidden() -> None:
+    done = CliRunner().invoke(failing(ZeroDivisionError("oops")), ["fail"])
+    assert isinstance(done.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["jbos"], "No such command 'jbos'. Did you mean 'jobs'?"),
+        (["jobs", "lst"], "No such command 'lst'. Did you mean 'list'?"),
+        (["jobs", "list", "--nope"], "No such option: --nope"),
+        (["jobs", "list", "--limit", "0"], "--limit"),
+        (["jobs", "list", "--status", "odd"], "--status"),
+        (["jobs", "show", "no-uuid"], "JOB_ID"),
+        (["generate"], "Missing argument"),
+        (["generate", "x", "--input", "seed"], "'seed' is not NAME=VALUE"),
+        (["generate", "x", "--out", "/dev/null"], "--out"),
+        (["enqueue", "x", "--delay", "soon"], "'soon' is not a time like 90s"),
+        (["enqueue", "x", "--at", "noon"], "'noon' is not a time like 2030"),
+        (["enqueue", "x", "--at", "2030-01-01", "--delay", "1h"], "not both"),
+        (["worker", "--concurrency", "0"], "--concurrency"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line_is_one_line(args: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, args, prog_name="picture-queue")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert re.search(r"See: picture-queue[\w -]* --help\n$", done.stderr)
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    done = CliRunner().invoke(app, [], prog_name="picture-queue")
+    assert done.exit_code == 2
+    assert "Usage: picture-queue" in done.output
+    assert "error" not in done.output

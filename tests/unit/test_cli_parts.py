@@ -1,0 +1,245 @@
+"""The small parts of the command line: what it reads and what it shows."""
+
+import io
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from picture_queue.errors import InvalidArgument
+from picture_queue.records import Generation, JobEvent, JobStatus
+from picture_queue.records import Image as Picture
+from picture_queue_cli import render
+from picture_queue_cli.bar import event_line
+from picture_queue_cli.generate import parse_inputs
+from picture_queue_cli.jobs import Status, due, read_payload
+from picture_queue_cli.pictures import file_name
+from picture_queue_cli.preview import preview
+from picture_queue_cli.timeline import Timeline
+
+NOW = datetime(2030, 1, 31, 8, 0, tzinfo=UTC)
+
+
+def event(status: str, progress: int = 0, source: Any = "socket", **more: Any) -> JobEvent:
+    return JobEvent.model_validate(
+        {
+            "job_id": uuid4(),
+            "job_type": "generate-image",
+            "queue": "default",
+            "status": status,
+            "hold": None,
+            "progress": progress,
+            "message": None,
+            "attempt": 1,
+            "version": 1,
+            "at": NOW,
+            "source": source,
+            **more,
+        }
+    )
+
+
+# --- what it reads ---
+
+
+def test_the_choices_are_the_library_s_states() -> None:
+    assert [state.value for state in Status] == [state.value for state in JobStatus]
+
+
+def test_a_payload_comes_from_the_argument_a_file_or_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "payload.json"
+    file.write_text('{"a": "ä"}', encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"a": 2}'))
+    assert read_payload('{"a": 1}') == {"a": 1}
+    assert read_payload(f"@{file}") == {"a": "ä"}
+    assert read_payload("-") == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{path: 1}", "The payload is not JSON"),
+        ("[1, 2]", "The payload is not a JSON object: it is [1, 2]"),
+        ("@/nowhere/x.json", "The payload cannot be read: /nowhere/x.json: No such file"),
+    ],
+)
+def test_a_payload_that_is_none_is_refused(text: str, said: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        read_payload(text)
+    assert str(caught.value).startswith(said)
+
+
+def test_a_payload_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidArgument, match="not UTF-8"):
+        read_payload(f"@{tmp_path / 'x'}")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("num_outputs=2", 2),
+        ("go_fast=false", False),
+        ("aspect_ratio=16:9", "16:9"),
+        ('seed="7"', "7"),
+        ("style=a=b", "a=b"),
+        ("note=", ""),
+    ],
+)
+def test_an_input_is_json_where_it_can_be(text: str, value: object) -> None:
+    assert list(parse_inputs([text]).values()) == [value]
+
+
+@pytest.mark.parametrize(
+    ("delay", "seconds"),
+    [("90", 90), ("90s", 90), ("1.5m", 90), ("10min", 600), ("2h", 7200), ("1 d", 86400)],
+)
+def test_a_delay_is_a_number_and_a_unit(delay: str, seconds: float) -> None:
+    found = due(delay, None)
+    assert found is not None
+    wanted = datetime.now(UTC) + timedelta(seconds=seconds)
+    assert math.isclose(found.timestamp(), wanted.timestamp(), abs_tol=5)
+
+
+def test_a_time_may_have_a_zone() -> None:
+    assert due(None, "2030-01-31T09:00+01:00") == NOW
+    assert due(None, None) is None
+
+
+# --- what it shows ---
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(-1, "0 s"), (59, "59 s"), (150, "2 min"), (7200, "2 h"), (9e5, "10 d")]
+)
+def test_durations_have_one_unit(seconds: float, shown: str) -> None:
+    assert render.duration(seconds) == shown
+
+
+def test_moments_lie_before_or_ahead() -> None:
+    now = datetime.now(UTC)
+    assert render.ago(now - timedelta(seconds=300.2)) == "5 min ago"
+    assert render.ago(now + timedelta(seconds=300.2)) == "in 5 min"
+    assert render.ago(None) == ""
+
+
+def test_a_state_is_one_line() -> None:
+    line = event_line(event("processing", 40, message="generating", hold="parked"))
+    assert line.endswith("processing (parked)  40 %  generating  [socket]")
+
+
+def generation(prompt: str, count: int, mime_type: str = "image/webp") -> Generation:
+    identity = UUID("12345678-0000-4000-8000-000000000000")
+    images = [
+        Picture(
+            id=uuid4(),
+            generation_id=identity,
+            n=n,
+            path=f"x/{n}",
+            mime_type=mime_type,
+            width=1,
+            height=1,
+            bytes=1,
+            created_at=NOW,
+        )
+        for n in range(1, count + 1)
+    ]
+    return Generation(
+        id=identity,
+        user_id=None,
+        job_id=uuid4(),
+        model_id="m",
+        prompt=prompt,
+        input={},
+        status=JobStatus.COMPLETED,
+        error=None,
+        images=tuple(images),
+        created_at=NOW,
+        updated_at=NOW,
+        finished_at=NOW,
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "names"),
+    [
+        (generation("A cat, asleep!", 1), ["a-cat-asleep-12345678.webp"]),
+        (generation("x" * 99, 1, "image/png"), [f"{'x' * 40}-12345678.png"]),
+        (generation("../../etc/passwd", 1), ["etc-passwd-12345678.webp"]),
+        (generation("", 1, "image/svg+xml"), ["12345678.svg"]),
+        (generation("猫", 2, "image/jpeg"), ["猫-12345678-1.jpg", "猫-12345678-2.jpg"]),
+    ],
+    ids=lambda value: value.prompt[:10] if isinstance(value, Generation) else "",
+)
+def test_a_file_is_named_after_its_prompt(made: Generation, names: list[str]) -> None:
+    assert [file_name(made, image) for image in made.images] == names
+
+
+def screen(width: int = 40, height: int = 20) -> Console:
+    return Console(
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        width=width,
+        height=height,
+        _environ={},
+    )
+
+
+def test_a_preview_has_the_colours_of_the_picture(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    picture = Image.new("RGB", (64, 64), (255, 0, 0))
+    picture.paste((0, 0, 255), (0, 32, 64, 64))
+    picture.save(path)
+    console = screen()
+    text = preview(path, console)
+    assert text is not None
+    lines = text.plain.split("\n")
+    assert len(lines) == 10, "half the screen"
+    assert {len(line) for line in lines} == {20}
+    console.print(text)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "38;2;255;0;0;48;2;255;0;0m▀" in shown, "red above"
+    assert "38;2;0;0;255;48;2;0;0;255m▀" in shown, "blue below"
+
+
+def test_there_is_no_preview_in_a_pipe_or_of_what_is_no_bitmap(tmp_path: Path) -> None:
+    (tmp_path / "x.svg").write_text("<svg/>")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    assert preview(tmp_path / "x.svg", screen()) is None
+    assert preview(tmp_path / "x.png", Console(file=io.StringIO())) is None
+
+
+def test_a_timeline_keeps_the_first_of_each_moment_and_its_source() -> None:
+    timeline = Timeline()
+    timeline.mark("answered", "answer")
+    timeline.see(event("pending", source="snapshot"))
+    timeline.see(event("processing", 0, "snapshot"))
+    timeline.see(event("processing", 30, "socket"))
+    timeline.see(event("processing", 60, "poll"))
+    timeline.see(event("completed", 100, "socket"))
+    timeline.mark_row("stored", datetime.now(UTC) + timedelta(seconds=60))
+    found = timeline.as_json()
+    assert {name: moment["source"] for name, moment in found["timeline"].items()} == {
+        "answered": "answer",
+        "claimed": "snapshot",
+        "first_progress": "socket",
+        "completed": "socket",
+        "stored": "row",
+    }
+    assert [seen["source"] for seen in found["events"]] == [
+        "snapshot",
+        "snapshot",
+        "socket",
+        "poll",
+        "socket",
+    ]
+    assert timeline.sources() == "5 states: 2 from snapshot, 2 from socket, 1 from poll"
+    assert found["timeline"]["stored"]["ms"] == pytest.approx(60_000, abs=1000)

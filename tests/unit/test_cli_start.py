@@ -1,0 +1,65 @@
+"""Starting the program costs no imports that only some commands need."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "supabase",
+    "httpx",
+    "websockets",
+    "realtime",
+    "picture_queue.records",
+    "picture_queue.local",
+    "picture_queue.worker",
+    "PIL",
+    "psutil",
+}
+PROBE = """
+import sys
+from picture_queue_cli.app import main
+try:
+    main()
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+
+
+def run(*args: str, **environ: str) -> tuple[str, set[str]]:
+    """Runs the program and returns what it printed and which modules it loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *args],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, **environ},
+    )
+    return done.stdout, set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "args", [("--help",), ("--version",), ("jobs", "list", "--help"), ("demo", "--help")]
+)
+def test_help_and_version_load_nothing_heavy(args: tuple[str, ...]) -> None:
+    printed, loaded = run(*args)
+    assert "picture-queue" in printed
+    assert not HEAVY & loaded
+
+
+def test_completion_loads_nothing_heavy_and_knows_the_commands() -> None:
+    printed, loaded = run(
+        _PICTURE_QUEUE_COMPLETE="complete_bash", COMP_WORDS="picture-queue jobs ", COMP_CWORD="2"
+    )
+    assert printed.split() == ["list", "show", "cancel", "retry"]
+    assert not HEAVY & loaded
+
+
+def test_completion_knows_the_models() -> None:
+    printed, _ = run(
+        _PICTURE_QUEUE_COMPLETE="complete_bash",
+        COMP_WORDS="picture-queue generate x --model black-forest-labs/flux-sch",
+        COMP_CWORD="4",
+    )
+    assert printed.split() == ["black-forest-labs/flux-schnell"]
