@@ -19,8 +19,8 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 _RETRY_DELAYS = (0.05, 0.2, 1.0, 2.0)  # seconds; the last one repeats
 _WATCH_INTERVAL = 15.0  # seconds between two proofs that the connection lives
 _PRUNE_EVERY = 240  # watches: an hour
-_KEPT = "72 hours"  # as on the platform
-
+# As long as on the platform.
+_PRUNE = "delete from realtime.messages where inserted_at < now() - interval '72 hours'"
 _ROW = "select id, topic, event, private, payload from realtime.messages where id = $1"
 
 
@@ -35,6 +35,7 @@ class Listener:
         self._dsn = dsn
         self._hub = hub
         self._notes: asyncio.Queue[str] = asyncio.Queue()
+        self._asking = asyncio.Lock()  # a connection answers one question at a time
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
@@ -81,15 +82,11 @@ class Listener:
         """Returns when the connection is gone; asks now and then, since a dead peer is silent."""
         watches = 0
         while not lost.is_set():
-            if watches % _PRUNE_EVERY == 0:
-                await connection.execute(
-                    f"delete from realtime.messages where inserted_at < now() - interval '{_KEPT}'"  # noqa: S608
-                )
+            async with self._asking:
+                await connection.execute(_PRUNE if watches % _PRUNE_EVERY == 0 else "select 1")
             watches += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(lost.wait(), _WATCH_INTERVAL)
-                return
-            await connection.execute("select 1")
 
     def _note(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         self._notes.put_nowait(str(payload))
@@ -101,7 +98,8 @@ class Listener:
             try:
                 message: dict[str, Any] = json.loads(note)
                 if "topic" not in message:
-                    row = await connection.fetchrow(_ROW, uuid.UUID(message["id"]))
+                    async with self._asking:
+                        row = await connection.fetchrow(_ROW, uuid.UUID(message["id"]))
                     if row is None:
                         continue
                     message = {**row, "payload": json.loads(row["payload"] or "null")}
