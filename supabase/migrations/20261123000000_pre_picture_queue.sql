@@ -636,7 +636,7 @@ begin
     for update skip locked
   ) d;
   if v_changes is null then
-    return '{}';
+    return '{}'::text[];
   end if;
   return (select array_agg(distinct t.queue) from picture_queue._transition(v_changes) t where t.status = 'pending');
 end
@@ -1230,6 +1230,7 @@ begin
   return picture_queue._enqueue(jobs);
 exception when deadlock_detected then
   perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues share idempotency keys', 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.enqueue_jobs is 'Writes many jobs in one call; answers id and outcome of each.';
@@ -1269,6 +1270,7 @@ begin
   return picture_queue._heartbeat(worker, leases);
 exception when deadlock_detected then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
@@ -1286,7 +1288,7 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_outcomes jsonb := picture_queue._report(outcomes);
-  v_jobs jsonb := '[]';
+  v_jobs jsonb := '[]'::jsonb;
 begin
   if jsonb_typeof(claim) = 'object' then
     select picture_queue._claim_jobs(
@@ -1298,6 +1300,7 @@ begin
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
 exception when deadlock_detected then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';

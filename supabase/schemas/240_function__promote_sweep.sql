@@ -43,7 +43,7 @@ begin
     for update skip locked
   ) d;
   if v_changes is null then
-    return '{}';
+    return '{}'::text[];
   end if;
   return (select array_agg(distinct t.queue) from picture_queue._transition(v_changes) t where t.status = 'pending');
 end

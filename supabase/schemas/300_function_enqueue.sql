@@ -29,6 +29,7 @@ begin
   return picture_queue._enqueue(jobs);
 exception when deadlock_detected then
   perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues share idempotency keys', 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.enqueue_jobs is 'Writes many jobs in one call; answers id and outcome of each.';

@@ -6,6 +6,7 @@ begin
   return picture_queue._heartbeat(worker, leases);
 exception when deadlock_detected then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
@@ -23,7 +24,7 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_outcomes jsonb := picture_queue._report(outcomes);
-  v_jobs jsonb := '[]';
+  v_jobs jsonb := '[]'::jsonb;
 begin
   if jsonb_typeof(claim) = 'object' then
     select picture_queue._claim_jobs(
@@ -35,6 +36,7 @@ begin
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
 exception when deadlock_detected then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';
