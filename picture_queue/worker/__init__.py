@@ -1,0 +1,15 @@
+"""Runs jobs: `Worker`, and what its handlers say and get."""
+
+from picture_queue.worker.context import JobContext, SyncJobContext
+from picture_queue.worker.outcomes import Cancel, Park, PermanentFailure, Snooze
+from picture_queue.worker.worker import Worker
+
+__all__ = [
+    "Cancel",
+    "JobContext",
+    "Park",
+    "PermanentFailure",
+    "Snooze",
+    "SyncJobContext",
+    "Worker",
+]

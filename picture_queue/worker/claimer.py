@@ -1,0 +1,146 @@
+"""Asks for jobs: as many as there are free slots, when there may be some."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from uuid import uuid4
+
+from picture_queue import _rpc
+from picture_queue._rpc import Claim
+from picture_queue.records import ClaimedJob
+from picture_queue.settings import WorkerSettings
+from picture_queue.worker._link import Backoff, Link
+from picture_queue.worker._service import Service
+from picture_queue.worker._signals import Signals
+
+_log = logging.getLogger(__name__)
+
+_ANSWER = 20.0  # seconds for an answer, repetitions included
+
+
+class Claimer(Service):
+    """Keeps the slots of a worker filled.
+
+    There is one question at a time, its own or one that travels with a report. Whose answer was
+    lost is asked again as it was, with the same request id: the database gives the same jobs.
+
+    Args:
+        link: Makes the calls.
+        worker: Name of the worker.
+        job_types: The types that have a handler.
+        settings: Queues, lease and poll interval.
+        free_slots: Says how many jobs could be taken now.
+        launch: Takes a job, and when its lease was asked for by the clock of the event loop.
+        signals: For tests.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        worker: str,
+        job_types: tuple[str, ...],
+        settings: WorkerSettings,
+        free_slots: Callable[[], int],
+        launch: Callable[[ClaimedJob, float], None],
+        signals: Signals,
+    ) -> None:
+        super().__init__()
+        self._link = link
+        self._worker = worker
+        self._job_types = job_types
+        self._settings = settings
+        self._free_slots = free_slots
+        self._launch = launch
+        self._signals = signals
+        self._backoff = Backoff()
+        self._clock = asyncio.get_running_loop().time
+        self._open: Claim | None = None  # asked, and not answered yet
+        self._asked_at = 0.0  # when it was asked first
+        self._asking = False
+        self._wanted = True  # something happened: look without waiting for the poll
+        self._more = True  # the last answer was full, so there may be more
+        self._next_poll = self._clock()
+        self.hears_wake_ups = False  # until then a report always asks along
+
+    def look(self) -> None:
+        """Looks for jobs at once, or as soon as a slot is free."""
+        self._wanted = True
+        self.wake()
+
+    def ask_along(self) -> Claim | None:
+        """Returns a question to travel with a report, or None when there is nothing to ask.
+
+        Whoever takes it calls `answered` or `unanswered`.
+        """
+        due = self._more or self._wanted or self._clock() >= self._next_poll
+        return self._question() if due or not self.hears_wake_ups else None
+
+    def answered(self, claim: Claim | None, jobs: list[ClaimedJob]) -> None:
+        """Takes the answer to a question and launches its jobs."""
+        if claim is None:
+            return
+        asked_at = self._asked_at
+        self._open, self._asking = None, False
+        self._next_poll = self._clock() + self._poll_interval()
+        full = len(jobs) == claim.max_jobs
+        if not full and self._more:
+            # The database has only now noted that this worker is idle: a job written in the
+            # meantime woke nobody.
+            self._wanted = True
+        elif not full:
+            self._signals.idle.emit(None)
+        self._more = full
+        for job in jobs:
+            self._launch(job, asked_at)
+        if jobs:
+            self._signals.claimed.emit(tuple(job.id for job in jobs))
+        self.wake()
+
+    def unanswered(self, claim: Claim | None) -> None:
+        """Keeps a question whose answer was lost."""
+        if claim is not None:
+            self._asking, self._wanted = False, True
+            self.wake()
+
+    def _question(self) -> Claim | None:
+        if self._asking or self.stopping:
+            return None
+        if self._open is None:
+            free = self._free_slots()
+            if free <= 0:
+                return None
+            self._open = Claim(
+                self._worker,
+                self._settings.queues,
+                self._job_types,
+                free,
+                self._settings.lease,
+                uuid4(),
+            )
+            self._asked_at = self._clock()
+        self._asking, self._wanted = True, False
+        return self._open
+
+    async def _round(self) -> None:
+        wait = 0.0 if self._wanted else self._next_poll - self._clock()
+        if wait > 0:
+            await self._pause(wait)
+            return
+        claim = self._question()
+        if claim is None:
+            # No slot is free, or a report asks just now: both end with a wake-up.
+            await self._pause(None)
+            return
+        try:
+            jobs = await self._link.call(_rpc.claim_jobs(claim), _ANSWER)
+        except Exception:  # the link has logged it
+            self.unanswered(claim)
+            await self._rest(self._backoff.next())
+            return
+        self._backoff.reset()
+        self.answered(claim, jobs)
+
+    def _poll_interval(self) -> float:
+        # Jitter: workers that were started together do not ask together for ever.
+        return self._settings.poll_interval * random.uniform(0.8, 1.0)  # noqa: S311

@@ -1,0 +1,155 @@
+"""What a handler knows about its job, and how it says how far it is."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from picture_queue.errors import InvalidArgument
+from picture_queue.records import ClaimedJob
+from picture_queue.worker.outcomes import clean
+from picture_queue.worker.progress import Progress
+
+
+@dataclass(slots=True)
+class Flags:
+    """What was asked of an attempt; written by the worker, read by the handler.
+
+    Attributes:
+        cancel: The job's cancel was requested.
+        shutdown: The worker stops.
+        stopped: The attempt is over for the worker, whatever the handler still does.
+    """
+
+    cancel: bool = False
+    shutdown: bool = False
+    stopped: bool = False
+
+
+class _Context:
+    """The parts that sync and async handlers have in common.
+
+    Attributes:
+        job: The job as it was claimed.
+    """
+
+    __slots__ = ("_flags", "_progress", "job")
+
+    def __init__(self, job: ClaimedJob, flags: Flags, progress: Progress) -> None:
+        self.job = job
+        self._flags = flags
+        self._progress = progress
+
+    @property
+    def id(self) -> UUID:
+        """Id of the job."""
+        return self.job.id
+
+    @property
+    def job_type(self) -> str:
+        """Type of the job."""
+        return self.job.job_type
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The payload as it was enqueued."""
+        return self.job.payload
+
+    @property
+    def attempt(self) -> int:
+        """Number of this attempt, from 1."""
+        return self.job.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        """Attempts before the job fails."""
+        return self.job.max_attempts
+
+    @property
+    def lease_id(self) -> UUID:
+        """The lease that fences what this attempt writes."""
+        return self.job.lease_id
+
+    @property
+    def user_id(self) -> UUID | None:
+        """Whose job it is."""
+        return self.job.user_id
+
+    @property
+    def generation_id(self) -> UUID | None:
+        """The generation it is about, if it is about one."""
+        return self.job.generation_id
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the job is being cancelled.
+
+        A running handler is stopped then: an async one by `asyncio.CancelledError`. It is true from
+        the start for a job that was cancelled while it was parked: such a handler is run, not
+        stopped, so that it can undo what an earlier attempt began.
+        """
+        return self._flags.cancel
+
+    @property
+    def shutdown_requested(self) -> bool:
+        """Whether the worker stops: a handler that does not end in time is released."""
+        return self._flags.shutdown
+
+    def _checked(self, percent: int, message: str | None) -> tuple[int, str | None]:
+        if self._flags.stopped:
+            # Whoever still runs was told to stop, or is a task the handler left behind.
+            raise asyncio.CancelledError("the attempt is over")
+        if not 0 <= percent <= 100:
+            raise InvalidArgument(
+                "progress takes percent", detail=f"percent is {percent}, not 0 to 100"
+            )
+        return int(percent), None if message is None else clean(message)
+
+
+class JobContext(_Context):
+    """The context of an async handler."""
+
+    __slots__ = ()
+
+    async def progress(self, percent: int, message: str | None = None) -> None:
+        """Says how far the job is. Cheap to call often: the latest value goes out, four a second.
+
+        Args:
+            percent: 0 to 100.
+            message: What is being done, for the owner of the job.
+
+        Raises:
+            InvalidArgument: ``percent`` is out of range.
+            asyncio.CancelledError: The attempt is over.
+        """
+        self._progress.put(*self._checked(percent, message))
+        # A handler that never waits gets no cancellation and lets nothing out.
+        await asyncio.sleep(0)
+
+
+class SyncJobContext(_Context):
+    """The context of a sync handler, which runs in a thread of its own."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, job: ClaimedJob, flags: Flags, progress: Progress) -> None:
+        super().__init__(job, flags, progress)
+        self._loop = asyncio.get_running_loop()
+
+    def progress(self, percent: int, message: str | None = None) -> None:
+        """Says how far the job is, from any thread; see `JobContext.progress`.
+
+        Args:
+            percent: 0 to 100.
+            message: What is being done, for the owner of the job.
+
+        Raises:
+            InvalidArgument: ``percent`` is out of range.
+            asyncio.CancelledError: The attempt is over (cancelled, timed out, released, or its
+                lease is lost). A thread cannot be stopped from outside: let it pass.
+        """
+        checked = self._checked(percent, message)
+        try:
+            self._loop.call_soon_threadsafe(self._progress.put, *checked)
+        except RuntimeError as error:  # the worker ended, and its loop with it
+            raise asyncio.CancelledError("the worker has stopped") from error

@@ -1,0 +1,93 @@
+"""The rows and files of a generation, over the project's API and under the lease of its job."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from storage3.exceptions import StorageApiError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from picture_queue import _rpc
+from picture_queue._async.generations import BUCKET
+from picture_queue._transport.base import (
+    ATTEMPTS,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    name_error,
+    worth_repeating,
+)
+from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue.errors import Busy
+from picture_queue.replicate.store import Begun, FinalState, SavedImage
+
+
+class ProjectStore:
+    """A `GenerationStore` of one job.
+
+    Args:
+        project: Where rows and files are.
+        job_id: The job.
+        lease_id: The lease it is claimed under.
+    """
+
+    def __init__(self, project: AsyncPostgrest, job_id: UUID, lease_id: UUID) -> None:
+        self._project = project
+        self._job_id = job_id
+        self._lease_id = lease_id
+
+    async def begin(self) -> Begun:
+        """Commits a row in state ``creating``, or gives back the row of an earlier attempt."""
+        call = _rpc.begin_prediction(self._job_id, self._lease_id)
+        return Begun.model_validate(await self._project.call(call))
+
+    async def record(self, row_id: UUID, prediction_id: str) -> None:
+        """Stores the id of the prediction.
+
+        Raises:
+            Conflict: Another row owns that prediction.
+        """
+        await self._project.call(
+            _rpc.record_prediction(self._job_id, self._lease_id, row_id, prediction_id)
+        )
+
+    async def finish(
+        self,
+        row_id: UUID,
+        state: FinalState,
+        *,
+        error: str | None = None,
+        metrics: dict[str, Any] | None = None,
+    ) -> None:
+        """Ends the row."""
+        await self._project.call(
+            _rpc.finish_prediction(self._job_id, self._lease_id, row_id, state, error, metrics)
+        )
+
+    async def upload(self, path: str, data: bytes, content_type: str) -> None:
+        """Writes a file, over one of that path."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(worth_repeating),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE),
+            reraise=True,
+        ):
+            with attempt:
+                await self._upload(path, data, content_type)
+
+    async def save_images(self, images: Sequence[SavedImage]) -> None:
+        """Writes the images of the generation."""
+        rows = [image.model_dump(mode="json") for image in images]
+        await self._project.call(_rpc.save_images(self._job_id, self._lease_id, rows))
+
+    async def _upload(self, path: str, data: bytes, content_type: str) -> None:
+        client = await self._project.client()
+        try:
+            await client.storage.from_(BUCKET).upload(
+                path, data, {"content-type": content_type, "upsert": "true"}
+            )
+        except StorageApiError as error:
+            if str(error.status).startswith("5") or str(error.status) == "429":
+                raise Busy("Storage is not available now", detail=error.message) from error
+            raise name_error(error, self._project.settings.url) from error
+        except Exception as error:
+            raise name_error(error, self._project.settings.url) from error

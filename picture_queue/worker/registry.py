@@ -1,0 +1,157 @@
+"""Which function handles which job type, and the policy of each type."""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, to_json
+
+from picture_queue.errors import InvalidArgument
+from picture_queue.worker._signature import Shape, shape_of
+from picture_queue.worker.outcomes import PermanentFailure
+
+_JOB_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
+_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_SHOWN = 100  # characters of a value in an error
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How jobs of a type are run; None leaves it to the queue, then to the project.
+
+    Args:
+        queue: Where they are enqueued.
+        max_attempts: Attempts before a job fails.
+        timeout: Longest run of one attempt, seconds.
+        lease: Length of a lease, seconds.
+        backoff: Seconds to the second attempt; doubles from there.
+        backoff_cap: Longest backoff, seconds.
+
+    Raises:
+        InvalidArgument: Naming the setting and its value.
+    """
+
+    queue: str | None = None
+    max_attempts: int | None = None
+    timeout: float | None = None
+    lease: float | None = None
+    backoff: float | None = None
+    backoff_cap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.queue is not None and not _QUEUE.fullmatch(self.queue):
+            raise InvalidArgument(
+                "queue is not a name", detail=repr(self.queue), hint="Use letters, digits and _ . -"
+            )
+        for name, low in (
+            ("max_attempts", 1),
+            ("timeout", 0.001),
+            ("lease", 1),
+            ("backoff", 0.001),
+            ("backoff_cap", 0.001),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (low <= value and math.isfinite(value)):
+                raise InvalidArgument(f"{name} is {value}", hint=f"Choose {low} or more")
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what is set, as `register_worker` takes it."""
+        given = {
+            "queue": self.queue,
+            "max_attempts": self.max_attempts,
+            "timeout_seconds": self.timeout,
+            "lease_seconds": self.lease,
+            "backoff_seconds": self.backoff,
+            "backoff_cap_seconds": self.backoff_cap,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """The function of one job type."""
+
+    job_type: str
+    function: Callable[..., Any]
+    shape: Shape
+    policy: Policy
+
+    def arguments(self, payload: dict[str, Any], context: object) -> list[Any]:
+        """Returns what the function is called with.
+
+        Raises:
+            PermanentFailure: The payload does not fit; names the field and its value.
+        """
+        given: list[Any] = []
+        if self.shape.takes_payload:
+            given.append(self._validated(payload))
+        if self.shape.takes_context:
+            given.append(context)
+        return given
+
+    def _validated(self, payload: dict[str, Any]) -> Any:
+        if self.shape.payload is None:
+            return payload
+        try:
+            # As JSON: strict types take a date or a uuid from text there, as they should.
+            return self.shape.payload.validate_json(to_json(payload))
+        except ValidationError as error:
+            raise PermanentFailure(_misfit(error)) from error
+
+
+class Registry:
+    """The handlers of a worker."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+
+    def add(self, job_type: str, function: Callable[..., Any], policy: Policy) -> None:
+        """Registers a handler.
+
+        Raises:
+            InvalidArgument: The name, or the function's signature, is not acceptable, or the type
+                has a handler already.
+        """
+        if not _JOB_TYPE.fullmatch(job_type):
+            raise InvalidArgument(
+                "job_type is not a name",
+                detail=repr(job_type),
+                hint="Use letters, digits and _ . : -",
+            )
+        if job_type in self._handlers:
+            raise InvalidArgument(f"{job_type!r} has a handler already")
+        shape = shape_of(job_type, function)
+        self._handlers[job_type] = Handler(job_type, function, shape, policy)
+
+    def __getitem__(self, job_type: str) -> Handler:
+        return self._handlers[job_type]
+
+    def __iter__(self) -> Iterator[Handler]:
+        return iter(self._handlers.values())
+
+    @property
+    def job_types(self) -> tuple[str, ...]:
+        """The types with a handler, sorted."""
+        return tuple(sorted(self._handlers))
+
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """Returns the policy of each type, as `register_worker` takes them."""
+        return {handler.job_type: handler.policy.as_json() for handler in self}
+
+
+def _misfit(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"The payload does not fit: {_problem(problems[0])}{more}"
+
+
+def _problem(problem: ErrorDetails) -> str:
+    field = ".".join(str(part) for part in ("payload", *problem["loc"]))
+    if problem["type"] == "missing":
+        return f"{field} is missing"
+    value = repr(problem["input"])
+    shown = value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
+    return f"{field} is {shown}: {problem['msg']}"

@@ -1,0 +1,162 @@
+"""Writes outcomes, many in one call. An outcome is kept until the database has answered for it."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+from picture_queue import _rpc
+from picture_queue.errors import TooLarge
+from picture_queue.records import ClaimedJob
+from picture_queue.worker._link import Backoff, Link
+from picture_queue.worker._service import Service
+from picture_queue.worker._signals import Signals
+from picture_queue.worker.claimer import Claimer
+from picture_queue.worker.outcomes import Failed, Outcome, clean
+
+_log = logging.getLogger(__name__)
+
+#: Outcomes in one call at most.
+BATCH = 500
+_ANSWER = 20.0  # seconds for an answer, repetitions included
+
+
+@dataclass(slots=True, eq=False)
+class Report:
+    """What is to be written about one attempt."""
+
+    job_id: UUID
+    lease_id: UUID
+    outcome: Outcome
+    duration: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns the report as `report_jobs` takes it."""
+        return {
+            "job_id": str(self.job_id),
+            "lease_id": str(self.lease_id),
+            "duration_seconds": round(self.duration, 4),
+            **self.outcome.as_json(),
+        }
+
+
+class Reporter(Service):
+    """Sends what has come together since the last answer, and claims in the same round trip.
+
+    Args:
+        link: Makes the calls.
+        claimer: Asks for the next jobs where slots are free.
+        on_reported: Called with job and lease once the database has answered.
+        signals: For tests.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        claimer: Claimer,
+        on_reported: Callable[[UUID, UUID], None],
+        signals: Signals,
+    ) -> None:
+        super().__init__()
+        self._link = link
+        self._claimer = claimer
+        self._on_reported = on_reported
+        self._signals = signals
+        self._backoff = Backoff(first=0.1, longest=5.0)
+        # One report a job: where there is a second, the first one's lease has ended.
+        self._waiting: dict[UUID, Report] = {}
+        self._batch = BATCH
+
+    def put(self, job: ClaimedJob, outcome: Outcome, duration: float = 0.0) -> None:
+        """Takes an outcome; it is written from the background."""
+        self._waiting[job.id] = Report(job.id, job.lease_id, outcome, duration)
+        self.wake()
+
+    @property
+    def backlog(self) -> int:
+        """Number of outcomes the database has not answered for."""
+        return len(self._waiting)
+
+    async def stop(self, patience: float) -> None:
+        """Writes what is left, and says what could not be written."""
+        await super().stop(patience)
+        for report in self._waiting.values():
+            _log.error(
+                "The outcome of job %s (%s) could not be written; the job runs again once its "
+                "lease has ended",
+                report.job_id,
+                report.outcome.name,
+            )
+
+    def _finished(self) -> bool:
+        return not self._waiting
+
+    async def _round(self) -> None:
+        if not self._waiting:
+            await self._pause(None)
+            return
+        batch = list(islice(self._waiting.values(), self._batch))
+        if await self._write(batch):
+            self._backoff.reset()
+            self._batch = min(self._batch * 2, BATCH)
+            return
+        # Smaller, and others first: one report that cannot be sent must not hold up the rest.
+        self._batch = max(1, self._batch // 2)
+        for report in batch:
+            if self._waiting.get(report.job_id) is report:
+                self._waiting[report.job_id] = self._waiting.pop(report.job_id)
+        await asyncio.sleep(self._backoff.next())
+
+    async def _write(self, batch: list[Report]) -> bool:
+        """Makes one call; False when the same reports are to be sent again."""
+        # A report that is looked at on its own must not fail for what a claim brings.
+        claim = self._claimer.ask_along() if self._batch > 1 else None
+        call = _rpc.report_jobs([report.as_json() for report in batch], claim)
+        try:
+            answer = await self._link.call(call, _ANSWER)
+        except Exception as error:  # the link has logged it
+            self._claimer.unanswered(claim)
+            if not _is_at_fault(error):
+                return False
+            if len(batch) > 1:
+                self._batch = 1  # to find the one
+                return False
+            self._replace(batch[0], error)
+            return True
+        self._claimer.answered(claim, answer.jobs)
+        for report in batch:
+            self._answered(report, answer.outcomes.get(report.job_id, "stale"))
+        return True
+
+    def _answered(self, report: Report, answer: str) -> None:
+        if self._waiting.get(report.job_id) is report:
+            del self._waiting[report.job_id]
+        if answer == "stale":
+            _log.warning(
+                "The work on job %s was not recorded: its lease had ended (outcome: %s)",
+                report.job_id,
+                report.outcome.name,
+            )
+        self._on_reported(report.job_id, report.lease_id)
+        self._signals.reported.emit((report.job_id, answer))
+
+    def _replace(self, report: Report, error: Exception) -> None:
+        """Fails a job whose outcome the database can never take."""
+        if self._waiting.get(report.job_id) is not report:
+            return
+        if isinstance(report.outcome, Failed) and not report.outcome.detail:
+            _log.error("The failure of job %s cannot be written: %s", report.job_id, error)
+            del self._waiting[report.job_id]
+            self._on_reported(report.job_id, report.lease_id)
+            return
+        report.outcome = Failed(
+            clean(f"The outcome of the job could not be written: {error}"), retryable=False
+        )
+
+
+def _is_at_fault(error: Exception) -> bool:
+    """Whether the outcome, not the way to the database, is what went wrong."""
+    return isinstance(error, ValueError | TypeError | RecursionError | TooLarge)

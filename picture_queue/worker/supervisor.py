@@ -1,0 +1,253 @@
+"""One run of a worker, from its registration to its last report: what starts, stops, and when."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from typing import Any
+from uuid import uuid4
+
+from picture_queue import _rpc
+from picture_queue._realtime.subscriptions import Subscriptions
+from picture_queue._transport.base import check_version
+from picture_queue.errors import ConnectionFailed, StaleLease
+from picture_queue.records import ClaimedJob
+from picture_queue.settings import WorkerSettings
+from picture_queue.worker._link import Link, Transport
+from picture_queue.worker._signals import Signals
+from picture_queue.worker.claimer import Claimer
+from picture_queue.worker.executor import CLEANUP, Attempt, Stop
+from picture_queue.worker.heartbeat import Heartbeat, Lease, Leases
+from picture_queue.worker.outcomes import Failed, Released
+from picture_queue.worker.registry import Registry
+from picture_queue.worker.reporter import Reporter
+
+_log = logging.getLogger(__name__)
+
+_REGISTERING = 60.0  # seconds for the first answer, repetitions included
+_PROGRESS = 5.0  # seconds for a report of progress
+_LAST_CLAIM = 5.0  # seconds for the answer to a claim at shutdown
+_LAST_REPORT = 15.0  # seconds to write the last outcomes
+_FAREWELL = 3.0  # seconds to say goodbye
+
+
+class Supervisor:
+    """Owns the parts of a running worker and what they pass on to each other.
+
+    Claims come from the claimer; each job becomes an attempt, which holds a slot until it has ended
+    and a lease until its outcome is reported.
+
+    Args:
+        transport: Makes the calls.
+        subscriptions: Tells of wake-ups; None: the worker lives on polling.
+        registry: The handlers.
+        settings: How to work.
+        signals: For tests.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        subscriptions: Subscriptions | None,
+        registry: Registry,
+        settings: WorkerSettings,
+        signals: Signals,
+    ) -> None:
+        self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
+        self._subscriptions = subscriptions
+        self._registry = registry
+        self._settings = settings
+        self._signals = signals
+        self._transport = transport
+        self._link = Link(transport)
+        self._leases = Leases()
+        self._attempts: set[Attempt] = set()  # each takes a slot
+        self._stopping = False
+        self._hurry = asyncio.Event()
+        self._all_settled = asyncio.Event()
+        self._listening = contextlib.ExitStack()
+        self._heard: set[str] = set()
+        self._heartbeat = Heartbeat(self._link, self.name, self._leases, signals)
+        self._claimer = Claimer(
+            self._link,
+            self.name,
+            registry.job_types,
+            settings,
+            self._free_slots,
+            self._launch,
+            signals,
+        )
+        self._reporter = Reporter(self._link, self._claimer, self._leases.drop, signals)
+
+    # --- start and stop ---
+
+    async def start(self) -> None:
+        """Registers the worker and begins to claim.
+
+        Raises:
+            PictureQueueError: The project does not answer, refuses the key, or does not fit.
+        """
+        call = _rpc.register_worker(self.name, self._settings.queues, self._registry.policies())
+        try:
+            async with asyncio.timeout(_REGISTERING):
+                found = await self._transport.call(call)
+        except TimeoutError as error:
+            raise ConnectionFailed(f"The project gave no answer in {_REGISTERING:g} s") from error
+        check_version(found)
+        self._heartbeat.start()
+        self._reporter.start()
+        self._claimer.start()
+        self._listen()
+        _log.info(
+            "Worker %s serves %s with handlers for %s",
+            self.name,
+            ", ".join(self._settings.queues),
+            ", ".join(self._registry.job_types) or "nothing",
+        )
+        self._warn_of_unserved_queues()
+
+    async def stop(self) -> None:
+        """Ends in order: no more claims, then the attempts, their outcomes, their leases."""
+        self._stopping = True
+        self._listening.close()
+        await self._claimer.stop(_LAST_CLAIM)
+        for attempt in self._attempts:
+            attempt.announce_shutdown()
+        await self._wait_for_attempts(self._settings.shutdown_grace)
+        for attempt in list(self._attempts):
+            attempt.stop(Stop.SHUTDOWN)
+        await self._wait_for_attempts(CLEANUP)
+        for attempt in list(self._attempts):
+            attempt.give_up()
+        await self._reporter.stop(_LAST_REPORT)
+        await self._heartbeat.stop(0)
+        with contextlib.suppress(Exception):  # it is forgotten within a minute anyway
+            await self._link.call(_rpc.unregister_worker(self.name), _FAREWELL)
+        _log.info("Worker %s has stopped", self.name)
+
+    def hurry(self) -> None:
+        """Makes a stop quick: running jobs are released at once."""
+        self._hurry.set()
+
+    async def _wait_for_attempts(self, seconds: float) -> None:
+        """Waits until all attempts are settled, for so long at most and not in a hurry."""
+        if all(attempt.settled for attempt in self._attempts):
+            return
+        self._all_settled.clear()
+        waits = [asyncio.ensure_future(e.wait()) for e in (self._all_settled, self._hurry)]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    def _warn_of_unserved_queues(self) -> None:
+        for handler in self._registry:
+            queue = handler.policy.queue
+            if queue is not None and queue not in self._settings.queues:
+                _log.warning(
+                    "%s jobs are enqueued to %r, which this worker does not serve: add it to the "
+                    "queues of WorkerSettings",
+                    handler.job_type,
+                    queue,
+                )
+
+    # --- the way of a job ---
+
+    def _free_slots(self) -> int:
+        free = self._settings.concurrency - len(self._attempts)
+        # Outcomes that cannot be written must not pile up without a bound.
+        return free if self._reporter.backlog < 2 * self._settings.concurrency else 0
+
+    def _launch(self, job: ClaimedJob, asked_at: float) -> None:
+        if self._stopping:
+            self._reporter.put(job, Released())
+            return
+
+        async def send_progress(percent: int, message: str | None) -> None:
+            await self._send_progress(attempt, percent, message)
+
+        handler = self._registry[job.job_type]
+        attempt = Attempt(handler, job, send_progress, self._settled, self._ended)
+        self._attempts.add(attempt)
+        self._heartbeat.hold(Lease(attempt, asked_at))
+
+    def _settled(self, attempt: Attempt) -> None:
+        job, outcome = attempt.job, attempt.outcome
+        if outcome is None:
+            self._leases.drop(job.id, job.lease_id)
+        else:
+            self._reporter.put(job, outcome, attempt.duration)
+        if isinstance(outcome, Failed):
+            _log.warning(
+                "Job %s (%s) failed, attempt %d of %d: %s",
+                job.id,
+                job.job_type,
+                job.attempt,
+                job.max_attempts,
+                outcome.error,
+            )
+        if all(other.settled for other in self._attempts):
+            self._all_settled.set()
+        self._signals.settled.emit((job.id, outcome.name if outcome else None))
+
+    def _ended(self, attempt: Attempt) -> None:
+        self._attempts.discard(attempt)
+        self._claimer.wake()
+
+    async def _send_progress(self, attempt: Attempt, percent: int, message: str | None) -> None:
+        job = attempt.job
+        call = _rpc.report_progress(job.id, job.lease_id, percent, message)
+        try:
+            cancel_requested = await self._link.call(call, _PROGRESS)
+        except StaleLease:
+            if not attempt.settled:
+                _log.warning("The lease of job %s is lost and its handler stopped", job.id)
+            attempt.stop(Stop.LOST)
+        except Exception as error:
+            _log.debug("The progress of job %s was not written: %s", job.id, error)
+        else:
+            if cancel_requested:
+                attempt.stop(Stop.CANCEL)
+
+    # --- wake-ups ---
+
+    def _listen(self) -> None:
+        if self._subscriptions is None:
+            return
+        for queue in self._settings.queues:
+            ear = _Ear(self, queue)
+            self._listening.enter_context(self._subscriptions.listen(f"pq:queue:{queue}", ear))
+
+    def hears(self, queue: str, yes: bool) -> None:
+        """Notes whether wake-ups of a queue are heard, and looks at what was missed."""
+        self._heard.add(queue) if yes else self._heard.discard(queue)
+        self._claimer.hears_wake_ups = len(self._heard) == len(set(self._settings.queues))
+        if yes:
+            self._claimer.look()
+            self._heartbeat.beat_now()
+            self._signals.listening.emit(len(self._heard))
+
+    def woken(self, reason: str) -> None:
+        """Does what a wake-up asks for."""
+        if reason == "cancel":
+            self._heartbeat.beat_now()
+        else:
+            self._claimer.look()
+
+
+class _Ear:
+    """Hears the wake-ups of one queue."""
+
+    def __init__(self, supervisor: Supervisor, queue: str) -> None:
+        self._supervisor = supervisor
+        self._queue = queue
+
+    def joined(self) -> None:
+        self._supervisor.hears(self._queue, True)
+
+    def lost(self) -> None:
+        self._supervisor.hears(self._queue, False)
+
+    def message(self, event: str, payload: dict[str, Any]) -> None:
+        if event == "wake":
+            self._supervisor.woken(str(payload.get("reason")))
