@@ -147,7 +147,10 @@ class Cluster:
         except TimeoutError as error:
             raise LocalStackError(f"initdb took over {_INITDB_TIMEOUT:.0f} s") from error
         finally:
-            process.kill()
+            if process.poll() is None:
+                # Its backend would go on writing for a moment: the whole group goes.
+                os.killpg(process.pid, signal.SIGKILL)
+                await exit_code(process)
             guard.remove(process)
         if process.returncode:
             raise LocalStackError("initdb failed", detail=tail(self._log))

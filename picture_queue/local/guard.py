@@ -8,6 +8,7 @@ It stands alone on purpose: a process of 20 MB that imports nothing of the packa
 """
 
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -16,6 +17,7 @@ import time
 import psutil
 
 _SIGNALS = ((signal.SIGINT, 5.0), (signal.SIGQUIT, 3.0), (signal.SIGKILL, 5.0))
+_DELETE_SECONDS = 5.0
 _POLL = 0.02
 
 
@@ -38,7 +40,7 @@ def main() -> None:
     for process in reversed(watched.values()):
         _stop(process)
     if doomed:
-        shutil.rmtree(doomed, ignore_errors=True)
+        _delete(doomed)
 
 
 def _stop(process: psutil.Process) -> None:
@@ -58,6 +60,14 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
+
+
+def _delete(directory: str) -> None:
+    """Deletes a directory; a program's own children may be writing there for a moment more."""
+    deadline = time.monotonic() + _DELETE_SECONDS
+    while os.path.exists(directory) and time.monotonic() < deadline:
+        shutil.rmtree(directory, ignore_errors=True)
+        time.sleep(_POLL)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import time
 from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import Program
 from picture_queue.local.datadir import DataDir
-from picture_queue.local.keys import JWT_SECRET, SECRET_KEY
+from picture_queue.local.keys import JWT_SECRET, SERVICE_ROLE_KEY
 from picture_queue.local.paths import ServiceUser
 from picture_queue.local.ports import HOST, free_port
 from picture_queue.local.processes import program_environment, spawn, tail
@@ -127,7 +127,7 @@ def worker_environment(api_url: str, replicate_url: str) -> dict[str, str]:
     }
     if not kept.get("REPLICATE_API_TOKEN"):
         kept |= {"REPLICATE_API_TOKEN": SIMULATOR_TOKEN, "REPLICATE_BASE_URL": replicate_url}
-    return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": SECRET_KEY}
+    return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": SERVICE_ROLE_KEY}
 
 
 def launch_worker(data: DataDir, env: dict[str, str]) -> subprocess.Popen[bytes]:

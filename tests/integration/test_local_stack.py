@@ -1,6 +1,7 @@
 """The embedded stack: what it offers, and that nothing of it stays behind."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -380,6 +381,45 @@ async def test_a_program_that_dies_is_started_again(program: str, data_dir: Path
 
         await _eventually(is_down)
         await _eventually(answers)
+
+
+WORKER = """
+import json, os, pathlib, signal, sys
+wanted = ("SUPABASE_URL", "SUPABASE_KEY", "REPLICATE_BASE_URL")
+report = json.dumps([os.getpid(), sys.argv[1:], {name: os.environ[name] for name in wanted}])
+print(report, flush=True)
+signal.pause()
+"""
+
+
+async def test_the_worker_knows_the_stack_and_is_started_again(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "picture_queue_cli"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text(WORKER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SUPABASE_URL", "https://somewhere.else")
+    monkeypatch.delenv("REPLICATE_API_TOKEN", raising=False)
+    log = DataDir(data_dir).log("worker")
+
+    async def reports(count: int) -> bool:
+        return log.exists() and len(log.read_text().splitlines()) == count
+
+    with LocalSupabase(data_dir, worker=True) as stack:
+        await _eventually(lambda: reports(1))
+        pid, words, known = json.loads(log.read_text())
+        assert words == ["worker"]
+        assert known == {
+            "SUPABASE_URL": stack.api_url,
+            "SUPABASE_KEY": stack.service_role_key,
+            "REPLICATE_BASE_URL": stack.replicate_url,
+        }
+        os.kill(pid, signal.SIGKILL)
+        await _eventually(lambda: reports(2))
+        second = psutil.Process(json.loads(log.read_text().splitlines()[1])[0])
+    assert not runs(second)
 
 
 async def test_without_its_guard_a_stack_stops(data_dir: Path) -> None:
