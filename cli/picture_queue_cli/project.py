@@ -15,22 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """The global options.
+    """A project, as far as it is known; what is None is left to the environment.
 
     Args:
-        url: ``--url``.
-        key: ``--key``.
+        url: ``--url``, or the embedded stack's.
+        key: ``--key``, or the embedded stack's.
+        replicate_url: The embedded stack's simulator.
     """
 
     url: str | None = None
     key: str | None = field(default=None, repr=False)
+    replicate_url: str | None = None
 
 
 def resolve(ctx: typer.Context) -> Target:
-    """Returns address and key as far as the command line or a running embedded stack gives them.
-
-    What is None is left to the environment.
-    """
+    """Returns what the command line says, or else what a running embedded stack says of itself."""
     given = ctx.find_object(Target) or Target()
     if given.url or os.environ.get("SUPABASE_URL"):
         return given
@@ -38,7 +37,8 @@ def resolve(ctx: typer.Context) -> Target:
     if stack is None:
         return given
     talk(f"Using the embedded stack at {stack['API_URL']}")
-    return Target(stack["API_URL"], given.key or stack["SERVICE_ROLE_KEY"])
+    key = given.key or stack["SERVICE_ROLE_KEY"]
+    return Target(stack["API_URL"], key, stack["REPLICATE_URL"])
 
 
 def running_stack() -> dict[str, str] | None:

@@ -1,0 +1,130 @@
+"""``picture-queue worker``: run a worker until it is told to stop."""
+
+import asyncio
+import importlib
+import logging
+import os
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from picture_queue.errors import ConnectionFailed, SettingsError
+from picture_queue_cli.project import Target, resolve
+
+if TYPE_CHECKING:
+    from picture_queue import Worker
+    from picture_queue.settings import ReplicateSettings
+
+# The simulator takes anything that looks like a token.
+_SIMULATOR_TOKEN = "r8_simulator"  # noqa: S105
+
+
+def worker(
+    ctx: typer.Context,
+    *,
+    app: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:NAME", help="Your own worker; the built-in one draws."),
+    ] = None,
+    queues: Annotated[
+        list[str] | None,
+        typer.Option("--queue", metavar="QUEUE", help="Claim from this queue; repeatable."),
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Jobs at the same time.")
+    ] = None,
+    lease: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long a job is ours without a heartbeat."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Its name in the list of workers.")] = None,
+) -> None:
+    """Run jobs until Ctrl-C or SIGTERM; running ones get time to finish.
+
+    The built-in worker draws pictures and needs REPLICATE_API_TOKEN; beside the embedded stack it
+    asks the simulator.
+    """
+    asked = {
+        "queues": tuple(queues) if queues else None,
+        "concurrency": concurrency,
+        "lease": lease,
+        "name": name,
+    }
+    settings = {setting: value for setting, value in asked.items() if value is not None}
+    own = load(app) if app is not None else None
+    target = resolve(ctx)
+    # The program's output is its log.
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    asyncio.run(_work(own, target, settings))
+
+
+async def _work(own: "Worker | None", target: Target, settings: dict[str, Any]) -> None:
+    try:
+        if own is not None:
+            _export(target)
+            own.settings = replace(own.settings, **settings)
+            await own.run()
+        else:
+            await _work_built_in(target, settings)
+    except TimeoutError as error:
+        raise ConnectionFailed("The project does not answer in time") from error
+
+
+async def _work_built_in(target: Target, settings: dict[str, Any]) -> None:
+    from picture_queue import AsyncPictureQueue, WorkerSettings
+    from picture_queue.worker.builtin import builtin_worker
+
+    chosen = WorkerSettings(**settings)
+    async with AsyncPictureQueue(target.url, target.key) as pq:
+        await builtin_worker(pq, chosen, _replicate(target)).run()
+
+
+def _replicate(target: Target) -> "ReplicateSettings | None":
+    from picture_queue.settings import ReplicateSettings
+
+    found = ReplicateSettings.from_env()
+    if found is None and target.replicate_url:
+        return ReplicateSettings(_SIMULATOR_TOKEN, target.replicate_url)
+    return found
+
+
+def _export(target: Target) -> None:
+    """Puts the project into the environment, where a worker without a client looks for it."""
+    for name, value in (("SUPABASE_URL", target.url), ("SUPABASE_KEY", target.key)):
+        if value:
+            os.environ[name] = value
+
+
+def load(app: str) -> "Worker":
+    """Imports a worker, looking in the current directory too.
+
+    Args:
+        app: ``module:name``.
+
+    Raises:
+        SettingsError: There is no such module or name, or it is no worker.
+    """
+    from picture_queue import Worker
+
+    module, colon, name = app.partition(":")
+    if not (module and colon and name):
+        raise SettingsError(f"--app is {app!r}, not MODULE:NAME", hint="Such as tasks:worker")
+    # The program's own directory stands first in the path; users mean theirs.
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"--app {app} cannot be imported",
+            detail=str(error),
+            hint=f"Run this where {module.split('.')[0]} lies, or install it",
+        ) from error
+    if not isinstance(found, Worker):
+        what = "has no such name" if found is None else f"is of type {type(found).__name__}"
+        raise SettingsError(
+            f"--app {app} is no worker", detail=f"it {what}", hint=f"Write there: {name} = Worker()"
+        )
+    return found

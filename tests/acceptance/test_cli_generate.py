@@ -1,0 +1,166 @@
+"""``picture-queue generate`` with ``picture-queue worker``: from a prompt to files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from PIL import Image
+from typer.testing import Result
+
+from picture_queue import PictureQueue
+
+Cli = Callable[..., Result]
+SCHNELL = "black-forest-labs/flux-schnell"
+TASKS = """
+from pydantic import BaseModel
+from picture_queue import Worker
+
+worker = Worker()
+
+class Resize(BaseModel):
+    width: int
+
+@worker.handler("{job_type}", max_attempts=1)
+def resize(payload: Resize) -> dict:
+    return {{"double": payload.width * 2}}
+"""
+
+
+@contextmanager
+def working(stack: Any, directory: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """Runs a worker that is known to the database when the block begins."""
+    name = f"w-{uuid4().hex[:8]}"
+    environ = {
+        "SUPABASE_URL": stack.api_url,
+        "SUPABASE_KEY": stack.service_role_key,
+        "REPLICATE_API_TOKEN": "r8_test",
+        "REPLICATE_BASE_URL": stack.replicate_url,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "picture_queue_cli", "worker", "--name", name, *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environ},
+        cwd=directory,
+    )
+    try:
+        with PictureQueue(stack.api_url, stack.service_role_key) as pq:
+            deadline = time.monotonic() + 20
+            while name not in {seen.worker for seen in pq.health().workers}:
+                assert process.poll() is None and time.monotonic() < deadline
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            printed, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, printed) == (0, ""), said
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawing(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A worker that draws, for this module."""
+    with working(stack, tmp_path_factory.mktemp("worker")):
+        yield
+
+
+def test_pictures_are_saved_and_their_paths_printed(cli: Cli, tmp_path: Path) -> None:
+    done = cli("generate", "A lighthouse, at dusk", "--model", SCHNELL)
+    assert done.exit_code == 0, done.stderr
+    (path,) = [Path(line) for line in done.stdout.splitlines()]
+    assert path.parent == Path("outputs")
+    assert path.name.startswith("a-lighthouse-at-dusk-")
+    with Image.open(tmp_path / path) as picture:
+        assert picture.format == "WEBP"
+    assert done.stderr.startswith("Generation ")
+
+
+def test_everything_about_a_generation_is_in_its_json(cli: Cli, tmp_path: Path) -> None:
+    user = str(uuid4())
+    done = cli(
+        *("generate", "two cats", "--model", SCHNELL, "--out", "pics", "--user-id", user),
+        *("--input", "num_outputs=2", "--input", "output_format=png", "--json"),
+    )
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["status"], found["error"]) == (0, "completed", None)
+    assert found["input"] == {"num_outputs": 2, "output_format": "png"}
+    assert len(found["pictures"]) == 2
+    for picture in found["pictures"]:
+        path = tmp_path / picture["path"]
+        assert path.parent == tmp_path / "pics"
+        assert (picture["mime_type"], picture["bytes"]) == ("image/png", path.stat().st_size)
+    job = json.loads(cli("jobs", "show", found["job_id"], "--json").stdout)
+    assert (job["user_id"], job["generation_id"]) == (user, found["generation_id"])
+
+
+def test_a_generation_can_be_watched_later(cli: Cli) -> None:
+    done = cli("generate", "a cat", "--model", SCHNELL, "--no-watch")
+    generation_id = str(UUID(done.stdout.strip()))
+    watched = cli("watch", generation_id, "--json")
+    states = [json.loads(line) for line in watched.stdout.splitlines()]
+    assert watched.exit_code == 0
+    assert (states[-1]["status"], states[-1]["generation_id"]) == ("completed", generation_id)
+
+
+def test_without_watching_the_json_has_the_ids(cli: Cli) -> None:
+    found = json.loads(cli("generate", "a cat", "--no-watch", "--json").stdout)
+    assert found.keys() == {"generation_id", "job_id", "status"}
+
+
+def test_a_refused_picture_is_one_line_and_exit_code_1(
+    cli: Cli, stack: Any, tmp_path: Path
+) -> None:
+    simulator = stack.replicate_url.removesuffix("/v1")
+    httpx.post(f"{simulator}/_simulator/faults", json={"kind": "nsfw"}).raise_for_status()
+    done = cli("generate", "a cat", "--model", SCHNELL, "--json")
+    found = json.loads(done.stdout)
+    assert (done.exit_code, found["status"], found["pictures"]) == (1, "failed", [])
+    assert done.stderr.splitlines()[-1] == f"error: Job {found['job_id']} failed: {found['error']}"
+    assert not any((tmp_path / "outputs").iterdir())
+
+
+# --- one's own worker ---
+
+
+def test_a_worker_of_one_s_own_runs_jobs_and_survives_a_wrong_payload(
+    cli: Cli, stack: Any, tmp_path: Path, queue: str
+) -> None:
+    job_type = f"resize-{queue}"
+    (tmp_path / "tasks.py").write_text(TASKS.format(job_type=job_type))
+    with working(
+        stack, tmp_path, "--app", "tasks:worker", "--queue", queue, "--concurrency", "2"
+    ) as process:
+        wrong = cli("enqueue", job_type, '{"width": "wide"}', "--queue", queue).stdout.strip()
+        done = cli("watch", wrong)
+        assert done.exit_code == 1
+        assert "width" in done.stderr
+        right = cli("enqueue", job_type, '{"width": 21}', "--queue", queue).stdout.strip()
+        assert cli("watch", right).exit_code == 0
+        job = json.loads(cli("jobs", "show", right, "--json").stdout)
+        assert job["result"] == {"double": 42}
+        health = json.loads(cli("health", "--json").stdout)
+        (seen,) = [w for w in health["workers"] if w["worker"] == job["worker"]]
+        assert (seen["queues"], seen["job_types"]) == ([queue], [job_type])
+        assert job["worker"] in cli("health").stdout
+        assert process.poll() is None
+
+
+def test_a_job_nobody_knows_waits_and_is_reported(cli: Cli, queue: str) -> None:
+    job_id = cli("enqueue", f"odd-{queue}", "--queue", queue).stdout.strip()
+    assert (
+        f"1 job of type odd-{queue} in queue {queue}: no running worker knows that type."
+        in cli("health").stdout
+    )
+    assert json.loads(cli("jobs", "show", job_id, "--json").stdout)["status"] == "pending"
