@@ -95,7 +95,7 @@ async def measure_pick_up(pq: AsyncPictureQueue, rounds: int) -> list[float]:
 
 
 async def measure_event(pq: AsyncPictureQueue, stack: LocalSupabase, rounds: int) -> list[float]:
-    """Times from the commit of a change of state, made in SQL, to the watcher."""
+    """Times from before the statement that changes the state, commit included, to the watcher."""
     connection = await asyncpg.connect(stack.db_url, timeout=10)
     times = []
     for _ in track(range(rounds), "events", console=Console(stderr=True)):
@@ -104,11 +104,11 @@ async def measure_event(pq: AsyncPictureQueue, stack: LocalSupabase, rounds: int
         await anext(events)
         following = asyncio.ensure_future(anext(events))
         await asyncio.sleep(PAUSE)  # the subscription is joined, the first look is over
+        began = time.perf_counter()
         await connection.execute("select cancel_job($1)", job.id)
-        committed = time.perf_counter()
         event = await following
         if event.source == "socket":
-            times.append(time.perf_counter() - committed)
+            times.append(time.perf_counter() - began)
     await connection.close(timeout=10)
     return times
 

@@ -1,0 +1,59 @@
+"""A worker that kills itself, as `kill -9` would, at one point of the way of a generation.
+
+``python doomed_worker.py <point>``, a point being ``<before|after>:<step>``: a call of the database
+by its name, ``upload``, or a call of Replicate by its name. Without a point it lives.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from storage3._async.file_api import AsyncBucketActionsMixin
+
+from picture_queue import AsyncPictureQueue, WorkerSettings
+from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue.replicate.client import ReplicateClient
+from picture_queue.replicate.handler import HandlerSettings
+from picture_queue.settings import ReplicateSettings
+from picture_queue.worker.builtin import builtin_worker
+
+DIES_AT = sys.argv[1] if len(sys.argv) > 1 else ""
+
+
+def reach(when: str, step: str) -> None:
+    if DIES_AT and f"{when}:{step}" == DIES_AT:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deadly(owner: type, name: str, step: Callable[..., str]) -> None:
+    """Lets the process die before or after a method, if the point says so."""
+    method: Callable[..., Awaitable[Any]] = getattr(owner, name)
+
+    async def wrapped(*args: Any, **kwargs: Any) -> Any:
+        which = step(*args)
+        reach("before", which)
+        result = await method(*args, **kwargs)
+        reach("after", which)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+async def main() -> None:
+    logging.getLogger("realtime").setLevel(logging.CRITICAL)
+    deadly(AsyncPostgrest, "call", lambda self, rpc: rpc.function)
+    deadly(AsyncBucketActionsMixin, "upload", lambda *_: "upload")
+    for name in ("create", "get", "download"):
+        deadly(ReplicateClient, name, lambda *_, name=name: name)
+    lease = 600.0 if DIES_AT else 30.0  # the test ends the leases of the dead itself
+    settings = WorkerSettings(lease=lease, poll_interval=0.2, concurrency=50)
+    handling = HandlerSettings(first_look=0.05, grace=0.5)
+    async with AsyncPictureQueue.from_env() as pq:
+        await builtin_worker(pq, settings, ReplicateSettings.from_env(), handling).run()
+
+
+asyncio.run(main())

@@ -1,0 +1,102 @@
+"""A worker is killed at every step of a generation; another one completes it, paid for once."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+
+from picture_queue import AsyncPictureQueue
+from picture_queue.records import JobStatus
+
+STEPS = (
+    "begin_prediction",
+    "create",
+    "record_prediction",
+    "report_progress",
+    "get",
+    "download",
+    "upload",
+    "save_images",
+    "finish_prediction",
+    "report_jobs",
+)
+POINTS = [f"{when}:{step}" for step in STEPS for when in ("before", "after")]
+DOOMED = Path(__file__).with_name("doomed_worker.py")
+
+
+async def launch(stack, point=""):
+    environment = {
+        **os.environ,
+        "SUPABASE_URL": stack.api_url,
+        "SUPABASE_KEY": stack.service_role_key,
+        "REPLICATE_BASE_URL": stack.replicate_url,
+        "REPLICATE_API_TOKEN": "r8_simulator",
+    }
+    return await asyncio.create_subprocess_exec(
+        sys.executable, str(DOOMED), *([point] if point else []), env=environment
+    )
+
+
+async def predictions_at_replicate(stack, prompt):
+    address = stack.replicate_url.removesuffix("/v1") + "/_simulator/predictions"
+    async with httpx.AsyncClient(timeout=10) as http:
+        listed = (await http.get(address)).raise_for_status().json()
+    listed = listed.get("results", listed) if isinstance(listed, dict) else listed
+    return [item for item in listed if item["input"]["prompt"] == prompt]
+
+
+@pytest.mark.timeout(180)
+async def test_a_generation_outlives_its_worker_at_every_step_and_is_paid_for_once(stack):
+    sql = await asyncpg.connect(stack.db_url, timeout=10)
+    async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq:
+        started = {}
+        await sql.execute("update job_queue set priority = 0 where status = 'pending'")
+        for point in POINTS:
+            prompt = f"a lighthouse {point} {uuid4()}"
+            generation = await pq.generations.start(prompt, priority=1000)
+            doomed = await launch(stack, point)
+            try:
+                code = await asyncio.wait_for(doomed.wait(), 30)
+            finally:
+                if doomed.returncode is None:
+                    doomed.kill()
+            assert code == -signal.SIGKILL, f"{point} was not reached"
+            started[point] = (generation, prompt)
+        # The leases of the dead end now rather than in ten minutes.
+        await sql.execute(
+            "update job_queue set lease_expires_at = now() where status = 'processing'"
+        )
+        survivor = await launch(stack)
+        try:
+            for point, (generation, prompt) in started.items():
+                events = [e async for e in pq.generations.watch(generation.id, timeout=60)]
+                assert events[-1].status is JobStatus.COMPLETED, (point, events[-1])
+                await check_paid_once(stack, sql, pq, point, generation, prompt)
+        finally:
+            survivor.terminate()
+            assert await asyncio.wait_for(survivor.wait(), 30) == 0
+    await sql.close(timeout=10)
+
+
+async def check_paid_once(stack, sql, pq, point, generation, prompt):
+    found = await pq.generations.get(generation.id)
+    assert [image.n for image in found.images] == [1], point
+    assert len(await pq.generations.download(found.images[0])) > 100
+
+    made = await predictions_at_replicate(stack, prompt)
+    paid = [item for item in made if item["status"] not in ("canceled", "aborted")]
+    assert len(paid) == 1, (point, made)
+    rows = await sql.fetch(
+        "select prediction_id, state from picture_queue.prediction where generation_id = $1",
+        generation.id,
+    )
+    owners = Counter(row["prediction_id"] for row in rows if row["prediction_id"])
+    assert {item["id"] for item in made} == owners.keys(), (point, rows)
+    assert set(owners.values()) == {1}, "a prediction belongs to one row"
