@@ -38,7 +38,7 @@ from picture_queue_cli.timeline import Timeline
 if TYPE_CHECKING:
     from picture_queue import AsyncPictureQueue, Generation, Job
 
-PROMPT = "A lighthouse at dusk, oil on canvas"
+PROMPT = "A sailing boat at sunset"
 # Runs for some seconds, and its logs say how far it is.
 MODEL = "black-forest-labs/flux-dev"
 

@@ -88,9 +88,10 @@ class Timeline:
 
     def as_table(self) -> Table:
         """Returns the moments for people."""
-        shown = table("ms", "what", "known from", right=("ms",))
+        shown = table("ms", "what", "from", "", right=("ms",))
         for name, moment in self._in_order():
-            shown.add_row(f"{moment.ms:,}", name, Text(_SOURCES[moment.source], style="dim"))
+            meaning = Text(_SOURCES[moment.source], style="dim")
+            shown.add_row(f"{moment.ms:,}", name, moment.source, meaning)
         return shown
 
     def sources(self) -> str:
