@@ -1,12 +1,19 @@
 """A Supabase project on loopback, from real Postgres and real PostgREST, for trying and testing.
 
-`stack` is what programs use: `LocalSupabase` in a `with` block, or a stack in the background.
+`LocalSupabase` runs one as long as a `with` block; `picture_queue.local.stack` also has the
+functions behind `picture-queue local`, for one in the background.
 """
 
 import importlib.util
 import os
+from typing import TYPE_CHECKING
 
 from picture_queue.errors import LocalStackError, MissingProgram
+
+if TYPE_CHECKING:
+    from picture_queue.local.stack import LocalSupabase
+
+__all__ = ["LocalSupabase"]
 
 _NEEDED = ("asyncpg", "httptools", "jwt", "PIL", "platformdirs", "psutil", "starlette", "uvicorn")
 
@@ -21,3 +28,12 @@ if _missing:
         detail=f"Missing: {', '.join(_missing)}",
         hint="Install it with `pip install 'picture-queue[local]'`.",
     )
+
+
+def __getattr__(name: str) -> object:
+    # The parts that only fetch a program, or only run the daemon, do not need it.
+    if name == "LocalSupabase":
+        from picture_queue.local.stack import LocalSupabase
+
+        return LocalSupabase
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,14 @@ from picture_queue.local.binaries import find_postgres, for_user
 from picture_queue.local.keys import DATABASE_PASSWORD
 from picture_queue.local.migrate import apply_migrations, apply_platform, platform_digest
 from picture_queue.local.paths import ServiceUser, reachable
-from picture_queue.local.processes import exit_code, program_environment, spawn, tail
+from picture_queue.local.processes import (
+    exit_code,
+    program_environment,
+    runs,
+    spawn,
+    tail,
+    wait_until,
+)
 from picture_queue.local.supervise import Guard
 
 SUPERUSER = "supabase_admin"
@@ -205,12 +212,13 @@ class Cluster:
         lines = self._pid_file()
         if len(lines) < 3:
             return
-        with contextlib.suppress(psutil.Error, ValueError, OSError):
+        with contextlib.suppress(psutil.Error, ValueError):
             orphan = psutil.Process(int(lines[0]))
             # The pid may be somebody else's by now; the third line is the server's start.
-            if abs(orphan.create_time() - int(lines[2])) < 5 and "postgres" in orphan.name():
-                orphan.send_signal(signal.SIGINT)
-                await asyncio.to_thread(orphan.wait, _ORPHAN_TIMEOUT)
+            if abs(orphan.create_time() - int(lines[2])) > 5 or "postgres" not in orphan.name():
+                return
+            orphan.send_signal(signal.SIGINT)
+            await asyncio.to_thread(wait_until, lambda: not runs(orphan), _ORPHAN_TIMEOUT)
 
     async def prepare(self) -> list[str]:
         """Brings the started server's database up to date: platform, then our migrations.

@@ -14,6 +14,7 @@ import psutil
 
 from picture_queue.errors import LocalStackError, StackAlreadyRunning
 from picture_queue.local.paths import make_directory
+from picture_queue.local.processes import runs
 
 _POLL = 0.02
 _CLEANUP_TIMEOUT = 30.0  # seconds a killed stack's guard may take
@@ -175,11 +176,3 @@ class DataDir:
             ) from error
         finally:
             os.close(descriptor)
-
-
-def runs(process: psutil.Process) -> bool:
-    """Tells whether a process has not ended; one that nobody has collected yet has."""
-    try:
-        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False

@@ -6,12 +6,16 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 from picture_queue.errors import LocalStackError
 from picture_queue.local.paths import ServiceUser
 
+_POLL = 0.02
 LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept beside it
 # Settings of other servers, clients and tools in the caller's environment are not for our programs.
 _FOREIGN = ("PG", "LC_", "LANG")
@@ -98,6 +102,24 @@ async def stop(
         await asyncio.wait([waiting], timeout=10)
     finally:
         waiting.cancel()
+
+
+def runs(process: psutil.Process) -> bool:
+    """Tells whether a process has not ended; one that nobody has collected yet has."""
+    try:
+        return process.is_running() and bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Waits for a condition on something that cannot be waited for; tells whether it came."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL)
+    return True
 
 
 def rotate(log: Path) -> None:

@@ -1,7 +1,7 @@
 """The embedded Supabase, as programs use it: in a `with` block, or in the background.
 
 ```python
-from picture_queue.local.stack import LocalSupabase
+from picture_queue.local import LocalSupabase
 
 with LocalSupabase() as stack:
     print(stack.api_url, stack.service_role_key)
@@ -29,17 +29,16 @@ import psutil
 
 from picture_queue import errors
 from picture_queue.errors import LocalStackError, StackNotRunning
-from picture_queue.local.datadir import DataDir, runs
+from picture_queue.local.datadir import DataDir
 from picture_queue.local.fetch import ensure_postgrest
 from picture_queue.local.options import Options
 from picture_queue.local.paths import default_data_dir
 from picture_queue.local.ports import DEFAULT_API_PORT
-from picture_queue.local.processes import tail
+from picture_queue.local.processes import runs, tail, wait_until
 
 _START_TIMEOUT = 120.0  # seconds
 _STOP_TIMEOUT = 60.0  # the sum of what each part is given
 _KILL_TIMEOUT = 30.0
-_POLL = 0.02
 
 Notice = Callable[[str], None]
 
@@ -267,7 +266,7 @@ def stop(data_dir: Path | None = None) -> None:
         raise _not_running(data)
     with contextlib.suppress(psutil.Error):
         daemon.terminate()
-    if not _until(lambda: not (data.locked() or runs(daemon)), _STOP_TIMEOUT):
+    if not wait_until(lambda: not (data.locked() or runs(daemon)), _STOP_TIMEOUT):
         with contextlib.suppress(psutil.Error):
             daemon.kill()
         _expect_unlocked(data)
@@ -344,17 +343,8 @@ def _end(process: subprocess.Popen[bytes], data: DataDir) -> None:
 
 
 def _expect_unlocked(data: DataDir) -> None:
-    if not _until(lambda: not data.locked(), _KILL_TIMEOUT):
+    if not wait_until(lambda: not data.locked(), _KILL_TIMEOUT):
         raise LocalStackError("Programs of the stack do not end", detail=str(data.path))
-
-
-def _until(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(_POLL)
-    return True
 
 
 def _temporary_directory() -> Path:

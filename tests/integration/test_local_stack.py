@@ -1,6 +1,7 @@
 """The embedded stack: what it offers, and that nothing of it stays behind."""
 
 import asyncio
+import functools
 import json
 import os
 import shutil
@@ -27,12 +28,14 @@ from picture_queue.errors import (
     StackAlreadyRunning,
     StackNotRunning,
 )
-from picture_queue.local import migrate
+from picture_queue.local import LocalSupabase, migrate
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import _tree, find_postgres, find_postgrest
-from picture_queue.local.datadir import DataDir, runs
-from picture_queue.local.stack import LocalSupabase
+from picture_queue.local.datadir import DataDir
+from picture_queue.local.processes import runs
 
+# A killed process loses nothing either way, and the disk has a rest.
+quick = functools.partial(LocalSupabase, durable=False)
 FIELDS = {
     "API_URL",
     "DB_URL",
@@ -49,7 +52,7 @@ FIELDS = {
 HOLDER = """
 import signal, sys
 from picture_queue.local.stack import LocalSupabase
-with LocalSupabase(sys.argv[1] if len(sys.argv) > 1 else None) as stack:
+with LocalSupabase(sys.argv[1] if len(sys.argv) > 1 else None, durable=False) as stack:
     print(stack.data_dir, flush=True)
     signal.pause()
 """
@@ -307,7 +310,7 @@ async def test_two_stacks_run_side_by_side(stack: LocalSupabase) -> None:
 def test_a_taken_port_is_named_and_nothing_stays(empty_dir: Path, stack: LocalSupabase) -> None:
     port = httpx.URL(stack.api_url).port
     with pytest.raises(PortTaken, match=rf"{port} is taken.*--port"):
-        LocalSupabase(empty_dir, port=port or 0).start()
+        quick(empty_dir, port=port or 0).start()
     assert not DataDir(empty_dir).locked()
 
 
@@ -331,7 +334,7 @@ async def test_ctrl_c_stops_the_stack(data_dir: Path) -> None:
 
 
 async def test_a_killed_daemon_leaves_nothing_and_loses_nothing(data_dir: Path) -> None:
-    with LocalSupabase(data_dir) as first:
+    with quick(data_dir) as first:
         token = await _keep(first.db_url)
         footprint = Footprint.of(data_dir)
         footprint.processes[0].kill()
@@ -340,21 +343,21 @@ async def test_a_killed_daemon_leaves_nothing_and_loses_nothing(data_dir: Path) 
             first.status()
         with pytest.raises(StackNotRunning):
             local.status(data_dir)
-    with LocalSupabase(data_dir) as second:
+    with quick(data_dir) as second:
         assert await _has(second.db_url, token)
 
 
 async def test_a_start_waits_for_what_is_left_of_a_killed_one(data_dir: Path) -> None:
-    with LocalSupabase(data_dir):
+    with quick(data_dir):
         footprint = Footprint.of(data_dir)
         footprint.processes[0].kill()
-        async with LocalSupabase(data_dir) as second:
+        async with quick(data_dir) as second:
             assert await _value(second.db_url, "select 1") == 1
             await footprint.gone(0)
 
 
 async def test_an_orphaned_server_is_ended_at_the_next_start(data_dir: Path) -> None:
-    with LocalSupabase(data_dir) as first:
+    with quick(data_dir) as first:
         token = await _keep(first.db_url)
         footprint = Footprint.of(data_dir)
         # The guard too: nobody is left to clean up.
@@ -362,7 +365,7 @@ async def test_an_orphaned_server_is_ended_at_the_next_start(data_dir: Path) -> 
         footprint.processes[0].kill()
         footprint.programs["guard.py"].kill()
     assert runs(footprint.programs["postgres"])
-    with LocalSupabase(data_dir) as second:
+    with quick(data_dir) as second:
         assert await _has(second.db_url, token)
     footprint.programs["postgrest"].kill()
     await footprint.gone()
@@ -370,7 +373,7 @@ async def test_an_orphaned_server_is_ended_at_the_next_start(data_dir: Path) -> 
 
 @pytest.mark.parametrize("program", ["postgrest", "postgres"])
 async def test_a_program_that_dies_is_started_again(program: str, data_dir: Path) -> None:
-    with LocalSupabase(data_dir) as stack:
+    with quick(data_dir) as stack:
         Footprint.of(data_dir).programs[program].kill()
 
         async def answers() -> bool:
@@ -407,7 +410,7 @@ async def test_the_worker_knows_the_stack_and_is_started_again(
     async def reports(count: int) -> bool:
         return log.exists() and len(log.read_text().splitlines()) == count
 
-    with LocalSupabase(data_dir, worker=True) as stack:
+    with quick(data_dir, worker=True) as stack:
         await _eventually(lambda: reports(1))
         pid, words, known = json.loads(log.read_text())
         assert words == ["worker"]
@@ -423,7 +426,7 @@ async def test_the_worker_knows_the_stack_and_is_started_again(
 
 
 async def test_without_its_guard_a_stack_stops(data_dir: Path) -> None:
-    with LocalSupabase(data_dir):
+    with quick(data_dir):
         footprint = Footprint.of(data_dir)
         footprint.programs["guard.py"].kill()
         await footprint.gone()
@@ -434,14 +437,14 @@ async def test_data_stays_with_the_postgres_that_made_it(
 ) -> None:
     other, newest = find_postgres(16), find_postgres()
     monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(other.path))
-    with LocalSupabase(empty_dir) as first:
+    with quick(empty_dir) as first:
         assert first.postgres.startswith("16.")
         token = await _keep(first.db_url)
     monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(newest.path))
     with pytest.raises(MissingProgram, match=r"made by Postgres 16.*local reset"):
-        LocalSupabase(empty_dir).start()
+        quick(empty_dir).start()
     monkeypatch.delenv("PICTURE_QUEUE_POSTGRES_BIN")
-    with LocalSupabase(empty_dir) as second:
+    with quick(empty_dir) as second:
         assert second.postgres == first.postgres.replace("PICTURE_QUEUE_POSTGRES_BIN", other.origin)
         assert await _has(second.db_url, token)
 
@@ -459,7 +462,7 @@ def test_programs_in_a_closed_home_are_run(
     monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(moved))
     monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", str(find_postgrest().path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_dir / "cache"))
-    with LocalSupabase(empty_dir / "data") as stack:
+    with quick(empty_dir / "data") as stack:
         # An ordinary user runs the programs where they are.
         runs_from = empty_dir / "cache" if os.geteuid() == 0 else tmp_path
         assert str(runs_from) in stack.postgres
@@ -469,7 +472,7 @@ def test_programs_in_a_closed_home_are_run(
 async def test_an_interrupted_first_start_is_begun_anew(empty_dir: Path) -> None:
     (empty_dir / "postgres").mkdir()
     (empty_dir / "postgres" / "PG_VERSION").write_text("18\n")
-    async with LocalSupabase(empty_dir) as stack:
+    async with quick(empty_dir) as stack:
         assert await _value(stack.db_url, "select 1") == 1
 
 
@@ -478,10 +481,10 @@ async def test_a_missing_program_is_named_with_the_cure(
 ) -> None:
     monkeypatch.setenv("PICTURE_QUEUE_POSTGRES_BIN", "/nowhere")
     with pytest.raises(MissingProgram, match=r"PICTURE_QUEUE_POSTGRES_BIN=/nowhere.*initdb"):
-        LocalSupabase(empty_dir).start()
+        quick(empty_dir).start()
     monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", "/nowhere/postgrest")
     with pytest.raises(MissingProgram, match="PICTURE_QUEUE_POSTGREST=/nowhere"):
-        LocalSupabase(empty_dir).start()
+        quick(empty_dir).start()
 
 
 async def test_a_migration_that_fails_changes_nothing_and_names_its_line(
@@ -504,7 +507,7 @@ async def test_a_migration_that_fails_changes_nothing_and_names_its_line(
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(data_dir: Path) -> None:
-    stack = LocalSupabase(data_dir)
+    stack = quick(data_dir)
     starting = asyncio.create_task(stack.__aenter__())
     while not DataDir(data_dir).locked():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
@@ -525,7 +528,7 @@ def test_a_stack_starts_once_and_stops_twice(stack: LocalSupabase) -> None:
 async def test_a_daemon_that_does_not_stop_is_killed(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with LocalSupabase(data_dir):
+    with quick(data_dir):
         footprint = Footprint.of(data_dir)
         monkeypatch.setattr(local, "_STOP_TIMEOUT", 0.1)
         footprint.processes[0].suspend()
@@ -553,7 +556,7 @@ def test_a_daemon_that_does_not_come_up_is_reported_with_its_log(
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr(local, "_START_TIMEOUT", 0.3)
     with pytest.raises(LocalStackError, match=complaint):
-        LocalSupabase(empty_dir).start()
+        quick(empty_dir).start()
 
 
 def test_a_data_directory_that_cannot_be_made_is_named() -> None:
