@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from picture_queue.errors import LocalStackError, StackAlreadyRunning
-from picture_queue.local.paths import make_directory
+from picture_queue.local.paths import default_data_dir, make_directory
 from picture_queue.local.processes import runs
 
 _POLL = 0.02
@@ -40,6 +40,11 @@ class DataDir:
     def log(self, name: str) -> Path:
         """Returns the log file of one program."""
         return self.logs / f"{name}.log"
+
+    def command(self, verb: str) -> str:
+        """Returns the command that does something with the stack in this directory, for a hint."""
+        option = "" if self.path == default_data_dir() else f" --data-dir {self.path}"
+        return f"`picture-queue local {verb}{option}`"
 
     def make(self) -> None:
         """Makes the directories.
@@ -79,8 +84,8 @@ class DataDir:
                 raise StackAlreadyRunning(
                     "A stack is already running in this data directory",
                     detail=str(self.path),
-                    hint="See it with `picture-queue local status`, "
-                    "or stop it with `picture-queue local stop`.",
+                    hint=f"See it with {self.command('status')}, "
+                    f"or stop it with {self.command('stop')}.",
                 )
             if time.monotonic() > deadline:
                 raise LocalStackError(
@@ -159,7 +164,7 @@ class DataDir:
             raise StackAlreadyRunning(
                 "A stack is running in this data directory",
                 detail=str(self.path),
-                hint="Stop it with `picture-queue local stop`.",
+                hint=f"Stop it with {self.command('stop')}.",
             )
         try:
             for name in _OURS:

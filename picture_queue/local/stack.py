@@ -355,7 +355,7 @@ def _temporary_directory() -> Path:
 
 def _not_running(data: DataDir) -> StackNotRunning:
     return StackNotRunning(
-        f"No stack is running in {data.path}", hint="Start it with `picture-queue local start`."
+        f"No stack is running in {data.path}", hint=f"Start it with {data.command('start')}."
     )
 
 

@@ -267,14 +267,14 @@ async def test_the_background_stack_keeps_its_data_until_reset(empty_dir: Path) 
     first = await start()
     assert local.status(empty_dir) == first
     assert (empty_dir / "state.json").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(StackAlreadyRunning, match="local stop"):
+    with pytest.raises(StackAlreadyRunning, match=f"local stop --data-dir {empty_dir}"):
         await start()
     token = await _keep(first["DB_URL"])
     footprint = Footprint.of(empty_dir)
 
     local.stop(empty_dir)
     await footprint.gone(0)
-    with pytest.raises(StackNotRunning, match="local start"):
+    with pytest.raises(StackNotRunning, match=f"local start --data-dir {empty_dir}"):
         local.status(empty_dir)
     with pytest.raises(StackNotRunning):
         local.stop(empty_dir)
