@@ -1,6 +1,7 @@
 """``picture-queue demo``: a picture from nothing, as a user of the project sees it come."""
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -8,11 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
 
 import typer
 from rich.text import Text
 
-from picture_queue.errors import JobCancelled, JobFailed, LocalStackError
+from picture_queue.errors import JobCancelled, JobFailed, LocalStackError, PictureQueueError
 from picture_queue_cli.bar import Bar
 from picture_queue_cli.demo_stack import (
     ANSWER_TIMEOUT,
@@ -42,6 +44,7 @@ PROMPT = "A sailing boat at sunset"
 # Runs for some seconds, and its logs say how far it is.
 MODEL = "black-forest-labs/flux-dev"
 
+_CANCEL_TIMEOUT = 5.0  # seconds
 _WATCH_TIMEOUT = 600.0  # seconds; the real Replicate may have to start the model first
 
 
@@ -110,7 +113,7 @@ async def _run(stack: Stack, wish: _Wish) -> _Result:
         started = await pq.generations.start(wish.prompt, wish.model)
         timeline.mark("answered", "answer")
         done("Generation", f"“{wish.prompt}”, {wish.model}")
-        async with realtime_switch(stack) as cut_realtime:
+        async with realtime_switch(stack) as cut_realtime, _cancelled_with_us(pq, started.id):
             with Bar() as bar:
                 async for event in pq.generations.watch(started.id, timeout=_WATCH_TIMEOUT):
                     timeline.see(event)
@@ -151,6 +154,18 @@ async def _signed_up(stack: Stack) -> "AsyncIterator[AsyncPictureQueue]":
         stack.api_url, key, access_token=token, timeout=ANSWER_TIMEOUT
     ) as pq:
         yield pq
+
+
+@asynccontextmanager
+async def _cancelled_with_us(pq: "AsyncPictureQueue", generation_id: UUID) -> AsyncIterator[None]:
+    """Cancels the generation when the demo is interrupted: its worker would finish it first."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        with contextlib.suppress(PictureQueueError, TimeoutError):
+            async with asyncio.timeout(_CANCEL_TIMEOUT):
+                await pq.generations.cancel(generation_id)
+        raise
 
 
 def _as_json(result: _Result) -> dict[str, Any]:

@@ -21,8 +21,8 @@ _JOB_TYPE = "generate-image"
 _WORKER_TIMEOUT = 20.0  # seconds; it starts together with the stack
 _POLL = 0.05
 _LABEL_WIDTH = 12
-_SIMULATOR = "a simulator on this machine; REPLICATE_API_TOKEN takes the real one"
-_API = "the real one, with REPLICATE_API_TOKEN; it costs money"
+_SIMULATOR = "a simulator; with REPLICATE_API_TOKEN the real one draws"
+_API = "the real one, by REPLICATE_API_TOKEN; it charges for this"
 
 
 def done(label: str, text: str) -> None:
@@ -113,7 +113,7 @@ def _starting() -> Iterator[None]:
 
     first = not (default_data_dir() / "postgres").exists()
     what = "Making a database and starting" if first else "Starting"
-    with err().status(f"{what} Postgres, PostgREST, Realtime, Storage, Auth and a worker …"):
+    with err().status(f"{what} Supabase, Replicate and a worker …"):
         yield
 
 

@@ -1,5 +1,6 @@
 """``picture-queue local``: the embedded Supabase."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -68,12 +69,16 @@ def start(
     expect_installed()
     from picture_queue.local.stack import start_background
 
-    with err().status("Starting Postgres, PostgREST, Realtime, Storage and Auth …"):
+    with err().status("Starting Supabase …"):
         found = start_background(data_dir, port=port, worker=worker, notice=talk)
     if as_json:
         print_json(found)
         return
     show_status(found)
+    if worker:
+        real = os.environ.get("REPLICATE_API_TOKEN")
+        drawing = "the real Replicate, by REPLICATE_API_TOKEN" if real else "the simulator"
+        talk(f"\nA worker runs beside it; its pictures come from {drawing}.")
     talk("\nFor your own programs:")
     out().print(Text(f"export SUPABASE_URL={found['API_URL']}"), soft_wrap=True)
     out().print(Text(f"export SUPABASE_KEY={found['SECRET_KEY']}"), soft_wrap=True)

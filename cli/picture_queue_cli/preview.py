@@ -47,7 +47,7 @@ def preview(path: Path, console: Console) -> Text | None:
 
 
 def _size(width: int, height: int, console: Console) -> tuple[int, int]:
-    """Returns columns and lines: as wide as is good to look at, and not beyond half the screen."""
+    """Returns columns and lines: as wide as is good to look at, and what follows fits below."""
     columns = min(_WIDEST, console.width - 2)
-    lines = max(1, min(round(columns * height / width / 2), console.height // 2))
+    lines = max(1, min(round(columns * height / width / 2), console.height * 2 // 3))
     return max(1, min(columns, round(lines * 2 * width / height))), lines

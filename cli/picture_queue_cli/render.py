@@ -4,7 +4,8 @@ import json
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -26,13 +27,18 @@ _PIPE_WIDTH = 10_000
 
 def out() -> Console:
     """Returns the console of results."""
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(highlight=False, width=width)
+    return _console_of(sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def err() -> Console:
     """Returns the console of talk, errors and progress."""
-    return Console(stderr=True, highlight=False)
+    return _console_of(sys.stderr)
+
+
+@lru_cache(maxsize=2)
+def _console_of(stream: IO[str], width: int | None = None) -> Console:
+    # One for each stream: what is printed beside a live bar goes above it.
+    return Console(file=stream, highlight=False, width=width)
 
 
 def talk(text: str) -> None:

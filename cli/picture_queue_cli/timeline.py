@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from picture_queue.records import JobEvent
 
 _SOURCES = {
-    "answer": "the answer of start_generation",
+    "answer": "what start_generation returned",
     "socket": "an event over Realtime",
-    "snapshot": "the row, read when the watch began or reconnected",
-    "poll": "the row, read because Realtime was quiet",
-    "row": "created_at of the image's row",
+    "snapshot": "the row, as the watch began or reconnected",
+    "poll": "the row, as Realtime was quiet",
+    "row": "created_at of the image",
     "download": "the file on this machine",
 }
 

@@ -77,9 +77,11 @@ async def _work_built_in(target: Target, settings: dict[str, Any]) -> None:
     from picture_queue import AsyncPictureQueue, WorkerSettings
     from picture_queue.worker.builtin import builtin_worker
 
-    chosen = WorkerSettings(**settings)
+    chosen, replicate = WorkerSettings(**settings), _replicate(target)
+    if replicate is not None:
+        logging.info("Pictures come from %s", replicate.base_url)
     async with AsyncPictureQueue(target.url, target.key) as pq:
-        await builtin_worker(pq, chosen, _replicate(target)).run()
+        await builtin_worker(pq, chosen, replicate).run()
 
 
 def _replicate(target: Target) -> "ReplicateSettings | None":

@@ -120,6 +120,24 @@ def finish(rpc: Rpc, queue: str, error: str | None = None) -> None:
     rpc("complete_job", job_id=job["id"], result={"size": 3}, error=error)
 
 
+def test_the_models_on_offer_are_listed(cli: Cli) -> None:
+    models = json.loads(cli("models", "--json").stdout)
+    (default,) = [model["model_id"] for model in models if model["default"]]
+    lines = cli("models").stdout.splitlines()
+    assert len(lines) == len(models) + 1
+    assert [line.split()[:2] for line in lines if "default" in line] == [[default, "default"]]
+
+
+def test_the_inputs_of_a_model_are_shown(cli: Cli) -> None:
+    model = "black-forest-labs/flux-schnell"
+    shown = {line.split()[0]: line.split() for line in cli("models", model).stdout.splitlines()}
+    assert shown["prompt"][1:] == ["*", "string"]
+    assert shown["num_outputs"][1:] == ["integer", "1", "1", "to", "4"]
+    found = json.loads(cli("models", model, "--json").stdout)
+    assert found["model_id"] == model
+    assert {rule["name"] for rule in found["inputs"]} == shown.keys() - {"input"}
+
+
 def test_a_finished_job_is_watched_to_its_end_at_once(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = enqueued(cli, "--queue", queue)
     finish(rpc, queue)

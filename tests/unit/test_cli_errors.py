@@ -1,6 +1,7 @@
 """Every expected error is one line on standard error and an exit code that is written down."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,17 @@ def test_a_wrong_command_line_is_one_line(args: list[str], said: str) -> None:
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert said in done.stderr
     assert re.search(r"See: picture-queue[\w -]* --help\n$", done.stderr)
+
+
+def test_without_the_embedded_stack_installed_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "picture_queue.local.stack", None)
+    for args in (["demo"], ["local", "start"], ["local", "status"]):
+        done = CliRunner().invoke(app, args)
+        assert (done.exit_code, done.stdout) == (10, "")
+        assert done.stderr.count("\n") == 1
+        assert "pip install 'picture-queue[local]'" in done.stderr
 
 
 def test_without_a_command_the_help_is_shown() -> None:

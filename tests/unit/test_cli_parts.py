@@ -202,8 +202,8 @@ def test_a_preview_has_the_colours_of_the_picture(tmp_path: Path) -> None:
     text = preview(path, console)
     assert text is not None
     lines = text.plain.split("\n")
-    assert len(lines) == 10, "half the screen"
-    assert {len(line) for line in lines} == {20}
+    assert len(lines) == 13, "two thirds of the screen"
+    assert {len(line) for line in lines} == {26}
     console.print(text)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "38;2;255;0;0;48;2;255;0;0m▀" in shown, "red above"

@@ -1,0 +1,143 @@
+"""``picture-queue demo``: the whole way, from nothing to a picture, and nothing left behind."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+Program = Callable[..., subprocess.CompletedProcess[str]]
+DEMO = [sys.executable, "-m", "picture_queue_cli", "demo"]
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert (found["status"], found["error"], found["replicate"]) == ("completed", None, "simulator")
+    assert found["events"][-1]["status"] == "completed"
+    versions = [event["version"] for event in found["events"]]
+    assert versions == sorted(set(versions))
+    return found
+
+
+def not_running(program: Program) -> bool:
+    return program("local", "status").returncode == 6
+
+
+def test_a_picture_comes_with_live_states_and_everything_is_stopped(
+    program: Program, tmp_path: Path
+) -> None:
+    done = program("demo", "--json", timeout=100)
+    found = report(done)
+    with Image.open(tmp_path / found["picture"]) as picture:
+        assert picture.size == (1024, 1024)
+
+    live = [event for event in found["events"] if event["source"] == "socket"]
+    assert len(live) >= 3
+    assert live[-1]["status"] == "completed"
+    times = [event["at_ms"] for event in found["events"]]
+    assert times == sorted(times)
+    timeline = found["timeline"]
+    order = ["answered", "claimed", "first_progress", "stored", "completed", "saved"]
+    assert sorted(timeline, key=order.index) == order
+    moments = [timeline[name]["ms"] for name in order]
+    assert moments == sorted(moments)
+    assert timeline["answered"]["source"] == "answer"
+    assert timeline["completed"]["source"] == "socket"
+
+    assert "signed up" in done.stderr
+    assert "simulator" in done.stderr
+    assert not_running(program)
+
+
+def interrupted(home: dict[str, str], directory: Path) -> None:
+    """Runs the demo and presses Ctrl-C when the picture has been asked for."""
+    process = subprocess.Popen(
+        DEMO, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=home, cwd=directory
+    )
+    assert process.stderr
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "Generation" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    printed, rest = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (130, ""), [*said, rest]
+    assert rest.splitlines()[-1] == "error: Interrupted."
+    assert "Traceback" not in rest
+
+
+def test_a_kept_stack_is_used_again_and_without_realtime_the_end_is_the_same(
+    program: Program, home: dict[str, str], tmp_path: Path
+) -> None:
+    kept = program("demo", "--keep", "--json", timeout=100)
+    try:
+        status = report(kept)["stack"]
+        assert json.loads(program("local", "status", "--json").stdout) == status
+
+        cut = program("demo", "--cut-socket", "--json", timeout=100)
+        found = report(cut)
+        assert "stack" not in found
+        assert "left running" in cut.stderr
+        assert found["events"][-1]["source"] in ("poll", "snapshot")
+
+        interrupted(home, tmp_path)
+        assert not not_running(program)
+        (newest, *_) = json.loads(program("jobs", "list", "--json").stdout)
+        assert newest["status"] == "cancelled" or newest["cancel_requested_at"]
+    finally:
+        assert program("local", "stop").returncode == 0
+
+
+def test_ctrl_c_stops_everything(program: Program, home: dict[str, str], tmp_path: Path) -> None:
+    interrupted(home, tmp_path)
+    assert not_running(program)
+
+
+def test_a_terminal_shows_the_bar_the_picture_and_the_times(
+    program: Program, home: dict[str, str], tmp_path: Path
+) -> None:
+    environ = {**home, "TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "100"}
+    del environ["NO_COLOR"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*DEMO, "--model", "black-forest-labs/flux-schnell"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environ,
+        cwd=tmp_path,
+    )
+    os.close(theirs)
+    shown = read_all(ours, deadline=time.monotonic() + 100).decode()
+    assert process.wait(timeout=30) == 0
+    for part in ("━━━", "100 %", "▀", "outputs/", "answered", "claimed", "Everything is stopped"):
+        assert part in shown
+    assert not_running(program)
+
+
+def read_all(terminal: int, deadline: float) -> bytes:
+    """Reads a terminal until the program on its other side has ended."""
+    shown = b""
+    while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        try:
+            piece = os.read(terminal, 65_536)
+        except OSError:  # the other side is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(terminal)
+    return shown
