@@ -26,7 +26,7 @@ def health(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
 def _show_health(found: "Health") -> None:
     console = out()
     numbers = ("pending", "scheduled", "processing", "parked", "failed today", "workers")
-    queues = table("queue", *numbers, "oldest waits", right=(*numbers, "oldest waits"))
+    queues = table("queue", *numbers, "oldest", right=(*numbers, "oldest"))
     for row in found.queues:
         queues.add_row(
             row.queue,

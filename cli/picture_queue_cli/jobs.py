@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
+from rich.table import Table
 
 from picture_queue.errors import InvalidArgument
 from picture_queue_cli.project import connect
@@ -34,6 +36,7 @@ app = typer.Typer(no_args_is_help=True, help="See and steer jobs.")
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", help="The job's id.")]
 
+_WIDE = 110  # characters of a screen that have room for all columns
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
 _DELAY = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)?")
 
@@ -171,18 +174,20 @@ def list_jobs(
     elif not found:
         talk("There are no such jobs.")
     else:
-        shown = table("id", "type", "queue", "status", "%", "attempt", "created", right=("%",))
-        for job in found:
-            shown.add_row(
-                str(job.id),
-                job.job_type,
-                job.queue,
-                status_text(job.status, job.hold),
-                str(job.progress),
-                f"{job.attempt} of {job.max_attempts}",
-                ago(job.created_at),
-            )
-        out().print(shown)
+        console = out()
+        console.print(_overview(found, wide=console.width >= _WIDE))
+
+
+def _overview(jobs: "Sequence[Job]", *, wide: bool) -> Table:
+    """Returns jobs as a table; where there is room, with more about them."""
+    shown = table("id", "type", *(("queue", "attempt") if wide else ()), "status", "created")
+    for job in jobs:
+        state = status_text(job.status, job.hold)
+        if job.status == "processing":
+            state.append(f" {job.progress} %")
+        more = (job.queue, f"{job.attempt} of {job.max_attempts}") if wide else ()
+        shown.add_row(str(job.id), job.job_type, *more, state, ago(job.created_at))
+    return shown
 
 
 @app.command()

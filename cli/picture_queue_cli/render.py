@@ -81,7 +81,7 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
         columns: The headings.
         right: Those of numbers.
     """
-    made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 3, 0, 0))
+    made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(
             column, justify="right" if column in right else "left", no_wrap=column == "id"

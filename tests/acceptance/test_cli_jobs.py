@@ -76,8 +76,8 @@ def test_jobs_are_listed_newest_first_and_by_state(cli: Cli, queue: str) -> None
     listed = json.loads(cli("jobs", "list", "--queue", queue, "--json").stdout)
     assert [job["id"] for job in listed] == [second, first]
     lines = cli("jobs", "list", "--queue", queue, "--status", "cancelled").stdout.splitlines()
-    assert lines[0].split() == ["id", "type", "queue", "status", "%", "attempt", "created"]
-    assert lines[1].split()[:4] == [first, "resize", queue, "cancelled"]
+    assert lines[0].split() == ["id", "type", "queue", "attempt", "status", "created"]
+    assert lines[1].split()[:7] == [first, "resize", queue, "0", "of", "3", "cancelled"]
     assert len(lines) == 2
 
 
