@@ -79,6 +79,7 @@ class Claimer(Service):
     def answered(self, claim: Claim | None, jobs: list[ClaimedJob]) -> None:
         """Takes the answer to a question and launches its jobs."""
         if claim is None:
+            self.wake()
             return
         asked_at = self._asked_at
         self._open, self._asking = None, False

@@ -116,7 +116,7 @@ class Attempt:
         """Settles a stopped attempt without waiting for its handler."""
         if not self.settled:
             if self._handler.shape.is_async:
-                _log.warning("The handler of job %s does not stop; its slot is taken", self.job.id)
+                _log.warning("The handler of job %s has not stopped and goes on", self.job.id)
             self._settle(self._stopped())
 
     async def _run(self) -> Outcome | None:
@@ -128,7 +128,7 @@ class Attempt:
                 outcome = await self._call_in_thread()
         # A handler that calls sys.exit() ends its job, not the worker.
         except (Exception, SystemExit) as error:
-            outcome = self._stopped(error) if self._stop else outcomes.from_error(error)
+            outcome = self._stopped(error) if self._stop else self._failed(error)
         if isinstance(outcome, Snoozed | Parked):
             await self._progress.flush()  # the job shows it while it waits
         return outcome
@@ -144,8 +144,14 @@ class Attempt:
         arguments = handler.arguments(job.payload, context)
         value = await in_thread(f"{job.job_type} {job.id}", handler.function, *arguments)
         if isinstance(value, Raised):
-            return outcomes.from_error(value.error)
+            return self._failed(value.error)
         return outcomes.from_value(value)
+
+    def _failed(self, error: BaseException) -> Outcome:
+        outcome = outcomes.from_error(error)
+        if isinstance(outcome, Snoozed):  # of a failure the outcome says more than a log could
+            _log.info("Job %s waits %g s: %s", self.job.id, outcome.delay, error)
+        return outcome
 
     def _done(self, task: asyncio.Task[Outcome | None]) -> None:
         if not self.settled:

@@ -44,7 +44,9 @@ class Policy:
     def __post_init__(self) -> None:
         if self.queue is not None and not _QUEUE.fullmatch(self.queue):
             raise InvalidArgument(
-                "queue is not a name", detail=repr(self.queue), hint="Use letters, digits and _ . -"
+                "That is no name for a queue",
+                detail=repr(self.queue),
+                hint="Use letters, digits and _ . -",
             )
         for name, low in (
             ("max_attempts", 1),
@@ -55,7 +57,9 @@ class Policy:
         ):
             value = getattr(self, name)
             if value is not None and not (low <= value and math.isfinite(value)):
-                raise InvalidArgument(f"{name} is {value}", hint=f"Choose {low} or more")
+                raise InvalidArgument(
+                    f"The policy's {name} is {value}", hint=f"Choose {low} or more"
+                )
 
     def as_json(self) -> dict[str, Any]:
         """Returns what is set, as `register_worker` takes it."""
@@ -117,7 +121,7 @@ class Registry:
         """
         if not _JOB_TYPE.fullmatch(job_type):
             raise InvalidArgument(
-                "job_type is not a name",
+                "That is no name for a job type",
                 detail=repr(job_type),
                 hint="Use letters, digits and _ . : -",
             )

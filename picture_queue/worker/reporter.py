@@ -104,7 +104,7 @@ class Reporter(Service):
             self._batch = min(self._batch * 2, BATCH)
             return
         # Smaller, and others first: one report that cannot be sent must not hold up the rest.
-        self._batch = max(1, self._batch // 2)
+        self._batch = max(1, len(batch) // 2)
         for report in batch:
             if self._waiting.get(report.job_id) is report:
                 self._waiting[report.job_id] = self._waiting.pop(report.job_id)
@@ -119,10 +119,7 @@ class Reporter(Service):
             answer = await self._link.call(call, _ANSWER)
         except Exception as error:  # the link has logged it
             self._claimer.unanswered(claim)
-            if not _is_at_fault(error):
-                return False
-            if len(batch) > 1:
-                self._batch = 1  # to find the one
+            if len(batch) > 1 or claim or not _is_at_fault(error):
                 return False
             self._replace(batch[0], error)
             return True

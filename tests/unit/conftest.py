@@ -1,0 +1,86 @@
+"""A claimed job to try things on, and a project whose answers a test writes itself."""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from picture_queue._rpc import Rpc
+from picture_queue.records import ClaimedJob
+
+COLUMNS: dict[str, Any] = {
+    "seq": 1,
+    "queue": "default",
+    "job_type": "resize",
+    "payload": {},
+    "priority": 0,
+    "status": "processing",
+    "hold": None,
+    "attempt": 1,
+    "max_attempts": 3,
+    "scheduled_for": None,
+    "user_id": None,
+    "generation_id": None,
+    "idempotency_key": None,
+    "progress": 0,
+    "message": None,
+    "error": None,
+    "version": 2,
+    "worker": "w",
+    "cancel_requested_at": None,
+    "created_at": "2026-01-01T00:00:00Z",
+    "updated_at": "2026-01-01T00:00:00Z",
+    "started_at": "2026-01-01T00:00:00Z",
+    "finished_at": None,
+    "lease_seconds": 30.0,
+    "timeout_seconds": 60.0,
+}
+
+
+@pytest.fixture
+def row() -> Callable[..., dict[str, Any]]:
+    """Makes the JSON of a claimed job."""
+
+    def make(**columns: Any) -> dict[str, Any]:
+        return COLUMNS | {"id": str(uuid4()), "lease_id": str(uuid4())} | columns
+
+    return make
+
+
+@pytest.fixture
+def claimed(row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
+    """Makes a claimed job."""
+    return lambda **columns: ClaimedJob.model_validate(row(**columns))
+
+
+class Project:
+    """A transport whose answers are the test's own.
+
+    `answers` has a function for each SQL function: it gets the parameters and returns the JSON of
+    the answer, or raises. It may be async.
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}
+        self.asked: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+
+    async def call(self, rpc: Rpc[Any]) -> Any:
+        self.asked.put_nowait((rpc.function, rpc.params))
+        answer = self.answers[rpc.function](rpc.params)
+        return rpc.parse(await answer if inspect.isawaitable(answer) else answer)
+
+    async def next(self, function: str) -> dict[str, Any]:
+        """Returns the parameters of the next call of a function that was not looked at yet."""
+        async with asyncio.timeout(5):
+            while True:
+                name, params = await self.asked.get()
+                if name == function:
+                    return params
+
+
+@pytest.fixture
+def project() -> Project:
+    return Project()

@@ -1,0 +1,339 @@
+"""One attempt: how it ends, and what stops it."""
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from picture_queue.replicate.errors import RateLimited
+from picture_queue.worker import JobContext, Snooze, SyncJobContext, executor
+from picture_queue.worker.executor import Attempt, Stop
+from picture_queue.worker.outcomes import Cancelled, Completed, Failed, Outcome, Released, Snoozed
+from picture_queue.worker.registry import Policy, Registry
+
+
+class Run:
+    """An attempt, and the order of what it says."""
+
+    def __init__(self, function: Callable[..., Any], job: Any) -> None:
+        registry = Registry()
+        registry.add("resize", function, Policy())
+        self.said: list[str] = []
+        self.progress: list[int] = []
+        self._settled = asyncio.Event()
+        self._ended = asyncio.Event()
+        self.attempt = Attempt(registry["resize"], job, self._send, self._settle, self._end)
+
+    async def _send(self, percent: int, message: str | None) -> None:
+        self.progress.append(percent)
+
+    def _settle(self, attempt: Attempt) -> None:
+        self.said.append("settled")
+        self._settled.set()
+
+    def _end(self, attempt: Attempt) -> None:
+        self.said.append("ended")
+        self._ended.set()
+
+    async def outcome(self) -> Outcome | None:
+        async with asyncio.timeout(5):
+            await self._settled.wait()
+        return self.attempt.outcome
+
+    async def ended(self) -> None:
+        async with asyncio.timeout(5):
+            await self._ended.wait()
+        assert self.said == ["settled", "ended"]
+
+
+@pytest.fixture
+def run(claimed):
+    return lambda function, **columns: Run(function, claimed(**columns))
+
+
+@pytest.fixture
+def quick_cleanup(monkeypatch):
+    monkeypatch.setattr(executor, "CLEANUP", 0.01)
+
+
+class Never:
+    """An async handler that waits for ever, and tells how it fared."""
+
+    def __init__(self, after: Callable[[], Any] = lambda: None) -> None:
+        self.started = asyncio.Event()
+        self.context: JobContext
+        self._after = after
+
+    async def __call__(self, payload: dict[str, Any], job: JobContext) -> Any:
+        self.context = job
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if (value := self._after()) is not None:
+                return value
+            raise
+
+
+async def test_a_handler_returns(run):
+    async def handle(payload: dict[str, Any]) -> Any:
+        return payload
+
+    ran = run(handle, payload={"a": 1})
+    assert await ran.outcome() == Completed({"a": 1})
+    await ran.ended()
+    assert 0 <= ran.attempt.duration < 5
+
+
+async def test_a_handler_raises(run):
+    async def handle() -> None:
+        raise ValueError("no")
+
+    outcome = await run(handle).outcome()
+    assert isinstance(outcome, Failed)
+    assert (outcome.error, outcome.retryable) == ("ValueError: no", True)
+
+
+async def test_a_payload_that_does_not_fit_never_reaches_the_handler(run):
+    class Size(BaseModel):
+        width: int
+
+    called = False
+
+    async def handle(payload: Any) -> None:
+        nonlocal called
+        called = True
+
+    handle.__annotations__["payload"] = Size
+    outcome = await run(handle, payload={"width": "wide"}).outcome()
+    assert isinstance(outcome, Failed)
+    assert "payload.width is 'wide'" in outcome.error
+    assert not outcome.retryable
+    assert not called
+
+
+async def test_a_handler_that_exits_ends_its_job_only(run):
+    async def handle() -> None:
+        sys.exit(3)
+
+    outcome = await run(handle).outcome()
+    assert isinstance(outcome, Failed)
+    assert outcome.error == "SystemExit: 3"
+
+
+async def test_a_cancellation_of_the_handlers_own_is_a_failure(run):
+    async def handle() -> None:
+        raise asyncio.CancelledError
+
+    outcome = await run(handle).outcome()
+    assert isinstance(outcome, Failed)
+    assert "cancelled itself" in outcome.error
+
+
+async def test_an_attempt_ends_at_its_timeout(run):
+    outcome = await run(Never(), timeout_seconds=0.02).outcome()
+    assert isinstance(outcome, Failed)
+    assert outcome.error == "TimeoutError: the job did not end within 0.02 s"
+    assert outcome.retryable
+
+
+async def test_a_handler_that_fails_while_it_is_stopped_timed_out_all_the_same(run):
+    def fail() -> None:
+        raise RuntimeError("in cleanup")
+
+    outcome = await run(Never(fail), timeout_seconds=0.02).outcome()
+    assert isinstance(outcome, Failed)
+    assert outcome.error.startswith("TimeoutError")
+    assert outcome.detail is not None
+    assert "in cleanup" in outcome.detail
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [(Stop.CANCEL, Cancelled()), (Stop.SHUTDOWN, Released()), (Stop.LOST, None)],
+)
+async def test_an_attempt_is_stopped(run, reason, outcome):
+    handler = Never()
+    ran = run(handler)
+    await handler.started.wait()
+    ran.attempt.stop(reason)
+    assert await ran.outcome() == outcome
+    await ran.ended()
+    assert handler.context.cancel_requested is (reason is Stop.CANCEL)
+
+
+@pytest.mark.parametrize("reason", [Stop.CANCEL, Stop.SHUTDOWN, Stop.LOST])
+async def test_an_attempt_is_stopped_before_its_first_step(run, reason):
+    handler = Never()
+    ran = run(handler)
+    ran.attempt.stop(reason)
+    await ran.ended()
+    assert not handler.started.is_set()
+
+
+async def test_a_handler_that_finishes_in_spite_of_a_stop_has_finished(run):
+    handler = Never(lambda: "done")
+    ran = run(handler)
+    await handler.started.wait()
+    ran.attempt.stop(Stop.CANCEL)
+    assert await ran.outcome() == Completed("done")
+
+
+async def test_a_lost_lease_outweighs_what_came_before(run):
+    handler = Never(lambda: "done")
+    ran = run(handler)
+    await handler.started.wait()
+    ran.attempt.stop(Stop.CANCEL)
+    ran.attempt.stop(Stop.LOST)
+    assert await ran.outcome() is None
+
+
+async def test_a_stop_after_the_end_changes_nothing(run):
+    async def handle() -> int:
+        return 1
+
+    ran = run(handle)
+    await ran.ended()
+    for reason in Stop:
+        ran.attempt.stop(reason)
+    ran.attempt.give_up()
+    assert await ran.outcome() == Completed(1)
+    assert ran.said == ["settled", "ended"]
+
+
+async def test_a_handler_that_ignores_its_stop_keeps_its_slot_only(run, quick_cleanup, caplog):
+    until = asyncio.Event()
+
+    async def stubborn() -> str:
+        while not until.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await until.wait()
+        return "too late"
+
+    ran = run(stubborn, timeout_seconds=0.01)
+    outcome = await ran.outcome()
+    assert isinstance(outcome, Failed)
+    assert outcome.error.startswith("TimeoutError")
+    assert ran.said == ["settled"]
+    assert "has not stopped and goes on" in caplog.text
+    until.set()
+    await ran.ended()
+    assert await ran.outcome() is outcome
+
+
+async def test_a_job_cancelled_while_parked_is_run_to_undo(run):
+    handler = Never(lambda: "stopped")
+    ran = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
+    await handler.started.wait()
+    assert handler.context.cancel_requested
+    ran.attempt.stop(Stop.CANCEL)  # as every heartbeat says
+    ran.attempt.stop(Stop.SHUTDOWN)
+    assert await ran.outcome() == Completed("stopped")
+
+
+async def test_a_shutdown_is_announced(run):
+    handler = Never()
+    ran = run(handler)
+    await handler.started.wait()
+    ran.attempt.announce_shutdown()
+    assert handler.context.shutdown_requested
+    assert not ran.attempt.settled
+    ran.attempt.stop(Stop.SHUTDOWN)
+    await ran.ended()
+
+
+async def test_what_a_waiting_job_said_last_is_sent_first(run):
+    async def handle(job: JobContext) -> Snooze:
+        await job.progress(10)
+        await job.progress(20)
+        await job.progress(30)
+        return Snooze(5)
+
+    ran = run(handle)
+    assert await ran.outcome() == Snoozed(5)
+    assert ran.progress[-1] == 30
+
+
+async def test_a_failure_that_gives_the_attempt_back_is_logged(run, caplog):
+    caplog.set_level(logging.INFO)
+
+    async def handle() -> None:
+        raise RateLimited("Replicate answered 429", retry_after=3)
+
+    assert await run(handle).outcome() == Snoozed(3)
+    assert "waits 3 s: Replicate answered 429" in caplog.text
+
+
+# Sync handlers
+
+
+async def test_a_sync_handler_runs_in_a_thread_with_the_callers_context(run):
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    variable.set("kept")
+
+    def handle(payload: dict[str, Any], job: SyncJobContext) -> list[Any]:
+        return [variable.get(), threading.current_thread() is threading.main_thread(), job.attempt]
+
+    ran = run(handle)
+    assert await ran.outcome() == Completed(["kept", False, 1])
+    await ran.ended()
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), SystemExit(3), StopIteration(), KeyboardInterrupt()]
+)
+async def test_whatever_a_sync_handler_raises_fails_its_job_only(run, error):
+    def handle() -> None:
+        raise error
+
+    outcome = await run(handle).outcome()
+    assert isinstance(outcome, Failed)
+    assert outcome.error.startswith(type(error).__name__)
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"),
+    [(Stop.CANCEL, Cancelled()), (Stop.SHUTDOWN, Released()), (Stop.LOST, None)],
+)
+async def test_a_thread_is_reported_at_once_and_keeps_its_slot(run, reason, outcome):
+    loop = asyncio.get_running_loop()
+    started, until = asyncio.Event(), threading.Event()
+    stopped: list[BaseException] = []
+
+    def handle(job: SyncJobContext) -> str:
+        loop.call_soon_threadsafe(started.set)
+        until.wait(5)
+        try:
+            job.progress(50)
+        except asyncio.CancelledError as error:
+            stopped.append(error)
+            raise
+        return "too late"
+
+    ran = run(handle)
+    await started.wait()
+    ran.attempt.stop(reason)
+    assert ran.said == ["settled"]
+    assert await ran.outcome() == outcome
+    until.set()
+    await ran.ended()
+    assert len(stopped) == 1
+    assert ran.progress == []
+
+
+async def test_a_thread_ends_at_its_timeout_for_the_worker(run):
+    until = threading.Event()
+    ran = run(lambda: until.wait(5), timeout_seconds=0.02)
+    outcome = await ran.outcome()
+    assert isinstance(outcome, Failed)
+    assert outcome.error.startswith("TimeoutError")
+    assert ran.said == ["settled"]
+    until.set()
+    await ran.ended()

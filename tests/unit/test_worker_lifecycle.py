@@ -1,0 +1,446 @@
+"""A whole worker over a project whose answers are the test's own: start, wake-ups, stop."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from picture_queue import InvalidArgument, JobContext, Worker, WorkerSettings, errors
+
+VERSION = {"version": "0.1.0", "contract": 1, "oldest_client_contract": 1}
+
+
+class Subscriptions:
+    """Lets a test say what a worker hears."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[str, Any] = {}
+
+    @contextmanager
+    def listen(self, topic: str, listener: Any) -> Iterator[None]:
+        self.listeners[topic] = listener
+        listener.joined()
+        yield
+        del self.listeners[topic]
+
+    def wake(self, queue: str, reason: str) -> None:
+        self.listeners[f"pq:queue:{queue}"].message("wake", {"queue": queue, "reason": reason})
+
+
+class Bench:
+    """A worker, and a database that knows no rules."""
+
+    def __init__(self, project: Any, row: Any) -> None:
+        self.project = project
+        self.row = row
+        self.jobs: list[dict[str, Any]] = []
+        self.reported: dict[str, dict[str, Any]] = {}
+        self.beat: dict[str, list[str]] = {"cancel": [], "lost": []}
+        self.subscriptions = Subscriptions()
+        self.client: Any = SimpleNamespace(
+            _project=project, _watcher=SimpleNamespace(subscriptions=self.subscriptions)
+        )
+        project.answers |= {
+            "register_worker": lambda params: VERSION,
+            "unregister_worker": lambda params: None,
+            "claim_jobs": lambda params: self.claim(params),
+            "heartbeat_jobs": lambda params: self.beat,
+            "report_progress": lambda params: {"cancel_requested": False},
+            "report_jobs": self.report,
+        }
+
+    def worker(self, **settings: Any) -> Worker:
+        worker = Worker(self.client, WorkerSettings(**{"poll_interval": 30, **settings}))
+        worker._signals.watch()
+        return worker
+
+    def claim(self, params: dict[str, Any]) -> list[dict[str, Any]]:
+        count = params["max_jobs"]
+        taken, self.jobs = self.jobs[:count], self.jobs[count:]
+        return taken
+
+    def report(self, params: dict[str, Any]) -> dict[str, Any]:
+        self.reported |= {item["job_id"]: item for item in params["outcomes"]}
+        answers = [
+            {"job_id": item["job_id"], "outcome": "ok", "status": "x"}
+            for item in params["outcomes"]
+        ]
+        return {
+            "outcomes": answers,
+            "jobs": self.claim(params["claim"]) if "claim" in params else [],
+        }
+
+    def job(self, **columns: Any) -> str:
+        """Puts a job into the queue and returns its id."""
+        self.jobs.append(self.row(**columns))
+        job_id: str = self.jobs[-1]["id"]
+        return job_id
+
+
+@pytest.fixture
+def bench(project, row):
+    return Bench(project, row)
+
+
+class Waits:
+    """A handler that waits to be let go."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.started = asyncio.Event()
+        self.go = asyncio.Event()
+        self.context: JobContext
+        worker.handler("resize")(self)
+
+    async def __call__(self, payload: dict[str, Any], job: JobContext) -> str:
+        self.context = job
+        self.started.set()
+        await self.go.wait()
+        return "done"
+
+    async def running(self) -> None:
+        await asyncio.wait_for(self.started.wait(), 5)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Lets the event loop turn until something in it has happened."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0)  # noqa: ASYNC110 - nothing there to wait for
+
+
+async def test_a_worker_says_who_it_is_and_says_goodbye(bench, project):
+    worker = bench.worker(name="me", queues=("default", "big"))
+
+    @worker.handler("resize", queue="big", timeout=5)
+    async def resize() -> None: ...
+
+    assert worker.name is None
+    async with worker:
+        assert worker.name == "me"
+        assert await project.next("register_worker") == {
+            "worker": "me",
+            "queues": ["default", "big"],
+            "job_types": {"resize": {"queue": "big", "timeout_seconds": 5}},
+        }
+        await worker._signals.idle.next()
+    assert await project.next("unregister_worker") == {"worker": "me"}
+    assert worker.name is None
+    assert bench.subscriptions.listeners == {}
+
+
+async def test_a_worker_can_be_started_again(bench):
+    worker = bench.worker()
+    names = set()
+    for _ in range(2):
+        async with worker:
+            await worker.start()  # again changes nothing
+            names.add(worker.name)
+        await worker.stop()
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("found", "error"),
+    [
+        (VERSION | {"contract": 0}, errors.DatabaseTooOld),
+        (VERSION | {"contract": 9, "oldest_client_contract": 9}, errors.ClientTooOld),
+    ],
+)
+async def test_a_worker_that_does_not_fit_its_database_refuses_to_start(
+    bench, project, found, error
+):
+    project.answers["register_worker"] = lambda params: found
+    worker = bench.worker()
+    closed: list[bool] = []
+
+    async def close() -> None:
+        closed.append(True)
+
+    worker.after_stop(close)
+    with pytest.raises(error):
+        await worker.run()
+    assert worker.name is None
+    assert closed == [True]
+
+
+async def test_a_project_that_never_answers_is_not_waited_for(bench, project, monkeypatch):
+    monkeypatch.setattr("picture_queue.worker.supervisor._REGISTERING", 0.01)
+
+    async def never(params: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+    project.answers["register_worker"] = never
+    with pytest.raises(errors.ConnectionFailed, match="no answer"):
+        await bench.worker().run()
+
+
+async def test_a_worker_needs_a_project(monkeypatch):
+    monkeypatch.delenv("SUPABASE_URL", raising=False)
+    with pytest.raises(errors.SettingsError, match="SUPABASE_URL is not set"):
+        await Worker().run()
+
+
+async def test_a_worker_of_its_own_project_closes_it(monkeypatch, bench):
+    closed: list[bool] = []
+
+    async def aclose() -> None:
+        closed.append(True)
+
+    bench.client.aclose = aclose
+    monkeypatch.setattr(
+        "picture_queue.worker.worker.AsyncPictureQueue",
+        SimpleNamespace(from_env=lambda: bench.client),
+    )
+    worker = Worker()
+    async with worker:
+        assert not closed
+    assert closed == [True]
+
+
+async def test_handlers_come_before_the_start(bench):
+    worker = bench.worker()
+    async with worker:
+        with pytest.raises(InvalidArgument, match="'resize' comes too late"):
+            worker.handler("resize")
+    worker.handler("resize")
+
+
+async def test_a_queue_nobody_serves_is_named(bench, caplog):
+    worker = bench.worker()
+
+    @worker.handler("resize", queue="big")
+    async def resize() -> None: ...
+
+    async with worker:
+        assert "resize jobs are enqueued to 'big', which this worker does not serve" in caplog.text
+
+
+# Stopping
+
+
+async def test_a_signal_lets_running_jobs_finish(bench):
+    worker = bench.worker()
+    handler = Waits(worker)
+    job = bench.job()
+    running = asyncio.create_task(worker.run())
+    await handler.running()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await until(lambda: handler.context.shutdown_requested)
+    handler.go.set()
+    await asyncio.wait_for(running, 5)
+    assert bench.reported[job]["outcome"] == "completed"
+
+
+async def test_what_does_not_finish_in_the_grace_is_released(bench):
+    worker = bench.worker(shutdown_grace=0)
+    handler = Waits(worker)
+    job = bench.job()
+    async with worker:
+        await handler.running()
+    assert bench.reported[job]["outcome"] == "released"
+    assert not handler.context.cancel_requested
+
+
+async def test_a_second_signal_does_not_wait(bench):
+    worker = bench.worker(shutdown_grace=3600)
+    go = asyncio.Event()
+    started = asyncio.Event()
+
+    @worker.handler("resize")
+    async def stubborn() -> None:
+        started.set()
+        while not go.is_set():
+            try:
+                await go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    job = bench.job()
+    running = asyncio.create_task(worker.run())
+    await asyncio.wait_for(started.wait(), 5)
+    os.kill(os.getpid(), signal.SIGINT)
+    await until(lambda: worker._stopping is not None)
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.wait_for(running, 5)
+    assert bench.reported[job]["outcome"] == "released"
+    go.set()
+
+
+async def test_a_signal_before_the_first_answer_ends_the_wait(bench, project):
+    async def never(params: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+    project.answers["register_worker"] = never
+    running = asyncio.create_task(bench.worker().run())
+    await project.next("register_worker")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(running, 5)
+
+
+async def test_run_ends_when_somebody_stops_it(bench):
+    worker = bench.worker()
+    running = asyncio.create_task(worker.run())
+    await worker._signals.idle.next()
+    await asyncio.gather(worker.stop(), worker.stop())
+    await asyncio.wait_for(running, 5)
+
+
+async def test_jobs_that_come_while_it_stops_are_given_back_unrun(bench, project):
+    worker = bench.worker()
+    handler = Waits(worker)
+    answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def slow(params: dict[str, Any]) -> Any:
+        await answer
+        return bench.claim(params)
+
+    project.answers["claim_jobs"] = slow
+    job = bench.job()
+    await worker.start()
+    await project.next("claim_jobs")
+    stopping = asyncio.create_task(worker.stop())
+    await until(lambda: not bench.subscriptions.listeners)
+    answer.set_result(None)
+    await asyncio.wait_for(stopping, 5)
+    assert bench.reported[job]["outcome"] == "released"
+    assert not handler.started.is_set()
+
+
+async def test_what_follows_a_stop_follows_although_one_of_it_fails(bench, caplog):
+    worker = bench.worker()
+    closed: list[str] = []
+
+    async def fail() -> None:
+        raise RuntimeError("no")
+
+    async def close() -> None:
+        closed.append("closed")
+
+    worker.after_stop(fail)
+    worker.after_stop(close)
+    async with worker:
+        pass
+    assert closed == ["closed"]
+    assert "A callback after the stop failed" in caplog.text
+
+
+# Wake-ups and answers
+
+
+async def test_a_wake_up_is_a_reason_to_look(bench):
+    worker = bench.worker()
+
+    @worker.handler("resize")
+    async def resize() -> None: ...
+
+    async with worker:
+        await worker._signals.idle.next()
+        job = bench.job()
+        bench.subscriptions.wake("default", "enqueue")
+        await worker._signals.reported.next()
+    assert bench.reported[job]["outcome"] == "completed"
+
+
+async def test_a_cancel_is_asked_about_at_once(bench):
+    worker = bench.worker()
+    handler = Waits(worker)
+    job = bench.job()
+    async with worker:
+        await handler.running()
+        bench.beat = {"cancel": [job], "lost": []}
+        bench.subscriptions.wake("default", "cancel")
+        await worker._signals.reported.next()
+    assert bench.reported[job]["outcome"] == "cancelled"
+    assert handler.context.cancel_requested
+
+
+async def test_a_worker_that_hears_nothing_asks_with_every_report(bench, project):
+    worker = bench.worker(concurrency=1)
+    handler = Waits(worker)
+    async with worker:
+        await worker._signals.idle.next()
+        bench.subscriptions.listeners["pq:queue:default"].lost()
+        bench.job()
+        worker._supervisor._claimer.look()
+        await handler.running()
+        handler.go.set()
+        while "claim" not in await project.next("report_jobs"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"), [({"cancel_requested": True}, "cancelled"), (None, None)]
+)
+async def test_the_answer_to_progress_can_stop_a_handler(bench, project, answer, outcome, caplog):
+    def progress(params: dict[str, Any]) -> Any:
+        if answer is None:
+            raise errors.StaleLease("the lease ended")
+        return answer
+
+    project.answers["report_progress"] = progress
+    worker = bench.worker()
+
+    @worker.handler("resize")
+    async def resize(payload: dict[str, Any], job: JobContext) -> None:
+        await job.progress(10)
+        await asyncio.Event().wait()
+
+    job = bench.job()
+    async with worker:
+        assert str((await worker._signals.settled.next())[0]) == job
+    assert bench.reported.get(job, {}).get("outcome") == outcome
+    assert ("is lost and its handler stopped" in caplog.text) is (outcome is None)
+
+
+async def test_progress_that_does_not_arrive_is_no_reason_to_stop(bench, project):
+    def fail(params: dict[str, Any]) -> Any:
+        raise errors.Busy("not now")
+
+    project.answers["report_progress"] = fail
+    worker = bench.worker()
+
+    @worker.handler("resize")
+    async def resize(job: JobContext) -> int:
+        await job.progress(10)
+        await project.next("report_progress")
+        return 1
+
+    job = bench.job()
+    async with worker:
+        await worker._signals.reported.next()
+    assert bench.reported[job]["result"] == 1
+
+
+async def test_outcomes_do_not_pile_up_when_they_cannot_be_written(bench, project):
+    open_again = False
+
+    def fail_at_first(params: dict[str, Any]) -> Any:
+        if not open_again:
+            raise errors.Busy("not now")
+        return bench.report(params)
+
+    project.answers["report_jobs"] = fail_at_first
+    worker = bench.worker(concurrency=2)
+
+    @worker.handler("resize")
+    async def resize() -> None: ...
+
+    async with worker:
+        for _ in range(20):
+            bench.job()
+        for _ in range(4):
+            bench.subscriptions.wake("default", "enqueue")
+            await worker._signals.settled.next()
+        await until(lambda: not worker._supervisor._attempts)
+        bench.subscriptions.wake("default", "enqueue")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(bench.jobs) == 16
+        open_again = True
+        for _ in range(20):
+            await worker._signals.reported.next()

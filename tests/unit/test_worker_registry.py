@@ -1,0 +1,210 @@
+"""Handlers: which signatures are taken, and which payloads."""
+
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from typing import Annotated, Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
+
+from picture_queue import InvalidArgument, JobContext, PermanentFailure, Worker
+from picture_queue.worker import SyncJobContext
+from picture_queue.worker.registry import Handler, Policy, Registry
+
+
+class Resize(BaseModel):
+    path: str
+    width: int = Field(100, ge=1, le=4000)
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    day: date
+    id: UUID
+
+
+@dataclass
+class Crop:
+    left: int
+
+
+class Turn(TypedDict):
+    degrees: int
+
+
+def handler(function: Any, job_type: str = "resize") -> Handler:
+    registry = Registry()
+    registry.add(job_type, function, Policy())
+    return registry[job_type]
+
+
+async def nothing() -> None: ...
+async def plain(payload): ...  # type: ignore[no-untyped-def]
+async def as_dict(payload: dict[str, Any], job: JobContext) -> None: ...
+async def only_context(job: JobContext) -> None: ...
+async def with_default(payload: dict[str, Any], job: JobContext, extra: int = 1) -> None: ...
+async def own_default(payload: dict[str, Any], size: int = 1) -> None: ...
+def in_a_thread(payload: dict[str, Any], job: SyncJobContext) -> None: ...
+def only_sync_context(job: SyncJobContext) -> None: ...
+
+
+class Callable_:
+    async def __call__(self, payload: dict[str, Any], job: JobContext) -> None: ...
+
+    async def method(self, payload: dict[str, Any]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "is_async", "arguments"),
+    [
+        (nothing, True, []),
+        (plain, True, ["payload"]),
+        (as_dict, True, ["payload", "context"]),
+        (only_context, True, ["context"]),
+        (with_default, True, ["payload", "context"]),
+        (own_default, True, ["payload"]),
+        (in_a_thread, False, ["payload", "context"]),
+        (only_sync_context, False, ["context"]),
+        (Callable_(), True, ["payload", "context"]),
+        (Callable_().method, True, ["payload"]),
+        (partial(with_default, extra=2), True, ["payload", "context"]),
+        (lambda: 1, False, []),
+    ],
+)
+def test_signatures_that_are_taken(function, is_async, arguments):
+    found = handler(function)
+    assert found.shape.is_async is is_async
+    payload = {"a": 1}
+    assert found.arguments(payload, "context") == [
+        payload if name == "payload" else "context" for name in arguments
+    ]
+
+
+async def three(payload, job, more): ...  # type: ignore[no-untyped-def]
+async def by_name(payload, *, size): ...  # type: ignore[no-untyped-def]
+async def stream(payload):  # type: ignore[no-untyped-def]
+    yield 1
+
+
+def steps(payload):  # type: ignore[no-untyped-def]
+    yield 1
+
+
+async def sync_context(payload, job: SyncJobContext): ...  # type: ignore[no-untyped-def]
+def async_context(payload, job: JobContext): ...  # type: ignore[no-untyped-def]
+async def unknown(payload: "Nowhere"): ...  # type: ignore[no-untyped-def,name-defined]  # noqa: F821
+async def no_schema(payload: Registry) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (three, "requires 3 arguments .payload, job, more."),
+        (by_name, "size can only be given by name"),
+        (stream, "generator"),
+        (steps, "generator"),
+        (sync_context, "async handler takes no SyncJobContext.*JobContext"),
+        (async_context, "sync handler takes no JobContext.*SyncJobContext"),
+        (unknown, "Nowhere"),
+        (no_schema, "Registry"),
+        ("resize", "not a function"),
+    ],
+)
+def test_signatures_that_are_refused(function, says):
+    with pytest.raises(InvalidArgument, match=says) as refused:
+        handler(function)
+    assert "'resize'" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "payload", "value"),
+    [
+        (Resize, {"path": "a.png"}, Resize(path="a.png", width=100)),
+        (Crop, {"left": "3"}, Crop(3)),
+        (Turn, {"degrees": 90}, {"degrees": 90}),
+        (dict[str, int], {"a": "1"}, {"a": 1}),
+        (Annotated[dict[str, int], Field(min_length=1)], {"a": 1}, {"a": 1}),
+        # From JSON even a strict model takes a date from text.
+        (
+            Strict,
+            {"day": "2026-01-02", "id": str(UUID(int=1))},
+            Strict(day=date(2026, 1, 2), id=UUID(int=1)),
+        ),
+    ],
+)
+def test_a_payload_is_validated(annotation, payload, value):
+    async def handle(payload):  # type: ignore[no-untyped-def]
+        ...
+
+    handle.__annotations__["payload"] = annotation
+    assert handler(handle).arguments(payload, None) == [value]
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        ({}, "The payload does not fit: payload.path is missing"),
+        ({"path": "a", "width": 0}, "payload.width is 0: Input should be greater than or equal"),
+        ({"path": 1, "width": "x"}, "payload.path is 1: Input should be a valid string (and 1 mor"),
+        ({"path": "a", "width": "x" * 999}, f"payload.width is '{'x' * 98}…: Input should be"),
+    ],
+)
+def test_a_misfit_names_field_and_value(payload, says):
+    async def handle(payload: Resize) -> None: ...
+
+    with pytest.raises(PermanentFailure) as failed:
+        handler(handle).arguments(payload, None)
+    assert says in str(failed.value)
+
+
+@pytest.mark.parametrize("name", ["", "no spaces", "-first", "x" * 129])
+def test_a_job_type_is_a_name(name):
+    with pytest.raises(InvalidArgument, match="no name for a job type"):
+        Worker().handler(name)(nothing)
+
+
+def test_a_job_type_has_one_handler():
+    worker = Worker()
+    assert worker.handler("resize")(nothing) is nothing
+    with pytest.raises(InvalidArgument, match="'resize' has a handler already"):
+        worker.handler("resize")(plain)
+    assert worker.job_types == ("resize",)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"timeout": 0},
+        {"timeout": float("inf")},
+        {"max_attempts": 0},
+        {"lease": 0.5},
+        {"backoff": -1},
+        {"backoff_cap": 0},
+        {"queue": "no spaces"},
+    ],
+)
+def test_a_policy_that_cannot_work_is_refused(policy):
+    with pytest.raises(InvalidArgument, match=next(iter(policy))):
+        Worker().handler("resize", **policy)
+
+
+def test_policies_are_told_to_the_database():
+    registry = Registry()
+    registry.add("resize", nothing, Policy("big", 5, 60, 10, 2, 100))
+    registry.add("crop", nothing, Policy())
+    assert registry.job_types == ("crop", "resize")
+    assert registry.policies() == {
+        "crop": {},
+        "resize": {
+            "queue": "big",
+            "max_attempts": 5,
+            "timeout_seconds": 60,
+            "lease_seconds": 10,
+            "backoff_seconds": 2,
+            "backoff_cap_seconds": 100,
+        },
+    }
