@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from picture_queue_cli.render import duration, err
+from picture_queue_cli.render import err
 
 if TYPE_CHECKING:
     from picture_queue.records import JobEvent
@@ -96,8 +96,3 @@ def event_line(event: "JobEvent") -> str:
     hold = f" ({event.hold})" if event.hold else ""
     message = f"  {event.message}" if event.message else ""
     return f"{at}  {event.status}{hold}  {event.progress} %{message}  [{event.source}]"
-
-
-def took(seconds: float) -> str:
-    """Says how long something took."""
-    return f"{seconds:.1f} s" if seconds < 120 else duration(seconds)

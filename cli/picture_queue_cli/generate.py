@@ -19,7 +19,7 @@ from picture_queue_cli.pictures import (
 )
 from picture_queue_cli.project import connect_async
 from picture_queue_cli.render import print_json, print_line, talk
-from picture_queue_cli.watch import Timeout, expect_completed, followed
+from picture_queue_cli.watch import Timeout, expect_completed, going_on_without_us
 
 if TYPE_CHECKING:
     from picture_queue import AsyncPictureQueue, StartedGeneration
@@ -117,8 +117,8 @@ async def _deliver(
     """Watches a generation, saves its pictures and says where they are."""
     talk(f"Generation {started.id}")
     last = None
-    with Bar() as bar:
-        async for last in followed(pq.generations.watch(started.id, timeout=timeout), started.id):
+    with going_on_without_us(started.id), Bar() as bar:
+        async for last in pq.generations.watch(started.id, timeout=timeout):
             bar.show(last)
     generation = await pq.generations.get(started.id)
     paths = await save_pictures(pq, generation, out)

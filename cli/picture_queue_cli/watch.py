@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -42,8 +43,8 @@ async def _watch(ctx: typer.Context, some_id: UUID, timeout: float | None, as_js
     async with connect_async(ctx) as pq:
         job_id = await _job_of(pq, some_id)
         last = None
-        with Bar() as bar:
-            async for event in followed(pq.jobs.watch(job_id, timeout=timeout), some_id):
+        with going_on_without_us(some_id), Bar() as bar:
+            async for event in pq.jobs.watch(job_id, timeout=timeout):
                 last = event
                 bar.show(event)
                 if as_json:
@@ -66,11 +67,11 @@ async def _job_of(pq: "AsyncPictureQueue", some_id: UUID) -> UUID:
             raise unknown from None
 
 
-async def followed(events: "AsyncIterator[JobEvent]", some_id: UUID) -> "AsyncIterator[JobEvent]":
-    """Passes states on; when the watcher leaves, it says how to come back."""
+@contextmanager
+def going_on_without_us(some_id: UUID) -> Iterator[None]:
+    """Says how to come back when the person who watches leaves."""
     try:
-        async for event in events:
-            yield event
+        yield
     except asyncio.CancelledError:
         talk(f"The job goes on. Come back to it: picture-queue watch {some_id}")
         raise

@@ -202,3 +202,7 @@ def test_a_project_that_does_not_fit_is_named(
 )
 def test_an_app_that_is_no_worker_is_refused(cli: Cli, app: str, said: str) -> None:
     refused(cli("worker", "--app", app), 2, said)
+
+
+def test_a_setting_that_cannot_work_is_refused(cli: Cli) -> None:
+    refused(cli("worker", "--lease", "0"), 2, "lease is 0.0", "Choose 1 to")
