@@ -135,9 +135,10 @@ create table picture_queue.setting (
   backoff_seconds real not null default 5,
   backoff_cap_seconds real not null default 3600,
   default_model text not null default 'black-forest-labs/flux-schnell',
-  constraint setting_limits_are_positive check (
+  constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts) > 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
   )
 );
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
@@ -159,8 +160,9 @@ create table picture_queue.queue (
   created_at timestamptz not null default now(),
   constraint queue_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
   constraint queue_events_is_known check (events in ('none', 'status', 'progress')),
-  constraint queue_policy_is_positive check (
+  constraint queue_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
   )
 );
 comment on table picture_queue.queue is 'The queues and their policies; null means the default of setting.';
@@ -182,8 +184,9 @@ create table picture_queue.job_type (
   backoff_cap_seconds real,
   registered_at timestamptz not null default now(),
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
-  constraint job_type_policy_is_positive check (
+  constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
   )
 );
 comment on table picture_queue.job_type is 'Policy per job type; null means the queue''s, then the default.';
@@ -674,6 +677,8 @@ as $$
       then format('payload is of type %s, not an object', jsonb_typeof(p_item -> 'payload'))
     when (p_item ->> 'max_attempts')::integer not between 1 and 1000
       then format('max_attempts is %s, not 1 to 1000', p_item ->> 'max_attempts')
+    when (p_item ->> 'scheduled_for')::timestamptz not between '1970-01-01' and '9999-01-01'
+      then format('scheduled_for is %s', p_item ->> 'scheduled_for')
     when length(p_item ->> 'idempotency_key') not between 1 and 255
       then format('idempotency_key has %s characters, not 1 to 255', length(p_item ->> 'idempotency_key'))
     when jsonb_typeof(p_item -> 'options') not in ('object', 'null') then 'options is not an object'
@@ -686,8 +691,8 @@ as $$
       from jsonb_object_keys(coalesce(nullif(p_item -> 'options', 'null'), '{}')) k
       where k not in ('timeout_seconds')
       union all
-      select format('options.timeout_seconds is %s, not above 0', p_item #>> '{options,timeout_seconds}')
-      where (p_item #>> '{options,timeout_seconds}')::real <= 0
+      select format('options.timeout_seconds is %s, not 0.001 to 31536000', p_item #>> '{options,timeout_seconds}')
+      where (p_item #>> '{options,timeout_seconds}')::numeric not between 0.001 and 31536000
       limit 1
     )
   end
@@ -981,12 +986,12 @@ begin
       when e.item ->> 'outcome' is null
         or e.item ->> 'outcome' not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
         then format('outcome is %s', coalesce(e.item -> 'outcome', 'null'))
-      else format('delay_seconds is %s, not 0 or more', e.item -> 'delay_seconds') end)
+      else format('delay_seconds is %s, not 0 to 31536000', e.item -> 'delay_seconds') end)
   into v_problem
   from jsonb_array_elements(p_outcomes) with ordinality as e (item, i)
   where e.item ->> 'job_id' is null or e.item ->> 'lease_id' is null or e.item ->> 'outcome' is null
     or e.item ->> 'outcome' not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-    or (e.item ->> 'delay_seconds')::real < 0
+    or (e.item ->> 'delay_seconds')::numeric not between 0 and 31536000
   order by e.i limit 1;
   if found then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
@@ -1037,7 +1042,7 @@ begin
         case w.action when 'back_off' then picture_queue._backoff(w.attempt, w.base, w.cap) else 0 end)),
       w.result,
       case when w.too_large then 'The result is larger than the queue allows.'
-        when w.action in ('fail', 'back_off') then coalesce(w.error, 'The job failed without saying why.') end,
+        when w.action in ('fail', 'back_off') then coalesce(left(w.error, 2000), 'The job failed without saying why.') end,
       w.detail, w.duration_seconds, null, null, null, null)::picture_queue.change)
   into v_changes
   from wished w;
@@ -1239,10 +1244,11 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 -- 310_function_claim.sql
 
 -- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy,
--- which complete_job may end without naming the lease.
+-- which complete_job may end without naming the lease. It sweeps too, since there may be no worker.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language sql volatile security definer set search_path = ''
 as $$
+  select picture_queue._sweep(100);
   select * from picture_queue._claim(
     'claim_next_job', case when queue is not null then array[queue] end, null, 1,
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s)::real, gen_random_uuid(), true)
@@ -1453,6 +1459,10 @@ begin
       excluded.backoff_seconds, excluded.backoff_cap_seconds);
   perform picture_queue._touch_worker(worker, queues, v_types, false, true);
   return picture_queue.version();
+exception when check_violation then
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'a job type has a name or a policy out of range',
+    'names are letters, digits and _ . : - ; times are above 0 and at most 31536000 seconds');
+  return null;
 end
 $$;
 comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';

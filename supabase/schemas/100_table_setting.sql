@@ -10,9 +10,10 @@ create table picture_queue.setting (
   backoff_seconds real not null default 5,
   backoff_cap_seconds real not null default 3600,
   default_model text not null default 'black-forest-labs/flux-schnell',
-  constraint setting_limits_are_positive check (
+  constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts) > 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
   )
 );
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';

@@ -10,8 +10,9 @@ create table picture_queue.queue (
   created_at timestamptz not null default now(),
   constraint queue_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
   constraint queue_events_is_known check (events in ('none', 'status', 'progress')),
-  constraint queue_policy_is_positive check (
+  constraint queue_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
   )
 );
 comment on table picture_queue.queue is 'The queues and their policies; null means the default of setting.';

@@ -12,6 +12,8 @@ as $$
       then format('payload is of type %s, not an object', jsonb_typeof(p_item -> 'payload'))
     when (p_item ->> 'max_attempts')::integer not between 1 and 1000
       then format('max_attempts is %s, not 1 to 1000', p_item ->> 'max_attempts')
+    when (p_item ->> 'scheduled_for')::timestamptz not between '1970-01-01' and '9999-01-01'
+      then format('scheduled_for is %s', p_item ->> 'scheduled_for')
     when length(p_item ->> 'idempotency_key') not between 1 and 255
       then format('idempotency_key has %s characters, not 1 to 255', length(p_item ->> 'idempotency_key'))
     when jsonb_typeof(p_item -> 'options') not in ('object', 'null') then 'options is not an object'
@@ -24,8 +26,8 @@ as $$
       from jsonb_object_keys(coalesce(nullif(p_item -> 'options', 'null'), '{}')) k
       where k not in ('timeout_seconds')
       union all
-      select format('options.timeout_seconds is %s, not above 0', p_item #>> '{options,timeout_seconds}')
-      where (p_item #>> '{options,timeout_seconds}')::real <= 0
+      select format('options.timeout_seconds is %s, not 0.001 to 31536000', p_item #>> '{options,timeout_seconds}')
+      where (p_item #>> '{options,timeout_seconds}')::numeric not between 0.001 and 31536000
       limit 1
     )
   end

@@ -32,12 +32,12 @@ begin
       when e.item ->> 'outcome' is null
         or e.item ->> 'outcome' not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
         then format('outcome is %s', coalesce(e.item -> 'outcome', 'null'))
-      else format('delay_seconds is %s, not 0 or more', e.item -> 'delay_seconds') end)
+      else format('delay_seconds is %s, not 0 to 31536000', e.item -> 'delay_seconds') end)
   into v_problem
   from jsonb_array_elements(p_outcomes) with ordinality as e (item, i)
   where e.item ->> 'job_id' is null or e.item ->> 'lease_id' is null or e.item ->> 'outcome' is null
     or e.item ->> 'outcome' not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-    or (e.item ->> 'delay_seconds')::real < 0
+    or (e.item ->> 'delay_seconds')::numeric not between 0 and 31536000
   order by e.i limit 1;
   if found then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
@@ -88,7 +88,7 @@ begin
         case w.action when 'back_off' then picture_queue._backoff(w.attempt, w.base, w.cap) else 0 end)),
       w.result,
       case when w.too_large then 'The result is larger than the queue allows.'
-        when w.action in ('fail', 'back_off') then coalesce(w.error, 'The job failed without saying why.') end,
+        when w.action in ('fail', 'back_off') then coalesce(left(w.error, 2000), 'The job failed without saying why.') end,
       w.detail, w.duration_seconds, null, null, null, null)::picture_queue.change)
   into v_changes
   from wished w;

@@ -1,8 +1,9 @@
 -- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy,
--- which complete_job may end without naming the lease.
+-- which complete_job may end without naming the lease. It sweeps too, since there may be no worker.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language sql volatile security definer set search_path = ''
 as $$
+  select picture_queue._sweep(100);
   select * from picture_queue._claim(
     'claim_next_job', case when queue is not null then array[queue] end, null, 1,
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s)::real, gen_random_uuid(), true)

@@ -90,7 +90,12 @@ async def test_ten_thousand_jobs_in_one_call(db):
         ({"job_type": "a", "options": {"x": 1}}, "options.x is not known"),
         (
             {"job_type": "a", "options": {"timeout_seconds": 0}},
-            "options.timeout_seconds is 0, not above 0",
+            "options.timeout_seconds is 0, not 0.001 to 31536000",
+        ),
+        ({"job_type": "a", "scheduled_for": "infinity"}, "scheduled_for is infinity"),
+        (
+            {"job_type": "a", "scheduled_for": "20000-01-01T00:00:00Z"},
+            "scheduled_for is 20000-01-01T00:00:00Z",
         ),
         ({"job_type": "a", "status": "completed"}, "status is not known"),
         ({"job_type": "a", "lease_id": str(uuid4())}, "lease_id is not known"),
@@ -126,3 +131,12 @@ async def test_enqueue_is_part_of_the_callers_transaction(db):
 
     job_id = await rolled_back()
     assert await db.value("select count(*) from job_queue where id = $1", job_id) == 0
+
+
+@pytest.mark.parametrize(
+    "job_types",
+    [{"a b": {}}, {"a": {"timeout_seconds": 0}}, {"a": {"lease_seconds": 1e12}}],
+)
+async def test_a_policy_out_of_range_is_refused(db, job_types):
+    refused = await db.refusal("select register_worker('w', array['q'], $1)", job_types)
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT: ")

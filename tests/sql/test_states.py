@@ -290,6 +290,33 @@ async def test_claim_next_job_and_complete_job_work_without_a_lease_id(db):
     assert await db.rows("select * from claim_next_job($1)", db.queue) == []
 
 
+async def test_claim_next_job_takes_over_what_a_dead_worker_left(db):
+    await db.enqueue()
+    (job,) = await db.claim(lease=5.0)
+    await db.pass_time(6)
+    (row,) = await db.rows("select id, attempt from claim_next_job($1)", db.queue)
+    assert (str(row["id"]), row["attempt"]) == (job["id"], 2)
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        ({"job_id": None}, "outcomes[0]: job_id is missing"),
+        ({"lease_id": None}, "outcomes[0]: lease_id is missing"),
+        ({"outcome": "done"}, 'outcomes[0]: outcome is "done"'),
+        ({"delay_seconds": -1}, "outcomes[0]: delay_seconds is -1, not 0 to 31536000"),
+        ({"delay_seconds": 1e12}, "delay_seconds is 1000000000000"),
+    ],
+)
+async def test_a_malformed_outcome_is_refused_and_nothing_is_written(db, item, says):
+    await db.enqueue()
+    (job,) = await db.claim()
+    good = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "snoozed"}
+    refused = await db.refusal("select report_jobs($1)", [good | item, good])
+    assert says in refused.detail
+    assert (await db.job(job["id"]))["status"] == "processing"
+
+
 async def test_complete_job_with_an_error_retries_then_fails(db):
     job_id = await db.enqueue(max_attempts=2)
     await db.rows("select * from claim_next_job($1)", db.queue)
