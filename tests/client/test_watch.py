@@ -83,11 +83,11 @@ def joined(monkeypatch):
     looked = asyncio.Event()
     look = follow._look
 
-    async def look_and_tell(*args):
-        try:
-            return await look(*args)
-        finally:
+    async def look_and_tell(project, job_id, reason):
+        event = await look(project, job_id, reason)
+        if reason == "snapshot":
             looked.set()
+        return event
 
     monkeypatch.setattr(follow, "_look", look_and_tell)
     with contextlib.ExitStack() as listening:
