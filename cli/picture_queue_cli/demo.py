@@ -1,72 +1,16 @@
 """``picture-queue demo``: a picture from nothing, as a user of the project sees it come."""
 
-import asyncio
-import contextlib
-import secrets
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from uuid import UUID
+from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from picture_queue.errors import JobCancelled, JobFailed, LocalStackError, PictureQueueError
-from picture_queue_cli.bar import Bar
-from picture_queue_cli.demo_stack import (
-    ANSWER_TIMEOUT,
-    Stack,
-    done,
-    realtime_switch,
-    running,
-    who_drew,
-    worker_is_ready,
-)
 from picture_queue_cli.jobs import JsonFlag
-from picture_queue_cli.local import expect_installed, show_status
-from picture_queue_cli.pictures import (
-    DEFAULT_DIRECTORY,
-    OutDirectory,
-    make_directory,
-    save_pictures,
-)
-from picture_queue_cli.preview import preview
-from picture_queue_cli.render import out, print_json, talk
-from picture_queue_cli.timeline import Timeline
-
-if TYPE_CHECKING:
-    from picture_queue import AsyncPictureQueue, Generation, Job
+from picture_queue_cli.local import expect_installed
+from picture_queue_cli.pictures import DEFAULT_DIRECTORY, OutDirectory, make_directory
 
 PROMPT = "A sailing boat at sunset"
 # Runs for some seconds, and its logs say how far it is.
 MODEL = "black-forest-labs/flux-dev"
-
-_CANCEL_TIMEOUT = 5.0  # seconds
-_WATCH_TIMEOUT = 600.0  # seconds; the real Replicate may have to start the model first
-
-
-@dataclass(frozen=True)
-class _Wish:
-    """What to draw, and how."""
-
-    prompt: str
-    model: str
-    directory: Path
-    cut_socket: bool
-
-
-@dataclass(frozen=True)
-class _Result:
-    """What came of it."""
-
-    generation: "Generation"
-    job: "Job"
-    paths: list[Path]
-    timeline: Timeline
-    replicate: str
 
 
 def demo(
@@ -84,121 +28,14 @@ def demo(
 ) -> None:
     """See it work: a Supabase on this machine, a user, a picture.
 
-    Starts Supabase, a worker and a simulator of Replicate, signs a user up, asks for a picture as
-    that user, follows it over Realtime, saves it, and stops everything. With REPLICATE_API_TOKEN
-    the real Replicate draws, for its price.
+    Starts Supabase, a worker and a simulator of Replicate, signs a user up,
+    asks for a picture as that user, follows it over Realtime, saves it, and
+    stops everything. With REPLICATE_API_TOKEN the real Replicate draws, for
+    its price.
     """
     expect_installed()
     make_directory(directory)
-    wish = _Wish(prompt, model, directory, cut_socket)
-    with running(keep) as stack:
-        result = asyncio.run(_run(stack, wish))
-        if as_json:
-            print_json(_as_json(result) | ({"stack": stack.status} if keep else {}))
-        else:
-            _show(result)
-            if keep:
-                _show_kept(stack)
-    if result.job.status != "completed":
-        raise (JobFailed if result.job.status == "failed" else JobCancelled)(result.job)
+    # What it takes to run it is loaded when it is run.
+    from picture_queue_cli.demo_run import Wish, run_demo
 
-
-async def _run(stack: Stack, wish: _Wish) -> _Result:
-    began = time.time()
-    await worker_is_ready(stack)
-    async with _signed_up(stack) as pq:
-        # Opens the connection: the timeline is about answers, not about greetings.
-        await pq.version()
-        timeline = Timeline()
-        started = await pq.generations.start(wish.prompt, wish.model)
-        timeline.mark("answered", "answer")
-        done("Generation", f"“{wish.prompt}”, {wish.model}")
-        async with realtime_switch(stack) as cut_realtime, _cancelled_with_us(pq, started.id):
-            with Bar() as bar:
-                async for event in pq.generations.watch(started.id, timeout=_WATCH_TIMEOUT):
-                    timeline.see(event)
-                    bar.show(event)
-                    if wish.cut_socket and event.status == "processing":
-                        await cut_realtime()
-        generation = await pq.generations.get(started.id)
-        paths = await save_pictures(pq, generation, wish.directory)
-        if paths:
-            timeline.mark_row("stored", generation.images[0].created_at)
-            timeline.mark("saved", "download")
-        job = await pq.jobs.get(started.job_id)
-    replicate = await who_drew(stack, wish.prompt, began)
-    return _Result(generation, job, paths, timeline, replicate)
-
-
-@asynccontextmanager
-async def _signed_up(stack: Stack) -> "AsyncIterator[AsyncPictureQueue]":
-    """Signs a user up with supabase's own client, and gives the queue as that user has it."""
-    import httpx
-    from supabase import AsyncClientOptions, acreate_client
-
-    from picture_queue import AsyncPictureQueue
-
-    key = stack.status["ANON_KEY"]
-    email = f"demo-{secrets.token_hex(4)}@example.com"
-    async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT) as http:
-        options = AsyncClientOptions(
-            auto_refresh_token=False, persist_session=False, httpx_client=http
-        )
-        client = await acreate_client(stack.api_url, key, options=options)
-        answer = await client.auth.sign_up({"email": email, "password": secrets.token_urlsafe()})
-    if answer.session is None:
-        raise LocalStackError("The new user was not signed in", detail=email)
-    done("User", f"{email}, signed up just now")
-    token = answer.session.access_token
-    async with AsyncPictureQueue(
-        stack.api_url, key, access_token=token, timeout=ANSWER_TIMEOUT
-    ) as pq:
-        yield pq
-
-
-@asynccontextmanager
-async def _cancelled_with_us(pq: "AsyncPictureQueue", generation_id: UUID) -> AsyncIterator[None]:
-    """Cancels the generation when the demo is interrupted: its worker would finish it first."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        with contextlib.suppress(PictureQueueError, TimeoutError):
-            async with asyncio.timeout(_CANCEL_TIMEOUT):
-                await pq.generations.cancel(generation_id)
-        raise
-
-
-def _as_json(result: _Result) -> dict[str, Any]:
-    generation = result.generation
-    return {
-        "generation_id": generation.id,
-        "job_id": generation.job_id,
-        "user_id": generation.user_id,
-        "model_id": generation.model_id,
-        "prompt": generation.prompt,
-        "status": result.job.status,
-        "error": generation.error,
-        "picture": str(result.paths[0]) if result.paths else None,
-        "replicate": result.replicate,
-        **result.timeline.as_json(),
-    }
-
-
-def _show(result: _Result) -> None:
-    console = out()
-    console.print()
-    for path in result.paths:
-        picture = preview(path, console)
-        if picture is not None:
-            console.print(picture)
-            console.print()
-        console.print(Text(str(path), style="bold"), soft_wrap=True)
-    console.print()
-    console.print(result.timeline.as_table())
-    console.print(Text(result.timeline.sources(), style="dim"))
-    console.print()
-
-
-def _show_kept(stack: Stack) -> None:
-    show_status(stack.status)
-    talk("\nIt goes on running. Stop it with: picture-queue local stop")
+    run_demo(Wish(prompt, model, directory, keep, cut_socket, as_json))

@@ -1,6 +1,5 @@
 """``picture-queue generate``: from a prompt to files."""
 
-import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,6 @@ from uuid import UUID
 
 import typer
 
-from picture_queue_cli.bar import Bar
 from picture_queue_cli.jobs import JsonFlag
 from picture_queue_cli.pictures import (
     DEFAULT_DIRECTORY,
@@ -17,7 +15,7 @@ from picture_queue_cli.pictures import (
     make_directory,
     save_pictures,
 )
-from picture_queue_cli.project import connect_async
+from picture_queue_cli.project import connect_async, run
 from picture_queue_cli.render import print_json, print_line, talk
 from picture_queue_cli.watch import Timeout, expect_completed, going_on_without_us
 
@@ -63,7 +61,7 @@ def generate(
     if watch:
         make_directory(out)
     asked = {"prompt": prompt, "model_id": model, "input": given, "user_id": user_id}
-    asyncio.run(_generate(ctx, asked, out if watch else None, timeout, as_json))
+    run(_generate(ctx, asked, out if watch else None, timeout, as_json))
 
 
 def parse_inputs(pairs: Sequence[str]) -> dict[str, Any]:
@@ -115,6 +113,8 @@ async def _deliver(
     as_json: bool,
 ) -> None:
     """Watches a generation, saves its pictures and says where they are."""
+    from picture_queue_cli.bar import Bar
+
     talk(f"Generation {started.id}")
     last = None
     with going_on_without_us(started.id), Bar() as bar:

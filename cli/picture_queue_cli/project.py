@@ -1,8 +1,9 @@
 """Which project a command talks to: options, the environment, or a running embedded stack."""
 
 import os
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -49,6 +50,13 @@ def running_stack() -> dict[str, str] | None:
         return status()
     except (ImportError, PictureQueueError):
         return None
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Runs async work to its end; Ctrl-C cancels it."""
+    import asyncio
+
+    asyncio.run(work)
 
 
 def connect(ctx: typer.Context) -> "PictureQueue":

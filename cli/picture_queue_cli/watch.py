@@ -1,6 +1,5 @@
 """``picture-queue watch``: follow a job or a generation to its end."""
 
-import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +8,7 @@ from uuid import UUID
 
 import typer
 
-from picture_queue_cli.bar import Bar, event_line
-from picture_queue_cli.project import connect_async
+from picture_queue_cli.project import connect_async, run
 from picture_queue_cli.render import plain, print_json, print_line, talk
 
 if TYPE_CHECKING:
@@ -36,10 +34,12 @@ def watch(
 
     The exit code is 0 if it completed and 1 if it failed or was cancelled.
     """
-    asyncio.run(_watch(ctx, some_id, timeout, as_json))
+    run(_watch(ctx, some_id, timeout, as_json))
 
 
 async def _watch(ctx: typer.Context, some_id: UUID, timeout: float | None, as_json: bool) -> None:
+    from picture_queue_cli.bar import Bar, event_line
+
     async with connect_async(ctx) as pq:
         job_id = await _job_of(pq, some_id)
         last = None
@@ -70,9 +70,11 @@ async def _job_of(pq: "AsyncPictureQueue", some_id: UUID) -> UUID:
 @contextmanager
 def going_on_without_us(some_id: UUID) -> Iterator[None]:
     """Says how to come back when the person who watches leaves."""
+    from asyncio import CancelledError
+
     try:
         yield
-    except asyncio.CancelledError:
+    except CancelledError:
         talk(f"The job goes on. Come back to it: picture-queue watch {some_id}")
         raise
 

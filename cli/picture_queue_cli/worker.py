@@ -1,6 +1,5 @@
 """``picture-queue worker``: run a worker until it is told to stop."""
 
-import asyncio
 import importlib
 import logging
 import os
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from picture_queue.errors import ConnectionFailed, SettingsError
-from picture_queue_cli.project import Target, resolve
+from picture_queue_cli.project import Target, resolve, run
 
 if TYPE_CHECKING:
     from picture_queue import Worker
@@ -43,8 +42,8 @@ def worker(
 ) -> None:
     """Run jobs until Ctrl-C or SIGTERM; running ones get time to finish.
 
-    The built-in worker draws pictures and needs REPLICATE_API_TOKEN; beside the embedded stack it
-    asks the simulator.
+    The built-in worker draws pictures and needs REPLICATE_API_TOKEN; beside
+    the embedded stack it asks the simulator.
     """
     asked = {
         "queues": tuple(queues) if queues else None,
@@ -58,7 +57,7 @@ def worker(
     # The program's output is its log.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    asyncio.run(_work(own, target, settings))
+    run(_work(own, target, settings))
 
 
 async def _work(own: "Worker | None", target: Target, settings: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ import sys
 import pytest
 
 HEAVY = {
+    "asyncio",
+    "rich.progress",
     "supabase",
     "httpx",
     "websockets",
