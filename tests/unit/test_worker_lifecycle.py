@@ -109,8 +109,8 @@ class Waits:
 async def until(condition: Callable[[], Any]) -> None:
     """Lets the event loop turn until something in it has happened."""
     async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0)  # noqa: ASYNC110 - nothing there to wait for
+        while not condition():  # noqa: ASYNC110 - there is no signal for it
+            await asyncio.sleep(0)
 
 
 async def test_a_worker_says_who_it_is_and_says_goodbye(bench, project):

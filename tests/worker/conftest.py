@@ -1,0 +1,71 @@
+"""Workers on the real stack, each on a queue of its own."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import pytest
+
+from picture_queue import AsyncPictureQueue, Job, JobEvent, Worker, WorkerSettings
+
+
+@pytest.fixture
+async def service(stack: Any) -> AsyncIterator[AsyncPictureQueue]:
+    async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq:
+        yield pq
+
+
+@pytest.fixture
+def queue() -> str:
+    """A queue of the test's own."""
+    return f"q-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def new_worker(service: AsyncPictureQueue, queue: str) -> Callable[..., Worker]:
+    """Makes a worker of the test's queue. By default nothing but a wake-up makes it look."""
+
+    def make(**settings: Any) -> Worker:
+        chosen = {"queues": (queue,), "poll_interval": 30.0, "shutdown_grace": 0.0} | settings
+        worker = Worker(service, WorkerSettings(**chosen))
+        worker._signals.watch()
+        return worker
+
+    return make
+
+
+@pytest.fixture
+def reached(service: AsyncPictureQueue) -> Callable[..., Any]:
+    """Waits for a state of a job, and returns its row."""
+
+    async def wait(job_id: UUID, condition: Callable[[JobEvent], bool], timeout: float = 15) -> Job:
+        async with aclosing(service.jobs.watch(job_id, timeout=timeout)) as events:
+            async for event in events:
+                if condition(event):
+                    return await service.jobs.get(job_id)
+        raise AssertionError(f"it ended otherwise: {event}")
+
+    return wait
+
+
+@pytest.fixture
+async def db(stack: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(stack.db_url, timeout=10)
+    yield connection
+    await connection.close(timeout=5)
+
+
+@pytest.fixture
+async def faults(stack: Any) -> AsyncIterator[Callable[..., Any]]:
+    """Sets the gateway's switches; they are put right again after the test."""
+    headers = {"apikey": stack.service_role_key}
+    async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=10) as http:
+
+        async def set_(**switches: Any) -> None:
+            (await http.post("/_faults", json=switches)).raise_for_status()
+
+        yield set_
+        await http.delete("/_faults")

@@ -1,0 +1,198 @@
+"""What a worker survives: lost answers, outages, a cut socket, and its own death."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from picture_queue import (
+    AsyncPictureQueue,
+    JobContext,
+    JobStatus,
+    NotAllowed,
+    NotAuthenticated,
+    Worker,
+)
+
+APP = Path(__file__).with_name("app.py")
+
+
+async def test_a_report_whose_answer_is_lost_counts_once(service, queue, new_worker, faults, db):
+    worker = new_worker()
+    runs = 0
+
+    @worker.handler("once")
+    async def once() -> str:
+        nonlocal runs
+        runs += 1
+        await faults(cut_after_commit=1, path="/rest/v1/rpc/report_jobs")
+        return "done"
+
+    job = await service.jobs.enqueue("once", queue=queue)
+    async with worker:
+        assert await worker._signals.reported.next() == (job.id, "repeated")
+    done = await service.jobs.get(job.id)
+    assert (done.status, done.result, done.attempt, runs) == (JobStatus.COMPLETED, "done", 1, 1)
+    # Created, claimed, completed: the repetition was no change.
+    assert done.version == 3
+
+
+async def test_a_claim_whose_answer_is_lost_gives_the_same_jobs(service, queue, new_worker, faults):
+    worker = new_worker(concurrency=3)
+    seen: list[tuple[int, int]] = []
+
+    @worker.handler("count")
+    async def count(payload: dict[str, int], job: JobContext) -> None:
+        seen.append((payload["n"], job.attempt))
+
+    await service.jobs.enqueue_many(
+        {"job_type": "count", "queue": queue, "payload": {"n": n}} for n in range(3)
+    )
+    # More than one call repeats by itself: the claimer has to ask again as it asked before.
+    await faults(cut_after_commit=5, path="/rest/v1/rpc/claim_jobs")
+    async with worker:
+        for _ in range(3):
+            await worker._signals.reported.next()
+    assert sorted(seen) == [(0, 1), (1, 1), (2, 1)]
+
+
+async def test_a_claim_lost_with_its_report_gives_the_same_jobs(service, queue, new_worker, faults):
+    worker = new_worker(concurrency=1)
+    seen: list[int] = []
+
+    @worker.handler("count")
+    async def count(payload: dict[str, int]) -> None:
+        seen.append(payload["n"])
+        if payload["n"] == 0:
+            await faults(cut_after_commit=5, path="/rest/v1/rpc/report_jobs")
+
+    await service.jobs.enqueue_many(
+        {"job_type": "count", "queue": queue, "payload": {"n": n}} for n in range(4)
+    )
+    async with worker:
+        for _ in range(4):
+            await worker._signals.reported.next()
+    assert seen == [0, 1, 2, 3]
+    done = await service.jobs.list(queue=queue, status="completed")
+    assert [job.attempt for job in done] == [1, 1, 1, 1]
+
+
+async def test_an_outage_ends_nothing_and_is_logged_once(
+    service, queue, new_worker, faults, caplog
+):
+    worker = new_worker(poll_interval=0.05)
+
+    @worker.handler("fine")
+    async def fine() -> int:
+        return 1
+
+    caplog.set_level("INFO", "picture_queue")
+    async with worker:
+        await worker._signals.idle.next()
+        await faults(answer_503=6, path="/rest/v1/rpc/claim_jobs")
+        job = await service.jobs.enqueue("fine", queue=queue)
+        assert await service.jobs.result(job.id, timeout=30) == 1
+    messages = [record.getMessage() for record in caplog.records]
+    assert len([text for text in messages if "gets no answer and tries on" in text]) == 1
+    assert len([text for text in messages if "gets answers again" in text]) == 1
+
+
+async def test_without_its_socket_a_worker_lives_on_polling(service, queue, new_worker, faults):
+    worker = new_worker(poll_interval=0.1)
+
+    @worker.handler("fine")
+    async def fine() -> int:
+        return 1
+
+    async with worker:
+        await worker._signals.listening.next()
+        await faults(network_cut=True)
+        job = await service.jobs.enqueue("fine", queue=queue)
+        assert (await worker._signals.reported.next()) == (job.id, "ok")
+        await faults(network_cut=False)
+        await worker._signals.listening.next(timeout=20)
+
+
+async def test_a_wake_up_comes_long_before_the_poll(service, queue, new_worker):
+    worker = new_worker(poll_interval=60)
+
+    @worker.handler("fine")
+    async def fine() -> int:
+        return 1
+
+    async with worker:
+        await worker._signals.listening.next()
+        for _ in range(3):  # what the look at the start found, the next ones cannot be
+            job = await service.jobs.enqueue("fine", queue=queue)
+            assert await service.jobs.result(job.id, timeout=15) == 1
+
+
+async def test_a_key_that_may_not_work_is_refused_by_name(stack):
+    async with AsyncPictureQueue(stack.api_url, stack.anon_key) as pq:
+        with pytest.raises((NotAllowed, NotAuthenticated)):
+            await Worker(pq).run()
+
+
+# Processes
+
+
+@asynccontextmanager
+async def running(
+    stack: Any, queue: str, lease: float = 1
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A worker in a process of its own."""
+    env = {**os.environ, "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(APP), queue, str(lease), env=env, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def line(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        return (await process.stdout.readline()).decode().strip()
+
+
+async def test_a_killed_worker_is_taken_over(stack, service, queue, reached, db):
+    job = await service.jobs.enqueue("slow", queue=queue)
+    async with running(stack, queue) as first, running(stack, queue) as second:
+        lines = {asyncio.create_task(line(process)): process for process in (first, second)}
+        done, _ = await asyncio.wait(lines, return_when=asyncio.FIRST_COMPLETED)
+        (started,) = done
+        assert started.result() == "started 1"
+        victim = lines.pop(started)
+        ((waiting, survivor),) = lines.items()
+        victim.send_signal(signal.SIGKILL)
+        assert await waiting == "started 2"
+        survivor.terminate()
+        assert await line(survivor) == "stopping"
+        assert await asyncio.wait_for(survivor.wait(), 15) == 0
+    done_job = await reached(job.id, lambda event: event.finished)
+    assert (done_job.result, done_job.attempt) == ("finished early", 2)
+    assert "lease ended" in await db.fetchval(
+        "select error from picture_queue.attempt where job_id = $1", job.id
+    )
+
+
+async def test_a_second_signal_gives_the_job_back_at_once(stack, service, queue):
+    job = await service.jobs.enqueue("slow", {"stubborn": True}, queue=queue)
+    async with running(stack, queue, lease=30) as process:
+        assert await line(process) == "started 1"
+        process.terminate()
+        assert await line(process) == "stopping"
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 15) == 0
+    given_back = await service.jobs.get(job.id)
+    assert (given_back.status, given_back.attempt) == (JobStatus.PENDING, 0)

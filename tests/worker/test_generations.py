@@ -1,0 +1,75 @@
+"""The built-in handler: from a wish to a stored picture, over the project's own API."""
+
+from collections.abc import Callable
+
+import pytest
+
+from picture_queue import AsyncPictureQueue, JobCancelled, JobStatus, Worker, WorkerSettings
+from picture_queue.replicate.handler import HandlerSettings
+from picture_queue.settings import ReplicateSettings
+from picture_queue.worker.builtin import builtin_worker
+
+QUICK = HandlerSettings(first_look=0.05, longest_look=0.1)
+
+
+@pytest.fixture
+def new_builtin(stack, service) -> Callable[[], Worker]:
+    def make() -> Worker:
+        replicate = ReplicateSettings("r8_test", stack.replicate_url)
+        worker = builtin_worker(service, WorkerSettings(shutdown_grace=0), replicate, QUICK)
+        worker._signals.watch()
+        return worker
+
+    return make
+
+
+async def test_a_wish_becomes_a_stored_picture(service: AsyncPictureQueue, new_builtin):
+    started = await service.generations.start("a lighthouse", input={"num_outputs": 2})
+    async with new_builtin():
+        result = await service.jobs.result(started.job_id, timeout=30)
+    generation = await service.generations.get(started.id)
+    assert generation.status is JobStatus.COMPLETED
+    assert [image.n for image in generation.images] == [1, 2]
+    assert [image["path"] for image in result["images"]] == [i.path for i in generation.images]
+    for image in generation.images:
+        assert len(await service.generations.download(image)) == image.bytes
+
+
+async def test_a_storage_that_is_away_for_a_moment_costs_nothing(service, new_builtin, faults):
+    await faults(answer_503=2, path="/storage/v1/object/pictures")
+    started = await service.generations.start("a lighthouse")
+    async with new_builtin():
+        await service.jobs.result(started.job_id, timeout=30)
+    assert (await service.jobs.get(started.job_id)).attempt == 1
+
+
+async def test_a_cancel_stops_the_prediction(stack, service, new_builtin, reached, db):
+    # The simulator's pictures take a third of a second; this one is caught before that.
+    started = await service.generations.start("a lighthouse")
+    async with new_builtin() as worker:
+        await worker._signals.listening.next()
+        await reached(started.job_id, lambda event: event.message == "waiting for the model")
+        await service.generations.cancel(started.id)
+        with pytest.raises(JobCancelled):
+            await service.jobs.result(started.job_id, timeout=30)
+    row = await db.fetchrow(
+        "select state, prediction_id from picture_queue.prediction where generation_id = $1",
+        started.id,
+    )
+    assert row["state"] == "canceled"
+
+
+async def test_without_a_token_generations_stay_pending_and_the_log_says_why(
+    service, queue, caplog
+):
+    worker = builtin_worker(service, WorkerSettings(queues=("default", queue)), None)
+    worker._signals.watch()
+    assert "REPLICATE_API_TOKEN is not set: generate-image jobs stay pending" in caplog.text
+    assert worker.job_types == ()
+    started = await service.generations.start("a lighthouse")
+    async with worker:
+        await worker._signals.idle.next()
+        waiting = (await service.health()).job_types_without_worker
+        assert "generate-image" in [item.job_type for item in waiting]
+    assert (await service.jobs.get(started.job_id)).status is JobStatus.PENDING
+    await service.generations.cancel(started.id)
