@@ -128,7 +128,7 @@ class Attempt:
                 outcome = await self._call_in_thread()
         # A handler that calls sys.exit() ends its job, not the worker.
         except (Exception, SystemExit) as error:
-            outcome = self._stopped(error) if self._stop else self._failed(error)
+            outcome = self._failed(error)
         if isinstance(outcome, Snoozed | Parked):
             await self._progress.flush()  # the job shows it while it waits
         return outcome
@@ -138,7 +138,7 @@ class Attempt:
         context = JobContext(job, self._flags, self._progress)
         return await handler.function(*handler.arguments(job.payload, context))
 
-    async def _call_in_thread(self) -> Outcome:
+    async def _call_in_thread(self) -> Outcome | None:
         handler, job = self._handler, self.job
         context = SyncJobContext(job, self._flags, self._progress)
         arguments = handler.arguments(job.payload, context)
@@ -147,7 +147,12 @@ class Attempt:
             return self._failed(value.error)
         return outcomes.from_value(value)
 
-    def _failed(self, error: BaseException) -> Outcome:
+    def _failed(self, error: BaseException) -> Outcome | None:
+        if self._stop is not None:
+            _log.info(
+                "The handler of job %s failed while it was stopped", self.job.id, exc_info=error
+            )
+            return self._stopped(error)
         outcome = outcomes.from_error(error)
         if isinstance(outcome, Snoozed):  # of a failure the outcome says more than a log could
             _log.info("Job %s waits %g s: %s", self.job.id, outcome.delay, error)

@@ -186,7 +186,7 @@ class Supervisor:
                 job.max_attempts,
                 outcome.error,
             )
-        if all(other.settled for other in self._attempts):
+        if self._stopping and all(other.settled for other in self._attempts):
             self._all_settled.set()
         self._signals.settled.emit((job.id, outcome.name if outcome else None))
 

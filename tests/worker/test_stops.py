@@ -205,6 +205,9 @@ async def test_an_outcome_under_a_lost_lease_changes_nothing(
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
         await waits.running()
+        # The heartbeat that follows the join would find out; the next is 20 seconds away.
+        await worker._signals.listening.next()
+        await worker._signals.beaten.next()
         other = await take_over(db, queue, job)
         waits.finish.set()
         assert await worker._signals.reported.next() == (job.id, "stale")
@@ -227,6 +230,8 @@ async def test_progress_under_a_lost_lease_stops_the_handler(service, queue, new
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
         await waits.running()
+        await worker._signals.listening.next()
+        await worker._signals.beaten.next()
         await take_over(db, queue, job)
         go.set()
         assert await worker._signals.settled.next() == (job.id, None)
