@@ -53,7 +53,15 @@ if TYPE_CHECKING:
         Version,
     )
     from picture_queue.settings import WorkerSettings
-    from picture_queue.worker import Cancel, JobContext, Park, PermanentFailure, Snooze, Worker
+    from picture_queue.worker import (
+        Cancel,
+        JobContext,
+        Park,
+        PermanentFailure,
+        Snooze,
+        SyncJobContext,
+        Worker,
+    )
 
 __version__ = "0.1.0"
 
@@ -78,7 +86,15 @@ _WHERE = {
         "picture_queue.records",
     ),
     **dict.fromkeys(
-        ("Cancel", "JobContext", "Park", "PermanentFailure", "Snooze", "Worker"),
+        (
+            "Cancel",
+            "JobContext",
+            "Park",
+            "PermanentFailure",
+            "Snooze",
+            "SyncJobContext",
+            "Worker",
+        ),
         "picture_queue.worker",
     ),
     "WorkerSettings": "picture_queue.settings",
@@ -138,6 +154,7 @@ __all__ = [
     "StackNotRunning",
     "StaleLease",
     "StartedGeneration",
+    "SyncJobContext",
     "TooLarge",
     "UnknownModel",
     "Version",

@@ -78,7 +78,8 @@ class PictureQueueError(Exception):
 
 def _sentence(text: str) -> str:
     flat = " ".join(text.split())
-    flat = flat[:1].upper() + flat[1:]
+    if flat.split(" ", 1)[0].isalpha():  # not an address, not the name of a function
+        flat = flat[0].upper() + flat[1:]
     return flat if flat.endswith((".", "!", "?", ")")) else flat + "."
 
 

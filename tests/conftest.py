@@ -1,10 +1,14 @@
 """What all tests share: one embedded stack a session, or the project the environment names."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
 
+from picture_queue import AsyncPictureQueue
 from picture_queue.local.stack import LocalSupabase
 
 
@@ -44,3 +48,29 @@ def stack() -> Iterator[LocalSupabase | RemoteStack]:
         return
     with LocalSupabase(replicate_seconds=0.3) as local:
         yield local
+
+
+@pytest.fixture
+async def service(stack: Any) -> AsyncIterator[AsyncPictureQueue]:
+    """Our client with the service key."""
+    async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq:
+        yield pq
+
+
+@pytest.fixture
+def queue() -> str:
+    """A queue of the test's own."""
+    return f"q-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+async def faults(stack: Any) -> AsyncIterator[Callable[..., Any]]:
+    """Sets the gateway's fault switches; they are put right again after the test."""
+    headers = {"apikey": stack.service_role_key}
+    async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=10) as http:
+
+        async def set_(**switches: Any) -> None:
+            (await http.post("/_faults", json=switches)).raise_for_status()
+
+        yield set_
+        await http.delete("/_faults")

@@ -1,10 +1,12 @@
 """What every way to the database shares: which failures are worth repeating, and their names."""
 
 import re
+from typing import Any
 
 import httpx
 from postgrest.exceptions import APIError
 from storage3.exceptions import StorageApiError
+from tenacity import retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from picture_queue import _rpc
 from picture_queue.errors import (
@@ -25,11 +27,6 @@ from picture_queue.errors import (
 )
 from picture_queue.records import Version
 
-#: Tries of one call, and the pauses between them in seconds. Every Rpc can be repeated.
-ATTEMPTS = 4
-FIRST_PAUSE = 0.2
-LONGEST_PAUSE = 2.0
-
 _SERVER_CODE = re.compile(r"PGRST\w+|[0-9A-Z]{5}")
 _UPGRADE = "Apply the SQL that ships with this version: supabase db push"
 # Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
@@ -41,7 +38,11 @@ _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "PGRST001": (Busy, "The API has no connection to the database", None),
     "PGRST002": (Busy, "The API is loading the schema", None),
     "PGRST003": (Busy, "The API has no free connection to the database", None),
-    "PGRST301": (AuthenticationFailed, "The key or token is not valid for this project", None),
+    "PGRST301": (
+        AuthenticationFailed,
+        "The key or token is not valid for this project",
+        "Copy the key from the project's API settings, or run: picture-queue local status",
+    ),
     "PGRST302": (NotAuthenticated, "The call needs a key or a token", None),
     "PGRST303": (AuthenticationFailed, "The token is not valid any more", "Sign in again"),
 }
@@ -52,6 +53,7 @@ _BY_STORAGE_STATUS: dict[str, type[PictureQueueError]] = {
     "403": NotAllowed,
     "404": NotFound,
     "413": TooLarge,
+    "429": Busy,
 }
 
 
@@ -76,7 +78,8 @@ def name_error(error: Exception, url: str) -> Exception:
             hint="Check SUPABASE_URL and that the project (or picture-queue local) is running",
         )
     if isinstance(error, StorageApiError):
-        kind = _BY_STORAGE_STATUS.get(str(error.status), ServerError)
+        status = str(error.status)
+        kind = Busy if status[:1] == "5" else _BY_STORAGE_STATUS.get(status, ServerError)
         return kind(f"Storage refused: {error.message}", code=error.code)
     return error
 
@@ -115,6 +118,15 @@ def _name_api_error(error: APIError, url: str) -> Exception:
 def worth_repeating(error: BaseException) -> bool:
     """Whether the same call may well succeed a moment later."""
     return isinstance(error, Busy | ConnectionFailed)
+
+
+#: How a call is made again, for tenacity's Retrying and AsyncRetrying. Every Rpc can be.
+REPEATING: dict[str, Any] = {
+    "retry": retry_if_exception(worth_repeating),
+    "stop": stop_after_attempt(4),
+    "wait": wait_random_exponential(0.2, 2.0),  # seconds
+    "reraise": True,
+}
 
 
 def check_version(found: Version | None) -> None:

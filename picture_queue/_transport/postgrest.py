@@ -6,19 +6,11 @@ from typing import Any, TypeVar
 
 import httpx
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying
 
 from picture_queue import _rpc
 from picture_queue._rpc import Rpc
-from picture_queue._transport.base import (
-    ATTEMPTS,
-    FIRST_PAUSE,
-    LONGEST_PAUSE,
-    FunctionMissing,
-    check_version,
-    name_error,
-    worth_repeating,
-)
+from picture_queue._transport.base import REPEATING, FunctionMissing, check_version, name_error
 from picture_queue.settings import ProjectSettings
 
 T = TypeVar("T")
@@ -79,12 +71,7 @@ class AsyncPostgrest:
         self._version_is_checked = True
 
     async def _repeat(self, rpc: Rpc[T]) -> T:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception(worth_repeating),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE),
-            reraise=True,
-        ):
+        async for attempt in AsyncRetrying(**REPEATING):
             with attempt:
                 return rpc.parse(await self._once(rpc))
         raise AssertionError("unreachable: the last attempt returns or raises")

@@ -8,19 +8,11 @@ from typing import Any, TypeVar
 
 import httpx
 from supabase import Client, ClientOptions, create_client
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying
 
 from picture_queue import _rpc
 from picture_queue._rpc import Rpc
-from picture_queue._transport.base import (
-    ATTEMPTS,
-    FIRST_PAUSE,
-    LONGEST_PAUSE,
-    FunctionMissing,
-    check_version,
-    name_error,
-    worth_repeating,
-)
+from picture_queue._transport.base import REPEATING, FunctionMissing, check_version, name_error
 from picture_queue.settings import ProjectSettings
 
 T = TypeVar("T")
@@ -81,12 +73,7 @@ class Postgrest:
         self._version_is_checked = True
 
     def _repeat(self, rpc: Rpc[T]) -> T:
-        for attempt in Retrying(
-            retry=retry_if_exception(worth_repeating),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE),
-            reraise=True,
-        ):
+        for attempt in Retrying(**REPEATING):
             with attempt:
                 return rpc.parse(self._once(rpc))
         raise AssertionError("unreachable: the last attempt returns or raises")

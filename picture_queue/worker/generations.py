@@ -4,20 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from storage3.exceptions import StorageApiError
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying
 
 from picture_queue import _rpc
 from picture_queue._async.generations import BUCKET
-from picture_queue._transport.base import (
-    ATTEMPTS,
-    FIRST_PAUSE,
-    LONGEST_PAUSE,
-    name_error,
-    worth_repeating,
-)
+from picture_queue._transport.base import REPEATING, name_error
 from picture_queue._transport.postgrest import AsyncPostgrest
-from picture_queue.errors import Busy
 from picture_queue.replicate.store import Begun, FinalState, SavedImage
 
 
@@ -65,12 +57,7 @@ class ProjectStore:
 
     async def upload(self, path: str, data: bytes, content_type: str) -> None:
         """Writes a file, over one of that path."""
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception(worth_repeating),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_random_exponential(FIRST_PAUSE, LONGEST_PAUSE),
-            reraise=True,
-        ):
+        async for attempt in AsyncRetrying(**REPEATING):
             with attempt:
                 await self._upload(path, data, content_type)
 
@@ -85,9 +72,5 @@ class ProjectStore:
             await client.storage.from_(BUCKET).upload(
                 path, data, {"content-type": content_type, "upsert": "true"}
             )
-        except StorageApiError as error:
-            if str(error.status).startswith("5") or str(error.status) == "429":
-                raise Busy("Storage is not available now", detail=error.message) from error
-            raise name_error(error, self._project.settings.url) from error
         except Exception as error:
             raise name_error(error, self._project.settings.url) from error

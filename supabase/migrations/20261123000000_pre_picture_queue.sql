@@ -1063,8 +1063,8 @@ $$;
 
 -- 280_function__lease.sql
 
--- The job under this lease, locked; refuses when the lease ended.
-create function picture_queue._leased(p_job_id uuid, p_lease_id uuid) returns public.job_queue
+-- The job, locked; refuses when there is none.
+create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
 language plpgsql set search_path = ''
 as $$
 declare
@@ -1074,6 +1074,17 @@ begin
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
+  return v_job;
+end
+$$;
+
+-- The job under this lease, locked; refuses when the lease ended.
+create function picture_queue._leased(p_job_id uuid, p_lease_id uuid) returns public.job_queue
+language plpgsql set search_path = ''
+as $$
+declare
+  v_job public.job_queue := picture_queue._locked_job(p_job_id);
+begin
   if v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id then
     perform picture_queue._refuse('PQ_STALE_LEASE',
       format('job %s is %s and its lease is not %s', p_job_id, v_job.status, p_lease_id),
@@ -1182,12 +1193,8 @@ create function picture_queue._retry_job(p_job_id uuid) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
-  v_job public.job_queue;
+  v_job public.job_queue := picture_queue._locked_job(p_job_id);
 begin
-  select * into v_job from public.job_queue where id = p_job_id for update;
-  if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
-  end if;
   if v_job.status in ('processing', 'completed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', p_job_id, v_job.status),
       'only a failed or cancelled job can be retried');
@@ -1319,13 +1326,10 @@ returns text
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_job public.job_queue;
+  v_job public.job_queue := picture_queue._locked_job(job_id);
   v_outcome jsonb;
 begin
-  select * into v_job from public.job_queue j where j.id = complete_job.job_id for update;
-  if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
-  elsif lease_id is null and not v_job.lease_is_legacy then
+  if lease_id is null and not v_job.lease_is_legacy then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
   v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(

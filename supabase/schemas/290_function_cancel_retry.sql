@@ -35,12 +35,8 @@ create function picture_queue._retry_job(p_job_id uuid) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
-  v_job public.job_queue;
+  v_job public.job_queue := picture_queue._locked_job(p_job_id);
 begin
-  select * into v_job from public.job_queue where id = p_job_id for update;
-  if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
-  end if;
   if v_job.status in ('processing', 'completed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', p_job_id, v_job.status),
       'only a failed or cancelled job can be retried');

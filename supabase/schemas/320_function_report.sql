@@ -49,13 +49,10 @@ returns text
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_job public.job_queue;
+  v_job public.job_queue := picture_queue._locked_job(job_id);
   v_outcome jsonb;
 begin
-  select * into v_job from public.job_queue j where j.id = complete_job.job_id for update;
-  if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
-  elsif lease_id is null and not v_job.lease_is_legacy then
+  if lease_id is null and not v_job.lease_is_legacy then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
   v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -56,12 +55,6 @@ def rpc(stack: Any) -> Callable[..., Any]:
         return answer.raise_for_status().json()
 
     return call
-
-
-@pytest.fixture
-def queue() -> str:
-    """A queue of the test's own."""
-    return f"q-{uuid4().hex[:12]}"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Clients of the stack: the service, two signed-up users, and what anybody can do."""
+"""Two signed-up users."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,18 +20,6 @@ class Person:
     token: str
     supabase: AsyncClient
     pq: AsyncPictureQueue
-
-
-@pytest.fixture
-async def service(stack: Any) -> AsyncIterator[AsyncPictureQueue]:
-    async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq:
-        yield pq
-
-
-@pytest.fixture
-def queue() -> str:
-    """A queue of the test's own."""
-    return f"q-{uuid4().hex[:12]}"
 
 
 async def _sign_up(stack: Any) -> AsyncIterator[Person]:
@@ -60,29 +48,3 @@ async def ada(stack: Any) -> AsyncIterator[Person]:
 async def bob(stack: Any) -> AsyncIterator[Person]:
     async for person in _sign_up(stack):
         yield person
-
-
-class Faults:
-    """The gateway's switches, put right again after the test."""
-
-    def __init__(self, stack: Any) -> None:
-        self._stack = stack
-
-    async def __call__(self, **switches: Any) -> None:
-        await self._ask("POST", switches)
-
-    async def clear(self) -> None:
-        await self._ask("DELETE")
-
-    async def _ask(self, method: str, body: dict[str, Any] | None = None) -> None:
-        headers = {"apikey": self._stack.service_role_key}
-        async with httpx.AsyncClient(timeout=10) as http:
-            url = f"{self._stack.api_url}/_faults"
-            (await http.request(method, url, json=body, headers=headers)).raise_for_status()
-
-
-@pytest.fixture
-async def faults(stack: Any) -> AsyncIterator[Faults]:
-    switches = Faults(stack)
-    yield switches
-    await switches.clear()

@@ -25,7 +25,7 @@ class Database:
     async def run(self, sql: str, *args: Any) -> None:
         await self.connection.execute(sql, *args)
 
-    async def enqueue(self, job_type: str = "resize", **given: Any) -> UUID:
+    async def enqueue(self, job_type: str = "sql-resize", **given: Any) -> UUID:
         names = ", ".join(f"{name} => ${i}" for i, name in enumerate(given, 3))
         sql = f"select enqueue_job($1, queue => $2{', ' if names else ''}{names})"
         return await self.value(sql, job_type, self.queue, *given.values())
@@ -35,7 +35,7 @@ class Database:
             "select claim_jobs($1, $2, $3, $4, $5, $6)",
             given.get("worker", "w1"),
             [self.queue],
-            list(types) or ["resize"],
+            list(types) or ["sql-resize"],
             max_jobs,
             given.get("lease", 30.0),
             given.get("request_id") or uuid4(),

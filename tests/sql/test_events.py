@@ -78,7 +78,7 @@ async def test_an_idle_worker_is_woken_once_a_statement_and_a_busy_one_never(db)
     assert await db.events(topic) == []
     assert len(await db.claim(5)) == 1  # found less than it asked for: idle
     await db.value(
-        "select enqueue_jobs($1)", [{"job_type": "resize", "queue": db.queue} for _ in range(5)]
+        "select enqueue_jobs($1)", [{"job_type": "sql-resize", "queue": db.queue} for _ in range(5)]
     )
     assert await db.events(topic) == [{"queue": db.queue, "reason": "enqueue"}]
 

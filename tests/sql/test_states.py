@@ -27,7 +27,7 @@ async def test_higher_priority_first_then_older_first(db):
 
 async def test_a_claim_takes_only_types_the_worker_knows(db):
     other = await db.enqueue("other")
-    mine = await db.enqueue("resize")
+    mine = await db.enqueue("sql-resize")
     assert [job["id"] for job in await db.claim(10)] == [str(mine)]
     assert (await db.job(other))["status"] == "pending"
 

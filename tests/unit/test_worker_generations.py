@@ -7,6 +7,7 @@ from uuid import UUID
 import httpx
 import pytest
 from storage3.exceptions import StorageApiError
+from tenacity import wait_none
 
 from picture_queue import Busy, ConnectionFailed, NotAllowed
 from picture_queue.worker import generations
@@ -28,8 +29,7 @@ class Bucket:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(generations, "FIRST_PAUSE", 0.0)
-    monkeypatch.setattr(generations, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setitem(generations.REPEATING, "wait", wait_none())
 
 
 def store_of(bucket: Bucket) -> ProjectStore:
@@ -69,7 +69,7 @@ async def test_repeating_an_upload_has_an_end(failure, error):
     bucket = Bucket(*[failure] * 99)
     with pytest.raises(error):
         await store_of(bucket).upload("u/g/1.png", b"png", "image/png")
-    assert len(bucket.uploads) == generations.ATTEMPTS
+    assert len(bucket.uploads) == 4
 
 
 async def test_a_refused_upload_is_not_repeated():

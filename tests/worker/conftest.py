@@ -3,25 +3,12 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
-import httpx
 import pytest
 
 from picture_queue import AsyncPictureQueue, Job, JobEvent, Worker, WorkerSettings
-
-
-@pytest.fixture
-async def service(stack: Any) -> AsyncIterator[AsyncPictureQueue]:
-    async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as pq:
-        yield pq
-
-
-@pytest.fixture
-def queue() -> str:
-    """A queue of the test's own."""
-    return f"q-{uuid4().hex[:12]}"
 
 
 @pytest.fixture
@@ -56,16 +43,3 @@ async def db(stack: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     connection = await asyncpg.connect(stack.db_url, timeout=10)
     yield connection
     await connection.close(timeout=5)
-
-
-@pytest.fixture
-async def faults(stack: Any) -> AsyncIterator[Callable[..., Any]]:
-    """Sets the gateway's switches; they are put right again after the test."""
-    headers = {"apikey": stack.service_role_key}
-    async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=10) as http:
-
-        async def set_(**switches: Any) -> None:
-            (await http.post("/_faults", json=switches)).raise_for_status()
-
-        yield set_
-        await http.delete("/_faults")
