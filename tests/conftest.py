@@ -1,6 +1,7 @@
 """What all tests share: one embedded stack a session, or the project the environment names."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -10,6 +11,10 @@ import pytest
 
 from picture_queue import AsyncPictureQueue
 from picture_queue.local.stack import LocalSupabase
+
+# A run in the background of a shell inherits an ignored Ctrl-C; the programs the tests interrupt
+# must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class RemoteStack:

@@ -54,6 +54,8 @@ class Subscriptions:
         self._joined: set[str] = set()
         self._changed = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
+        self._closed = False
+        self._closing_socket = False
 
     @contextmanager
     def listen(self, topic: str, listener: Listener) -> Iterator[None]:
@@ -73,14 +75,17 @@ class Subscriptions:
             self._changed.set()
 
     async def aclose(self) -> None:
-        """Closes the socket."""
-        if self._keeper is not None:
+        """Closes the socket; nothing is told any more."""
+        self._closed = True
+        if self._keeper is None:
+            return
+        if not self._closing_socket:  # else it ends by itself, and whole
             self._keeper.cancel()
-            await asyncio.wait([self._keeper], timeout=_CLOSE_TIMEOUT + 1)
+        await asyncio.wait([self._keeper], timeout=_CLOSE_TIMEOUT + 1)
 
     async def _keep(self) -> None:
         pause = _FIRST_PAUSE
-        while self._listeners:
+        while self._listeners and not self._closed:
             try:
                 if await self._serve():
                     pause = _FIRST_PAUSE
@@ -90,7 +95,7 @@ class Subscriptions:
             for topic in self._joined:
                 self._tell(topic, "lost")
             self._joined.clear()
-            if self._listeners:
+            if self._listeners and not self._closed:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -112,14 +117,17 @@ class Subscriptions:
                 for topic in self._listeners.keys() - channels.keys():
                     channels[topic] = await self._join(client, topic, broken)
                     served = served or topic in self._joined
+                if not self._listeners:
+                    break  # removing the last channel would close the socket behind our back
                 for topic in channels.keys() - self._listeners.keys():
                     self._joined.discard(topic)
                     await client.remove_channel(channels.pop(topic))
-                if self._listeners:
-                    await _first_of(self._changed, broken)
+                await _first_of(self._changed, broken)
         finally:
+            self._closing_socket = True
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(client.close(), _CLOSE_TIMEOUT)
+            self._closing_socket = False
         return served
 
     async def _make_client(self) -> AsyncRealtimeClient:
