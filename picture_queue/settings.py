@@ -105,7 +105,7 @@ class WorkerSettings:
     """How a worker works. Times in seconds.
 
     Args:
-        queues: Queues to claim from.
+        queues: Queues to claim from; empty: ``default`` and those the handlers name.
         concurrency: Jobs at the same time.
         lease: Length of a lease; heartbeats prolong it every third of that.
         poll_interval: Longest time between two looks when idle; wake-ups make it shorter.
@@ -113,7 +113,7 @@ class WorkerSettings:
         name: Name in the worker list; host, process id and a random part by default.
     """
 
-    queues: tuple[str, ...] = ("default",)
+    queues: tuple[str, ...] = ()
     concurrency: int = 10
     lease: float = 30.0
     poll_interval: float = 1.0
@@ -126,8 +126,8 @@ class WorkerSettings:
         Raises:
             SettingsError: Naming the setting and its value.
         """
-        if not self.queues or not all(self.queues):
-            raise SettingsError("queues is empty", hint='Name at least one, such as "default"')
+        if not all(self.queues):
+            raise SettingsError("A queue's name is empty", hint='Name it, such as "default"')
         for name, low, high in (
             ("concurrency", 1, 1000),
             ("lease", 1, 86_400),

@@ -141,6 +141,11 @@ class Registry:
         """The types with a handler, sorted."""
         return tuple(sorted(self._handlers))
 
+    def queues(self) -> tuple[str, ...]:
+        """The queues such jobs are enqueued to: ``default``, and those the handlers name."""
+        named = {handler.policy.queue for handler in self if handler.policy.queue}
+        return ("default", *sorted(named - {"default"}))
+
     def policies(self) -> dict[str, dict[str, Any]]:
         """Returns the policy of each type, as `register_worker` takes them."""
         return {handler.job_type: handler.policy.as_json() for handler in self}

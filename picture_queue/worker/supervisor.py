@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -57,6 +58,7 @@ class Supervisor:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
         self._subscriptions = subscriptions
         self._registry = registry
+        settings = replace(settings, queues=settings.queues or registry.queues())
         self._settings = settings
         self._signals = signals
         self._transport = transport

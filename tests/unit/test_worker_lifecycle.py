@@ -210,8 +210,19 @@ async def test_handlers_come_before_the_start(bench):
     worker.handler("resize")
 
 
+async def test_the_queues_of_the_handlers_are_served(bench):
+    worker = bench.worker(queues=())
+
+    @worker.handler("resize", queue="big")
+    async def resize() -> None: ...
+
+    async with worker:
+        claim = await bench.project.next("claim_jobs")
+        assert claim["queues"] == ["default", "big"]
+
+
 async def test_a_queue_nobody_serves_is_named(bench, caplog):
-    worker = bench.worker()
+    worker = bench.worker(queues=("small",))
 
     @worker.handler("resize", queue="big")
     async def resize() -> None: ...
