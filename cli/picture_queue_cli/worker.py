@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from picture_queue import Worker
     from picture_queue.settings import ReplicateSettings
 
-# The simulator takes anything that looks like a token.
-_SIMULATOR_TOKEN = "r8_simulator"  # noqa: S105
-
 
 def worker(
     ctx: typer.Context,
@@ -88,7 +85,9 @@ def _replicate(target: Target) -> "ReplicateSettings | None":
 
     found = ReplicateSettings.from_env()
     if found is None and target.replicate_url:
-        return ReplicateSettings(_SIMULATOR_TOKEN, target.replicate_url)
+        from picture_queue.local.keys import SIMULATOR_TOKEN
+
+        return ReplicateSettings(SIMULATOR_TOKEN, target.replicate_url)
     return found
 
 

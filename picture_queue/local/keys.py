@@ -12,6 +12,8 @@ JWT_SECRET: Final = "super-secret-jwt-token-with-at-least-32-characters-long"  #
 PUBLISHABLE_KEY: Final = "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH"
 SECRET_KEY: Final = "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz"  # noqa: S105
 DATABASE_PASSWORD: Final = "postgres"  # noqa: S105
+# The Replicate simulator takes anything that looks like a token.
+SIMULATOR_TOKEN: Final = "r8_simulator"  # noqa: S105
 
 _ISSUER: Final = "supabase-demo"
 _EXPIRES: Final = 1983812996  # 2032-11-12, as the CLI writes it

@@ -9,12 +9,10 @@ import time
 from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import Program
 from picture_queue.local.datadir import DataDir
-from picture_queue.local.keys import JWT_SECRET, SERVICE_ROLE_KEY
+from picture_queue.local.keys import JWT_SECRET, SERVICE_ROLE_KEY, SIMULATOR_TOKEN
 from picture_queue.local.paths import ServiceUser
 from picture_queue.local.ports import HOST, free_port
 from picture_queue.local.processes import program_environment, spawn, tail
-
-SIMULATOR_TOKEN = "r8_simulator"  # noqa: S105  # the simulator takes anything that looks like one
 
 _READY_TIMEOUT = 30.0
 _REQUEST_TIMEOUT = 5.0
