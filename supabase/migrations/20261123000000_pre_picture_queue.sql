@@ -32,12 +32,57 @@ create type picture_queue.change as (
   run_at timestamptz,      -- when a scheduled or parked job becomes claimable again
   result jsonb,            -- of complete
   error text,              -- clean, shown to the owner
-  detail text,             -- internal, kept in picture_queue.attempt
+  detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
   worker text,             -- of claim
   lease_id uuid,
   lease_seconds real,
-  lease_is_legacy boolean
+  lease_is_legacy boolean,
+  key text,                -- of block: the limit key it waits for; of park: the event it waits for
+  slots text[]             -- of claim: the limit keys it runs under
+);
+
+-- A job that could be claimed, with what decides whether it may.
+create type picture_queue.candidate as (
+  id uuid,
+  queue text,
+  job_type text,
+  user_id uuid,
+  limit_keys text[],
+  expired boolean,         -- it was not to start any more
+  lease_seconds real       -- by its job type or queue
+);
+
+-- A job about to be written: an item of an enqueue, with every default filled in.
+create type picture_queue.new_job as (
+  i integer,               -- its place in the call
+  job_id uuid,
+  job_type text,
+  queue text,
+  payload jsonb,
+  priority integer,
+  scheduled_for timestamptz,
+  max_attempts integer,
+  user_id uuid,
+  generation_id uuid,
+  idempotency_key text,
+  timeout_seconds real,
+  backoff jsonb,
+  expires_at timestamptz,
+  tags text[],
+  metadata jsonb,
+  limit_keys text[],
+  batch_id uuid,
+  depends_on uuid[],
+  on_parent_failure text,
+  unique_key text,
+  unique_states text[],
+  unique_until timestamptz,
+  on_conflict text,        -- of its unique key: ignore, replace, debounce
+  hold text,
+  tenant text,
+  rank integer,
+  turn double precision
 );
 
 -- One message for Realtime.
@@ -48,11 +93,12 @@ create type picture_queue.event as (
 );
 
 -- A change that needs no more than its action, and perhaps a reason.
-create function picture_queue._change(p_job_id uuid, p_action text, p_error text default null)
+create function picture_queue._change(
+  p_job_id uuid, p_action text, p_error text default null, p_run_at timestamptz default null, p_key text default null)
 returns picture_queue.change
 language sql immutable set search_path = ''
 as $$
-  select row(p_job_id, p_action, null, null, p_error, null, null, null, null, null, null)::picture_queue.change
+  select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, null, null, null, p_key, null)::picture_queue.change
 $$;
 
 
@@ -79,16 +125,25 @@ begin
   select e.status, e.message into v_status, v_message
   from (values
     ('PQ_INVALID_ARGUMENT',   '400', 'an argument is not acceptable'),
+    ('PQ_INVALID_CRON',       '400', 'no such cron expression or time zone'),
     ('PQ_NOT_AUTHENTICATED',  '401', 'sign in first'),
     ('PQ_NOT_ALLOWED',        '403', 'this caller may not do that'),
     ('PQ_UNKNOWN_JOB',        '404', 'no such job'),
     ('PQ_UNKNOWN_GENERATION', '404', 'no such generation'),
     ('PQ_UNKNOWN_MODEL',      '404', 'no such model'),
+    ('PQ_UNKNOWN_QUEUE',      '404', 'no such queue'),
+    ('PQ_UNKNOWN_DEPENDENCY', '404', 'no such job to depend on'),
+    ('PQ_UNKNOWN_SCHEDULE',   '404', 'no such schedule'),
+    ('PQ_UNKNOWN_BATCH',      '404', 'no such batch'),
+    ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit'),
     ('PQ_STALE_LEASE',        '409', 'the lease ended'),
     ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit that'),
+    ('PQ_RUNNING_JOB',        '409', 'the job is running already'),
+    ('PQ_QUEUE_DRAINING',     '409', 'the queue takes no new jobs'),
     ('PQ_CONFLICT',           '409', 'that does not fit what is already there'),
     ('PQ_TOO_LARGE',          '413', 'too large'),
     ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model'),
+    ('PQ_CYCLE',              '422', 'the dependencies form a circle'),
     ('PQ_BUSY',               '503', 'the database is busy, repeat the call')
   ) as e (code, status, message)
   where e.code = p_code;
@@ -131,17 +186,37 @@ create table picture_queue.setting (
   max_prompt_length integer not null default 4000,
   max_attempts integer not null default 3,
   timeout_seconds real not null default 600,
+  timeout_grace_seconds real not null default 30,
+  cancel_grace_seconds real not null default 30,
   lease_seconds real not null default 30,
+  backoff_policy text not null default 'exponential',
   backoff_seconds real not null default 5,
   backoff_cap_seconds real not null default 3600,
+  backoff_jitter real not null default 0.2,
+  unknown_queue text not null default 'create',
+  keep_completed_seconds real not null default 604800,
+  keep_cancelled_seconds real not null default 604800,
+  keep_failed_seconds real not null default 2592000,
+  archive boolean not null default false,
+  keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
+  maintained_at timestamptz not null default '-infinity',
   constraint setting_is_in_range check (
-    least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts) > 0
+    least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
-  )
+    and least(timeout_grace_seconds, cancel_grace_seconds) >= 0
+    and greatest(timeout_grace_seconds, cancel_grace_seconds) <= 86400
+    and least(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) >= 60
+    and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000
+    and backoff_jitter between 0 and 1
+  ),
+  constraint setting_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
+  constraint setting_unknown_queue_is_known check (unknown_queue in ('create', 'refuse'))
 );
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
+comment on column picture_queue.setting.unknown_queue is
+  'What an enqueue to a queue that is not there does: create, refuse.';
 insert into picture_queue.setting default values;
 alter table picture_queue.setting enable row level security;
 
@@ -155,20 +230,50 @@ create table picture_queue.queue (
   max_attempts integer,
   timeout_seconds real,
   lease_seconds real,
+  backoff_policy text,
   backoff_seconds real,
   backoff_cap_seconds real,
+  backoff_jitter real,
+  fair_share boolean not null default false,
+  aging_seconds real,
+  breaker_failures integer,
+  breaker_seconds real not null default 60,
+  paused_until timestamptz,
+  pause_reason text,
+  draining boolean not null default false,
   created_at timestamptz not null default now(),
   constraint queue_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
   constraint queue_events_is_known check (events in ('none', 'status', 'progress')),
   constraint queue_policy_is_in_range check (
-    least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
-    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
-  )
+    least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
+      breaker_failures, breaker_seconds) > 0
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
+      breaker_seconds) <= 31536000
+    and backoff_jitter between 0 and 1
+  ),
+  constraint queue_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
+  constraint queue_orders_one_way check (not (fair_share and aging_seconds is not null))
 );
 comment on table picture_queue.queue is 'The queues and their policies; null means the default of setting.';
 comment on column picture_queue.queue.events is 'What is announced over Realtime: none, status, or progress as well.';
+comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
+comment on column picture_queue.queue.aging_seconds is
+  'How much waiting one point of priority is worth; null: priority is strict.';
+comment on column picture_queue.queue.breaker_failures is
+  'Failures of one kind in a row that pause the queue for breaker_seconds.';
+comment on column picture_queue.queue.paused_until is 'Nothing is claimed until then; infinity: until it is resumed.';
+comment on column picture_queue.queue.draining is 'What is there is run, nothing new is taken.';
 insert into picture_queue.queue (name) values ('default');
 alter table picture_queue.queue enable row level security;
+
+-- The failures of one kind that a queue with a breaker has seen in a row.
+create table picture_queue.breaker (
+  queue text primary key references picture_queue.queue (name) on delete cascade,
+  reason text not null,
+  failures integer not null
+);
+comment on table picture_queue.breaker is 'Failures of one kind in a row, for queues that pause after some.';
+alter table picture_queue.breaker enable row level security;
 
 
 -- 120_table_job_type.sql
@@ -180,14 +285,18 @@ create table picture_queue.job_type (
   max_attempts integer,
   timeout_seconds real,
   lease_seconds real,
+  backoff_policy text,
   backoff_seconds real,
   backoff_cap_seconds real,
+  backoff_jitter real,
   registered_at timestamptz not null default now(),
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
-  )
+    and backoff_jitter between 0 and 1
+  ),
+  constraint job_type_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential'))
 );
 comment on table picture_queue.job_type is 'Policy per job type; null means the queue''s, then the default.';
 alter table picture_queue.job_type enable row level security;
@@ -225,7 +334,25 @@ create table public.job_queue (
   attempt integer not null default 0,
   max_attempts integer not null default 3,
   timeout_seconds real,
+  backoff jsonb,
   scheduled_for timestamptz,
+  expires_at timestamptz,
+  tags text[],
+  metadata jsonb not null default '{}',
+  -- The order of claims within a queue: rank, turn, seq. rank is the negated priority; turn is 0, or
+  -- what fair share or aging makes of it.
+  rank integer not null default 0,
+  turn double precision not null default 0,
+  tenant text,
+  limit_keys text[],
+  slots text[],
+  blocked_on text,
+  parked_on text,
+  event jsonb,
+  unique_key text,
+  unique_states text[],
+  unique_until timestamptz,
+  batch_id uuid,
   user_id uuid,
   generation_id uuid,
   idempotency_key text,
@@ -260,7 +387,9 @@ create table public.job_queue (
     check (hold is null or hold not in ('scheduled', 'parked') or scheduled_for is not null),
   constraint attempt_is_counted check (attempt >= 0 and max_attempts >= 1),
   constraint progress_is_percent check (progress between 0 and 100),
-  constraint payload_is_object check (jsonb_typeof(payload) = 'object')
+  constraint payload_is_object check (jsonb_typeof(payload) = 'object'),
+  constraint metadata_is_object check (jsonb_typeof(metadata) = 'object'),
+  constraint blocked_on_a_key check (hold is distinct from 'blocked' or blocked_on is not null)
 ) with (
   -- Room for heartbeats and progress on the same page (HOT), and a vacuum that keeps up with churn.
   fillfactor = 80,
@@ -270,20 +399,226 @@ create table public.job_queue (
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
 -- The one hot index: what can be claimed now, in the order of claims.
-create index job_queue_claimable on public.job_queue (queue, priority desc, seq, job_type)
+create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type)
   where status = 'pending' and hold is null;
 -- What becomes claimable by the clock.
 create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
 -- Leases in force: finds the jobs of a repeated claim, and is small enough to sweep whole.
 create index job_queue_leased on public.job_queue (lease_id)
   where status = 'processing' and hold is null;
-create index job_queue_failed on public.job_queue (finished_at desc) where status = 'failed';
+-- The last turn of a tenant, in queues that share fairly.
+create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
+  where status = 'pending' and hold is null and tenant is not null;
+-- Jobs held by a limit, best first, and those let through it that nobody has claimed yet.
+create index job_queue_blocked on public.job_queue (blocked_on, hold, rank, turn, seq)
+  where status = 'pending' and blocked_on is not null;
+create index job_queue_parked on public.job_queue (parked_on) where hold = 'parked';
+create index job_queue_expiring on public.job_queue (expires_at)
+  where status = 'pending' and expires_at is not null;
+-- Finished jobs by age: the failed for people, all for pruning.
+create index job_queue_finished on public.job_queue (status, finished_at) where finished_at is not null;
 create index job_queue_listed on public.job_queue (seq desc);
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
+create index job_queue_batch on public.job_queue (batch_id, seq) where batch_id is not null;
 create unique index job_queue_idempotency on public.job_queue (idempotency_key, job_type, user_id)
   nulls not distinct where idempotency_key is not null;
+create unique index job_queue_unique on public.job_queue (unique_key) where status = any(unique_states);
 
 alter table public.job_queue enable row level security;
+
+
+-- 142_table_dependency_batch.sql
+
+-- A child waits for its parents; a row goes when its parent has finished.
+create table picture_queue.dependency (
+  child_id uuid not null references public.job_queue (id) on delete cascade,
+  parent_id uuid not null,
+  on_parent_failure text not null default 'cancel',
+  primary key (child_id, parent_id),
+  constraint on_parent_failure_is_known check (on_parent_failure in ('cancel', 'fail', 'run'))
+);
+comment on table picture_queue.dependency is 'Which unfinished jobs a waiting job waits for.';
+create index dependency_parent on picture_queue.dependency (parent_id);
+alter table picture_queue.dependency enable row level security;
+
+-- Jobs that belong together. The counts are kept by _transition; when all are finished the callback
+-- is enqueued.
+create table picture_queue.batch (
+  id uuid primary key,
+  total integer not null default 0,
+  completed integer not null default 0,
+  failed integer not null default 0,
+  cancelled integer not null default 0,
+  callback jsonb,
+  callback_job_id uuid,
+  metadata jsonb not null default '{}',
+  created_at timestamptz not null default now(),
+  finished_at timestamptz,
+  constraint batch_counts_fit check (
+    least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
+);
+comment on table picture_queue.batch is 'Jobs that belong together, how far they are, and what runs after them.';
+create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
+alter table picture_queue.batch enable row level security;
+
+
+-- 144_table_limit.sql
+
+-- Limits. A job runs under the keys 'global', 'queue:<name>', 'type:<job type>', 'user:<id>' and those
+-- named at its enqueue, such as 'model:flux'. A rule is for one key, or for each key of a kind
+-- ('user:*'); the rule of the key itself wins.
+create table picture_queue.limit_rule (
+  key text primary key,
+  max_running integer,
+  rate integer,
+  period_seconds real,
+  created_at timestamptz not null default now(),
+  constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
+  constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
+  constraint limit_says_something check (max_running is not null or rate is not null),
+  constraint rate_has_a_period check ((rate is null) = (period_seconds is null))
+);
+comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
+alter table picture_queue.limit_rule enable row level security;
+
+-- A key that is paused, or that jobs wait for.
+create table picture_queue.limit_key (
+  key text primary key,
+  paused_until timestamptz,
+  due_at timestamptz
+);
+comment on table picture_queue.limit_key is
+  'Keys that are paused (until then) or that jobs wait for (look again at due_at).';
+create index limit_key_due on picture_queue.limit_key (due_at) where due_at is not null;
+alter table picture_queue.limit_key enable row level security;
+
+-- The running jobs of each limited key. Rows, not a counter: what is counted is what is there.
+create table picture_queue.slot (
+  key text not null,
+  job_id uuid not null,
+  primary key (key, job_id)
+);
+comment on table picture_queue.slot is 'The running jobs of each limited key.';
+alter table picture_queue.slot enable row level security;
+
+-- The starts of each key with a rate, as long as they count.
+create table picture_queue.start (
+  key text not null,
+  at timestamptz not null
+);
+comment on table picture_queue.start is 'The latest starts of each key that has a rate.';
+create index start_key on picture_queue.start (key, at);
+alter table picture_queue.start enable row level security;
+
+-- Keys of which a slot came free; the next claim lets waiting jobs through. Appended, so that whoever
+-- ends a job needs no lock.
+create table picture_queue.freed_key (key text not null);
+comment on table picture_queue.freed_key is 'Keys of which a slot came free since the last claim.';
+alter table picture_queue.freed_key enable row level security;
+
+create table picture_queue.tenant (
+  name text primary key,
+  weight real not null,
+  constraint tenant_weight_is_in_range check (weight between 0.001 and 1000)
+);
+comment on table picture_queue.tenant is 'The weight of tenants in queues that share fairly; 1 where there is no row.';
+alter table picture_queue.tenant enable row level security;
+
+
+-- 146_table_schedule.sql
+
+-- Jobs that come again: by cron in a time zone, or every so many seconds, counted from created_at.
+-- job is an item of enqueue_jobs without what belongs to one job only.
+create table picture_queue.schedule (
+  name text primary key,
+  cron text,
+  every_seconds double precision,
+  timezone text not null default 'UTC',
+  job jsonb not null,
+  missed text not null default 'once',
+  paused boolean not null default false,
+  next_at timestamptz,
+  last_at timestamptz,
+  last_job_id uuid,
+  last_error text,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint schedule_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
+  constraint schedule_has_one_rhythm check ((cron is null) <> (every_seconds is null)),
+  constraint schedule_interval_is_in_range check (every_seconds between 1 and 31536000),
+  constraint schedule_missed_is_known check (missed in ('skip', 'once', 'all')),
+  constraint schedule_job_is_object check (jsonb_typeof(job) = 'object'),
+  constraint schedule_comes_unless_paused check ((next_at is null) = paused)
+);
+comment on table picture_queue.schedule is 'Jobs that come again, by cron or at an interval.';
+comment on column picture_queue.schedule.missed is 'If several ticks passed unseen: none of them, once, or all.';
+comment on column picture_queue.schedule.last_at is 'The latest tick that made a job, and last_job_id that job.';
+comment on column picture_queue.schedule.last_error is 'Why the latest tick made no job; null if it did.';
+create index schedule_due on picture_queue.schedule (next_at) where not paused;
+alter table picture_queue.schedule enable row level security;
+
+
+-- 147_table_log_signal.sql
+
+-- What handlers wrote about their jobs: the last 200 lines of each.
+create table picture_queue.log (
+  id bigint generated always as identity primary key,
+  job_id uuid not null references public.job_queue (id) on delete cascade,
+  attempt integer not null,
+  at timestamptz not null,
+  level text not null,
+  message text not null,
+  constraint level_is_known check (level in ('debug', 'info', 'warning', 'error'))
+);
+comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each.';
+create index log_job on picture_queue.log (job_id, id);
+alter table picture_queue.log enable row level security;
+
+-- Events that came before the job that waits for them parked; kept for a day.
+create table picture_queue.signal (
+  name text primary key,
+  payload jsonb,
+  sent_at timestamptz not null
+);
+comment on table picture_queue.signal is 'Outside events nobody waited for yet, kept for a day.';
+alter table picture_queue.signal enable row level security;
+
+
+-- 148_table_depth.sql
+
+-- How many jobs there are in each state. _transition appends what changed, maintenance adds it up,
+-- readers take the sum of both: exact, no counting of jobs, and nobody waits for a counter's lock.
+create table picture_queue.depth (
+  queue text not null,
+  status text not null,
+  hold text,
+  n bigint not null,
+  unique nulls not distinct (queue, status, hold)
+);
+comment on table picture_queue.depth is 'Jobs by queue and state, as of the last folding.';
+alter table picture_queue.depth enable row level security;
+
+create table picture_queue.depth_change (
+  queue text not null,
+  status text not null,
+  hold text,
+  n integer not null,
+  at timestamptz not null
+);
+comment on table picture_queue.depth_change is 'What changed in depth since the last folding.';
+alter table picture_queue.depth_change enable row level security;
+
+-- Jobs finished per minute, kept for two days.
+create table picture_queue.throughput (
+  queue text not null,
+  minute timestamptz not null,
+  status text not null,
+  n bigint not null,
+  primary key (queue, minute, status)
+);
+comment on table picture_queue.throughput is 'Jobs finished per minute, kept for two days.';
+create index throughput_minute on picture_queue.throughput (minute);
+alter table picture_queue.throughput enable row level security;
 
 
 -- 150_table_generations.sql
@@ -379,23 +714,28 @@ create index prediction_recent on picture_queue.prediction (created_at) where pr
 alter table picture_queue.prediction enable row level security;
 
 
--- 180_table_attempt.sql
+-- 180_table_history.sql
 
--- The failed attempts of a job, the last 20 of each. Internal: owners see job_queue.error.
-create table picture_queue.attempt (
+-- The changes of state that the job's row does not show: every one but claim and complete, the last
+-- 50 of each job. Rows of fail, back_off and expire are its failed attempts. Internal: owners see
+-- job_queue.error.
+create table picture_queue.history (
   id bigint generated always as identity primary key,
   job_id uuid not null references public.job_queue (id) on delete cascade,
+  at timestamptz not null,
+  action text not null,
+  status text not null,
+  hold text,
   attempt integer not null,
   worker text,
-  error text,
-  detail text,
-  duration_seconds real,
   started_at timestamptz,
-  ended_at timestamptz not null
+  duration_seconds real,
+  error text,
+  detail text
 );
-comment on table picture_queue.attempt is 'Failed attempts with their internal detail, the last 20 of each job.';
-create index attempt_job on picture_queue.attempt (job_id, id);
-alter table picture_queue.attempt enable row level security;
+comment on table picture_queue.history is 'Changes of state of a job with their internal detail, the last 50 of each.';
+create index history_job on picture_queue.history (job_id, id);
+alter table picture_queue.history enable row level security;
 
 
 -- 190_table_edge.sql
@@ -425,6 +765,17 @@ insert into picture_queue.edge (action, from_status, from_hold, to_status, to_ho
   ('park',     'processing', null,        'processing', 'parked',     0),
   ('wake',     'processing', 'parked',    'pending',    null,        -1),  -- its claim is not counted
   ('promote',  'pending',    'scheduled', 'pending',    null,         0),
+  ('delay',    'pending',    null,        'pending',    'scheduled',  0),  -- a debounce or a replacement
+  ('delay',    'pending',    'scheduled', 'pending',    'scheduled',  0),
+  ('delay',    'pending',    'blocked',   'pending',    'scheduled',  0),
+  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- a claim found its key full
+  ('unblock',  'pending',    'blocked',   'pending',    null,         0),
+  ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
+  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- so have they, but not yet due
+  ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
+  ('abandon',  'pending',    'scheduled', 'failed',     null,         0),
+  ('abandon',  'pending',    'blocked',   'failed',     null,         0),
+  ('abandon',  'pending',    'waiting',   'failed',     null,         0),
   ('cancel',   'pending',    null,        'cancelled',  null,         0),
   ('cancel',   'pending',    'scheduled', 'cancelled',  null,         0),
   ('cancel',   'pending',    'blocked',   'cancelled',  null,         0),
@@ -436,13 +787,33 @@ insert into picture_queue.edge (action, from_status, from_hold, to_status, to_ho
 
 -- 200_function__backoff.sql
 
--- Seconds until the next attempt: exponential from base, at most cap, then 20 % jitter both ways so
--- that jobs which failed together do not come back together.
-create function picture_queue._backoff(p_attempt integer, p_base real, p_cap real) returns real
+-- Seconds until the next attempt by the policy (constant, linear, exponential), at most the cap, with
+-- jitter both ways so that jobs which failed together do not come back together.
+create function picture_queue._backoff(p_attempt integer, p_policy text, p_base real, p_cap real, p_jitter real)
+returns real
 language sql volatile set search_path = ''
 as $$
   -- 2^30 seconds is beyond any cap; the bound keeps the power from overflowing.
-  select (least(p_base * 2 ^ least(greatest(p_attempt, 1) - 1, 30), p_cap) * (0.8 + 0.4 * random()))::real
+  select (least(p_base * case p_policy
+      when 'constant' then 1
+      when 'linear' then greatest(p_attempt, 1)
+      else 2 ^ least(greatest(p_attempt, 1) - 1, 30) end, p_cap)
+    * (1 - p_jitter + 2 * p_jitter * random()))::real
+$$;
+
+-- The backoff of a job: what it was enqueued with, its type's, its queue's, the setting's.
+create function picture_queue._backoff_of(p_job public.job_queue) returns real
+language sql volatile set search_path = ''
+as $$
+  select picture_queue._backoff(p_job.attempt,
+    coalesce(p_job.backoff ->> 'policy', t.backoff_policy, q.backoff_policy, s.backoff_policy),
+    coalesce((p_job.backoff ->> 'base_seconds')::real, t.backoff_seconds, q.backoff_seconds, s.backoff_seconds),
+    coalesce((p_job.backoff ->> 'cap_seconds')::real, t.backoff_cap_seconds, q.backoff_cap_seconds,
+      s.backoff_cap_seconds),
+    coalesce((p_job.backoff ->> 'jitter')::real, t.backoff_jitter, q.backoff_jitter, s.backoff_jitter))
+  from picture_queue.setting s
+  left join picture_queue.job_type t on t.name = p_job.job_type
+  left join picture_queue.queue q on q.name = p_job.queue
 $$;
 
 
@@ -518,26 +889,53 @@ $$;
 -- Every change of state of every job is made here, many at a time, along the edges of
 -- picture_queue.edge. A change whose edge does not exist is left out of what is returned, so the
 -- caller sees what happened. The caller holds the locks of the rows, taken in the order of their
--- ids, and has checked the lease.
+-- ids, and has checked the lease. What follows for other jobs (children of a finished parent) is
+-- made in the same transaction, but not returned.
 create function picture_queue._transition(p_changes picture_queue.change[]) returns setof public.job_queue
+language plpgsql rows 10 set search_path = ''
+as $$
+declare
+  v_moved public.job_queue[] := picture_queue._move(p_changes);
+begin
+  return query select * from unnest(v_moved);
+  while v_moved is not null loop
+    v_moved := picture_queue._move(picture_queue._settle_children(v_moved));
+  end loop;
+end
+$$;
+
+-- One step of _transition: the rows, their history, the counts, the events.
+create function picture_queue._move(p_changes picture_queue.change[]) returns public.job_queue[]
 language plpgsql set search_path = ''
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_jobs public.job_queue[];
+  v_traits record;
 begin
+  if p_changes is null then
+    return null;
+  end if;
   with moved as (
     update public.job_queue j set
       status = e.to_status,
       hold = e.to_hold,
       attempt = j.attempt + e.attempt_delta,
       max_attempts = case when e.action = 'retry' then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
-      scheduled_for = case when e.to_hold in ('scheduled', 'parked') then c.run_at else j.scheduled_for end,
+      scheduled_for = case when c.action = 'await' then j.scheduled_for
+        when e.to_hold in ('scheduled', 'parked') then c.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
       lease_id = case e.action when 'claim' then c.lease_id when 'expire' then null else j.lease_id end,
       lease_expires_at = case when e.action = 'claim' then v_now + make_interval(secs => c.lease_seconds) end,
       lease_seconds = case when e.action = 'claim' then c.lease_seconds else j.lease_seconds end,
       lease_is_legacy = case when e.action = 'claim' then coalesce(c.lease_is_legacy, false) else j.lease_is_legacy end,
+      slots = case when e.action = 'claim' then c.slots else j.slots end,
+      blocked_on = case e.action when 'claim' then null when 'block' then c.key else j.blocked_on end,
+      parked_on = case when e.action = 'park' then c.key else j.parked_on end,
+      event = case e.action when 'wake' then c.result when 'park' then null else j.event end,
+      -- Uniqueness that does not cover running jobs ends when the job starts.
+      unique_states = case when e.action = 'claim' and not 'processing' = any (j.unique_states) then '{}'
+        else j.unique_states end,
       worker = case when e.action = 'claim' then c.worker else j.worker end,
       started_at = case when e.action = 'claim' then v_now else j.started_at end,
       finished_at = case when e.to_status in ('completed', 'failed', 'cancelled') then v_now end,
@@ -546,38 +944,85 @@ begin
         when e.action in ('back_off', 'expire', 'retry') then 0 else j.progress end,
       message = case when e.action in ('complete', 'back_off', 'expire', 'retry') then null else j.message end,
       result = case when e.action = 'complete' then c.result when e.action = 'retry' then null else j.result end,
-      error = case when e.action in ('fail', 'back_off', 'expire') then c.error
-        when e.action in ('complete', 'retry') then null else j.error end,
+      error = case when e.action in ('fail', 'back_off', 'expire', 'abandon') then c.error
+        when e.action in ('complete', 'retry') then null when e.action = 'cancel' then coalesce(c.error, j.error)
+        else j.error end,
       version = j.version + 1
     from unnest(p_changes) c
     join picture_queue.edge e on e.action = c.action
     where j.id = c.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
-    returning j as job, e.action, c.detail, c.duration_seconds
+    returning j as job, e.action, e.from_status, e.from_hold, c.detail, c.duration_seconds
   ),
-  attempts as (
-    insert into picture_queue.attempt
-      (job_id, attempt, worker, error, detail, duration_seconds, started_at, ended_at)
-    select (m.job).id, (m.job).attempt, (m.job).worker, (m.job).error, left(m.detail, 8192),
-      coalesce(m.duration_seconds, extract(epoch from v_now - (m.job).started_at)), (m.job).started_at, v_now
+  remembered as (
+    insert into picture_queue.history
+      (job_id, at, action, status, hold, attempt, worker, started_at, duration_seconds, error, detail)
+    select (m.job).id, v_now, m.action, (m.job).status, (m.job).hold, (m.job).attempt, (m.job).worker,
+      case when m.from_status = 'processing' then (m.job).started_at end,
+      case when m.from_status = 'processing' and m.from_hold is null
+        then coalesce(m.duration_seconds, extract(epoch from v_now - (m.job).started_at)) end,
+      case when m.action in ('fail', 'back_off', 'expire', 'abandon') then (m.job).error end, left(m.detail, 8192)
     from moved m
-    where m.action in ('fail', 'back_off', 'expire')
+    where m.action not in ('claim', 'complete')
+  ),
+  counted as (
+    insert into picture_queue.depth_change (queue, status, hold, n, at)
+    select d.queue, d.status, d.hold, sum(d.n), v_now
+    from (
+      select (m.job).queue, m.from_status as status, m.from_hold as hold, -1 as n from moved m
+      union all
+      select (m.job).queue, (m.job).status, (m.job).hold, 1 from moved m
+    ) d
+    group by d.queue, d.status, d.hold
+    having sum(d.n) <> 0
   )
-  select array_agg(m.job) into v_jobs from moved m;
+  select array_agg(m.job),
+    bool_or((m.job).version > 50) as long_lived,
+    bool_or((m.job).generation_id is not null) as has_generation,
+    bool_or((m.job).slots is not null and m.action <> 'claim' and m.from_status = 'processing') as frees_slots,
+    bool_or((m.job).blocked_on is not null and (m.job).status <> 'pending') as leaves_key,
+    bool_or((m.job).tenant is not null and (m.job).status = 'pending' and (m.job).hold is null) as takes_turn,
+    jsonb_agg(jsonb_build_object('batch_id', (m.job).batch_id, 'from', m.from_status, 'to', (m.job).status))
+      filter (where (m.job).batch_id is not null) as batches
+  into v_traits
+  from moved m;
+  v_jobs := v_traits.array_agg;
+  if v_jobs is null then
+    return null;
+  end if;
 
-  perform picture_queue._bound_history(v_jobs);
-  perform picture_queue._mirror_generations(v_jobs);
+  if v_traits.takes_turn then
+    v_jobs := picture_queue._take_turns(v_jobs);
+  end if;
+  if v_traits.frees_slots or v_traits.leaves_key then
+    perform picture_queue._free_keys(v_jobs);
+  end if;
+  if v_traits.batches is not null then
+    perform picture_queue._count_batches(v_traits.batches);
+  end if;
+  if v_traits.long_lived then
+    perform picture_queue._bound_history(v_jobs);
+  end if;
+  if v_traits.has_generation then
+    perform picture_queue._mirror_generations(v_jobs);
+  end if;
   perform picture_queue._emit(v_jobs);
-  return query select * from unnest(v_jobs);
+  return v_jobs;
 end
 $$;
 
--- Keeps the last 20 failed attempts of each job.
+
+-- 232_function__after_move.sql
+
+-- What _move has done with special jobs, each only where there are such jobs.
+
+-- Keeps the last 50 rows of history of each job.
 create function picture_queue._bound_history(p_jobs public.job_queue[]) returns void
 language sql volatile set search_path = ''
 as $$
-  delete from picture_queue.attempt a
+  delete from picture_queue.history h
   using unnest(p_jobs) j
-  where j.attempt > 20 and a.job_id = j.id and a.attempt <= j.attempt - 20
+  where j.version > 50 and h.job_id = j.id and h.id <= (
+    select o.id from picture_queue.history o where o.job_id = j.id order by o.id desc offset 50 limit 1)
 $$;
 
 -- The generations of these jobs show their state.
@@ -589,6 +1034,206 @@ as $$
   from unnest(p_jobs) j
   where j.generation_id is not null and g.id = j.generation_id
     and (g.status, g.error) is distinct from (j.status, j.error)
+$$;
+
+-- Gives up the slots of jobs that do not run any more, and notes whose turn it may be: whoever waits
+-- for such a key is let through by the next claim, which alone holds the locks of keys.
+create function picture_queue._free_keys(p_jobs public.job_queue[]) returns void
+language sql volatile set search_path = ''
+as $$
+  with freed as (
+    delete from picture_queue.slot s
+    using (
+      select j.id, unnest(j.slots) as key from unnest(p_jobs) j
+      where j.slots is not null and not (j.status = 'processing' and j.hold is null)
+    ) g
+    where s.job_id = g.id and s.key = g.key
+    returning s.key
+  )
+  insert into picture_queue.freed_key (key)
+  select distinct k.key from (
+    select f.key from freed f
+    union all
+    select j.blocked_on from unnest(p_jobs) j where j.blocked_on is not null and j.status <> 'pending'
+  ) k
+$$;
+
+-- The turn a tenant's next job comes after: that of its last job among what can be claimed, or of the
+-- head of the line if it has none (start-time fair queueing). p_but: jobs that are only about to line
+-- up. Two enqueues at once may give the same turn twice, which is harmless.
+create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_but uuid[])
+returns double precision
+language sql stable set search_path = ''
+as $$
+  select greatest(0,
+    (select j.turn from public.job_queue j
+      where j.status = 'pending' and j.hold is null and j.queue = p_queue and j.rank = p_rank and j.id <> all (p_but)
+      order by j.turn, j.seq limit 1),
+    (select j.turn from public.job_queue j
+      where j.status = 'pending' and j.hold is null and j.tenant is not null
+        and j.queue = p_queue and j.tenant = p_tenant and j.rank = p_rank and j.id <> all (p_but)
+      order by j.turn desc limit 1))
+$$;
+
+-- Jobs of tenants that become claimable (again) line up behind their tenant's last.
+create function picture_queue._take_turns(p_jobs public.job_queue[]) returns public.job_queue[]
+language plpgsql set search_path = ''
+as $$
+declare
+  v_jobs public.job_queue[];
+  v_ids uuid[] := array(
+    select j.id from unnest(p_jobs) j where j.tenant is not null and j.status = 'pending' and j.hold is null);
+begin
+  with lines as (
+    select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step,
+      picture_queue._last_turn(l.queue, l.tenant, l.rank, v_ids) as last_turn
+    from (select distinct j.queue, j.tenant, j.rank from unnest(p_jobs) j where j.id = any (v_ids)) l
+    left join picture_queue.tenant w on w.name = l.tenant
+  ),
+  turned as (
+    update public.job_queue j set turn = o.turn
+    from (
+      select m.id, l.last_turn
+        + l.step * row_number() over (partition by l.queue, l.tenant, l.rank order by m.turn, m.seq) as turn
+      from unnest(p_jobs) m
+      join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
+      where m.id = any (v_ids)
+    ) o
+    where j.id = o.id
+    returning j as job
+  )
+  select array_agg(coalesce(t.job, m)) into v_jobs
+  from unnest(p_jobs) m
+  left join turned t on (t.job).id = m.id;
+  return v_jobs;
+end
+$$;
+
+
+-- 235_function__settle.sql
+
+-- What follows for the children of jobs that have just finished: the changes to make, or null. A
+-- child whose last parent completed becomes ready; one whose parent failed or was cancelled ends too,
+-- unless it was to run all the same. The children are locked before they are counted, so two parents
+-- that finish at once cannot each wait for the other.
+create function picture_queue._settle_children(p_jobs public.job_queue[]) returns picture_queue.change[]
+language plpgsql set search_path = ''
+as $$
+declare
+  v_children uuid[];
+  v_changes picture_queue.change[];
+begin
+  if not exists (select from picture_queue.dependency) then
+    return null;
+  end if;
+  select array_agg(distinct d.child_id) into v_children
+  from unnest(p_jobs) j
+  join picture_queue.dependency d on d.parent_id = j.id
+  where j.finished_at is not null;
+  if v_children is null then
+    return null;
+  end if;
+  perform from public.job_queue where id = any (v_children) order by id for update;
+
+  with settled as (
+    delete from picture_queue.dependency d
+    using unnest(p_jobs) j
+    where d.parent_id = j.id and j.finished_at is not null
+    returning d.child_id, d.on_parent_failure, j.id as parent_id, j.status
+  ),
+  broken as (
+    select distinct on (s.child_id) s.child_id, s.on_parent_failure, s.parent_id, s.status
+    from settled s
+    where s.status <> 'completed' and s.on_parent_failure <> 'run'
+    order by s.child_id, s.parent_id
+  ),
+  -- Of one statement all parts see the table as it was before: what settled deletes is still there.
+  open_parents as (
+    select d.child_id from picture_queue.dependency d
+    where d.child_id = any (v_children) and not exists (
+      select from settled s where s.child_id = d.child_id and s.parent_id = d.parent_id)
+  )
+  select array_agg(picture_queue._change(
+      c.id,
+      case when b.on_parent_failure = 'cancel' then 'cancel' when b.child_id is not null then 'abandon'
+        when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end,
+      case when b.child_id is not null then format('Job %s, which it depends on, was %s.', b.parent_id, b.status) end))
+  into v_changes
+  from public.job_queue c
+  left join broken b on b.child_id = c.id
+  where c.id = any (v_children) and c.hold = 'waiting'
+    and (b.child_id is not null or not exists (select from open_parents o where o.child_id = c.id));
+
+  -- A child that has ended waits for nobody.
+  delete from picture_queue.dependency d
+  using unnest(v_changes) c
+  where d.child_id = c.job_id and c.action in ('cancel', 'abandon');
+  if exists (select from unnest(v_changes) c where c.action = 'ready') then
+    perform picture_queue._wake(
+      (select array_agg(distinct j.queue) from public.job_queue j
+        join unnest(v_changes) c on c.job_id = j.id where c.action = 'ready'), 'enqueue');
+  end if;
+  return v_changes;
+end
+$$;
+
+-- Keeps the counts of batches (p_ends: batch_id, from, to of each change) and enqueues the callback
+-- of those that are complete. Batches are locked in the order of their ids.
+create function picture_queue._count_batches(p_ends jsonb) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_batch picture_queue.batch;
+begin
+  for v_batch in
+    select b.* from picture_queue.batch b
+    where b.id in (select (e.item ->> 'batch_id')::uuid from jsonb_array_elements(p_ends) as e (item)
+      where e.item ->> 'to' in ('completed', 'failed', 'cancelled')
+        or e.item ->> 'from' in ('failed', 'cancelled'))
+    order by b.id for update
+  loop
+    update picture_queue.batch b set
+      completed = b.completed + d.completed,
+      failed = b.failed + d.failed,
+      cancelled = b.cancelled + d.cancelled
+    from (
+      select
+        count(*) filter (where e.item ->> 'to' = 'completed') as completed,
+        count(*) filter (where e.item ->> 'to' = 'failed') - count(*) filter (where e.item ->> 'from' = 'failed') as failed,
+        count(*) filter (where e.item ->> 'to' = 'cancelled')
+          - count(*) filter (where e.item ->> 'from' = 'cancelled') as cancelled
+      from jsonb_array_elements(p_ends) as e (item)
+      where (e.item ->> 'batch_id')::uuid = v_batch.id
+    ) d
+    where b.id = v_batch.id
+    returning b.* into v_batch;
+    perform picture_queue._finish_batch(v_batch);
+  end loop;
+end
+$$;
+
+-- Notes whether a batch is finished; when it is, its callback job is enqueued, once.
+create function picture_queue._finish_batch(p_batch picture_queue.batch) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_finished boolean := p_batch.completed + p_batch.failed + p_batch.cancelled = p_batch.total;
+  v_job jsonb;
+begin
+  if v_finished = (p_batch.finished_at is not null) then
+    return;
+  end if;
+  update picture_queue.batch b
+  set finished_at = case when v_finished then picture_queue._now() end
+  where b.id = p_batch.id;
+  if v_finished and p_batch.callback is not null and p_batch.callback_job_id is null then
+    v_job := picture_queue._enqueue(jsonb_build_array(p_batch.callback || jsonb_build_object('payload',
+      coalesce(p_batch.callback -> 'payload', '{}') || jsonb_build_object(
+        'batch_id', p_batch.id, 'total', p_batch.total, 'completed', p_batch.completed,
+        'failed', p_batch.failed, 'cancelled', p_batch.cancelled))), true) -> 0;
+    update picture_queue.batch b set callback_job_id = (v_job ->> 'job_id')::uuid where b.id = p_batch.id;
+  end if;
+end
 $$;
 
 
@@ -618,19 +1263,19 @@ end
 $$;
 
 -- Takes back the jobs whose lease ended unheard: the attempt counts, so a job that kills its worker
--- ends. Returns the queues that have work again.
+-- ends. Gives up what was not to start any more. Returns the queues that have work again.
 create function picture_queue._sweep(p_limit integer) returns text[]
 language plpgsql set search_path = ''
 as $$
 declare
   v_changes picture_queue.change[];
-  v_error constant text := 'The worker was not heard of again before its lease ended.';
+  v_queues text[];
 begin
   select array_agg(picture_queue._change(
       d.id,
       case when d.cancel_requested_at is not null then 'cancel'
         when d.attempt >= d.max_attempts then 'fail' else 'expire' end,
-      v_error))
+      'The worker was not heard of again before its lease ended.'))
   into v_changes
   from (
     select id, attempt, max_attempts, cancel_requested_at from public.job_queue
@@ -638,30 +1283,336 @@ begin
     order by id limit p_limit
     for update skip locked
   ) d;
-  if v_changes is null then
-    return '{}'::text[];
+  if v_changes is not null then
+    select array_agg(distinct t.queue) into v_queues from picture_queue._transition(v_changes) t where t.status = 'pending';
   end if;
-  return (select array_agg(distinct t.queue) from picture_queue._transition(v_changes) t where t.status = 'pending');
+
+  select array_agg(picture_queue._change(d.id, 'abandon', 'It was not started before it expired.'))
+  into v_changes
+  from (
+    select id from public.job_queue
+    where status = 'pending' and expires_at <= picture_queue._now()
+    order by expires_at limit p_limit
+    for update skip locked
+  ) d;
+  if v_changes is not null then
+    perform picture_queue._transition(v_changes);
+  end if;
+  return coalesce(v_queues, '{}');
 end
 $$;
 
--- What any worker does beside claiming, and pg_cron each minute where it is installed.
-create function picture_queue.maintain() returns jsonb
-language plpgsql security definer set search_path = ''
+
+-- 245_function__limit.sql
+
+-- Limits, exact however many workers there are. Only claims decide: a claim locks the keys it needs,
+-- counts what runs under them in a later statement (an earlier snapshot would race), and takes what
+-- fits. What does not fit is put aside (hold blocked), so that no claim wades through it again.
+-- Whoever ends a job appends the key to freed_key, and the next claim lets waiting jobs through.
+
+-- The keys a job runs under.
+create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
+language sql immutable set search_path = ''
+as $$
+  select array['global', 'queue:' || p_queue, 'type:' || p_job_type]
+    || case when p_user_id is not null then array['user:' || p_user_id] end
+    || p_limit_keys
+$$;
+
+-- What holds for a key, its own rule or that of its kind, and until when it is paused; no row where
+-- nothing does.
+create function picture_queue._rule(p_key text)
+returns table (max_running integer, rate integer, period_seconds real, paused_until timestamptz)
+language sql stable set search_path = ''
+as $$
+  select r.max_running, r.rate, r.period_seconds, k.paused_until
+  from (select p_key) as asked (key)
+  left join lateral (
+    select * from picture_queue.limit_rule l
+    where l.key = p_key or l.key = split_part(p_key, ':', 1) || ':*'
+    order by l.key = p_key desc limit 1
+  ) r on true
+  left join picture_queue.limit_key k on k.key = p_key and k.paused_until > picture_queue._now()
+  where r.key is not null or k.key is not null
+$$;
+
+-- How many more jobs may start under a key now; null: any number.
+create function picture_queue._room(p_key text) returns integer
+language sql volatile set search_path = ''
+as $$
+  select case when r.paused_until is not null then 0 else least(
+    r.max_running - (select count(*) from picture_queue.slot s where s.key = p_key),
+    r.rate - (select count(*) from picture_queue.start s
+      where s.key = p_key and s.at > picture_queue._now() - make_interval(secs => r.period_seconds))) end::integer
+  from picture_queue._rule(p_key) r
+$$;
+
+-- When somebody should look at a key again that let nobody through: when its pause ends or its rate
+-- permits one more start. A full one is looked at by whoever claims after a slot came free; the ten
+-- seconds are for what was let through and then not claimed.
+create function picture_queue._look_again_at(p_key text) returns timestamptz
+language sql volatile set search_path = ''
+as $$
+  select coalesce(
+    r.paused_until,
+    (select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
+      where s.key = p_key and s.at > picture_queue._now() - make_interval(secs => r.period_seconds)
+      order by s.at desc offset r.rate - 1 limit 1),
+    picture_queue._now() + interval '10 seconds')
+  from picture_queue._rule(p_key) r
+$$;
+
+-- Locks keys until the transaction ends and returns those it got. The first call of a transaction
+-- waits, in one order for all; a later one takes only what is free, so that claims never wait for
+-- each other in a circle.
+create function picture_queue._lock_keys(p_keys text[]) returns text[]
+language plpgsql set search_path = ''
+as $$
+begin
+  if current_setting('picture_queue.holds_keys', true) = 'yes' then
+    return array(
+      select k from unnest(p_keys) k
+      where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k)));
+  end if;
+  perform pg_catalog.set_config('picture_queue.holds_keys', 'yes', true);
+  perform pg_catalog.pg_advisory_xact_lock(1903326068, h.hash)
+  from (select distinct pg_catalog.hashtext(k) as hash from unnest(p_keys) k order by hash offset 0) h;
+  return p_keys;
+end
+$$;
+
+-- Lets jobs through whose key has room again: those of keys freed since, and of keys to look at now.
+-- What was let through less than ten seconds ago and is not claimed yet counts as running.
+create function picture_queue._unblock(p_limit integer) returns void
+language plpgsql set search_path = ''
 as $$
 declare
-  v_promoted integer := picture_queue._promote(1000);
-  v_swept text[] := picture_queue._sweep(1000);
+  v_now timestamptz := picture_queue._now();
+  v_keys text[];
+  v_locked text[];
+  v_changes picture_queue.change[];
+  v_queues text[];
 begin
-  if v_promoted > 0 or v_swept <> '{}' then
-    perform picture_queue._wake((select array_agg(name) from picture_queue.queue), 'enqueue');
+  with freed as (
+    delete from picture_queue.freed_key f
+    where f.ctid = any (array(select o.ctid from picture_queue.freed_key o limit p_limit for update skip locked))
+    returning f.key
+  )
+  select array_agg(k.key) into v_keys from (
+    select f.key from freed f
+    union
+    (select l.key from picture_queue.limit_key l where l.due_at <= v_now order by l.due_at limit p_limit)
+  ) k;
+  if v_keys is null then
+    return;
   end if;
-  return jsonb_build_object('promoted', v_promoted, 'swept', to_jsonb(v_swept));
+  v_locked := picture_queue._lock_keys(v_keys);
+  -- What somebody else has locked just now is for the next claim.
+  insert into picture_queue.freed_key (key) select k from unnest(v_keys) k where k <> all (v_locked);
+
+  select array_agg(picture_queue._change(d.id, 'unblock')) into v_changes
+  from unnest(v_locked) k
+  cross join lateral (
+    select j.id from public.job_queue j
+    where j.status = 'pending' and j.blocked_on = k and j.hold = 'blocked'
+    order by j.rank, j.turn, j.seq
+    limit greatest(0, coalesce(picture_queue._room(k), 1000) - (
+      select count(*) from public.job_queue c
+      where c.status = 'pending' and c.blocked_on = k and c.hold is null
+        and c.updated_at > v_now - interval '10 seconds'))
+    for update skip locked
+  ) d;
+  if v_changes is not null then
+    select array_agg(distinct t.queue) into v_queues from picture_queue._transition(v_changes) t;
+    perform picture_queue._wake(v_queues, 'enqueue');
+  end if;
+  perform picture_queue._note_waiting(v_locked);
+end
+$$;
+
+-- Notes of locked keys whether jobs wait for them, and when to look again.
+create function picture_queue._note_waiting(p_keys text[]) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_waiting text[] := array(
+    select k from unnest(p_keys) k where exists (
+      select from public.job_queue j where j.status = 'pending' and j.blocked_on = k and j.hold = 'blocked'));
+begin
+  insert into picture_queue.limit_key as l (key, due_at)
+  select k, coalesce(picture_queue._look_again_at(k), picture_queue._now()) from unnest(v_waiting) k order by k
+  on conflict (key) do update set due_at = excluded.due_at where l.due_at is distinct from excluded.due_at;
+  update picture_queue.limit_key l set due_at = l.paused_until
+  where l.key = any (p_keys) and l.key <> all (v_waiting) and l.paused_until > picture_queue._now()
+    and l.due_at is distinct from l.paused_until;
+  delete from picture_queue.limit_key l
+  where l.key = any (p_keys) and l.key <> all (v_waiting)
+    and coalesce(l.paused_until, '-infinity') <= picture_queue._now();
+end
+$$;
+
+-- What a claim makes of its candidates, in their order: up to p_max_jobs are claimed, those over a
+-- limit blocked, the expired abandoned, and those whose keys another claim has locked left alone.
+create function picture_queue._admit(
+  p_candidates picture_queue.candidate[], p_max_jobs integer, p_claim picture_queue.change)
+returns picture_queue.change[]
+language plpgsql set search_path = ''
+as $$
+declare
+  v_room jsonb;  -- of each limited key that we locked; null: any number
+  v_busy text[];
+  v_candidate picture_queue.candidate;
+  v_change picture_queue.change;
+  v_changes picture_queue.change[] := '{}';
+  v_keys text[];
+  v_full text;
+  v_left integer := p_max_jobs;
+begin
+  select array_agg(distinct k) into v_keys
+  from unnest(p_candidates) c, unnest(picture_queue._keys(c.queue, c.job_type, c.user_id, c.limit_keys)) k
+  where exists (select from picture_queue._rule(k));
+  v_keys := coalesce(v_keys, '{}');
+  v_busy := v_keys;
+  v_keys := picture_queue._lock_keys(v_keys);
+  v_busy := array(select k from unnest(v_busy) k where k <> all (v_keys));
+  select coalesce(jsonb_object_agg(k, picture_queue._room(k)), '{}') into v_room from unnest(v_keys) k;
+
+  foreach v_candidate in array p_candidates loop
+    exit when v_left = 0;
+    if v_candidate.expired then
+      v_changes := v_changes || picture_queue._change(v_candidate.id, 'abandon', 'It was not started before it expired.');
+      continue;
+    end if;
+    v_keys := picture_queue._keys(
+      v_candidate.queue, v_candidate.job_type, v_candidate.user_id, v_candidate.limit_keys);
+    continue when v_keys && v_busy;
+    v_keys := array(select distinct k from unnest(v_keys) k where v_room ? k);
+    v_full := (select min(k) from unnest(v_keys) k where (v_room ->> k)::integer <= 0);
+    if v_full is not null then
+      v_changes := v_changes || picture_queue._change(v_candidate.id, 'block', null, null, v_full);
+    else
+      v_change := p_claim;
+      v_change.job_id := v_candidate.id;
+      v_change.lease_seconds := case when p_claim.lease_is_legacy then p_claim.lease_seconds
+        else coalesce(v_candidate.lease_seconds, p_claim.lease_seconds) end;
+      v_change.slots := nullif(v_keys, '{}');
+      v_changes := v_changes || v_change;
+      v_left := v_left - 1;
+      v_room := v_room || coalesce(
+        (select jsonb_object_agg(k, (v_room ->> k)::integer - 1) from unnest(v_keys) k), '{}');
+    end if;
+  end loop;
+  return v_changes;
+end
+$$;
+
+-- Takes the slots of claimed jobs, counts their starts, and notes which keys jobs wait for now.
+create function picture_queue._take_slots(p_changes picture_queue.change[]) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+begin
+  insert into picture_queue.slot (key, job_id)
+  select unnest(c.slots), c.job_id from unnest(p_changes) c where c.slots is not null
+  on conflict do nothing;
+  insert into picture_queue.start (key, at)
+  select k, v_now
+  from (select unnest(c.slots) as k from unnest(p_changes) c where c.slots is not null) s
+  where (select r.rate from picture_queue._rule(s.k) r) is not null;
+  perform picture_queue._note_waiting(array(select distinct c.key from unnest(p_changes) c where c.action = 'block'));
 end
 $$;
 
 
--- 250_function__enqueue.sql
+-- 248_function__check_jobs.sql
+
+create function picture_queue._backoff_problem(p_backoff jsonb) returns text
+language sql immutable set search_path = ''
+as $$
+  select p.problem from (
+    select format('options.backoff.%s is not known', k) as problem from jsonb_object_keys(p_backoff) k
+    where k not in ('policy', 'base_seconds', 'cap_seconds', 'jitter')
+    union all
+    select format('options.backoff.policy is %s, not constant, linear or exponential', p_backoff -> 'policy')
+    where p_backoff ->> 'policy' not in ('constant', 'linear', 'exponential')
+    union all
+    select format('options.backoff.%s is %s, not %s to %s', r.name, p_backoff -> r.name, r.low, r.high)
+    from (values ('base_seconds', 0.001, 31536000), ('cap_seconds', 0.001, 31536000), ('jitter', 0, 1)) as r (name, low, high)
+    where jsonb_typeof(p_backoff -> r.name) <> 'null' and case jsonb_typeof(p_backoff -> r.name)
+      when 'number' then (p_backoff ->> r.name)::numeric not between r.low and r.high else true end
+  ) p
+  where p.problem is not null limit 1
+$$;
+
+create function picture_queue._unique_problem(p_unique jsonb) returns text
+language sql immutable set search_path = ''
+as $$
+  select p.problem from (
+    select format('options.unique.%s is not known', k) as problem from jsonb_object_keys(p_unique) k
+    where k not in ('by', 'period_seconds', 'states', 'on_conflict')
+    union all
+    select format('options.unique.on_conflict is %s, not ignore, replace or debounce', p_unique -> 'on_conflict')
+    where p_unique ->> 'on_conflict' not in ('ignore', 'replace', 'debounce')
+    union all
+    select format('options.unique.period_seconds is %s, not 1 to 31536000', p_unique -> 'period_seconds')
+    where jsonb_typeof(p_unique -> 'period_seconds') <> 'null' and case jsonb_typeof(p_unique -> 'period_seconds')
+      when 'number' then (p_unique ->> 'period_seconds')::numeric not between 1 and 31536000 else true end
+    union all
+    select format('options.unique.%s is %s, not a list of names', r.name, p_unique -> r.name)
+    from (values ('by'), ('states')) as r (name)
+    where jsonb_typeof(p_unique -> r.name) <> 'null' and (jsonb_typeof(p_unique -> r.name) <> 'array'
+      or jsonb_path_exists(p_unique -> r.name, '$[*] ? (@.type() != "string")'))
+    union all
+    select format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
+      p_unique -> 'states')
+    where jsonb_typeof(p_unique -> 'states') = 'array' and not (p_unique -> 'states' ? 'pending'
+      and p_unique -> 'states' <@ '["pending", "processing", "completed", "failed", "cancelled"]')
+  ) p
+  where p.problem is not null limit 1
+$$;
+
+-- What is wrong with the options of a job: the field, the value and the rule; null if nothing.
+create function picture_queue._options_problem(p_options jsonb) returns text
+language sql stable set search_path = ''
+as $$
+  select case when jsonb_typeof(p_options) <> 'object' then 'options is not an object' else (
+    select format('options.%s is not known', k) from jsonb_object_keys(p_options) k
+    where k not in ('delay_seconds', 'timeout_seconds', 'expires_at', 'expires_in_seconds', 'backoff', 'tags',
+      'metadata', 'tenant', 'limit_keys', 'depends_on', 'on_parent_failure', 'batch_id', 'unique')
+    union all
+    select format('options.%s is %s, not %s to %s', r.name, p_options -> r.name, r.low, r.high)
+    from (values ('delay_seconds', 0, 315360000), ('timeout_seconds', 0.001, 31536000),
+      ('expires_in_seconds', 0.001, 315360000)) as r (name, low, high)
+    where jsonb_typeof(p_options -> r.name) <> 'null' and case jsonb_typeof(p_options -> r.name)
+      when 'number' then (p_options ->> r.name)::numeric not between r.low and r.high else true end
+    union all
+    select format('options.%s is of type %s, not %s', r.name, jsonb_typeof(p_options -> r.name), r.kind)
+    from (values ('metadata', 'object'), ('backoff', 'object'), ('unique', 'object'), ('tags', 'array'),
+      ('limit_keys', 'array'), ('depends_on', 'array'), ('tenant', 'string'), ('on_parent_failure', 'string'),
+      ('batch_id', 'string'), ('expires_at', 'string')) as r (name, kind)
+    where jsonb_typeof(p_options -> r.name) not in (r.kind, 'null')
+    union all
+    select format('options.%s has %s entries, at most %s of 1 to %s characters are possible',
+      r.name, jsonb_array_length(p_options -> r.name), r.entries, r.length)
+    from (values ('tags', 20, 64), ('limit_keys', 8, 200), ('depends_on', 1000, 36)) as r (name, entries, length)
+    where jsonb_typeof(p_options -> r.name) = 'array' and (
+      jsonb_array_length(p_options -> r.name) > r.entries
+      or exists (select from jsonb_array_elements(p_options -> r.name) e
+        where jsonb_typeof(e) <> 'string' or length(e #>> '{}') not between 1 and r.length))
+    union all
+    select format('options.tenant has %s characters, not 1 to 200', length(p_options ->> 'tenant'))
+    where length(p_options ->> 'tenant') not between 1 and 200
+    union all
+    select format('options.on_parent_failure is %s, not cancel, fail or run', p_options -> 'on_parent_failure')
+    where p_options ->> 'on_parent_failure' not in ('cancel', 'fail', 'run')
+    union all
+    select picture_queue._backoff_problem(p_options -> 'backoff') where jsonb_typeof(p_options -> 'backoff') = 'object'
+    union all
+    select picture_queue._unique_problem(p_options -> 'unique') where jsonb_typeof(p_options -> 'unique') = 'object'
+    limit 1
+  ) end
+$$;
 
 -- What is wrong with one item of a bulk enqueue: the field, the value and the rule; null if nothing.
 create function picture_queue._job_problem(p_item jsonb) returns text
@@ -675,30 +1626,30 @@ as $$
     when p_item ->> 'queue' !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then format('queue is %s', p_item -> 'queue')
     when jsonb_typeof(p_item -> 'payload') not in ('object', 'null')
       then format('payload is of type %s, not an object', jsonb_typeof(p_item -> 'payload'))
-    when (p_item ->> 'max_attempts')::integer not between 1 and 1000
+    when (p_item ->> 'priority')::numeric not between -1000000000 and 1000000000
+      then format('priority is %s, not -1000000000 to 1000000000', p_item ->> 'priority')
+    when (p_item ->> 'max_attempts')::numeric not between 1 and 1000
       then format('max_attempts is %s, not 1 to 1000', p_item ->> 'max_attempts')
     when (p_item ->> 'scheduled_for')::timestamptz not between '1970-01-01' and '9999-01-01'
       then format('scheduled_for is %s', p_item ->> 'scheduled_for')
+    when p_item ->> 'scheduled_for' is not null and p_item #>> '{options,delay_seconds}' is not null
+      then 'scheduled_for and options.delay_seconds are both given'
     when length(p_item ->> 'idempotency_key') not between 1 and 255
       then format('idempotency_key has %s characters, not 1 to 255', length(p_item ->> 'idempotency_key'))
-    when jsonb_typeof(p_item -> 'options') not in ('object', 'null') then 'options is not an object'
     else (
-      select format('%s is not known', k) from jsonb_object_keys(p_item) k
-      where k not in ('job_type', 'payload', 'priority', 'queue', 'scheduled_for', 'max_attempts', 'user_id',
-        'idempotency_key', 'job_id', 'generation_id', 'options')
-      union all
-      select format('options.%s is not known', k)
-      from jsonb_object_keys(coalesce(nullif(p_item -> 'options', 'null'), '{}')) k
-      where k not in ('timeout_seconds')
-      union all
-      select format('options.timeout_seconds is %s, not 0.001 to 31536000', p_item #>> '{options,timeout_seconds}')
-      where (p_item #>> '{options,timeout_seconds}')::numeric not between 0.001 and 31536000
-      limit 1
-    )
+      select p.problem from (
+        select format('%s is not known', k) as problem from jsonb_object_keys(p_item) k
+        where k not in ('job_type', 'payload', 'priority', 'queue', 'scheduled_for', 'max_attempts', 'user_id',
+          'idempotency_key', 'job_id', 'generation_id', 'options')
+        union all
+        select picture_queue._options_problem(p_item -> 'options') where jsonb_typeof(p_item -> 'options') <> 'null'
+      ) p
+      where p.problem is not null limit 1)
   end
 $$;
 
--- Refuses the first item that is not acceptable, naming its place, the field and the value.
+-- Refuses the first item that is not acceptable, naming its place, the field and the value. An item
+-- that is plainly right is seen at a glance; the others are looked at closely.
 create function picture_queue._check_jobs(p_jobs jsonb) returns void
 language plpgsql set search_path = ''
 as $$
@@ -710,116 +1661,425 @@ begin
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
   end if;
   select p.problem, e.i into v_bad
-  from jsonb_array_elements(p_jobs) with ordinality as e (item, i), picture_queue._job_problem(e.item) as p (problem)
-  where p.problem is not null order by e.i limit 1;
+  from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
+  cross join lateral (select picture_queue._job_problem(e.item) as problem) p
+  where not coalesce(jsonb_typeof(e.item) = 'object' and e.item - '{job_type,payload,queue,job_id,user_id}'::text[] = '{}'
+      and e.item ->> 'job_type' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
+      and coalesce(jsonb_typeof(e.item -> 'payload') = 'object', true)
+      and coalesce(e.item ->> 'queue' ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$', true), false)
+    and p.problem is not null
+  order by e.i limit 1;
   if found then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
       case when jsonb_array_length(p_jobs) > 1 then format('jobs[%s]: ', v_bad.i - 1) else '' end || v_bad.problem,
-      'names are letters, digits and _ . - ; a payload is a JSON object');
+      'names are letters, digits and _ . - ; payload and metadata are JSON objects; times are in seconds');
   end if;
-  select octet_length((e.item -> 'payload')::text) as bytes into v_bad
-  from jsonb_array_elements(p_jobs) as e (item)
-  where octet_length((e.item -> 'payload')::text) > v_limit limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_TOO_LARGE',
-      format('payload has %s bytes, the limit is %s', v_bad.bytes, v_limit),
-      'store the data elsewhere, in Supabase Storage for example, and put its path into the payload');
+  -- The whole is never smaller than a part, and is measured once.
+  if octet_length(p_jobs::text) > v_limit then
+    select max(octet_length((e.item -> 'payload')::text)) as bytes into v_bad from jsonb_array_elements(p_jobs) as e (item);
+    if v_bad.bytes > v_limit then
+      perform picture_queue._refuse('PQ_TOO_LARGE',
+        format('payload has %s bytes, the limit is %s', v_bad.bytes, v_limit),
+        'store the data elsewhere, in Supabase Storage for example, and put its path into the payload');
+    end if;
   end if;
 end
 $$;
 
--- Writes jobs and answers, in the order asked: the id of each and whether it was created or existing
--- (same id, or same idempotency key for that type and owner). All or none. One job is announced; of
--- many, only the queues' workers hear.
-create function picture_queue._enqueue(p_jobs jsonb) returns jsonb
+
+-- 250_function__enqueue.sql
+
+-- Writes jobs and answers, in the order asked, the id of each and what became of it: created; existing
+-- (same id, idempotency key or unique key); replaced or debounced. All or none. One job is announced;
+-- of many, only the queues' workers hear. p_internal: our own follow-ups, which a queue that drains
+-- still takes.
+create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default false) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_jobs picture_queue.new_job[];
+  v_rest picture_queue.new_job[];
+  v_made public.job_queue[];
+  v_all public.job_queue[];
+  v_answer jsonb := '{}';
+begin
+  perform picture_queue._check_jobs(p_jobs);
+  v_jobs := picture_queue._new_jobs(p_jobs);
+  if v_jobs is null then
+    return '[]';
+  end if;
+  perform picture_queue._ensure_queues(v_jobs, p_internal);
+  perform picture_queue._check_batches(v_jobs);
+  v_jobs := picture_queue._line_up(picture_queue._look_at_parents(v_jobs));
+
+  -- What is in the way of a unique job may be gone when we look for it: then it is tried again.
+  v_rest := v_jobs;
+  for v_round in 1..5 loop
+    v_made := picture_queue._insert_jobs(v_rest);
+    v_all := v_all || v_made;
+    exit when cardinality(v_all) = cardinality(v_jobs);
+    v_answer := v_answer || picture_queue._meet_existing(v_rest, v_made);
+    exit when (select count(*) from jsonb_object_keys(v_answer)) + coalesce(cardinality(v_all), 0) = cardinality(v_jobs);
+    v_rest := array(select n from unnest(v_jobs) n
+      where not v_answer ? n.i::text and not exists (select from unnest(v_all) m where m.id = n.job_id));
+    if v_round = 5 then
+      perform picture_queue._refuse('PQ_BUSY', 'a job with the same unique key comes and goes', 'repeat the call');
+    end if;
+  end loop;
+
+  if cardinality(v_jobs) = 1 then
+    perform picture_queue._emit(v_all);
+  end if;
+  perform picture_queue._wake(
+    (select array_agg(distinct m.queue) from unnest(v_all) m where m.hold is null), 'enqueue');
+  return (
+    select jsonb_agg(coalesce(v_answer -> n.i::text,
+      jsonb_build_object('job_id', n.job_id, 'outcome', 'created')) order by n.i)
+    from unnest(v_jobs) n);
+end
+$$;
+
+-- Equal for jobs of one type and owner with equal arguments: those named, or all.
+create function picture_queue._unique_key(p_job_type text, p_user_id uuid, p_payload jsonb, p_by text[]) returns text
+language sql immutable set search_path = ''
+as $$
+  select p_job_type || ':' || md5(coalesce(p_user_id::text, '') || coalesce(
+    (select jsonb_object_agg(k, p_payload -> k) from unnest(p_by) k), p_payload, '{}')::text)
+$$;
+
+-- The items of an enqueue with their types and defaults.
+create function picture_queue._new_jobs(p_jobs jsonb) returns picture_queue.new_job[]
+language sql volatile set search_path = ''
+as $$
+  select array_agg(row(
+    e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
+    coalesce(nullif(e.payload, 'null'), '{}'), coalesce(e.priority, 0),
+    coalesce(e.scheduled_for, s.now + make_interval(secs => o.delay_seconds)),
+    e.max_attempts, e.user_id, e.generation_id, e.idempotency_key, o.timeout_seconds, nullif(o.backoff, 'null'),
+    coalesce(o.expires_at, s.now + make_interval(secs => o.expires_in_seconds)), o.tags,
+    coalesce(nullif(o.metadata, 'null'), '{}'), o.limit_keys, o.batch_id, o.depends_on,
+    coalesce(o.on_parent_failure, 'cancel'),
+    case when u.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, u.by) end,
+    u.states, s.now + make_interval(secs => u.period_seconds), coalesce(u.on_conflict, 'ignore'),
+    null, o.tenant, null, null)::picture_queue.new_job order by e.i)
+  from rows from (jsonb_to_recordset(p_jobs) as (job_id uuid, job_type text, queue text, payload jsonb,
+    priority integer, scheduled_for timestamptz, max_attempts integer, user_id uuid, generation_id uuid,
+    idempotency_key text, options jsonb))
+    with ordinality as e (job_id, job_type, queue, payload, priority, scheduled_for, max_attempts, user_id,
+      generation_id, idempotency_key, options, i)
+  cross join (select picture_queue._now() as now offset 0) s
+  left join picture_queue.job_type t on t.name = e.job_type
+  left join lateral jsonb_to_record(nullif(e.options, 'null')) as o (delay_seconds real, timeout_seconds real,
+    expires_at timestamptz, expires_in_seconds real, backoff jsonb, tags text[], metadata jsonb, tenant text,
+    limit_keys text[], depends_on uuid[], on_parent_failure text, batch_id uuid, "unique" jsonb)
+    on e.options is not null and e.options <> '{}'
+  left join lateral (
+    select r.by, r.period_seconds, coalesce(r.states, '{pending,processing}') as states, r.on_conflict
+    from jsonb_to_record(nullif(o."unique", 'null')) as r (by text[], period_seconds real, states text[], on_conflict text)
+  ) u on o."unique" <> 'null'
+$$;
+
+-- Makes the queues that are not there, or refuses them (setting unknown_queue), and refuses new jobs
+-- for a queue that drains.
+create function picture_queue._ensure_queues(p_jobs picture_queue.new_job[], p_internal boolean) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_names text[] := array(select distinct n.queue from unnest(p_jobs) n order by n.queue);
+  v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_names) and q.draining);
+  v_unknown text[] := array(
+    select n from unnest(v_names) n where not exists (select from picture_queue.queue q where q.name = n));
+begin
+  if v_draining is not null and not p_internal then
+    perform picture_queue._refuse('PQ_QUEUE_DRAINING', format('queue is %s', v_draining), 'resume_queue() ends draining');
+  elsif v_unknown = '{}' then
+    return;
+  elsif not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
+    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
+      'set_queue() makes a queue; list_queues() has those there are');
+  end if;
+  insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
+end
+$$;
+
+-- The place of each new job in its line: rank, turn, and whether it waits for its time. Aging makes of
+-- priority a head start in seconds; fair share gives each tenant its turns (see _last_turn).
+create function picture_queue._line_up(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = ''
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_jobs jsonb;
-  v_made public.job_queue[];
+  v_jobs picture_queue.new_job[];
 begin
-  perform picture_queue._check_jobs(p_jobs);
-  select coalesce(jsonb_agg(jsonb_strip_nulls(e.item - 'payload')
-      || jsonb_build_object(
-        'job_id', coalesce(e.item ->> 'job_id', gen_random_uuid()::text),
-        'payload', coalesce(nullif(e.item -> 'payload', 'null'), '{}'),
-        'queue', coalesce(e.item ->> 'queue', t.queue, 'default')) order by e.i), '[]')
-  into v_jobs
-  from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
-  left join picture_queue.job_type t on t.name = e.item ->> 'job_type';
-
-  insert into picture_queue.queue (name)
-  select distinct e.item ->> 'queue' as name from jsonb_array_elements(v_jobs) as e (item)
-  where not exists (select from picture_queue.queue q where q.name = e.item ->> 'queue')
-  order by name
-  on conflict do nothing;
-
-  with made as (
-    insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds,
-      scheduled_for, user_id, generation_id, idempotency_key, created_at, updated_at)
-    select e.job_id, e.queue, e.job_type, e.payload, coalesce(e.priority, 0),
-      case when e.scheduled_for > v_now then 'scheduled' end,
-      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, s.max_attempts),
-      (e.options ->> 'timeout_seconds')::real, e.scheduled_for, e.user_id, e.generation_id, e.idempotency_key,
-      v_now, v_now
-    from rows from (jsonb_to_recordset(v_jobs) as (job_id uuid, queue text, job_type text, payload jsonb,
-      priority integer, scheduled_for timestamptz, max_attempts integer, user_id uuid, generation_id uuid,
-      idempotency_key text, options jsonb))
-      with ordinality as e (job_id, queue, job_type, payload, priority, scheduled_for, max_attempts, user_id,
-        generation_id, idempotency_key, options, i)
-    cross join picture_queue.setting s
-    left join picture_queue.job_type t on t.name = e.job_type
-    left join picture_queue.queue q on q.name = e.queue
-    order by e.i
-    on conflict do nothing
-    returning job_queue as job
+  with placed as (
+    select n.*, q.fair_share, q.aging_seconds,
+      case when n.hold is not null then n.hold when n.scheduled_for > v_now then 'scheduled' end as new_hold,
+      case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
+      case when q.fair_share then coalesce(n.tenant, n.user_id::text, '') end as new_tenant
+    from unnest(p_jobs) n
+    left join picture_queue.queue q on q.name = n.queue
+  ),
+  numbered as (
+    select p.*, row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.new_hold order by p.i) as nth
+    from placed p
+  ),
+  lines as (
+    select l.queue, l.new_tenant, l.new_rank, 1 / coalesce(w.weight, 1) as step,
+      picture_queue._last_turn(l.queue, l.new_tenant, l.new_rank, '{}') as last_turn
+    from (select distinct p.queue, p.new_tenant, p.new_rank from placed p
+      where p.new_tenant is not null and p.new_hold is null) l
+    left join picture_queue.tenant w on w.name = l.new_tenant
   )
-  select array_agg(m.job) into v_made from made m;
-
-  if jsonb_array_length(v_jobs) = 1 then
-    perform picture_queue._emit(v_made);
-  end if;
-  perform picture_queue._wake(
-    (select array_agg(distinct m.queue) from unnest(v_made) m where m.hold is null), 'enqueue');
-  return picture_queue._enqueued(v_jobs, v_made);
+  select array_agg(row(
+    p.i, p.job_id, p.job_type, p.queue, p.payload, p.priority, p.scheduled_for, p.max_attempts, p.user_id,
+    p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
+    p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict,
+    p.new_hold, p.new_tenant, p.new_rank,
+    case when p.aging_seconds is not null
+        then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
+      when l.step is not null then l.last_turn + l.step * p.nth
+      else 0 end)::picture_queue.new_job order by p.i)
+  into v_jobs
+  from numbered p
+  left join lines l on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank
+    and p.new_hold is null;
+  return v_jobs;
 end
 $$;
 
--- The answer of _enqueue: finds the jobs that were there before, and refuses an id that means
--- another job.
-create function picture_queue._enqueued(p_jobs jsonb, p_made public.job_queue[]) returns jsonb
+-- Writes the rows, with what waits for parents and the counts; a job that is in the way of another is
+-- left out of what is returned.
+create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns public.job_queue[]
 language plpgsql set search_path = ''
 as $$
 declare
-  v_answer jsonb;
-  v_clash text;
+  v_now timestamptz := picture_queue._now();
+  v_made public.job_queue[];
 begin
-  with asked as (
-    select (e.item ->> 'job_id')::uuid as id, e.item ->> 'job_type' as job_type, (e.item ->> 'user_id')::uuid as user_id,
-      e.item ->> 'idempotency_key' as key, e.i
-    from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
+  with made as (
+    insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
+      scheduled_for, expires_at, tags, metadata, rank, turn, tenant, limit_keys, unique_key, unique_states,
+      unique_until, batch_id, user_id, generation_id, idempotency_key, created_at, updated_at)
+    select n.job_id, n.queue, n.job_type, n.payload, n.priority, n.hold,
+      coalesce(n.max_attempts, t.max_attempts, q.max_attempts,
+        (select s.max_attempts from picture_queue.setting s)), n.timeout_seconds, n.backoff,
+      n.scheduled_for, n.expires_at, n.tags, n.metadata, n.rank, n.turn, n.tenant, n.limit_keys, n.unique_key,
+      n.unique_states, n.unique_until, n.batch_id, n.user_id, n.generation_id, n.idempotency_key, v_now, v_now
+    from unnest(p_jobs) n
+    left join picture_queue.job_type t on t.name = n.job_type
+    left join picture_queue.queue q on q.name = n.queue
+    order by n.i
+    on conflict do nothing
+    returning job_queue as job
   ),
-  found as (
-    select a.i, a.id as asked_id, m.id as made_id, x.id as same_id, k.id as same_key,
-      (x.job_type, x.user_id) is distinct from (a.job_type, a.user_id) as differs
-    from asked a
-    left join unnest(p_made) m on m.id = a.id
-    left join public.job_queue x on m.id is null and x.id = a.id
-    left join public.job_queue k on m.id is null and x.id is null and a.key is not null
-      and k.idempotency_key = a.key and k.job_type = a.job_type and k.user_id is not distinct from a.user_id
+  counted as (
+    insert into picture_queue.depth_change (queue, status, hold, n, at)
+    select (m.job).queue, 'pending', (m.job).hold, count(*), v_now from made m group by (m.job).queue, (m.job).hold
   )
-  select
-    jsonb_agg(jsonb_build_object(
-      'job_id', coalesce(f.made_id, f.same_id, f.same_key),
-      'outcome', case when f.made_id is null then 'existing' else 'created' end) order by f.i),
-    min(f.asked_id::text) filter (where f.made_id is null and f.same_id is not null and f.differs)
-  into v_answer, v_clash
-  from found f;
-  if v_clash is not null then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_clash), 'make a new uuid for each job');
+  select array_agg(m.job) into v_made from made m;
+
+  if exists (select from unnest(p_jobs) n where n.hold = 'waiting') then
+    perform picture_queue._tie_to_parents(p_jobs, v_made);
   end if;
-  return coalesce(v_answer, '[]');
+  if exists (select from unnest(p_jobs) n where n.batch_id is not null) then
+    update picture_queue.batch b set total = b.total + c.n
+    from (select m.batch_id, count(*) as n from unnest(v_made) m where m.batch_id is not null group by 1) c
+    where b.id = c.batch_id;
+  end if;
+  return v_made;
+end
+$$;
+
+
+-- 252_function__enqueue_parents.sql
+
+-- Dependencies of new jobs. A job may depend on jobs that are there, or that stand before it in the
+-- same call: so no circle can ever form.
+
+-- Locks the parents, so that none finishes unseen until we commit, refuses what cannot be depended on,
+-- and marks the jobs that have to wait.
+create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
+language plpgsql set search_path = ''
+as $$
+declare
+  v_bad record;
+  v_job picture_queue.new_job;
+  v_jobs picture_queue.new_job[] := '{}';
+begin
+  if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
+    return p_jobs;
+  end if;
+  perform from public.job_queue j
+  where j.id in (select unnest(n.depends_on) from unnest(p_jobs) n)
+  order by j.id for share;
+
+  select n.i, p.id, l.i is not null as is_later into v_bad
+  from unnest(p_jobs) n
+  cross join unnest(n.depends_on) as p (id)
+  left join unnest(p_jobs) l on l.job_id = p.id and l.i >= n.i
+  where not exists (select from unnest(p_jobs) e where e.job_id = p.id and e.i < n.i)
+    and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
+  order by n.i limit 1;
+  if v_bad.is_later then
+    perform picture_queue._refuse('PQ_CYCLE', format('jobs[%s] depends on %s, which does not stand before it', v_bad.i - 1, v_bad.id),
+      'list parents before their children');
+  elsif found then
+    perform picture_queue._refuse('PQ_UNKNOWN_DEPENDENCY', format('jobs[%s]: depends_on has %s', v_bad.i - 1, v_bad.id),
+      'a job can depend on jobs that are there, or stand before it in the same call');
+  end if;
+
+  foreach v_job in array p_jobs loop
+    if exists (
+      select from unnest(v_job.depends_on) p (id)
+      left join public.job_queue j on j.id = p.id
+      where j.id is null or j.finished_at is null or (j.status <> 'completed' and v_job.on_parent_failure <> 'run'))
+    then
+      v_job.hold := 'waiting';
+    end if;
+    v_jobs := v_jobs || v_job;
+  end loop;
+  return v_jobs;
+end
+$$;
+
+-- Ties new jobs to their unfinished parents; those of which a parent has failed already end at once.
+create function picture_queue._tie_to_parents(p_jobs picture_queue.new_job[], p_made public.job_queue[]) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_changes picture_queue.change[];
+begin
+  insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
+  select m.id, p.id, n.on_parent_failure
+  from unnest(p_made) m
+  join unnest(p_jobs) n on n.job_id = m.id and n.hold = 'waiting'
+  join public.job_queue p on p.id = any (n.depends_on) and p.finished_at is null
+  on conflict do nothing;
+
+  select array_agg(picture_queue._change(b.id, b.action, b.error)) into v_changes
+  from (
+    select distinct on (m.id) m.id, case n.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end as action,
+      format('Job %s, which it depends on, was %s.', p.id, p.status) as error
+    from unnest(p_made) m
+    join unnest(p_jobs) n on n.job_id = m.id and n.hold = 'waiting' and n.on_parent_failure <> 'run'
+    join public.job_queue p on p.id = any (n.depends_on) and p.status in ('failed', 'cancelled')
+    order by m.id, p.id
+  ) b;
+  if v_changes is not null then
+    delete from picture_queue.dependency d using unnest(v_changes) c where d.child_id = c.job_id;
+    perform picture_queue._transition(v_changes);
+  end if;
+end
+$$;
+
+-- Locks the batches that get new jobs; a finished one takes none.
+create function picture_queue._check_batches(p_jobs picture_queue.new_job[]) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_ids uuid[] := array(select distinct n.batch_id from unnest(p_jobs) n where n.batch_id is not null);
+  v_bad record;
+begin
+  if v_ids = '{}' then
+    return;
+  end if;
+  perform from picture_queue.batch b where b.id = any (v_ids) order by b.id for update;
+  select i.id, b.id is null as is_unknown into v_bad
+  from unnest(v_ids) as i (id)
+  left join picture_queue.batch b on b.id = i.id
+  where b.id is null or b.finished_at is not null
+  order by i.id limit 1;
+  if v_bad.is_unknown then
+    perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
+  elsif found then
+    perform picture_queue._refuse('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
+  end if;
+end
+$$;
+
+
+-- 254_function__enqueue_existing.sql
+
+-- Meets the jobs that are in the way of new ones and answers, by place in the call, which they are and
+-- what became of them. A unique key whose period is over is freed, and its place left out: the caller
+-- tries that job again.
+create function picture_queue._meet_existing(p_jobs picture_queue.new_job[], p_made public.job_queue[]) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_answer jsonb := '{}';
+  v_met record;
+begin
+  update public.job_queue j set unique_states = '{}'
+  from unnest(p_jobs) n
+  where j.unique_key = n.unique_key and j.status = any (j.unique_states) and j.unique_until <= v_now;
+
+  for v_met in
+    select n.i, coalesce(x.id, k.id, u.id) as id,
+      x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as differs,
+      coalesce(x.id, k.id) is null and n.on_conflict <> 'ignore' as changes
+    from (
+      select n.*, row_number() over (partition by n.job_id order by n.i) as nth from unnest(p_jobs) n
+    ) n
+    left join unnest(p_made) m on m.id = n.job_id and n.nth = 1
+    left join public.job_queue x on x.id = n.job_id
+    left join public.job_queue k on x.id is null and n.idempotency_key is not null
+      and k.idempotency_key = n.idempotency_key and k.job_type = n.job_type and k.user_id is not distinct from n.user_id
+    left join public.job_queue u on x.id is null and k.id is null
+      and u.unique_key = n.unique_key and u.status = any (u.unique_states)
+    where m.id is null and coalesce(x.id, k.id, u.id) is not null
+    order by n.i
+  loop
+    if v_met.differs then
+      perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_met.id), 'make a new uuid for each job');
+    end if;
+    v_answer := v_answer || jsonb_build_object(v_met.i, jsonb_build_object('job_id', v_met.id, 'outcome',
+      case when v_met.changes then picture_queue._renew(v_met.id, p_jobs, v_met.i) else 'existing' end));
+  end loop;
+  return v_answer;
+end
+$$;
+
+-- Gives a waiting job what the new one in its way would have had: everything (replace), or the newest
+-- payload and a later time (debounce). One that runs cannot be replaced; one that has finished stays.
+create function picture_queue._renew(p_id uuid, p_jobs picture_queue.new_job[], p_i integer) returns text
+language plpgsql set search_path = ''
+as $$
+declare
+  v_new picture_queue.new_job;
+  v_old public.job_queue := picture_queue._locked_job(p_id);
+  v_replace boolean;
+begin
+  select * into v_new from unnest(p_jobs) n where n.i = p_i;
+  v_replace := v_new.on_conflict = 'replace';
+  if v_old.status = 'processing' and v_replace then
+    perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', p_id),
+      'on_conflict ignore leaves it; with states ["pending"] a running job is not in the way');
+  elsif v_old.status <> 'pending' then
+    return 'existing';
+  end if;
+  update public.job_queue j set
+    payload = v_new.payload,
+    metadata = case when v_replace then v_new.metadata else j.metadata end,
+    tags = case when v_replace then v_new.tags else j.tags end,
+    priority = case when v_replace then v_new.priority else j.priority end,
+    rank = case when v_replace and j.queue = v_new.queue then v_new.rank else j.rank end,
+    timeout_seconds = case when v_replace then v_new.timeout_seconds else j.timeout_seconds end,
+    backoff = case when v_replace then v_new.backoff else j.backoff end,
+    max_attempts = case when v_replace then coalesce(v_new.max_attempts, j.max_attempts) else j.max_attempts end,
+    expires_at = case when v_replace then v_new.expires_at else j.expires_at end,
+    unique_until = v_new.unique_until,
+    -- Of one that waits for its parents, the time counts when they have finished.
+    scheduled_for = case when j.hold = 'waiting' then v_new.scheduled_for else j.scheduled_for end
+  where j.id = p_id;
+  if v_new.scheduled_for > picture_queue._now() then
+    perform picture_queue._transition(array[picture_queue._change(p_id, 'delay', null, v_new.scheduled_for)]);
+  elsif v_old.hold = 'scheduled' then
+    perform picture_queue._transition(array[picture_queue._change(p_id, 'promote')]);
+    perform picture_queue._wake(array[v_old.queue], 'enqueue');
+  end if;
+  return case when v_replace then 'replaced' else 'debounced' end;
 end
 $$;
 
@@ -850,18 +2110,68 @@ begin
 end
 $$;
 
--- Leases up to p_max_jobs of what can be claimed, highest priority first, then oldest. A repeated
--- call (same p_request_id) gives the jobs of the first again: the request id is the lease id.
--- p_queues null: every queue; p_job_types null: every type.
+-- The best candidates of these queues, locked, in the order of claims. Without weights the queues are
+-- one line; with weights each queue gets its share: the gaps between its jobs are drawn so that they
+-- come at the rate of its weight, which holds for claims of one job as well as of many.
+create function picture_queue._pick(p_queues text[], p_weights real[], p_job_types text[], p_limit integer)
+returns picture_queue.candidate[]
+language sql volatile set search_path = ''
+as $$
+  select array_agg(row(
+      d.id, d.queue, d.job_type, d.user_id, d.limit_keys, d.expires_at <= picture_queue._now(),
+      coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
+    order by d.draw, d.rank, d.turn, d.seq)
+  from (
+    select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
+    from unnest(p_queues, p_weights) as w (name, weight)
+    cross join lateral (
+      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.expires_at, j.rank, j.turn, j.seq
+      from public.job_queue j
+      where j.queue = w.name and j.status = 'pending' and j.hold is null
+        and (p_job_types is null or j.job_type = any (p_job_types))
+      order by j.rank, j.turn, j.seq limit p_limit
+      for update skip locked
+    ) p
+    order by draw, p.rank, p.turn, p.seq limit p_limit
+  ) d
+  left join picture_queue.job_type t on t.name = d.job_type
+  left join picture_queue.queue q on q.name = d.queue
+$$;
+
+-- The changes that claim these candidates where no limit is in use; the expired are given up.
+create function picture_queue._admit_all(p_candidates picture_queue.candidate[], p_claim picture_queue.change)
+returns picture_queue.change[]
+language sql stable set search_path = ''
+as $$
+  select array_agg(case
+    when c.expired then picture_queue._change(c.id, 'abandon', 'It was not started before it expired.')
+    else row(c.id, 'claim', null, null, null, null, null, p_claim.worker, p_claim.lease_id,
+      case when p_claim.lease_is_legacy then p_claim.lease_seconds
+        else coalesce(c.lease_seconds, p_claim.lease_seconds) end,
+      p_claim.lease_is_legacy, null, null)::picture_queue.change end)
+  from unnest(p_candidates) c
+$$;
+
+-- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
+-- p_request_id) gives the jobs of the first again: the request id is the lease id. p_queues null:
+-- every queue; p_job_types null: every type. Where limits are in use, what is over one is put aside
+-- and the next are looked at, more at a time, until there are enough.
 create function picture_queue._claim(
-  p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
+  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
   p_request_id uuid, p_legacy boolean)
 returns setof public.job_queue
-language plpgsql set search_path = ''
+language plpgsql rows 10 set search_path = ''
 as $$
 declare
-  v_queues text[] := coalesce(p_queues, (select array_agg(name order by name) from picture_queue.queue));
+  v_claim picture_queue.change := picture_queue._change(null, 'claim');
+  v_limited boolean;
+  v_queues text[];
+  v_weights real[];
+  v_candidates picture_queue.candidate[];
   v_changes picture_queue.change[];
+  v_left integer := p_max_jobs;
+  v_take integer := p_max_jobs;
+  v_claimed integer;
 begin
   return query
     select * from public.job_queue
@@ -870,38 +2180,46 @@ begin
     return;
   end if;
 
+  -- A new rule waits for the claims that do not know it yet (set_limit).
+  perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0);
   perform picture_queue._promote(100);
-  select array_agg(row(
-      d.id, 'claim', null, null, null, null, null, p_worker, p_request_id,
-      case when p_legacy then p_lease_seconds
-        else coalesce(t.lease_seconds, q.lease_seconds, p_lease_seconds, s.lease_seconds) end,
-      p_legacy)::picture_queue.change order by d.priority desc, d.seq)
-  into v_changes
-  from (
-    select j.* from unnest(v_queues) as name
-    cross join lateral (
-      select id, queue, job_type, priority, seq from public.job_queue
-      where queue = name and status = 'pending' and hold is null
-        and (p_job_types is null or job_type = any (p_job_types))
-      order by priority desc, seq limit p_max_jobs
-      for update skip locked
-    ) j
-    order by j.priority desc, j.seq limit p_max_jobs
-  ) d
-  cross join picture_queue.setting s
-  left join picture_queue.job_type t on t.name = d.job_type
-  left join picture_queue.queue q on q.name = d.queue;
-
-  if v_changes is not null then
-    return query select * from picture_queue._transition(v_changes) order by priority desc, seq;
+  v_limited := exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key);
+  if v_limited then
+    perform picture_queue._unblock(100);
   end if;
+  select array_agg(q.name), array_agg((
+      select max(w.weight) from unnest(p_queues, p_weights) as w (name, weight) where w.name = q.name))
+  into v_queues, v_weights
+  from picture_queue.queue q
+  where (p_queues is null or q.name = any (p_queues)) and coalesce(q.paused_until <= picture_queue._now(), true);
+  v_claim.worker := p_worker;
+  v_claim.lease_id := p_request_id;
+  v_claim.lease_seconds := coalesce(p_lease_seconds, (select s.lease_seconds from picture_queue.setting s));
+  v_claim.lease_is_legacy := p_legacy;
+
+  while v_left > 0 loop
+    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
+    exit when v_candidates is null;
+    v_changes := case when v_limited then picture_queue._admit(v_candidates, v_left, v_claim)
+      else picture_queue._admit_all(v_candidates, v_claim) end;
+    exit when v_changes = '{}';
+    return query select t.* from picture_queue._transition(v_changes) t where t.status = 'processing';
+    get diagnostics v_claimed = row_count;
+    v_left := v_left - v_claimed;
+    if v_limited then
+      perform picture_queue._take_slots(v_changes);
+    end if;
+    exit when cardinality(v_candidates) < v_take;
+    v_take := case when v_limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
+  end loop;
 end
 $$;
 
 -- claim_jobs for the worker: sweeps once a second at most, and remembers a worker that found less
 -- than it asked for, so that the next enqueue wakes it.
 create function picture_queue._claim_jobs(
-  p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid)
+  p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid,
+  p_weights real[])
 returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -911,16 +2229,17 @@ declare
     where w.name = p_worker and w.swept_at > picture_queue._now() - interval '1 second');
   v_jobs jsonb;
 begin
-  perform picture_queue._check_claim(p_worker, p_queues, p_max_jobs, p_lease_seconds, p_request_id);
+  perform picture_queue._check_claim(p_worker, p_queues, p_max_jobs, p_lease_seconds, p_request_id, p_weights);
   if v_sweep then
     perform picture_queue._sweep(100);
+    perform picture_queue._run_schedules(100);
   end if;
-  select coalesce(jsonb_agg(to_jsonb(j) || jsonb_build_object('timeout_seconds',
-      coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, s.timeout_seconds))
-    order by j.priority desc, j.seq), '[]')
+  select coalesce(jsonb_agg(picture_queue._as_claimed(j,
+      coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds,
+        (select s.timeout_seconds from picture_queue.setting s))) order by j.rank, j.turn, j.seq), '[]')
   into v_jobs
-  from picture_queue._claim(p_worker, p_queues, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, false) j
-  cross join picture_queue.setting s
+  from picture_queue._claim(
+    p_worker, p_queues, p_weights, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, false) j
   left join picture_queue.job_type t on t.name = j.job_type
   left join picture_queue.queue q on q.name = j.queue;
   perform picture_queue._touch_worker(
@@ -929,8 +2248,23 @@ begin
 end
 $$;
 
+-- What a worker needs to know of a job.
+create function picture_queue._as_claimed(p_job public.job_queue, p_timeout_seconds real) returns jsonb
+language sql immutable set search_path = ''
+as $$
+  select jsonb_build_object(
+    'id', p_job.id, 'queue', p_job.queue, 'job_type', p_job.job_type, 'payload', p_job.payload,
+    'priority', p_job.priority, 'attempt', p_job.attempt, 'max_attempts', p_job.max_attempts,
+    'user_id', p_job.user_id, 'generation_id', p_job.generation_id, 'batch_id', p_job.batch_id,
+    'tags', coalesce(to_jsonb(p_job.tags), '[]'), 'metadata', p_job.metadata, 'event', p_job.event,
+    'progress', p_job.progress, 'message', p_job.message, 'cancel_requested_at', p_job.cancel_requested_at,
+    'created_at', p_job.created_at, 'scheduled_for', p_job.scheduled_for, 'started_at', p_job.started_at,
+    'worker', p_job.worker, 'version', p_job.version, 'lease_id', p_job.lease_id,
+    'lease_seconds', p_job.lease_seconds, 'timeout_seconds', p_timeout_seconds)
+$$;
+
 create function picture_queue._check_claim(
-  p_worker text, p_queues text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid)
+  p_worker text, p_queues text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid, p_weights real[])
 returns void
 language plpgsql set search_path = ''
 as $$
@@ -938,6 +2272,8 @@ declare
   v_problem text := case
     when coalesce(p_worker, '') = '' then 'worker is empty'
     when coalesce(cardinality(p_queues), 0) = 0 then 'queues is empty'
+    when cardinality(p_weights) <> cardinality(p_queues) then 'weights are not as many as queues'
+    when not 0 < all (p_weights) then format('weights are %s, not above 0', p_weights)
     when p_max_jobs is null or p_max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', p_max_jobs)
     when p_lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', p_lease_seconds)
     when p_request_id is null then 'request_id is null'
@@ -986,12 +2322,15 @@ begin
       when e.item ->> 'outcome' is null
         or e.item ->> 'outcome' not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
         then format('outcome is %s', coalesce(e.item -> 'outcome', 'null'))
+      when length(e.item ->> 'event') not between 1 and 200 then format('event is %s', e.item -> 'event')
+      when length(e.item ->> 'pause_key') not between 1 and 200 then format('pause_key is %s', e.item -> 'pause_key')
       else format('delay_seconds is %s, not 0 to 31536000', e.item -> 'delay_seconds') end)
   into v_problem
   from jsonb_array_elements(p_outcomes) with ordinality as e (item, i)
   where e.item ->> 'job_id' is null or e.item ->> 'lease_id' is null or e.item ->> 'outcome' is null
     or e.item ->> 'outcome' not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
     or (e.item ->> 'delay_seconds')::numeric not between 0 and 31536000
+    or length(e.item ->> 'event') not between 1 and 200 or length(e.item ->> 'pause_key') not between 1 and 200
   order by e.i limit 1;
   if found then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
@@ -1008,7 +2347,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_changes picture_queue.change[];
-  v_stand jsonb;
+  v_jobs public.job_queue[];
   v_answer jsonb;
 begin
   perform picture_queue._check_outcomes(p_outcomes);
@@ -1017,46 +2356,127 @@ begin
   order by id for update;
 
   with asked as (
-    select distinct on (o.job_id) o.*, octet_length(o.result::text) > s.max_result_bytes as too_large
+    select distinct on (o.job_id) o.*, octet_length(o.result::text) > (select s.max_result_bytes from picture_queue.setting s) as too_large
     from jsonb_to_recordset(p_outcomes) as o (job_id uuid, lease_id uuid, outcome text, result jsonb, error text,
-      detail text, retryable boolean, delay_seconds real, duration_seconds real)
-    cross join picture_queue.setting s
+      detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text)
   ),
   wished as (
-    select a.*, j.attempt, picture_queue._action(
+    select a.*, j as job, picture_queue._action(
         case when a.too_large then 'failed' else a.outcome end,
         coalesce(a.retryable, true) and not coalesce(a.too_large, false),
-        j.cancel_requested_at is not null, j.attempt < j.max_attempts) as action,
-      coalesce(t.backoff_seconds, q.backoff_seconds, s.backoff_seconds) as base,
-      coalesce(t.backoff_cap_seconds, q.backoff_cap_seconds, s.backoff_cap_seconds) as cap
+        j.cancel_requested_at is not null, j.attempt < j.max_attempts) as action
     from asked a
     join public.job_queue j on j.id = a.job_id
-    cross join picture_queue.setting s
-    left join picture_queue.job_type t on t.name = j.job_type
-    left join picture_queue.queue q on q.name = j.queue
     where j.status = 'processing' and j.hold is null and j.lease_id = a.lease_id
   )
   select array_agg(row(
       w.job_id, w.action,
-      v_now + make_interval(secs => coalesce(w.delay_seconds,
-        case w.action when 'back_off' then picture_queue._backoff(w.attempt, w.base, w.cap) else 0 end)),
+      case when w.action in ('back_off', 'snooze', 'park') then coalesce(w.run_at, v_now + make_interval(secs =>
+        coalesce(w.delay_seconds, case w.action when 'back_off' then picture_queue._backoff_of(w.job) else 0 end))) end,
       w.result,
       case when w.too_large then 'The result is larger than the queue allows.'
         when w.action in ('fail', 'back_off') then coalesce(left(w.error, 2000), 'The job failed without saying why.') end,
-      w.detail, w.duration_seconds, null, null, null, null)::picture_queue.change)
+      w.detail, w.duration_seconds, null, null, null, null,
+      case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, null)::picture_queue.change)
   into v_changes
   from wished w;
 
-  select jsonb_object_agg(t.id, t.status) into v_stand from picture_queue._transition(v_changes) t;
+  select array_agg(t) into v_jobs from picture_queue._transition(v_changes) t;
+  if v_jobs is not null then
+    perform picture_queue._after_report(p_outcomes, v_jobs);
+  end if;
   select coalesce(jsonb_agg(jsonb_build_object(
       'job_id', o.job_id,
-      'outcome', case when v_stand ? o.job_id::text then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
+      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
       'status', j.status) order by o.i), '[]')
   into v_answer
   from rows from (jsonb_to_recordset(p_outcomes) as (job_id uuid, lease_id uuid))
     with ordinality as o (job_id, lease_id, i)
+  left join unnest(v_jobs) m on m.id = o.job_id
   left join public.job_queue j on j.id = o.job_id;
   return v_answer;
+end
+$$;
+
+-- What outcomes mean beyond their jobs, each only where there is such an outcome: an event that came
+-- before its job parked, a key or queue that asked for a pause, a breaker.
+create function picture_queue._after_report(p_outcomes jsonb, p_jobs public.job_queue[]) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_pause record;
+  v_parked text[] := array(select distinct j.parked_on from unnest(p_jobs) j where j.hold = 'parked' order by j.parked_on);
+begin
+  if v_parked <> '{}' then
+    perform picture_queue._lock_events(v_parked);
+    perform picture_queue._wake_parked(v_parked);
+  end if;
+  if p_outcomes @? '$[*] ? (@.pause_key != null)' then
+    perform picture_queue._lock_keys(array(
+      select e.item ->> 'pause_key' from jsonb_array_elements(p_outcomes) as e (item)
+      where e.item ->> 'pause_key' is not null));
+    for v_pause in
+      select o.pause_key as key, max(picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0))) as until
+      from jsonb_to_recordset(p_outcomes) as o (job_id uuid, pause_key text, delay_seconds real)
+      join unnest(p_jobs) j on j.id = o.job_id
+      where o.pause_key is not null
+      group by o.pause_key order by o.pause_key
+    loop
+      if v_pause.key like 'queue:%' then
+        update picture_queue.queue q set paused_until = v_pause.until, pause_reason = 'a job was told to come back later'
+        where q.name = substr(v_pause.key, 7) and coalesce(q.paused_until, '-infinity') < v_pause.until;
+      else
+        insert into picture_queue.limit_key as k (key, paused_until, due_at)
+        values (v_pause.key, v_pause.until, v_pause.until)
+        on conflict (key) do update set paused_until = excluded.paused_until, due_at = excluded.due_at
+        where coalesce(k.paused_until, '-infinity') < excluded.paused_until;
+      end if;
+    end loop;
+  end if;
+  if exists (
+    select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select j.queue from unnest(p_jobs) j))
+  then
+    perform picture_queue._check_breakers(p_jobs);
+  end if;
+end
+$$;
+
+-- Counts failures of one kind in a row, for queues with a breaker, and pauses the queue when there are
+-- too many. After the pause one more failure of that kind pauses it again; a completed job resets it.
+create function picture_queue._check_breakers(p_jobs public.job_queue[]) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_queue picture_queue.queue;
+  v_seen record;
+  v_failures integer;
+begin
+  for v_queue in
+    select q.* from picture_queue.queue q
+    where q.breaker_failures is not null and q.name in (select j.queue from unnest(p_jobs) j)
+    order by q.name for update
+  loop
+    for v_seen in
+      select j.status, picture_queue._reason(j.error) as reason from unnest(p_jobs) j
+      where j.queue = v_queue.name and (j.status = 'completed' or j.error is not null) order by j.updated_at, j.seq
+    loop
+      if v_seen.status = 'completed' then
+        delete from picture_queue.breaker b where b.queue = v_queue.name;
+        continue;
+      end if;
+      insert into picture_queue.breaker as b (queue, reason, failures) values (v_queue.name, v_seen.reason, 1)
+      on conflict (queue) do update set reason = excluded.reason,
+        failures = case when b.reason = excluded.reason then b.failures + 1 else 1 end
+      returning failures into v_failures;
+      if v_failures >= v_queue.breaker_failures then
+        update picture_queue.queue q set
+          paused_until = greatest(q.paused_until, picture_queue._now() + make_interval(secs => q.breaker_seconds)),
+          pause_reason = format('%s failures in a row: %s', v_failures, left(v_seen.reason, 200))
+        where q.name = v_queue.name;
+        update picture_queue.breaker b set failures = v_queue.breaker_failures - 1 where b.queue = v_queue.name;
+      end if;
+    end loop;
+  end loop;
 end
 $$;
 
@@ -1094,7 +2514,36 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost.
+-- Appends log lines of a job under its lease; the last 200 are kept.
+create function picture_queue._log_job(p_job_id uuid, p_lease_id uuid, p_lines jsonb) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
+begin
+  if jsonb_typeof(p_lines) is distinct from 'array' or jsonb_path_exists(p_lines, '$[*] ? (@.type() != "object")')
+    or jsonb_path_exists(p_lines,
+      '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
+  then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
+      'levels are debug, info, warning and error');
+  end if;
+  insert into picture_queue.log (job_id, attempt, at, level, message)
+  select p_job_id, v_job.attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
+  from rows from (jsonb_to_recordset(p_lines) as (at timestamptz, level text, message text))
+    with ordinality as l (at, level, message, i)
+  where l.i > jsonb_array_length(p_lines) - 200
+  order by l.i;
+  delete from picture_queue.log l
+  where l.job_id = p_job_id and l.id <= (
+    select o.id from picture_queue.log o where o.job_id = p_job_id order by o.id desc offset 200 limit 1);
+  return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = p_job_id));
+end
+$$;
+
+-- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job
+-- that was to stop, or whose time is over, gets its grace and no more: then its lease ends whatever
+-- its worker says.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -1105,10 +2554,24 @@ begin
   perform from public.job_queue
   where id in (select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item))
   order by id for update;
-  with held as (
-    update public.job_queue j set lease_expires_at = v_now + make_interval(secs => j.lease_seconds)
+  with ends as (
+    select j.id, least(
+        v_now + make_interval(secs => j.lease_seconds),
+        j.cancel_requested_at + make_interval(secs => s.cancel_grace_seconds),
+        j.started_at + make_interval(secs => s.timeout_grace_seconds
+          + coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, s.timeout_seconds))) as lease_ends_at
     from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
-    where j.id = l.job_id and j.lease_id = l.lease_id and j.status = 'processing' and j.hold is null
+    join public.job_queue j on j.id = l.job_id and j.lease_id = l.lease_id
+    cross join picture_queue.setting s
+    left join picture_queue.job_type t on t.name = j.job_type
+    left join picture_queue.queue q on q.name = j.queue
+    where j.status = 'processing' and j.hold is null
+  ),
+  held as (
+    update public.job_queue j
+    set lease_expires_at = e.lease_ends_at
+    from ends e
+    where j.id = e.id and e.lease_ends_at > v_now
     returning j.id, j.cancel_requested_at
   )
   select jsonb_build_object(
@@ -1201,10 +2664,55 @@ begin
   end if;
   -- A pending job is what a retry leads to: repeating the call changes nothing.
   if v_job.status <> 'pending' then
-    select * into v_job from picture_queue._transition(array[picture_queue._change(p_job_id, 'retry')]);
+    begin
+      select * into v_job from picture_queue._transition(array[picture_queue._change(p_job_id, 'retry')]);
+    exception when unique_violation then
+      perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', p_job_id),
+        'cancel the other job first');
+    end;
     perform picture_queue._wake(array[v_job.queue], 'enqueue');
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status);
+end
+$$;
+
+-- Between a job that parks on an event and the sender of that event: whoever comes second sees what
+-- the first has done.
+create function picture_queue._lock_events(p_events text[]) returns void
+language sql volatile set search_path = ''
+as $$
+  select pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
+  from (select distinct pg_catalog.hashtext(e) as hash from unnest(p_events) e order by hash offset 0) h
+$$;
+
+-- Wakes the jobs parked on these events, if the events are there; an event is taken by those who
+-- waited for it and gone. Returns how many jobs woke.
+create function picture_queue._wake_parked(p_events text[]) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_changes picture_queue.change[];
+  v_queues text[];
+begin
+  perform from public.job_queue j
+  where j.hold = 'parked' and j.parked_on = any (p_events)
+  order by j.id for update;
+  with taken as (
+    delete from picture_queue.signal s
+    where s.name = any (p_events)
+      and exists (select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name)
+    returning s.name, s.payload
+  )
+  select array_agg(row(j.id, 'wake', null, t.payload, null, null, null, null, null, null, null, null, null)::picture_queue.change)
+  into v_changes
+  from taken t
+  join public.job_queue j on j.hold = 'parked' and j.parked_on = t.name;
+  if v_changes is null then
+    return 0;
+  end if;
+  select array_agg(distinct w.queue) into v_queues from picture_queue._transition(v_changes) w;
+  perform picture_queue._wake(v_queues, 'enqueue');
+  return cardinality(v_changes);
 end
 $$;
 
@@ -1234,7 +2742,7 @@ as $$
 $$;
 comment on function public.enqueue_job is 'Writes one job and returns its id.';
 
--- Writes many jobs, all or none; answers id and outcome (created or existing) of each.
+-- Writes many jobs, all or none; answers id and outcome of each.
 create function public.enqueue_jobs(jobs jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -1257,19 +2765,20 @@ language sql volatile security definer set search_path = ''
 as $$
   select picture_queue._sweep(100);
   select * from picture_queue._claim(
-    'claim_next_job', case when queue is not null then array[queue] end, null, 1,
+    'claim_next_job', case when queue is not null then array[queue] end, null, null, 1,
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s)::real, gen_random_uuid(), true)
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
 -- Leases up to max_jobs jobs of these types to a worker. Repeating it with the same request_id gives
--- the same jobs.
+-- the same jobs. weights, one a queue, give each queue its
+-- share; without them the queues are one line by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default 30,
-  request_id uuid default gen_random_uuid())
+  request_id uuid default gen_random_uuid(), weights real[] default null)
 returns jsonb
 language sql volatile security definer set search_path = ''
-as $$ select picture_queue._claim_jobs(worker, queues, job_types, max_jobs, lease_seconds, request_id) $$;
+as $$ select picture_queue._claim_jobs(worker, queues, job_types, max_jobs, lease_seconds, request_id, weights) $$;
 comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by request_id.';
 
 
@@ -1305,10 +2814,10 @@ declare
 begin
   if jsonb_typeof(claim) = 'object' then
     select picture_queue._claim_jobs(
-      c.worker, c.queues, c.job_types, c.max_jobs, coalesce(c.lease_seconds, 30), c.request_id)
+      c.worker, c.queues, c.job_types, c.max_jobs, coalesce(c.lease_seconds, 30), c.request_id, c.weights)
     into v_jobs
     from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
-      lease_seconds real, request_id uuid);
+      lease_seconds real, request_id uuid, weights real[]);
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
 exception when deadlock_detected then
@@ -1430,6 +2939,14 @@ $$;
 comment on function public.list_generations is 'Generations of the caller''s with their images, newest first.';
 
 
+-- 342_function_failures.sql
+
+-- (stand-in until the dead letters land)
+create function picture_queue._reason(p_error text) returns text
+language sql immutable set search_path = ''
+as $$ select regexp_replace(p_error, '[0-9]+', 'N', 'g') $$;
+
+
 -- 350_function_worker.sql
 
 -- A worker says who it is and which job types it can run, with their policies; answers the version
@@ -1448,19 +2965,23 @@ begin
   end if;
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   insert into picture_queue.job_type as t
-    (name, queue, max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds)
-  select e.key, p.queue, p.max_attempts, p.timeout_seconds, p.lease_seconds, p.backoff_seconds, p.backoff_cap_seconds
+    (name, queue, max_attempts, timeout_seconds, lease_seconds, backoff_policy, backoff_seconds, backoff_cap_seconds,
+      backoff_jitter)
+  select e.key, p.queue, p.max_attempts, p.timeout_seconds, p.lease_seconds, p.backoff_policy, p.backoff_seconds,
+    p.backoff_cap_seconds, p.backoff_jitter
   from jsonb_each(job_types) e
   cross join lateral jsonb_to_record(e.value) as p (queue text, max_attempts integer, timeout_seconds real,
-    lease_seconds real, backoff_seconds real, backoff_cap_seconds real)
+    lease_seconds real, backoff_policy text, backoff_seconds real, backoff_cap_seconds real, backoff_jitter real)
   order by e.key
   on conflict (name) do update set queue = excluded.queue, max_attempts = excluded.max_attempts,
     timeout_seconds = excluded.timeout_seconds, lease_seconds = excluded.lease_seconds,
-    backoff_seconds = excluded.backoff_seconds, backoff_cap_seconds = excluded.backoff_cap_seconds,
+    backoff_policy = excluded.backoff_policy, backoff_seconds = excluded.backoff_seconds,
+    backoff_cap_seconds = excluded.backoff_cap_seconds, backoff_jitter = excluded.backoff_jitter,
     registered_at = picture_queue._now()
-  where (t.queue, t.max_attempts, t.timeout_seconds, t.lease_seconds, t.backoff_seconds, t.backoff_cap_seconds)
+  where (t.queue, t.max_attempts, t.timeout_seconds, t.lease_seconds, t.backoff_policy, t.backoff_seconds,
+      t.backoff_cap_seconds, t.backoff_jitter)
     is distinct from (excluded.queue, excluded.max_attempts, excluded.timeout_seconds, excluded.lease_seconds,
-      excluded.backoff_seconds, excluded.backoff_cap_seconds);
+      excluded.backoff_policy, excluded.backoff_seconds, excluded.backoff_cap_seconds, excluded.backoff_jitter);
   perform picture_queue._touch_worker(worker, queues, v_types, false, true);
   return picture_queue.version();
 exception when check_violation then
@@ -1489,6 +3010,1087 @@ create function public.picture_queue_version() returns jsonb
 language sql stable security invoker set search_path = ''
 as $$ select picture_queue.version() $$;
 comment on function public.picture_queue_version is 'The version of picture-queue in this database.';
+
+
+-- 362_function_setting.sql
+
+-- The settings of the project; changes: any of its columns by name, null for the default.
+create function public.set_setting(changes jsonb) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_row picture_queue.setting;
+begin
+  perform picture_queue._check_changes(changes, array['max_payload_bytes', 'max_result_bytes', 'max_prompt_length',
+    'max_attempts', 'timeout_seconds', 'timeout_grace_seconds', 'cancel_grace_seconds', 'lease_seconds', 'backoff_policy',
+    'backoff_seconds', 'backoff_cap_seconds', 'backoff_jitter', 'unknown_queue', 'keep_completed_seconds',
+    'keep_cancelled_seconds', 'keep_failed_seconds', 'archive', 'keep_archive_months', 'default_model']);
+  if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then
+    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
+  end if;
+  perform picture_queue._change_row('picture_queue.setting', 'only_row', 'true', changes);
+  return public.get_settings();
+end
+$$;
+comment on function public.set_setting is 'Changes settings of the project.';
+
+create function public.get_settings() returns jsonb
+language sql stable security definer set search_path = ''
+as $$ select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s $$;
+comment on function public.get_settings is 'The settings of the project.';
+
+-- Refuses changes that are not an object or name what cannot be changed.
+create function picture_queue._check_changes(p_changes jsonb, p_names text[]) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_unknown text;
+begin
+  if jsonb_typeof(p_changes) is distinct from 'object' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'changes is not an object');
+  end if;
+  select min(k) into v_unknown from jsonb_object_keys(p_changes) k where k <> all (p_names);
+  if v_unknown is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('%s is not known', v_unknown),
+      'known are ' || array_to_string(p_names, ', '));
+  end if;
+end
+$$;
+
+-- Writes checked changes to the row of a table whose key column has that value, one column at a time,
+-- so that a value that is not acceptable is named. null stands for the column's default.
+create function picture_queue._change_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_change record;
+begin
+  for v_change in select c.key, c.value from jsonb_each_text(p_changes) as c (key, value) order by c.key loop
+    begin
+      execute format('update %s set %I = %s where %I::text = $1', p_table, v_change.key,
+        coalesce(quote_literal(v_change.value), 'default'), p_key_column)
+      using p_key;
+    exception when data_exception or check_violation or not_null_violation then
+      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('%s is %s', v_change.key, v_change.value),
+        'times are in seconds, above 0; the SQL reference has the range of each');
+    end;
+  end loop;
+end
+$$;
+
+
+-- 364_function_queue.sql
+
+-- Queues: their settings, pausing, draining, purging.
+
+-- Makes a queue if it is not there and changes its settings; null is the default again.
+create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform picture_queue._check_changes(changes, array['events', 'max_attempts', 'timeout_seconds', 'lease_seconds',
+    'backoff_policy', 'backoff_seconds', 'backoff_cap_seconds', 'backoff_jitter', 'fair_share', 'aging_seconds',
+    'breaker_failures', 'breaker_seconds', 'draining']);
+  if coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('queue is %s', quote_nullable(queue)),
+      'names are letters, digits and _ . -');
+  end if;
+  insert into picture_queue.queue (name) values (queue) on conflict do nothing;
+  perform picture_queue._change_row('picture_queue.queue', 'name', queue, changes);
+  return picture_queue._queue(queue);
+end
+$$;
+comment on function public.set_queue is 'Makes a queue or changes its settings.';
+
+-- One queue with how many jobs it has in each state.
+create function picture_queue._queue(p_queue text) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_queue jsonb := (
+    select to_jsonb(q) - 'paused_until' || jsonb_build_object(
+      'paused', coalesce(q.paused_until > picture_queue._now(), false),
+      'resume_at', case when q.paused_until > picture_queue._now() then nullif(q.paused_until, 'infinity') end,
+      'pause_reason', case when q.paused_until > picture_queue._now() then q.pause_reason end,
+      'jobs', (
+        select coalesce(jsonb_object_agg(coalesce(d.hold, d.status), d.n), '{}')
+        from (
+          select c.status, c.hold, sum(c.n) as n
+          from (select * from picture_queue.depth union all select queue, status, hold, n from picture_queue.depth_change) c
+          where c.queue = q.name and c.status in ('pending', 'processing')
+          group by c.status, c.hold having sum(c.n) <> 0
+        ) d))
+    from picture_queue.queue q where q.name = p_queue);
+begin
+  if v_queue is null then
+    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)),
+      'list_queues() has those there are');
+  end if;
+  return v_queue;
+end
+$$;
+
+create function public.list_queues() returns jsonb
+language sql stable security definer set search_path = ''
+as $$ select coalesce(jsonb_agg(picture_queue._queue(q.name) order by q.name), '[]') from picture_queue.queue q $$;
+comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
+
+-- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
+create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
+returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform picture_queue._queue(queue);
+  if resume_at <= picture_queue._now() then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('resume_at is %s, which is past', resume_at));
+  end if;
+  update picture_queue.queue q
+  set paused_until = coalesce(resume_at, 'infinity'), pause_reason = left(pause_queue.reason, 500)
+  where q.name = pause_queue.queue;
+  return picture_queue._queue(queue);
+end
+$$;
+comment on function public.pause_queue is 'Stops claims from a queue.';
+
+-- Ends a pause, and draining.
+create function public.resume_queue(queue text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform picture_queue._queue(queue);
+  update picture_queue.queue q set paused_until = null, pause_reason = null, draining = false
+  where q.name = resume_queue.queue;
+  delete from picture_queue.breaker b where b.queue = resume_queue.queue;
+  perform picture_queue._wake(array[queue], 'enqueue');
+  return picture_queue._queue(queue);
+end
+$$;
+comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
+
+-- Lets a queue run dry: what is there is run, nothing new is taken.
+create function public.drain_queue(queue text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform picture_queue._queue(queue);
+  update picture_queue.queue q set draining = true where q.name = drain_queue.queue;
+  return picture_queue._queue(queue);
+end
+$$;
+comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
+
+-- Cancels what is pending in a queue, up to 10,000 jobs a call; preview only counts.
+create function public.purge_queue(queue text, preview boolean default false) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_matched bigint;
+  v_changes picture_queue.change[];
+  v_changed integer := 0;
+begin
+  v_matched := (
+    select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
+    where j.state in ('pending', 'scheduled', 'blocked', 'waiting'));
+  if not preview then
+    select array_agg(picture_queue._change(d.id, 'cancel', 'The queue was purged.')) into v_changes
+    from (
+      select j.id from public.job_queue j
+      where j.queue = purge_queue.queue and j.status = 'pending'
+      order by j.id limit 10000 for update skip locked
+    ) d;
+    select count(*) into v_changed from picture_queue._transition(v_changes);
+  end if;
+  return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', v_changed = 10000);
+end
+$$;
+comment on function public.purge_queue is 'Cancels what is pending in a queue.';
+
+
+-- 366_function_limit.sql
+
+-- Limits and pauses of keys, and the weights of tenants.
+
+-- The rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once,
+-- and how many may start in any period. What runs already counts from the first moment: claims that
+-- do not know a new rule are waited for.
+create function public.set_limit(
+  key text, max_running integer default null, rate integer default null, period_seconds real default null)
+returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_problem text := case
+    when coalesce(key, '') !~ '^[^[:cntrl:]]{1,200}$' then format('key is %s', quote_nullable(key))
+    when max_running < 1 then format('max_running is %s, not 1 or more', max_running)
+    when rate < 1 then format('rate is %s, not 1 or more', rate)
+    when rate > 100000 then format('rate is %s, not at most 100000', rate)
+    when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
+    when max_running is null and rate is null then 'neither max_running nor rate is given'
+    when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
+  end;
+begin
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem, 'pause_key() lets nothing start; delete_limit() ends a limit');
+  end if;
+  perform pg_catalog.pg_advisory_xact_lock(1903326069, 0);
+  insert into picture_queue.limit_rule as r (key, max_running, rate, period_seconds)
+  values (set_limit.key, set_limit.max_running, set_limit.rate, set_limit.period_seconds)
+  on conflict on constraint limit_rule_pkey do update
+  set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds;
+  perform picture_queue._seat_running(key);
+  perform picture_queue._look_at_keys(key);
+  return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
+end
+$$;
+comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
+
+-- Gives the running jobs of a key, or of the keys of a kind, their slots.
+create function picture_queue._seat_running(p_key text) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  with seats as (
+    select j.id, array_agg(k order by k) as keys
+    from public.job_queue j
+    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+    where j.status = 'processing' and j.hold is null
+      and (k = p_key or (p_key like '%:*' and k like replace(left(p_key, -1), '_', '\_') || '%'))
+    group by j.id
+  ),
+  seated as (
+    insert into picture_queue.slot (key, job_id)
+    select unnest(s.keys), s.id from seats s
+    on conflict do nothing
+  )
+  update public.job_queue j
+  set slots = array(select unnest(j.slots) union select unnest(s.keys))
+  from seats s
+  where j.id = s.id;
+end
+$$;
+
+-- Has the next claim look at a key, or at the keys of a kind, again.
+create function picture_queue._look_at_keys(p_key text) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  update picture_queue.limit_key l set due_at = picture_queue._now()
+  where l.key = p_key or (p_key like '%:*' and l.key like replace(left(p_key, -1), '_', '\_') || '%');
+  perform picture_queue._wake((select array_agg(q.name) from picture_queue.queue q), 'enqueue');
+end
+$$;
+
+create function public.delete_limit(key text) returns void
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  delete from picture_queue.limit_rule r where r.key = delete_limit.key;
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))),
+      'list_limits() has those there are');
+  end if;
+  perform picture_queue._look_at_keys(key);
+end
+$$;
+comment on function public.delete_limit is 'Ends the limit of a key.';
+
+-- The rules, and the keys that are paused or that jobs wait for.
+create function public.list_limits() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
+    'paused', coalesce(l.paused_until > picture_queue._now(), false),
+    'resume_at', case when l.paused_until > picture_queue._now() then nullif(l.paused_until, 'infinity') end,
+    'running', (select count(*) from picture_queue.slot s where s.key = k.key),
+    'waiting', (select count(*) from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')) order by k.key), '[]')
+  from (select key from picture_queue.limit_rule union select key from picture_queue.limit_key) k
+  left join picture_queue.limit_rule r on r.key = k.key
+  left join picture_queue.limit_key l on l.key = k.key
+$$;
+comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
+
+-- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
+create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if coalesce(key, '') !~ '^[^[:cntrl:]]{1,200}$' or resume_at <= picture_queue._now() then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('key is %s and resume_at %s', quote_nullable(key), quote_nullable(resume_at)), 'resume_at must be to come');
+  end if;
+  perform picture_queue._lock_keys(array[key]);
+  insert into picture_queue.limit_key as l (key, paused_until, due_at)
+  values (pause_key.key, coalesce(resume_at, 'infinity'), coalesce(resume_at, 'infinity'))
+  on conflict on constraint limit_key_pkey do update set paused_until = excluded.paused_until, due_at = excluded.due_at;
+  return jsonb_build_object('key', key, 'paused', true, 'resume_at', resume_at);
+end
+$$;
+comment on function public.pause_key is 'Lets no job of a key start.';
+
+create function public.resume_key(key text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform picture_queue._lock_keys(array[key]);
+  update picture_queue.limit_key l set paused_until = null where l.key = resume_key.key;
+  perform picture_queue._look_at_keys(key);
+  return jsonb_build_object('key', key, 'paused', false, 'resume_at', null);
+end
+$$;
+comment on function public.resume_key is 'Ends the pause of a key.';
+
+-- A tenant of weight 3 gets three turns where one of weight 1 gets one.
+create function public.set_tenant(tenant text, weight real) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('tenant is %s and weight %s', quote_nullable(left(tenant, 200)), quote_nullable(weight)),
+      'a weight is 0.001 to 1000');
+  end if;
+  insert into picture_queue.tenant as t (name, weight) values (set_tenant.tenant, set_tenant.weight)
+  on conflict (name) do update set weight = excluded.weight;
+  return jsonb_build_object('tenant', tenant, 'weight', weight);
+end
+$$;
+comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';
+
+create function public.list_tenants() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
+  from picture_queue.tenant t
+$$;
+comment on function public.list_tenants is 'The tenants with a weight of their own.';
+
+
+-- 368_function_batch.sql
+
+-- Writes jobs that belong together. When all have finished, however they ended, the callback job is
+-- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id and job ids
+-- gives the same answer.
+create function public.enqueue_batch(
+  jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}')
+returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_batch picture_queue.batch;
+  v_jobs jsonb;
+begin
+  if jsonb_typeof(metadata) is distinct from 'object' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'metadata is not an object');
+  end if;
+  perform picture_queue._check_jobs(jobs);
+  if jsonb_typeof(callback) = 'object' then
+    perform picture_queue._check_jobs(jsonb_build_array(callback));
+  elsif jsonb_typeof(callback) <> 'null' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'callback is not a job');
+  end if;
+  insert into picture_queue.batch (id, callback, metadata, created_at)
+  values (enqueue_batch.batch_id, nullif(callback, 'null'), enqueue_batch.metadata, picture_queue._now())
+  on conflict (id) do nothing;
+  if not found then
+    return jsonb_build_object('batch_id', batch_id, 'jobs', (
+      select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
+      from public.job_queue j where j.batch_id = enqueue_batch.batch_id));
+  end if;
+  select picture_queue._enqueue(coalesce(jsonb_agg(e.item || jsonb_build_object('options',
+      coalesce(nullif(e.item -> 'options', 'null'), '{}') || jsonb_build_object('batch_id', enqueue_batch.batch_id))
+    order by e.i), '[]'))
+  into v_jobs
+  from jsonb_array_elements(jobs) with ordinality as e (item, i);
+  select * into v_batch from picture_queue.batch b where b.id = enqueue_batch.batch_id for update;
+  perform picture_queue._finish_batch(v_batch);
+  return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues meet', 'repeat the call');
+  return null;
+end
+$$;
+comment on function public.enqueue_batch is
+  'Writes jobs that belong together, and one that runs when all have finished.';
+
+create function public.get_batch(batch_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_batch jsonb := (
+    select to_jsonb(b) || jsonb_build_object(
+      'open', b.total - b.completed - b.failed - b.cancelled,
+      'progress', case when b.total = 0 then 100 else 100 * (b.completed + b.failed + b.cancelled) / b.total end)
+    from picture_queue.batch b where b.id = get_batch.batch_id);
+begin
+  if v_batch is null then
+    perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));
+  end if;
+  return v_batch;
+end
+$$;
+comment on function public.get_batch is 'How far a batch is.';
+
+
+-- 370_function_event_history.sql
+
+-- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
+-- kept for a day, for a job that parks on it later. A second event of that name replaces the first.
+create function public.send_event(name text, payload jsonb default null) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if coalesce(length(name), 0) not between 1 and 200 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
+      'a name has 1 to 200 characters');
+  elsif octet_length(payload::text) > (select s.max_payload_bytes from picture_queue.setting s) then
+    perform picture_queue._refuse('PQ_TOO_LARGE', format('payload has %s bytes', octet_length(payload::text)));
+  end if;
+  perform picture_queue._lock_events(array[name]);
+  insert into picture_queue.signal as s (name, payload, sent_at)
+  values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
+  on conflict on constraint signal_pkey do update set payload = excluded.payload, sent_at = excluded.sent_at;
+  return jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
+end
+$$;
+comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
+
+create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
+language sql volatile security definer set search_path = ''
+as $$ select picture_queue._log_job(job_id, lease_id, lines) $$;
+comment on function public.log_job is 'Appends log lines to a job, under its lease.';
+
+-- What happened to a job: its changes of state with their times (claims are read off the attempt they
+-- began), its failed attempts with their internal detail, and its log.
+create function public.get_job_history(job_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_job public.job_queue;
+begin
+  select * into v_job from public.job_queue j where j.id = get_job_history.job_id;
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
+  end if;
+  return jsonb_build_object(
+    'timeline', (
+      select jsonb_agg(jsonb_strip_nulls(jsonb_build_object('at', e.at, 'action', e.action, 'status', e.status,
+        'hold', e.hold, 'attempt', e.attempt, 'worker', e.worker, 'error', e.error)) order by e.at, e.n)
+      from (
+        select v_job.created_at as at, 'enqueue' as action, 'pending' as status, null as hold, 0 as attempt,
+          null as worker, null as error, 0 as n
+        union all
+        select h.started_at, 'claim', 'processing', null, greatest(h.attempt, 1), h.worker, null, h.id
+        from picture_queue.history h
+        where h.job_id = v_job.id and h.started_at is not null and h.action <> 'wake'
+        union all
+        select h.at, h.action, h.status, h.hold, h.attempt, h.worker, h.error, h.id
+        from picture_queue.history h where h.job_id = v_job.id
+        union all
+        select v_job.started_at, 'claim', 'processing', null, v_job.attempt, v_job.worker, null, 9e18
+        where v_job.status = 'completed' or (v_job.status = 'processing' and v_job.hold is null)
+        union all
+        select v_job.finished_at, 'complete', 'completed', null, v_job.attempt, v_job.worker, null, 9e18
+        where v_job.status = 'completed'
+      ) e),
+    'attempts', (
+      select coalesce(jsonb_agg(jsonb_build_object('attempt', h.attempt, 'worker', h.worker, 'started_at', h.started_at,
+        'ended_at', h.at, 'duration_seconds', h.duration_seconds, 'error', h.error, 'detail', h.detail) order by h.id), '[]')
+      from picture_queue.history h
+      where h.job_id = v_job.id and h.action in ('fail', 'back_off', 'expire')),
+    'log', (
+      select coalesce(jsonb_agg(jsonb_build_object('at', l.at, 'attempt', l.attempt, 'level', l.level,
+        'message', l.message) order by l.id), '[]')
+      from picture_queue.log l where l.job_id = v_job.id));
+end
+$$;
+comment on function public.get_job_history is 'The timeline, failed attempts and log of a job.';
+
+
+-- 375_function__cron.sql
+
+-- Cron expressions, as Vixie cron reads them (crontab(5)): minute, hour, day of month, month, day of
+-- week; names, lists, ranges and steps; 7 is Sunday as well.
+--
+-- is_fixed: neither minute nor hour begins with a star, so the times are times of the day: one that the
+-- clock leaps over runs at the first moment after, one that comes twice runs the first time. Otherwise
+-- it is a rhythm, and runs whenever the clock shows such a minute.
+-- is_either: both day fields are restricted, so a day that fits either of them will do.
+create type picture_queue.cron as (
+  minutes integer[],
+  hours integer[],
+  days integer[],
+  months integer[],
+  weekdays integer[],
+  is_fixed boolean,
+  is_either boolean
+);
+
+-- The numbers one field stands for, ascending. p_names: words for p_low, p_low + 1, ….
+create function picture_queue._cron_field(
+  p_field text, p_text text, p_low integer, p_high integer, p_names text[] default '{}')
+returns integer[]
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_part text;
+  v_words text[];
+  v_ends integer[];
+  v_step integer;
+  v_numbers integer[] := '{}';
+  v_problem text;
+begin
+  foreach v_part in array string_to_array(p_text, ',') loop
+    v_words := regexp_match(v_part, '^(?:\*|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
+    select array_agg(case when w ~ '[0-9]' then w::integer else p_low - 1 + array_position(p_names, w) end order by i)
+    into v_ends
+    from unnest(v_words[1:2]) with ordinality as e (w, i);
+    v_step := coalesce(v_words[3], '1')::integer;
+    v_problem := case
+      when v_words is null then 'is no number, range or step'
+      when (v_words[1] is not null and v_ends[1] is null) or (v_words[2] is not null and v_ends[2] is null)
+        then 'is no name of one'
+      when least(v_ends[1], v_ends[2]) < p_low or greatest(v_ends[1], v_ends[2]) > p_high
+        then format('is not within %s to %s', p_low, p_high)
+      when v_ends[1] > v_ends[2] then 'ends before it begins'
+      when v_step not between 1 and p_high then format('has a step that is not within 1 to %s', p_high)
+    end;
+    if v_problem is not null then
+      perform picture_queue._refuse('PQ_INVALID_CRON', format('%s is "%s", which %s', p_field, v_part, v_problem),
+        'a field is * or a list of numbers and ranges, with a step if wanted, such as */15, 1-5,10 or fri-7; '
+        || 'for other rhythms there is every_seconds');
+    end if;
+    v_numbers := v_numbers || array(select generate_series(
+      coalesce(v_ends[1], p_low),
+      case when v_ends[1] is null or (v_ends[2] is null and v_words[3] is not null) then p_high
+        else coalesce(v_ends[2], v_ends[1]) end,
+      v_step));
+  end loop;
+  return array(select distinct n from unnest(v_numbers) n order by n);
+end
+$$;
+
+-- What an expression says; refuses what is none.
+create function picture_queue._cron_fields(p_cron text) returns picture_queue.cron
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_text text := lower(btrim(p_cron, E' \t\n'));
+  v_fields text[];
+  v_cron picture_queue.cron;
+begin
+  v_text := case v_text
+    when '@hourly' then '0 * * * *'
+    when '@daily' then '0 0 * * *'
+    when '@midnight' then '0 0 * * *'
+    when '@weekly' then '0 0 * * 0'
+    when '@monthly' then '0 0 1 * *'
+    when '@yearly' then '0 0 1 1 *'
+    when '@annually' then '0 0 1 1 *'
+    else v_text
+  end;
+  v_fields := regexp_split_to_array(v_text, '\s+');
+  if length(v_text) > 500 or cardinality(v_fields) is distinct from 5 then
+    perform picture_queue._refuse('PQ_INVALID_CRON',
+      format('cron is "%s", which has %s fields, not 5', left(p_cron, 100), coalesce(cardinality(v_fields), 0)),
+      'minute, hour, day of month, month, day of week, such as 30 9 * * mon-fri; or @hourly, @daily, @weekly, '
+      || '@monthly, @yearly');
+  end if;
+  v_cron.minutes := picture_queue._cron_field('minute', v_fields[1], 0, 59);
+  v_cron.hours := picture_queue._cron_field('hour', v_fields[2], 0, 23);
+  v_cron.days := picture_queue._cron_field('day of month', v_fields[3], 1, 31);
+  v_cron.months := picture_queue._cron_field('month', v_fields[4], 1, 12,
+    '{jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec}');
+  v_cron.weekdays := picture_queue._cron_field('day of week', v_fields[5], 0, 7, '{sun,mon,tue,wed,thu,fri,sat}');
+  if v_cron.weekdays @> '{7}' then
+    v_cron.weekdays := 0 || v_cron.weekdays;
+  end if;
+  v_cron.is_fixed := left(v_fields[1], 1) <> '*' and left(v_fields[2], 1) <> '*';
+  v_cron.is_either := left(v_fields[3], 1) <> '*' and left(v_fields[5], 1) <> '*';
+  return v_cron;
+end
+$$;
+
+-- The first day from this one on that fits; null if none does within eight years (30 February).
+create function picture_queue._cron_day(p_cron picture_queue.cron, p_from date) returns date
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_from date := p_from;
+  v_end date := date_trunc('month', p_from);
+  v_day integer;
+  v_weekday integer;
+  v_found date;
+begin
+  for v_step in 0..96 loop
+    v_end := v_end + interval '1 month';
+    if extract(month from v_from)::integer = any (p_cron.months) then
+      v_day := extract(day from v_from);
+      v_weekday := extract(dow from v_from);
+      select v_from + min(i) into v_found
+      from generate_series(0, v_end - v_from - 1) i
+      where case when p_cron.is_either
+        then v_day + i = any (p_cron.days) or (v_weekday + i) % 7 = any (p_cron.weekdays)
+        else v_day + i = any (p_cron.days) and (v_weekday + i) % 7 = any (p_cron.weekdays)
+      end;
+      if v_found is not null then
+        return v_found;
+      end if;
+    end if;
+    v_from := v_end;
+  end loop;
+  return null;
+end
+$$;
+
+-- The first time after this one that fits, on a clock that is never changed.
+create function picture_queue._cron_clock(p_cron picture_queue.cron, p_after timestamp) returns timestamp
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_day date := picture_queue._cron_day(p_cron, p_after::date);
+  v_hour integer := extract(hour from p_after);
+  v_minute integer;
+begin
+  if v_day = p_after::date then
+    if v_hour = any (p_cron.hours) then
+      select min(m) into v_minute from unnest(p_cron.minutes) m where m > extract(minute from p_after);
+    end if;
+    if v_minute is null then
+      v_minute := p_cron.minutes[1];
+      select min(h) into v_hour from unnest(p_cron.hours) h where h > extract(hour from p_after);
+    end if;
+    if v_hour is not null then
+      return v_day + make_time(v_hour, v_minute, 0);
+    end if;
+    v_day := picture_queue._cron_day(p_cron, v_day + 1);
+  end if;
+  return v_day + make_time(p_cron.hours[1], p_cron.minutes[1], 0);
+end
+$$;
+
+-- The moment between these two (p_from excluded) when the clocks of a zone are changed; null if the
+-- offset is the same at both. There is at most one change in two days.
+create function picture_queue._clock_change(p_timezone text, p_from timestamptz, p_to timestamptz)
+returns timestamptz
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_offset interval := (p_from at time zone p_timezone) - (p_from at time zone 'UTC');
+  v_before timestamptz := p_from;
+  v_minutes integer := ceil(extract(epoch from p_to - p_from) / 60);
+  v_half integer;
+begin
+  if v_minutes <= 0 or (p_to at time zone p_timezone) - (p_to at time zone 'UTC') = v_offset then
+    return null;
+  end if;
+  -- The change is within v_minutes after v_before.
+  while v_minutes > 1 loop
+    v_half := v_minutes / 2;
+    if (v_before + make_interval(mins => v_half)) at time zone p_timezone
+      - ((v_before + make_interval(mins => v_half)) at time zone 'UTC') = v_offset
+    then
+      v_before := v_before + make_interval(mins => v_half);
+      v_minutes := v_minutes - v_half;
+    else
+      v_minutes := v_half;
+    end if;
+  end loop;
+  return v_before + interval '1 minute';
+end
+$$;
+
+-- When an expression comes next in a time zone, after a moment; null if not within eight years. Goes
+-- from one change of the clock to the next: in between, a time of the day is one moment.
+create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);
+  v_at timestamptz := date_trunc('minute', p_after, 'UTC');
+  v_seen timestamp := v_at at time zone p_timezone;  -- times up to here have been
+  v_last timestamp := v_seen + interval '8 years';
+  v_time timestamp;
+  v_next timestamptz;
+  v_change timestamptz;
+begin
+  if v_cron.is_fixed then
+    -- While the clock goes through an hour again, what it showed the first time has been.
+    v_change := picture_queue._clock_change(p_timezone, v_at - interval '25 hours', v_at);
+    v_seen := greatest(v_seen, (v_change - interval '1 minute') at time zone p_timezone);
+  end if;
+  loop
+    v_time := picture_queue._cron_clock(v_cron, v_seen);
+    if v_time is null or v_time > v_last then
+      return null;
+    end if;
+    -- Look for a change of the clock now, and again on the day before the time.
+    v_change := picture_queue._clock_change(p_timezone, v_at, v_at + interval '25 hours');
+    if v_change is null then
+      v_at := greatest(v_at, (v_time - interval '25 hours') at time zone p_timezone);
+      v_change := picture_queue._clock_change(p_timezone, v_at, v_at + interval '26 hours');
+    end if;
+    v_next := (v_time - ((v_at at time zone p_timezone) - (v_at at time zone 'UTC'))) at time zone 'UTC';
+    if v_change is null or v_next < v_change then
+      return v_next;
+    elsif v_cron.is_fixed and v_time <= (v_change at time zone p_timezone) then
+      return v_change;
+    end if;
+    v_at := v_change;
+    v_seen := greatest(
+      (v_change at time zone p_timezone) - interval '1 minute', case when v_cron.is_fixed then v_seen end);
+  end loop;
+end
+$$;
+
+
+-- 376_function__schedule.sql
+
+-- A *tick* is a moment at which a schedule comes. Each makes one job, whoever sees it first: the row is
+-- locked, and the job's id follows from the name and the tick.
+
+-- The first tick after a moment; null if there is none. Intervals are counted in whole microseconds
+-- from created_at, so they never drift.
+create function picture_queue._schedule_next(p_schedule picture_queue.schedule, p_after timestamptz)
+returns timestamptz
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_step numeric := round(p_schedule.every_seconds::numeric * 1000000);
+begin
+  if p_schedule.cron is not null then
+    return picture_queue._cron_next(p_schedule.cron, p_schedule.timezone, p_after);
+  end if;
+  return p_schedule.created_at + interval '1 microsecond'
+    * (v_step * (1 + div(extract(epoch from p_after - p_schedule.created_at) * 1000000, v_step)))::double precision;
+end
+$$;
+
+-- The latest tick up to p_now of a schedule that is due. Halves the time that may hold later ones, as
+-- there may be very many.
+create function picture_queue._schedule_latest(p_schedule picture_queue.schedule, p_now timestamptz)
+returns timestamptz
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_latest timestamptz := p_schedule.next_at;
+  v_end timestamptz := p_now;  -- no tick is after it
+  v_middle timestamptz;
+  v_tick timestamptz;
+begin
+  -- Two ticks are a second apart, or more.
+  while v_end - v_latest >= interval '1 second' loop
+    v_middle := v_latest + (v_end - v_latest) / 2;
+    v_tick := picture_queue._schedule_next(p_schedule, v_middle);
+    if v_tick <= p_now then
+      v_latest := v_tick;
+    else
+      v_end := v_middle;
+    end if;
+  end loop;
+  return v_latest;
+end
+$$;
+
+-- Of a schedule that is due: the ticks that make a job now, at most p_limit, and when it comes next.
+-- One tick that is due counts as late, however late; of several, the policy says which were missed.
+create function picture_queue._schedule_due(
+  p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
+  out ticks timestamptz[], out next_at timestamptz)
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_latest timestamptz;
+begin
+  ticks := array[p_schedule.next_at];
+  next_at := picture_queue._schedule_next(p_schedule, p_schedule.next_at);
+  if next_at is null or next_at > p_now then
+    return;
+  elsif p_schedule.missed = 'all' then
+    while next_at <= p_now and cardinality(ticks) < p_limit loop
+      ticks := ticks || next_at;
+      next_at := picture_queue._schedule_next(p_schedule, next_at);
+    end loop;
+    return;
+  end if;
+  v_latest := picture_queue._schedule_latest(p_schedule, p_now);
+  ticks := case when p_schedule.missed = 'once' or v_latest > p_now - interval '60 seconds'
+    then array[v_latest] else '{}' end;
+  next_at := picture_queue._schedule_next(p_schedule, v_latest);
+end
+$$;
+
+-- The item for enqueue that a tick of a schedule makes; it finds both in its metadata.
+create function picture_queue._schedule_job(p_schedule picture_queue.schedule, p_tick timestamptz, p_job_id uuid)
+returns jsonb
+language sql stable set search_path = ''
+as $$
+  select p_schedule.job || jsonb_build_object('job_id', p_job_id, 'options',
+    coalesce(nullif(p_schedule.job -> 'options', 'null'), '{}') || jsonb_build_object('metadata',
+      coalesce(nullif(p_schedule.job #> '{options,metadata}', 'null'), '{}') || jsonb_build_object(
+        'schedule', p_schedule.name, 'tick', (to_jsonb(p_tick at time zone 'UTC') #>> '{}') || '+00:00')))
+$$;
+
+-- Makes the jobs of one schedule that is due and locked, and notes when it comes next. Whatever goes
+-- wrong is noted there too and stays there: other schedules and the caller go on. A refused tick is
+-- not tried again, unless it was only in somebody's way. Returns how many jobs.
+create function picture_queue._run_due_schedule(
+  p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer)
+returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_ticks timestamptz[];
+  v_next timestamptz;
+  v_answer jsonb := '[]';
+  v_state text;
+  v_error text;
+  v_detail text;
+begin
+  begin
+    select d.ticks, d.next_at into v_ticks, v_next from picture_queue._schedule_due(p_schedule, p_now, p_limit) d;
+    if v_ticks <> '{}' then
+      v_answer := picture_queue._enqueue((
+        select jsonb_agg(picture_queue._schedule_job(p_schedule, t,
+          md5('picture_queue schedule ' || p_schedule.name || extract(epoch from t))::uuid) order by t)
+        from unnest(v_ticks) t));
+    end if;
+    v_error := case when v_next is null then 'It does not come again.' end;
+  exception when others then
+    get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
+    v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+    -- A deadlock, a lock that was not to be had, or too little of something: it passes.
+    if left(v_state, 2) in ('40', '53', '55') or v_state = 'PT503' then
+      v_next := p_schedule.next_at;
+    end if;
+  end;
+  update picture_queue.schedule s set
+    next_at = v_next,
+    paused = v_next is null,
+    last_at = case when v_answer <> '[]' then v_ticks[cardinality(v_ticks)] else s.last_at end,
+    last_job_id = coalesce((v_answer -> -1 ->> 'job_id')::uuid, s.last_job_id),
+    last_error = v_error
+  where s.name = p_schedule.name;
+  return jsonb_array_length(v_answer);
+end
+$$;
+
+-- Makes the jobs of the schedules that are due: at most p_limit, shared among the schedules. Called by
+-- every worker and by maintenance; a schedule that another one has in hand is passed over. Returns how
+-- many jobs.
+create function picture_queue._run_schedules(p_limit integer) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_patience text := current_setting('lock_timeout');
+  v_schedule picture_queue.schedule;
+  v_due integer;
+  v_jobs integer := 0;
+begin
+  select count(*) into v_due
+  from (select from picture_queue.schedule where not paused and next_at <= v_now limit p_limit) d;
+  if v_due = 0 then
+    return 0;
+  end if;
+  -- A unique job may have to wait for somebody's open transaction: the caller must not.
+  perform set_config('lock_timeout', '500ms', true);
+  for v_schedule in
+    select * from picture_queue.schedule where not paused and next_at <= v_now
+    order by next_at limit p_limit
+    for update skip locked
+  loop
+    v_jobs := v_jobs + picture_queue._run_due_schedule(v_schedule, v_now, greatest(p_limit / v_due, 1));
+  end loop;
+  perform set_config('lock_timeout', v_patience, true);
+  return v_jobs;
+end
+$$;
+
+-- The name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
+-- refused: they know nothing of summer time, and the sign of an offset means the reverse.
+create function picture_queue._timezone(p_timezone text) returns text
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_name text := 'UTC';
+begin
+  if p_timezone <> 'UTC' then
+    select min(z.name) into v_name from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone);
+  end if;
+  if v_name is null then
+    perform picture_queue._refuse('PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
+      'a name such as Europe/Berlin; the view pg_timezone_names has them all');
+  end if;
+  return v_name;
+end
+$$;
+
+-- What is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
+create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
+language sql immutable set search_path = ''
+as $$
+  select case
+    when p_name is null or p_name !~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$' then format('name is %s', to_jsonb(p_name))
+    when jsonb_typeof(p_schedule) is distinct from 'object' then 'schedule is not an object'
+    when (p_schedule ? 'cron') = (p_schedule ? 'every_seconds') then 'one of cron and every_seconds is needed'
+    when jsonb_typeof(p_schedule -> 'cron') <> 'string' then format('cron is %s, not text', p_schedule -> 'cron')
+    when case jsonb_typeof(p_schedule -> 'every_seconds')
+      when 'number' then (p_schedule ->> 'every_seconds')::numeric not between 1 and 31536000 else true end
+      and p_schedule ? 'every_seconds'
+      then format('every_seconds is %s, not 1 to 31536000', p_schedule -> 'every_seconds')
+    when jsonb_typeof(p_schedule -> 'timezone') <> 'string'
+      then format('timezone is %s, not text', p_schedule -> 'timezone')
+    when p_schedule -> 'missed' not in ('"skip"', '"once"', '"all"')
+      then format('missed is %s, not skip, once or all', p_schedule -> 'missed')
+    when jsonb_typeof(p_schedule -> 'paused') <> 'boolean'
+      then format('paused is %s, not true or false', p_schedule -> 'paused')
+    else (
+      select format('%s is for one job, and a schedule makes many', array_to_string(k.path, '.'))
+      from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
+        ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
+      where p_schedule #>> k.path is not null limit 1)
+  end
+$$;
+
+-- Makes a schedule or changes it into this one; what is not said is as by default, but a schedule that
+-- is paused stays so. Setting the same again changes nothing.
+create function picture_queue._set_schedule(p_name text, p_schedule jsonb) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_said jsonb := p_schedule;
+  v_problem text;
+  v_new picture_queue.schedule;
+  v_old picture_queue.schedule;
+begin
+  if jsonb_typeof(p_schedule) = 'object' then
+    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_said
+    from jsonb_each(p_schedule) e where e.value <> 'null';
+  end if;
+  v_problem := picture_queue._schedule_problem(p_name, v_said);
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem,
+      'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
+      || 'options.delay_seconds, expires_in_seconds and unique');
+  end if;
+  v_new.name := p_name;
+  v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '\s+', ' ', 'g');
+  v_new.every_seconds := v_said ->> 'every_seconds';
+  v_new.timezone := picture_queue._timezone(coalesce(v_said ->> 'timezone', 'UTC'));
+  v_new.missed := coalesce(v_said ->> 'missed', 'once');
+  v_new.job := v_said - '{cron,every_seconds,timezone,missed,paused}'::text[];
+  v_new.created_at := v_now;
+  v_new.next_at := picture_queue._schedule_next(v_new, v_now);
+  if v_new.next_at is null then
+    perform picture_queue._refuse('PQ_INVALID_CRON',
+      format('cron is "%s", which does not come in eight years', v_new.cron), 'is there such a day in that month?');
+  end if;
+  perform picture_queue._check_jobs(jsonb_build_array(v_new.job));
+
+  insert into picture_queue.schedule (name, cron, every_seconds, timezone, job, missed, next_at, created_at, updated_at)
+  values (p_name, v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.next_at, v_now, v_now)
+  on conflict (name) do nothing;
+  select * into v_old from picture_queue.schedule s where s.name = p_name for update;
+  v_new.paused := coalesce((v_said ->> 'paused')::boolean, v_old.paused);
+  v_new.created_at := v_old.created_at;
+  v_new.next_at := case
+    when v_new.paused then null
+    when not v_old.paused and (v_old.cron, v_old.every_seconds, v_old.timezone)
+      is not distinct from (v_new.cron, v_new.every_seconds, v_new.timezone) then v_old.next_at
+    else picture_queue._schedule_next(v_new, v_now)
+  end;
+  update picture_queue.schedule s set cron = v_new.cron, every_seconds = v_new.every_seconds,
+    timezone = v_new.timezone, job = v_new.job, missed = v_new.missed, paused = v_new.paused,
+    next_at = v_new.next_at, last_error = null, updated_at = v_now
+  where s.name = p_name and (s.cron, s.every_seconds, s.timezone, s.job, s.missed, s.paused) is distinct from
+    (v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.paused);
+  return picture_queue._get_schedule(p_name);
+end
+$$;
+
+-- A schedule as callers see it.
+create function picture_queue._get_schedule(p_name text) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_schedule jsonb;
+begin
+  select to_jsonb(s) into v_schedule from picture_queue.schedule s where s.name = p_name;
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(p_name)),
+      'list_schedules() has those there are');
+  end if;
+  return v_schedule;
+end
+$$;
+
+
+-- 377_function_schedule.sql
+
+create function public.set_schedule(name text, schedule jsonb) returns jsonb
+language sql volatile security definer set search_path = ''
+as $$ select picture_queue._set_schedule(name, schedule) $$;
+comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
+
+create function public.delete_schedule(name text) returns jsonb
+language sql volatile security definer set search_path = ''
+as $$
+  with gone as (delete from picture_queue.schedule s where s.name = delete_schedule.name returning 1)
+  select jsonb_build_object('deleted', exists (select from gone))
+$$;
+comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
+
+create function public.pause_schedule(name text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update picture_queue.schedule s set paused = true, next_at = null, updated_at = picture_queue._now()
+  where s.name = pause_schedule.name and not s.paused;
+  return picture_queue._get_schedule(pause_schedule.name);
+end
+$$;
+comment on function public.pause_schedule is 'A paused schedule makes no jobs.';
+
+-- The ticks of the pause were not missed. The schedule is checked as if it were set anew.
+create function public.resume_schedule(name text) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_schedule jsonb := picture_queue._get_schedule(name);
+begin
+  return picture_queue._set_schedule(name, v_schedule -> 'job' || '{"paused": false}' || jsonb_build_object(
+    'cron', v_schedule -> 'cron', 'every_seconds', v_schedule -> 'every_seconds',
+    'timezone', v_schedule -> 'timezone', 'missed', v_schedule -> 'missed'));
+end
+$$;
+comment on function public.resume_schedule is 'A paused schedule goes on with its next tick from now.';
+
+-- With a job_id made by the caller the call can be repeated.
+create function public.run_schedule(name text, job_id uuid default null) returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_schedule picture_queue.schedule;
+begin
+  perform picture_queue._get_schedule(name);
+  select * into v_schedule from picture_queue.schedule s where s.name = run_schedule.name;
+  return picture_queue._enqueue(jsonb_build_array(picture_queue._schedule_job(
+    v_schedule, picture_queue._now(), coalesce(job_id, gen_random_uuid())))) -> 0;
+end
+$$;
+comment on function public.run_schedule is
+  'Makes a job of a schedule now; its ticks stay as they are. Paused ones too.';
+
+create function public.list_schedules() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select coalesce(jsonb_agg(to_jsonb(s) order by s.name), '[]') from picture_queue.schedule s
+$$;
+comment on function public.list_schedules is 'The schedules, by name.';
 
 
 -- 400_function__check_input.sql
@@ -1887,6 +4489,24 @@ $$;
 comment on function public.queue_status is 'Queues, workers, and job types that wait although no worker knows them.';
 
 
+-- 530_function_housekeeping.sql
+
+-- What any worker does beside claiming, and pg_cron each minute where it is installed.
+create function picture_queue.maintain() returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_promoted integer := picture_queue._promote(1000);
+  v_swept text[] := picture_queue._sweep(1000);
+begin
+  if v_promoted > 0 or v_swept <> '{}' then
+    perform picture_queue._wake((select array_agg(name) from picture_queue.queue), 'enqueue');
+  end if;
+  return jsonb_build_object('promoted', v_promoted, 'swept', to_jsonb(v_swept));
+end
+$$;
+
+
 -- 600_trigger_updated_at.sql
 
 create function picture_queue._set_updated_at() returns trigger
@@ -1998,7 +4618,13 @@ revoke execute on function
   public.get_job, public.list_jobs, public.get_generation, public.list_generations, public.register_worker,
   public.unregister_worker, public.picture_queue_version, public.start_generation, public.cancel_generation,
   public.list_models, public.begin_prediction, public.record_prediction, public.finish_prediction,
-  public.save_images, public.queue_status
+  public.save_images, public.queue_status,
+  public.set_setting, public.get_settings, public.set_queue, public.list_queues, public.pause_queue,
+  public.resume_queue, public.drain_queue, public.purge_queue, public.set_limit, public.delete_limit,
+  public.list_limits, public.pause_key,
+  public.resume_key, public.set_tenant, public.list_tenants, public.enqueue_batch, public.get_batch, public.send_event,
+  public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
+  public.resume_schedule, public.run_schedule, public.list_schedules
   from public, anon, authenticated, service_role;
 
 grant usage on schema picture_queue to authenticated, service_role;
@@ -2022,7 +4648,13 @@ grant execute on function
   public.enqueue_job, public.enqueue_jobs, public.claim_next_job, public.claim_jobs, public.heartbeat_jobs,
   public.report_progress, public.report_jobs, public.complete_job, public.retry_job, public.register_worker,
   public.unregister_worker, public.begin_prediction, public.record_prediction, public.finish_prediction,
-  public.save_images, public.queue_status
+  public.save_images, public.queue_status,
+  public.set_setting, public.get_settings, public.set_queue, public.list_queues, public.pause_queue,
+  public.resume_queue, public.drain_queue, public.purge_queue, public.set_limit, public.delete_limit,
+  public.list_limits, public.pause_key,
+  public.resume_key, public.set_tenant, public.list_tenants, public.enqueue_batch, public.get_batch, public.send_event,
+  public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
+  public.resume_schedule, public.run_schedule, public.list_schedules
   to service_role;
 grant execute on function picture_queue.maintain to service_role;
 

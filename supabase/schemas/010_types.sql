@@ -5,12 +5,57 @@ create type picture_queue.change as (
   run_at timestamptz,      -- when a scheduled or parked job becomes claimable again
   result jsonb,            -- of complete
   error text,              -- clean, shown to the owner
-  detail text,             -- internal, kept in picture_queue.attempt
+  detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
   worker text,             -- of claim
   lease_id uuid,
   lease_seconds real,
-  lease_is_legacy boolean
+  lease_is_legacy boolean,
+  key text,                -- of block: the limit key it waits for; of park: the event it waits for
+  slots text[]             -- of claim: the limit keys it runs under
+);
+
+-- A job that could be claimed, with what decides whether it may.
+create type picture_queue.candidate as (
+  id uuid,
+  queue text,
+  job_type text,
+  user_id uuid,
+  limit_keys text[],
+  expired boolean,         -- it was not to start any more
+  lease_seconds real       -- by its job type or queue
+);
+
+-- A job about to be written: an item of an enqueue, with every default filled in.
+create type picture_queue.new_job as (
+  i integer,               -- its place in the call
+  job_id uuid,
+  job_type text,
+  queue text,
+  payload jsonb,
+  priority integer,
+  scheduled_for timestamptz,
+  max_attempts integer,
+  user_id uuid,
+  generation_id uuid,
+  idempotency_key text,
+  timeout_seconds real,
+  backoff jsonb,
+  expires_at timestamptz,
+  tags text[],
+  metadata jsonb,
+  limit_keys text[],
+  batch_id uuid,
+  depends_on uuid[],
+  on_parent_failure text,
+  unique_key text,
+  unique_states text[],
+  unique_until timestamptz,
+  on_conflict text,        -- of its unique key: ignore, replace, debounce
+  hold text,
+  tenant text,
+  rank integer,
+  turn double precision
 );
 
 -- One message for Realtime.
@@ -21,9 +66,10 @@ create type picture_queue.event as (
 );
 
 -- A change that needs no more than its action, and perhaps a reason.
-create function picture_queue._change(p_job_id uuid, p_action text, p_error text default null)
+create function picture_queue._change(
+  p_job_id uuid, p_action text, p_error text default null, p_run_at timestamptz default null, p_key text default null)
 returns picture_queue.change
 language sql immutable set search_path = ''
 as $$
-  select row(p_job_id, p_action, null, null, p_error, null, null, null, null, null, null)::picture_queue.change
+  select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, null, null, null, p_key, null)::picture_queue.change
 $$;

@@ -11,16 +11,25 @@ begin
   select e.status, e.message into v_status, v_message
   from (values
     ('PQ_INVALID_ARGUMENT',   '400', 'an argument is not acceptable'),
+    ('PQ_INVALID_CRON',       '400', 'no such cron expression or time zone'),
     ('PQ_NOT_AUTHENTICATED',  '401', 'sign in first'),
     ('PQ_NOT_ALLOWED',        '403', 'this caller may not do that'),
     ('PQ_UNKNOWN_JOB',        '404', 'no such job'),
     ('PQ_UNKNOWN_GENERATION', '404', 'no such generation'),
     ('PQ_UNKNOWN_MODEL',      '404', 'no such model'),
+    ('PQ_UNKNOWN_QUEUE',      '404', 'no such queue'),
+    ('PQ_UNKNOWN_DEPENDENCY', '404', 'no such job to depend on'),
+    ('PQ_UNKNOWN_SCHEDULE',   '404', 'no such schedule'),
+    ('PQ_UNKNOWN_BATCH',      '404', 'no such batch'),
+    ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit'),
     ('PQ_STALE_LEASE',        '409', 'the lease ended'),
     ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit that'),
+    ('PQ_RUNNING_JOB',        '409', 'the job is running already'),
+    ('PQ_QUEUE_DRAINING',     '409', 'the queue takes no new jobs'),
     ('PQ_CONFLICT',           '409', 'that does not fit what is already there'),
     ('PQ_TOO_LARGE',          '413', 'too large'),
     ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model'),
+    ('PQ_CYCLE',              '422', 'the dependencies form a circle'),
     ('PQ_BUSY',               '503', 'the database is busy, repeat the call')
   ) as e (code, status, message)
   where e.code = p_code;

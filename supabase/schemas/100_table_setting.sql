@@ -6,16 +6,36 @@ create table picture_queue.setting (
   max_prompt_length integer not null default 4000,
   max_attempts integer not null default 3,
   timeout_seconds real not null default 600,
+  timeout_grace_seconds real not null default 30,
+  cancel_grace_seconds real not null default 30,
   lease_seconds real not null default 30,
+  backoff_policy text not null default 'exponential',
   backoff_seconds real not null default 5,
   backoff_cap_seconds real not null default 3600,
+  backoff_jitter real not null default 0.2,
+  unknown_queue text not null default 'create',
+  keep_completed_seconds real not null default 604800,
+  keep_cancelled_seconds real not null default 604800,
+  keep_failed_seconds real not null default 2592000,
+  archive boolean not null default false,
+  keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
+  maintained_at timestamptz not null default '-infinity',
   constraint setting_is_in_range check (
-    least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts) > 0
+    least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
-  )
+    and least(timeout_grace_seconds, cancel_grace_seconds) >= 0
+    and greatest(timeout_grace_seconds, cancel_grace_seconds) <= 86400
+    and least(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) >= 60
+    and greatest(keep_completed_seconds, keep_cancelled_seconds, keep_failed_seconds) <= 3153600000
+    and backoff_jitter between 0 and 1
+  ),
+  constraint setting_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
+  constraint setting_unknown_queue_is_known check (unknown_queue in ('create', 'refuse'))
 );
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
+comment on column picture_queue.setting.unknown_queue is
+  'What an enqueue to a queue that is not there does: create, refuse.';
 insert into picture_queue.setting default values;
 alter table picture_queue.setting enable row level security;

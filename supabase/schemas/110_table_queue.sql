@@ -5,17 +5,47 @@ create table picture_queue.queue (
   max_attempts integer,
   timeout_seconds real,
   lease_seconds real,
+  backoff_policy text,
   backoff_seconds real,
   backoff_cap_seconds real,
+  backoff_jitter real,
+  fair_share boolean not null default false,
+  aging_seconds real,
+  breaker_failures integer,
+  breaker_seconds real not null default 60,
+  paused_until timestamptz,
+  pause_reason text,
+  draining boolean not null default false,
   created_at timestamptz not null default now(),
   constraint queue_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
   constraint queue_events_is_known check (events in ('none', 'status', 'progress')),
   constraint queue_policy_is_in_range check (
-    least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
-    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
-  )
+    least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
+      breaker_failures, breaker_seconds) > 0
+    and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds, aging_seconds,
+      breaker_seconds) <= 31536000
+    and backoff_jitter between 0 and 1
+  ),
+  constraint queue_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential')),
+  constraint queue_orders_one_way check (not (fair_share and aging_seconds is not null))
 );
 comment on table picture_queue.queue is 'The queues and their policies; null means the default of setting.';
 comment on column picture_queue.queue.events is 'What is announced over Realtime: none, status, or progress as well.';
+comment on column picture_queue.queue.fair_share is 'Whether tenants take turns within a priority.';
+comment on column picture_queue.queue.aging_seconds is
+  'How much waiting one point of priority is worth; null: priority is strict.';
+comment on column picture_queue.queue.breaker_failures is
+  'Failures of one kind in a row that pause the queue for breaker_seconds.';
+comment on column picture_queue.queue.paused_until is 'Nothing is claimed until then; infinity: until it is resumed.';
+comment on column picture_queue.queue.draining is 'What is there is run, nothing new is taken.';
 insert into picture_queue.queue (name) values ('default');
 alter table picture_queue.queue enable row level security;
+
+-- The failures of one kind that a queue with a breaker has seen in a row.
+create table picture_queue.breaker (
+  queue text primary key references picture_queue.queue (name) on delete cascade,
+  reason text not null,
+  failures integer not null
+);
+comment on table picture_queue.breaker is 'Failures of one kind in a row, for queues that pause after some.';
+alter table picture_queue.breaker enable row level security;

@@ -5,14 +5,18 @@ create table picture_queue.job_type (
   max_attempts integer,
   timeout_seconds real,
   lease_seconds real,
+  backoff_policy text,
   backoff_seconds real,
   backoff_cap_seconds real,
+  backoff_jitter real,
   registered_at timestamptz not null default now(),
   constraint job_type_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'),
   constraint job_type_policy_is_in_range check (
     least(max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
     and greatest(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) <= 31536000
-  )
+    and backoff_jitter between 0 and 1
+  ),
+  constraint job_type_backoff_policy_is_known check (backoff_policy in ('constant', 'linear', 'exponential'))
 );
 comment on table picture_queue.job_type is 'Policy per job type; null means the queue''s, then the default.';
 alter table picture_queue.job_type enable row level security;

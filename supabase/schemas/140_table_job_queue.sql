@@ -12,7 +12,25 @@ create table public.job_queue (
   attempt integer not null default 0,
   max_attempts integer not null default 3,
   timeout_seconds real,
+  backoff jsonb,
   scheduled_for timestamptz,
+  expires_at timestamptz,
+  tags text[],
+  metadata jsonb not null default '{}',
+  -- The order of claims within a queue: rank, turn, seq. rank is the negated priority; turn is 0, or
+  -- what fair share or aging makes of it.
+  rank integer not null default 0,
+  turn double precision not null default 0,
+  tenant text,
+  limit_keys text[],
+  slots text[],
+  blocked_on text,
+  parked_on text,
+  event jsonb,
+  unique_key text,
+  unique_states text[],
+  unique_until timestamptz,
+  batch_id uuid,
   user_id uuid,
   generation_id uuid,
   idempotency_key text,
@@ -47,7 +65,9 @@ create table public.job_queue (
     check (hold is null or hold not in ('scheduled', 'parked') or scheduled_for is not null),
   constraint attempt_is_counted check (attempt >= 0 and max_attempts >= 1),
   constraint progress_is_percent check (progress between 0 and 100),
-  constraint payload_is_object check (jsonb_typeof(payload) = 'object')
+  constraint payload_is_object check (jsonb_typeof(payload) = 'object'),
+  constraint metadata_is_object check (jsonb_typeof(metadata) = 'object'),
+  constraint blocked_on_a_key check (hold is distinct from 'blocked' or blocked_on is not null)
 ) with (
   -- Room for heartbeats and progress on the same page (HOT), and a vacuum that keeps up with churn.
   fillfactor = 80,
@@ -57,17 +77,29 @@ create table public.job_queue (
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
 -- The one hot index: what can be claimed now, in the order of claims.
-create index job_queue_claimable on public.job_queue (queue, priority desc, seq, job_type)
+create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type)
   where status = 'pending' and hold is null;
 -- What becomes claimable by the clock.
 create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
 -- Leases in force: finds the jobs of a repeated claim, and is small enough to sweep whole.
 create index job_queue_leased on public.job_queue (lease_id)
   where status = 'processing' and hold is null;
-create index job_queue_failed on public.job_queue (finished_at desc) where status = 'failed';
+-- The last turn of a tenant, in queues that share fairly.
+create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
+  where status = 'pending' and hold is null and tenant is not null;
+-- Jobs held by a limit, best first, and those let through it that nobody has claimed yet.
+create index job_queue_blocked on public.job_queue (blocked_on, hold, rank, turn, seq)
+  where status = 'pending' and blocked_on is not null;
+create index job_queue_parked on public.job_queue (parked_on) where hold = 'parked';
+create index job_queue_expiring on public.job_queue (expires_at)
+  where status = 'pending' and expires_at is not null;
+-- Finished jobs by age: the failed for people, all for pruning.
+create index job_queue_finished on public.job_queue (status, finished_at) where finished_at is not null;
 create index job_queue_listed on public.job_queue (seq desc);
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
+create index job_queue_batch on public.job_queue (batch_id, seq) where batch_id is not null;
 create unique index job_queue_idempotency on public.job_queue (idempotency_key, job_type, user_id)
   nulls not distinct where idempotency_key is not null;
+create unique index job_queue_unique on public.job_queue (unique_key) where status = any(unique_states);
 
 alter table public.job_queue enable row level security;

@@ -23,6 +23,17 @@ insert into picture_queue.edge (action, from_status, from_hold, to_status, to_ho
   ('park',     'processing', null,        'processing', 'parked',     0),
   ('wake',     'processing', 'parked',    'pending',    null,        -1),  -- its claim is not counted
   ('promote',  'pending',    'scheduled', 'pending',    null,         0),
+  ('delay',    'pending',    null,        'pending',    'scheduled',  0),  -- a debounce or a replacement
+  ('delay',    'pending',    'scheduled', 'pending',    'scheduled',  0),
+  ('delay',    'pending',    'blocked',   'pending',    'scheduled',  0),
+  ('block',    'pending',    null,        'pending',    'blocked',    0),  -- a claim found its key full
+  ('unblock',  'pending',    'blocked',   'pending',    null,         0),
+  ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
+  ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- so have they, but not yet due
+  ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
+  ('abandon',  'pending',    'scheduled', 'failed',     null,         0),
+  ('abandon',  'pending',    'blocked',   'failed',     null,         0),
+  ('abandon',  'pending',    'waiting',   'failed',     null,         0),
   ('cancel',   'pending',    null,        'cancelled',  null,         0),
   ('cancel',   'pending',    'scheduled', 'cancelled',  null,         0),
   ('cancel',   'pending',    'blocked',   'cancelled',  null,         0),

@@ -1,8 +1,28 @@
--- Seconds until the next attempt: exponential from base, at most cap, then 20 % jitter both ways so
--- that jobs which failed together do not come back together.
-create function picture_queue._backoff(p_attempt integer, p_base real, p_cap real) returns real
+-- Seconds until the next attempt by the policy (constant, linear, exponential), at most the cap, with
+-- jitter both ways so that jobs which failed together do not come back together.
+create function picture_queue._backoff(p_attempt integer, p_policy text, p_base real, p_cap real, p_jitter real)
+returns real
 language sql volatile set search_path = ''
 as $$
   -- 2^30 seconds is beyond any cap; the bound keeps the power from overflowing.
-  select (least(p_base * 2 ^ least(greatest(p_attempt, 1) - 1, 30), p_cap) * (0.8 + 0.4 * random()))::real
+  select (least(p_base * case p_policy
+      when 'constant' then 1
+      when 'linear' then greatest(p_attempt, 1)
+      else 2 ^ least(greatest(p_attempt, 1) - 1, 30) end, p_cap)
+    * (1 - p_jitter + 2 * p_jitter * random()))::real
+$$;
+
+-- The backoff of a job: what it was enqueued with, its type's, its queue's, the setting's.
+create function picture_queue._backoff_of(p_job public.job_queue) returns real
+language sql volatile set search_path = ''
+as $$
+  select picture_queue._backoff(p_job.attempt,
+    coalesce(p_job.backoff ->> 'policy', t.backoff_policy, q.backoff_policy, s.backoff_policy),
+    coalesce((p_job.backoff ->> 'base_seconds')::real, t.backoff_seconds, q.backoff_seconds, s.backoff_seconds),
+    coalesce((p_job.backoff ->> 'cap_seconds')::real, t.backoff_cap_seconds, q.backoff_cap_seconds,
+      s.backoff_cap_seconds),
+    coalesce((p_job.backoff ->> 'jitter')::real, t.backoff_jitter, q.backoff_jitter, s.backoff_jitter))
+  from picture_queue.setting s
+  left join picture_queue.job_type t on t.name = p_job.job_type
+  left join picture_queue.queue q on q.name = p_job.queue
 $$;

@@ -22,19 +22,19 @@ end
 $$;
 
 -- Takes back the jobs whose lease ended unheard: the attempt counts, so a job that kills its worker
--- ends. Returns the queues that have work again.
+-- ends. Gives up what was not to start any more. Returns the queues that have work again.
 create function picture_queue._sweep(p_limit integer) returns text[]
 language plpgsql set search_path = ''
 as $$
 declare
   v_changes picture_queue.change[];
-  v_error constant text := 'The worker was not heard of again before its lease ended.';
+  v_queues text[];
 begin
   select array_agg(picture_queue._change(
       d.id,
       case when d.cancel_requested_at is not null then 'cancel'
         when d.attempt >= d.max_attempts then 'fail' else 'expire' end,
-      v_error))
+      'The worker was not heard of again before its lease ended.'))
   into v_changes
   from (
     select id, attempt, max_attempts, cancel_requested_at from public.job_queue
@@ -42,24 +42,21 @@ begin
     order by id limit p_limit
     for update skip locked
   ) d;
-  if v_changes is null then
-    return '{}'::text[];
+  if v_changes is not null then
+    select array_agg(distinct t.queue) into v_queues from picture_queue._transition(v_changes) t where t.status = 'pending';
   end if;
-  return (select array_agg(distinct t.queue) from picture_queue._transition(v_changes) t where t.status = 'pending');
-end
-$$;
 
--- What any worker does beside claiming, and pg_cron each minute where it is installed.
-create function picture_queue.maintain() returns jsonb
-language plpgsql security definer set search_path = ''
-as $$
-declare
-  v_promoted integer := picture_queue._promote(1000);
-  v_swept text[] := picture_queue._sweep(1000);
-begin
-  if v_promoted > 0 or v_swept <> '{}' then
-    perform picture_queue._wake((select array_agg(name) from picture_queue.queue), 'enqueue');
+  select array_agg(picture_queue._change(d.id, 'abandon', 'It was not started before it expired.'))
+  into v_changes
+  from (
+    select id from public.job_queue
+    where status = 'pending' and expires_at <= picture_queue._now()
+    order by expires_at limit p_limit
+    for update skip locked
+  ) d;
+  if v_changes is not null then
+    perform picture_queue._transition(v_changes);
   end if;
-  return jsonb_build_object('promoted', v_promoted, 'swept', to_jsonb(v_swept));
+  return coalesce(v_queues, '{}');
 end
 $$;

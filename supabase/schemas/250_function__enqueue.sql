@@ -1,159 +1,200 @@
--- What is wrong with one item of a bulk enqueue: the field, the value and the rule; null if nothing.
-create function picture_queue._job_problem(p_item jsonb) returns text
-language sql stable set search_path = ''
-as $$
-  select case
-    when jsonb_typeof(p_item) <> 'object' then 'a job must be an object'
-    when not p_item ?& array['job_type'] then 'job_type is missing'
-    when p_item ->> 'job_type' is null or p_item ->> 'job_type' !~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
-      then format('job_type is %s', coalesce(p_item -> 'job_type', 'null'))
-    when p_item ->> 'queue' !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then format('queue is %s', p_item -> 'queue')
-    when jsonb_typeof(p_item -> 'payload') not in ('object', 'null')
-      then format('payload is of type %s, not an object', jsonb_typeof(p_item -> 'payload'))
-    when (p_item ->> 'max_attempts')::integer not between 1 and 1000
-      then format('max_attempts is %s, not 1 to 1000', p_item ->> 'max_attempts')
-    when (p_item ->> 'scheduled_for')::timestamptz not between '1970-01-01' and '9999-01-01'
-      then format('scheduled_for is %s', p_item ->> 'scheduled_for')
-    when length(p_item ->> 'idempotency_key') not between 1 and 255
-      then format('idempotency_key has %s characters, not 1 to 255', length(p_item ->> 'idempotency_key'))
-    when jsonb_typeof(p_item -> 'options') not in ('object', 'null') then 'options is not an object'
-    else (
-      select format('%s is not known', k) from jsonb_object_keys(p_item) k
-      where k not in ('job_type', 'payload', 'priority', 'queue', 'scheduled_for', 'max_attempts', 'user_id',
-        'idempotency_key', 'job_id', 'generation_id', 'options')
-      union all
-      select format('options.%s is not known', k)
-      from jsonb_object_keys(coalesce(nullif(p_item -> 'options', 'null'), '{}')) k
-      where k not in ('timeout_seconds')
-      union all
-      select format('options.timeout_seconds is %s, not 0.001 to 31536000', p_item #>> '{options,timeout_seconds}')
-      where (p_item #>> '{options,timeout_seconds}')::numeric not between 0.001 and 31536000
-      limit 1
-    )
-  end
-$$;
-
--- Refuses the first item that is not acceptable, naming its place, the field and the value.
-create function picture_queue._check_jobs(p_jobs jsonb) returns void
+-- Writes jobs and answers, in the order asked, the id of each and what became of it: created; existing
+-- (same id, idempotency key or unique key); replaced or debounced. All or none. One job is announced;
+-- of many, only the queues' workers hear. p_internal: our own follow-ups, which a queue that drains
+-- still takes.
+create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default false) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
-  v_limit integer := (select max_payload_bytes from picture_queue.setting);
-  v_bad record;
+  v_jobs picture_queue.new_job[];
+  v_rest picture_queue.new_job[];
+  v_made public.job_queue[];
+  v_all public.job_queue[];
+  v_answer jsonb := '{}';
 begin
-  if jsonb_typeof(p_jobs) is distinct from 'array' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
+  perform picture_queue._check_jobs(p_jobs);
+  v_jobs := picture_queue._new_jobs(p_jobs);
+  if v_jobs is null then
+    return '[]';
   end if;
-  select p.problem, e.i into v_bad
-  from jsonb_array_elements(p_jobs) with ordinality as e (item, i), picture_queue._job_problem(e.item) as p (problem)
-  where p.problem is not null order by e.i limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      case when jsonb_array_length(p_jobs) > 1 then format('jobs[%s]: ', v_bad.i - 1) else '' end || v_bad.problem,
-      'names are letters, digits and _ . - ; a payload is a JSON object');
+  perform picture_queue._ensure_queues(v_jobs, p_internal);
+  perform picture_queue._check_batches(v_jobs);
+  v_jobs := picture_queue._line_up(picture_queue._look_at_parents(v_jobs));
+
+  -- What is in the way of a unique job may be gone when we look for it: then it is tried again.
+  v_rest := v_jobs;
+  for v_round in 1..5 loop
+    v_made := picture_queue._insert_jobs(v_rest);
+    v_all := v_all || v_made;
+    exit when cardinality(v_all) = cardinality(v_jobs);
+    v_answer := v_answer || picture_queue._meet_existing(v_rest, v_made);
+    exit when (select count(*) from jsonb_object_keys(v_answer)) + coalesce(cardinality(v_all), 0) = cardinality(v_jobs);
+    v_rest := array(select n from unnest(v_jobs) n
+      where not v_answer ? n.i::text and not exists (select from unnest(v_all) m where m.id = n.job_id));
+    if v_round = 5 then
+      perform picture_queue._refuse('PQ_BUSY', 'a job with the same unique key comes and goes', 'repeat the call');
+    end if;
+  end loop;
+
+  if cardinality(v_jobs) = 1 then
+    perform picture_queue._emit(v_all);
   end if;
-  select octet_length((e.item -> 'payload')::text) as bytes into v_bad
-  from jsonb_array_elements(p_jobs) as e (item)
-  where octet_length((e.item -> 'payload')::text) > v_limit limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_TOO_LARGE',
-      format('payload has %s bytes, the limit is %s', v_bad.bytes, v_limit),
-      'store the data elsewhere, in Supabase Storage for example, and put its path into the payload');
-  end if;
+  perform picture_queue._wake(
+    (select array_agg(distinct m.queue) from unnest(v_all) m where m.hold is null), 'enqueue');
+  return (
+    select jsonb_agg(coalesce(v_answer -> n.i::text,
+      jsonb_build_object('job_id', n.job_id, 'outcome', 'created')) order by n.i)
+    from unnest(v_jobs) n);
 end
 $$;
 
--- Writes jobs and answers, in the order asked: the id of each and whether it was created or existing
--- (same id, or same idempotency key for that type and owner). All or none. One job is announced; of
--- many, only the queues' workers hear.
-create function picture_queue._enqueue(p_jobs jsonb) returns jsonb
+-- Equal for jobs of one type and owner with equal arguments: those named, or all.
+create function picture_queue._unique_key(p_job_type text, p_user_id uuid, p_payload jsonb, p_by text[]) returns text
+language sql immutable set search_path = ''
+as $$
+  select p_job_type || ':' || md5(coalesce(p_user_id::text, '') || coalesce(
+    (select jsonb_object_agg(k, p_payload -> k) from unnest(p_by) k), p_payload, '{}')::text)
+$$;
+
+-- The items of an enqueue with their types and defaults.
+create function picture_queue._new_jobs(p_jobs jsonb) returns picture_queue.new_job[]
+language sql volatile set search_path = ''
+as $$
+  select array_agg(row(
+    e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
+    coalesce(nullif(e.payload, 'null'), '{}'), coalesce(e.priority, 0),
+    coalesce(e.scheduled_for, s.now + make_interval(secs => o.delay_seconds)),
+    e.max_attempts, e.user_id, e.generation_id, e.idempotency_key, o.timeout_seconds, nullif(o.backoff, 'null'),
+    coalesce(o.expires_at, s.now + make_interval(secs => o.expires_in_seconds)), o.tags,
+    coalesce(nullif(o.metadata, 'null'), '{}'), o.limit_keys, o.batch_id, o.depends_on,
+    coalesce(o.on_parent_failure, 'cancel'),
+    case when u.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, u.by) end,
+    u.states, s.now + make_interval(secs => u.period_seconds), coalesce(u.on_conflict, 'ignore'),
+    null, o.tenant, null, null)::picture_queue.new_job order by e.i)
+  from rows from (jsonb_to_recordset(p_jobs) as (job_id uuid, job_type text, queue text, payload jsonb,
+    priority integer, scheduled_for timestamptz, max_attempts integer, user_id uuid, generation_id uuid,
+    idempotency_key text, options jsonb))
+    with ordinality as e (job_id, job_type, queue, payload, priority, scheduled_for, max_attempts, user_id,
+      generation_id, idempotency_key, options, i)
+  cross join (select picture_queue._now() as now offset 0) s
+  left join picture_queue.job_type t on t.name = e.job_type
+  left join lateral jsonb_to_record(nullif(e.options, 'null')) as o (delay_seconds real, timeout_seconds real,
+    expires_at timestamptz, expires_in_seconds real, backoff jsonb, tags text[], metadata jsonb, tenant text,
+    limit_keys text[], depends_on uuid[], on_parent_failure text, batch_id uuid, "unique" jsonb)
+    on e.options is not null and e.options <> '{}'
+  left join lateral (
+    select r.by, r.period_seconds, coalesce(r.states, '{pending,processing}') as states, r.on_conflict
+    from jsonb_to_record(nullif(o."unique", 'null')) as r (by text[], period_seconds real, states text[], on_conflict text)
+  ) u on o."unique" <> 'null'
+$$;
+
+-- Makes the queues that are not there, or refuses them (setting unknown_queue), and refuses new jobs
+-- for a queue that drains.
+create function picture_queue._ensure_queues(p_jobs picture_queue.new_job[], p_internal boolean) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_names text[] := array(select distinct n.queue from unnest(p_jobs) n order by n.queue);
+  v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_names) and q.draining);
+  v_unknown text[] := array(
+    select n from unnest(v_names) n where not exists (select from picture_queue.queue q where q.name = n));
+begin
+  if v_draining is not null and not p_internal then
+    perform picture_queue._refuse('PQ_QUEUE_DRAINING', format('queue is %s', v_draining), 'resume_queue() ends draining');
+  elsif v_unknown = '{}' then
+    return;
+  elsif not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
+    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
+      'set_queue() makes a queue; list_queues() has those there are');
+  end if;
+  insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
+end
+$$;
+
+-- The place of each new job in its line: rank, turn, and whether it waits for its time. Aging makes of
+-- priority a head start in seconds; fair share gives each tenant its turns (see _last_turn).
+create function picture_queue._line_up(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = ''
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_jobs jsonb;
-  v_made public.job_queue[];
+  v_jobs picture_queue.new_job[];
 begin
-  perform picture_queue._check_jobs(p_jobs);
-  select coalesce(jsonb_agg(jsonb_strip_nulls(e.item - 'payload')
-      || jsonb_build_object(
-        'job_id', coalesce(e.item ->> 'job_id', gen_random_uuid()::text),
-        'payload', coalesce(nullif(e.item -> 'payload', 'null'), '{}'),
-        'queue', coalesce(e.item ->> 'queue', t.queue, 'default')) order by e.i), '[]')
-  into v_jobs
-  from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
-  left join picture_queue.job_type t on t.name = e.item ->> 'job_type';
-
-  insert into picture_queue.queue (name)
-  select distinct e.item ->> 'queue' as name from jsonb_array_elements(v_jobs) as e (item)
-  where not exists (select from picture_queue.queue q where q.name = e.item ->> 'queue')
-  order by name
-  on conflict do nothing;
-
-  with made as (
-    insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds,
-      scheduled_for, user_id, generation_id, idempotency_key, created_at, updated_at)
-    select e.job_id, e.queue, e.job_type, e.payload, coalesce(e.priority, 0),
-      case when e.scheduled_for > v_now then 'scheduled' end,
-      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, s.max_attempts),
-      (e.options ->> 'timeout_seconds')::real, e.scheduled_for, e.user_id, e.generation_id, e.idempotency_key,
-      v_now, v_now
-    from rows from (jsonb_to_recordset(v_jobs) as (job_id uuid, queue text, job_type text, payload jsonb,
-      priority integer, scheduled_for timestamptz, max_attempts integer, user_id uuid, generation_id uuid,
-      idempotency_key text, options jsonb))
-      with ordinality as e (job_id, queue, job_type, payload, priority, scheduled_for, max_attempts, user_id,
-        generation_id, idempotency_key, options, i)
-    cross join picture_queue.setting s
-    left join picture_queue.job_type t on t.name = e.job_type
-    left join picture_queue.queue q on q.name = e.queue
-    order by e.i
-    on conflict do nothing
-    returning job_queue as job
+  with placed as (
+    select n.*, q.fair_share, q.aging_seconds,
+      case when n.hold is not null then n.hold when n.scheduled_for > v_now then 'scheduled' end as new_hold,
+      case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
+      case when q.fair_share then coalesce(n.tenant, n.user_id::text, '') end as new_tenant
+    from unnest(p_jobs) n
+    left join picture_queue.queue q on q.name = n.queue
+  ),
+  numbered as (
+    select p.*, row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.new_hold order by p.i) as nth
+    from placed p
+  ),
+  lines as (
+    select l.queue, l.new_tenant, l.new_rank, 1 / coalesce(w.weight, 1) as step,
+      picture_queue._last_turn(l.queue, l.new_tenant, l.new_rank, '{}') as last_turn
+    from (select distinct p.queue, p.new_tenant, p.new_rank from placed p
+      where p.new_tenant is not null and p.new_hold is null) l
+    left join picture_queue.tenant w on w.name = l.new_tenant
   )
-  select array_agg(m.job) into v_made from made m;
-
-  if jsonb_array_length(v_jobs) = 1 then
-    perform picture_queue._emit(v_made);
-  end if;
-  perform picture_queue._wake(
-    (select array_agg(distinct m.queue) from unnest(v_made) m where m.hold is null), 'enqueue');
-  return picture_queue._enqueued(v_jobs, v_made);
+  select array_agg(row(
+    p.i, p.job_id, p.job_type, p.queue, p.payload, p.priority, p.scheduled_for, p.max_attempts, p.user_id,
+    p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
+    p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict,
+    p.new_hold, p.new_tenant, p.new_rank,
+    case when p.aging_seconds is not null
+        then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
+      when l.step is not null then l.last_turn + l.step * p.nth
+      else 0 end)::picture_queue.new_job order by p.i)
+  into v_jobs
+  from numbered p
+  left join lines l on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank
+    and p.new_hold is null;
+  return v_jobs;
 end
 $$;
 
--- The answer of _enqueue: finds the jobs that were there before, and refuses an id that means
--- another job.
-create function picture_queue._enqueued(p_jobs jsonb, p_made public.job_queue[]) returns jsonb
+-- Writes the rows, with what waits for parents and the counts; a job that is in the way of another is
+-- left out of what is returned.
+create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns public.job_queue[]
 language plpgsql set search_path = ''
 as $$
 declare
-  v_answer jsonb;
-  v_clash text;
+  v_now timestamptz := picture_queue._now();
+  v_made public.job_queue[];
 begin
-  with asked as (
-    select (e.item ->> 'job_id')::uuid as id, e.item ->> 'job_type' as job_type, (e.item ->> 'user_id')::uuid as user_id,
-      e.item ->> 'idempotency_key' as key, e.i
-    from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
+  with made as (
+    insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
+      scheduled_for, expires_at, tags, metadata, rank, turn, tenant, limit_keys, unique_key, unique_states,
+      unique_until, batch_id, user_id, generation_id, idempotency_key, created_at, updated_at)
+    select n.job_id, n.queue, n.job_type, n.payload, n.priority, n.hold,
+      coalesce(n.max_attempts, t.max_attempts, q.max_attempts,
+        (select s.max_attempts from picture_queue.setting s)), n.timeout_seconds, n.backoff,
+      n.scheduled_for, n.expires_at, n.tags, n.metadata, n.rank, n.turn, n.tenant, n.limit_keys, n.unique_key,
+      n.unique_states, n.unique_until, n.batch_id, n.user_id, n.generation_id, n.idempotency_key, v_now, v_now
+    from unnest(p_jobs) n
+    left join picture_queue.job_type t on t.name = n.job_type
+    left join picture_queue.queue q on q.name = n.queue
+    order by n.i
+    on conflict do nothing
+    returning job_queue as job
   ),
-  found as (
-    select a.i, a.id as asked_id, m.id as made_id, x.id as same_id, k.id as same_key,
-      (x.job_type, x.user_id) is distinct from (a.job_type, a.user_id) as differs
-    from asked a
-    left join unnest(p_made) m on m.id = a.id
-    left join public.job_queue x on m.id is null and x.id = a.id
-    left join public.job_queue k on m.id is null and x.id is null and a.key is not null
-      and k.idempotency_key = a.key and k.job_type = a.job_type and k.user_id is not distinct from a.user_id
+  counted as (
+    insert into picture_queue.depth_change (queue, status, hold, n, at)
+    select (m.job).queue, 'pending', (m.job).hold, count(*), v_now from made m group by (m.job).queue, (m.job).hold
   )
-  select
-    jsonb_agg(jsonb_build_object(
-      'job_id', coalesce(f.made_id, f.same_id, f.same_key),
-      'outcome', case when f.made_id is null then 'existing' else 'created' end) order by f.i),
-    min(f.asked_id::text) filter (where f.made_id is null and f.same_id is not null and f.differs)
-  into v_answer, v_clash
-  from found f;
-  if v_clash is not null then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_clash), 'make a new uuid for each job');
+  select array_agg(m.job) into v_made from made m;
+
+  if exists (select from unnest(p_jobs) n where n.hold = 'waiting') then
+    perform picture_queue._tie_to_parents(p_jobs, v_made);
   end if;
-  return coalesce(v_answer, '[]');
+  if exists (select from unnest(p_jobs) n where n.batch_id is not null) then
+    update picture_queue.batch b set total = b.total + c.n
+    from (select m.batch_id, count(*) as n from unnest(v_made) m where m.batch_id is not null group by 1) c
+    where b.id = c.batch_id;
+  end if;
+  return v_made;
 end
 $$;

@@ -22,18 +22,68 @@ begin
 end
 $$;
 
--- Leases up to p_max_jobs of what can be claimed, highest priority first, then oldest. A repeated
--- call (same p_request_id) gives the jobs of the first again: the request id is the lease id.
--- p_queues null: every queue; p_job_types null: every type.
+-- The best candidates of these queues, locked, in the order of claims. Without weights the queues are
+-- one line; with weights each queue gets its share: the gaps between its jobs are drawn so that they
+-- come at the rate of its weight, which holds for claims of one job as well as of many.
+create function picture_queue._pick(p_queues text[], p_weights real[], p_job_types text[], p_limit integer)
+returns picture_queue.candidate[]
+language sql volatile set search_path = ''
+as $$
+  select array_agg(row(
+      d.id, d.queue, d.job_type, d.user_id, d.limit_keys, d.expires_at <= picture_queue._now(),
+      coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
+    order by d.draw, d.rank, d.turn, d.seq)
+  from (
+    select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
+    from unnest(p_queues, p_weights) as w (name, weight)
+    cross join lateral (
+      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.expires_at, j.rank, j.turn, j.seq
+      from public.job_queue j
+      where j.queue = w.name and j.status = 'pending' and j.hold is null
+        and (p_job_types is null or j.job_type = any (p_job_types))
+      order by j.rank, j.turn, j.seq limit p_limit
+      for update skip locked
+    ) p
+    order by draw, p.rank, p.turn, p.seq limit p_limit
+  ) d
+  left join picture_queue.job_type t on t.name = d.job_type
+  left join picture_queue.queue q on q.name = d.queue
+$$;
+
+-- The changes that claim these candidates where no limit is in use; the expired are given up.
+create function picture_queue._admit_all(p_candidates picture_queue.candidate[], p_claim picture_queue.change)
+returns picture_queue.change[]
+language sql stable set search_path = ''
+as $$
+  select array_agg(case
+    when c.expired then picture_queue._change(c.id, 'abandon', 'It was not started before it expired.')
+    else row(c.id, 'claim', null, null, null, null, null, p_claim.worker, p_claim.lease_id,
+      case when p_claim.lease_is_legacy then p_claim.lease_seconds
+        else coalesce(c.lease_seconds, p_claim.lease_seconds) end,
+      p_claim.lease_is_legacy, null, null)::picture_queue.change end)
+  from unnest(p_candidates) c
+$$;
+
+-- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
+-- p_request_id) gives the jobs of the first again: the request id is the lease id. p_queues null:
+-- every queue; p_job_types null: every type. Where limits are in use, what is over one is put aside
+-- and the next are looked at, more at a time, until there are enough.
 create function picture_queue._claim(
-  p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
+  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
   p_request_id uuid, p_legacy boolean)
 returns setof public.job_queue
-language plpgsql set search_path = ''
+language plpgsql rows 10 set search_path = ''
 as $$
 declare
-  v_queues text[] := coalesce(p_queues, (select array_agg(name order by name) from picture_queue.queue));
+  v_claim picture_queue.change := picture_queue._change(null, 'claim');
+  v_limited boolean;
+  v_queues text[];
+  v_weights real[];
+  v_candidates picture_queue.candidate[];
   v_changes picture_queue.change[];
+  v_left integer := p_max_jobs;
+  v_take integer := p_max_jobs;
+  v_claimed integer;
 begin
   return query
     select * from public.job_queue
@@ -42,38 +92,46 @@ begin
     return;
   end if;
 
+  -- A new rule waits for the claims that do not know it yet (set_limit).
+  perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0);
   perform picture_queue._promote(100);
-  select array_agg(row(
-      d.id, 'claim', null, null, null, null, null, p_worker, p_request_id,
-      case when p_legacy then p_lease_seconds
-        else coalesce(t.lease_seconds, q.lease_seconds, p_lease_seconds, s.lease_seconds) end,
-      p_legacy)::picture_queue.change order by d.priority desc, d.seq)
-  into v_changes
-  from (
-    select j.* from unnest(v_queues) as name
-    cross join lateral (
-      select id, queue, job_type, priority, seq from public.job_queue
-      where queue = name and status = 'pending' and hold is null
-        and (p_job_types is null or job_type = any (p_job_types))
-      order by priority desc, seq limit p_max_jobs
-      for update skip locked
-    ) j
-    order by j.priority desc, j.seq limit p_max_jobs
-  ) d
-  cross join picture_queue.setting s
-  left join picture_queue.job_type t on t.name = d.job_type
-  left join picture_queue.queue q on q.name = d.queue;
-
-  if v_changes is not null then
-    return query select * from picture_queue._transition(v_changes) order by priority desc, seq;
+  v_limited := exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key);
+  if v_limited then
+    perform picture_queue._unblock(100);
   end if;
+  select array_agg(q.name), array_agg((
+      select max(w.weight) from unnest(p_queues, p_weights) as w (name, weight) where w.name = q.name))
+  into v_queues, v_weights
+  from picture_queue.queue q
+  where (p_queues is null or q.name = any (p_queues)) and coalesce(q.paused_until <= picture_queue._now(), true);
+  v_claim.worker := p_worker;
+  v_claim.lease_id := p_request_id;
+  v_claim.lease_seconds := coalesce(p_lease_seconds, (select s.lease_seconds from picture_queue.setting s));
+  v_claim.lease_is_legacy := p_legacy;
+
+  while v_left > 0 loop
+    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
+    exit when v_candidates is null;
+    v_changes := case when v_limited then picture_queue._admit(v_candidates, v_left, v_claim)
+      else picture_queue._admit_all(v_candidates, v_claim) end;
+    exit when v_changes = '{}';
+    return query select t.* from picture_queue._transition(v_changes) t where t.status = 'processing';
+    get diagnostics v_claimed = row_count;
+    v_left := v_left - v_claimed;
+    if v_limited then
+      perform picture_queue._take_slots(v_changes);
+    end if;
+    exit when cardinality(v_candidates) < v_take;
+    v_take := case when v_limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
+  end loop;
 end
 $$;
 
 -- claim_jobs for the worker: sweeps once a second at most, and remembers a worker that found less
 -- than it asked for, so that the next enqueue wakes it.
 create function picture_queue._claim_jobs(
-  p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid)
+  p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid,
+  p_weights real[])
 returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -83,16 +141,17 @@ declare
     where w.name = p_worker and w.swept_at > picture_queue._now() - interval '1 second');
   v_jobs jsonb;
 begin
-  perform picture_queue._check_claim(p_worker, p_queues, p_max_jobs, p_lease_seconds, p_request_id);
+  perform picture_queue._check_claim(p_worker, p_queues, p_max_jobs, p_lease_seconds, p_request_id, p_weights);
   if v_sweep then
     perform picture_queue._sweep(100);
+    perform picture_queue._run_schedules(100);
   end if;
-  select coalesce(jsonb_agg(to_jsonb(j) || jsonb_build_object('timeout_seconds',
-      coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, s.timeout_seconds))
-    order by j.priority desc, j.seq), '[]')
+  select coalesce(jsonb_agg(picture_queue._as_claimed(j,
+      coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds,
+        (select s.timeout_seconds from picture_queue.setting s))) order by j.rank, j.turn, j.seq), '[]')
   into v_jobs
-  from picture_queue._claim(p_worker, p_queues, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, false) j
-  cross join picture_queue.setting s
+  from picture_queue._claim(
+    p_worker, p_queues, p_weights, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, false) j
   left join picture_queue.job_type t on t.name = j.job_type
   left join picture_queue.queue q on q.name = j.queue;
   perform picture_queue._touch_worker(
@@ -101,8 +160,23 @@ begin
 end
 $$;
 
+-- What a worker needs to know of a job.
+create function picture_queue._as_claimed(p_job public.job_queue, p_timeout_seconds real) returns jsonb
+language sql immutable set search_path = ''
+as $$
+  select jsonb_build_object(
+    'id', p_job.id, 'queue', p_job.queue, 'job_type', p_job.job_type, 'payload', p_job.payload,
+    'priority', p_job.priority, 'attempt', p_job.attempt, 'max_attempts', p_job.max_attempts,
+    'user_id', p_job.user_id, 'generation_id', p_job.generation_id, 'batch_id', p_job.batch_id,
+    'tags', coalesce(to_jsonb(p_job.tags), '[]'), 'metadata', p_job.metadata, 'event', p_job.event,
+    'progress', p_job.progress, 'message', p_job.message, 'cancel_requested_at', p_job.cancel_requested_at,
+    'created_at', p_job.created_at, 'scheduled_for', p_job.scheduled_for, 'started_at', p_job.started_at,
+    'worker', p_job.worker, 'version', p_job.version, 'lease_id', p_job.lease_id,
+    'lease_seconds', p_job.lease_seconds, 'timeout_seconds', p_timeout_seconds)
+$$;
+
 create function picture_queue._check_claim(
-  p_worker text, p_queues text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid)
+  p_worker text, p_queues text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid, p_weights real[])
 returns void
 language plpgsql set search_path = ''
 as $$
@@ -110,6 +184,8 @@ declare
   v_problem text := case
     when coalesce(p_worker, '') = '' then 'worker is empty'
     when coalesce(cardinality(p_queues), 0) = 0 then 'queues is empty'
+    when cardinality(p_weights) <> cardinality(p_queues) then 'weights are not as many as queues'
+    when not 0 < all (p_weights) then format('weights are %s, not above 0', p_weights)
     when p_max_jobs is null or p_max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', p_max_jobs)
     when p_lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', p_lease_seconds)
     when p_request_id is null then 'request_id is null'

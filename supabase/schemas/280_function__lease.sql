@@ -29,7 +29,36 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost.
+-- Appends log lines of a job under its lease; the last 200 are kept.
+create function picture_queue._log_job(p_job_id uuid, p_lease_id uuid, p_lines jsonb) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
+begin
+  if jsonb_typeof(p_lines) is distinct from 'array' or jsonb_path_exists(p_lines, '$[*] ? (@.type() != "object")')
+    or jsonb_path_exists(p_lines,
+      '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
+  then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
+      'levels are debug, info, warning and error');
+  end if;
+  insert into picture_queue.log (job_id, attempt, at, level, message)
+  select p_job_id, v_job.attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
+  from rows from (jsonb_to_recordset(p_lines) as (at timestamptz, level text, message text))
+    with ordinality as l (at, level, message, i)
+  where l.i > jsonb_array_length(p_lines) - 200
+  order by l.i;
+  delete from picture_queue.log l
+  where l.job_id = p_job_id and l.id <= (
+    select o.id from picture_queue.log o where o.job_id = p_job_id order by o.id desc offset 200 limit 1);
+  return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = p_job_id));
+end
+$$;
+
+-- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job
+-- that was to stop, or whose time is over, gets its grace and no more: then its lease ends whatever
+-- its worker says.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -40,10 +69,24 @@ begin
   perform from public.job_queue
   where id in (select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item))
   order by id for update;
-  with held as (
-    update public.job_queue j set lease_expires_at = v_now + make_interval(secs => j.lease_seconds)
+  with ends as (
+    select j.id, least(
+        v_now + make_interval(secs => j.lease_seconds),
+        j.cancel_requested_at + make_interval(secs => s.cancel_grace_seconds),
+        j.started_at + make_interval(secs => s.timeout_grace_seconds
+          + coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, s.timeout_seconds))) as lease_ends_at
     from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
-    where j.id = l.job_id and j.lease_id = l.lease_id and j.status = 'processing' and j.hold is null
+    join public.job_queue j on j.id = l.job_id and j.lease_id = l.lease_id
+    cross join picture_queue.setting s
+    left join picture_queue.job_type t on t.name = j.job_type
+    left join picture_queue.queue q on q.name = j.queue
+    where j.status = 'processing' and j.hold is null
+  ),
+  held as (
+    update public.job_queue j
+    set lease_expires_at = e.lease_ends_at
+    from ends e
+    where j.id = e.id and e.lease_ends_at > v_now
     returning j.id, j.cancel_requested_at
   )
   select jsonb_build_object(

@@ -43,9 +43,54 @@ begin
   end if;
   -- A pending job is what a retry leads to: repeating the call changes nothing.
   if v_job.status <> 'pending' then
-    select * into v_job from picture_queue._transition(array[picture_queue._change(p_job_id, 'retry')]);
+    begin
+      select * into v_job from picture_queue._transition(array[picture_queue._change(p_job_id, 'retry')]);
+    exception when unique_violation then
+      perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', p_job_id),
+        'cancel the other job first');
+    end;
     perform picture_queue._wake(array[v_job.queue], 'enqueue');
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status);
+end
+$$;
+
+-- Between a job that parks on an event and the sender of that event: whoever comes second sees what
+-- the first has done.
+create function picture_queue._lock_events(p_events text[]) returns void
+language sql volatile set search_path = ''
+as $$
+  select pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
+  from (select distinct pg_catalog.hashtext(e) as hash from unnest(p_events) e order by hash offset 0) h
+$$;
+
+-- Wakes the jobs parked on these events, if the events are there; an event is taken by those who
+-- waited for it and gone. Returns how many jobs woke.
+create function picture_queue._wake_parked(p_events text[]) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_changes picture_queue.change[];
+  v_queues text[];
+begin
+  perform from public.job_queue j
+  where j.hold = 'parked' and j.parked_on = any (p_events)
+  order by j.id for update;
+  with taken as (
+    delete from picture_queue.signal s
+    where s.name = any (p_events)
+      and exists (select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name)
+    returning s.name, s.payload
+  )
+  select array_agg(row(j.id, 'wake', null, t.payload, null, null, null, null, null, null, null, null, null)::picture_queue.change)
+  into v_changes
+  from taken t
+  join public.job_queue j on j.hold = 'parked' and j.parked_on = t.name;
+  if v_changes is null then
+    return 0;
+  end if;
+  select array_agg(distinct w.queue) into v_queues from picture_queue._transition(v_changes) w;
+  perform picture_queue._wake(v_queues, 'enqueue');
+  return cardinality(v_changes);
 end
 $$;

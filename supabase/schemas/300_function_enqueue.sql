@@ -21,7 +21,7 @@ as $$
 $$;
 comment on function public.enqueue_job is 'Writes one job and returns its id.';
 
--- Writes many jobs, all or none; answers id and outcome (created or existing) of each.
+-- Writes many jobs, all or none; answers id and outcome of each.
 create function public.enqueue_jobs(jobs jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$

@@ -5,17 +5,18 @@ language sql volatile security definer set search_path = ''
 as $$
   select picture_queue._sweep(100);
   select * from picture_queue._claim(
-    'claim_next_job', case when queue is not null then array[queue] end, null, 1,
+    'claim_next_job', case when queue is not null then array[queue] end, null, null, 1,
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s)::real, gen_random_uuid(), true)
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
 -- Leases up to max_jobs jobs of these types to a worker. Repeating it with the same request_id gives
--- the same jobs.
+-- the same jobs. weights, one a queue, give each queue its
+-- share; without them the queues are one line by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default 30,
-  request_id uuid default gen_random_uuid())
+  request_id uuid default gen_random_uuid(), weights real[] default null)
 returns jsonb
 language sql volatile security definer set search_path = ''
-as $$ select picture_queue._claim_jobs(worker, queues, job_types, max_jobs, lease_seconds, request_id) $$;
+as $$ select picture_queue._claim_jobs(worker, queues, job_types, max_jobs, lease_seconds, request_id, weights) $$;
 comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by request_id.';

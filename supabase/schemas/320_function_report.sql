@@ -28,10 +28,10 @@ declare
 begin
   if jsonb_typeof(claim) = 'object' then
     select picture_queue._claim_jobs(
-      c.worker, c.queues, c.job_types, c.max_jobs, coalesce(c.lease_seconds, 30), c.request_id)
+      c.worker, c.queues, c.job_types, c.max_jobs, coalesce(c.lease_seconds, 30), c.request_id, c.weights)
     into v_jobs
     from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
-      lease_seconds real, request_id uuid);
+      lease_seconds real, request_id uuid, weights real[]);
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
 exception when deadlock_detected then

@@ -14,19 +14,23 @@ begin
   end if;
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   insert into picture_queue.job_type as t
-    (name, queue, max_attempts, timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds)
-  select e.key, p.queue, p.max_attempts, p.timeout_seconds, p.lease_seconds, p.backoff_seconds, p.backoff_cap_seconds
+    (name, queue, max_attempts, timeout_seconds, lease_seconds, backoff_policy, backoff_seconds, backoff_cap_seconds,
+      backoff_jitter)
+  select e.key, p.queue, p.max_attempts, p.timeout_seconds, p.lease_seconds, p.backoff_policy, p.backoff_seconds,
+    p.backoff_cap_seconds, p.backoff_jitter
   from jsonb_each(job_types) e
   cross join lateral jsonb_to_record(e.value) as p (queue text, max_attempts integer, timeout_seconds real,
-    lease_seconds real, backoff_seconds real, backoff_cap_seconds real)
+    lease_seconds real, backoff_policy text, backoff_seconds real, backoff_cap_seconds real, backoff_jitter real)
   order by e.key
   on conflict (name) do update set queue = excluded.queue, max_attempts = excluded.max_attempts,
     timeout_seconds = excluded.timeout_seconds, lease_seconds = excluded.lease_seconds,
-    backoff_seconds = excluded.backoff_seconds, backoff_cap_seconds = excluded.backoff_cap_seconds,
+    backoff_policy = excluded.backoff_policy, backoff_seconds = excluded.backoff_seconds,
+    backoff_cap_seconds = excluded.backoff_cap_seconds, backoff_jitter = excluded.backoff_jitter,
     registered_at = picture_queue._now()
-  where (t.queue, t.max_attempts, t.timeout_seconds, t.lease_seconds, t.backoff_seconds, t.backoff_cap_seconds)
+  where (t.queue, t.max_attempts, t.timeout_seconds, t.lease_seconds, t.backoff_policy, t.backoff_seconds,
+      t.backoff_cap_seconds, t.backoff_jitter)
     is distinct from (excluded.queue, excluded.max_attempts, excluded.timeout_seconds, excluded.lease_seconds,
-      excluded.backoff_seconds, excluded.backoff_cap_seconds);
+      excluded.backoff_policy, excluded.backoff_seconds, excluded.backoff_cap_seconds, excluded.backoff_jitter);
   perform picture_queue._touch_worker(worker, queues, v_types, false, true);
   return picture_queue.version();
 exception when check_violation then

@@ -13,7 +13,13 @@ revoke execute on function
   public.get_job, public.list_jobs, public.get_generation, public.list_generations, public.register_worker,
   public.unregister_worker, public.picture_queue_version, public.start_generation, public.cancel_generation,
   public.list_models, public.begin_prediction, public.record_prediction, public.finish_prediction,
-  public.save_images, public.queue_status
+  public.save_images, public.queue_status,
+  public.set_setting, public.get_settings, public.set_queue, public.list_queues, public.pause_queue,
+  public.resume_queue, public.drain_queue, public.purge_queue, public.set_limit, public.delete_limit,
+  public.list_limits, public.pause_key,
+  public.resume_key, public.set_tenant, public.list_tenants, public.enqueue_batch, public.get_batch, public.send_event,
+  public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
+  public.resume_schedule, public.run_schedule, public.list_schedules
   from public, anon, authenticated, service_role;
 
 grant usage on schema picture_queue to authenticated, service_role;
@@ -37,6 +43,12 @@ grant execute on function
   public.enqueue_job, public.enqueue_jobs, public.claim_next_job, public.claim_jobs, public.heartbeat_jobs,
   public.report_progress, public.report_jobs, public.complete_job, public.retry_job, public.register_worker,
   public.unregister_worker, public.begin_prediction, public.record_prediction, public.finish_prediction,
-  public.save_images, public.queue_status
+  public.save_images, public.queue_status,
+  public.set_setting, public.get_settings, public.set_queue, public.list_queues, public.pause_queue,
+  public.resume_queue, public.drain_queue, public.purge_queue, public.set_limit, public.delete_limit,
+  public.list_limits, public.pause_key,
+  public.resume_key, public.set_tenant, public.list_tenants, public.enqueue_batch, public.get_batch, public.send_event,
+  public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
+  public.resume_schedule, public.run_schedule, public.list_schedules
   to service_role;
 grant execute on function picture_queue.maintain to service_role;

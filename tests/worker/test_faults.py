@@ -182,7 +182,7 @@ async def test_a_killed_worker_is_taken_over(stack, service, queue, reached, db)
     done_job = await reached(job.id, lambda event: event.finished)
     assert (done_job.result, done_job.attempt) == ("finished early", 2)
     assert "lease ended" in await db.fetchval(
-        "select error from picture_queue.attempt where job_id = $1", job.id
+        "select error from picture_queue.history where job_id = $1 and action = 'expire'", job.id
     )
 
 

@@ -1,0 +1,31 @@
+-- A child waits for its parents; a row goes when its parent has finished.
+create table picture_queue.dependency (
+  child_id uuid not null references public.job_queue (id) on delete cascade,
+  parent_id uuid not null,
+  on_parent_failure text not null default 'cancel',
+  primary key (child_id, parent_id),
+  constraint on_parent_failure_is_known check (on_parent_failure in ('cancel', 'fail', 'run'))
+);
+comment on table picture_queue.dependency is 'Which unfinished jobs a waiting job waits for.';
+create index dependency_parent on picture_queue.dependency (parent_id);
+alter table picture_queue.dependency enable row level security;
+
+-- Jobs that belong together. The counts are kept by _transition; when all are finished the callback
+-- is enqueued.
+create table picture_queue.batch (
+  id uuid primary key,
+  total integer not null default 0,
+  completed integer not null default 0,
+  failed integer not null default 0,
+  cancelled integer not null default 0,
+  callback jsonb,
+  callback_job_id uuid,
+  metadata jsonb not null default '{}',
+  created_at timestamptz not null default now(),
+  finished_at timestamptz,
+  constraint batch_counts_fit check (
+    least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
+);
+comment on table picture_queue.batch is 'Jobs that belong together, how far they are, and what runs after them.';
+create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
+alter table picture_queue.batch enable row level security;

@@ -1,0 +1,22 @@
+-- What handlers wrote about their jobs: the last 200 lines of each.
+create table picture_queue.log (
+  id bigint generated always as identity primary key,
+  job_id uuid not null references public.job_queue (id) on delete cascade,
+  attempt integer not null,
+  at timestamptz not null,
+  level text not null,
+  message text not null,
+  constraint level_is_known check (level in ('debug', 'info', 'warning', 'error'))
+);
+comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each.';
+create index log_job on picture_queue.log (job_id, id);
+alter table picture_queue.log enable row level security;
+
+-- Events that came before the job that waits for them parked; kept for a day.
+create table picture_queue.signal (
+  name text primary key,
+  payload jsonb,
+  sent_at timestamptz not null
+);
+comment on table picture_queue.signal is 'Outside events nobody waited for yet, kept for a day.';
+alter table picture_queue.signal enable row level security;

@@ -1,0 +1,95 @@
+-- What _move has done with special jobs, each only where there are such jobs.
+
+-- Keeps the last 50 rows of history of each job.
+create function picture_queue._bound_history(p_jobs public.job_queue[]) returns void
+language sql volatile set search_path = ''
+as $$
+  delete from picture_queue.history h
+  using unnest(p_jobs) j
+  where j.version > 50 and h.job_id = j.id and h.id <= (
+    select o.id from picture_queue.history o where o.job_id = j.id order by o.id desc offset 50 limit 1)
+$$;
+
+-- The generations of these jobs show their state.
+create function picture_queue._mirror_generations(p_jobs public.job_queue[]) returns void
+language sql volatile set search_path = ''
+as $$
+  update public.generations g
+  set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
+  from unnest(p_jobs) j
+  where j.generation_id is not null and g.id = j.generation_id
+    and (g.status, g.error) is distinct from (j.status, j.error)
+$$;
+
+-- Gives up the slots of jobs that do not run any more, and notes whose turn it may be: whoever waits
+-- for such a key is let through by the next claim, which alone holds the locks of keys.
+create function picture_queue._free_keys(p_jobs public.job_queue[]) returns void
+language sql volatile set search_path = ''
+as $$
+  with freed as (
+    delete from picture_queue.slot s
+    using (
+      select j.id, unnest(j.slots) as key from unnest(p_jobs) j
+      where j.slots is not null and not (j.status = 'processing' and j.hold is null)
+    ) g
+    where s.job_id = g.id and s.key = g.key
+    returning s.key
+  )
+  insert into picture_queue.freed_key (key)
+  select distinct k.key from (
+    select f.key from freed f
+    union all
+    select j.blocked_on from unnest(p_jobs) j where j.blocked_on is not null and j.status <> 'pending'
+  ) k
+$$;
+
+-- The turn a tenant's next job comes after: that of its last job among what can be claimed, or of the
+-- head of the line if it has none (start-time fair queueing). p_but: jobs that are only about to line
+-- up. Two enqueues at once may give the same turn twice, which is harmless.
+create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_but uuid[])
+returns double precision
+language sql stable set search_path = ''
+as $$
+  select greatest(0,
+    (select j.turn from public.job_queue j
+      where j.status = 'pending' and j.hold is null and j.queue = p_queue and j.rank = p_rank and j.id <> all (p_but)
+      order by j.turn, j.seq limit 1),
+    (select j.turn from public.job_queue j
+      where j.status = 'pending' and j.hold is null and j.tenant is not null
+        and j.queue = p_queue and j.tenant = p_tenant and j.rank = p_rank and j.id <> all (p_but)
+      order by j.turn desc limit 1))
+$$;
+
+-- Jobs of tenants that become claimable (again) line up behind their tenant's last.
+create function picture_queue._take_turns(p_jobs public.job_queue[]) returns public.job_queue[]
+language plpgsql set search_path = ''
+as $$
+declare
+  v_jobs public.job_queue[];
+  v_ids uuid[] := array(
+    select j.id from unnest(p_jobs) j where j.tenant is not null and j.status = 'pending' and j.hold is null);
+begin
+  with lines as (
+    select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step,
+      picture_queue._last_turn(l.queue, l.tenant, l.rank, v_ids) as last_turn
+    from (select distinct j.queue, j.tenant, j.rank from unnest(p_jobs) j where j.id = any (v_ids)) l
+    left join picture_queue.tenant w on w.name = l.tenant
+  ),
+  turned as (
+    update public.job_queue j set turn = o.turn
+    from (
+      select m.id, l.last_turn
+        + l.step * row_number() over (partition by l.queue, l.tenant, l.rank order by m.turn, m.seq) as turn
+      from unnest(p_jobs) m
+      join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
+      where m.id = any (v_ids)
+    ) o
+    where j.id = o.id
+    returning j as job
+  )
+  select array_agg(coalesce(t.job, m)) into v_jobs
+  from unnest(p_jobs) m
+  left join turned t on (t.job).id = m.id;
+  return v_jobs;
+end
+$$;

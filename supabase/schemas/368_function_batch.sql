@@ -1,0 +1,62 @@
+-- Writes jobs that belong together. When all have finished, however they ended, the callback job is
+-- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id and job ids
+-- gives the same answer.
+create function public.enqueue_batch(
+  jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}')
+returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_batch picture_queue.batch;
+  v_jobs jsonb;
+begin
+  if jsonb_typeof(metadata) is distinct from 'object' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'metadata is not an object');
+  end if;
+  perform picture_queue._check_jobs(jobs);
+  if jsonb_typeof(callback) = 'object' then
+    perform picture_queue._check_jobs(jsonb_build_array(callback));
+  elsif jsonb_typeof(callback) <> 'null' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'callback is not a job');
+  end if;
+  insert into picture_queue.batch (id, callback, metadata, created_at)
+  values (enqueue_batch.batch_id, nullif(callback, 'null'), enqueue_batch.metadata, picture_queue._now())
+  on conflict (id) do nothing;
+  if not found then
+    return jsonb_build_object('batch_id', batch_id, 'jobs', (
+      select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
+      from public.job_queue j where j.batch_id = enqueue_batch.batch_id));
+  end if;
+  select picture_queue._enqueue(coalesce(jsonb_agg(e.item || jsonb_build_object('options',
+      coalesce(nullif(e.item -> 'options', 'null'), '{}') || jsonb_build_object('batch_id', enqueue_batch.batch_id))
+    order by e.i), '[]'))
+  into v_jobs
+  from jsonb_array_elements(jobs) with ordinality as e (item, i);
+  select * into v_batch from picture_queue.batch b where b.id = enqueue_batch.batch_id for update;
+  perform picture_queue._finish_batch(v_batch);
+  return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues meet', 'repeat the call');
+  return null;
+end
+$$;
+comment on function public.enqueue_batch is
+  'Writes jobs that belong together, and one that runs when all have finished.';
+
+create function public.get_batch(batch_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_batch jsonb := (
+    select to_jsonb(b) || jsonb_build_object(
+      'open', b.total - b.completed - b.failed - b.cancelled,
+      'progress', case when b.total = 0 then 100 else 100 * (b.completed + b.failed + b.cancelled) / b.total end)
+    from picture_queue.batch b where b.id = get_batch.batch_id);
+begin
+  if v_batch is null then
+    perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));
+  end if;
+  return v_batch;
+end
+$$;
+comment on function public.get_batch is 'How far a batch is.';

@@ -1,0 +1,71 @@
+-- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
+-- kept for a day, for a job that parks on it later. A second event of that name replaces the first.
+create function public.send_event(name text, payload jsonb default null) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if coalesce(length(name), 0) not between 1 and 200 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
+      'a name has 1 to 200 characters');
+  elsif octet_length(payload::text) > (select s.max_payload_bytes from picture_queue.setting s) then
+    perform picture_queue._refuse('PQ_TOO_LARGE', format('payload has %s bytes', octet_length(payload::text)));
+  end if;
+  perform picture_queue._lock_events(array[name]);
+  insert into picture_queue.signal as s (name, payload, sent_at)
+  values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
+  on conflict on constraint signal_pkey do update set payload = excluded.payload, sent_at = excluded.sent_at;
+  return jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
+end
+$$;
+comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
+
+create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
+language sql volatile security definer set search_path = ''
+as $$ select picture_queue._log_job(job_id, lease_id, lines) $$;
+comment on function public.log_job is 'Appends log lines to a job, under its lease.';
+
+-- What happened to a job: its changes of state with their times (claims are read off the attempt they
+-- began), its failed attempts with their internal detail, and its log.
+create function public.get_job_history(job_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_job public.job_queue;
+begin
+  select * into v_job from public.job_queue j where j.id = get_job_history.job_id;
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
+  end if;
+  return jsonb_build_object(
+    'timeline', (
+      select jsonb_agg(jsonb_strip_nulls(jsonb_build_object('at', e.at, 'action', e.action, 'status', e.status,
+        'hold', e.hold, 'attempt', e.attempt, 'worker', e.worker, 'error', e.error)) order by e.at, e.n)
+      from (
+        select v_job.created_at as at, 'enqueue' as action, 'pending' as status, null as hold, 0 as attempt,
+          null as worker, null as error, 0 as n
+        union all
+        select h.started_at, 'claim', 'processing', null, greatest(h.attempt, 1), h.worker, null, h.id
+        from picture_queue.history h
+        where h.job_id = v_job.id and h.started_at is not null and h.action <> 'wake'
+        union all
+        select h.at, h.action, h.status, h.hold, h.attempt, h.worker, h.error, h.id
+        from picture_queue.history h where h.job_id = v_job.id
+        union all
+        select v_job.started_at, 'claim', 'processing', null, v_job.attempt, v_job.worker, null, 9e18
+        where v_job.status = 'completed' or (v_job.status = 'processing' and v_job.hold is null)
+        union all
+        select v_job.finished_at, 'complete', 'completed', null, v_job.attempt, v_job.worker, null, 9e18
+        where v_job.status = 'completed'
+      ) e),
+    'attempts', (
+      select coalesce(jsonb_agg(jsonb_build_object('attempt', h.attempt, 'worker', h.worker, 'started_at', h.started_at,
+        'ended_at', h.at, 'duration_seconds', h.duration_seconds, 'error', h.error, 'detail', h.detail) order by h.id), '[]')
+      from picture_queue.history h
+      where h.job_id = v_job.id and h.action in ('fail', 'back_off', 'expire')),
+    'log', (
+      select coalesce(jsonb_agg(jsonb_build_object('at', l.at, 'attempt', l.attempt, 'level', l.level,
+        'message', l.message) order by l.id), '[]')
+      from picture_queue.log l where l.job_id = v_job.id));
+end
+$$;
+comment on function public.get_job_history is 'The timeline, failed attempts and log of a job.';

@@ -1,0 +1,279 @@
+-- A *tick* is a moment at which a schedule comes. Each makes one job, whoever sees it first: the row is
+-- locked, and the job's id follows from the name and the tick.
+
+-- The first tick after a moment; null if there is none. Intervals are counted in whole microseconds
+-- from created_at, so they never drift.
+create function picture_queue._schedule_next(p_schedule picture_queue.schedule, p_after timestamptz)
+returns timestamptz
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_step numeric := round(p_schedule.every_seconds::numeric * 1000000);
+begin
+  if p_schedule.cron is not null then
+    return picture_queue._cron_next(p_schedule.cron, p_schedule.timezone, p_after);
+  end if;
+  return p_schedule.created_at + interval '1 microsecond'
+    * (v_step * (1 + div(extract(epoch from p_after - p_schedule.created_at) * 1000000, v_step)))::double precision;
+end
+$$;
+
+-- The latest tick up to p_now of a schedule that is due. Halves the time that may hold later ones, as
+-- there may be very many.
+create function picture_queue._schedule_latest(p_schedule picture_queue.schedule, p_now timestamptz)
+returns timestamptz
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_latest timestamptz := p_schedule.next_at;
+  v_end timestamptz := p_now;  -- no tick is after it
+  v_middle timestamptz;
+  v_tick timestamptz;
+begin
+  -- Two ticks are a second apart, or more.
+  while v_end - v_latest >= interval '1 second' loop
+    v_middle := v_latest + (v_end - v_latest) / 2;
+    v_tick := picture_queue._schedule_next(p_schedule, v_middle);
+    if v_tick <= p_now then
+      v_latest := v_tick;
+    else
+      v_end := v_middle;
+    end if;
+  end loop;
+  return v_latest;
+end
+$$;
+
+-- Of a schedule that is due: the ticks that make a job now, at most p_limit, and when it comes next.
+-- One tick that is due counts as late, however late; of several, the policy says which were missed.
+create function picture_queue._schedule_due(
+  p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
+  out ticks timestamptz[], out next_at timestamptz)
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_latest timestamptz;
+begin
+  ticks := array[p_schedule.next_at];
+  next_at := picture_queue._schedule_next(p_schedule, p_schedule.next_at);
+  if next_at is null or next_at > p_now then
+    return;
+  elsif p_schedule.missed = 'all' then
+    while next_at <= p_now and cardinality(ticks) < p_limit loop
+      ticks := ticks || next_at;
+      next_at := picture_queue._schedule_next(p_schedule, next_at);
+    end loop;
+    return;
+  end if;
+  v_latest := picture_queue._schedule_latest(p_schedule, p_now);
+  ticks := case when p_schedule.missed = 'once' or v_latest > p_now - interval '60 seconds'
+    then array[v_latest] else '{}' end;
+  next_at := picture_queue._schedule_next(p_schedule, v_latest);
+end
+$$;
+
+-- The item for enqueue that a tick of a schedule makes; it finds both in its metadata.
+create function picture_queue._schedule_job(p_schedule picture_queue.schedule, p_tick timestamptz, p_job_id uuid)
+returns jsonb
+language sql stable set search_path = ''
+as $$
+  select p_schedule.job || jsonb_build_object('job_id', p_job_id, 'options',
+    coalesce(nullif(p_schedule.job -> 'options', 'null'), '{}') || jsonb_build_object('metadata',
+      coalesce(nullif(p_schedule.job #> '{options,metadata}', 'null'), '{}') || jsonb_build_object(
+        'schedule', p_schedule.name, 'tick', (to_jsonb(p_tick at time zone 'UTC') #>> '{}') || '+00:00')))
+$$;
+
+-- Makes the jobs of one schedule that is due and locked, and notes when it comes next. Whatever goes
+-- wrong is noted there too and stays there: other schedules and the caller go on. A refused tick is
+-- not tried again, unless it was only in somebody's way. Returns how many jobs.
+create function picture_queue._run_due_schedule(
+  p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer)
+returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_ticks timestamptz[];
+  v_next timestamptz;
+  v_answer jsonb := '[]';
+  v_state text;
+  v_error text;
+  v_detail text;
+begin
+  begin
+    select d.ticks, d.next_at into v_ticks, v_next from picture_queue._schedule_due(p_schedule, p_now, p_limit) d;
+    if v_ticks <> '{}' then
+      v_answer := picture_queue._enqueue((
+        select jsonb_agg(picture_queue._schedule_job(p_schedule, t,
+          md5('picture_queue schedule ' || p_schedule.name || extract(epoch from t))::uuid) order by t)
+        from unnest(v_ticks) t));
+    end if;
+    v_error := case when v_next is null then 'It does not come again.' end;
+  exception when others then
+    get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
+    v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+    -- A deadlock, a lock that was not to be had, or too little of something: it passes.
+    if left(v_state, 2) in ('40', '53', '55') or v_state = 'PT503' then
+      v_next := p_schedule.next_at;
+    end if;
+  end;
+  update picture_queue.schedule s set
+    next_at = v_next,
+    paused = v_next is null,
+    last_at = case when v_answer <> '[]' then v_ticks[cardinality(v_ticks)] else s.last_at end,
+    last_job_id = coalesce((v_answer -> -1 ->> 'job_id')::uuid, s.last_job_id),
+    last_error = v_error
+  where s.name = p_schedule.name;
+  return jsonb_array_length(v_answer);
+end
+$$;
+
+-- Makes the jobs of the schedules that are due: at most p_limit, shared among the schedules. Called by
+-- every worker and by maintenance; a schedule that another one has in hand is passed over. Returns how
+-- many jobs.
+create function picture_queue._run_schedules(p_limit integer) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_patience text := current_setting('lock_timeout');
+  v_schedule picture_queue.schedule;
+  v_due integer;
+  v_jobs integer := 0;
+begin
+  select count(*) into v_due
+  from (select from picture_queue.schedule where not paused and next_at <= v_now limit p_limit) d;
+  if v_due = 0 then
+    return 0;
+  end if;
+  -- A unique job may have to wait for somebody's open transaction: the caller must not.
+  perform set_config('lock_timeout', '500ms', true);
+  for v_schedule in
+    select * from picture_queue.schedule where not paused and next_at <= v_now
+    order by next_at limit p_limit
+    for update skip locked
+  loop
+    v_jobs := v_jobs + picture_queue._run_due_schedule(v_schedule, v_now, greatest(p_limit / v_due, 1));
+  end loop;
+  perform set_config('lock_timeout', v_patience, true);
+  return v_jobs;
+end
+$$;
+
+-- The name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
+-- refused: they know nothing of summer time, and the sign of an offset means the reverse.
+create function picture_queue._timezone(p_timezone text) returns text
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_name text := 'UTC';
+begin
+  if p_timezone <> 'UTC' then
+    select min(z.name) into v_name from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone);
+  end if;
+  if v_name is null then
+    perform picture_queue._refuse('PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
+      'a name such as Europe/Berlin; the view pg_timezone_names has them all');
+  end if;
+  return v_name;
+end
+$$;
+
+-- What is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
+create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
+language sql immutable set search_path = ''
+as $$
+  select case
+    when p_name is null or p_name !~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$' then format('name is %s', to_jsonb(p_name))
+    when jsonb_typeof(p_schedule) is distinct from 'object' then 'schedule is not an object'
+    when (p_schedule ? 'cron') = (p_schedule ? 'every_seconds') then 'one of cron and every_seconds is needed'
+    when jsonb_typeof(p_schedule -> 'cron') <> 'string' then format('cron is %s, not text', p_schedule -> 'cron')
+    when case jsonb_typeof(p_schedule -> 'every_seconds')
+      when 'number' then (p_schedule ->> 'every_seconds')::numeric not between 1 and 31536000 else true end
+      and p_schedule ? 'every_seconds'
+      then format('every_seconds is %s, not 1 to 31536000', p_schedule -> 'every_seconds')
+    when jsonb_typeof(p_schedule -> 'timezone') <> 'string'
+      then format('timezone is %s, not text', p_schedule -> 'timezone')
+    when p_schedule -> 'missed' not in ('"skip"', '"once"', '"all"')
+      then format('missed is %s, not skip, once or all', p_schedule -> 'missed')
+    when jsonb_typeof(p_schedule -> 'paused') <> 'boolean'
+      then format('paused is %s, not true or false', p_schedule -> 'paused')
+    else (
+      select format('%s is for one job, and a schedule makes many', array_to_string(k.path, '.'))
+      from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
+        ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
+      where p_schedule #>> k.path is not null limit 1)
+  end
+$$;
+
+-- Makes a schedule or changes it into this one; what is not said is as by default, but a schedule that
+-- is paused stays so. Setting the same again changes nothing.
+create function picture_queue._set_schedule(p_name text, p_schedule jsonb) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_said jsonb := p_schedule;
+  v_problem text;
+  v_new picture_queue.schedule;
+  v_old picture_queue.schedule;
+begin
+  if jsonb_typeof(p_schedule) = 'object' then
+    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_said
+    from jsonb_each(p_schedule) e where e.value <> 'null';
+  end if;
+  v_problem := picture_queue._schedule_problem(p_name, v_said);
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem,
+      'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
+      || 'options.delay_seconds, expires_in_seconds and unique');
+  end if;
+  v_new.name := p_name;
+  v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '\s+', ' ', 'g');
+  v_new.every_seconds := v_said ->> 'every_seconds';
+  v_new.timezone := picture_queue._timezone(coalesce(v_said ->> 'timezone', 'UTC'));
+  v_new.missed := coalesce(v_said ->> 'missed', 'once');
+  v_new.job := v_said - '{cron,every_seconds,timezone,missed,paused}'::text[];
+  v_new.created_at := v_now;
+  v_new.next_at := picture_queue._schedule_next(v_new, v_now);
+  if v_new.next_at is null then
+    perform picture_queue._refuse('PQ_INVALID_CRON',
+      format('cron is "%s", which does not come in eight years', v_new.cron), 'is there such a day in that month?');
+  end if;
+  perform picture_queue._check_jobs(jsonb_build_array(v_new.job));
+
+  insert into picture_queue.schedule (name, cron, every_seconds, timezone, job, missed, next_at, created_at, updated_at)
+  values (p_name, v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.next_at, v_now, v_now)
+  on conflict (name) do nothing;
+  select * into v_old from picture_queue.schedule s where s.name = p_name for update;
+  v_new.paused := coalesce((v_said ->> 'paused')::boolean, v_old.paused);
+  v_new.created_at := v_old.created_at;
+  v_new.next_at := case
+    when v_new.paused then null
+    when not v_old.paused and (v_old.cron, v_old.every_seconds, v_old.timezone)
+      is not distinct from (v_new.cron, v_new.every_seconds, v_new.timezone) then v_old.next_at
+    else picture_queue._schedule_next(v_new, v_now)
+  end;
+  update picture_queue.schedule s set cron = v_new.cron, every_seconds = v_new.every_seconds,
+    timezone = v_new.timezone, job = v_new.job, missed = v_new.missed, paused = v_new.paused,
+    next_at = v_new.next_at, last_error = null, updated_at = v_now
+  where s.name = p_name and (s.cron, s.every_seconds, s.timezone, s.job, s.missed, s.paused) is distinct from
+    (v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.paused);
+  return picture_queue._get_schedule(p_name);
+end
+$$;
+
+-- A schedule as callers see it.
+create function picture_queue._get_schedule(p_name text) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_schedule jsonb;
+begin
+  select to_jsonb(s) into v_schedule from picture_queue.schedule s where s.name = p_name;
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(p_name)),
+      'list_schedules() has those there are');
+  end if;
+  return v_schedule;
+end
+$$;
