@@ -861,7 +861,7 @@ end
 $$;
 
 -- Wakes the workers of these queues: one message a queue, and only where a worker said that it has
--- nothing to do ('enqueue'), or for everyone who might run the job ('cancel').
+-- nothing to do ('enqueue'), or for everyone who might run the job ('cancel', 'again').
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = ''
 as $$
@@ -873,7 +873,7 @@ begin
     )::picture_queue.event)
   into v_events
   from (select distinct unnest(p_queues)) as q (name)
-  where p_reason = 'cancel' or exists (
+  where p_reason <> 'enqueue' or exists (
     select from picture_queue.worker w
     where w.idle and q.name = any (w.queues)
       and w.seen_at > picture_queue._now() - interval '1 minute');
@@ -1381,9 +1381,23 @@ begin
 end
 $$;
 
+-- The keys of these candidates that something holds for.
+create function picture_queue._limited_keys(p_candidates picture_queue.candidate[]) returns text[]
+language sql stable set search_path = ''
+as $$
+  select coalesce(array_agg(k.key), '{}')
+  from (
+    select distinct unnest(picture_queue._keys(c.queue, c.job_type, c.user_id, c.limit_keys)) as key
+    from unnest(p_candidates) c
+  ) k
+  where exists (select from picture_queue._rule(k.key))
+$$;
+
 -- Lets jobs through whose key has room again: those of keys freed since, and of keys to look at now.
--- What was let through less than ten seconds ago and is not claimed yet counts as running.
-create function picture_queue._unblock(p_limit integer) returns void
+-- What was let through less than ten seconds ago and is not claimed yet counts as running. Locks the
+-- keys of the claim's candidates as well, since only the first locking of a transaction waits. Returns
+-- whether there are jobs to look at that were not among the candidates.
+create function picture_queue._unblock(p_limit integer, p_candidates picture_queue.candidate[]) returns boolean
 language plpgsql set search_path = ''
 as $$
 declare
@@ -1404,11 +1418,12 @@ begin
     (select l.key from picture_queue.limit_key l where l.due_at <= v_now order by l.due_at limit p_limit)
   ) k;
   if v_keys is null then
-    return;
+    return false;
   end if;
-  v_locked := picture_queue._lock_keys(v_keys);
+  v_locked := picture_queue._lock_keys(v_keys || picture_queue._limited_keys(p_candidates));
   -- What somebody else has locked just now is for the next claim.
   insert into picture_queue.freed_key (key) select k from unnest(v_keys) k where k <> all (v_locked);
+  v_locked := array(select k from unnest(v_keys) k where k = any (v_locked));
 
   select array_agg(picture_queue._change(d.id, 'unblock')) into v_changes
   from unnest(v_locked) k
@@ -1427,6 +1442,7 @@ begin
     perform picture_queue._wake(v_queues, 'enqueue');
   end if;
   perform picture_queue._note_waiting(v_locked);
+  return v_changes is not null;
 end
 $$;
 
@@ -1468,12 +1484,8 @@ declare
   v_full text;
   v_left integer := p_max_jobs;
 begin
-  select array_agg(distinct k) into v_keys
-  from unnest(p_candidates) c, unnest(picture_queue._keys(c.queue, c.job_type, c.user_id, c.limit_keys)) k
-  where exists (select from picture_queue._rule(k));
-  v_keys := coalesce(v_keys, '{}');
-  v_busy := v_keys;
-  v_keys := picture_queue._lock_keys(v_keys);
+  v_busy := picture_queue._limited_keys(p_candidates);
+  v_keys := picture_queue._lock_keys(v_busy);
   v_busy := array(select k from unnest(v_busy) k where k <> all (v_keys));
   select coalesce(jsonb_object_agg(k, picture_queue._room(k)), '{}') into v_room from unnest(v_keys) k;
 
@@ -2064,7 +2076,11 @@ begin
     metadata = case when v_replace then v_new.metadata else j.metadata end,
     tags = case when v_replace then v_new.tags else j.tags end,
     priority = case when v_replace then v_new.priority else j.priority end,
+    limit_keys = case when v_replace then v_new.limit_keys else j.limit_keys end,
+    -- Its place in line was worked out for the queue of the new one.
     rank = case when v_replace and j.queue = v_new.queue then v_new.rank else j.rank end,
+    turn = case when v_replace and j.queue = v_new.queue then v_new.turn else j.turn end,
+    tenant = case when v_replace and j.queue = v_new.queue then v_new.tenant else j.tenant end,
     timeout_seconds = case when v_replace then v_new.timeout_seconds else j.timeout_seconds end,
     backoff = case when v_replace then v_new.backoff else j.backoff end,
     max_attempts = case when v_replace then coalesce(v_new.max_attempts, j.max_attempts) else j.max_attempts end,
@@ -2155,7 +2171,8 @@ $$;
 -- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
 -- p_request_id) gives the jobs of the first again: the request id is the lease id. p_queues null:
 -- every queue; p_job_types null: every type. Where limits are in use, what is over one is put aside
--- and the next are looked at, more at a time, until there are enough.
+-- and the next are looked at, more at a time, until there are enough or 5,000 were seen: then, or when
+-- another claim had a key in hand, the workers are told to look again.
 create function picture_queue._claim(
   p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
   p_request_id uuid, p_legacy boolean)
@@ -2172,6 +2189,8 @@ declare
   v_left integer := p_max_jobs;
   v_take integer := p_max_jobs;
   v_claimed integer;
+  v_seen integer := 0;
+  v_again boolean := false;
 begin
   return query
     select * from public.job_queue
@@ -2184,9 +2203,6 @@ begin
   perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0);
   perform picture_queue._promote(100);
   v_limited := exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key);
-  if v_limited then
-    perform picture_queue._unblock(100);
-  end if;
   select array_agg(q.name), array_agg((
       select max(w.weight) from unnest(p_queues, p_weights) as w (name, weight) where w.name = q.name))
   into v_queues, v_weights
@@ -2197,21 +2213,28 @@ begin
   v_claim.lease_seconds := coalesce(p_lease_seconds, (select s.lease_seconds from picture_queue.setting s));
   v_claim.lease_is_legacy := p_legacy;
 
-  while v_left > 0 loop
+  v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
+  if v_limited and p_max_jobs > 0 and picture_queue._unblock(100, v_candidates) then
     v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
-    exit when v_candidates is null;
+  end if;
+  while v_candidates is not null loop
     v_changes := case when v_limited then picture_queue._admit(v_candidates, v_left, v_claim)
       else picture_queue._admit_all(v_candidates, v_claim) end;
-    exit when v_changes = '{}';
+    v_seen := v_seen + cardinality(v_changes);
     return query select t.* from picture_queue._transition(v_changes) t where t.status = 'processing';
     get diagnostics v_claimed = row_count;
     v_left := v_left - v_claimed;
     if v_limited then
       perform picture_queue._take_slots(v_changes);
     end if;
-    exit when cardinality(v_candidates) < v_take;
+    v_again := v_left > 0 and (v_seen >= 5000 or cardinality(v_changes) < cardinality(v_candidates));
+    exit when v_left = 0 or v_again or cardinality(v_candidates) < v_take;
     v_take := case when v_limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
+    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
   end loop;
+  if v_again then
+    perform picture_queue._wake(v_queues, 'again');
+  end if;
 end
 $$;
 
@@ -2809,9 +2832,10 @@ create function public.report_jobs(outcomes jsonb, claim jsonb default null) ret
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_outcomes jsonb := picture_queue._report(outcomes);
+  v_outcomes jsonb;
   v_jobs jsonb := '[]'::jsonb;
 begin
+  v_outcomes := picture_queue._report(outcomes);
   if jsonb_typeof(claim) = 'object' then
     select picture_queue._claim_jobs(
       c.worker, c.queues, c.job_types, c.max_jobs, coalesce(c.lease_seconds, 30), c.request_id, c.weights)

@@ -27,7 +27,7 @@ end
 $$;
 
 -- Wakes the workers of these queues: one message a queue, and only where a worker said that it has
--- nothing to do ('enqueue'), or for everyone who might run the job ('cancel').
+-- nothing to do ('enqueue'), or for everyone who might run the job ('cancel', 'again').
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = ''
 as $$
@@ -39,7 +39,7 @@ begin
     )::picture_queue.event)
   into v_events
   from (select distinct unnest(p_queues)) as q (name)
-  where p_reason = 'cancel' or exists (
+  where p_reason <> 'enqueue' or exists (
     select from picture_queue.worker w
     where w.idle and q.name = any (w.queues)
       and w.seen_at > picture_queue._now() - interval '1 minute');

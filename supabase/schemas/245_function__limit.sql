@@ -74,9 +74,23 @@ begin
 end
 $$;
 
+-- The keys of these candidates that something holds for.
+create function picture_queue._limited_keys(p_candidates picture_queue.candidate[]) returns text[]
+language sql stable set search_path = ''
+as $$
+  select coalesce(array_agg(k.key), '{}')
+  from (
+    select distinct unnest(picture_queue._keys(c.queue, c.job_type, c.user_id, c.limit_keys)) as key
+    from unnest(p_candidates) c
+  ) k
+  where exists (select from picture_queue._rule(k.key))
+$$;
+
 -- Lets jobs through whose key has room again: those of keys freed since, and of keys to look at now.
--- What was let through less than ten seconds ago and is not claimed yet counts as running.
-create function picture_queue._unblock(p_limit integer) returns void
+-- What was let through less than ten seconds ago and is not claimed yet counts as running. Locks the
+-- keys of the claim's candidates as well, since only the first locking of a transaction waits. Returns
+-- whether there are jobs to look at that were not among the candidates.
+create function picture_queue._unblock(p_limit integer, p_candidates picture_queue.candidate[]) returns boolean
 language plpgsql set search_path = ''
 as $$
 declare
@@ -97,11 +111,12 @@ begin
     (select l.key from picture_queue.limit_key l where l.due_at <= v_now order by l.due_at limit p_limit)
   ) k;
   if v_keys is null then
-    return;
+    return false;
   end if;
-  v_locked := picture_queue._lock_keys(v_keys);
+  v_locked := picture_queue._lock_keys(v_keys || picture_queue._limited_keys(p_candidates));
   -- What somebody else has locked just now is for the next claim.
   insert into picture_queue.freed_key (key) select k from unnest(v_keys) k where k <> all (v_locked);
+  v_locked := array(select k from unnest(v_keys) k where k = any (v_locked));
 
   select array_agg(picture_queue._change(d.id, 'unblock')) into v_changes
   from unnest(v_locked) k
@@ -120,6 +135,7 @@ begin
     perform picture_queue._wake(v_queues, 'enqueue');
   end if;
   perform picture_queue._note_waiting(v_locked);
+  return v_changes is not null;
 end
 $$;
 
@@ -161,12 +177,8 @@ declare
   v_full text;
   v_left integer := p_max_jobs;
 begin
-  select array_agg(distinct k) into v_keys
-  from unnest(p_candidates) c, unnest(picture_queue._keys(c.queue, c.job_type, c.user_id, c.limit_keys)) k
-  where exists (select from picture_queue._rule(k));
-  v_keys := coalesce(v_keys, '{}');
-  v_busy := v_keys;
-  v_keys := picture_queue._lock_keys(v_keys);
+  v_busy := picture_queue._limited_keys(p_candidates);
+  v_keys := picture_queue._lock_keys(v_busy);
   v_busy := array(select k from unnest(v_busy) k where k <> all (v_keys));
   select coalesce(jsonb_object_agg(k, picture_queue._room(k)), '{}') into v_room from unnest(v_keys) k;
 

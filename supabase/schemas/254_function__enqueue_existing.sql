@@ -62,7 +62,11 @@ begin
     metadata = case when v_replace then v_new.metadata else j.metadata end,
     tags = case when v_replace then v_new.tags else j.tags end,
     priority = case when v_replace then v_new.priority else j.priority end,
+    limit_keys = case when v_replace then v_new.limit_keys else j.limit_keys end,
+    -- Its place in line was worked out for the queue of the new one.
     rank = case when v_replace and j.queue = v_new.queue then v_new.rank else j.rank end,
+    turn = case when v_replace and j.queue = v_new.queue then v_new.turn else j.turn end,
+    tenant = case when v_replace and j.queue = v_new.queue then v_new.tenant else j.tenant end,
     timeout_seconds = case when v_replace then v_new.timeout_seconds else j.timeout_seconds end,
     backoff = case when v_replace then v_new.backoff else j.backoff end,
     max_attempts = case when v_replace then coalesce(v_new.max_attempts, j.max_attempts) else j.max_attempts end,

@@ -67,7 +67,8 @@ $$;
 -- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
 -- p_request_id) gives the jobs of the first again: the request id is the lease id. p_queues null:
 -- every queue; p_job_types null: every type. Where limits are in use, what is over one is put aside
--- and the next are looked at, more at a time, until there are enough.
+-- and the next are looked at, more at a time, until there are enough or 5,000 were seen: then, or when
+-- another claim had a key in hand, the workers are told to look again.
 create function picture_queue._claim(
   p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
   p_request_id uuid, p_legacy boolean)
@@ -84,6 +85,8 @@ declare
   v_left integer := p_max_jobs;
   v_take integer := p_max_jobs;
   v_claimed integer;
+  v_seen integer := 0;
+  v_again boolean := false;
 begin
   return query
     select * from public.job_queue
@@ -96,9 +99,6 @@ begin
   perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0);
   perform picture_queue._promote(100);
   v_limited := exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key);
-  if v_limited then
-    perform picture_queue._unblock(100);
-  end if;
   select array_agg(q.name), array_agg((
       select max(w.weight) from unnest(p_queues, p_weights) as w (name, weight) where w.name = q.name))
   into v_queues, v_weights
@@ -109,21 +109,28 @@ begin
   v_claim.lease_seconds := coalesce(p_lease_seconds, (select s.lease_seconds from picture_queue.setting s));
   v_claim.lease_is_legacy := p_legacy;
 
-  while v_left > 0 loop
+  v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
+  if v_limited and p_max_jobs > 0 and picture_queue._unblock(100, v_candidates) then
     v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
-    exit when v_candidates is null;
+  end if;
+  while v_candidates is not null loop
     v_changes := case when v_limited then picture_queue._admit(v_candidates, v_left, v_claim)
       else picture_queue._admit_all(v_candidates, v_claim) end;
-    exit when v_changes = '{}';
+    v_seen := v_seen + cardinality(v_changes);
     return query select t.* from picture_queue._transition(v_changes) t where t.status = 'processing';
     get diagnostics v_claimed = row_count;
     v_left := v_left - v_claimed;
     if v_limited then
       perform picture_queue._take_slots(v_changes);
     end if;
-    exit when cardinality(v_candidates) < v_take;
+    v_again := v_left > 0 and (v_seen >= 5000 or cardinality(v_changes) < cardinality(v_candidates));
+    exit when v_left = 0 or v_again or cardinality(v_candidates) < v_take;
     v_take := case when v_limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
+    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
   end loop;
+  if v_again then
+    perform picture_queue._wake(v_queues, 'again');
+  end if;
 end
 $$;
 

@@ -23,9 +23,10 @@ create function public.report_jobs(outcomes jsonb, claim jsonb default null) ret
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_outcomes jsonb := picture_queue._report(outcomes);
+  v_outcomes jsonb;
   v_jobs jsonb := '[]'::jsonb;
 begin
+  v_outcomes := picture_queue._report(outcomes);
   if jsonb_typeof(claim) = 'object' then
     select picture_queue._claim_jobs(
       c.worker, c.queues, c.job_types, c.max_jobs, coalesce(c.lease_seconds, 30), c.request_id, c.weights)
