@@ -46,9 +46,7 @@ create type picture_queue.change as (
 create type picture_queue.candidate as (
   id uuid,
   queue text,
-  job_type text,
-  user_id uuid,
-  limit_keys text[],
+  keys text[],             -- under which it would run, where limits are in use
   expired boolean,         -- it was not to start any more
   lease_seconds real       -- by its job type or queue
 );
@@ -910,6 +908,7 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_ids uuid[] := array(select c.job_id from unnest(p_changes) c);
   v_jobs public.job_queue[];
   v_traits record;
 begin
@@ -950,7 +949,7 @@ begin
       version = j.version + 1
     from unnest(p_changes) c
     join picture_queue.edge e on e.action = c.action
-    where j.id = c.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    where j.id = any (v_ids) and j.id = c.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
     returning j as job, e.action, e.from_status, e.from_hold, c.detail, c.duration_seconds
   ),
   remembered as (
@@ -1042,12 +1041,14 @@ create function picture_queue._free_keys(p_jobs public.job_queue[]) returns void
 language sql volatile set search_path = ''
 as $$
   with freed as (
+    -- One by one through the index, however few rows the statistics have seen.
     delete from picture_queue.slot s
-    using (
-      select j.id, unnest(j.slots) as key from unnest(p_jobs) j
-      where j.slots is not null and not (j.status = 'processing' and j.hold is null)
-    ) g
-    where s.job_id = g.id and s.key = g.key
+    where s.ctid = any (array(
+      select o.ctid
+      from unnest(p_jobs) j
+      cross join lateral unnest(j.slots) as k (key)
+      cross join lateral (select s.ctid from picture_queue.slot s where s.key = k.key and s.job_id = j.id limit 1) o
+      where not (j.status = 'processing' and j.hold is null)))
     returning s.key
   )
   insert into picture_queue.freed_key (key)
@@ -1319,47 +1320,54 @@ as $$
     || p_limit_keys
 $$;
 
--- What holds for a key, its own rule or that of its kind, and until when it is paused; no row where
--- nothing does.
-create function picture_queue._rule(p_key text)
-returns table (max_running integer, rate integer, period_seconds real, paused_until timestamptz)
-language sql stable set search_path = ''
+-- What holds for each of these keys: its own rule or that of its kind, and until when it is paused. Keys
+-- for which nothing holds are left out.
+create function picture_queue._rules(p_keys text[])
+returns table (key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz)
+language sql stable rows 10 set search_path = ''
 as $$
-  select r.max_running, r.rate, r.period_seconds, k.paused_until
-  from (select p_key) as asked (key)
-  left join lateral (
-    select * from picture_queue.limit_rule l
-    where l.key = p_key or l.key = split_part(p_key, ':', 1) || ':*'
-    order by l.key = p_key desc limit 1
-  ) r on true
-  left join picture_queue.limit_key k on k.key = p_key and k.paused_until > picture_queue._now()
-  where r.key is not null or k.key is not null
+  select a.key, coalesce(own.max_running, kind.max_running), coalesce(own.rate, kind.rate),
+    coalesce(own.period_seconds, kind.period_seconds), k.paused_until
+  from (select picture_queue._now() as now offset 0) v
+  cross join unnest(p_keys) as a (key)
+  left join picture_queue.limit_rule own on own.key = a.key
+  left join picture_queue.limit_rule kind on own.key is null and kind.key = split_part(a.key, ':', 1) || ':*'
+  left join picture_queue.limit_key k on k.key = a.key and k.paused_until > v.now
+  where own.key is not null or kind.key is not null or k.key is not null
 $$;
 
--- How many more jobs may start under a key now; null: any number.
-create function picture_queue._room(p_key text) returns integer
-language sql volatile set search_path = ''
+-- How many more jobs may start now under each of these keys that something holds for.
+create function picture_queue._rooms(p_keys text[])
+returns table (key text, room integer)
+language sql volatile rows 10 set search_path = ''
 as $$
-  select case when r.paused_until is not null then 0 else least(
-    r.max_running - (select count(*) from picture_queue.slot s where s.key = p_key),
-    r.rate - (select count(*) from picture_queue.start s
-      where s.key = p_key and s.at > picture_queue._now() - make_interval(secs => r.period_seconds))) end::integer
-  from picture_queue._rule(p_key) r
+  select r.key, case when r.paused_until is not null then 0 else least(
+    r.max_running - (
+      select count(*) from (
+        select from picture_queue.slot s where s.key = r.key order by s.key, s.job_id limit r.max_running) f),
+    r.rate - (
+      select count(*) from (
+        select from picture_queue.start s
+        where s.key = r.key and s.at > v.now - make_interval(secs => r.period_seconds)
+        order by s.at limit r.rate) f)) end::integer
+  from picture_queue._rules(p_keys) r
+  cross join (select picture_queue._now() as now offset 0) v
 $$;
 
--- When somebody should look at a key again that let nobody through: when its pause ends or its rate
+-- When somebody should look again at keys that let nobody through: when the pause ends or the rate
 -- permits one more start. A full one is looked at by whoever claims after a slot came free; the ten
 -- seconds are for what was let through and then not claimed.
-create function picture_queue._look_again_at(p_key text) returns timestamptz
-language sql volatile set search_path = ''
+create function picture_queue._look_again(p_keys text[])
+returns table (key text, due_at timestamptz)
+language sql volatile rows 10 set search_path = ''
 as $$
-  select coalesce(
+  select r.key, coalesce(
     r.paused_until,
     (select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
-      where s.key = p_key and s.at > picture_queue._now() - make_interval(secs => r.period_seconds)
+      where s.key = r.key and s.at > picture_queue._now() - make_interval(secs => r.period_seconds)
       order by s.at desc offset r.rate - 1 limit 1),
     picture_queue._now() + interval '10 seconds')
-  from picture_queue._rule(p_key) r
+  from picture_queue._rules(p_keys) r
 $$;
 
 -- Locks keys until the transaction ends and returns those it got. The first call of a transaction
@@ -1385,19 +1393,15 @@ $$;
 create function picture_queue._limited_keys(p_candidates picture_queue.candidate[]) returns text[]
 language sql stable set search_path = ''
 as $$
-  select coalesce(array_agg(k.key), '{}')
-  from (
-    select distinct unnest(picture_queue._keys(c.queue, c.job_type, c.user_id, c.limit_keys)) as key
-    from unnest(p_candidates) c
-  ) k
-  where exists (select from picture_queue._rule(k.key))
+  select coalesce(array_agg(r.key), '{}')
+  from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r
 $$;
 
 -- Lets jobs through whose key has room again: those of keys freed since, and of keys to look at now.
--- What was let through less than ten seconds ago and is not claimed yet counts as running. Locks the
--- keys of the claim's candidates as well, since only the first locking of a transaction waits. Returns
--- whether there are jobs to look at that were not among the candidates.
-create function picture_queue._unblock(p_limit integer, p_candidates picture_queue.candidate[]) returns boolean
+-- What was let through less than ten seconds ago and is not claimed yet counts as running. Locks p_also
+-- as well, the keys of the claim's candidates, since only the first locking of a transaction waits.
+-- Returns whether there are jobs to look at that were not among the candidates.
+create function picture_queue._unblock(p_limit integer, p_also text[]) returns boolean
 language plpgsql set search_path = ''
 as $$
 declare
@@ -1420,20 +1424,25 @@ begin
   if v_keys is null then
     return false;
   end if;
-  v_locked := picture_queue._lock_keys(v_keys || picture_queue._limited_keys(p_candidates));
+  v_locked := picture_queue._lock_keys(v_keys || p_also);
   -- What somebody else has locked just now is for the next claim.
   insert into picture_queue.freed_key (key) select k from unnest(v_keys) k where k <> all (v_locked);
-  v_locked := array(select k from unnest(v_keys) k where k = any (v_locked));
+  -- Nobody waits for most: who finds a key full says so under its lock.
+  v_keys := array(select l.key from picture_queue.limit_key l where l.key = any (v_keys) and l.key = any (v_locked));
+  if v_keys = '{}' then
+    return false;
+  end if;
 
   select array_agg(picture_queue._change(d.id, 'unblock')) into v_changes
-  from unnest(v_locked) k
+  from unnest(v_keys) as k (key)
+  left join picture_queue._rooms(v_keys) r on r.key = k.key
   cross join lateral (
     select j.id from public.job_queue j
-    where j.status = 'pending' and j.blocked_on = k and j.hold = 'blocked'
+    where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
     order by j.rank, j.turn, j.seq
-    limit greatest(0, coalesce(picture_queue._room(k), 1000) - (
+    limit greatest(0, coalesce(r.room, 1000) - (
       select count(*) from public.job_queue c
-      where c.status = 'pending' and c.blocked_on = k and c.hold is null
+      where c.status = 'pending' and c.blocked_on = k.key and c.hold is null
         and c.updated_at > v_now - interval '10 seconds'))
     for update skip locked
   ) d;
@@ -1441,7 +1450,7 @@ begin
     select array_agg(distinct t.queue) into v_queues from picture_queue._transition(v_changes) t;
     perform picture_queue._wake(v_queues, 'enqueue');
   end if;
-  perform picture_queue._note_waiting(v_locked);
+  perform picture_queue._note_waiting(v_keys);
   return v_changes is not null;
 end
 $$;
@@ -1456,7 +1465,10 @@ declare
       select from public.job_queue j where j.status = 'pending' and j.blocked_on = k and j.hold = 'blocked'));
 begin
   insert into picture_queue.limit_key as l (key, due_at)
-  select k, coalesce(picture_queue._look_again_at(k), picture_queue._now()) from unnest(v_waiting) k order by k
+  select w.key, coalesce(a.due_at, picture_queue._now())
+  from unnest(v_waiting) as w (key)
+  left join picture_queue._look_again(v_waiting) a on a.key = w.key
+  order by w.key
   on conflict (key) do update set due_at = excluded.due_at where l.due_at is distinct from excluded.due_at;
   update picture_queue.limit_key l set due_at = l.paused_until
   where l.key = any (p_keys) and l.key <> all (v_waiting) and l.paused_until > picture_queue._now()
@@ -1467,10 +1479,35 @@ begin
 end
 $$;
 
+
+-- 246_function__admit.sql
+
+-- Which candidates of a claim may start, and under which keys.
+
+-- The changes that claim all of these candidates, under those of their keys that are limited; the
+-- expired are given up.
+create function picture_queue._admit_all(
+  p_candidates picture_queue.candidate[], p_claim picture_queue.change, p_limited text[])
+returns picture_queue.change[]
+language sql stable set search_path = ''
+as $$
+  select array_agg(case
+    when c.expired then picture_queue._change(c.id, 'abandon', 'It was not started before it expired.')
+    else row(c.id, 'claim', null, null, null, null, null, p_claim.worker, p_claim.lease_id,
+      case when p_claim.lease_is_legacy then p_claim.lease_seconds
+        else coalesce(c.lease_seconds, p_claim.lease_seconds) end,
+      p_claim.lease_is_legacy, null,
+      case when p_limited <> '{}' then
+        nullif(array(select distinct k from unnest(c.keys) k where k = any (p_limited)), '{}') end
+    )::picture_queue.change end)
+  from unnest(p_candidates) c
+$$;
+
 -- What a claim makes of its candidates, in their order: up to p_max_jobs are claimed, those over a
 -- limit blocked, the expired abandoned, and those whose keys another claim has locked left alone.
+-- p_limited: those of their keys that something holds for.
 create function picture_queue._admit(
-  p_candidates picture_queue.candidate[], p_max_jobs integer, p_claim picture_queue.change)
+  p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer, p_claim picture_queue.change)
 returns picture_queue.change[]
 language plpgsql set search_path = ''
 as $$
@@ -1480,14 +1517,21 @@ declare
   v_candidate picture_queue.candidate;
   v_change picture_queue.change;
   v_changes picture_queue.change[] := '{}';
-  v_keys text[];
+  v_keys text[];  -- what is limited, then: of one candidate
   v_full text;
   v_left integer := p_max_jobs;
 begin
-  v_busy := picture_queue._limited_keys(p_candidates);
-  v_keys := picture_queue._lock_keys(v_busy);
-  v_busy := array(select k from unnest(v_busy) k where k <> all (v_keys));
-  select coalesce(jsonb_object_agg(k, picture_queue._room(k)), '{}') into v_room from unnest(v_keys) k;
+  v_keys := picture_queue._lock_keys(p_limited);
+  v_busy := array(select k from unnest(p_limited) k where k <> all (v_keys));
+  select coalesce(jsonb_object_agg(r.key, r.room), '{}') into v_room from picture_queue._rooms(v_keys) r;
+
+  if v_busy = '{}' and cardinality(p_candidates) <= p_max_jobs and not exists (
+    select from unnest(p_candidates) c, unnest(c.keys) k
+    where k = any (v_keys)
+    group by k having count(*) > (v_room ->> k)::integer)
+  then
+    return picture_queue._admit_all(p_candidates, p_claim, v_keys);
+  end if;
 
   foreach v_candidate in array p_candidates loop
     exit when v_left = 0;
@@ -1495,10 +1539,8 @@ begin
       v_changes := v_changes || picture_queue._change(v_candidate.id, 'abandon', 'It was not started before it expired.');
       continue;
     end if;
-    v_keys := picture_queue._keys(
-      v_candidate.queue, v_candidate.job_type, v_candidate.user_id, v_candidate.limit_keys);
-    continue when v_keys && v_busy;
-    v_keys := array(select distinct k from unnest(v_keys) k where v_room ? k);
+    continue when v_candidate.keys && v_busy;
+    v_keys := array(select distinct k from unnest(v_candidate.keys) k where v_room ? k);
     v_full := (select min(k) from unnest(v_keys) k where (v_room ->> k)::integer <= 0);
     if v_full is not null then
       v_changes := v_changes || picture_queue._change(v_candidate.id, 'block', null, null, v_full);
@@ -1524,15 +1566,21 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_blocked_on text[] := array(select distinct c.key from unnest(p_changes) c where c.action = 'block');
 begin
   insert into picture_queue.slot (key, job_id)
-  select unnest(c.slots), c.job_id from unnest(p_changes) c where c.slots is not null
+  select k, c.job_id from unnest(p_changes) c, unnest(c.slots) k
   on conflict do nothing;
-  insert into picture_queue.start (key, at)
-  select k, v_now
-  from (select unnest(c.slots) as k from unnest(p_changes) c where c.slots is not null) s
-  where (select r.rate from picture_queue._rule(s.k) r) is not null;
-  perform picture_queue._note_waiting(array(select distinct c.key from unnest(p_changes) c where c.action = 'block'));
+  if exists (select from picture_queue.limit_rule r where r.rate is not null) then
+    insert into picture_queue.start (key, at)
+    select r.key, v_now
+    from unnest(p_changes) c, unnest(c.slots) k
+    join picture_queue._rules(array(select distinct s from unnest(p_changes) c, unnest(c.slots) s)) r on r.key = k
+    where r.rate is not null;
+  end if;
+  if v_blocked_on <> '{}' then
+    perform picture_queue._note_waiting(v_blocked_on);
+  end if;
 end
 $$;
 
@@ -2129,13 +2177,15 @@ $$;
 -- The best candidates of these queues, locked, in the order of claims. Without weights the queues are
 -- one line; with weights each queue gets its share: the gaps between its jobs are drawn so that they
 -- come at the rate of its weight, which holds for claims of one job as well as of many.
-create function picture_queue._pick(p_queues text[], p_weights real[], p_job_types text[], p_limit integer)
+create function picture_queue._pick(
+  p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer)
 returns picture_queue.candidate[]
 language sql volatile set search_path = ''
 as $$
   select array_agg(row(
-      d.id, d.queue, d.job_type, d.user_id, d.limit_keys, d.expires_at <= picture_queue._now(),
-      coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
+      d.id, d.queue,
+      case when p_limited then picture_queue._keys(d.queue, d.job_type, d.user_id, d.limit_keys) end,
+      d.expires_at <= picture_queue._now(), coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
     order by d.draw, d.rank, d.turn, d.seq)
   from (
     select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
@@ -2152,20 +2202,6 @@ as $$
   ) d
   left join picture_queue.job_type t on t.name = d.job_type
   left join picture_queue.queue q on q.name = d.queue
-$$;
-
--- The changes that claim these candidates where no limit is in use; the expired are given up.
-create function picture_queue._admit_all(p_candidates picture_queue.candidate[], p_claim picture_queue.change)
-returns picture_queue.change[]
-language sql stable set search_path = ''
-as $$
-  select array_agg(case
-    when c.expired then picture_queue._change(c.id, 'abandon', 'It was not started before it expired.')
-    else row(c.id, 'claim', null, null, null, null, null, p_claim.worker, p_claim.lease_id,
-      case when p_claim.lease_is_legacy then p_claim.lease_seconds
-        else coalesce(c.lease_seconds, p_claim.lease_seconds) end,
-      p_claim.lease_is_legacy, null, null)::picture_queue.change end)
-  from unnest(p_candidates) c
 $$;
 
 -- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
@@ -2185,6 +2221,7 @@ declare
   v_queues text[];
   v_weights real[];
   v_candidates picture_queue.candidate[];
+  v_keys text[];
   v_changes picture_queue.change[];
   v_left integer := p_max_jobs;
   v_take integer := p_max_jobs;
@@ -2213,13 +2250,15 @@ begin
   v_claim.lease_seconds := coalesce(p_lease_seconds, (select s.lease_seconds from picture_queue.setting s));
   v_claim.lease_is_legacy := p_legacy;
 
-  v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
-  if v_limited and p_max_jobs > 0 and picture_queue._unblock(100, v_candidates) then
-    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
+  v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_limited, v_take);
+  v_keys := case when v_limited then picture_queue._limited_keys(v_candidates) end;
+  if v_limited and p_max_jobs > 0 and picture_queue._unblock(100, v_keys) then
+    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_limited, v_take);
+    v_keys := picture_queue._limited_keys(v_candidates);
   end if;
   while v_candidates is not null loop
-    v_changes := case when v_limited then picture_queue._admit(v_candidates, v_left, v_claim)
-      else picture_queue._admit_all(v_candidates, v_claim) end;
+    v_changes := case when v_limited then picture_queue._admit(v_candidates, v_keys, v_left, v_claim)
+      else picture_queue._admit_all(v_candidates, v_claim, '{}') end;
     v_seen := v_seen + cardinality(v_changes);
     return query select t.* from picture_queue._transition(v_changes) t where t.status = 'processing';
     get diagnostics v_claimed = row_count;
@@ -2230,7 +2269,8 @@ begin
     v_again := v_left > 0 and (v_seen >= 5000 or cardinality(v_changes) < cardinality(v_candidates));
     exit when v_left = 0 or v_again or cardinality(v_candidates) < v_take;
     v_take := case when v_limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
-    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
+    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_limited, v_take);
+    v_keys := case when v_limited then picture_queue._limited_keys(v_candidates) end;
   end loop;
   if v_again then
     perform picture_queue._wake(v_queues, 'again');
@@ -2370,13 +2410,13 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_changes picture_queue.change[];
+  v_ids uuid[];
   v_jobs public.job_queue[];
   v_answer jsonb;
 begin
   perform picture_queue._check_outcomes(p_outcomes);
-  perform from public.job_queue
-  where id in (select (e.item ->> 'job_id')::uuid from jsonb_array_elements(p_outcomes) as e (item))
-  order by id for update;
+  v_ids := array(select (e.item ->> 'job_id')::uuid from jsonb_array_elements(p_outcomes) as e (item));
+  perform from public.job_queue where id = any (v_ids) order by id for update;
 
   with asked as (
     select distinct on (o.job_id) o.*, octet_length(o.result::text) > (select s.max_result_bytes from picture_queue.setting s) as too_large
@@ -2390,7 +2430,7 @@ begin
         j.cancel_requested_at is not null, j.attempt < j.max_attempts) as action
     from asked a
     join public.job_queue j on j.id = a.job_id
-    where j.status = 'processing' and j.hold is null and j.lease_id = a.lease_id
+    where j.id = any (v_ids) and j.status = 'processing' and j.hold is null and j.lease_id = a.lease_id
   )
   select array_agg(row(
       w.job_id, w.action,
@@ -2416,7 +2456,7 @@ begin
   from rows from (jsonb_to_recordset(p_outcomes) as (job_id uuid, lease_id uuid))
     with ordinality as o (job_id, lease_id, i)
   left join unnest(v_jobs) m on m.id = o.job_id
-  left join public.job_queue j on j.id = o.job_id;
+  left join public.job_queue j on j.id = o.job_id and j.id = any (v_ids);
   return v_answer;
 end
 $$;
@@ -2572,11 +2612,10 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_ids uuid[] := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
   v_answer jsonb;
 begin
-  perform from public.job_queue
-  where id in (select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item))
-  order by id for update;
+  perform from public.job_queue where id = any (v_ids) order by id for update;
   with ends as (
     select j.id, least(
         v_now + make_interval(secs => j.lease_seconds),
@@ -2588,13 +2627,13 @@ begin
     cross join picture_queue.setting s
     left join picture_queue.job_type t on t.name = j.job_type
     left join picture_queue.queue q on q.name = j.queue
-    where j.status = 'processing' and j.hold is null
+    where j.id = any (v_ids) and j.status = 'processing' and j.hold is null
   ),
   held as (
     update public.job_queue j
     set lease_expires_at = e.lease_ends_at
     from ends e
-    where j.id = e.id and e.lease_ends_at > v_now
+    where j.id = any (v_ids) and j.id = e.id and e.lease_ends_at > v_now
     returning j.id, j.cancel_requested_at
   )
   select jsonb_build_object(

@@ -19,9 +19,7 @@ create type picture_queue.change as (
 create type picture_queue.candidate as (
   id uuid,
   queue text,
-  job_type text,
-  user_id uuid,
-  limit_keys text[],
+  keys text[],             -- under which it would run, where limits are in use
   expired boolean,         -- it was not to start any more
   lease_seconds real       -- by its job type or queue
 );

@@ -22,6 +22,7 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_ids uuid[] := array(select c.job_id from unnest(p_changes) c);
   v_jobs public.job_queue[];
   v_traits record;
 begin
@@ -62,7 +63,7 @@ begin
       version = j.version + 1
     from unnest(p_changes) c
     join picture_queue.edge e on e.action = c.action
-    where j.id = c.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    where j.id = any (v_ids) and j.id = c.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
     returning j as job, e.action, e.from_status, e.from_hold, c.detail, c.duration_seconds
   ),
   remembered as (

@@ -27,12 +27,14 @@ create function picture_queue._free_keys(p_jobs public.job_queue[]) returns void
 language sql volatile set search_path = ''
 as $$
   with freed as (
+    -- One by one through the index, however few rows the statistics have seen.
     delete from picture_queue.slot s
-    using (
-      select j.id, unnest(j.slots) as key from unnest(p_jobs) j
-      where j.slots is not null and not (j.status = 'processing' and j.hold is null)
-    ) g
-    where s.job_id = g.id and s.key = g.key
+    where s.ctid = any (array(
+      select o.ctid
+      from unnest(p_jobs) j
+      cross join lateral unnest(j.slots) as k (key)
+      cross join lateral (select s.ctid from picture_queue.slot s where s.key = k.key and s.job_id = j.id limit 1) o
+      where not (j.status = 'processing' and j.hold is null)))
     returning s.key
   )
   insert into picture_queue.freed_key (key)

@@ -25,13 +25,15 @@ $$;
 -- The best candidates of these queues, locked, in the order of claims. Without weights the queues are
 -- one line; with weights each queue gets its share: the gaps between its jobs are drawn so that they
 -- come at the rate of its weight, which holds for claims of one job as well as of many.
-create function picture_queue._pick(p_queues text[], p_weights real[], p_job_types text[], p_limit integer)
+create function picture_queue._pick(
+  p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer)
 returns picture_queue.candidate[]
 language sql volatile set search_path = ''
 as $$
   select array_agg(row(
-      d.id, d.queue, d.job_type, d.user_id, d.limit_keys, d.expires_at <= picture_queue._now(),
-      coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
+      d.id, d.queue,
+      case when p_limited then picture_queue._keys(d.queue, d.job_type, d.user_id, d.limit_keys) end,
+      d.expires_at <= picture_queue._now(), coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
     order by d.draw, d.rank, d.turn, d.seq)
   from (
     select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
@@ -48,20 +50,6 @@ as $$
   ) d
   left join picture_queue.job_type t on t.name = d.job_type
   left join picture_queue.queue q on q.name = d.queue
-$$;
-
--- The changes that claim these candidates where no limit is in use; the expired are given up.
-create function picture_queue._admit_all(p_candidates picture_queue.candidate[], p_claim picture_queue.change)
-returns picture_queue.change[]
-language sql stable set search_path = ''
-as $$
-  select array_agg(case
-    when c.expired then picture_queue._change(c.id, 'abandon', 'It was not started before it expired.')
-    else row(c.id, 'claim', null, null, null, null, null, p_claim.worker, p_claim.lease_id,
-      case when p_claim.lease_is_legacy then p_claim.lease_seconds
-        else coalesce(c.lease_seconds, p_claim.lease_seconds) end,
-      p_claim.lease_is_legacy, null, null)::picture_queue.change end)
-  from unnest(p_candidates) c
 $$;
 
 -- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
@@ -81,6 +69,7 @@ declare
   v_queues text[];
   v_weights real[];
   v_candidates picture_queue.candidate[];
+  v_keys text[];
   v_changes picture_queue.change[];
   v_left integer := p_max_jobs;
   v_take integer := p_max_jobs;
@@ -109,13 +98,15 @@ begin
   v_claim.lease_seconds := coalesce(p_lease_seconds, (select s.lease_seconds from picture_queue.setting s));
   v_claim.lease_is_legacy := p_legacy;
 
-  v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
-  if v_limited and p_max_jobs > 0 and picture_queue._unblock(100, v_candidates) then
-    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
+  v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_limited, v_take);
+  v_keys := case when v_limited then picture_queue._limited_keys(v_candidates) end;
+  if v_limited and p_max_jobs > 0 and picture_queue._unblock(100, v_keys) then
+    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_limited, v_take);
+    v_keys := picture_queue._limited_keys(v_candidates);
   end if;
   while v_candidates is not null loop
-    v_changes := case when v_limited then picture_queue._admit(v_candidates, v_left, v_claim)
-      else picture_queue._admit_all(v_candidates, v_claim) end;
+    v_changes := case when v_limited then picture_queue._admit(v_candidates, v_keys, v_left, v_claim)
+      else picture_queue._admit_all(v_candidates, v_claim, '{}') end;
     v_seen := v_seen + cardinality(v_changes);
     return query select t.* from picture_queue._transition(v_changes) t where t.status = 'processing';
     get diagnostics v_claimed = row_count;
@@ -126,7 +117,8 @@ begin
     v_again := v_left > 0 and (v_seen >= 5000 or cardinality(v_changes) < cardinality(v_candidates));
     exit when v_left = 0 or v_again or cardinality(v_candidates) < v_take;
     v_take := case when v_limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
-    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_take);
+    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_limited, v_take);
+    v_keys := case when v_limited then picture_queue._limited_keys(v_candidates) end;
   end loop;
   if v_again then
     perform picture_queue._wake(v_queues, 'again');

@@ -57,13 +57,13 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_changes picture_queue.change[];
+  v_ids uuid[];
   v_jobs public.job_queue[];
   v_answer jsonb;
 begin
   perform picture_queue._check_outcomes(p_outcomes);
-  perform from public.job_queue
-  where id in (select (e.item ->> 'job_id')::uuid from jsonb_array_elements(p_outcomes) as e (item))
-  order by id for update;
+  v_ids := array(select (e.item ->> 'job_id')::uuid from jsonb_array_elements(p_outcomes) as e (item));
+  perform from public.job_queue where id = any (v_ids) order by id for update;
 
   with asked as (
     select distinct on (o.job_id) o.*, octet_length(o.result::text) > (select s.max_result_bytes from picture_queue.setting s) as too_large
@@ -77,7 +77,7 @@ begin
         j.cancel_requested_at is not null, j.attempt < j.max_attempts) as action
     from asked a
     join public.job_queue j on j.id = a.job_id
-    where j.status = 'processing' and j.hold is null and j.lease_id = a.lease_id
+    where j.id = any (v_ids) and j.status = 'processing' and j.hold is null and j.lease_id = a.lease_id
   )
   select array_agg(row(
       w.job_id, w.action,
@@ -103,7 +103,7 @@ begin
   from rows from (jsonb_to_recordset(p_outcomes) as (job_id uuid, lease_id uuid))
     with ordinality as o (job_id, lease_id, i)
   left join unnest(v_jobs) m on m.id = o.job_id
-  left join public.job_queue j on j.id = o.job_id;
+  left join public.job_queue j on j.id = o.job_id and j.id = any (v_ids);
   return v_answer;
 end
 $$;

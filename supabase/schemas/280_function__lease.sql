@@ -64,11 +64,10 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_ids uuid[] := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
   v_answer jsonb;
 begin
-  perform from public.job_queue
-  where id in (select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item))
-  order by id for update;
+  perform from public.job_queue where id = any (v_ids) order by id for update;
   with ends as (
     select j.id, least(
         v_now + make_interval(secs => j.lease_seconds),
@@ -80,13 +79,13 @@ begin
     cross join picture_queue.setting s
     left join picture_queue.job_type t on t.name = j.job_type
     left join picture_queue.queue q on q.name = j.queue
-    where j.status = 'processing' and j.hold is null
+    where j.id = any (v_ids) and j.status = 'processing' and j.hold is null
   ),
   held as (
     update public.job_queue j
     set lease_expires_at = e.lease_ends_at
     from ends e
-    where j.id = e.id and e.lease_ends_at > v_now
+    where j.id = any (v_ids) and j.id = e.id and e.lease_ends_at > v_now
     returning j.id, j.cancel_requested_at
   )
   select jsonb_build_object(
