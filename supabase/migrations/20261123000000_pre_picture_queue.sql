@@ -46,6 +46,9 @@ create type picture_queue.change as (
 create type picture_queue.candidate as (
   id uuid,
   queue text,
+  rank integer,            -- rank, turn, seq: its place in line
+  turn double precision,
+  seq bigint,
   keys text[],             -- under which it would run, where limits are in use
   expired boolean,         -- it was not to start any more
   lease_seconds real       -- by its job type or queue
@@ -310,9 +313,13 @@ create table picture_queue.worker (
   idle boolean not null default false,
   registered_at timestamptz not null default now(),
   seen_at timestamptz not null default now(),
-  swept_at timestamptz not null default '-infinity'
+  swept_at timestamptz not null default '-infinity',
+  heads jsonb,
+  heads_until timestamptz not null default '-infinity'
 );
 comment on table picture_queue.worker is 'Workers, what they can run, and when they were last heard of.';
+comment on column picture_queue.worker.heads is
+  'Where the lines of its queues begin ([rank, turn, seq] by queue), while finding that out is expensive.';
 alter table picture_queue.worker enable row level security;
 
 
@@ -2178,12 +2185,12 @@ $$;
 -- one line; with weights each queue gets its share: the gaps between its jobs are drawn so that they
 -- come at the rate of its weight, which holds for claims of one job as well as of many.
 create function picture_queue._pick(
-  p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer)
+  p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer, p_heads jsonb)
 returns picture_queue.candidate[]
 language sql volatile set search_path = ''
 as $$
   select array_agg(row(
-      d.id, d.queue,
+      d.id, d.queue, d.rank, d.turn, d.seq,
       case when p_limited then picture_queue._keys(d.queue, d.job_type, d.user_id, d.limit_keys) end,
       d.expires_at <= picture_queue._now(), coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
     order by d.draw, d.rank, d.turn, d.seq)
@@ -2191,9 +2198,15 @@ as $$
     select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
     from unnest(p_queues, p_weights) as w (name, weight)
     cross join lateral (
+      select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
+        coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
+        coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
+    ) h
+    cross join lateral (
       select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.expires_at, j.rank, j.turn, j.seq
       from public.job_queue j
       where j.queue = w.name and j.status = 'pending' and j.hold is null
+        and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
         and (p_job_types is null or j.job_type = any (p_job_types))
       order by j.rank, j.turn, j.seq limit p_limit
       for update skip locked
@@ -2202,6 +2215,41 @@ as $$
   ) d
   left join picture_queue.job_type t on t.name = d.job_type
   left join picture_queue.queue q on q.name = d.queue
+$$;
+
+-- _pick for a worker. Where it has to pass over many entries of the index (jobs claimed while an old
+-- snapshot keeps them from being cleaned up, or of types the worker cannot run) the heads of the lines
+-- are remembered, and for a moment the next picks begin there. What comes before the head meanwhile, a
+-- retry or a higher priority, is seen when the moment is over: at most 5 seconds, 1.5 for a million.
+create function picture_queue._candidates(
+  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer)
+returns picture_queue.candidate[]
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_heads jsonb := (
+    select w.heads from picture_queue.worker w
+    where w.name = p_worker and w.heads_until > v_now and w.job_types = p_job_types);
+  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
+  v_candidates picture_queue.candidate[] := picture_queue._pick(
+    p_queues, p_weights, p_job_types, p_limited, p_limit, v_heads);
+begin
+  v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
+  if v_read > p_limit + 20000 then
+    update picture_queue.worker w set
+      heads = coalesce(w.heads, '{}') || (
+        select jsonb_object_agg(h.queue, jsonb_build_array(h.rank, h.turn, h.seq))
+        from (
+          select distinct on (c.queue) c.queue, c.rank, c.turn, c.seq from unnest(v_candidates) c
+          order by c.queue, c.rank, c.turn, c.seq
+        ) h),
+      heads_until = case when v_heads is not null then w.heads_until
+        else v_now + make_interval(secs => least(v_read * 0.0000015, 5)) end
+    where w.name = p_worker and v_candidates is not null;
+  end if;
+  return v_candidates;
+end
 $$;
 
 -- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
@@ -2250,10 +2298,10 @@ begin
   v_claim.lease_seconds := coalesce(p_lease_seconds, (select s.lease_seconds from picture_queue.setting s));
   v_claim.lease_is_legacy := p_legacy;
 
-  v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_limited, v_take);
+  v_candidates := picture_queue._candidates(p_worker, v_queues, v_weights, p_job_types, v_limited, v_take);
   v_keys := case when v_limited then picture_queue._limited_keys(v_candidates) end;
   if v_limited and p_max_jobs > 0 and picture_queue._unblock(100, v_keys) then
-    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_limited, v_take);
+    v_candidates := picture_queue._candidates(p_worker, v_queues, v_weights, p_job_types, v_limited, v_take);
     v_keys := picture_queue._limited_keys(v_candidates);
   end if;
   while v_candidates is not null loop
@@ -2269,7 +2317,7 @@ begin
     v_again := v_left > 0 and (v_seen >= 5000 or cardinality(v_changes) < cardinality(v_candidates));
     exit when v_left = 0 or v_again or cardinality(v_candidates) < v_take;
     v_take := case when v_limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
-    v_candidates := picture_queue._pick(v_queues, v_weights, p_job_types, v_limited, v_take);
+    v_candidates := picture_queue._candidates(p_worker, v_queues, v_weights, p_job_types, v_limited, v_take);
     v_keys := case when v_limited then picture_queue._limited_keys(v_candidates) end;
   end loop;
   if v_again then
@@ -2430,7 +2478,7 @@ begin
         j.cancel_requested_at is not null, j.attempt < j.max_attempts) as action
     from asked a
     join public.job_queue j on j.id = a.job_id
-    where j.id = any (v_ids) and j.status = 'processing' and j.hold is null and j.lease_id = a.lease_id
+    where j.id = any (v_ids) and j.lease_expires_at is not null and j.lease_id = a.lease_id
   )
   select array_agg(row(
       w.job_id, w.action,
@@ -2627,7 +2675,7 @@ begin
     cross join picture_queue.setting s
     left join picture_queue.job_type t on t.name = j.job_type
     left join picture_queue.queue q on q.name = j.queue
-    where j.id = any (v_ids) and j.status = 'processing' and j.hold is null
+    where j.id = any (v_ids) and j.lease_expires_at is not null
   ),
   held as (
     update public.job_queue j

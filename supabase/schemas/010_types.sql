@@ -19,6 +19,9 @@ create type picture_queue.change as (
 create type picture_queue.candidate as (
   id uuid,
   queue text,
+  rank integer,            -- rank, turn, seq: its place in line
+  turn double precision,
+  seq bigint,
   keys text[],             -- under which it would run, where limits are in use
   expired boolean,         -- it was not to start any more
   lease_seconds real       -- by its job type or queue

@@ -77,7 +77,7 @@ begin
         j.cancel_requested_at is not null, j.attempt < j.max_attempts) as action
     from asked a
     join public.job_queue j on j.id = a.job_id
-    where j.id = any (v_ids) and j.status = 'processing' and j.hold is null and j.lease_id = a.lease_id
+    where j.id = any (v_ids) and j.lease_expires_at is not null and j.lease_id = a.lease_id
   )
   select array_agg(row(
       w.job_id, w.action,

@@ -79,7 +79,7 @@ begin
     cross join picture_queue.setting s
     left join picture_queue.job_type t on t.name = j.job_type
     left join picture_queue.queue q on q.name = j.queue
-    where j.id = any (v_ids) and j.status = 'processing' and j.hold is null
+    where j.id = any (v_ids) and j.lease_expires_at is not null
   ),
   held as (
     update public.job_queue j
