@@ -64,7 +64,8 @@ $$;
 
 -- Locks keys until the transaction ends and returns those it got. The first call of a transaction
 -- waits, in one order for all; a later one takes only what is free, so that claims never wait for
--- each other in a circle.
+-- each other in a circle. There are 1,024 locks, so that no transaction takes more; keys that share one
+-- only wait for each other.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
 language plpgsql set search_path = ''
 as $$
@@ -72,11 +73,11 @@ begin
   if current_setting('picture_queue.holds_keys', true) = 'yes' then
     return array(
       select k from unnest(p_keys) k
-      where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k)));
+      where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
   end if;
   perform pg_catalog.set_config('picture_queue.holds_keys', 'yes', true);
-  perform pg_catalog.pg_advisory_xact_lock(1903326068, h.hash)
-  from (select distinct pg_catalog.hashtext(k) as hash from unnest(p_keys) k order by hash offset 0) h;
+  perform pg_catalog.pg_advisory_xact_lock(1903326068, l.lock)
+  from (select distinct pg_catalog.hashtext(k) & 1023 as lock from unnest(p_keys) k order by lock offset 0) l;
   return p_keys;
 end
 $$;
@@ -89,42 +90,57 @@ as $$
   from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r
 $$;
 
--- Lets jobs through whose key has room again: those of keys freed since, and of keys to look at now.
--- What was let through less than ten seconds ago and is not claimed yet counts as running. Locks p_also
--- as well, the keys of the claim's candidates, since only the first locking of a transaction waits.
--- Returns whether there are jobs to look at that were not among the candidates.
-create function picture_queue._unblock(p_limit integer, p_also text[]) returns boolean
+-- The keys to look at now: those of which a slot came free and for which jobs wait, and those whose
+-- time has come. Nobody waits for most keys. A claim that finds one full says so (limit_key) under its
+-- lock: if nobody has that lock, the next statement sees whether somebody waits; if somebody has, the
+-- key is left for the next claim.
+create function picture_queue._due_keys() returns text[]
+language plpgsql set search_path = ''
+as $$
+declare
+  v_freed text[];
+  v_busy text[];
+  v_keys text[] := '{}';
+begin
+  with freed as (
+    delete from picture_queue.freed_key f
+    where f.ctid = any (array(select o.ctid from picture_queue.freed_key o limit 1000 for update skip locked))
+    returning f.key
+  )
+  select array_agg(distinct f.key) into v_freed from freed f;
+  if v_freed is not null then
+    v_busy := array(
+      select k from unnest(v_freed) k
+      where case when pg_catalog.pg_try_advisory_lock(1903326068, pg_catalog.hashtext(k) & 1023)
+        then not pg_catalog.pg_advisory_unlock(1903326068, pg_catalog.hashtext(k) & 1023) else true end);
+    v_keys := array(select l.key from picture_queue.limit_key l where l.key = any (v_freed));
+    insert into picture_queue.freed_key (key)
+    select b from unnest(v_busy) b where b <> all (v_keys[1:100])
+    union
+    select k from unnest(v_keys[101:]) k;
+  end if;
+  return v_keys[1:100] || array(
+    select l.key from picture_queue.limit_key l
+    where l.due_at <= picture_queue._now() and l.key <> all (v_keys)
+    order by l.due_at limit 100);
+end
+$$;
+
+-- Lets the jobs through for whose key there is room. What was let through less than ten seconds ago and
+-- is not claimed yet counts as running. Locks p_also as well, the keys of the claim's candidates, since
+-- only the first locking of a transaction waits. Returns whether jobs were let through.
+create function picture_queue._unblock(p_keys text[], p_also text[]) returns boolean
 language plpgsql set search_path = ''
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_keys text[];
-  v_locked text[];
+  v_keys text[] := picture_queue._lock_keys(p_keys || p_also);
   v_changes picture_queue.change[];
   v_queues text[];
 begin
-  with freed as (
-    delete from picture_queue.freed_key f
-    where f.ctid = any (array(select o.ctid from picture_queue.freed_key o limit p_limit for update skip locked))
-    returning f.key
-  )
-  select array_agg(k.key) into v_keys from (
-    select f.key from freed f
-    union
-    (select l.key from picture_queue.limit_key l where l.due_at <= v_now order by l.due_at limit p_limit)
-  ) k;
-  if v_keys is null then
-    return false;
-  end if;
-  v_locked := picture_queue._lock_keys(v_keys || p_also);
-  -- What somebody else has locked just now is for the next claim.
-  insert into picture_queue.freed_key (key) select k from unnest(v_keys) k where k <> all (v_locked);
-  -- Nobody waits for most: who finds a key full says so under its lock.
-  v_keys := array(select l.key from picture_queue.limit_key l where l.key = any (v_keys) and l.key = any (v_locked));
-  if v_keys = '{}' then
-    return false;
-  end if;
-
+  -- What somebody else has in hand just now is for the next claim.
+  insert into picture_queue.freed_key (key) select k from unnest(p_keys) k where k <> all (v_keys);
+  v_keys := array(select k from unnest(p_keys) k where k = any (v_keys));
   select array_agg(picture_queue._change(d.id, 'unblock')) into v_changes
   from unnest(v_keys) as k (key)
   left join picture_queue._rooms(v_keys) r on r.key = k.key

@@ -111,6 +111,7 @@ declare
   v_weights real[];
   v_candidates picture_queue.candidate[];
   v_keys text[];
+  v_due text[];
   v_changes picture_queue.change[];
   v_left integer := p_max_jobs;
   v_take integer := p_max_jobs;
@@ -139,13 +140,16 @@ begin
   v_claim.lease_seconds := coalesce(p_lease_seconds, (select s.lease_seconds from picture_queue.setting s));
   v_claim.lease_is_legacy := p_legacy;
 
-  v_candidates := picture_queue._candidates(p_worker, v_queues, v_weights, p_job_types, v_limited, v_take);
-  v_keys := case when v_limited then picture_queue._limited_keys(v_candidates) end;
-  if v_limited and p_max_jobs > 0 and picture_queue._unblock(100, v_keys) then
+  loop
     v_candidates := picture_queue._candidates(p_worker, v_queues, v_weights, p_job_types, v_limited, v_take);
-    v_keys := picture_queue._limited_keys(v_candidates);
-  end if;
-  while v_candidates is not null loop
+    if v_limited then
+      v_keys := picture_queue._limited_keys(v_candidates);
+      if v_due is null then
+        v_due := picture_queue._due_keys();
+        continue when v_due <> '{}' and picture_queue._unblock(v_due, v_keys);
+      end if;
+    end if;
+    exit when v_candidates is null;
     v_changes := case when v_limited then picture_queue._admit(v_candidates, v_keys, v_left, v_claim)
       else picture_queue._admit_all(v_candidates, v_claim, '{}') end;
     v_seen := v_seen + cardinality(v_changes);
@@ -158,8 +162,6 @@ begin
     v_again := v_left > 0 and (v_seen >= 5000 or cardinality(v_changes) < cardinality(v_candidates));
     exit when v_left = 0 or v_again or cardinality(v_candidates) < v_take;
     v_take := case when v_limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
-    v_candidates := picture_queue._candidates(p_worker, v_queues, v_weights, p_job_types, v_limited, v_take);
-    v_keys := case when v_limited then picture_queue._limited_keys(v_candidates) end;
   end loop;
   if v_again then
     perform picture_queue._wake(v_queues, 'again');

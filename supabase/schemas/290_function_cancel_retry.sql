@@ -61,7 +61,7 @@ create function picture_queue._lock_events(p_events text[]) returns void
 language sql volatile set search_path = ''
 as $$
   select pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
-  from (select distinct pg_catalog.hashtext(e) as hash from unnest(p_events) e order by hash offset 0) h
+  from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
 -- Wakes the jobs parked on these events, if the events are there; an event is taken by those who
