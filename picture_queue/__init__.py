@@ -34,6 +34,7 @@ from picture_queue.errors import (
     UnknownModel,
     VersionMismatch,
     WaitTimeout,
+    WorkerStuck,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
         JobContext,
         Park,
         PermanentFailure,
+        RateLimited,
+        Retry,
         Snooze,
         SyncJobContext,
         Worker,
@@ -91,6 +94,8 @@ _WHERE = {
             "JobContext",
             "Park",
             "PermanentFailure",
+            "RateLimited",
+            "Retry",
             "Snooze",
             "SyncJobContext",
             "Worker",
@@ -147,6 +152,8 @@ __all__ = [
     "PictureQueue",
     "PictureQueueError",
     "PortTaken",
+    "RateLimited",
+    "Retry",
     "ServerError",
     "SettingsError",
     "Snooze",
@@ -162,4 +169,5 @@ __all__ = [
     "WaitTimeout",
     "Worker",
     "WorkerSettings",
+    "WorkerStuck",
 ]

@@ -227,6 +227,7 @@ class Claim:
     max_jobs: int
     lease_seconds: float
     request_id: UUID
+    weights: tuple[float, ...] | None = None
 
     def params(self) -> dict[str, Any]:
         return _given(
@@ -236,6 +237,7 @@ class Claim:
             max_jobs=self.max_jobs,
             lease_seconds=self.lease_seconds,
             request_id=self.request_id,
+            weights=self.weights,
         )
 
 
@@ -268,6 +270,16 @@ def report_progress(
     """The result says whether the job's cancel was requested."""
     params = _given(job_id=job_id, lease_id=lease_id, progress=progress, message=message)
     return Rpc("report_progress", params, lambda data: bool(data["cancel_requested"]))
+
+
+def log_job(job_id: UUID, lease_id: UUID, lines: Sequence[Mapping[str, Any]]) -> Rpc[None]:
+    """Each line is ``{"level", "message", "at"}``."""
+    return Rpc("log_job", _given(job_id=job_id, lease_id=lease_id, lines=lines), _nothing)
+
+
+def maintain_jobs() -> Rpc[dict[str, Any]]:
+    """The result says what was done; nothing when it was not due."""
+    return Rpc("maintain_jobs", {}, dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ PictureQueueError
 │   ├── JobFailed
 │   └── JobCancelled
 ├── WaitTimeout
+├── WorkerStuck            (handlers that do not end hold its slots)
 ├── SettingsError
 └── LocalStackError
     ├── StackNotRunning
@@ -209,6 +210,10 @@ class JobCancelled(JobNotCompleted):
 
 class WaitTimeout(PictureQueueError, TimeoutError):
     """The wait ended before the job did; the job itself goes on."""
+
+
+class WorkerStuck(PictureQueueError):
+    """A worker ended by itself: handlers that do not end hold its slots. Start a new process."""
 
 
 class SettingsError(PictureQueueError):

@@ -68,9 +68,33 @@ class Job(Record):
         return self.status.finished
 
 
-class ClaimedJob(Job):
-    """A job as its worker gets it, with the lease that fences every later write."""
+class ClaimedJob(Record):
+    """A job as its worker gets it, with the lease that fences every later write.
 
+    ``event`` is what came with the outside event that woke it, None where none did.
+    """
+
+    id: UUID
+    queue: str
+    job_type: str
+    payload: dict[str, JsonValue]
+    priority: int
+    attempt: int
+    max_attempts: int
+    user_id: UUID | None
+    generation_id: UUID | None
+    batch_id: UUID | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, JsonValue] = {}
+    event: Any = None
+    progress: int
+    message: str | None
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    scheduled_for: datetime | None
+    started_at: datetime
+    worker: str
+    version: int
     lease_id: UUID
     lease_seconds: float
     timeout_seconds: float

@@ -1,7 +1,7 @@
 """Settings as frozen values: arguments win over the environment, which wins over defaults."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from picture_queue.errors import SettingsError
@@ -105,19 +105,25 @@ class WorkerSettings:
     """How a worker works. Times in seconds.
 
     Args:
-        queues: Queues to claim from; empty: ``default`` and those the handlers name.
+        queues: Queues to claim from; empty: ``default`` and those the handlers name. Names alone
+            are one line, the best job first whatever its queue. With weights, as in ``{"images": 3,
+            "default": 1}``, each queue that has jobs gets its share of the starts.
         concurrency: Jobs at the same time.
         lease: Length of a lease; heartbeats prolong it every third of that.
         poll_interval: Longest time between two looks when idle; wake-ups make it shorter.
         shutdown_grace: Time running jobs get to finish at shutdown before they are released.
+        stuck_after: Time a handler may go on after it was given up (timeout, cancel, lost lease)
+            before its slot counts as lost. When half of them are, the worker ends to be started
+            anew.
         name: Name in the worker list; host, process id and a random part by default.
     """
 
-    queues: tuple[str, ...] = ()
+    queues: Sequence[str] | Mapping[str, float] = ()
     concurrency: int = 10
     lease: float = 30.0
     poll_interval: float = 1.0
     shutdown_grace: float = 20.0
+    stuck_after: float = 60.0
     name: str | None = None
 
     def __post_init__(self) -> None:
@@ -126,14 +132,39 @@ class WorkerSettings:
         Raises:
             SettingsError: Naming the setting and its value.
         """
+        if isinstance(self.queues, str):
+            raise SettingsError(
+                f"queues is {self.queues!r}, not a list of names", hint="Put it into brackets"
+            )
+        object.__setattr__(self, "queues", _copy(self.queues))
         if not all(self.queues):
             raise SettingsError("A queue's name is empty", hint='Name it, such as "default"')
+        for queue, weight in zip(self.queue_names, self.weights or (), strict=False):
+            if not 0 < weight <= 1e6:
+                raise SettingsError(
+                    f"The weight of {queue} is {weight}", hint="Choose a number above 0"
+                )
         for name, low, high in (
             ("concurrency", 1, 1000),
             ("lease", 1, 86_400),
             ("poll_interval", 0.01, 3600),
             ("shutdown_grace", 0, 86_400),
+            ("stuck_after", 0, 86_400),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise SettingsError(f"{name} is {value}", hint=f"Choose {low} to {high}")
+
+    @property
+    def queue_names(self) -> tuple[str, ...]:
+        """The names of the queues."""
+        return tuple(self.queues)
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """The weight of each queue; None: they are one line."""
+        return tuple(self.queues.values()) if isinstance(self.queues, Mapping) else None
+
+
+def _copy(queues: Sequence[str] | Mapping[str, float]) -> tuple[str, ...] | dict[str, float]:
+    return dict(queues) if isinstance(queues, Mapping) else tuple(queues)

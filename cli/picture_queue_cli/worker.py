@@ -5,12 +5,13 @@ import logging
 import os
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from picture_queue.errors import ConnectionFailed, SettingsError
+from picture_queue.errors import ConnectionFailed, SettingsError, WorkerStuck
 from picture_queue_cli.project import Target, resolve, run
+from picture_queue_cli.render import complain
 
 if TYPE_CHECKING:
     from picture_queue import Worker
@@ -26,7 +27,11 @@ def worker(
     ] = None,
     queues: Annotated[
         list[str] | None,
-        typer.Option("--queue", metavar="QUEUE", help="Claim from this queue; repeatable."),
+        typer.Option(
+            "--queue",
+            metavar="QUEUE[=WEIGHT]",
+            help="Claim from this queue; repeatable. With weights each gets its share.",
+        ),
     ] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, max=1000, help="Jobs at the same time.")
@@ -43,7 +48,7 @@ def worker(
     the embedded stack it asks the simulator.
     """
     asked = {
-        "queues": tuple(queues) if queues else None,
+        "queues": weighted(queues) if queues else None,
         "concurrency": concurrency,
         "lease": lease,
         "name": name,
@@ -54,7 +59,39 @@ def worker(
     # The program's output is its log.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    run(_work(own, target, settings))
+    try:
+        run(_work(own, target, settings))
+    except WorkerStuck as error:
+        complain(str(error))
+        start_anew()
+
+
+def start_anew() -> NoReturn:
+    """Replaces this process by a fresh one of the same command line and the same id."""
+    logging.info("The worker starts anew")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves
+
+
+def weighted(queues: list[str]) -> tuple[str, ...] | dict[str, float]:
+    """Reads ``--queue``: names, or with a weight somewhere, names with their weights.
+
+    Raises:
+        SettingsError: A weight is no number.
+    """
+    if not any("=" in queue for queue in queues):
+        return tuple(queues)
+    found = {}
+    for queue in queues:
+        name, given, weight = queue.partition("=")
+        try:
+            found[name] = float(weight) if given else 1.0
+        except ValueError as error:
+            raise SettingsError(
+                f"--queue {queue} has no number as its weight", hint=f"Such as --queue {name}=3"
+            ) from error
+    return found
 
 
 async def _work(own: "Worker | None", target: Target, settings: dict[str, Any]) -> None:

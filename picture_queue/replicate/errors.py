@@ -45,6 +45,7 @@ class ReplicateError(PictureQueueError):
         tries: Attempts in all this kind of error is worth, None for as many as the job has.
         counts: False when the job is not at fault and the attempt should be given back.
         retry_after: Seconds to wait before the next attempt, None to leave it to the backoff.
+        pause_key: Who has to wait as well: all jobs under this limit key, None for nobody else.
         status: HTTP status, where there was an answer.
     """
 
@@ -53,6 +54,7 @@ class ReplicateError(PictureQueueError):
     tries: int | None = None
     counts = True
     retry_after: float | None = None
+    pause_key: str | None = None
     status: int | None = None
 
     def __init__(

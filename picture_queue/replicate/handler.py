@@ -26,6 +26,8 @@ from picture_queue.replicate.store import Begun, FinalState, GenerationStore, Sa
 logger = logging.getLogger(__name__)
 
 JOB_TYPE = "generate-image"
+#: The limit key all these jobs run under.
+PAUSE_KEY = f"type:{JOB_TYPE}"
 
 
 class GenerationJob(Protocol):
@@ -95,8 +97,9 @@ def image_handler(
 
     Returns:
         ``async def generate_image(payload, job)``. Its result is ``{"images": [...]}``. It raises
-        `ReplicateError`, whose ``public``, ``retryable``, ``counts`` and ``retry_after`` say what
-        to report; a `CancelledError` means cancelled or released as the job's flags say.
+        `ReplicateError`, whose ``public``, ``retryable``, ``counts``, ``retry_after`` and
+        ``pause_key`` say what to report; a `CancelledError` means cancelled or released as the
+        job's flags say.
     """
     chosen = settings or HandlerSettings()
 
@@ -142,8 +145,11 @@ class _Attempt:
         except errors.ReplicateError as error:
             if error.tries is not None and self._job.attempt >= error.tries:
                 error.retryable = False
-            if not error.counts and error.retry_after is None:
-                error.retry_after = self._settings.pause
+            if not error.counts:
+                # The account is throttled, not the job: no other one would fare better.
+                error.pause_key = PAUSE_KEY
+                if error.retry_after is None:
+                    error.retry_after = self._settings.pause
             raise
 
     async def _generate(self) -> dict[str, Any]:

@@ -1,7 +1,14 @@
 """Runs jobs: `Worker`, and what its handlers say and get."""
 
 from picture_queue.worker.context import JobContext, SyncJobContext
-from picture_queue.worker.outcomes import Cancel, Park, PermanentFailure, Snooze
+from picture_queue.worker.verdicts import (
+    Cancel,
+    Park,
+    PermanentFailure,
+    RateLimited,
+    Retry,
+    Snooze,
+)
 from picture_queue.worker.worker import Worker
 
 __all__ = [
@@ -9,6 +16,8 @@ __all__ = [
     "JobContext",
     "Park",
     "PermanentFailure",
+    "RateLimited",
+    "Retry",
     "Snooze",
     "SyncJobContext",
     "Worker",

@@ -48,6 +48,7 @@ class Signals:
         settled: A job's attempt has an outcome, or none because its lease is lost.
         reported: The database's answer to an outcome: ok, repeated or stale.
         beaten: A heartbeat was answered.
+        maintained: The database answered to a question for maintenance.
         listening: The number of queues whose wake-ups are heard.
     """
 
@@ -57,6 +58,7 @@ class Signals:
         self.settled: Signal[tuple[UUID, str | None]] = Signal()
         self.reported: Signal[tuple[UUID, str]] = Signal()
         self.beaten: Signal[None] = Signal()
+        self.maintained: Signal[None] = Signal()
         self.listening: Signal[int] = Signal()
 
     def watch(self) -> "Signals":

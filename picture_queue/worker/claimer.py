@@ -113,11 +113,12 @@ class Claimer(Service):
                 return None
             self._open = Claim(
                 self._worker,
-                self._settings.queues,
+                self._settings.queue_names,
                 self._job_types,
                 free,
                 self._settings.lease,
                 uuid4(),
+                self._settings.weights,
             )
             self._asked_at = self._clock()
         self._asking, self._wanted = True, False

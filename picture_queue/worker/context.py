@@ -1,12 +1,14 @@
-"""What a handler knows about its job, and how it says how far it is."""
+"""What a handler knows about its job, and how it says how far it is and what it does."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from picture_queue.errors import InvalidArgument
 from picture_queue.records import ClaimedJob
+from picture_queue.worker.joblog import JobLog, Level, Line
 from picture_queue.worker.outcomes import clean
 from picture_queue.worker.progress import Progress
 
@@ -33,12 +35,13 @@ class _Context:
         job: The job as it was claimed.
     """
 
-    __slots__ = ("_flags", "_progress", "job")
+    __slots__ = ("_flags", "_log", "_progress", "job")
 
-    def __init__(self, job: ClaimedJob, flags: Flags, progress: Progress) -> None:
+    def __init__(self, job: ClaimedJob, flags: Flags, progress: Progress, log: JobLog) -> None:
         self.job = job
         self._flags = flags
         self._progress = progress
+        self._log = log
 
     @property
     def id(self) -> UUID:
@@ -64,6 +67,21 @@ class _Context:
     def max_attempts(self) -> int:
         """Attempts before the job fails."""
         return self.job.max_attempts
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags it was enqueued with."""
+        return self.job.tags
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata it was enqueued with."""
+        return self.job.metadata
+
+    @property
+    def event(self) -> Any:
+        """What came with the outside event that woke it; None when none did, or nothing came."""
+        return self.job.event
 
     @property
     def lease_id(self) -> UUID:
@@ -95,10 +113,13 @@ class _Context:
         """Whether the worker stops: a handler that does not end in time is released."""
         return self._flags.shutdown
 
-    def _checked(self, percent: int, message: str | None) -> tuple[int, str | None]:
+    def _check_not_over(self) -> None:
         if self._flags.stopped:
             # Whoever still runs was told to stop, or is a task the handler left behind.
             raise asyncio.CancelledError("the attempt is over")
+
+    def _checked(self, percent: int, message: str | None) -> tuple[int, str | None]:
+        self._check_not_over()
         if not 0 <= percent <= 100:
             raise InvalidArgument(
                 "progress takes percent", detail=f"percent is {percent}, not 0 to 100"
@@ -126,14 +147,31 @@ class JobContext(_Context):
         # A handler that never waits gets no cancellation and lets nothing out.
         await asyncio.sleep(0)
 
+    def log(self, message: str, level: Level = "info") -> None:
+        """Writes a line into the log of the job; the last 200 are kept.
+
+        Lines travel together, within a second and before the outcome. A line that cannot be
+        written is lost, and the job goes on.
+
+        Args:
+            message: For operators; 2,000 characters are kept.
+            level: ``debug``, ``info``, ``warning`` or ``error``.
+
+        Raises:
+            InvalidArgument: There is no such level.
+            asyncio.CancelledError: The attempt is over.
+        """
+        self._check_not_over()
+        self._log.put(Line.of(message, level))
+
 
 class SyncJobContext(_Context):
     """The context of a sync handler, which runs in a thread of its own."""
 
     __slots__ = ("_loop",)
 
-    def __init__(self, job: ClaimedJob, flags: Flags, progress: Progress) -> None:
-        super().__init__(job, flags, progress)
+    def __init__(self, job: ClaimedJob, flags: Flags, progress: Progress, log: JobLog) -> None:
+        super().__init__(job, flags, progress, log)
         self._loop = asyncio.get_running_loop()
 
     def progress(self, percent: int, message: str | None = None) -> None:
@@ -148,8 +186,24 @@ class SyncJobContext(_Context):
             asyncio.CancelledError: The attempt is over (cancelled, timed out, released, or its
                 lease is lost). A thread cannot be stopped from outside: let it pass.
         """
-        checked = self._checked(percent, message)
+        self._in_the_loop(self._progress.put, *self._checked(percent, message))
+
+    def log(self, message: str, level: Level = "info") -> None:
+        """Writes a line into the log of the job, from any thread; see `JobContext.log`.
+
+        Args:
+            message: For operators; 2,000 characters are kept.
+            level: ``debug``, ``info``, ``warning`` or ``error``.
+
+        Raises:
+            InvalidArgument: There is no such level.
+            asyncio.CancelledError: The attempt is over; see `progress`.
+        """
+        self._check_not_over()
+        self._in_the_loop(self._log.put, Line.of(message, level))
+
+    def _in_the_loop(self, function: Callable[..., None], *args: Any) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._progress.put, *checked)
+            self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError as error:  # the worker ended, and its loop with it
             raise asyncio.CancelledError("the worker has stopped") from error

@@ -7,11 +7,18 @@ import time
 from collections.abc import Callable
 
 from picture_queue.records import ClaimedJob
-from picture_queue.worker import outcomes
+from picture_queue.worker import joblog, progress, verdicts
 from picture_queue.worker._threads import Raised, in_thread
 from picture_queue.worker.context import Flags, JobContext, SyncJobContext
-from picture_queue.worker.outcomes import Cancelled, Failed, Outcome, Parked, Released, Snoozed
-from picture_queue.worker.progress import Progress, Send
+from picture_queue.worker.outcomes import (
+    Cancelled,
+    Failed,
+    Outcome,
+    Parked,
+    Released,
+    Snoozed,
+    traceback_of,
+)
 from picture_queue.worker.registry import Handler
 
 _log = logging.getLogger(__name__)
@@ -40,12 +47,14 @@ class Attempt:
         handler: What to run.
         job: What to run it for.
         send_progress: Writes the progress of this job.
+        send_log: Writes lines into its log.
         on_settled: Called with the attempt.
         on_ended: Called with the attempt, after it settled.
 
     Attributes:
         outcome: None until it settled, and for good when the lease was lost.
         duration: Seconds until it settled.
+        log: What the handler wrote; the lease that fences it ends with the report of the outcome.
     """
 
     __slots__ = (
@@ -60,6 +69,7 @@ class Attempt:
         "_timer",
         "duration",
         "job",
+        "log",
         "outcome",
         "settled",
     )
@@ -68,7 +78,8 @@ class Attempt:
         self,
         handler: Handler,
         job: ClaimedJob,
-        send_progress: Send,
+        send_progress: progress.Send,
+        send_log: joblog.Send,
         on_settled: Callable[["Attempt"], None],
         on_ended: Callable[["Attempt"], None],
     ) -> None:
@@ -78,7 +89,8 @@ class Attempt:
         self.duration = 0.0
         self._handler = handler
         self._flags = Flags(cancel=job.cancel_requested_at is not None)
-        self._progress = Progress(send_progress)
+        self._progress = progress.Progress(send_progress)
+        self.log = joblog.JobLog(send_log)
         self._on_settled = on_settled
         self._on_ended = on_ended
         self._stop: Stop | None = None
@@ -87,6 +99,11 @@ class Attempt:
         self._timer = loop.call_later(job.timeout_seconds, self.stop, Stop.TIMEOUT)
         self._task = loop.create_task(self._run(), name=f"{job.job_type} {job.id}")
         self._task.add_done_callback(self._done)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of the handler runs any more."""
+        return self._task.done()
 
     def stop(self, reason: Stop) -> None:
         """Stops the handler. The first reason holds, but a lost lease outweighs every other."""
@@ -123,7 +140,7 @@ class Attempt:
         outcome: Outcome | None
         try:
             if self._handler.shape.is_async:
-                outcome = outcomes.from_value(await self._call())
+                outcome = verdicts.from_value(await self._call(), self.job.queue)
             else:
                 outcome = await self._call_in_thread()
         # A handler that calls sys.exit() ends its job, not the worker.
@@ -135,26 +152,28 @@ class Attempt:
 
     async def _call(self) -> object:
         handler, job = self._handler, self.job
-        context = JobContext(job, self._flags, self._progress)
+        context = JobContext(job, self._flags, self._progress, self.log)
         return await handler.function(*handler.arguments(job.payload, context))
 
     async def _call_in_thread(self) -> Outcome | None:
         handler, job = self._handler, self.job
-        context = SyncJobContext(job, self._flags, self._progress)
+        context = SyncJobContext(job, self._flags, self._progress, self.log)
         arguments = handler.arguments(job.payload, context)
         value = await in_thread(f"{job.job_type} {job.id}", handler.function, *arguments)
         if isinstance(value, Raised):
             return self._failed(value.error)
-        return outcomes.from_value(value)
+        return verdicts.from_value(value, job.queue)
 
     def _failed(self, error: BaseException) -> Outcome | None:
-        if self._stop is not None:
+        is_verdict = isinstance(verdicts.cause_of(error), verdicts.Verdict)
+        if self._stop is not None and not is_verdict:
             _log.info(
                 "The handler of job %s failed while it was stopped", self.job.id, exc_info=error
             )
             return self._stopped(error)
-        outcome = outcomes.from_error(error)
-        if isinstance(outcome, Snoozed):  # of a failure the outcome says more than a log could
+        outcome = verdicts.from_error(error, self.job.queue)
+        # Of a failure the outcome says more than a log could, and a verdict speaks for itself.
+        if isinstance(outcome, Snoozed) and not is_verdict:
             _log.info("Job %s waits %g s: %s", self.job.id, outcome.delay, error)
         return outcome
 
@@ -170,10 +189,12 @@ class Attempt:
         self.settled = True
         self.duration = time.monotonic() - self._began
         self.outcome = None if self._stop is Stop.LOST else outcome
+        if self.outcome is None:
+            self.log.drop()
         self._on_settled(self)
 
     def _stopped(self, error: BaseException | None = None) -> Outcome | None:
-        detail = outcomes.traceback_of(error) if error else None
+        detail = traceback_of(error) if error else None
         match self._stop:
             case Stop.TIMEOUT:
                 limit = f"{self.job.timeout_seconds:g}"

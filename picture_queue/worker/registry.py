@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails, to_json
 
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker._signature import Shape, shape_of
-from picture_queue.worker.outcomes import PermanentFailure
+from picture_queue.worker.verdicts import PermanentFailure
 
 _JOB_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")

@@ -5,12 +5,14 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from picture_queue import _rpc
 from picture_queue._realtime.subscriptions import Subscriptions
+from picture_queue._rpc import Rpc
 from picture_queue._transport.base import check_version
 from picture_queue.errors import ConnectionFailed, StaleLease
 from picture_queue.records import ClaimedJob
@@ -20,14 +22,19 @@ from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.executor import CLEANUP, Attempt, Stop
 from picture_queue.worker.heartbeat import Heartbeat, Lease, Leases
-from picture_queue.worker.outcomes import Failed, Released
+from picture_queue.worker.housekeeper import Housekeeper
+from picture_queue.worker.joblog import Line
+from picture_queue.worker.outcomes import Failed, Outcome, Released
 from picture_queue.worker.registry import Registry
 from picture_queue.worker.reporter import Reporter
+from picture_queue.worker.stuck import Stuck
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 _REGISTERING = 60.0  # seconds for the first answer, repetitions included
-_PROGRESS = 5.0  # seconds for a report of progress
+_NEWS = 5.0  # seconds for a report of progress, or of lines of a log
 _LAST_CLAIM = 5.0  # seconds for the answer to a claim at shutdown
 _LAST_REPORT = 15.0  # seconds to write the last outcomes
 _FAREWELL = 3.0  # seconds to say goodbye
@@ -44,6 +51,7 @@ class Supervisor:
         subscriptions: Tells of wake-ups; None: the worker lives on polling.
         registry: The handlers.
         settings: How to work.
+        on_stuck: Called when stuck handlers hold too many slots to go on.
         signals: For tests.
     """
 
@@ -53,6 +61,7 @@ class Supervisor:
         subscriptions: Subscriptions | None,
         registry: Registry,
         settings: WorkerSettings,
+        on_stuck: Callable[[], None],
         signals: Signals,
     ) -> None:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
@@ -65,6 +74,8 @@ class Supervisor:
         self._link = Link(transport)
         self._leases = Leases()
         self._attempts: set[Attempt] = set()  # each takes a slot
+        self._stuck = Stuck(settings.concurrency, settings.stuck_after, on_stuck)
+        self._logging: set[asyncio.Task[None]] = set()  # writing the last lines of attempts
         self._stopping = False
         self._hurry = asyncio.Event()
         self._all_settled = asyncio.Event()
@@ -81,6 +92,7 @@ class Supervisor:
             signals,
         )
         self._reporter = Reporter(self._link, self._claimer, self._leases.drop, signals)
+        self._housekeeper = Housekeeper(self._link, signals)
 
     # --- start and stop ---
 
@@ -90,7 +102,9 @@ class Supervisor:
         Raises:
             PictureQueueError: The project does not answer, refuses the key, or does not fit.
         """
-        call = _rpc.register_worker(self.name, self._settings.queues, self._registry.policies())
+        call = _rpc.register_worker(
+            self.name, self._settings.queue_names, self._registry.policies()
+        )
         try:
             async with asyncio.timeout(_REGISTERING):
                 found = await self._transport.call(call)
@@ -100,11 +114,12 @@ class Supervisor:
         self._heartbeat.start()
         self._reporter.start()
         self._claimer.start()
+        self._housekeeper.start()
         self._listen()
         _log.info(
             "Worker %s serves %s with handlers for %s",
             self.name,
-            ", ".join(self._settings.queues),
+            ", ".join(self._settings.queue_names),
             ", ".join(self._registry.job_types) or "nothing",
         )
         self._warn_of_unserved_queues()
@@ -113,6 +128,8 @@ class Supervisor:
         """Ends in order: no more claims, then the attempts, their outcomes, their leases."""
         self._stopping = True
         self._listening.close()
+        self._stuck.close()
+        await self._housekeeper.stop(0)
         await self._claimer.stop(_LAST_CLAIM)
         for attempt in self._attempts:
             attempt.announce_shutdown()
@@ -122,6 +139,8 @@ class Supervisor:
         await self._wait_for_attempts(CLEANUP)
         for attempt in list(self._attempts):
             attempt.give_up()
+        if self._logging:
+            await asyncio.wait(self._logging)
         await self._reporter.stop(_LAST_REPORT)
         await self._heartbeat.stop(0)
         with contextlib.suppress(Exception):  # it is forgotten within a minute anyway
@@ -145,7 +164,7 @@ class Supervisor:
     def _warn_of_unserved_queues(self) -> None:
         for handler in self._registry:
             queue = handler.policy.queue
-            if queue is not None and queue not in self._settings.queues:
+            if queue is not None and queue not in self._settings.queue_names:
                 _log.warning(
                     "%s jobs are enqueued to %r, which this worker does not serve: add it to the "
                     "queues of WorkerSettings",
@@ -158,7 +177,8 @@ class Supervisor:
     def _free_slots(self) -> int:
         free = self._settings.concurrency - len(self._attempts)
         # Outcomes that cannot be written must not pile up without a bound.
-        return free if self._reporter.backlog < 2 * self._settings.concurrency else 0
+        backlog = self._reporter.backlog + len(self._logging)
+        return free if backlog < 2 * self._settings.concurrency else 0
 
     def _launch(self, job: ClaimedJob, asked_at: float) -> None:
         if self._stopping:
@@ -168,8 +188,12 @@ class Supervisor:
         async def send_progress(percent: int, message: str | None) -> None:
             await self._send_progress(attempt, percent, message)
 
+        async def send_log(lines: list[Line]) -> None:
+            call = _rpc.log_job(job.id, job.lease_id, [line.as_json() for line in lines])
+            await self._tell(attempt, call, "log")
+
         handler = self._registry[job.job_type]
-        attempt = Attempt(handler, job, send_progress, self._settled, self._ended)
+        attempt = Attempt(handler, job, send_progress, send_log, self._settled, self._ended)
         self._attempts.add(attempt)
         self._heartbeat.hold(Lease(attempt, asked_at))
 
@@ -177,6 +201,10 @@ class Supervisor:
         job, outcome = attempt.job, attempt.outcome
         if outcome is None:
             self._leases.drop(job.id, job.lease_id)
+        elif attempt.log.waiting:
+            task = asyncio.create_task(self._report_after_log(attempt, outcome))
+            self._logging.add(task)
+            task.add_done_callback(self._logging.discard)
         else:
             self._reporter.put(job, outcome, attempt.duration)
         if isinstance(outcome, Failed):
@@ -188,42 +216,56 @@ class Supervisor:
                 job.max_attempts,
                 outcome.error,
             )
+        if not (attempt.ended or self._stopping):
+            self._stuck.watch(attempt)
         if self._stopping and all(other.settled for other in self._attempts):
             self._all_settled.set()
         self._signals.settled.emit((job.id, outcome.name if outcome else None))
 
     def _ended(self, attempt: Attempt) -> None:
+        self._stuck.ended(attempt)
         self._attempts.discard(attempt)
         self._claimer.wake()
+
+    async def _report_after_log(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Writes the last lines while the lease that fences them is in force."""
+        await attempt.log.flush()
+        self._reporter.put(attempt.job, outcome, attempt.duration)
 
     async def _send_progress(self, attempt: Attempt, percent: int, message: str | None) -> None:
         job = attempt.job
         call = _rpc.report_progress(job.id, job.lease_id, percent, message)
+        if await self._tell(attempt, call, "progress"):
+            attempt.stop(Stop.CANCEL)
+
+    async def _tell(self, attempt: Attempt, call: Rpc[T], what: str) -> T | None:
+        """Writes news of an attempt; None when it could not, which is no reason to stop it.
+
+        A lease that is gone is one.
+        """
         try:
-            cancel_requested = await self._link.call(call, _PROGRESS)
+            return await self._link.call(call, _NEWS)
         except StaleLease:
             if not attempt.settled:
-                _log.warning("The lease of job %s is lost and its handler stopped", job.id)
+                _log.warning("The lease of job %s is lost and its handler stopped", attempt.job.id)
             attempt.stop(Stop.LOST)
         except Exception as error:
-            _log.debug("The progress of job %s was not written: %s", job.id, error)
-        else:
-            if cancel_requested:
-                attempt.stop(Stop.CANCEL)
+            _log.debug("The %s of job %s was not written: %s", what, attempt.job.id, error)
+        return None
 
     # --- wake-ups ---
 
     def _listen(self) -> None:
         if self._subscriptions is None:
             return
-        for queue in self._settings.queues:
+        for queue in self._settings.queue_names:
             ear = _Ear(self, queue)
             self._listening.enter_context(self._subscriptions.listen(f"pq:queue:{queue}", ear))
 
     def hears(self, queue: str, yes: bool) -> None:
         """Notes whether wake-ups of a queue are heard, and looks at what was missed."""
         self._heard.add(queue) if yes else self._heard.discard(queue)
-        self._claimer.hears_wake_ups = len(self._heard) == len(set(self._settings.queues))
+        self._claimer.hears_wake_ups = len(self._heard) == len(set(self._settings.queue_names))
         if yes:
             self._claimer.look()
             self._heartbeat.beat_now()

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from picture_queue._async.client import AsyncPictureQueue
-from picture_queue.errors import InvalidArgument
+from picture_queue.errors import InvalidArgument, WorkerStuck
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.registry import Policy, Registry
@@ -27,6 +28,11 @@ class Worker:
         client: The project, with a service key; it stays the caller's to close. Without it one is
             made from the environment when the worker starts.
         settings: How to work.
+        queues: Queues to claim from, instead of those of the settings: names, or names with their
+            weights.
+
+    Attributes:
+        settings: How to work; read when it starts.
 
     Example:
         >>> worker = Worker()
@@ -38,9 +44,15 @@ class Worker:
     """
 
     def __init__(
-        self, client: AsyncPictureQueue | None = None, settings: WorkerSettings | None = None
+        self,
+        client: AsyncPictureQueue | None = None,
+        settings: WorkerSettings | None = None,
+        *,
+        queues: Sequence[str] | Mapping[str, float] | None = None,
     ) -> None:
         self.settings = settings or WorkerSettings()
+        if queues is not None:
+            self.settings = replace(self.settings, queues=queues)
         self._client = client
         self._own_client: AsyncPictureQueue | None = None
         self._registry = Registry()
@@ -49,6 +61,7 @@ class Worker:
         self._supervisor: Supervisor | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._stop_asked = asyncio.Event()
+        self._recycle = False
 
     @property
     def job_types(self) -> tuple[str, ...]:
@@ -59,6 +72,16 @@ class Worker:
     def name(self) -> str | None:
         """The worker's name in the database while it runs, else None."""
         return self._supervisor.name if self._supervisor else None
+
+    @property
+    def recycle(self) -> bool:
+        """Whether it stops, or stopped, since only a new process can free what handlers hold.
+
+        A thread cannot be ended from outside. A handler that goes on ``stuck_after`` seconds after
+        its timeout, its cancel or the loss of its lease counts as stuck; when half of the slots are
+        held that way, the worker lets the other jobs finish and stops.
+        """
+        return self._recycle
 
     def handler(
         self,
@@ -76,8 +99,9 @@ class Worker:
         Its first argument is the payload. Annotated with a pydantic model, a dataclass or a
         TypedDict, the payload is validated before the function runs; one that does not fit fails
         its job. Its second argument, if there is one, is the `JobContext`. A plain ``def`` runs in
-        a thread and gets a `SyncJobContext`. What it returns must be JSON, or a `Snooze`, `Park` or
-        `Cancel`; an exception fails the attempt, `PermanentFailure` the job.
+        a thread and gets a `SyncJobContext`. What it returns must be JSON; an exception fails the
+        attempt, `PermanentFailure` the job. A `Snooze`, `Retry`, `RateLimited`, `Park` or `Cancel`,
+        returned or raised, does what it says.
 
         Args:
             job_type: Letters, digits and ``_ . : -``.
@@ -115,6 +139,7 @@ class Worker:
         releases them at once.
 
         Raises:
+            WorkerStuck: It ended by itself: see `recycle`. End the process, or start it anew.
             PictureQueueError: The project does not answer, refuses the key, or does not fit.
         """
         with self._handling_signals():
@@ -123,6 +148,11 @@ class Worker:
                 await self._stop_asked.wait()
             finally:
                 await self.stop()
+        if self._recycle:
+            raise WorkerStuck(
+                "Handlers that do not end hold half of the worker's slots",
+                hint="Start a new process, and give what they wait for a timeout of its own",
+            )
 
     async def _start_unless_stopped(self) -> None:
         """Starts; a signal that comes before the project's answer ends the wait for it."""
@@ -147,6 +177,7 @@ class Worker:
             return
         self._stop_asked.clear()
         self._stopping = None
+        self._recycle = False
         client = self._client
         if client is None:
             client = self._own_client = AsyncPictureQueue.from_env()
@@ -155,6 +186,7 @@ class Worker:
             client._watcher.subscriptions,
             self._registry,
             self.settings,
+            self._stop_to_recycle,
             self._signals,
         )
         try:
@@ -166,12 +198,19 @@ class Worker:
 
     async def stop(self) -> None:
         """Lets running jobs finish for ``shutdown_grace`` seconds, releases the rest, and ends."""
+        self._begin_to_stop()
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)
+
+    def _stop_to_recycle(self) -> None:
+        _log.error("Stuck handlers hold half of the slots: the worker finishes the rest and ends")
+        self._recycle = True
+        self._begin_to_stop()
+
+    def _begin_to_stop(self) -> None:
         self._stop_asked.set()
-        if self._supervisor is None:
-            return
-        if self._stopping is None:
+        if self._stopping is None and self._supervisor is not None:
             self._stopping = asyncio.create_task(self._stop(self._supervisor))
-        await asyncio.shield(self._stopping)
 
     async def _stop(self, supervisor: Supervisor) -> None:
         try:
@@ -203,7 +242,10 @@ class Worker:
         await self.stop()
 
     def _signalled(self) -> None:
-        if self._stop_asked.is_set():
+        if self._recycle:
+            _log.info("Stopping for good")
+            self._recycle = False
+        elif self._stop_asked.is_set():
             _log.warning("Stopping now: running jobs are released")
             if self._supervisor is not None:
                 self._supervisor.hurry()

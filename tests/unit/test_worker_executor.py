@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from picture_queue.replicate.errors import RateLimited
 from picture_queue.worker import JobContext, Snooze, SyncJobContext, executor
 from picture_queue.worker.executor import Attempt, Stop
+from picture_queue.worker.joblog import Line
 from picture_queue.worker.outcomes import Cancelled, Completed, Failed, Outcome, Released, Snoozed
 from picture_queue.worker.registry import Policy, Registry
 
@@ -27,12 +28,18 @@ class Run:
         registry.add("resize", function, Policy())
         self.said: list[str] = []
         self.progress: list[int] = []
+        self.lines: list[Line] = []
         self._settled = asyncio.Event()
         self._ended = asyncio.Event()
-        self.attempt = Attempt(registry["resize"], job, self._send, self._settle, self._end)
+        self.attempt = Attempt(
+            registry["resize"], job, self._send, self._send_log, self._settle, self._end
+        )
 
     async def _send(self, percent: int, message: str | None) -> None:
         self.progress.append(percent)
+
+    async def _send_log(self, lines: list[Line]) -> None:
+        self.lines += lines
 
     def _settle(self, attempt: Attempt) -> None:
         self.said.append("settled")
@@ -269,6 +276,17 @@ async def test_a_failure_that_gives_the_attempt_back_is_logged(run, caplog):
 
     assert await run(handle).outcome() == Snoozed(3)
     assert "waits 3 s: Replicate answered 429" in caplog.text
+
+
+async def test_a_verdict_raised_while_it_is_stopped_is_honoured(run):
+    def later() -> None:
+        raise Snooze(5)
+
+    handler = Never(later)
+    ran = run(handler)
+    await handler.started.wait()
+    ran.attempt.stop(Stop.SHUTDOWN)
+    assert await ran.outcome() == Snoozed(5)
 
 
 # Sync handlers

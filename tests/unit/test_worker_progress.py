@@ -7,6 +7,7 @@ import pytest
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker import progress
 from picture_queue.worker.context import Flags, JobContext, SyncJobContext
+from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.progress import Progress
 
 
@@ -30,6 +31,12 @@ class Wire:
     async def next(self) -> tuple[int, str | None]:
         async with asyncio.timeout(5):
             return await self.sent.get()
+
+
+def silent() -> JobLog:
+    async def send(lines: list[Line]) -> None: ...
+
+    return JobLog(send)
 
 
 async def test_the_first_value_goes_out_at_once():
@@ -94,7 +101,7 @@ async def test_what_was_dropped_is_not_sent(monkeypatch):
 
 async def test_a_handler_that_never_waits_lets_its_progress_out(claimed):
     wire = Wire()
-    context = JobContext(claimed(), Flags(), Progress(wire.send))
+    context = JobContext(claimed(), Flags(), Progress(wire.send), silent())
     for percent in range(10):
         await context.progress(percent, "a\nb\x00")
     assert await wire.next() == (0, "a b\ufffd")
@@ -102,14 +109,14 @@ async def test_a_handler_that_never_waits_lets_its_progress_out(claimed):
 
 async def test_progress_comes_out_of_a_thread(claimed):
     wire = Wire()
-    context = SyncJobContext(claimed(), Flags(), Progress(wire.send))
+    context = SyncJobContext(claimed(), Flags(), Progress(wire.send), silent())
     await asyncio.to_thread(context.progress, 30, "half")
     assert await wire.next() == (30, "half")
 
 
 @pytest.mark.parametrize("percent", [-1, 101])
 async def test_progress_is_percent(claimed, percent):
-    context = JobContext(claimed(), Flags(), Progress(Wire().send))
+    context = JobContext(claimed(), Flags(), Progress(Wire().send), silent())
     with pytest.raises(InvalidArgument, match=f"percent is {percent}, not 0 to 100"):
         await context.progress(percent)
 
@@ -118,14 +125,14 @@ async def test_whoever_goes_on_after_the_end_is_stopped(claimed):
     flags = Flags(stopped=True)
     reports = Progress(Wire().send)
     with pytest.raises(asyncio.CancelledError):
-        await JobContext(claimed(), flags, reports).progress(1)
+        await JobContext(claimed(), flags, reports, silent()).progress(1)
     with pytest.raises(asyncio.CancelledError):
-        SyncJobContext(claimed(), flags, reports).progress(1)
+        SyncJobContext(claimed(), flags, reports, silent()).progress(1)
 
 
 def test_a_thread_that_outlives_the_worker_is_stopped(claimed):
     async def make() -> SyncJobContext:
-        return SyncJobContext(claimed(), Flags(), Progress(Wire().send))
+        return SyncJobContext(claimed(), Flags(), Progress(Wire().send), silent())
 
     context = asyncio.run(make())
     with pytest.raises(asyncio.CancelledError, match="worker has stopped"):
@@ -135,7 +142,7 @@ def test_a_thread_that_outlives_the_worker_is_stopped(claimed):
 async def test_a_context_shows_its_job(claimed):
     job = claimed(payload={"a": 1}, attempt=2, max_attempts=5)
     flags = Flags()
-    context = JobContext(job, flags, Progress(Wire().send))
+    context = JobContext(job, flags, Progress(Wire().send), silent())
     assert (context.id, context.lease_id, context.job) == (job.id, job.lease_id, job)
     assert (context.job_type, context.payload) == ("resize", {"a": 1})
     assert (context.attempt, context.max_attempts) == (2, 5)
