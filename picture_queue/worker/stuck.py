@@ -34,11 +34,14 @@ class Stuck:
         loop = asyncio.get_running_loop()
         self._timers[attempt] = loop.call_later(self._patience, self._is_stuck, attempt)
 
-    def ended(self, attempt: Attempt) -> None:
-        """Forgets an attempt: its handler has ended after all, or in time."""
-        if timer := self._timers.pop(attempt, None):
-            timer.cancel()
+    def ended(self, attempt: Attempt) -> bool:
+        """Forgets an attempt whose handler has ended; returns whether it was late."""
+        timer = self._timers.pop(attempt, None)
         self._stuck.discard(attempt)
+        if timer is None:
+            return False
+        timer.cancel()
+        return True
 
     def close(self) -> None:
         """Watches no longer."""

@@ -223,9 +223,11 @@ class Supervisor:
         self._signals.settled.emit((job.id, outcome.name if outcome else None))
 
     def _ended(self, attempt: Attempt) -> None:
-        self._stuck.ended(attempt)
         self._attempts.discard(attempt)
-        self._claimer.wake()
+        if self._stuck.ended(attempt):
+            self._claimer.look()  # its report could not ask for the next job: it had the slot
+        else:
+            self._claimer.wake()
 
     async def _report_after_log(self, attempt: Attempt, outcome: Outcome) -> None:
         """Writes the last lines while the lease that fences them is in force."""

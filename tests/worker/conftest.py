@@ -1,5 +1,7 @@
 """Workers on the real stack, each on a queue of its own."""
 
+import asyncio
+import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -8,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from picture_queue import AsyncPictureQueue, Job, JobEvent, Worker, WorkerSettings
+from picture_queue import AsyncPictureQueue, Job, JobEvent, Worker, WorkerSettings, _rpc
 
 
 @pytest.fixture
@@ -43,3 +45,30 @@ async def db(stack: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     connection = await asyncpg.connect(stack.db_url, timeout=10)
     yield connection
     await connection.close(timeout=5)
+
+
+@pytest.fixture
+def enqueue(service: AsyncPictureQueue, queue: str) -> Callable[..., Any]:
+    """Enqueues one job with options as the database takes them, and returns its id."""
+
+    async def make(job_type: str, payload: dict[str, Any] | None = None, **options: Any) -> UUID:
+        item = {"job_type": job_type, "payload": payload or {}, "queue": queue, "options": options}
+        (made,) = await service._project.call(_rpc.enqueue_jobs([item]))
+        return made.id
+
+    return make
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """Waits for something that has no signal."""
+
+    async def wait(condition: Callable[[], Any], timeout: float = 15) -> None:
+        async with asyncio.timeout(timeout):
+            while True:
+                found = condition()
+                if await found if inspect.isawaitable(found) else found:
+                    return
+                await asyncio.sleep(0.01)
+
+    return wait

@@ -111,7 +111,8 @@ async def test_an_error_is_tried_again_after_the_backoff_of_its_type(
     async with worker:
         assert await service.jobs.result(job.id, timeout=15) == 3
     rows = await db.fetch(
-        "select error, detail from picture_queue.history where job_id = $1 and error is not null order by id",
+        "select error, detail from picture_queue.history "
+        "where job_id = $1 and error is not null order by id",
         job.id,
     )
     assert [row["error"] for row in rows] == [

@@ -1,0 +1,148 @@
+"""What handlers write into the log of their job."""
+
+import asyncio
+import json
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from picture_queue import JobContext, JobFailed, Park
+from picture_queue.worker import SyncJobContext, joblog
+
+
+@pytest.fixture
+def log_of(db):
+    async def read(job_id: UUID) -> list[dict[str, Any]]:
+        history = json.loads(await db.fetchval("select get_job_history($1)", job_id))
+        lines: list[dict[str, Any]] = history["log"]
+        return lines
+
+    return read
+
+
+async def test_lines_are_there_when_the_outcome_is(service, queue, new_worker, log_of):
+    worker = new_worker()
+
+    @worker.handler("talks")
+    async def talks(job: JobContext) -> None:
+        job.log("begun")
+        job.log("odd \x00", level="warning")
+        if job.attempt == 1:
+            raise ValueError("no")
+
+    job = await service.jobs.enqueue("talks", queue=queue, max_attempts=1)
+    async with worker:
+        with pytest.raises(JobFailed):
+            await service.jobs.result(job.id, timeout=15)
+        lines = await log_of(job.id)
+    assert [(line["attempt"], line["level"], line["message"]) for line in lines] == [
+        (1, "info", "begun"),
+        (1, "warning", "odd \ufffd"),
+    ]
+
+
+async def test_lines_come_out_while_the_handler_runs(
+    service, queue, new_worker, log_of, until, monkeypatch
+):
+    monkeypatch.setattr(joblog, "INTERVAL", 0.01)
+    worker = new_worker()
+    read = asyncio.Event()
+
+    @worker.handler("talks")
+    async def talks(job: JobContext) -> None:
+        job.log("waiting")
+        await read.wait()
+
+    job = await service.jobs.enqueue("talks", queue=queue)
+    async with worker:
+        await until(lambda: log_of(job.id))
+        read.set()
+        await service.jobs.result(job.id, timeout=15)
+
+
+async def test_the_newest_lines_are_kept(service, queue, new_worker, log_of):
+    worker = new_worker()
+
+    @worker.handler("talks")
+    def talks(job: SyncJobContext) -> None:
+        for n in range(1000):
+            job.log(f"line {n}", "debug")
+
+    job = await service.jobs.enqueue("talks", queue=queue)
+    async with worker:
+        await service.jobs.result(job.id, timeout=15)
+    assert [line["message"] for line in await log_of(job.id)] == [
+        f"line {n}" for n in range(800, 1000)
+    ]
+
+
+async def test_what_a_stopped_handler_writes_is_kept(service, queue, new_worker, log_of):
+    worker = new_worker()
+
+    @worker.handler("talks", timeout=0.05, max_attempts=1)
+    async def talks(job: JobContext) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            job.log("cleaned up")
+
+    async with worker:
+        job = await service.jobs.enqueue("talks", queue=queue)
+        with pytest.raises(JobFailed, match="TimeoutError"):
+            await service.jobs.result(job.id, timeout=15)
+    assert [line["message"] for line in await log_of(job.id)] == ["cleaned up"]
+
+
+async def test_a_log_that_cannot_be_written_costs_the_job_nothing(
+    service, queue, new_worker, log_of, faults
+):
+    worker = new_worker()
+
+    @worker.handler("talks")
+    async def talks(job: JobContext) -> int:
+        job.log("lost")
+        return 1
+
+    await faults(answer_503=50, path="/rest/v1/rpc/log_job")
+    job = await service.jobs.enqueue("talks", queue=queue)
+    async with worker:
+        assert await service.jobs.result(job.id, timeout=30) == 1
+    assert await log_of(job.id) == []
+
+
+async def test_a_line_under_a_lost_lease_stops_the_handler(
+    service, queue, new_worker, db, log_of, monkeypatch
+):
+    monkeypatch.setattr(joblog, "INTERVAL", 0.0)
+    worker = new_worker(lease=3600)
+    started, go = asyncio.Event(), asyncio.Event()
+
+    @worker.handler("talks")
+    async def talks(job: JobContext) -> None:
+        started.set()
+        await go.wait()
+        job.log("too late")
+        await asyncio.Event().wait()
+
+    job = await service.jobs.enqueue("talks", queue=queue)
+    async with worker:
+        await asyncio.wait_for(started.wait(), 15)
+        await db.execute("update job_queue set lease_id = gen_random_uuid() where id = $1", job.id)
+        go.set()
+        assert await worker._signals.settled.next() == (job.id, None)
+    assert await log_of(job.id) == []
+
+
+async def test_an_attempt_that_parked_kept_its_lines(service, queue, new_worker, log_of):
+    worker = new_worker()
+
+    @worker.handler("talks")
+    async def talks(job: JobContext) -> Park:
+        job.log("asked for it")
+        return Park(3600)
+
+    job = await service.jobs.enqueue("talks", queue=queue)
+    async with worker:
+        assert await worker._signals.reported.next() == (job.id, "ok")
+    assert [line["message"] for line in await log_of(job.id)] == ["asked for it"]

@@ -1,0 +1,192 @@
+"""Handlers that do not end: their slots, their leases, and the worker that starts anew."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from picture_queue import JobFailed, JobStatus, WorkerStuck, _rpc
+
+HERE = Path(__file__).parent
+
+
+class Hangs:
+    """A sync handler that ignores its timeout until the test ends."""
+
+    def __init__(self) -> None:
+        self.until = threading.Event()
+        self.running = 0
+
+    def __call__(self) -> None:
+        self.running += 1
+        self.until.wait(30)
+
+
+@pytest.fixture
+def hangs() -> Iterator[Hangs]:
+    handler = Hangs()
+    yield handler
+    handler.until.set()
+
+
+async def test_a_worker_whose_slots_are_held_ends_to_be_started_anew(
+    service, queue, new_worker, hangs, until, caplog
+):
+    worker = new_worker(concurrency=4, poll_interval=0.05, stuck_after=0.05, shutdown_grace=15)
+    finish = asyncio.Event()
+    started = asyncio.Event()
+
+    @worker.handler("slow")
+    async def slow() -> str:
+        started.set()
+        await finish.wait()
+        return "finished"
+
+    worker.handler("stuck", timeout=0.1, max_attempts=1)(hangs)
+    running = asyncio.create_task(worker.run())
+    slow_job = await service.jobs.enqueue("slow", queue=queue)
+    await asyncio.wait_for(started.wait(), 15)
+    first = await service.jobs.enqueue("stuck", queue=queue)
+    with pytest.raises(JobFailed, match="TimeoutError"):
+        await service.jobs.result(first.id, timeout=15)
+    assert not worker.recycle, "one slot of four is less than half"
+    second = await service.jobs.enqueue("stuck", queue=queue)
+    with pytest.raises(JobFailed, match="TimeoutError"):
+        await service.jobs.result(second.id, timeout=15)
+    await until(lambda: worker.recycle)
+    # It drains: what runs goes on, and nothing new is taken.
+    later = await service.jobs.enqueue("slow", queue=queue)
+    finish.set()
+    with pytest.raises(WorkerStuck, match="hold half of the worker's slots"):
+        await asyncio.wait_for(running, 15)
+    assert (await service.jobs.get(slow_job.id)).result == "finished"
+    assert (await service.jobs.get(later.id)).attempt == 0
+    assert f"The handler of job {first.id} (stuck) still runs" in caplog.text
+    assert hangs.running == 2
+
+
+async def test_a_handler_that_ends_late_gives_its_slot_back(service, queue, new_worker, hangs):
+    worker = new_worker(concurrency=1, stuck_after=3600)
+    worker.handler("stuck", timeout=0.1, max_attempts=1)(hangs)
+
+    @worker.handler("fine")
+    async def fine() -> int:
+        return 1
+
+    async with worker:
+        stuck = await service.jobs.enqueue("stuck", queue=queue)
+        with pytest.raises(JobFailed):
+            await service.jobs.result(stuck.id, timeout=15)
+        job = await service.jobs.enqueue("fine", queue=queue)
+        hangs.until.set()
+        assert await service.jobs.result(job.id, timeout=15) == 1
+        assert not worker._supervisor._stuck._timers
+        assert not worker.recycle
+
+
+async def test_a_signal_while_it_ends_by_itself_ends_it_for_good(
+    service, queue, new_worker, hangs, until
+):
+    worker = new_worker(concurrency=2, stuck_after=0.0, shutdown_grace=15)
+    finish, started = asyncio.Event(), asyncio.Event()
+
+    @worker.handler("slow")
+    async def slow() -> None:
+        started.set()
+        await finish.wait()
+
+    worker.handler("stuck", timeout=0.1, max_attempts=1)(hangs)
+    running = asyncio.create_task(worker.run())
+    slow_job = await service.jobs.enqueue("slow", queue=queue)
+    await asyncio.wait_for(started.wait(), 15)
+    await service.jobs.enqueue("stuck", queue=queue)
+    await until(lambda: worker.recycle)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await until(lambda: not worker.recycle)
+    finish.set()
+    await asyncio.wait_for(running, 15)
+    assert (await service.jobs.get(slow_job.id)).status is JobStatus.COMPLETED
+
+
+async def test_the_program_starts_itself_anew(stack, service, queue):
+    env = {**os.environ, "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
+    job = await service.jobs.enqueue("hangs", queue=queue, max_attempts=2)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "picture_queue_cli", "worker"),
+        *("--app", "stuck_app:worker", "--queue", f"{queue}=2"),
+        cwd=HERE,
+        env=env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        result = await service.jobs.result(job.id, timeout=40)
+        assert result == process.pid
+        assert (await service.jobs.get(job.id)).attempt == 2
+    finally:
+        process.terminate()
+        out, errors = await asyncio.wait_for(process.communicate(), 15)
+    assert process.returncode == 0
+    assert out.decode().split("\n")[:2] == [f"started {n} {process.pid}" for n in (1, 2)]
+    assert "hold half of the worker's slots" in errors.decode()
+
+
+# What the database does about a worker that does not stop a job
+
+
+@pytest.fixture
+async def graces(db) -> Any:
+    """Sets the graces of the project, for this test."""
+
+    async def set_(**seconds: float) -> None:
+        for name, value in seconds.items():
+            await db.execute(f"update picture_queue.setting set {name}_grace_seconds = $1", value)
+
+    before = await db.fetchrow("select * from picture_queue.setting")
+    yield set_
+    await set_(cancel=before["cancel_grace_seconds"], timeout=before["timeout_grace_seconds"])
+
+
+@pytest.mark.parametrize("limit", ["cancel", "timeout"])
+async def test_a_job_ends_although_its_worker_does_not_stop_it(
+    service, queue, new_worker, graces, until, db, limit
+):
+    """The lease is not prolonged beyond the grace; the job is swept when it has ended."""
+    await graces(**{limit: 0.0})
+    worker = new_worker(lease=3600, poll_interval=0.05)
+    started, go = asyncio.Event(), asyncio.Event()
+
+    @worker.handler("stubborn")
+    async def stubborn() -> None:
+        while not go.is_set():
+            try:
+                started.set()
+                await go.wait()
+            except asyncio.CancelledError:
+                continue
+
+    job = await service.jobs.enqueue("stubborn", queue=queue, max_attempts=1)
+    async with worker:
+        await asyncio.wait_for(started.wait(), 15)
+        if limit == "cancel":
+            await service.jobs.cancel(job.id)
+        else:  # as a worker would be whose clock stands still
+            await db.execute("update job_queue set timeout_seconds = 0.001 where id = $1", job.id)
+        worker._supervisor._heartbeat.beat_now()
+        await until(lambda: job.id not in worker._supervisor._leases.ids())
+        # The lease was granted for an hour: it ends here as it would then.
+        await db.execute("update job_queue set lease_expires_at = now() where id = $1", job.id)
+        await service._project.call(
+            _rpc.claim_jobs(_rpc.Claim(f"other-{uuid4()}", (queue,), (), 0, 30.0, uuid4()))
+        )
+        ended = await service.jobs.get(job.id)
+        go.set()
+    expected = JobStatus.CANCELLED if limit == "cancel" else JobStatus.FAILED
+    assert ended.status is expected

@@ -1,0 +1,229 @@
+"""What a handler can decide about its job, and what it knows of it."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from picture_queue import (
+    Cancel,
+    JobCancelled,
+    JobContext,
+    JobFailed,
+    JobStatus,
+    Park,
+    RateLimited,
+    Retry,
+    Snooze,
+    _rpc,
+)
+from picture_queue.worker import SyncJobContext
+
+
+def in_an_hour() -> datetime:
+    return datetime.now(UTC) + timedelta(hours=1)
+
+
+async def test_a_snooze_until_a_time_waits_for_it_and_costs_no_attempt(
+    service, queue, new_worker, reached
+):
+    worker = new_worker()
+    until = in_an_hour()
+
+    @worker.handler("patient")
+    async def patient() -> None:
+        raise Snooze(until=until)
+
+    job = await service.jobs.enqueue("patient", queue=queue, max_attempts=1)
+    async with worker:
+        snoozed = await reached(job.id, lambda event: event.hold == "scheduled")
+    assert (snoozed.scheduled_for, snoozed.attempt) == (until, 0)
+
+
+async def test_a_retry_comes_when_the_handler_says_and_costs_an_attempt(
+    service, queue, new_worker, reached, db
+):
+    worker = new_worker(poll_interval=0.05)
+    at = in_an_hour()
+
+    @worker.handler("wants", backoff=3000)
+    async def wants(job: JobContext) -> str | Retry:
+        match job.attempt:
+            case 1:
+                raise Retry(0.01, reason="The file is not there yet")
+            case 2:
+                return Retry(at=at)
+        return "never"
+
+    job = await service.jobs.enqueue("wants", queue=queue)
+    async with worker:
+        waiting = await reached(job.id, lambda e: e.hold == "scheduled" and e.attempt == 2)
+    assert (waiting.scheduled_for, waiting.attempt) == (at, 2)
+    errors = await db.fetch(
+        "select error, detail from picture_queue.history where job_id = $1 order by id", job.id
+    )
+    assert [row["error"] for row in errors if row["error"]] == [
+        "The file is not there yet",
+        "The handler asked for another attempt",
+    ]
+    assert any("in wants" in (row["detail"] or "") for row in errors)
+
+
+async def test_a_retry_without_an_attempt_left_fails(service, queue, new_worker):
+    worker = new_worker()
+
+    @worker.handler("wants")
+    def wants() -> Retry:
+        return Retry(0.01, reason="The file is not there")
+
+    job = await service.jobs.enqueue("wants", queue=queue, max_attempts=1)
+    async with worker:
+        with pytest.raises(JobFailed, match="The file is not there"):
+            await service.jobs.result(job.id, timeout=15)
+
+
+async def test_a_rate_limit_moves_the_whole_queue(service, queue, new_worker, db):
+    worker = new_worker(concurrency=1, poll_interval=0.05)
+    clock = asyncio.get_running_loop().time
+    starts: list[float] = []
+
+    @worker.handler("calls")
+    async def calls() -> None:
+        starts.append(clock())
+        if len(starts) == 1:
+            raise RateLimited(0.7)
+
+    jobs = await service.jobs.enqueue_many({"job_type": "calls", "queue": queue} for _ in range(5))
+    async with worker:
+        for job in jobs:
+            await service.jobs.result(job.id, timeout=15)
+    assert len(starts) == 6
+    assert min(starts[1:]) - starts[0] >= 0.7
+    assert {job.attempt for job in await service.jobs.list(queue=queue)} == {1}
+
+
+async def test_a_rate_limit_of_a_key_leaves_other_jobs_alone(
+    service, queue, new_worker, enqueue, db
+):
+    worker = new_worker(concurrency=1, poll_interval=0.05)
+    key = f"api:{queue}"
+    ran: list[str] = []
+
+    @worker.handler("calls")
+    def calls(payload: dict[str, str]) -> None:
+        ran.append(payload["who"])
+        if payload["who"] == "first":
+            raise RateLimited(3600, key=key)
+
+    limited = [await enqueue("calls", {"who": who}, limit_keys=[key]) for who in ("first", "next")]
+    free = await enqueue("calls", {"who": "free"})
+    async with worker:
+        await service.jobs.result(free, timeout=15)
+        await worker._signals.idle.next()
+    assert ran == ["first", "free"]
+    for job_id in limited:
+        job = await service.jobs.get(job_id)
+        assert (job.status, job.attempt) == (JobStatus.PENDING, 0)
+    paused_for = await db.fetchval(
+        "select paused_until - now() from picture_queue.limit_key where key = $1", key
+    )
+    assert timedelta(minutes=59) < paused_for <= timedelta(hours=1)
+
+
+@pytest.mark.parametrize("first", ["event", "park"])
+async def test_an_event_wakes_a_parked_job_whichever_comes_first(
+    service, queue, new_worker, reached, db, first
+):
+    worker = new_worker(poll_interval=0.05)
+    name = f"paid:{queue}"
+
+    async def pay() -> None:
+        await db.execute("select send_event($1, $2)", name, '{"amount": 3}')
+
+    @worker.handler("order")
+    async def order(job: JobContext) -> Any:
+        if job.event is not None:
+            return job.event
+        if first == "event":
+            await pay()
+        return Park(3600, event=name)
+
+    job = await service.jobs.enqueue("order", queue=queue, max_attempts=1)
+    async with worker:
+        if first == "park":
+            await reached(job.id, lambda event: event.hold == "parked")
+            await pay()
+        assert await service.jobs.result(job.id, timeout=15) == {"amount": 3}
+    assert (await service.jobs.get(job.id)).attempt == 1
+
+
+async def test_a_parked_job_waits_for_its_own_id_by_default(
+    service, queue, new_worker, reached, db
+):
+    worker = new_worker(poll_interval=0.05)
+
+    @worker.handler("order")
+    def order(job: SyncJobContext) -> Any:
+        return job.event or Park(3600)
+
+    job = await service.jobs.enqueue("order", queue=queue)
+    async with worker:
+        await reached(job.id, lambda event: event.hold == "parked")
+        await db.execute("select send_event($1, '\"here\"')", str(job.id))
+        assert await service.jobs.result(job.id, timeout=15) == "here"
+
+
+async def test_a_cancel_can_be_raised_from_deep_inside(service, queue, new_worker):
+    worker = new_worker()
+
+    @worker.handler("needless")
+    async def needless() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(find_out())
+
+    async def find_out() -> None:
+        raise Cancel
+
+    job = await service.jobs.enqueue("needless", queue=queue)
+    async with worker:
+        with pytest.raises(JobCancelled):
+            await service.jobs.result(job.id, timeout=15)
+
+
+async def test_a_handler_knows_the_tags_and_metadata_of_its_job(service, new_worker, enqueue):
+    worker = new_worker()
+
+    @worker.handler("tagged")
+    def tagged(job: SyncJobContext) -> Any:
+        return [job.tags, job.metadata, job.event]
+
+    job_id = await enqueue("tagged", tags=["a", "b"], metadata={"order": {"n": 7}})
+    bare = await enqueue("tagged")
+    async with worker:
+        result = await service.jobs.result(job_id, timeout=15)
+        assert result == [["a", "b"], {"order": {"n": 7}}, None]
+        assert await service.jobs.result(bare, timeout=15) == [[], {}, None]
+
+
+async def test_queues_with_weights_get_their_shares(service, queue, new_worker, db):
+    small, big = f"{queue}-small", f"{queue}-big"
+    worker = new_worker(queues={small: 1, big: 3}, concurrency=4)
+    starts: list[str] = []
+    enough = asyncio.Event()
+
+    @worker.handler("count")
+    async def count(job: JobContext) -> None:
+        starts.append(job.job.queue)
+        if len(starts) == 240:
+            enough.set()
+
+    await service._project.call(
+        _rpc.enqueue_jobs(
+            [{"job_type": "count", "queue": name} for name in (small, big) for _ in range(240)]
+        )
+    )
+    async with worker:
+        await asyncio.wait_for(enough.wait(), 30)
+    # 180 of 240 are expected, with a standard deviation below 7: these bounds are 7 of them away.
+    assert 130 < starts[:240].count(big) < 230
