@@ -2671,8 +2671,8 @@ end
 $$;
 
 -- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job
--- that was to stop, or whose time is over, gets its grace and no more: then its lease ends whatever
--- its worker says.
+-- that was to stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever
+-- its worker says. One cancelled while parked has its grace from its last claim, which is to undo.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -2685,7 +2685,8 @@ begin
   with ends as (
     select j.id, least(
         v_now + make_interval(secs => j.lease_seconds),
-        j.cancel_requested_at + make_interval(secs => s.cancel_grace_seconds),
+        greatest(j.cancel_requested_at, case when j.cancel_requested_at is not null then j.started_at end)
+          + make_interval(secs => s.cancel_grace_seconds),
         j.started_at + make_interval(secs => s.timeout_grace_seconds
           + coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, s.timeout_seconds))) as lease_ends_at
     from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
@@ -2697,14 +2698,14 @@ begin
   ),
   held as (
     update public.job_queue j
-    set lease_expires_at = e.lease_ends_at
+    set lease_expires_at = greatest(e.lease_ends_at, v_now)
     from ends e
-    where j.id = any (v_ids) and j.id = e.id and e.lease_ends_at > v_now
-    returning j.id, j.cancel_requested_at
+    where j.id = any (v_ids) and j.id = e.id
+    returning j.id, j.cancel_requested_at, e.lease_ends_at
   )
   select jsonb_build_object(
-    'cancel', coalesce(jsonb_agg(l.job_id) filter (where h.cancel_requested_at is not null), '[]'),
-    'lost', coalesce(jsonb_agg(l.job_id) filter (where h.id is null), '[]'))
+    'cancel', coalesce(jsonb_agg(l.job_id) filter (where h.cancel_requested_at is not null and h.lease_ends_at > v_now), '[]'),
+    'lost', coalesce(jsonb_agg(l.job_id) filter (where coalesce(h.lease_ends_at <= v_now, true)), '[]'))
   into v_answer
   from jsonb_to_recordset(p_leases) as l (job_id uuid)
   left join held h on h.id = l.job_id;
