@@ -78,7 +78,7 @@ def refused(error: BaseException) -> bool:
     return named and not worth_repeating(error)
 
 
-class Backoff:
+class Pauses:
     """Growing pauses between tries, with jitter.
 
     Args:

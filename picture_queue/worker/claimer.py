@@ -10,7 +10,7 @@ from picture_queue import _rpc
 from picture_queue._rpc import Claim
 from picture_queue.records import ClaimedJob
 from picture_queue.settings import WorkerSettings
-from picture_queue.worker._link import Backoff, Link
+from picture_queue.worker._link import Link, Pauses
 from picture_queue.worker._service import Service
 from picture_queue.worker._signals import Signals
 
@@ -53,7 +53,7 @@ class Claimer(Service):
         self._free_slots = free_slots
         self._launch = launch
         self._signals = signals
-        self._backoff = Backoff()
+        self._pauses = Pauses()
         self._clock = asyncio.get_running_loop().time
         self._open: Claim | None = None  # asked, and not answered yet
         self._asked_at = 0.0  # when it was asked first
@@ -138,9 +138,9 @@ class Claimer(Service):
             jobs = await self._link.call(_rpc.claim_jobs(claim), _ANSWER)
         except Exception:  # the link has logged it
             self.unanswered(claim)
-            await self._rest(self._backoff.next())
+            await self._rest(self._pauses.next())
             return
-        self._backoff.reset()
+        self._pauses.reset()
         self.answered(claim, jobs)
 
     def _poll_interval(self) -> float:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from picture_queue import _rpc
 from picture_queue._rpc import Heartbeat as Answer
-from picture_queue.worker._link import Backoff, Link
+from picture_queue.worker._link import Link, Pauses
 from picture_queue.worker._service import Service
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import Attempt, Stop
@@ -93,7 +93,7 @@ class Heartbeat(Service):
         self._worker = worker
         self._leases = leases
         self._signals = signals
-        self._backoff = Backoff(first=0.2, longest=2.0)
+        self._pauses = Pauses(first=0.2, longest=2.0)
         self._clock = asyncio.get_running_loop().time
         self._beaten_at = self._clock()
         self._planned = self._beaten_at
@@ -128,9 +128,9 @@ class Heartbeat(Service):
             answer = await self._link.call(call, _patience(leases, asked_at))
         except Exception:  # the link has logged it
             self._let_go_of_the_expired()
-            await self._rest(self._backoff.next())
+            await self._rest(self._pauses.next())
             return
-        self._backoff.reset()
+        self._pauses.reset()
         self._beaten_at = asked_at
         self._take(answer, leases, asked_at)
         self._signals.beaten.emit(None)

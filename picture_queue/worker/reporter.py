@@ -11,7 +11,7 @@ from uuid import UUID
 from picture_queue import _rpc
 from picture_queue.errors import TooLarge
 from picture_queue.records import ClaimedJob
-from picture_queue.worker._link import Backoff, Link
+from picture_queue.worker._link import Link, Pauses
 from picture_queue.worker._service import Service
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
@@ -65,7 +65,7 @@ class Reporter(Service):
         self._claimer = claimer
         self._on_reported = on_reported
         self._signals = signals
-        self._backoff = Backoff(first=0.1, longest=5.0)
+        self._pauses = Pauses(first=0.1, longest=5.0)
         # One report a job: where there is a second, the first one's lease has ended.
         self._waiting: dict[UUID, Report] = {}
         self._batch = BATCH
@@ -100,7 +100,7 @@ class Reporter(Service):
             return
         batch = list(islice(self._waiting.values(), self._batch))
         if await self._write(batch):
-            self._backoff.reset()
+            self._pauses.reset()
             self._batch = min(self._batch * 2, BATCH)
             return
         # Smaller, and others first: one report that cannot be sent must not hold up the rest.
@@ -108,7 +108,7 @@ class Reporter(Service):
         for report in batch:
             if self._waiting.get(report.job_id) is report:
                 self._waiting[report.job_id] = self._waiting.pop(report.job_id)
-        await asyncio.sleep(self._backoff.next())
+        await asyncio.sleep(self._pauses.next())
 
     async def _write(self, batch: list[Report]) -> bool:
         """Makes one call; False when the same reports are to be sent again."""

@@ -46,6 +46,7 @@ CODES = {
     errors.JobNotCompleted: 1,
     errors.JobFailed: 1,
     errors.JobCancelled: 1,
+    errors.WorkerStuck: 1,
 }
 
 

@@ -531,6 +531,7 @@ async def test_a_throttled_create_gives_the_attempt_back(world: World) -> None:
     with pytest.raises(errors.RateLimited) as caught:
         await world.run(generation)
     assert (caught.value.counts, caught.value.retry_after) == (False, 30.0)
+    assert caught.value.pause_key == "type:generate-image"
     assert [row.state for row in world.db.rows] == ["failed"]
     # Nothing was made, so nothing is searched for: a broken list does not matter.
     await world.switch(kind="server_error", on="list", count=100)

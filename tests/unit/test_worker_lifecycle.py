@@ -52,6 +52,7 @@ class Bench:
             "heartbeat_jobs": lambda params: self.beat,
             "report_progress": lambda params: {"cancel_requested": False},
             "report_jobs": self.report,
+            "maintain_jobs": lambda params: {},
         }
 
     def worker(self, **settings: Any) -> Worker:
@@ -229,6 +230,35 @@ async def test_a_queue_nobody_serves_is_named(bench, caplog):
 
     async with worker:
         assert "resize jobs are enqueued to 'big', which this worker does not serve" in caplog.text
+
+
+async def test_the_weights_of_queues_travel_with_each_claim(bench):
+    worker = bench.worker(queues={"a": 3, "b": 1})
+    handler = Waits(worker)
+    async with worker:
+        claim = await bench.project.next("claim_jobs")
+        assert (claim["queues"], claim["weights"]) == (["a", "b"], [3, 1])
+        bench.job()
+        worker._supervisor._claimer.look()
+        await handler.running()
+        bench.subscriptions.listeners["pq:queue:a"].lost()  # a report asks along from now on
+        handler.go.set()
+        assert (await bench.project.next("report_jobs"))["claim"]["weights"] == [3, 1]
+
+
+async def test_a_worker_asks_for_maintenance_again_and_again(bench, project, monkeypatch):
+    monkeypatch.setattr("picture_queue.worker.housekeeper.INTERVAL", 0.001)
+    failures = [errors.Busy("not now")]
+
+    def maintain(params: dict[str, Any]) -> Any:
+        if failures:
+            raise failures.pop()
+        return {}
+
+    project.answers["maintain_jobs"] = maintain
+    async with bench.worker() as worker:
+        for _ in range(3):
+            await worker._signals.maintained.next()
 
 
 # Stopping

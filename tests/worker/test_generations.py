@@ -1,7 +1,9 @@
 """The built-in handler: from a wish to a stored picture, over the project's own API."""
 
 from collections.abc import Callable
+from typing import Any
 
+import httpx
 import pytest
 
 from picture_queue import AsyncPictureQueue, JobCancelled, JobStatus, Worker, WorkerSettings
@@ -13,10 +15,11 @@ QUICK = HandlerSettings(first_look=0.05, longest_look=0.1)
 
 
 @pytest.fixture
-def new_builtin(stack, service) -> Callable[[], Worker]:
-    def make() -> Worker:
+def new_builtin(stack, service) -> Callable[..., Worker]:
+    def make(**settings: Any) -> Worker:
         replicate = ReplicateSettings("r8_test", stack.replicate_url)
-        worker = builtin_worker(service, WorkerSettings(shutdown_grace=0), replicate, QUICK)
+        chosen = WorkerSettings(shutdown_grace=0, **settings)
+        worker = builtin_worker(service, chosen, replicate, QUICK)
         worker._signals.watch()
         return worker
 
@@ -41,6 +44,25 @@ async def test_a_storage_that_is_away_for_a_moment_costs_nothing(service, new_bu
     async with new_builtin():
         await service.jobs.result(started.job_id, timeout=30)
     assert (await service.jobs.get(started.job_id)).attempt == 1
+
+
+async def test_a_throttled_account_rests_for_all_generations(stack, service, new_builtin, db):
+    async with httpx.AsyncClient(base_url=stack.replicate_url, timeout=10) as http:
+        fault = {"kind": "rate_limit", "count": 1, "seconds": 60}
+        origin = httpx.URL(stack.replicate_url).copy_with(raw_path=b"/_simulator/faults")
+        (await http.post(origin, json=fault)).raise_for_status()
+    first, *others = [await service.generations.start(f"lighthouse {n}") for n in range(3)]
+    async with new_builtin(concurrency=1, poll_interval=0.05) as worker:
+        assert await worker._signals.settled.next() == (first.job_id, "snoozed")
+        await worker._signals.idle.next()
+        for generation in others:
+            waiting = await service.jobs.get(generation.job_id)
+            assert (waiting.status, waiting.attempt) == (JobStatus.PENDING, 0)
+        await db.execute("select resume_key('type:generate-image')")
+        for generation in others:
+            await service.jobs.result(generation.job_id, timeout=30)
+    assert (await service.jobs.get(first.job_id)).attempt == 0
+    await service.generations.cancel(first.id)
 
 
 async def test_a_cancel_stops_the_prediction(stack, service, new_builtin, reached, db):

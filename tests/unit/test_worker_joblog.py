@@ -1,0 +1,121 @@
+"""The log of an attempt: lines travel together, and the newest are kept."""
+
+import asyncio
+import threading
+
+import pytest
+
+from picture_queue.errors import InvalidArgument
+from picture_queue.worker import JobContext, SyncJobContext, joblog
+from picture_queue.worker.context import Flags
+from picture_queue.worker.joblog import JobLog, Line
+from picture_queue.worker.progress import Progress
+
+
+class Wire:
+    """Takes what is sent, and holds each call until it is let go."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[list[str]] = asyncio.Queue()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def send(self, lines: list[Line]) -> None:
+        self.sent.put_nowait([line.message for line in lines])
+        await self.open.wait()
+
+    async def next(self) -> list[str]:
+        async with asyncio.timeout(5):
+            return await self.sent.get()
+
+
+async def no_progress(percent: int, message: str | None) -> None: ...
+
+
+@pytest.fixture
+def wire():
+    return Wire()
+
+
+@pytest.fixture
+def log(wire):
+    return JobLog(wire.send)
+
+
+def write(log: JobLog, *messages: str) -> None:
+    for message in messages:
+        log.put(Line.of(message, "info"))
+
+
+async def test_lines_wait_for_each_other(log, wire, monkeypatch):
+    monkeypatch.setattr(joblog, "INTERVAL", 0.02)
+    write(log, "a", "b")
+    assert wire.sent.empty()
+    await asyncio.sleep(0)
+    write(log, "c")
+    assert await wire.next() == ["a", "b", "c"]
+    assert log.waiting  # its answer is not here yet
+    write(log, "d")
+    assert await wire.next() == ["d"]
+
+
+async def test_fifty_lines_do_not_wait(log, wire, monkeypatch):
+    monkeypatch.setattr(joblog, "INTERVAL", 3600)
+    numbers = [str(n) for n in range(51)]
+    write(log, *numbers)
+    assert await wire.next() == numbers[:50]
+    assert wire.sent.empty()
+    await log.flush()
+    assert await wire.next() == ["50"]
+    assert not log.waiting
+
+
+async def test_while_nothing_goes_out_the_newest_are_kept(log, wire):
+    wire.open.clear()
+    write(log, *(str(n) for n in range(50)))
+    await wire.next()
+    write(log, *(str(n) for n in range(1000)))
+    wire.open.set()
+    assert await wire.next() == [str(n) for n in range(800, 1000)]
+    await log.flush()
+    assert wire.sent.empty()
+
+
+async def test_lines_that_were_dropped_are_not_sent(log, wire):
+    write(log, "a")
+    log.drop()
+    assert not log.waiting
+    await log.flush()
+    assert wire.sent.empty()
+
+
+async def test_handlers_of_both_kinds_write(claimed, log, wire):
+    flags = Flags()
+    JobContext(claimed(), flags, Progress(no_progress), log).log("from the loop")
+    context = SyncJobContext(claimed(), flags, Progress(no_progress), log)
+    thread = threading.Thread(target=context.log, args=("from a thread", "error"))
+    thread.start()
+    thread.join()
+    await asyncio.sleep(0)
+    await log.flush()
+    assert await wire.next() == ["from the loop", "from a thread"]
+
+
+@pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
+async def test_whoever_goes_on_after_the_end_is_stopped(claimed, log, kind):
+    context = kind(claimed(), Flags(stopped=True), Progress(no_progress), log)
+    with pytest.raises(asyncio.CancelledError):
+        context.log("too late")
+
+
+def test_a_level_is_one_of_four():
+    with pytest.raises(InvalidArgument, match="level is 'loud'"):
+        Line.of("a", "loud")  # type: ignore[arg-type]
+
+
+def test_a_line_is_made_storable():
+    line = Line.of(f"{'x' * 5000}", "debug")
+    assert len(line.message) == 2000
+    line = Line.of("a\nb\x00", "debug")
+    assert line.as_json() == {"at": line.at, "level": "debug", "message": "a\nb\ufffd"}
+    assert Line.of(ValueError("any object"), "error").message == "any object"

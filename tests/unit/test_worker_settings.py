@@ -1,0 +1,67 @@
+"""How a worker is told which queues to serve."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from picture_queue import SettingsError, Worker, WorkerSettings
+from picture_queue_cli.worker import weighted
+
+
+def test_queues_are_names_or_names_with_weights():
+    plain = WorkerSettings(queues=["a", "b"])
+    assert (plain.queue_names, plain.weights) == (("a", "b"), None)
+    shares = WorkerSettings(queues={"a": 3, "b": 0.5})
+    assert (shares.queue_names, shares.weights) == (("a", "b"), (3, 0.5))
+
+
+def test_later_changes_of_what_was_passed_change_nothing():
+    given = {"a": 3.0}
+    settings = WorkerSettings(queues=given)
+    given["b"] = 1
+    assert settings.queue_names == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"queues": ("a", "")}, "name is empty"),
+        ({"queues": "images"}, "Queues is .images., not a list"),
+        ({"queues": {"a": 0}}, "weight of a is 0"),
+        ({"queues": {"a": 1, "b": -1}}, "weight of b is -1"),
+        ({"queues": {"a": math.nan}}, "weight of a is nan"),
+        ({"queues": {"a": math.inf}}, "weight of a is inf"),
+        ({"concurrency": 0}, "Concurrency is 0"),
+        ({"stuck_after": -1}, "stuck_after is -1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], says: str):
+    with pytest.raises(SettingsError, match=says):
+        WorkerSettings(**settings)
+
+
+def test_a_worker_takes_its_queues_directly():
+    client: Any = SimpleNamespace()
+    worker = Worker(client, WorkerSettings(concurrency=3), queues={"a": 2})
+    assert (worker.settings.concurrency, worker.settings.weights) == (3, (2,))
+    assert Worker(client, queues=("a",)).settings.queue_names == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("given", "queues"),
+    [
+        (["a", "b"], ("a", "b")),
+        (["a=3", "b"], {"a": 3.0, "b": 1.0}),
+        (["a=0.5"], {"a": 0.5}),
+    ],
+)
+def test_the_command_line_reads_weights(given: list[str], queues: Any):
+    assert weighted(given) == queues
+
+
+@pytest.mark.parametrize("given", ["a=", "a=many", "a=1=2"])
+def test_a_weight_that_is_no_number_is_refused(given: str):
+    with pytest.raises(SettingsError, match="no number as its weight"):
+        weighted([given])
