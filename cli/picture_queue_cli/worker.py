@@ -59,11 +59,7 @@ def worker(
     # The program's output is its log.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        run(_work(own, target, settings))
-    except WorkerStuck as error:
-        complain(str(error))
-        start_anew()
+    run(_work(own, target, settings))
 
 
 def start_anew() -> NoReturn:
@@ -104,6 +100,9 @@ async def _work(own: "Worker | None", target: Target, settings: dict[str, Any]) 
             await _work_built_in(target, settings)
     except TimeoutError as error:
         raise ConnectionFailed("The project does not answer in time") from error
+    except WorkerStuck as error:
+        complain(str(error))
+        start_anew()  # from here: the end of the event loop would wait for threads
 
 
 async def _work_built_in(target: Target, settings: dict[str, Any]) -> None:
