@@ -54,6 +54,11 @@ class _Context:
         return self.job.job_type
 
     @property
+    def queue(self) -> str:
+        """The queue it was claimed from."""
+        return self.job.queue
+
+    @property
     def payload(self) -> dict[str, Any]:
         """The payload as it was enqueued."""
         return self.job.payload

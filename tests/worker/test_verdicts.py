@@ -214,7 +214,7 @@ async def test_queues_with_weights_get_their_shares(service, queue, new_worker, 
 
     @worker.handler("count")
     async def count(job: JobContext) -> None:
-        starts.append(job.job.queue)
+        starts.append(job.queue)
         if len(starts) == 240:
             enough.set()
 
