@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from picture_queue._async.client import AsyncPictureQueue
     from picture_queue._sync.client import PictureQueue
     from picture_queue.records import (
+        Backoff,
         CancelRequest,
         Enqueued,
         Generation,
@@ -74,6 +75,7 @@ _WHERE = {
     "PictureQueue": "picture_queue._sync.client",
     **dict.fromkeys(
         (
+            "Backoff",
             "CancelRequest",
             "Enqueued",
             "Generation",
@@ -117,6 +119,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "AsyncPictureQueue",
     "AuthenticationFailed",
+    "Backoff",
     "Busy",
     "Cancel",
     "CancelRequest",

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, to_json
 
 from picture_queue.errors import InvalidArgument
+from picture_queue.records import Backoff
 from picture_queue.worker._signature import Shape, shape_of
 from picture_queue.worker.verdicts import PermanentFailure
 
@@ -27,8 +28,7 @@ class Policy:
         max_attempts: Attempts before a job fails.
         timeout: Longest run of one attempt, seconds.
         lease: Length of a lease, seconds.
-        backoff: Seconds to the second attempt; doubles from there.
-        backoff_cap: Longest backoff, seconds.
+        backoff: The pauses between attempts.
 
     Raises:
         InvalidArgument: Naming the setting and its value.
@@ -38,8 +38,7 @@ class Policy:
     max_attempts: int | None = None
     timeout: float | None = None
     lease: float | None = None
-    backoff: float | None = None
-    backoff_cap: float | None = None
+    backoff: Backoff | None = None
 
     def __post_init__(self) -> None:
         if self.queue is not None and not _QUEUE.fullmatch(self.queue):
@@ -52,8 +51,6 @@ class Policy:
             ("max_attempts", 1),
             ("timeout", 0.001),
             ("lease", 1),
-            ("backoff", 0.001),
-            ("backoff_cap", 0.001),
         ):
             value = getattr(self, name)
             if value is not None and not (low <= value and math.isfinite(value)):
@@ -63,15 +60,33 @@ class Policy:
 
     def as_json(self) -> dict[str, Any]:
         """Returns what is set, as `register_worker` takes it."""
+        backoff = self.backoff or Backoff()
         given = {
             "queue": self.queue,
             "max_attempts": self.max_attempts,
             "timeout_seconds": self.timeout,
             "lease_seconds": self.lease,
-            "backoff_seconds": self.backoff,
-            "backoff_cap_seconds": self.backoff_cap,
+            "backoff_policy": backoff.policy,
+            "backoff_seconds": backoff.base,
+            "backoff_cap_seconds": backoff.cap,
+            "backoff_jitter": backoff.jitter,
         }
         return {name: value for name, value in given.items() if value is not None}
+
+
+def as_backoff(backoff: Backoff | float | None, cap: float | None) -> Backoff | None:
+    """Returns what a handler says of its backoff as one value.
+
+    Raises:
+        InvalidArgument: A number is out of range, or the cap is said twice.
+    """
+    if isinstance(backoff, Backoff):
+        if cap is not None:
+            raise InvalidArgument(
+                f"backoff_cap is {cap} beside a Backoff", hint="Write it there: Backoff(cap=…)"
+            )
+        return backoff
+    return None if backoff is None and cap is None else Backoff(base=backoff, cap=cap)
 
 
 @dataclass(frozen=True, slots=True)

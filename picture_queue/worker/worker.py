@@ -11,9 +11,10 @@ from typing import Any, Self, TypeVar
 
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue.errors import InvalidArgument, WorkerStuck
+from picture_queue.records import Backoff
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._signals import Signals
-from picture_queue.worker.registry import Policy, Registry
+from picture_queue.worker.registry import Policy, Registry, as_backoff
 from picture_queue.worker.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Worker:
         timeout: float | None = None,
         max_attempts: int | None = None,
         lease: float | None = None,
-        backoff: float | None = None,
+        backoff: Backoff | float | None = None,
         backoff_cap: float | None = None,
     ) -> Callable[[F], F]:
         """Registers the function below it as the handler of a job type.
@@ -109,8 +110,8 @@ class Worker:
             timeout: Longest run of one attempt, seconds.
             max_attempts: Attempts before the job fails.
             lease: Length of a lease, seconds; heartbeats prolong it.
-            backoff: Seconds to the second attempt; doubles from there.
-            backoff_cap: Longest backoff, seconds.
+            backoff: The pauses between attempts, as a `Backoff`, or the first one in seconds.
+            backoff_cap: The longest one, seconds, where ``backoff`` is no `Backoff`.
 
         Raises:
             InvalidArgument: A name or a number is out of range, the function cannot be called with
@@ -120,7 +121,8 @@ class Worker:
             raise InvalidArgument(
                 f"{job_type!r} comes too late", hint="Register handlers before the worker starts"
             )
-        policy = Policy(queue, max_attempts, timeout, lease, backoff, backoff_cap)
+        pauses = as_backoff(backoff, backoff_cap)
+        policy = Policy(queue, max_attempts, timeout, lease, pauses)
 
         def register(function: F) -> F:
             self._registry.add(job_type, function, policy)

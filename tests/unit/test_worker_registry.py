@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
-from picture_queue import InvalidArgument, JobContext, PermanentFailure, Worker
+from picture_queue import Backoff, InvalidArgument, JobContext, PermanentFailure, Worker
 from picture_queue.worker import SyncJobContext
 from picture_queue.worker.registry import Handler, Policy, Registry
 
@@ -176,25 +176,66 @@ def test_a_job_type_has_one_handler():
 
 
 @pytest.mark.parametrize(
-    "policy",
+    ("policy", "says"),
     [
-        {"timeout": 0},
-        {"timeout": float("inf")},
-        {"max_attempts": 0},
-        {"lease": 0.5},
-        {"backoff": -1},
-        {"backoff_cap": 0},
-        {"queue": "no spaces"},
+        ({"timeout": 0}, "timeout is 0"),
+        ({"timeout": float("inf")}, "timeout is inf"),
+        ({"max_attempts": 0}, "max_attempts is 0"),
+        ({"lease": 0.5}, "lease is 0.5"),
+        ({"backoff": -1}, "backoff's base is -1"),
+        ({"backoff": float("nan")}, "backoff's base is nan"),
+        ({"backoff_cap": 0}, "backoff's cap is 0"),
+        ({"backoff": Backoff("linear"), "backoff_cap": 9}, "backoff_cap is 9 beside a Backoff"),
+        ({"queue": "no spaces"}, "queue"),
     ],
 )
-def test_a_policy_that_cannot_work_is_refused(policy):
-    with pytest.raises(InvalidArgument, match=next(iter(policy))):
+def test_a_policy_that_cannot_work_is_refused(policy, says):
+    with pytest.raises(InvalidArgument, match=says):
         Worker().handler("resize", **policy)
+
+
+@pytest.mark.parametrize(
+    ("backoff", "says"),
+    [
+        ({"policy": "random"}, "policy is 'random'"),
+        ({"jitter": 1.5}, "jitter is 1.5"),
+        ({"cap": 1e9}, "cap is 1000000000.0"),
+    ],
+)
+def test_a_backoff_that_cannot_work_is_refused(backoff, says):
+    with pytest.raises(InvalidArgument, match=says):
+        Backoff(**backoff)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, {}),
+        ({"backoff": 2}, {"backoff_seconds": 2}),
+        (
+            {"backoff": 2, "backoff_cap": 100},
+            {"backoff_seconds": 2, "backoff_cap_seconds": 100},
+        ),
+        (
+            {"backoff": Backoff("linear", 2, 100, 0)},
+            {
+                "backoff_policy": "linear",
+                "backoff_seconds": 2,
+                "backoff_cap_seconds": 100,
+                "backoff_jitter": 0,
+            },
+        ),
+    ],
+)
+def test_a_backoff_is_seconds_or_a_whole_policy(given, told):
+    worker = Worker()
+    worker.handler("resize", **given)(nothing)
+    assert worker._registry.policies() == {"resize": told}
 
 
 def test_policies_are_told_to_the_database():
     registry = Registry()
-    registry.add("resize", nothing, Policy("big", 5, 60, 10, 2, 100))
+    registry.add("resize", nothing, Policy("big", 5, 60, 10, Backoff(base=2, cap=100)))
     registry.add("crop", nothing, Policy())
     assert registry.job_types == ("crop", "resize")
     assert registry.policies() == {

@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from picture_queue import (
+    Backoff,
     Cancel,
     JobCancelled,
     JobContext,
@@ -120,6 +121,22 @@ async def test_an_error_is_tried_again_after_the_backoff_of_its_type(
         "ValueError: not on attempt 2",
     ]
     assert "in flaky" in rows[0]["detail"]
+
+
+async def test_the_policy_of_a_type_decides_its_pauses(service, queue, new_worker, reached, db):
+    worker = new_worker()
+
+    @worker.handler("flaky", backoff=Backoff("constant", base=500, cap=900, jitter=0))
+    async def flaky() -> None:
+        raise ValueError("no")
+
+    async with worker:
+        job = await service.jobs.enqueue("flaky", queue=queue)
+        waiting = await reached(job.id, lambda event: event.hold == "scheduled")
+    pause = (waiting.scheduled_for - waiting.updated_at).total_seconds()
+    assert pause == pytest.approx(500, abs=1)
+    row = await db.fetchrow("select * from picture_queue.job_type where name = 'flaky'")
+    assert (row["backoff_policy"], row["backoff_cap_seconds"]) == ("constant", 900)
 
 
 async def test_the_last_attempt_fails_the_job(service, queue, new_worker, caplog):
