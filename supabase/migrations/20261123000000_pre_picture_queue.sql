@@ -743,6 +743,40 @@ create index history_job on picture_queue.history (job_id, id);
 alter table picture_queue.history enable row level security;
 
 
+-- 185_table_archive.sql
+
+-- What was pruned, for projects that want to keep it (setting archive): a partition a month of
+-- finishing (UTC), made when it is needed and dropped after keep_archive_months.
+create table picture_queue.archive (
+  id uuid not null,
+  seq bigint not null,
+  queue text not null,
+  job_type text not null,
+  status text not null,
+  priority integer not null,
+  payload jsonb not null,
+  result jsonb,
+  error text,
+  tags text[],
+  metadata jsonb not null,
+  tenant text,
+  batch_id uuid,
+  user_id uuid,
+  generation_id uuid,
+  attempt integer not null,
+  worker text,
+  created_at timestamptz not null,
+  started_at timestamptz,
+  finished_at timestamptz not null,
+  primary key (id, finished_at)
+) partition by range (finished_at);
+comment on table picture_queue.archive is
+  'Jobs that were pruned, by month of finishing; only where setting.archive is on.';
+create index archive_owned on picture_queue.archive (user_id) where user_id is not null;
+create index archive_finished on picture_queue.archive (finished_at);
+alter table picture_queue.archive enable row level security;
+
+
 -- 190_table_edge.sql
 
 -- The state machine, as data: an action moves a job from one state to another or does nothing.
@@ -2998,6 +3032,107 @@ as $$ select picture_queue._retry_job(job_id) $$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';
 
 
+-- 338_function__jobs_where.sql
+
+-- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
+-- gets the plan of its own index. Refuses keys it does not know and values of another type; null is as
+-- good as not given. p_others: keys the caller looks at itself. It reads nothing, so users may call it.
+create function picture_queue._jobs_where(p_filter jsonb, p_others text[] default '{}') returns text
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
+  v_known text[] := array['job_ids', 'queue', 'status', 'hold', 'job_type', 'tag', 'user_id', 'tenant', 'batch_id',
+    'error', 'reason', 'metadata', 'created_before', 'created_after', 'finished_before', 'finished_after'] || p_others;
+  v_unknown text;
+  v_key text;
+  v_value jsonb;
+  v_where text := 'true';
+begin
+  if jsonb_typeof(v_filter) <> 'object' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter is not an object');
+  end if;
+  select min(k) into v_unknown from jsonb_object_keys(v_filter) k where k <> all (v_known);
+  if v_unknown is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.%s is not known', left(v_unknown, 100)),
+      'known are ' || array_to_string(v_known, ', '));
+  end if;
+  for v_key, v_value in select e.key, e.value from jsonb_each(v_filter) e where e.value <> 'null' order by e.key loop
+    if not picture_queue._filter_fits(v_key, v_value) then
+      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.%s is %s', v_key, left(v_value::text, 200)),
+        'the SQL reference has the type of each');
+    elsif v_key <> all (p_others) then
+      v_where := v_where || ' and ' || picture_queue._filter_condition(v_key, v_value #>> '{}');
+    end if;
+  end loop;
+  return v_where;
+end
+$$;
+
+-- Whether a value is of the type its key in a filter has.
+create function picture_queue._filter_fits(p_key text, p_value jsonb) returns boolean
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_text text := p_value #>> '{}';
+  v_type text := jsonb_typeof(p_value);
+begin
+  case
+    when p_key = 'metadata' then return v_type = 'object';
+    when p_key = 'job_ids' then
+      return v_type = 'array' and jsonb_array_length(p_value) <= 10000
+        and not jsonb_path_exists(p_value, '$[*] ? (@.type() != "string")')
+        and (select coalesce(bool_and(picture_queue._filter_fits('job_id', i)), true) from jsonb_array_elements(p_value) i);
+    when p_key in ('limit', 'before_seq') then
+      return v_type = 'number' and v_text ~ '^[0-9]{1,18}$';
+    when v_type <> 'string' or length(v_text) > 2000 then return false;
+    when p_key = 'status' then return v_text in ('pending', 'processing', 'completed', 'failed', 'cancelled');
+    when p_key = 'hold' then return v_text in ('scheduled', 'blocked', 'waiting', 'parked');
+    when p_key in ('user_id', 'batch_id', 'job_id') then
+      return v_text ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
+    when p_key in ('created_before', 'created_after', 'finished_before', 'finished_after') then
+      begin
+        return v_text::timestamptz is not null;
+      exception when data_exception then
+        return false;
+      end;
+    else return true;
+  end case;
+end
+$$;
+
+-- One condition. What is always so of such jobs is said too, since the partial indexes ask for it.
+create function picture_queue._filter_condition(p_key text, p_value text) returns text
+language sql stable set search_path = ''
+as $$
+  select case p_key
+    when 'job_ids' then format('j.id = any (%L::uuid[])', array(select jsonb_array_elements_text(p_value::jsonb)))
+    when 'status' then format('j.status = %L', p_value) || case p_value
+      when 'pending' then ''
+      when 'processing' then ' and (j.hold is null or j.hold = ''parked'')'
+      else ' and j.finished_at is not null' end
+    when 'hold' then format('j.hold = %L', p_value) || case p_value
+      when 'parked' then ' and j.status = ''processing'''
+      when 'blocked' then ' and j.status = ''pending'' and j.blocked_on is not null'
+      else ' and j.status = ''pending''' end
+    when 'tag' then format('%L = any (j.tags)', p_value)
+    when 'user_id' then format('j.user_id = %L', p_value)
+    when 'batch_id' then format('j.batch_id = %L', p_value)
+    when 'tenant' then format('coalesce(j.tenant, j.user_id::text) = %L', p_value)
+    when 'error' then format('strpos(lower(j.error), lower(%L)) > 0', p_value)
+    when 'reason' then format('picture_queue._reason(j.error) = %L', p_value)
+    when 'metadata' then format('j.metadata @> %L', p_value)
+    when 'created_before' then format('j.created_at < %L', p_value)
+    when 'created_after' then format('j.created_at > %L', p_value)
+    when 'finished_before' then format(
+      'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at < %L', p_value)
+    when 'finished_after' then format(
+      'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at > %L', p_value)
+    else format('j.%I = %L', p_key, p_value)
+  end
+$$;
+
+
 -- 340_function_read.sql
 
 -- Reads, as the caller: row level security decides what there is.
@@ -3016,20 +3151,28 @@ end
 $$;
 comment on function public.get_job is 'One job of the caller''s.';
 
--- filter: queue, status, job_type, limit (100, at most 1000), before_seq (of the last row of a page).
+-- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page).
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
-language sql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
-  select coalesce(jsonb_agg(to_jsonb(j) order by j.seq desc), '[]')
-  from (
-    select * from public.job_queue
-    where (filter ->> 'queue' is null or queue = filter ->> 'queue')
-      and (filter ->> 'status' is null or status = filter ->> 'status')
-      and (filter ->> 'job_type' is null or job_type = filter ->> 'job_type')
-      and seq < coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807)
-    order by seq desc
-    limit least(coalesce((filter ->> 'limit')::integer, 100), 1000)
-  ) j
+declare
+  v_where text := picture_queue._jobs_where(filter, '{limit,before_seq}');
+  v_limit bigint := coalesce((filter ->> 'limit')::bigint, 100);
+  v_jobs jsonb;
+begin
+  if v_limit not between 1 and 1000 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 1000', v_limit),
+      'before_seq, the seq of the last row, asks for the next page');
+  end if;
+  if filter ->> 'before_seq' is not null then
+    v_where := v_where || format(' and j.seq < %L', filter ->> 'before_seq');
+  end if;
+  execute format($sql$
+    select coalesce(jsonb_agg(to_jsonb(p) order by p.seq desc), '[]')
+    from (select * from public.job_queue j where %s order by j.seq desc limit %s) p $sql$, v_where, v_limit)
+  into v_jobs;
+  return v_jobs;
+end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
 
@@ -3071,10 +3214,175 @@ comment on function public.list_generations is 'Generations of the caller''s wit
 
 -- 342_function_failures.sql
 
--- (stand-in until the dead letters land)
+-- Dead letters: why jobs failed, and doing something about many of them.
+
+-- What an error is an example of: text in quotes, ids and numbers differ from one time to the next.
 create function picture_queue._reason(p_error text) returns text
 language sql immutable set search_path = ''
-as $$ select regexp_replace(p_error, '[0-9]+', 'N', 'g') $$;
+as $$
+  select left(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+    left(p_error, 2000),
+    '"[^"]*"|`[^`]*`|(?<![[:alnum:]])''[^'']*''(?![[:alnum:]])', '"…"', 'g'),
+    '\m[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\M', 'ID', 'gi'),
+    '\m(?=[[:alpha:]]*[0-9])[0-9a-z]{12,}\M|\m0x[0-9a-f]+\M', 'ID', 'gi'),
+    '[0-9]+([.,][0-9]+)*', 'N', 'g'), 500)
+$$;
+
+-- The reasons of failed jobs (those of the filter; the newest 10,000 of them), the most frequent first.
+create function public.failure_reasons(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_where text := picture_queue._jobs_where(case when filter ->> 'status' is not null then filter
+    else coalesce(nullif(filter, 'null'), '{}') || '{"status": "failed"}' end);
+  v_reasons jsonb;
+begin
+  execute format($sql$
+    select coalesce(jsonb_agg(jsonb_build_object('reason', r.reason, 'count', r.n, 'job_types', r.job_types,
+      'first_at', r.first_at, 'last_at', r.last_at, 'example_job_id', r.example) order by r.n desc, r.last_at desc), '[]')
+    from (
+      select e.reason, sum(e.n) as n, min(e.first_at) as first_at, max(e.last_at) as last_at,
+        (array_agg(e.example order by e.last_at desc))[1] as example,
+        array(select distinct unnest(string_to_array(string_agg(e.job_types, ' '), ' ')) order by 1) as job_types
+      from (
+        select picture_queue._reason(d.error) as reason, count(*) as n, string_agg(distinct d.job_type, ' ') as job_types,
+          min(d.finished_at) as first_at, max(d.finished_at) as last_at,
+          (array_agg(d.id order by d.finished_at desc))[1] as example
+        from (
+          select j.id, coalesce(j.error, '') as error, j.job_type, j.finished_at from public.job_queue j
+          where %s order by j.finished_at desc limit 10000
+        ) d
+        group by d.error
+      ) e
+      group by e.reason order by n desc, last_at desc limit 100
+    ) r $sql$, v_where)
+  into v_reasons;
+  return v_reasons;
+end
+$$;
+comment on function public.failure_reasons is 'Why jobs failed: equal errors once, with their count.';
+
+-- Deletes finished jobs with their history and log, and takes them out of the counts. The caller holds
+-- their locks. Batches keep their counts: what was finished stays so. Returns how many.
+create function picture_queue._discard(p_ids uuid[]) returns integer
+language sql volatile set search_path = ''
+as $$
+  with gone as (
+    delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
+    returning j.queue, j.status
+  ),
+  counted as (
+    insert into picture_queue.depth_change (queue, status, hold, n, at)
+    select g.queue, g.status, null, -count(*), picture_queue._now() from gone g group by g.queue, g.status
+  )
+  select count(*)::integer from gone
+$$;
+
+-- Cancels locked jobs, as cancel_job does one: what is pending ends, what runs is asked to stop, what is
+-- parked is claimed once more. Returns how many.
+create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_changes picture_queue.change[];
+  v_queues text[];
+begin
+  with asked as (
+    update public.job_queue j set cancel_requested_at = picture_queue._now() where j.id = any (p_ids)
+    returning j.id, j.queue, j.status, j.hold
+  )
+  select array_agg(picture_queue._change(a.id, case a.status when 'pending' then 'cancel' else 'wake' end))
+      filter (where a.status = 'pending' or a.hold = 'parked'),
+    array_agg(distinct a.queue) filter (where a.status = 'processing')
+  into v_changes, v_queues
+  from asked a;
+  perform picture_queue._transition(v_changes);
+  perform picture_queue._wake(v_queues, 'cancel');
+  return cardinality(p_ids);
+end
+$$;
+
+-- Retries locked jobs. Of those with one unique key only the newest comes back, and none if another job
+-- has the key now. Returns how many.
+create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_changes picture_queue.change[];
+  v_queues text[];
+  v_changed integer;
+begin
+  select array_agg(picture_queue._change(p.id, 'retry')) into v_changes
+  from (
+    select j.id, case when 'pending' = any (j.unique_states) then j.unique_key end as unique_key,
+      row_number() over (
+        partition by j.unique_key, 'pending' = any (j.unique_states) order by j.seq desc) as nth
+    from public.job_queue j where j.id = any (p_ids)
+  ) p
+  where p.unique_key is null or p.nth = 1 and not exists (
+    select from public.job_queue o
+    where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
+  select array_agg(distinct t.queue), count(*) into v_queues, v_changed from picture_queue._transition(v_changes) t;
+  perform picture_queue._wake(v_queues, 'enqueue');
+  return v_changed;
+exception when unique_violation then
+  perform picture_queue._refuse('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
+  return null;
+end
+$$;
+
+-- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
+-- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit; jobs that somebody else has in
+-- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
+-- nothing. A filter that names nothing is refused: it would be every job.
+create function picture_queue._change_jobs(p_action text, p_filter jsonb, p_preview boolean) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_where text := picture_queue._jobs_where(p_filter, '{limit}');
+  v_limit bigint := coalesce((p_filter ->> 'limit')::bigint, 10000);
+  v_able text := case p_action
+    when 'retry' then case when p_filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
+      else 'j.status in (''failed'', ''cancelled'')' end
+    when 'cancel' then 'j.status in (''pending'', ''processing'')'
+    when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
+  v_matched bigint;
+  v_ids uuid[] := '{}';
+  v_some uuid[];
+  v_changed integer := 0;
+begin
+  if v_able is null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(p_action), 100)),
+      'retry, cancel or discard');
+  elsif v_where = 'true' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter names nothing', '{"status": "failed"} is all failed jobs');
+  elsif v_limit not between 1 and 10000 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 10000', v_limit));
+  end if;
+  v_where := v_where || ' and ' || v_able;
+  execute format('select count(*) from (select from public.job_queue j where %s limit 100000) m', v_where) into v_matched;
+  if not coalesce(p_preview, false) and v_matched > 0 then
+    -- What was asked to stop before needs no second asking.
+    execute format('select coalesce(array_agg(d.id), ''{}'') from (
+      select j.id from public.job_queue j where %s limit %s for update skip locked) d',
+      v_where || case p_action when 'cancel' then ' and j.cancel_requested_at is null' else '' end, v_limit)
+    into v_ids;
+  end if;
+  -- A thousand at a time, since their rows are held in memory.
+  for v_i in 1..cardinality(v_ids) by 1000 loop
+    v_some := v_ids[v_i:v_i + 999];
+    v_changed := v_changed + case p_action when 'retry' then picture_queue._retry_jobs(v_some)
+      when 'cancel' then picture_queue._cancel_jobs(v_some) else picture_queue._discard(v_some) end;
+  end loop;
+  return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
+    v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));
+end
+$$;
+
+create function public.change_jobs(action text, filter jsonb, preview boolean default false) returns jsonb
+language sql volatile security definer set search_path = ''
+as $$ select picture_queue._change_jobs(action, filter, preview) $$;
+comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';
 
 
 -- 350_function_worker.sql
@@ -4535,48 +4843,130 @@ $$;
 comment on function public.save_images is 'Writes the images of a generation under the lease of its job.';
 
 
+-- 490_function__counts.sql
+
+-- Counts that never look at all jobs: picture_queue.depth with what changed since, and short probes of
+-- indexes.
+
+-- Since when the oldest job that could be claimed waits: the eldest of the first 50 in line of each of
+-- the first 16 priorities. Jobs nobody takes are at the head of their line.
+create function picture_queue._oldest_due(p_queue text) returns timestamptz
+language sql stable set search_path = ''
+as $$
+  with recursive ranks as (
+    (select j.rank, 1 as n from public.job_queue j
+      where j.queue = p_queue and j.status = 'pending' and j.hold is null
+      order by j.rank limit 1)
+    union all
+    select o.rank, r.n + 1
+    from ranks r
+    cross join lateral (
+      select j.rank from public.job_queue j
+      where j.queue = p_queue and j.status = 'pending' and j.hold is null and j.rank > r.rank
+      order by j.rank limit 1) o
+    where r.n < 16
+  )
+  select min(greatest(o.created_at, o.scheduled_for))
+  from ranks r
+  cross join lateral (
+    select j.created_at, j.scheduled_for from public.job_queue j
+    where j.queue = p_queue and j.status = 'pending' and j.hold is null and j.rank = r.rank
+    order by j.turn, j.seq limit 50) o
+$$;
+
+-- How many jobs of each queue are in each state. A finished job is counted where it is kept.
+create function picture_queue._depths()
+returns table (queue text, status text, hold text, n bigint)
+language sql stable rows 100 set search_path = ''
+as $$
+  select c.queue, c.status, c.hold, sum(c.n)::bigint
+  from (
+    select d.queue, d.status, d.hold, d.n from picture_queue.depth d
+    union all
+    select d.queue, d.status, d.hold, d.n::bigint from picture_queue.depth_change d
+  ) c
+  group by c.queue, c.status, c.hold
+$$;
+
+-- How many jobs of each queue finished since the beginning of that minute, by status.
+create function picture_queue._finished_since(p_since timestamptz)
+returns table (queue text, status text, n bigint)
+language sql stable rows 100 set search_path = ''
+as $$
+  select c.queue, c.status, sum(c.n)::bigint
+  from (
+    select t.queue, t.status, t.n from picture_queue.throughput t where t.minute >= p_since
+    union all
+    select d.queue, d.status, d.n::bigint from picture_queue.depth_change d
+    where d.n > 0 and d.at >= p_since and d.status in ('completed', 'failed', 'cancelled')
+  ) c
+  group by c.queue, c.status
+$$;
+
+-- One row a queue, for people, dashboards and scalers. What finished in the last minute is not folded
+-- yet, so that it is exact; the hour and the day begin with a full minute.
+create function picture_queue.counts()
+returns table (queue text, pending bigint, scheduled bigint, blocked bigint, waiting bigint, processing bigint,
+  parked bigint, completed bigint, failed bigint, cancelled bigint, oldest_seconds numeric,
+  finished_last_minute bigint, finished_last_hour bigint, failed_last_day bigint, workers bigint)
+language sql stable security definer rows 20 set search_path = ''
+as $$
+  with depths as materialized (
+    select d.queue,
+      sum(d.n) filter (where d.status = 'pending' and d.hold is null) as pending,
+      sum(d.n) filter (where d.hold = 'scheduled') as scheduled,
+      sum(d.n) filter (where d.hold = 'blocked') as blocked,
+      sum(d.n) filter (where d.hold = 'waiting') as waiting,
+      sum(d.n) filter (where d.status = 'processing' and d.hold is null) as processing,
+      sum(d.n) filter (where d.hold = 'parked') as parked,
+      sum(d.n) filter (where d.status = 'completed') as completed,
+      sum(d.n) filter (where d.status = 'failed') as failed,
+      sum(d.n) filter (where d.status = 'cancelled') as cancelled
+    from picture_queue._depths() d group by d.queue
+  ),
+  minute as materialized (
+    select d.queue, sum(d.n) as n from picture_queue.depth_change d
+    where d.n > 0 and d.at > (select picture_queue._now() - interval '1 minute') and d.status in ('completed', 'failed', 'cancelled')
+    group by d.queue
+  ),
+  hour as materialized (
+    select f.queue, sum(f.n) as n
+    from picture_queue._finished_since(date_trunc('minute', picture_queue._now() - interval '1 hour')) f group by f.queue
+  ),
+  day as materialized (
+    select f.queue, f.n from picture_queue._finished_since(date_trunc('minute', picture_queue._now() - interval '1 day')) f
+    where f.status = 'failed'
+  )
+  select q.name, coalesce(d.pending, 0)::bigint, coalesce(d.scheduled, 0)::bigint, coalesce(d.blocked, 0)::bigint,
+    coalesce(d.waiting, 0)::bigint, coalesce(d.processing, 0)::bigint, coalesce(d.parked, 0)::bigint,
+    coalesce(d.completed, 0)::bigint, coalesce(d.failed, 0)::bigint, coalesce(d.cancelled, 0)::bigint,
+    case when d.pending > 0 then
+      round(greatest(extract(epoch from picture_queue._now() - picture_queue._oldest_due(q.name)), 0), 3) end,
+    coalesce(m.n, 0)::bigint, coalesce(h.n, 0)::bigint, coalesce(y.n, 0)::bigint,
+    (select count(*) from picture_queue.worker w
+      where w.queues @> array[q.name] and w.seen_at > (select picture_queue._now() - interval '1 minute'))
+  from picture_queue.queue q
+  left join depths d on d.queue = q.name
+  left join minute m on m.queue = q.name
+  left join hour h on h.queue = q.name
+  left join day y on y.queue = q.name
+  order by q.name
+$$;
+
+
 -- 500_views.sql
 
--- One row a queue: what waits, what runs, what failed lately. Reads partial indexes, not the history.
+-- One row a queue: what waits, what runs, what failed lately. Reads the counts, not the jobs.
 create view public.queue_health with (security_invoker = true) as
-select q.name as queue,
-  coalesce(c.pending, 0) as pending,
-  coalesce(c.scheduled, 0) as scheduled,
-  coalesce(c.processing, 0) as processing,
-  coalesce(c.parked, 0) as parked,
-  (select count(*) from public.job_queue f where f.status = 'failed' and f.queue = q.name
-    and f.finished_at > now() - interval '1 day') as failed_last_day,
-  coalesce(c.oldest_pending_seconds, 0) as oldest_pending_seconds,
-  (select count(*) from picture_queue.worker w
-    where w.queues @> array[q.name] and w.seen_at > now() - interval '1 minute') as workers
-from picture_queue.queue q
-left join (
-  select queue,
-    count(*) filter (where status = 'pending' and hold is null) as pending,
-    count(*) filter (where hold = 'scheduled') as scheduled,
-    count(*) filter (where status = 'processing' and hold is null) as processing,
-    count(*) filter (where hold = 'parked') as parked,
-    round(extract(epoch from now() - min(greatest(created_at, scheduled_for))
-      filter (where status = 'pending' and hold is null)), 3) as oldest_pending_seconds
-  from (
-    select queue, status, hold, created_at, scheduled_for from public.job_queue
-    where status = 'pending' and hold is null
-    union all
-    select queue, status, hold, created_at, scheduled_for from public.job_queue
-    where status = 'processing' and hold is null
-    union all
-    select queue, status, hold, created_at, scheduled_for from public.job_queue
-    where hold in ('scheduled', 'parked')
-  ) open_jobs
-  group by queue
-) c on c.queue = q.name
-order by q.name;
+select c.queue, c.pending, c.scheduled, c.processing, c.parked, c.failed_last_day,  -- noqa: ST06
+  coalesce(c.oldest_seconds, 0) as oldest_pending_seconds, c.workers
+from picture_queue.counts() c;
 comment on view public.queue_health is 'One row a queue: what waits, what runs, what failed in the last day.';
 
 create view public.failed_jobs_recent with (security_invoker = true) as
 select id, queue, job_type, error, attempt, max_attempts, user_id, created_at, finished_at
 from public.job_queue
-where status = 'failed'
+where status = 'failed' and finished_at is not null
 order by finished_at desc;
 comment on view public.failed_jobs_recent is 'Failed jobs, the newest first.';
 
@@ -4593,7 +4983,8 @@ comment on view public.stuck_jobs is 'Jobs processing for over ten minutes, or w
 -- 510_function_health.sql
 
 -- Everything an operator asks first: the queues, the workers of the last minute, and the job types
--- that wait although no worker knows them.
+-- that wait although no worker knows them. Such jobs stay at the head of their line, so the first 5,000
+-- of each queue are looked at.
 create function public.queue_status() returns jsonb
 language sql stable security definer set search_path = ''
 as $$
@@ -4607,34 +4998,750 @@ as $$
       select coalesce(jsonb_agg(jsonb_build_object('job_type', u.job_type, 'queue', u.queue, 'pending', u.pending)
         order by u.job_type, u.queue), '[]')
       from (
-        select j.job_type, j.queue, count(*) as pending from public.job_queue j
-        where j.status = 'pending' and j.hold is null and not exists (
+        select j.job_type, q.name as queue, count(*) as pending
+        from picture_queue.queue q
+        cross join lateral (
+          select o.job_type from public.job_queue o
+          where o.queue = q.name and o.status = 'pending' and o.hold is null
+          order by o.rank, o.turn, o.seq limit 5000) j
+        where not exists (
           select from picture_queue.worker w
-          where j.queue = any (w.queues) and j.job_type = any (w.job_types)
+          where q.name = any (w.queues) and j.job_type = any (w.job_types)
             and w.seen_at > picture_queue._now() - interval '1 minute')
-        group by j.job_type, j.queue
+        group by j.job_type, q.name
       ) u),
     'stuck', (select count(*) from public.stuck_jobs))
 $$;
 comment on function public.queue_status is 'Queues, workers, and job types that wait although no worker knows them.';
 
 
+-- 520_function_counts.sql
+
+-- Counts for dashboards and scalers.
+create function public.queue_counts() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
+  from picture_queue.counts() c
+$$;
+comment on function public.queue_counts is 'How many jobs each queue has in each state, and how fast it goes.';
+
+-- The place of a job of the caller's in its line, counted from 1 up to 10,000 (at_least: or further
+-- back); null if it is not in line, since it is held, runs or has finished.
+create function picture_queue.job_position(p_job_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_job public.job_queue;
+  v_before integer;
+begin
+  select * into v_job from public.job_queue
+  where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id());
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+  elsif v_job.status <> 'pending' or v_job.hold is not null then
+    return '{"position": null, "at_least": false}';
+  end if;
+  select count(*) into v_before
+  from (
+    select from public.job_queue j
+    where j.queue = v_job.queue and j.status = 'pending' and j.hold is null
+      and (j.rank, j.turn, j.seq) < (v_job.rank, v_job.turn, v_job.seq)
+    order by j.rank desc, j.turn desc, j.seq desc limit 10000
+  ) b;
+  return jsonb_build_object('position', least(v_before + 1, 10000), 'at_least', v_before = 10000);
+end
+$$;
+
+create function public.job_position(job_id uuid) returns jsonb
+language sql stable security invoker set search_path = ''
+as $$ select picture_queue.job_position(job_id) $$;
+comment on function public.job_position is 'How many jobs are before one of the caller''s in its line, and itself.';
+
+-- How many workers the jobs that run and that could run are enough for, when each is to have
+-- jobs_per_worker of them. Without any worker nobody promotes what is due, so that counts as well; and
+-- one is wanted when a schedule or a limit has to be looked at. queue null: all queues.
+create function public.desired_workers(
+  queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
+  max_workers integer default 100)
+returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_running bigint;
+  v_ready bigint;
+  v_desired bigint;
+begin
+  if coalesce(jobs_per_worker, 0) < 1 or coalesce(min_workers, -1) < 0 or coalesce(max_workers, -1) < min_workers then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers),
+      'at least 1 job a worker, and 0 or more workers');
+  elsif not exists (select from picture_queue.queue q where q.name = desired_workers.queue) and queue is not null then
+    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_literal(queue), 100)),
+      'list_queues() has those there are');
+  end if;
+  select coalesce(sum(d.n) filter (where d.status = 'processing'), 0),
+    coalesce(sum(d.n) filter (where d.status = 'pending' and not coalesce(q.paused_until > v_now, false)), 0)
+  into v_running, v_ready
+  from picture_queue._depths() d
+  left join picture_queue.queue q on q.name = d.queue
+  where d.status in ('pending', 'processing') and d.hold is null and d.queue = coalesce(desired_workers.queue, d.queue);
+  v_ready := v_ready + (
+    select count(*)
+    from (
+      select j.queue from public.job_queue j
+      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
+      order by j.scheduled_for limit 10000
+    ) d
+    join picture_queue.queue q on q.name = d.queue and not coalesce(q.paused_until > v_now, false)
+    where d.queue = coalesce(desired_workers.queue, d.queue));
+  v_desired := ceil((v_running + v_ready)::numeric / jobs_per_worker);
+  if v_desired = 0 and (
+    exists (select from picture_queue.limit_key k where k.due_at <= v_now)
+    or exists (select from picture_queue.schedule s where not s.paused and s.next_at <= v_now))
+  then
+    v_desired := 1;
+  end if;
+  return jsonb_build_object('desired', least(greatest(v_desired, min_workers), max_workers),
+    'running', v_running, 'ready', v_ready);
+end
+$$;
+comment on function public.desired_workers is 'How many workers the work at hand is enough for.';
+
+
 -- 530_function_housekeeping.sql
 
--- What any worker does beside claiming, and pg_cron each minute where it is installed.
-create function picture_queue.maintain() returns jsonb
+-- Housekeeping: run by whichever worker asks first in a minute, and by pg_cron where it is. Every step
+-- takes a bounded number of rows; what is left is for the next time.
+
+-- Adds up what changed: counts into depth, finished jobs into throughput. What finished in the last
+-- minute stays as it is, so that counts() can tell the minute exactly. Returns how many rows.
+create function picture_queue._fold_depth(p_limit integer) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_folded integer;
+begin
+  with taken as (
+    delete from picture_queue.depth_change c
+    where c.ctid = any (array(
+      select o.ctid from picture_queue.depth_change o
+      where o.n < 0 or o.at <= v_now - interval '1 minute' or o.status not in ('completed', 'failed', 'cancelled')
+      limit p_limit for update skip locked))
+    returning c.queue, c.status, c.hold, c.n, c.at
+  ),
+  added as (
+    insert into picture_queue.depth as d (queue, status, hold, n)
+    select t.queue, t.status, t.hold, sum(t.n) from taken t
+    group by t.queue, t.status, t.hold having sum(t.n) <> 0
+    order by t.queue, t.status, t.hold
+    on conflict (queue, status, hold) do update set n = d.n + excluded.n
+  ),
+  finished as (
+    insert into picture_queue.throughput as p (queue, minute, status, n)
+    select t.queue, date_trunc('minute', t.at), t.status, sum(t.n) from taken t
+    where t.n > 0 and t.at > '-infinity' and t.status in ('completed', 'failed', 'cancelled')
+    group by t.queue, date_trunc('minute', t.at), t.status
+    order by 1, 2, 3
+    on conflict (queue, minute, status) do update set n = p.n + excluded.n
+  )
+  select count(*) into v_folded from taken;
+  delete from picture_queue.depth d where d.n = 0;
+  return v_folded;
+end
+$$;
+
+-- Makes the partition of the archive for the month (UTC) of p_at, if it is not there.
+create function picture_queue._archive_partition(p_at timestamptz) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_month timestamp := date_trunc('month', p_at at time zone 'UTC');
+  v_name text := 'archive_' || to_char(v_month, 'YYYY_MM');
+begin
+  if to_regclass(format('picture_queue.%I', v_name)) is null then
+    execute format('create table picture_queue.%I partition of picture_queue.archive for values from (%L) to (%L)',
+      v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
+    execute format('alter table picture_queue.%I enable row level security', v_name);
+    execute format('revoke all on picture_queue.%I from public, anon, authenticated, service_role', v_name);
+  end if;
+end
+$$;
+
+-- Drops the partitions whose month ended keep_archive_months ago. One that somebody reads just now is
+-- left for the next time. Returns how many.
+create function picture_queue._drop_archive() returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_name text;
+  v_patience text := current_setting('lock_timeout');
+  v_dropped integer := 0;
+begin
+  for v_name in
+    select c.relname from pg_catalog.pg_inherits i
+    join pg_catalog.pg_class c on c.oid = i.inhrelid
+    where i.inhparent = 'picture_queue.archive'::regclass and c.relname < 'archive_' || to_char(
+      (picture_queue._now() at time zone 'UTC') - make_interval(months => (
+        select s.keep_archive_months from picture_queue.setting s)), 'YYYY_MM')
+    order by c.relname limit 12
+  loop
+    begin
+      perform set_config('lock_timeout', '500ms', true);
+      execute format('drop table picture_queue.%I', v_name);
+      v_dropped := v_dropped + 1;
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
+  perform set_config('lock_timeout', v_patience, true);
+  return v_dropped;
+end
+$$;
+
+-- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status,
+-- into the archive where that is on. A job's idempotency key and uniqueness end with it. Returns how many.
+create function picture_queue._prune(p_limit integer) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();  -- a volatile function would not be looked up in an index
+  v_ids uuid[];
+  v_archive boolean;
+begin
+  select array_agg(d.id), bool_or(s.archive) into v_ids, v_archive
+  from picture_queue.setting s
+  cross join lateral (values
+    ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
+  ) as k (status, seconds)
+  cross join lateral (
+    select j.id from public.job_queue j
+    where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
+    order by j.finished_at limit p_limit
+    for update skip locked
+  ) d;
+  if v_ids is null then
+    return 0;
+  end if;
+  if v_archive then
+    perform picture_queue._archive_partition(m.at)
+    from (select distinct date_trunc('month', j.finished_at, 'UTC') as at from public.job_queue j where j.id = any (v_ids)) m;
+    insert into picture_queue.archive (id, seq, queue, job_type, status, priority, payload, result, error, tags,
+      metadata, tenant, batch_id, user_id, generation_id, attempt, worker, created_at, started_at, finished_at)
+    select j.id, j.seq, j.queue, j.job_type, j.status, j.priority, j.payload, j.result, j.error, j.tags, j.metadata,
+      j.tenant, j.batch_id, j.user_id, j.generation_id, j.attempt, j.worker, j.created_at, j.started_at, j.finished_at
+    from public.job_queue j where j.id = any (v_ids)
+    on conflict do nothing;
+  end if;
+  return picture_queue._discard(v_ids);
+end
+$$;
+
+-- Deletes what nobody needs any more beside jobs: throughput older than two days, events nobody waited
+-- for in a day, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
+-- heard of in an hour, and keys that are neither paused nor waited for. Returns how many rows.
+create function picture_queue._prune_misc(p_limit integer) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_rows integer;
+  v_all integer := 0;
+  v_table text;
+  v_old text;
+begin
+  for v_table, v_old in values
+    ('throughput', 't.minute < $1 - interval ''2 days'''),
+    ('signal', 't.sent_at < $1 - interval ''1 day'''),
+    ('start', 't.at < $1 - make_interval(secs => coalesce('
+      || '(select max(r.period_seconds) from picture_queue.limit_rule r), 0))'),
+    ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
+      || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
+    ('worker', 't.seen_at < $1 - interval ''1 hour'''),
+    ('limit_key', 'coalesce(t.paused_until, ''-infinity'') <= $1 '
+      || 'and coalesce(t.due_at, ''-infinity'') <= $1 - interval ''1 minute'' and not exists ('
+      || 'select from public.job_queue j where j.status = ''pending'' and j.blocked_on = t.key and j.hold = ''blocked'')')
+  loop
+    execute format('delete from picture_queue.%I d where d.ctid = any (array(
+      select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
+    using v_now, p_limit;
+    get diagnostics v_rows = row_count;
+    v_all := v_all + v_rows;
+  end loop;
+  return v_all;
+end
+$$;
+
+-- Prunes for two seconds at most, a thousand jobs of each status at a time. Called by maintain(), and by
+-- pg_cron under a job of its own. Returns what was done; more: there is more to prune.
+create function picture_queue.prune() returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_promoted integer := picture_queue._promote(1000);
-  v_swept text[] := picture_queue._sweep(1000);
+  v_start timestamptz := picture_queue._now();
+  v_batch integer;
+  v_pruned integer := 0;
+  v_rounds integer := 0;
 begin
+  -- One at a time: the archive's partitions, and no waiting for each other.
+  if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
+    return '{}';
+  end if;
+  loop
+    v_batch := picture_queue._prune(1000);
+    v_pruned := v_pruned + v_batch;
+    v_rounds := v_rounds + 1;
+    exit when v_batch = 0 or v_rounds = 30 or picture_queue._now() > v_start + interval '2 seconds';
+  end loop;
+  return jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._prune_misc(10000),
+    'dropped_partitions', picture_queue._drop_archive(), 'more', v_batch > 0);
+end
+$$;
+
+-- What the queue needs beside claims. Not forced, it is done once a minute by whoever asks first
+-- (setting.maintained_at is the lease; sooner if something was left), and the others are answered {}.
+-- What locks jobs that are not finished comes last, to hold the locks for a moment only.
+create function picture_queue.maintain(p_force boolean default true) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_alone boolean := pg_catalog.pg_try_advisory_xact_lock(1903326071, 0);
+  v_done jsonb := '{}';
+  v_promoted integer;
+  v_swept text[];
+begin
+  if v_alone then
+    update picture_queue.setting s set maintained_at = v_now
+    where p_force or s.maintained_at <= v_now - interval '1 minute';
+    v_alone := found;
+  end if;
+  if not v_alone and not p_force then
+    return '{}';
+  end if;
+  if v_alone then
+    v_done := jsonb_build_object('folded', picture_queue._fold_depth(200000)) || picture_queue.prune();
+    if (v_done ->> 'more')::boolean then
+      update picture_queue.setting s set maintained_at = v_now - interval '50 seconds';
+    end if;
+  end if;
+  v_done := v_done || jsonb_build_object('scheduled', picture_queue._run_schedules(1000));
+  v_promoted := picture_queue._promote(1000);
+  v_swept := picture_queue._sweep(1000);
   if v_promoted > 0 or v_swept <> '{}' then
     perform picture_queue._wake((select array_agg(name) from picture_queue.queue), 'enqueue');
   end if;
-  return jsonb_build_object('promoted', v_promoted, 'swept', to_jsonb(v_swept));
+  return v_done || jsonb_build_object('promoted', v_promoted, 'swept', to_jsonb(v_swept));
 end
 $$;
+
+create function public.maintain_jobs(force boolean default false) returns jsonb
+language sql volatile security definer set search_path = ''
+as $$ select picture_queue.maintain(coalesce(force, false)) $$;
+comment on function public.maintain_jobs is 'Does the housekeeping if it is due, and says what was done.';
+
+-- Puts right what queue_doctor() finds out of step: rows that belong to nothing, keys nobody looks at,
+-- and the counts, by counting all jobs once. Nothing is locked for longer than a row. For a person at
+-- the database; no API role may call it.
+create function picture_queue.repair() returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_slots integer;
+  v_ready uuid[];
+  v_keys integer;
+  v_counts integer;
+begin
+  with gone as (
+    delete from picture_queue.slot s where not exists (
+      select from public.job_queue j where j.id = s.job_id and j.status = 'processing' and j.hold is null)
+    returning s.key
+  ),
+  freed as (insert into picture_queue.freed_key (key) select distinct g.key from gone g)
+  select count(*) into v_slots from gone;
+  delete from picture_queue.dependency d where not exists (
+    select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
+  select array_agg(w.id order by w.id) into v_ready
+  from (
+    select j.id from public.job_queue j
+    where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id)
+    order by j.id for update skip locked
+  ) w;
+  perform picture_queue._transition((select array_agg(picture_queue._change(r, 'ready')) from unnest(v_ready) r));
+  insert into picture_queue.limit_key (key, due_at)
+  select distinct j.blocked_on, picture_queue._now() from public.job_queue j where j.status = 'pending' and j.hold = 'blocked'
+  on conflict do nothing;
+  get diagnostics v_keys = row_count;
+  -- One statement sees jobs and counts as of one moment.
+  insert into picture_queue.depth_change (queue, status, hold, n, at)
+  select c.queue, c.status, c.hold, sum(c.n), '-infinity'
+  from (
+    select j.queue, j.status, j.hold, count(*) as n from public.job_queue j group by j.queue, j.status, j.hold
+    union all
+    select d.queue, d.status, d.hold, -d.n from picture_queue._depths() d
+  ) c
+  group by c.queue, c.status, c.hold having sum(c.n) <> 0;
+  get diagnostics v_counts = row_count;
+  return jsonb_build_object('slots', v_slots, 'ready', coalesce(cardinality(v_ready), 0), 'keys', v_keys, 'counts', v_counts);
+end
+$$;
+
+
+-- 540_function_doctor.sql
+
+-- What is wrong with the queue, and what to do about it. Each check is a function that answers a list of
+-- findings {check, verdict ok | warn | bad, detail, remedy}: at least one, and looks at a bounded number
+-- of rows. A remedy is a statement to paste, or a sentence.
+create function picture_queue._finding(p_check text, p_verdict text, p_detail text, p_remedy text default null)
+returns jsonb
+language sql immutable set search_path = ''
+as $$
+  select jsonb_build_object('check', p_check, 'verdict', p_verdict, 'detail', p_detail, 'remedy', p_remedy)
+$$;
+
+-- The findings, or one that all is well.
+create function picture_queue._findings(p_check text, p_found jsonb, p_well text) returns jsonb
+language sql immutable set search_path = ''
+as $$ select coalesce(p_found, jsonb_build_array(picture_queue._finding(p_check, 'ok', p_well))) $$;
+
+-- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
+create function picture_queue._check_xmin() returns jsonb
+language sql stable set search_path = ''
+as $$
+  select picture_queue._findings('held snapshots', (
+    select jsonb_agg(picture_queue._finding('held snapshots', case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
+      format('%s keeps dead rows from being cleaned up for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy)
+      order by h.age desc)
+    from (
+      select format('session %s (%s, %s)', a.pid, a.usename, coalesce(a.state, 'state hidden')) as who,
+        picture_queue._now() - coalesce(a.xact_start, a.backend_start) as age,
+        format('select pg_terminate_backend(%s);', a.pid) as remedy
+      from pg_catalog.pg_stat_activity a
+      where a.datname = current_database() and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
+        and (a.backend_xmin is not null or a.backend_xid is not null)
+      union all
+      select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
+      from pg_catalog.pg_prepared_xacts p where p.database = current_database()
+      union all
+      select format('replication slot %L, which nobody reads', r.slot_name), interval '1 hour',
+        format('select pg_drop_replication_slot(%L);', r.slot_name)
+      from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
+      order by age desc limit 10
+    ) h
+    where h.age > interval '1 minute'), 'no transaction is older than a minute')
+$$;
+
+create function picture_queue._check_vacuum() returns jsonb
+language sql stable set search_path = ''
+as $$
+  select picture_queue._findings('dead rows', (
+    select jsonb_agg(picture_queue._finding('dead rows', case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
+      format('%s.%s has %s dead rows beside %s, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
+        coalesce(greatest(t.last_vacuum, t.last_autovacuum)::text, 'never')),
+      format('vacuum (analyze) %I.%I;', t.schemaname, t.relname)) order by t.n_dead_tup desc)
+    from pg_catalog.pg_stat_user_tables t
+    where (t.schemaname = 'picture_queue' or t.relid in ('public.job_queue'::regclass, 'public.generations'::regclass,
+      'public.images'::regclass)) and t.n_dead_tup > 20000 and t.n_dead_tup > t.n_live_tup / 5), 'vacuum keeps up')
+$$;
+
+-- The indexes of job_queue without which a call reads the whole table. A test keeps the list true.
+create function picture_queue._check_indexes() returns jsonb
+language sql stable set search_path = ''
+as $$
+  with wanted (name, definition) as (values
+    ('job_queue_batch', 'create index job_queue_batch on public.job_queue using btree (batch_id, seq)'
+      || ' where (batch_id is not null)'),
+    ('job_queue_blocked', 'create index job_queue_blocked on public.job_queue using btree (blocked_on, hold, rank, turn, seq)'
+      || ' where ((status = ''pending''::text) and (blocked_on is not null))'),
+    ('job_queue_claimable', 'create index job_queue_claimable on public.job_queue using btree (queue, rank, turn, seq, job_type)'
+      || ' where ((status = ''pending''::text) and (hold is null))'),
+    ('job_queue_due', 'create index job_queue_due on public.job_queue using btree (scheduled_for)'
+      || ' where (hold = any (array[''scheduled''::text, ''parked''::text]))'),
+    ('job_queue_expiring', 'create index job_queue_expiring on public.job_queue using btree (expires_at)'
+      || ' where ((status = ''pending''::text) and (expires_at is not null))'),
+    ('job_queue_finished', 'create index job_queue_finished on public.job_queue using btree (status, finished_at)'
+      || ' where (finished_at is not null)'),
+    ('job_queue_idempotency', 'create unique index job_queue_idempotency on public.job_queue using btree (idempotency_key, job_type, user_id) nulls not distinct'
+      || ' where (idempotency_key is not null)'),
+    ('job_queue_leased', 'create index job_queue_leased on public.job_queue using btree (lease_id)'
+      || ' where ((status = ''processing''::text) and (hold is null))'),
+    ('job_queue_listed', 'create index job_queue_listed on public.job_queue using btree (seq desc)'),
+    ('job_queue_owned', 'create index job_queue_owned on public.job_queue using btree (user_id, seq desc)'
+      || ' where (user_id is not null)'),
+    ('job_queue_parked', 'create index job_queue_parked on public.job_queue using btree (parked_on)'
+      || ' where (hold = ''parked''::text)'),
+    ('job_queue_tenant', 'create index job_queue_tenant on public.job_queue using btree (queue, tenant, rank, turn)'
+      || ' where ((status = ''pending''::text) and (hold is null) and (tenant is not null))'),
+    ('job_queue_unique', 'create unique index job_queue_unique on public.job_queue using btree (unique_key)'
+      || ' where (status = any (unique_states))')
+  )
+  select picture_queue._findings('indexes', (
+    select jsonb_agg(p.finding) from (
+      select picture_queue._finding('indexes', 'bad', format('index %s is missing', w.name), w.definition || ';') as finding
+      from wanted w where to_regclass('public.' || w.name) is null
+      union all
+      select picture_queue._finding('indexes', 'bad', format('index %s is not valid', i.indexrelid::regclass),
+        format('reindex index concurrently %s;', i.indexrelid::regclass))
+      from pg_catalog.pg_index i
+      join pg_catalog.pg_class c on c.oid = i.indrelid
+      where not (i.indisvalid and i.indisready)
+        and (c.relnamespace = 'picture_queue'::regnamespace or c.oid in ('public.job_queue'::regclass,
+          'public.generations'::regclass, 'public.images'::regclass))
+    ) p), 'all are there and valid')
+$$;
+
+-- Rows that belong to nothing: the first 10,000 of each kind are looked at.
+create function picture_queue._check_orphans() returns jsonb
+language sql stable set search_path = ''
+as $$
+  with recursive keys as (
+    (select j.blocked_on as key, 1 as n from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
+    union all
+    select o.key, k.n + 1 from keys k
+    cross join lateral (
+      select j.blocked_on as key from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > k.key order by j.blocked_on limit 1) o
+    where k.n < 1000
+  ),
+  found (n, what) as (
+    select count(*), 'dependencies on a job that is gone or finished'
+    from (select * from picture_queue.dependency limit 10000) d
+    where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
+    union all
+    select count(*), 'slots of jobs that do not run'
+    from (select * from picture_queue.slot limit 10000) s
+    where not exists (select from public.job_queue j where j.id = s.job_id and j.status = 'processing' and j.hold is null)
+    union all
+    select count(*), 'keys that jobs wait for and nobody looks at'
+    from keys k
+    where not exists (select from picture_queue.limit_key l where l.key = k.key)
+      and exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')
+    union all
+    select count(*), 'open batches whose counts do not fit their jobs'
+    from (select * from picture_queue.batch b where b.finished_at is null and b.total between 1 and 10000 limit 200) b
+    where b.total - b.completed - b.failed - b.cancelled <> (
+      select count(*) from public.job_queue j where j.batch_id = b.id and j.finished_at is null)
+  )
+  select picture_queue._findings('orphans', (
+    select jsonb_agg(picture_queue._finding('orphans', 'bad', format('%s %s', f.n, f.what), case
+      when f.what like 'open batches%' then 'update picture_queue.batch b set completed = b.total - b.failed - b.cancelled - o.n '
+        || 'from (select j.batch_id, count(*) as n from public.job_queue j where j.finished_at is null group by 1) o '
+        || 'where o.batch_id = b.id and b.finished_at is null;'
+      else 'select picture_queue.repair();' end))
+    from found f where f.n > 0), 'every row belongs to something')
+$$;
+
+-- Whether the counts are those of the jobs, for each state with up to 20,000 of them. One statement sees
+-- both as of one moment.
+create function picture_queue._check_depth() returns jsonb
+language sql stable set search_path = ''
+as $$
+  with counted (state, n, really) as (
+    select d.state, d.n, case when d.n not between 0 and 20000 then null else case d.state
+      when 'pending' then (select count(*) from (select from public.job_queue j
+        where j.status = 'pending' and j.hold is null limit 20001) c)
+      when 'scheduled' then (select count(*) from (select from public.job_queue j where j.hold = 'scheduled' limit 20001) c)
+      when 'blocked' then (select count(*) from (select from public.job_queue j
+        where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked' limit 20001) c)
+      when 'parked' then (select count(*) from (select from public.job_queue j where j.hold = 'parked' limit 20001) c)
+      when 'processing' then (select count(*) from (select from public.job_queue j
+        where j.status = 'processing' and j.hold is null limit 20001) c)
+      else (select count(*) from (select from public.job_queue j
+        where j.status = d.state and j.finished_at is not null limit 20001) c) end end
+    from (
+      select s.state, coalesce(sum(p.n), 0) as n
+      from unnest(array['pending', 'scheduled', 'blocked', 'parked', 'processing', 'completed', 'failed', 'cancelled']) s (state)
+      left join picture_queue._depths() p on coalesce(p.hold, p.status) = s.state
+      group by s.state
+    ) d
+  )
+  select picture_queue._findings('counts', (
+    select jsonb_agg(picture_queue._finding('counts', 'bad', format('%s jobs are counted as %s, there are %s', c.n, c.state,
+      coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'others')), 'select picture_queue.repair();')
+      order by c.state)
+    from counted c where c.n < 0 or c.really <> c.n), 'the counts are those of the jobs')
+$$;
+
+
+-- 545_function_doctor_jobs.sql
+
+-- The doctor's other half: the work, the rights and the surroundings.
+
+-- Jobs that could have been claimed for a minute, the first 20 queues; leases that nobody took back; and
+-- jobs whose time came and that nobody promoted.
+create function picture_queue._check_overdue() returns jsonb
+language sql stable set search_path = ''
+as $$
+  with due as (
+    select q.name, q.pause_reason, q.paused_until > picture_queue._now() as paused, picture_queue._now() - o.at as age,
+      (select j.job_type from public.job_queue j
+        where j.queue = q.name and j.status = 'pending' and j.hold is null order by j.rank, j.turn, j.seq limit 1) as job_type
+    from picture_queue.queue q
+    cross join lateral (select picture_queue._oldest_due(q.name) as at) o
+    where o.at < picture_queue._now() - interval '1 minute'
+    order by o.at limit 20
+  ),
+  judged as (
+    select d.*, exists (
+      select from picture_queue.worker w where d.name = any (w.queues) and d.job_type = any (w.job_types)
+        and w.seen_at > picture_queue._now() - interval '1 minute') as has_worker
+    from due d
+  ),
+  late (n, what) as (
+    select count(*), 'jobs have a lease that ended over a minute ago and was not taken back'
+    from (select from public.job_queue j where j.status = 'processing' and j.hold is null
+      and j.lease_expires_at < (select picture_queue._now() - interval '1 minute') limit 1000) l
+    union all
+    select count(*), 'jobs became due over a minute ago and were not promoted'
+    from (select from public.job_queue j where j.hold in ('scheduled', 'parked')
+      and j.scheduled_for < (select picture_queue._now() - interval '1 minute') order by j.scheduled_for limit 1000) s
+  )
+  select picture_queue._findings('overdue jobs', (
+    select jsonb_agg(f.finding) from (
+      select picture_queue._finding('overdue jobs', case when j.paused then 'warn' else 'bad' end,
+        format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
+          when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
+          when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
+          else 'its workers do not keep up' end),
+        case when j.paused then format('select public.resume_queue(%L);', j.name)
+          when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
+          else format('start more workers; select public.desired_workers(%L); says how many', j.name) end) as finding
+      from judged j
+      union all
+      select picture_queue._finding('overdue jobs', 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end,
+        l.what), 'select picture_queue.maintain();')
+      from late l where l.n > 0
+    ) f), 'nothing waits for over a minute')
+$$;
+
+-- Our functions in public are known by what they call.
+create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
+language sql stable rows 200 set search_path = ''
+as $$
+  select p.oid, p.pronamespace = 'public'::regnamespace
+  from pg_catalog.pg_proc p
+  where p.pronamespace = 'picture_queue'::regnamespace
+    or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'picture_queue\.|public\.(job_queue|generations|queue_health)'
+      and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
+$$;
+
+create function picture_queue._check_rights() returns jsonb
+language sql stable set search_path = ''
+as $$
+  with tables as (
+    select c.oid, c.oid::regclass as name, c.relrowsecurity as rls, c.relnamespace = 'public'::regnamespace as is_public
+    from pg_catalog.pg_class c
+    where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
+      or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+  ),
+  problem (detail, remedy) as (
+    select format('table %s has no row level security', t.name), format('alter table %s enable row level security;', t.name)
+    from tables t where not t.rls
+    union all
+    select format('%s may write or read %s', r.name, t.name), format('revoke all on %s from %I;', t.name, r.name)
+    from tables t, (values ('anon'), ('authenticated')) r (name)
+    where has_table_privilege(r.name, t.oid, case when t.is_public and r.name = 'authenticated'
+      then 'insert, update, delete, truncate' else 'select, insert, update, delete, truncate' end)
+    union all
+    select format('service_role may not read %s', t.name), format('grant select on %s to service_role;', t.name)
+    from tables t where t.is_public and not has_table_privilege('service_role', t.oid, 'select')
+    union all
+    select format('anon may execute %s', f.oid::regprocedure),
+      format('revoke execute on function %s from public, anon;', f.oid::regprocedure)
+    from picture_queue._our_functions() f where has_function_privilege('anon', f.oid, 'execute')
+    union all
+    select format('service_role may not execute %s', f.oid::regprocedure),
+      format('grant execute on function %s to service_role;', f.oid::regprocedure)
+    from picture_queue._our_functions() f where f.is_public and not has_function_privilege('service_role', f.oid, 'execute')
+    union all
+    select 'service_role may not use schema picture_queue', 'grant usage on schema picture_queue to service_role;'
+    where not has_schema_privilege('service_role', 'picture_queue', 'usage')
+  )
+  select picture_queue._findings('rights', (
+    select jsonb_agg(picture_queue._finding('rights', 'bad', p.detail, p.remedy) order by p.detail) from problem p),
+    'row level security is on everywhere, and nobody may do more or less than meant')
+$$;
+
+-- Whether the housekeeping is done, and by whom.
+create function picture_queue._check_maintenance() returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_at timestamptz := (select s.maintained_at from picture_queue.setting s);
+  v_age numeric := round(extract(epoch from picture_queue._now() - nullif(v_at, '-infinity')));
+  v_found jsonb;
+  v_jobs text[];
+begin
+  v_found := jsonb_build_array(case when v_age <= 300 then
+      picture_queue._finding('maintenance', 'ok', format('done %s seconds ago', greatest(v_age, 0)))
+    else picture_queue._finding('maintenance', case when v_age > 3600 then 'bad' else 'warn' end,
+      coalesce('not done for ' || v_age || ' seconds', 'never done'),
+      'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute') end);
+  if to_regclass('cron.job') is null then
+    return v_found || picture_queue._finding('pg_cron', 'ok', 'not installed: the workers do the housekeeping');
+  end if;
+  begin
+    execute 'select array_agg(jobname::text) from cron.job where active and jobname = any ($1)'
+    into v_jobs using array['process-job-queue', 'prune-job-queue'];
+  exception when insufficient_privilege then
+    return v_found || picture_queue._finding('pg_cron', 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;');
+  end;
+  return v_found || case when cardinality(v_jobs) = 2
+    then picture_queue._finding('pg_cron', 'ok', 'process-job-queue and prune-job-queue are scheduled')
+    else picture_queue._finding('pg_cron', 'warn', 'process-job-queue or prune-job-queue is not scheduled, or not active',
+      'select picture_queue.schedule_maintenance();') end;
+end
+$$;
+
+create function picture_queue._check_settings(p_client_time timestamptz) returns jsonb
+language sql stable set search_path = ''
+as $$
+  with clock as (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away),
+  problem (verdict, detail, remedy) as (
+    select 'bad', format('%s is off', s.name), format('alter system set %I = on; select pg_reload_conf();', s.name)
+    from pg_catalog.pg_settings s where s.name in ('autovacuum', 'track_counts') and s.setting = 'off'
+    union all
+    select 'bad', format('autovacuum is off for %s', c.oid::regclass), format('alter table %s reset (autovacuum_enabled);', c.oid::regclass)
+    from pg_catalog.pg_class c
+    where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
+      and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
+    union all
+    select 'warn', format('lease_seconds is %s: a busy worker may not get to prolong it', s.lease_seconds),
+      'select public.set_setting(''{"lease_seconds": 30}'');'
+    from picture_queue.setting s where s.lease_seconds < 10
+    union all
+    select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to prolong it', q.name, q.lease_seconds),
+      format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
+    from picture_queue.queue q where q.lease_seconds < 10
+    union all
+    select 'warn', 'finished jobs are kept for over a year in the table that claims read',
+      'select public.set_setting(''{"archive": true, "keep_completed_seconds": 604800}'');'
+    from picture_queue.setting s where greatest(s.keep_completed_seconds, s.keep_failed_seconds, s.keep_cancelled_seconds) > 31622400
+  )
+  select picture_queue._findings('settings', (
+    select jsonb_agg(picture_queue._finding('settings', p.verdict, p.detail, p.remedy)) from problem p), 'fit')
+  || picture_queue._finding('postgres', case when current_setting('server_version_num')::integer < 150000 then 'bad' else 'ok' end,
+    'version ' || current_setting('server_version'),
+    case when current_setting('server_version_num')::integer < 150000 then 'upgrade to Postgres 15 or later' end)
+  || case when c.away is null then picture_queue._finding('clock', 'ok', 'not compared: pass client_time')
+    else picture_queue._finding('clock', case when c.away > 60 then 'bad' when c.away > 5 then 'warn' else 'ok' end,
+      format('the caller''s clock differs by %s seconds, travel included', round(c.away, 1)),
+      case when c.away > 5 then 'set the clock of that machine by NTP; times it sends, as scheduled_for, are off by as much' end) end
+  from clock c
+$$;
+
+-- Looks the queue over; client_time: the caller's clock. See _check_… for what is looked at.
+create function public.queue_doctor(client_time timestamptz default null) returns jsonb
+language sql volatile security definer set search_path = ''
+as $$
+  select picture_queue._check_xmin() || picture_queue._check_vacuum() || picture_queue._check_indexes()
+    || picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue()
+    || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_settings(client_time)
+$$;
+comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';
 
 
 -- 600_trigger_updated_at.sql
@@ -4754,7 +5861,9 @@ revoke execute on function
   public.list_limits, public.pause_key,
   public.resume_key, public.set_tenant, public.list_tenants, public.enqueue_batch, public.get_batch, public.send_event,
   public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
-  public.resume_schedule, public.run_schedule, public.list_schedules
+  public.resume_schedule, public.run_schedule, public.list_schedules, public.change_jobs,
+  public.failure_reasons, public.queue_counts, public.desired_workers, public.maintain_jobs, public.queue_doctor,
+  public.job_position
   from public, anon, authenticated, service_role;
 
 grant usage on schema picture_queue to authenticated, service_role;
@@ -4763,12 +5872,14 @@ grant usage on schema picture_queue to authenticated, service_role;
 grant select on public.job_queue, public.generations, public.images to authenticated, service_role;
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
-  public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models
+  public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
+  public.job_position
   to authenticated, service_role;
 -- What those call with the caller's rights; each takes the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
-  picture_queue.list_models, picture_queue.version, picture_queue._refuse
+  picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue.job_position,
+  picture_queue._jobs_where, picture_queue._filter_fits, picture_queue._filter_condition, picture_queue._reason
   to authenticated, service_role;
 
 -- Service keys only.
@@ -4784,9 +5895,10 @@ grant execute on function
   public.list_limits, public.pause_key,
   public.resume_key, public.set_tenant, public.list_tenants, public.enqueue_batch, public.get_batch, public.send_event,
   public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
-  public.resume_schedule, public.run_schedule, public.list_schedules
+  public.resume_schedule, public.run_schedule, public.list_schedules, public.change_jobs,
+  public.failure_reasons, public.queue_counts, public.desired_workers, public.maintain_jobs, public.queue_doctor
   to service_role;
-grant execute on function picture_queue.maintain to service_role;
+grant execute on function picture_queue.maintain, picture_queue.prune, picture_queue.counts to service_role;
 
 
 -- 950_supabase_realtime.sql
@@ -4841,7 +5953,8 @@ $do$;
 
 -- 970_pg_cron.sql
 
--- Schedules the maintenance where pg_cron is; call it again after installing pg_cron.
+-- Schedules the housekeeping where pg_cron is; call it again after installing pg_cron. Each job has a
+-- name of its own, so that pruning can be put elsewhere without stopping the rest.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = ''
 as $$
@@ -4853,6 +5966,7 @@ begin
     return 'pg_cron is not installed';
   end if;
   execute $sql$ select cron.schedule('process-job-queue', '* * * * *', 'select picture_queue.maintain()') $sql$;
+  execute $sql$ select cron.schedule('prune-job-queue', '* * * * *', 'select picture_queue.prune()') $sql$;
   return 'scheduled';
 end
 $$;

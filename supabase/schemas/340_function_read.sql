@@ -14,20 +14,28 @@ end
 $$;
 comment on function public.get_job is 'One job of the caller''s.';
 
--- filter: queue, status, job_type, limit (100, at most 1000), before_seq (of the last row of a page).
+-- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page).
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
-language sql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
-  select coalesce(jsonb_agg(to_jsonb(j) order by j.seq desc), '[]')
-  from (
-    select * from public.job_queue
-    where (filter ->> 'queue' is null or queue = filter ->> 'queue')
-      and (filter ->> 'status' is null or status = filter ->> 'status')
-      and (filter ->> 'job_type' is null or job_type = filter ->> 'job_type')
-      and seq < coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807)
-    order by seq desc
-    limit least(coalesce((filter ->> 'limit')::integer, 100), 1000)
-  ) j
+declare
+  v_where text := picture_queue._jobs_where(filter, '{limit,before_seq}');
+  v_limit bigint := coalesce((filter ->> 'limit')::bigint, 100);
+  v_jobs jsonb;
+begin
+  if v_limit not between 1 and 1000 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 1000', v_limit),
+      'before_seq, the seq of the last row, asks for the next page');
+  end if;
+  if filter ->> 'before_seq' is not null then
+    v_where := v_where || format(' and j.seq < %L', filter ->> 'before_seq');
+  end if;
+  execute format($sql$
+    select coalesce(jsonb_agg(to_jsonb(p) order by p.seq desc), '[]')
+    from (select * from public.job_queue j where %s order by j.seq desc limit %s) p $sql$, v_where, v_limit)
+  into v_jobs;
+  return v_jobs;
+end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
 

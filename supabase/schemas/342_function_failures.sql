@@ -1,4 +1,169 @@
--- (stand-in until the dead letters land)
+-- Dead letters: why jobs failed, and doing something about many of them.
+
+-- What an error is an example of: text in quotes, ids and numbers differ from one time to the next.
 create function picture_queue._reason(p_error text) returns text
 language sql immutable set search_path = ''
-as $$ select regexp_replace(p_error, '[0-9]+', 'N', 'g') $$;
+as $$
+  select left(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
+    left(p_error, 2000),
+    '"[^"]*"|`[^`]*`|(?<![[:alnum:]])''[^'']*''(?![[:alnum:]])', '"…"', 'g'),
+    '\m[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\M', 'ID', 'gi'),
+    '\m(?=[[:alpha:]]*[0-9])[0-9a-z]{12,}\M|\m0x[0-9a-f]+\M', 'ID', 'gi'),
+    '[0-9]+([.,][0-9]+)*', 'N', 'g'), 500)
+$$;
+
+-- The reasons of failed jobs (those of the filter; the newest 10,000 of them), the most frequent first.
+create function public.failure_reasons(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_where text := picture_queue._jobs_where(case when filter ->> 'status' is not null then filter
+    else coalesce(nullif(filter, 'null'), '{}') || '{"status": "failed"}' end);
+  v_reasons jsonb;
+begin
+  execute format($sql$
+    select coalesce(jsonb_agg(jsonb_build_object('reason', r.reason, 'count', r.n, 'job_types', r.job_types,
+      'first_at', r.first_at, 'last_at', r.last_at, 'example_job_id', r.example) order by r.n desc, r.last_at desc), '[]')
+    from (
+      select e.reason, sum(e.n) as n, min(e.first_at) as first_at, max(e.last_at) as last_at,
+        (array_agg(e.example order by e.last_at desc))[1] as example,
+        array(select distinct unnest(string_to_array(string_agg(e.job_types, ' '), ' ')) order by 1) as job_types
+      from (
+        select picture_queue._reason(d.error) as reason, count(*) as n, string_agg(distinct d.job_type, ' ') as job_types,
+          min(d.finished_at) as first_at, max(d.finished_at) as last_at,
+          (array_agg(d.id order by d.finished_at desc))[1] as example
+        from (
+          select j.id, coalesce(j.error, '') as error, j.job_type, j.finished_at from public.job_queue j
+          where %s order by j.finished_at desc limit 10000
+        ) d
+        group by d.error
+      ) e
+      group by e.reason order by n desc, last_at desc limit 100
+    ) r $sql$, v_where)
+  into v_reasons;
+  return v_reasons;
+end
+$$;
+comment on function public.failure_reasons is 'Why jobs failed: equal errors once, with their count.';
+
+-- Deletes finished jobs with their history and log, and takes them out of the counts. The caller holds
+-- their locks. Batches keep their counts: what was finished stays so. Returns how many.
+create function picture_queue._discard(p_ids uuid[]) returns integer
+language sql volatile set search_path = ''
+as $$
+  with gone as (
+    delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
+    returning j.queue, j.status
+  ),
+  counted as (
+    insert into picture_queue.depth_change (queue, status, hold, n, at)
+    select g.queue, g.status, null, -count(*), picture_queue._now() from gone g group by g.queue, g.status
+  )
+  select count(*)::integer from gone
+$$;
+
+-- Cancels locked jobs, as cancel_job does one: what is pending ends, what runs is asked to stop, what is
+-- parked is claimed once more. Returns how many.
+create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_changes picture_queue.change[];
+  v_queues text[];
+begin
+  with asked as (
+    update public.job_queue j set cancel_requested_at = picture_queue._now() where j.id = any (p_ids)
+    returning j.id, j.queue, j.status, j.hold
+  )
+  select array_agg(picture_queue._change(a.id, case a.status when 'pending' then 'cancel' else 'wake' end))
+      filter (where a.status = 'pending' or a.hold = 'parked'),
+    array_agg(distinct a.queue) filter (where a.status = 'processing')
+  into v_changes, v_queues
+  from asked a;
+  perform picture_queue._transition(v_changes);
+  perform picture_queue._wake(v_queues, 'cancel');
+  return cardinality(p_ids);
+end
+$$;
+
+-- Retries locked jobs. Of those with one unique key only the newest comes back, and none if another job
+-- has the key now. Returns how many.
+create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_changes picture_queue.change[];
+  v_queues text[];
+  v_changed integer;
+begin
+  select array_agg(picture_queue._change(p.id, 'retry')) into v_changes
+  from (
+    select j.id, case when 'pending' = any (j.unique_states) then j.unique_key end as unique_key,
+      row_number() over (
+        partition by j.unique_key, 'pending' = any (j.unique_states) order by j.seq desc) as nth
+    from public.job_queue j where j.id = any (p_ids)
+  ) p
+  where p.unique_key is null or p.nth = 1 and not exists (
+    select from public.job_queue o
+    where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
+  select array_agg(distinct t.queue), count(*) into v_queues, v_changed from picture_queue._transition(v_changes) t;
+  perform picture_queue._wake(v_queues, 'enqueue');
+  return v_changed;
+exception when unique_violation then
+  perform picture_queue._refuse('PQ_CONFLICT', 'a job with one of the unique keys was enqueued just now', 'repeat the call');
+  return null;
+end
+$$;
+
+-- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
+-- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit; jobs that somebody else has in
+-- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
+-- nothing. A filter that names nothing is refused: it would be every job.
+create function picture_queue._change_jobs(p_action text, p_filter jsonb, p_preview boolean) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_where text := picture_queue._jobs_where(p_filter, '{limit}');
+  v_limit bigint := coalesce((p_filter ->> 'limit')::bigint, 10000);
+  v_able text := case p_action
+    when 'retry' then case when p_filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
+      else 'j.status in (''failed'', ''cancelled'')' end
+    when 'cancel' then 'j.status in (''pending'', ''processing'')'
+    when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
+  v_matched bigint;
+  v_ids uuid[] := '{}';
+  v_some uuid[];
+  v_changed integer := 0;
+begin
+  if v_able is null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(p_action), 100)),
+      'retry, cancel or discard');
+  elsif v_where = 'true' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter names nothing', '{"status": "failed"} is all failed jobs');
+  elsif v_limit not between 1 and 10000 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 10000', v_limit));
+  end if;
+  v_where := v_where || ' and ' || v_able;
+  execute format('select count(*) from (select from public.job_queue j where %s limit 100000) m', v_where) into v_matched;
+  if not coalesce(p_preview, false) and v_matched > 0 then
+    -- What was asked to stop before needs no second asking.
+    execute format('select coalesce(array_agg(d.id), ''{}'') from (
+      select j.id from public.job_queue j where %s limit %s for update skip locked) d',
+      v_where || case p_action when 'cancel' then ' and j.cancel_requested_at is null' else '' end, v_limit)
+    into v_ids;
+  end if;
+  -- A thousand at a time, since their rows are held in memory.
+  for v_i in 1..cardinality(v_ids) by 1000 loop
+    v_some := v_ids[v_i:v_i + 999];
+    v_changed := v_changed + case p_action when 'retry' then picture_queue._retry_jobs(v_some)
+      when 'cancel' then picture_queue._cancel_jobs(v_some) else picture_queue._discard(v_some) end;
+  end loop;
+  return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
+    v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));
+end
+$$;
+
+create function public.change_jobs(action text, filter jsonb, preview boolean default false) returns jsonb
+language sql volatile security definer set search_path = ''
+as $$ select picture_queue._change_jobs(action, filter, preview) $$;
+comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';

@@ -1,5 +1,6 @@
 -- Everything an operator asks first: the queues, the workers of the last minute, and the job types
--- that wait although no worker knows them.
+-- that wait although no worker knows them. Such jobs stay at the head of their line, so the first 5,000
+-- of each queue are looked at.
 create function public.queue_status() returns jsonb
 language sql stable security definer set search_path = ''
 as $$
@@ -13,12 +14,17 @@ as $$
       select coalesce(jsonb_agg(jsonb_build_object('job_type', u.job_type, 'queue', u.queue, 'pending', u.pending)
         order by u.job_type, u.queue), '[]')
       from (
-        select j.job_type, j.queue, count(*) as pending from public.job_queue j
-        where j.status = 'pending' and j.hold is null and not exists (
+        select j.job_type, q.name as queue, count(*) as pending
+        from picture_queue.queue q
+        cross join lateral (
+          select o.job_type from public.job_queue o
+          where o.queue = q.name and o.status = 'pending' and o.hold is null
+          order by o.rank, o.turn, o.seq limit 5000) j
+        where not exists (
           select from picture_queue.worker w
-          where j.queue = any (w.queues) and j.job_type = any (w.job_types)
+          where q.name = any (w.queues) and j.job_type = any (w.job_types)
             and w.seen_at > picture_queue._now() - interval '1 minute')
-        group by j.job_type, j.queue
+        group by j.job_type, q.name
       ) u),
     'stuck', (select count(*) from public.stuck_jobs))
 $$;

@@ -1,4 +1,5 @@
--- Schedules the maintenance where pg_cron is; call it again after installing pg_cron.
+-- Schedules the housekeeping where pg_cron is; call it again after installing pg_cron. Each job has a
+-- name of its own, so that pruning can be put elsewhere without stopping the rest.
 create function picture_queue.schedule_maintenance() returns text
 language plpgsql set search_path = ''
 as $$
@@ -10,6 +11,7 @@ begin
     return 'pg_cron is not installed';
   end if;
   execute $sql$ select cron.schedule('process-job-queue', '* * * * *', 'select picture_queue.maintain()') $sql$;
+  execute $sql$ select cron.schedule('prune-job-queue', '* * * * *', 'select picture_queue.prune()') $sql$;
   return 'scheduled';
 end
 $$;

@@ -31,13 +31,23 @@ FUNCTIONS = {
     "delete_limit": ("key", "service"),
     "drain_queue": ("queue", "service"),
     "enqueue_batch": ("jobs, callback=, batch_id=, metadata=", "service"),
+    "change_jobs": ("action, filter, preview=", "service"),
+    "desired_workers": (
+        "queue=, jobs_per_worker=, min_workers=, max_workers=",
+        "service",
+    ),
+    "failure_reasons": ("filter=", "service"),
     "get_batch": ("batch_id", "service"),
     "get_job_history": ("job_id", "service"),
     "get_settings": ("", "service"),
     "list_limits": ("", "service"),
     "list_queues": ("", "service"),
     "list_tenants": ("", "service"),
+    "job_position": ("job_id", "user"),
     "log_job": ("job_id, lease_id, lines", "service"),
+    "maintain_jobs": ("force=", "service"),
+    "queue_counts": ("", "service"),
+    "queue_doctor": ("client_time=", "service"),
     "pause_key": ("key, resume_at=", "service"),
     "pause_queue": ("queue, resume_at=, reason=", "service"),
     "purge_queue": ("queue, preview=", "service"),
@@ -125,11 +135,18 @@ async def test_private_functions_are_closed_but_for_those_the_wrappers_call(db):
     }
     user = ROLES["user"]
     assert open_ones == {
+        "_filter_condition": user,
+        "_filter_fits": user,
+        "_jobs_where": user,
+        "_reason": user,
         "_refuse": user,
         "cancel_generation": user,
         "cancel_job": user,
+        "counts": ROLES["service"],
+        "job_position": user,
         "list_models": user,
         "maintain": ROLES["service"],
+        "prune": ROLES["service"],
         "start_generation": user,
         "version": user,
     }
@@ -142,13 +159,13 @@ async def test_every_table_has_row_level_security_and_only_these_grants(db):
             select p from unnest(array['select', 'insert', 'update', 'delete', 'truncate',
               'references', 'trigger']) p where has_table_privilege(r, c.oid, p)) as rights
         from pg_class c, unnest($1::text[]) r
-        where c.relkind in ('r', 'v') and c.relnamespace in
+        where c.relkind in ('r', 'p', 'v') and c.relnamespace in
           ('public'::regnamespace, 'picture_queue'::regnamespace)""",
         list(API_ROLES),
     )
     granted = {}
     for row in rows:
-        if row["kind"] == "r":
+        if row["kind"] in ("r", "p"):
             assert row["rls"], row["name"]
         else:
             assert "security_invoker=true" in row["options"], row["name"]

@@ -1,0 +1,91 @@
+-- Counts for dashboards and scalers.
+create function public.queue_counts() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
+  from picture_queue.counts() c
+$$;
+comment on function public.queue_counts is 'How many jobs each queue has in each state, and how fast it goes.';
+
+-- The place of a job of the caller's in its line, counted from 1 up to 10,000 (at_least: or further
+-- back); null if it is not in line, since it is held, runs or has finished.
+create function picture_queue.job_position(p_job_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_job public.job_queue;
+  v_before integer;
+begin
+  select * into v_job from public.job_queue
+  where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id());
+  if not found then
+    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+  elsif v_job.status <> 'pending' or v_job.hold is not null then
+    return '{"position": null, "at_least": false}';
+  end if;
+  select count(*) into v_before
+  from (
+    select from public.job_queue j
+    where j.queue = v_job.queue and j.status = 'pending' and j.hold is null
+      and (j.rank, j.turn, j.seq) < (v_job.rank, v_job.turn, v_job.seq)
+    order by j.rank desc, j.turn desc, j.seq desc limit 10000
+  ) b;
+  return jsonb_build_object('position', least(v_before + 1, 10000), 'at_least', v_before = 10000);
+end
+$$;
+
+create function public.job_position(job_id uuid) returns jsonb
+language sql stable security invoker set search_path = ''
+as $$ select picture_queue.job_position(job_id) $$;
+comment on function public.job_position is 'How many jobs are before one of the caller''s in its line, and itself.';
+
+-- How many workers the jobs that run and that could run are enough for, when each is to have
+-- jobs_per_worker of them. Without any worker nobody promotes what is due, so that counts as well; and
+-- one is wanted when a schedule or a limit has to be looked at. queue null: all queues.
+create function public.desired_workers(
+  queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
+  max_workers integer default 100)
+returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_running bigint;
+  v_ready bigint;
+  v_desired bigint;
+begin
+  if coalesce(jobs_per_worker, 0) < 1 or coalesce(min_workers, -1) < 0 or coalesce(max_workers, -1) < min_workers then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers),
+      'at least 1 job a worker, and 0 or more workers');
+  elsif not exists (select from picture_queue.queue q where q.name = desired_workers.queue) and queue is not null then
+    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_literal(queue), 100)),
+      'list_queues() has those there are');
+  end if;
+  select coalesce(sum(d.n) filter (where d.status = 'processing'), 0),
+    coalesce(sum(d.n) filter (where d.status = 'pending' and not coalesce(q.paused_until > v_now, false)), 0)
+  into v_running, v_ready
+  from picture_queue._depths() d
+  left join picture_queue.queue q on q.name = d.queue
+  where d.status in ('pending', 'processing') and d.hold is null and d.queue = coalesce(desired_workers.queue, d.queue);
+  v_ready := v_ready + (
+    select count(*)
+    from (
+      select j.queue from public.job_queue j
+      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
+      order by j.scheduled_for limit 10000
+    ) d
+    join picture_queue.queue q on q.name = d.queue and not coalesce(q.paused_until > v_now, false)
+    where d.queue = coalesce(desired_workers.queue, d.queue));
+  v_desired := ceil((v_running + v_ready)::numeric / jobs_per_worker);
+  if v_desired = 0 and (
+    exists (select from picture_queue.limit_key k where k.due_at <= v_now)
+    or exists (select from picture_queue.schedule s where not s.paused and s.next_at <= v_now))
+  then
+    v_desired := 1;
+  end if;
+  return jsonb_build_object('desired', least(greatest(v_desired, min_workers), max_workers),
+    'running', v_running, 'ready', v_ready);
+end
+$$;
+comment on function public.desired_workers is 'How many workers the work at hand is enough for.';

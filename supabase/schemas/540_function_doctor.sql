@@ -1,0 +1,173 @@
+-- What is wrong with the queue, and what to do about it. Each check is a function that answers a list of
+-- findings {check, verdict ok | warn | bad, detail, remedy}: at least one, and looks at a bounded number
+-- of rows. A remedy is a statement to paste, or a sentence.
+create function picture_queue._finding(p_check text, p_verdict text, p_detail text, p_remedy text default null)
+returns jsonb
+language sql immutable set search_path = ''
+as $$
+  select jsonb_build_object('check', p_check, 'verdict', p_verdict, 'detail', p_detail, 'remedy', p_remedy)
+$$;
+
+-- The findings, or one that all is well.
+create function picture_queue._findings(p_check text, p_found jsonb, p_well text) returns jsonb
+language sql immutable set search_path = ''
+as $$ select coalesce(p_found, jsonb_build_array(picture_queue._finding(p_check, 'ok', p_well))) $$;
+
+-- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
+create function picture_queue._check_xmin() returns jsonb
+language sql stable set search_path = ''
+as $$
+  select picture_queue._findings('held snapshots', (
+    select jsonb_agg(picture_queue._finding('held snapshots', case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
+      format('%s keeps dead rows from being cleaned up for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy)
+      order by h.age desc)
+    from (
+      select format('session %s (%s, %s)', a.pid, a.usename, coalesce(a.state, 'state hidden')) as who,
+        picture_queue._now() - coalesce(a.xact_start, a.backend_start) as age,
+        format('select pg_terminate_backend(%s);', a.pid) as remedy
+      from pg_catalog.pg_stat_activity a
+      where a.datname = current_database() and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
+        and (a.backend_xmin is not null or a.backend_xid is not null)
+      union all
+      select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
+      from pg_catalog.pg_prepared_xacts p where p.database = current_database()
+      union all
+      select format('replication slot %L, which nobody reads', r.slot_name), interval '1 hour',
+        format('select pg_drop_replication_slot(%L);', r.slot_name)
+      from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
+      order by age desc limit 10
+    ) h
+    where h.age > interval '1 minute'), 'no transaction is older than a minute')
+$$;
+
+create function picture_queue._check_vacuum() returns jsonb
+language sql stable set search_path = ''
+as $$
+  select picture_queue._findings('dead rows', (
+    select jsonb_agg(picture_queue._finding('dead rows', case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
+      format('%s.%s has %s dead rows beside %s, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
+        coalesce(greatest(t.last_vacuum, t.last_autovacuum)::text, 'never')),
+      format('vacuum (analyze) %I.%I;', t.schemaname, t.relname)) order by t.n_dead_tup desc)
+    from pg_catalog.pg_stat_user_tables t
+    where (t.schemaname = 'picture_queue' or t.relid in ('public.job_queue'::regclass, 'public.generations'::regclass,
+      'public.images'::regclass)) and t.n_dead_tup > 20000 and t.n_dead_tup > t.n_live_tup / 5), 'vacuum keeps up')
+$$;
+
+-- The indexes of job_queue without which a call reads the whole table. A test keeps the list true.
+create function picture_queue._check_indexes() returns jsonb
+language sql stable set search_path = ''
+as $$
+  with wanted (name, definition) as (values
+    ('job_queue_batch', 'create index job_queue_batch on public.job_queue using btree (batch_id, seq)'
+      || ' where (batch_id is not null)'),
+    ('job_queue_blocked', 'create index job_queue_blocked on public.job_queue using btree (blocked_on, hold, rank, turn, seq)'
+      || ' where ((status = ''pending''::text) and (blocked_on is not null))'),
+    ('job_queue_claimable', 'create index job_queue_claimable on public.job_queue using btree (queue, rank, turn, seq, job_type)'
+      || ' where ((status = ''pending''::text) and (hold is null))'),
+    ('job_queue_due', 'create index job_queue_due on public.job_queue using btree (scheduled_for)'
+      || ' where (hold = any (array[''scheduled''::text, ''parked''::text]))'),
+    ('job_queue_expiring', 'create index job_queue_expiring on public.job_queue using btree (expires_at)'
+      || ' where ((status = ''pending''::text) and (expires_at is not null))'),
+    ('job_queue_finished', 'create index job_queue_finished on public.job_queue using btree (status, finished_at)'
+      || ' where (finished_at is not null)'),
+    ('job_queue_idempotency', 'create unique index job_queue_idempotency on public.job_queue using btree (idempotency_key, job_type, user_id) nulls not distinct'
+      || ' where (idempotency_key is not null)'),
+    ('job_queue_leased', 'create index job_queue_leased on public.job_queue using btree (lease_id)'
+      || ' where ((status = ''processing''::text) and (hold is null))'),
+    ('job_queue_listed', 'create index job_queue_listed on public.job_queue using btree (seq desc)'),
+    ('job_queue_owned', 'create index job_queue_owned on public.job_queue using btree (user_id, seq desc)'
+      || ' where (user_id is not null)'),
+    ('job_queue_parked', 'create index job_queue_parked on public.job_queue using btree (parked_on)'
+      || ' where (hold = ''parked''::text)'),
+    ('job_queue_tenant', 'create index job_queue_tenant on public.job_queue using btree (queue, tenant, rank, turn)'
+      || ' where ((status = ''pending''::text) and (hold is null) and (tenant is not null))'),
+    ('job_queue_unique', 'create unique index job_queue_unique on public.job_queue using btree (unique_key)'
+      || ' where (status = any (unique_states))')
+  )
+  select picture_queue._findings('indexes', (
+    select jsonb_agg(p.finding) from (
+      select picture_queue._finding('indexes', 'bad', format('index %s is missing', w.name), w.definition || ';') as finding
+      from wanted w where to_regclass('public.' || w.name) is null
+      union all
+      select picture_queue._finding('indexes', 'bad', format('index %s is not valid', i.indexrelid::regclass),
+        format('reindex index concurrently %s;', i.indexrelid::regclass))
+      from pg_catalog.pg_index i
+      join pg_catalog.pg_class c on c.oid = i.indrelid
+      where not (i.indisvalid and i.indisready)
+        and (c.relnamespace = 'picture_queue'::regnamespace or c.oid in ('public.job_queue'::regclass,
+          'public.generations'::regclass, 'public.images'::regclass))
+    ) p), 'all are there and valid')
+$$;
+
+-- Rows that belong to nothing: the first 10,000 of each kind are looked at.
+create function picture_queue._check_orphans() returns jsonb
+language sql stable set search_path = ''
+as $$
+  with recursive keys as (
+    (select j.blocked_on as key, 1 as n from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
+    union all
+    select o.key, k.n + 1 from keys k
+    cross join lateral (
+      select j.blocked_on as key from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > k.key order by j.blocked_on limit 1) o
+    where k.n < 1000
+  ),
+  found (n, what) as (
+    select count(*), 'dependencies on a job that is gone or finished'
+    from (select * from picture_queue.dependency limit 10000) d
+    where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
+    union all
+    select count(*), 'slots of jobs that do not run'
+    from (select * from picture_queue.slot limit 10000) s
+    where not exists (select from public.job_queue j where j.id = s.job_id and j.status = 'processing' and j.hold is null)
+    union all
+    select count(*), 'keys that jobs wait for and nobody looks at'
+    from keys k
+    where not exists (select from picture_queue.limit_key l where l.key = k.key)
+      and exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')
+    union all
+    select count(*), 'open batches whose counts do not fit their jobs'
+    from (select * from picture_queue.batch b where b.finished_at is null and b.total between 1 and 10000 limit 200) b
+    where b.total - b.completed - b.failed - b.cancelled <> (
+      select count(*) from public.job_queue j where j.batch_id = b.id and j.finished_at is null)
+  )
+  select picture_queue._findings('orphans', (
+    select jsonb_agg(picture_queue._finding('orphans', 'bad', format('%s %s', f.n, f.what), case
+      when f.what like 'open batches%' then 'update picture_queue.batch b set completed = b.total - b.failed - b.cancelled - o.n '
+        || 'from (select j.batch_id, count(*) as n from public.job_queue j where j.finished_at is null group by 1) o '
+        || 'where o.batch_id = b.id and b.finished_at is null;'
+      else 'select picture_queue.repair();' end))
+    from found f where f.n > 0), 'every row belongs to something')
+$$;
+
+-- Whether the counts are those of the jobs, for each state with up to 20,000 of them. One statement sees
+-- both as of one moment.
+create function picture_queue._check_depth() returns jsonb
+language sql stable set search_path = ''
+as $$
+  with counted (state, n, really) as (
+    select d.state, d.n, case when d.n not between 0 and 20000 then null else case d.state
+      when 'pending' then (select count(*) from (select from public.job_queue j
+        where j.status = 'pending' and j.hold is null limit 20001) c)
+      when 'scheduled' then (select count(*) from (select from public.job_queue j where j.hold = 'scheduled' limit 20001) c)
+      when 'blocked' then (select count(*) from (select from public.job_queue j
+        where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked' limit 20001) c)
+      when 'parked' then (select count(*) from (select from public.job_queue j where j.hold = 'parked' limit 20001) c)
+      when 'processing' then (select count(*) from (select from public.job_queue j
+        where j.status = 'processing' and j.hold is null limit 20001) c)
+      else (select count(*) from (select from public.job_queue j
+        where j.status = d.state and j.finished_at is not null limit 20001) c) end end
+    from (
+      select s.state, coalesce(sum(p.n), 0) as n
+      from unnest(array['pending', 'scheduled', 'blocked', 'parked', 'processing', 'completed', 'failed', 'cancelled']) s (state)
+      left join picture_queue._depths() p on coalesce(p.hold, p.status) = s.state
+      group by s.state
+    ) d
+  )
+  select picture_queue._findings('counts', (
+    select jsonb_agg(picture_queue._finding('counts', 'bad', format('%s jobs are counted as %s, there are %s', c.n, c.state,
+      coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'others')), 'select picture_queue.repair();')
+      order by c.state)
+    from counted c where c.n < 0 or c.really <> c.n), 'the counts are those of the jobs')
+$$;

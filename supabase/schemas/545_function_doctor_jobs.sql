@@ -1,0 +1,174 @@
+-- The doctor's other half: the work, the rights and the surroundings.
+
+-- Jobs that could have been claimed for a minute, the first 20 queues; leases that nobody took back; and
+-- jobs whose time came and that nobody promoted.
+create function picture_queue._check_overdue() returns jsonb
+language sql stable set search_path = ''
+as $$
+  with due as (
+    select q.name, q.pause_reason, q.paused_until > picture_queue._now() as paused, picture_queue._now() - o.at as age,
+      (select j.job_type from public.job_queue j
+        where j.queue = q.name and j.status = 'pending' and j.hold is null order by j.rank, j.turn, j.seq limit 1) as job_type
+    from picture_queue.queue q
+    cross join lateral (select picture_queue._oldest_due(q.name) as at) o
+    where o.at < picture_queue._now() - interval '1 minute'
+    order by o.at limit 20
+  ),
+  judged as (
+    select d.*, exists (
+      select from picture_queue.worker w where d.name = any (w.queues) and d.job_type = any (w.job_types)
+        and w.seen_at > picture_queue._now() - interval '1 minute') as has_worker
+    from due d
+  ),
+  late (n, what) as (
+    select count(*), 'jobs have a lease that ended over a minute ago and was not taken back'
+    from (select from public.job_queue j where j.status = 'processing' and j.hold is null
+      and j.lease_expires_at < (select picture_queue._now() - interval '1 minute') limit 1000) l
+    union all
+    select count(*), 'jobs became due over a minute ago and were not promoted'
+    from (select from public.job_queue j where j.hold in ('scheduled', 'parked')
+      and j.scheduled_for < (select picture_queue._now() - interval '1 minute') order by j.scheduled_for limit 1000) s
+  )
+  select picture_queue._findings('overdue jobs', (
+    select jsonb_agg(f.finding) from (
+      select picture_queue._finding('overdue jobs', case when j.paused then 'warn' else 'bad' end,
+        format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
+          when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
+          when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
+          else 'its workers do not keep up' end),
+        case when j.paused then format('select public.resume_queue(%L);', j.name)
+          when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
+          else format('start more workers; select public.desired_workers(%L); says how many', j.name) end) as finding
+      from judged j
+      union all
+      select picture_queue._finding('overdue jobs', 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end,
+        l.what), 'select picture_queue.maintain();')
+      from late l where l.n > 0
+    ) f), 'nothing waits for over a minute')
+$$;
+
+-- Our functions in public are known by what they call.
+create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
+language sql stable rows 200 set search_path = ''
+as $$
+  select p.oid, p.pronamespace = 'public'::regnamespace
+  from pg_catalog.pg_proc p
+  where p.pronamespace = 'picture_queue'::regnamespace
+    or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'picture_queue\.|public\.(job_queue|generations|queue_health)'
+      and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
+$$;
+
+create function picture_queue._check_rights() returns jsonb
+language sql stable set search_path = ''
+as $$
+  with tables as (
+    select c.oid, c.oid::regclass as name, c.relrowsecurity as rls, c.relnamespace = 'public'::regnamespace as is_public
+    from pg_catalog.pg_class c
+    where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
+      or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+  ),
+  problem (detail, remedy) as (
+    select format('table %s has no row level security', t.name), format('alter table %s enable row level security;', t.name)
+    from tables t where not t.rls
+    union all
+    select format('%s may write or read %s', r.name, t.name), format('revoke all on %s from %I;', t.name, r.name)
+    from tables t, (values ('anon'), ('authenticated')) r (name)
+    where has_table_privilege(r.name, t.oid, case when t.is_public and r.name = 'authenticated'
+      then 'insert, update, delete, truncate' else 'select, insert, update, delete, truncate' end)
+    union all
+    select format('service_role may not read %s', t.name), format('grant select on %s to service_role;', t.name)
+    from tables t where t.is_public and not has_table_privilege('service_role', t.oid, 'select')
+    union all
+    select format('anon may execute %s', f.oid::regprocedure),
+      format('revoke execute on function %s from public, anon;', f.oid::regprocedure)
+    from picture_queue._our_functions() f where has_function_privilege('anon', f.oid, 'execute')
+    union all
+    select format('service_role may not execute %s', f.oid::regprocedure),
+      format('grant execute on function %s to service_role;', f.oid::regprocedure)
+    from picture_queue._our_functions() f where f.is_public and not has_function_privilege('service_role', f.oid, 'execute')
+    union all
+    select 'service_role may not use schema picture_queue', 'grant usage on schema picture_queue to service_role;'
+    where not has_schema_privilege('service_role', 'picture_queue', 'usage')
+  )
+  select picture_queue._findings('rights', (
+    select jsonb_agg(picture_queue._finding('rights', 'bad', p.detail, p.remedy) order by p.detail) from problem p),
+    'row level security is on everywhere, and nobody may do more or less than meant')
+$$;
+
+-- Whether the housekeeping is done, and by whom.
+create function picture_queue._check_maintenance() returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_at timestamptz := (select s.maintained_at from picture_queue.setting s);
+  v_age numeric := round(extract(epoch from picture_queue._now() - nullif(v_at, '-infinity')));
+  v_found jsonb;
+  v_jobs text[];
+begin
+  v_found := jsonb_build_array(case when v_age <= 300 then
+      picture_queue._finding('maintenance', 'ok', format('done %s seconds ago', greatest(v_age, 0)))
+    else picture_queue._finding('maintenance', case when v_age > 3600 then 'bad' else 'warn' end,
+      coalesce('not done for ' || v_age || ' seconds', 'never done'),
+      'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute') end);
+  if to_regclass('cron.job') is null then
+    return v_found || picture_queue._finding('pg_cron', 'ok', 'not installed: the workers do the housekeeping');
+  end if;
+  begin
+    execute 'select array_agg(jobname::text) from cron.job where active and jobname = any ($1)'
+    into v_jobs using array['process-job-queue', 'prune-job-queue'];
+  exception when insufficient_privilege then
+    return v_found || picture_queue._finding('pg_cron', 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;');
+  end;
+  return v_found || case when cardinality(v_jobs) = 2
+    then picture_queue._finding('pg_cron', 'ok', 'process-job-queue and prune-job-queue are scheduled')
+    else picture_queue._finding('pg_cron', 'warn', 'process-job-queue or prune-job-queue is not scheduled, or not active',
+      'select picture_queue.schedule_maintenance();') end;
+end
+$$;
+
+create function picture_queue._check_settings(p_client_time timestamptz) returns jsonb
+language sql stable set search_path = ''
+as $$
+  with clock as (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away),
+  problem (verdict, detail, remedy) as (
+    select 'bad', format('%s is off', s.name), format('alter system set %I = on; select pg_reload_conf();', s.name)
+    from pg_catalog.pg_settings s where s.name in ('autovacuum', 'track_counts') and s.setting = 'off'
+    union all
+    select 'bad', format('autovacuum is off for %s', c.oid::regclass), format('alter table %s reset (autovacuum_enabled);', c.oid::regclass)
+    from pg_catalog.pg_class c
+    where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
+      and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
+    union all
+    select 'warn', format('lease_seconds is %s: a busy worker may not get to prolong it', s.lease_seconds),
+      'select public.set_setting(''{"lease_seconds": 30}'');'
+    from picture_queue.setting s where s.lease_seconds < 10
+    union all
+    select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to prolong it', q.name, q.lease_seconds),
+      format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
+    from picture_queue.queue q where q.lease_seconds < 10
+    union all
+    select 'warn', 'finished jobs are kept for over a year in the table that claims read',
+      'select public.set_setting(''{"archive": true, "keep_completed_seconds": 604800}'');'
+    from picture_queue.setting s where greatest(s.keep_completed_seconds, s.keep_failed_seconds, s.keep_cancelled_seconds) > 31622400
+  )
+  select picture_queue._findings('settings', (
+    select jsonb_agg(picture_queue._finding('settings', p.verdict, p.detail, p.remedy)) from problem p), 'fit')
+  || picture_queue._finding('postgres', case when current_setting('server_version_num')::integer < 150000 then 'bad' else 'ok' end,
+    'version ' || current_setting('server_version'),
+    case when current_setting('server_version_num')::integer < 150000 then 'upgrade to Postgres 15 or later' end)
+  || case when c.away is null then picture_queue._finding('clock', 'ok', 'not compared: pass client_time')
+    else picture_queue._finding('clock', case when c.away > 60 then 'bad' when c.away > 5 then 'warn' else 'ok' end,
+      format('the caller''s clock differs by %s seconds, travel included', round(c.away, 1)),
+      case when c.away > 5 then 'set the clock of that machine by NTP; times it sends, as scheduled_for, are off by as much' end) end
+  from clock c
+$$;
+
+-- Looks the queue over; client_time: the caller's clock. See _check_… for what is looked at.
+create function public.queue_doctor(client_time timestamptz default null) returns jsonb
+language sql volatile security definer set search_path = ''
+as $$
+  select picture_queue._check_xmin() || picture_queue._check_vacuum() || picture_queue._check_indexes()
+    || picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue()
+    || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_settings(client_time)
+$$;
+comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';
