@@ -1,10 +1,12 @@
-"""Every SQL function this library calls: its name, its parameters and what comes back. No I/O.
+"""The SQL functions this library calls: their names, parameters and what comes back. No I/O.
+
+Those for operators are in `_rpc_operate`.
 
 A value of `Rpc` is a call that a transport can make, and make again after a lost answer: whatever
 needs an id gets it here, so a repetition meets what the first call wrote.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
@@ -12,13 +14,18 @@ from uuid import UUID, uuid4
 
 from pydantic import JsonValue, TypeAdapter
 
+from picture_queue.arguments import JobFilter, job_item
 from picture_queue.records import (
     CancelRequest,
+    Changed,
     ClaimedJob,
     Enqueued,
+    FailureReason,
     Generation,
     Health,
     Job,
+    JobHistory,
+    JobPosition,
     JobStatus,
     Model,
     StartedGeneration,
@@ -46,21 +53,21 @@ class Rpc(Generic[T]):
     parse: Callable[[Any], T]
 
 
-def _given(**params: Any) -> dict[str, Any]:
+def given(**params: Any) -> dict[str, Any]:
     """Leaves out None (the function's default holds) and writes ids and times as JSON has them."""
-    return {name: _plain(value) for name, value in params.items() if value is not None}
+    return {name: plain(value) for name, value in params.items() if value is not None}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, datetime):
         # PostgreSQL would read a naive time in the session's zone, which is not the caller's.
         return (value if value.tzinfo else value.astimezone()).isoformat()
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
@@ -69,6 +76,7 @@ def _nothing(_: Any) -> None:
 
 
 _JOBS = TypeAdapter(list[Job])
+_REASONS = TypeAdapter(list[FailureReason])
 _CLAIMED = TypeAdapter(list[ClaimedJob])
 _GENERATIONS = TypeAdapter(list[Generation])
 _MODELS = TypeAdapter(list[Model])
@@ -78,72 +86,49 @@ def picture_queue_version() -> Rpc[Version]:
     return Rpc("picture_queue_version", {}, Version.model_validate)
 
 
-def enqueue_job(
-    job_type: str,
-    payload: Mapping[str, JsonValue] | None = None,
-    *,
-    priority: int = 0,
-    queue: str | None = None,
-    scheduled_for: datetime | None = None,
-    max_attempts: int | None = None,
-    user_id: UUID | str | None = None,
-    idempotency_key: str | None = None,
-    job_id: UUID | str | None = None,
-    timeout: float | None = None,
-) -> Rpc[Enqueued]:
-    asked = str(job_id or uuid4())
-    params = _given(
-        job_type=job_type,
-        payload=payload or {},
-        priority=priority,
-        queue=queue,
-        scheduled_for=scheduled_for,
-        max_attempts=max_attempts,
-        user_id=user_id,
-        idempotency_key=idempotency_key,
-        job_id=asked,
-        options=_given(timeout_seconds=timeout),
-    )
-    return Rpc(
-        "enqueue_job",
-        params,
-        lambda found: Enqueued(id=found, outcome="created" if found == asked else "existing"),
-    )
+def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
+    items = [plain({"job_id": uuid4(), **job_item(job)}) for job in jobs]
+    return Rpc("enqueue_jobs", {"jobs": items}, enqueued)
 
 
-def enqueue_jobs(jobs: Sequence[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
-    items = [_plain({"job_id": uuid4(), **job}) for job in jobs]
-    return Rpc(
-        "enqueue_jobs",
-        {"jobs": items},
-        lambda data: [Enqueued(id=item["job_id"], outcome=item["outcome"]) for item in data],
-    )
+def enqueued(data: Any) -> list[Enqueued]:
+    return [Enqueued(id=item["job_id"], outcome=item["outcome"]) for item in data]
 
 
 def get_job(job_id: UUID | str) -> Rpc[Job]:
-    return Rpc("get_job", _given(job_id=job_id), Job.model_validate)
+    return Rpc("get_job", given(job_id=job_id), Job.model_validate)
 
 
 def list_jobs(
-    *,
-    queue: str | None = None,
-    status: JobStatus | str | None = None,
-    job_type: str | None = None,
-    limit: int = 100,
-    before_seq: int | None = None,
+    filter_: JobFilter, *, limit: int = 100, before_seq: int | None = None
 ) -> Rpc[list[Job]]:
-    filter_ = _given(
-        queue=queue, status=status, job_type=job_type, limit=limit, before_seq=before_seq
-    )
-    return Rpc("list_jobs", {"filter": filter_}, _JOBS.validate_python)
+    params = given(**filter_, limit=limit, before_seq=before_seq)
+    return Rpc("list_jobs", {"filter": params}, _JOBS.validate_python)
+
+
+def change_jobs(action: str, filter_: JobFilter, *, preview: bool, limit: int) -> Rpc[Changed]:
+    params = {"action": action, "filter": given(**filter_, limit=limit), "preview": preview}
+    return Rpc("change_jobs", params, Changed.model_validate)
+
+
+def failure_reasons(filter_: JobFilter) -> Rpc[list[FailureReason]]:
+    return Rpc("failure_reasons", {"filter": given(**filter_)}, _REASONS.validate_python)
+
+
+def get_job_history(job_id: UUID | str) -> Rpc[JobHistory]:
+    return Rpc("get_job_history", given(job_id=job_id), JobHistory.model_validate)
+
+
+def job_position(job_id: UUID | str) -> Rpc[JobPosition]:
+    return Rpc("job_position", given(job_id=job_id), JobPosition.model_validate)
 
 
 def cancel_job(job_id: UUID | str) -> Rpc[CancelRequest]:
-    return Rpc("cancel_job", _given(job_id=job_id), CancelRequest.model_validate)
+    return Rpc("cancel_job", given(job_id=job_id), CancelRequest.model_validate)
 
 
 def retry_job(job_id: UUID | str) -> Rpc[None]:
-    return Rpc("retry_job", _given(job_id=job_id), _nothing)
+    return Rpc("retry_job", given(job_id=job_id), _nothing)
 
 
 def queue_status() -> Rpc[Health]:
@@ -163,7 +148,7 @@ def start_generation(
     idempotency_key: str | None = None,
     priority: int | None = None,
 ) -> Rpc[StartedGeneration]:
-    options = _given(
+    options = given(
         # With an idempotency key the database finds the first call by it.
         generation_id=None if idempotency_key else uuid4(),
         user_id=user_id,
@@ -171,7 +156,7 @@ def start_generation(
         idempotency_key=idempotency_key,
         priority=priority,
     )
-    params = _given(prompt=prompt, model_id=model_id, input=input or {}, options=options)
+    params = given(prompt=prompt, model_id=model_id, input=input or {}, options=options)
     return Rpc(
         "start_generation",
         params,
@@ -180,7 +165,7 @@ def start_generation(
 
 
 def get_generation(generation_id: UUID | str) -> Rpc[Generation]:
-    return Rpc("get_generation", _given(generation_id=generation_id), Generation.model_validate)
+    return Rpc("get_generation", given(generation_id=generation_id), Generation.model_validate)
 
 
 def list_generations(
@@ -189,13 +174,13 @@ def list_generations(
     limit: int = 100,
     before: datetime | None = None,
 ) -> Rpc[list[Generation]]:
-    filter_ = _given(status=status, limit=limit, before=before)
+    filter_ = given(status=status, limit=limit, before=before)
     return Rpc("list_generations", {"filter": filter_}, _GENERATIONS.validate_python)
 
 
 def cancel_generation(generation_id: UUID | str) -> Rpc[CancelRequest]:
     return Rpc(
-        "cancel_generation", _given(generation_id=generation_id), CancelRequest.model_validate
+        "cancel_generation", given(generation_id=generation_id), CancelRequest.model_validate
     )
 
 
@@ -209,7 +194,7 @@ def list_models() -> Rpc[list[Model]]:
 def register_worker(
     worker: str, queues: Sequence[str], job_types: Mapping[str, Mapping[str, Any]]
 ) -> Rpc[Version]:
-    params = _given(worker=worker, queues=list(queues), job_types=job_types)
+    params = given(worker=worker, queues=list(queues), job_types=job_types)
     return Rpc("register_worker", params, Version.model_validate)
 
 
@@ -230,7 +215,7 @@ class Claim:
     weights: tuple[float, ...] | None = None
 
     def params(self) -> dict[str, Any]:
-        return _given(
+        return given(
             worker=self.worker,
             queues=list(self.queues),
             job_types=list(self.job_types),
@@ -268,18 +253,18 @@ def report_progress(
     job_id: UUID, lease_id: UUID, progress: int, message: str | None = None
 ) -> Rpc[bool]:
     """The result says whether the job's cancel was requested."""
-    params = _given(job_id=job_id, lease_id=lease_id, progress=progress, message=message)
+    params = given(job_id=job_id, lease_id=lease_id, progress=progress, message=message)
     return Rpc("report_progress", params, lambda data: bool(data["cancel_requested"]))
 
 
 def log_job(job_id: UUID, lease_id: UUID, lines: Sequence[Mapping[str, Any]]) -> Rpc[None]:
     """Each line is ``{"level", "message", "at"}``."""
-    return Rpc("log_job", _given(job_id=job_id, lease_id=lease_id, lines=lines), _nothing)
+    return Rpc("log_job", given(job_id=job_id, lease_id=lease_id, lines=lines), _nothing)
 
 
-def maintain_jobs() -> Rpc[dict[str, Any]]:
+def maintain_jobs(*, force: bool = False) -> Rpc[dict[str, Any]]:
     """The result says what was done; nothing when it was not due."""
-    return Rpc("maintain_jobs", {}, dict)
+    return Rpc("maintain_jobs", {"force": force}, dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +276,7 @@ class Reported:
 
 
 def report_jobs(outcomes: Sequence[Mapping[str, Any]], claim: Claim | None = None) -> Rpc[Reported]:
-    params = _given(outcomes=list(outcomes), claim=claim.params() if claim else None)
+    params = given(outcomes=list(outcomes), claim=claim.params() if claim else None)
     return Rpc(
         "report_jobs",
         params,
@@ -306,13 +291,13 @@ def report_jobs(outcomes: Sequence[Mapping[str, Any]], claim: Claim | None = Non
 
 
 def begin_prediction(job_id: UUID, lease_id: UUID) -> Rpc[dict[str, Any]]:
-    return Rpc("begin_prediction", _given(job_id=job_id, lease_id=lease_id), dict)
+    return Rpc("begin_prediction", given(job_id=job_id, lease_id=lease_id), dict)
 
 
 def record_prediction(
     job_id: UUID, lease_id: UUID, prediction: UUID, prediction_id: str
 ) -> Rpc[None]:
-    params = _given(
+    params = given(
         job_id=job_id, lease_id=lease_id, prediction=prediction, prediction_id=prediction_id
     )
     return Rpc("record_prediction", params, _nothing)
@@ -326,7 +311,7 @@ def finish_prediction(
     error: str | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Rpc[None]:
-    params = _given(
+    params = given(
         job_id=job_id,
         lease_id=lease_id,
         prediction=prediction,
@@ -338,5 +323,5 @@ def finish_prediction(
 
 
 def save_images(job_id: UUID, lease_id: UUID, images: Sequence[Mapping[str, Any]]) -> Rpc[None]:
-    params = _given(job_id=job_id, lease_id=lease_id, images=list(images))
+    params = given(job_id=job_id, lease_id=lease_id, images=list(images))
     return Rpc("save_images", params, _nothing)

@@ -2,17 +2,26 @@
 
 PictureQueueError
 ├── InvalidArgument        PQ_INVALID_ARGUMENT   400
-│   └── InvalidInput       PQ_INVALID_INPUT      422
+│   ├── InvalidCron        PQ_INVALID_CRON       400
+│   ├── InvalidInput       PQ_INVALID_INPUT      422
+│   └── DependencyCycle    PQ_CYCLE              422
 ├── NotAuthenticated       PQ_NOT_AUTHENTICATED  401
 │   └── AuthenticationFailed                     (the project refused the key or token)
 ├── NotAllowed             PQ_NOT_ALLOWED        403
 ├── NotFound
 │   ├── JobNotFound        PQ_UNKNOWN_JOB        404
 │   ├── GenerationNotFound PQ_UNKNOWN_GENERATION 404
+│   ├── QueueNotFound      PQ_UNKNOWN_QUEUE      404
+│   ├── DependencyNotFound PQ_UNKNOWN_DEPENDENCY 404
+│   ├── ScheduleNotFound   PQ_UNKNOWN_SCHEDULE   404
+│   ├── BatchNotFound      PQ_UNKNOWN_BATCH      404
+│   ├── LimitNotFound      PQ_UNKNOWN_LIMIT      404
 │   └── UnknownModel       PQ_UNKNOWN_MODEL      404
 ├── Conflict               PQ_CONFLICT           409
 │   ├── StaleLease         PQ_STALE_LEASE        409
-│   └── JobFinished        PQ_FINISHED_JOB       409
+│   ├── JobFinished        PQ_FINISHED_JOB       409
+│   ├── JobRunning         PQ_RUNNING_JOB        409
+│   └── QueueDraining      PQ_QUEUE_DRAINING     409
 ├── TooLarge               PQ_TOO_LARGE          413
 ├── Busy                   PQ_BUSY               503
 ├── ConnectionFailed       (no answer from the project)
@@ -96,6 +105,18 @@ class InvalidInput(InvalidArgument):
     code = "PQ_INVALID_INPUT"
 
 
+class InvalidCron(InvalidArgument):
+    """No such cron expression or time zone, or it never comes."""
+
+    code = "PQ_INVALID_CRON"
+
+
+class DependencyCycle(InvalidArgument):
+    """A job would wait for itself, or for one that stands after it in the same call."""
+
+    code = "PQ_CYCLE"
+
+
 class NotAuthenticated(PictureQueueError):
     """The call needs a signed-in user or a service key."""
 
@@ -134,6 +155,36 @@ class UnknownModel(NotFound):
     code = "PQ_UNKNOWN_MODEL"
 
 
+class QueueNotFound(NotFound):
+    """No such queue; or, of an enqueue, the project makes none on demand."""
+
+    code = "PQ_UNKNOWN_QUEUE"
+
+
+class DependencyNotFound(NotFound):
+    """A job to depend on is not there."""
+
+    code = "PQ_UNKNOWN_DEPENDENCY"
+
+
+class ScheduleNotFound(NotFound):
+    """No such schedule."""
+
+    code = "PQ_UNKNOWN_SCHEDULE"
+
+
+class BatchNotFound(NotFound):
+    """No such batch."""
+
+    code = "PQ_UNKNOWN_BATCH"
+
+
+class LimitNotFound(NotFound):
+    """The key has no limit."""
+
+    code = "PQ_UNKNOWN_LIMIT"
+
+
 class Conflict(PictureQueueError):
     """The call does not fit what the database already holds."""
 
@@ -150,6 +201,18 @@ class JobFinished(Conflict):
     """The job's state does not permit this: it is finished, or not finished yet."""
 
     code = "PQ_FINISHED_JOB"
+
+
+class JobRunning(Conflict):
+    """A job that runs cannot be replaced."""
+
+    code = "PQ_RUNNING_JOB"
+
+
+class QueueDraining(Conflict):
+    """The queue takes no new jobs until it is resumed."""
+
+    code = "PQ_QUEUE_DRAINING"
 
 
 class TooLarge(PictureQueueError):
@@ -243,16 +306,25 @@ class MissingProgram(LocalStackError):
 # Order of the docs; the test of each code walks this table.
 HTTP_STATUS: dict[type[PictureQueueError], int] = {
     InvalidArgument: 400,
+    InvalidCron: 400,
     NotAuthenticated: 401,
     NotAllowed: 403,
     JobNotFound: 404,
     GenerationNotFound: 404,
     UnknownModel: 404,
+    QueueNotFound: 404,
+    DependencyNotFound: 404,
+    ScheduleNotFound: 404,
+    BatchNotFound: 404,
+    LimitNotFound: 404,
     Conflict: 409,
     StaleLease: 409,
     JobFinished: 409,
+    JobRunning: 409,
+    QueueDraining: 409,
     TooLarge: 413,
     InvalidInput: 422,
+    DependencyCycle: 422,
     Busy: 503,
 }
 BY_CODE: dict[str, type[PictureQueueError]] = {

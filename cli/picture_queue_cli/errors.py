@@ -7,12 +7,12 @@ code  meaning
 1     the job failed or was cancelled, or the project answered with an unknown error
 2     the command line or a setting is wrong
 3     an argument, an input or a payload was refused; nothing was written
-4     no such job, generation, picture or model
+4     no such job, generation, picture, model, queue, schedule, batch or limit
 5     the key or token is wrong, or may not do that
 6     no answer: wrong address, project away, embedded stack not running
 7     client and database do not fit together
 8     the wait ended before the job did
-9     in conflict with what is there: job finished, stack running already, port taken
+9     in conflict with what is there: job finished or running, queue draining, port taken
 10    the embedded stack could not do it: a program is missing, a start failed
 130   interrupted by Ctrl-C
 ====  ==================================================================================

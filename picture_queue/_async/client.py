@@ -1,17 +1,22 @@
 """The door to a project: groups by noun, nothing of its own."""
 
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from supabase import AsyncClient
 
-from picture_queue import _rpc
+from picture_queue import _rpc, _rpc_operate
+from picture_queue._async.batches import AsyncBatches
 from picture_queue._async.generations import AsyncGenerations
 from picture_queue._async.jobs import AsyncJobs
 from picture_queue._async.models import AsyncModels
+from picture_queue._async.project import AsyncEvents, AsyncSettings
+from picture_queue._async.queues import AsyncLimits, AsyncQueues, AsyncTenants
+from picture_queue._async.schedules import AsyncSchedules
 from picture_queue._realtime.follow import Watcher
 from picture_queue._transport.postgrest import AsyncPostgrest
-from picture_queue.records import Health, Version
+from picture_queue.records import Finding, Health, Version
 from picture_queue.settings import ProjectSettings
 
 
@@ -53,6 +58,13 @@ class AsyncPictureQueue:
         self.jobs = AsyncJobs(self._project, self._watcher)
         self.generations = AsyncGenerations(self._project, self._watcher)
         self.models = AsyncModels(self._project)
+        self.batches = AsyncBatches(self._project)
+        self.schedules = AsyncSchedules(self._project)
+        self.queues = AsyncQueues(self._project)
+        self.limits = AsyncLimits(self._project)
+        self.tenants = AsyncTenants(self._project)
+        self.events = AsyncEvents(self._project)
+        self.settings = AsyncSettings(self._project)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -70,6 +82,25 @@ class AsyncPictureQueue:
             NotAllowed: The key is not a service key.
         """
         return await self._project.call(_rpc.queue_status())
+
+    async def doctor(self) -> list[Finding]:
+        """Returns what is checked of a project, each with a verdict and a remedy.
+
+        Raises:
+            NotAllowed: The key is not a service key.
+        """
+        return await self._project.call(_rpc_operate.queue_doctor(datetime.now(UTC)))
+
+    async def maintain(self, *, force: bool = False) -> dict[str, Any]:
+        """Does the housekeeping if it is due, as workers do each minute; returns what was done.
+
+        Args:
+            force: Whether it is due or not.
+
+        Raises:
+            NotAllowed: The key is not a service key.
+        """
+        return await self._project.call(_rpc.maintain_jobs(force=force))
 
     async def version(self) -> Version:
         """Returns the version of picture-queue in the project's database."""

@@ -2,18 +2,23 @@
 
 """The door to a project: groups by noun, nothing of its own."""
 
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from supabase import Client
 
-from picture_queue import _rpc
+from picture_queue import _rpc, _rpc_operate
+from picture_queue._sync.batches import Batches
 from picture_queue._sync.generations import Generations
 from picture_queue._sync.jobs import Jobs
 from picture_queue._sync.models import Models
+from picture_queue._sync.project import Events, Settings
+from picture_queue._sync.queues import Limits, Queues, Tenants
+from picture_queue._sync.schedules import Schedules
 from picture_queue._realtime.portal import Watcher
 from picture_queue._transport.postgrest_sync import Postgrest
-from picture_queue.records import Health, Version
+from picture_queue.records import Finding, Health, Version
 from picture_queue.settings import ProjectSettings
 
 
@@ -55,6 +60,13 @@ class PictureQueue:
         self.jobs = Jobs(self._project, self._watcher)
         self.generations = Generations(self._project, self._watcher)
         self.models = Models(self._project)
+        self.batches = Batches(self._project)
+        self.schedules = Schedules(self._project)
+        self.queues = Queues(self._project)
+        self.limits = Limits(self._project)
+        self.tenants = Tenants(self._project)
+        self.events = Events(self._project)
+        self.settings = Settings(self._project)
 
     @classmethod
     def from_env(cls) -> Self:
@@ -72,6 +84,25 @@ class PictureQueue:
             NotAllowed: The key is not a service key.
         """
         return self._project.call(_rpc.queue_status())
+
+    def doctor(self) -> list[Finding]:
+        """Returns what is checked of a project, each with a verdict and a remedy.
+
+        Raises:
+            NotAllowed: The key is not a service key.
+        """
+        return self._project.call(_rpc_operate.queue_doctor(datetime.now(UTC)))
+
+    def maintain(self, *, force: bool = False) -> dict[str, Any]:
+        """Does the housekeeping if it is due, as workers do each minute; returns what was done.
+
+        Args:
+            force: Whether it is due or not.
+
+        Raises:
+            NotAllowed: The key is not a service key.
+        """
+        return self._project.call(_rpc.maintain_jobs(force=force))
 
     def version(self) -> Version:
         """Returns the version of picture-queue in the project's database."""

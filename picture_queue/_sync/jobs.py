@@ -4,8 +4,7 @@
 
 import builtins
 from collections.abc import Iterator, Iterable, Mapping
-from datetime import datetime
-from typing import Any
+from typing import Any, Literal, Unpack
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -13,8 +12,19 @@ from pydantic import JsonValue
 from picture_queue import _rpc
 from picture_queue._realtime.portal import Watcher, follow
 from picture_queue._transport.postgrest_sync import Postgrest
+from picture_queue.arguments import JobFilter, JobOptions, NewJob
 from picture_queue.errors import JobCancelled, JobFailed
-from picture_queue.records import CancelRequest, Enqueued, Job, JobEvent, JobStatus
+from picture_queue.records import (
+    CancelRequest,
+    Changed,
+    Enqueued,
+    FailureReason,
+    Job,
+    JobEvent,
+    JobHistory,
+    JobPosition,
+    JobStatus,
+)
 
 
 class Jobs:
@@ -28,59 +38,38 @@ class Jobs:
         self,
         job_type: str,
         payload: Mapping[str, JsonValue] | None = None,
-        *,
-        priority: int = 0,
-        queue: str | None = None,
-        scheduled_for: datetime | None = None,
-        max_attempts: int | None = None,
-        timeout: float | None = None,
-        user_id: UUID | str | None = None,
-        idempotency_key: str | None = None,
-        job_id: UUID | str | None = None,
+        **options: Unpack[JobOptions],
     ) -> Enqueued:
-        """Writes a job and returns its id. Needs a service key.
+        """Writes a job and says what became of it. Needs a service key.
 
         Args:
             job_type: Which handler runs it.
             payload: What the handler gets; a JSON object, 64 KiB by default.
-            priority: Higher runs first.
-            queue: Which queue; the job type's, then ``default``.
-            scheduled_for: Not before this time; without a zone it is local time.
-            max_attempts: Attempts before it fails; the job type's, the queue's, then 3.
-            timeout: Longest run of one attempt, seconds.
-            user_id: Whose it is: that user may read, watch and cancel it.
-            idempotency_key: With the same key, type and owner the first job is returned.
-            job_id: Its id, made by you; repeating the call returns the job that is there.
+            **options: When, where and how it runs; see `JobOptions`.
 
         Raises:
             InvalidArgument: Naming the field and the value.
             TooLarge: The payload is above the limit.
             Conflict: ``job_id`` is another job.
+            DependencyNotFound: A job it depends on is not there.
+            QueueNotFound: No such queue, and the project makes none on demand.
+            QueueDraining: The queue takes no new jobs.
+            JobRunning: The job it was to replace runs already.
         """
-        rpc = _rpc.enqueue_job(
-            job_type,
-            payload,
-            priority=priority,
-            queue=queue,
-            scheduled_for=scheduled_for,
-            max_attempts=max_attempts,
-            timeout=timeout,
-            user_id=user_id,
-            idempotency_key=idempotency_key,
-            job_id=job_id,
-        )
-        return self._project.call(rpc)
+        job: NewJob = {"job_type": job_type, "payload": payload, **options}
+        return (self.enqueue_many([job]))[0]
 
-    def enqueue_many(self, jobs: Iterable[Mapping[str, Any]]) -> builtins.list[Enqueued]:
-        """Writes many jobs in one call, all or none, and returns id and outcome of each.
+    def enqueue_many(self, jobs: Iterable[NewJob]) -> builtins.list[Enqueued]:
+        """Writes many jobs in one call, all or none, and says what became of each.
 
         Args:
-            jobs: The arguments of `enqueue` by name, ``job_type`` at least.
+            jobs: Type, payload and options of each.
 
         Raises:
-            InvalidArgument: Naming the position, the field and the value.
+            PictureQueueError: As `enqueue`, naming the position as well.
+            DependencyCycle: A job depends on one that stands after it.
         """
-        return self._project.call(_rpc.enqueue_jobs(list(jobs)))
+        return self._project.call(_rpc.enqueue_jobs(jobs))
 
     def get(self, job_id: UUID | str) -> Job:
         """Returns a job.
@@ -93,25 +82,67 @@ class Jobs:
     def list(
         self,
         *,
-        queue: str | None = None,
-        status: JobStatus | str | None = None,
-        job_type: str | None = None,
         limit: int = 100,
         before_seq: int | None = None,
+        **filter: Unpack[JobFilter],
     ) -> builtins.list[Job]:
         """Returns jobs, newest first.
 
         Args:
-            queue: Of this queue only.
-            status: In this state only.
-            job_type: Of this type only.
             limit: At most so many, 1000 at most.
             before_seq: The ``seq`` of the last job of the page before.
+            **filter: Which jobs; see `JobFilter`.
+
+        Raises:
+            InvalidArgument: Naming the part of the filter and the value.
         """
-        rpc = _rpc.list_jobs(
-            queue=queue, status=status, job_type=job_type, limit=limit, before_seq=before_seq
-        )
+        return self._project.call(_rpc.list_jobs(filter, limit=limit, before_seq=before_seq))
+
+    def change(
+        self,
+        action: Literal["retry", "cancel", "discard"],
+        *,
+        preview: bool = False,
+        limit: int = 10_000,
+        **filter: Unpack[JobFilter],
+    ) -> Changed:
+        """Retries (failed), cancels (unfinished) or discards (finished) many jobs.
+
+        Args:
+            action: What to do with them.
+            preview: Change nothing, only count.
+            limit: At most so many in this call, 10,000 at most.
+            **filter: Which jobs; see `JobFilter`. It has to say something.
+
+        Raises:
+            InvalidArgument: Naming the part of the filter and the value.
+        """
+        rpc = _rpc.change_jobs(action, filter, preview=preview, limit=limit)
         return self._project.call(rpc)
+
+    def failure_reasons(self, **filter: Unpack[JobFilter]) -> builtins.list[FailureReason]:
+        """Returns why jobs failed, the most frequent reason first.
+
+        Args:
+            **filter: Which jobs; see `JobFilter`.
+        """
+        return self._project.call(_rpc.failure_reasons(filter))
+
+    def history(self, job_id: UUID | str) -> JobHistory:
+        """Returns the timeline, the failed attempts and the log of a job.
+
+        Raises:
+            JobNotFound: No such job.
+        """
+        return self._project.call(_rpc.get_job_history(job_id))
+
+    def position(self, job_id: UUID | str) -> JobPosition:
+        """Returns the place of a job in its line.
+
+        Raises:
+            JobNotFound: No such job, or not the caller's.
+        """
+        return self._project.call(_rpc.job_position(job_id))
 
     def cancel(self, job_id: UUID | str) -> CancelRequest:
         """Cancels a pending job at once, asks a running one to stop.

@@ -234,7 +234,7 @@ async def test_a_call_whose_answer_was_lost_is_made_again_and_writes_once(servic
 
     async def lose_first(response: httpx.Response) -> None:
         nonlocal sent
-        if response.request.url.path.endswith("/enqueue_job"):
+        if response.request.url.path.endswith("/enqueue_jobs"):
             sent += 1
             if sent == 1:
                 raise httpx.ReadError("cut after the database committed")

@@ -1,0 +1,53 @@
+"""What concerns a project as a whole: events from outside, and settings."""
+
+from typing import Any
+
+from pydantic import JsonValue
+
+from picture_queue import _rpc_operate
+from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue.records import Setting
+
+
+class AsyncEvents:
+    """Events from outside, which wake the jobs parked on them. Needs a service key."""
+
+    def __init__(self, project: AsyncPostgrest) -> None:
+        self._project = project
+
+    async def send(self, name: str, payload: JsonValue = None) -> int:
+        """Tells of an event and returns how many jobs woke.
+
+        If nobody waits yet, it is kept for a day; a second one of that name replaces the first.
+
+        Args:
+            name: What the handler parked on; the job's id by default.
+            payload: What the handler gets as ``job.event``.
+
+        Raises:
+            InvalidArgument: The name is empty, or longer than 200 characters.
+            TooLarge: The payload is above the limit.
+        """
+        return await self._project.call(_rpc_operate.send_event(name, payload))
+
+
+class AsyncSettings:
+    """The defaults and limits of a project. Needs a service key."""
+
+    def __init__(self, project: AsyncPostgrest) -> None:
+        self._project = project
+
+    async def get(self) -> Setting:
+        """Returns the settings."""
+        return await self._project.call(_rpc_operate.get_settings())
+
+    async def set(self, **changes: Any) -> Setting:
+        """Changes settings.
+
+        Args:
+            **changes: Fields of `Setting` by name; None: the value of a new project.
+
+        Raises:
+            InvalidArgument: Naming the field and the value.
+        """
+        return await self._project.call(_rpc_operate.set_setting(changes))

@@ -1,0 +1,194 @@
+"""Queues, the limits of keys, and the weights of tenants. All of it needs a service key."""
+
+import builtins
+from datetime import datetime
+from typing import Unpack
+
+from picture_queue import _rpc_operate
+from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue.arguments import QueueChanges
+from picture_queue.records import (
+    Changed,
+    DesiredWorkers,
+    Limit,
+    PausedKey,
+    Queue,
+    QueueCounts,
+    Tenant,
+)
+
+
+class AsyncQueues:
+    """The queues of a project."""
+
+    def __init__(self, project: AsyncPostgrest) -> None:
+        self._project = project
+
+    async def list(self) -> builtins.list[Queue]:
+        """Returns the queues with their policies and how many jobs each has."""
+        return await self._project.call(_rpc_operate.list_queues())
+
+    async def set(self, queue: str, **changes: Unpack[QueueChanges]) -> Queue:
+        """Makes a queue if it is not there, and changes its policy.
+
+        Args:
+            queue: Its name: letters, digits and ``_ . -``.
+            **changes: What to change; see `QueueChanges`.
+
+        Raises:
+            InvalidArgument: Naming the field and the value.
+        """
+        return await self._project.call(_rpc_operate.set_queue(queue, changes))
+
+    async def pause(
+        self, queue: str, *, resume_at: datetime | None = None, reason: str | None = None
+    ) -> Queue:
+        """Stops claims from a queue; what runs goes on.
+
+        Args:
+            queue: Its name.
+            resume_at: Until then; None: until it is resumed.
+            reason: For people, shown with the queue.
+
+        Raises:
+            QueueNotFound: No such queue.
+            InvalidArgument: ``resume_at`` is past.
+        """
+        return await self._project.call(_rpc_operate.pause_queue(queue, resume_at, reason))
+
+    async def resume(self, queue: str) -> Queue:
+        """Ends the pause or the draining of a queue.
+
+        Raises:
+            QueueNotFound: No such queue.
+        """
+        return await self._project.call(_rpc_operate.resume_queue(queue))
+
+    async def drain(self, queue: str) -> Queue:
+        """Refuses new jobs for a queue, and runs what is there.
+
+        Raises:
+            QueueNotFound: No such queue.
+        """
+        return await self._project.call(_rpc_operate.drain_queue(queue))
+
+    async def purge(self, queue: str, *, preview: bool = False) -> Changed:
+        """Cancels what is pending in a queue, up to 10,000 jobs a call.
+
+        Args:
+            queue: Its name.
+            preview: Change nothing, only count.
+
+        Raises:
+            QueueNotFound: No such queue.
+        """
+        return await self._project.call(_rpc_operate.purge_queue(queue, preview))
+
+    async def counts(self) -> builtins.list[QueueCounts]:
+        """Returns how many jobs each queue has in each state; it never counts jobs to find out."""
+        return await self._project.call(_rpc_operate.queue_counts())
+
+    async def desired_workers(
+        self,
+        queue: str | None = None,
+        *,
+        jobs_per_worker: int = 10,
+        min_workers: int = 0,
+        max_workers: int = 100,
+    ) -> DesiredWorkers:
+        """Returns how many workers the jobs that run and that could run are enough for.
+
+        Args:
+            queue: Of this queue; None: of all.
+            jobs_per_worker: How many jobs one worker runs at once.
+            min_workers: Never fewer than these.
+            max_workers: Never more than these.
+
+        Raises:
+            QueueNotFound: No such queue.
+        """
+        rpc = _rpc_operate.desired_workers(queue, jobs_per_worker, min_workers, max_workers)
+        return await self._project.call(rpc)
+
+
+class AsyncLimits:
+    """How many jobs of a key run at once, or start in a period.
+
+    A job runs under the keys ``global``, ``queue:<name>``, ``type:<job type>``, ``user:<id>`` and
+    those it was enqueued with.
+    """
+
+    def __init__(self, project: AsyncPostgrest) -> None:
+        self._project = project
+
+    async def list(self) -> builtins.list[Limit]:
+        """Returns the limits, and the keys that are paused or waited for."""
+        return await self._project.call(_rpc_operate.list_limits())
+
+    async def set(
+        self,
+        key: str,
+        *,
+        max_running: int | None = None,
+        rate: int | None = None,
+        period: float | None = None,
+    ) -> Limit:
+        """Sets the limit of a key; it holds at once, for what runs already too.
+
+        Args:
+            key: The key, or ``user:*`` for each key of that kind.
+            max_running: So many of its jobs run at once.
+            rate: So many start in any ``period``.
+            period: Seconds.
+
+        Raises:
+            InvalidArgument: Naming the field and the value.
+        """
+        return await self._project.call(_rpc_operate.set_limit(key, max_running, rate, period))
+
+    async def delete(self, key: str) -> None:
+        """Ends the limit of a key.
+
+        Raises:
+            LimitNotFound: It has none.
+        """
+        await self._project.call(_rpc_operate.delete_limit(key))
+
+    async def pause(self, key: str, resume_at: datetime | None = None) -> PausedKey:
+        """Lets no job of a key start.
+
+        Args:
+            key: The key.
+            resume_at: Until then; None: until it is resumed.
+
+        Raises:
+            InvalidArgument: ``resume_at`` is past.
+        """
+        return await self._project.call(_rpc_operate.pause_key(key, resume_at))
+
+    async def resume(self, key: str) -> PausedKey:
+        """Ends the pause of a key."""
+        return await self._project.call(_rpc_operate.resume_key(key))
+
+
+class AsyncTenants:
+    """The weights of tenants in queues that share fairly."""
+
+    def __init__(self, project: AsyncPostgrest) -> None:
+        self._project = project
+
+    async def list(self) -> builtins.list[Tenant]:
+        """Returns the tenants that have a weight of their own; the others have 1."""
+        return await self._project.call(_rpc_operate.list_tenants())
+
+    async def set(self, tenant: str, weight: float) -> Tenant:
+        """Gives a tenant its weight: with 3 it gets three turns where one with 1 gets one.
+
+        Args:
+            tenant: As its jobs name it, or the id of the owner.
+            weight: 0.001 to 1000.
+
+        Raises:
+            InvalidArgument: Naming the value.
+        """
+        return await self._project.call(_rpc_operate.set_tenant(tenant, weight))

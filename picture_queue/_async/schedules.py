@@ -1,0 +1,94 @@
+"""Schedules: jobs that come again."""
+
+import builtins
+from collections.abc import Mapping
+from typing import Literal, Unpack
+
+from pydantic import JsonValue
+
+from picture_queue import _rpc_operate
+from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue.arguments import JobOptions
+from picture_queue.records import Enqueued, Schedule
+
+
+class AsyncSchedules:
+    """The schedules of a project. All of it needs a service key.
+
+    Workers look after them, and pg_cron where it is; each tick makes one job, however many look.
+    """
+
+    def __init__(self, project: AsyncPostgrest) -> None:
+        self._project = project
+
+    async def list(self) -> builtins.list[Schedule]:
+        """Returns the schedules, by name."""
+        return await self._project.call(_rpc_operate.list_schedules())
+
+    async def set(
+        self,
+        name: str,
+        job_type: str,
+        payload: Mapping[str, JsonValue] | None = None,
+        *,
+        cron: str | None = None,
+        every: float | None = None,
+        timezone: str = "UTC",
+        missed: Literal["skip", "once", "all"] = "once",
+        paused: bool | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Schedule:
+        """Makes or changes a schedule; setting the same again changes nothing.
+
+        Args:
+            name: Its name.
+            job_type: Which handler runs its jobs.
+            payload: What the handler gets.
+            cron: Minute, hour, day of month, month, day of week; or ``@daily`` and the like.
+            every: Instead of ``cron``: seconds between two jobs, 1 at least.
+            timezone: Where ``cron`` is the time of day, such as ``Europe/Berlin``.
+            missed: What to make up for when several ticks passed unseen: none, one or all of them.
+            paused: Whether it makes no jobs; None leaves that as it is.
+            **options: When, where and how its jobs run; see `JobOptions`.
+
+        Raises:
+            InvalidCron: No such expression or time zone.
+            InvalidArgument: Naming the field and the value.
+        """
+        rhythm = {
+            "cron": cron,
+            "every_seconds": every,
+            "timezone": timezone,
+            "missed": missed,
+            "paused": paused,
+        }
+        job = {"job_type": job_type, "payload": payload, **options}
+        return await self._project.call(_rpc_operate.set_schedule(name, rhythm, job))
+
+    async def delete(self, name: str) -> bool:
+        """Deletes a schedule; the jobs it made stay. Returns whether there was one."""
+        return await self._project.call(_rpc_operate.delete_schedule(name))
+
+    async def pause(self, name: str) -> Schedule:
+        """Lets a schedule make no jobs.
+
+        Raises:
+            ScheduleNotFound: No such schedule.
+        """
+        return await self._project.call(_rpc_operate.pause_schedule(name))
+
+    async def resume(self, name: str) -> Schedule:
+        """Lets a schedule go on with its next tick from now.
+
+        Raises:
+            ScheduleNotFound: No such schedule.
+        """
+        return await self._project.call(_rpc_operate.resume_schedule(name))
+
+    async def run(self, name: str) -> Enqueued:
+        """Makes a job of a schedule now, paused or not; its ticks stay as they are.
+
+        Raises:
+            ScheduleNotFound: No such schedule.
+        """
+        return await self._project.call(_rpc_operate.run_schedule(name))

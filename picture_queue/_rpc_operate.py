@@ -1,0 +1,188 @@
+"""The SQL functions for operators, from queues to settings; see `_rpc`."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+from pydantic import JsonValue, TypeAdapter
+
+from picture_queue._rpc import Rpc, enqueued, given, plain
+from picture_queue.arguments import NewJob, job_item
+from picture_queue.records import (
+    Batch,
+    Changed,
+    DesiredWorkers,
+    Enqueued,
+    EnqueuedBatch,
+    Finding,
+    Limit,
+    PausedKey,
+    Queue,
+    QueueCounts,
+    Record,
+    Schedule,
+    Setting,
+    Tenant,
+)
+
+R = TypeVar("R", bound=Record)
+
+
+def _listed(function: str, record: type[R]) -> Rpc[list[R]]:
+    return Rpc(function, {}, TypeAdapter(list[record]).validate_python)  # type: ignore[valid-type]
+
+
+# Queues
+
+
+def list_queues() -> Rpc[list[Queue]]:
+    return _listed("list_queues", Queue)
+
+
+def set_queue(queue: str, changes: Mapping[str, Any]) -> Rpc[Queue]:
+    return Rpc("set_queue", {"queue": queue, "changes": dict(changes)}, Queue.model_validate)
+
+
+def pause_queue(queue: str, resume_at: datetime | None, reason: str | None) -> Rpc[Queue]:
+    params = given(queue=queue, resume_at=resume_at, reason=reason)
+    return Rpc("pause_queue", params, Queue.model_validate)
+
+
+def resume_queue(queue: str) -> Rpc[Queue]:
+    return Rpc("resume_queue", {"queue": queue}, Queue.model_validate)
+
+
+def drain_queue(queue: str) -> Rpc[Queue]:
+    return Rpc("drain_queue", {"queue": queue}, Queue.model_validate)
+
+
+def purge_queue(queue: str, preview: bool) -> Rpc[Changed]:
+    return Rpc("purge_queue", {"queue": queue, "preview": preview}, Changed.model_validate)
+
+
+def queue_counts() -> Rpc[list[QueueCounts]]:
+    return _listed("queue_counts", QueueCounts)
+
+
+def desired_workers(
+    queue: str | None, jobs_per_worker: int, min_workers: int, max_workers: int
+) -> Rpc[DesiredWorkers]:
+    params = given(
+        queue=queue,
+        jobs_per_worker=jobs_per_worker,
+        min_workers=min_workers,
+        max_workers=max_workers,
+    )
+    return Rpc("desired_workers", params, DesiredWorkers.model_validate)
+
+
+# Limits and tenants
+
+
+def list_limits() -> Rpc[list[Limit]]:
+    return _listed("list_limits", Limit)
+
+
+def set_limit(
+    key: str, max_running: int | None, rate: int | None, period_seconds: float | None
+) -> Rpc[Limit]:
+    params = given(key=key, max_running=max_running, rate=rate, period_seconds=period_seconds)
+    return Rpc("set_limit", params, Limit.model_validate)
+
+
+def delete_limit(key: str) -> Rpc[None]:
+    return Rpc("delete_limit", {"key": key}, lambda _: None)
+
+
+def pause_key(key: str, resume_at: datetime | None) -> Rpc[PausedKey]:
+    return Rpc("pause_key", given(key=key, resume_at=resume_at), PausedKey.model_validate)
+
+
+def resume_key(key: str) -> Rpc[PausedKey]:
+    return Rpc("resume_key", {"key": key}, PausedKey.model_validate)
+
+
+def list_tenants() -> Rpc[list[Tenant]]:
+    return _listed("list_tenants", Tenant)
+
+
+def set_tenant(tenant: str, weight: float) -> Rpc[Tenant]:
+    return Rpc("set_tenant", {"tenant": tenant, "weight": weight}, Tenant.model_validate)
+
+
+# Schedules
+
+
+def list_schedules() -> Rpc[list[Schedule]]:
+    return _listed("list_schedules", Schedule)
+
+
+def set_schedule(name: str, rhythm: Mapping[str, Any], job: Mapping[str, Any]) -> Rpc[Schedule]:
+    params = {"name": name, "schedule": plain({**job_item(job), **given(**rhythm)})}
+    return Rpc("set_schedule", params, Schedule.model_validate)
+
+
+def delete_schedule(name: str) -> Rpc[bool]:
+    """The result says whether there was one."""
+    return Rpc("delete_schedule", {"name": name}, lambda data: bool(data["deleted"]))
+
+
+def pause_schedule(name: str) -> Rpc[Schedule]:
+    return Rpc("pause_schedule", {"name": name}, Schedule.model_validate)
+
+
+def resume_schedule(name: str) -> Rpc[Schedule]:
+    return Rpc("resume_schedule", {"name": name}, Schedule.model_validate)
+
+
+def run_schedule(name: str) -> Rpc[Enqueued]:
+    params = given(name=name, job_id=uuid4())
+    return Rpc("run_schedule", params, lambda data: enqueued([data])[0])
+
+
+# Batches and events
+
+
+def enqueue_batch(
+    jobs: Iterable[NewJob],
+    callback: NewJob | None,
+    batch_id: UUID | str | None,
+    metadata: Mapping[str, JsonValue] | None,
+) -> Rpc[EnqueuedBatch]:
+    params = given(
+        jobs=[{"job_id": uuid4(), **job_item(job)} for job in jobs],
+        callback=job_item(callback) if callback else None,
+        batch_id=batch_id or uuid4(),
+        metadata=metadata,
+    )
+    return Rpc(
+        "enqueue_batch",
+        params,
+        lambda data: EnqueuedBatch(id=data["batch_id"], jobs=tuple(enqueued(data["jobs"]))),
+    )
+
+
+def get_batch(batch_id: UUID | str) -> Rpc[Batch]:
+    return Rpc("get_batch", given(batch_id=batch_id), Batch.model_validate)
+
+
+def send_event(name: str, payload: JsonValue) -> Rpc[int]:
+    """The result is how many jobs woke."""
+    return Rpc("send_event", {"name": name, "payload": payload}, lambda data: int(data["woken"]))
+
+
+# The project
+
+
+def get_settings() -> Rpc[Setting]:
+    return Rpc("get_settings", {}, Setting.model_validate)
+
+
+def set_setting(changes: Mapping[str, Any]) -> Rpc[Setting]:
+    return Rpc("set_setting", {"changes": dict(changes)}, Setting.model_validate)
+
+
+def queue_doctor(client_time: datetime) -> Rpc[list[Finding]]:
+    params = given(client_time=client_time)
+    return Rpc("queue_doctor", params, TypeAdapter(list[Finding]).validate_python)

@@ -1,0 +1,51 @@
+# Written by scripts/unasync.py from picture_queue/_async/batches.py: edit that file.
+
+"""Batches: jobs that belong together."""
+
+from collections.abc import Iterable, Mapping
+from uuid import UUID
+
+from pydantic import JsonValue
+
+from picture_queue import _rpc_operate
+from picture_queue._transport.postgrest_sync import Postgrest
+from picture_queue.arguments import NewJob
+from picture_queue.records import Batch, EnqueuedBatch
+
+
+class Batches:
+    """The batches of a project. All of it needs a service key."""
+
+    def __init__(self, project: Postgrest) -> None:
+        self._project = project
+
+    def enqueue(
+        self,
+        jobs: Iterable[NewJob],
+        *,
+        callback: NewJob | None = None,
+        batch_id: UUID | str | None = None,
+        metadata: Mapping[str, JsonValue] | None = None,
+    ) -> EnqueuedBatch:
+        """Writes jobs that belong together, all or none.
+
+        Args:
+            jobs: Type, payload and options of each.
+            callback: A job that is enqueued when all have finished, however they ended; its payload
+                gets ``batch_id``, ``total``, ``completed``, ``failed`` and ``cancelled``.
+            batch_id: Its id, made by you; repeating the call returns the batch that is there.
+            metadata: A JSON object for your own use.
+
+        Raises:
+            PictureQueueError: As `Jobs.enqueue_many`.
+        """
+        rpc = _rpc_operate.enqueue_batch(jobs, callback, batch_id, metadata)
+        return self._project.call(rpc)
+
+    def get(self, batch_id: UUID | str) -> Batch:
+        """Returns how far a batch is.
+
+        Raises:
+            BatchNotFound: No such batch.
+        """
+        return self._project.call(_rpc_operate.get_batch(batch_id))

@@ -1,0 +1,96 @@
+# Written by scripts/unasync.py from picture_queue/_async/schedules.py: edit that file.
+
+"""Schedules: jobs that come again."""
+
+import builtins
+from collections.abc import Mapping
+from typing import Literal, Unpack
+
+from pydantic import JsonValue
+
+from picture_queue import _rpc_operate
+from picture_queue._transport.postgrest_sync import Postgrest
+from picture_queue.arguments import JobOptions
+from picture_queue.records import Enqueued, Schedule
+
+
+class Schedules:
+    """The schedules of a project. All of it needs a service key.
+
+    Workers look after them, and pg_cron where it is; each tick makes one job, however many look.
+    """
+
+    def __init__(self, project: Postgrest) -> None:
+        self._project = project
+
+    def list(self) -> builtins.list[Schedule]:
+        """Returns the schedules, by name."""
+        return self._project.call(_rpc_operate.list_schedules())
+
+    def set(
+        self,
+        name: str,
+        job_type: str,
+        payload: Mapping[str, JsonValue] | None = None,
+        *,
+        cron: str | None = None,
+        every: float | None = None,
+        timezone: str = "UTC",
+        missed: Literal["skip", "once", "all"] = "once",
+        paused: bool | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Schedule:
+        """Makes or changes a schedule; setting the same again changes nothing.
+
+        Args:
+            name: Its name.
+            job_type: Which handler runs its jobs.
+            payload: What the handler gets.
+            cron: Minute, hour, day of month, month, day of week; or ``@daily`` and the like.
+            every: Instead of ``cron``: seconds between two jobs, 1 at least.
+            timezone: Where ``cron`` is the time of day, such as ``Europe/Berlin``.
+            missed: What to make up for when several ticks passed unseen: none, one or all of them.
+            paused: Whether it makes no jobs; None leaves that as it is.
+            **options: When, where and how its jobs run; see `JobOptions`.
+
+        Raises:
+            InvalidCron: No such expression or time zone.
+            InvalidArgument: Naming the field and the value.
+        """
+        rhythm = {
+            "cron": cron,
+            "every_seconds": every,
+            "timezone": timezone,
+            "missed": missed,
+            "paused": paused,
+        }
+        job = {"job_type": job_type, "payload": payload, **options}
+        return self._project.call(_rpc_operate.set_schedule(name, rhythm, job))
+
+    def delete(self, name: str) -> bool:
+        """Deletes a schedule; the jobs it made stay. Returns whether there was one."""
+        return self._project.call(_rpc_operate.delete_schedule(name))
+
+    def pause(self, name: str) -> Schedule:
+        """Lets a schedule make no jobs.
+
+        Raises:
+            ScheduleNotFound: No such schedule.
+        """
+        return self._project.call(_rpc_operate.pause_schedule(name))
+
+    def resume(self, name: str) -> Schedule:
+        """Lets a schedule go on with its next tick from now.
+
+        Raises:
+            ScheduleNotFound: No such schedule.
+        """
+        return self._project.call(_rpc_operate.resume_schedule(name))
+
+    def run(self, name: str) -> Enqueued:
+        """Makes a job of a schedule now, paused or not; its ticks stay as they are.
+
+        Raises:
+            ScheduleNotFound: No such schedule.
+        """
+        return self._project.call(_rpc_operate.run_schedule(name))
