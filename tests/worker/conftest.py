@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from picture_queue import AsyncPictureQueue, Job, JobEvent, Worker, WorkerSettings, _rpc
+from picture_queue import AsyncPictureQueue, Job, JobEvent, Worker, WorkerSettings
 
 
 @pytest.fixture
@@ -45,18 +45,6 @@ async def db(stack: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     connection = await asyncpg.connect(stack.db_url, timeout=10)
     yield connection
     await connection.close(timeout=5)
-
-
-@pytest.fixture
-def enqueue(service: AsyncPictureQueue, queue: str) -> Callable[..., Any]:
-    """Enqueues one job with options as the database takes them, and returns its id."""
-
-    async def make(job_type: str, payload: dict[str, Any] | None = None, **options: Any) -> UUID:
-        item = {"job_type": job_type, "payload": payload or {}, "queue": queue, "options": options}
-        (made,) = await service._project.call(_rpc.enqueue_jobs([item]))
-        return made.id
-
-    return make
 
 
 @pytest.fixture

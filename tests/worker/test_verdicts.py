@@ -16,7 +16,6 @@ from picture_queue import (
     RateLimited,
     Retry,
     Snooze,
-    _rpc,
 )
 from picture_queue.worker import SyncJobContext
 
@@ -103,9 +102,7 @@ async def test_a_rate_limit_moves_the_whole_queue(service, queue, new_worker, db
     assert {job.attempt for job in await service.jobs.list(queue=queue)} == {1}
 
 
-async def test_a_rate_limit_of_a_key_leaves_other_jobs_alone(
-    service, queue, new_worker, enqueue, db
-):
+async def test_a_rate_limit_of_a_key_leaves_other_jobs_alone(service, queue, new_worker, db):
     worker = new_worker(concurrency=1, poll_interval=0.05)
     key = f"api:{queue}"
     ran: list[str] = []
@@ -116,14 +113,17 @@ async def test_a_rate_limit_of_a_key_leaves_other_jobs_alone(
         if payload["who"] == "first":
             raise RateLimited(3600, key=key)
 
-    limited = [await enqueue("calls", {"who": who}, limit_keys=[key]) for who in ("first", "next")]
-    free = await enqueue("calls", {"who": "free"})
+    limited = [
+        await service.jobs.enqueue("calls", {"who": who}, queue=queue, limit_keys=[key])
+        for who in ("first", "next")
+    ]
+    free = await service.jobs.enqueue("calls", {"who": "free"}, queue=queue)
     async with worker:
-        await service.jobs.result(free, timeout=15)
+        await service.jobs.result(free.id, timeout=15)
         await worker._signals.idle.next()
     assert ran == ["first", "free"]
-    for job_id in limited:
-        job = await service.jobs.get(job_id)
+    for enqueued in limited:
+        job = await service.jobs.get(enqueued.id)
         assert (job.status, job.attempt) == (JobStatus.PENDING, 0)
     paused_for = await db.fetchval(
         "select paused_until - now() from picture_queue.limit_key where key = $1", key
@@ -191,19 +191,21 @@ async def test_a_cancel_can_be_raised_from_deep_inside(service, queue, new_worke
             await service.jobs.result(job.id, timeout=15)
 
 
-async def test_a_handler_knows_the_tags_and_metadata_of_its_job(service, new_worker, enqueue):
+async def test_a_handler_knows_the_tags_and_metadata_of_its_job(service, queue, new_worker):
     worker = new_worker()
 
     @worker.handler("tagged")
     def tagged(job: SyncJobContext) -> Any:
         return [job.tags, job.metadata, job.event]
 
-    job_id = await enqueue("tagged", tags=["a", "b"], metadata={"order": {"n": 7}})
-    bare = await enqueue("tagged")
+    job = await service.jobs.enqueue(
+        "tagged", queue=queue, tags=["a", "b"], metadata={"order": {"n": 7}}
+    )
+    bare = await service.jobs.enqueue("tagged", queue=queue)
     async with worker:
-        result = await service.jobs.result(job_id, timeout=15)
+        result = await service.jobs.result(job.id, timeout=15)
         assert result == [["a", "b"], {"order": {"n": 7}}, None]
-        assert await service.jobs.result(bare, timeout=15) == [[], {}, None]
+        assert await service.jobs.result(bare.id, timeout=15) == [[], {}, None]
 
 
 async def test_queues_with_weights_get_their_shares(service, queue, new_worker, db):
@@ -218,10 +220,8 @@ async def test_queues_with_weights_get_their_shares(service, queue, new_worker, 
         if len(starts) == 240:
             enough.set()
 
-    await service._project.call(
-        _rpc.enqueue_jobs(
-            [{"job_type": "count", "queue": name} for name in (small, big) for _ in range(240)]
-        )
+    await service.jobs.enqueue_many(
+        {"job_type": "count", "queue": name} for name in (small, big) for _ in range(240)
     )
     async with worker:
         await asyncio.wait_for(enough.wait(), 30)
