@@ -1,0 +1,437 @@
+"""The engine through Python: what can be said of jobs, and the nouns of operators."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from picture_queue import (
+    Backoff,
+    BatchNotFound,
+    Conflict,
+    DependencyCycle,
+    DependencyNotFound,
+    InvalidArgument,
+    InvalidCron,
+    JobNotFound,
+    JobRunning,
+    LimitNotFound,
+    NewJob,
+    PictureQueue,
+    QueueDraining,
+    QueueNotFound,
+    ScheduleNotFound,
+    TooLarge,
+    Unique,
+    _rpc,
+)
+from picture_queue._rpc import Claim
+
+
+@pytest.fixture
+def kind():
+    """A job type of its own."""
+    return f"engine-{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def work(service, queue, kind):
+    """Claims and reports as a worker would: `work.claim()`, `work.report(job, "completed")`."""
+
+    class Work:
+        async def claim(self, max_jobs=1):
+            claim = Claim("hand", (queue,), (kind,), max_jobs, 30.0, uuid4())
+            return await service._project.call(_rpc.claim_jobs(claim))
+
+        async def report(self, job, outcome, **given):
+            item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": outcome}
+            return await service._project.call(_rpc.report_jobs([{**item, **given}]))
+
+        async def run(self, count, outcome="completed", **given):
+            jobs = await self.claim(count)
+            assert len(jobs) == count
+            for job in jobs:
+                await self.report(job, outcome, **given)
+            return jobs
+
+    return Work()
+
+
+# Enqueue
+
+
+async def test_all_that_can_be_said_of_a_job_arrives(service, queue, kind):
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    enqueued = await service.jobs.enqueue(
+        kind,
+        {"path": "a.png"},
+        queue=queue,
+        priority=3,
+        delay=60,
+        max_attempts=7,
+        timeout=12.5,
+        expires_at=soon,
+        backoff=Backoff("linear", base=2),
+        tags=["night", "cheap"],
+        metadata={"ticket": 7},
+        tenant="acme",
+        limit_keys=["model:flux"],
+    )
+    assert enqueued.outcome == "created"
+    job = await service.jobs.get(enqueued.id)
+    assert (job.priority, job.max_attempts, job.hold) == (3, 7, "scheduled")
+    assert 50 < (job.scheduled_for - job.created_at).total_seconds() <= 60
+    assert abs(job.expires_at - soon) < timedelta(milliseconds=1)
+    assert (job.tags, job.metadata, job.limit_keys) == (
+        ("night", "cheap"),
+        {"ticket": 7},
+        ("model:flux",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"delay": -1}, r"delay_seconds is -1"),
+        ({"metadata": [1]}, r"metadata is of type array, not object"),
+        ({"tags": [""]}, r"tags"),
+        ({"backoff": {"policy": "sometimes"}}, r"sometimes"),
+        ({"unique": Unique(states=["processing"])}, r"states"),
+        ({"delay": 1, "scheduled_for": datetime.now(UTC)}, r"both given"),
+        ({"colour": "red"}, r"colour is not known"),
+    ],
+)
+async def test_what_is_not_acceptable_is_named_and_nothing_is_written(
+    service, queue, kind, options, says
+):
+    with pytest.raises(InvalidArgument, match=says):
+        await service.jobs.enqueue_many(
+            [
+                NewJob(job_type=kind, queue=queue),
+                {"job_type": kind, "queue": queue, **options},
+            ]
+        )
+    assert await service.jobs.list(queue=queue) == []
+
+
+async def test_a_payload_above_the_limit_is_refused(service, queue, kind):
+    with pytest.raises(TooLarge, match="payload"):
+        await service.jobs.enqueue(kind, {"x": "y" * 70_000}, queue=queue)
+
+
+async def test_the_outcome_says_what_became_of_a_unique_job(service, queue, kind, work):
+    async def enqueue(on_conflict, **payload):
+        unique = Unique(by=["id"], on_conflict=on_conflict)
+        return await service.jobs.enqueue(kind, payload, queue=queue, unique=unique)
+
+    first = await enqueue("ignore", id=1, v=1)
+    assert (await enqueue("ignore", id=1, v=2)).outcome == "existing"
+    assert (await service.jobs.get(first.id)).payload["v"] == 1
+    assert (await enqueue("replace", id=1, v=3)).outcome == "replaced"
+    assert (await enqueue("debounce", id=1, v=4)).outcome == "debounced"
+    assert (await service.jobs.get(first.id)).payload["v"] == 4
+    assert (await enqueue("ignore", id=2)).outcome == "created"
+    await work.claim(2)
+    with pytest.raises(JobRunning, match=str(first.id)):
+        await enqueue("replace", id=1, v=5)
+
+
+async def test_a_child_waits_for_its_parents(service, queue, kind, work):
+    parent = await service.jobs.enqueue(kind, queue=queue)
+    child = await service.jobs.enqueue(kind, queue=queue, depends_on=[parent.id])
+    assert (await service.jobs.get(child.id)).hold == "waiting"
+    assert [job.id for job in await work.run(1)] == [parent.id]
+    assert (await service.jobs.get(child.id)).hold is None
+
+
+async def test_a_failed_parent_does_to_its_child_what_was_agreed(service, queue, kind, work):
+    parent, *children = await service.jobs.enqueue_many(
+        [NewJob(job_type=kind, queue=queue, job_id=(parent_id := uuid4()), max_attempts=1)]
+        + [
+            NewJob(job_type=kind, queue=queue, depends_on=[parent_id], on_parent_failure=what)
+            for what in ("cancel", "fail", "run")
+        ]
+    )
+    await work.run(1, "failed", error="no")
+    states = [(await service.jobs.get(child.id)).status for child in children]
+    assert states == ["cancelled", "failed", "pending"]
+    assert parent.id == parent_id
+
+
+async def test_jobs_depend_on_jobs_that_are_there(service, queue, kind):
+    one, two = uuid4(), uuid4()
+    with pytest.raises(DependencyCycle, match=str(two)):
+        await service.jobs.enqueue_many(
+            [
+                NewJob(job_type=kind, queue=queue, job_id=one, depends_on=[two]),
+                NewJob(job_type=kind, queue=queue, job_id=two, depends_on=[one]),
+            ]
+        )
+    with pytest.raises(DependencyNotFound, match=str(two)):
+        await service.jobs.enqueue(kind, queue=queue, depends_on=[two])
+
+
+# Batches and events
+
+
+async def test_a_batch_counts_its_jobs_and_calls_back_once(service, queue, kind, work):
+    batch = await service.batches.enqueue(
+        [NewJob(job_type=kind, queue=queue) for _ in range(4)],
+        callback=NewJob(job_type=f"{kind}-done", payload={"to": "ada"}, queue=queue),
+        metadata={"name": "holiday"},
+    )
+    assert [job.outcome for job in batch.jobs] == ["created"] * 4
+    await work.run(3)
+    state = await service.batches.get(batch.id)
+    assert (state.total, state.open, state.progress, state.callback_job_id) == (4, 1, 75, None)
+    await work.run(1, "failed", error="no", retryable=False)
+    state = await service.batches.get(batch.id)
+    assert (state.completed, state.failed, state.progress) == (3, 1, 100)
+    assert state.metadata == {"name": "holiday"}
+    (callback,) = await service.jobs.list(job_type=f"{kind}-done")
+    assert callback.id == state.callback_job_id
+    assert callback.payload["to"] == "ada"
+    assert callback.payload["completed"] == 3
+    with pytest.raises(Conflict, match="finished"):
+        await service.jobs.enqueue(kind, queue=queue, batch_id=batch.id)
+    with pytest.raises(BatchNotFound):
+        await service.batches.get(uuid4())
+
+
+async def test_repeating_a_batch_writes_it_once(service, queue, kind):
+    batch_id = uuid4()
+    jobs = [NewJob(job_type=kind, queue=queue)]
+    first = await service.batches.enqueue(jobs, batch_id=batch_id)
+    again = await service.batches.enqueue(jobs, batch_id=batch_id)
+    assert [job.id for job in again.jobs] == [job.id for job in first.jobs]
+    assert len(await service.jobs.list(batch_id=batch_id)) == 1
+
+
+async def test_an_event_wakes_who_waits_for_it_and_waits_for_who_comes(service, queue, kind, work):
+    name = f"paid:{kind}"
+    await service.jobs.enqueue(kind, queue=queue)
+    (job,) = await work.claim()
+    await work.report(job, "parked", delay_seconds=3600, event=name)
+    assert await service.events.send(name, {"amount": 3}) == 1
+    (job,) = await work.claim()
+    assert (job.event, job.attempt) == ({"amount": 3}, 1)
+    assert await service.events.send(name, "early") == 0
+    await work.report(job, "parked", delay_seconds=3600, event=name)
+    (job,) = await work.claim()
+    assert job.event == "early"
+
+
+# Queues, limits, tenants
+
+
+async def test_a_queue_pauses_drains_and_is_purged(service, queue, kind, work):
+    await service.jobs.enqueue_many([NewJob(job_type=kind, queue=queue) for _ in range(3)])
+    until = datetime.now(UTC) + timedelta(hours=1)
+    paused = await service.queues.pause(queue, resume_at=until, reason="repairs")
+    assert (paused.paused, paused.pause_reason, paused.jobs) == (True, "repairs", {"pending": 3})
+    assert await work.claim() == []
+    await service.queues.resume(queue)
+    await work.run(1)
+    assert (await service.queues.drain(queue)).draining
+    with pytest.raises(QueueDraining, match=queue):
+        await service.jobs.enqueue(kind, queue=queue)
+    assert (await service.queues.purge(queue, preview=True)).matched == 2
+    assert (await service.queues.purge(queue)).changed == 2
+    (counts,) = [c for c in await service.queues.counts() if c.queue == queue]
+    assert (counts.pending, counts.completed, counts.cancelled) == (0, 1, 2)
+    assert counts.finished_last_minute == 3
+    assert not (await service.queues.resume(queue)).draining
+
+
+async def test_a_queue_has_a_policy_of_its_own(service, queue, kind):
+    made = await service.queues.set(queue, max_attempts=9, fair_share=True, events="none")
+    assert (made.max_attempts, made.fair_share, made.events) == (9, True, "none")
+    job = await service.jobs.enqueue(kind, queue=queue)
+    assert (await service.jobs.get(job.id)).max_attempts == 9
+    assert (await service.queues.set(queue, max_attempts=None)).max_attempts is None
+    assert queue in {row.name for row in await service.queues.list()}
+    with pytest.raises(InvalidArgument, match="max_attempts is 0"):
+        await service.queues.set(queue, max_attempts=0)
+    with pytest.raises(InvalidArgument, match="colour"):
+        await service.queues.set(queue, colour="red")
+    for act in (service.queues.pause, service.queues.resume, service.queues.drain):
+        with pytest.raises(QueueNotFound, match="nowhere"):
+            await act("nowhere")
+
+
+async def test_a_limit_holds_at_once_and_can_be_lifted(service, queue, kind, work):
+    key = f"model:{kind}"
+    await service.jobs.enqueue_many(
+        [NewJob(job_type=kind, queue=queue, limit_keys=[key]) for _ in range(4)]
+    )
+    limit = await service.limits.set(key, max_running=1)
+    assert (limit.max_running, limit.rate) == (1, None)
+    (job,) = await work.claim(4)
+    (row,) = [row for row in await service.limits.list() if row.key == key]
+    assert (row.running, row.waiting) == (1, 3)
+    await service.limits.pause(key)
+    await work.report(job, "completed")
+    assert await work.claim(4) == []
+    await service.limits.resume(key)
+    await work.run(1)
+    await service.limits.delete(key)
+    await work.run(2)
+    with pytest.raises(LimitNotFound, match=key):
+        await service.limits.delete(key)
+    for wrong in ({"max_running": 0}, {"rate": 5}, {"rate": 0, "period": 1}, {}):
+        with pytest.raises(InvalidArgument):
+            await service.limits.set(key, **wrong)
+
+
+async def test_tenants_have_weights(service, kind):
+    assert (await service.tenants.set(kind, 3)).weight == 3
+    assert {row.tenant: row.weight for row in await service.tenants.list()}[kind] == 3
+    with pytest.raises(InvalidArgument, match="weight"):
+        await service.tenants.set(kind, 0)
+
+
+async def test_desired_workers_count_what_waits_and_what_runs(service, queue, kind, work):
+    await service.jobs.enqueue_many([NewJob(job_type=kind, queue=queue) for _ in range(25)])
+    await work.claim(5)
+    wanted = await service.queues.desired_workers(queue, jobs_per_worker=10, max_workers=2)
+    assert (wanted.desired, wanted.running, wanted.ready) == (2, 5, 20)
+    with pytest.raises(QueueNotFound):
+        await service.queues.desired_workers("nowhere")
+
+
+# Schedules
+
+
+async def test_a_schedule_is_set_run_paused_and_deleted(service, queue, kind):
+    name = f"nightly.{kind}"
+    made = await service.schedules.set(
+        name, kind, {"full": True}, cron="30 3 * * *", timezone="Europe/Berlin", queue=queue
+    )
+    assert (made.timezone, made.job["payload"], made.paused) == (
+        "Europe/Berlin",
+        {"full": True},
+        False,
+    )
+    assert made.next_at > datetime.now(UTC)
+    run = await service.schedules.run(name)
+    job = await service.jobs.get(run.id)
+    assert (job.payload, job.metadata["schedule"]) == ({"full": True}, name)
+    assert (await service.schedules.pause(name)).next_at is None
+    assert (await service.schedules.resume(name)).next_at == made.next_at
+    assert name in {row.name for row in await service.schedules.list()}
+    assert await service.schedules.delete(name)
+    assert not await service.schedules.delete(name)
+    with pytest.raises(ScheduleNotFound, match=name):
+        await service.schedules.run(name)
+
+
+@pytest.mark.parametrize(
+    ("rhythm", "error"),
+    [
+        ({"cron": "61 * * * *"}, InvalidCron),
+        ({"cron": "0 0 * * *", "timezone": "Mars/Base"}, InvalidCron),
+        ({"every": 0.1}, InvalidArgument),
+        ({}, InvalidArgument),
+    ],
+)
+async def test_a_rhythm_that_is_none_is_refused(service, kind, rhythm, error):
+    with pytest.raises(error):
+        await service.schedules.set(f"bad.{kind}", kind, **rhythm)
+    assert f"bad.{kind}" not in {row.name for row in await service.schedules.list()}
+
+
+# Looking and steering
+
+
+async def test_failed_jobs_are_grouped_and_changed_by_filter(service, queue, kind, work):
+    await service.jobs.enqueue_many(
+        [NewJob(job_type=kind, queue=queue, max_attempts=1, tags=["t"]) for _ in range(5)]
+    )
+    for n, job in enumerate(await work.claim(5)):
+        await work.report(job, "failed", error=f"no room on disk {n}" if n else "other")
+    common, rare = await service.jobs.failure_reasons(queue=queue)
+    assert (common.count, rare.count, common.job_types) == (4, 1, (kind,))
+    assert {job.status for job in await service.jobs.list(reason=common.reason, queue=queue)} == {
+        "failed"
+    }
+    preview = await service.jobs.change("retry", preview=True, queue=queue, reason=common.reason)
+    assert (preview.matched, preview.changed) == (4, 0)
+    assert (await service.jobs.change("retry", queue=queue, reason=common.reason)).changed == 4
+    assert (await service.jobs.change("cancel", queue=queue, tag="t")).changed == 4
+    assert (await service.jobs.change("discard", queue=queue, limit=2)).more
+    assert (await service.jobs.change("discard", queue=queue)).changed == 3
+    assert await service.jobs.list(queue=queue) == []
+    with pytest.raises(InvalidArgument, match="names nothing"):
+        await service.jobs.change("discard")
+    with pytest.raises(InvalidArgument, match="colour"):
+        await service.jobs.list(colour="red")
+
+
+async def test_a_job_tells_its_history_and_its_place(service, queue, kind, work):
+    first = await service.jobs.enqueue(kind, queue=queue)
+    last = await service.jobs.enqueue(kind, queue=queue)
+    assert (await service.jobs.position(last.id)).position == 2
+    (job,) = await work.claim()
+    lines = [{"level": "info", "message": "half way"}]
+    await service._project.call(_rpc.log_job(job.id, job.lease_id, lines))
+    await work.report(job, "failed", error="no", detail="Traceback", delay_seconds=0)
+    await work.run(1)
+    history = await service.jobs.history(first.id)
+    assert [step.action for step in history.timeline] == [
+        "enqueue",
+        "claim",
+        "back_off",
+        "promote",
+        "claim",
+        "complete",
+    ]
+    assert [(one.error, one.detail) for one in history.attempts] == [("no", "Traceback")]
+    assert [line.message for line in history.log] == ["half way"]
+    assert (await service.jobs.position(first.id)).position is None
+    for read in (service.jobs.history, service.jobs.position):
+        with pytest.raises(JobNotFound):
+            await read(uuid4())
+
+
+async def test_the_doctor_and_the_housekeeping_answer(service):
+    findings = await service.doctor()
+    assert len({finding.check for finding in findings}) == len(findings) >= 8
+    assert {finding.verdict for finding in findings} <= {"ok", "warn", "bad"}
+    assert all(finding.remedy for finding in findings if finding.verdict != "ok")
+    assert "swept" in await service.maintain(force=True)
+
+
+async def test_settings_change_and_come_back(service):
+    before = await service.settings.get()
+    try:
+        assert (await service.settings.set(max_attempts=4)).max_attempts == 4
+        with pytest.raises(InvalidArgument, match="max_attempts is 0"):
+            await service.settings.set(max_attempts=0)
+    finally:
+        assert await service.settings.set(max_attempts=before.max_attempts) == before
+
+
+async def test_an_unknown_queue_is_refused_where_the_project_says_so(service, queue, kind):
+    try:
+        await service.settings.set(unknown_queue="refuse")
+        with pytest.raises(QueueNotFound, match=queue):
+            await service.jobs.enqueue(kind, queue=queue)
+    finally:
+        await service.settings.set(unknown_queue=None)
+    assert (await service.jobs.enqueue(kind, queue=queue)).outcome == "created"
+
+
+def test_the_sync_face_has_all_of_it(stack, queue, kind):
+    with PictureQueue(stack.api_url, stack.service_role_key) as pq:
+        batch = pq.batches.enqueue([NewJob(job_type=kind, queue=queue)])
+        assert pq.batches.get(batch.id).open == 1
+        assert pq.queues.pause(queue).paused
+        assert pq.limits.set(kind, rate=5, period=60).rate == 5
+        pq.limits.delete(kind)
+        assert pq.schedules.set(kind, kind, every=3600, queue=queue).every_seconds == 3600
+        assert pq.schedules.delete(kind)
+        assert pq.events.send(kind) == 0
+        assert pq.tenants.set(kind, 2).weight == 2
+        assert pq.settings.get().max_attempts >= 1
+        assert pq.jobs.change("cancel", queue=queue).changed == 1
+        assert pq.doctor()
