@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench-smoke generate clean
+.PHONY: help setup demo test test-long check format bench-smoke generate clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,6 +21,9 @@ demo: $(READY) ## Ask for a picture and watch it come, on an embedded Supabase
 test: $(READY) ## Run all tests (needs nothing but Python)
 	@$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
 
+test-long: $(READY) ## Check 2,000 long random histories of the engine (some 20 minutes), then the races
+	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine -s
+
 check: $(READY) ## Lint, types, layers, SQL, and that what is generated is up to date
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -41,4 +44,4 @@ bench-smoke: $(READY) ## Measure the latencies of the main job (JSON=1 for machi
 	@$(BIN)/python bench/smoke.py $(if $(JSON),--json)
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) .node .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .node .mypy_cache .pytest_cache .hypothesis .ruff_cache .import_linter_cache

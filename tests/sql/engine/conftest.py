@@ -1,0 +1,138 @@
+"""A crowd: connections that really work at the same time, on a queue of their own."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+SIZE = 8
+TYPE = "crowd-job"
+
+
+class Refusal(NamedTuple):
+    code: str
+
+
+class Member:
+    """One connection; every call is a transaction of its own. Refusals are answers, but a deadlock,
+    and the PQ_BUSY that stands for one, is an error."""
+
+    def __init__(self, connection: "asyncpg.Connection[Any]", queue: str) -> None:
+        self.connection = connection
+        self.queue = queue
+        self.name = f"w-{uuid4().hex[:8]}"
+
+    async def value(self, sql: str, *args: Any) -> Any:
+        try:
+            return await self.connection.fetchval(sql, *args)
+        except asyncpg.PostgresError as error:
+            code = error.message.split(":")[0]
+            if not (error.sqlstate or "").startswith("PT") or code == "PQ_BUSY":
+                raise
+            return Refusal(code)
+
+    async def rows(self, sql: str, *args: Any) -> list[dict[str, Any]]:
+        return [dict(row) for row in await self.connection.fetch(sql, *args)]
+
+    async def enqueue(self, *items: dict[str, Any]) -> Any:
+        jobs = [{"job_type": TYPE, "queue": self.queue, **item} for item in items]
+        return await self.value("select enqueue_jobs($1)", jobs)
+
+    async def claim(self, most: int = 1) -> list[dict[str, Any]]:
+        return await self.value(
+            "select claim_jobs($1, $2, $3, $4)", self.name, [self.queue], [TYPE], most
+        )
+
+    async def report(self, jobs: list[dict[str, Any]], outcome: str, **given: Any) -> list[str]:
+        items = [
+            {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": outcome, **given}
+            for job in jobs
+        ]
+        answer = await self.value("select report_jobs($1)", items)
+        return [one["outcome"] for one in answer["outcomes"]]
+
+    async def job(self, job_id: Any) -> dict[str, Any]:
+        return (await self.rows("select * from job_queue where id = $1::text::uuid", str(job_id)))[
+            0
+        ]
+
+    async def running(self) -> int:
+        return await self.value(
+            "select count(*) from job_queue where queue = $1 "
+            "and status = 'processing' and hold is null",
+            self.queue,
+        )
+
+
+class Crowd:
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+        self.queue = members[0].queue
+        self.one, self.other = members[:2]
+
+    async def all(self, do: Callable[[Member], Awaitable[Any]]) -> list[Any]:
+        """Everybody does this at the same time; the answers."""
+        return await asyncio.gather(*(do(member) for member in self.members))
+
+    def key(self, n: int | str) -> str:
+        """A limit key of this crowd's."""
+        return f"{self.queue}:{n}"
+
+    async def open(self) -> int:
+        """How many jobs have not finished."""
+        return await self.one.value(
+            "select count(*) from job_queue where queue = $1 and finished_at is null", self.queue
+        )
+
+    async def work(self, most: int = 3, each: Callable[[list[Any]], Any] | None = None) -> None:
+        """Everybody claims and completes until everything has finished."""
+
+        async def until_done(member: Member) -> None:
+            while await member.value(
+                "select exists (select from job_queue where queue = $1 and finished_at is null)",
+                self.queue,
+            ):
+                jobs = await member.claim(most)
+                if each:
+                    each(jobs)
+                await member.report(jobs, "completed")
+
+        async with asyncio.timeout(45):
+            await self.all(until_done)
+
+    async def close(self) -> None:
+        """Nothing stays that another test could stumble over."""
+        leased = await self.one.rows(
+            "select id::text, lease_id::text from job_queue "
+            "where queue = $1 and status = 'processing' and hold is null", self.queue,
+        )  # fmt: skip
+        await self.one.report(leased, "cancelled")
+        await self.one.value("select resume_queue($1)", self.queue)
+        await self.one.value("select purge_queue($1)", self.queue)
+        for row in await self.one.rows("select key from picture_queue.limit_rule"):
+            if self.queue in row["key"] or TYPE in row["key"]:
+                await self.one.value("select delete_limit($1)", row["key"])
+        for member in self.members:
+            await self.one.value("select unregister_worker($1)", member.name)
+        for member in self.members:
+            await member.connection.close(timeout=10)
+
+
+@pytest.fixture
+async def crowd(stack: Any) -> AsyncIterator[Crowd]:
+    queue = f"q-{uuid4().hex[:12]}"
+    members = []
+    for _ in range(SIZE):
+        connection = await asyncpg.connect(stack.db_url, timeout=10, command_timeout=50)
+        await connection.set_type_codec(
+            "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+        )
+        members.append(Member(connection, queue))
+    crowd = Crowd(members)
+    await crowd.one.value("select set_queue($1)", queue)
+    yield crowd
+    await crowd.close()

@@ -1,0 +1,217 @@
+"""The database as the model tests use it: one connection, driven synchronously, its clock ours.
+
+Examples run between savepoints of one transaction that is never committed. It is begun anew after
+some examples, since what a rolled back savepoint wrote stays in the pages until a vacuum.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, TypeVar
+
+import asyncpg
+
+T = TypeVar("T")
+
+EXAMPLES_A_TRANSACTION = 25
+TABLES = (
+    "public.images", "picture_queue.prediction", "public.generations", "public.job_queue",
+    "picture_queue.history", "picture_queue.dependency", "picture_queue.batch",
+    "picture_queue.limit_rule", "picture_queue.limit_key", "picture_queue.slot",
+    "picture_queue.start", "picture_queue.freed_key", "picture_queue.tenant",
+    "picture_queue.schedule", "picture_queue.log", "picture_queue.signal", "picture_queue.depth",
+    "picture_queue.depth_change", "picture_queue.throughput", "picture_queue.worker",
+    "picture_queue.job_type", "picture_queue.breaker", "realtime.messages",
+)  # fmt: skip
+
+CLOCK = """
+create or replace function picture_queue._now() returns timestamptz
+language sql volatile set search_path = ''
+as $$ select pg_catalog.to_timestamp(pg_catalog.current_setting('test.now')::double precision) $$
+"""
+
+
+class Row(NamedTuple):
+    """A job as it lies in the table; times are seconds since the epoch."""
+
+    id: str
+    seq: int
+    queue: str
+    job_type: str
+    priority: int
+    status: str
+    hold: str | None
+    attempt: int
+    max_attempts: int
+    version: int
+    rank: int
+    turn: float
+    lease_id: str | None
+    lease_expires_at: float | None
+    lease_seconds: float | None
+    scheduled_for: float | None
+    expires_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    updated_at: float
+    cancel_requested_at: float | None
+    worker: str | None
+    user_id: str | None
+    tenant: str | None
+    limit_keys: list[str] | None
+    slots: list[str] | None
+    blocked_on: str | None
+    parked_on: str | None
+    unique_key: str | None
+    batch_id: str | None
+    progress: int
+    message: str | None
+    result: Any
+    error: str | None
+    event: Any
+    timeout_seconds: float | None
+    payload: dict[str, Any]
+
+    @property
+    def state(self) -> tuple[str, str | None]:
+        return self.status, self.hold
+
+    @property
+    def terminal(self) -> bool:
+        return self.status in ("completed", "failed", "cancelled")
+
+    @property
+    def running(self) -> bool:
+        return self.state == ("processing", None)
+
+    @property
+    def keys(self) -> set[str]:
+        """The limit keys it runs under."""
+        own = {"global", f"queue:{self.queue}", f"type:{self.job_type}"}
+        return own.union([f"user:{self.user_id}"] if self.user_id else [], self.limit_keys or [])
+
+
+_TIMES = {name for name in Row._fields if name.endswith("_at")} | {"scheduled_for"}
+_COLUMNS = ", ".join(
+    f"extract(epoch from j.{name})::float8" if name in _TIMES else f"j.{name}"
+    for name in Row._fields
+)
+
+# Everything the model looks at after a step, in one round trip. The messages are taken away.
+LOOK = f"""
+with sent as (
+  delete from realtime.messages returning topic, payload
+)
+select jsonb_build_object(
+  'jobs', (select coalesce(jsonb_agg(jsonb_build_array({_COLUMNS})), '[]') from public.job_queue j),
+  'events', (select coalesce(jsonb_agg(jsonb_build_array(topic, payload)), '[]') from sent),
+  'depth_off', (
+    select jsonb_agg(to_jsonb(d)) from (
+      select x.queue, x.status, x.hold, sum(x.n) as counted_too_many from (
+        select queue, status, hold, n from picture_queue.depth
+        union all select queue, status, hold, n from picture_queue.depth_change
+        union all select queue, status, hold, -1 from public.job_queue
+      ) x group by x.queue, x.status, x.hold having sum(x.n) <> 0) d),
+  'slots', (select coalesce(jsonb_agg(jsonb_build_array(key, job_id)), '[]')
+    from picture_queue.slot),
+  'waits', (select coalesce(jsonb_agg(jsonb_build_array(child_id, parent_id)), '[]')
+    from picture_queue.dependency),
+  'paused', (select coalesce(jsonb_object_agg(name,
+      extract(epoch from least(paused_until, '2200-01-01'))), '{{}}')
+    from picture_queue.queue where paused_until > picture_queue._now()),
+  'batches', (select coalesce(jsonb_agg(to_jsonb(b)), '[]') from picture_queue.batch b)
+)
+"""
+
+
+class Refused(NamedTuple):
+    """What a call was refused with."""
+
+    code: str
+    detail: str
+
+
+class Engine:
+    """The connection; `now` is the time the functions see, in seconds since the epoch."""
+
+    def __init__(self, db_url: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._connection: asyncpg.Connection[Any] = self._wait(
+            asyncpg.connect(db_url, timeout=10, command_timeout=60)
+        )
+        self._wait(
+            self._connection.set_type_codec(
+                "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+            )
+        )
+        self._examples = 0
+        self._began = time.monotonic()
+        self.now = 0.0
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._loop.run_until_complete(coroutine)
+
+    def execute(self, sql: str) -> None:
+        self._wait(self._connection.execute(sql))
+
+    def value(self, sql: str, *args: Any) -> Any:
+        return self._wait(self._connection.fetchval(sql, *args))
+
+    def call(self, sql: str, *args: Any) -> Any:
+        """Calls a function at the present time, as the only call of its transaction would be."""
+        self.value(
+            "select set_config('test.now', $1, true), "
+            "set_config('picture_queue.holds_keys', '', true)",
+            repr(self.now),
+        )
+        return self.value(sql, *args)
+
+    def attempt(self, sql: str, *args: Any) -> Any:
+        """Like `call`, for what may be refused; the answer is then a `Refused`."""
+        self.execute("savepoint attempt")
+        try:
+            answer = self.call(sql, *args)
+        except asyncpg.PostgresError as error:
+            if not (error.sqlstate or "").startswith("PT"):
+                raise
+            self.execute("rollback to savepoint attempt")
+            answer = Refused(error.message.split(":")[0], error.detail or "")
+        self.execute("release savepoint attempt")
+        return answer
+
+    def look(self) -> dict[str, Any]:
+        seen: dict[str, Any] = self.value(LOOK)
+        seen["jobs"] = {row[0]: Row(*row) for row in seen["jobs"]}
+        return seen
+
+    @contextmanager
+    def example(self) -> Iterator[None]:
+        """An empty queue, and nothing left of it afterwards."""
+        if self._examples % EXAMPLES_A_TRANSACTION == 0:
+            self._begin()
+        self._examples += 1
+        if self._examples % 100 == 0:
+            print(f"{self._examples} histories, {time.monotonic() - self._began:.0f} s", flush=True)
+        self.execute("savepoint example")
+        try:
+            yield
+        finally:
+            self.execute("rollback to savepoint example; release savepoint example")
+
+    def _begin(self) -> None:
+        if self._examples:
+            self.execute("rollback")
+            for table in TABLES:
+                self.execute(f"vacuum {table}")
+        self.execute(f"begin; {CLOCK}")
+        for table in TABLES:
+            self.execute(f"delete from {table}")
+        self.execute("delete from picture_queue.queue where name <> 'default'")
+
+    def close(self) -> None:
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError):
+            self.execute("rollback")
+        self._wait(self._connection.close(timeout=10))
+        self._loop.close()

@@ -1,0 +1,169 @@
+"""What is enqueued, in every way there is."""
+
+from typing import Any
+from uuid import UUID
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, precondition, rule
+
+from .engine import Refused
+from .model import Step
+from .world import AGED, FAIR, MOST_JOBS, PLAIN, QUIET, RULED, World, jobs, limits, pick
+
+room = precondition(lambda self: len(self.order) < MOST_JOBS)
+
+
+class Enqueueing(World):
+    @initialize(
+        rules=st.dictionaries(st.sampled_from(RULED), limits, max_size=3),
+        level=st.sampled_from(["none", "status"]),
+        breaker=st.sampled_from([None, 2]),
+        first=st.lists(jobs, min_size=2, max_size=8),
+    )
+    def begin(
+        self, rules: dict[str, Any], level: str, breaker: int | None, first: list[dict[str, Any]]
+    ) -> None:
+        made = {
+            PLAIN: {},
+            FAIR: {"fair_share": True},
+            AGED: {"aging_seconds": 60},
+            QUIET: {"events": level, "breaker_failures": breaker, "breaker_seconds": 20},
+        }
+        for name, changes in made.items():
+            self.engine.call("select set_queue($1, $2)", name, changes)
+        self.model.announces = {QUIET: level}
+        self.engine.call("select set_tenant('large', 3)")
+        self.limited = bool(rules)
+        for key, limit in rules.items():
+            self.set_limit(key, limit)
+        self.watch(Step("begin"))
+        self.enqueue_many(first)
+
+    @rule(seconds=st.sampled_from([0.3, 1.5, 6, 11, 31, 61, 700, 8000]))
+    def wait(self, seconds: float) -> None:
+        self.tick(seconds)
+
+    @room
+    @rule(given=jobs)
+    def enqueue_one(self, given: dict[str, Any]) -> None:
+        item = self.item(given)
+        answer = self.enqueue("enqueue", [item])
+        if not self.check_drain(answer, [item]):
+            assert answer == [{"job_id": item["job_id"], "outcome": "created"}]
+
+    @room
+    @rule(given=st.lists(jobs, min_size=2, max_size=6))
+    def enqueue_many(self, given: list[dict[str, Any]]) -> None:
+        items = [self.item(one, bulk=True) for one in given]
+        answer = self.enqueue("enqueue many", items)
+        if not self.check_drain(answer, items):
+            assert [one["outcome"] for one in answer] == ["created"] * len(items), answer
+
+    @room
+    @rule(given=jobs, parents=st.lists(pick, min_size=1, max_size=3),
+          policy=st.sampled_from(["cancel", "fail", "run"]))  # fmt: skip
+    def enqueue_child(self, given: dict[str, Any], parents: list[int], policy: str) -> None:
+        if not self.order:
+            return
+        rows = {row.id: row for row in map(self.row, parents)}
+        broken = policy != "run" and any(
+            row.terminal and row.status != "completed" for row in rows.values()
+        )
+        waits = {} if broken else {job: policy for job, row in rows.items() if not row.terminal}
+        options = {**given.get("options", {}), "depends_on": [*rows], "on_parent_failure": policy}
+        item = self.item({**given, "options": options}, parents=waits)
+        answer = self.enqueue("enqueue a child", [item])
+        if not self.check_drain(answer, [item]):
+            row = self.model.rows[item["job_id"]]
+            ends = {"cancel": "cancelled", "fail": "failed"}.get(policy)
+            assert (row.status == ends) == broken, row
+            assert (row.hold == "waiting") == bool(waits), row
+
+    @room
+    @rule(given=jobs, key=st.sampled_from(["x", "y"]))
+    def enqueue_idempotent(self, given: dict[str, Any], key: str) -> None:
+        mark = (key, given["job_type"], given.get("user_id"))
+        there = [job for job in self.model.rows if self.model.facts[job].idempotency == mark]
+        item = self.item({**given, "idempotency_key": key}, idempotency=mark)
+        new = frozenset() if there else frozenset([item["job_id"]])
+        answer = self.enqueue("enqueue again", [item], new=new)
+        if not self.check_drain(answer, [item]):
+            job, outcome = (there[0], "existing") if there else (item["job_id"], "created")
+            assert answer == [{"job_id": job, "outcome": outcome}]
+
+    @room
+    @rule(
+        given=jobs,
+        u=st.integers(0, 1),
+        conflict=st.sampled_from(["ignore", "replace", "debounce"]),
+        states=st.sampled_from(
+            [None, ["pending"], ["pending", "completed"], ["pending", "processing", "failed"]]
+        ),
+        period=st.sampled_from([None, 30]),
+    )
+    def enqueue_unique(
+        self, given: dict[str, Any], u: int, conflict: str, states: Any, period: Any
+    ) -> None:
+        mark = (given["job_type"], given.get("user_id"), u)
+        there = [job for job in self.model.rows if self.holds(job, mark)]
+        unique = {"by": ["u"], "on_conflict": conflict}
+        unique |= {"states": states} if states else {}
+        unique |= {"period_seconds": period} if period else {}
+        options = {**given.get("options", {}), "unique": unique}
+        item = self.item(
+            {**given, "payload": {"u": u, "n": len(self.order)}, "options": options},
+            unique=mark,
+            unique_states=frozenset(states or ["pending", "processing"]),
+            unique_until=self.model.now + 0.001 + period if period else float("inf"),
+        )
+        assert len(there) <= 1, there
+        if not there:
+            answer = self.enqueue("enqueue unique", [item])
+            expected = "created"
+        else:
+            row = self.model.rows[there[0]]
+            refused = conflict == "replace" and row.status == "processing"
+            expected = "existing"
+            if conflict != "ignore" and row.status == "pending":
+                expected = {"replace": "replaced", "debounce": "debounced"}[conflict]
+            answer = self.enqueue(
+                "enqueue unique", [item], new=frozenset(),
+                targets={row.id: frozenset({"delay", "promote"} if expected != "existing" else ())},
+            )  # fmt: skip
+            if refused and not self.draining([item]):
+                assert answer.code == "PQ_RUNNING_JOB", answer
+                return
+            if expected != "existing" and not isinstance(answer, Refused):
+                self.model.facts[row.id].unique_until = self.model.facts[
+                    item["job_id"]
+                ].unique_until
+                assert self.model.rows[row.id].payload == item["payload"]
+        if not self.check_drain(answer, [item]):
+            job = there[0] if there else item["job_id"]
+            assert answer == [{"job_id": job, "outcome": expected}]
+
+    def holds(self, job: str, mark: tuple[Any, ...]) -> bool:
+        """Whether a job is in the way of another unique one."""
+        facts, row = self.model.facts[job], self.model.rows[job]
+        if facts.unique != mark or facts.unique_until <= self.model.now + 0.001:
+            return False
+        started = bool(facts.leases) and "processing" not in facts.unique_states
+        return not started and row.status in facts.unique_states
+
+    @room
+    @rule(given=st.lists(jobs, min_size=1, max_size=4), callback=st.booleans())
+    def enqueue_batch(self, given: list[dict[str, Any]], callback: bool) -> None:
+        items = [self.item(one, bulk=len(given) > 1) for one in given]
+        batch = str(UUID(int=0x2000000 + len(self.batches)))
+        self.batches.append(batch)
+        self.model.batches[batch] = None
+        answer = self.call(
+            Step("enqueue a batch", new=frozenset(item["job_id"] for item in items)),
+            "select enqueue_batch($1, $2, $3)",
+            items,
+            {"job_type": "c", "queue": PLAIN} if callback else None,
+            UUID(batch),
+            refusable=True,
+        )
+        if not self.check_drain(answer, items):
+            assert answer["batch_id"] == batch

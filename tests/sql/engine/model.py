@@ -1,0 +1,365 @@
+"""What must hold after each step, told from the rows before and after it.
+
+The model keeps the little that rows do not tell (who was promised which lease, which parents a job
+waits for, when jobs of a key started) and judges every change of every row by it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from .engine import Row
+
+TERMINAL = ("completed", "failed", "cancelled")
+
+# The states and how one becomes another, written down apart from the table `edge`: action ->
+# {from: (to, change of attempt)}.
+READY, SCHEDULED, BLOCKED, WAITING = (
+    ("pending", hold) for hold in (None, "scheduled", "blocked", "waiting")
+)
+RUNNING, PARKED = ("processing", None), ("processing", "parked")
+COMPLETED, FAILED, CANCELLED = ((status, None) for status in TERMINAL)
+PENDING = (READY, SCHEDULED, BLOCKED, WAITING)
+EDGES: dict[str, dict[tuple[str, str | None], tuple[tuple[str, str | None], int]]] = {
+    "claim": {READY: (RUNNING, 1)},
+    "complete": {RUNNING: (COMPLETED, 0)},
+    "fail": {RUNNING: (FAILED, 0)},
+    "back_off": {RUNNING: (SCHEDULED, 0)},
+    "expire": {RUNNING: (READY, 0)},
+    "snooze": {RUNNING: (SCHEDULED, -1)},
+    "release": {RUNNING: (READY, -1)},
+    "park": {RUNNING: (PARKED, 0)},
+    "wake": {PARKED: (READY, -1)},
+    "promote": {SCHEDULED: (READY, 0)},
+    "delay": {READY: (SCHEDULED, 0), SCHEDULED: (SCHEDULED, 0), BLOCKED: (SCHEDULED, 0)},
+    "block": {READY: (BLOCKED, 0)},
+    "unblock": {BLOCKED: (READY, 0)},
+    "ready": {WAITING: (READY, 0)},
+    "await": {WAITING: (SCHEDULED, 0)},
+    "abandon": dict.fromkeys(PENDING, (FAILED, 0)),
+    "cancel": dict.fromkeys((*PENDING, RUNNING), (CANCELLED, 0)),
+    "retry": {FAILED: (READY, 0), CANCELLED: (READY, 0)},
+    "progress": {RUNNING: (RUNNING, 0)},
+}
+
+SETTLE = frozenset({"cancel", "abandon", "ready", "await"})
+TIDY = SETTLE | {"promote", "wake", "expire", "fail", "unblock"}
+CLAIM = TIDY | {"claim", "block"}
+
+MAX_STEPS = 12  # changes of one job in one call
+
+
+@dataclass
+class Facts:
+    """What the model knows of a job beyond its row."""
+
+    parents: dict[str, str] = field(default_factory=dict)  # those it still waits for
+    leases: list[str] = field(default_factory=list)
+    unique: tuple[Any, ...] | None = None
+    unique_states: frozenset[str] = frozenset()
+    unique_until: float = float("inf")
+    idempotency: tuple[Any, ...] | None = None
+    bulk: bool = False  # not announced at its enqueue
+
+
+class Rule(NamedTuple):
+    max_running: int | None
+    rate: int | None
+    period: float | None
+    since: float
+
+
+class Start(NamedTuple):
+    at: float
+    keys: frozenset[str]
+
+
+@dataclass
+class Step:
+    """What a call may do: the actions for jobs it names, those for all others, new jobs."""
+
+    name: str
+    targets: dict[str, frozenset[str]] = field(default_factory=dict)
+    others: frozenset[str] = SETTLE
+    new: frozenset[str] = frozenset()
+    gone: frozenset[str] = frozenset()
+    claimed: dict[str, str] = field(default_factory=dict)  # job -> lease
+    silent: frozenset[str] = frozenset()  # progress of these may be throttled
+
+
+class Model:
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.facts: dict[str, Facts] = {}
+        self.last_event: dict[str, dict[str, Any]] = {}
+        self.announces: dict[str, str] = {}  # queue -> none, status, progress; default progress
+        self.rules: dict[str, Rule] = {}
+        self.paused_keys: dict[str, float] = {}
+        self.paused_queues: dict[str, float] = {}
+        self.starts: list[Start] = []
+        self.batches: dict[str, str | None] = {}  # batch -> its callback's job, once there is one
+        self.thinned_batches: set[str] = set()  # some of its jobs were deleted
+        self.keep_seconds = {"completed": 604800.0, "cancelled": 604800.0, "failed": 2592000.0}
+        self.now = 0.0
+
+    # Questions ---------------------------------------------------------------------------------
+
+    def leased(self, job: str, lease: str) -> bool:
+        """Whether the lease is in force."""
+        row = self.rows.get(job)
+        return row is not None and row.running and row.lease_id == lease
+
+    def is_overdue(self, job: str) -> bool:
+        """Whether the lease of a running job has run out."""
+        return (self.rows[job].lease_expires_at or 0) <= self.now
+
+    def rule(self, key: str) -> Rule | None:
+        """The rule of the key itself, or that of its kind."""
+        return self.rules.get(key) or self.rules.get(key.split(":")[0] + ":*")
+
+    def running(self, key: str, rows: Iterable[Row] | None = None) -> int:
+        return sum(1 for row in rows or self.rows.values() if row.running and key in row.keys)
+
+    def started(self, key: str, period: float, since: float) -> int:
+        """Starts of a key within the period, of those since a time."""
+        since = max(self.now - period, since)
+        return sum(1 for start in self.starts if start.at > since and key in start.keys)
+
+    def full(self, key: str) -> bool:
+        """Whether nothing of the key may start; a rate may count what was before it."""
+        if self.paused_keys.get(key, 0) > self.now:
+            return True
+        rule = self.rule(key)
+        if rule is None:
+            return False
+        return (rule.max_running is not None and self.running(key) >= rule.max_running) or (
+            rule.rate is not None and self.started(key, rule.period or 0, 0) >= rule.rate
+        )
+
+    # The check after each step -----------------------------------------------------------------
+
+    def observe(self, step: Step, seen: dict[str, Any]) -> None:
+        """Takes the new rows for true if everything about them is permitted."""
+        before, after = self.rows, seen["jobs"]
+        self._check_presence(step, before, after)
+        for job, row in after.items():
+            old = before.get(job)
+            if row is not old and row != old:
+                self._check_row(row)
+                if old is None:
+                    self._check_new(step, row)
+                else:
+                    self._check_change(step, old, row)
+        self.rows = after
+        self._follow_parents(before)
+        self._check_claims(step)
+        self._check_events(step, before, seen["events"])
+        self._check_books(seen)
+        self._check_batches(seen["batches"])
+
+    def _check_presence(self, step: Step, before: dict[str, Row], after: dict[str, Row]) -> None:
+        appeared = after.keys() - before.keys() - step.new
+        for job in appeared:
+            batch = after[job].payload.get("batch_id")
+            assert batch in self.batches and self.batches[batch] is None, (
+                f"{step.name} made a job nobody asked for: {after[job]}"
+            )
+            self.batches[batch] = job
+            self.facts[job] = Facts()
+        for job in before.keys() - after.keys():
+            row = before[job]
+            too_old = (
+                row.finished_at is not None
+                and row.finished_at <= self.now - self.keep_seconds[row.status]
+                and step.others == TIDY
+            )
+            assert too_old or job in step.gone, f"{step.name} lost {row}"
+            if row.batch_id:
+                self.thinned_batches.add(row.batch_id)
+        assert step.new <= after.keys(), f"{step.name} did not write {step.new - after.keys()}"
+
+    def _check_row(self, row: Row) -> None:
+        assert 0 <= row.attempt <= row.max_attempts, row
+        assert row.updated_at <= self.now + 1e-3, row
+        if row.hold == "blocked":
+            assert row.blocked_on in row.keys, row
+
+    def _check_new(self, step: Step, row: Row) -> None:
+        if row.id in step.new:
+            assert row.attempt == 0 and not row.running, row
+        if row.state == READY:
+            assert (row.scheduled_for or 0) <= self.now, row
+        for parent in self.facts[row.id].parents:
+            assert row.hold == "waiting" or row.terminal, (row, parent)
+
+    def _check_change(self, step: Step, old: Row, new: Row) -> None:
+        allowed = step.targets.get(new.id)
+        if allowed is None:
+            allowed = step.others
+            if step.others == SETTLE and old.state != WAITING:
+                allowed = frozenset()
+        steps = new.version - old.version
+        assert steps >= 0, f"{step.name} took the version back: {old} {new}"
+        if steps == 0:
+            assert (old.state, old.attempt, old.progress, old.message, old.error, old.result) == (
+                new.state, new.attempt, new.progress, new.message, new.error, new.result
+            ), f"{step.name} changed a job and not its version: {old} {new}"  # fmt: skip
+        else:
+            assert leads_to(old, new, allowed, steps), (
+                f"{step.name} may do {sorted(allowed)} to {old}, and made it {new}"
+            )
+        if old.terminal and not new.terminal:
+            assert "retry" in allowed, f"{step.name} took {old} out of its end"
+        if new.id not in step.targets and steps:
+            self._check_reason(step, old, new)
+
+    def _check_reason(self, step: Step, old: Row, new: Row) -> None:
+        """What happens to a job nobody named has its reason in time or in its parents."""
+        expired = old.expires_at is not None and old.expires_at <= self.now
+        if old.running:
+            assert old.lease_expires_at is not None
+            assert old.lease_expires_at <= self.now, f"{step.name} took a lease away: {old}"
+        elif old.hold in ("scheduled", "parked"):
+            assert old.scheduled_for is not None
+            assert old.scheduled_for <= self.now or expired, f"{step.name} was early: {old} {new}"
+        elif old.hold == "waiting" and (new.state == READY or new.running):
+            assert (old.scheduled_for or 0) <= self.now, f"{step.name} was early: {old} {new}"
+        if old.status == "pending" and old.hold != "waiting" and new.status == "failed":
+            assert expired, f"{step.name} gave up {old}"
+        if old.hold != "waiting" and new.status == "cancelled":
+            assert old.cancel_requested_at is not None, f"{step.name} cancelled {old}"
+
+    def _follow_parents(self, before: dict[str, Row]) -> None:
+        ended = {
+            job
+            for job, row in self.rows.items()
+            if row.terminal and not (job in before and before[job].terminal)
+        }
+        for job, row in self.rows.items():
+            parents = self.facts[job].parents
+            if not parents:
+                continue
+            broken = False
+            for parent in ended & parents.keys():
+                policy = parents.pop(parent)
+                if self.rows[parent].status != "completed" and policy != "run":
+                    broken = True
+                    ends = "cancelled" if policy == "cancel" else "failed"
+                    assert row.terminal, f"{row} outlived its parent {self.rows[parent]} ({ends})"
+            if row.hold == "waiting":
+                assert not broken and parents, f"{row} waits for nobody"
+            elif row.terminal:
+                parents.clear()
+            else:
+                assert not parents, f"{row} did not wait for {parents}"
+
+    def _check_claims(self, step: Step) -> None:
+        for job, lease in step.claimed.items():
+            row, facts = self.rows[job], self.facts[job]
+            assert row.running and row.lease_id == lease, row
+            assert row.lease_expires_at is not None and row.lease_expires_at > self.now, row
+            assert row.expires_at is None or row.expires_at > self.now, f"claimed too late: {row}"
+            assert self.paused_queues.get(row.queue, 0) <= self.now, f"its queue is paused: {row}"
+            for key in row.keys:
+                assert self.paused_keys.get(key, 0) <= self.now, f"{key} is paused: {row}"
+            facts.leases.append(lease)
+            self.starts.append(Start(self.now, frozenset(row.keys)))
+        for job, row in self.rows.items():
+            if row.running:
+                assert row.lease_id == self.facts[job].leases[-1], f"nobody was given {row}"
+        for key in {key for job in step.claimed for key in self.rows[job].keys}:
+            rule = self.rule(key)
+            if rule is None:
+                continue
+            if rule.max_running is not None:
+                running = self.running(key)
+                assert running <= rule.max_running, f"{running} run under {key} {rule}"
+            if rule.rate is not None:
+                started = self.started(key, rule.period or 0, rule.since)
+                assert started <= rule.rate, f"{started} started under {key} {rule}"
+
+    def _check_events(
+        self, step: Step, before: dict[str, Row], sent: list[tuple[str, dict[str, Any]]]
+    ) -> None:
+        events: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for topic, payload in sent:
+            if topic.startswith("pq:queue:"):
+                continue
+            job = payload["job_id"]
+            owner = self.rows[job].user_id
+            assert topic == (f"pq:user:{owner}" if owner else f"pq:job:{job}"), (topic, payload)
+            events[job].append(payload)
+        for job, row in self.rows.items():
+            old = before.get(job)
+            if old is not None and old.version == row.version:
+                assert job not in events, f"{step.name} announced what did not change: {row}"
+                continue
+            told = sorted(event["version"] for event in events[job])
+            first = old.version + 1 if old else 1 + self.facts[job].bulk
+            expected = list(range(first, row.version + 1))
+            announces = self.announces.get(row.queue, "progress")
+            if announces == "none" or (job in step.silent and (not told or announces == "status")):
+                expected = []
+            assert told == expected, f"{step.name} announced {told}, not {expected}, of {row}"
+            for event in events[job]:
+                if event["version"] == row.version:
+                    self._check_event(event, row)
+                    self.last_event[job] = event
+
+    @staticmethod
+    def _check_event(event: dict[str, Any], row: Row) -> None:
+        told = tuple(
+            event.get(name)
+            for name in ("status", "hold", "attempt", "progress", "message", "error", "queue",
+                         "job_type")
+        )  # fmt: skip
+        assert told == (
+            row.status, row.hold, row.attempt, row.progress,
+            row.message, row.error, row.queue, row.job_type,
+        ), f"{event} does not match {row}"  # fmt: skip
+
+    def _check_books(self, seen: dict[str, Any]) -> None:
+        assert seen["depth_off"] is None, seen["depth_off"]
+        slots: dict[str, set[str]] = defaultdict(set)
+        for key, job in seen["slots"]:
+            slots[job].add(key)
+        for job, keys in slots.items():
+            row = self.rows.get(job)
+            assert row and row.running, f"slots of a job that does not run: {keys} {row}"
+            assert keys <= row.keys, (keys, row)
+        for job, row in self.rows.items():
+            if row.running:
+                limited = {key for key in row.keys if (rule := self.rule(key)) and rule.max_running}
+                assert limited <= slots[job], f"{row} has the slots {slots[job]}, not {limited}"
+        for child, parent in seen["waits"]:
+            assert not self.rows[parent].terminal or self.rows[child].terminal, (
+                f"{self.rows[child]} is tied to {self.rows[parent]}, which has ended"
+            )
+
+    def _check_batches(self, batches: list[dict[str, Any]]) -> None:
+        for batch in batches:
+            if batch["id"] in self.thinned_batches:
+                continue
+            states = [row.status for row in self.rows.values() if row.batch_id == batch["id"]]
+            counted = [batch["total"], *(batch[status] for status in TERMINAL)]
+            assert counted == [len(states), *(states.count(status) for status in TERMINAL)], batch
+            ended = all(status in TERMINAL for status in states)
+            assert (batch["finished_at"] is not None) == ended, batch
+            if ended and batch["callback"]:
+                assert batch["callback_job_id"] is not None, batch
+            assert batch["callback_job_id"] == self.batches.get(batch["id"]), batch
+
+
+def leads_to(old: Row, new: Row, allowed: Iterable[str], steps: int) -> bool:
+    """Whether so many of the actions lead from one to the other, attempts and all."""
+    assert steps <= MAX_STEPS, (old, new)
+    found = {(old.state, old.attempt)}
+    for _ in range(steps):
+        found = {
+            (EDGES[action][state][0], attempt + EDGES[action][state][1])
+            for state, attempt in found
+            for action in allowed
+            if state in EDGES[action]
+        }
+    return (new.state, new.attempt) in found

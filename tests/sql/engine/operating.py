@@ -1,0 +1,166 @@
+"""What users and operators do."""
+
+from typing import Any
+from uuid import UUID
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from .engine import Refused
+from .model import TIDY, Step
+from .world import KEYS, RULED, TENANTS, World, limits, pick, queue
+
+
+class Operating(World):
+    @precondition(lambda self: self.order)
+    @rule(n=pick)
+    def cancel(self, n: int) -> None:
+        row = self.row(n)
+        answer = self.call(
+            Step("cancel", targets={row.id: frozenset({"cancel", "wake"})}),
+            "select cancel_job($1)", UUID(row.id), refusable=True,
+        )  # fmt: skip
+        if row.status in ("completed", "failed"):
+            assert answer.code == "PQ_FINISHED_JOB", answer
+        else:
+            new = self.model.rows[row.id]
+            assert new.status == "cancelled" or new.cancel_requested_at is not None
+            assert row.status != "pending" or row.cancel_requested_at or (
+                new.status == "cancelled"
+            )  # fmt: skip
+
+    @precondition(lambda self: self.order)
+    @rule(n=pick)
+    def retry(self, n: int) -> None:
+        row = self.row(n)
+        answer = self.call(
+            Step("retry", targets={row.id: frozenset({"retry"})}),
+            "select retry_job($1)", UUID(row.id), refusable=True,
+        )  # fmt: skip
+        facts = self.model.facts[row.id]
+        if row.status in ("processing", "completed"):
+            assert answer.code == "PQ_FINISHED_JOB", answer
+        elif isinstance(answer, Refused):
+            assert answer.code == "PQ_CONFLICT" and facts.unique, answer
+            assert any(self.holds(job, facts.unique) for job in self.model.rows if job != row.id), (
+                answer
+            )
+        else:
+            assert answer["status"] == "pending", answer
+
+    @rule(name=st.sampled_from(["paid", "seen"]), payload=st.sampled_from([None, {"n": 1}]))
+    def send_event(self, name: str, payload: Any) -> None:
+        parked = {
+            r.id for r in self.model.rows.values() if r.parked_on == name and r.hold == "parked"
+        }
+        answer = self.call(
+            Step("send_event", targets=dict.fromkeys(parked, frozenset({"wake"}))),
+            "select send_event($1, $2)", name, payload,
+        )  # fmt: skip
+        assert answer == {"woken": len(parked)}
+        for job in parked:
+            assert self.model.rows[job].event == payload
+
+    @rule(action=st.sampled_from(["retry", "cancel", "discard"]), name=queue,
+          status=st.sampled_from(["pending", "processing", "failed", "cancelled", "completed"]),
+          preview=st.booleans())  # fmt: skip
+    def change_jobs(self, action: str, name: str, status: str, preview: bool) -> None:
+        rows = [r for r in self.model.rows.values() if (r.queue, r.status) == (name, status)]
+        actions = {"retry": {"retry"}, "cancel": {"cancel", "wake"}, "discard": set()}[action]
+        able = {
+            "retry": lambda r: r.status in ("failed", "cancelled"),
+            "cancel": lambda r: not r.terminal,
+            "discard": lambda r: r.terminal,
+        }[action]
+        targets = {r.id: frozenset(actions) for r in rows if able(r) and not preview}
+        gone = frozenset(targets if action == "discard" else ())
+        answer = self.call(
+            Step(f"{action} {status}", targets=targets, gone=gone),
+            "select change_jobs($1, $2, $3)", action, {"queue": name, "status": status}, preview,
+            refusable=True,
+        )  # fmt: skip
+        if isinstance(answer, Refused):
+            assert answer.code == "PQ_CONFLICT" and action == "retry", answer
+            return
+        if preview:
+            assert answer["changed"] == 0, answer
+        assert answer["matched"] == sum(map(able, rows)), answer
+
+    def purge(self, name: str) -> None:
+        rows = [r for r in self.model.rows.values() if (r.queue, r.status) == (name, "pending")]
+        answer = self.call(
+            Step("purge", targets={row.id: frozenset({"cancel"}) for row in rows}),
+            "select purge_queue($1)", name,
+        )  # fmt: skip
+        assert answer["changed"] == len(rows), answer
+        assert all(self.model.rows[row.id].status == "cancelled" for row in rows), rows
+
+    def pause_queue(self, name: str, until: float | None) -> None:
+        self.call(
+            Step("pause_queue"),
+            "select pause_queue($1, picture_queue._now() + make_interval(secs => $2))", name, until,
+        )  # fmt: skip
+        assert name in self.model.paused_queues
+
+    def resume_queue(self, name: str, drain: bool) -> None:
+        if drain:
+            self.drained.add(name)
+            self.call(Step("drain_queue"), "select drain_queue($1)", name)
+        else:
+            self.drained.discard(name)
+            self.call(Step("resume_queue"), "select resume_queue($1)", name)
+            assert name not in self.model.paused_queues
+
+    def pause_key(self, key: str, until: float | None) -> None:
+        self.call(
+            Step("pause_key"),
+            "select pause_key($1, picture_queue._now() + make_interval(secs => $2))", key, until,
+        )  # fmt: skip
+        self.model.paused_keys[key] = self.model.now + until if until else float("inf")
+
+    def resume_key(self, key: str) -> None:
+        self.call(Step("resume_key", targets=self.keyed(key)), "select resume_key($1)", key)
+        self.model.paused_keys.pop(key, None)
+
+    @rule(
+        action=st.sampled_from(["pause", "pause for 20 s", "resume", "resume", "drain"]), name=queue
+    )
+    def steer_queue(self, action: str, name: str) -> None:
+        if action.startswith("pause"):
+            self.pause_queue(name, 20 if action.endswith("s") else None)
+        else:
+            self.resume_queue(name, action == "drain")
+
+    @rule(
+        action=st.sampled_from(["pause", "pause for 20 s", "resume", "resume"]),
+        key=st.sampled_from(KEYS),
+    )
+    def steer_key(self, action: str, key: str) -> None:
+        if action.startswith("pause"):
+            self.pause_key(key, 20 if action.endswith("s") else None)
+        else:
+            self.resume_key(key)
+
+    @precondition(lambda self: self.limited)
+    @rule(key=st.sampled_from(RULED), limit=st.one_of(limits, limits, st.none()))
+    def change_limit(self, key: str, limit: dict[str, Any] | None) -> None:
+        if limit:
+            self.set_limit(key, limit)
+        elif key in self.model.rules:
+            del self.model.rules[key]
+            self.call(Step("delete_limit", targets=self.keyed(key)), "select delete_limit($1)", key)
+
+    @rule(
+        what=st.sampled_from(["purge", "weight", "weight"]),
+        name=queue,
+        weight=st.sampled_from([0.5, 1, 3]),
+    )
+    def seldom(self, what: str, name: str, weight: float) -> None:
+        if what == "purge":
+            self.purge(name)
+        else:
+            self.call(Step("set_tenant"), "select set_tenant($1, $2)", TENANTS[1], weight)
+
+    @rule()
+    def maintain(self) -> None:
+        self.call(Step("maintain", others=TIDY), "select picture_queue.maintain()::text")

@@ -1,0 +1,118 @@
+"""Whose turn it is: tenants, weights, aging, and keys that are full."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from .conftest import TYPE
+
+
+async def fair_queue(db: Any) -> None:
+    await db.value("select set_queue($1, $2)", db.queue, {"fair_share": True})
+
+
+async def enqueue(db: Any, tenant: str, n: int) -> None:
+    job = {"job_type": "sql-resize", "queue": db.queue, "options": {"tenant": tenant}}
+    await db.value("select enqueue_jobs($1)", [job] * n)
+
+
+async def starts(db: Any, n: int, at_once: int = 1) -> list[str]:
+    """The tenants of the next n starts; each job completes before the next claim."""
+    started: list[str] = []
+    while len(started) < n:
+        jobs = await db.claim(min(at_once, n - len(started)))
+        assert jobs, started
+        tenants = await db.rows(
+            "select tenant from unnest($1::uuid[]) with ordinality as c (id, i) "
+            "join job_queue j using (id) order by c.i", [UUID(job["id"]) for job in jobs],
+        )  # fmt: skip
+        started += [row["tenant"] for row in tenants]
+        items = [
+            {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "completed"}
+            for job in jobs
+        ]
+        await db.value("select report_jobs($1)", items)
+    return started
+
+
+@pytest.mark.parametrize("before", [0, 300])
+async def test_ten_jobs_behind_ten_thousand_start_within_thirty_starts(db, before):
+    await fair_queue(db)
+    await enqueue(db, "large", 10_000)
+    await starts(db, before, 50)
+    await enqueue(db, "small", 10)
+    assert (await starts(db, 30)).count("small") == 10
+
+
+@pytest.mark.parametrize("at_once", [1, 10])
+async def test_weights_of_three_to_one_give_starts_of_three_to_one(db, at_once):
+    await fair_queue(db)
+    await db.value("select set_tenant('gold', 3)")
+    for tenant in ("plain", "gold"):
+        await enqueue(db, tenant, 1000)
+    share = (await starts(db, 1000, at_once)).count("gold") / 1000
+    assert abs(share - 0.75) <= 0.05 * 0.75
+
+
+async def test_a_tenant_that_was_away_gets_its_share_and_no_more(db):
+    """Turns that were not used are not saved up."""
+    await fair_queue(db)
+    await enqueue(db, "steady", 400)
+    await starts(db, 200, 50)
+    await enqueue(db, "away", 200)
+    assert 45 <= (await starts(db, 100)).count("away") <= 55
+
+
+async def test_a_retry_does_not_jump_the_line_of_its_tenant(db):
+    await fair_queue(db)
+    await enqueue(db, "one", 20)
+    await enqueue(db, "two", 20)
+    for job in await db.claim(4):
+        await db.report(job, "released")
+    assert 9 <= (await starts(db, 20)).count("one") <= 11
+
+
+async def test_waiting_is_worth_priority_where_a_queue_ages(db):
+    await db.value("select set_queue($1, $2)", db.queue, {"aging_seconds": 60})
+    old = await db.enqueue(priority=0)
+    await db.pass_time(100)
+    little = await db.enqueue(priority=1)
+    much = await db.enqueue(priority=2)
+    assert [job["id"] for job in await db.claim(3)] == [str(much), str(old), str(little)]
+
+
+async def test_queues_get_their_share_of_a_workers_claims(db):
+    await db.value("select setseed(0.5)")
+    other = f"{db.queue}-b"
+    for queue in (db.queue, other):
+        job = {"job_type": "sql-resize", "queue": queue}
+        await db.value("select enqueue_jobs($1)", [job] * 1000)
+    counts = {db.queue: 0, other: 0}
+    for _ in range(100):
+        jobs = await db.value(
+            "select claim_jobs('w1', $1, array['sql-resize'], 10, weights => $2)",
+            [db.queue, other], [3.0, 1.0],
+        )  # fmt: skip
+        for job in jobs:
+            counts[job["queue"]] += 1
+    assert sum(counts.values()) == 1000
+    assert abs(counts[db.queue] / 1000 - 0.75) <= 0.05 * 0.75
+
+
+async def test_a_full_key_with_ten_thousand_jobs_does_not_delay_others(crowd):
+    full, other = crowd.key(1), crowd.key(2)
+    await crowd.one.value("select set_limit($1, max_running => 1)", full)
+    await crowd.one.enqueue(*[{"options": {"limit_keys": [full]}}] * 10_000)
+    await crowd.one.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
+    # A claim looks at 5,000 jobs at most and puts aside those of the full key, for good.
+    claims = [len(await crowd.one.claim(10)) for _ in range(3)]
+    assert sum(claims) == 1 + 10
+    await crowd.one.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
+    await crowd.one.claim(1)  # clears the entries of those put aside from the index
+    async with crowd.one.connection.transaction():
+        visited = "select pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass)"
+        before = await crowd.one.value(visited)
+        assert len(await crowd.one.claim(5)) == 5
+        assert await crowd.one.value(visited) - before <= 50
+    assert {job["job_type"] for job in await crowd.one.claim(10)} == {TYPE}

@@ -1,0 +1,197 @@
+"""Limits hold to the job, whichever key they are for, and let go what they held."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+USER = UUID(int=7)
+KEYS = {
+    "a queue": ("queue:{queue}", {}),
+    "all there is": ("global", {}),
+    "a user": (f"user:{USER}", {"user_id": USER}),
+    "each user": ("user:*", {"user_id": USER}),
+    "a job type": ("type:sql-resize", {}),
+    "a key": ("k:1", {"options": {"limit_keys": ["k:1"]}}),
+    "each key of a kind": ("k:*", {"options": {"limit_keys": ["k:1"]}}),
+}
+
+
+async def limit(db: Any, key: str, running: int | None = None, **rate: Any) -> None:
+    await db.value(
+        "select set_limit($1, $2, $3, $4)", key, running, rate.get("rate"), rate.get("period")
+    )
+
+
+async def enqueue(db: Any, n: int, *keys: str, **given: Any) -> list[str]:
+    options = {"limit_keys": [*keys]}
+    return [str(await db.enqueue(options=options, **given)) for _ in range(n)]
+
+
+async def report(db: Any, jobs: list[dict[str, Any]], outcome: str = "completed") -> None:
+    for job in jobs:
+        assert (await db.report(job, outcome, delay_seconds=3600))["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("what", KEYS)
+async def test_no_more_than_the_limit_run(db, what):
+    key, given = KEYS[what]
+    # What other tests have left running counts under a limit for all there is.
+    await db.run("delete from job_queue where status = 'processing'")
+    await limit(db, key.format(queue=db.queue), 2)
+    ids = [str(await db.enqueue(**given)) for _ in range(7)]
+    done: list[str] = []
+    running = await db.claim(10)
+    while running:
+        assert len(running) == min(2, 7 - len(done))
+        assert await db.claim(10) == []
+        await report(db, running[:1])
+        done.append(running.pop(0)["id"])
+        running += await db.claim(10)
+    assert done == ids
+
+
+async def test_each_key_of_a_kind_has_a_limit_of_its_own(db):
+    await limit(db, "k:*", 1)
+    await limit(db, "k:2", 2)
+    for key in ("k:1", "k:2", "k:3"):
+        await enqueue(db, 3, key)
+    assert len(await db.claim(20)) == 1 + 2 + 1
+
+
+async def test_a_job_under_two_keys_needs_room_in_both(db):
+    await limit(db, "k:1", 1)
+    await limit(db, "k:2", 2)
+    await enqueue(db, 1, "k:1")
+    both = await enqueue(db, 2, "k:1", "k:2")
+    (first,) = await db.claim(10)
+    await enqueue(db, 2, "k:2")
+    assert len(await db.claim(10)) == 2
+    await report(db, [first])
+    assert await db.claim(10) == [], "k:2 is full"
+    blocked = await db.rows("select distinct hold from job_queue where id = any($1)",
+                            [UUID(one) for one in both])  # fmt: skip
+    assert blocked == [{"hold": "blocked"}]
+
+
+@pytest.mark.parametrize("outcome", ["failed", "snoozed", "parked", "cancelled"])
+async def test_whatever_ends_an_attempt_gives_its_slot_to_the_next(db, outcome):
+    await limit(db, "k:1", 1)
+    ids = await enqueue(db, 2, "k:1")
+    (first,) = await db.claim(10)
+    await report(db, [first], outcome)
+    assert [job["id"] for job in await db.claim(10)] == [ids[1]]
+
+
+async def test_an_expired_lease_gives_its_slot_to_the_next(db):
+    await limit(db, "k:1", 1)
+    ids = await enqueue(db, 2, "k:1", max_attempts=1)
+    await db.claim(10)
+    await db.pass_time(31)
+    assert [job["id"] for job in await db.claim(10)] == [ids[1]]
+
+
+async def test_a_rate_counts_the_starts_of_any_period(db):
+    await limit(db, "k:1", rate=3, period=60)
+    await enqueue(db, 20, "k:1")
+    await report(db, await db.claim(1))
+    await db.pass_time(30)
+    await report(db, await db.claim(10))
+    for wait, starts in ((29, 0), (2, 1), (28, 0), (2, 2), (500, 3), (0.1, 0)):
+        await db.pass_time(wait)
+        jobs = await db.claim(10)
+        assert len(jobs) == starts, (wait, starts)
+        await report(db, jobs)
+
+
+async def test_a_snoozed_attempt_was_a_start(db):
+    """What ran for a moment has used the service that the rate protects."""
+    await limit(db, "k:1", rate=1, period=60)
+    await enqueue(db, 2, "k:1")
+    await report(db, await db.claim(10), "snoozed")
+    assert await db.claim(10) == []
+
+
+async def test_a_limit_raised_lets_more_run_at_once(db):
+    await limit(db, "k:1", 1)
+    await enqueue(db, 5, "k:1")
+    assert len(await db.claim(10)) == 1
+    await limit(db, "k:1", 4)
+    assert len(await db.claim(10)) == 3
+
+
+async def test_a_limit_lowered_waits_for_what_runs(db):
+    await limit(db, "k:1", 3)
+    await enqueue(db, 6, "k:1")
+    running = await db.claim(10)
+    await limit(db, "k:1", 1)
+    for job in running[:2]:
+        await report(db, [job])
+        assert await db.claim(10) == []
+    await report(db, running[2:])
+    assert len(await db.claim(10)) == 1
+
+
+async def test_a_new_limit_counts_what_runs_already(db):
+    await enqueue(db, 5, "k:1")
+    running = await db.claim(2)
+    await limit(db, "k:1", 2)
+    assert await db.claim(10) == []
+    await report(db, running[:1])
+    assert len(await db.claim(10)) == 1
+
+
+async def test_a_limit_deleted_frees_all_it_held(db):
+    await limit(db, "k:1", 1)
+    await enqueue(db, 40, "k:1")
+    assert len(await db.claim(40)) == 1
+    await db.value("select delete_limit('k:1')")
+    assert len(await db.claim(40)) == 39
+
+
+@pytest.mark.parametrize("resume_at", [None, 60])
+async def test_a_paused_key_starts_nothing_until_it_is_resumed(db, resume_at):
+    await enqueue(db, 2, "k:1")
+    (free,) = await enqueue(db, 1, "k:2")
+    await db.value(
+        "select pause_key('k:1', picture_queue._now() + make_interval(secs => $1))", resume_at
+    )
+    running = await db.claim(10)
+    assert [job["id"] for job in running] == [free]
+    await report(db, running)
+    await db.pass_time(59)
+    assert await db.claim(10) == []
+    await db.pass_time(2)
+    if resume_at is None:
+        assert await db.claim(10) == []
+        await db.value("select resume_key('k:1')")
+    assert len(await db.claim(10)) == 2
+
+
+async def test_jobs_over_their_limit_stand_in_nobodys_way(db):
+    await limit(db, "k:1", 1)
+    await enqueue(db, 300, "k:1", priority=5)
+    others = await enqueue(db, 5, "k:2")
+    claimed = [job["id"] for job in await db.claim(6)]
+    assert claimed[1:] == others
+
+
+async def test_what_a_limit_held_goes_in_its_old_order(db):
+    await limit(db, "k:1", 1)
+    await enqueue(db, 1, "k:1")
+    low = await enqueue(db, 1, "k:1", priority=0)
+    high = await enqueue(db, 1, "k:1", priority=9)
+    order: list[str] = []
+    while jobs := await db.claim(10):
+        order.append(jobs[0]["id"])
+        await report(db, jobs)
+    assert order.index(high[0]) < order.index(low[0])
+
+
+async def test_unlimited_jobs_take_no_slots(db):
+    await limit(db, f"k:{uuid4()}", 1)
+    await enqueue(db, 3, "k:1")
+    jobs = await db.claim(10)
+    assert await db.rows(
+        "select from picture_queue.slot where job_id = any($1)", [UUID(job["id"]) for job in jobs]
+    ) == []  # fmt: skip

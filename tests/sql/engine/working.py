@@ -1,0 +1,242 @@
+"""What workers do, with leases in force and with those that have ended."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from .engine import Row
+from .model import CLAIM, SETTLE, Step
+from .world import AGED, EVENTS, FAIR, PLAIN, QUEUES, QUIET, TYPES, World, outcomes, pick, worker
+
+
+class Working(World):
+    def claim_step(self, name: str, **more: Any) -> Step:
+        return Step(name, others=CLAIM, **more)
+
+    @rule(who=worker, most=st.sampled_from([1, 1, 2, 5, 20]),
+          queues=st.sampled_from([QUEUES, [PLAIN], [FAIR, PLAIN], [AGED, QUIET]]),
+          types=st.sampled_from([TYPES, TYPES, ["a"], ["b", "c"]]),
+          lease=st.sampled_from([5, 30]), weighted=st.booleans())  # fmt: skip
+    def claim(
+        self, who: int, most: int, queues: Any, types: Any, lease: float, weighted: bool
+    ) -> None:
+        request = next(self.ids)
+        self.tick()
+        answer = self.engine.call(
+            "select claim_jobs($1, $2, $3, $4, $5, $6, $7)",
+            f"w{who}", queues, types, most, lease, UUID(request),
+            [float(n + 1) for n in range(len(queues))] if weighted else None,
+        )  # fmt: skip
+        claimed = self.take(who, answer, request)
+        self.watch(self.claim_step("claim", claimed=claimed))
+        rows = [self.model.rows[job] for job in claimed]
+        assert len(rows) <= most
+        for row in rows:
+            assert row.queue in queues and row.job_type in types, row
+            assert row.worker == f"w{who}", row
+            assert row.lease_expires_at == pytest.approx(self.model.now + lease), row
+        if not weighted:
+            places = [(row.rank, row.turn, row.seq) for row in rows]
+            assert places == sorted(places), rows
+            self.check_left(rows, most, queues, types)
+
+    def check_left(self, rows: list[Row], most: int, queues: Any, types: Any) -> None:
+        """What could have been claimed too was behind, or its limit is reached."""
+        worst = max(((row.rank, row.turn, row.seq) for row in rows), default=None)
+        for row in self.model.rows.values():
+            if (
+                row.state == ("pending", None)
+                and row.queue in queues
+                and row.job_type in types
+                and self.model.paused_queues.get(row.queue, 0) <= self.model.now
+                and (row.expires_at is None or row.expires_at > self.model.now)
+                and not any(map(self.model.full, row.keys))
+            ):
+                assert len(rows) == most, f"{row} was left although only {len(rows)} were claimed"
+                assert worst and worst < (row.rank, row.turn, row.seq), f"{row} was passed over"
+
+    @precondition(lambda self: self.requests)
+    @rule(n=pick)
+    def claim_again(self, n: int) -> None:
+        """The answer was lost, and the call is repeated."""
+        who = [*self.requests][n % len(self.requests)]
+        lease, got = self.requests[who]
+        self.tick()
+        held = {job for job in got if self.model.leased(job, lease)}
+        running = {job for job in held if not self.model.is_overdue(job)}
+        answer = self.engine.call(
+            "select claim_jobs($1, $2, $3, 20, 5, $4)", f"w{who}", QUEUES, TYPES, UUID(lease)
+        )
+        # Once all of them have ended it is a claim like any other.
+        there = {job["id"] for job in answer}
+        anew = [
+            job
+            for job in answer
+            if job["id"] not in held or job["version"] > self.model.rows[job["id"]].version
+        ]
+        claimed = self.take(who, anew, lease) if anew else {}
+        self.watch(self.claim_step("claim again", claimed=claimed))
+        if running:
+            assert not anew and running <= there <= held, answer
+
+    @rule(who=worker, most=st.sampled_from([1, 3, 20]))
+    def claim_all(self, who: int, most: int) -> None:
+        self.claim(who, most, QUEUES, TYPES, 30, False)
+
+    @rule(who=worker)
+    def claim_legacy(self, who: int) -> None:
+        self.tick()
+        row = self.engine.call("select to_jsonb(j) from claim_next_job('plain') j")
+        claimed = {row["id"]: row["lease_id"]} if row else {}
+        self.grants[who] = [*self.grants[who], *claimed.items()][-12:]
+        self.watch(self.claim_step("claim_next_job", claimed=claimed))
+
+    @rule(who=worker)
+    def heartbeat(self, who: int) -> None:
+        grants = {job: lease for job, lease in self.grants[who]}
+        before = dict(self.model.rows)
+        self.tick()
+        answer = self.engine.call(
+            "select heartbeat_jobs($1, $2)", f"w{who}",
+            [{"job_id": job, "lease_id": lease} for job, lease in grants.items()],
+        )  # fmt: skip
+        held = {job for job, lease in grants.items() if self.model.leased(job, lease)}
+        self.watch(Step("heartbeat"))
+        lost = set(answer["lost"])
+        assert grants.keys() - held <= lost, "a lease that ended was prolonged"
+        for job in held:
+            old, new = before[job], self.model.rows[job]
+            assert new.lease_expires_at and old.lease_expires_at and old.lease_seconds
+            over = (
+                old.cancel_requested_at is not None
+                and old.cancel_requested_at + 30 <= self.model.now
+            ) or old.started_at + self.timeout(old) + 30 <= self.model.now
+            assert over or job not in lost, old
+            assert (job in answer["cancel"]) == (
+                old.cancel_requested_at is not None and job not in lost
+            ), old
+            if not over and not self.is_legacy(old):
+                assert self.model.now < new.lease_expires_at, new
+                assert new.lease_expires_at <= self.model.now + old.lease_seconds + 1e-3, new
+
+    @staticmethod
+    def is_legacy(row: Row) -> bool:
+        return row.worker == "claim_next_job"
+
+    @staticmethod
+    def timeout(row: Row) -> float:
+        return row.timeout_seconds or 600
+
+    @rule(n=pick, percent=st.sampled_from([0, 40, 60, 100]), late=st.booleans())
+    def progress(self, n: int, percent: int, late: bool) -> None:
+        _, job, lease = self.grant(n, late)
+        if job not in self.model.rows:
+            return
+        held = self.model.leased(job, lease)
+        answer = self.call(
+            Step("progress", targets={job: frozenset({"progress"})}, silent=frozenset([job])),
+            "select report_progress($1, $2, $3, $4)", UUID(job), UUID(lease), percent, "so far",
+            refusable=True,
+        )  # fmt: skip
+        if held:
+            row = self.model.rows[job]
+            assert answer == {"cancel_requested": row.cancel_requested_at is not None}
+            assert (row.progress, row.message) == (percent, "so far")
+        else:
+            assert answer.code in ("PQ_STALE_LEASE", "PQ_UNKNOWN_JOB"), answer
+
+    @rule(which=st.lists(pick, min_size=1, max_size=4), outcome=outcomes,
+          late=st.sampled_from([False] * 3 + [True]), then=st.sampled_from([0, 0, 2]))  # fmt: skip
+    def report(self, which: list[int], outcome: dict[str, Any], late: bool, then: int) -> None:
+        """A worker says how jobs ended, some of which may not be its any more, and may claim."""
+        picked = {job: (who, lease) for who, job, lease in (self.grant(n, late) for n in which)}
+        who = next(iter(picked.values()))[0]
+        wanted = {job: self.expected(job, lease, outcome) for job, (_, lease) in picked.items()}
+        items = [{"job_id": j, "lease_id": lease, **outcome} for j, (_, lease) in picked.items()]
+        request = next(self.ids)
+        claim = then and {
+            "worker": f"w{who}", "queues": QUEUES, "job_types": TYPES, "max_jobs": then,
+            "request_id": request,
+        }  # fmt: skip
+        self.tick()
+        answer = self.engine.call("select report_jobs($1, $2)", items, claim or None)
+        claimed = {job["id"]: request for job in answer["jobs"]}
+        targets = {
+            job: frozenset(
+                {action, *(["wake"] if action == "park" else []), *(CLAIM if then else [])}
+            )
+            for job, (_, action) in wanted.items()
+            if action
+        }
+        self.watch(
+            Step(f"report {outcome}", targets=targets, others=CLAIM if then else SETTLE,
+                 claimed=claimed)
+        )  # fmt: skip
+        assert [(o["job_id"], o["outcome"]) for o in answer["outcomes"]] == [
+            (job, word) for job, (word, _) in wanted.items()
+        ]
+        if then:
+            self.take(who, answer["jobs"], request)
+        else:
+            self.check_outcomes(wanted, outcome)
+
+    @rule(which=st.lists(pick, min_size=1, max_size=4))
+    def complete(self, which: list[int]) -> None:
+        self.report(which, {"outcome": "completed", "result": {"ok": True}}, False, 0)
+
+    @rule(which=st.lists(pick, min_size=1, max_size=2), event=st.sampled_from(EVENTS))
+    def park(self, which: list[int], event: str | None) -> None:
+        outcome = {"outcome": "parked", "event": event, "delay_seconds": 300}
+        self.report(which, outcome, False, 0)
+
+    @rule(n=pick)
+    def complete_legacy(self, n: int) -> None:
+        """A caller of claim_next_job ends its job without naming the lease."""
+        _, job, _ = self.grant(n, False)
+        row = self.model.rows.get(job)
+        if row is None:
+            return
+        _, action = self.expected(job, row.lease_id or "", {"outcome": "completed"})
+        answer = self.call(
+            Step("complete_job", targets={job: frozenset([action])} if action else {}),
+            "select complete_job($1)", UUID(job), refusable=True,
+        )  # fmt: skip
+        if not self.is_legacy(row) or row.lease_id is None:
+            assert answer.code == "PQ_STALE_LEASE", answer
+        else:
+            assert answer == self.model.rows[job].status, answer
+
+    @rule(n=pick, key=st.sampled_from(["k:1", "m:1", "queue:plain"]))
+    def told_to_come_back(self, n: int, key: str) -> None:
+        """Retry-After: the job is snoozed and its key or queue pauses."""
+        _, job, lease = self.grant(n, False)
+        outcome = {"outcome": "snoozed", "delay_seconds": 15, "pause_key": key}
+        word, action = self.expected(job, lease, outcome)
+        answer = self.call(
+            Step("retry after", targets={job: frozenset({action})} if action else {}),
+            "select report_jobs($1)",
+            [{"job_id": job, "lease_id": lease, **outcome}],
+        )
+        assert answer["outcomes"][0]["outcome"] == word
+        if word != "ok":
+            return
+        until = self.model.now + 15
+        if key.startswith("queue:"):
+            assert key[6:] in self.model.paused_queues
+        else:
+            self.model.paused_keys[key] = max(self.model.paused_keys.get(key, 0), until)
+
+    def check_outcomes(self, wanted: dict[str, Any], outcome: dict[str, Any]) -> None:
+        for job, (_, action) in wanted.items():
+            row = self.model.rows.get(job)
+            if action in ("back_off", "snooze") and "delay_seconds" in outcome:
+                assert row and row.scheduled_for == pytest.approx(
+                    self.model.now + outcome["delay_seconds"]
+                )
+            if action == "complete":
+                assert row and (row.result, row.progress) == ({"ok": True}, 100), row
+            if action in ("fail", "back_off"):
+                assert row and row.error == outcome["error"], row

@@ -1,0 +1,280 @@
+"""The world of the model tests: what four workers and the users of four queues keep in mind."""
+
+import sys
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine
+
+from .engine import Engine, Refused, Row
+from .model import Facts, Model, Rule, Step
+
+START = 1_900_000_000.0  # seconds since the epoch
+MOST_JOBS = 40
+
+PLAIN, FAIR, AGED, QUIET = "plain", "fair", "aged", "quiet"
+QUEUES = [PLAIN, FAIR, AGED, QUIET]
+TYPES = ["a", "b", "c"]
+USERS = [None, str(UUID(int=1)), str(UUID(int=2))]
+TENANTS = [None, "small", "large"]
+KEYS = ["k:1", "k:2", "m:1"]
+RULED = ["global", "queue:plain", "type:b", "user:*", f"user:{USERS[1]}", "k:*", "k:1", "m:1"]
+WORKERS = range(4)
+EVENTS = [None, "paid", "seen"]
+
+worker = st.sampled_from(WORKERS)
+pick = st.integers(0, 30)
+queue = st.sampled_from(QUEUES)
+limits = st.one_of(
+    st.builds(lambda n: {"max_running": n}, st.integers(1, 3)),
+    st.builds(
+        lambda n, s: {"rate": n, "period_seconds": s}, st.integers(1, 3), st.sampled_from([10, 60])
+    ),
+    st.just({"max_running": 2, "rate": 2, "period_seconds": 30}),
+)
+jobs = st.fixed_dictionaries(
+    {"queue": queue, "job_type": st.sampled_from(TYPES)},
+    optional={
+        "priority": st.integers(-1, 2),
+        "max_attempts": st.integers(1, 3),
+        "user_id": st.sampled_from(USERS),
+        "options": st.fixed_dictionaries(
+            {},
+            optional={
+                "delay_seconds": st.sampled_from([0, 5, 60]),
+                "expires_in_seconds": st.sampled_from([2, 30, 600]),
+                "timeout_seconds": st.sampled_from([1, 40]),
+                "tenant": st.sampled_from(TENANTS),
+                "limit_keys": st.lists(st.sampled_from(KEYS), max_size=2, unique=True),
+                "backoff": st.sampled_from(
+                    [
+                        {"policy": "constant", "base_seconds": 1, "jitter": 0},
+                        {"policy": "linear", "base_seconds": 5, "cap_seconds": 8},
+                    ]
+                ),
+            },
+        ),
+    },
+)
+outcomes = st.one_of(
+    st.just({"outcome": "completed", "result": {"ok": True}}),
+    st.builds(
+        lambda more: {"outcome": "failed", "error": "boom", **more},
+        st.sampled_from([{}, {"retryable": False}, {"delay_seconds": 7}, {"error": "other 12"}]),
+    ),
+    st.builds(
+        lambda more: {"outcome": "snoozed", **more},
+        st.sampled_from([{"delay_seconds": 0}, {"delay_seconds": 20}]),
+    ),
+    st.just({"outcome": "released"}),
+    st.builds(
+        lambda event, delay: {"outcome": "parked", "event": event, "delay_seconds": delay},
+        st.sampled_from(EVENTS),
+        st.sampled_from([3, 300]),
+    ),
+    st.just({"outcome": "cancelled"}),
+)
+
+
+class World(RuleBasedStateMachine):
+    """Calls of the engine, each judged by the model."""
+
+    engine: Engine
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example = self.engine.example()
+        self.example.__enter__()
+        self.engine.now = START
+        self.model = Model()
+        self.model.now = START
+        self.ids = (str(UUID(int=0x1000000 + n)) for n in count())
+        self.order: list[str] = []  # of the jobs, as they were made
+        self.grants: dict[int, list[tuple[str, str]]] = {w: [] for w in WORKERS}
+        self.requests: dict[int, tuple[str, list[str]]] = {}
+        self.batches: list[str] = []
+        self.limited = False
+        self.drained: set[str] = set()
+
+    def tick(self, seconds: float = 0.001) -> None:
+        """Two calls are never made in the same millisecond."""
+        self.engine.now = self.model.now = round(self.engine.now + seconds, 3)
+
+    def call(self, step: Step, sql: str, *args: Any, refusable: bool = False) -> Any:
+        self.tick()
+        call = self.engine.attempt if refusable else self.engine.call
+        answer = call(sql, *args)
+        if isinstance(answer, Refused):
+            for job in step.new:
+                self.model.facts.pop(job)
+            step = Step(step.name, others=frozenset())
+        self.watch(step)
+        return answer
+
+    def watch(self, step: Step) -> None:
+        seen = self.engine.look()
+        self.model.paused_queues = seen["paused"]
+        self.order += [job for job in seen["jobs"] if job not in self.model.rows]
+        self.model.observe(step, seen)
+
+    def row(self, n: int) -> Row:
+        rows = [self.model.rows[job] for job in self.order if job in self.model.rows]
+        return rows[n % len(rows)]
+
+    # What is known -----------------------------------------------------------------------------
+
+    def grant(self, n: int, late: bool) -> tuple[int, str, str]:
+        """A worker, a job and its lease: one in force, or if late any there ever was; if there is
+        none, a claim is made, and at last one of nobody's."""
+        for _ in range(2):
+            grants = [
+                (who, job, lease)
+                for who, held in self.grants.items()
+                for job, lease in held
+                if late or self.model.leased(job, lease)
+            ]
+            if grants:
+                return grants[n % len(grants)]
+            self.claim(n % len(WORKERS), 3, QUEUES, TYPES, 30, False)
+        return 0, str(UUID(int=1)), str(UUID(int=2))
+
+    def claim(
+        self, who: int, most: int, queues: Any, types: Any, lease: float, weighted: bool
+    ) -> None:
+        raise NotImplementedError
+
+    def keyed(self, key: str) -> dict[str, frozenset[str]]:
+        """The jobs that a change of a key's rule may let go."""
+        return {
+            row.id: frozenset({"unblock"})
+            for row in self.model.rows.values()
+            if row.hold == "blocked"
+        }
+
+    def set_limit(self, key: str, limit: dict[str, Any]) -> None:
+        old = self.model.rules.get(key)
+        new = Rule(limit.get("max_running"), limit.get("rate"), limit.get("period_seconds"),
+                   self.model.now + 0.001)  # fmt: skip
+        # Starts count from when somebody began to count them.
+        if old and old.rate and new.rate:
+            new = new._replace(since=old.since)
+        self.model.rules[key] = new
+        self.call(
+            Step("set_limit", targets=self.keyed(key)),
+            "select set_limit($1, $2, $3, $4)", key, new.max_running, new.rate, new.period,
+        )  # fmt: skip
+
+    def item(self, given: dict[str, Any], **facts: Any) -> dict[str, Any]:
+        """A job for enqueue_jobs, and what the model has to know of it."""
+        job = next(self.ids)
+        self.model.facts[job] = Facts(**facts)
+        return {**given, "job_id": job}
+
+    def enqueue(self, name: str, items: list[dict[str, Any]], **step: Any) -> Any:
+        new = frozenset(item["job_id"] for item in items)
+        step.setdefault("refusable", True)
+        refusable = step.pop("refusable")
+        return self.call(
+            Step(name, new=step.pop("new", new), **step),
+            "select enqueue_jobs($1)",
+            items,
+            refusable=refusable,
+        )
+
+    def draining(self, items: list[dict[str, Any]]) -> bool:
+        return any(item["queue"] in self.drained for item in items)
+
+    def check_drain(self, answer: Any, items: list[dict[str, Any]]) -> bool:
+        """Whether a queue that drains refused the jobs, which it must."""
+        draining = self.draining(items)
+        refused = isinstance(answer, Refused) and answer.code == "PQ_QUEUE_DRAINING"
+        assert draining == refused, answer
+        return refused
+
+    def take(self, who: int, answer: list[dict[str, Any]], lease: str) -> dict[str, str]:
+        claimed = {job["id"]: lease for job in answer}
+        assert len(claimed) == len(answer), "a job twice in one claim"
+        self.grants[who] = [*self.grants[who], *claimed.items()][-12:]
+        self.requests[who] = (lease, [*claimed])
+        return claimed
+
+    def expected(self, job: str, lease: str, outcome: dict[str, Any]) -> tuple[str, str | None]:
+        """The answer to a report, and what the report does to the job."""
+        row = self.model.rows.get(job)
+        if row is None or row.lease_id != lease:
+            return "stale", None
+        if not row.running:
+            return "repeated", None
+        word = outcome["outcome"]
+        if word == "completed":
+            return "ok", "complete"
+        if word == "cancelled" or row.cancel_requested_at is not None:
+            return "ok", "cancel"
+        if word == "failed":
+            again = outcome.get("retryable", True) and row.attempt < row.max_attempts
+            return "ok", "back_off" if again else "fail"
+        return "ok", {"snoozed": "snooze", "released": "release", "parked": "park"}[word]
+
+    # The end -----------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[0] is None:
+                self.drain()
+                for row in self.model.rows.values():
+                    assert row.terminal or self.is_held(row), f"{row} never ends"
+                self.free()
+                self.drain()
+                for row in self.model.rows.values():
+                    assert row.terminal, f"{row} never ends"
+                self.check_latest_events()
+        finally:
+            self.example.__exit__(None, None, None)
+
+    def open(self) -> list[Row]:
+        return [row for row in self.model.rows.values() if not row.terminal]
+
+    def is_held(self, row: Row) -> bool:
+        """Whether somebody paused what the job needs, or it waits for such a job."""
+        return (
+            self.model.paused_queues.get(row.queue, 0) > self.model.now
+            or any(self.model.paused_keys.get(key, 0) > self.model.now for key in row.keys)
+            or any(self.is_held(self.model.rows[job]) for job in self.model.facts[row.id].parents)
+        )
+
+    def free(self) -> None:
+        for name in QUEUES:
+            self.call(Step("resume_queue"), "select resume_queue($1)", name)
+        for key in KEYS:
+            self.call(Step("resume_key", targets=self.keyed(key)), "select resume_key($1)", key)
+            self.model.paused_keys.pop(key, None)
+
+    def drain(self) -> None:
+        """Workers that do all there is, and time that passes, end every job that nobody holds."""
+        pause, idle = 1.0, 0
+        while idle < 8 and any(not self.is_held(row) for row in self.open()):
+            if idle:
+                self.maintain()
+            before = len(self.open())
+            self.claim(0, 20, QUEUES, TYPES, 30, False)
+            lease, got = self.requests[0]
+            if got:
+                self.call(
+                    Step("complete", targets=dict.fromkeys(got, frozenset({"complete"}))),
+                    "select report_jobs($1)",
+                    [{"job_id": j, "lease_id": lease, "outcome": "completed"} for j in got],
+                )
+            if len(self.open()) < before:
+                pause, idle = 1.0, 0
+            else:
+                self.tick(pause)
+                pause, idle = pause * 6, idle + 1
+
+    def check_latest_events(self) -> None:
+        for job, event in self.model.last_event.items():
+            if row := self.model.rows.get(job):
+                assert (event["status"], event["hold"], event["version"]) == (
+                    row.status, row.hold, row.version
+                )  # fmt: skip
