@@ -5293,7 +5293,7 @@ begin
     v_batch := picture_queue._prune(1000);
     v_pruned := v_pruned + v_batch;
     v_rounds := v_rounds + 1;
-    exit when v_batch = 0 or v_rounds = 30 or picture_queue._now() > v_start + interval '2 seconds';
+    exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + interval '2 seconds';
   end loop;
   return jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._prune_misc(10000),
     'dropped_partitions', picture_queue._drop_archive(), 'more', v_batch > 0);
@@ -5550,7 +5550,7 @@ as $$
       when 'processing' then (select count(*) from (select from public.job_queue j
         where j.status = 'processing' and j.hold is null limit 20001) c)
       else (select count(*) from (select from public.job_queue j
-        where j.status = d.state and j.finished_at is not null limit 20001) c) end end
+        where j.status = d.state and j.finished_at is not null order by j.finished_at limit 20001) c) end end
     from (
       select s.state, coalesce(sum(p.n), 0) as n
       from unnest(array['pending', 'scheduled', 'blocked', 'parked', 'processing', 'completed', 'failed', 'cancelled']) s (state)

@@ -179,7 +179,7 @@ begin
     v_batch := picture_queue._prune(1000);
     v_pruned := v_pruned + v_batch;
     v_rounds := v_rounds + 1;
-    exit when v_batch = 0 or v_rounds = 30 or picture_queue._now() > v_start + interval '2 seconds';
+    exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + interval '2 seconds';
   end loop;
   return jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._prune_misc(10000),
     'dropped_partitions', picture_queue._drop_archive(), 'more', v_batch > 0);

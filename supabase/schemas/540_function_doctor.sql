@@ -157,7 +157,7 @@ as $$
       when 'processing' then (select count(*) from (select from public.job_queue j
         where j.status = 'processing' and j.hold is null limit 20001) c)
       else (select count(*) from (select from public.job_queue j
-        where j.status = d.state and j.finished_at is not null limit 20001) c) end end
+        where j.status = d.state and j.finished_at is not null order by j.finished_at limit 20001) c) end end
     from (
       select s.state, coalesce(sum(p.n), 0) as n
       from unnest(array['pending', 'scheduled', 'blocked', 'parked', 'processing', 'completed', 'failed', 'cancelled']) s (state)

@@ -1,0 +1,365 @@
+"""Many jobs at once: lists with filters, why jobs failed, retry, cancel and discard by filter."""
+
+import json
+from uuid import UUID, uuid4
+
+import pytest
+
+USER, OTHER = uuid4(), uuid4()
+
+
+async def listed(db, **given):
+    return await db.value("select list_jobs($1)", {"queue": db.queue, **given})
+
+
+async def change(db, action, preview=False, **given):
+    return await db.value("select change_jobs($1, $2, $3)", action, given, preview)
+
+
+async def enqueue(db, **given):
+    """One job by `enqueue_jobs`, which takes every option."""
+    item = {"job_type": "sql-resize", "queue": db.queue, **given}
+    return UUID((await db.value("select enqueue_jobs($1)", [item]))[0]["job_id"])
+
+
+async def fail(db, n=1, error="It broke.", **given):
+    """Enqueues jobs and fails them for good; their ids."""
+    ids = [await enqueue(db, max_attempts=1, **given) for _ in range(n)]
+    for job in await db.claim(n, given.get("job_type", "sql-resize")):
+        await db.report(job, "failed", error=error)
+    return ids
+
+
+async def counts(db):
+    rows = await db.value("select queue_counts()")
+    return next(row for row in rows if row["queue"] == db.queue)
+
+
+async def test_each_filter_finds_its_jobs_and_no_others(db):
+    plain = await enqueue(db)
+    user = await enqueue(db, user_id=str(USER))
+    tagged = await enqueue(
+        db, job_type="sql-b", options={"tags": ["a", "b"], "metadata": {"x": 1, "y": [2]}}
+    )
+    later = await enqueue(db, options={"delay_seconds": 60})
+    batch = await db.value(
+        "select enqueue_batch($1)", [{"job_type": "sql-resize", "queue": db.queue}]
+    )
+    batched = UUID(batch["jobs"][0]["job_id"])
+    (failed,) = await fail(db, job_type="sql-c", error="No room for 'x1' at 100%")
+    at = (await db.job(later))["created_at"].isoformat()
+    for given, expected in (
+        ({}, [failed, batched, later, tagged, user, plain]),
+        ({"job_type": "sql-b"}, [tagged]),
+        ({"tag": "b"}, [tagged]),
+        ({"tag": "c"}, []),
+        ({"metadata": {"y": [2]}}, [tagged]),
+        ({"metadata": {"x": 2}}, []),
+        ({"user_id": str(USER)}, [user]),
+        ({"tenant": str(USER)}, [user]),
+        ({"hold": "scheduled"}, [later]),
+        ({"batch_id": batch["batch_id"]}, [batched]),
+        ({"status": "failed"}, [failed]),
+        ({"error": "NO ROOM FOR 'x1' at 100%"}, [failed]),
+        ({"error": "no%room"}, []),
+        ({"reason": 'No room for "…" at N%'}, [failed]),
+        ({"status": "pending"}, [batched, later, tagged, user, plain]),
+        ({"status": "processing"}, []),
+        ({"created_before": at}, [tagged, user, plain]),
+        ({"created_after": at}, [failed, batched]),
+        ({"finished_after": at}, [failed]),
+        ({"finished_before": at}, []),
+        ({"job_ids": [str(user), str(uuid4())]}, [user]),
+        ({"limit": 2}, [failed, batched]),
+        ({"status": None, "tag": None}, [failed, batched, later, tagged, user, plain]),
+    ):
+        assert [UUID(row["id"]) for row in await listed(db, **given)] == expected, given
+    seq = (await db.job(tagged))["seq"]
+    assert [UUID(row["id"]) for row in await listed(db, before_seq=seq)] == [user, plain]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"statsu": "failed"}, "statsu"),
+        ({"status": "broken"}, "status"),
+        ({"status": 1}, "status"),
+        ({"hold": "paused"}, "hold"),
+        ({"user_id": "me"}, "user_id"),
+        ({"batch_id": 5}, "batch_id"),
+        ({"job_ids": "x"}, "job_ids"),
+        ({"job_ids": ["x"]}, "job_ids"),
+        ({"metadata": []}, "metadata"),
+        ({"metadata": "x"}, "metadata"),
+        ({"tag": ["a"]}, "tag"),
+        ({"created_after": "yesterdayish"}, "created_after"),
+        ({"finished_before": 12}, "finished_before"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 1001}, "limit"),
+        ({"limit": -1}, "limit"),
+        ({"limit": "ten"}, "limit"),
+        ({"before_seq": 1.5}, "before_seq"),
+    ],
+)
+async def test_a_filter_that_is_not_understood_is_refused_by_name(db, given, named):
+    error = await db.refusal("select list_jobs($1)", given)
+    assert (error.sqlstate, error.message.split(":")[0]) == ("PT400", "PQ_INVALID_ARGUMENT")
+    assert error.detail.startswith(f"filter.{named} ")
+
+
+async def test_a_filter_that_is_not_an_object_is_refused(db):
+    assert (await db.refusal("select list_jobs($1)", [1])).detail == "filter is not an object"
+
+
+async def test_text_in_a_filter_stays_text(db):
+    await enqueue(db)
+    for hostile in ("' or true --", "\\' or 1=1; drop table job_queue; --", "%s", "$1"):
+        for key in ("queue", "tag", "error", "reason", "tenant", "job_type"):
+            assert await db.value("select list_jobs($1)", {key: hostile}) == []
+        assert await listed(db, metadata={hostile: hostile}) == []
+
+
+async def test_users_list_their_own_jobs_with_the_same_filters(db):
+    await enqueue(db, user_id=str(OTHER))
+    await enqueue(db, user_id=str(USER))
+    (mine,) = await fail(db, user_id=str(USER), job_type="sql-own", error="Number 5")
+    await db.act_as("authenticated", USER)
+    assert len(await listed(db)) == 2
+    found = await listed(db, status="failed", reason="Number N", user_id=str(USER))
+    assert [row["id"] for row in found] == [str(mine)]
+    assert await listed(db, user_id=str(OTHER)) == []
+
+
+async def test_equal_failures_are_one_reason_with_their_count(db):
+    first = await fail(db, 2, error="Job 17 timed out after 3.5 s")
+    await fail(db, 1, error="Job 4711 timed out after 12 s", job_type="sql-b")
+    await fail(db, 1, error=f'No file "a b.png" for {uuid4()}')
+    await enqueue(db)
+    reasons = await db.value("select failure_reasons($1)", {"queue": db.queue})
+    assert [(r["reason"], r["count"], r["job_types"]) for r in reasons] == [
+        ("Job N timed out after N s", 3, ["sql-b", "sql-resize"]),
+        ('No file "…" for ID', 1, ["sql-resize"]),
+    ]
+    newest = await db.rows(
+        "select id from job_queue where queue = $1 and job_type = 'sql-b'", db.queue
+    )
+    assert reasons[0]["example_job_id"] == str(newest[0]["id"])
+    assert reasons[0]["first_at"] < reasons[0]["last_at"]
+    (only,) = await db.value("select failure_reasons($1)", {"queue": db.queue, "job_type": "sql-b"})
+    assert only["count"] == 1
+    assert [row["id"] for row in await listed(db, reason=reasons[0]["reason"])][-1] == str(first[0])
+    error = await db.refusal("select failure_reasons($1)", {"limit": 3})
+    assert error.detail == "filter.limit is not known"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("It broke.", "It broke."),
+        ("HTTP 503 from 10.0.0.1:8080", "HTTP N from N:N"),
+        ("can't find 'x' or `y`", 'can\'t find "…" or "…"'),
+        ("the user's job at the shop's door", "the user's job at the shop's door"),
+        ("token 9f8e7d6c5b4a3f2e1d0c at 0x7ffe12", "token ID at ID"),
+        (None, None),
+    ],
+)
+async def test_a_reason_leaves_out_what_differs_each_time(db, error, reason):
+    assert await db.value("select picture_queue._reason($1)", error) == reason
+
+
+async def test_a_preview_counts_and_changes_nothing(db):
+    ids = await fail(db, 3)
+    for action, n in (("retry", 3), ("discard", 3), ("cancel", 0)):
+        answer = await change(db, action, preview=True, queue=db.queue)
+        assert answer == {"matched": n, "changed": 0, "more": False}
+    assert [(await db.job(i))["status"] for i in ids] == ["failed"] * 3
+
+
+async def test_retry_by_filter_gives_failed_jobs_another_attempt(db):
+    ids = await fail(db, 3, error="Number 3")
+    other = await fail(db, 1, error="another thing")
+    answer = await change(db, "retry", queue=db.queue, reason="Number N")
+    assert answer == {"matched": 3, "changed": 3, "more": False}
+    assert {(await db.job(i))["status"] for i in ids} == {"pending"}
+    assert (await db.job(other[0]))["status"] == "failed"
+    assert len(await db.claim(10)) == 3
+
+
+async def test_retry_takes_cancelled_jobs_only_when_asked_for_them(db):
+    job = await enqueue(db)
+    await db.value("select cancel_job($1)", job)
+    assert (await change(db, "retry", queue=db.queue))["matched"] == 0
+    assert (await change(db, "retry", queue=db.queue, status="cancelled"))["changed"] == 1
+    assert (await db.job(job))["status"] == "pending"
+
+
+async def test_retry_by_filter_leaves_jobs_whose_unique_key_is_taken(db):
+    unique = {"unique": {"states": ["pending"]}}
+    first, second = await fail(db, 1, options=unique), await fail(db, 1, options=unique)
+    answer = await change(db, "retry", queue=db.queue)
+    # A claim ends this uniqueness, so both come back.
+    assert answer["changed"] == 2
+    strict = {"unique": {"states": ["pending", "processing"], "by": ["n"]}}
+    third = await fail(db, 1, job_type="sql-u", payload={"n": 1}, options=strict)
+    fourth = await fail(db, 1, job_type="sql-u", payload={"n": 1}, options=strict)
+    answer = await change(db, "retry", queue=db.queue, job_type="sql-u")
+    assert answer["matched"] == 2
+    assert answer["changed"] == 1
+    assert (await db.job(third[0]))["status"] == "failed"
+    assert (await db.job(fourth[0]))["status"] == "pending"
+    assert (await change(db, "retry", queue=db.queue, job_type="sql-u"))["changed"] == 0
+    assert (await db.job(first[0]))["status"] == (await db.job(second[0]))["status"] == "pending"
+
+
+async def test_cancel_by_filter_ends_what_waits_and_asks_what_runs(db):
+    running, parked = await enqueue(db), await enqueue(db)
+    jobs = {UUID(job["id"]): job for job in await db.claim(2)}
+    await db.report(jobs[parked], "parked", delay_seconds=600)
+    waiting, later = await enqueue(db), await enqueue(db, options={"delay_seconds": 9})
+    answer = await change(db, "cancel", queue=db.queue)
+    assert answer == {"matched": 4, "changed": 4, "more": False}
+    assert (await db.job(waiting))["status"] == (await db.job(later))["status"] == "cancelled"
+    assert (await db.job(running))["cancel_requested_at"] is not None
+    undo = await db.job(parked)
+    assert (undo["status"], undo["hold"]) == ("pending", None)
+    assert undo["cancel_requested_at"] is not None
+    # Asking again asks nobody twice.
+    assert (await change(db, "cancel", queue=db.queue))["changed"] == 0
+
+
+async def test_discard_deletes_finished_jobs_and_keeps_the_counts(db):
+    await fail(db, 2)
+    await enqueue(db)
+    assert (await counts(db))["failed"] == 2
+    answer = await change(db, "discard", queue=db.queue)
+    assert answer == {"matched": 2, "changed": 2, "more": False}
+    after = await counts(db)
+    assert (after["failed"], after["pending"]) == (0, 1)
+    assert len(await listed(db)) == 1
+    await db.value("select picture_queue._fold_depth(100000)")
+    assert (await counts(db))["failed"] == 0
+
+
+async def test_one_job_is_discarded_by_its_id(db):
+    first, second = await fail(db, 2)
+    assert (await change(db, "discard", job_ids=[str(first)]))["changed"] == 1
+    assert [UUID(row["id"]) for row in await listed(db)] == [second]
+
+
+async def test_discarding_breaks_neither_batches_nor_dependants(db):
+    batch = await db.value(
+        "select enqueue_batch($1, $2)",
+        [
+            {"job_type": "sql-resize", "queue": db.queue, "max_attempts": 1},
+            {"job_type": "sql-resize", "queue": db.queue},
+        ],
+        {"job_type": "sql-after", "queue": db.queue},
+    )
+    one, two = await db.claim(2)
+    child = await enqueue(
+        db, options={"depends_on": [one["id"], two["id"]], "on_parent_failure": "run"}
+    )
+    await db.report(one, "failed", retryable=False)
+    assert (await change(db, "discard", queue=db.queue))["changed"] == 1
+    await db.report(two, "completed")
+    assert (await db.job(child))["hold"] is None
+    after = await db.value("select get_batch($1)", UUID(batch["batch_id"]))
+    assert (after["failed"], after["completed"], after["open"]) == (1, 1, 0)
+    assert after["callback_job_id"]
+
+
+async def test_a_call_changes_a_bounded_number_and_says_that_there_are_more(db):
+    await fail(db, 3)
+    answer = await change(db, "discard", queue=db.queue, limit=2)
+    assert answer == {"matched": 3, "changed": 2, "more": True}
+    answer = await change(db, "discard", queue=db.queue, limit=2)
+    assert answer == {"matched": 1, "changed": 1, "more": False}
+
+
+async def test_ten_thousand_jobs_change_in_one_call(db):
+    jobs = [{"job_type": "sql-resize", "queue": db.queue}] * 10001
+    await db.value("select enqueue_jobs($1)", jobs)
+    answer = await change(db, "cancel", queue=db.queue)
+    assert answer == {"matched": 10001, "changed": 10000, "more": True}
+    assert (await counts(db))["cancelled"] == 10000
+    answer = await change(db, "retry", queue=db.queue, status="cancelled")
+    assert answer == {"matched": 10000, "changed": 10000, "more": False}
+    assert (await counts(db))["pending"] == 10001
+
+
+@pytest.mark.parametrize(
+    ("action", "given", "detail"),
+    [
+        ("drop", {"queue": "q"}, "action is 'drop'"),
+        (None, {"queue": "q"}, "action is NULL"),
+        ("discard", {}, "filter names nothing"),
+        ("discard", None, "filter names nothing"),
+        ("cancel", {"limit": 5}, "filter names nothing"),
+        ("cancel", {"queue": None}, "filter names nothing"),
+        ("retry", {"queue": "q", "limit": 0}, "filter.limit is 0, not 1 to 10000"),
+        ("retry", {"queue": "q", "limit": 10001}, "filter.limit is 10001, not 1 to 10000"),
+        ("retry", {"queue": "q", "before_seq": 5}, "filter.before_seq is not known"),
+    ],
+)
+async def test_changes_that_say_too_little_are_refused(db, action, given, detail):
+    error = await db.refusal("select change_jobs($1, $2)", action, given)
+    assert error.message.startswith("PQ_INVALID_ARGUMENT")
+    assert error.detail == detail
+
+
+async def test_a_job_somebody_else_has_in_hand_is_left(db, stack):
+    import asyncpg
+
+    queue = f"{db.queue}-held"
+    one = await asyncpg.connect(stack.db_url)
+    two = await asyncpg.connect(stack.db_url)
+    try:
+        await one.execute("select enqueue_job('sql-held', queue => $1)", queue)
+        await one.execute("select enqueue_job('sql-held', queue => $1)", queue)
+        lock = one.transaction()
+        await lock.start()
+        await one.execute(
+            "select from job_queue where queue = $1 order by seq limit 1 for update", queue
+        )
+        ask = "select change_jobs($1, $2)"
+        answer = json.loads(
+            await two.fetchval(ask, "cancel", json.dumps({"queue": queue}), timeout=10)
+        )
+        assert (answer["matched"], answer["changed"]) == (2, 1)
+        await lock.rollback()
+        answer = json.loads(await two.fetchval(ask, "cancel", json.dumps({"queue": queue})))
+        assert answer["changed"] == 1
+    finally:
+        await two.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
+        await one.close()
+        await two.close()
+
+
+async def test_lists_and_changes_read_their_indexes(db):
+    """Of 20,000 jobs: whoever reads them all takes hundreds of pages."""
+    await db.run(
+        """insert into job_queue (queue, job_type, status, finished_at, user_id)
+        select $1, 'sql-many', case when i % 1000 = 0 then 'failed' else 'completed' end,
+          now() - i * interval '1 second', case when i % 500 = 0 then $2::uuid end
+        from generate_series(1, 20000) i""",
+        db.queue,
+        USER,
+    )
+    await db.run("analyze job_queue")
+    for given, index in (
+        ({}, "job_queue_listed"),
+        ({"status": "failed"}, "job_queue_finished"),
+        ({"status": "processing"}, "job_queue_leased"),
+        ({"hold": "parked"}, "job_queue_parked|job_queue_due"),
+        ({"hold": "scheduled"}, "job_queue_due"),
+        ({"hold": "blocked"}, "job_queue_blocked"),
+        ({"user_id": str(USER)}, "job_queue_owned"),
+        ({"batch_id": str(uuid4())}, "job_queue_batch"),
+        ({"finished_after": "2999-01-01"}, "job_queue_finished"),
+        ({"job_ids": [str(uuid4())]}, "job_queue_pkey"),
+    ):
+        where = await db.value("select picture_queue._jobs_where($1)", given)
+        sql = f"explain select * from job_queue j where {where} order by seq desc limit 100"
+        plan = "\n".join(row["QUERY PLAN"] for row in await db.rows(sql))
+        assert any(name in plan for name in index.split("|")), f"{given}\n{plan}"
+        assert "Seq Scan" not in plan, f"{given}\n{plan}"

@@ -1,0 +1,266 @@
+"""Counts for dashboards and scalers: exact, and without looking at all jobs."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+USER = uuid4()
+
+
+async def counts(db, queue=None):
+    rows = await db.value("select queue_counts()")
+    return next(row for row in rows if row["queue"] == (queue or db.queue))
+
+
+async def fold(db):
+    return await db.value("select picture_queue._fold_depth(1000000)")
+
+
+async def desired(db, *args):
+    return await db.value(
+        f"select desired_workers({', '.join(f'${i + 1}' for i in range(len(args) + 1))})",
+        db.queue,
+        *args,
+    )
+
+
+async def test_each_state_is_counted_before_and_after_folding(db):
+    await db.value("select set_limit('sql-full', max_running => 1)")
+    for given in (
+        {},
+        {},
+        {"scheduled_for": datetime.now(UTC) + timedelta(hours=1)},
+        {"options": {"limit_keys": ["sql-full"]}, "priority": 9},
+        {"options": {"limit_keys": ["sql-full"]}, "priority": 9},
+        {"priority": 8},
+        {"priority": 7},
+        {"priority": 6},
+        {"priority": 5},
+        {"priority": 4},
+    ):
+        await db.enqueue(**given)
+    parent = await db.enqueue()
+    await db.enqueue(options={"depends_on": [str(parent)]})
+    first, *jobs = await db.claim(6)
+    assert first["priority"] == 9
+    await db.report(jobs[0], "completed")
+    await db.report(jobs[1], "failed", retryable=False)
+    await db.report(jobs[2], "cancelled")
+    await db.report(jobs[3], "parked", delay_seconds=60)
+    expected = {
+        "pending": 3, "scheduled": 1, "blocked": 1, "waiting": 1, "processing": 2, "parked": 1,
+        "completed": 1, "failed": 1, "cancelled": 1,
+        "finished_last_minute": 3, "finished_last_hour": 3,
+    }  # fmt: skip
+    before = await counts(db)
+    assert {key: before[key] for key in expected} == expected
+    assert before["oldest_seconds"] >= 0
+    assert await fold(db) > 0
+    after = await counts(db)
+    assert {key: after[key] for key in expected} == expected
+    assert sum(expected[state] for state in list(expected)[:9]) == await db.value(
+        "select count(*) from job_queue where queue = $1", db.queue
+    )
+
+
+async def test_folding_moves_what_finished_into_its_minute(db):
+    await db.enqueue()
+    (job,) = await db.claim()
+    await db.report(job, "completed")
+    await fold(db)
+    rows = "select n from picture_queue.throughput where queue = $1"
+    assert await db.rows(rows, db.queue) == [], "exact for a minute"
+    await db.pass_time(90)
+    assert (await counts(db))["finished_last_minute"] == 0
+    assert (await counts(db))["finished_last_hour"] == 1
+    await fold(db)
+    assert await db.rows(rows, db.queue) == [{"n": 1}]
+    assert (await counts(db))["finished_last_hour"] == 1
+    assert (await counts(db))["completed"] == 1
+    left = await db.value(
+        "select count(*) from picture_queue.depth_change where queue = $1", db.queue
+    )
+    assert left == 0
+    await db.pass_time(3700)
+    assert (await counts(db))["finished_last_hour"] == 0
+
+
+async def test_a_fold_takes_a_bounded_number_of_rows(db):
+    for _ in range(5):
+        await db.enqueue()
+    await db.run("delete from picture_queue.depth_change where queue <> $1", db.queue)
+    assert await db.value("select picture_queue._fold_depth(2)") == 2
+    assert (await counts(db))["pending"] == 5
+    assert await fold(db) == 3
+    assert (await counts(db))["pending"] == 5
+
+
+async def test_the_oldest_due_job_is_found_behind_higher_priorities(db):
+    await db.enqueue(priority=-5)
+    await db.pass_time(100)
+    for priority in (0, 3, 9):
+        await db.enqueue(priority=priority)
+    await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(hours=1))
+    assert 100 <= (await counts(db))["oldest_seconds"] < 110
+
+
+async def test_a_job_counts_as_old_from_when_it_became_due(db):
+    await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=50))
+    await db.pass_time(60)
+    await db.value("select picture_queue._promote(10)")
+    assert 9 <= (await counts(db))["oldest_seconds"] < 20
+
+
+async def test_queue_health_shows_the_same_counts(db):
+    await db.enqueue()
+    await db.enqueue()
+    (job,) = await db.claim()
+    await db.report(job, "failed", retryable=False)
+    (row,) = await db.rows("select * from queue_health where queue = $1", db.queue)
+    assert (row["pending"], row["processing"], row["failed_last_day"]) == (1, 0, 1)
+    assert row["workers"] == 1
+    assert list(row) == [
+        "queue", "pending", "scheduled", "processing", "parked", "failed_last_day",
+        "oldest_pending_seconds", "workers",
+    ]  # fmt: skip
+    await db.pass_time(86400 + 120)
+    (row,) = await db.rows("select * from queue_health where queue = $1", db.queue)
+    assert (row["failed_last_day"], row["workers"]) == (0, 0)
+
+
+async def test_service_keys_read_the_view(db):
+    await db.enqueue()
+    await db.act_as("service_role")
+    (row,) = await db.rows("select * from queue_health where queue = $1", db.queue)
+    assert row["pending"] == 1
+
+
+async def test_queue_status_names_types_nobody_knows(db):
+    await db.enqueue("sql-known")
+    await db.enqueue("sql-unknown")
+    await db.enqueue("sql-unknown")
+    await db.run("select register_worker('w1', $1, '{\"sql-known\": {}}')", [db.queue])
+    status = await db.value("select queue_status()")
+    mine = [row for row in status["job_types_without_worker"] if row["queue"] == db.queue]
+    assert mine == [{"job_type": "sql-unknown", "queue": db.queue, "pending": 2}]
+
+
+async def test_position_counts_the_jobs_before_one(db):
+    low, high = await db.enqueue(), await db.enqueue(priority=5)
+    second = await db.enqueue()
+    for job, position in ((high, 1), (low, 2), (second, 3)):
+        assert await db.value("select job_position($1)", job) == {
+            "position": position,
+            "at_least": False,
+        }
+    await db.claim()
+    assert (await db.value("select job_position($1)", high))["position"] is None
+    assert (await db.value("select job_position($1)", low))["position"] == 1
+
+
+async def test_position_is_bounded(db):
+    jobs = [{"job_type": "sql-resize", "queue": db.queue}] * 10000
+    await db.value("select enqueue_jobs($1)", jobs)
+    last = await db.enqueue()
+    assert await db.value("select job_position($1)", last) == {
+        "position": 10000,
+        "at_least": True,
+    }
+    await db.claim()
+    assert await db.value("select job_position($1)", last) == {
+        "position": 10000,
+        "at_least": False,
+    }
+
+
+async def test_users_see_the_position_of_their_own_jobs_only(db):
+    other = await db.enqueue(user_id=uuid4())
+    mine = await db.enqueue(user_id=USER)
+    await db.act_as("authenticated", USER)
+    assert (await db.value("select job_position($1)", mine))["position"] == 2
+    error = await db.refusal("select job_position($1)", other)
+    assert (error.sqlstate, error.message) == ("PT404", "PQ_UNKNOWN_JOB: no such job")
+
+
+async def test_desired_workers_counts_what_runs_and_what_could(db):
+    for _ in range(25):
+        await db.enqueue()
+    await db.claim(3)
+    assert await desired(db) == {"desired": 3, "running": 3, "ready": 22}
+    assert (await desired(db, 25))["desired"] == 1
+    assert (await desired(db, 1, 0, 7))["desired"] == 7
+    assert (await desired(db, 100, 4))["desired"] == 4
+
+
+async def test_desired_workers_of_a_paused_queue_are_those_for_what_runs(db):
+    for _ in range(5):
+        await db.enqueue()
+    await db.claim(1)
+    await db.value("select pause_queue($1)", db.queue)
+    assert await desired(db, 1) == {"desired": 1, "running": 1, "ready": 0}
+
+
+async def test_a_scheduled_job_that_is_due_wants_a_worker(db):
+    await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=30))
+    assert (await desired(db))["ready"] == 0
+    await db.pass_time(31)
+    assert (await desired(db))["ready"] == 1
+    assert (await desired(db))["desired"] == 1
+
+
+async def test_a_schedule_that_is_due_wants_a_worker(db):
+    await db.run("update picture_queue.schedule set paused = true, next_at = null")
+    await db.run("delete from picture_queue.limit_key")
+    await db.value("select set_queue($1)", db.queue)
+    await db.value(
+        "select set_schedule('sql-due', $1)", {"every_seconds": 60, "job_type": "sql-resize"}
+    )
+    assert (await desired(db))["desired"] == 0
+    await db.pass_time(61)
+    assert (await desired(db))["desired"] == 1
+
+
+@pytest.mark.parametrize("args", [(0,), (10, -1), (10, 5, 4), (None,)])
+async def test_workers_that_make_no_sense_are_refused(db, args):
+    await db.enqueue()
+    names = ["jobs_per_worker", "min_workers", "max_workers"][: len(args)]
+    given = ", ".join(
+        f"{n} => {'null' if a is None else a}" for n, a in zip(names, args, strict=True)
+    )
+    error = await db.refusal(f"select desired_workers({given})")
+    assert error.message.startswith("PQ_INVALID_ARGUMENT")
+
+
+async def test_desired_workers_of_an_unknown_queue_are_refused(db):
+    error = await db.refusal("select desired_workers('sql-no-such')")
+    assert error.message == "PQ_UNKNOWN_QUEUE: no such queue"
+
+
+async def test_counts_never_scan_the_jobs(db):
+    """50,000 finished jobs: their pages are not read."""
+    await db.run(
+        """insert into job_queue (queue, job_type, status, finished_at)
+        select $1, 'sql-many', 'completed', now() from generate_series(1, 50000)""",
+        db.queue,
+    )
+    await db.run("analyze job_queue")
+    await db.value("select set_queue($1)", db.queue)
+    job = await db.enqueue()
+    read = (
+        "select pg_stat_get_xact_tuples_returned('public.job_queue'::regclass)"
+        " + pg_stat_get_xact_tuples_fetched('public.job_queue'::regclass)"
+    )
+    for call in (
+        "queue_counts()",
+        "queue_status()",
+        "desired_workers()",
+        f"job_position('{job}')",
+        "(select count(*) from queue_health)",
+    ):
+        before = await db.value(read)
+        await db.value(f"select {call}")
+        assert await db.value(read) - before < 20000, call
+    before = await db.value(read)
+    await db.value("select count(payload) from job_queue")
+    assert await db.value(read) - before >= 50000, "the measure works"

@@ -1,0 +1,355 @@
+"""The doctor: what is out of order is found, and its remedy, pasted as it is, puts it right."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import pytest
+
+CHECKS = {
+    "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs", "rights",
+    "maintenance", "pg_cron", "settings", "postgres", "clock",
+}  # fmt: skip
+
+
+async def found(db, check, text="", *, client_time=None):
+    """The findings of a check that are not ok and hold a text."""
+    findings = await db.value("select queue_doctor($1)", client_time)
+    return [
+        f for f in findings
+        if f["check"] == check and f["verdict"] != "ok" and text in f["detail"]
+    ]  # fmt: skip
+
+
+async def cure(db, check, text, verdict="bad"):
+    """Expects one finding, pastes its remedy, and expects it gone."""
+    (finding,) = await found(db, check, text)
+    assert finding["verdict"] == verdict, finding
+    await db.run(finding["remedy"])
+    assert await found(db, check, text) == []
+    return finding
+
+
+async def test_a_queue_in_order_has_a_finding_for_each_check(db):
+    await db.value("select maintain_jobs(true)")
+    findings = await db.value("select queue_doctor(clock_timestamp())")
+    assert {finding["check"] for finding in findings} == CHECKS
+    for finding in findings:
+        assert finding.keys() == {"check", "verdict", "detail", "remedy"}
+        assert finding["verdict"] in ("ok", "warn", "bad")
+        assert (finding["remedy"] is None) == (finding["verdict"] == "ok"), finding
+    for check in ("indexes", "orphans", "counts", "rights", "settings", "postgres", "clock"):
+        assert await found(db, check, client_time=datetime.now(UTC)) == []
+    assert await found(db, "maintenance") == []
+
+
+async def test_service_keys_ask_the_doctor_through_the_api_and_nobody_else(stack):
+    async with httpx.AsyncClient(base_url=f"{stack.api_url}/rest/v1", timeout=10) as http:
+
+        async def ask(key):
+            headers = {"apikey": key, "Authorization": f"Bearer {key}"}
+            body = {"client_time": datetime.now(UTC).isoformat()}
+            return await http.post("/rpc/queue_doctor", json=body, headers=headers)
+
+        answer = await ask(stack.service_role_key)
+        assert answer.status_code == 200, answer.text
+        assert {finding["check"] for finding in answer.json()} == CHECKS
+        assert (await ask(stack.anon_key)).status_code in (401, 403)
+
+
+async def test_a_transaction_that_holds_an_old_snapshot_is_named(db, stack):
+    holder = await asyncpg.connect(stack.db_url)
+    try:
+        pid = await holder.fetchval("select pg_backend_pid()")
+        await holder.execute("begin isolation level repeatable read")
+        await holder.fetchval("select count(*) from job_queue")
+        assert await found(db, "held snapshots", f"session {pid} ") == []
+        await db.pass_time(120)
+        (finding,) = await found(db, "held snapshots", f"session {pid} ")
+        assert finding["verdict"] == "warn"
+        await db.pass_time(3600)
+        (finding,) = await found(db, "held snapshots", f"session {pid} ")
+        assert finding["verdict"] == "bad"
+        assert await db.value(finding["remedy"].rstrip(";")) is True
+        alive = "select exists (select from pg_stat_activity where pid = $1)"
+        async with asyncio.timeout(10):
+            while await db.value(alive, pid):
+                await db.run("select pg_stat_clear_snapshot()")
+    finally:
+        holder.terminate()
+
+
+async def test_every_index_of_the_jobs_is_missed_and_made_again(db):
+    indexes = (
+        "select indexname, indexdef from pg_indexes"
+        " where schemaname = 'public' and tablename = 'job_queue'"
+    )
+    before = {r["indexname"]: r["indexdef"] for r in await db.rows(indexes)}
+    for name in before.keys() - {"job_queue_pkey"}:
+        await db.run(f"drop index public.{name}")
+    findings = await found(db, "indexes", "is missing")
+    assert len(findings) == len(before) - 1
+    for finding in findings:
+        await db.run(finding["remedy"])
+    assert {r["indexname"]: r["indexdef"] for r in await db.rows(indexes)} == before
+    assert await found(db, "indexes") == []
+
+
+async def test_an_invalid_index_is_named(db, stack):
+    admin = await asyncpg.connect(stack.db_url)
+    try:
+        # What a failed `create index concurrently` leaves behind.
+        await admin.execute("insert into picture_queue.freed_key values ('twice'), ('twice')")
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await admin.execute(
+                "create unique index concurrently half_made on picture_queue.freed_key (key)"
+            )
+        (finding,) = await found(db, "indexes", "half_made is not valid")
+        assert finding["remedy"] == "reindex index concurrently picture_queue.half_made;"
+    finally:
+        await admin.execute("drop index if exists picture_queue.half_made")
+        await admin.execute("delete from picture_queue.freed_key where key = 'twice'")
+        await admin.close()
+
+
+async def test_slots_of_jobs_that_do_not_run_are_freed(db):
+    await db.run("insert into picture_queue.slot values ('sql-lost', $1)", uuid4())
+    await cure(db, "orphans", "slots of jobs that do not run")
+    freed = "select count(*) from picture_queue.freed_key where key = 'sql-lost'"
+    assert await db.value(freed) == 1
+
+
+async def test_a_job_that_waits_for_a_parent_that_is_gone_becomes_ready(db):
+    parent = await db.enqueue()
+    child = await db.enqueue(options={"depends_on": [str(parent)]})
+    await db.run("delete from job_queue where id = $1", parent)
+    await db.run("delete from picture_queue.depth_change")
+    await cure(db, "orphans", "dependencies on a job that is gone")
+    assert (await db.job(child))["hold"] is None
+
+
+async def test_jobs_blocked_on_a_key_nobody_looks_at_are_looked_at_again(db):
+    key = f"sql-{uuid4().hex}"
+    await db.value("select set_limit($1, max_running => 1)", key)
+    for _ in range(2):
+        await db.enqueue(options={"limit_keys": [key]})
+    await db.claim(2)
+    assert await found(db, "orphans", "keys that jobs wait for") == []
+    await db.run("delete from picture_queue.limit_key where key = $1", key)
+    await cure(db, "orphans", "keys that jobs wait for")
+    assert await db.value("select due_at from picture_queue.limit_key where key = $1", key)
+
+
+async def test_a_batch_whose_counts_do_not_fit_is_counted_again(db):
+    items = [{"job_type": "sql-resize", "queue": db.queue}] * 3
+    batch = UUID((await db.value("select enqueue_batch($1)", items))["batch_id"])
+    (job,) = await db.claim()
+    await db.report(job, "completed")
+    assert await found(db, "orphans", "batches") == []
+    await db.run("update picture_queue.batch set completed = 0 where id = $1", batch)
+    await cure(db, "orphans", "1 open batches whose counts do not fit")
+    assert (await db.value("select get_batch($1)", batch))["completed"] == 1
+
+
+async def test_counts_that_went_astray_are_put_right(db):
+    await db.value("select picture_queue.repair()")
+    assert await found(db, "counts") == []
+    await db.enqueue()
+    await db.enqueue()
+    await db.run(
+        "delete from job_queue where id = (select id from job_queue where queue = $1 limit 1)",
+        db.queue,
+    )
+    await cure(db, "counts", "are counted as pending")
+    rows = await db.value("select queue_counts()")
+    assert next(row["pending"] for row in rows if row["queue"] == db.queue) == 1
+
+
+async def test_a_repair_makes_no_throughput(db):
+    await db.run(
+        """insert into job_queue (queue, job_type, status, finished_at)
+        values ($1, 'x', 'failed', now())""",
+        db.queue,
+    )
+    await db.value("select set_queue($1)", db.queue)
+    await db.value("select picture_queue.repair()")
+    await db.value("select picture_queue._fold_depth(100000)")
+    rows = await db.value("select queue_counts()")
+    (row,) = [row for row in rows if row["queue"] == db.queue]
+    assert (row["failed"], row["finished_last_hour"]) == (1, 0)
+    n = await db.value("select count(*) from picture_queue.throughput where queue = $1", db.queue)
+    assert n == 0
+
+
+async def test_overdue_jobs_say_what_they_wait_for(db):
+    text = f"queue {db.queue}: "
+    await db.enqueue("sql-resize")
+    assert await found(db, "overdue jobs", text) == []
+    await db.pass_time(90)
+    (finding,) = await found(db, "overdue jobs", text)
+    assert "no worker for job type sql-resize" in finding["detail"]
+    assert "start a worker" in finding["remedy"]
+    await db.value("select register_worker('w9', $1, '{\"sql-resize\": {}}')", [db.queue])
+    (finding,) = await found(db, "overdue jobs", text)
+    assert "its workers do not keep up" in finding["detail"]
+    await db.value("select pause_queue($1, null, 'lunch')", db.queue)
+    (finding,) = await found(db, "overdue jobs", text)
+    assert finding["verdict"] == "warn"
+    assert finding["detail"].endswith("the queue is paused: lunch")
+    await db.run(finding["remedy"])
+    until = "select paused_until from picture_queue.queue where name = $1"
+    assert await db.value(until, db.queue) is None
+    await db.claim()
+    assert await found(db, "overdue jobs", text) == []
+
+
+async def test_leases_nobody_took_back_are_found_and_swept(db):
+    await db.enqueue()
+    (job,) = await db.claim(lease=5.0)
+    assert await found(db, "overdue jobs", "have a lease that ended") == []
+    await db.pass_time(120)
+    await cure(db, "overdue jobs", "have a lease that ended")
+    assert (await db.job(job["id"]))["status"] == "pending"
+
+
+async def test_jobs_nobody_promoted_are_found_and_promoted(db):
+    job = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=30))
+    await db.pass_time(120)
+    await cure(db, "overdue jobs", "were not promoted")
+    assert (await db.job(job))["hold"] is None
+
+
+async def test_a_table_without_row_level_security_is_found(db):
+    await db.run("alter table picture_queue.batch disable row level security")
+    await cure(db, "rights", "table picture_queue.batch has no row level security")
+    await db.run("alter table public.job_queue disable row level security")
+    await cure(db, "rights", "job_queue has no row level security")
+
+
+async def test_a_partition_without_row_level_security_is_found(db):
+    await db.value("select picture_queue._archive_partition('2031-05-05')")
+    await db.run("alter table picture_queue.archive_2031_05 disable row level security")
+    await cure(db, "rights", "archive_2031_05 has no row level security")
+
+
+@pytest.mark.parametrize(
+    ("broken", "text"),
+    [
+        (
+            "grant execute on function public.enqueue_job to anon",
+            "anon may execute public.enqueue_job(",
+        ),
+        (
+            "grant execute on function public.list_jobs to public",
+            "anon may execute public.list_jobs(",
+        ),
+        (
+            "grant execute on function picture_queue._transition to anon",
+            "anon may execute picture_queue._transition(",
+        ),
+        (
+            "revoke execute on function public.claim_jobs from service_role",
+            "service_role may not execute public.claim_jobs(",
+        ),
+        ("grant select on picture_queue.setting to anon", "anon may write or read picture_queue.s"),
+        ("grant update on public.job_queue to authenticated", "authenticated may write or read"),
+        (
+            "revoke select on public.job_queue from service_role",
+            "service_role may not read public.j",
+        ),
+        (
+            "revoke usage on schema picture_queue from service_role",
+            "service_role may not use schema picture_queue",
+        ),
+    ],
+)
+async def test_rights_too_many_or_too_few_are_found(db, broken, text):
+    assert await found(db, "rights") == []
+    await db.run(broken)
+    await cure(db, "rights", text)
+
+
+async def test_the_doctor_knows_every_function_of_ours(db):
+    known = await db.rows(
+        "select oid::regproc::text as name from picture_queue._our_functions() where is_public"
+    )
+    rows = await db.rows(
+        """select p.oid::regproc::text as name from pg_proc p
+        where p.pronamespace = 'public'::regnamespace and not exists (
+          select from pg_depend d where d.objid = p.oid and d.deptype = 'e')"""
+    )
+    assert {r["name"] for r in known} == {r["name"] for r in rows}
+
+
+async def test_maintenance_that_is_not_done_is_found(db):
+    await db.run("update picture_queue.setting set maintained_at = '-infinity'")
+    await cure(db, "maintenance", "never done", "warn")
+    await db.pass_time(400)
+    await cure(db, "maintenance", "not done for 40", "warn")
+    await db.pass_time(7200)
+    await cure(db, "maintenance", "not done for 7", "bad")
+
+
+async def test_a_clock_that_is_off_is_found(db):
+    now = datetime.now(UTC)
+    assert await found(db, "clock", client_time=now) == []
+    (finding,) = await found(db, "clock", client_time=now - timedelta(seconds=20))
+    assert finding["verdict"] == "warn"
+    (finding,) = await found(db, "clock", client_time=now + timedelta(minutes=5))
+    assert finding["verdict"] == "bad"
+    assert await found(db, "clock") == []
+
+
+async def test_settings_that_do_not_fit_are_found(db):
+    await db.value("select set_setting($1)", {"lease_seconds": 3})
+    await cure(db, "settings", "lease_seconds is 3", "warn")
+    await db.value("select set_queue($1, $2)", db.queue, {"lease_seconds": 2})
+    await cure(db, "settings", f"queue {db.queue} has lease_seconds 2", "warn")
+    await db.value("select set_setting($1)", {"keep_completed_seconds": 4e7})
+    await cure(db, "settings", "kept for over a year", "warn")
+    await db.run("alter table public.job_queue set (autovacuum_enabled = off)")
+    await cure(db, "settings", "autovacuum is off for")
+
+
+async def test_dead_rows_are_found_until_they_are_vacuumed(db, stack):
+    busy = await asyncpg.connect(stack.db_url)
+    try:
+        await busy.execute("alter table picture_queue.freed_key set (autovacuum_enabled = off)")
+        await busy.execute(
+            "insert into picture_queue.freed_key select 'sql-dead' from generate_series(1, 30000)"
+        )
+        await busy.execute("delete from picture_queue.freed_key where key = 'sql-dead'")
+        await busy.execute("select pg_stat_force_next_flush()")
+        await busy.execute("select 1")
+        await db.run("select pg_stat_clear_snapshot()")
+        (finding,) = await found(db, "dead rows", "picture_queue.freed_key has")
+        assert finding["remedy"] == "vacuum (analyze) picture_queue.freed_key;"
+        await busy.execute(finding["remedy"])
+        await busy.execute("select pg_stat_force_next_flush()")
+        await busy.execute("select 1")
+        await db.run("select pg_stat_clear_snapshot()")
+        assert await found(db, "dead rows", "picture_queue.freed_key has") == []
+    finally:
+        await busy.execute("delete from picture_queue.freed_key where key = 'sql-dead'")
+        await busy.execute("alter table picture_queue.freed_key reset (autovacuum_enabled)")
+        await busy.close()
+
+
+async def test_the_doctor_is_quick_among_many_jobs(db):
+    await db.run(
+        """insert into job_queue (queue, job_type, status, finished_at)
+        select $1, 'sql-many', 'completed', now() from generate_series(1, 60000)""",
+        db.queue,
+    )
+    await db.run("analyze job_queue")
+    await db.value("select picture_queue.repair()")
+    read = (
+        "select pg_stat_get_xact_tuples_returned('public.job_queue'::regclass)"
+        " + pg_stat_get_xact_tuples_fetched('public.job_queue'::regclass)"
+    )
+    before = await db.value(read)
+    async with asyncio.timeout(10):
+        await db.value("select queue_doctor()")
+    assert await db.value(read) - before < 50000

@@ -1,0 +1,334 @@
+"""What any worker, and pg_cron, does once a minute: fold, prune, archive, tidy."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+DAY = 86400.0
+
+
+async def finish(db, outcome, n=1):
+    ids = [await db.enqueue() for _ in range(n)]
+    for job in await db.claim(n):
+        await db.report(job, outcome, retryable=False)
+    return ids
+
+
+async def maintain(db):
+    return await db.value("select picture_queue.maintain()")
+
+
+async def kept(db):
+    rows = await db.rows("select id from job_queue where queue = $1", db.queue)
+    return {row["id"] for row in rows}
+
+
+async def archived(db):
+    return await db.rows("select * from picture_queue.archive where queue = $1", db.queue)
+
+
+async def partitions(db):
+    rows = await db.rows(
+        """select c.relname as name, c.relrowsecurity as rls, array(
+            select r from unnest(array['anon', 'authenticated', 'service_role']) r
+            where has_table_privilege(r, c.oid, 'select, insert, update, delete')) as roles
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'picture_queue.archive'::regclass and c.relkind = 'r' order by 1"""
+    )
+    return {row["name"]: (row["rls"], row["roles"]) for row in rows}
+
+
+async def test_jobs_are_kept_as_long_as_the_setting_of_their_state_says(db):
+    (completed,) = await finish(db, "completed")
+    (failed,) = await finish(db, "failed")
+    (cancelled,) = await finish(db, "cancelled")
+    pending = await db.enqueue(max_attempts=9)
+    await db.value("select set_setting($1)", {"keep_cancelled_seconds": 20 * DAY})
+    await db.pass_time(7 * DAY - 60)
+    await maintain(db)
+    assert await kept(db) == {completed, failed, cancelled, pending}
+    await db.pass_time(120)
+    assert (await maintain(db))["pruned"] >= 1
+    assert await kept(db) == {failed, cancelled, pending}
+    await db.pass_time(13 * DAY)
+    await maintain(db)
+    assert await kept(db) == {failed, pending}
+    await db.pass_time(10 * DAY)
+    await maintain(db)
+    assert await kept(db) == {pending}
+
+
+async def test_pruning_takes_history_and_log_along_and_keeps_the_counts(db):
+    job = await db.enqueue(max_attempts=1)
+    (claimed,) = await db.claim()
+    lines = [{"level": "info", "message": "hello"}]
+    await db.value("select log_job($1, $2, $3)", job, UUID(claimed["lease_id"]), lines)
+    await db.report(claimed, "failed")
+    await db.pass_time(31 * DAY)
+    await maintain(db)
+    for table in ("history", "log"):
+        n = await db.value(f"select count(*) from picture_queue.{table} where job_id = $1", job)
+        assert n == 0, table
+    rows = await db.value("select queue_counts()")
+    assert next(r["failed"] for r in rows if r["queue"] == db.queue) == 0
+
+
+async def test_a_batch_of_pruning_is_bounded_and_takes_the_oldest(db):
+    first = await finish(db, "completed", 3)
+    await db.run("delete from job_queue where queue <> $1", db.queue)
+    await db.pass_time(8 * DAY)
+    assert await db.value("select picture_queue._prune(2)") == 2
+    assert await kept(db) < set(first)
+    assert len(await kept(db)) == 1
+    assert await db.value("select picture_queue._prune(2)") == 1
+    assert await db.value("select picture_queue._prune(2)") == 0
+
+
+async def test_nothing_is_archived_unless_it_is_asked_for(db):
+    await finish(db, "completed")
+    await db.pass_time(8 * DAY)
+    await maintain(db)
+    assert await kept(db) == set()
+    assert await archived(db) == []
+
+
+async def test_pruned_jobs_go_into_the_partition_of_their_month(db):
+    await db.value("select set_setting($1)", {"archive": True})
+    (job,) = await finish(db, "failed")
+    before = await db.job(job)
+    await db.pass_time(31 * DAY)
+    await maintain(db)
+    assert await kept(db) == set()
+    (row,) = await archived(db)
+    for column in ("id", "seq", "status", "error", "payload", "attempt", "worker", "finished_at"):
+        assert row[column] == before[column], column
+    month = before["finished_at"].astimezone(UTC).strftime("archive_%Y_%m")
+    assert (await partitions(db))[month] == (True, [])
+
+
+async def test_the_api_roles_see_nothing_of_the_archive(db):
+    await db.value("select picture_queue._archive_partition(now())")
+    await db.act_as("service_role")
+    error = await db.refusal("select * from picture_queue.archive")
+    assert isinstance(error, asyncpg.InsufficientPrivilegeError)
+
+
+async def test_months_are_those_of_utc(db):
+    await db.run("set local timezone = 'Pacific/Auckland'")
+    at = datetime(2031, 3, 1, 0, 30, tzinfo=UTC)
+    await db.value("select picture_queue._archive_partition($1)", at)
+    await db.value("select picture_queue._archive_partition($1)", at + timedelta(days=30))
+    await db.value("select picture_queue._archive_partition($1)", at - timedelta(hours=1))
+    assert set(await partitions(db)) >= {"archive_2031_03", "archive_2031_02"}
+    assert "archive_2031_04" not in await partitions(db)
+    await db.run(
+        """insert into picture_queue.archive (id, seq, queue, job_type, status, priority, payload,
+          metadata, attempt, created_at, finished_at)
+        select gen_random_uuid(), 1, 'q', 't', 'failed', 0, '{}', '{}', 1, now(), $1""",
+        at,
+    )
+    assert await db.value("select count(*) from picture_queue.archive_2031_03") == 1
+
+
+async def test_old_months_of_the_archive_are_dropped(db):
+    await db.value("select set_setting($1)", {"keep_archive_months": 2})
+    now = datetime.now(UTC).replace(day=15)
+    months = [now - timedelta(days=31 * i) for i in range(5)]
+    for month in months:
+        await db.value("select picture_queue._archive_partition($1)", month)
+    assert (await maintain(db))["dropped_partitions"] >= 2
+    left = set(await partitions(db))
+    assert {m.strftime("archive_%Y_%m") for m in months[:3]} <= left
+    assert not {m.strftime("archive_%Y_%m") for m in months[3:]} & left
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "values", "early", "late"),
+    [
+        ("worker", "name", "$1, '{q}', '{t}', true, now(), now()", 3000, 900),
+        ("signal", "name", "$1, 'null', now()", 0.9 * DAY, 0.2 * DAY),
+        ("throughput", "queue", "$1, date_trunc('minute', now()), 'failed', 5", 1.9 * DAY, 3 * DAY),
+        ("start", "key", "$1, now()", 50, 20),
+        ("limit_key", "key", "$1, now() + interval '1 hour', null", 3000, 900),
+        ("limit_key", "key", "$1, null, now() + interval '1 hour'", 3000, 900),
+    ],
+)
+async def test_what_nobody_needs_any_more_goes(db, table, column, values, early, late):
+    name = f"x-{uuid4().hex}"
+    await db.run("delete from picture_queue.limit_rule")
+    await db.value("select set_limit($1, rate => 1, period_seconds => 60)", name)
+    await db.run(f"insert into picture_queue.{table} values ({values})", name)
+    count = f"select count(*) from picture_queue.{table} where {column} = $1"
+    await db.pass_time(early)
+    await db.value("select picture_queue._prune_misc(1000)")
+    assert await db.value(count, name) == 1
+    await db.pass_time(late)
+    assert await db.value("select picture_queue._prune_misc(1000)") >= 1
+    assert await db.value(count, name) == 0
+
+
+async def test_finished_batches_go_with_the_last_of_their_jobs(db):
+    job = {"job_type": "sql-resize", "queue": db.queue}
+    done = UUID((await db.value("select enqueue_batch($1)", [job]))["batch_id"])
+    (claimed,) = await db.claim()
+    await db.report(claimed, "completed")
+    still_open = UUID((await db.value("select enqueue_batch($1)", [job]))["batch_id"])
+    await db.pass_time(29 * DAY)
+    await maintain(db)
+    assert (await db.value("select get_batch($1)", done))["completed"] == 1
+    await db.pass_time(2 * DAY)
+    await maintain(db)
+    assert "PQ_UNKNOWN_BATCH" in (await db.refusal("select get_batch($1)", done)).message
+    assert (await db.value("select get_batch($1)", still_open))["open"] == 1
+
+
+async def test_a_key_that_jobs_wait_for_stays(db):
+    key = f"key-{uuid4().hex}"
+    await db.value("select set_limit($1, max_running => 1)", key)
+    for _ in range(2):
+        await db.enqueue(options={"limit_keys": [key]})
+    await db.claim(2)
+    await db.pass_time(3600)
+    await db.value("select picture_queue._prune_misc(1000)")
+    assert await db.value("select count(*) from picture_queue.limit_key where key = $1", key) == 1
+
+
+async def test_workers_maintain_once_a_minute_whoever_asks(db):
+    await db.run("update picture_queue.setting set maintained_at = '-infinity'")
+    first = await db.value("select maintain_jobs()")
+    assert {"promoted", "swept", "scheduled", "folded", "pruned", "tidied"} <= first.keys()
+    assert await db.value("select maintain_jobs()") == {}
+    assert "pruned" in await db.value("select maintain_jobs(force => true)")
+    await db.pass_time(59)
+    assert await db.value("select maintain_jobs()") == {}
+    await db.pass_time(2)
+    assert "pruned" in await db.value("select maintain_jobs()")
+
+
+async def test_service_keys_may_ask_for_maintenance(db):
+    await db.act_as("service_role")
+    assert "pruned" in await db.value("select maintain_jobs(true)")
+
+
+async def test_maintenance_promotes_sweeps_and_runs_schedules(db):
+    late = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=30))
+    await db.value(
+        "select set_schedule($1, $2)",
+        f"s-{db.queue}",
+        {"every_seconds": 60, "job_type": "sql-tick", "queue": db.queue},
+    )
+    await db.enqueue()
+    (job,) = await db.claim(lease=5.0)
+    await db.pass_time(61)
+    answer = await maintain(db)
+    assert answer["promoted"] >= 1
+    assert answer["scheduled"] >= 1
+    assert db.queue in answer["swept"]
+    assert (await db.job(late))["hold"] is None
+    assert (await db.job(job["id"]))["status"] == "pending"
+    ticks = "select count(*) from job_queue where queue = $1 and job_type = 'sql-tick'"
+    assert await db.value(ticks, db.queue) == 1
+
+
+async def test_two_who_maintain_at_once_do_not_wait_for_each_other(stack):
+    one = await asyncpg.connect(stack.db_url)
+    two = await asyncpg.connect(stack.db_url)
+    try:
+        transaction = one.transaction()
+        await transaction.start()
+        await one.fetchval("select picture_queue.maintain()")
+        assert json.loads(await two.fetchval("select maintain_jobs()", timeout=5)) == {}
+        forced = json.loads(await two.fetchval("select picture_queue.maintain()", timeout=5))
+        assert "swept" in forced
+        assert "folded" not in forced
+        await transaction.rollback()
+    finally:
+        await asyncio.gather(one.close(), two.close())
+
+
+async def test_pruning_leaves_what_somebody_has_in_hand(stack, db):
+    queue = f"{db.queue}-held"
+    one = await asyncpg.connect(stack.db_url)
+    two = await asyncpg.connect(stack.db_url)
+    lock, trial = one.transaction(), two.transaction()
+    try:
+        job = await one.fetchval("select enqueue_job('sql-held', queue => $1)", queue)
+        await one.execute("select cancel_job($1)", job)
+        await lock.start()
+        await one.execute("select from job_queue where id = $1 for update", job)
+        await trial.start()
+        await two.execute("update picture_queue.setting set keep_cancelled_seconds = 60")
+        await two.execute(
+            """create or replace function picture_queue._now() returns timestamptz
+            language sql volatile set search_path = ''
+            as $$ select clock_timestamp() + interval '1 hour' $$"""
+        )
+        await two.fetchval("select picture_queue._prune(1000)", timeout=5)
+        await lock.rollback()
+        exists = "select exists (select from job_queue where id = $1)"
+        assert await two.fetchval(exists, job)
+        await two.fetchval("select picture_queue._prune(1000)", timeout=5)
+        assert not await two.fetchval(exists, job)
+        await trial.rollback()
+    finally:
+        await one.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
+        await asyncio.gather(one.close(), two.close())
+
+
+async def test_pruning_reads_its_index(db):
+    await db.run(
+        """insert into job_queue (queue, job_type, status, finished_at)
+        select $1, 'sql-many', 'completed', now() from generate_series(1, 20000)""",
+        db.queue,
+    )
+    await db.run("analyze job_queue")
+    read = (
+        "select pg_stat_get_xact_tuples_returned('public.job_queue'::regclass)"
+        " + pg_stat_get_xact_tuples_fetched('public.job_queue'::regclass)"
+    )
+    before = await db.value(read)
+    await db.value("select picture_queue._prune(1000)")
+    assert await db.value(read) - before < 5000
+
+
+@pytest.fixture
+async def cron(db):
+    """As much of pg_cron as we use."""
+    await db.run(
+        """create schema cron;
+        create table cron.job (jobname text primary key, schedule text, command text,
+          active boolean default true);
+        create function cron.schedule(text, text, text) returns bigint language sql as $$
+          insert into cron.job values ($1, $2, $3) on conflict (jobname)
+          do update set schedule = $2, command = $3;
+          select 1::bigint $$"""
+    )
+
+
+async def test_pg_cron_gets_two_jobs_once(db, cron):
+    for _ in range(2):
+        assert await db.value("select picture_queue.schedule_maintenance()") == "scheduled"
+    rows = await db.rows("select jobname, schedule, command from cron.job order by 1")
+    assert [(row["jobname"], row["schedule"]) for row in rows] == [
+        ("process-job-queue", "* * * * *"),
+        ("prune-job-queue", "* * * * *"),
+    ]
+    for row in rows:
+        await db.run(row["command"])
+
+
+async def test_the_doctor_looks_for_the_jobs_of_pg_cron(db, cron):
+    async def found():
+        findings = await db.value("select queue_doctor()")
+        return next(f for f in findings if f["check"] == "pg_cron")
+
+    finding = await found()
+    assert finding["verdict"] == "warn"
+    await db.run(finding["remedy"])
+    assert (await found())["verdict"] == "ok"
+    await db.run("update cron.job set active = false where jobname = 'prune-job-queue'")
+    assert (await found())["verdict"] == "warn"
