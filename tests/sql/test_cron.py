@@ -1,0 +1,241 @@
+"""Cron expressions, compared with cronsim, a library that reads them as Debian's cron does."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from zoneinfo import ZoneInfo
+
+import pytest
+from cronsim import CronSim
+
+ZONES = (
+    "UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu",
+    "America/St_Johns", "Pacific/Auckland", "Asia/Tehran", "America/Sao_Paulo", "Africa/Casablanca",
+    "Pacific/Apia", "Europe/Dublin",
+)  # fmt: skip
+# When the clocks of some of these zones are changed, and a leap day.
+TURNS = (
+    "2024-03-31T01:00", "2024-10-27T01:00", "2024-03-10T07:00", "2024-11-03T06:00",
+    "2024-10-05T15:30", "2024-04-06T15:00", "2011-12-30T10:00", "2024-02-29T12:00",
+    "2018-11-04T03:00", "2022-09-21T20:30",
+)  # fmt: skip
+WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+
+
+def a_field(chance, low, high, names=()):
+    def number(value):
+        name = names[(value - low) % len(names)] if names else ""
+        return name if name and chance.random() < 0.5 else str(value)
+
+    def part():
+        kind = chance.random()
+        first, last = sorted((chance.randint(low, high), chance.randint(low, high)))
+        if kind < 0.5:
+            return number(first)
+        step = f"/{chance.randint(1, max(1, high // 2))}" if chance.random() < 0.4 else ""
+        if kind < 0.65:
+            return f"*{step}"
+        # cronsim takes 0-0/2 for 0/2, which goes on to the highest number.
+        return f"{first}-{last}{step if first < last else ''}"
+
+    return ",".join(part() for _ in range(chance.choice((1, 1, 1, 2, 3))))
+
+
+def an_expression(chance):
+    fields = (
+        chance.random() < 0.2 or a_field(chance, 0, 59),
+        chance.random() < 0.4 or a_field(chance, 0, 23),
+        chance.random() < 0.5 or a_field(chance, 1, 31),
+        chance.random() < 0.6 or a_field(chance, 1, 12, MONTHS),
+        chance.random() < 0.5 or a_field(chance, 0, 7, WEEKDAYS),
+    )
+    return " ".join("*" if field is True else field for field in fields)
+
+
+def a_moment(chance):
+    if chance.random() < 0.5:
+        near = datetime.fromisoformat(chance.choice(TURNS)).replace(tzinfo=UTC)
+        return near + timedelta(seconds=chance.randint(-30 * 3600, 30 * 3600))
+    first = datetime(2001, 1, 1, tzinfo=UTC).timestamp()
+    return datetime.fromtimestamp(chance.randint(int(first), int(first) + 25 * 31556952), UTC)
+
+
+def oracle(cron, zone, after):
+    """The next moment as cronsim has it, to the limit of eight years that the database has."""
+    try:
+        found = next(CronSim(cron, after.astimezone(ZoneInfo(zone)))).astimezone(UTC)
+    except (StopIteration, ValueError):
+        return None
+    except Exception as error:  # cronsim refuses days that no month of the expression has
+        assert type(error).__name__ == "CronSimError", error
+        return None
+    return found if found <= after + timedelta(days=8 * 365) else None
+
+
+def is_shown(cron, zone, at):
+    """Whether the clock shows a time that fits the expression."""
+    told, clock = CronSim(cron, datetime(2000, 1, 1)), at.astimezone(ZoneInfo(zone))
+    return (
+        clock.minute in told.minutes
+        and clock.hour in told.hours
+        and clock.month in told.months
+        and told.match_day(clock.date())
+    )
+
+
+def is_right(cron, zone, got, expected):
+    """Whether it is as cronsim has it, or cronsim is wrong.
+
+    It seeks a rhythm by whole hours, so it misses the first of them, or finds one that does not
+    fit, where the clocks leap half an hour or at midnight.
+    """
+    if got == expected or None in (got, expected):
+        return got == expected
+    minute, hour, *_ = cron.split()
+    is_rhythm = "*" in (minute[0], hour[0])
+    return (
+        is_rhythm
+        and is_shown(cron, zone, got)
+        and (got < expected or not is_shown(cron, zone, expected))
+    )
+
+
+async def nexts(db, cases):
+    rows = await db.rows(
+        """select picture_queue._cron_next(c, z, a) as next
+        from unnest($1::text[], $2::text[], $3::timestamptz[]) with ordinality as t (c, z, a, i)
+        order by i""",
+        *map(list, zip(*cases, strict=True)),
+    )
+    return [row["next"] for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_expressions_zones_and_moments_as_cron_has_them(db, seed):
+    chance = random.Random(seed)
+    cases = [(an_expression(chance), chance.choice(ZONES), a_moment(chance)) for _ in range(700)]
+    found = await nexts(db, cases)
+    wrong = [
+        f"{cron!r} {zone} after {after}: {got}, cron: {expected}"
+        for (cron, zone, after), got in zip(cases, found, strict=True)
+        if not is_right(cron, zone, got, expected := oracle(cron, zone, after))
+    ]
+    assert wrong == []
+
+
+# Without "0 */2 * * *" on Lord Howe: cronsim goes by whole hours there and leaps over 02:00.
+@pytest.mark.parametrize(
+    ("zone", "cron"),
+    [
+        (zone, cron)
+        for zone in ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe")
+        for cron in ("*/15 * * * *", "30 2 * * *", "15,45 1-3 * * *", "0 */2 * * *", "10 * * * *")
+        if (zone, cron) != ("Australia/Lord_Howe", "0 */2 * * *")
+    ],
+)
+async def test_whole_days_across_each_change_of_the_clock(db, zone, cron):
+    for turn in TURNS[:6]:
+        at = datetime.fromisoformat(turn).replace(tzinfo=UTC) - timedelta(hours=20)
+        expected = [
+            tick.astimezone(UTC)
+            for tick in islice(CronSim(cron, at.astimezone(ZoneInfo(zone))), 60)
+        ]
+        rows = await db.rows(
+            """with recursive t as (
+              select picture_queue._cron_next($1, $2, $3) as at, 1 as n
+              union all select picture_queue._cron_next($1, $2, at), n + 1 from t where n < 60
+            ) select at from t order by n""",
+            cron, zone, at,
+        )  # fmt: skip
+        assert [row["at"] for row in rows] == expected
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "after", "expected"),
+    [
+        # Spring: 02:30 is leapt over, and runs at the first moment after.
+        ("30 2 * * *", "Europe/Berlin", "2024-03-31T00:00", "2024-03-31T01:00"),
+        # Autumn: 02:30 comes twice, and runs the first time …
+        ("30 2 * * *", "Europe/Berlin", "2024-10-27T00:00", "2024-10-27T00:30"),
+        ("30 2 * * *", "Europe/Berlin", "2024-10-27T00:30", "2024-10-28T01:30"),
+        # … but a rhythm goes on through both.
+        ("30 * * * *", "Europe/Berlin", "2024-10-27T00:30", "2024-10-27T01:30"),
+        # Lord Howe leaps half an hour: 02:00 is followed by 02:30.
+        ("15 2 * * *", "Australia/Lord_Howe", "2024-10-05T15:00", "2024-10-05T15:30"),
+        ("45 1 * * *", "Australia/Lord_Howe", "2024-04-06T14:50", "2024-04-07T15:15"),
+        ("0 */2 * * *", "Australia/Lord_Howe", "2024-04-06T14:50", "2024-04-06T15:30"),
+        # Samoa leapt over 30 December 2011, 12:00 and all.
+        ("0 12 * * *", "Pacific/Apia", "2011-12-29T23:00", "2011-12-30T10:00"),
+        ("0 0 29 2 *", "UTC", "2024-02-29T00:00", "2028-02-29T00:00"),
+        ("0 0 29 2 *", "UTC", "2096-02-29T00:00", "2104-02-29T00:00"),
+        ("0 0 * * 7", "UTC", "2024-06-01T00:00", "2024-06-02T00:00"),
+        ("0 0 * * SUN", "UTC", "2024-06-01T00:00", "2024-06-02T00:00"),
+        ("0 0 * jan-MAR fri-7", "UTC", "2024-06-01T00:00", "2025-01-03T00:00"),
+        # Both day fields: either will do; with a star, even with a step, both must.
+        ("0 0 13 * fri", "UTC", "2024-06-08T00:00", "2024-06-13T00:00"),
+        ("0 0 13 * fri", "UTC", "2024-06-13T00:00", "2024-06-14T00:00"),
+        ("0 0 */2 * fri", "UTC", "2024-06-08T00:00", "2024-06-21T00:00"),
+        ("5/20 0 * * *", "UTC", "2024-06-08T00:05", "2024-06-08T00:25"),
+        ("  @Daily ", "Asia/Kathmandu", "2024-06-08T00:00", "2024-06-08T18:15"),
+        ("@hourly", "UTC", "2024-06-08T00:59", "2024-06-08T01:00"),
+        ("@weekly", "UTC", "2024-06-08T00:59", "2024-06-09T00:00"),
+        ("@monthly", "UTC", "2024-06-08T00:59", "2024-07-01T00:00"),
+        ("@yearly", "UTC", "2024-06-08T00:59", "2025-01-01T00:00"),
+        # No such day.
+        ("0 0 30 2 *", "UTC", "2024-01-01T00:00", None),
+        ("0 0 31 4,6,9,11 *", "UTC", "2024-01-01T00:00", None),
+    ],
+)
+async def test_times_that_are_easily_wrong(db, cron, zone, after, expected):
+    at = datetime.fromisoformat(after).replace(tzinfo=UTC)
+    found = (await nexts(db, [(cron, zone, at)]))[0]
+    assert found == (expected and datetime.fromisoformat(expected).replace(tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("cron", "said"),
+    [
+        ("60 * * * *", 'minute is "60"'),
+        ("-1 * * * *", 'minute is "-1"'),
+        ("* 24 * * *", 'hour is "24"'),
+        ("* * 0 * *", 'day of month is "0"'),
+        ("* * 32 * *", 'day of month is "32"'),
+        ("* * * 13 *", 'month is "13"'),
+        ("* * * foo *", 'month is "foo"'),
+        ("* * * * 8", 'day of week is "8"'),
+        ("* * * * mon-foo", 'day of week is "mon-foo"'),
+        ("* * * * 5-1", "ends before it begins"),
+        ("*/0 * * * *", 'minute is "*/0"'),
+        ("*/60 * * * *", 'minute is "*/60"'),
+        ("1,,2 * * * *", 'minute is ""'),
+        ("1, * * * *", 'minute is ""'),
+        ("1-2-3 * * * *", 'minute is "1-2-3"'),
+        ("99999 * * * *", 'minute is "99999"'),
+        ("* * L * *", 'day of month is "l"'),
+        ("* * * *", "4 fields"),
+        ("* * * * * *", "6 fields"),
+        ("@reboot", "1 fields"),
+        ("", "not 5"),
+    ],
+)
+async def test_what_is_no_expression_is_refused_by_field_and_value(db, cron, said):
+    given = {"cron": cron, "job_type": "sql-resize"}
+    error = await db.refusal("select set_schedule('sql-tick', $1)", given)
+    assert error.message.startswith("PQ_INVALID_CRON") or "PQ_INVALID_CRON" in str(error)
+    assert said in str(error.detail)
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "CEST", "UTC+3", "", "Europe"])
+async def test_a_time_zone_has_to_have_a_name(db, zone):
+    given = {"cron": "@daily", "timezone": zone, "job_type": "sql-resize"}
+    error = await db.refusal("select set_schedule('sql-tick', $1)", given)
+    assert "PQ_INVALID_CRON" in str(error)
+    assert f'timezone is "{zone}"' in str(error.detail)
+
+
+async def test_a_date_that_never_comes_is_refused(db):
+    given = {"cron": "0 0 30 feb *", "job_type": "sql-resize"}
+    error = await db.refusal("select set_schedule('sql-tick', $1)", given)
+    assert "PQ_INVALID_CRON" in str(error)
+    assert "does not come" in str(error.detail)
