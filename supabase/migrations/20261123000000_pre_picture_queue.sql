@@ -19,6 +19,10 @@
 -- Where things live. public holds what users call and see. This schema holds the rest and is not
 -- exposed by the API; a leading underscore marks what only our own functions call. Parameters of
 -- public functions are plain words, private ones are p_, variables v_.
+--
+-- Plans. What runs all day has seq_page_cost = 100, so that a plan made while a table was empty, and
+-- kept by its session, is still right when the table is full: it goes through the index. Rows are found
+-- by = any (array) for the same reason.
 create schema picture_queue;
 comment on schema picture_queue is 'The private half of picture-queue: settings, policies, functions.';
 
@@ -773,7 +777,6 @@ create table picture_queue.archive (
 comment on table picture_queue.archive is
   'Jobs that were pruned, by month of finishing; only where setting.archive is on.';
 create index archive_owned on picture_queue.archive (user_id) where user_id is not null;
-create index archive_finished on picture_queue.archive (finished_at);
 alter table picture_queue.archive enable row level security;
 
 
@@ -945,7 +948,7 @@ $$;
 
 -- One step of _transition: the rows, their history, the counts, the events.
 create function picture_queue._move(p_changes picture_queue.change[]) returns public.job_queue[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -1105,7 +1108,7 @@ $$;
 -- up. Two enqueues at once may give the same turn twice, which is harmless.
 create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_but uuid[])
 returns double precision
-language sql stable set search_path = ''
+language sql stable set search_path = '' set seq_page_cost = 100
 as $$
   select greatest(0,
     (select j.turn from public.job_queue j
@@ -1119,7 +1122,7 @@ $$;
 
 -- Jobs of tenants that become claimable (again) line up behind their tenant's last.
 create function picture_queue._take_turns(p_jobs public.job_queue[]) returns public.job_queue[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_jobs public.job_queue[];
@@ -1159,7 +1162,7 @@ $$;
 -- unless it was to run all the same. The children are locked before they are counted, so two parents
 -- that finish at once cannot each wait for the other.
 create function picture_queue._settle_children(p_jobs public.job_queue[]) returns picture_queue.change[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_children uuid[];
@@ -1284,7 +1287,7 @@ $$;
 -- Makes claimable what its time has come for: scheduled jobs, and parked ones at their poll time.
 -- Returns how many.
 create function picture_queue._promote(p_limit integer) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_changes picture_queue.change[];
@@ -1307,7 +1310,7 @@ $$;
 -- Takes back the jobs whose lease ended unheard: the attempt counts, so a job that kills its worker
 -- ends. Gives up what was not to start any more. Returns the queues that have work again.
 create function picture_queue._sweep(p_limit integer) returns text[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_changes picture_queue.change[];
@@ -1479,7 +1482,7 @@ $$;
 -- is not claimed yet counts as running. Locks p_also as well, the keys of the claim's candidates, since
 -- only the first locking of a transaction waits. Returns whether jobs were let through.
 create function picture_queue._unblock(p_keys text[], p_also text[]) returns boolean
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -1514,7 +1517,7 @@ $$;
 
 -- Notes of locked keys whether jobs wait for them, and when to look again.
 create function picture_queue._note_waiting(p_keys text[]) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_waiting text[] := array(
@@ -2016,7 +2019,7 @@ $$;
 -- Locks the parents, so that none finishes unseen until we commit, refuses what cannot be depended on,
 -- and marks the jobs that have to wait.
 create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_bad record;
@@ -2121,7 +2124,7 @@ $$;
 -- what became of them. A unique key whose period is over is freed, and its place left out: the caller
 -- tries that job again.
 create function picture_queue._meet_existing(p_jobs picture_queue.new_job[], p_made public.job_queue[]) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2237,7 +2240,7 @@ $$;
 create function picture_queue._pick(
   p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer, p_heads jsonb)
 returns picture_queue.candidate[]
-language sql volatile set search_path = ''
+language sql volatile set search_path = '' set seq_page_cost = 100
 as $$
   select array_agg(row(
       d.id, d.queue, d.rank, d.turn, d.seq,
@@ -2311,7 +2314,7 @@ create function picture_queue._claim(
   p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
   p_request_id uuid, p_legacy boolean)
 returns setof public.job_queue
-language plpgsql rows 10 set search_path = ''
+language plpgsql rows 10 set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_claim picture_queue.change := picture_queue._change(null, 'claim');
@@ -2505,7 +2508,7 @@ $$;
 -- repeated (this lease reported before, nothing changed); stale (the lease ended, nothing changed).
 -- A result above the limit fails its job, since no repetition makes it smaller.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2708,7 +2711,7 @@ $$;
 -- that was to stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever
 -- its worker says. One cancelled while parked has its grace from its last claim, which is to undo.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();

@@ -26,5 +26,4 @@ create table picture_queue.archive (
 comment on table picture_queue.archive is
   'Jobs that were pruned, by month of finishing; only where setting.archive is on.';
 create index archive_owned on picture_queue.archive (user_id) where user_id is not null;
-create index archive_finished on picture_queue.archive (finished_at);
 alter table picture_queue.archive enable row level security;
