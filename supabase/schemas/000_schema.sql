@@ -17,5 +17,9 @@
 -- Where things live. public holds what users call and see. This schema holds the rest and is not
 -- exposed by the API; a leading underscore marks what only our own functions call. Parameters of
 -- public functions are plain words, private ones are p_, variables v_.
+--
+-- Plans. What runs all day has seq_page_cost = 100, so that a plan made while a table was empty, and
+-- kept by its session, is still right when the table is full: it goes through the index. Rows are found
+-- by = any (array) for the same reason.
 create schema picture_queue;
 comment on schema picture_queue is 'The private half of picture-queue: settings, policies, functions.';

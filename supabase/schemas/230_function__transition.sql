@@ -18,7 +18,7 @@ $$;
 
 -- One step of _transition: the rows, their history, the counts, the events.
 create function picture_queue._move(p_changes picture_queue.change[]) returns public.job_queue[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();

@@ -50,7 +50,7 @@ $$;
 -- up. Two enqueues at once may give the same turn twice, which is harmless.
 create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_but uuid[])
 returns double precision
-language sql stable set search_path = ''
+language sql stable set search_path = '' set seq_page_cost = 100
 as $$
   select greatest(0,
     (select j.turn from public.job_queue j
@@ -64,7 +64,7 @@ $$;
 
 -- Jobs of tenants that become claimable (again) line up behind their tenant's last.
 create function picture_queue._take_turns(p_jobs public.job_queue[]) returns public.job_queue[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_jobs public.job_queue[];

@@ -3,7 +3,7 @@
 -- unless it was to run all the same. The children are locked before they are counted, so two parents
 -- that finish at once cannot each wait for the other.
 create function picture_queue._settle_children(p_jobs public.job_queue[]) returns picture_queue.change[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_children uuid[];

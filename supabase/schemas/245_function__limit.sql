@@ -130,7 +130,7 @@ $$;
 -- is not claimed yet counts as running. Locks p_also as well, the keys of the claim's candidates, since
 -- only the first locking of a transaction waits. Returns whether jobs were let through.
 create function picture_queue._unblock(p_keys text[], p_also text[]) returns boolean
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -165,7 +165,7 @@ $$;
 
 -- Notes of locked keys whether jobs wait for them, and when to look again.
 create function picture_queue._note_waiting(p_keys text[]) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_waiting text[] := array(

@@ -4,7 +4,7 @@
 -- Locks the parents, so that none finishes unseen until we commit, refuses what cannot be depended on,
 -- and marks the jobs that have to wait.
 create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_bad record;

@@ -28,7 +28,7 @@ $$;
 create function picture_queue._pick(
   p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer, p_heads jsonb)
 returns picture_queue.candidate[]
-language sql volatile set search_path = ''
+language sql volatile set search_path = '' set seq_page_cost = 100
 as $$
   select array_agg(row(
       d.id, d.queue, d.rank, d.turn, d.seq,
@@ -102,7 +102,7 @@ create function picture_queue._claim(
   p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
   p_request_id uuid, p_legacy boolean)
 returns setof public.job_queue
-language plpgsql rows 10 set search_path = ''
+language plpgsql rows 10 set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_claim picture_queue.change := picture_queue._change(null, 'claim');

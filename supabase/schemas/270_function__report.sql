@@ -52,7 +52,7 @@ $$;
 -- repeated (this lease reported before, nothing changed); stale (the lease ended, nothing changed).
 -- A result above the limit fails its job, since no repetition makes it smaller.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();

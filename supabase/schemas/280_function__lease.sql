@@ -60,7 +60,7 @@ $$;
 -- that was to stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever
 -- its worker says. One cancelled while parked has its grace from its last claim, which is to undo.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
