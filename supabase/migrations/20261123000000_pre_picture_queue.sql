@@ -109,9 +109,10 @@ $$;
 
 -- 020_function__now.sql
 
--- The one clock. Tests replace it inside a transaction to move time.
+-- The one clock. Tests replace it inside a transaction to move time. It stands still within a statement,
+-- so that an index can be searched by it.
 create function picture_queue._now() returns timestamptz
-language sql volatile set search_path = ''
+language sql stable set search_path = ''
 as $$ select clock_timestamp() $$;
 
 
@@ -965,7 +966,7 @@ begin
       hold = e.to_hold,
       attempt = j.attempt + e.attempt_delta,
       max_attempts = case when e.action = 'retry' then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
-      scheduled_for = case when c.action = 'await' then j.scheduled_for
+      scheduled_for = case when e.action in ('retry', 'wake') then null when e.action = 'await' then j.scheduled_for
         when e.to_hold in ('scheduled', 'parked') then c.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
       lease_id = case e.action when 'claim' then c.lease_id when 'expire' then null else j.lease_id end,
@@ -2305,6 +2306,12 @@ begin
 end
 $$;
 
+-- Before a claim locks anything: a new rule (set_limit) waits for the claims that do not know it yet, and
+-- those that come after wait for the rule.
+create function picture_queue._know_rules() returns void
+language sql volatile set search_path = ''
+as $$ select pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0) $$;
+
 -- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
 -- p_request_id) gives the jobs of the first again: the request id is the lease id. p_queues null:
 -- every queue; p_job_types null: every type. Where limits are in use, what is over one is put aside
@@ -2338,8 +2345,6 @@ begin
     return;
   end if;
 
-  -- A new rule waits for the claims that do not know it yet (set_limit).
-  perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0);
   perform picture_queue._promote(100);
   v_limited := exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key);
   select array_agg(q.name), array_agg((
@@ -2396,6 +2401,7 @@ declare
   v_jobs jsonb;
 begin
   perform picture_queue._check_claim(p_worker, p_queues, p_max_jobs, p_lease_seconds, p_request_id, p_weights);
+  perform picture_queue._know_rules();
   if v_sweep then
     perform picture_queue._sweep(100);
     perform picture_queue._run_schedules(100);
@@ -2929,6 +2935,7 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language sql volatile security definer set search_path = ''
 as $$
+  select picture_queue._know_rules();
   select picture_queue._sweep(100);
   select * from picture_queue._claim(
     'claim_next_job', case when queue is not null then array[queue] end, null, null, 1,
@@ -2978,6 +2985,9 @@ declare
   v_outcomes jsonb;
   v_jobs jsonb := '[]'::jsonb;
 begin
+  if jsonb_typeof(claim) = 'object' then
+    perform picture_queue._know_rules();
+  end if;
   v_outcomes := picture_queue._report(outcomes);
   if jsonb_typeof(claim) = 'object' then
     select picture_queue._claim_jobs(
@@ -3691,6 +3701,12 @@ create function picture_queue._seat_running(p_key text) returns void
 language plpgsql set search_path = ''
 as $$
 begin
+  -- Locked first, in the order of ids: what is just being reported must not get a slot that nobody frees.
+  perform from public.job_queue j
+  where j.status = 'processing' and j.hold is null and exists (
+    select from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+    where k = p_key or (p_key like '%:*' and k like replace(left(p_key, -1), '_', '\_') || '%'))
+  order by j.id for update;
   with seats as (
     select j.id, array_agg(k order by k) as keys
     from public.job_queue j

@@ -45,7 +45,8 @@ end
 $$;
 
 -- Of a schedule that is due: the ticks that make a job now, at most p_limit, and when it comes next.
--- One tick that is due counts as late, however late; of several, the policy says which were missed.
+-- Of several, all but the latest were missed. The latest is not, unless the schedule skips what it
+-- missed and it is over two minutes late: pg_cron alone looks once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
@@ -54,19 +55,16 @@ as $$
 declare
   v_latest timestamptz;
 begin
-  ticks := array[p_schedule.next_at];
-  next_at := picture_queue._schedule_next(p_schedule, p_schedule.next_at);
-  if next_at is null or next_at > p_now then
-    return;
-  elsif p_schedule.missed = 'all' then
-    while next_at <= p_now and cardinality(ticks) < p_limit loop
+  if p_schedule.missed = 'all' then
+    next_at := p_schedule.next_at;
+    while next_at <= p_now and coalesce(cardinality(ticks), 0) < p_limit loop
       ticks := ticks || next_at;
       next_at := picture_queue._schedule_next(p_schedule, next_at);
     end loop;
     return;
   end if;
   v_latest := picture_queue._schedule_latest(p_schedule, p_now);
-  ticks := case when p_schedule.missed = 'once' or v_latest > p_now - interval '60 seconds'
+  ticks := case when p_schedule.missed = 'once' or v_latest > p_now - interval '2 minutes'
     then array[v_latest] else '{}' end;
   next_at := picture_queue._schedule_next(p_schedule, v_latest);
 end
@@ -104,7 +102,7 @@ begin
     if v_ticks <> '{}' then
       v_answer := picture_queue._enqueue((
         select jsonb_agg(picture_queue._schedule_job(p_schedule, t,
-          md5('picture_queue schedule ' || p_schedule.name || extract(epoch from t))::uuid) order by t)
+          md5('picture_queue schedule ' || p_schedule.name || ' ' || extract(epoch from t))::uuid) order by t)
         from unnest(v_ticks) t));
     end if;
     v_error := case when v_next is null then 'It does not come again.' end;

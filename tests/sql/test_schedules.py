@@ -1,0 +1,276 @@
+"""Schedules: their ticks, what is missed, and that each tick makes one job."""
+
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+AT = "2024-03-30 12:00:00+00"
+
+
+@pytest.fixture
+async def clock(db):
+    """Stops the clock every function uses; called with a time, sets it."""
+
+    async def set_(at):
+        await db.run(
+            f"""create or replace function picture_queue._now() returns timestamptz
+            language sql volatile set search_path = '' as $$ select '{at}'::timestamptz $$"""
+        )
+        return datetime.fromisoformat(str(at))
+
+    await set_(AT)
+    return set_
+
+
+async def tick(db, limit=100):
+    return await db.value("select picture_queue._run_schedules($1)", limit)
+
+
+async def schedule(db, name="sql-tick", **given):
+    given = {"job_type": "sql-resize", "queue": db.queue, **given}
+    return await db.value("select set_schedule($1, $2)", name, given)
+
+
+async def listed(db, name="sql-tick"):
+    rows = await db.value("select list_schedules()")
+    return next((row for row in rows if row["name"] == name), None)
+
+
+async def jobs(db):
+    return await db.rows(
+        "select id, payload, metadata from job_queue where queue = $1 order by seq",
+        db.queue,
+    )
+
+
+async def ticks(db):
+    return [job["metadata"]["tick"][:19].replace("T", " ") for job in await jobs(db)]
+
+
+async def test_an_interval_does_not_drift_however_late_it_is_looked_at(db, clock):
+    row = await schedule(db, every_seconds=90.5)
+    assert row["next_at"].startswith("2024-03-30T12:01:30.5")
+    for late in (91, 182, 299, 364):
+        await clock(datetime.fromisoformat(AT) + timedelta(seconds=late))
+        assert await tick(db) == 1
+    made = [job["metadata"]["tick"] for job in await jobs(db)]
+    assert [at[14:21] for at in made] == ["01:30.5", "03:01+0", "04:31.5", "06:02+0"]
+
+
+async def test_an_interval_stays_true_after_a_billion_seconds(db, clock):
+    await schedule(db, every_seconds=1.1, missed="once")
+    await clock("2055-03-30 12:00:00+00")
+    assert await tick(db) == 1
+    row = await listed(db)
+    created, at = (datetime.fromisoformat(row[name]) for name in ("created_at", "next_at"))
+    assert ((at - created) // timedelta(microseconds=1)) % 1_100_000 == 0
+    assert at > datetime.fromisoformat("2055-03-30 12:00:00+00")
+
+
+async def test_a_time_zone_moves_the_ticks_with_its_clock(db, clock):
+    row = await schedule(db, cron="0  9 * * *", timezone="europe/berlin")
+    assert (row["cron"], row["timezone"]) == ("0 9 * * *", "Europe/Berlin")
+    assert row["next_at"].startswith("2024-03-31T07:00")  # the clocks changed that night
+    for day, hour in ((31, 7), (30, 7)):
+        await clock(f"2024-0{3 if day == 31 else 4}-{day} {hour:02}:00:00+00")
+        await tick(db)
+    assert await ticks(db) == ["2024-03-31 07:00:00", "2024-04-30 07:00:00"]
+
+
+@pytest.mark.parametrize(
+    ("missed", "made"),
+    [
+        ("skip", []),
+        ("once", ["2024-03-30 15:00:00"]),
+        ("all", ["2024-03-30 13:00:00", "2024-03-30 14:00:00", "2024-03-30 15:00:00"]),
+    ],
+)
+async def test_ticks_that_passed_unseen(db, clock, missed, made):
+    await schedule(db, cron="0 * * * *", missed=missed)
+    await clock("2024-03-30 15:30:00+00")
+    assert await tick(db) == len(made)
+    assert await tick(db) == 0
+    assert await ticks(db) == made
+    row = await listed(db)
+    assert row["next_at"].startswith("2024-03-30T16:00")
+    assert (row["last_at"] is None) == (not made)
+
+
+@pytest.mark.parametrize(("seconds", "made"), [(60, 1), (119, 1), (121, 0)])
+async def test_a_skipping_schedule_forgives_two_minutes(db, clock, seconds, made):
+    await schedule(db, cron="0 13 * * *", missed="skip")
+    await clock(datetime.fromisoformat("2024-03-30 13:00:00+00") + timedelta(seconds=seconds))
+    assert await tick(db) == made
+    assert (await listed(db))["next_at"].startswith("2024-03-31T13:00")
+
+
+async def test_all_that_was_missed_is_made_a_bounded_number_at_a_time(db, clock):
+    await schedule(db, every_seconds=1, missed="all")
+    await schedule(db, "sql-other", every_seconds=1, missed="all")
+    await clock("2024-03-30 12:01:00+00")
+    assert [await tick(db, 50) for _ in range(4)] == [50, 50, 20, 0]
+    assert (
+        len({(job["metadata"]["schedule"], job["metadata"]["tick"]) for job in await jobs(db)})
+        == 120
+    )
+
+
+async def test_a_claim_runs_what_is_due_without_pg_cron(db, clock):
+    await schedule(
+        db, every_seconds=60, payload={"size": 3}, priority=7, options={"metadata": {"by": "me"}}
+    )
+    assert await db.claim() == []
+    await clock("2024-03-30 12:01:00+00")
+    (job,) = await db.claim()
+    assert (job["payload"], job["priority"]) == ({"size": 3}, 7)
+    assert job["metadata"] == {
+        "by": "me", "schedule": "sql-tick", "tick": "2024-03-30T12:01:00+00:00"
+    }  # fmt: skip
+    row = await listed(db)
+    assert (row["last_job_id"], row["last_error"]) == (job["id"], None)
+    assert row["last_at"].startswith("2024-03-30T12:01:00")
+
+
+async def test_maintenance_runs_what_is_due(db, clock):
+    await schedule(db, every_seconds=60)
+    await clock("2024-03-30 12:01:00+00")
+    assert (await db.value("select maintain_jobs(true)"))["scheduled"] == 1
+
+
+async def test_a_paused_schedule_misses_nothing(db, clock):
+    await schedule(db, cron="0 * * * *", missed="all")
+    for _ in range(2):
+        row = await db.value("select pause_schedule('sql-tick')")
+        assert (row["paused"], row["next_at"]) == (True, None)
+    await clock("2024-03-30 15:30:00+00")
+    assert await tick(db) == 0
+    assert (await schedule(db, cron="30 * * * *", missed="all"))["paused"], (
+        "setting leaves it paused"
+    )
+    for _ in range(2):
+        row = await db.value("select resume_schedule('sql-tick')")
+        assert (row["paused"], row["next_at"][:16]) == (False, "2024-03-30T16:30")
+    assert await tick(db) == 0
+
+
+async def test_a_schedule_can_be_made_paused_and_run_by_hand(db, clock):
+    await schedule(db, cron="0 * * * *", paused=True, payload={"a": 1})
+    job_id = uuid4()
+    for _ in range(2):
+        made = await db.value("select run_schedule('sql-tick', $1)", job_id)
+        assert made["job_id"] == str(job_id)
+    assert [job["payload"] for job in await jobs(db)] == [{"a": 1}]
+    assert (await db.value("select run_schedule('sql-tick')"))["outcome"] == "created"
+    assert (await listed(db))["last_at"] is None, "its ticks stay as they are"
+
+
+async def test_setting_the_same_again_changes_nothing(db, clock):
+    given = {"cron": "*/5 * * * *", "timezone": "Asia/Kathmandu", "payload": {"a": 1}}
+    first = await schedule(db, **given)
+    await clock("2024-03-30 12:20:00+00")
+    assert await schedule(db, **given) == first
+    changed = await schedule(db, **given | {"payload": {"a": 2}})
+    assert changed["next_at"] == first["next_at"], "another payload is no reason to miss a tick"
+    assert changed["updated_at"] != first["updated_at"]
+    assert (await schedule(db, cron="0 0 * * *"))["next_at"].startswith("2024-03-31T00:00")
+
+
+async def test_a_schedule_that_fails_says_why_and_the_others_go_on(db, clock):
+    await db.value("select set_setting($1)", {"unknown_queue": "refuse"})
+    await schedule(db, "sql-a-broken", every_seconds=60, queue=f"{db.queue}-none")
+    await db.value("select set_queue($1)", db.queue)
+    await schedule(db, "sql-b", every_seconds=60)
+    await clock("2024-03-30 12:01:00+00")
+    assert await tick(db) == 1
+    broken = await listed(db, "sql-a-broken")
+    assert broken["last_error"].startswith("PQ_UNKNOWN_QUEUE")
+    assert broken["next_at"].startswith("2024-03-30T12:02:00"), "it is not tried again at once"
+    await db.value("select set_queue($1)", f"{db.queue}-none")
+    await clock("2024-03-30 12:02:00+00")
+    assert await tick(db) == 2
+    assert (await listed(db, "sql-a-broken"))["last_error"] is None
+
+
+async def test_a_deleted_schedule_leaves_its_jobs(db, clock):
+    await schedule(db, every_seconds=60)
+    await clock("2024-03-30 12:01:00+00")
+    await tick(db)
+    assert await db.value("select delete_schedule('sql-tick')") == {"deleted": True}
+    assert await db.value("select delete_schedule('sql-tick')") == {"deleted": False}
+    assert await listed(db) is None
+    assert len(await jobs(db)) == 1
+
+
+@pytest.mark.parametrize("call", ["pause_schedule", "resume_schedule", "run_schedule"])
+async def test_an_unknown_schedule_is_refused(db, call):
+    refused = await db.refusal(f"select {call}('sql-none')")
+    assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT404", "PQ_UNKNOWN_SCHEDULE")
+    assert refused.detail == 'name is "sql-none"'
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "one of cron and every_seconds is needed"),
+        ({"cron": "@daily", "every_seconds": 5}, "one of cron and every_seconds is needed"),
+        ({"cron": 5}, "cron is 5, not text"),
+        ({"every_seconds": 0}, "every_seconds is 0, not 1 to 31536000"),
+        ({"every_seconds": "60"}, 'every_seconds is "60", not 1 to 31536000'),
+        ({"every_seconds": 1e9}, "every_seconds is 1000000000"),
+        ({"every_seconds": 60, "timezone": 2}, "timezone is 2, not text"),
+        ({"every_seconds": 60, "missed": "never"}, 'missed is "never", not skip, once or all'),
+        ({"every_seconds": 60, "paused": "yes"}, 'paused is "yes", not true or false'),
+        ({"every_seconds": 60, "job_id": str(uuid4())}, "job_id is for one job"),
+        ({"every_seconds": 60, "idempotency_key": "a"}, "idempotency_key is for one job"),
+        ({"every_seconds": 60, "options": {"depends_on": []}}, "options.depends_on is for one job"),
+        ({"every_seconds": 60, "job_type": ""}, "job_type"),
+        ({"every_seconds": 60, "payload": []}, "payload"),
+        ({"every_seconds": 60, "options": {"delay_seconds": -1}}, "delay_seconds"),
+    ],
+)
+async def test_what_is_no_schedule_is_refused(db, given, said):
+    refused = await db.refusal(
+        "select set_schedule('sql-tick', $1)", {"job_type": "sql-resize", **given}
+    )
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert said in refused.detail
+
+
+@pytest.mark.parametrize("name", ["", "with space", "-first", "a" * 129])
+async def test_a_name_is_plain(db, name):
+    refused = await db.refusal(
+        "select set_schedule($1, $2)", name, {"job_type": "sql-resize", "every_seconds": 60}
+    )
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert "name is" in refused.detail
+
+
+async def test_two_connections_make_one_job_of_a_tick(stack, db):
+    """Committed: the one passes over what the other has in hand, and later finds nothing due."""
+    name, queue = f"sql-{db.queue}", db.queue
+    one, other = [await asyncpg.connect(stack.db_url, timeout=10) for _ in range(2)]
+    try:
+        await one.execute(
+            "select set_schedule($1, jsonb_build_object('every_seconds', 31536000, "
+            "'job_type', 'sql-resize', 'queue', $2::text))",
+            name, queue,
+        )  # fmt: skip
+        await one.execute(
+            "update picture_queue.schedule set next_at = now() - interval '1 second' "
+            "where name = $1",
+            name,
+        )
+        first = one.transaction()
+        await first.start()
+        assert await one.fetchval("select picture_queue._run_schedules(100)") >= 1
+        assert await other.fetchval("select picture_queue._run_schedules(100)") == 0
+        await first.commit()
+        assert await other.fetchval("select picture_queue._run_schedules(100)") == 0
+        count = "select count(*) from job_queue where queue = $1"
+        assert await one.fetchval(count, queue) == 1
+    finally:
+        await other.execute("select delete_schedule($1)", name)
+        await one.close(timeout=10)
+        await other.close(timeout=10)
