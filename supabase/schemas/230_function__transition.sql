@@ -35,7 +35,7 @@ begin
       hold = e.to_hold,
       attempt = j.attempt + e.attempt_delta,
       max_attempts = case when e.action = 'retry' then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
-      scheduled_for = case when c.action = 'await' then j.scheduled_for
+      scheduled_for = case when e.action in ('retry', 'wake') then null when e.action = 'await' then j.scheduled_for
         when e.to_hold in ('scheduled', 'parked') then c.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
       lease_id = case e.action when 'claim' then c.lease_id when 'expire' then null else j.lease_id end,

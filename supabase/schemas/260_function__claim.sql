@@ -93,6 +93,12 @@ begin
 end
 $$;
 
+-- Before a claim locks anything: a new rule (set_limit) waits for the claims that do not know it yet, and
+-- those that come after wait for the rule.
+create function picture_queue._know_rules() returns void
+language sql volatile set search_path = ''
+as $$ select pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0) $$;
+
 -- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
 -- p_request_id) gives the jobs of the first again: the request id is the lease id. p_queues null:
 -- every queue; p_job_types null: every type. Where limits are in use, what is over one is put aside
@@ -126,8 +132,6 @@ begin
     return;
   end if;
 
-  -- A new rule waits for the claims that do not know it yet (set_limit).
-  perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0);
   perform picture_queue._promote(100);
   v_limited := exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key);
   select array_agg(q.name), array_agg((
@@ -184,6 +188,7 @@ declare
   v_jobs jsonb;
 begin
   perform picture_queue._check_claim(p_worker, p_queues, p_max_jobs, p_lease_seconds, p_request_id, p_weights);
+  perform picture_queue._know_rules();
   if v_sweep then
     perform picture_queue._sweep(100);
     perform picture_queue._run_schedules(100);

@@ -3,6 +3,7 @@
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language sql volatile security definer set search_path = ''
 as $$
+  select picture_queue._know_rules();
   select picture_queue._sweep(100);
   select * from picture_queue._claim(
     'claim_next_job', case when queue is not null then array[queue] end, null, null, 1,

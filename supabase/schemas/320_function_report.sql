@@ -26,6 +26,9 @@ declare
   v_outcomes jsonb;
   v_jobs jsonb := '[]'::jsonb;
 begin
+  if jsonb_typeof(claim) = 'object' then
+    perform picture_queue._know_rules();
+  end if;
   v_outcomes := picture_queue._report(outcomes);
   if jsonb_typeof(claim) = 'object' then
     select picture_queue._claim_jobs(

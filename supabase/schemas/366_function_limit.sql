@@ -39,6 +39,12 @@ create function picture_queue._seat_running(p_key text) returns void
 language plpgsql set search_path = ''
 as $$
 begin
+  -- Locked first, in the order of ids: what is just being reported must not get a slot that nobody frees.
+  perform from public.job_queue j
+  where j.status = 'processing' and j.hold is null and exists (
+    select from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+    where k = p_key or (p_key like '%:*' and k like replace(left(p_key, -1), '_', '\_') || '%'))
+  order by j.id for update;
   with seats as (
     select j.id, array_agg(k order by k) as keys
     from public.job_queue j

@@ -55,7 +55,7 @@ class Database:
         )
         await self.run(
             f"""create or replace function picture_queue._now() returns timestamptz
-            language sql volatile set search_path = ''
+            language sql stable set search_path = ''
             as $$ select clock_timestamp() + interval '{float(offset) + seconds} seconds' $$"""
         )
 
