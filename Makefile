@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check format bench-smoke generate clean
+.PHONY: help setup demo test test-long check format bench bench-smoke generate clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,6 +39,9 @@ format: $(READY) ## Format Python and write what is generated
 	@$(BIN)/ruff format -q .
 	@$(BIN)/python scripts/unasync.py
 	@$(BIN)/python scripts/build_migration.py
+
+bench: $(READY) ## Measure what the engine costs, in six minutes (JSON=1, QUICK=1)
+	@$(BIN)/python bench/engine.py $(if $(JSON),--json) $(if $(QUICK),--quick)
 
 bench-smoke: $(READY) ## Measure the latencies of the main job (JSON=1 for machines)
 	@$(BIN)/python bench/smoke.py $(if $(JSON),--json)
