@@ -47,7 +47,8 @@ class AsyncSchedules:
             cron: Minute, hour, day of month, month, day of week; or ``@daily`` and the like.
             every: Instead of ``cron``: seconds between two jobs, 1 at least.
             timezone: Where ``cron`` is the time of day, such as ``Europe/Berlin``.
-            missed: What to make up for when several ticks passed unseen: none, one or all of them.
+            missed: What to make up for when ticks passed unseen: ``skip`` none (two minutes are
+                forgiven), ``once`` the latest, ``all``.
             paused: Whether it makes no jobs; None leaves that as it is.
             **options: When, where and how its jobs run; see `JobOptions`.
 

@@ -561,7 +561,8 @@ create table picture_queue.schedule (
   constraint schedule_comes_unless_paused check ((next_at is null) = paused)
 );
 comment on table picture_queue.schedule is 'Jobs that come again, by cron or at an interval.';
-comment on column picture_queue.schedule.missed is 'If several ticks passed unseen: none of them, once, or all.';
+comment on column picture_queue.schedule.missed is
+  'What is made up for when ticks passed unseen: skip none (two minutes are forgiven), once the latest, all.';
 comment on column picture_queue.schedule.last_at is 'The latest tick that made a job, and last_job_id that job.';
 comment on column picture_queue.schedule.last_error is 'Why the latest tick made no job; null if it did.';
 create index schedule_due on picture_queue.schedule (next_at) where not paused;
@@ -976,6 +977,8 @@ begin
       slots = case when e.action = 'claim' then c.slots else j.slots end,
       blocked_on = case e.action when 'claim' then null when 'block' then c.key else j.blocked_on end,
       parked_on = case when e.action = 'park' then c.key else j.parked_on end,
+      -- One that parked has started, and is not to be given up when it is woken.
+      expires_at = case when e.action = 'park' then null else j.expires_at end,
       event = case e.action when 'wake' then c.result when 'park' then null else j.event end,
       -- Uniqueness that does not cover running jobs ends when the job starts.
       unique_states = case when e.action = 'claim' and not 'processing' = any (j.unique_states) then '{}'

@@ -22,7 +22,8 @@ create table picture_queue.schedule (
   constraint schedule_comes_unless_paused check ((next_at is null) = paused)
 );
 comment on table picture_queue.schedule is 'Jobs that come again, by cron or at an interval.';
-comment on column picture_queue.schedule.missed is 'If several ticks passed unseen: none of them, once, or all.';
+comment on column picture_queue.schedule.missed is
+  'What is made up for when ticks passed unseen: skip none (two minutes are forgiven), once the latest, all.';
 comment on column picture_queue.schedule.last_at is 'The latest tick that made a job, and last_job_id that job.';
 comment on column picture_queue.schedule.last_error is 'Why the latest tick made no job; null if it did.';
 create index schedule_due on picture_queue.schedule (next_at) where not paused;

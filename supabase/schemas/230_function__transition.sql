@@ -45,6 +45,8 @@ begin
       slots = case when e.action = 'claim' then c.slots else j.slots end,
       blocked_on = case e.action when 'claim' then null when 'block' then c.key else j.blocked_on end,
       parked_on = case when e.action = 'park' then c.key else j.parked_on end,
+      -- One that parked has started, and is not to be given up when it is woken.
+      expires_at = case when e.action = 'park' then null else j.expires_at end,
       event = case e.action when 'wake' then c.result when 'park' then null else j.event end,
       -- Uniqueness that does not cover running jobs ends when the job starts.
       unique_states = case when e.action = 'claim' and not 'processing' = any (j.unique_states) then '{}'
