@@ -23,7 +23,7 @@ COMMON: dict[str, Any] = dict(
 )
 # Shrinking takes minutes; the short histories are short enough.
 settings.register_profile(
-    "fast", max_examples=40, stateful_step_count=30, derandomize=True, phases=[Phase.generate],
+    "fast", max_examples=50, stateful_step_count=40, derandomize=True, phases=[Phase.generate],
     **COMMON,
 )  # fmt: skip
 settings.register_profile(

@@ -9,7 +9,20 @@ from hypothesis.stateful import precondition, rule
 
 from .engine import Row
 from .model import CLAIM, SETTLE, Step
-from .world import AGED, EVENTS, FAIR, PLAIN, QUEUES, QUIET, TYPES, World, outcomes, pick, worker
+from .world import (
+    AGED,
+    EVENTS,
+    FAIR,
+    PLAIN,
+    QUEUES,
+    QUIET,
+    TYPES,
+    WORKERS,
+    World,
+    outcomes,
+    pick,
+    worker,
+)
 
 
 class Working(World):
@@ -31,6 +44,7 @@ class Working(World):
             [float(n + 1) for n in range(len(queues))] if weighted else None,
         )  # fmt: skip
         claimed = self.take(who, answer, request)
+        lines = {job for job, row in self.model.rows.items() if row.hold != "waiting"}
         self.watch(self.claim_step("claim", claimed=claimed))
         rows = [self.model.rows[job] for job in claimed]
         assert len(rows) <= most
@@ -41,12 +55,16 @@ class Working(World):
         if not weighted:
             places = [(row.rank, row.turn, row.seq) for row in rows]
             assert places == sorted(places), rows
-            self.check_left(rows, most, queues, types)
+            self.check_left(rows, most, queues, types, lines)
 
-    def check_left(self, rows: list[Row], most: int, queues: Any, types: Any) -> None:
-        """What could have been claimed too was behind, or its limit is reached."""
+    def check_left(
+        self, rows: list[Row], most: int, queues: Any, types: Any, lines: set[str]
+    ) -> None:
+        """What could have been claimed too was behind, or its limit is reached. What the claim set
+        free itself, by giving up a parent, is for the next."""
         worst = max(((row.rank, row.turn, row.seq) for row in rows), default=None)
-        for row in self.model.rows.values():
+        for job in lines & self.model.rows.keys():
+            row = self.model.rows[job]
             if (
                 row.state == ("pending", None)
                 and row.queue in queues
@@ -191,6 +209,15 @@ class Working(World):
     def park(self, which: list[int], event: str | None) -> None:
         outcome = {"outcome": "parked", "event": event, "delay_seconds": 300}
         self.report(which, outcome, False, 0)
+
+    @rule(n=pick, outcome=outcomes)
+    def wake_up_too_late(self, n: int, outcome: dict[str, Any]) -> None:
+        """A worker slept until others had its jobs, and goes on as if nothing had been."""
+        who, _, _ = self.grant(n, False)
+        self.tick(31)
+        self.claim((who + 1) % len(WORKERS), 20, QUEUES, TYPES, 30, False)
+        self.heartbeat(who)
+        self.report([n, n + 1], outcome, True, 0)
 
     @rule(n=pick)
     def complete_legacy(self, n: int) -> None:

@@ -126,17 +126,18 @@ class World(RuleBasedStateMachine):
     # What is known -----------------------------------------------------------------------------
 
     def grant(self, n: int, late: bool) -> tuple[int, str, str]:
-        """A worker, a job and its lease: one in force, or if late any there ever was; if there is
-        none, a claim is made, and at last one of nobody's."""
+        """A worker, a job and its lease: one in force, or if late one that has ended, best of a job
+        that somebody else has now. If there is none, a claim is made; at last it is nobody's."""
         for _ in range(2):
-            grants = [
-                (who, job, lease)
-                for who, held in self.grants.items()
-                for job, lease in held
-                if late or self.model.leased(job, lease)
-            ]
-            if grants:
-                return grants[n % len(grants)]
+            grants = [(who, *grant) for who, held in self.grants.items() for grant in held]
+            held = [g for g in grants if self.model.leased(*g[1:])]
+            ended = [g for g in grants if g not in held]
+            taken = {g[1] for g in held}
+            if late and ended:
+                ended = [g for g in ended if g[1] in taken] or ended
+                return ended[n % len(ended)]
+            if held:
+                return held[n % len(held)]
             self.claim(n % len(WORKERS), 3, QUEUES, TYPES, 30, False)
         return 0, str(UUID(int=1)), str(UUID(int=2))
 
