@@ -1,8 +1,11 @@
 """Counts for dashboards and scalers: exact, and without looking at all jobs."""
 
+import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 USER = uuid4()
@@ -264,3 +267,64 @@ async def test_counts_never_scan_the_jobs(db):
     before = await db.value(read)
     await db.value("select count(payload) from job_queue")
     assert await db.value(read) - before >= 50000, "the measure works"
+
+
+async def test_counts_stay_exact_while_workers_work_and_others_fold(stack, db):
+    queue = f"{db.queue}-busy"
+    connections = [await asyncpg.connect(stack.db_url) for _ in range(4)]
+    *workers, folder = connections
+    busy = True
+
+    async def work(connection, name):
+        for n in range(15):
+            items = [{"job_type": "sql-busy", "queue": queue, "max_attempts": 1}] * 5
+            await connection.execute("select enqueue_jobs($1)", json.dumps(items))
+            jobs = json.loads(
+                await connection.fetchval(
+                    "select claim_jobs($1, $2, '{sql-busy}', 4, 60, $3)", name, [queue], uuid4()
+                )
+            )
+            outcomes = [
+                {"job_id": j["id"], "lease_id": j["lease_id"], "outcome": outcome}
+                for j, outcome in zip(jobs, ["completed", "failed", "snoozed"], strict=False)
+            ]
+            await connection.execute("select report_jobs($1)", json.dumps(outcomes))
+            if n % 5 == 4:
+                given = json.dumps({"queue": queue, "status": "failed", "limit": 2})
+                await connection.execute("select change_jobs('discard', $1)", given)
+
+    async def fold_all_the_time():
+        while busy:
+            await folder.execute("select picture_queue._fold_depth(7)")
+
+    try:
+        folding = asyncio.create_task(fold_all_the_time())
+        await asyncio.gather(*(work(c, f"w{i}-{queue}") for i, c in enumerate(workers)))
+        busy = False
+        await folding
+        row = await counts(db, queue)
+        found = await db.rows(
+            """select coalesce(hold, status) as state, count(*) as n from job_queue
+            where queue = $1 group by 1""",
+            queue,
+        )
+        states = {r["state"]: r["n"] for r in found}
+        assert {s: row[s] for s in states} == states
+        assert states.keys() >= {"pending", "completed", "failed", "processing"}
+        assert sum(states.values()) < 225, "some were discarded"
+        # Each that finished was counted once, discarded or not.
+        assert row["finished_last_hour"] == 3 * 15 * 2
+    finally:
+        busy = False
+        for status in ("pending", "processing"):
+            await folder.execute(
+                "select change_jobs('cancel', $1)", json.dumps({"queue": queue, "status": status})
+            )
+        await folder.execute("select change_jobs('discard', $1)", json.dumps({"queue": queue}))
+        await folder.execute("delete from job_queue where queue = $1", queue)
+        await folder.execute("delete from picture_queue.depth where queue = $1", queue)
+        await folder.execute("delete from picture_queue.depth_change where queue = $1", queue)
+        await folder.execute("delete from picture_queue.throughput where queue = $1", queue)
+        await folder.execute("delete from picture_queue.worker where name like '%' || $1", queue)
+        for connection in connections:
+            await connection.close()
