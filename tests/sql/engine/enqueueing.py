@@ -63,7 +63,7 @@ class Enqueueing(World):
     @rule(given=jobs, parents=st.lists(pick, min_size=1, max_size=3),
           policy=st.sampled_from(["cancel", "fail", "run"]))  # fmt: skip
     def enqueue_child(self, given: dict[str, Any], parents: list[int], policy: str) -> None:
-        if not self.order:
+        if not self.model.rows:
             return
         rows = {row.id: row for row in map(self.row, parents)}
         broken = policy != "run" and any(

@@ -12,7 +12,7 @@ from .world import KEYS, RULED, TENANTS, World, limits, pick, queue
 
 
 class Operating(World):
-    @precondition(lambda self: self.order)
+    @precondition(lambda self: self.model.rows)
     @rule(n=pick)
     def cancel(self, n: int) -> None:
         row = self.row(n)
@@ -29,7 +29,7 @@ class Operating(World):
                 new.status == "cancelled"
             )  # fmt: skip
 
-    @precondition(lambda self: self.order)
+    @precondition(lambda self: self.model.rows)
     @rule(n=pick)
     def retry(self, n: int) -> None:
         row = self.row(n)
