@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check format bench bench-smoke generate clean
+.PHONY: help setup demo test test-all test-sql test-long check format bench bench-smoke generate clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,6 +20,11 @@ demo: $(READY) ## Ask for a picture and watch it come, on an embedded Supabase
 
 test: $(READY) ## Run all tests (needs nothing but Python)
 	@$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test-sql: $(READY) ## Run the pgTAP tests of supabase/tests (needs Debian's pgTAP; FILES= selects)
+	@$(BIN)/python scripts/test_sql.py $(FILES)
+
+test-all: test test-sql ## Run all tests, and those that need Debian packages
 
 test-long: $(READY) ## Check 2,000 long random histories of the engine (some 20 minutes), then the races
 	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine -s

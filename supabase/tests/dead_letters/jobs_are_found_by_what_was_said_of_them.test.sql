@@ -1,0 +1,13 @@
+begin;
+select plan(4);
+
+select set_queue('q', '{"fair_share": true}');
+select enqueue_job('t', queue => 'q', options => '{"tags": ["night"], "metadata": {"ticket": 7, "x": 1}, "tenant": "acme"}');
+select enqueue_job('t', queue => 'q');
+select is(jsonb_array_length(list_jobs('{"queue": "q", "tag": "night"}')), 1, 'by tag');
+select is(jsonb_array_length(list_jobs('{"queue": "q", "metadata": {"ticket": 7}}')), 1, 'by metadata');
+select is(jsonb_array_length(list_jobs('{"tenant": "acme"}')), 1, 'by tenant');
+select is(jsonb_array_length(list_jobs('{"queue": "q", "limit": 1}')), 1, 'a page at a time');
+
+select * from finish();
+rollback;

@@ -1,0 +1,16 @@
+begin;
+select plan(1);
+
+select set_queue('q', '{"aging_seconds": 10}');
+select enqueue_job('t', '{"n": 1}', 0, 'q');
+create or replace function picture_queue._now() returns timestamptz
+language sql stable set search_path = '' as $$ select clock_timestamp() + interval '51 seconds' $$;
+select enqueue_job('t', '{"n": 2}', 4, 'q');
+select enqueue_job('t', '{"n": 3}', 9, 'q');
+create temp table claimed as
+select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 10))
+  as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
+select is((select array_agg(payload ->> 'n') from claimed), '{3,1,2}'::text[], '51 seconds outweigh 4 points of 10 seconds, not 9');
+
+select * from finish();
+rollback;

@@ -1,0 +1,10 @@
+begin;
+select plan(2);
+
+select is((select array_agg(c.relname::text) from pg_class c where c.relnamespace = 'picture_queue'::regnamespace and c.relkind in ('r', 'p') and not c.relrowsecurity),
+  null, 'tables');
+select is((select array_agg(p.proname::text) from pg_proc p where p.pronamespace = 'picture_queue'::regnamespace
+  and not coalesce(p.proconfig @> '{"search_path=\"\""}', false)), null, 'functions');
+
+select * from finish();
+rollback;
