@@ -5,7 +5,21 @@ from typing import Annotated
 import typer
 
 from picture_queue import __version__
-from picture_queue_cli import demo, generate, health, jobs, local, watch, worker
+from picture_queue_cli import (
+    batches,
+    demo,
+    enqueue,
+    generate,
+    health,
+    jobs,
+    limits,
+    local,
+    operate,
+    queues,
+    schedules,
+    watch,
+    worker,
+)
 from picture_queue_cli.errors import Program
 from picture_queue_cli.project import Target
 from picture_queue_cli.render import print_line
@@ -51,11 +65,20 @@ def root(
 app.command(rich_help_panel=_PICTURES)(demo.demo)
 app.command(rich_help_panel=_PICTURES)(generate.generate)
 app.command(rich_help_panel=_PICTURES)(health.models)
-app.command(rich_help_panel=_JOBS)(jobs.enqueue)
+app.command(rich_help_panel=_JOBS)(enqueue.enqueue)
 app.command(rich_help_panel=_JOBS)(watch.watch)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_JOBS)
+app.add_typer(batches.app, name="batches", rich_help_panel=_JOBS)
+app.add_typer(schedules.app, name="schedules", rich_help_panel=_JOBS)
+app.add_typer(batches.events, name="events", rich_help_panel=_JOBS)
 app.command(rich_help_panel=_OPERATE)(worker.worker)
 app.command(rich_help_panel=_OPERATE)(health.health)
+app.add_typer(queues.app, name="queues", rich_help_panel=_OPERATE)
+app.add_typer(limits.app, name="limits", rich_help_panel=_OPERATE)
+app.add_typer(limits.tenants, name="tenants", rich_help_panel=_OPERATE)
+app.add_typer(operate.settings, name="settings", rich_help_panel=_OPERATE)
+app.command(rich_help_panel=_OPERATE)(operate.doctor)
+app.command(rich_help_panel=_OPERATE)(operate.maintain)
 app.add_typer(local.app, name="local", rich_help_panel=_OPERATE)
 
 

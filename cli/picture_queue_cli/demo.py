@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from picture_queue_cli.jobs import JsonFlag
 from picture_queue_cli.local import expect_installed
 from picture_queue_cli.pictures import DEFAULT_DIRECTORY, OutDirectory, make_directory
+from picture_queue_cli.sharing import JsonFlag
 
 PROMPT = "A sailing boat at sunset"
 # Runs for some seconds, and its logs say how far it is.

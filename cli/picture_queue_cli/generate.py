@@ -8,7 +8,6 @@ from uuid import UUID
 
 import typer
 
-from picture_queue_cli.jobs import JsonFlag
 from picture_queue_cli.pictures import (
     DEFAULT_DIRECTORY,
     OutDirectory,
@@ -17,6 +16,7 @@ from picture_queue_cli.pictures import (
 )
 from picture_queue_cli.project import connect_async, run
 from picture_queue_cli.render import print_json, print_line, talk
+from picture_queue_cli.sharing import JsonFlag
 from picture_queue_cli.watch import Timeout, expect_completed, going_on_without_us
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from picture_queue_cli.jobs import JsonFlag
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import ago, duration, out, plain, print_json, table, talk
+from picture_queue_cli.sharing import JsonFlag
 
 if TYPE_CHECKING:
     from picture_queue import Health, Model

@@ -1,174 +1,56 @@
-"""``picture-queue jobs``: list, show, cancel and retry; and ``enqueue``."""
+"""``picture-queue jobs``: see jobs, and steer one or many."""
 
 import json
-import re
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
 import typer
+from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
-from picture_queue.errors import InvalidArgument
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
     ago,
+    err,
     local_time,
     out,
     pairs,
     plain,
     print_json,
-    print_line,
     status_text,
     table,
     talk,
 )
+from picture_queue_cli.sharing import JsonFlag, PreviewFlag, YesFlag, filtering
 
 if TYPE_CHECKING:
-    from picture_queue import Job
+    from picture_queue import Job, JobHistory, PictureQueue
 
 app = typer.Typer(no_args_is_help=True, help="See and steer jobs.")
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", help="The job's id.")]
+JobIds = Annotated[
+    list[UUID] | None,
+    typer.Argument(metavar="[JOB_ID]...", help="The jobs; or say which with the options."),
+]
 
 _WIDE = 110  # characters of a screen that have room for all columns
-_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
-_DELAY = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)?")
-
-
-class Status(StrEnum):
-    """The states, as choices of an option; the library's own would cost pydantic at each start."""
-
-    PENDING = "pending"
-    PROCESSING = "processing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-def enqueue(
-    ctx: typer.Context,
-    job_type: Annotated[str, typer.Argument(help="Which handler runs it.")],
-    payload: Annotated[
-        str, typer.Argument(help="A JSON object, @FILE to read one, or - for standard input.")
-    ] = "{}",
-    *,
-    queue: Annotated[str | None, typer.Option(help="Which queue; the job type's own.")] = None,
-    priority: Annotated[int, typer.Option(help="Higher runs first.")] = 0,
-    delay: Annotated[
-        str | None, typer.Option(help="Not before this time is over: 90s, 10m, 2h or 1d.")
-    ] = None,
-    at: Annotated[
-        str | None, typer.Option(help="Not before: 2030-01-31T08:00, or with a zone at its end.")
-    ] = None,
-    max_attempts: Annotated[
-        int | None, typer.Option(help="Attempts before it fails; the job type's own.")
-    ] = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(help="With the same key the first job is returned.")
-    ] = None,
-    user_id: Annotated[
-        UUID | None, typer.Option(help="Whose it is: that user may read, watch and cancel it.")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Write a job and print its id."""
-    content = read_payload(payload)
-    scheduled_for = due(delay, at)
-    with connect(ctx) as pq:
-        made = pq.jobs.enqueue(
-            job_type,
-            content,
-            queue=queue,
-            priority=priority,
-            scheduled_for=scheduled_for,
-            max_attempts=max_attempts,
-            idempotency_key=idempotency_key,
-            user_id=user_id,
-        )
-    if as_json:
-        print_json({"job_id": made.id, "outcome": made.outcome})
-        return
-    if made.outcome == "existing":
-        talk("There was a job of that key already.")
-    print_line(str(made.id))
-
-
-def read_payload(text: str) -> dict[str, Any]:
-    """Reads a payload from the argument, from ``@FILE`` or, for ``-``, from standard input.
-
-    Raises:
-        InvalidArgument: It cannot be read, is not JSON, or is not an object.
-    """
-    if text == "-":
-        text = sys.stdin.read()
-    elif text.startswith("@"):
-        try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            detail = f"{text[1:]}: {reason}"
-            raise InvalidArgument("The payload cannot be read", detail=detail) from error
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise InvalidArgument(
-            "The payload is not JSON",
-            detail=str(error),
-            hint="""Write it as '{"path": "a.png"}', or as @FILE""",
-        ) from error
-    if not isinstance(found, dict):
-        raise InvalidArgument(
-            "The payload is not a JSON object",
-            detail=f"it is {json.dumps(found)[:60]}",
-            hint="""Give its values names: '{"value": …}'""",
-        )
-    return found
-
-
-def due(delay: str | None, at: str | None) -> datetime | None:
-    """Returns when the job is due.
-
-    Raises:
-        typer.BadParameter: A time cannot be read, or both are given.
-    """
-    if delay and at:
-        raise typer.BadParameter("give one of --delay and --at, not both")
-    if delay:
-        match = _DELAY.fullmatch(delay.strip())
-        if not match:
-            raise typer.BadParameter(
-                f"{delay!r} is not a time like 90s, 10m, 2h or 1d", param_hint="--delay"
-            )
-        return datetime.now(UTC) + timedelta(seconds=float(match[1]) * _UNITS[match[2] or ""])
-    if at:
-        try:
-            return datetime.fromisoformat(at)
-        except ValueError as error:
-            raise typer.BadParameter(
-                f"{at!r} is not a time like 2030-01-31T08:00", param_hint="--at"
-            ) from error
-    return None
 
 
 @app.command("list")
+@filtering
 def list_jobs(
     ctx: typer.Context,
     *,
-    queue: Annotated[str | None, typer.Option(help="Of this queue only.")] = None,
-    status: Annotated[Status | None, typer.Option(help="In this state only.")] = None,
-    job_type: Annotated[str | None, typer.Option("--type", help="Of this job type only.")] = None,
+    filter: dict[str, Any],
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """List jobs, newest first."""
     with connect(ctx) as pq:
-        found = pq.jobs.list(queue=queue, status=status, job_type=job_type, limit=limit)
+        found = pq.jobs.list(limit=limit, **filter)
     if as_json:
         print_json([plain(job) for job in found])
     elif not found:
@@ -212,13 +94,21 @@ def _details(job: "Job") -> dict[str, Any]:
         "priority": job.priority,
         "user": job.user_id,
         "generation": job.generation_id,
+        "tenant": job.tenant,
+        "batch": job.batch_id,
+        "tags": ", ".join(job.tags) if job.tags else None,
+        "limit keys": ", ".join(job.limit_keys) if job.limit_keys else None,
+        "waits for key": job.blocked_on if job.hold == "blocked" else None,
+        "waits for event": job.parked_on if job.hold == "parked" else None,
         "idempotency key": job.idempotency_key,
         "worker": job.worker,
         "due": local_time(job.scheduled_for),
+        "expires": local_time(job.expires_at),
         "created": local_time(job.created_at),
         "started": local_time(job.started_at),
         "finished": local_time(job.finished_at),
         "cancel asked": local_time(job.cancel_requested_at),
+        "metadata": json.dumps(job.metadata, ensure_ascii=False) if job.metadata else None,
         "payload": json.dumps(job.payload, ensure_ascii=False),
         "result": None if job.result is None else json.dumps(job.result, ensure_ascii=False),
         "error": job.error,
@@ -226,24 +116,181 @@ def _details(job: "Job") -> dict[str, Any]:
 
 
 @app.command()
-def cancel(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> None:
-    """Cancel a job: at once while it waits; a running one is asked to stop."""
+def history(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> None:
+    """Show a job's place in line, its changes of state, and what its handler wrote."""
     with connect(ctx) as pq:
-        answer = pq.jobs.cancel(job_id)
+        told = pq.jobs.history(job_id)
+        place = pq.jobs.position(job_id)
     if as_json:
-        print_json(plain(answer))
+        print_json({**plain(told), "position": plain(place)})
         return
-    if answer.cancel_requested and not answer.status.finished:
-        talk("It is running; its worker is asked to stop.")
-    out().print(status_text(answer.status))
+    if place.position is not None:
+        more = " or further back" if place.at_least else ""
+        talk(f"Number {place.position}{more} in its line.")
+    _show_history(told)
+
+
+def _show_history(told: "JobHistory") -> None:
+    steps = table("when", "", "status", "attempt", "worker", "error", right=("attempt",))
+    for step in told.timeline:
+        steps.add_row(
+            local_time(step.at),
+            step.action,
+            status_text(step.status, step.hold),
+            str(step.attempt),
+            step.worker or "",
+            Text(step.error or "", style="red"),
+        )
+    out().print(steps)
+    if told.log:
+        lines = table("when", "level", "message")
+        for line in told.log:
+            lines.add_row(local_time(line.at), line.level, Text(line.message))
+        out().print()
+        out().print(lines)
 
 
 @app.command()
-def retry(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> None:
-    """Make a failed or cancelled job pending again."""
+@filtering
+def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = False) -> None:
+    """Show why jobs failed: equal errors once, the most frequent first."""
     with connect(ctx) as pq:
-        job = pq.jobs.retry(job_id)
+        found = pq.jobs.failure_reasons(**filter)
     if as_json:
-        print_json(plain(job))
-    else:
+        print_json([plain(reason) for reason in found])
+        return
+    if not found:
+        talk("No such job has failed.")
+        return
+    shown = table("jobs", "reason", "types", "last", right=("jobs",))
+    for reason in found:
+        last = ago(reason.last_at)
+        shown.add_row(str(reason.count), Text(reason.reason), ", ".join(reason.job_types), last)
+    out().print(shown)
+
+
+@app.command()
+@filtering
+def cancel(
+    ctx: typer.Context,
+    job_ids: JobIds = None,
+    *,
+    filter: dict[str, Any],
+    preview: PreviewFlag = False,
+    yes: YesFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Cancel jobs: at once while they wait; running ones are asked to stop."""
+    if not job_ids:
+        _change(ctx, "cancel", filter, preview=preview, yes=yes, as_json=as_json)
+        return
+    _not_both(filter)
+    with connect(ctx) as pq:
+        answers = [pq.jobs.cancel(job_id) for job_id in job_ids]
+    if as_json:
+        found = [plain(answer) for answer in answers]
+        print_json(found if len(found) > 1 else found[0])
+        return
+    for answer in answers:
+        if answer.cancel_requested and not answer.status.finished:
+            talk("It is running; its worker is asked to stop.")
+        out().print(status_text(answer.status))
+
+
+@app.command()
+@filtering
+def retry(
+    ctx: typer.Context,
+    job_ids: JobIds = None,
+    *,
+    filter: dict[str, Any],
+    preview: PreviewFlag = False,
+    yes: YesFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make failed jobs pending again; cancelled ones too, by id or with --status cancelled."""
+    if not job_ids:
+        _change(ctx, "retry", filter, preview=preview, yes=yes, as_json=as_json)
+        return
+    _not_both(filter)
+    with connect(ctx) as pq:
+        jobs = [pq.jobs.retry(job_id) for job_id in job_ids]
+    if as_json:
+        found = [plain(job) for job in jobs]
+        print_json(found if len(found) > 1 else found[0])
+        return
+    for job in jobs:
         out().print(status_text(job.status, job.hold))
+
+
+@app.command()
+@filtering
+def discard(
+    ctx: typer.Context,
+    job_ids: JobIds = None,
+    *,
+    filter: dict[str, Any],
+    preview: PreviewFlag = False,
+    yes: YesFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Delete finished jobs with their history."""
+    if job_ids:
+        _not_both(filter)
+        filter = {"job_ids": job_ids}
+    _change(ctx, "discard", filter, preview=preview, yes=yes, as_json=as_json)
+
+
+def _not_both(filter: dict[str, Any]) -> None:
+    if filter:
+        raise typer.BadParameter("give ids, or options that say which jobs, not both")
+
+
+def _change(
+    ctx: typer.Context,
+    action: Literal["retry", "cancel", "discard"],
+    filter: dict[str, Any],
+    *,
+    preview: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Counts the jobs of a filter, asks, and changes them, as many calls as it takes."""
+    if not filter:
+        raise typer.BadParameter(
+            "say which jobs: their ids, or options such as --queue and --status"
+        )
+    with connect(ctx) as pq:
+        matched = pq.jobs.change(action, preview=True, **filter).matched
+        changed = 0
+        if matched and not preview:
+            if not yes:
+                jobs = "1 job" if matched == 1 else f"{matched} jobs"
+                typer.confirm(f"{action.capitalize()} {jobs}?", abort=True, err=True)
+            changed = _change_all(pq, action, filter, matched)
+    if as_json:
+        print_json({"matched": matched, "changed": changed})
+    elif not matched:
+        talk("There are no such jobs.")
+    elif preview:
+        out().print(f"{matched} would change")
+    else:
+        out().print(f"{changed} changed")
+
+
+def _change_all(
+    pq: "PictureQueue",
+    action: Literal["retry", "cancel", "discard"],
+    filter: dict[str, Any],
+    matched: int,
+) -> int:
+    changed = 0
+    with Progress(console=err(), transient=True) as progress:
+        task = progress.add_task(action, total=matched)
+        while True:
+            done = pq.jobs.change(action, limit=2000, **filter)
+            changed += done.changed
+            progress.update(task, completed=changed)
+            # What others have in hand is left to them.
+            if not done.more or not done.changed:
+                return changed

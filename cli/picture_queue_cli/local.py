@@ -9,8 +9,8 @@ import typer
 from rich.text import Text
 
 from picture_queue.errors import MissingProgram
-from picture_queue_cli.jobs import JsonFlag
 from picture_queue_cli.render import err, out, print_json, talk
+from picture_queue_cli.sharing import JsonFlag
 
 app = typer.Typer(
     no_args_is_help=True,

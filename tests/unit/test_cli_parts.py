@@ -1,13 +1,13 @@
 """The small parts of the command line: what it reads and what it shows."""
 
 import io
-import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import typer
 from PIL import Image
 from rich.console import Console
 
@@ -17,9 +17,11 @@ from picture_queue.records import Image as Picture
 from picture_queue_cli import render
 from picture_queue_cli.bar import event_line
 from picture_queue_cli.generate import parse_inputs
-from picture_queue_cli.jobs import Status, due, read_payload
 from picture_queue_cli.pictures import file_name
 from picture_queue_cli.preview import preview
+from picture_queue_cli.reading import changes, moment, rate, read_object, until
+from picture_queue_cli.reading import seconds as read_seconds
+from picture_queue_cli.sharing import Status
 from picture_queue_cli.timeline import Timeline
 
 NOW = datetime(2030, 1, 31, 8, 0, tzinfo=UTC)
@@ -57,9 +59,9 @@ def test_a_payload_comes_from_the_argument_a_file_or_standard_input(
     file = tmp_path / "payload.json"
     file.write_text('{"a": "ä"}', encoding="utf-8")
     monkeypatch.setattr("sys.stdin", io.StringIO('{"a": 2}'))
-    assert read_payload('{"a": 1}') == {"a": 1}
-    assert read_payload(f"@{file}") == {"a": "ä"}
-    assert read_payload("-") == {"a": 2}
+    assert read_object('{"a": 1}') == {"a": 1}
+    assert read_object(f"@{file}") == {"a": "ä"}
+    assert read_object("-") == {"a": 2}
 
 
 @pytest.mark.parametrize(
@@ -72,14 +74,14 @@ def test_a_payload_comes_from_the_argument_a_file_or_standard_input(
 )
 def test_a_payload_that_is_none_is_refused(text: str, said: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        read_payload(text)
+        read_object(text)
     assert str(caught.value).startswith(said)
 
 
 def test_a_payload_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"\xff\xfe")
     with pytest.raises(InvalidArgument, match="not UTF-8"):
-        read_payload(f"@{tmp_path / 'x'}")
+        read_object(f"@{tmp_path / 'x'}")
 
 
 @pytest.mark.parametrize(
@@ -101,16 +103,48 @@ def test_an_input_is_json_where_it_can_be(text: str, value: object) -> None:
     ("delay", "seconds"),
     [("90", 90), ("90s", 90), ("1.5m", 90), ("10min", 600), ("2h", 7200), ("1 d", 86400)],
 )
-def test_a_delay_is_a_number_and_a_unit(delay: str, seconds: float) -> None:
-    found = due(delay, None)
-    assert found is not None
-    wanted = datetime.now(UTC) + timedelta(seconds=seconds)
-    assert math.isclose(found.timestamp(), wanted.timestamp(), abs_tol=5)
+def test_a_length_of_time_is_a_number_and_a_unit(delay: str, seconds: float) -> None:
+    assert read_seconds(delay, "--delay") == seconds
 
 
 def test_a_time_may_have_a_zone() -> None:
-    assert due(None, "2030-01-31T09:00+01:00") == NOW
-    assert due(None, None) is None
+    assert moment("2030-01-31T09:00+01:00", "--at") == NOW
+    assert moment(None, "--at") is None
+
+
+def test_an_end_is_a_length_or_a_moment_not_both() -> None:
+    found = until("90s", None)
+    assert found is not None
+    assert 85 < (found - datetime.now(UTC)).total_seconds() <= 90
+    assert until(None, "2030-01-31T08:00Z") == NOW
+    assert until(None, None) is None
+    with pytest.raises(typer.BadParameter, match="not both"):
+        until("1h", "2030-01-31T08:00")
+
+
+def test_settings_are_json_where_they_can_be_and_default_is_none() -> None:
+    assert changes(["a=5", "b=true", "c=none", "d=default", "e=0.5"]) == {
+        "a": 5,
+        "b": True,
+        "c": "none",
+        "d": None,
+        "e": 0.5,
+    }
+    with pytest.raises(typer.BadParameter, match="NAME=VALUE"):
+        changes(["max_attempts"])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("10/1m", (10, 60.0)), ("5/s", (5, 1.0)), ("7/90s", (7, 90.0))]
+)
+def test_a_rate_is_a_number_in_a_time(text: str, found: tuple[int, float]) -> None:
+    assert rate(text) == found
+
+
+@pytest.mark.parametrize("text", ["10", "x/1m", "10/soon"])
+def test_a_rate_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        rate(text)
 
 
 # --- what it shows ---

@@ -1,0 +1,54 @@
+"""``picture-queue enqueue``."""
+
+from typing import Annotated, Any
+
+import typer
+
+from picture_queue_cli.project import connect
+from picture_queue_cli.reading import moment, read_object
+from picture_queue_cli.render import print_json, print_line, talk
+from picture_queue_cli.sharing import JsonFlag, describing
+
+_TALK = {
+    "existing": "There was such a job already.",
+    "replaced": "There was such a job already; it has what this one said.",
+    "debounced": "There was such a job already; it has this payload and time.",
+}
+
+
+@describing
+def enqueue(
+    ctx: typer.Context,
+    job_type: Annotated[str, typer.Argument(help="Which handler runs it.")],
+    payload: Annotated[
+        str, typer.Argument(help="A JSON object, @FILE to read one, or - for standard input.")
+    ] = "{}",
+    *,
+    options: dict[str, Any],
+    at: Annotated[
+        str | None, typer.Option(help="Not before: 2030-01-31T08:00, or with a zone at its end.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="With the same key the first job is returned.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a job and print its id."""
+    if at and "delay" in options:
+        raise typer.BadParameter("give one of --delay and --at, not both")
+    content = read_object(payload)
+    scheduled_for = moment(at, "--at")
+    with connect(ctx) as pq:
+        made = pq.jobs.enqueue(
+            job_type,
+            content,
+            scheduled_for=scheduled_for,
+            idempotency_key=idempotency_key,
+            **options,
+        )
+    if as_json:
+        print_json({"job_id": made.id, "outcome": made.outcome})
+        return
+    if made.outcome in _TALK:
+        talk(_TALK[made.outcome])
+    print_line(str(made.id))

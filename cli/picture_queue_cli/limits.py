@@ -1,0 +1,129 @@
+"""``picture-queue limits`` and ``picture-queue tenants``."""
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from picture_queue_cli.project import connect
+from picture_queue_cli.queues import For, Until
+from picture_queue_cli.reading import rate as read_rate
+from picture_queue_cli.reading import until
+from picture_queue_cli.render import local_time, out, plain, print_json, table, talk
+from picture_queue_cli.sharing import JsonFlag
+
+app = typer.Typer(no_args_is_help=True, help="Limit how many jobs of a key run, or start.")
+tenants = typer.Typer(no_args_is_help=True, help="Weigh the tenants that share a queue.")
+
+Key = Annotated[
+    str,
+    typer.Argument(help="global, queue:NAME, type:NAME, user:ID, your own; or user:* for each."),
+]
+
+
+@app.command("list")
+def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
+    """List the limits, and the keys that are paused or waited for."""
+    with connect(ctx) as pq:
+        found = pq.limits.list()
+    if as_json:
+        print_json([plain(limit) for limit in found])
+        return
+    if not found:
+        talk("There are no limits.")
+        return
+    shown = table("key", "running", "of", "rate", "waiting", "", right=("running", "of", "waiting"))
+    for limit in found:
+        state = ""
+        if limit.paused:
+            state = "paused" + (f" until {local_time(limit.resume_at)}" if limit.resume_at else "")
+        shown.add_row(
+            limit.key,
+            str(limit.running),
+            "" if limit.max_running is None else str(limit.max_running),
+            "" if limit.rate is None else f"{limit.rate} in {limit.period_seconds:g} s",
+            str(limit.waiting),
+            Text(state, style="yellow"),
+        )
+    out().print(shown)
+
+
+@app.command("set")
+def set_limit(
+    ctx: typer.Context,
+    key: Key,
+    *,
+    max_running: Annotated[int | None, typer.Option(help="So many run at once.")] = None,
+    rate: Annotated[str | None, typer.Option(help="So many start in any time: 10/1m.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Set the limit of a key; it holds at once."""
+    number, period = read_rate(rate)
+    with connect(ctx) as pq:
+        limit = pq.limits.set(key, max_running=max_running, rate=number, period=period)
+    if as_json:
+        print_json(plain(limit))
+    else:
+        out().print(f"{limit.key}: {limit.running} running, {limit.waiting} waiting")
+
+
+@app.command()
+def delete(ctx: typer.Context, key: Key) -> None:
+    """End the limit of a key."""
+    with connect(ctx) as pq:
+        pq.limits.delete(key)
+
+
+@app.command()
+def pause(
+    ctx: typer.Context, key: Key, *, length: For = None, at: Until = None, as_json: JsonFlag = False
+) -> None:
+    """Let no job of a key start."""
+    end = until(length, at)
+    with connect(ctx) as pq:
+        paused = pq.limits.pause(key, end)
+    if as_json:
+        print_json(plain(paused))
+
+
+@app.command()
+def resume(ctx: typer.Context, key: Key, *, as_json: JsonFlag = False) -> None:
+    """End the pause of a key."""
+    with connect(ctx) as pq:
+        resumed = pq.limits.resume(key)
+    if as_json:
+        print_json(plain(resumed))
+
+
+@tenants.command("list")
+def list_tenants(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
+    """List the tenants that have a weight of their own; the others have 1."""
+    with connect(ctx) as pq:
+        found = pq.tenants.list()
+    if as_json:
+        print_json([plain(tenant) for tenant in found])
+        return
+    if not found:
+        talk("Every tenant has weight 1.")
+        return
+    shown = table("tenant", "weight", right=("weight",))
+    for tenant in found:
+        shown.add_row(tenant.tenant, f"{tenant.weight:g}")
+    out().print(shown)
+
+
+@tenants.command("set")
+def set_tenant(
+    ctx: typer.Context,
+    tenant: Annotated[str, typer.Argument(help="As its jobs name it, or the owner's id.")],
+    weight: Annotated[float, typer.Argument(help="3 gets three turns where 1 gets one.")],
+    *,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give a tenant its weight."""
+    with connect(ctx) as pq:
+        made = pq.tenants.set(tenant, weight)
+    if as_json:
+        print_json(plain(made))
+    else:
+        out().print(f"{made.tenant}: {made.weight:g}")

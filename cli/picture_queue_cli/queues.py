@@ -1,0 +1,211 @@
+"""``picture-queue queues``: their policies, and what they take and run."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from picture_queue_cli.project import connect
+from picture_queue_cli.reading import changes, until
+from picture_queue_cli.render import (
+    duration,
+    local_time,
+    out,
+    pairs,
+    plain,
+    print_json,
+    table,
+    talk,
+)
+from picture_queue_cli.sharing import JsonFlag, PreviewFlag, YesFlag
+
+if TYPE_CHECKING:
+    from picture_queue import Queue
+
+app = typer.Typer(no_args_is_help=True, help="See and steer queues.")
+
+Name = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue.")]
+For = Annotated[str | None, typer.Option("--for", help="For so long: 10m, 2h; else until resumed.")]
+Until = Annotated[str | None, typer.Option("--until", help="Until then: 2030-01-31T08:00.")]
+
+_BAR = 24  # characters
+_PARTS = (
+    ("processing", "yellow"),
+    ("parked", "magenta"),
+    ("pending", "cyan"),
+    ("blocked", "red"),
+    ("waiting", "blue"),
+    ("scheduled", "bright_black"),
+)
+
+
+@app.command("list")
+def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
+    """List the queues and how many jobs each has."""
+    with connect(ctx) as pq:
+        queues = {queue.name: queue for queue in pq.queues.list()}
+        counts = pq.queues.counts()
+    if as_json:
+        print_json([{**plain(queues[row.queue]), **plain(row)} for row in counts])
+        return
+    numbers = ("pending", "processing", "held", "failed", "last minute")
+    shown = table("queue", "jobs", *numbers, "oldest", "", right=(*numbers, "oldest"))
+    largest = max((sum(getattr(row, name) for name, _ in _PARTS) for row in counts), default=0)
+    for row in counts:
+        parts = {name: getattr(row, name) for name, _ in _PARTS}
+        held = row.scheduled + row.blocked + row.waiting + row.parked
+        shown.add_row(
+            row.queue,
+            _bar(parts, largest),
+            str(row.pending),
+            str(row.processing),
+            str(held),
+            Text(str(row.failed), style="red" if row.failed else ""),
+            str(row.finished_last_minute),
+            "" if row.oldest_seconds is None else duration(row.oldest_seconds),
+            _state(queues[row.queue]),
+        )
+    out().print(shown)
+
+
+def _bar(parts: dict[str, int], largest: int) -> Text:
+    """Draws the jobs of a queue, each state in its colour, beside the fullest queue."""
+    bar = Text()
+    for name, style in _PARTS:
+        cells = -(-_BAR * parts[name] // largest) if largest else 0
+        bar.append("█" * cells, style=style)
+    return bar
+
+
+def _state(queue: "Queue") -> Text:
+    if queue.paused:
+        end = f" until {local_time(queue.resume_at)}" if queue.resume_at else ""
+        reason = f": {queue.pause_reason}" if queue.pause_reason else ""
+        return Text(f"paused{end}{reason}", style="yellow")
+    return Text("draining" if queue.draining else "", style="yellow")
+
+
+@app.command()
+def show(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
+    """Show the policy of a queue."""
+    with connect(ctx) as pq:
+        found = {row.name: row for row in pq.queues.list()}.get(queue)
+    if found is None:
+        from picture_queue import QueueNotFound
+
+        raise QueueNotFound("No such queue", detail=queue, hint="See: picture-queue queues list")
+    _print(found, as_json)
+
+
+@app.command("set")
+def set_queue(
+    ctx: typer.Context,
+    queue: Name,
+    settings: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME=VALUE...", help="max_attempts=5 fair_share=true; =default."),
+    ],
+    *,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a queue, or change its policy."""
+    changed = changes(settings)
+    with connect(ctx) as pq:
+        _print(pq.queues.set(queue, **changed), as_json)
+
+
+@app.command()
+def pause(
+    ctx: typer.Context,
+    queue: Name,
+    *,
+    length: For = None,
+    at: Until = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for others to see.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let nothing more start; what runs goes on."""
+    end = until(length, at)
+    with connect(ctx) as pq:
+        _print(pq.queues.pause(queue, resume_at=end, reason=reason), as_json)
+
+
+@app.command()
+def resume(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
+    """End a pause, or draining."""
+    with connect(ctx) as pq:
+        _print(pq.queues.resume(queue), as_json)
+
+
+@app.command()
+def drain(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
+    """Take no new jobs, and run those that are there."""
+    with connect(ctx) as pq:
+        _print(pq.queues.drain(queue), as_json)
+
+
+@app.command()
+def purge(
+    ctx: typer.Context,
+    queue: Name,
+    *,
+    preview: PreviewFlag = False,
+    yes: YesFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Cancel everything that is pending."""
+    with connect(ctx) as pq:
+        matched = pq.queues.purge(queue, preview=True).matched
+        changed = 0
+        if matched and not preview:
+            if not yes:
+                typer.confirm(f"Cancel {matched} pending jobs of {queue}?", abort=True, err=True)
+            while True:
+                done = pq.queues.purge(queue)
+                changed += done.changed
+                if not done.more:
+                    break
+    if as_json:
+        print_json({"matched": matched, "changed": changed})
+    elif not matched:
+        talk("Nothing is pending.")
+    else:
+        out().print(f"{matched} would change" if preview else f"{changed} changed")
+
+
+@app.command()
+def workers(
+    ctx: typer.Context,
+    queue: Annotated[str | None, typer.Argument(help="Of this queue; else of all.")] = None,
+    *,
+    jobs_per_worker: Annotated[int, typer.Option(min=1, help="How many one runs at once.")] = 10,
+    min_workers: Annotated[int, typer.Option("--min", min=0, help="Never fewer.")] = 0,
+    max_workers: Annotated[int, typer.Option("--max", min=0, help="Never more.")] = 100,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say how many workers the jobs at hand are enough for."""
+    with connect(ctx) as pq:
+        found = pq.queues.desired_workers(
+            queue,
+            jobs_per_worker=jobs_per_worker,
+            min_workers=min_workers,
+            max_workers=max_workers,
+        )
+    if as_json:
+        print_json(plain(found))
+    else:
+        talk(f"{found.running} running, {found.ready} ready")
+        out().print(str(found.desired))
+
+
+def _print(queue: "Queue", as_json: bool) -> None:
+    if as_json:
+        print_json(plain(queue))
+        return
+    rows = {
+        name: value
+        for name, value in plain(queue).items()
+        if name not in ("paused", "resume_at", "pause_reason", "draining", "jobs", "created_at")
+    }
+    jobs = ", ".join(f"{count} {state}" for state, count in sorted(queue.jobs.items()))
+    out().print(pairs({**rows, "jobs": jobs or "none", "state": _state(queue) or "open"}))

@@ -1,0 +1,254 @@
+"""Operating on the command line: queues, limits, schedules, batches, dead letters, the doctor."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from typer.testing import Result
+
+Cli = Callable[..., Result]
+Rpc = Callable[..., Any]
+
+
+def answer(done: Result) -> Any:
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def enqueue(cli: Cli, queue: str, *options: str, kind: str = "resize") -> str:
+    return str(answer(cli("enqueue", kind, "--queue", queue, *options, "--json"))["job_id"])
+
+
+def claim(rpc: Rpc, queue: str, count: int = 1, kind: str = "resize") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = rpc(
+        "claim_jobs", worker="hand", queues=[queue], job_types=[kind], max_jobs=count
+    )
+    return found
+
+
+def report(rpc: Rpc, jobs: list[dict[str, Any]], outcome: str, **more: Any) -> None:
+    items = [
+        {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": outcome, **more}
+        for job in jobs
+    ]
+    rpc("report_jobs", outcomes=items)
+
+
+def test_all_that_can_be_said_of_a_job_is_an_option(cli: Cli, queue: str) -> None:
+    parent = enqueue(cli, queue)
+    job_id = enqueue(
+        cli,
+        queue,
+        *("--depends-on", parent, "--on-parent-failure", "run", "--timeout", "2m"),
+        *("--expires-in", "1h", "--tag", "night", "--tag", "cheap", "--metadata", '{"n": 1}'),
+        *("--limit-key", "model:flux", "--unique-by", "path"),
+    )
+    job = answer(cli("jobs", "show", job_id, "--json"))
+    assert (job["hold"], job["tags"], job["metadata"]) == ("waiting", ["night", "cheap"], {"n": 1})
+    assert job["limit_keys"] == ["model:flux"]
+    text = cli("jobs", "show", job_id).stdout
+    assert "night, cheap" in text
+    assert "model:flux" in text
+
+
+def test_a_job_that_is_there_already_is_talked_of(cli: Cli, queue: str) -> None:
+    first = enqueue(cli, queue, "--unique")
+    again = cli("enqueue", "resize", "--queue", queue, "--unique")
+    assert (again.stdout.strip(), "already" in again.stderr) == (first, True)
+
+
+def test_jobs_are_listed_by_what_was_said_of_them(cli: Cli, queue: str) -> None:
+    job_id = enqueue(cli, queue, "--tag", "night", "--metadata", '{"ticket": 7}')
+    enqueue(cli, queue)
+    for which in (("--tag", "night"), ("--metadata", '{"ticket": 7}')):
+        found = answer(cli("jobs", "list", "--queue", queue, *which, "--json"))
+        assert [job["id"] for job in found] == [job_id]
+    none = cli("jobs", "list", "--queue", queue, "--created-before", "2020-01-01T00:00")
+    assert "There are no such jobs" in none.stderr
+
+
+def test_dead_letters_are_counted_then_retried_and_discarded(
+    cli: Cli, rpc: Rpc, queue: str
+) -> None:
+    for _ in range(3):
+        enqueue(cli, queue, "--max-attempts", "1")
+    report(rpc, claim(rpc, queue, 3), "failed", error="no space on disk 7")
+    (reason,) = answer(cli("jobs", "reasons", "--queue", queue, "--json"))
+    assert (reason["count"], reason["reason"]) == (3, "no space on disk N")
+    assert "no space on disk N" in cli("jobs", "reasons", "--queue", queue).stdout
+    which = ("--queue", queue, "--reason", reason["reason"])
+    assert cli("jobs", "retry", *which, "--preview").stdout.strip() == "3 would change"
+    asked = cli("jobs", "retry", *which, input="n\n")
+    assert asked.exit_code == 1
+    assert "Retry 3 jobs?" in asked.stderr
+    assert answer(cli("jobs", "retry", *which, "--yes", "--json")) == {"matched": 3, "changed": 3}
+    gone = cli("jobs", "cancel", "--queue", queue, input="y\n")
+    assert gone.stdout.strip().endswith("3 changed")
+    assert cli("jobs", "discard", "--queue", queue, "--yes").stdout.strip() == "3 changed"
+    assert answer(cli("jobs", "list", "--queue", queue, "--json")) == []
+
+
+def test_several_jobs_are_steered_by_their_ids(cli: Cli, queue: str) -> None:
+    ids = [enqueue(cli, queue) for _ in range(2)]
+    assert [one["status"] for one in answer(cli("jobs", "cancel", *ids, "--json"))] == [
+        "cancelled",
+        "cancelled",
+    ]
+    assert cli("jobs", "retry", *ids).stdout.split() == ["pending", "pending"]
+    cli("jobs", "cancel", *ids)
+    assert cli("jobs", "discard", *ids, "--yes").stdout.strip() == "2 changed"
+
+
+def test_which_jobs_has_to_be_said_and_only_in_one_way(cli: Cli) -> None:
+    nothing = cli("jobs", "discard", "--yes")
+    assert (nothing.exit_code, "say which jobs" in nothing.stderr) == (2, True)
+    both = cli("jobs", "cancel", str(uuid4()), "--queue", "x")
+    assert (both.exit_code, "not both" in both.stderr) == (2, True)
+
+
+def test_a_job_tells_its_history(cli: Cli, rpc: Rpc, queue: str) -> None:
+    job_id = enqueue(cli, queue)
+    assert answer(cli("jobs", "history", job_id, "--json"))["position"]["position"] == 1
+    jobs = claim(rpc, queue)
+    lines = [{"level": "info", "message": "half way"}]
+    rpc("log_job", job_id=job_id, lease_id=jobs[0]["lease_id"], lines=lines)
+    report(rpc, jobs, "failed", error="boom", retryable=False)
+    text = cli("jobs", "history", job_id).stdout
+    for word in ("enqueue", "claim", "fail", "boom", "half way"):
+        assert word in text
+
+
+def test_a_queue_is_made_paused_drained_and_purged(cli: Cli, rpc: Rpc, queue: str) -> None:
+    made = answer(cli("queues", "set", queue, "max_attempts=5", "fair_share=true", "--json"))
+    assert (made["max_attempts"], made["fair_share"]) == (5, True)
+    enqueue(cli, queue)
+    paused = answer(cli("queues", "pause", queue, "--for", "1h", "--reason", "repairs", "--json"))
+    assert (paused["paused"], paused["pause_reason"]) == (True, "repairs")
+    assert claim(rpc, queue) == []
+    listed = cli("queues", "list").stdout
+    assert queue in listed
+    assert "repairs" in listed
+    assert not answer(cli("queues", "resume", queue, "--json"))["paused"]
+    cli("queues", "drain", queue)
+    refused = cli("enqueue", "resize", "--queue", queue)
+    assert (refused.exit_code, queue in refused.stderr) == (9, True)
+    assert cli("queues", "purge", queue, "--preview").stdout.strip() == "1 would change"
+    assert cli("queues", "purge", queue, "--yes").stdout.strip() == "1 changed"
+    (counted,) = [row for row in answer(cli("queues", "list", "--json")) if row["queue"] == queue]
+    assert (counted["pending"], counted["cancelled"]) == (0, 1)
+    assert "max_attempts" in cli("queues", "show", queue).stdout
+    assert cli("queues", "workers", queue).stdout.strip() == "0"
+
+
+def test_a_limit_is_set_seen_and_ended(cli: Cli, rpc: Rpc, queue: str) -> None:
+    key = f"queue:{queue}"
+    answer(cli("limits", "set", key, "--max-running", "1", "--rate", "10/1m", "--json"))
+    for _ in range(2):
+        enqueue(cli, queue)
+    claim(rpc, queue, 2)
+    (limit,) = [row for row in answer(cli("limits", "list", "--json")) if row["key"] == key]
+    assert (limit["running"], limit["waiting"], limit["period_seconds"]) == (1, 1, 60)
+    assert "10 in 60 s" in cli("limits", "list").stdout
+    assert cli("limits", "pause", key, "--for", "10m").exit_code == 0
+    assert "paused until" in cli("limits", "list").stdout
+    assert cli("limits", "resume", key).exit_code == 0
+    assert cli("limits", "delete", key).exit_code == 0
+    assert cli("limits", "delete", key).exit_code == 4
+
+
+def test_tenants_are_weighed(cli: Cli, queue: str) -> None:
+    assert cli("tenants", "set", queue, "3").stdout.strip() == f"{queue}: 3"
+    assert {"tenant": queue, "weight": 3.0} in answer(cli("tenants", "list", "--json"))
+    assert queue in cli("tenants", "list").stdout
+
+
+def test_a_schedule_is_set_run_paused_and_deleted(cli: Cli, queue: str) -> None:
+    made = answer(
+        cli(
+            *("schedules", "set", queue, "report", '{"full": true}', "--queue", queue),
+            *("--cron", "30 9 * * mon-fri", "--timezone", "Europe/Berlin", "--json"),
+        )
+    )
+    assert (made["cron"], made["job"]["payload"]) == ("30 9 * * mon-fri", {"full": True})
+    assert "Europe/Berlin" in cli("schedules", "list").stdout
+    job_id = cli("schedules", "run", queue).stdout.strip()
+    assert answer(cli("jobs", "show", job_id, "--json"))["metadata"]["schedule"] == queue
+    assert "paused" in cli("schedules", "pause", queue).stdout
+    assert answer(cli("schedules", "resume", queue, "--json"))["next_at"]
+    assert cli("schedules", "delete", queue).exit_code == 0
+    assert cli("schedules", "run", queue).exit_code == 4
+
+
+def test_a_batch_comes_from_a_list_or_from_lines(cli: Cli, rpc: Rpc, queue: str) -> None:
+    job = {"job_type": "resize", "queue": queue}
+    lines = "\n".join(json.dumps(job) for _ in range(2))
+    callback = json.dumps({"job_type": "done", "queue": queue})
+    batch_id = cli("batches", "enqueue", "-", "--callback", callback, input=lines).stdout.strip()
+    report(rpc, claim(rpc, queue), "completed")
+    assert answer(cli("batches", "show", batch_id, "--json"))["progress"] == 50
+    report(rpc, claim(rpc, queue), "completed")
+    watched = cli("batches", "show", batch_id, "--watch").stdout
+    assert "100 %" in watched
+    assert answer(cli("batches", "enqueue", json.dumps([job]), "--json"))["jobs"]
+    wrong = cli("batches", "enqueue", "-", input="{")
+    assert (wrong.exit_code, "line 1" in wrong.stderr) == (3, True)
+
+
+def test_an_event_wakes_who_waits_for_it(cli: Cli, rpc: Rpc, queue: str) -> None:
+    enqueue(cli, queue)
+    report(rpc, claim(rpc, queue), "parked", delay_seconds=600, event=queue)
+    assert cli("events", "send", queue, '{"paid": 3}').stdout.strip() == "1 job woke"
+    assert claim(rpc, queue)[0]["event"] == {"paid": 3}
+
+
+def test_settings_are_shown_and_changed(cli: Cli) -> None:
+    before = answer(cli("settings", "show", "--json"))["max_attempts"]
+    try:
+        assert "4" in cli("settings", "set", "max_attempts=4").stdout
+    finally:
+        changed = answer(cli("settings", "set", f"max_attempts={before}", "--json"))
+    assert changed["max_attempts"] == before
+    assert "backoff_policy" in cli("settings", "show").stdout
+
+
+def test_the_doctor_shows_verdicts_and_the_housekeeping_what_it_did(cli: Cli) -> None:
+    assert "swept" in answer(cli("maintain", "--force", "--json"))
+    found = cli("doctor", "--json")
+    findings = json.loads(found.stdout)
+    assert {"check", "verdict", "detail", "remedy"} <= findings[0].keys()
+    bad = any(finding["verdict"] == "bad" for finding in findings)
+    assert found.exit_code == (1 if bad else 0)
+    assert "maintenance" in cli("doctor").stdout
+    assert "less than a minute ago" in cli("maintain").stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        (("queues", "set", "q", "max_attempts"), 2, "NAME=VALUE"),
+        (("queues", "set", "q", "max_attempts=0"), 3, "max_attempts is 0"),
+        (("queues", "set", "q", "colour=red"), 3, "colour is not known"),
+        (("queues", "pause", "nowhere"), 4, "nowhere"),
+        (("queues", "pause", "q", "--for", "soon"), 2, "90s"),
+        (("queues", "show", "nowhere"), 4, "nowhere"),
+        (("limits", "set", "k", "--max-running", "0"), 3, "max_running is 0"),
+        (("limits", "set", "k", "--rate", "fast"), 2, "10/1m"),
+        (("tenants", "set", "t", "0"), 3, "weight"),
+        (("schedules", "set", "s", "t", "--cron", "61 * * * *"), 3, "61"),
+        (("schedules", "set", "s", "t"), 3, "cron and every_seconds"),
+        (("enqueue", "t", "--delay", "1h", "--at", "2030-01-31T08:00"), 2, "not both"),
+        (("enqueue", "t", "--metadata", "[1]"), 3, "not a JSON object"),
+        (("batches", "show", str(uuid4())), 4, "No such batch"),
+        (("jobs", "list", "--created-after", "yesterday"), 2, "2030-01-31T08:00"),
+        (("settings", "set", "colour=red"), 3, "colour"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    cli: Cli, command: tuple[str, ...], code: int, says: str
+) -> None:
+    done = cli(*command)
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert says in done.stderr
+    assert done.stderr.strip().count("\n") == 0
