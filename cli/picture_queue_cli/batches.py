@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
-from rich.progress import Progress
 
 from picture_queue.errors import InvalidArgument
 from picture_queue_cli.project import connect
@@ -79,6 +78,8 @@ def show(
     with connect(ctx) as pq:
         batch = pq.batches.get(batch_id)
         if watch and batch.open:
+            from rich.progress import Progress
+
             with Progress(console=err(), transient=True) as progress:
                 task = progress.add_task("jobs", total=batch.total)
                 while batch.open:

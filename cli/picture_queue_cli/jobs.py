@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
 import typer
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -284,6 +283,8 @@ def _change_all(
     filter: dict[str, Any],
     matched: int,
 ) -> int:
+    from rich.progress import Progress
+
     changed = 0
     with Progress(console=err(), transient=True) as progress:
         task = progress.add_task(action, total=matched)

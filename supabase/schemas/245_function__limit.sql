@@ -149,9 +149,12 @@ begin
     where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
     order by j.rank, j.turn, j.seq
     limit greatest(0, coalesce(r.room, 1000) - (
-      select count(*) from public.job_queue c
-      where c.status = 'pending' and c.blocked_on = k.key and c.hold is null
-        and c.updated_at > v_now - interval '10 seconds'))
+      -- In the order of the index of keys, or without statistics all that can be claimed is read.
+      select count(*) from (
+        select from public.job_queue c
+        where c.status = 'pending' and c.blocked_on = k.key and c.hold is null
+          and c.updated_at > v_now - interval '10 seconds'
+        order by c.blocked_on, c.hold, c.rank, c.turn, c.seq limit greatest(0, coalesce(r.room, 1000))) o))
     for update skip locked
   ) d;
   if v_changes is not null then
@@ -169,8 +172,10 @@ language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_waiting text[] := array(
-    select k from unnest(p_keys) k where exists (
-      select from public.job_queue j where j.status = 'pending' and j.blocked_on = k and j.hold = 'blocked'));
+    -- limit: key by key, however few rows the statistics have seen.
+    select k from unnest(p_keys) k where (
+      select true from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k and j.hold = 'blocked' limit 1));
 begin
   insert into picture_queue.limit_key as l (key, due_at)
   select w.key, coalesce(a.due_at, picture_queue._now())

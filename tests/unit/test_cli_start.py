@@ -54,7 +54,7 @@ def test_completion_loads_nothing_heavy_and_knows_the_commands() -> None:
     printed, loaded = run(
         _PICTURE_QUEUE_COMPLETE="complete_bash", COMP_WORDS="picture-queue jobs ", COMP_CWORD="2"
     )
-    assert printed.split() == ["list", "show", "cancel", "retry"]
+    assert printed.split() == ["list", "show", "history", "reasons", "cancel", "retry", "discard"]
     assert not HEAVY & loaded
 
 

@@ -1,0 +1,218 @@
+"""Which indexes the hot statements read, on a table with many jobs, with statistics and without.
+
+Each function is run, and the scans it made are counted: no statement is copied here that could
+differ from the one in use. The plans of those that decide over speed are looked at as well, taken
+from the function's own text.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+LOAD = """
+with made as (
+  insert into public.job_queue
+    (queue, job_type, user_id, tags, status, hold, blocked_on, scheduled_for, finished_at)
+  select $1, 'sql-resize', case when i % 50 = 0 then md5('u' || i % 500)::uuid end,
+    case when i % 1000 = 0 then '{a}'::text[] end, s.status, s.hold,
+    case when s.hold = 'blocked' then 'model:' || i % 20 end,
+    case when s.hold = 'scheduled' then picture_queue._now() + interval '1 day' end,
+    case when s.status = 'completed' then picture_queue._now() - i * interval '1 second' end
+  from (values ('completed', null, 20000), ('pending', 'scheduled', 5000),
+    ('pending', 'blocked', 5000), ('pending', null, 500)) as s (status, hold, n)
+  cross join lateral generate_series(1, s.n) i
+  returning queue, status, hold
+)
+insert into picture_queue.depth_change (queue, status, hold, n, at)
+select queue, status, hold, count(*), picture_queue._now() from made group by queue, status, hold
+"""
+SCANS = """
+select c.relname, pg_stat_get_xact_numscans(c.oid) as scans,
+  pg_stat_get_xact_tuples_returned(c.oid) as rows
+from pg_class c
+where c.oid = 'public.job_queue'::regclass
+  or c.oid in (select indexrelid from pg_index where indrelid = 'public.job_queue'::regclass)
+"""
+
+
+@pytest.fixture(params=["analyzed", "never analyzed"])
+async def many(db, stack, request):
+    """A queue of 30,500 jobs, and no dead entries of other tests in the indexes."""
+    other = await asyncpg.connect(stack.db_url, timeout=10, command_timeout=30)
+    await other.execute("vacuum public.job_queue")
+    await other.close(timeout=10)
+    await db.value("select set_queue($1)", db.queue)
+    await db.connection.execute(LOAD, db.queue)
+    if request.param == "analyzed":
+        await db.run("analyze public.job_queue")
+    return db
+
+
+async def scans(db, sql, *args):
+    """Runs a statement; returns the rows it read by each index and by sequential scan."""
+    before = {row["relname"]: row for row in await db.rows(SCANS)}
+    await db.rows(sql, *args)
+    return {
+        row["relname"]: row["rows"] - before[row["relname"]]["rows"]
+        for row in await db.rows(SCANS)
+        if row["scans"] > before[row["relname"]]["scans"]
+    }
+
+
+async def source(db, function):
+    return await db.value(f"select prosrc from pg_proc where oid = '{function}'::regproc")
+
+
+def reads_only(found, **allowed):
+    """At most so many rows by each of these indexes, and nothing by another."""
+    names = {f"job_queue_{name}": rows for name, rows in allowed.items()}
+    extra = {name: rows for name, rows in found.items() if name not in names or rows > names[name]}
+    assert not extra, f"read beyond what is allowed ({allowed}): {extra}; all: {found}"
+
+
+CLAIM = "select claim_jobs($1, $2, $3, $4, 30, gen_random_uuid(), $5)"
+
+
+async def claim(db, n=20, weights=None):
+    return await scans(db, CLAIM, "w1", [db.queue], ["sql-resize"], n, weights)
+
+
+@pytest.mark.parametrize("weights", [None, [2.0]], ids=["one line", "weighted"])
+async def test_a_claim_reads_its_candidates_from_its_own_index(many, weights):
+    await claim(many)  # the first one of a worker also sweeps
+    found = await claim(many, weights=weights)
+    # Half of them are dead: entries of the first claim, in the same transaction.
+    reads_only(found, claimable=40, pkey=40, due=0, leased=0)
+
+
+async def test_a_claim_under_limits_reads_no_more(many):
+    await many.value("select set_limit($1, max_running => 1000)", f"queue:{many.queue}")
+    await many.value("select set_limit('user:*', max_running => 1000)")
+    await claim(many)
+    reads_only(await claim(many), claimable=60, pkey=60, due=0, leased=0, blocked=0)
+
+
+async def test_a_claim_that_sweeps_reads_what_is_due_only(many):
+    found = await claim(many)
+    reads_only(found, claimable=20, pkey=40, due=0, leased=0, expiring=0)
+
+
+async def test_a_report_and_a_heartbeat_read_by_id(many):
+    jobs = await many.claim(20)
+    leases = [{"job_id": job["id"], "lease_id": job["lease_id"]} for job in jobs]
+    reads_only(await scans(many, "select heartbeat_jobs('w1', $1)", leases), pkey=160)
+    done = [{**lease, "outcome": "completed"} for lease in leases]
+    reads_only(await scans(many, "select report_jobs($1)", done), pkey=240)
+
+
+async def test_promoting_reads_what_is_due(many):
+    await many.run(
+        "update job_queue set scheduled_for = picture_queue._now() - interval '1 s' where id in "
+        "(select id from job_queue where queue = $1 and hold = 'scheduled' limit 10)",
+        many.queue,
+    )
+    found = await scans(many, "select picture_queue._promote(100)")
+    reads_only(found, due=20, pkey=60)
+
+
+async def test_unblocking_reads_who_is_let_through(many):
+    found = await scans(many, "select picture_queue._unblock('{model:1}', '{}')")
+    # A key without a rule lets everybody through.
+    reads_only(found, blocked=800, pkey=1000)
+
+
+async def test_pruning_reads_what_is_old(many):
+    await many.run(
+        "update job_queue set finished_at = finished_at - interval '1 year' where id in "
+        "(select id from job_queue where queue = $1 and status = 'completed' limit 10)",
+        many.queue,
+    )
+    found = await scans(many, "select picture_queue._prune(100)")
+    reads_only(found, finished=20, pkey=60, parked=0)
+
+
+async def test_waking_reads_who_waits_for_the_event(many):
+    await many.enqueue(priority=100)
+    (job,) = await many.claim()
+    await many.report(job, "parked", event="sql-event", delay_seconds=60)
+    reads_only(await scans(many, "select send_event('sql-event')"), parked=3, pkey=8)
+
+
+@pytest.mark.parametrize(
+    ("given", "index", "rows"),
+    [
+        ({}, "listed", 60),
+        ({"status": "failed"}, "finished", 60),
+        ({"user_id": "md5"}, "owned", 100),
+        ({"batch_id": str(uuid4())}, "batch", 0),
+        ({"created_after": (datetime.now(UTC) + timedelta(days=1)).isoformat()}, "listed", 60),
+    ],
+)
+async def test_a_list_reads_the_index_of_its_filter(many, given, index, rows):
+    if "user_id" in given:
+        user = "select user_id from job_queue where user_id is not null limit 1"
+        given = {"user_id": str(await many.value(user))}
+    found = await scans(many, "select list_jobs($1)", {**given, "limit": 50})
+    if "created_after" in given:
+        return  # it has no index of its own; newest first it still ends early where there are some
+    assert "job_queue" not in found, f"reads the whole table: {found}"
+    reads_only(found, **{index: rows})
+
+
+async def test_counts_do_not_look_at_all_jobs(many):
+    # Of each queue the first 50 of each priority, and the steps from one to the next.
+    found = await scans(many, "select queue_counts()")
+    assert set(found) <= {"job_queue_claimable"}, found
+    assert found.get("job_queue_claimable", 0) <= 2000, found
+    found = await scans(many, "select desired_workers($1)", many.queue)
+    reads_only(found, due=10)
+
+
+async def test_the_plan_of_a_pick(many):
+    """In the order of its index, so that it can stop: what is sorted is what was picked."""
+    text = await source(many, "picture_queue._pick")
+    parameters = ("p_queues", "p_weights", "p_job_types", "p_limited", "p_limit", "p_heads")
+    for i, name in enumerate(parameters, 1):
+        text = re.sub(rf"\b{name}\b", f"${i}", text)
+    types = "(text[], real[], text[], boolean, integer, jsonb)"
+    name = f"p{uuid4().hex[:8]}"
+    await many.run("set local plan_cache_mode = force_generic_plan")
+    await many.run(f"prepare {name}{types} as {text}")
+    rows = await many.rows(
+        f"explain (costs off) execute {name}(array['{many.queue}'], null, '{{sql-resize}}', true, "
+        "100, null)"
+    )
+    found = "\n".join(row["QUERY PLAN"] for row in rows)
+    assert "Index Scan using job_queue_claimable on job_queue j" in found, found
+    assert "Seq Scan on job_queue" not in found, found
+    assert "Bitmap" not in found, found
+    inner = found[found.index("LockRows") :]
+    assert "Sort" not in inner.split("job_queue_claimable")[0], found
+
+
+@pytest.mark.parametrize(
+    ("function", "table_part", "index"),
+    [
+        ("_promote", "hold in", "job_queue_due"),
+        ("_sweep", "expires_at <=", "job_queue_expiring"),
+        ("_prune", "finished_at <", "job_queue_finished"),
+    ],
+)
+async def test_the_plan_of_what_housekeeping_seeks(many, function, table_part, index):
+    """The time is a condition of the index, not a filter on all that waits."""
+    text = await source(many, f"picture_queue.{function}")
+    parts = re.findall(r"select (?:j\.)?id(?:(?!select).)*?for update skip locked", text, re.S)
+    (part,) = [part for part in parts if table_part in part and "lease_expires_at" not in part]
+    part = part.replace("v_now", "$1").replace("p_limit", "$2")
+    part = part.replace("k.status", "'completed'").replace("k.seconds", "604800")
+    await many.run("set local plan_cache_mode = force_generic_plan")
+    name = f"p{uuid4().hex[:8]}"
+    await many.run(f"prepare {name}(timestamptz, integer) as {part}")
+    rows = await many.rows(f"explain (costs off) execute {name}(now(), 100)")
+    found = "\n".join(row["QUERY PLAN"] for row in rows)
+    assert f"Index Scan using {index} on job_queue" in found, found
+    assert "Index Cond" in found, found
+    assert "Sort" not in found, found
