@@ -185,6 +185,8 @@ async def test_a_repair_makes_no_throughput(db):
 
 async def test_overdue_jobs_say_what_they_wait_for(db):
     text = f"queue {db.queue}: "
+    # It tells of the 20 queues that wait longest; those of other tests do not count here.
+    await db.run("delete from picture_queue.queue")
     await db.enqueue("sql-resize")
     assert await found(db, "overdue jobs", text) == []
     await db.pass_time(90)
@@ -338,6 +340,7 @@ async def test_dead_rows_are_found_until_they_are_vacuumed(db, stack):
 
 
 async def test_the_doctor_is_quick_among_many_jobs(db):
+    others = await db.value("select count(*) from job_queue")
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at)
         select $1, 'sql-many', 'completed', now() from generate_series(1, 60000)""",
@@ -352,4 +355,4 @@ async def test_the_doctor_is_quick_among_many_jobs(db):
     before = await db.value(read)
     async with asyncio.timeout(10):
         await db.value("select queue_doctor()")
-    assert await db.value(read) - before < 50000
+    assert await db.value(read) - before < 50000 + 2 * others
