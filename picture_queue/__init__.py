@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from picture_queue._async.client import AsyncPictureQueue
     from picture_queue._sync.client import PictureQueue
     from picture_queue.arguments import (
+        Backoff,
         JobFilter,
         JobOptions,
         NewJob,
@@ -57,15 +58,10 @@ if TYPE_CHECKING:
         Unique,
     )
     from picture_queue.records import (
-        Backoff,
-        Batch,
         CancelRequest,
         Changed,
-        DesiredWorkers,
         Enqueued,
-        EnqueuedBatch,
         FailureReason,
-        Finding,
         Generation,
         Health,
         Image,
@@ -74,15 +70,21 @@ if TYPE_CHECKING:
         JobHistory,
         JobPosition,
         JobStatus,
-        Limit,
         Model,
+        StartedGeneration,
+        Version,
+    )
+    from picture_queue.records_operate import (
+        Batch,
+        DesiredWorkers,
+        EnqueuedBatch,
+        Finding,
+        Limit,
         Queue,
         QueueCounts,
         Schedule,
         Setting,
-        StartedGeneration,
         Tenant,
-        Version,
     )
     from picture_queue.settings import WorkerSettings
     from picture_queue.worker import (
@@ -105,15 +107,10 @@ _WHERE = {
     "PictureQueue": "picture_queue._sync.client",
     **dict.fromkeys(
         (
-            "Backoff",
-            "Batch",
             "CancelRequest",
             "Changed",
-            "DesiredWorkers",
             "Enqueued",
-            "EnqueuedBatch",
             "FailureReason",
-            "Finding",
             "Generation",
             "Health",
             "Image",
@@ -122,17 +119,26 @@ _WHERE = {
             "JobHistory",
             "JobPosition",
             "JobStatus",
-            "Limit",
             "Model",
+            "StartedGeneration",
+            "Version",
+        ),
+        "picture_queue.records",
+    ),
+    **dict.fromkeys(
+        (
+            "Batch",
+            "DesiredWorkers",
+            "EnqueuedBatch",
+            "Finding",
+            "Limit",
             "Queue",
             "QueueCounts",
             "Schedule",
             "Setting",
-            "StartedGeneration",
             "Tenant",
-            "Version",
         ),
-        "picture_queue.records",
+        "picture_queue.records_operate",
     ),
     **dict.fromkeys(
         (
@@ -150,6 +156,7 @@ _WHERE = {
     ),
     **dict.fromkeys(
         (
+            "Backoff",
             "JobFilter",
             "JobOptions",
             "NewJob",

@@ -10,17 +10,19 @@ from pydantic import JsonValue, TypeAdapter
 from picture_queue._rpc import Rpc, enqueued, given, plain
 from picture_queue.arguments import NewJob, job_item
 from picture_queue.records import (
-    Batch,
     Changed,
-    DesiredWorkers,
     Enqueued,
+    Record,
+)
+from picture_queue.records_operate import (
+    Batch,
+    DesiredWorkers,
     EnqueuedBatch,
     Finding,
     Limit,
     PausedKey,
     Queue,
     QueueCounts,
-    Record,
     Schedule,
     Setting,
     Tenant,

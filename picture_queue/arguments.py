@@ -3,12 +3,51 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Required, TypedDict
+from typing import Any, Literal, Required, TypedDict, get_args
 from uuid import UUID
 
 from pydantic import JsonValue
 
-from picture_queue.records import Backoff, BackoffPolicy, Hold
+from picture_queue.errors import InvalidArgument
+from picture_queue.records import Hold
+
+BackoffPolicy = Literal["constant", "linear", "exponential"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long a job waits between its attempts.
+
+    What is None is looked for in the job's type, then its queue, then the project's settings.
+
+    Args:
+        policy: The pause stays the same, grows by its first length, or doubles each time.
+        base: The first pause, seconds.
+        cap: The longest pause, seconds.
+        jitter: Random part of a pause, both ways, 0 to 1.
+
+    Raises:
+        InvalidArgument: Naming the part and its value.
+    """
+
+    policy: BackoffPolicy | None = None
+    base: float | None = None
+    cap: float | None = None
+    jitter: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.policy is not None and self.policy not in get_args(BackoffPolicy):
+            raise InvalidArgument(
+                f"The backoff's policy is {self.policy!r}",
+                hint=f"Choose {', '.join(get_args(BackoffPolicy))}",
+            )
+        year = 31_536_000.0
+        for name, low, high in (("base", 0.001, year), ("cap", 0.001, year), ("jitter", 0.0, 1.0)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InvalidArgument(
+                    f"The backoff's {name} is {value}", hint=f"Choose {low:g} to {high:g}"
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,11 @@
 """What the database holds, as values. They know no client and do no I/O."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, JsonValue
-
-from picture_queue.errors import InvalidArgument
 
 
 class JobStatus(StrEnum):
@@ -109,45 +106,6 @@ class ClaimedJob(Record):
     lease_id: UUID
     lease_seconds: float
     timeout_seconds: float
-
-
-BackoffPolicy = Literal["constant", "linear", "exponential"]
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long a job waits between its attempts.
-
-    What is None is looked for in the job's type, then its queue, then the project's settings.
-
-    Args:
-        policy: The pause stays the same, grows by its first length, or doubles each time.
-        base: The first pause, seconds.
-        cap: The longest pause, seconds.
-        jitter: Random part of a pause, both ways, 0 to 1.
-
-    Raises:
-        InvalidArgument: Naming the part and its value.
-    """
-
-    policy: BackoffPolicy | None = None
-    base: float | None = None
-    cap: float | None = None
-    jitter: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.policy is not None and self.policy not in get_args(BackoffPolicy):
-            raise InvalidArgument(
-                f"The backoff's policy is {self.policy!r}",
-                hint=f"Choose {', '.join(get_args(BackoffPolicy))}",
-            )
-        year = 31_536_000.0
-        for name, low, high in (("base", 0.001, year), ("cap", 0.001, year), ("jitter", 0.0, 1.0)):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise InvalidArgument(
-                    f"The backoff's {name} is {value}", hint=f"Choose {low:g} to {high:g}"
-                )
 
 
 class JobEvent(Record):
@@ -307,138 +265,6 @@ class Version(Record):
     oldest_client_contract: int
 
 
-class Queue(Record):
-    """A queue and its policy; None where the project's default holds.
-
-    ``jobs`` has the number of unfinished jobs by hold, or by status where there is none.
-    """
-
-    name: str
-    events: Literal["none", "status", "progress"]
-    max_attempts: int | None
-    timeout_seconds: float | None
-    lease_seconds: float | None
-    backoff_policy: str | None
-    backoff_seconds: float | None
-    backoff_cap_seconds: float | None
-    backoff_jitter: float | None
-    fair_share: bool
-    aging_seconds: float | None
-    breaker_failures: int | None
-    breaker_seconds: float
-    paused: bool
-    resume_at: datetime | None
-    pause_reason: str | None
-    draining: bool
-    jobs: dict[str, int]
-    created_at: datetime
-
-
-class QueueCounts(Record):
-    """How many jobs of a queue are in each state; a finished job counts as long as it is kept.
-
-    ``oldest_seconds`` is how long the oldest job that could be claimed has waited.
-    """
-
-    queue: str
-    pending: int
-    scheduled: int
-    blocked: int
-    waiting: int
-    processing: int
-    parked: int
-    completed: int
-    failed: int
-    cancelled: int
-    oldest_seconds: float | None
-    finished_last_minute: int
-    finished_last_hour: int
-
-
-class DesiredWorkers(Record):
-    """How many workers the jobs that run (``running``) and could run (``ready``) are enough for."""
-
-    desired: int
-    running: int
-    ready: int
-
-
-class Limit(Record):
-    """The limit of a key, or a key that is paused or waited for.
-
-    ``max_running`` jobs run at once; ``rate`` start in any ``period_seconds``.
-    """
-
-    key: str
-    max_running: int | None
-    rate: int | None
-    period_seconds: float | None
-    paused: bool
-    resume_at: datetime | None
-    running: int
-    waiting: int
-
-
-class PausedKey(Record):
-    """Whether the jobs of a key may start; ``resume_at`` None: not before it is resumed."""
-
-    key: str
-    paused: bool
-    resume_at: datetime | None
-
-
-class Tenant(Record):
-    """The weight of a tenant where tenants share a queue."""
-
-    tenant: str
-    weight: float
-
-
-class Schedule(Record):
-    """Jobs that come again. ``job`` is what each is made of.
-
-    ``last_error`` says why the latest tick made no job, None if it did.
-    """
-
-    name: str
-    cron: str | None
-    every_seconds: float | None
-    timezone: str
-    job: dict[str, Any]
-    missed: Literal["skip", "once", "all"]
-    paused: bool
-    next_at: datetime | None
-    last_at: datetime | None
-    last_job_id: UUID | None
-    last_error: str | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class Batch(Record):
-    """Jobs that belong together: how many there are and how they ended, ``progress`` in percent."""
-
-    id: UUID
-    total: int
-    open: int
-    completed: int
-    failed: int
-    cancelled: int
-    progress: int
-    callback: dict[str, Any] | None
-    callback_job_id: UUID | None
-    metadata: dict[str, JsonValue]
-    created_at: datetime
-    finished_at: datetime | None
-
-
-class EnqueuedBatch(Record):
-    """A new batch and what became of each of its jobs."""
-
-    id: UUID
-    jobs: tuple[Enqueued, ...]
-
-
 class Changed(Record):
     """What a change of many jobs did, or, as a preview, would do.
 
@@ -507,38 +333,3 @@ class JobHistory(Record):
     timeline: tuple[Transition, ...]
     attempts: tuple[FailedAttempt, ...]
     log: tuple[LogLine, ...]
-
-
-class Finding(Record):
-    """One check of the doctor: its verdict, what it saw, and what to do about it."""
-
-    check: str
-    verdict: Literal["ok", "warn", "bad"]
-    detail: str
-    remedy: str | None = None
-
-
-class Setting(Record):
-    """The defaults and limits of a project; the SQL reference says what each means."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
-
-    max_payload_bytes: int
-    max_result_bytes: int
-    max_prompt_length: int
-    max_attempts: int
-    timeout_seconds: float
-    timeout_grace_seconds: float
-    cancel_grace_seconds: float
-    lease_seconds: float
-    backoff_policy: str
-    backoff_seconds: float
-    backoff_cap_seconds: float
-    backoff_jitter: float
-    unknown_queue: Literal["create", "refuse"]
-    keep_completed_seconds: float
-    keep_cancelled_seconds: float
-    keep_failed_seconds: float
-    archive: bool
-    keep_archive_months: int
-    default_model: str

@@ -8,7 +8,10 @@ from pydantic import JsonValue
 from picture_queue import _rpc_operate
 from picture_queue._transport.postgrest import AsyncPostgrest
 from picture_queue.arguments import NewJob
-from picture_queue.records import Batch, EnqueuedBatch
+from picture_queue.records_operate import (
+    Batch,
+    EnqueuedBatch,
+)
 
 
 class AsyncBatches:

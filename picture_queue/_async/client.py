@@ -16,7 +16,11 @@ from picture_queue._async.queues import AsyncLimits, AsyncQueues, AsyncTenants
 from picture_queue._async.schedules import AsyncSchedules
 from picture_queue._realtime.follow import Watcher
 from picture_queue._transport.postgrest import AsyncPostgrest
-from picture_queue.records import Finding, Health, Version
+from picture_queue.records import (
+    Health,
+    Version,
+)
+from picture_queue.records_operate import Finding
 from picture_queue.settings import ProjectSettings
 
 

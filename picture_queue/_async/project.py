@@ -6,7 +6,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
 from picture_queue._transport.postgrest import AsyncPostgrest
-from picture_queue.records import Setting
+from picture_queue.records_operate import Setting
 
 
 class AsyncEvents:

@@ -9,7 +9,8 @@ from pydantic import JsonValue
 from picture_queue import _rpc_operate
 from picture_queue._transport.postgrest import AsyncPostgrest
 from picture_queue.arguments import JobOptions
-from picture_queue.records import Enqueued, Schedule
+from picture_queue.records import Enqueued
+from picture_queue.records_operate import Schedule
 
 
 class AsyncSchedules:

@@ -13,7 +13,11 @@ from picture_queue._realtime.subscriptions import Subscriptions
 from picture_queue._transport.base import worth_repeating
 from picture_queue._transport.postgrest import AsyncPostgrest
 from picture_queue.errors import PictureQueueError, WaitTimeout
-from picture_queue.records import Job, JobEvent, Source
+from picture_queue.records import (
+    Job,
+    JobEvent,
+    Source,
+)
 
 #: Seconds between two looks at the row while events come in, and while there is no socket.
 POLL_CONNECTED = 5.0

@@ -10,7 +10,10 @@ from pydantic import JsonValue
 from picture_queue import _rpc_operate
 from picture_queue._transport.postgrest_sync import Postgrest
 from picture_queue.arguments import NewJob
-from picture_queue.records import Batch, EnqueuedBatch
+from picture_queue.records_operate import (
+    Batch,
+    EnqueuedBatch,
+)
 
 
 class Batches:

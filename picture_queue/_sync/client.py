@@ -18,7 +18,11 @@ from picture_queue._sync.queues import Limits, Queues, Tenants
 from picture_queue._sync.schedules import Schedules
 from picture_queue._realtime.portal import Watcher
 from picture_queue._transport.postgrest_sync import Postgrest
-from picture_queue.records import Finding, Health, Version
+from picture_queue.records import (
+    Health,
+    Version,
+)
+from picture_queue.records_operate import Finding
 from picture_queue.settings import ProjectSettings
 
 

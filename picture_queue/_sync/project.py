@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
 from picture_queue._transport.postgrest_sync import Postgrest
-from picture_queue.records import Setting
+from picture_queue.records_operate import Setting
 
 
 class Events:

@@ -9,8 +9,8 @@ from typing import Unpack
 from picture_queue import _rpc_operate
 from picture_queue._transport.postgrest_sync import Postgrest
 from picture_queue.arguments import QueueChanges
-from picture_queue.records import (
-    Changed,
+from picture_queue.records import Changed
+from picture_queue.records_operate import (
     DesiredWorkers,
     Limit,
     PausedKey,

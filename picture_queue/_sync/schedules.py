@@ -11,7 +11,8 @@ from pydantic import JsonValue
 from picture_queue import _rpc_operate
 from picture_queue._transport.postgrest_sync import Postgrest
 from picture_queue.arguments import JobOptions
-from picture_queue.records import Enqueued, Schedule
+from picture_queue.records import Enqueued
+from picture_queue.records_operate import Schedule
 
 
 class Schedules:

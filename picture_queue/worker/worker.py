@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from picture_queue._async.client import AsyncPictureQueue
+from picture_queue.arguments import Backoff
 from picture_queue.errors import InvalidArgument, WorkerStuck
-from picture_queue.records import Backoff
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.registry import Policy, Registry, as_backoff

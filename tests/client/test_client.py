@@ -10,7 +10,10 @@ from supabase import ClientOptions, create_client
 
 import picture_queue
 from picture_queue import AsyncPictureQueue, PictureQueue, _rpc, errors
-from picture_queue.records import JobStatus, Version
+from picture_queue.records import (
+    JobStatus,
+    Version,
+)
 
 
 async def claim(service, queue, *types):

@@ -12,7 +12,11 @@ from PIL import Image
 from rich.console import Console
 
 from picture_queue.errors import InvalidArgument
-from picture_queue.records import Generation, JobEvent, JobStatus
+from picture_queue.records import (
+    Generation,
+    JobEvent,
+    JobStatus,
+)
 from picture_queue.records import Image as Picture
 from picture_queue_cli import render
 from picture_queue_cli.bar import event_line
