@@ -64,5 +64,5 @@ def test_enqueue_gets_its_result_from_the_worker_app(environment, tmp_path):
 
 
 def test_every_example_is_tested():
-    tested = {"generate.py", "enqueue.py", "worker_app.py"}
+    tested = {"generate.py", "enqueue.py", "worker_app.py"}  # howto: test_howto.py
     assert {file.name for file in (ROOT / "examples").glob("*.py")} == tested

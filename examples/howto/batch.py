@@ -1,0 +1,51 @@
+"""Dependencies and batches: an album is made when all of its pictures are."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+from picture_queue import AsyncPictureQueue, NewJob, Worker
+
+QUEUE = "howto-batch"
+worker = Worker(queues=[QUEUE])
+
+
+@worker.handler("fetch", queue=QUEUE)
+async def fetch(payload: dict[str, str]) -> str:
+    """Comes first."""
+    return payload["path"]
+
+
+@worker.handler("resize", queue=QUEUE)
+async def resize(payload: dict[str, str]) -> str:
+    """Waits for the fetch of its picture."""
+    return payload["path"]
+
+
+@worker.handler("make-album", queue=QUEUE)
+async def make_album(payload: dict[str, Any]) -> str:
+    """Runs once, when all others have finished, however they ended."""
+    return f"{payload['completed']} of {payload['total']}"
+
+
+async def main() -> None:
+    """Enqueues three pictures of two jobs each, and follows the whole."""
+    jobs: list[NewJob] = []
+    for name in ("a", "b", "c"):
+        first, payload = uuid4(), {"path": f"{name}.png"}
+        jobs += [
+            NewJob(job_type="fetch", payload=payload, queue=QUEUE, job_id=first),
+            NewJob(job_type="resize", payload=payload, queue=QUEUE, depends_on=[first]),
+        ]
+    async with AsyncPictureQueue.from_env() as pq, worker:
+        then = NewJob(job_type="make-album", queue=QUEUE)
+        batch = await pq.batches.enqueue(jobs, callback=then)
+        async with asyncio.timeout(30):
+            while (state := await pq.batches.get(batch.id)).open:
+                print(f"{state.progress} %")
+                await asyncio.sleep(0.2)
+        assert state.callback_job_id is not None
+        assert await pq.jobs.result(state.callback_job_id, timeout=30) == "6 of 6"
+
+
+asyncio.run(main())

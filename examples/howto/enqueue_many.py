@@ -1,0 +1,29 @@
+"""Bulk, delay, priority, expiry, tags: what can be said of a job when it is enqueued."""
+
+from picture_queue import NewJob, PictureQueue
+
+with PictureQueue.from_env() as pq:
+    # One round trip, all or none; up to tens of thousands of jobs.
+    thumbnails = [
+        NewJob(job_type="thumbnail", payload={"path": f"{n}.png"}, queue="howto-enqueue")
+        for n in range(1000)
+    ]
+    made = pq.jobs.enqueue_many(thumbnails)
+    assert {job.outcome for job in made} == {"created"}
+
+    job = pq.jobs.enqueue(
+        "report",
+        {"month": "2030-01"},
+        queue="howto-enqueue",
+        priority=5,  # before those of priority 0
+        delay=3600,  # not before an hour is over
+        expires_in=7200,  # and not after two
+        max_attempts=5,
+        timeout=120,
+        tags=["monthly"],
+        metadata={"asked_by": "ada"},
+    )
+    (found,) = pq.jobs.list(queue="howto-enqueue", tag="monthly", status="pending", limit=1)
+    assert (found.id, found.hold, found.metadata) == (job.id, "scheduled", {"asked_by": "ada"})
+
+    print(pq.queues.purge("howto-enqueue").changed, "jobs cancelled again")

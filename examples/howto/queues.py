@@ -1,0 +1,27 @@
+"""Queues: policies, pauses, draining and purging, all of it while workers run."""
+
+from datetime import UTC, datetime, timedelta
+
+from picture_queue import PictureQueue, QueueDraining
+
+QUEUE = "howto-queues"
+
+with PictureQueue.from_env() as pq:
+    # Five failures of one kind in a row pause the queue for a minute.
+    pq.queues.set(QUEUE, max_attempts=5, timeout_seconds=60, breaker_failures=5)
+    pq.jobs.enqueue("resize", {"path": "a.png"}, queue=QUEUE)
+
+    in_ten_minutes = datetime.now(UTC) + timedelta(minutes=10)
+    paused = pq.queues.pause(QUEUE, resume_at=in_ten_minutes, reason="the disk is full")
+    assert paused.paused
+    pq.queues.resume(QUEUE)
+
+    pq.queues.drain(QUEUE)  # what is there runs, nothing new is taken
+    try:
+        pq.jobs.enqueue("resize", {"path": "b.png"}, queue=QUEUE)
+    except QueueDraining as error:
+        print(error)
+
+    assert pq.queues.purge(QUEUE, preview=True).matched == 1  # what would be cancelled
+    assert pq.queues.purge(QUEUE).changed == 1
+    pq.queues.resume(QUEUE)

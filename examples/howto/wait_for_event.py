@@ -1,0 +1,35 @@
+"""A job that waits for something outside, without a worker, until it is told or looks itself."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+from picture_queue import AsyncPictureQueue, JobContext, Park, Worker
+
+worker = Worker(queues=["howto-events"])
+
+
+@worker.handler("ship-order", queue="howto-events")
+async def ship_order(payload: dict[str, str], job: JobContext) -> Park | dict[str, Any]:
+    """Ships when the order is paid."""
+    if job.event is None:
+        job.log("not paid yet")
+        # Woken by the event, or after an hour to look for itself.
+        return Park(3600, event=f"paid:{payload['order']}")
+    return {"shipped": payload["order"], "paid": job.event["amount"], "attempt": job.attempt}
+
+
+async def main() -> None:
+    """Enqueues, and tells of the payment as a webhook's handler would."""
+    async with AsyncPictureQueue.from_env() as pq, worker:
+        order = uuid4().hex
+        job = await pq.jobs.enqueue("ship-order", {"order": order})
+        async for event in pq.jobs.watch(job.id, timeout=30):
+            if event.hold == "parked":
+                assert await pq.events.send(f"paid:{order}", {"amount": 42}) == 1
+        result = await pq.jobs.result(job.id, timeout=30)
+        assert result == {"shipped": order, "paid": 42, "attempt": 1}
+        print(result)
+
+
+asyncio.run(main())

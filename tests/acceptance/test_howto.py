@@ -1,0 +1,62 @@
+"""Every how-to shows an example that runs, as it stands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
+EXAMPLES = sorted((ROOT / "examples" / "howto").iterdir())
+SHOWN = re.compile(
+    r"\[`(examples/howto/\S+)`\]\(\.\./\.\./\1\)\n\n```(?:python|sql)\n(.*?)```", re.S
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_shows_its_examples_as_they_are(page):
+    shown = SHOWN.findall(page.read_text("utf-8"))
+    assert shown
+    for file, text in shown:
+        assert text == (ROOT / file).read_text("utf-8"), f"{page.name} shows another {file}"
+
+
+def test_every_example_is_on_a_page():
+    shown = {file for page in PAGES for file, _ in SHOWN.findall(page.read_text("utf-8"))}
+    assert shown == {example.relative_to(ROOT).as_posix() for example in EXAMPLES}
+
+
+@pytest.mark.parametrize(
+    "example", [e for e in EXAMPLES if e.suffix == ".py"], ids=lambda example: example.stem
+)
+def test_a_python_example_runs(example, stack, tmp_path):
+    environment = {
+        **os.environ,
+        "SUPABASE_URL": stack.api_url,
+        "SUPABASE_SERVICE_ROLE_KEY": stack.service_role_key,
+    }
+    done = subprocess.run(
+        [sys.executable, example],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "example", [e for e in EXAMPLES if e.suffix == ".sql"], ids=lambda example: example.stem
+)
+async def test_an_sql_example_runs(example, stack):
+    connection = await asyncpg.connect(stack.db_url, timeout=10)
+    try:
+        await connection.execute(example.read_text("utf-8"), timeout=30)
+    finally:
+        await connection.close(timeout=5)
