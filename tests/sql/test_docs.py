@@ -1,0 +1,114 @@
+"""The SQL reference and the state diagram say what the database does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from picture_queue import errors
+
+DOCS = Path(__file__).parents[2] / "docs"
+SQL = (DOCS / "sql.md").read_text("utf-8")
+STATES = (DOCS / "states.md").read_text("utf-8")
+
+
+def section(text: str, title: str) -> str:
+    """Returns what stands under a heading."""
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
+    assert found, title
+    return found[1]
+
+
+def named(text: str) -> set[str]:
+    """Returns the names in the first column of the tables."""
+    rows = re.findall(r"^\| (`[^|]*`) \|", text, re.M)
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+def heading(name: str, arguments: str) -> str:
+    """Returns a function's signature as the reference writes it."""
+    text = arguments.replace("timestamp with time zone", "timestamptz")
+    text = re.sub(
+        r" DEFAULT ([^,]*?\(\)|'[^']*'|[^,:]+)(::[a-z\[\] ]+)?(?=,|$)",
+        lambda found: " = " + found[1].strip("'").replace("NULL", "null"),
+        text,
+    )
+    return f"{name}({text})"
+
+
+async def test_every_function_has_its_signature_and_who_may_call_it(db):
+    functions = await db.rows(
+        """select p.proname as name, pg_get_function_arguments(p.oid) as arguments,
+          has_function_privilege('authenticated', p.oid, 'execute') as for_users
+        from pg_proc p where p.pronamespace = 'public'::regnamespace and not exists (
+          select from pg_depend d where d.objid = p.oid and d.deptype = 'e')"""
+    )
+    entries = dict(re.findall(r"^### `([^\n]*)`\n(.*?)(?=^##)", SQL, re.S | re.M))
+    assert entries.keys() == {heading(f["name"], f["arguments"]) for f in functions}
+    for function in functions:
+        entry = entries[heading(function["name"], function["arguments"])]
+        who = "user" if function["for_users"] else "service"
+        assert f"**{who}** →" in entry, function["name"]
+        codes = set(re.findall(r"`(PQ_\w+)`", entry))
+        assert codes <= errors.BY_CODE.keys()
+
+
+async def test_the_tables_of_settings_have_every_column(db):
+    columns = """select column_name from information_schema.columns
+      where table_name = $1 and table_schema = 'picture_queue'"""
+    setting = {row["column_name"] for row in await db.rows(columns, "setting")}
+    assert named(section(SQL, "Settings")) - {"create", "refuse"} == setting - {
+        "only_row",
+        "maintained_at",
+    }
+    queue = {row["column_name"] for row in await db.rows(columns, "queue")}
+    told = {"name", "paused_until", "pause_reason", "created_at"}
+    assert named(section(SQL, "Queue settings")) == queue - told
+
+
+@pytest.mark.parametrize(("function", "part"), [("_job_problem", 0), ("_options_problem", 1)])
+async def test_the_tables_of_an_item_have_what_is_known_of_it(db, function, part):
+    text = section(SQL, "Items").split("in `options`")[part]
+    source = await db.value(
+        """select prosrc from pg_proc
+        where proname = $1 and pronamespace = 'picture_queue'::regnamespace""",
+        function,
+    )
+    # What these functions do not list they refuse.
+    known = re.search(r"where k not in \((.*?)\)", source, re.S)
+    assert known
+    # generation_id is said by start_generation only.
+    assert named(text) == set(re.findall(r"'(\w+)'", known[1])) - {"generation_id"}
+
+
+async def test_the_table_of_filters_has_every_key(db):
+    source = await db.value("select prosrc from pg_proc where proname = '_jobs_where'")
+    known = re.search(r"v_known text\[\] := array\[(.*?)\]", source, re.S)
+    assert known
+    assert named(section(SQL, "Filters")) == set(re.findall(r"'(\w+)'", known[1]))
+
+
+def test_the_table_of_errors_is_that_of_the_library():
+    rows = re.findall(r"^\| `(PQ_\w+)` \| (\d+) \| `(\w+)` \|", SQL, re.M)
+    assert rows == [
+        (error.code, str(http), error.__name__) for error, http in errors.HTTP_STATUS.items()
+    ]
+
+
+async def test_the_edges_and_the_diagram_are_those_of_the_database(db):
+    edges = await db.rows(
+        """select action, coalesce(from_hold, from_status) as "from",
+          coalesce(to_hold, to_status) as "to", attempt_delta as delta from picture_queue.edge"""
+    )
+    sign = {0: "", 1: "+1", -1: "−1"}
+    rows = re.findall(r"^\| (\w+) \| (\w+) \| (\w+) \| ?(\S*) \|", section(STATES, "Edges"), re.M)
+    assert sorted(rows[1:]) == sorted(
+        (edge["action"], edge["from"], edge["to"], sign[edge["delta"]]) for edge in edges
+    )
+    arrows: dict[tuple[str, str], set[str]] = {}
+    for start, end, actions in re.findall(r"^    (\w+) --> (\w+) : (.*)$", STATES, re.M):
+        arrows[start, end] = set(actions.split(", "))
+    wanted: dict[tuple[str, str], set[str]] = {}
+    for edge in edges:
+        wanted.setdefault((edge["from"], edge["to"]), set()).add(edge["action"])
+    assert arrows == wanted
