@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -78,14 +79,21 @@ class Database:
         return [row["payload"] for row in rows]
 
 
-@pytest.fixture
-async def db(stack: Any) -> AsyncIterator[Database]:
-    connection = await asyncpg.connect(stack.db_url, timeout=10, command_timeout=30)
+@asynccontextmanager
+async def transaction(url: str) -> AsyncIterator[Database]:
+    """Connects, and rolls back what is done."""
+    connection = await asyncpg.connect(url, timeout=10, command_timeout=30)
     await connection.set_type_codec(
         "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
     )
-    transaction = connection.transaction()
-    await transaction.start()
+    started = connection.transaction()
+    await started.start()
     yield Database(connection)
-    await transaction.rollback()
+    await started.rollback()
     await connection.close(timeout=10)
+
+
+@pytest.fixture
+async def db(stack: Any) -> AsyncIterator[Database]:
+    async with transaction(stack.db_url) as database:
+        yield database

@@ -5,12 +5,18 @@ differ from the one in use. The plans of those that decide over speed are looked
 from the function's own text.
 """
 
+import asyncio
 import re
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
+
+from picture_queue._resources import migrations
+from picture_queue.local.migrate import apply_platform
+from tests.sql.conftest import transaction
 
 LOAD = """
 with made as (
@@ -38,17 +44,40 @@ where c.oid = 'public.job_queue'::regclass
 """
 
 
+@pytest.fixture(scope="module")
+def url(stack):
+    """A database of its own: what others leave in the tables would change what is read."""
+
+    async def make() -> str:
+        parts = urlsplit(stack.db_url)
+        server = f"postgresql://{{}}:{parts.password}@{parts.hostname}:{parts.port}/{{}}"
+        name = f"plans_{uuid4().hex[:8]}"
+        admin = await asyncpg.connect(server.format("supabase_admin", "postgres"), timeout=10)
+        await admin.execute(f"create database {name} owner postgres")
+        await admin.close(timeout=10)
+        await apply_platform(server.format("supabase_admin", name))
+        made = await asyncpg.connect(server.format("postgres", name), timeout=10)
+        for _, sql in migrations():
+            async with made.transaction():
+                await made.execute(sql, timeout=60)
+        await made.close(timeout=10)
+        return server.format("postgres", name)
+
+    return asyncio.run(make())
+
+
 @pytest.fixture(params=["analyzed", "never analyzed"])
-async def many(db, stack, request):
+async def many(url, request):
     """A queue of 30,500 jobs, and no dead entries of other tests in the indexes."""
-    other = await asyncpg.connect(stack.db_url, timeout=10, command_timeout=30)
+    other = await asyncpg.connect(url, timeout=10, command_timeout=30)
     await other.execute("vacuum public.job_queue")
     await other.close(timeout=10)
-    await db.value("select set_queue($1)", db.queue)
-    await db.connection.execute(LOAD, db.queue)
-    if request.param == "analyzed":
-        await db.run("analyze public.job_queue")
-    return db
+    async with transaction(url) as db:
+        await db.value("select set_queue($1)", db.queue)
+        await db.connection.execute(LOAD, db.queue)
+        if request.param == "analyzed":
+            await db.run("analyze public.job_queue")
+        yield db
 
 
 async def scans(db, sql, *args):
