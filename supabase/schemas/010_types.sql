@@ -8,11 +8,36 @@ create type picture_queue.change as (
   detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
   worker text,             -- of claim
-  lease_id uuid,
+  lease_id uuid,           -- of claim: the new lease; else the one that has to be in force, or null
   lease_seconds real,
   lease_is_legacy boolean,
   key text,                -- of block: the limit key it waits for; of park: the event it waits for
   slots text[]             -- of claim: the limit keys it runs under
+);
+
+-- A job after a change of state: as little as every caller of _transition needs. To hand on whole rows
+-- costs more than to read those few again that are needed.
+create type picture_queue.moved as (
+  id uuid,
+  queue text,
+  status text,
+  hold text
+);
+
+-- How an attempt ended, as a worker reports it.
+create type picture_queue.outcome as (
+  job_id uuid,
+  lease_id uuid,
+  outcome text,            -- completed, failed, snoozed, released, parked, cancelled
+  result jsonb,
+  error text,
+  detail text,
+  retryable boolean,
+  delay_seconds real,      -- of failed, snoozed, parked: until the next attempt, instead of the backoff
+  run_at timestamptz,      -- when instead
+  duration_seconds real,
+  event text,              -- of parked: what wakes it
+  pause_key text           -- a limit key or queue that rests as long
 );
 
 -- A job that could be claimed, with what decides whether it may.

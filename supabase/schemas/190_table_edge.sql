@@ -7,7 +7,14 @@ create table picture_queue.edge (
   to_status text not null,
   to_hold text,
   attempt_delta integer not null default 0,
-  unique nulls not distinct (action, from_status, from_hold)
+  unique nulls not distinct (action, from_status, from_hold),
+  constraint status_is_known
+    check (to_status in ('pending', 'processing', 'completed', 'failed', 'cancelled')),
+  constraint hold_fits_status check (
+    to_hold is null
+    or (to_status = 'pending' and to_hold in ('scheduled', 'blocked', 'waiting'))
+    or (to_status = 'processing' and to_hold = 'parked')
+  )
 );
 comment on table picture_queue.edge is 'The permitted changes of state; read by _transition.';
 alter table picture_queue.edge enable row level security;

@@ -1,7 +1,7 @@
 -- Announces the state of these jobs, one event each, on the owner's topic or else the job's own.
 -- The whole visible state is in it, the result never.
-create function picture_queue._emit(p_jobs public.job_queue[]) returns void
-language plpgsql set search_path = ''
+create function picture_queue._emit(p_ids uuid[]) returns void
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_events picture_queue.event[];
@@ -17,9 +17,9 @@ begin
       || case when j.error is null then '{}' else jsonb_build_object('error', j.error) end
     )::picture_queue.event order by j.seq)
   into v_events
-  from unnest(p_jobs) as j
+  from public.job_queue j
   left join picture_queue.queue q on q.name = j.queue
-  where coalesce(q.events, 'progress') <> 'none';
+  where j.id = any (p_ids) and coalesce(q.events, 'progress') <> 'none';
   if v_events is not null then
     perform picture_queue._broadcast(v_events);
   end if;
@@ -27,7 +27,8 @@ end
 $$;
 
 -- Wakes the workers of these queues: one message a queue, and only where a worker said that it has
--- nothing to do ('enqueue'), or for everyone who might run the job ('cancel', 'again').
+-- nothing to do ('enqueue'), or for everyone who might run the job ('cancel', 'again'). Over Realtime for
+-- workers that come through the API, by NOTIFY for those with a connection of their own.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
 language plpgsql set search_path = ''
 as $$
@@ -45,6 +46,7 @@ begin
       and w.seen_at > picture_queue._now() - interval '1 minute');
   if v_events is not null then
     perform picture_queue._broadcast(v_events);
+    perform pg_catalog.pg_notify('picture_queue', e.payload::text) from unnest(v_events) e;
   end if;
 end
 $$;

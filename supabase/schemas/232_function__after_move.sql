@@ -1,47 +1,47 @@
 -- What _move has done with special jobs, each only where there are such jobs.
 
 -- Keeps the last 50 rows of history of each job.
-create function picture_queue._bound_history(p_jobs public.job_queue[]) returns void
-language sql volatile set search_path = ''
+create function picture_queue._bound_history(p_ids uuid[]) returns void
+language sql volatile set search_path = '' set seq_page_cost = 100
 as $$
   delete from picture_queue.history h
-  using unnest(p_jobs) j
-  where j.version > 50 and h.job_id = j.id and h.id <= (
+  using public.job_queue j
+  where j.id = any (p_ids) and j.version > 50 and h.job_id = j.id and h.id <= (
     select o.id from picture_queue.history o where o.job_id = j.id order by o.id desc offset 50 limit 1)
 $$;
 
 -- The generations of these jobs show their state.
-create function picture_queue._mirror_generations(p_jobs public.job_queue[]) returns void
-language sql volatile set search_path = ''
+create function picture_queue._mirror_generations(p_ids uuid[]) returns void
+language sql volatile set search_path = '' set seq_page_cost = 100
 as $$
   update public.generations g
   set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
-  from unnest(p_jobs) j
-  where j.generation_id is not null and g.id = j.generation_id
+  from public.job_queue j
+  where j.id = any (p_ids) and j.generation_id is not null and g.id = j.generation_id
     and (g.status, g.error) is distinct from (j.status, j.error)
 $$;
 
 -- Gives up the slots of jobs that do not run any more, and notes whose turn it may be: whoever waits
 -- for such a key is let through by the next claim, which alone holds the locks of keys.
-create function picture_queue._free_keys(p_jobs public.job_queue[]) returns void
-language sql volatile set search_path = ''
+create function picture_queue._free_keys(p_ids uuid[]) returns void
+language sql volatile set search_path = '' set seq_page_cost = 100
 as $$
   with freed as (
     -- One by one through the index, however few rows the statistics have seen.
     delete from picture_queue.slot s
     where s.ctid = any (array(
       select o.ctid
-      from unnest(p_jobs) j
+      from public.job_queue j
       cross join lateral unnest(j.slots) as k (key)
       cross join lateral (select s.ctid from picture_queue.slot s where s.key = k.key and s.job_id = j.id limit 1) o
-      where not (j.status = 'processing' and j.hold is null)))
+      where j.id = any (p_ids) and not (j.status = 'processing' and j.hold is null)))
     returning s.key
   )
   insert into picture_queue.freed_key (key)
   select distinct k.key from (
     select f.key from freed f
     union all
-    select j.blocked_on from unnest(p_jobs) j where j.blocked_on is not null and j.status <> 'pending'
+    select j.blocked_on from public.job_queue j where j.id = any (p_ids) and j.blocked_on is not null and j.status <> 'pending'
   ) k
 $$;
 
@@ -63,35 +63,25 @@ as $$
 $$;
 
 -- Jobs of tenants that become claimable (again) line up behind their tenant's last.
-create function picture_queue._take_turns(p_jobs public.job_queue[]) returns public.job_queue[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+create function picture_queue._take_turns(p_ids uuid[]) returns void
+language sql volatile set search_path = '' set seq_page_cost = 100
 as $$
-declare
-  v_jobs public.job_queue[];
-  v_ids uuid[] := array(
-    select j.id from unnest(p_jobs) j where j.tenant is not null and j.status = 'pending' and j.hold is null);
-begin
-  with lines as (
-    select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step,
-      picture_queue._last_turn(l.queue, l.tenant, l.rank, v_ids) as last_turn
-    from (select distinct j.queue, j.tenant, j.rank from unnest(p_jobs) j where j.id = any (v_ids)) l
-    left join picture_queue.tenant w on w.name = l.tenant
+  with late as (
+    select j.id, j.queue, j.tenant, j.rank, j.turn, j.seq from public.job_queue j
+    where j.id = any (p_ids) and j.tenant is not null and j.status = 'pending' and j.hold is null
   ),
-  turned as (
-    update public.job_queue j set turn = o.turn
-    from (
-      select m.id, l.last_turn
-        + l.step * row_number() over (partition by l.queue, l.tenant, l.rank order by m.turn, m.seq) as turn
-      from unnest(p_jobs) m
-      join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
-      where m.id = any (v_ids)
-    ) o
-    where j.id = o.id
-    returning j as job
+  lines as (
+    select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step,
+      picture_queue._last_turn(l.queue, l.tenant, l.rank, p_ids) as last_turn
+    from (select distinct queue, tenant, rank from late) l
+    left join picture_queue.tenant w on w.name = l.tenant
   )
-  select array_agg(coalesce(t.job, m)) into v_jobs
-  from unnest(p_jobs) m
-  left join turned t on (t.job).id = m.id;
-  return v_jobs;
-end
+  update public.job_queue j set turn = o.turn
+  from (
+    select m.id, l.last_turn
+      + l.step * row_number() over (partition by m.queue, m.tenant, m.rank order by m.turn, m.seq) as turn
+    from late m
+    join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
+  ) o
+  where j.id = any (p_ids) and j.id = o.id
 $$;

@@ -2,20 +2,17 @@
 -- child whose last parent completed becomes ready; one whose parent failed or was cancelled ends too,
 -- unless it was to run all the same. The children are locked before they are counted, so two parents
 -- that finish at once cannot each wait for the other.
-create function picture_queue._settle_children(p_jobs public.job_queue[]) returns picture_queue.change[]
+create function picture_queue._settle_children(p_moved picture_queue.moved[]) returns picture_queue.change[]
 language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_children uuid[];
   v_changes picture_queue.change[];
 begin
-  if not exists (select from picture_queue.dependency) then
-    return null;
-  end if;
   select array_agg(distinct d.child_id) into v_children
-  from unnest(p_jobs) j
-  join picture_queue.dependency d on d.parent_id = j.id
-  where j.finished_at is not null;
+  from unnest(p_moved) m
+  join picture_queue.dependency d on d.parent_id = m.id
+  where m.status in ('completed', 'failed', 'cancelled');
   if v_children is null then
     return null;
   end if;
@@ -23,9 +20,9 @@ begin
 
   with settled as (
     delete from picture_queue.dependency d
-    using unnest(p_jobs) j
-    where d.parent_id = j.id and j.finished_at is not null
-    returning d.child_id, d.on_parent_failure, j.id as parent_id, j.status
+    using unnest(p_moved) m
+    where d.parent_id = m.id and m.status in ('completed', 'failed', 'cancelled')
+    returning d.child_id, d.on_parent_failure, m.id as parent_id, m.status
   ),
   broken as (
     select distinct on (s.child_id) s.child_id, s.on_parent_failure, s.parent_id, s.status

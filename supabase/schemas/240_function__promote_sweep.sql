@@ -1,7 +1,7 @@
 -- Makes claimable what its time has come for: scheduled jobs, and parked ones at their poll time.
 -- Returns how many.
 create function picture_queue._promote(p_limit integer) returns integer
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_changes picture_queue.change[];
@@ -17,14 +17,14 @@ begin
   if v_changes is null then
     return 0;
   end if;
-  return (select count(*) from picture_queue._transition(v_changes));
+  return coalesce(cardinality(picture_queue._transition(v_changes)), 0);
 end
 $$;
 
 -- Takes back the jobs whose lease ended unheard: the attempt counts, so a job that kills its worker
 -- ends. Gives up what was not to start any more. Returns the queues that have work again.
 create function picture_queue._sweep(p_limit integer) returns text[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_changes picture_queue.change[];
@@ -43,7 +43,7 @@ begin
     for update skip locked
   ) d;
   if v_changes is not null then
-    select array_agg(distinct t.queue) into v_queues from picture_queue._transition(v_changes) t where t.status = 'pending';
+    select array_agg(distinct t.queue) into v_queues from unnest(picture_queue._transition(v_changes)) t where t.status = 'pending';
   end if;
 
   select array_agg(picture_queue._change(d.id, 'abandon', 'It was not started before it expired.'))

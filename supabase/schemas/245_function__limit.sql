@@ -158,7 +158,7 @@ begin
     for update skip locked
   ) d;
   if v_changes is not null then
-    select array_agg(distinct t.queue) into v_queues from picture_queue._transition(v_changes) t;
+    select array_agg(distinct t.queue) into v_queues from unnest(picture_queue._transition(v_changes)) t;
     perform picture_queue._wake(v_queues, 'enqueue');
   end if;
   perform picture_queue._note_waiting(v_keys);

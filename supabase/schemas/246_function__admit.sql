@@ -5,18 +5,21 @@
 create function picture_queue._admit_all(
   p_candidates picture_queue.candidate[], p_claim picture_queue.change, p_limited text[])
 returns picture_queue.change[]
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select array_agg(case
-    when c.expired then picture_queue._change(c.id, 'abandon', 'It was not started before it expired.')
-    else row(c.id, 'claim', null, null, null, null, null, p_claim.worker, p_claim.lease_id,
-      case when p_claim.lease_is_legacy then p_claim.lease_seconds
-        else coalesce(c.lease_seconds, p_claim.lease_seconds) end,
-      p_claim.lease_is_legacy, null,
-      case when p_limited <> '{}' then
-        nullif(array(select distinct k from unnest(c.keys) k where k = any (p_limited)), '{}') end
-    )::picture_queue.change end)
-  from unnest(p_candidates) c
+begin
+  return array(
+    select case
+      when c.expired then picture_queue._change(c.id, 'abandon', 'It was not started before it expired.')
+      else row(c.id, 'claim', null, null, null, null, null, p_claim.worker, p_claim.lease_id,
+        case when p_claim.lease_is_legacy then p_claim.lease_seconds
+          else coalesce(c.lease_seconds, p_claim.lease_seconds) end,
+        p_claim.lease_is_legacy, null,
+        case when p_limited <> '{}' then
+          nullif(array(select distinct k from unnest(c.keys) k where k = any (p_limited)), '{}') end
+      )::picture_queue.change end
+    from unnest(p_candidates) c);
+end
 $$;
 
 -- What a claim makes of its candidates, in their order: up to p_max_jobs are claimed, those over a

@@ -3,15 +3,19 @@
 -- of many, only the queues' workers hear. p_internal: our own follow-ups, which a queue that drains
 -- still takes.
 create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default false) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_jobs picture_queue.new_job[];
   v_rest picture_queue.new_job[];
   v_made public.job_queue[];
   v_all public.job_queue[];
-  v_answer jsonb := '{}';
+  v_answer jsonb := picture_queue._enqueue_plain(p_jobs);
 begin
+  if v_answer is not null then
+    return v_answer;
+  end if;
+  v_answer := '{}';
   perform picture_queue._check_jobs(p_jobs);
   v_jobs := picture_queue._new_jobs(p_jobs);
   if v_jobs is null then
@@ -24,7 +28,7 @@ begin
   -- What is in the way of a unique job may be gone when we look for it: then it is tried again.
   v_rest := v_jobs;
   for v_round in 1..5 loop
-    v_made := picture_queue._insert_jobs(v_rest);
+    v_made := picture_queue._insert_jobs(v_rest, cardinality(v_jobs) = 1);
     v_all := v_all || v_made;
     exit when cardinality(v_all) = cardinality(v_jobs);
     v_answer := v_answer || picture_queue._meet_existing(v_rest, v_made);
@@ -36,15 +40,158 @@ begin
     end if;
   end loop;
 
-  if cardinality(v_jobs) = 1 then
-    perform picture_queue._emit(v_all);
-  end if;
   perform picture_queue._wake(
     (select array_agg(distinct m.queue) from unnest(v_all) m where m.hold is null), 'enqueue');
   return (
     select jsonb_agg(coalesce(v_answer -> n.i::text,
       jsonb_build_object('job_id', n.job_id, 'outcome', 'created')) order by n.i)
     from unnest(v_jobs) n);
+end
+$$;
+
+-- _enqueue for the common case, in one statement: jobs without options, plainly right, for queues that are
+-- there and serve first come first. Returns null, and has done nothing, where that is not so.
+create function picture_queue._enqueue_plain(p_jobs jsonb) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_count integer := case when jsonb_typeof(p_jobs) = 'array' then jsonb_array_length(p_jobs) end;
+  v_done record;
+  v_answer jsonb;
+begin
+  if exists (
+    select from jsonb_array_elements(case when v_count > 0 then p_jobs else '[0]' end) e
+    where case when jsonb_typeof(e) = 'object'
+      then e - '{job_type,payload,queue,job_id,user_id,priority}'::text[] <> '{}' else true end)
+  then
+    return null;
+  end if;
+  with item as materialized (
+    select coalesce(e.job_id, gen_random_uuid()) as id, e.job_type, q.name as queue, coalesce(e.payload, '{}') as payload,
+      coalesce(e.priority, 0) as priority, e.user_id, coalesce(t.max_attempts, q.max_attempts, s.max_attempts) as max_attempts,
+      q.events <> 'none' as is_announced, e.i
+    from rows from (jsonb_to_recordset(p_jobs) as (
+        job_id uuid, job_type text, queue text, payload jsonb, priority integer, user_id uuid))
+      with ordinality as e (job_id, job_type, queue, payload, priority, user_id, i)
+    cross join picture_queue.setting s
+    left join picture_queue.job_type t on t.name = e.job_type
+    join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
+    where (t.name is not null or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$')
+      and not (q.draining or q.fair_share) and q.aging_seconds is null
+      -- As text the payload is at most six times as long.
+      and coalesce(jsonb_typeof(e.payload) = 'object' and pg_column_size(e.payload) * 6 <= s.max_payload_bytes, true)
+      and coalesce(e.priority between -1000000000 and 1000000000, true)
+  ),
+  made as (
+    insert into public.job_queue (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
+    select i.id, i.queue, i.job_type, i.payload, i.priority, -i.priority, i.max_attempts, i.user_id, v_now, v_now
+    from item i
+    where (select count(*) from item) = v_count
+    order by i.i
+    on conflict (id) do nothing
+    returning id, queue
+  ),
+  counted as (
+    insert into picture_queue.depth_change (queue, status, hold, n, at)
+    select m.queue, 'pending', null, count(*), v_now from made m group by m.queue
+  )
+  select (select array_agg(i.id order by i.i) from item i) as ids, (select bool_or(i.is_announced) from item i) as announced,
+    array_agg(m.id) as made, array_agg(distinct m.queue) as queues
+  into v_done
+  from made m;
+
+  if cardinality(v_done.ids) is distinct from v_count then
+    return null;
+  elsif cardinality(v_done.made) = v_count then
+    select jsonb_agg(jsonb_build_object('job_id', u.id, 'outcome', 'created') order by u.i) into v_answer
+    from unnest(v_done.ids) with ordinality as u (id, i);
+  else
+    v_answer := picture_queue._meet_same(p_jobs, v_done.ids, coalesce(v_done.made, '{}'));
+  end if;
+  if v_count = 1 and v_done.announced and v_done.made is not null then
+    perform picture_queue._emit(v_done.made);
+  end if;
+  if exists (
+    select from picture_queue.worker w
+    where w.idle and w.queues && v_done.queues and w.seen_at > v_now - interval '1 minute')
+  then
+    perform picture_queue._wake(v_done.queues, 'enqueue');
+  end if;
+  return v_answer;
+end
+$$;
+
+-- The answer of _enqueue_plain where jobs of these ids were there already: the same ones, or it refuses.
+create function picture_queue._meet_same(p_jobs jsonb, p_ids uuid[], p_made uuid[]) returns jsonb
+language plpgsql set search_path = '' set seq_page_cost = 100
+as $$
+declare
+  v_answer jsonb;
+  v_other uuid;
+begin
+  select jsonb_agg(jsonb_build_object(
+      'job_id', u.id, 'outcome', case when u.nth = 1 and u.id = any (p_made) then 'created' else 'existing' end) order by u.i),
+    (array_agg(u.id) filter (where (j.job_type, j.user_id) is distinct from (e.job_type, e.user_id)))[1]
+  into v_answer, v_other
+  from (
+    select n.id, n.i, row_number() over (partition by n.id order by n.i) as nth
+    from unnest(p_ids) with ordinality as n (id, i)
+  ) u
+  join rows from (jsonb_to_recordset(p_jobs) as (job_type text, user_id uuid))
+    with ordinality as e (job_type, user_id, i) on e.i = u.i
+  join public.job_queue j on j.id = u.id
+  where j.id = any (p_ids);
+  if v_other is not null then
+    perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_other), 'make a new uuid for each job');
+  end if;
+  return v_answer;
+end
+$$;
+
+-- The same for one job: its id, or null where it is not as plain as that.
+create function picture_queue._enqueue_one(
+  p_job_type text, p_payload jsonb, p_priority integer, p_queue text, p_user_id uuid, p_job_id uuid)
+returns uuid
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_queue record;
+  v_id uuid := coalesce(p_job_id, gen_random_uuid());
+begin
+  select q.name, q.events, coalesce(t.max_attempts, q.max_attempts, s.max_attempts) as max_attempts, exists (
+      select from picture_queue.worker w
+      where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute') as wakes
+  into v_queue
+  from picture_queue.setting s
+  left join picture_queue.job_type t on t.name = p_job_type
+  join picture_queue.queue q on q.name = coalesce(p_queue, t.queue, 'default')
+  where (t.name is not null or p_job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$')
+    and not (q.draining or q.fair_share) and q.aging_seconds is null
+    and jsonb_typeof(p_payload) = 'object' and pg_column_size(p_payload) * 6 <= s.max_payload_bytes
+    and p_priority between -1000000000 and 1000000000;
+  if not found then
+    return null;
+  end if;
+  with made as (
+    insert into public.job_queue (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
+    values (v_id, v_queue.name, p_job_type, p_payload, p_priority, -p_priority, v_queue.max_attempts, p_user_id, v_now, v_now)
+    on conflict (id) do nothing
+    returning queue
+  )
+  insert into picture_queue.depth_change (queue, status, hold, n, at)
+  select m.queue, 'pending', null, 1, v_now from made m;
+  if not found then
+    return null;
+  end if;
+  if v_queue.events <> 'none' then
+    perform picture_queue._emit(array[v_id]);
+  end if;
+  if v_queue.wakes then
+    perform picture_queue._wake(array[v_queue.name], 'enqueue');
+  end if;
+  return v_id;
 end
 $$;
 
@@ -156,9 +303,10 @@ begin
 end
 $$;
 
--- Writes the rows, with what waits for parents and the counts; a job that is in the way of another is
--- left out of what is returned.
-create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns public.job_queue[]
+-- Writes the rows, with what waits for parents and the counts, and announces them if asked to; a job
+-- that is in the way of another is left out of what is returned.
+create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_announce boolean)
+returns public.job_queue[]
 language plpgsql set search_path = ''
 as $$
 declare
@@ -186,6 +334,9 @@ begin
     select (m.job).queue, 'pending', (m.job).hold, count(*), v_now from made m group by (m.job).queue, (m.job).hold
   )
   select array_agg(m.job) into v_made from made m;
+  if p_announce then
+    perform picture_queue._emit(array(select m.id from unnest(v_made) m));
+  end if;
 
   if exists (select from unnest(p_jobs) n where n.hold = 'waiting') then
     perform picture_queue._tie_to_parents(p_jobs, v_made);

@@ -25,23 +25,37 @@ $$;
 -- The best candidates of these queues, locked, in the order of claims. Without weights the queues are
 -- one line; with weights each queue gets its share: the gaps between its jobs are drawn so that they
 -- come at the rate of its weight, which holds for claims of one job as well as of many.
-create function picture_queue._pick(
-  p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer, p_heads jsonb)
+--
+-- Where many entries of the index have to be passed over (jobs claimed while an old snapshot keeps them
+-- from being cleaned up, or of types the worker cannot run) the heads of the lines are remembered, and
+-- for a moment the next claims of this worker begin there. What comes before the head meanwhile, a
+-- retry or a higher priority, is seen when the moment is over: at most 5 seconds, 1.5 for a million.
+create function picture_queue._candidates(
+  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer)
 returns picture_queue.candidate[]
-language sql volatile set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_heads jsonb := (
+    select w.heads from picture_queue.worker w
+    where w.name = p_worker and w.heads_until > v_now and w.job_types = p_job_types);
+  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
+  v_candidates picture_queue.candidate[];
+begin
   select array_agg(row(
       d.id, d.queue, d.rank, d.turn, d.seq,
       case when p_limited then picture_queue._keys(d.queue, d.job_type, d.user_id, d.limit_keys) end,
-      d.expires_at <= picture_queue._now(), coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
+      coalesce(d.expires_at <= v_now, false), coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
     order by d.draw, d.rank, d.turn, d.seq)
+  into v_candidates
   from (
     select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
     from unnest(p_queues, p_weights) as w (name, weight)
     cross join lateral (
-      select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
-        coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
-        coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
+      select coalesce((v_heads -> w.name ->> 0)::integer, -2147483648) as rank,
+        coalesce((v_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
+        coalesce((v_heads -> w.name ->> 2)::bigint, 0) as seq
     ) h
     cross join lateral (
       select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.expires_at, j.rank, j.turn, j.seq
@@ -55,27 +69,8 @@ as $$
     order by draw, p.rank, p.turn, p.seq limit p_limit
   ) d
   left join picture_queue.job_type t on t.name = d.job_type
-  left join picture_queue.queue q on q.name = d.queue
-$$;
+  left join picture_queue.queue q on q.name = d.queue;
 
--- _pick for a worker. Where it has to pass over many entries of the index (jobs claimed while an old
--- snapshot keeps them from being cleaned up, or of types the worker cannot run) the heads of the lines
--- are remembered, and for a moment the next picks begin there. What comes before the head meanwhile, a
--- retry or a higher priority, is seen when the moment is over: at most 5 seconds, 1.5 for a million.
-create function picture_queue._candidates(
-  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer)
-returns picture_queue.candidate[]
-language plpgsql set search_path = ''
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_heads jsonb := (
-    select w.heads from picture_queue.worker w
-    where w.name = p_worker and w.heads_until > v_now and w.job_types = p_job_types);
-  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
-  v_candidates picture_queue.candidate[] := picture_queue._pick(
-    p_queues, p_weights, p_job_types, p_limited, p_limit, v_heads);
-begin
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
   if v_read > p_limit + 20000 then
     update picture_queue.worker w set
@@ -96,8 +91,12 @@ $$;
 -- Before a claim locks anything: a new rule (set_limit) waits for the claims that do not know it yet, and
 -- those that come after wait for the rule.
 create function picture_queue._know_rules() returns void
-language sql volatile set search_path = ''
-as $$ select pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0) $$;
+language plpgsql set search_path = ''
+as $$
+begin
+  perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0);
+end
+$$;
 
 -- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
 -- p_request_id) gives the jobs of the first again: the request id is the lease id. p_queues null:
@@ -107,10 +106,12 @@ as $$ select pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0) $$;
 create function picture_queue._claim(
   p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
   p_request_id uuid, p_legacy boolean)
-returns setof public.job_queue
-language plpgsql rows 10 set search_path = '' set seq_page_cost = 100
+returns uuid[]
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
+  v_ids uuid[];  -- what was claimed
+  v_moved uuid[];
   v_claim picture_queue.change := picture_queue._change(null, 'claim');
   v_limited boolean;
   v_queues text[];
@@ -121,15 +122,13 @@ declare
   v_changes picture_queue.change[];
   v_left integer := p_max_jobs;
   v_take integer := p_max_jobs;
-  v_claimed integer;
   v_seen integer := 0;
   v_again boolean := false;
 begin
-  return query
-    select * from public.job_queue
-    where status = 'processing' and hold is null and lease_id = p_request_id and worker = p_worker;
-  if found then
-    return;
+  select array_agg(j.id) into v_ids from public.job_queue j
+  where j.status = 'processing' and j.hold is null and j.lease_id = p_request_id and j.worker = p_worker;
+  if v_ids is not null then
+    return v_ids;
   end if;
 
   perform picture_queue._promote(100);
@@ -157,9 +156,13 @@ begin
     v_changes := case when v_limited then picture_queue._admit(v_candidates, v_keys, v_left, v_claim)
       else picture_queue._admit_all(v_candidates, v_claim, '{}') end;
     v_seen := v_seen + cardinality(v_changes);
-    return query select t.* from picture_queue._transition(v_changes) t where t.status = 'processing';
-    get diagnostics v_claimed = row_count;
-    v_left := v_left - v_claimed;
+    v_moved := array(select m.id from unnest(picture_queue._transition(v_changes)) m where m.status = 'processing');
+    -- As they were drawn, where queues share by weight: a worker starts them in this order.
+    v_ids := v_ids || case when p_weights is null then v_moved else array(
+      select c.job_id from unnest(v_changes) with ordinality as c (job_id, action, run_at, result, error, detail,
+        duration_seconds, worker, lease_id, lease_seconds, lease_is_legacy, key, slots, i)
+      where c.job_id = any (v_moved) order by c.i) end;
+    v_left := v_left - cardinality(v_moved);
     if v_limited then
       perform picture_queue._take_slots(v_changes);
     end if;
@@ -170,21 +173,24 @@ begin
   if v_again then
     perform picture_queue._wake(v_queues, 'again');
   end if;
+  return v_ids;
 end
 $$;
 
 -- claim_jobs for the worker: sweeps once a second at most, and remembers a worker that found less
--- than it asked for, so that the next enqueue wakes it.
+-- than it asked for, so that the next enqueue wakes it. What is null or nought is left out where most
+-- jobs have nothing else.
 create function picture_queue._claim_jobs(
   p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid,
   p_weights real[])
 returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_sweep boolean := not exists (
     select from picture_queue.worker w
     where w.name = p_worker and w.swept_at > picture_queue._now() - interval '1 second');
+  v_ids uuid[];
   v_jobs jsonb;
 begin
   perform picture_queue._check_claim(p_worker, p_queues, p_max_jobs, p_lease_seconds, p_request_id, p_weights);
@@ -193,33 +199,33 @@ begin
     perform picture_queue._sweep(100);
     perform picture_queue._run_schedules(100);
   end if;
-  select coalesce(jsonb_agg(picture_queue._as_claimed(j,
-      coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds,
-        (select s.timeout_seconds from picture_queue.setting s))) order by j.rank, j.turn, j.seq), '[]')
+  v_ids := picture_queue._claim(
+    p_worker, p_queues, p_weights, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, false);
+  select coalesce(jsonb_agg(
+      case when num_nonnulls(j.user_id, j.generation_id, j.batch_id, j.tags, j.event, j.message,
+          j.cancel_requested_at, j.scheduled_for) = 0 and j.priority = 0 and j.progress = 0 and j.metadata = '{}'
+        then b.base
+        else b.base || jsonb_build_object(
+          'priority', j.priority, 'progress', j.progress, 'user_id', j.user_id, 'generation_id', j.generation_id, 'batch_id', j.batch_id,
+          'tags', coalesce(to_jsonb(j.tags), '[]'), 'metadata', j.metadata, 'event', j.event, 'message', j.message,
+          'cancel_requested_at', j.cancel_requested_at, 'scheduled_for', j.scheduled_for) end
+      order by case when p_weights is not null then array_position(v_ids, j.id) end, j.rank, j.turn, j.seq), '[]')
   into v_jobs
-  from picture_queue._claim(
-    p_worker, p_queues, p_weights, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, false) j
+  from public.job_queue j
   left join picture_queue.job_type t on t.name = j.job_type
-  left join picture_queue.queue q on q.name = j.queue;
+  left join picture_queue.queue q on q.name = j.queue
+  cross join lateral (
+    select jsonb_build_object(
+      'id', j.id, 'queue', j.queue, 'job_type', j.job_type, 'payload', j.payload, 'attempt', j.attempt,
+      'max_attempts', j.max_attempts, 'created_at', j.created_at, 'version', j.version, 'lease_id', j.lease_id,
+      'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
+        j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
+    ) as base) b
+  where j.id = any (v_ids);
   perform picture_queue._touch_worker(
     p_worker, p_queues, p_job_types, jsonb_array_length(v_jobs) < p_max_jobs, v_sweep);
   return v_jobs;
 end
-$$;
-
--- What a worker needs to know of a job.
-create function picture_queue._as_claimed(p_job public.job_queue, p_timeout_seconds real) returns jsonb
-language sql immutable set search_path = ''
-as $$
-  select jsonb_build_object(
-    'id', p_job.id, 'queue', p_job.queue, 'job_type', p_job.job_type, 'payload', p_job.payload,
-    'priority', p_job.priority, 'attempt', p_job.attempt, 'max_attempts', p_job.max_attempts,
-    'user_id', p_job.user_id, 'generation_id', p_job.generation_id, 'batch_id', p_job.batch_id,
-    'tags', coalesce(to_jsonb(p_job.tags), '[]'), 'metadata', p_job.metadata, 'event', p_job.event,
-    'progress', p_job.progress, 'message', p_job.message, 'cancel_requested_at', p_job.cancel_requested_at,
-    'created_at', p_job.created_at, 'scheduled_for', p_job.scheduled_for, 'started_at', p_job.started_at,
-    'worker', p_job.worker, 'version', p_job.version, 'lease_id', p_job.lease_id,
-    'lease_seconds', p_job.lease_seconds, 'timeout_seconds', p_timeout_seconds)
 $$;
 
 create function picture_queue._check_claim(

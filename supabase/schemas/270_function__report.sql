@@ -1,50 +1,39 @@
--- What an outcome asks for, as an action of picture_queue.edge. A job whose cancel was requested is
--- cancelled whatever its handler made of it, unless it completed.
-create function picture_queue._action(
-  p_outcome text, p_retryable boolean, p_cancel_requested boolean, p_attempts_left boolean)
-returns text
-language sql immutable set search_path = ''
-as $$
-  select case
-    when p_outcome = 'completed' then 'complete'
-    when p_outcome = 'cancelled' or p_cancel_requested then 'cancel'
-    when p_outcome = 'failed' and p_retryable and p_attempts_left then 'back_off'
-    when p_outcome = 'failed' then 'fail'
-    when p_outcome = 'snoozed' then 'snooze'
-    when p_outcome = 'released' then 'release'
-    when p_outcome = 'parked' then 'park'
-  end
-$$;
-
--- Refuses outcomes that are not well formed, before anything is written.
-create function picture_queue._check_outcomes(p_outcomes jsonb) returns void
+-- The outcomes a worker reports, with their types. What is not well formed is refused before anything
+-- is written.
+create function picture_queue._outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
 language plpgsql set search_path = ''
 as $$
 declare
-  v_problem text;
+  v_outcomes picture_queue.outcome[];
+  v_bad record;
 begin
   if jsonb_typeof(p_outcomes) is distinct from 'array' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list');
   end if;
-  select format('outcomes[%s]: %s', e.i - 1, case
-      when e.item ->> 'job_id' is null then 'job_id is missing'
-      when e.item ->> 'lease_id' is null then 'lease_id is missing'
-      when e.item ->> 'outcome' is null
-        or e.item ->> 'outcome' not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-        then format('outcome is %s', coalesce(e.item -> 'outcome', 'null'))
-      when length(e.item ->> 'event') not between 1 and 200 then format('event is %s', e.item -> 'event')
-      when length(e.item ->> 'pause_key') not between 1 and 200 then format('pause_key is %s', e.item -> 'pause_key')
-      else format('delay_seconds is %s, not 0 to 31536000', e.item -> 'delay_seconds') end)
-  into v_problem
-  from jsonb_array_elements(p_outcomes) with ordinality as e (item, i)
-  where e.item ->> 'job_id' is null or e.item ->> 'lease_id' is null or e.item ->> 'outcome' is null
-    or e.item ->> 'outcome' not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-    or (e.item ->> 'delay_seconds')::numeric not between 0 and 31536000
-    or length(e.item ->> 'event') not between 1 and 200 or length(e.item ->> 'pause_key') not between 1 and 200
-  order by e.i limit 1;
+  v_outcomes := array(
+    select row(o.*)::picture_queue.outcome
+    from jsonb_to_recordset(p_outcomes) as o (job_id uuid, lease_id uuid, outcome text, result jsonb, error text, detail text,
+      retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text));
+  select o.*, p_outcomes -> (o.i - 1)::integer as item into v_bad
+  from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
+    delay_seconds, run_at, duration_seconds, event, pause_key, i)
+  where o.job_id is null or o.lease_id is null or o.outcome is null
+    or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
+    or o.delay_seconds not between 0 and 31536000
+    or length(o.event) not between 1 and 200 or length(o.pause_key) not between 1 and 200
+  order by o.i limit 1;
   if found then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('outcomes[%s]: %s', v_bad.i - 1, case
+      when v_bad.job_id is null then 'job_id is missing'
+      when v_bad.lease_id is null then 'lease_id is missing'
+      when v_bad.outcome is null
+        or v_bad.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
+        then format('outcome is %s', coalesce(v_bad.item -> 'outcome', 'null'))
+      when length(v_bad.event) not between 1 and 200 then format('event is %s', v_bad.item -> 'event')
+      when length(v_bad.pause_key) not between 1 and 200 then format('pause_key is %s', v_bad.item -> 'pause_key')
+      else format('delay_seconds is %s, not 0 to 31536000', v_bad.item -> 'delay_seconds') end));
   end if;
+  return v_outcomes;
 end
 $$;
 
@@ -52,37 +41,83 @@ $$;
 -- repeated (this lease reported before, nothing changed); stale (the lease ended, nothing changed).
 -- A result above the limit fails its job, since no repetition makes it smaller.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
+  v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
+  v_ids uuid[] := array(select o.job_id from unnest(v_outcomes) o);
+  v_changes picture_queue.change[];
+  v_moved picture_queue.moved[];
+  v_answer jsonb;
+begin
+  if not exists (
+    select from unnest(v_outcomes) o
+    where o.outcome <> 'completed' or octet_length(o.result::text) > v_largest)
+  then
+    -- The common case needs to know nothing of the jobs: the lease decides, as they are written.
+    v_changes := array(
+      select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, null, o.lease_id, null, null,
+        null, null)::picture_queue.change
+      from (select distinct on (o.job_id) o.* from unnest(v_outcomes) o) o);
+  else
+    v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
+  end if;
+  v_moved := picture_queue._transition(v_changes);
+  if v_moved is not null then
+    perform picture_queue._after_report(v_outcomes, v_moved);
+  end if;
+  select coalesce(jsonb_agg(jsonb_build_object(
+      'job_id', o.job_id,
+      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
+      'status', coalesce(m.status, j.status)) order by o.i), '[]')
+  into v_answer
+  from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
+    delay_seconds, run_at, duration_seconds, event, pause_key, i)
+  left join unnest(v_moved) m on m.id = o.job_id
+  left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids);
+  return v_answer;
+end
+$$;
+
+-- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose
+-- cancel was requested is cancelled whatever its handler made of it, unless it completed.
+create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
+returns picture_queue.change[]
 language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_changes picture_queue.change[];
-  v_ids uuid[];
-  v_jobs public.job_queue[];
-  v_answer jsonb;
 begin
-  perform picture_queue._check_outcomes(p_outcomes);
-  v_ids := array(select (e.item ->> 'job_id')::uuid from jsonb_array_elements(p_outcomes) as e (item));
-  perform from public.job_queue where id = any (v_ids) order by id for update;
-
-  with asked as (
-    select distinct on (o.job_id) o.*, octet_length(o.result::text) > (select s.max_result_bytes from picture_queue.setting s) as too_large
-    from jsonb_to_recordset(p_outcomes) as o (job_id uuid, lease_id uuid, outcome text, result jsonb, error text,
-      detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text)
+  with held as materialized (
+    select j.id, j.lease_id, j.lease_expires_at, j.cancel_requested_at is not null as cancelled,
+      j.attempt < j.max_attempts as attempts_left
+    from public.job_queue j where j.id = any (p_ids) order by j.id for update
+  ),
+  asked as (
+    select distinct on (o.job_id) o.*, h.cancelled, h.attempts_left,
+      case when o.result is null then false else octet_length(o.result::text) > p_largest end as too_large
+    from unnest(p_outcomes) o
+    join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
   ),
   wished as (
-    select a.*, j as job, picture_queue._action(
-        case when a.too_large then 'failed' else a.outcome end,
-        coalesce(a.retryable, true) and not coalesce(a.too_large, false),
-        j.cancel_requested_at is not null, j.attempt < j.max_attempts) as action
+    select a.*, case
+        when a.outcome = 'completed' and not a.too_large then 'complete'
+        when a.outcome = 'cancelled' or a.cancelled then 'cancel'
+        when a.outcome = 'failed' and coalesce(a.retryable, true) and a.attempts_left then 'back_off'
+        when a.outcome in ('failed', 'completed') then 'fail'
+        when a.outcome = 'snoozed' then 'snooze'
+        when a.outcome = 'released' then 'release'
+        when a.outcome = 'parked' then 'park' end as action
     from asked a
-    join public.job_queue j on j.id = a.job_id
-    where j.id = any (v_ids) and j.lease_expires_at is not null and j.lease_id = a.lease_id
   )
   select array_agg(row(
       w.job_id, w.action,
       case when w.action in ('back_off', 'snooze', 'park') then coalesce(w.run_at, v_now + make_interval(secs =>
-        coalesce(w.delay_seconds, case w.action when 'back_off' then picture_queue._backoff_of(w.job) else 0 end))) end,
+        coalesce(w.delay_seconds, case w.action
+          when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = w.job_id)
+          else 0 end))) end,
       w.result,
       case when w.too_large then 'The result is larger than the queue allows.'
         when w.action in ('fail', 'back_off') then coalesce(left(w.error, 2000), 'The job failed without saying why.') end,
@@ -90,45 +125,33 @@ begin
       case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, null)::picture_queue.change)
   into v_changes
   from wished w;
-
-  select array_agg(t) into v_jobs from picture_queue._transition(v_changes) t;
-  if v_jobs is not null then
-    perform picture_queue._after_report(p_outcomes, v_jobs);
-  end if;
-  select coalesce(jsonb_agg(jsonb_build_object(
-      'job_id', o.job_id,
-      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
-      'status', j.status) order by o.i), '[]')
-  into v_answer
-  from rows from (jsonb_to_recordset(p_outcomes) as (job_id uuid, lease_id uuid))
-    with ordinality as o (job_id, lease_id, i)
-  left join unnest(v_jobs) m on m.id = o.job_id
-  left join public.job_queue j on j.id = o.job_id and j.id = any (v_ids);
-  return v_answer;
+  return v_changes;
 end
 $$;
 
 -- What outcomes mean beyond their jobs, each only where there is such an outcome: an event that came
 -- before its job parked, a key or queue that asked for a pause, a breaker.
-create function picture_queue._after_report(p_outcomes jsonb, p_jobs public.job_queue[]) returns void
-language plpgsql set search_path = ''
+create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
+returns void
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_pause record;
-  v_parked text[] := array(select distinct j.parked_on from unnest(p_jobs) j where j.hold = 'parked' order by j.parked_on);
+  v_parked uuid[] := array(select m.id from unnest(p_moved) m where m.hold = 'parked');
+  v_events text[];
+  v_paused text[] := array(select o.pause_key from unnest(p_outcomes) o where o.pause_key is not null);
 begin
   if v_parked <> '{}' then
-    perform picture_queue._lock_events(v_parked);
-    perform picture_queue._wake_parked(v_parked);
+    v_events := array(select distinct j.parked_on from public.job_queue j where j.id = any (v_parked) order by j.parked_on);
+    perform picture_queue._lock_events(v_events);
+    perform picture_queue._wake_parked(v_events);
   end if;
-  if p_outcomes @? '$[*] ? (@.pause_key != null)' then
-    perform picture_queue._lock_keys(array(
-      select e.item ->> 'pause_key' from jsonb_array_elements(p_outcomes) as e (item)
-      where e.item ->> 'pause_key' is not null));
+  if v_paused <> '{}' then
+    perform picture_queue._lock_keys(v_paused);
     for v_pause in
       select o.pause_key as key, max(picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0))) as until
-      from jsonb_to_recordset(p_outcomes) as o (job_id uuid, pause_key text, delay_seconds real)
-      join unnest(p_jobs) j on j.id = o.job_id
+      from unnest(p_outcomes) o
+      join unnest(p_moved) m on m.id = o.job_id
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
     loop
@@ -144,17 +167,17 @@ begin
     end loop;
   end if;
   if exists (
-    select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select j.queue from unnest(p_jobs) j))
+    select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
   then
-    perform picture_queue._check_breakers(p_jobs);
+    perform picture_queue._check_breakers(array(select m.id from unnest(p_moved) m));
   end if;
 end
 $$;
 
 -- Counts failures of one kind in a row, for queues with a breaker, and pauses the queue when there are
 -- too many. After the pause one more failure of that kind pauses it again; a completed job resets it.
-create function picture_queue._check_breakers(p_jobs public.job_queue[]) returns void
-language plpgsql set search_path = ''
+create function picture_queue._check_breakers(p_ids uuid[]) returns void
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_queue picture_queue.queue;
@@ -163,12 +186,12 @@ declare
 begin
   for v_queue in
     select q.* from picture_queue.queue q
-    where q.breaker_failures is not null and q.name in (select j.queue from unnest(p_jobs) j)
+    where q.breaker_failures is not null and q.name in (select j.queue from public.job_queue j where j.id = any (p_ids))
     order by q.name for update
   loop
     for v_seen in
-      select j.status, picture_queue._reason(j.error) as reason from unnest(p_jobs) j
-      where j.queue = v_queue.name and (j.status = 'completed' or j.error is not null) order by j.updated_at, j.seq
+      select j.status, picture_queue._reason(j.error) as reason from public.job_queue j
+      where j.id = any (p_ids) and j.queue = v_queue.name and (j.status = 'completed' or j.error is not null) order by j.updated_at, j.seq
     loop
       if v_seen.status = 'completed' then
         delete from picture_queue.breaker b where b.queue = v_queue.name;

@@ -60,7 +60,7 @@ $$;
 -- that was to stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever
 -- its worker says. One cancelled while parked has its grace from its last claim, which is to undo.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -84,7 +84,7 @@ begin
   ),
   held as (
     update public.job_queue j
-    set lease_expires_at = greatest(e.lease_ends_at, v_now)
+    set lease_expires_at = greatest(e.lease_ends_at, v_now), updated_at = v_now
     from ends e
     where j.id = any (v_ids) and j.id = e.id
     returning j.id, j.cancel_requested_at, e.lease_ends_at
@@ -104,7 +104,7 @@ $$;
 -- 0 and 100 always do. The row has the newest value in any case.
 create function picture_queue._report_progress(p_job_id uuid, p_lease_id uuid, p_progress integer, p_message text)
 returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -121,11 +121,12 @@ begin
     progress = p_progress,
     message = left(p_message, 500),
     version = version + 1,
+    updated_at = v_now,
     progress_event_at = case when v_announce then v_now else progress_event_at end
   where id = p_job_id
   returning * into v_job;
   if v_announce and exists (select from picture_queue.queue q where q.name = v_job.queue and q.events = 'progress') then
-    perform picture_queue._emit(array[v_job]);
+    perform picture_queue._emit(array[p_job_id]);
   end if;
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 end

@@ -36,6 +36,7 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_job public.job_queue := picture_queue._locked_job(p_job_id);
+  v_status text := v_job.status;
 begin
   if v_job.status in ('processing', 'completed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', p_job_id, v_job.status),
@@ -44,14 +45,14 @@ begin
   -- A pending job is what a retry leads to: repeating the call changes nothing.
   if v_job.status <> 'pending' then
     begin
-      select * into v_job from picture_queue._transition(array[picture_queue._change(p_job_id, 'retry')]);
+      v_status := (picture_queue._transition(array[picture_queue._change(p_job_id, 'retry')]))[1].status;
     exception when unique_violation then
       perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', p_job_id),
         'cancel the other job first');
     end;
     perform picture_queue._wake(array[v_job.queue], 'enqueue');
   end if;
-  return jsonb_build_object('job_id', v_job.id, 'status', v_job.status);
+  return jsonb_build_object('job_id', v_job.id, 'status', v_status);
 end
 $$;
 
@@ -89,7 +90,7 @@ begin
   if v_changes is null then
     return 0;
   end if;
-  select array_agg(distinct w.queue) into v_queues from picture_queue._transition(v_changes) w;
+  select array_agg(distinct w.queue) into v_queues from unnest(picture_queue._transition(v_changes)) w;
   perform picture_queue._wake(v_queues, 'enqueue');
   return cardinality(v_changes);
 end

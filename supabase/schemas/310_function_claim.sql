@@ -1,13 +1,18 @@
 -- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy,
 -- which complete_job may end without naming the lease. It sweeps too, since there may be no worker.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
-language sql volatile security definer set search_path = ''
+language plpgsql security definer set search_path = ''
 as $$
-  select picture_queue._know_rules();
-  select picture_queue._sweep(100);
-  select * from picture_queue._claim(
+declare
+  v_ids uuid[];
+begin
+  perform picture_queue._know_rules();
+  perform picture_queue._sweep(100);
+  v_ids := picture_queue._claim(
     'claim_next_job', case when queue is not null then array[queue] end, null, null, 1,
-    (select greatest(600, s.timeout_seconds) from picture_queue.setting s)::real, gen_random_uuid(), true)
+    (select greatest(600, s.timeout_seconds) from picture_queue.setting s)::real, gen_random_uuid(), true);
+  return query select j.* from public.job_queue j where j.id = any (v_ids);
+end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
@@ -18,6 +23,10 @@ create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default 30,
   request_id uuid default gen_random_uuid(), weights real[] default null)
 returns jsonb
-language sql volatile security definer set search_path = ''
-as $$ select picture_queue._claim_jobs(worker, queues, job_types, max_jobs, lease_seconds, request_id, weights) $$;
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  return picture_queue._claim_jobs(worker, queues, job_types, max_jobs, lease_seconds, request_id, weights);
+end
+$$;
 comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by request_id.';

@@ -14,8 +14,12 @@ comment on function public.heartbeat_jobs is 'Prolongs leases; answers which job
 -- Writes the progress (percent) of a job under its lease.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
-language sql volatile security definer set search_path = ''
-as $$ select picture_queue._report_progress(job_id, lease_id, progress, message) $$;
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  return picture_queue._report_progress(job_id, lease_id, progress, message);
+end
+$$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given.

@@ -106,7 +106,7 @@ begin
   where p.unique_key is null or p.nth = 1 and not exists (
     select from public.job_queue o
     where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
-  select array_agg(distinct t.queue), count(*) into v_queues, v_changed from picture_queue._transition(v_changes) t;
+  select array_agg(distinct t.queue), count(*) into v_queues, v_changed from unnest(picture_queue._transition(v_changes)) t;
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then

@@ -116,7 +116,7 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.id limit 10000 for update skip locked
     ) d;
-    select count(*) into v_changed from picture_queue._transition(v_changes);
+    select count(*) into v_changed from unnest(picture_queue._transition(v_changes));
   end if;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', v_changed = 10000);
 end

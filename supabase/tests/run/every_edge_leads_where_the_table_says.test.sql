@@ -19,7 +19,8 @@ begin
   v_change.worker := 'w';
   v_change.lease_id := gen_random_uuid();
   v_change.lease_seconds := 30;
-  select * into v_job from picture_queue._transition(array[v_change]);
+  perform picture_queue._transition(array[v_change]);
+  select * into v_job from public.job_queue j where j.id = v_id;
   return concat_ws(',', v_job.status, coalesce(v_job.hold, '-'), v_job.attempt);
 end
 $$;
