@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from pydantic import JsonValue, TypeAdapter
 
+from picture_queue._ids import new_id
 from picture_queue.arguments import JobFilter, job_item
 from picture_queue.records import (
     CancelRequest,
@@ -77,7 +78,6 @@ def _nothing(_: Any) -> None:
 
 _JOBS = TypeAdapter(list[Job])
 _REASONS = TypeAdapter(list[FailureReason])
-_CLAIMED = TypeAdapter(list[ClaimedJob])
 _GENERATIONS = TypeAdapter(list[Generation])
 _MODELS = TypeAdapter(list[Model])
 
@@ -86,8 +86,22 @@ def picture_queue_version() -> Rpc[Version]:
     return Rpc("picture_queue_version", {}, Version.model_validate)
 
 
+def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
+    item = job_item(job)
+    if not item.keys() <= _PLAIN:
+        rpc = enqueue_jobs([job])
+        return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
+    # Under an id made just now nothing can be there but what the first try of this call wrote.
+    params = plain({"job_id": new_id(), **item})
+    return Rpc("enqueue_job", params, lambda data: Enqueued(id=data, outcome="created"))
+
+
+#: With nothing but these the outcome of an enqueue is known without being told.
+_PLAIN = frozenset({"job_type", "payload", "queue", "priority", "user_id"})
+
+
 def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
-    items = [plain({"job_id": uuid4(), **job_item(job)}) for job in jobs]
+    items = [plain({"job_id": new_id(), **job_item(job)}) for job in jobs]
     return Rpc("enqueue_jobs", {"jobs": items}, enqueued)
 
 
@@ -150,7 +164,7 @@ def start_generation(
 ) -> Rpc[StartedGeneration]:
     options = given(
         # With an idempotency key the database finds the first call by it.
-        generation_id=None if idempotency_key else uuid4(),
+        generation_id=None if idempotency_key else new_id(),
         user_id=user_id,
         scheduled_for=scheduled_for,
         idempotency_key=idempotency_key,
@@ -227,25 +241,28 @@ class Claim:
 
 
 def claim_jobs(claim: Claim) -> Rpc[list[ClaimedJob]]:
-    return Rpc("claim_jobs", claim.params(), _CLAIMED.validate_python)
+    return Rpc("claim_jobs", claim.params(), _claimed)
+
+
+def _claimed(data: list[dict[str, Any]]) -> list[ClaimedJob]:
+    return [ClaimedJob(row) for row in data]
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The answer to a heartbeat: what to cancel, and whose lease is lost."""
+    """The answer to a heartbeat: which jobs to cancel, and whose lease is lost; ids as text."""
 
-    cancel: frozenset[UUID]
-    lost: frozenset[UUID]
+    cancel: frozenset[str]
+    lost: frozenset[str]
 
 
-def heartbeat_jobs(worker: str, leases: Mapping[UUID, UUID]) -> Rpc[Heartbeat]:
-    items = [{"job_id": str(job), "lease_id": str(lease)} for job, lease in leases.items()]
+def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[Heartbeat]:
+    """Leases by job, ids as text."""
+    items = [{"job_id": job, "lease_id": lease} for job, lease in leases.items()]
     return Rpc(
         "heartbeat_jobs",
         {"worker": worker, "leases": items},
-        lambda data: Heartbeat(
-            frozenset(map(UUID, data["cancel"])), frozenset(map(UUID, data["lost"]))
-        ),
+        lambda data: Heartbeat(frozenset(data["cancel"]), frozenset(data["lost"])),
     )
 
 
@@ -269,20 +286,23 @@ def maintain_jobs(*, force: bool = False) -> Rpc[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """The answer to a report: outcome (ok, repeated, stale) by job, and the jobs of the claim."""
+    """The answer to a report: ok, repeated or stale by id of the job, and the jobs of the claim."""
 
-    outcomes: dict[UUID, str]
+    outcomes: dict[str, str]
     jobs: list[ClaimedJob]
 
 
 def report_jobs(outcomes: Sequence[Mapping[str, Any]], claim: Claim | None = None) -> Rpc[Reported]:
-    params = given(outcomes=list(outcomes), claim=claim.params() if claim else None)
+    # Each is plain already: looking through hundreds again would take longer than to send them.
+    params: dict[str, Any] = {"outcomes": outcomes}
+    if claim is not None:
+        params["claim"] = claim.params()
     return Rpc(
         "report_jobs",
         params,
         lambda data: Reported(
-            {UUID(item["job_id"]): item["outcome"] for item in data["outcomes"]},
-            _CLAIMED.validate_python(data["jobs"]),
+            {item["job_id"]: item["outcome"] for item in data["outcomes"]},
+            _claimed(data["jobs"]),
         ),
     )
 

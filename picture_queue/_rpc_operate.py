@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from pydantic import JsonValue, TypeAdapter
 
+from picture_queue._ids import new_id
 from picture_queue._rpc import Rpc, enqueued, given, plain
 from picture_queue.arguments import NewJob, job_item
 from picture_queue.records import (
@@ -139,7 +140,7 @@ def resume_schedule(name: str) -> Rpc[Schedule]:
 
 
 def run_schedule(name: str) -> Rpc[Enqueued]:
-    params = given(name=name, job_id=uuid4())
+    params = given(name=name, job_id=new_id())
     return Rpc("run_schedule", params, lambda data: enqueued([data])[0])
 
 
@@ -153,9 +154,9 @@ def enqueue_batch(
     metadata: Mapping[str, JsonValue] | None,
 ) -> Rpc[EnqueuedBatch]:
     params = given(
-        jobs=[{"job_id": uuid4(), **job_item(job)} for job in jobs],
+        jobs=[{"job_id": new_id(), **job_item(job)} for job in jobs],
         callback=job_item(callback) if callback else None,
-        batch_id=batch_id or uuid4(),
+        batch_id=batch_id or new_id(),
         metadata=metadata,
     )
     return Rpc(

@@ -75,6 +75,24 @@ class ProjectSettings:
         return cls(url.rstrip("/"), key, token, timeout)
 
 
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """Which database, for calls that go straight to it.
+
+    Args:
+        url: ``postgresql://user:password@host:port/database``, or libpq's ``key=value`` form. A
+            pooler's address will do; for wake-ups by LISTEN it must be one in session mode.
+        timeout: Longest wait for one answer, seconds.
+        connect_timeout: Longest wait for a connection, seconds.
+        connections: Most connections at the same time.
+    """
+
+    url: str = field(repr=False)
+    timeout: float = 30.0
+    connect_timeout: int = 10
+    connections: int = 4
+
+
 def _names() -> str:
     return ", ".join(KEY_VARIABLES)
 

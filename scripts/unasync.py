@@ -11,7 +11,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "picture_queue"
 SOURCES = {
-    PACKAGE / "_transport" / "postgrest.py": PACKAGE / "_transport" / "postgrest_sync.py",
+    **{
+        PACKAGE / "_transport" / f"{way}.py": PACKAGE / "_transport" / f"{way}_sync.py"
+        for way in ("postgres", "postgrest", "project")
+    },
     **{file: PACKAGE / "_sync" / file.name for file in sorted((PACKAGE / "_async").glob("*.py"))},
 }
 HEADER = "# Written by scripts/unasync.py from {source}: edit that file.\n\n"
@@ -20,14 +23,18 @@ RULES = [
     (r"\basync with", "with"),
     (r"\basync for", "for"),
     (r"\bawait ", ""),
-    (r"asyncio\.Lock", "threading.Lock"),
+    (r"asyncio\.(Lock|Semaphore)", r"threading.\1"),
+    (r"answer_async", "answer"),
+    (r"AsyncConnection", "Connection"),
     (r"import asyncio", "import threading"),
     (r"httpx\.AsyncClient", "httpx.Client"),
     (r"AsyncClient", "Client"),
     (r"acreate_client", "create_client"),
     (r"AsyncRetrying", "Retrying"),
-    (r"AsyncPostgrest", "Postgrest"),
-    (r"_transport\.postgrest\b", "_transport.postgrest_sync"),
+    (r"Async(Postgrest|Postgres|Project)\b", r"\1"),
+    (r"_transport\.(postgrest|postgres|project)\b", r"_transport.\1_sync"),
+    (r"import postgres\b", "import postgres_sync"),
+    (r"= postgres\.", "= postgres_sync."),
     (r"AsyncPictureQueue", "PictureQueue"),
     (r"AsyncJobs", "Jobs"),
     (r"AsyncGenerations", "Generations"),

@@ -1,5 +1,6 @@
 """The door to a project: groups by noun, nothing of its own."""
 
+import os
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -16,12 +17,14 @@ from picture_queue._async.queues import AsyncLimits, AsyncQueues, AsyncTenants
 from picture_queue._async.schedules import AsyncSchedules
 from picture_queue._realtime.follow import Watcher
 from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue._transport.project import AsyncProject
+from picture_queue.errors import SettingsError
 from picture_queue.records import (
     Health,
     Version,
 )
 from picture_queue.records_operate import Finding
-from picture_queue.settings import ProjectSettings
+from picture_queue.settings import DatabaseSettings, ProjectSettings
 
 
 class AsyncPictureQueue:
@@ -33,10 +36,14 @@ class AsyncPictureQueue:
         access_token: A signed-in user's token: calls are then made as that user;
             ``SUPABASE_ACCESS_TOKEN`` by default.
         client: A supabase client of yours instead of the three; it stays open when this closes.
+        database_url: Address of the project's database: calls go straight to it, as the service.
+            Address and key of the API are then needed only for pictures and for events over
+            Realtime. Needs the extra ``postgres``.
         timeout: Longest wait for one answer, seconds.
 
     Raises:
-        SettingsError: Address or key is missing or not acceptable.
+        SettingsError: Address or key is missing or not acceptable, or a user's token is given
+            beside a database's address.
 
     Example:
         >>> async with AsyncPictureQueue.from_env() as pq:
@@ -51,13 +58,23 @@ class AsyncPictureQueue:
         *,
         access_token: str | None = None,
         client: AsyncClient | None = None,
+        database_url: str | None = None,
         timeout: float = 30.0,
     ) -> None:
+        database = DatabaseSettings(database_url, timeout) if database_url else None
+        api = None
         if client is not None:
             settings = ProjectSettings(str(client.supabase_url), client.supabase_key)
-        else:
+            api = AsyncPostgrest(settings, client)
+        elif database is None or url or os.environ.get("SUPABASE_URL"):
             settings = ProjectSettings.resolve(url, key, access_token, timeout)
-        self._project = AsyncPostgrest(settings, client)
+            if database is not None and settings.access_token:
+                raise SettingsError(
+                    "A user's token does not go with a database's address, which is the service's",
+                    hint="Leave out the one or the other",
+                )
+            api = AsyncPostgrest(settings)
+        self._project = AsyncProject(api, database)
         self._watcher = Watcher(self._project)
         self.jobs = AsyncJobs(self._project, self._watcher)
         self.generations = AsyncGenerations(self._project, self._watcher)
@@ -72,12 +89,15 @@ class AsyncPictureQueue:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Makes a client from the environment: ``SUPABASE_URL`` and a key variable.
+        """Makes a client from the environment.
+
+        ``SUPABASE_URL`` and a key variable, or ``PICTURE_QUEUE_DATABASE_URL`` for calls that go
+        straight to the database, or both.
 
         Raises:
-            SettingsError: One of them is missing.
+            SettingsError: Address or key is missing.
         """
-        return cls()
+        return cls(database_url=os.environ.get("PICTURE_QUEUE_DATABASE_URL"))
 
     async def health(self) -> Health:
         """Returns queues, workers, and job types that wait though no worker knows them.

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from picture_queue import _rpc
 from picture_queue._realtime.follow import Watcher, follow
 from picture_queue._transport.base import name_error
-from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue._transport.project import AsyncProject
 from picture_queue.records import (
     CancelRequest,
     Generation,
@@ -27,7 +27,7 @@ BUCKET = "pictures"
 class AsyncGenerations:
     """Pictures asked for: a user's own, or with a service key anybody's."""
 
-    def __init__(self, project: AsyncPostgrest, watcher: Watcher) -> None:
+    def __init__(self, project: AsyncProject, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 

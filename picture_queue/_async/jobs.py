@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.follow import Watcher, follow
-from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue._transport.project import AsyncProject
 from picture_queue.arguments import JobFilter, JobOptions, NewJob
 from picture_queue.errors import JobCancelled, JobFailed
 from picture_queue.records import (
@@ -28,7 +28,7 @@ from picture_queue.records import (
 class AsyncJobs:
     """The jobs of a project: all of them with a service key, a user's own with theirs."""
 
-    def __init__(self, project: AsyncPostgrest, watcher: Watcher) -> None:
+    def __init__(self, project: AsyncProject, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 
@@ -55,7 +55,7 @@ class AsyncJobs:
             JobRunning: The job it was to replace runs already.
         """
         job: NewJob = {"job_type": job_type, "payload": payload, **options}
-        return (await self.enqueue_many([job]))[0]
+        return await self._project.call(_rpc.enqueue_job(job))
 
     async def enqueue_many(self, jobs: Iterable[NewJob]) -> builtins.list[Enqueued]:
         """Writes many jobs in one call, all or none, and says what became of each.

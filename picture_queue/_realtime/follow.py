@@ -3,15 +3,16 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
 
 from picture_queue import _rpc
-from picture_queue._realtime.subscriptions import Subscriptions
+from picture_queue._realtime.subscriptions import Ears, Listener, Subscriptions
 from picture_queue._transport.base import worth_repeating
-from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue._transport.project import AsyncProject
 from picture_queue.errors import PictureQueueError, WaitTimeout
 from picture_queue.records import (
     Job,
@@ -22,6 +23,8 @@ from picture_queue.records import (
 #: Seconds between two looks at the row while events come in, and while there is no socket.
 POLL_CONNECTED = 5.0
 POLL_ALONE = 1.0
+#: Seconds until the first look where there will never be a socket; the pauses grow by half.
+POLL_FIRST = 0.05
 
 
 class _Inbox:
@@ -57,15 +60,35 @@ class _Inbox:
 
 
 class Watcher:
-    """Where watches get their events and rows from: one socket, one API."""
+    """Where watches get their events and rows from.
 
-    def __init__(self, project: AsyncPostgrest) -> None:
+    Attributes:
+        project: Where the rows are.
+        subscriptions: The events; None where the project's API is not known.
+        wake_ups: What tells workers of new jobs: the database itself where its address is known.
+    """
+
+    def __init__(self, project: AsyncProject) -> None:
         self.project = project
-        self.subscriptions = Subscriptions(project)
+        self.subscriptions = Subscriptions(project.api) if project.api is not None else None
+        self.wake_ups: Ears | None = self.subscriptions
+        if project.database is not None:
+            from picture_queue._realtime.notifications import Notifications
+
+            self.wake_ups = Notifications(project.database.settings)
+
+    def listen(self, topic: str, listener: Listener) -> AbstractContextManager[None]:
+        """Tells the listener of the topic's events until the block ends, where there are any."""
+        if self.subscriptions is None:
+            return nullcontext()
+        return self.subscriptions.listen(topic, listener)
 
     async def aclose(self) -> None:
-        """Closes the socket."""
-        await self.subscriptions.aclose()
+        """Closes the socket, and the connection that listens."""
+        if self.subscriptions is not None:
+            await self.subscriptions.aclose()
+        if self.wake_ups is not None:
+            await self.wake_ups.aclose()
 
 
 async def follow(
@@ -91,9 +114,12 @@ async def follow(
     if newest.finished:
         return
     inbox = _Inbox(job.id)
-    with watcher.subscriptions.listen(_topic(job), inbox):
+    alone = POLL_ALONE if watcher.subscriptions is not None else POLL_FIRST
+    with watcher.listen(_topic(job), inbox):
         while not newest.finished:
-            item = await inbox.next(_patience(inbox.connected, deadline, job.id))
+            pause = POLL_CONNECTED if inbox.connected else alone
+            item = await inbox.next(_patience(pause, deadline, job.id))
+            alone = min(alone * 1.5, POLL_ALONE)
             event = (
                 item if isinstance(item, JobEvent) else await _look(watcher.project, job.id, item)
             )
@@ -106,8 +132,7 @@ def _topic(job: Job) -> str:
     return f"pq:user:{job.user_id}" if job.user_id else f"pq:job:{job.id}"
 
 
-def _patience(connected: bool, deadline: float | None, job_id: UUID) -> float:
-    pause = POLL_CONNECTED if connected else POLL_ALONE
+def _patience(pause: float, deadline: float | None, job_id: UUID) -> float:
     if deadline is None:
         return pause
     left = deadline - time.monotonic()
@@ -116,7 +141,7 @@ def _patience(connected: bool, deadline: float | None, job_id: UUID) -> float:
     return min(pause, left)
 
 
-async def _look(project: AsyncPostgrest, job_id: UUID, reason: Source) -> JobEvent | None:
+async def _look(project: AsyncProject, job_id: UUID, reason: Source) -> JobEvent | None:
     try:
         return JobEvent.of(await project.call(_rpc.get_job(job_id)), reason)
     except PictureQueueError as error:

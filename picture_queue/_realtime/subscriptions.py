@@ -12,7 +12,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimeSubscribeStates
@@ -39,6 +39,16 @@ class Listener(Protocol):
 
     def message(self, event: str, payload: dict[str, Any]) -> None:
         """An event arrived."""
+
+
+class Ears(Protocol):
+    """What tells listeners of topics."""
+
+    def listen(self, topic: str, listener: Listener) -> AbstractContextManager[None]:
+        """Tells the listener of the topic's events until the block ends."""
+
+    async def aclose(self) -> None:
+        """Tells nothing any more."""
 
 
 class Subscriptions:

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from picture_queue import _rpc
 from picture_queue._realtime.portal import Watcher, follow
 from picture_queue._transport.base import name_error
-from picture_queue._transport.postgrest_sync import Postgrest
+from picture_queue._transport.project_sync import Project
 from picture_queue.records import (
     CancelRequest,
     Generation,
@@ -29,7 +29,7 @@ BUCKET = "pictures"
 class Generations:
     """Pictures asked for: a user's own, or with a service key anybody's."""
 
-    def __init__(self, project: Postgrest, watcher: Watcher) -> None:
+    def __init__(self, project: Project, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 

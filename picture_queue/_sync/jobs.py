@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.portal import Watcher, follow
-from picture_queue._transport.postgrest_sync import Postgrest
+from picture_queue._transport.project_sync import Project
 from picture_queue.arguments import JobFilter, JobOptions, NewJob
 from picture_queue.errors import JobCancelled, JobFailed
 from picture_queue.records import (
@@ -30,7 +30,7 @@ from picture_queue.records import (
 class Jobs:
     """The jobs of a project: all of them with a service key, a user's own with theirs."""
 
-    def __init__(self, project: Postgrest, watcher: Watcher) -> None:
+    def __init__(self, project: Project, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 
@@ -57,7 +57,7 @@ class Jobs:
             JobRunning: The job it was to replace runs already.
         """
         job: NewJob = {"job_type": job_type, "payload": payload, **options}
-        return (self.enqueue_many([job]))[0]
+        return self._project.call(_rpc.enqueue_job(job))
 
     def enqueue_many(self, jobs: Iterable[NewJob]) -> builtins.list[Enqueued]:
         """Writes many jobs in one call, all or none, and says what became of each.

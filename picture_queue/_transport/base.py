@@ -1,6 +1,8 @@
 """What every way to the database shares: which failures are worth repeating, and their names."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -22,6 +24,7 @@ from picture_queue.errors import (
     NotInstalled,
     PictureQueueError,
     ServerError,
+    SettingsError,
     TooLarge,
     from_database,
 )
@@ -86,16 +89,10 @@ def name_error(error: Exception, url: str) -> Exception:
 
 def _name_api_error(error: APIError, url: str) -> Exception:
     code, message = str(error.code or ""), error.message or ""
-    ours = from_database(code, message, error.details, error.hint)
-    if ours is not None:
-        return ours
     if code == "PGRST202":
         return FunctionMissing(message)
-    if code in _BY_SERVER_CODE:
-        kind, text, hint = _BY_SERVER_CODE[code]
-        return kind(text, code=code, detail=message, hint=hint)
-    if code.startswith("22"):  # a value that does not convert to its parameter's type
-        return InvalidArgument(message, code=code, detail=error.details)
+    if _SERVER_CODE.fullmatch(code):
+        return name_server_code(code, message, error.details, error.hint)
     if code in ("401", "403") or "API key" in message:
         return AuthenticationFailed(
             f"{url} refused the key",
@@ -104,15 +101,33 @@ def _name_api_error(error: APIError, url: str) -> Exception:
         )
     if code in ("503", "502", "504", "520"):
         return Busy(f"{url} is not available now", code=code, detail=message)
-    if _SERVER_CODE.fullmatch(code):
-        return ServerError(
-            message or "The project refused the call", code=code, detail=error.details
-        )
     return ConnectionFailed(
         f"{url} does not answer like a Supabase project",
         detail=f"HTTP {code}" if code else message,
         hint="Check SUPABASE_URL: it is the project's base address, without a path",
     )
+
+
+def name_server_code(
+    code: str, message: str, detail: str | None, hint: str | None
+) -> PictureQueueError:
+    """Returns the exception for what PostgreSQL or PostgREST answered.
+
+    Args:
+        code: SQLSTATE, or PostgREST's own code.
+        message: What it said.
+        detail: More of it.
+        hint: What it advised.
+    """
+    ours = from_database(code, message, detail, hint)
+    if ours is not None:
+        return ours
+    if code in _BY_SERVER_CODE:
+        kind, text, advice = _BY_SERVER_CODE[code]
+        return kind(text, code=code, detail=message, hint=advice)
+    if code.startswith("22"):  # a value that does not convert to its parameter's type
+        return InvalidArgument(message, code=code, detail=detail)
+    return ServerError(message or "The project refused the call", code=code, detail=detail)
 
 
 def worth_repeating(error: BaseException) -> bool:
@@ -127,6 +142,23 @@ REPEATING: dict[str, Any] = {
     "wait": wait_random_exponential(0.2, 2.0),  # seconds
     "reraise": True,
 }
+
+
+@contextmanager
+def needs_driver() -> Iterator[None]:
+    """Says what to install where the driver for direct connections is missing.
+
+    Raises:
+        SettingsError: It is.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise SettingsError(
+            "A database address is set, and the driver for it is not installed",
+            detail=str(error),
+            hint='pip install "picture-queue[postgres]"',
+        ) from error
 
 
 def check_version(found: Version | None) -> None:

@@ -8,9 +8,8 @@ import httpx
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 from tenacity import AsyncRetrying
 
-from picture_queue import _rpc
 from picture_queue._rpc import Rpc
-from picture_queue._transport.base import REPEATING, FunctionMissing, check_version, name_error
+from picture_queue._transport.base import REPEATING, name_error
 from picture_queue.settings import ProjectSettings
 
 T = TypeVar("T")
@@ -29,7 +28,6 @@ class AsyncPostgrest:
         self._client = client
         self._http: httpx.AsyncClient | None = None
         self._opening = asyncio.Lock()
-        self._version_is_checked = False
 
     async def client(self) -> AsyncClient:
         """Returns the supabase client, made at the first call."""
@@ -53,24 +51,6 @@ class AsyncPostgrest:
         Raises:
             PictureQueueError: What the database or the project answered, by name.
         """
-        if not self._version_is_checked:
-            await self._check_version()
-        try:
-            return await self._repeat(rpc)
-        except FunctionMissing:
-            # The database changed under a running client: say in which direction.
-            await self._check_version()
-            raise
-
-    async def _check_version(self) -> None:
-        try:
-            found = await self._repeat(_rpc.picture_queue_version())
-        except FunctionMissing:
-            found = None
-        check_version(found)
-        self._version_is_checked = True
-
-    async def _repeat(self, rpc: Rpc[T]) -> T:
         async for attempt in AsyncRetrying(**REPEATING):
             with attempt:
                 return rpc.parse(await self._once(rpc))

@@ -10,9 +10,8 @@ import httpx
 from supabase import Client, ClientOptions, create_client
 from tenacity import Retrying
 
-from picture_queue import _rpc
 from picture_queue._rpc import Rpc
-from picture_queue._transport.base import REPEATING, FunctionMissing, check_version, name_error
+from picture_queue._transport.base import REPEATING, name_error
 from picture_queue.settings import ProjectSettings
 
 T = TypeVar("T")
@@ -31,7 +30,6 @@ class Postgrest:
         self._client = client
         self._http: httpx.Client | None = None
         self._opening = threading.Lock()
-        self._version_is_checked = False
 
     def client(self) -> Client:
         """Returns the supabase client, made at the first call."""
@@ -55,24 +53,6 @@ class Postgrest:
         Raises:
             PictureQueueError: What the database or the project answered, by name.
         """
-        if not self._version_is_checked:
-            self._check_version()
-        try:
-            return self._repeat(rpc)
-        except FunctionMissing:
-            # The database changed under a running client: say in which direction.
-            self._check_version()
-            raise
-
-    def _check_version(self) -> None:
-        try:
-            found = self._repeat(_rpc.picture_queue_version())
-        except FunctionMissing:
-            found = None
-        check_version(found)
-        self._version_is_checked = True
-
-    def _repeat(self, rpc: Rpc[T]) -> T:
         for attempt in Retrying(**REPEATING):
             with attempt:
                 return rpc.parse(self._once(rpc))

@@ -218,7 +218,7 @@ async def test_a_database_without_our_functions_too_old_or_too_new_is_named(serv
             return version.model_dump()
 
         async with AsyncPictureQueue("http://unused", "key") as pq:
-            monkeypatch.setattr(pq._project, "_once", once)
+            monkeypatch.setattr(pq._project.api, "_once", once)
             await pq.jobs.list()
 
     with pytest.raises(errors.DatabaseTooOld, match=r"db push"):
@@ -237,7 +237,7 @@ async def test_a_call_whose_answer_was_lost_is_made_again_and_writes_once(servic
 
     async def lose_first(response: httpx.Response) -> None:
         nonlocal sent
-        if response.request.url.path.endswith("/enqueue_jobs"):
+        if response.request.url.path.endswith("/enqueue_job"):
             sent += 1
             if sent == 1:
                 raise httpx.ReadError("cut after the database committed")

@@ -1,0 +1,125 @@
+# Written by scripts/unasync.py from picture_queue/_transport/postgres.py: edit that file.
+
+"""Calls straight to the database, over connections that are kept.
+
+A call is one statement in one round trip, without a named prepared statement and without session
+state: so it is safe behind a pooler in transaction mode, where the next statement may run in
+another session.
+"""
+
+import threading
+from typing import Any, TypeVar
+
+from psycopg import Connection, pq
+from psycopg.conninfo import make_conninfo
+from psycopg.errors import error_from_result
+from pydantic_core import from_json
+from tenacity import Retrying
+
+from picture_queue._rpc import Rpc
+from picture_queue._transport.answers import answer
+from picture_queue._transport.base import REPEATING, FunctionMissing, worth_repeating
+from picture_queue._transport.sqlstate import name_database_error
+from picture_queue._transport.statements import SIGNATURE, Statement, statement_of
+from picture_queue.settings import DatabaseSettings
+
+T = TypeVar("T")
+
+
+class Postgres:
+    """One database, reached with its address.
+
+    Args:
+        settings: The address, and how to use it.
+    """
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self.settings = settings
+        self._idle: list[Connection[Any]] = []
+        self._room = threading.Semaphore(settings.connections)
+        self._statements: dict[str, Statement] = {}
+        self._closed = False
+
+    def call(self, rpc: Rpc[T]) -> T:
+        """Makes the call, again after a lost answer, and returns its parsed result.
+
+        Raises:
+            PictureQueueError: What the database answered, by name, or that it did not.
+        """
+        try:
+            return rpc.parse(self._once(rpc))
+        except Exception as error:
+            if not worth_repeating(error):
+                raise
+        for attempt in Retrying(**REPEATING):
+            with attempt:
+                return rpc.parse(self._once(rpc))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _once(self, rpc: Rpc[Any]) -> Any:
+        with self._room:
+            connection = None
+            try:
+                connection = self._idle.pop() if self._idle else connect(self.settings)
+                data = self._ask(connection, rpc)
+            except Exception as error:
+                named = name_database_error(error, self.settings)
+                raise named from (None if named is error else error)
+            finally:
+                # Of one that is not idle nobody knows what it is about to hear.
+                if connection is not None:
+                    self._give_back(connection)
+        return data
+
+    def _ask(self, connection: Connection[Any], rpc: Rpc[Any]) -> Any:
+        statement = self._statements.get(rpc.function)
+        if statement is None:
+            found = self._run(connection, SIGNATURE, [rpc.function.encode()])
+            if found is None:
+                raise FunctionMissing(rpc.function)
+            statement = self._statements[rpc.function] = statement_of(rpc.function, found)
+        text, values = statement.of(rpc.params)
+        return self._run(connection, text, values)
+
+    def _run(
+        self, connection: Connection[Any], text: bytes, values: list[bytes | None]
+    ) -> Any:
+        # Not by a cursor: its adaptation of types takes as long as the rest of a small call, and
+        # these values are text on both sides.
+        connection.pgconn.send_query_params(text, values)
+        result = answer(connection.pgconn, self.settings.timeout)
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise error_from_result(result, encoding="utf-8")
+        data = result.get_value(0, 0) if result.ntuples else None
+        return from_json(data) if data else None
+
+    def _give_back(self, connection: Connection[Any]) -> None:
+        if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE and not self._closed:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Closes the connections; those of running calls when the calls end."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+def connect(settings: DatabaseSettings) -> Connection[Any]:
+    """Opens a connection.
+
+    Raises:
+        psycopg.Error: It cannot be opened.
+    """
+    return Connection.connect(
+        make_conninfo(
+            settings.url,
+            application_name="picture_queue",
+            connect_timeout=settings.connect_timeout,
+            keepalives_idle=30,
+            keepalives_interval=5,
+            keepalives_count=3,
+        ),
+        autocommit=True,
+    )
