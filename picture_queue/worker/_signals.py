@@ -16,6 +16,11 @@ class Signal(Generic[T]):
     def __init__(self) -> None:
         self._seen: asyncio.Queue[T] | None = None
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody would see it: where a value costs something to make."""
+        return self._seen is not None
+
     def emit(self, value: T) -> None:
         """Says that it happened."""
         if self._seen is not None:

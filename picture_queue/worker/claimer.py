@@ -16,6 +16,8 @@ from picture_queue.worker._signals import Signals
 
 _log = logging.getLogger(__name__)
 
+#: Jobs of one claim at most, as `claim_jobs` has it.
+MOST = 1000
 _ANSWER = 20.0  # seconds for an answer, repetitions included
 
 
@@ -30,9 +32,16 @@ class Claimer(Service):
         worker: Name of the worker.
         job_types: The types that have a handler.
         settings: Queues, lease and poll interval.
-        free_slots: Says how many jobs could be taken now.
+        wanted: Says how many jobs could be taken now.
         launch: Takes a job, and when its lease was asked for by the clock of the event loop.
         signals: For tests.
+
+    Attributes:
+        reports_wait: Says whether outcomes are about to be sent, which can ask along: a pause of
+            the queue among them is to hold for what is claimed next.
+        least: Says how many jobs are worth a call of their own. Above one, jobs end so fast that
+            claims do not wait for reports: the database works on both at the same time.
+        on_answer: Called with the seconds an answer took.
     """
 
     def __init__(
@@ -41,7 +50,7 @@ class Claimer(Service):
         worker: str,
         job_types: tuple[str, ...],
         settings: WorkerSettings,
-        free_slots: Callable[[], int],
+        wanted: Callable[[], int],
         launch: Callable[[ClaimedJob, float], None],
         signals: Signals,
     ) -> None:
@@ -50,7 +59,7 @@ class Claimer(Service):
         self._worker = worker
         self._job_types = job_types
         self._settings = settings
-        self._free_slots = free_slots
+        self._free = wanted
         self._launch = launch
         self._signals = signals
         self._pauses = Pauses()
@@ -62,6 +71,14 @@ class Claimer(Service):
         self._more = True  # the last answer was full, so there may be more
         self._next_poll = self._clock()
         self.hears_wake_ups = False  # until then a report always asks along
+        self.reports_wait: Callable[[], bool] = lambda: False
+        self.least: Callable[[], int] = lambda: 1
+        self.on_answer: Callable[[float], None] = lambda seconds: None
+
+    @property
+    def in_bulk(self) -> bool:
+        """Whether jobs end so fast that claims go by themselves."""
+        return self.least() > 1
 
     def look(self) -> None:
         """Looks for jobs at once, or as soon as a slot is free."""
@@ -73,6 +90,8 @@ class Claimer(Service):
 
         Whoever takes it calls `answered` or `unanswered`.
         """
+        if self.in_bulk:
+            return None
         due = self._more or self._wanted or self._clock() >= self._next_poll
         return self._question() if due or not self.hears_wake_ups else None
 
@@ -83,6 +102,7 @@ class Claimer(Service):
             return
         asked_at = self._asked_at
         self._open, self._asking = None, False
+        self.on_answer(self._clock() - asked_at)
         self._next_poll = self._clock() + self._poll_interval()
         full = len(jobs) == claim.max_jobs
         if not full and self._more:
@@ -94,7 +114,7 @@ class Claimer(Service):
         self._more = full
         for job in jobs:
             self._launch(job, asked_at)
-        if jobs:
+        if jobs and self._signals.claimed.watched:
             self._signals.claimed.emit(tuple(job.id for job in jobs))
         self.wake()
 
@@ -108,8 +128,8 @@ class Claimer(Service):
         if self._asking or self.stopping:
             return None
         if self._open is None:
-            free = self._free_slots()
-            if free <= 0:
+            free = min(self._free(), MOST)
+            if free < self.least():
                 return None
             self._open = Claim(
                 self._worker,
@@ -125,13 +145,15 @@ class Claimer(Service):
         return self._open
 
     async def _round(self) -> None:
-        wait = 0.0 if self._wanted else self._next_poll - self._clock()
+        in_bulk = self.in_bulk
+        at_once = self._wanted or (self._more and in_bulk)
+        wait = 0.0 if at_once else self._next_poll - self._clock()
         if wait > 0:
             await self._pause(wait)
             return
-        claim = self._question()
+        claim = self._question() if in_bulk or not self.reports_wait() else None
         if claim is None:
-            # No slot is free, or a report asks just now: both end with a wake-up.
+            # No slot is free, or a report asks in a moment: both end with a wake-up.
             await self._pause(None)
             return
         try:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from picture_queue.errors import InvalidArgument
@@ -28,6 +28,30 @@ class Flags:
     stopped: bool = False
 
 
+class Attempt(Protocol):
+    """What a context is of."""
+
+    @property
+    def job(self) -> ClaimedJob:
+        """The job as it was claimed."""
+        ...
+
+    @property
+    def flags(self) -> Flags:
+        """What was asked of it."""
+        ...
+
+    @property
+    def progress(self) -> Progress:
+        """Where its progress goes."""
+        ...
+
+    @property
+    def log(self) -> JobLog:
+        """Where its log goes."""
+        ...
+
+
 class _Context:
     """The parts that sync and async handlers have in common.
 
@@ -35,13 +59,12 @@ class _Context:
         job: The job as it was claimed.
     """
 
-    __slots__ = ("_flags", "_log", "_progress", "job")
+    __slots__ = ("_attempt", "_flags", "job")
 
-    def __init__(self, job: ClaimedJob, flags: Flags, progress: Progress, log: JobLog) -> None:
-        self.job = job
-        self._flags = flags
-        self._progress = progress
-        self._log = log
+    def __init__(self, attempt: Attempt) -> None:
+        self.job = attempt.job
+        self._attempt = attempt
+        self._flags = attempt.flags
 
     @property
     def id(self) -> UUID:
@@ -148,7 +171,7 @@ class JobContext(_Context):
             InvalidArgument: ``percent`` is out of range.
             asyncio.CancelledError: The attempt is over.
         """
-        self._progress.put(*self._checked(percent, message))
+        self._attempt.progress.put(*self._checked(percent, message))
         # A handler that never waits gets no cancellation and lets nothing out.
         await asyncio.sleep(0)
 
@@ -167,7 +190,7 @@ class JobContext(_Context):
             asyncio.CancelledError: The attempt is over.
         """
         self._check_not_over()
-        self._log.put(Line.of(message, level))
+        self._attempt.log.put(Line.of(message, level))
 
 
 class SyncJobContext(_Context):
@@ -175,8 +198,8 @@ class SyncJobContext(_Context):
 
     __slots__ = ("_loop",)
 
-    def __init__(self, job: ClaimedJob, flags: Flags, progress: Progress, log: JobLog) -> None:
-        super().__init__(job, flags, progress, log)
+    def __init__(self, attempt: Attempt) -> None:
+        super().__init__(attempt)
         self._loop = asyncio.get_running_loop()
 
     def progress(self, percent: int, message: str | None = None) -> None:
@@ -191,7 +214,7 @@ class SyncJobContext(_Context):
             asyncio.CancelledError: The attempt is over (cancelled, timed out, released, or its
                 lease is lost). A thread cannot be stopped from outside: let it pass.
         """
-        self._in_the_loop(self._progress.put, *self._checked(percent, message))
+        self._in_the_loop(self._attempt.progress.put, *self._checked(percent, message))
 
     def log(self, message: str, level: Level = "info") -> None:
         """Writes a line into the log of the job, from any thread; see `JobContext.log`.
@@ -205,7 +228,7 @@ class SyncJobContext(_Context):
             asyncio.CancelledError: The attempt is over; see `progress`.
         """
         self._check_not_over()
-        self._in_the_loop(self._log.put, Line.of(message, level))
+        self._in_the_loop(self._attempt.log.put, Line.of(message, level))
 
     def _in_the_loop(self, function: Callable[..., None], *args: Any) -> None:
         try:

@@ -4,12 +4,14 @@ import asyncio
 import enum
 import logging
 import time
-from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 from picture_queue.records import ClaimedJob
-from picture_queue.worker import joblog, progress, verdicts
+from picture_queue.worker import verdicts
 from picture_queue.worker._threads import Raised, in_thread
 from picture_queue.worker.context import Flags, JobContext, SyncJobContext
+from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.outcomes import (
     Cancelled,
     Failed,
@@ -19,6 +21,7 @@ from picture_queue.worker.outcomes import (
     Snoozed,
     traceback_of,
 )
+from picture_queue.worker.progress import Progress
 from picture_queue.worker.registry import Handler
 
 _log = logging.getLogger(__name__)
@@ -36,6 +39,70 @@ class Stop(enum.Enum):
     LOST = enum.auto()  # the lease is gone: whatever comes of it is dropped
 
 
+class Owner(Protocol):
+    """Who an attempt works for."""
+
+    def settled(self, attempt: "Attempt") -> None:
+        """It has its outcome."""
+
+    def ended(self, attempt: "Attempt") -> None:
+        """Nothing of its handler runs any more; it settled before."""
+
+    async def send_progress(self, attempt: "Attempt", percent: int, message: str | None) -> None:
+        """Writes the progress of its job; raises nothing."""
+
+    async def send_log(self, attempt: "Attempt", lines: list[Line]) -> None:
+        """Writes lines into the log of its job; raises nothing."""
+
+
+class Deadlines:
+    """Stops attempts whose time is over, with one timer for all.
+
+    A timer each would cost more than the rest of a small job. Attempts of one length end in the
+    order they began, so only the first of each length is looked at.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._by_length: dict[float, dict[Attempt, float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, attempt: "Attempt", seconds: float) -> None:
+        """Gives an attempt that begins now so many seconds."""
+        due = self._loop.time() + seconds
+        self._by_length.setdefault(seconds, {})[attempt] = due
+        if self._timer is None or due < self._timer.when():
+            self._wait_until(due)
+
+    def drop(self, attempt: "Attempt") -> None:
+        """Lets an attempt be."""
+        attempts = self._by_length.get(attempt.job.timeout_seconds)
+        if attempts is not None:
+            attempts.pop(attempt, None)
+
+    def _wait_until(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for seconds, attempts in list(self._by_length.items()):
+            late = []
+            for attempt, due in attempts.items():
+                if due > now:
+                    break
+                late.append(attempt)
+            for attempt in late:
+                attempt.stop(Stop.TIMEOUT)
+            if not attempts:
+                del self._by_length[seconds]
+        firsts = [next(iter(attempts.values())) for attempts in self._by_length.values()]
+        if firsts:
+            self._wait_until(min(firsts))
+
+
 class Attempt:
     """One attempt: the handler, its deadline, and what can stop it.
 
@@ -46,30 +113,29 @@ class Attempt:
     Args:
         handler: What to run.
         job: What to run it for.
-        send_progress: Writes the progress of this job.
-        send_log: Writes lines into its log.
-        on_settled: Called with the attempt.
-        on_ended: Called with the attempt, after it settled.
+        owner: Hears of it.
+        deadlines: Stop it when its time is over.
 
     Attributes:
+        job: What it is run for.
+        settled: Whether it settled.
         outcome: None until it settled, and for good when the lease was lost.
         duration: Seconds until it settled.
-        log: What the handler wrote; the lease that fences it ends with the report of the outcome.
     """
 
     __slots__ = (
         "_began",
+        "_deadlines",
         "_flags",
         "_handler",
-        "_on_ended",
-        "_on_settled",
+        "_log",
+        "_owner",
         "_progress",
         "_stop",
         "_task",
         "_timer",
         "duration",
         "job",
-        "log",
         "outcome",
         "settled",
     )
@@ -78,27 +144,51 @@ class Attempt:
         self,
         handler: Handler,
         job: ClaimedJob,
-        send_progress: progress.Send,
-        send_log: joblog.Send,
-        on_settled: Callable[["Attempt"], None],
-        on_ended: Callable[["Attempt"], None],
+        owner: "Owner",
+        deadlines: "Deadlines",
     ) -> None:
         self.job = job
         self.settled = False
         self.outcome: Outcome | None = None
         self.duration = 0.0
         self._handler = handler
-        self._flags = Flags(cancel=job.cancel_requested_at is not None)
-        self._progress = progress.Progress(send_progress)
-        self.log = joblog.JobLog(send_log)
-        self._on_settled = on_settled
-        self._on_ended = on_ended
+        self._flags = Flags(cancel=job.cancel_requested)
+        self._owner = owner
+        self._deadlines = deadlines
+        # Most handlers use neither of the two.
+        self._progress: Progress | None = None
+        self._log: JobLog | None = None
         self._stop: Stop | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._began = time.monotonic()
+        deadlines.add(self, job.timeout_seconds)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(job.timeout_seconds, self.stop, Stop.TIMEOUT)
-        self._task = loop.create_task(self._run(), name=f"{job.job_type} {job.id}")
+        self._task = loop.create_task(self._run(), name=f"{job.job_type} {job.key}")
         self._task.add_done_callback(self._done)
+
+    @property
+    def flags(self) -> Flags:
+        """What was asked of it."""
+        return self._flags
+
+    @property
+    def progress(self) -> Progress:
+        """How far the handler says it is."""
+        if self._progress is None:
+            self._progress = Progress(partial(self._owner.send_progress, self))
+        return self._progress
+
+    @property
+    def log(self) -> JobLog:
+        """What the handler wrote; the lease that fences it ends with the report of the outcome."""
+        if self._log is None:
+            self._log = JobLog(partial(self._owner.send_log, self))
+        return self._log
+
+    @property
+    def has_unsent_lines(self) -> bool:
+        """Whether lines of its log are on their way, or wait to be."""
+        return self._log is not None and self._log.waiting
 
     @property
     def ended(self) -> bool:
@@ -118,7 +208,7 @@ class Attempt:
             self._stop = reason
         if stopping:
             return
-        self._timer.cancel()
+        self._deadlines.drop(self)
         if not self._handler.shape.is_async:
             self.give_up()
             return
@@ -133,7 +223,7 @@ class Attempt:
         """Settles a stopped attempt without waiting for its handler."""
         if not self.settled:
             if self._handler.shape.is_async:
-                _log.warning("The handler of job %s has not stopped and goes on", self.job.id)
+                _log.warning("The handler of job %s has not stopped and goes on", self.job.key)
             self._settle(self._stopped())
 
     async def _run(self) -> Outcome | None:
@@ -146,20 +236,20 @@ class Attempt:
         # A handler that calls sys.exit() ends its job, not the worker.
         except (Exception, SystemExit) as error:
             outcome = self._failed(error)
-        if isinstance(outcome, Snoozed | Parked):
+        if self._progress is not None and isinstance(outcome, Snoozed | Parked):
             await self._progress.flush()  # the job shows it while it waits
         return outcome
 
     async def _call(self) -> object:
-        handler, job = self._handler, self.job
-        context = JobContext(job, self._flags, self._progress, self.log)
-        return await handler.function(*handler.arguments(job.payload, context))
+        handler = self._handler
+        context = JobContext(self) if handler.shape.takes_context else None
+        return await handler.function(*handler.arguments(self.job.payload, context))
 
     async def _call_in_thread(self) -> Outcome | None:
         handler, job = self._handler, self.job
-        context = SyncJobContext(job, self._flags, self._progress, self.log)
+        context = SyncJobContext(self) if handler.shape.takes_context else None
         arguments = handler.arguments(job.payload, context)
-        value = await in_thread(f"{job.job_type} {job.id}", handler.function, *arguments)
+        value = await in_thread(f"{job.job_type} {job.key}", handler.function, *arguments)
         if isinstance(value, Raised):
             return self._failed(value.error)
         return verdicts.from_value(value, job.queue)
@@ -180,18 +270,21 @@ class Attempt:
     def _done(self, task: asyncio.Task[Outcome | None]) -> None:
         if not self.settled:
             self._settle(self._stopped() if task.cancelled() else task.result())
-        self._on_ended(self)
+        self._owner.ended(self)
 
     def _settle(self, outcome: Outcome | None) -> None:
-        self._timer.cancel()
-        self._progress.drop()
+        self._deadlines.drop(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._progress is not None:
+            self._progress.drop()
         self._flags.stopped = True
         self.settled = True
         self.duration = time.monotonic() - self._began
         self.outcome = None if self._stop is Stop.LOST else outcome
-        if self.outcome is None:
-            self.log.drop()
-        self._on_settled(self)
+        if self.outcome is None and self._log is not None:
+            self._log.drop()
+        self._owner.settled(self)
 
     def _stopped(self, error: BaseException | None = None) -> Outcome | None:
         detail = traceback_of(error) if error else None

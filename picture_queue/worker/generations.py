@@ -9,7 +9,7 @@ from tenacity import AsyncRetrying
 from picture_queue import _rpc
 from picture_queue._async.generations import BUCKET
 from picture_queue._transport.base import REPEATING, name_error
-from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue._transport.project import AsyncProject
 from picture_queue.replicate.store import Begun, FinalState, SavedImage
 
 
@@ -22,7 +22,7 @@ class ProjectStore:
         lease_id: The lease it is claimed under.
     """
 
-    def __init__(self, project: AsyncPostgrest, job_id: UUID, lease_id: UUID) -> None:
+    def __init__(self, project: AsyncProject, job_id: UUID, lease_id: UUID) -> None:
         self._project = project
         self._job_id = job_id
         self._lease_id = lease_id

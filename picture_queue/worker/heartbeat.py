@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from logging import getLogger
-from uuid import UUID
 
 from picture_queue import _rpc
 from picture_queue._rpc import Heartbeat as Answer
+from picture_queue.records import ClaimedJob
 from picture_queue.worker._link import Link, Pauses
 from picture_queue.worker._service import Service
 from picture_queue.worker._signals import Signals
@@ -54,27 +54,28 @@ class Leases:
     """The leases of the jobs that run, or whose outcome is not reported yet."""
 
     def __init__(self) -> None:
-        self._held: dict[UUID, Lease] = {}
+        self._held: dict[str, Lease] = {}  # by id of the job
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._held.values())
 
-    def ids(self) -> dict[UUID, UUID]:
+    def ids(self) -> dict[str, str]:
         """Returns the lease of each job."""
-        return {job_id: lease.attempt.job.lease_id for job_id, lease in self._held.items()}
+        return {key: lease.attempt.job.lease_key for key, lease in self._held.items()}
 
     def add(self, lease: Lease) -> None:
         """Takes a lease; one that was held for the same job is lost with that."""
-        older = self._held.get(lease.attempt.job.id)
-        self._held[lease.attempt.job.id] = lease
+        key = lease.attempt.job.key
+        older = self._held.get(key)
+        self._held[key] = lease
         if older is not None:
             older.attempt.stop(Stop.LOST)
 
-    def drop(self, job_id: UUID, lease_id: UUID) -> None:
+    def drop(self, job: ClaimedJob) -> None:
         """Forgets a lease that ended."""
-        held = self._held.get(job_id)
-        if held is not None and held.attempt.job.lease_id == lease_id:
-            del self._held[job_id]
+        held = self._held.get(job.key)
+        if held is not None and held.attempt.job.lease_key == job.lease_key:
+            del self._held[job.key]
 
 
 class Heartbeat(Service):
@@ -137,12 +138,12 @@ class Heartbeat(Service):
 
     def _take(self, answer: Answer, leases: list[Lease], asked_at: float) -> None:
         for lease in leases:
-            job_id = lease.attempt.job.id
-            if job_id in answer.lost:
+            key = lease.attempt.job.key
+            if key in answer.lost:
                 self._lose(lease, "the database gave it to somebody else or ended it")
                 continue
             lease.confirmed_at = asked_at
-            if job_id in answer.cancel:
+            if key in answer.cancel:
                 lease.attempt.stop(Stop.CANCEL)
 
     def _let_go_of_the_expired(self) -> None:
@@ -156,7 +157,7 @@ class Heartbeat(Service):
         job = lease.attempt.job
         if not lease.attempt.settled:
             _log.warning("The lease of job %s is lost and its handler stopped: %s", job.id, why)
-        self._leases.drop(job.id, job.lease_id)
+        self._leases.drop(job)
         lease.attempt.stop(Stop.LOST)
 
 

@@ -67,7 +67,7 @@ class Failed(Outcome):
             detail=self.detail,
             retryable=self.retryable,
             delay_seconds=self.delay,
-            run_at=self.at,
+            run_at=_instant(self.at),
         )
 
 
@@ -91,7 +91,7 @@ class Snoozed(Outcome):
         return _given(
             outcome=self.name,
             delay_seconds=self.delay,
-            run_at=self.at,
+            run_at=_instant(self.at),
             pause_key=self.pause_key,
         )
 
@@ -126,6 +126,11 @@ class Cancelled(Outcome):
     """Stopped because somebody cancelled the job."""
 
     name: ClassVar[str] = "cancelled"
+
+
+def _instant(at: datetime | None) -> str | None:
+    # A naive time is the worker's, which need not be in the zone of the database's session.
+    return None if at is None else (at if at.tzinfo else at.astimezone()).isoformat()
 
 
 def _given(**fields: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
-from uuid import UUID
 
 from picture_queue import _rpc
 from picture_queue.errors import TooLarge
@@ -22,22 +21,23 @@ _log = logging.getLogger(__name__)
 #: Outcomes in one call at most.
 BATCH = 500
 _ANSWER = 20.0  # seconds for an answer, repetitions included
+#: Seconds outcomes wait for others while jobs end by the hundred; else they are sent at once.
+_LINGER = 0.005
 
 
 @dataclass(slots=True, eq=False)
 class Report:
     """What is to be written about one attempt."""
 
-    job_id: UUID
-    lease_id: UUID
+    job: ClaimedJob
     outcome: Outcome
     duration: float
 
     def as_json(self) -> dict[str, Any]:
         """Returns the report as `report_jobs` takes it."""
         return {
-            "job_id": str(self.job_id),
-            "lease_id": str(self.lease_id),
+            "job_id": self.job.key,
+            "lease_id": self.job.lease_key,
             "duration_seconds": round(self.duration, 4),
             **self.outcome.as_json(),
         }
@@ -49,7 +49,7 @@ class Reporter(Service):
     Args:
         link: Makes the calls.
         claimer: Asks for the next jobs where slots are free.
-        on_reported: Called with job and lease once the database has answered.
+        on_reported: Called with the job once the database has answered.
         signals: For tests.
     """
 
@@ -57,7 +57,7 @@ class Reporter(Service):
         self,
         link: Link,
         claimer: Claimer,
-        on_reported: Callable[[UUID, UUID], None],
+        on_reported: Callable[[ClaimedJob], None],
         signals: Signals,
     ) -> None:
         super().__init__()
@@ -67,13 +67,18 @@ class Reporter(Service):
         self._signals = signals
         self._pauses = Pauses(first=0.1, longest=5.0)
         # One report a job: where there is a second, the first one's lease has ended.
-        self._waiting: dict[UUID, Report] = {}
+        self._waiting: dict[str, Report] = {}
         self._batch = BATCH
+        self._in_trouble = False  # the last call failed: claims do not wait for the next
 
     def put(self, job: ClaimedJob, outcome: Outcome, duration: float = 0.0) -> None:
         """Takes an outcome; it is written from the background."""
-        self._waiting[job.id] = Report(job.id, job.lease_id, outcome, duration)
+        self._waiting[job.key] = Report(job, outcome, duration)
         self.wake()
+
+    def will_ask(self) -> bool:
+        """Whether a call is about to be made, or on its way, that can ask for jobs as well."""
+        return bool(self._waiting) and not self._in_trouble
 
     @property
     def backlog(self) -> int:
@@ -87,7 +92,7 @@ class Reporter(Service):
             _log.error(
                 "The outcome of job %s (%s) could not be written; the job runs again once its "
                 "lease has ended",
-                report.job_id,
+                report.job.key,
                 report.outcome.name,
             )
 
@@ -98,16 +103,21 @@ class Reporter(Service):
         if not self._waiting:
             await self._pause(None)
             return
+        if self._claimer.in_bulk and len(self._waiting) < BATCH // 2 and not self.stopping:
+            await asyncio.sleep(_LINGER)
         batch = list(islice(self._waiting.values(), self._batch))
         if await self._write(batch):
+            self._in_trouble = False
             self._pauses.reset()
             self._batch = min(self._batch * 2, BATCH)
             return
+        self._in_trouble = True
+        self._claimer.wake()
         # Smaller, and others first: one report that cannot be sent must not hold up the rest.
         self._batch = max(1, len(batch) // 2)
         for report in batch:
-            if self._waiting.get(report.job_id) is report:
-                self._waiting[report.job_id] = self._waiting.pop(report.job_id)
+            if self._waiting.get(report.job.key) is report:
+                self._waiting[report.job.key] = self._waiting.pop(report.job.key)
         await asyncio.sleep(self._pauses.next())
 
     async def _write(self, batch: list[Report]) -> bool:
@@ -125,29 +135,30 @@ class Reporter(Service):
             return True
         self._claimer.answered(claim, answer.jobs)
         for report in batch:
-            self._answered(report, answer.outcomes.get(report.job_id, "stale"))
+            self._answered(report, answer.outcomes.get(report.job.key, "stale"))
         return True
 
     def _answered(self, report: Report, answer: str) -> None:
-        if self._waiting.get(report.job_id) is report:
-            del self._waiting[report.job_id]
+        if self._waiting.get(report.job.key) is report:
+            del self._waiting[report.job.key]
         if answer == "stale":
             _log.warning(
                 "The work on job %s was not recorded: its lease had ended (outcome: %s)",
-                report.job_id,
+                report.job.key,
                 report.outcome.name,
             )
-        self._on_reported(report.job_id, report.lease_id)
-        self._signals.reported.emit((report.job_id, answer))
+        self._on_reported(report.job)
+        if self._signals.reported.watched:
+            self._signals.reported.emit((report.job.id, answer))
 
     def _replace(self, report: Report, error: Exception) -> None:
         """Fails a job whose outcome the database can never take."""
-        if self._waiting.get(report.job_id) is not report:
+        if self._waiting.get(report.job.key) is not report:
             return
         if isinstance(report.outcome, Failed) and not report.outcome.detail:
-            _log.error("The failure of job %s cannot be written: %s", report.job_id, error)
-            del self._waiting[report.job_id]
-            self._on_reported(report.job_id, report.lease_id)
+            _log.error("The failure of job %s cannot be written: %s", report.job.key, error)
+            del self._waiting[report.job.key]
+            self._on_reported(report.job)
             return
         report.outcome = Failed(
             clean(f"The outcome of the job could not be written: {error}"), retryable=False

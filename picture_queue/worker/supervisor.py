@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from picture_queue import _rpc
-from picture_queue._realtime.subscriptions import Subscriptions
+from picture_queue._realtime.subscriptions import Ears
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import check_version
 from picture_queue.errors import ConnectionFailed, StaleLease
@@ -20,11 +20,12 @@ from picture_queue.settings import WorkerSettings
 from picture_queue.worker._link import Link, Transport
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
-from picture_queue.worker.executor import CLEANUP, Attempt, Stop
+from picture_queue.worker.executor import CLEANUP, Attempt, Deadlines, Stop
 from picture_queue.worker.heartbeat import Heartbeat, Lease, Leases
 from picture_queue.worker.housekeeper import Housekeeper
 from picture_queue.worker.joblog import Line
-from picture_queue.worker.outcomes import Failed, Outcome, Released
+from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
+from picture_queue.worker.prefetch import Prefetch
 from picture_queue.worker.registry import Registry
 from picture_queue.worker.reporter import Reporter
 from picture_queue.worker.stuck import Stuck
@@ -48,7 +49,7 @@ class Supervisor:
 
     Args:
         transport: Makes the calls.
-        subscriptions: Tells of wake-ups; None: the worker lives on polling.
+        wake_ups: Tells of new jobs; None: the worker lives on polling.
         registry: The handlers.
         settings: How to work.
         on_stuck: Called when stuck handlers hold too many slots to go on.
@@ -58,14 +59,14 @@ class Supervisor:
     def __init__(
         self,
         transport: Transport,
-        subscriptions: Subscriptions | None,
+        wake_ups: Ears | None,
         registry: Registry,
         settings: WorkerSettings,
         on_stuck: Callable[[], None],
         signals: Signals,
     ) -> None:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
-        self._subscriptions = subscriptions
+        self._wake_ups = wake_ups
         self._registry = registry
         settings = replace(settings, queues=settings.queues or registry.queues())
         self._settings = settings
@@ -74,6 +75,7 @@ class Supervisor:
         self._link = Link(transport)
         self._leases = Leases()
         self._attempts: set[Attempt] = set()  # each takes a slot
+        self._deadlines = Deadlines()
         self._stuck = Stuck(settings.concurrency, settings.stuck_after, on_stuck)
         self._logging: set[asyncio.Task[None]] = set()  # writing the last lines of attempts
         self._stopping = False
@@ -87,12 +89,16 @@ class Supervisor:
             self.name,
             registry.job_types,
             settings,
-            self._free_slots,
+            self._wanted,
             self._launch,
             signals,
         )
         self._reporter = Reporter(self._link, self._claimer, self._leases.drop, signals)
         self._housekeeper = Housekeeper(self._link, signals)
+        self._prefetch = Prefetch(settings.concurrency, self._release)
+        self._claimer.reports_wait = self._reporter.will_ask
+        self._claimer.least = lambda: self._prefetch.worth_a_call
+        self._claimer.on_answer = self._prefetch.answered
 
     # --- start and stop ---
 
@@ -131,6 +137,7 @@ class Supervisor:
         self._stuck.close()
         await self._housekeeper.stop(0)
         await self._claimer.stop(_LAST_CLAIM)
+        self._prefetch.clear()
         for attempt in self._attempts:
             attempt.announce_shutdown()
         await self._wait_for_attempts(self._settings.shutdown_grace)
@@ -174,34 +181,40 @@ class Supervisor:
 
     # --- the way of a job ---
 
-    def _free_slots(self) -> int:
-        free = self._settings.concurrency - len(self._attempts)
+    def _wanted(self) -> int:
+        """Returns how many jobs could be taken, with those for which there is a slot soon."""
+        ahead = self._prefetch.worth_having
         # Outcomes that cannot be written must not pile up without a bound.
         backlog = self._reporter.backlog + len(self._logging)
-        return free if backlog < 2 * self._settings.concurrency else 0
+        if backlog >= 2 * self._settings.concurrency + 4 * ahead:
+            return 0
+        free = self._settings.concurrency - len(self._attempts)
+        return free + ahead - len(self._prefetch)
 
     def _launch(self, job: ClaimedJob, asked_at: float) -> None:
         if self._stopping:
-            self._reporter.put(job, Released())
-            return
+            self._release(job)
+        elif len(self._attempts) < self._settings.concurrency:
+            self._begin(job, asked_at)
+        else:
+            self._prefetch.put(job, asked_at)
 
-        async def send_progress(percent: int, message: str | None) -> None:
-            await self._send_progress(attempt, percent, message)
+    def _release(self, job: ClaimedJob) -> None:
+        """Gives back a job that was not started."""
+        self._reporter.put(job, Released())
 
-        async def send_log(lines: list[Line]) -> None:
-            call = _rpc.log_job(job.id, job.lease_id, [line.as_json() for line in lines])
-            await self._tell(attempt, call, "log")
+    def _begin(self, job: ClaimedJob, asked_at: float) -> None:
 
-        handler = self._registry[job.job_type]
-        attempt = Attempt(handler, job, send_progress, send_log, self._settled, self._ended)
+        attempt = Attempt(self._registry[job.job_type], job, self, self._deadlines)
         self._attempts.add(attempt)
         self._heartbeat.hold(Lease(attempt, asked_at))
 
-    def _settled(self, attempt: Attempt) -> None:
+    def settled(self, attempt: Attempt) -> None:
+        """Has its outcome written."""
         job, outcome = attempt.job, attempt.outcome
         if outcome is None:
-            self._leases.drop(job.id, job.lease_id)
-        elif attempt.log.waiting:
+            self._leases.drop(job)
+        elif attempt.has_unsent_lines:
             task = asyncio.create_task(self._report_after_log(attempt, outcome))
             self._logging.add(task)
             task.add_done_callback(self._logging.discard)
@@ -220,13 +233,23 @@ class Supervisor:
             self._stuck.watch(attempt)
         if self._stopping and all(other.settled for other in self._attempts):
             self._all_settled.set()
-        self._signals.settled.emit((job.id, outcome.name if outcome else None))
+        if self._signals.settled.watched:
+            self._signals.settled.emit((job.id, outcome.name if outcome else None))
 
-    def _ended(self, attempt: Attempt) -> None:
+    def ended(self, attempt: Attempt) -> None:
+        """Gives its slot to the next job."""
         self._attempts.discard(attempt)
-        if self._stuck.ended(attempt):
-            self._claimer.look()  # its report could not ask for the next job: it had the slot
+        if _pauses(attempt.outcome):
+            self._prefetch.clear()  # those behind it are to wait as well
         else:
+            self._prefetch.lasted(attempt.duration)
+        was_stuck = self._stuck.ended(attempt)
+        following = None if self._stopping else self._prefetch.next()
+        if following is not None:
+            self._begin(*following)
+        if was_stuck:
+            self._claimer.look()  # its report could not ask for the next job: it had the slot
+        elif self._prefetch.is_low:
             self._claimer.wake()
 
     async def _report_after_log(self, attempt: Attempt, outcome: Outcome) -> None:
@@ -234,7 +257,14 @@ class Supervisor:
         await attempt.log.flush()
         self._reporter.put(attempt.job, outcome, attempt.duration)
 
-    async def _send_progress(self, attempt: Attempt, percent: int, message: str | None) -> None:
+    async def send_log(self, attempt: Attempt, lines: list[Line]) -> None:
+        """Writes lines into the log of its job."""
+        job = attempt.job
+        call = _rpc.log_job(job.id, job.lease_id, [line.as_json() for line in lines])
+        await self._tell(attempt, call, "log")
+
+    async def send_progress(self, attempt: Attempt, percent: int, message: str | None) -> None:
+        """Writes the progress of its job; the answer may ask for its end."""
         job = attempt.job
         call = _rpc.report_progress(job.id, job.lease_id, percent, message)
         if await self._tell(attempt, call, "progress"):
@@ -258,11 +288,11 @@ class Supervisor:
     # --- wake-ups ---
 
     def _listen(self) -> None:
-        if self._subscriptions is None:
+        if self._wake_ups is None:
             return
         for queue in self._settings.queue_names:
             ear = _Ear(self, queue)
-            self._listening.enter_context(self._subscriptions.listen(f"pq:queue:{queue}", ear))
+            self._listening.enter_context(self._wake_ups.listen(f"pq:queue:{queue}", ear))
 
     def hears(self, queue: str, yes: bool) -> None:
         """Notes whether wake-ups of a queue are heard, and looks at what was missed."""
@@ -279,6 +309,10 @@ class Supervisor:
             self._heartbeat.beat_now()
         else:
             self._claimer.look()
+
+
+def _pauses(outcome: Outcome | None) -> bool:
+    return isinstance(outcome, Snoozed) and outcome.pause_key is not None
 
 
 class _Ear:

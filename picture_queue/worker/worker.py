@@ -185,7 +185,7 @@ class Worker:
             client = self._own_client = AsyncPictureQueue.from_env()
         self._supervisor = Supervisor(
             client._project,
-            client._watcher.subscriptions,
+            client._watcher.wake_ups,
             self._registry,
             self.settings,
             self._stop_to_recycle,

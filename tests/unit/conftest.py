@@ -53,7 +53,7 @@ def row() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def claimed(row: Callable[..., dict[str, Any]]) -> Callable[..., ClaimedJob]:
     """Makes a claimed job."""
-    return lambda **columns: ClaimedJob.model_validate(row(**columns))
+    return lambda **columns: ClaimedJob(row(**columns))
 
 
 class Project:

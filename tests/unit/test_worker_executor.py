@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from picture_queue.replicate.errors import RateLimited
 from picture_queue.worker import JobContext, Snooze, SyncJobContext, executor
-from picture_queue.worker.executor import Attempt, Stop
+from picture_queue.worker.executor import Attempt, Deadlines, Stop
 from picture_queue.worker.joblog import Line
 from picture_queue.worker.outcomes import Cancelled, Completed, Failed, Outcome, Released, Snoozed
 from picture_queue.worker.registry import Policy, Registry
@@ -31,21 +31,19 @@ class Run:
         self.lines: list[Line] = []
         self._settled = asyncio.Event()
         self._ended = asyncio.Event()
-        self.attempt = Attempt(
-            registry["resize"], job, self._send, self._send_log, self._settle, self._end
-        )
+        self.attempt = Attempt(registry["resize"], job, self, Deadlines())
 
-    async def _send(self, percent: int, message: str | None) -> None:
+    async def send_progress(self, attempt: Attempt, percent: int, message: str | None) -> None:
         self.progress.append(percent)
 
-    async def _send_log(self, lines: list[Line]) -> None:
+    async def send_log(self, attempt: Attempt, lines: list[Line]) -> None:
         self.lines += lines
 
-    def _settle(self, attempt: Attempt) -> None:
+    def settled(self, attempt: Attempt) -> None:
         self.said.append("settled")
         self._settled.set()
 
-    def _end(self, attempt: Attempt) -> None:
+    def ended(self, attempt: Attempt) -> None:
         self.said.append("ended")
         self._ended.set()
 
@@ -54,7 +52,7 @@ class Run:
             await self._settled.wait()
         return self.attempt.outcome
 
-    async def ended(self) -> None:
+    async def end(self) -> None:
         async with asyncio.timeout(5):
             await self._ended.wait()
         assert self.said == ["settled", "ended"]
@@ -95,7 +93,7 @@ async def test_a_handler_returns(run):
 
     ran = run(handle, payload={"a": 1})
     assert await ran.outcome() == Completed({"a": 1})
-    await ran.ended()
+    await ran.end()
     assert 0 <= ran.attempt.duration < 5
 
 
@@ -172,7 +170,7 @@ async def test_an_attempt_is_stopped(run, reason, outcome):
     await handler.started.wait()
     ran.attempt.stop(reason)
     assert await ran.outcome() == outcome
-    await ran.ended()
+    await ran.end()
     assert handler.context.cancel_requested is (reason is Stop.CANCEL)
 
 
@@ -181,7 +179,7 @@ async def test_an_attempt_is_stopped_before_its_first_step(run, reason):
     handler = Never()
     ran = run(handler)
     ran.attempt.stop(reason)
-    await ran.ended()
+    await ran.end()
     assert not handler.started.is_set()
 
 
@@ -207,7 +205,7 @@ async def test_a_stop_after_the_end_changes_nothing(run):
         return 1
 
     ran = run(handle)
-    await ran.ended()
+    await ran.end()
     for reason in Stop:
         ran.attempt.stop(reason)
     ran.attempt.give_up()
@@ -231,7 +229,7 @@ async def test_a_handler_that_ignores_its_stop_keeps_its_slot_only(run, quick_cl
     assert ran.said == ["settled"]
     assert "has not stopped and goes on" in caplog.text
     until.set()
-    await ran.ended()
+    await ran.end()
     assert await ran.outcome() is outcome
 
 
@@ -253,7 +251,7 @@ async def test_a_shutdown_is_announced(run):
     assert handler.context.shutdown_requested
     assert not ran.attempt.settled
     ran.attempt.stop(Stop.SHUTDOWN)
-    await ran.ended()
+    await ran.end()
 
 
 async def test_what_a_waiting_job_said_last_is_sent_first(run):
@@ -301,7 +299,7 @@ async def test_a_sync_handler_runs_in_a_thread_with_the_callers_context(run):
 
     ran = run(handle)
     assert await ran.outcome() == Completed(["kept", False, 1])
-    await ran.ended()
+    await ran.end()
 
 
 @pytest.mark.parametrize(
@@ -341,7 +339,7 @@ async def test_a_thread_is_reported_at_once_and_keeps_its_slot(run, reason, outc
     assert ran.said == ["settled"]
     assert await ran.outcome() == outcome
     until.set()
-    await ran.ended()
+    await ran.end()
     assert len(stopped) == 1
     assert ran.progress == []
 
@@ -354,4 +352,4 @@ async def test_a_thread_ends_at_its_timeout_for_the_worker(run):
     assert outcome.error.startswith("TimeoutError")
     assert ran.said == ["settled"]
     until.set()
-    await ran.ended()
+    await ran.end()

@@ -117,7 +117,7 @@ async def test_a_lease_reported_while_the_question_was_out_is_nobodys_loss(bench
 
     def settle_meanwhile(params: dict[str, Any]) -> Any:
         lease.attempt.settled = True
-        bench.leases.drop(lease.attempt.job.id, lease.attempt.job.lease_id)
+        bench.leases.drop(lease.attempt.job)
         return {"cancel": [], "lost": [str(lease.attempt.job.id)]}
 
     project.answers["heartbeat_jobs"] = settle_meanwhile
@@ -148,5 +148,5 @@ async def test_a_job_claimed_again_here_ends_the_attempt_before(bench):
     job = older.attempt.job
     newer = bench.hold(id=str(job.id))
     assert older.attempt.stops == [Stop.LOST]
-    bench.leases.drop(job.id, job.lease_id)
+    bench.leases.drop(job)
     assert list(bench.leases) == [newer]

@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,10 @@ from picture_queue.worker import JobContext, SyncJobContext, joblog
 from picture_queue.worker.context import Flags
 from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.progress import Progress
+
+
+def attempt_of(job: Any, flags: Flags, progress: Progress, log: JobLog) -> Any:
+    return SimpleNamespace(job=job, flags=flags, progress=progress, log=log)
 
 
 class Wire:
@@ -91,8 +97,8 @@ async def test_lines_that_were_dropped_are_not_sent(log, wire):
 
 async def test_handlers_of_both_kinds_write(claimed, log, wire):
     flags = Flags()
-    JobContext(claimed(), flags, Progress(no_progress), log).log("from the loop")
-    context = SyncJobContext(claimed(), flags, Progress(no_progress), log)
+    JobContext(attempt_of(claimed(), flags, Progress(no_progress), log)).log("from the loop")
+    context = SyncJobContext(attempt_of(claimed(), flags, Progress(no_progress), log))
     thread = threading.Thread(target=context.log, args=("from a thread", "error"))
     thread.start()
     thread.join()
@@ -103,7 +109,7 @@ async def test_handlers_of_both_kinds_write(claimed, log, wire):
 
 @pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
 async def test_whoever_goes_on_after_the_end_is_stopped(claimed, log, kind):
-    context = kind(claimed(), Flags(stopped=True), Progress(no_progress), log)
+    context = kind(attempt_of(claimed(), Flags(stopped=True), Progress(no_progress), log))
     with pytest.raises(asyncio.CancelledError):
         context.log("too late")
 

@@ -43,7 +43,7 @@ class Bench:
         self.beat: dict[str, list[str]] = {"cancel": [], "lost": []}
         self.subscriptions = Subscriptions()
         self.client: Any = SimpleNamespace(
-            _project=project, _watcher=SimpleNamespace(subscriptions=self.subscriptions)
+            _project=project, _watcher=SimpleNamespace(wake_ups=self.subscriptions)
         )
         project.answers |= {
             "register_worker": lambda params: VERSION,

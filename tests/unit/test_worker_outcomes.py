@@ -252,10 +252,10 @@ def test_a_verdict_that_makes_no_sense_is_refused_where_it_is_written(make, says
         ),
         (
             Failed("no", at=LATER),
-            {"outcome": "failed", "error": "no", "retryable": True, "run_at": LATER},
+            {"outcome": "failed", "error": "no", "retryable": True, "run_at": LATER.isoformat()},
         ),
         (Snoozed(3), {"outcome": "snoozed", "delay_seconds": 3}),
-        (Snoozed(at=LATER), {"outcome": "snoozed", "run_at": LATER}),
+        (Snoozed(at=LATER), {"outcome": "snoozed", "run_at": LATER.isoformat()}),
         (
             Snoozed(3, pause_key="api"),
             {"outcome": "snoozed", "delay_seconds": 3, "pause_key": "api"},

@@ -1,6 +1,8 @@
 """Progress: one report on its way, the latest value wins."""
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -9,6 +11,10 @@ from picture_queue.worker import progress
 from picture_queue.worker.context import Flags, JobContext, SyncJobContext
 from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.progress import Progress
+
+
+def attempt_of(job: Any, flags: Flags, progress: Progress, log: JobLog) -> Any:
+    return SimpleNamespace(job=job, flags=flags, progress=progress, log=log)
 
 
 class Wire:
@@ -101,7 +107,7 @@ async def test_what_was_dropped_is_not_sent(monkeypatch):
 
 async def test_a_handler_that_never_waits_lets_its_progress_out(claimed):
     wire = Wire()
-    context = JobContext(claimed(), Flags(), Progress(wire.send), silent())
+    context = JobContext(attempt_of(claimed(), Flags(), Progress(wire.send), silent()))
     for percent in range(10):
         await context.progress(percent, "a\nb\x00")
     assert await wire.next() == (0, "a b\ufffd")
@@ -109,14 +115,14 @@ async def test_a_handler_that_never_waits_lets_its_progress_out(claimed):
 
 async def test_progress_comes_out_of_a_thread(claimed):
     wire = Wire()
-    context = SyncJobContext(claimed(), Flags(), Progress(wire.send), silent())
+    context = SyncJobContext(attempt_of(claimed(), Flags(), Progress(wire.send), silent()))
     await asyncio.to_thread(context.progress, 30, "half")
     assert await wire.next() == (30, "half")
 
 
 @pytest.mark.parametrize("percent", [-1, 101])
 async def test_progress_is_percent(claimed, percent):
-    context = JobContext(claimed(), Flags(), Progress(Wire().send), silent())
+    context = JobContext(attempt_of(claimed(), Flags(), Progress(Wire().send), silent()))
     with pytest.raises(InvalidArgument, match=f"percent is {percent}, not 0 to 100"):
         await context.progress(percent)
 
@@ -125,14 +131,14 @@ async def test_whoever_goes_on_after_the_end_is_stopped(claimed):
     flags = Flags(stopped=True)
     reports = Progress(Wire().send)
     with pytest.raises(asyncio.CancelledError):
-        await JobContext(claimed(), flags, reports, silent()).progress(1)
+        await JobContext(attempt_of(claimed(), flags, reports, silent())).progress(1)
     with pytest.raises(asyncio.CancelledError):
-        SyncJobContext(claimed(), flags, reports, silent()).progress(1)
+        SyncJobContext(attempt_of(claimed(), flags, reports, silent())).progress(1)
 
 
 def test_a_thread_that_outlives_the_worker_is_stopped(claimed):
     async def make() -> SyncJobContext:
-        return SyncJobContext(claimed(), Flags(), Progress(Wire().send), silent())
+        return SyncJobContext(attempt_of(claimed(), Flags(), Progress(Wire().send), silent()))
 
     context = asyncio.run(make())
     with pytest.raises(asyncio.CancelledError, match="worker has stopped"):
@@ -142,7 +148,7 @@ def test_a_thread_that_outlives_the_worker_is_stopped(claimed):
 async def test_a_context_shows_its_job(claimed):
     job = claimed(payload={"a": 1}, attempt=2, max_attempts=5)
     flags = Flags()
-    context = JobContext(job, flags, Progress(Wire().send), silent())
+    context = JobContext(attempt_of(job, flags, Progress(Wire().send), silent()))
     assert (context.id, context.lease_id, context.job) == (job.id, job.lease_id, job)
     assert (context.job_type, context.payload) == ("resize", {"a": 1})
     assert (context.attempt, context.max_attempts) == (2, 5)

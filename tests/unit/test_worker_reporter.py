@@ -41,8 +41,8 @@ class Bench:
         )
         self.reporter = Reporter(link, self.claimer, self._ended, self.signals)
 
-    def _ended(self, job_id: UUID, lease_id: UUID) -> None:
-        self.ended.append(job_id)
+    def _ended(self, job: Any) -> None:
+        self.ended.append(job.id)
 
     def take(self, params: dict[str, Any], answer: str = "ok") -> dict[str, Any]:
         return {
@@ -191,7 +191,7 @@ async def test_a_newer_attempt_of_a_job_replaces_what_its_older_had_to_say(
 ):
     bench = Bench(project, claimed)
     job = claimed()
-    again = job.model_copy(update={"lease_id": UUID(int=1)})
+    again = claimed(id=job.key, lease_id=str(UUID(int=1)))
     bench.reporter.put(job, Failed("old"))
     bench.reporter.put(again, Completed("new"))
     bench.reporter.start()
