@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-sql test-long check format bench bench-smoke generate clean
+.PHONY: help setup demo test test-all test-sql test-long check format bench bench-quick bench-engine bench-smoke generate clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,11 +45,17 @@ format: $(READY) ## Format Python and write what is generated
 	@$(BIN)/python scripts/unasync.py
 	@$(BIN)/python scripts/build_migration.py
 
-bench: $(READY) ## Measure what the engine costs, in six minutes (JSON=1, QUICK=1)
+bench: $(READY) ## Compare with other queues, in some 30 minutes; writes docs/benchmarks (JSON=1)
+	@$(BIN)/python bench/compare $(if $(JSON),--json)
+
+bench-quick: $(READY) ## The same with less of everything, in some 6 minutes (JSON=1)
+	@$(BIN)/python bench/compare --quick --rounds 1 $(if $(JSON),--json)
+
+bench-engine: $(READY) ## Measure what the engine costs, in six minutes (JSON=1, QUICK=1)
 	@$(BIN)/python bench/engine.py $(if $(JSON),--json) $(if $(QUICK),--quick)
 
 bench-smoke: $(READY) ## Measure the latencies of the main job (JSON=1 for machines)
 	@$(BIN)/python bench/smoke.py $(if $(JSON),--json)
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) .node .mypy_cache .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .node .mypy_cache .pytest_cache .hypothesis .ruff_cache .import_linter_cache .bench

@@ -1,0 +1,1 @@
+"""picture-queue beside other queues: one server, one run, the same work."""

@@ -1,0 +1,257 @@
+"""One measurement of one system: prepares a database, runs the programs, returns the figures."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+
+from compare.server import Connection, Server
+from compare.systems import System
+
+Figures = dict[str, float]
+
+_ANSWER = 600.0  # seconds for a program that enqueues
+_READY = 60.0  # seconds for a worker to start
+_END = 30.0  # seconds for a worker to stop
+_POLL = 0.01  # seconds between two looks at what is unfinished
+
+
+class Unsound(Exception):
+    """A job was lost, or done twice: the figure is worth nothing."""
+
+
+@dataclass
+class Bench:
+    """A system in a database of its own.
+
+    Args:
+        system: The system.
+        dsn: Its database.
+        unfinished: Statement that counts what is due and unfinished.
+        tuned: Whether its worker runs with its best settings, or those it comes with.
+        connection: A connection to its database.
+    """
+
+    system: System
+    dsn: str
+    unfinished: str
+    tuned: bool
+    connection: Connection
+
+    async def connect(self) -> Connection:
+        """Returns a further connection to its database."""
+        return await asyncpg.connect(self.dsn)
+
+    async def run(self, command: str, **options: Any) -> float:
+        """Runs a command of its program to the end; returns the seconds it measured."""
+        given = [f"--{name}={value}" for name, value in options.items()]
+        process = await asyncio.create_subprocess_exec(
+            *self.system.command,
+            command,
+            f"--dsn={self.dsn}",
+            *given,
+            env=self.system.environ(),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(_ANSWER):
+            output, _ = await process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{self.system.name} {command} ended with {process.returncode}")
+        return float(json.loads(output)["seconds"]) if output else 0.0
+
+    async def left(self) -> int:
+        """Returns the number of jobs that are due and not finished."""
+        return int(await self.connection.fetchval(self.unfinished))
+
+    @asynccontextmanager
+    async def workers(
+        self, count: int, times: Path | None = None
+    ) -> AsyncIterator[list["Running"]]:
+        """Runs workers, which begin together when the block is entered."""
+        options = [f"--dsn={self.dsn}", *(["--tuned"] if self.tuned else [])]
+        if times is not None:
+            options.append(f"--file={times}")
+        started = [await Running.start(self.system, options) for _ in range(count)]
+        try:
+            for worker in started:
+                await worker.ready()
+            for worker in started:
+                worker.go()
+            yield started
+        finally:
+            for worker in started:
+                await worker.stop()
+
+
+class Running:
+    """A worker process and what it says."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.count = 0
+        self.first = 0.0
+        self.end: dict[str, Any] = {}
+        self._ready = asyncio.Event()
+        self._listening = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def start(cls, system: System, options: list[str]) -> "Running":
+        """Starts it; it waits for `go`."""
+        process = await asyncio.create_subprocess_exec(
+            *system.command,
+            "work",
+            *options,
+            env=system.environ(),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        return cls(process)
+
+    async def _listen(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            said = json.loads(line)
+            if said["event"] == "ready":
+                self._ready.set()
+            elif said["event"] == "count":
+                self.count, self.first = said["n"], said["first"]
+            else:
+                self.end = said
+
+    @property
+    def process(self) -> psutil.Process:
+        """The process, to look at."""
+        return psutil.Process(self._process.pid)
+
+    async def ready(self) -> None:
+        """Waits until it could begin."""
+        async with asyncio.timeout(_READY):
+            await self._ready.wait()
+
+    def go(self) -> None:
+        """Lets it begin."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"\n")
+
+    async def stop(self) -> None:
+        """Ends it, and hears what it has to say at the end."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(_END):
+                await self._process.wait()
+                await self._listening
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+
+@asynccontextmanager
+async def bench(
+    server: Server, system: System, unfinished: str, *, tuned: bool = True
+) -> AsyncIterator[Bench]:
+    """A fresh database for one measurement."""
+    database = f"run_{system.name}"
+    await server.copy(f"template_{system.name}", database)
+    dsn = server.dsn(database, "postgres" if system.ours else "supabase_admin")
+    connection = await asyncpg.connect(server.dsn(database), command_timeout=120)
+    try:
+        yield Bench(system, dsn, unfinished, tuned, connection)
+    finally:
+        await connection.close()
+
+
+async def drain(bench: Bench, jobs: int, workers: int, longest: float = 120.0) -> Figures:
+    """Has workers do what was prefilled; each job once, by count and by number.
+
+    Args:
+        bench: The system, with its jobs.
+        jobs: How many there are, numbered from 0.
+        workers: How many processes share them.
+        longest: Seconds after which the rate is that of what was done; slow defaults must end too.
+
+    Returns:
+        Jobs a second, from the first handler's call until the database has nothing unfinished;
+        peak memory and CPU of the first worker.
+    """
+    async with bench.workers(workers) as running:
+        deadline = time.time() + longest
+        while time.time() < deadline:
+            done = sum(worker.count for worker in running)
+            if done >= jobs and not await bench.left():
+                break
+            await asyncio.sleep(_POLL)
+        ended = time.time()
+        first = min((worker.first for worker in running if worker.count), default=ended)
+        done = sum(worker.count for worker in running)
+        complete = done >= jobs
+    handled = sum(worker.end.get("distinct", 0) for worker in running)
+    twice = [number for worker in running for number in worker.end.get("twice", ())]
+    if complete and (twice or handled != jobs):
+        raise Unsound(f"{bench.system.name}: {handled} of {jobs} handled, twice: {twice}")
+    end = running[0].end
+    return {
+        "rate": done / max(ended - first, 1e-9) if done else 0.0,
+        "rss": end.get("max_rss_mb", 0.0),
+        "cpu": end.get("cpu_seconds", 0.0) / max(done, 1) * workers,
+    }
+
+
+async def pick_up(bench: Bench, jobs: int, gap: float) -> Figures:
+    """Enqueues jobs one by one beside an idle worker; returns how long each took to start.
+
+    Returns:
+        Milliseconds from the commit to the handler: p50, p95, p99; and what was left unfinished
+        right after the last one was enqueued.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        begun, committed = Path(directory) / "begun", Path(directory) / "committed"
+        async with bench.workers(1, begun):
+            await asyncio.sleep(2)
+            await bench.run("produce", n=jobs, gap=gap, file=committed)
+            left = await bench.left()
+            deadline = time.time() + 30
+            while time.time() < deadline and await bench.left():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
+        starts, commits = json.loads(begun.read_text()), json.loads(committed.read_text())
+    delays = sorted((starts[n] - at) * 1000 for n, at in commits.items() if n in starts)
+    if len(delays) < len(commits):
+        raise Unsound(f"{bench.system.name}: {len(delays)} of {len(commits)} jobs were started")
+    return {
+        name: delays[min(int(len(delays) * share), len(delays) - 1)]
+        for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+    } | {"left": float(left)}
+
+
+async def idle(bench: Bench, seconds: float) -> Figures:
+    """Watches a worker that has nothing to do: statements a second, and percent of a core."""
+    commits = "select xact_commit from pg_stat_database where datname = current_database()"
+    async with bench.workers(1) as (worker,):
+        await asyncio.sleep(3)
+        cpu, before = worker.process.cpu_times(), await _settled(bench.connection, commits)
+        began = time.perf_counter()
+        await asyncio.sleep(seconds)
+        after, used = await _settled(bench.connection, commits), worker.process.cpu_times()
+        took = time.perf_counter() - began
+    return {
+        "queries": (after - before) / took,
+        "core": (used.user + used.system - cpu.user - cpu.system) / took * 100,
+    }
+
+
+async def _settled(connection: Connection, statement: str) -> float:
+    # Sessions hand in their counts when they have been idle for a second.
+    await asyncio.sleep(1.2)
+    await connection.execute("select pg_stat_clear_snapshot()")
+    return float(await connection.fetchval(statement))

@@ -1,0 +1,176 @@
+"""The report of a run: JSON for machines, tables and a picture for people."""
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+from xml.sax.saxutils import escape
+
+from compare.workloads import WORKLOADS
+
+Results = dict[str, dict[str, dict[str, Any]]]  # workload, system, what was measured
+
+OURS = "picture_queue"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure of ours compared with another one of the same run.
+
+    Args:
+        workload: Of which workload.
+        than: The system compared with; None: the number itself counts.
+        least: Ours divided by theirs (or ours itself) is at least so much.
+        most: Or at most.
+        hard: It has to be met.
+        of: Ours is measured by another workload.
+    """
+
+    workload: str
+    than: str | None
+    least: float | None = None
+    most: float | None = None
+    hard: bool = False
+    of: str | None = None
+
+
+TARGETS = (
+    Target("enqueue_one", "pgqueuer", 1.0, hard=True),
+    Target("enqueue_one", "raw", 0.7, hard=True),
+    Target("enqueue_bulk", "graphile_worker", 1.0),
+    Target("noop_tuned", "pgqueuer", 1.0, hard=True),
+    Target("noop_tuned", "pgqueuer", 1.3),
+    Target("noop_tuned", "graphile_worker", 1.0),
+    Target("noop_long", "pgqueuer", 1.0, hard=True),
+    Target("noop_two", "pgqueuer", 1.3),
+    Target("latency_idle.p50", "pgqueuer", most=1.0, hard=True),
+    Target("latency_idle.p95", "pgqueuer", most=1.0, hard=True),
+    Target("latency_500.p95", None, most=10),
+    Target("growth.before", OURS, 0.9, hard=True, of="noop_tuned"),
+    Target("growth.after", OURS, 0.9, hard=True, of="noop_tuned"),
+    Target("held_snapshot.p95", None, most=50),
+    Target("noop_tuned.rss", None, most=60),
+    Target("idle.queries", None, most=2),
+    Target("idle.core", None, most=1),
+)
+
+
+def summary(rounds: dict[tuple[str, str], list[dict[str, float]]], settings: Any) -> Results:
+    """Returns median, least and most of each figure: ``{workload: {system: …}}``.
+
+    Args:
+        rounds: What each round measured, by workload and system.
+        settings: The settings of each system.
+    """
+    results: Results = {}
+    for workload in WORKLOADS:
+        for figure, unit in workload.units.items():
+            name = workload.name if figure == "rate" else f"{workload.name}.{figure}"
+            for (measured, system), found in rounds.items():
+                values = [figures[figure] for figures in found if figure in figures]
+                if measured == workload.name and values:
+                    results.setdefault(name, {})[system] = {
+                        "median": round(statistics.median(values), 3),
+                        "min": round(min(values), 3),
+                        "max": round(max(values), 3),
+                        "unit": unit,
+                        "settings": settings[system],
+                    }
+    return results
+
+
+def verdicts(results: Results) -> list[tuple[Target, float]]:
+    """Returns the targets that this run can judge, with what was reached."""
+    judged = []
+    for target in TARGETS:
+        ours = results.get(target.workload, {}).get(OURS)
+        base = target.of or target.workload
+        theirs = results.get(base, {}).get(target.than) if target.than else None
+        if ours is None or (target.than and theirs is None):
+            continue
+        reached = ours["median"] / theirs["median"] if theirs else ours["median"]
+        judged.append((target, reached))
+    return judged
+
+
+def is_met(target: Target, reached: float) -> bool:
+    """Whether a target is met."""
+    if target.least is not None:
+        return reached >= target.least
+    return target.most is not None and reached <= target.most
+
+
+def markdown(machine: dict[str, Any], results: Results) -> str:
+    """Returns the report as Markdown."""
+    lines = ["# picture-queue beside other queues", "", "Written by `make bench`.", ""]
+    lines += [f"- {name}: {value}" for name, value in machine.items()]
+    lines += ["", "![The rates of this run](latest.svg)", "", "## Targets", ""]
+    lines += ["| workload | compared with | wanted | reached | |", "|---|---|---|---|---|"]
+    for target, reached in verdicts(results):
+        wanted = f"≥ {target.least}" if target.least is not None else f"≤ {target.most}"
+        name = f"**{target.workload}**" if target.hard else target.workload
+        than = target.of or target.than or "itself"
+        times = " times" if target.than else ""
+        mark = "met" if is_met(target, reached) else "**missed**"
+        lines.append(f"| {name} | {than} | {wanted}{times} | {reached:.2f}{times} | {mark} |")
+    systems = sorted({system for found in results.values() for system in found}, key=_order)
+    lines += ["", "## Figures", "", "Medians; in brackets the least and the most.", ""]
+    lines += [f"| workload | {' | '.join(systems)} |", "|---" * (len(systems) + 1) + "|"]
+    for name, found in results.items():
+        unit = next(iter(found.values()))["unit"]
+        cells = [_cell(found.get(system)) for system in systems]
+        lines.append(f"| {name} ({unit}) | {' | '.join(cells)} |")
+    lines += ["", "## Settings", ""]
+    for system in systems:
+        said = next(found[system]["settings"] for found in results.values() if system in found)
+        lines.append(f"- {system} {said['version']}: {said['settings']}")
+    return "\n".join([*lines, ""])
+
+
+def _order(system: str) -> tuple[int, str]:
+    return (0 if system == OURS else 2 if system == "raw" else 1, system)
+
+
+def _cell(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    digits = 0 if found["median"] >= 100 else 2
+    middle, low, high = (f"{found[name]:,.{digits}f}" for name in ("median", "min", "max"))
+    return f"{middle} ({low} to {high})"
+
+
+_CHART = ("enqueue_one", "enqueue_bulk", "noop_default", "noop_tuned", "noop_two")
+_WIDTH, _ROW, _NAME, _BAR = 760, 18, 150, 480  # pixels
+
+
+def chart(results: Results) -> str:
+    """Returns the rates as an SVG: bars of one workload share a scale."""
+    rows: list[str] = []
+    y = 30
+    for name in _CHART:
+        found = results.get(name)
+        if not found:
+            continue
+        title = next(w.title for w in WORKLOADS if w.name == name)
+        rows.append(_text(10, y, f"{title} (jobs/s)", bold=True))
+        y += 8
+        longest = max(item["median"] for item in found.values())
+        for system in sorted(found, key=_order):
+            rate = found[system]["median"]
+            length = max(1, int(_BAR * rate / longest))
+            colour = "#3ecf8e" if system == OURS else "#9aa5b1"
+            rows.append(_text(10, y + 13, system))
+            rows.append(
+                f'<rect x="{_NAME}" y="{y + 2}" width="{length}" height="13" fill="{colour}"/>'
+            )
+            rows.append(_text(_NAME + length + 6, y + 13, f"{rate:,.0f}"))
+            y += _ROW
+        y += 28
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{y}" '
+    style = 'font-family="sans-serif" font-size="12" fill="#1f2933">'
+    back = f'<rect width="{_WIDTH}" height="{y}" fill="#ffffff"/>'
+    return "\n".join([head + style, back, *rows, "</svg>", ""])
+
+
+def _text(x: int, y: int, text: str, *, bold: bool = False) -> str:
+    weight = ' font-weight="bold"' if bold else ""
+    return f'<text x="{x}" y="{y}"{weight}>{escape(text)}</text>'

@@ -1,0 +1,90 @@
+"""The server all systems share: durable, and with its settings on record."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from picture_queue.local.migrate import apply_migrations, apply_platform
+from picture_queue.local.stack import LocalSupabase
+
+Connection = Any  # asyncpg.Connection[asyncpg.Record], which is no type at run time
+SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
+#: What must hold while anything is measured.
+DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+
+
+class Server:
+    """A running server.
+
+    Args:
+        stack: The embedded stack, of which the database is used, and the API.
+        control: A connection of the superuser.
+    """
+
+    def __init__(self, stack: LocalSupabase, control: Connection) -> None:
+        self.stack = stack
+        self._control = control
+
+    def dsn(self, database: str, user: str = "supabase_admin") -> str:
+        """Returns the address of a database."""
+        parts = urlsplit(self.stack.db_url)
+        host = f"{user}:{parts.password}@{parts.hostname}:{parts.port}"
+        return urlunsplit(("postgresql", host, f"/{database}", "", ""))
+
+    async def settings(self) -> dict[str, str]:
+        """Returns the settings in force.
+
+        Raises:
+            RuntimeError: A commit would not be durable: nothing measured so would be worth reading.
+        """
+        names = [*DURABLE, *SETTINGS, "server_version", "wal_level", "jit"]
+        found = {name: await self._control.fetchval(f"show {name}") for name in names}
+        wrong = {name: found[name] for name, value in DURABLE.items() if found[name] != value}
+        if wrong:
+            raise RuntimeError(f"the server is not durable: {wrong}")
+        return found
+
+    async def make(self, database: str) -> None:
+        """Makes an empty database."""
+        await self._control.execute(f'drop database if exists "{database}" with (force)')
+        await self._control.execute(f'create database "{database}"')
+
+    async def make_ours(self, database: str) -> None:
+        """Makes a database with what a Supabase project has, and our SQL."""
+        await self.make(database)
+        await self._control.execute(f'alter database "{database}" owner to postgres')
+        await apply_platform(self.dsn(database))
+        await apply_migrations(self.dsn(database, "postgres"))
+
+    async def copy(self, template: str, database: str) -> None:
+        """Makes a database like another one, and begins with a clean slate of unwritten pages."""
+        await self._control.execute(f'drop database if exists "{database}" with (force)')
+        await self._control.execute(f'create database "{database}" template "{template}"')
+        await self._control.execute("checkpoint")
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Server]:
+    """Starts a server in a directory of its own, deleted at the end."""
+    with TemporaryDirectory(dir="/var/tmp", prefix="pq-bench-") as directory:
+        os.chmod(directory, 0o755)  # noqa: S103 - Postgres runs as another user, and reaches through
+        data = Path(directory) / "data"
+        async with LocalSupabase(data, durable=True) as stack:
+            server = Server(stack, None)
+            control = await asyncpg.connect(server.dsn("postgres"))
+            for name, value in SETTINGS.items():
+                await control.execute(f"alter system set {name} = '{value}'")
+            await control.close()
+        async with LocalSupabase(data, durable=True) as stack:
+            server = Server(stack, None)
+            control = await asyncpg.connect(server.dsn("template1"), command_timeout=120)
+            try:
+                yield Server(stack, control)
+            finally:
+                await control.close()

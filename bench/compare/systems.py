@@ -1,0 +1,105 @@
+"""Who is compared, and the programs that drive them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+BENCH = Path(__file__).resolve().parent.parent
+PEERS = BENCH / "peers"
+INSTALLED = BENCH.parent / ".bench"
+
+
+@dataclass(frozen=True)
+class System:
+    """One queue, or one way to use it.
+
+    Args:
+        name: As in the report.
+        command: The program that drives it.
+        ours: It is picture-queue, whose default settings are measured throughout.
+        environment: Variables for the program.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    ours: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def environ(self, **more: str) -> dict[str, str]:
+        """Returns the environment of the program."""
+        return os.environ | self.environment | more
+
+    def describe(self) -> dict[str, Any]:
+        """Asks the program who it is."""
+        done = subprocess.run(
+            [*self.command, "describe"],
+            env=self.environ(),
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+def systems() -> list[System]:
+    """Installs the peers where they are missing, and returns all that can run here."""
+    theirs = _python_peers()
+    found = [
+        System("raw", (theirs, str(PEERS / "raw.py"))),
+        System(
+            "picture_queue", (sys.executable, str(PEERS / "picture_queue_driver.py")), ours=True
+        ),
+        System("pgqueuer", (theirs, str(PEERS / "pgqueuer_driver.py"))),
+        System("procrastinate", (theirs, str(PEERS / "procrastinate_driver.py"))),
+    ]
+    node = _node_peers()
+    if node is not None:
+        found += [
+            System(name, (node, str(INSTALLED / "node" / f"{name}.mjs")))
+            for name in ("graphile_worker", "pg_boss")
+            if (PEERS / f"{name}.mjs").exists()
+        ]
+    return found
+
+
+def _python_peers() -> str:
+    python = INSTALLED / "venv" / "bin" / "python"
+    wanted = (PEERS / "requirements.txt").read_text()
+    stamp = INSTALLED / "venv" / "requirements.txt"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print("Installing the Python peers into .bench/venv", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(INSTALLED / "venv")], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "-q", "-r", str(PEERS / "requirements.txt")],
+            check=True,
+        )
+        stamp.write_text(wanted)
+    return str(python)
+
+
+def _node_peers() -> str | None:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    manifest = PEERS / "package.json"
+    if not manifest.exists():
+        return None
+    if node is None or npm is None:
+        print("There is no Node here: its peers are left out", file=sys.stderr)
+        return None
+    place = INSTALLED / "node"
+    stamp = place / "installed.json"
+    place.mkdir(parents=True, exist_ok=True)
+    for file in PEERS.glob("*.mjs"):
+        shutil.copy(file, place)
+    if not stamp.exists() or stamp.read_text() != manifest.read_text():
+        print("Installing the Node peers into .bench/node", file=sys.stderr)
+        for file in PEERS.glob("package*.json"):
+            shutil.copy(file, place)
+        subprocess.run([npm, "ci", "--silent"], cwd=place, check=True)
+        shutil.copy(manifest, stamp)
+    return node

@@ -1,0 +1,192 @@
+"""What is measured, in which order, and what each figure is worth."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from compare.measure import Bench, Figures, bench, drain, idle, pick_up
+from compare.server import Server
+from compare.systems import System
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of each is done.
+
+    Args:
+        one: Jobs enqueued one by one.
+        bulk: Jobs enqueued in bulk, and worked off.
+        many: Jobs of the long run; 0 leaves it out.
+        latencies: Jobs whose pick-up is timed.
+        loaded: Jobs at 500 a second.
+        finished: Finished rows of the growth workload, and a fifth as many future ones.
+        held: Seconds of the held snapshot.
+        idle: Seconds an idle worker is watched.
+    """
+
+    one: int = 2000
+    bulk: int = 20_000
+    many: int = 100_000
+    latencies: int = 200
+    loaded: int = 2500
+    finished: int = 1_000_000
+    held: int = 120
+    idle: int = 10
+
+
+QUICK = Size(500, 10_000, 0, 100, 1000, 200_000, 15, 5)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and how much."""
+
+    server: Server
+    system: System
+    unfinished: str
+    size: Size
+
+    def bench(self, *, tuned: bool = True) -> Any:
+        """A fresh database of the system."""
+        return bench(self.server, self.system, self.unfinished, tuned=tuned)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One thing to measure.
+
+    Args:
+        name: As in the report.
+        title: What it is, for people.
+        units: The figures it gives, and their units.
+        measure: Measures it.
+        rounds: Times it is measured at most; long ones need not be repeated.
+        only: The systems it is for; empty: all.
+    """
+
+    name: str
+    title: str
+    units: dict[str, str]
+    measure: Callable[[Context], Awaitable[Figures]]
+    rounds: int = 100
+    only: tuple[str, ...] = ()
+
+
+async def enqueue_one(at: Context) -> Figures:
+    async with at.bench() as found:
+        return {"rate": at.size.one / await found.run("enqueue-one", n=at.size.one)}
+
+
+async def enqueue_bulk(at: Context) -> Figures:
+    async with at.bench() as found:
+        return {"rate": at.size.bulk / await found.run("enqueue-bulk", n=at.size.bulk)}
+
+
+async def prefilled(found: Bench, jobs: int, priorities: int = 1) -> None:
+    await found.run("prefill", n=jobs, priorities=priorities)
+    await found.connection.execute("checkpoint")
+
+
+async def default_worker(at: Context) -> Figures:
+    async with at.bench(tuned=False) as found:
+        await prefilled(found, at.size.bulk)
+        return await drain(found, at.size.bulk, 1, longest=10)
+
+
+async def one_worker(at: Context) -> Figures:
+    async with at.bench() as found:
+        await prefilled(found, at.size.bulk)
+        return await drain(found, at.size.bulk, 1, longest=20)
+
+
+async def long_run(at: Context) -> Figures:
+    async with at.bench() as found:
+        await prefilled(found, at.size.many)
+        return await drain(found, at.size.many, 1, longest=20)
+
+
+async def two_workers(at: Context) -> Figures:
+    async with at.bench() as found:
+        await prefilled(found, at.size.bulk)
+        return await drain(found, at.size.bulk, 2, longest=20)
+
+
+async def priorities(at: Context) -> Figures:
+    async with at.bench() as found:
+        await prefilled(found, 10_000, priorities=10)
+        return await drain(found, 10_000, 1, longest=20)
+
+
+async def grown(at: Context) -> Figures:
+    async with at.bench() as found:
+        await found.run("bloat", finished=at.size.finished, future=at.size.finished // 5)
+        figures = {}
+        for name in ("before", "after"):
+            await prefilled(found, at.size.bulk)
+            figures[name] = (await drain(found, at.size.bulk, 1, longest=20))["rate"]
+            await found.connection.execute("analyze")
+        return figures
+
+
+async def latency_idle(at: Context) -> Figures:
+    async with at.bench() as found:
+        return await pick_up(found, at.size.latencies, 0.02)
+
+
+async def latency_loaded(at: Context) -> Figures:
+    async with at.bench() as found:
+        return await pick_up(found, at.size.loaded, 0.002)
+
+
+async def held_snapshot(at: Context) -> Figures:
+    async with at.bench() as found:
+        holder = await found.connect()
+        transaction = holder.transaction(isolation="repeatable_read")
+        await transaction.start()
+        await holder.fetchval("select count(*) from pg_class")
+        try:
+            return await pick_up(found, 800 * at.size.held, 1 / 800)
+        finally:
+            await transaction.rollback()
+            await holder.close()
+
+
+async def idle_worker(at: Context) -> Figures:
+    async with at.bench() as found:
+        return await idle(found, at.size.idle)
+
+
+RATE = {"rate": "jobs/s"}
+DELAYS = {"p50": "ms", "p95": "ms", "p99": "ms"}
+OURS = ("picture_queue",)
+WORKERS = {**RATE, "rss": "MB", "cpu": "s a job"}
+
+WORKLOADS = (
+    Workload("enqueue_one", "enqueue one at a time", RATE, enqueue_one),
+    Workload("enqueue_bulk", "bulk enqueue, 1,000 a call", RATE, enqueue_bulk),
+    Workload("noop_default", "no-op jobs, one worker as it comes", WORKERS, default_worker),
+    Workload("noop_tuned", "no-op jobs, one worker tuned", WORKERS, one_worker),
+    Workload("noop_long", "100,000 no-op jobs, one worker tuned", WORKERS, long_run, rounds=2),
+    Workload("noop_two", "no-op jobs, two workers tuned", WORKERS, two_workers),
+    Workload("mixed_priorities", "10,000 jobs of ten priorities", WORKERS, priorities, rounds=2),
+    Workload("latency_idle", "pick-up after commit, idle worker", DELAYS, latency_idle),
+    Workload("latency_500", "pick-up at 500 jobs a second", DELAYS, latency_loaded, rounds=2),
+    Workload(
+        "growth",
+        "rate with 1,000,000 finished and 200,000 future rows, before and after ANALYZE",
+        {"before": "jobs/s", "after": "jobs/s"},
+        grown,
+        rounds=1,
+    ),
+    Workload(
+        "held_snapshot",
+        "800 jobs a second under a held snapshot",
+        {**DELAYS, "left": "jobs"},
+        held_snapshot,
+        rounds=1,
+        only=OURS,
+    ),
+    Workload(
+        "idle", "idle worker", {"queries": "queries/s", "core": "% of a core"}, idle_worker, 1, OURS
+    ),
+)

@@ -1,0 +1,225 @@
+"""What every peer is asked to do, on a command line: ``python <peer>.py <command> --dsn DSN``.
+
+Commands print JSON, one object a line. This module knows no queue, and runs in the environment of
+the peers: the standard library only.
+
+``describe``      version, settings, and a statement that counts what is due and unfinished
+``setup``         installs the schema in an empty database
+``enqueue-one``   enqueues --n jobs one after the other, each durable before the next; the seconds
+``enqueue-bulk``  the same with 1,000 jobs a call
+``prefill``       enqueues --n jobs as fast as it can, with --priorities different priorities
+``bloat``         writes --finished and --future rows, as the system itself would have left them
+``produce``       enqueues --n jobs, one each --gap seconds, and notes when each was committed
+``work``          runs a worker until SIGTERM: prints "ready", waits for a line, then tells how many
+                  jobs it handled, and at the end which ones and what it cost
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import resource
+import signal
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Handle = Callable[[int], None]
+BULK = 1000  # jobs a call
+
+
+class Driver(ABC):
+    """One queue.
+
+    Args:
+        dsn: Its database.
+    """
+
+    #: Counts the jobs that are due and not finished.
+    unfinished: str
+    #: Statement that writes $1 finished jobs; None where the system deletes what is finished.
+    finished_rows: str | None = None
+    #: Statement that writes $1 jobs that are due in a day or later.
+    future_rows: str
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Returns version, and the worker's settings by mode."""
+
+    @abstractmethod
+    async def setup(self) -> None:
+        """Installs the schema."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connects, to enqueue."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Disconnects."""
+
+    @abstractmethod
+    async def enqueue(self, number: int) -> None:
+        """Enqueues one job; it is durable when this returns."""
+
+    @abstractmethod
+    async def enqueue_many(self, numbers: Sequence[int], priorities: int) -> None:
+        """Enqueues jobs in one call."""
+
+    @abstractmethod
+    async def work(self, handle: Handle, tuned: bool) -> None:
+        """Runs a worker until it is cancelled; its handler only calls `handle`."""
+
+    async def execute(self, statement: str, *args: Any) -> None:
+        """Runs a statement."""
+        import asyncpg
+
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            await connection.execute("set statement_timeout = 0")
+            await connection.fetch(statement, *args)
+        finally:
+            await connection.close()
+
+
+class Record:
+    """What a worker has handled.
+
+    Args:
+        with_times: Note when each job began.
+    """
+
+    def __init__(self, with_times: bool) -> None:
+        self.numbers: list[int] = []
+        self.times: list[float] = []
+        self._with_times = with_times
+        self._first: float | None = None
+
+    def handle(self, number: int) -> None:
+        """Notes a job."""
+        if self._with_times:
+            self.times.append(time.time())
+        elif self._first is None:
+            self._first = time.time()
+        self.numbers.append(number)
+
+    async def tell(self) -> None:
+        """Says every 20 ms how many there are, when there are more."""
+        told = 0
+        while True:
+            await asyncio.sleep(0.02)
+            if len(self.numbers) > told:
+                told = len(self.numbers)
+                say(event="count", n=told, first=self._first or self.times[0])
+
+
+def say(**what: Any) -> None:
+    """Prints one JSON object."""
+    print(json.dumps(what), flush=True)
+
+
+def main(kind: type[Driver]) -> None:
+    """Runs the command of the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command")
+    parser.add_argument("--dsn", default="")
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--priorities", type=int, default=1)
+    parser.add_argument("--finished", type=int, default=0)
+    parser.add_argument("--future", type=int, default=0)
+    parser.add_argument("--gap", type=float, default=0.02)
+    parser.add_argument("--tuned", action="store_true")
+    parser.add_argument("--file")
+    args = parser.parse_args()
+    driver = kind(args.dsn)
+    runner = _run
+    with contextlib.suppress(ImportError):
+        if getattr(kind, "uvloop", False):
+            import uvloop
+
+            uvloop.install()
+    asyncio.run(runner(driver, args))
+
+
+async def _run(driver: Driver, args: argparse.Namespace) -> None:
+    match args.command:
+        case "describe":
+            say(unfinished=driver.unfinished, **driver.describe())
+        case "setup":
+            await driver.setup()
+        case "bloat":
+            if driver.finished_rows is not None:
+                await driver.execute(driver.finished_rows, args.finished)
+            await driver.execute(driver.future_rows, args.future)
+        case "work":
+            await _work(driver, args)
+        case command:
+            await driver.open()
+            try:
+                await _enqueue(driver, command, args)
+            finally:
+                await driver.close()
+
+
+async def _enqueue(driver: Driver, command: str, args: argparse.Namespace) -> None:
+    if command == "enqueue-one":
+        for number in range(20):  # connections, caches and plans are there then
+            await driver.enqueue(number)
+    began = time.perf_counter()
+    if command == "enqueue-one":
+        for number in range(args.n):
+            await driver.enqueue(number)
+    elif command == "produce":
+        await _produce(driver, args)
+    else:
+        for start in range(0, args.n, BULK):
+            numbers = range(start, min(start + BULK, args.n))
+            await driver.enqueue_many(numbers, args.priorities)
+    say(seconds=time.perf_counter() - began)
+
+
+async def _produce(driver: Driver, args: argparse.Namespace) -> None:
+    committed = []
+    due = time.perf_counter()
+    for number in range(args.n):
+        # Jitter: or the jobs would meet whatever else comes at fixed times always, or never.
+        due += args.gap * random.uniform(0.5, 1.5)
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        await driver.enqueue(number)
+        committed.append(time.time())
+    with open(args.file, "w") as file:  # noqa: ASYNC230 - the measuring is over
+        json.dump(dict(enumerate(committed)), file)
+
+
+async def _work(driver: Driver, args: argparse.Namespace) -> None:
+    record = Record(with_times=args.file is not None)
+    loop = asyncio.get_running_loop()
+    say(event="ready", pid=__import__("os").getpid())
+    await loop.run_in_executor(None, sys.stdin.readline)
+    telling = asyncio.create_task(record.tell())
+    working = asyncio.create_task(driver.work(record.handle, args.tuned))
+    loop.add_signal_handler(signal.SIGTERM, working.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
+    telling.cancel()
+    if args.file is not None:
+        with open(args.file, "w") as file:  # noqa: ASYNC230 - the measuring is over
+            json.dump(dict(zip(record.numbers, record.times, strict=True)), file)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    twice = [number for number, times in Counter(record.numbers).items() if times > 1]
+    say(
+        event="end",
+        n=len(record.numbers),
+        distinct=len(set(record.numbers)),
+        highest=max(record.numbers, default=-1),
+        twice=twice[:5],
+        max_rss_mb=usage.ru_maxrss / 1024,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+    )

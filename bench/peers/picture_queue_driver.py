@@ -1,0 +1,91 @@
+"""picture-queue: its direct transport, or with --http in PEER_HTTP the API; default settings."""
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, Literal, cast
+
+from driver import Driver, Handle, main
+
+from picture_queue import AsyncPictureQueue, Worker
+
+QUEUE = "bench"
+Events = Literal["none", "status", "progress"]
+
+
+class PictureQueue(Driver):
+    unfinished = (
+        "select count(*) from public.job_queue where queue = 'bench' "
+        "and (status = 'processing' or status = 'pending' and hold is null)"
+    )
+    finished_rows = (
+        "insert into public.job_queue (queue, job_type, status, attempt, finished_at) "
+        "select 'bench', 'noop', 'completed', 1, now() from generate_series(1, $1::integer)"
+    )
+    future_rows = (
+        "insert into public.job_queue (queue, job_type, hold, scheduled_for) "
+        "select 'bench', 'noop', 'scheduled', now() + interval '1 day' "
+        "from generate_series(1, $1::integer)"
+    )
+    pq: AsyncPictureQueue
+
+    def describe(self) -> dict[str, Any]:
+        way = "the HTTP API" if "PEER_API" in os.environ else "direct"
+        settings = {"worker": "default", "transport": way, "events": self.events}
+        return {
+            "version": version("picture-queue"),
+            "settings": {"default": settings, "tuned": settings},
+        }
+
+    @property
+    def events(self) -> str:
+        return os.environ.get("PEER_EVENTS", "none")
+
+    async def setup(self) -> None:
+        await self.open()
+        await self.pq.queues.set(QUEUE, events=cast("Events", self.events))
+        await self.close()
+
+    async def open(self) -> None:
+        api = os.environ.get("PEER_API")
+        if api is not None:
+            self.pq = AsyncPictureQueue(**json.loads(api))
+        else:
+            self.pq = AsyncPictureQueue(database_url=self.dsn)
+
+    async def close(self) -> None:
+        await self.pq.aclose()
+
+    async def enqueue(self, number: int) -> None:
+        await self.pq.jobs.enqueue("noop", {"i": number}, queue=QUEUE)
+
+    async def enqueue_many(self, numbers: Sequence[int], priorities: int) -> None:
+        await self.pq.jobs.enqueue_many(
+            {
+                "job_type": "noop",
+                "payload": {"i": number},
+                "queue": QUEUE,
+                "priority": number % priorities,
+            }
+            for number in numbers
+        )
+
+    async def work(self, handle: Handle, tuned: bool) -> None:
+        await self.open()
+        worker = Worker(self.pq, queues=[QUEUE])
+
+        @worker.handler("noop")
+        async def noop(payload: dict[str, Any]) -> None:
+            handle(payload["i"])
+
+        try:
+            async with worker:
+                await asyncio.Event().wait()
+        finally:
+            await self.close()
+
+
+if __name__ == "__main__":
+    main(PictureQueue)

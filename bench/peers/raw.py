@@ -1,0 +1,87 @@
+"""What the machine does without any queue: loops of single statements over asyncpg."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+from driver import Driver, Handle, main
+
+SCHEMA = """
+create table job (
+  id bigint generated always as identity primary key,
+  payload jsonb not null,
+  status smallint not null default 0,
+  priority integer not null default 0,
+  scheduled_for timestamptz not null default now(),
+  result jsonb);
+create index job_due on job (priority desc, id) where status = 0"""
+
+
+class Raw(Driver):
+    """A bare table, and a loop that claims and completes 100 a statement."""
+
+    unfinished = "select count(*) from job where status < 2 and scheduled_for <= now()"
+    finished_rows = (
+        "insert into job (payload, status) select '{}', 2 from generate_series(1, $1::integer)"
+    )
+    future_rows = (
+        "insert into job (payload, status, scheduled_for) "
+        "select '{}', 1, now() + interval '1 day' from generate_series(1, $1::integer)"
+    )
+    connection: Any
+
+    def describe(self) -> dict[str, Any]:
+        settings = {"claims": 100, "statements": "prepared", "connections": 1}
+        return {
+            "version": asyncpg.__version__,
+            "settings": {"default": settings, "tuned": settings},
+        }
+
+    async def setup(self) -> None:
+        await self.execute_script(SCHEMA)
+
+    async def execute_script(self, text: str) -> None:
+        connection = await asyncpg.connect(self.dsn)
+        await connection.execute(text)
+        await connection.close()
+
+    async def open(self) -> None:
+        self.connection = await asyncpg.connect(self.dsn)
+
+    async def close(self) -> None:
+        await self.connection.close()
+
+    async def enqueue(self, number: int) -> None:
+        await self.connection.fetchval(
+            "insert into job (payload) values ($1) returning id", json.dumps({"i": number})
+        )
+
+    async def enqueue_many(self, numbers: Sequence[int], priorities: int) -> None:
+        await self.connection.execute(
+            "insert into job (payload, priority) select * from unnest($1::jsonb[], $2::integer[])",
+            [json.dumps({"i": number}) for number in numbers],
+            [number % priorities for number in numbers],
+        )
+
+    async def work(self, handle: Handle, tuned: bool) -> None:
+        connection = await asyncpg.connect(self.dsn)
+        while True:
+            rows = await connection.fetch(
+                "update job set status = 1 where id = any (array("
+                "select id from job where status = 0 order by priority desc, id limit 100 "
+                "for update skip locked)) returning id, payload"
+            )
+            for row in rows:
+                handle(json.loads(row["payload"])["i"])
+            if rows:
+                await connection.execute(
+                    "update job set status = 2 where id = any ($1)", [row["id"] for row in rows]
+                )
+            else:
+                await asyncio.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main(Raw)
