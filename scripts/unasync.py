@@ -24,7 +24,7 @@ RULES = [
     (r"\basync for", "for"),
     (r"\bawait ", ""),
     (r"asyncio\.(Lock|Semaphore)", r"threading.\1"),
-    (r"answer_async", "answer"),
+    (r"AsyncWire", "Wire"),
     (r"AsyncConnection", "Connection"),
     (r"import asyncio", "import threading"),
     (r"httpx\.AsyncClient", "httpx.Client"),

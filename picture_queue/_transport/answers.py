@@ -1,42 +1,138 @@
-"""Waits for the answer to a statement, with a bound.
+"""One connection, and the wait for the answer to a statement, with a bound.
 
-psycopg's own waiting has none: a cancelled wait goes on until the server has answered. Here the
-caller throws the connection away instead.
+psycopg's own wait has none: a cancelled one goes on until the server has answered. Here the caller
+throws the connection away instead. And it sets up and takes down its watch over the socket for each
+statement, which took half as long as a small call does; this one stays up.
 """
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
-from psycopg import waiting
+from psycopg import AsyncConnection, Connection, OperationalError, pq, waiting
 from psycopg.generators import execute
-from psycopg.pq.abc import PGconn, PGresult
+from psycopg.pq.abc import PGresult
 
 _TICK = 0.1  # seconds between two looks at the clock while nothing arrives
 
 
-async def answer_async(connection: PGconn, timeout: float) -> PGresult:
-    """Returns the answer to the statement that was sent.
+class AsyncWire:
+    """A connection that one caller at a time asks.
 
     Args:
-        connection: Where it was sent.
-        timeout: Longest wait, seconds.
-
-    Raises:
-        TimeoutError: It did not come in time; the connection is of no use any more.
+        connection: It belongs to the wire from now on.
     """
-    async with asyncio.timeout(timeout):
-        results = await waiting.wait_async(execute(connection), connection.socket, interval=timeout)
-    result: PGresult = results[0]
-    return result
+
+    def __init__(self, connection: AsyncConnection[Any]) -> None:
+        self._connection = connection
+        self._server = connection.pgconn
+        self._loop = asyncio.get_running_loop()
+        self._socket = self._server.socket
+        self._waiter: asyncio.Future[None] | None = None
+        self._loop.add_reader(self._socket, self._readable)
+
+    async def ask(self, text: bytes, values: Sequence[bytes | None], timeout: float) -> PGresult:
+        """Makes a statement and returns its answer.
+
+        Args:
+            text: The statement.
+            values: Its parameters, as text.
+            timeout: Longest wait, seconds.
+
+        Raises:
+            TimeoutError: No answer came in time.
+            psycopg.OperationalError: The connection ended.
+        """
+        server = self._server
+        server.send_query_params(text, values)
+        late = self._loop.call_later(timeout, self._late)
+        try:
+            if server.flush():
+                await self._write()
+            while server.is_busy():
+                await self._news()
+                server.consume_input()
+            result = server.get_result()
+            while (further := server.get_result()) is not None:
+                result = further
+        finally:
+            late.cancel()
+        if result is None:
+            raise OperationalError("the connection ended before the answer")
+        return result
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for the next statement."""
+        return self._server.transaction_status == pq.TransactionStatus.IDLE
+
+    def close(self) -> None:
+        """Ends it, without a farewell that could hang."""
+        if self._socket >= 0:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket = -1
+        self._server.finish()
+
+    async def _write(self) -> None:
+        """Sends what did not fit into the socket's buffer; reads, or both sides could wait."""
+        self._loop.add_writer(self._socket, self._wake)
+        try:
+            while self._server.flush():
+                await self._news()
+                self._server.consume_input()
+        finally:
+            self._loop.remove_writer(self._socket)
+
+    async def _news(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _readable(self) -> None:
+        if self._waiter is not None:
+            self._wake()
+            return
+        # Unasked: a notice, or the end.
+        try:
+            self._server.consume_input()
+        except OperationalError:
+            self.close()
+
+    def _late(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TimeoutError())
 
 
-def answer(connection: PGconn, timeout: float) -> PGresult:
+class Wire:
     """The same, for callers without an event loop."""
-    bounded = _until(execute(connection), time.monotonic() + timeout)
-    result: PGresult = waiting.wait(bounded, connection.socket, interval=_TICK)[0]
-    return result
+
+    def __init__(self, connection: Connection[Any]) -> None:
+        self._connection = connection
+        self._server = connection.pgconn
+
+    def ask(self, text: bytes, values: Sequence[bytes | None], timeout: float) -> PGresult:
+        """Makes a statement and returns its answer; see `AsyncWire.ask`."""
+        self._server.send_query_params(text, values)
+        bounded = _until(execute(self._server), time.monotonic() + timeout)
+        result: PGresult = waiting.wait(bounded, self._server.socket, interval=_TICK)[-1]
+        return result
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for the next statement."""
+        return self._server.transaction_status == pq.TransactionStatus.IDLE
+
+    def close(self) -> None:
+        """Ends it."""
+        self._server.finish()
 
 
 def _until(work: Generator[Any, Any, Any], deadline: float) -> Generator[Any, Any, Any]:

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from tenacity import AsyncRetrying
 
 from picture_queue._rpc import Rpc
-from picture_queue._transport.answers import answer_async
+from picture_queue._transport.answers import AsyncWire
 from picture_queue._transport.base import REPEATING, FunctionMissing, worth_repeating
 from picture_queue._transport.sqlstate import name_database_error
 from picture_queue._transport.statements import SIGNATURE, Statement, statement_of
@@ -33,7 +33,7 @@ class AsyncPostgres:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
-        self._idle: list[AsyncConnection[Any]] = []
+        self._idle: list[AsyncWire] = []
         self._room = asyncio.Semaphore(settings.connections)
         self._statements: dict[str, Statement] = {}
         self._closed = False
@@ -56,52 +56,47 @@ class AsyncPostgres:
 
     async def _once(self, rpc: Rpc[Any]) -> Any:
         async with self._room:
-            connection = None
+            wire = None
             try:
-                connection = self._idle.pop() if self._idle else await connect(self.settings)
-                data = await self._ask(connection, rpc)
+                wire = self._idle.pop() if self._idle else AsyncWire(await connect(self.settings))
+                return await self._ask(wire, rpc)
             except Exception as error:
                 named = name_database_error(error, self.settings)
                 raise named from (None if named is error else error)
             finally:
-                # Of one that is not idle nobody knows what it is about to hear.
-                if connection is not None:
-                    await self._give_back(connection)
-        return data
+                if wire is not None:
+                    self._give_back(wire)
 
-    async def _ask(self, connection: AsyncConnection[Any], rpc: Rpc[Any]) -> Any:
+    async def _ask(self, wire: AsyncWire, rpc: Rpc[Any]) -> Any:
         statement = self._statements.get(rpc.function)
         if statement is None:
-            found = await self._run(connection, SIGNATURE, [rpc.function.encode()])
+            found = await self._run(wire, SIGNATURE, [rpc.function.encode()])
             if found is None:
                 raise FunctionMissing(rpc.function)
-            statement = self._statements[rpc.function] = statement_of(rpc.function, found)
+            statement = statement_of(rpc.function, from_json(found))
+            self._statements[rpc.function] = statement
         text, values = statement.of(rpc.params)
-        return await self._run(connection, text, values)
+        data = await self._run(wire, text, values)
+        return None if data is None else statement.decode(data)
 
-    async def _run(
-        self, connection: AsyncConnection[Any], text: bytes, values: list[bytes | None]
-    ) -> Any:
-        # Not by a cursor: its adaptation of types takes as long as the rest of a small call, and
-        # these values are text on both sides.
-        connection.pgconn.send_query_params(text, values)
-        result = await answer_async(connection.pgconn, self.settings.timeout)
+    async def _run(self, wire: AsyncWire, text: bytes, values: list[bytes | None]) -> bytes | None:
+        result = await wire.ask(text, values, self.settings.timeout)
         if result.status != pq.ExecStatus.TUPLES_OK:
             raise error_from_result(result, encoding="utf-8")
-        data = result.get_value(0, 0) if result.ntuples else None
-        return from_json(data) if data else None
+        return result.get_value(0, 0) if result.ntuples else None
 
-    async def _give_back(self, connection: AsyncConnection[Any]) -> None:
-        if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE and not self._closed:
-            self._idle.append(connection)
+    def _give_back(self, wire: AsyncWire) -> None:
+        # Of one that is not idle nobody knows what it is about to hear.
+        if wire.idle and not self._closed:
+            self._idle.append(wire)
         else:
-            await connection.close()
+            wire.close()
 
     async def aclose(self) -> None:
         """Closes the connections; those of running calls when the calls end."""
         self._closed = True
         while self._idle:
-            await self._idle.pop().close()
+            self._idle.pop().close()
 
 
 async def connect(settings: DatabaseSettings) -> AsyncConnection[Any]:

@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from tenacity import Retrying
 
 from picture_queue._rpc import Rpc
-from picture_queue._transport.answers import answer
+from picture_queue._transport.answers import Wire
 from picture_queue._transport.base import REPEATING, FunctionMissing, worth_repeating
 from picture_queue._transport.sqlstate import name_database_error
 from picture_queue._transport.statements import SIGNATURE, Statement, statement_of
@@ -35,7 +35,7 @@ class Postgres:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
-        self._idle: list[Connection[Any]] = []
+        self._idle: list[Wire] = []
         self._room = threading.Semaphore(settings.connections)
         self._statements: dict[str, Statement] = {}
         self._closed = False
@@ -58,46 +58,41 @@ class Postgres:
 
     def _once(self, rpc: Rpc[Any]) -> Any:
         with self._room:
-            connection = None
+            wire = None
             try:
-                connection = self._idle.pop() if self._idle else connect(self.settings)
-                data = self._ask(connection, rpc)
+                wire = self._idle.pop() if self._idle else Wire(connect(self.settings))
+                return self._ask(wire, rpc)
             except Exception as error:
                 named = name_database_error(error, self.settings)
                 raise named from (None if named is error else error)
             finally:
-                # Of one that is not idle nobody knows what it is about to hear.
-                if connection is not None:
-                    self._give_back(connection)
-        return data
+                if wire is not None:
+                    self._give_back(wire)
 
-    def _ask(self, connection: Connection[Any], rpc: Rpc[Any]) -> Any:
+    def _ask(self, wire: Wire, rpc: Rpc[Any]) -> Any:
         statement = self._statements.get(rpc.function)
         if statement is None:
-            found = self._run(connection, SIGNATURE, [rpc.function.encode()])
+            found = self._run(wire, SIGNATURE, [rpc.function.encode()])
             if found is None:
                 raise FunctionMissing(rpc.function)
-            statement = self._statements[rpc.function] = statement_of(rpc.function, found)
+            statement = statement_of(rpc.function, from_json(found))
+            self._statements[rpc.function] = statement
         text, values = statement.of(rpc.params)
-        return self._run(connection, text, values)
+        data = self._run(wire, text, values)
+        return None if data is None else statement.decode(data)
 
-    def _run(
-        self, connection: Connection[Any], text: bytes, values: list[bytes | None]
-    ) -> Any:
-        # Not by a cursor: its adaptation of types takes as long as the rest of a small call, and
-        # these values are text on both sides.
-        connection.pgconn.send_query_params(text, values)
-        result = answer(connection.pgconn, self.settings.timeout)
+    def _run(self, wire: Wire, text: bytes, values: list[bytes | None]) -> bytes | None:
+        result = wire.ask(text, values, self.settings.timeout)
         if result.status != pq.ExecStatus.TUPLES_OK:
             raise error_from_result(result, encoding="utf-8")
-        data = result.get_value(0, 0) if result.ntuples else None
-        return from_json(data) if data else None
+        return result.get_value(0, 0) if result.ntuples else None
 
-    def _give_back(self, connection: Connection[Any]) -> None:
-        if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE and not self._closed:
-            self._idle.append(connection)
+    def _give_back(self, wire: Wire) -> None:
+        # Of one that is not idle nobody knows what it is about to hear.
+        if wire.idle and not self._closed:
+            self._idle.append(wire)
         else:
-            connection.close()
+            wire.close()
 
     def close(self) -> None:
         """Closes the connections; those of running calls when the calls end."""

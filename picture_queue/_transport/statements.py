@@ -1,16 +1,19 @@
 """The statement of each function, and its arguments as PostgreSQL reads them from text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from picture_queue._transport.base import FunctionMissing
 
-#: The parameters of a function with their types, and what it returns; no row when there is none.
+#: The parameters of a function with their types and defaults, and what it returns; no row when
+#: there is none.
 SIGNATURE = b"""
-select json_build_object('names', coalesce(p.proargnames, '{}'),
-  'types', p.proargtypes::regtype[]::text[],
+select json_build_object(
+  'names', coalesce(p.proargnames, '{}'), 'types', p.proargtypes::regtype[]::text[],
+  'defaults', array(
+    select pg_catalog.pg_get_function_arg_default(p.oid, i) from generate_series(1, p.pronargs) i),
   'returns', p.prorettype::regtype::text, 'is_set', p.proretset)::text
 from pg_catalog.pg_proc p
 where p.proname = $1 and p.pronamespace = 'public'::regnamespace"""
@@ -21,27 +24,37 @@ class Statement:
 
     Args:
         function: Name in the schema ``public``.
-        types: Type of each parameter.
+        types: Type of each parameter, in their order.
+        defaults: The SQL of each default; None where there is none.
         returns: Type of the result.
         is_set: It returns rows.
     """
 
-    __slots__ = ("_encoders", "_function", "_select", "_texts")
+    __slots__ = ("_defaults", "_encoders", "_function", "_select", "_texts", "decode")
 
-    def __init__(self, function: str, types: Mapping[str, str], returns: str, is_set: bool) -> None:
+    def __init__(
+        self,
+        function: str,
+        types: Mapping[str, str],
+        defaults: Sequence[str | None],
+        returns: str,
+        is_set: bool,
+    ) -> None:
         self._function = function
         self._encoders = {name: _encoder(type_) for name, type_ in types.items()}
+        self._defaults = dict(zip(types, defaults, strict=False))
+        self.decode: Callable[[bytes], Any] = from_json
         call = f'public."{function}"({{}})'
         if is_set:
             self._select = f"select coalesce(jsonb_agg(r), '[]')::text from {call} r"  # noqa: S608
-        elif returns in ("json", "jsonb", "void"):
-            self._select = f"select {call}::text"
         else:
-            self._select = f"select to_jsonb({call})::text"
+            self._select = f"select {call}"
+            if returns not in ("json", "jsonb"):
+                self.decode = _as_text  # an id, or the nothing of a function without a result
         self._texts: dict[tuple[str, ...], bytes] = {}
 
     def of(self, params: Mapping[str, Any]) -> tuple[bytes, list[bytes | None]]:
-        """Returns the statement that passes these parameters by name, and their values.
+        """Returns the statement that passes these parameters, and their values.
 
         Raises:
             FunctionMissing: The function has no such parameter: it is older, or newer.
@@ -49,18 +62,32 @@ class Statement:
         names = tuple(params)
         text = self._texts.get(names)
         if text is None:
-            if not self._encoders.keys() >= params.keys():
-                raise FunctionMissing(self._function)
-            passed = ", ".join(f'"{name}" => ${i}' for i, name in enumerate(names, 1))
-            text = self._texts[names] = self._select.format(passed).encode()
+            text = self._texts[names] = self._text(names)
         encoders = self._encoders
         return text, [encoders[name](value) for name, value in params.items()]
+
+    def _text(self, names: tuple[str, ...]) -> bytes:
+        if not self._encoders.keys() >= set(names):
+            raise FunctionMissing(self._function)
+        # By position, and with the defaults written out: to sort out names and defaults takes the
+        # server as long as to plan the rest.
+        passed = {name: f"${i}" for i, name in enumerate(names, 1)}
+        arguments = [passed.get(name, default) for name, default in self._defaults.items()]
+        if None in arguments:
+            raise FunctionMissing(self._function)
+        return self._select.format(", ".join(map(str, arguments))).encode()
 
 
 def statement_of(function: str, signature: dict[str, Any]) -> Statement:
     """Returns the statement of a function, from the row of `SIGNATURE`."""
     types = dict(zip(signature["names"], signature["types"], strict=False))
-    return Statement(function, types, signature["returns"], signature["is_set"])
+    return Statement(
+        function, types, signature["defaults"], signature["returns"], signature["is_set"]
+    )
+
+
+def _as_text(data: bytes) -> str | None:
+    return data.decode() or None
 
 
 def _encoder(type_: str) -> Callable[[Any], bytes | None]:
