@@ -31,7 +31,7 @@ from picture_queue.errors import (
 from picture_queue.records import Version
 
 _SERVER_CODE = re.compile(r"PGRST\w+|[0-9A-Z]{5}")
-_UPGRADE = "Apply the SQL that ships with this version: supabase db push"
+UPGRADE = "Apply the SQL that ships with this version: supabase db push"
 # Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
 _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "42501": (NotAllowed, "This key may not do that", "Use a service key, or sign in as the owner"),
@@ -171,11 +171,11 @@ def check_version(found: Version | None) -> None:
         VersionMismatch: In one of its three kinds, saying what to do.
     """
     if found is None:
-        raise NotInstalled("This project has no picture-queue functions", hint=_UPGRADE)
+        raise NotInstalled("This project has no picture-queue functions", hint=UPGRADE)
     if found.contract < _rpc.CONTRACT:
         raise DatabaseTooOld(
             f"The project's SQL is version {found.version}, older than this client needs",
-            hint=_UPGRADE,
+            hint=UPGRADE,
         )
     if found.oldest_client_contract > _rpc.CONTRACT:
         raise ClientTooOld(

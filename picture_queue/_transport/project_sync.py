@@ -8,9 +8,14 @@ from supabase import Client
 
 from picture_queue import _rpc
 from picture_queue._rpc import Rpc
-from picture_queue._transport.base import FunctionMissing, check_version, needs_driver
+from picture_queue._transport.base import (
+    UPGRADE,
+    FunctionMissing,
+    check_version,
+    needs_driver,
+)
 from picture_queue._transport.postgrest_sync import Postgrest
-from picture_queue.errors import SettingsError
+from picture_queue.errors import DatabaseTooOld, SettingsError
 from picture_queue.settings import DatabaseSettings, ProjectSettings
 
 if TYPE_CHECKING:
@@ -50,10 +55,12 @@ class Project:
         assert self._way is not None  # noqa: S101 - one of the two is there
         try:
             return self._way.call(rpc)
-        except FunctionMissing:
+        except FunctionMissing as error:
             # The database changed under a running client: say in which direction.
             self._check_version()
-            raise
+            raise DatabaseTooOld(
+                "The project's SQL lacks a function", detail=str(error), hint=UPGRADE
+            ) from None
 
     def _check_version(self) -> None:
         assert self._way is not None  # noqa: S101 - one of the two is there

@@ -17,7 +17,6 @@ from picture_queue import (
     JobRunning,
     LimitNotFound,
     NewJob,
-    PictureQueue,
     QueueDraining,
     QueueNotFound,
     ScheduleNotFound,
@@ -421,8 +420,8 @@ async def test_an_unknown_queue_is_refused_where_the_project_says_so(service, qu
     assert (await service.jobs.enqueue(kind, queue=queue)).outcome == "created"
 
 
-def test_the_sync_face_has_all_of_it(stack, queue, kind):
-    with PictureQueue(stack.api_url, stack.service_role_key) as pq:
+def test_the_sync_face_has_all_of_it(sync_service, queue, kind):
+    with sync_service as pq:
         batch = pq.batches.enqueue([NewJob(job_type=kind, queue=queue)])
         assert pq.batches.get(batch.id).open == 1
         assert pq.queues.pause(queue).paused
