@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-sql test-long check format bench bench-quick bench-engine bench-smoke generate clean
+.PHONY: help setup demo test test-all test-sql test-debian test-long check format bench bench-quick bench-engine bench-smoke generate clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +24,10 @@ test: $(READY) ## Run all tests (needs nothing but Python)
 test-sql: $(READY) ## Run the pgTAP tests of supabase/tests (needs Debian's pgTAP; FILES= selects)
 	@$(BIN)/python scripts/test_sql.py $(FILES)
 
-test-all: test test-sql ## Run all tests, and those that need Debian packages
+test-debian: $(READY) ## Run the tests that need Debian's pgbouncer
+	@$(BIN)/pytest -m debian
+
+test-all: test test-sql test-debian ## Run all tests, and those that need Debian packages
 
 test-long: $(READY) ## Check 2,000 long random histories of the engine (some 20 minutes), then the races
 	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine -s

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -22,16 +22,21 @@ class Target:
         url: ``--url``, or the embedded stack's.
         key: ``--key``, or the embedded stack's.
         replicate_url: The embedded stack's simulator.
+        database_url: ``PICTURE_QUEUE_DATABASE_URL``: calls go straight to the database.
     """
 
     url: str | None = None
     key: str | None = field(default=None, repr=False)
     replicate_url: str | None = None
+    database_url: str | None = field(default=None, repr=False)
 
 
 def resolve(ctx: typer.Context) -> Target:
     """Returns what the command line says, or else what a running embedded stack says of itself."""
     given = ctx.find_object(Target) or Target()
+    direct = os.environ.get("PICTURE_QUEUE_DATABASE_URL")
+    if direct and not given.url:
+        return replace(given, database_url=direct)
     if given.url or os.environ.get("SUPABASE_URL"):
         return given
     stack = running_stack()
@@ -69,7 +74,7 @@ def connect(ctx: typer.Context) -> "PictureQueue":
     from picture_queue import PictureQueue
 
     target = resolve(ctx)
-    return PictureQueue(target.url, target.key)
+    return PictureQueue(target.url, target.key, database_url=target.database_url)
 
 
 def connect_async(ctx: typer.Context) -> "AsyncPictureQueue":
@@ -81,4 +86,4 @@ def connect_async(ctx: typer.Context) -> "AsyncPictureQueue":
     from picture_queue import AsyncPictureQueue
 
     target = resolve(ctx)
-    return AsyncPictureQueue(target.url, target.key)
+    return AsyncPictureQueue(target.url, target.key, database_url=target.database_url)

@@ -112,7 +112,7 @@ async def _work_built_in(target: Target, settings: dict[str, Any]) -> None:
     chosen, replicate = WorkerSettings(**settings), _replicate(target)
     if replicate is not None:
         logging.info("Pictures come from %s", replicate.base_url)
-    async with AsyncPictureQueue(target.url, target.key) as pq:
+    async with AsyncPictureQueue(target.url, target.key, database_url=target.database_url) as pq:
         await builtin_worker(pq, chosen, replicate).run()
 
 
@@ -132,6 +132,8 @@ def _export(target: Target) -> None:
     for name, value in (("SUPABASE_URL", target.url), ("SUPABASE_KEY", target.key)):
         if value:
             os.environ[name] = value
+    if target.database_url is None:  # --url goes before the environment
+        os.environ.pop("PICTURE_QUEUE_DATABASE_URL", None)
 
 
 def load(app: str) -> "Worker":

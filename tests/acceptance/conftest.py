@@ -20,7 +20,13 @@ Program = Callable[..., subprocess.CompletedProcess[str]]
 PROGRAM = [sys.executable, "-m", "picture_queue_cli"]
 UNSET = {
     name: None
-    for name in (*KEY_VARIABLES, "SUPABASE_URL", "SUPABASE_ACCESS_TOKEN", "REPLICATE_API_TOKEN")
+    for name in (
+        *KEY_VARIABLES,
+        "SUPABASE_URL",
+        "SUPABASE_ACCESS_TOKEN",
+        "REPLICATE_API_TOKEN",
+        "PICTURE_QUEUE_DATABASE_URL",
+    )
 }
 
 

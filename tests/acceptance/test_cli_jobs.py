@@ -29,6 +29,18 @@ def shown(cli: Cli, job_id: str) -> dict[str, Any]:
     return found
 
 
+def test_an_address_of_the_database_is_enough(stack: Any, cli: Cli, queue: str) -> None:
+    direct = {
+        "SUPABASE_URL": None,
+        "SUPABASE_KEY": None,
+        "PICTURE_QUEUE_DATABASE_URL": stack.db_url,
+    }
+    done = cli("enqueue", "resize", "--queue", queue, **direct)
+    assert (done.exit_code, done.stderr) == (0, "")
+    listed = cli("jobs", "list", "--queue", queue, "--json", **direct)
+    assert [job["id"] for job in json.loads(listed.stdout)] == [done.stdout.strip()]
+
+
 def test_a_job_is_written_with_all_that_was_asked_for(cli: Cli, queue: str) -> None:
     user = str(uuid4())
     job_id = enqueued(
