@@ -3,9 +3,7 @@
 import os
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
-
-from supabase import AsyncClient
+from typing import TYPE_CHECKING, Any, Self
 
 from picture_queue import _rpc, _rpc_operate
 from picture_queue._async.batches import AsyncBatches
@@ -16,7 +14,6 @@ from picture_queue._async.project import AsyncEvents, AsyncSettings
 from picture_queue._async.queues import AsyncLimits, AsyncQueues, AsyncTenants
 from picture_queue._async.schedules import AsyncSchedules
 from picture_queue._realtime.follow import Watcher
-from picture_queue._transport.postgrest import AsyncPostgrest
 from picture_queue._transport.project import AsyncProject
 from picture_queue.errors import SettingsError
 from picture_queue.records import (
@@ -25,6 +22,9 @@ from picture_queue.records import (
 )
 from picture_queue.records_operate import Finding
 from picture_queue.settings import DatabaseSettings, ProjectSettings
+
+if TYPE_CHECKING:
+    from supabase import AsyncClient
 
 
 class AsyncPictureQueue:
@@ -57,23 +57,25 @@ class AsyncPictureQueue:
         key: str | None = None,
         *,
         access_token: str | None = None,
-        client: AsyncClient | None = None,
+        client: "AsyncClient | None" = None,
         database_url: str | None = None,
         timeout: float = 30.0,
     ) -> None:
         database = DatabaseSettings(database_url, timeout) if database_url else None
-        api = None
+        settings, api = None, None
         if client is not None:
             settings = ProjectSettings(str(client.supabase_url), client.supabase_key)
-            api = AsyncPostgrest(settings, client)
         elif database is None or url or os.environ.get("SUPABASE_URL"):
             settings = ProjectSettings.resolve(url, key, access_token, timeout)
+        if settings is not None:
+            from picture_queue._transport.postgrest import AsyncPostgrest
+
+            api = AsyncPostgrest(settings, client)
             if database is not None and settings.access_token:
                 raise SettingsError(
                     "A user's token does not go with a database's address, which is the service's",
                     hint="Leave out the one or the other",
                 )
-            api = AsyncPostgrest(settings)
         self._project = AsyncProject(api, database)
         self._watcher = Watcher(self._project)
         self.jobs = AsyncJobs(self._project, self._watcher)

@@ -10,7 +10,6 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.follow import Watcher, follow
-from picture_queue._transport.base import name_error
 from picture_queue._transport.project import AsyncProject
 from picture_queue.records import (
     CancelRequest,
@@ -130,7 +129,7 @@ class AsyncGenerations:
         try:
             return await client.storage.from_(BUCKET).download(image.path)
         except Exception as error:
-            raise name_error(error, self._project.settings.url) from error
+            raise self._project.named(error) from error
 
     async def save(self, image: Image, path: str | Path) -> Path:
         """Writes a picture to a file and returns its path.
@@ -156,5 +155,5 @@ class AsyncGenerations:
         try:
             signed = await client.storage.from_(BUCKET).create_signed_url(image.path, expires_in)
         except Exception as error:
-            raise name_error(error, self._project.settings.url) from error
+            raise self._project.named(error) from error
         return str(signed["signedURL"])

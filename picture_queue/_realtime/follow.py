@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from picture_queue import _rpc
-from picture_queue._realtime.subscriptions import Ears, Listener, Subscriptions
+from picture_queue._realtime.ears import Ears, Listener
 from picture_queue._transport.base import worth_repeating
 from picture_queue._transport.project import AsyncProject
 from picture_queue.errors import PictureQueueError, WaitTimeout
@@ -70,7 +70,11 @@ class Watcher:
 
     def __init__(self, project: AsyncProject) -> None:
         self.project = project
-        self.subscriptions = Subscriptions(project.api) if project.api is not None else None
+        self.subscriptions: Ears | None = None
+        if project.api is not None:
+            from picture_queue._realtime.subscriptions import Subscriptions
+
+            self.subscriptions = Subscriptions(project.api)
         self.wake_ups: Ears | None = self.subscriptions
         if project.database is not None:
             from picture_queue._realtime.notifications import Notifications

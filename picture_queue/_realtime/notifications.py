@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from psycopg import AsyncConnection
 
-from picture_queue._realtime.subscriptions import Listener
+from picture_queue._realtime.ears import Listener
 from picture_queue._transport.postgres import connect
 from picture_queue.settings import DatabaseSettings
 

@@ -10,7 +10,6 @@ from uuid import UUID
 from anyio.from_thread import start_blocking_portal
 
 from picture_queue._realtime import follow as asynchronous
-from picture_queue._transport.postgrest import AsyncPostgrest
 from picture_queue._transport.project import AsyncProject
 from picture_queue._transport.project_sync import Project
 from picture_queue.records import JobEvent
@@ -43,7 +42,11 @@ class _Watch:
     """The async half: made, advanced and closed inside the portal's loop."""
 
     def __init__(self, project: Project, job_id: UUID | str, timeout: float | None) -> None:
-        api = AsyncPostgrest(project.api.as_caller()) if project.api is not None else None
+        api = None
+        if project.api is not None:
+            from picture_queue._transport.postgrest import AsyncPostgrest
+
+            api = AsyncPostgrest(project.api.as_caller())
         database = project.database.settings if project.database is not None else None
         self._project = AsyncProject(api, database)
         self._watcher = asynchronous.Watcher(self._project)

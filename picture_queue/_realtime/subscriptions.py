@@ -12,11 +12,12 @@ import contextlib
 import logging
 import random
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager
+from typing import Any
 
 from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimeSubscribeStates
 
+from picture_queue._realtime.ears import Listener
 from picture_queue._transport.postgrest import AsyncPostgrest
 
 _log = logging.getLogger(__name__)
@@ -26,29 +27,6 @@ _CLOSE_TIMEOUT = 2.0  # seconds
 _FIRST_PAUSE = 0.25  # seconds between two sockets, doubling
 _LONGEST_PAUSE = 10.0
 _HEARTBEAT = 25  # seconds; Phoenix ends a socket that is silent for 60
-
-
-class Listener(Protocol):
-    """Who hears of a topic. Called in the event loop; must not block."""
-
-    def joined(self) -> None:
-        """The topic is joined; what happened before is not told."""
-
-    def lost(self) -> None:
-        """The topic is not heard any more; `joined` follows when it is back."""
-
-    def message(self, event: str, payload: dict[str, Any]) -> None:
-        """An event arrived."""
-
-
-class Ears(Protocol):
-    """What tells listeners of topics."""
-
-    def listen(self, topic: str, listener: Listener) -> AbstractContextManager[None]:
-        """Tells the listener of the topic's events until the block ends."""
-
-    async def aclose(self) -> None:
-        """Tells nothing any more."""
 
 
 class Subscriptions:

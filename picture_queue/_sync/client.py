@@ -5,9 +5,7 @@
 import os
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
-
-from supabase import Client
+from typing import TYPE_CHECKING, Any, Self
 
 from picture_queue import _rpc, _rpc_operate
 from picture_queue._sync.batches import Batches
@@ -18,7 +16,6 @@ from picture_queue._sync.project import Events, Settings
 from picture_queue._sync.queues import Limits, Queues, Tenants
 from picture_queue._sync.schedules import Schedules
 from picture_queue._realtime.portal import Watcher
-from picture_queue._transport.postgrest_sync import Postgrest
 from picture_queue._transport.project_sync import Project
 from picture_queue.errors import SettingsError
 from picture_queue.records import (
@@ -27,6 +24,9 @@ from picture_queue.records import (
 )
 from picture_queue.records_operate import Finding
 from picture_queue.settings import DatabaseSettings, ProjectSettings
+
+if TYPE_CHECKING:
+    from supabase import Client
 
 
 class PictureQueue:
@@ -59,23 +59,25 @@ class PictureQueue:
         key: str | None = None,
         *,
         access_token: str | None = None,
-        client: Client | None = None,
+        client: "Client | None" = None,
         database_url: str | None = None,
         timeout: float = 30.0,
     ) -> None:
         database = DatabaseSettings(database_url, timeout) if database_url else None
-        api = None
+        settings, api = None, None
         if client is not None:
             settings = ProjectSettings(str(client.supabase_url), client.supabase_key)
-            api = Postgrest(settings, client)
         elif database is None or url or os.environ.get("SUPABASE_URL"):
             settings = ProjectSettings.resolve(url, key, access_token, timeout)
+        if settings is not None:
+            from picture_queue._transport.postgrest_sync import Postgrest
+
+            api = Postgrest(settings, client)
             if database is not None and settings.access_token:
                 raise SettingsError(
                     "A user's token does not go with a database's address, which is the service's",
                     hint="Leave out the one or the other",
                 )
-            api = Postgrest(settings)
         self._project = Project(api, database)
         self._watcher = Watcher(self._project)
         self.jobs = Jobs(self._project, self._watcher)

@@ -12,7 +12,6 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.portal import Watcher, follow
-from picture_queue._transport.base import name_error
 from picture_queue._transport.project_sync import Project
 from picture_queue.records import (
     CancelRequest,
@@ -132,7 +131,7 @@ class Generations:
         try:
             return client.storage.from_(BUCKET).download(image.path)
         except Exception as error:
-            raise name_error(error, self._project.settings.url) from error
+            raise self._project.named(error) from error
 
     def save(self, image: Image, path: str | Path) -> Path:
         """Writes a picture to a file and returns its path.
@@ -158,5 +157,5 @@ class Generations:
         try:
             signed = client.storage.from_(BUCKET).create_signed_url(image.path, expires_in)
         except Exception as error:
-            raise name_error(error, self._project.settings.url) from error
+            raise self._project.named(error) from error
         return str(signed["signedURL"])

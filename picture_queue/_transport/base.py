@@ -1,13 +1,9 @@
 """What every way to the database shares: which failures are worth repeating, and their names."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
-from postgrest.exceptions import APIError
-from storage3.exceptions import StorageApiError
 from tenacity import retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from picture_queue import _rpc
@@ -20,17 +16,14 @@ from picture_queue.errors import (
     InvalidArgument,
     NotAllowed,
     NotAuthenticated,
-    NotFound,
     NotInstalled,
     PictureQueueError,
     ServerError,
     SettingsError,
-    TooLarge,
     from_database,
 )
 from picture_queue.records import Version
 
-_SERVER_CODE = re.compile(r"PGRST\w+|[0-9A-Z]{5}")
 UPGRADE = "Apply the SQL that ships with this version: supabase db push"
 # Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
 _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
@@ -51,61 +44,8 @@ _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
 }
 
 
-# Storage answers HTTP 400 to nearly everything; the meaning is in statusCode of the body.
-_BY_STORAGE_STATUS: dict[str, type[PictureQueueError]] = {
-    "403": NotAllowed,
-    "404": NotFound,
-    "413": TooLarge,
-    "429": Busy,
-}
-
-
 class FunctionMissing(Exception):
     """The API knows no such function: too old, too new, or not installed."""
-
-
-def name_error(error: Exception, url: str) -> Exception:
-    """Returns the exception of this library for a failure of a call.
-
-    Args:
-        error: What supabase-py or httpx raised.
-        url: The project's address, for the message.
-    """
-    if isinstance(error, APIError):
-        return _name_api_error(error, url)
-    if isinstance(error, httpx.HTTPError):
-        reason = str(error) or type(error).__name__
-        return ConnectionFailed(
-            f"{url} does not answer",
-            detail=reason,
-            hint="Check SUPABASE_URL and that the project (or picture-queue local) is running",
-        )
-    if isinstance(error, StorageApiError):
-        status = str(error.status)
-        kind = Busy if status[:1] == "5" else _BY_STORAGE_STATUS.get(status, ServerError)
-        return kind(f"Storage refused: {error.message}", code=error.code)
-    return error
-
-
-def _name_api_error(error: APIError, url: str) -> Exception:
-    code, message = str(error.code or ""), error.message or ""
-    if code == "PGRST202":
-        return FunctionMissing(message)
-    if _SERVER_CODE.fullmatch(code):
-        return name_server_code(code, message, error.details, error.hint)
-    if code in ("401", "403") or "API key" in message:
-        return AuthenticationFailed(
-            f"{url} refused the key",
-            detail=message,
-            hint="Check the key: picture-queue local status",
-        )
-    if code in ("503", "502", "504", "520"):
-        return Busy(f"{url} is not available now", code=code, detail=message)
-    return ConnectionFailed(
-        f"{url} does not answer like a Supabase project",
-        detail=f"HTTP {code}" if code else message,
-        hint="Check SUPABASE_URL: it is the project's base address, without a path",
-    )
 
 
 def name_server_code(

@@ -11,7 +11,8 @@ from supabase import Client, ClientOptions, create_client
 from tenacity import Retrying
 
 from picture_queue._rpc import Rpc
-from picture_queue._transport.base import REPEATING, name_error
+from picture_queue._transport.api_errors import name_error
+from picture_queue._transport.base import REPEATING
 from picture_queue.settings import ProjectSettings
 
 T = TypeVar("T")
@@ -63,8 +64,12 @@ class Postgrest:
         try:
             return (client.rpc(rpc.function, rpc.params).execute()).data
         except Exception as error:
-            named = name_error(error, self.settings.url)
+            named = self.named(error)
             raise named from (None if named is error else error)
+
+    def named(self, error: Exception) -> Exception:
+        """Returns the exception of this library for a failure of a call of the client."""
+        return name_error(error, self.settings.url)
 
     def as_caller(self) -> ProjectSettings:
         """Returns the project as the caller is known to it now, for a second connection."""

@@ -8,7 +8,7 @@ from tenacity import AsyncRetrying
 
 from picture_queue import _rpc
 from picture_queue._async.generations import BUCKET
-from picture_queue._transport.base import REPEATING, name_error
+from picture_queue._transport.base import REPEATING
 from picture_queue._transport.project import AsyncProject
 from picture_queue.replicate.store import Begun, FinalState, SavedImage
 
@@ -73,4 +73,4 @@ class ProjectStore:
                 path, data, {"content-type": content_type, "upsert": "true"}
             )
         except Exception as error:
-            raise name_error(error, self._project.settings.url) from error
+            raise self._project.named(error) from error

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from picture_queue import _rpc
-from picture_queue._realtime.subscriptions import Ears
+from picture_queue._realtime.ears import Ears
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import check_version
 from picture_queue.errors import ConnectionFailed, StaleLease

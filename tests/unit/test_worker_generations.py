@@ -10,6 +10,7 @@ from storage3.exceptions import StorageApiError
 from tenacity import wait_none
 
 from picture_queue import Busy, ConnectionFailed, NotAllowed
+from picture_queue._transport.api_errors import name_error
 from picture_queue.worker import generations
 from picture_queue.worker.generations import ProjectStore
 
@@ -36,7 +37,7 @@ def store_of(bucket: Bucket) -> ProjectStore:
     async def client() -> Any:
         return SimpleNamespace(storage=SimpleNamespace(from_=lambda name: bucket))
 
-    project: Any = SimpleNamespace(client=client, settings=SimpleNamespace(url="http://x"))
+    project: Any = SimpleNamespace(client=client, named=lambda error: name_error(error, "http://x"))
     return ProjectStore(project, UUID(int=1), UUID(int=2))
 
 
