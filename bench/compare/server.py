@@ -50,6 +50,11 @@ class Server:
             raise RuntimeError(f"the server is not durable: {wrong}")
         return found
 
+    async def autovacuum(self, on: bool) -> None:
+        """Switches it: it would come in the middle of what is measured after a million inserts."""
+        await self._control.execute(f"alter system set autovacuum = {'on' if on else 'off'}")
+        await self._control.execute("select pg_reload_conf()")
+
     async def make(self, database: str) -> None:
         """Makes an empty database."""
         await self._control.execute(f'drop database if exists "{database}" with (force)')

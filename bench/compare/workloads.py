@@ -1,5 +1,7 @@
 """What is measured, in which order, and what each figure is worth."""
 
+import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +9,8 @@ from typing import Any
 from compare.measure import Bench, Figures, bench, drain, idle, pick_up
 from compare.server import Server
 from compare.systems import System
+
+_SETTLE = 15.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -118,14 +122,22 @@ async def priorities(at: Context) -> Figures:
 
 
 async def grown(at: Context) -> Figures:
-    async with at.bench() as found:
-        await found.run("bloat", finished=at.size.finished, future=at.size.finished // 5)
-        figures = {}
-        for name in ("before", "after"):
-            await prefilled(found, at.size.bulk)
-            figures[name] = (await drain(found, at.size.bulk, 1, longest=20))["rate"]
-            await found.connection.execute("analyze")
-        return figures
+    await at.server.autovacuum(False)
+    try:
+        async with at.bench() as found:
+            await found.run("bloat", finished=at.size.finished, future=at.size.finished // 5)
+            # A gigabyte was written: the disk is busy with it for a while, whoever asks.
+            await found.connection.execute("checkpoint")
+            os.sync()
+            await asyncio.sleep(_SETTLE)
+            figures = {}
+            for name in ("before", "after"):
+                await prefilled(found, at.size.bulk)
+                figures[name] = (await drain(found, at.size.bulk, 1, longest=20))["rate"]
+                await found.connection.execute("analyze")
+            return figures
+    finally:
+        await at.server.autovacuum(True)
 
 
 async def latency_idle(at: Context) -> Figures:

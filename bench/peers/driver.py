@@ -41,6 +41,8 @@ class Driver(ABC):
 
     #: Counts the jobs that are due and not finished.
     unfinished: str
+    #: Whether its own program runs on uvloop.
+    uvloop = False
     #: Statement that writes $1 finished jobs; None where the system deletes what is finished.
     finished_rows: str | None = None
     #: Statement that writes $1 jobs that are due in a day or later.
@@ -139,13 +141,14 @@ def main(kind: type[Driver]) -> None:
     parser.add_argument("--file")
     args = parser.parse_args()
     driver = kind(args.dsn)
-    runner = _run
-    with contextlib.suppress(ImportError):
-        if getattr(kind, "uvloop", False):
+    factory = None
+    if kind.uvloop:
+        with contextlib.suppress(ImportError):  # not on Windows
             import uvloop
 
-            uvloop.install()
-    asyncio.run(runner(driver, args))
+            factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_run(driver, args))
 
 
 async def _run(driver: Driver, args: argparse.Namespace) -> None:

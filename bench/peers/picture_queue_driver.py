@@ -16,6 +16,7 @@ Events = Literal["none", "status", "progress"]
 
 
 class PictureQueue(Driver):
+    uvloop = True  # as PgQueuer's program has it, and ours
     unfinished = (
         "select count(*) from public.job_queue where queue = 'bench' "
         "and (status = 'processing' or status = 'pending' and hold is null)"
