@@ -59,12 +59,10 @@ def systems() -> list[System]:
         System("procrastinate", (theirs, str(PEERS / "procrastinate_driver.py"))),
     ]
     node = _node_peers()
-    if node is not None:
-        found += [
-            System(name, (node, str(INSTALLED / "node" / f"{name}.mjs")))
-            for name in ("graphile_worker", "pg_boss")
-            if (PEERS / f"{name}.mjs").exists()
-        ]
+    found += [
+        System(name, (node, str(INSTALLED / "node" / f"{name}.mjs")))
+        for name in ("graphile_worker", "pg_boss")
+    ]
     return found
 
 
@@ -83,23 +81,25 @@ def _python_peers() -> str:
     return str(python)
 
 
-def _node_peers() -> str | None:
-    node, npm = shutil.which("node"), shutil.which("npm")
-    manifest = PEERS / "package.json"
-    if not manifest.exists():
-        return None
-    if node is None or npm is None:
-        print("There is no Node here: its peers are left out", file=sys.stderr)
-        return None
+def _node_peers() -> str:
+    # Node comes from the wheel: the one of the system may be older than the peers need.
+    tools = INSTALLED / "venv" / "bin"
     place = INSTALLED / "node"
-    stamp = place / "installed.json"
     place.mkdir(parents=True, exist_ok=True)
     for file in PEERS.glob("*.mjs"):
         shutil.copy(file, place)
-    if not stamp.exists() or stamp.read_text() != manifest.read_text():
+    wanted = (PEERS / "package-lock.json").read_text()
+    stamp = place / "installed.json"
+    if not stamp.exists() or stamp.read_text() != wanted:
         print("Installing the Node peers into .bench/node", file=sys.stderr)
         for file in PEERS.glob("package*.json"):
             shutil.copy(file, place)
-        subprocess.run([npm, "ci", "--silent"], cwd=place, check=True)
-        shutil.copy(manifest, stamp)
-    return node
+        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run(
+            [tools / "npm", "ci", "--silent"],
+            cwd=place,
+            check=True,
+            env=os.environ | {"PATH": path},
+        )
+        stamp.write_text(wanted)
+    return str(tools / "node")

@@ -1,0 +1,100 @@
+// What every peer on Node is asked to do, on a command line; see driver.py.
+import { writeFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+import { parseArgs } from "node:util";
+
+const BULK = 1000; // jobs a call
+
+const say = (what) => process.stdout.write(JSON.stringify(what) + "\n");
+const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const now = () => (performance.timeOrigin + performance.now()) / 1000;
+
+/** Runs the command of the command line on a queue. */
+export async function main(queue) {
+  const options = Object.fromEntries(
+    ["dsn", "n", "priorities", "finished", "future", "gap", "file"].map((name) => [name, { type: "string" }]),
+  );
+  const { values, positionals } = parseArgs({
+    options: { ...options, tuned: { type: "boolean" } },
+    allowPositionals: true,
+  });
+  const [command] = positionals;
+  const n = Number(values.n ?? 1000);
+  if (command === "describe") {
+    say({ unfinished: queue.unfinished, ...queue.describe() });
+  } else if (command === "setup") {
+    await queue.setup(values.dsn);
+  } else if (command === "work") {
+    await work(queue, values);
+  } else {
+    await queue.open(values.dsn);
+    if (command === "bloat") {
+      await queue.bloat(Number(values.finished), Number(values.future));
+    } else {
+      say({ seconds: await enqueue(queue, command, n, values) });
+    }
+    await queue.close();
+  }
+  process.exit(0);
+}
+
+async function enqueue(queue, command, n, values) {
+  if (command === "enqueue-one") for (let i = 0; i < 20; i++) await queue.enqueue(i);
+  const began = performance.now();
+  if (command === "enqueue-one") {
+    for (let i = 0; i < n; i++) await queue.enqueue(i);
+  } else if (command === "produce") {
+    const committed = {};
+    let due = performance.now();
+    for (let i = 0; i < n; i++) {
+      due += Number(values.gap) * 1000 * (0.5 + Math.random());
+      await sleep(Math.max(0, due - performance.now()));
+      await queue.enqueue(i);
+      committed[i] = now();
+    }
+    writeFileSync(values.file, JSON.stringify(committed));
+  } else {
+    const priorities = Number(values.priorities ?? 1);
+    for (let start = 0; start < n; start += BULK) {
+      const count = Math.min(BULK, n - start);
+      await queue.enqueueMany(Array.from({ length: count }, (_, i) => start + i), priorities);
+    }
+  }
+  return (performance.now() - began) / 1000;
+}
+
+async function work(queue, values) {
+  const numbers = [];
+  const times = {};
+  let first;
+  const handle = (number) => {
+    if (values.file !== undefined) times[number] = now();
+    first ??= now();
+    numbers.push(number);
+  };
+  say({ event: "ready", pid: process.pid });
+  const lines = createInterface({ input: process.stdin });
+  await new Promise((resolve) => lines.once("line", resolve));
+  let told = 0;
+  setInterval(() => {
+    if (numbers.length > told) {
+      told = numbers.length;
+      say({ event: "count", n: told, first });
+    }
+  }, 20);
+  const stop = await queue.work(values.dsn, handle, values.tuned ?? false);
+  await new Promise((resolve) => process.once("SIGTERM", resolve));
+  await stop();
+  if (values.file !== undefined) writeFileSync(values.file, JSON.stringify(times));
+  const usage = process.resourceUsage();
+  const distinct = new Set(numbers);
+  say({
+    event: "end",
+    n: numbers.length,
+    distinct: distinct.size,
+    highest: Math.max(-1, ...distinct),
+    twice: numbers.length === distinct.size ? [] : [-1],
+    max_rss_mb: usage.maxRSS / 1024,
+    cpu_seconds: (usage.userCPUTime + usage.systemCPUTime) / 1e6,
+  });
+}

@@ -1,0 +1,47 @@
+// graphile-worker; tuned as its own performance tests are: local queue, batched completion.
+import { readFileSync } from "node:fs";
+import { Logger, makeWorkerUtils, run, runMigrations } from "graphile-worker";
+import { main } from "./driver.mjs";
+
+const { version } = JSON.parse(readFileSync(new URL("./node_modules/graphile-worker/package.json", import.meta.url)));
+const TUNED = {
+  concurrency: 24,
+  maxPoolSize: 25,
+  preset: { worker: { localQueue: { size: 500 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
+};
+const JOBS = "graphile_worker._private_jobs";
+const logger = new Logger(() => () => {}); // a line for each job would be measured too
+let utils;
+
+await main({
+  unfinished: `select count(*) from ${JOBS} where run_at <= now()`,
+  describe: () => ({ version, settings: { default: {}, tuned: { concurrency: 24, ...TUNED.preset.worker } } }),
+  setup: (connectionString) => runMigrations({ connectionString, logger }),
+  async open(connectionString) {
+    utils = await makeWorkerUtils({ connectionString, logger });
+  },
+  close: () => utils.release(),
+  enqueue: (i) => utils.addJob("noop", { i }),
+  enqueueMany: (numbers, priorities) =>
+    utils.addJobs(numbers.map((i) => ({ identifier: "noop", payload: { i }, priority: i % priorities }))),
+  // Finished jobs are deleted.
+  bloat: (finished, future) =>
+    utils.withPgClient((client) =>
+      client.query(
+        `insert into ${JOBS} (task_id, payload, run_at)
+         select (select id from graphile_worker._private_tasks where identifier = 'noop'), '{}', now() + interval '1 day'
+         from generate_series(1, $1::integer)`,
+        [future],
+      ),
+    ),
+  async work(connectionString, handle, tuned) {
+    const runner = await run({
+      connectionString,
+      logger,
+      noHandleSignals: true,
+      taskList: { noop: async (payload) => handle(payload.i) },
+      ...(tuned ? TUNED : {}),
+    });
+    return () => runner.stop();
+  },
+});

@@ -1,0 +1,48 @@
+// pg-boss; tuned: large batches, and several subscriptions, each of which polls by itself.
+import { readFileSync } from "node:fs";
+import { PgBoss } from "pg-boss";
+import { main } from "./driver.mjs";
+
+const { version } = JSON.parse(readFileSync(new URL("./node_modules/pg-boss/package.json", import.meta.url)));
+const TUNED = { batchSize: 1000, pollingIntervalSeconds: 0.5 };
+const SUBSCRIPTIONS = 4;
+let boss;
+
+const connect = async (connectionString, more = {}) => {
+  const made = new PgBoss({ connectionString, supervise: false, schedule: false, ...more });
+  made.on("error", (error) => console.error(error.message));
+  await made.start();
+  return made;
+};
+
+await main({
+  unfinished: "select count(*) from pgboss.job where name = 'noop' and state < 'completed' and start_after <= now()",
+  describe: () => ({ version, settings: { default: {}, tuned: { ...TUNED, subscriptions: SUBSCRIPTIONS } } }),
+  async setup(connectionString) {
+    const made = await connect(connectionString);
+    await made.createQueue("noop");
+    await made.stop();
+  },
+  async open(connectionString) {
+    boss = await connect(connectionString, { migrate: false });
+  },
+  close: () => boss.stop({ graceful: false }),
+  enqueue: (i) => boss.send("noop", { i }),
+  enqueueMany: (numbers, priorities) =>
+    boss.insert("noop", numbers.map((i) => ({ data: { i }, priority: i % priorities }))),
+  async bloat(finished, future) {
+    const sql = `insert into pgboss.job (name, data, state, start_after, completed_on)
+      select 'noop', '{}', $2::pgboss.job_state, now() + $3::interval, $4 from generate_series(1, $1::integer)`;
+    await boss.getDb().executeSql(sql, [finished, "completed", "0", new Date()]);
+    await boss.getDb().executeSql(sql, [future, "created", "1 day", null]);
+  },
+  async work(connectionString, handle, tuned) {
+    const made = await connect(connectionString, { migrate: false });
+    for (let i = 0; i < (tuned ? SUBSCRIPTIONS : 1); i++) {
+      await made.work("noop", tuned ? TUNED : {}, async (jobs) => {
+        for (const job of jobs) handle(job.data.i);
+      });
+    }
+    return () => made.stop({ graceful: true, timeout: 5000 });
+  },
+});
