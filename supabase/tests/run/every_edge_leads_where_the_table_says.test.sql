@@ -17,7 +17,7 @@ begin
     case when e.from_status in ('failed', 'cancelled', 'completed') then now() end);
   v_change := picture_queue._change(v_id, e.action, 'why', now() + interval '1 hour', 'k');
   v_change.worker := 'w';
-  v_change.lease_id := gen_random_uuid();
+  v_change.lease_id := case when e.action = 'claim' then gen_random_uuid() end;  -- else it would be a fence
   v_change.lease_seconds := 30;
   perform picture_queue._transition(array[v_change]);
   select * into v_job from public.job_queue j where j.id = v_id;
