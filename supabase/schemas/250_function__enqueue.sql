@@ -149,56 +149,6 @@ begin
 end
 $$;
 
--- The same for one job: its id, or null where it is not as plain as that.
-create function picture_queue._enqueue_one(
-  p_job_type text, p_payload jsonb, p_priority integer, p_queue text, p_user_id uuid, p_job_id uuid)
-returns uuid
-language plpgsql set search_path = ''
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_queue record;
-  v_id uuid := coalesce(p_job_id, gen_random_uuid());
-begin
-  -- Subselects, not joins: of so few rows the plan costs most, to set up each time.
-  select q.name, q.events, coalesce(
-      (select t.max_attempts from picture_queue.job_type t where t.name = p_job_type), q.max_attempts,
-      s.max_attempts) as max_attempts,
-    exists (
-      select from picture_queue.worker w
-      where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute') as wakes
-  into v_queue
-  from picture_queue.queue q
-  cross join picture_queue.setting s
-  where q.name = coalesce(
-      p_queue, (select t.queue from picture_queue.job_type t where t.name = p_job_type), 'default')
-    and p_job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
-    and not (q.draining or q.fair_share) and q.aging_seconds is null
-    and jsonb_typeof(p_payload) = 'object' and pg_column_size(p_payload) * 6 <= s.max_payload_bytes
-    and p_priority between -1000000000 and 1000000000;
-  if not found then
-    return null;
-  end if;
-  insert into public.job_queue
-    (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-  values (v_id, v_queue.name, p_job_type, p_payload, p_priority, -p_priority, v_queue.max_attempts, p_user_id,
-    v_now, v_now)
-  on conflict (id) do nothing;
-  if not found then
-    return null;
-  end if;
-  insert into picture_queue.depth_change (queue, status, hold, n, at)
-  values (v_queue.name, 'pending', null, 1, v_now);
-  if v_queue.events <> 'none' then
-    perform picture_queue._emit(array[v_id]);
-  end if;
-  if v_queue.wakes then
-    perform picture_queue._wake(array[v_queue.name], 'enqueue');
-  end if;
-  return v_id;
-end
-$$;
-
 -- Equal for jobs of one type and owner with equal arguments: those named, or all.
 create function picture_queue._unique_key(p_job_type text, p_user_id uuid, p_payload jsonb, p_by text[]) returns text
 language sql immutable set search_path = ''
