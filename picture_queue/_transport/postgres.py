@@ -12,11 +12,10 @@ from psycopg import AsyncConnection, pq
 from psycopg.conninfo import make_conninfo
 from psycopg.errors import error_from_result
 from pydantic_core import from_json
-from tenacity import AsyncRetrying
 
 from picture_queue._rpc import Rpc
 from picture_queue._transport.answers import AsyncWire
-from picture_queue._transport.base import REPEATING, FunctionMissing, worth_repeating
+from picture_queue._transport.base import FunctionMissing
 from picture_queue._transport.sqlstate import name_database_error
 from picture_queue._transport.statements import SIGNATURE, Statement, statement_of
 from picture_queue.settings import DatabaseSettings
@@ -39,20 +38,12 @@ class AsyncPostgres:
         self._closed = False
 
     async def call(self, rpc: Rpc[T]) -> T:
-        """Makes the call, again after a lost answer, and returns its parsed result.
+        """Makes the call and returns its parsed result.
 
         Raises:
             PictureQueueError: What the database answered, by name, or that it did not.
         """
-        try:
-            return rpc.parse(await self._once(rpc))
-        except Exception as error:
-            if not worth_repeating(error):
-                raise
-        async for attempt in AsyncRetrying(**REPEATING):
-            with attempt:
-                return rpc.parse(await self._once(rpc))
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        return rpc.parse(await self._once(rpc))
 
     async def _once(self, rpc: Rpc[Any]) -> Any:
         async with self._room:

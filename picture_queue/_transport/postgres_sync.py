@@ -14,11 +14,10 @@ from psycopg import Connection, pq
 from psycopg.conninfo import make_conninfo
 from psycopg.errors import error_from_result
 from pydantic_core import from_json
-from tenacity import Retrying
 
 from picture_queue._rpc import Rpc
 from picture_queue._transport.answers import Wire
-from picture_queue._transport.base import REPEATING, FunctionMissing, worth_repeating
+from picture_queue._transport.base import FunctionMissing
 from picture_queue._transport.sqlstate import name_database_error
 from picture_queue._transport.statements import SIGNATURE, Statement, statement_of
 from picture_queue.settings import DatabaseSettings
@@ -41,20 +40,12 @@ class Postgres:
         self._closed = False
 
     def call(self, rpc: Rpc[T]) -> T:
-        """Makes the call, again after a lost answer, and returns its parsed result.
+        """Makes the call and returns its parsed result.
 
         Raises:
             PictureQueueError: What the database answered, by name, or that it did not.
         """
-        try:
-            return rpc.parse(self._once(rpc))
-        except Exception as error:
-            if not worth_repeating(error):
-                raise
-        for attempt in Retrying(**REPEATING):
-            with attempt:
-                return rpc.parse(self._once(rpc))
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        return rpc.parse(self._once(rpc))
 
     def _once(self, rpc: Rpc[Any]) -> Any:
         with self._room:

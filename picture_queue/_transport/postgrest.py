@@ -2,15 +2,13 @@
 
 import asyncio
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
-from tenacity import AsyncRetrying
 
 from picture_queue._rpc import Rpc
 from picture_queue._transport.api_errors import name_error
-from picture_queue._transport.base import REPEATING
 from picture_queue.settings import ProjectSettings
 
 T = TypeVar("T")
@@ -35,7 +33,7 @@ class AsyncPostgrest:
         async with self._opening:
             if self._client is None:
                 # One httpx client serves REST, Storage and Auth, and is ours to close.
-                self._http = httpx.AsyncClient(timeout=self.settings.timeout)
+                self._http = httpx.AsyncClient(http2=True, timeout=self.settings.timeout)
                 options = AsyncClientOptions(
                     auto_refresh_token=False, persist_session=False, httpx_client=self._http
                 )
@@ -47,20 +45,14 @@ class AsyncPostgrest:
             return self._client
 
     async def call(self, rpc: Rpc[T]) -> T:
-        """Makes the call, again after a lost answer, and returns its parsed result.
+        """Makes the call and returns its parsed result.
 
         Raises:
             PictureQueueError: What the database or the project answered, by name.
         """
-        async for attempt in AsyncRetrying(**REPEATING):
-            with attempt:
-                return rpc.parse(await self._once(rpc))
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    async def _once(self, rpc: Rpc[Any]) -> Any:
-        client = await self.client()
+        client = self._client or await self.client()
         try:
-            return (await client.rpc(rpc.function, rpc.params).execute()).data
+            return rpc.parse((await client.rpc(rpc.function, rpc.params).execute()).data)
         except Exception as error:
             named = self.named(error)
             raise named from (None if named is error else error)

@@ -4,15 +4,13 @@
 
 import threading
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 from supabase import Client, ClientOptions, create_client
-from tenacity import Retrying
 
 from picture_queue._rpc import Rpc
 from picture_queue._transport.api_errors import name_error
-from picture_queue._transport.base import REPEATING
 from picture_queue.settings import ProjectSettings
 
 T = TypeVar("T")
@@ -37,7 +35,7 @@ class Postgrest:
         with self._opening:
             if self._client is None:
                 # One httpx client serves REST, Storage and Auth, and is ours to close.
-                self._http = httpx.Client(timeout=self.settings.timeout)
+                self._http = httpx.Client(http2=True, timeout=self.settings.timeout)
                 options = ClientOptions(
                     auto_refresh_token=False, persist_session=False, httpx_client=self._http
                 )
@@ -49,20 +47,14 @@ class Postgrest:
             return self._client
 
     def call(self, rpc: Rpc[T]) -> T:
-        """Makes the call, again after a lost answer, and returns its parsed result.
+        """Makes the call and returns its parsed result.
 
         Raises:
             PictureQueueError: What the database or the project answered, by name.
         """
-        for attempt in Retrying(**REPEATING):
-            with attempt:
-                return rpc.parse(self._once(rpc))
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    def _once(self, rpc: Rpc[Any]) -> Any:
-        client = self.client()
+        client = self._client or self.client()
         try:
-            return (client.rpc(rpc.function, rpc.params).execute()).data
+            return rpc.parse((client.rpc(rpc.function, rpc.params).execute()).data)
         except Exception as error:
             named = self.named(error)
             raise named from (None if named is error else error)

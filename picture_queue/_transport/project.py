@@ -2,13 +2,17 @@
 
 from typing import TYPE_CHECKING, TypeVar
 
+from tenacity import AsyncRetrying
+
 from picture_queue import _rpc
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import (
+    REPEATING,
     UPGRADE,
     FunctionMissing,
     check_version,
     needs_driver,
+    worth_repeating,
 )
 from picture_queue.errors import DatabaseTooOld, SettingsError
 from picture_queue.settings import DatabaseSettings
@@ -51,9 +55,8 @@ class AsyncProject:
         """
         if not self._version_is_checked:
             await self._check_version()
-        assert self._way is not None  # noqa: S101 - one of the two is there
         try:
-            return await self._way.call(rpc)
+            return await self._repeated(rpc)
         except FunctionMissing as error:
             # The database changed under a running client: say in which direction.
             await self._check_version()
@@ -61,10 +64,22 @@ class AsyncProject:
                 "The project's SQL lacks a function", detail=str(error), hint=UPGRADE
             ) from None
 
-    async def _check_version(self) -> None:
+    async def _repeated(self, rpc: Rpc[T]) -> T:
         assert self._way is not None  # noqa: S101 - one of the two is there
         try:
-            found = await self._way.call(_rpc.picture_queue_version())
+            return await self._way.call(rpc)
+        except Exception as error:
+            if not worth_repeating(error):
+                raise
+        # Only now: to set this up costs a tenth of a call.
+        async for attempt in AsyncRetrying(**REPEATING):
+            with attempt:
+                return await self._way.call(rpc)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _check_version(self) -> None:
+        try:
+            found = await self._repeated(_rpc.picture_queue_version())
         except FunctionMissing:
             found = None
         check_version(found)

@@ -4,13 +4,17 @@
 
 from typing import TYPE_CHECKING, TypeVar
 
+from tenacity import Retrying
+
 from picture_queue import _rpc
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import (
+    REPEATING,
     UPGRADE,
     FunctionMissing,
     check_version,
     needs_driver,
+    worth_repeating,
 )
 from picture_queue.errors import DatabaseTooOld, SettingsError
 from picture_queue.settings import DatabaseSettings
@@ -53,9 +57,8 @@ class Project:
         """
         if not self._version_is_checked:
             self._check_version()
-        assert self._way is not None  # noqa: S101 - one of the two is there
         try:
-            return self._way.call(rpc)
+            return self._repeated(rpc)
         except FunctionMissing as error:
             # The database changed under a running client: say in which direction.
             self._check_version()
@@ -63,10 +66,22 @@ class Project:
                 "The project's SQL lacks a function", detail=str(error), hint=UPGRADE
             ) from None
 
-    def _check_version(self) -> None:
+    def _repeated(self, rpc: Rpc[T]) -> T:
         assert self._way is not None  # noqa: S101 - one of the two is there
         try:
-            found = self._way.call(_rpc.picture_queue_version())
+            return self._way.call(rpc)
+        except Exception as error:
+            if not worth_repeating(error):
+                raise
+        # Only now: to set this up costs a tenth of a call.
+        for attempt in Retrying(**REPEATING):
+            with attempt:
+                return self._way.call(rpc)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _check_version(self) -> None:
+        try:
+            found = self._repeated(_rpc.picture_queue_version())
         except FunctionMissing:
             found = None
         check_version(found)
