@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -22,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from compare.measure import Figures
 from compare.report import chart, markdown, summary
-from compare.server import Server, running
+from compare.server import API_DATABASE, Server, running
 from compare.systems import BENCH, INSTALLED, System, systems
-from compare.workloads import QUICK, WORKLOADS, Context, Size, Workload
+from compare.workloads import EVERYBODY, QUICK, WORKLOADS, Context, Size, Workload
 
 Rounds = dict[tuple[str, str], list[Figures]]
 
@@ -32,8 +33,9 @@ Rounds = dict[tuple[str, str], list[Figures]]
 async def prepare(server: Server, system: System) -> dict[str, object]:
     """Makes the template of a system's databases; returns what it says of itself."""
     said = system.describe()
-    template = f"template_{system.name}"
-    await (server.make_ours(template) if system.ours else server.make(template))
+    template = API_DATABASE if system.over_http else f"template_{system.name}"
+    if not system.over_http:
+        await (server.make_ours(template) if system.ours else server.make(template))
     user = "postgres" if system.ours else "supabase_admin"
     process = await asyncio.create_subprocess_exec(
         *system.command, "setup", f"--dsn={server.dsn(template, user)}", env=system.environ()
@@ -53,7 +55,8 @@ def plan(
         for workload in workloads
         if number < workload.rounds
         for system in chosen
-        if not workload.only or system.name in workload.only
+        if workload.name in (system.workloads or EVERYBODY)
+        and (not workload.only or system.name in workload.only)
     ]
 
 
@@ -69,10 +72,14 @@ async def compare(args: argparse.Namespace) -> int:
         if (wanted is None or workload.name in wanted)
         and (size.many or workload.name != "noop_long")
     ]
-    steps = plan(chosen, workloads, args.rounds)
     found: Rounds = {}
     async with running() as server:
         settings = await server.settings()
+        chosen = [
+            replace(system, environment={"PEER_API": server.api}) if system.over_http else system
+            for system in chosen
+        ]
+        steps = plan(chosen, workloads, args.rounds)
         said = {system.name: await prepare(server, system) for system in chosen}
         columns = (
             TextColumn("{task.description}"),

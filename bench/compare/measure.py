@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import psutil
 
-from compare.server import Connection, Server
+from compare.server import API_DATABASE, Connection, Server
 from compare.systems import System
 
 Figures = dict[str, float]
@@ -161,8 +161,12 @@ async def bench(
     server: Server, system: System, unfinished: str, *, tuned: bool = True
 ) -> AsyncIterator[Bench]:
     """A fresh database for one measurement."""
-    database = f"run_{system.name}"
-    await server.copy(f"template_{system.name}", database)
+    if system.over_http:
+        database = API_DATABASE
+        await server.clear(database)
+    else:
+        database = f"run_{system.name}"
+        await server.copy(f"template_{system.name}", database)
     dsn = server.dsn(database, "postgres" if system.ours else "supabase_admin")
     connection = await asyncpg.connect(server.dsn(database), command_timeout=120)
     try:
@@ -203,7 +207,7 @@ async def drain(bench: Bench, jobs: int, workers: int, longest: float = 120.0) -
     return {
         "rate": done / max(ended - first, 1e-9) if done else 0.0,
         "rss": end.get("max_rss_mb", 0.0),
-        "cpu": end.get("cpu_seconds", 0.0) / max(done, 1) * workers,
+        "cpu": end.get("cpu_seconds", 0.0) / max(done, 1) * workers * 1e6,
     }
 
 

@@ -10,6 +10,8 @@ from compare.workloads import WORKLOADS
 Results = dict[str, dict[str, dict[str, Any]]]  # workload, system, what was measured
 
 OURS = "picture_queue"
+HTTP = "picture_queue_http"
+EVENTS = "picture_queue_events"
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Target:
         least: Ours divided by theirs (or ours itself) is at least so much.
         most: Or at most.
         hard: It has to be met.
-        of: Ours is measured by another workload.
+        of: Theirs is measured by another workload.
+        system: Which of ours.
     """
 
     workload: str
@@ -31,6 +34,7 @@ class Target:
     most: float | None = None
     hard: bool = False
     of: str | None = None
+    system: str = OURS
 
 
 TARGETS = (
@@ -51,6 +55,11 @@ TARGETS = (
     Target("noop_tuned.rss", None, most=60),
     Target("idle.queries", None, most=2),
     Target("idle.core", None, most=1),
+    Target("noop_tuned", OURS, 0.5, system=EVENTS),
+    Target("noop_tuned", "pgqueuer", 1.0, of="noop_default", system=HTTP),
+    Target("enqueue_one", "procrastinate", 0.5, system=HTTP),
+    Target("enqueue_eight", "procrastinate", 1.0, of="enqueue_one", system=HTTP),
+    Target("latency_idle.p50", None, most=15, system=HTTP),
 )
 
 
@@ -82,7 +91,7 @@ def verdicts(results: Results) -> list[tuple[Target, float]]:
     """Returns the targets that this run can judge, with what was reached."""
     judged = []
     for target in TARGETS:
-        ours = results.get(target.workload, {}).get(OURS)
+        ours = results.get(target.workload, {}).get(target.system)
         base = target.of or target.workload
         theirs = results.get(base, {}).get(target.than) if target.than else None
         if ours is None or (target.than and theirs is None):
@@ -108,7 +117,11 @@ def markdown(machine: dict[str, Any], results: Results) -> str:
     for target, reached in verdicts(results):
         wanted = f"≥ {target.least}" if target.least is not None else f"≤ {target.most}"
         name = f"**{target.workload}**" if target.hard else target.workload
-        than = target.of or target.than or "itself"
+        if target.system != OURS:
+            name += f" ({target.system})"
+        than = target.than or "itself"
+        if target.of:
+            than += f", {target.of}"
         times = " times" if target.than else ""
         mark = "met" if is_met(target, reached) else "**missed**"
         lines.append(f"| {name} | {than} | {wanted}{times} | {reached:.2f}{times} | {mark} |")
@@ -127,7 +140,7 @@ def markdown(machine: dict[str, Any], results: Results) -> str:
 
 
 def _order(system: str) -> tuple[int, str]:
-    return (0 if system == OURS else 2 if system == "raw" else 1, system)
+    return (0 if system.startswith(OURS) else 2 if system == "raw" else 1, system)
 
 
 def _cell(found: dict[str, Any] | None) -> str:
@@ -139,7 +152,7 @@ def _cell(found: dict[str, Any] | None) -> str:
 
 
 _CHART = ("enqueue_one", "enqueue_bulk", "noop_default", "noop_tuned", "noop_two")
-_WIDTH, _ROW, _NAME, _BAR = 760, 18, 150, 480  # pixels
+_WIDTH, _ROW, _NAME, _BAR = 760, 18, 160, 470  # pixels
 
 
 def chart(results: Results) -> str:
@@ -157,7 +170,7 @@ def chart(results: Results) -> str:
         for system in sorted(found, key=_order):
             rate = found[system]["median"]
             length = max(1, int(_BAR * rate / longest))
-            colour = "#3ecf8e" if system == OURS else "#9aa5b1"
+            colour = "#3ecf8e" if system.startswith(OURS) else "#9aa5b1"
             rows.append(_text(10, y + 13, system))
             rows.append(
                 f'<rect x="{_NAME}" y="{y + 2}" width="{length}" height="13" fill="{colour}"/>'

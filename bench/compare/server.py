@@ -1,5 +1,6 @@
 """The server all systems share: durable, and with its settings on record."""
 
+import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import asyncpg
 from picture_queue.local.migrate import apply_migrations, apply_platform
 from picture_queue.local.stack import LocalSupabase
 
+API_DATABASE = "postgres"  # the one behind the API
 Connection = Any  # asyncpg.Connection[asyncpg.Record], which is no type at run time
 SETTINGS = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
 #: What must hold while anything is measured.
@@ -30,6 +32,11 @@ class Server:
     def __init__(self, stack: LocalSupabase, control: Connection) -> None:
         self.stack = stack
         self._control = control
+
+    @property
+    def api(self) -> str:
+        """The address and the key of its API, as JSON."""
+        return json.dumps({"url": self.stack.api_url, "key": self.stack.service_role_key})
 
     def dsn(self, database: str, user: str = "supabase_admin") -> str:
         """Returns the address of a database."""
@@ -66,6 +73,15 @@ class Server:
         await self._control.execute(f'alter database "{database}" owner to postgres')
         await apply_platform(self.dsn(database))
         await apply_migrations(self.dsn(database, "postgres"))
+
+    async def clear(self, database: str) -> None:
+        """Empties a database of ours that the API serves, and which cannot be replaced so."""
+        connection = await asyncpg.connect(self.dsn(database), command_timeout=120)
+        await connection.execute(
+            "truncate public.job_queue, picture_queue.depth, picture_queue.depth_change cascade"
+        )
+        await connection.close()
+        await self._control.execute("checkpoint")
 
     async def copy(self, template: str, database: str) -> None:
         """Makes a database like another one, and begins with a clean slate of unwritten pages."""

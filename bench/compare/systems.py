@@ -22,13 +22,17 @@ class System:
         name: As in the report.
         command: The program that drives it.
         ours: It is picture-queue, whose default settings are measured throughout.
+        over_http: It goes through the API of the embedded stack, whose database it uses then.
         environment: Variables for the program.
+        workloads: What it is measured with; empty: everything that is for all.
     """
 
     name: str
     command: tuple[str, ...]
     ours: bool = False
+    over_http: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+    workloads: tuple[str, ...] = ()
 
     def environ(self, **more: str) -> dict[str, str]:
         """Returns the environment of the program."""
@@ -50,10 +54,23 @@ class System:
 def systems() -> list[System]:
     """Installs the peers where they are missing, and returns all that can run here."""
     theirs = _python_peers()
+    ours = (sys.executable, str(PEERS / "picture_queue_driver.py"))
     found = [
         System("raw", (theirs, str(PEERS / "raw.py"))),
+        System("picture_queue", ours, ours=True),
         System(
-            "picture_queue", (sys.executable, str(PEERS / "picture_queue_driver.py")), ours=True
+            "picture_queue_http",
+            ours,
+            ours=True,
+            over_http=True,
+            workloads=("enqueue_one", "enqueue_eight", "noop_tuned", "latency_idle"),
+        ),
+        System(
+            "picture_queue_events",
+            ours,
+            ours=True,
+            environment={"PEER_EVENTS": "status"},
+            workloads=("noop_tuned",),
         ),
         System("pgqueuer", (theirs, str(PEERS / "pgqueuer_driver.py"))),
         System("procrastinate", (theirs, str(PEERS / "procrastinate_driver.py"))),

@@ -81,6 +81,11 @@ async def enqueue_one(at: Context) -> Figures:
         return {"rate": at.size.one / await found.run("enqueue-one", n=at.size.one)}
 
 
+async def enqueue_eight(at: Context) -> Figures:
+    async with at.bench() as found:
+        return {"rate": at.size.one / await found.run("enqueue-one", n=at.size.one, lanes=8)}
+
+
 async def enqueue_bulk(at: Context) -> Figures:
     async with at.bench() as found:
         return {"rate": at.size.bulk / await found.run("enqueue-bulk", n=at.size.bulk)}
@@ -171,10 +176,12 @@ async def idle_worker(at: Context) -> Figures:
 RATE = {"rate": "jobs/s"}
 DELAYS = {"p50": "ms", "p95": "ms", "p99": "ms"}
 OURS = ("picture_queue",)
-WORKERS = {**RATE, "rss": "MB", "cpu": "s a job"}
+HTTP = ("picture_queue_http",)
+WORKERS = {**RATE, "rss": "MB", "cpu": "µs a job"}
 
 WORKLOADS = (
     Workload("enqueue_one", "enqueue one at a time", RATE, enqueue_one),
+    Workload("enqueue_eight", "enqueue one at a time, 8 callers", RATE, enqueue_eight, only=HTTP),
     Workload("enqueue_bulk", "bulk enqueue, 1,000 a call", RATE, enqueue_bulk),
     Workload("noop_default", "no-op jobs, one worker as it comes", WORKERS, default_worker),
     Workload("noop_tuned", "no-op jobs, one worker tuned", WORKERS, one_worker),
@@ -202,3 +209,6 @@ WORKLOADS = (
         "idle", "idle worker", {"queries": "queries/s", "core": "% of a core"}, idle_worker, 1, OURS
     ),
 )
+
+#: The names of all.
+EVERYBODY = tuple(workload.name for workload in WORKLOADS)

@@ -5,7 +5,8 @@ the peers: the standard library only.
 
 ``describe``      version, settings, and a statement that counts what is due and unfinished
 ``setup``         installs the schema in an empty database
-``enqueue-one``   enqueues --n jobs one after the other, each durable before the next; the seconds
+``enqueue-one``   enqueues --n jobs one after the other, each durable before the next; the seconds;
+                  with --lanes, as many at a time
 ``enqueue-bulk``  the same with 1,000 jobs a call
 ``prefill``       enqueues --n jobs as fast as it can, with --priorities different priorities
 ``bloat``         writes --finished and --future rows, as the system itself would have left them
@@ -133,6 +134,7 @@ def main(kind: type[Driver]) -> None:
     parser.add_argument("command")
     parser.add_argument("--dsn", default="")
     parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--lanes", type=int, default=1)
     parser.add_argument("--priorities", type=int, default=1)
     parser.add_argument("--finished", type=int, default=0)
     parser.add_argument("--future", type=int, default=0)
@@ -173,12 +175,11 @@ async def _run(driver: Driver, args: argparse.Namespace) -> None:
 
 async def _enqueue(driver: Driver, command: str, args: argparse.Namespace) -> None:
     if command == "enqueue-one":
-        for number in range(20):  # connections, caches and plans are there then
-            await driver.enqueue(number)
+        # Connections, caches and plans are there then.
+        await _in_lanes(driver, range(20 * args.lanes), args.lanes)
     began = time.perf_counter()
     if command == "enqueue-one":
-        for number in range(args.n):
-            await driver.enqueue(number)
+        await _in_lanes(driver, range(args.n), args.lanes)
     elif command == "produce":
         await _produce(driver, args)
     else:
@@ -186,6 +187,14 @@ async def _enqueue(driver: Driver, command: str, args: argparse.Namespace) -> No
             numbers = range(start, min(start + BULK, args.n))
             await driver.enqueue_many(numbers, args.priorities)
     say(seconds=time.perf_counter() - began)
+
+
+async def _in_lanes(driver: Driver, numbers: range, lanes: int) -> None:
+    async def lane(own: range) -> None:
+        for number in own:
+            await driver.enqueue(number)
+
+    await asyncio.gather(*(lane(numbers[first::lanes]) for first in range(lanes)))
 
 
 async def _produce(driver: Driver, args: argparse.Namespace) -> None:

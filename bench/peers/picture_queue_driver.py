@@ -1,4 +1,4 @@
-"""picture-queue: its direct transport, or with --http in PEER_HTTP the API; default settings."""
+"""picture-queue: its direct transport, or the API that PEER_API gives; default settings."""
 
 import asyncio
 import json
