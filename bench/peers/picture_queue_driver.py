@@ -18,8 +18,10 @@ Events = Literal["none", "status", "progress"]
 class PictureQueue(Driver):
     uvloop = True  # as PgQueuer's program has it, and ours
     unfinished = (
-        "select count(*) from public.job_queue where queue = 'bench' "
-        "and (status = 'processing' or status = 'pending' and hold is null)"
+        # By the indexes for claims and for leases: the table may be large.
+        "select (select count(*) from public.job_queue where queue = 'bench' "
+        "and status = 'pending' and hold is null) "
+        "+ (select count(*) from public.job_queue where status = 'processing' and hold is null)"
     )
     finished_rows = (
         "insert into public.job_queue (queue, job_type, status, attempt, finished_at) "
