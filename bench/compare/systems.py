@@ -74,6 +74,7 @@ def systems() -> list[System]:
         ),
         System("pgqueuer", (theirs, str(PEERS / "pgqueuer_driver.py"))),
         System("procrastinate", (theirs, str(PEERS / "procrastinate_driver.py"))),
+        System("chancy", (theirs, str(PEERS / "chancy_driver.py"))),
     ]
     node = _node_peers(theirs)
     found += [
