@@ -214,11 +214,11 @@ async def test_anonymous_keys_may_do_nothing(stack, kind):
 
 async def test_a_database_without_our_functions_too_old_or_too_new_is_named(service, monkeypatch):
     async def found(version):
-        async def once(rpc):
-            return version.model_dump()
+        async def answered(rpc):
+            return version
 
         async with AsyncPictureQueue("http://unused", "key") as pq:
-            monkeypatch.setattr(pq._project.api, "_once", once)
+            monkeypatch.setattr(pq._project.api, "call", answered)
             await pq.jobs.list()
 
     with pytest.raises(errors.DatabaseTooOld, match=r"db push"):
