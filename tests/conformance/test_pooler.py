@@ -13,7 +13,7 @@ import pytest
 from picture_queue import AsyncPictureQueue, PictureQueue, Worker, WorkerSettings
 from picture_queue._realtime import notifications
 
-pytestmark = pytest.mark.debian
+pytestmark = pytest.mark.extra
 
 CONFIGURATION = """
 [databases]
