@@ -95,13 +95,17 @@ begin
 end
 $$;
 
--- Notes whether a batch is finished; when it is, its callback job is enqueued, once.
+-- Notes whether a batch is finished; when it is, its callback job is enqueued, once. One that is refused is
+-- noted: the job that ended last has ended all the same.
 create function picture_queue._finish_batch(p_batch picture_queue.batch) returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_finished boolean := p_batch.completed + p_batch.failed + p_batch.cancelled = p_batch.total;
   v_job jsonb;
+  v_state text;
+  v_error text;
+  v_detail text;
 begin
   if v_finished = (p_batch.finished_at is not null) then
     return;
@@ -110,11 +114,21 @@ begin
   set finished_at = case when v_finished then picture_queue._now() end
   where b.id = p_batch.id;
   if v_finished and p_batch.callback is not null and p_batch.callback_job_id is null then
-    v_job := picture_queue._enqueue(jsonb_build_array(p_batch.callback || jsonb_build_object('payload',
-      coalesce(p_batch.callback -> 'payload', '{}') || jsonb_build_object(
-        'batch_id', p_batch.id, 'total', p_batch.total, 'completed', p_batch.completed,
-        'failed', p_batch.failed, 'cancelled', p_batch.cancelled))), true) -> 0;
-    update picture_queue.batch b set callback_job_id = (v_job ->> 'job_id')::uuid where b.id = p_batch.id;
+    begin
+      v_job := picture_queue._enqueue(jsonb_build_array(p_batch.callback || jsonb_build_object('payload',
+        coalesce(nullif(p_batch.callback -> 'payload', 'null'), '{}') || jsonb_build_object(
+          'batch_id', p_batch.id, 'total', p_batch.total, 'completed', p_batch.completed,
+          'failed', p_batch.failed, 'cancelled', p_batch.cancelled))), true) -> 0;
+    exception when others then
+      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
+      if v_state not like 'PT4%' then
+        raise;
+      end if;
+    end;
+    update picture_queue.batch b
+    set callback_job_id = (v_job ->> 'job_id')::uuid, 
+      callback_error = nullif(concat_ws(': ', v_error, nullif(v_detail, '')), '')
+    where b.id = p_batch.id;
   end if;
 end
 $$;

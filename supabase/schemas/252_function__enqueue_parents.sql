@@ -47,32 +47,61 @@ begin
 end
 $$;
 
--- Ties new jobs to their unfinished parents; those of which a parent has failed already end at once.
-create function picture_queue._tie_to_parents(p_jobs picture_queue.new_job[], p_made public.job_queue[]) returns void
-language plpgsql set search_path = ''
+-- Ties new jobs to their unfinished parents; those of which a parent has failed already end at once. A
+-- parent of the same call may be a job that was there instead of it (p_answer): then that one is the parent,
+-- and may have finished long ago.
+create function picture_queue._tie_to_parents(p_jobs picture_queue.new_job[], p_made public.job_queue[], p_answer jsonb)
+returns void
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
+  v_meant uuid[];  -- ids of the call under which nothing was written
+  v_found uuid[];  -- what is there instead
   v_changes picture_queue.change[];
 begin
-  insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
-  select m.id, p.id, n.on_parent_failure
-  from unnest(p_made) m
-  join unnest(p_jobs) n on n.job_id = m.id and n.hold = 'waiting'
-  join public.job_queue p on p.id = any (n.depends_on) and p.finished_at is null
-  on conflict do nothing;
+  select array_agg(n.job_id), array_agg(o.id) into v_meant, v_found
+  from unnest(p_jobs) n
+  cross join lateral (select (p_answer -> n.i::text ->> 'job_id')::uuid as id) o
+  where o.id <> n.job_id;
+  perform from public.job_queue j where j.id = any (v_found) order by j.id for share;
 
-  select array_agg(picture_queue._change(b.id, b.action, b.error)) into v_changes
-  from (
-    select distinct on (m.id) m.id, case n.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end as action,
-      format('Job %s, which it depends on, was %s.', p.id, p.status) as error
+  with tie as (
+    select m.id as child_id, n.on_parent_failure, p.id as parent_id, p.status, p.finished_at
     from unnest(p_made) m
-    join unnest(p_jobs) n on n.job_id = m.id and n.hold = 'waiting' and n.on_parent_failure <> 'run'
-    join public.job_queue p on p.id = any (n.depends_on) and p.status in ('failed', 'cancelled')
-    order by m.id, p.id
-  ) b;
+    join unnest(p_jobs) n on n.job_id = m.id
+    cross join lateral (
+      select coalesce((select f.found from unnest(v_meant, v_found) as f (meant, found) where f.meant = d.id limit 1), d.id) as id
+      from unnest(n.depends_on) as d (id)) d
+    join public.job_queue p on p.id = d.id
+    where m.hold = 'waiting'
+  ),
+  tied as (
+    insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
+    select t.child_id, t.parent_id, t.on_parent_failure from tie t where t.finished_at is null
+    on conflict do nothing
+  ),
+  broken as (
+    select distinct on (t.child_id) t.* from tie t
+    where t.status in ('failed', 'cancelled') and t.on_parent_failure <> 'run'
+    order by t.child_id, t.parent_id
+  )
+  select array_agg(picture_queue._change(
+    m.id,
+    case when b.on_parent_failure = 'cancel' then 'cancel' when b.child_id is not null then 'abandon'
+      when m.scheduled_for > picture_queue._now() then 'await' else 'ready' end,
+    case when b.child_id is not null then format('Job %s, which it depends on, was %s.', b.parent_id, b.status) end))
+  into v_changes
+  from unnest(p_made) m
+  left join broken b on b.child_id = m.id
+  where m.hold = 'waiting'
+    and (b.child_id is not null or not exists (select from tie t where t.child_id = m.id and t.finished_at is null));
+
   if v_changes is not null then
     delete from picture_queue.dependency d using unnest(v_changes) c where d.child_id = c.job_id;
     perform picture_queue._transition(v_changes);
+    perform picture_queue._wake((
+      select array_agg(distinct m.queue) from unnest(p_made) m
+      join unnest(v_changes) c on c.job_id = m.id where c.action = 'ready'), 'enqueue');
   end if;
 end
 $$;
