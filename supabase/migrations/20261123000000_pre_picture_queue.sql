@@ -3095,6 +3095,9 @@ begin
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 
@@ -3132,6 +3135,9 @@ begin
     perform picture_queue._wake(array[v_job.queue], 'enqueue');
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_status);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 
@@ -3383,6 +3389,9 @@ begin
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;
   return v_outcome ->> 'status';
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.complete_job is 'Ends one attempt: completed, or retried or failed when error is given.';
@@ -3747,6 +3756,9 @@ begin
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
     v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 
@@ -4014,6 +4026,9 @@ begin
     select count(*) into v_changed from unnest(picture_queue._transition(v_changes));
   end if;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', v_changed = 10000);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.purge_queue is 'Cancels what is pending in a queue.';
@@ -4053,6 +4068,9 @@ begin
   perform picture_queue._seat_running(key);
   perform picture_queue._look_at_keys(key);
   return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -4280,6 +4298,9 @@ begin
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update set payload = excluded.payload, sent_at = excluded.sent_at;
   return jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';

@@ -27,6 +27,9 @@ begin
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 
@@ -64,6 +67,9 @@ begin
     perform picture_queue._wake(array[v_job.queue], 'enqueue');
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_status);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 

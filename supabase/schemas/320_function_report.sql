@@ -79,6 +79,9 @@ begin
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;
   return v_outcome ->> 'status';
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.complete_job is 'Ends one attempt: completed, or retried or failed when error is given.';

@@ -161,6 +161,9 @@ begin
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
     v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 

@@ -19,7 +19,9 @@ async def test_two_leases_of_one_job_in_one_report_are_told_apart(db):
         ]
         async with db.connection.transaction():
             answer = (await db.value("select report_jobs($1)", items))["outcomes"]
-            told = {item["lease_id"]: one["outcome"] for item, one in zip(items, answer)}
+            told = {
+                item["lease_id"]: one["outcome"] for item, one in zip(items, answer, strict=True)
+            }
             assert told == {lost["lease_id"]: "stale", job["lease_id"]: "ok"}
             assert (await db.job(job["id"]))["status"] == "completed"
             await db.run("update job_queue set status = 'processing', finished_at = null, "

@@ -131,10 +131,10 @@ class Enqueueing(World):
             expected = "existing"
             if conflict != "ignore" and row.status == "pending":
                 expected = {"replace": "replaced", "debounce": "debounced"}[conflict]
+            renewal = {"delay", "promote", "unblock"} if expected != "existing" else ()
             answer = self.enqueue(
-                "enqueue unique", [item], new=frozenset(),
-                targets={row.id: frozenset({"delay", "promote", "unblock"} if expected != "existing" else ())},
-            )  # fmt: skip
+                "enqueue unique", [item], new=frozenset(), targets={row.id: frozenset(renewal)}
+            )
             if refused and not self.draining([item]):
                 assert answer.code == "PQ_RUNNING_JOB", answer
                 return

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 pytestmark = pytest.mark.timeout(120)
@@ -13,7 +14,9 @@ async def is_waiting(member: Any, other: Any) -> None:
     """Returns when the other connection waits for a lock."""
     pid = other.connection.get_server_pid()
     async with asyncio.timeout(20):
-        while not await member.value("select cardinality(pg_blocking_pids($1)) > 0", pid):
+        while True:
+            if await member.value("select cardinality(pg_blocking_pids($1)) > 0", pid):
+                return
             await asyncio.sleep(0.01)
 
 
@@ -125,3 +128,48 @@ async def test_a_claim_repeated_while_the_first_still_runs_gives_the_same_jobs(c
     await first.commit()
     assert await again == one
     assert await crowd.one.running() == 1
+
+
+async def test_a_deadlock_is_answered_with_busy_and_the_same_call_succeeds_then(crowd):
+    """Whoever waits longest is the victim: a cancel that wants the child of its job."""
+    (parent,) = await crowd.one.enqueue({})
+    (child,) = await crowd.one.enqueue({"options": {"depends_on": [parent["job_id"]]}})
+    lock = "select id from job_queue where id = $1::text::uuid for update"
+    holder = crowd.one.connection.transaction()
+    await holder.start()
+    await crowd.one.value(lock, child["job_id"])
+    cancelling = asyncio.create_task(
+        crowd.other.connection.fetchval("select cancel_job($1::text::uuid)", parent["job_id"])
+    )
+    await is_waiting(crowd.members[2], crowd.other)
+    await crowd.one.value(lock, parent["job_id"])
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await cancelling
+    assert (refused.value.sqlstate, refused.value.args[0][:7]) == ("PT503", "PQ_BUSY")
+    await holder.rollback()
+    await crowd.other.value("select cancel_job($1)", UUID(parent["job_id"]))
+    assert (await crowd.one.job(child["job_id"]))["status"] == "cancelled"
+
+
+async def test_a_reader_of_the_archive_holds_up_no_pruning(crowd):
+    await crowd.one.value("""select set_setting('{"archive": true}')""")
+    try:
+        reader = crowd.other.connection.transaction()
+        await reader.start()
+        await crowd.other.rows("select * from picture_queue.archive limit 1")
+        (job,) = await crowd.one.enqueue({})
+        await crowd.one.report(await crowd.one.claim(), "completed")
+        await crowd.one.value(
+            "update job_queue set finished_at = '2001-02-03' where id = $1", UUID(job["job_id"])
+        )
+        done = await asyncio.wait_for(crowd.one.value("select picture_queue.prune()"), 10)
+        assert done["pruned"] >= 1
+        await reader.rollback()
+        kept = await crowd.one.value(
+            "select tableoid::regclass::text from picture_queue.archive where id = $1",
+            UUID(job["job_id"]),
+        )
+        assert kept == "picture_queue.archive_2001_02"
+        await crowd.one.value("select picture_queue.prune()")  # a month long past its time
+    finally:
+        await crowd.one.value("""select set_setting('{"archive": null}')""")
