@@ -7,6 +7,7 @@ language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_children uuid[];
+  v_broken jsonb;  -- child: what it does then, and why
   v_changes picture_queue.change[];
 begin
   select array_agg(distinct d.child_id) into v_children
@@ -23,34 +24,27 @@ begin
     using unnest(p_moved) m
     where d.parent_id = m.id and m.status in ('completed', 'failed', 'cancelled')
     returning d.child_id, d.on_parent_failure, m.id as parent_id, m.status
-  ),
-  broken as (
-    select distinct on (s.child_id) s.child_id, s.on_parent_failure, s.parent_id, s.status
-    from settled s
-    where s.status <> 'completed' and s.on_parent_failure <> 'run'
-    order by s.child_id, s.parent_id
-  ),
-  -- Of one statement all parts see the table as it was before: what settled deletes is still there.
-  open_parents as (
-    select d.child_id from picture_queue.dependency d
-    where d.child_id = any (v_children) and not exists (
-      select from settled s where s.child_id = d.child_id and s.parent_id = d.parent_id)
   )
+  -- By name rather than by a join, which for thousands of children would look at each pair.
+  select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
+    case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
+    format('Job %s, which it depends on, was %s.', s.parent_id, s.status)) order by s.parent_id desc), '{}')
+  into v_broken
+  from settled s
+  where s.status <> 'completed' and s.on_parent_failure <> 'run';
+
   select array_agg(picture_queue._change(
-      c.id,
-      case when b.on_parent_failure = 'cancel' then 'cancel' when b.child_id is not null then 'abandon'
-        when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end,
-      case when b.child_id is not null then format('Job %s, which it depends on, was %s.', b.parent_id, b.status) end))
+    c.id,
+    coalesce(v_broken #>> array[c.id::text, '0'], case when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end),
+    v_broken #>> array[c.id::text, '1']))
   into v_changes
   from public.job_queue c
-  left join broken b on b.child_id = c.id
   where c.id = any (v_children) and c.hold = 'waiting'
-    and (b.child_id is not null or not exists (select from open_parents o where o.child_id = c.id));
+    and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
 
   -- A child that has ended waits for nobody.
-  delete from picture_queue.dependency d
-  using unnest(v_changes) c
-  where d.child_id = c.job_id and c.action in ('cancel', 'abandon');
+  delete from picture_queue.dependency d where d.child_id = any (array(
+    select c.job_id from unnest(v_changes) c where c.action in ('cancel', 'abandon')));
   if exists (select from unnest(v_changes) c where c.action = 'ready') then
     perform picture_queue._wake(
       (select array_agg(distinct j.queue) from public.job_queue j

@@ -42,7 +42,7 @@ begin
   end loop;
 
   if exists (select from unnest(v_all) m where m.hold = 'waiting') then
-    perform picture_queue._tie_to_parents(v_jobs, v_all, v_answer);
+    perform picture_queue._tie_to_parents(v_jobs, v_answer);
   end if;
   perform picture_queue._wake(
     (select array_agg(distinct m.queue) from unnest(v_all) m where m.hold is null), 'enqueue');
