@@ -1861,15 +1861,33 @@ begin
   if jsonb_typeof(p_jobs) is distinct from 'array' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
   end if;
-  select p.problem, e.i into v_bad
-  from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
-  cross join lateral (select picture_queue._job_problem(e.item) as problem) p
-  where (p_closely or not coalesce(jsonb_typeof(e.item) = 'object' and e.item - '{job_type,payload,queue,job_id,user_id}'::text[] = '{}'
-      and e.item ->> 'job_type' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
-      and coalesce(jsonb_typeof(e.item -> 'payload') = 'object', true)
-      and coalesce(e.item ->> 'queue' ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$', true), false))
-    and p.problem is not null
-  order by e.i limit 1;
+  select b.problem, b.i into v_bad
+  from (
+    (select p.problem, e.i
+    from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
+    cross join lateral (select picture_queue._job_problem(e.item) as problem) p
+    where (p_closely or not coalesce(jsonb_typeof(e.item) = 'object'
+        and e.item - '{job_type,payload,queue,job_id,user_id,options}'::text[] = '{}'
+        and e.item ->> 'job_type' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
+        and coalesce(jsonb_typeof(e.item -> 'payload') = 'object', true)
+        and coalesce(e.item ->> 'queue' ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$', true), false))
+      and p.problem is not null
+    order by e.i limit 1)
+    union all
+    -- The options of many jobs are often the same: each once.
+    (select p.problem, o.i
+    from (
+      select e.item -> 'options' as options, min(e.i) as i
+      from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
+      where jsonb_typeof(e.item -> 'options') <> 'null'
+      group by e.item -> 'options'
+      offset 0
+    ) o
+    cross join lateral (select picture_queue._options_problem(o.options) as problem) p
+    where p.problem is not null
+    order by o.i limit 1)
+  ) b
+  order by b.i limit 1;
   if found then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
       case when jsonb_array_length(p_jobs) > 1 then format('jobs[%s]: ', v_bad.i - 1) else '' end || v_bad.problem,
