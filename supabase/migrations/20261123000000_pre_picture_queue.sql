@@ -979,7 +979,6 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[] := array(select c.job_id from unnest(p_changes) c);
-  v_silent text[] := array(select q.name from picture_queue.queue q where q.events = 'none');
   v_traits record;
 begin
   if p_changes is null then
@@ -1059,7 +1058,7 @@ begin
     having sum(d.n) <> 0
   )
   select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved) as moved,
-    bool_or(m.queue <> all (v_silent)) as announced,
+    bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))) as announced,
     bool_or(m.version > 50) as long_lived,
     bool_or(m.generation_id is not null) as has_generation,
     bool_or(m.slots is not null and m.action <> 'claim' and m.from_status = 'processing') as frees_slots,
@@ -1073,6 +1072,11 @@ begin
     return null;
   end if;
 
+  if not (v_traits.takes_turn or v_traits.frees_slots or v_traits.leaves_key or v_traits.batches is not null
+    or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
+  then
+    return v_traits.moved;
+  end if;
   v_ids := array(select m.id from unnest(v_traits.moved) m);
   if v_traits.takes_turn then
     perform picture_queue._take_turns(v_ids);
@@ -2452,7 +2456,7 @@ $$;
 
 -- 260_function__claim.sql
 
--- Keeps the row of a worker: written when something changed or every 5 seconds, not at each claim.
+-- Keeps the row of a worker.
 create function picture_queue._touch_worker(
   p_worker text, p_queues text[], p_job_types text[], p_idle boolean, p_swept boolean)
 returns void
@@ -2461,13 +2465,6 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
 begin
-  if not p_swept and exists (
-    select from picture_queue.worker w
-    where w.name = p_worker and w.idle = p_idle and w.queues = p_queues and w.job_types = p_job_types
-      and w.seen_at > v_now - interval '5 seconds')
-  then
-    return;
-  end if;
   insert into picture_queue.worker as w (name, queues, job_types, idle, seen_at, swept_at)
   values (p_worker, p_queues, p_job_types, p_idle, v_now, v_now)
   on conflict (name) do update
@@ -2485,15 +2482,13 @@ $$;
 -- for a moment the next claims of this worker begin there. What comes before the head meanwhile, a
 -- retry or a higher priority, is seen when the moment is over: at most 5 seconds, 1.5 for a million.
 create function picture_queue._candidates(
-  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer)
+  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer,
+  p_heads jsonb)
 returns picture_queue.candidate[]
 language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_heads jsonb := (
-    select w.heads from picture_queue.worker w
-    where w.name = p_worker and w.heads_until > v_now and w.job_types = p_job_types);
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_candidates picture_queue.candidate[];
 begin
@@ -2507,9 +2502,9 @@ begin
     select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
     from unnest(p_queues, p_weights) as w (name, weight)
     cross join lateral (
-      select coalesce((v_heads -> w.name ->> 0)::integer, -2147483648) as rank,
-        coalesce((v_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
-        coalesce((v_heads -> w.name ->> 2)::bigint, 0) as seq
+      select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
+        coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
+        coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
     ) h
     cross join lateral (
       select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.expires_at, j.rank, j.turn, j.seq
@@ -2534,7 +2529,7 @@ begin
           select distinct on (c.queue) c.queue, c.rank, c.turn, c.seq from unnest(v_candidates) c
           order by c.queue, c.rank, c.turn, c.seq
         ) h),
-      heads_until = case when v_heads is not null then w.heads_until
+      heads_until = case when p_heads is not null then w.heads_until
         else v_now + make_interval(secs => least(v_read * 0.0000015, 5)) end
     where w.name = p_worker and v_candidates is not null;
   end if;
@@ -2564,12 +2559,11 @@ returns uuid[]
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
+  v_now timestamptz := picture_queue._now();
   v_ids uuid[];  -- what was claimed
   v_moved uuid[];
-  v_claim picture_queue.change := picture_queue._change(null, 'claim');
-  v_limited boolean;
-  v_queues text[];
-  v_weights real[];
+  v_claim picture_queue.change;
+  v_known record;
   v_candidates picture_queue.candidate[];
   v_keys text[];
   v_due text[];
@@ -2579,27 +2573,36 @@ declare
   v_seen integer := 0;
   v_again boolean := false;
 begin
-  select array_agg(j.id) into v_ids from public.job_queue j
-  where j.status = 'processing' and j.hold is null and j.lease_id = p_request_id and j.worker = p_worker;
-  if v_ids is not null then
-    return v_ids;
+  -- In one statement, since of a claim by an idle worker each statement counts.
+  select q.names, q.weights, s.lease_seconds,
+    (select array_agg(j.id) from public.job_queue j
+      where j.status = 'processing' and j.hold is null and j.lease_id = p_request_id and j.worker = p_worker) as ids,
+    exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key) as limited,
+    (select w.heads from picture_queue.worker w
+      where w.name = p_worker and w.heads_until > v_now and w.job_types = p_job_types) as heads
+  into v_known
+  from picture_queue.setting s
+  cross join (
+    select array_agg(q.name) as names, array_agg((
+      select max(w.weight) from unnest(p_queues, p_weights) as w (name, weight) where w.name = q.name)) as weights
+    from picture_queue.queue q
+    where (p_queues is null or q.name = any (p_queues)) and coalesce(q.paused_until <= v_now, true)
+  ) q;
+  if v_known.ids is not null then
+    return v_known.ids;
   end if;
 
   perform picture_queue._promote(100);
-  v_limited := exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key);
-  select array_agg(q.name), array_agg((
-      select max(w.weight) from unnest(p_queues, p_weights) as w (name, weight) where w.name = q.name))
-  into v_queues, v_weights
-  from picture_queue.queue q
-  where (p_queues is null or q.name = any (p_queues)) and coalesce(q.paused_until <= picture_queue._now(), true);
+  v_claim.action := 'claim';
   v_claim.worker := p_worker;
   v_claim.lease_id := p_request_id;
-  v_claim.lease_seconds := coalesce(p_lease_seconds, (select s.lease_seconds from picture_queue.setting s));
+  v_claim.lease_seconds := coalesce(p_lease_seconds, v_known.lease_seconds);
   v_claim.lease_is_legacy := p_legacy;
 
   loop
-    v_candidates := picture_queue._candidates(p_worker, v_queues, v_weights, p_job_types, v_limited, v_take);
-    if v_limited then
+    v_candidates := picture_queue._candidates(
+      p_worker, v_known.names, v_known.weights, p_job_types, v_known.limited, v_take, v_known.heads);
+    if v_known.limited then
       v_keys := picture_queue._limited_keys(v_candidates);
       if v_due is null then
         v_due := picture_queue._due_keys();
@@ -2607,25 +2610,28 @@ begin
       end if;
     end if;
     exit when v_candidates is null;
-    v_changes := case when v_limited then picture_queue._admit(v_candidates, v_keys, v_left, v_claim)
+    v_changes := case when v_known.limited then picture_queue._admit(v_candidates, v_keys, v_left, v_claim)
       else picture_queue._admit_all(v_candidates, v_claim, '{}') end;
     v_seen := v_seen + cardinality(v_changes);
     v_moved := array(select m.id from unnest(picture_queue._transition(v_changes)) m where m.status = 'processing');
-    -- As they were drawn, where queues share by weight: a worker starts them in this order.
-    v_ids := v_ids || case when p_weights is null then v_moved else array(
-      select c.job_id from unnest(v_changes) with ordinality as c (job_id, action, run_at, result, error, detail,
-        duration_seconds, worker, lease_id, lease_seconds, lease_is_legacy, key, slots, i)
-      where c.job_id = any (v_moved) order by c.i) end;
+    if p_weights is not null then
+      -- As they were drawn, where queues share by weight: a worker starts them in this order.
+      v_moved := array(
+        select c.job_id from unnest(v_changes) with ordinality as c (job_id, action, run_at, result, error, detail,
+          duration_seconds, worker, lease_id, lease_seconds, lease_is_legacy, key, slots, i)
+        where c.job_id = any (v_moved) order by c.i);
+    end if;
+    v_ids := v_ids || v_moved;
     v_left := v_left - cardinality(v_moved);
-    if v_limited then
+    if v_known.limited then
       perform picture_queue._take_slots(v_changes);
     end if;
     v_again := v_left > 0 and (v_seen >= 5000 or cardinality(v_changes) < cardinality(v_candidates));
     exit when v_left = 0 or v_again or cardinality(v_candidates) < v_take;
-    v_take := case when v_limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
+    v_take := case when v_known.limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
   end loop;
   if v_again then
-    perform picture_queue._wake(v_queues, 'again');
+    perform picture_queue._wake(v_known.names, 'again');
   end if;
   return v_ids;
 end
@@ -2641,16 +2647,30 @@ returns jsonb
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_sweep boolean := not exists (
-    select from picture_queue.worker w
-    where w.name = p_worker and w.swept_at > picture_queue._now() - interval '1 second');
+  v_now timestamptz := picture_queue._now();
+  v_problem text := case
+    when coalesce(p_worker, '') = '' then 'worker is empty'
+    when coalesce(cardinality(p_queues), 0) = 0 then 'queues is empty'
+    when cardinality(p_weights) <> cardinality(p_queues) then 'weights are not as many as queues'
+    when not 0 < all (p_weights) then format('weights are %s, not above 0', p_weights)
+    when p_max_jobs is null or p_max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', p_max_jobs)
+    when p_lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', p_lease_seconds)
+    when p_request_id is null then 'request_id is null'
+  end;
+  v_worker picture_queue.worker;
+  v_sweep boolean;
+  v_idle boolean;
   v_ids uuid[];
   v_jobs jsonb;
 begin
-  perform picture_queue._check_claim(p_worker, p_queues, p_max_jobs, p_lease_seconds, p_request_id, p_weights);
-  perform picture_queue._know_rules();
-  -- A repeated call waits for the first, to see its jobs.
-  perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_request_id::text));
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
+  end if;
+  -- As _know_rules; and a repeated call waits for the first, to see its jobs.
+  perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0),
+    pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_request_id::text));
+  select w.* into v_worker from picture_queue.worker w where w.name = p_worker;
+  v_sweep := coalesce(v_worker.swept_at <= v_now - interval '1 second', true);
   if v_sweep then
     perform picture_queue._sweep(100);
     perform picture_queue._run_schedules(100);
@@ -2678,31 +2698,14 @@ begin
         j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
     ) as base) b
   where j.id = any (v_ids);
-  perform picture_queue._touch_worker(
-    p_worker, p_queues, p_job_types, jsonb_array_length(v_jobs) < p_max_jobs, v_sweep);
-  return v_jobs;
-end
-$$;
-
-create function picture_queue._check_claim(
-  p_worker text, p_queues text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid, p_weights real[])
-returns void
-language plpgsql set search_path = ''
-as $$
-declare
-  v_problem text := case
-    when coalesce(p_worker, '') = '' then 'worker is empty'
-    when coalesce(cardinality(p_queues), 0) = 0 then 'queues is empty'
-    when cardinality(p_weights) <> cardinality(p_queues) then 'weights are not as many as queues'
-    when not 0 < all (p_weights) then format('weights are %s, not above 0', p_weights)
-    when p_max_jobs is null or p_max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', p_max_jobs)
-    when p_lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', p_lease_seconds)
-    when p_request_id is null then 'request_id is null'
-  end;
-begin
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
+  v_idle := jsonb_array_length(v_jobs) < p_max_jobs;
+  -- Its row is written when something changed or every 5 seconds, not at each claim.
+  if v_sweep or v_worker.name is null or v_worker.idle <> v_idle or v_worker.queues <> p_queues
+    or v_worker.job_types <> p_job_types or v_worker.seen_at <= v_now - interval '5 seconds'
+  then
+    perform picture_queue._touch_worker(p_worker, p_queues, p_job_types, v_idle, v_sweep);
   end if;
+  return v_jobs;
 end
 $$;
 

@@ -25,7 +25,6 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[] := array(select c.job_id from unnest(p_changes) c);
-  v_silent text[] := array(select q.name from picture_queue.queue q where q.events = 'none');
   v_traits record;
 begin
   if p_changes is null then
@@ -105,7 +104,7 @@ begin
     having sum(d.n) <> 0
   )
   select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved) as moved,
-    bool_or(m.queue <> all (v_silent)) as announced,
+    bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))) as announced,
     bool_or(m.version > 50) as long_lived,
     bool_or(m.generation_id is not null) as has_generation,
     bool_or(m.slots is not null and m.action <> 'claim' and m.from_status = 'processing') as frees_slots,
@@ -119,6 +118,11 @@ begin
     return null;
   end if;
 
+  if not (v_traits.takes_turn or v_traits.frees_slots or v_traits.leaves_key or v_traits.batches is not null
+    or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
+  then
+    return v_traits.moved;
+  end if;
   v_ids := array(select m.id from unnest(v_traits.moved) m);
   if v_traits.takes_turn then
     perform picture_queue._take_turns(v_ids);

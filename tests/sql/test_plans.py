@@ -203,7 +203,7 @@ async def test_the_plan_of_a_pick(many):
     text = await source(many, "picture_queue._candidates")
     text = text[text.index("select array_agg") : text.index("v_read := pg_catalog", 1000)]
     text = text.replace("into v_candidates", "").replace("v_now", "now()")
-    parameters = ("p_queues", "p_weights", "p_job_types", "p_limited", "p_limit", "v_heads")
+    parameters = ("p_queues", "p_weights", "p_job_types", "p_limited", "p_limit", "p_heads")
     for i, name in enumerate(parameters, 1):
         text = re.sub(rf"\b{name}\b", f"${i}", text)
     types = "(text[], real[], text[], boolean, integer, jsonb)"
