@@ -25,9 +25,15 @@ from picture_queue.errors import (
 from picture_queue.records import Version
 
 UPGRADE = "Apply the SQL that ships with this version: supabase db push"
+# Lost or refused connections, a full server, one on its way down or up.
+_AWAY = ("08", "53", "57P")
 # Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
 _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "42501": (NotAllowed, "This key may not do that", "Use a service key, or sign in as the owner"),
+    # PostgREST before 16 runs these two again by itself, later ones answer 500.
+    "40001": (Busy, "The call met another one and was undone", None),
+    "40P01": (Busy, "The call met another one and was undone", None),
+    "55P03": (Busy, "Another call holds the rows for too long", None),
     "57014": (Busy, "The database stopped the call at its time limit", None),
     "53300": (Busy, "The database has no free connection", None),
     "PGRST000": (Busy, "The API has no connection to the database", None),
@@ -64,6 +70,11 @@ def name_server_code(
         return ours
     if code in _BY_SERVER_CODE:
         kind, text, advice = _BY_SERVER_CODE[code]
+        return kind(text, code=code, detail=message, hint=advice)
+    if code.startswith(_AWAY):
+        return Busy("The database is not available now", code=code, detail=message)
+    if code == "22023" and message.startswith('role "'):  # of the token
+        kind, text, advice = _BY_SERVER_CODE["PGRST301"]
         return kind(text, code=code, detail=message, hint=advice)
     if code.startswith("22"):  # a value that does not convert to its parameter's type
         return InvalidArgument(message, code=code, detail=detail)
