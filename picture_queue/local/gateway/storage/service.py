@@ -26,6 +26,7 @@ from picture_queue.local.gateway.storage.errors import (
     token_flaw,
 )
 from picture_queue.local.gateway.storage.files import FileStore
+from picture_queue.local.gateway.storage.moving import Moving
 from picture_queue.local.gateway.storage.objects import Objects
 from picture_queue.local.gateway.storage.rows import Rows
 from picture_queue.local.gateway.storage.signing import Signer
@@ -85,7 +86,8 @@ class StorageService:
         self._credentials = credentials
         self._files = FileStore(settings.storage_dir)
         rows = Rows(database)
-        self._buckets = Buckets(rows, settings.file_size_limit)
+        self._buckets = Buckets(rows, self._files, settings.file_size_limit)
+        self._moving = Moving(rows, self._files)
         self._objects = Objects(
             rows,
             self._files,
@@ -108,16 +110,18 @@ class StorageService:
             Route("GET", "bucket", known(self._buckets.list_all)),
             Route("GET", "bucket/", known(self._buckets.list_all)),
             Route("GET", "bucket/{}", known(self._buckets.get)),
-            Route("PUT DELETE", "bucket/{}", _missing("changing and deleting buckets")),
-            Route("POST", "bucket/{}/empty", _missing("emptying buckets")),
+            Route("PUT", "bucket/{}", known(self._buckets.update)),
+            Route("DELETE", "bucket/{}", known(self._buckets.delete)),
+            Route("POST", "bucket/{}/empty", known(self._buckets.empty)),
             Route("POST", "object/sign/{}", known(objects.sign_many)),
             Route("POST", "object/sign/{}/*", known(objects.sign)),
             Route("GET HEAD", "object/sign/{}/*", objects.signed),
             Route("POST", "object/list/{}", known(objects.list_folder)),
             Route("POST", "object/list-v2/{}", _missing("list v2")),
-            Route("POST", "object/move", _missing("moving objects")),
-            Route("POST", "object/copy", _missing("copying objects")),
-            Route("POST PUT", "object/upload/sign/{}/*", _missing("signed upload URLs")),
+            Route("POST", "object/move", known(self._moving.move)),
+            Route("POST", "object/copy", known(self._moving.copy)),
+            Route("POST", "object/upload/sign/{}/*", known(objects.sign_upload)),
+            Route("PUT", "object/upload/sign/{}/*", _anybody(objects.store_signed)),
             Route("GET HEAD", "object/public/{}/*", objects.public),
             Route("GET HEAD", "object/authenticated/{}/*", known(objects.download)),
             Route("GET HEAD", "object/info/public/{}/*", objects.public_info),
@@ -208,6 +212,15 @@ class StorageService:
         if authorization is None or bare.startswith("sb_"):
             return self._credentials.token(None, request.headers.get("apikey") or bare)
         return bare
+
+
+def _anybody(action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
+    """Asks for no token but the one in the URL."""
+
+    async def handler(request: Request, *taken: str) -> Response:
+        return _json(await action(request, *taken))
+
+    return handler
 
 
 def _json(result: object) -> Response:
