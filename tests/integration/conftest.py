@@ -17,7 +17,7 @@ import jwt
 import pytest
 import uvicorn
 
-from picture_queue.local.gateway import GatewaySettings, create_app
+from picture_queue.local.gateway import FRAME_LIMIT, GatewaySettings, create_app
 from picture_queue.local.migrate import apply_platform
 from picture_queue.local.ports import HOST, free_port
 
@@ -40,6 +40,7 @@ class Platform:
             port=port,
             log_config=None,
             ws="websockets-sansio",
+            ws_max_size=FRAME_LIMIT,
             timeout_graceful_shutdown=1,
         )
         server = uvicorn.Server(config)

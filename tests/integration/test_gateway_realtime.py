@@ -352,7 +352,7 @@ async def test_table_changes_are_refused_by_name(gateway, platform):
     assert "NotImplemented: The embedded stack has no postgres_changes" in error
 
 
-async def test_presence_and_leaving_are_answered(listen):
+async def test_nobody_is_present_and_leaving_is_answered(listen):
     ada = await listen("room", ADA, presence={"key": "", "enabled": True})
     await ada.channel.track({"online": True})
     assert ada.channel.presence_state() == {}
