@@ -51,11 +51,13 @@ class Route:
         methods: HTTP methods, separated by spaces.
         pattern: Path segments; ``{}`` takes one, a final ``*`` takes the rest.
         handler: Gets the request and the segments taken, decoded.
+        missing: What the answer 501 names; empty where there is another.
     """
 
     methods: str
     pattern: str
     handler: Callable[..., Awaitable[Response]]
+    missing: str = ""
 
     def match(self, method: str, segments: list[bytes]) -> list[str] | None:
         """Returns the segments taken; None if this is another route."""
@@ -117,7 +119,7 @@ class StorageService:
             Route("POST", "object/sign/{}/*", known(objects.sign)),
             Route("GET HEAD", "object/sign/{}/*", objects.signed),
             Route("POST", "object/list/{}", known(objects.list_folder)),
-            Route("POST", "object/list-v2/{}", _missing("list v2")),
+            _missing("POST", "object/list-v2/{}", "list v2"),
             Route("POST", "object/move", known(self._moving.move)),
             Route("POST", "object/copy", known(self._moving.copy)),
             Route("POST", "object/upload/sign/{}/*", known(objects.sign_upload)),
@@ -131,13 +133,13 @@ class StorageService:
             Route("DELETE", "object/{}/*", known(objects.delete)),
             Route("POST PUT", "object/{}/*", known(objects.store)),
             Route("GET HEAD", "object/{}/*", perhaps(objects.download)),
-            Route("GET HEAD", "render/*", _missing("image transformations")),
-            Route(_ALL, "upload/resumable", _missing("resumable uploads (TUS)")),
-            Route(_ALL, "upload/resumable/*", _missing("resumable uploads (TUS)")),
-            Route(_ALL, "s3/*", _missing("the S3 protocol")),
-            Route(_ALL, "iceberg/*", _missing("analytics buckets")),
-            Route(_ALL, "vector/*", _missing("vector buckets")),
-            Route(_ALL, "cdn/*", _missing("CDN")),
+            _missing("GET HEAD", "render/*", "image transformations"),
+            _missing(_ALL, "upload/resumable", "resumable uploads (TUS)"),
+            _missing(_ALL, "upload/resumable/*", "resumable uploads (TUS)"),
+            _missing(_ALL, "s3/*", "the S3 protocol"),
+            _missing(_ALL, "iceberg/*", "analytics buckets"),
+            _missing(_ALL, "vector/*", "vector buckets"),
+            _missing(_ALL, "cdn/*", "CDN"),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -231,8 +233,8 @@ async def _status(_: Request) -> Response:
     return Response()
 
 
-def _missing(what: str) -> Callable[..., Awaitable[Response]]:
+def _missing(methods: str, pattern: str, what: str) -> Route:
     async def handler(*_: object) -> Response:
         return not_implemented(f"Storage: {what}")
 
-    return handler
+    return Route(methods, pattern, handler, what)
