@@ -55,7 +55,6 @@ _DOTS = "the server's message has a path of its file backend"
 
 _ESCAPED = "the token writes a letter beyond ASCII as an escape"
 _NO_VERSIONS = "the column `versioning_status`, of which nothing may be made yet, is left out"
-_LIST_V2 = "501: list v2"
 _RESUMABLE = "501: resumable uploads"
 
 DIFFERENCES = {
@@ -64,6 +63,7 @@ DIFFERENCES = {
     "auth-role-authenticator": "other wording: only the API's three roles are known here",
     "auth-unknown-role": "400 instead of 500: only the API's three roles are known here",
     "bucket-list-old-client": "clients of 2024 get the key `type` as well",
+    "list2-created-desc-cursor": "its cursor holds a time of the recording's",
     "list-name-desc": "the server forgets a folder in this order, a bug not worth copying",
     "name-dot": _DOTS,
     "name-dotdot": _DOTS,
@@ -76,16 +76,6 @@ DIFFERENCES = {
     "sign-transform": "501: signing for a transformed image",
     "signup-create-bad-name": _ESCAPED,
     "sql-insert-bucket": _NO_VERSIONS,
-    **dict.fromkeys(
-        (
-            *("list2-all", "list2-anon", "list2-bad-column", "list2-bad-cursor", "list2-cursor"),
-            *("list2-created-desc", "list2-created-desc-cursor", "list2-cursor-delimiter"),
-            *("list2-delimiter", "list2-limit", "list2-limit-0", "list2-limit-delimiter"),
-            *("list2-missing-bucket", "list2-name-desc", "list2-prefix", "list2-prefix-no-slash"),
-            *("list2-py", "list2-user-b"),
-        ),
-        _LIST_V2,
-    ),
     **dict.fromkeys(
         (
             *("tus-options", "tus-create", "tus-create-existing", "tus-create-other"),

@@ -204,6 +204,40 @@ async def test_a_large_object_streams_through(storage, platform, path):
     assert await service.download(path) == content
 
 
+@pytest.mark.parametrize("column", ["name", "created_at", "updated_at"])
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_listing_goes_on_page_by_page(storage, column, order):
+    folder = f"{ADA}/{uuid4()}"
+    files = storage(ADA).from_("private")
+    names = [f"{folder}/{name}" for name in ("B", "a", "c/1", "c/2", "d e", "z")]
+    for name in names:
+        await files.upload(name, PNG, TYPED)
+    sort, found, cursor = {"column": column, "order": order}, [], None
+    while cursor is not None or not found:
+        options = {"prefix": folder + "/", "limit": 4, "sortBy": sort}
+        page = await files.list_v2(options | ({"cursor": cursor} if cursor else {}))
+        found += [entry.name for entry in page.objects]
+        cursor = page.nextCursor
+        assert page.hasNext is (cursor is not None)
+    assert found == (names if order == "asc" else names[::-1])
+
+
+async def test_a_page_may_end_between_an_object_and_a_folder_of_its_name(storage):
+    folder = f"{ADA}/{uuid4()}"
+    files = storage(ADA).from_("private")
+    for name in ("a", "x", "x/1", "y"):
+        await files.upload(f"{folder}/{name}", PNG, TYPED)
+    options = {"prefix": folder + "/", "limit": 2, "with_delimiter": True}
+    first = await files.list_v2(options)
+    second = await files.list_v2({**options, "cursor": first.nextCursor})
+    assert [entry.key for entry in first.objects] == ["a", "x"]
+    assert [entry.key for entry in first.folders] == ["x"]
+    assert [entry.key for entry in second.objects] == ["y"]
+    assert not second.hasNext
+    by_time = files.list_v2({**options, "sortBy": {"column": "created_at", "order": "asc"}})
+    assert "list v2 of folders by time" in (await refusal(by_time)).message
+
+
 async def test_a_bucket_limits_size_and_type(storage, platform):
     service = storage(key=platform.settings.service_role_key)
     options = {"file_size_limit": 100, "allowed_mime_types": ["image/*"]}
@@ -313,7 +347,6 @@ def test_the_sync_client_does_the_same(gateway, platform, path):
 @pytest.mark.parametrize(
     ("method", "path", "missing"),
     [
-        ("POST", "object/list-v2/private", "list v2"),
         ("POST", "upload/resumable", "resumable uploads"),
         ("PATCH", "upload/resumable/abc", "resumable uploads"),
         ("GET", "render/image/public/open/a.png", "image transformations"),

@@ -24,6 +24,7 @@ from picture_queue.local.gateway.storage.errors import (
 from picture_queue.local.gateway.storage.files import FileStore, Incoming
 from picture_queue.local.gateway.storage.listing import list_objects
 from picture_queue.local.gateway.storage.names import check_mime_type, check_object_name
+from picture_queue.local.gateway.storage.paging import list_page
 from picture_queue.local.gateway.storage.rows import SERVER, Rows, object_json, timestamp
 from picture_queue.local.gateway.storage.signing import Signer
 
@@ -180,6 +181,13 @@ class Objects:
         """``POST /object/list/{bucket}``."""
         body = await bodies.read_object(request, "prefix")
         return await list_objects(self._rows, bucket, body, caller)
+
+    async def list_page(
+        self, request: Request, bucket: str, caller: Caller
+    ) -> dict[str, Any] | Response:
+        """``POST /object/list-v2/{bucket}``."""
+        body = await bodies.read_object(request)
+        return await list_page(self._rows, bucket, body, caller)
 
     async def remove(self, request: Request, bucket: str, caller: Caller) -> list[dict[str, Any]]:
         """``DELETE /object/{bucket}``: what is not there or not allowed is left out."""

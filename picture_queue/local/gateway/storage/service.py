@@ -119,7 +119,7 @@ class StorageService:
             Route("POST", "object/sign/{}/*", known(objects.sign)),
             Route("GET HEAD", "object/sign/{}/*", objects.signed),
             Route("POST", "object/list/{}", known(objects.list_folder)),
-            _missing("POST", "object/list-v2/{}", "list v2"),
+            Route("POST", "object/list-v2/{}", known(objects.list_page)),
             Route("POST", "object/move", known(self._moving.move)),
             Route("POST", "object/copy", known(self._moving.copy)),
             Route("POST", "object/upload/sign/{}/*", known(objects.sign_upload)),
