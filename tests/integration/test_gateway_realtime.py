@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import jwt
 import pytest
 import websockets
 from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
@@ -253,6 +254,14 @@ async def test_a_bad_token_cannot_join(listen, platform, seconds, reason):
     state, error = await listener.state()
     assert state == CHANNEL_ERROR
     assert reason in error
+
+
+@pytest.mark.parametrize("claims", [{"role": "authenticated"}, {"exp": 4102444800}, {}])
+async def test_a_token_needs_a_role_and_an_end(listen, platform, claims):
+    token = jwt.encode({"sub": str(ADA), **claims}, platform.settings.jwt_secret)
+    state, error = await (await listen("room", token=token, private=False)).state()
+    assert state == CHANNEL_ERROR
+    assert "Fields `role` and `exp` are required in JWT" in error
 
 
 async def test_a_cut_network_is_survived(listen, faults, sql):

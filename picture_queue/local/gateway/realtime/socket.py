@@ -216,13 +216,16 @@ class Socket:
 
     def _verify(self, token: str) -> Caller:
         try:
-            return self._backend.credentials.verify(token, leeway=0)
+            caller = self._backend.credentials.verify(token, leeway=0)
         except BadToken as error:
             if error.flaw == "expired":
                 raise Refusal("InvalidJWTToken: Token has expired 0 seconds ago") from None
             if error.flaw in ("signature", "signature encoding", "algorithm"):
                 raise Refusal("JwtSignatureError: Failed to validate JWT signature") from None
             raise Refusal("MalformedJWT: The token provided is not a valid JWT") from None
+        if "role" not in caller.claims or not isinstance(caller.claims.get("exp"), int):
+            raise Refusal("InvalidJWTToken: Fields `role` and `exp` are required in JWT")
+        return caller
 
     async def _check_reading(self, caller: Caller, name: str) -> None:
         if not await self._ask(self._backend.access.can_read, caller, name):
