@@ -4,11 +4,16 @@ As on the platform: messages of the last 72 hours, the newest 25 at most, oldest
 as replayed (https://supabase.com/docs/guides/realtime/broadcast#broadcast-replay).
 """
 
+import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+
+import asyncpg
 
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.realtime import frames
+
+_logger = logging.getLogger(__name__)
 
 _MOST: Final = 25
 # `inserted_at` is UTC without saying so.
@@ -55,14 +60,13 @@ class Wish:
 
 
 async def missed(database: Database, name: str, wish: Wish) -> list[str]:
-    """Returns the frames of the messages a topic had.
-
-    Raises:
-        OSError: The database is not there.
-        asyncpg.PostgresError: It refuses.
-    """
-    async with database.connection() as connection:
-        rows: list[Any] = await connection.fetch(_MISSED, name, wish.since, wish.limit)
+    """Returns the frames of the messages a topic had; none while the database is away."""
+    try:
+        async with database.connection() as connection:
+            rows = await connection.fetch(_MISSED, name, wish.since, wish.limit)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        _logger.warning("could not replay %s: %r", name, error)
+        return []
     return [
         frames.broadcast(name, row["event"], row["payload"], str(row["id"]), replayed=True)
         for row in rows

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from picture_queue.local.gateway.realtime.channel import Channel, JoinConfig
 from picture_queue.local.gateway.realtime.hub import Hub
 from picture_queue.local.gateway.realtime.limits import Quota
 from picture_queue.local.gateway.realtime.listener import Listener
-from picture_queue.local.gateway.realtime.replay import Wish, missed
+from picture_queue.local.gateway.realtime.replay import missed
 
 ABNORMAL = 1011  # a close code that every client treats as a broken connection
 _TRY_AGAIN_LATER = 1013
@@ -28,8 +27,6 @@ _LISTENER_PATIENCE = 5.0  # seconds a join waits for the database's notification
 
 
 _NO_PRESENCE = "NotImplemented: The embedded stack keeps no presence."
-
-_logger = logging.getLogger(__name__)
 
 
 class Refusal(Exception):
@@ -161,7 +158,7 @@ class Socket:
         self._backend.hub.add(channel.name, config.private, channel)
         if config.replay is not None:
             # What is sent meanwhile may come twice; its id tells.
-            for text in await self._missed(channel.name, config.replay):
+            for text in await missed(self._backend.database, channel.name, config.replay):
                 self.deliver(text)
 
     def _check_quota(self, topic: str) -> None:
@@ -177,13 +174,6 @@ class Socket:
             raise Refusal("ChannelRateLimitReached: Too many channels")
         if quota.connections > quota.limits.connections:
             raise Refusal("ConnectionRateLimitReached: Too many connected users")
-
-    async def _missed(self, name: str, wish: Wish) -> list[str]:
-        try:
-            return await missed(self._backend.database, name, wish)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            _logger.warning("could not replay %s: %r", name, error)
-            return []
 
     async def _admit(self, topic: str, config: JoinConfig, token: object) -> Caller:
         """Returns whom a join acts as.
