@@ -59,15 +59,25 @@ class Wish:
         return cls(since=float(since or 0), limit=max(1, min(int(limit or 1), _MOST)))
 
 
-async def missed(database: Database, name: str, wish: Wish) -> list[str]:
-    """Returns the frames of the messages a topic had; none while the database is away."""
-    try:
-        async with database.connection() as connection:
-            rows = await connection.fetch(_MISSED, name, wish.since, wish.limit)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        _logger.warning("could not replay %s: %r", name, error)
-        return []
-    return [
-        frames.broadcast(name, row["event"], row["payload"], str(row["id"]), replayed=True)
-        for row in rows
-    ]
+class History:
+    """Reads back what was sent.
+
+    Args:
+        database: Where it is.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def missed(self, name: str, wish: Wish) -> list[str]:
+        """Returns the frames of the messages a topic had; none while the database is away."""
+        try:
+            async with self._database.connection() as connection:
+                rows = await connection.fetch(_MISSED, name, wish.since, wish.limit)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            _logger.warning("could not replay %s: %r", name, error)
+            return []
+        return [
+            frames.broadcast(name, row["event"], row["payload"], str(row["id"]), replayed=True)
+            for row in rows
+        ]

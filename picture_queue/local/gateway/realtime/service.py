@@ -21,6 +21,7 @@ from picture_queue.local.gateway.realtime.access import Access
 from picture_queue.local.gateway.realtime.hub import Hub
 from picture_queue.local.gateway.realtime.limits import Quota
 from picture_queue.local.gateway.realtime.listener import Listener
+from picture_queue.local.gateway.realtime.replay import History
 from picture_queue.local.gateway.realtime.socket import Backend, Socket
 from picture_queue.local.gateway.settings import GatewaySettings
 
@@ -41,9 +42,9 @@ class RealtimeService:
         self._listener = Listener(settings.database_url, self._hub, self._quota)
         self._backend = Backend(
             credentials,
-            database,
             self._hub,
             self._access,
+            History(database),
             self._listener,
             self._quota,
             settings.subscriber_queue,

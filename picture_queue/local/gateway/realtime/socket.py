@@ -11,14 +11,13 @@ import asyncpg
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from picture_queue.local.gateway.credentials import BadToken, Caller, Credentials
-from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.realtime import frames
 from picture_queue.local.gateway.realtime.access import Access
 from picture_queue.local.gateway.realtime.channel import Channel, JoinConfig
 from picture_queue.local.gateway.realtime.hub import Hub
 from picture_queue.local.gateway.realtime.limits import Quota
 from picture_queue.local.gateway.realtime.listener import Listener
-from picture_queue.local.gateway.realtime.replay import missed
+from picture_queue.local.gateway.realtime.replay import History
 
 ABNORMAL = 1011  # a close code that every client treats as a broken connection
 _TRY_AGAIN_LATER = 1013
@@ -38,9 +37,9 @@ class Backend:
     """What all sockets share."""
 
     credentials: Credentials
-    database: Database
     hub: Hub
     access: Access
+    history: History
     listener: Listener
     quota: Quota
     queue_length: int
@@ -158,7 +157,7 @@ class Socket:
         self._backend.hub.add(channel.name, config.private, channel)
         if config.replay is not None:
             # What is sent meanwhile may come twice; its id tells.
-            for text in await missed(self._backend.database, channel.name, config.replay):
+            for text in await self._backend.history.missed(channel.name, config.replay):
                 self.deliver(text)
 
     def _check_quota(self, topic: str) -> None:
