@@ -25,8 +25,6 @@ from picture_queue.errors import (
 from picture_queue.records import Version
 
 UPGRADE = "Apply the SQL that ships with this version: supabase db push"
-# Lost or refused connections, a full server, one on its way down or up.
-_AWAY = ("08", "53", "57P")
 # Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
 _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "42501": (NotAllowed, "This key may not do that", "Use a service key, or sign in as the owner"),
@@ -48,6 +46,8 @@ _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "PGRST302": (NotAuthenticated, "The call needs a key or a token", None),
     "PGRST303": (AuthenticationFailed, "The token is not valid any more", "Sign in again"),
 }
+# Lost or refused connections, a full server, one on its way down or up.
+_AWAY = ("08", "53", "57P")
 
 
 class FunctionMissing(Exception):
