@@ -9,7 +9,6 @@ platform's clients do: its gateway lets nobody in without one.
 import asyncio
 import base64
 import contextlib
-import hashlib
 import hmac
 import http.client
 import json
@@ -154,8 +153,8 @@ def signed(header: dict[str, Any], payload: str, described: dict[str, Any]) -> s
     body = f"{encoded(json.dumps(header))}.{encoded(payload)}"
     if algorithm == "none":
         return body + "."
-    digest = hashlib.new(algorithm.replace("HS", "sha")).name
-    return f"{body}.{encoded(hmac.digest(secret.encode(), body.encode(), digest))}"
+    signature = hmac.digest(secret.encode(), body.encode(), algorithm.replace("HS", "sha"))
+    return f"{body}.{encoded(signature)}"
 
 
 def authorization(case: dict[str, Any]) -> str | None:
@@ -242,7 +241,7 @@ class Replay:
             yield
 
     def close(self) -> None:
-        """Closes the connection; the next case opens another."""
+        """Closes the connection to the gateway."""
         self._connection.close()
 
     def _ask(self, case: dict[str, Any]) -> tuple[int, str, http.client.HTTPMessage, str]:
@@ -271,7 +270,7 @@ class Replay:
 def parsed(text: str) -> Any:
     """A body as a value, its numbers to the last digit; what is not JSON as it is."""
     try:
-        return json.loads(text, parse_float=str, parse_int=str)
+        return json.loads(text, parse_float=lambda digits: ("number", digits))
     except ValueError:
         return text
 

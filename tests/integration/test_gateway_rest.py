@@ -112,6 +112,22 @@ async def test_answers_pass_unchanged(stack, api):
     assert (await api.get("/rest/v1/", headers=headers)).status_code == 200
 
 
+@pytest.mark.parametrize("limit", ["limit", "lim%69t"])
+async def test_a_limit_on_a_change_is_ignored_as_on_the_platform(stack, api, db, limit):
+    await db.execute("create table public.limited (n int); insert into limited values (1), (2)")
+    await db.execute("grant all on public.limited to service_role; notify pgrst, 'reload schema'")
+    headers = {**bearer(stack.secret_key), "Prefer": "return=representation"}
+    path = f"/rest/v1/limited?n=gt.0&order=n&{limit}=1"
+    try:
+        async with asyncio.timeout(15):
+            while (await api.get(path, headers=headers)).status_code == 404:
+                pass  # until the new table is known
+        assert len((await api.get(path, headers=headers)).json()) == 1
+        assert (await api.delete(path, headers=headers)).json() == [{"n": 1}, {"n": 2}]
+    finally:
+        await db.execute("drop table public.limited")
+
+
 async def test_large_bodies_stream_both_ways(stack, api):
     headers = bearer(stack.secret_key)
 

@@ -1,9 +1,8 @@
 """``/rest/v1``: a streaming proxy to PostgREST that only exchanges the key."""
 
-import re
 from collections.abc import AsyncIterator
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
@@ -26,7 +25,7 @@ _NOT_FORWARDED: Final = _HOP_BY_HOP | {b"authorization"}
 # The bundled PostgREST changes at most `limit` rows; the platform's looks at the filters alone.
 # What deletes one row here must not delete all of them there, so it does so here as well.
 _CHANGES: Final = frozenset({"PATCH", "DELETE"})
-_LIMIT: Final = re.compile(rb"(?:limit|offset)=")
+_LIMITS: Final = frozenset({b"limit", b"offset"})
 # The server in front writes its own Date and Server.
 _NOT_RETURNED: Final = _HOP_BY_HOP | {b"transfer-encoding", b"date", b"server"}
 
@@ -93,8 +92,13 @@ def _target(scope: Scope) -> bytes:
     path: bytes = scope["raw_path"].removeprefix(PREFIX) or b"/"
     query: bytes = scope["query_string"]
     if scope["method"] in _CHANGES:
-        query = b"&".join(part for part in query.split(b"&") if not _LIMIT.match(part))
+        parts = query.split(b"&")
+        query = b"&".join(part for part in parts if _name(part) not in _LIMITS)
     return path + b"?" + query if query else path
+
+
+def _name(parameter: bytes) -> bytes:
+    return unquote_to_bytes(parameter.partition(b"=")[0])
 
 
 async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
