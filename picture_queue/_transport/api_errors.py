@@ -19,6 +19,7 @@ from picture_queue.errors import (
 )
 
 _SERVER_CODE = re.compile(r"PGRST\w+|[0-9A-Z]{5}")
+_NO_SUCH_PATH = "PGRST125"
 # Storage answers HTTP 400 to nearly everything; the meaning is in statusCode of the body.
 _BY_STORAGE_STATUS: dict[str, type[PictureQueueError]] = {
     "403": NotAllowed,
@@ -53,9 +54,9 @@ def name_error(error: Exception, url: str) -> Exception:
 
 def _name_api_error(error: APIError, url: str) -> Exception:
     code, message = str(error.code or ""), error.message or ""
-    if code == "PGRST202":
+    if code in ("PGRST202", "42883"):  # the second where the API remembers a function that is gone
         return FunctionMissing(message)
-    if _SERVER_CODE.fullmatch(code):
+    if _SERVER_CODE.fullmatch(code) and code != _NO_SUCH_PATH:
         return name_server_code(code, message, error.details, error.hint)
     if code in ("401", "403") or "API key" in message:
         return AuthenticationFailed(

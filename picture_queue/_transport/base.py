@@ -32,6 +32,7 @@ _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "40P01": (Busy, "Two calls were in each other's way", None),
     "57014": (Busy, "The database stopped the call at its time limit", None),
     "53300": (Busy, "The database has no free connection", None),
+    "55P03": (Busy, "Another call holds the rows for too long", None),
     "PGRST000": (Busy, "The API has no connection to the database", None),
     "PGRST001": (Busy, "The API has no connection to the database", None),
     "PGRST002": (Busy, "The API is loading the schema", None),
@@ -44,6 +45,8 @@ _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "PGRST302": (NotAuthenticated, "The call needs a key or a token", None),
     "PGRST303": (AuthenticationFailed, "The token is not valid any more", "Sign in again"),
 }
+# Lost or refused connections, a full server, one on its way down or up.
+_AWAY = ("08", "53", "57P")
 
 
 class FunctionMissing(Exception):
@@ -66,6 +69,11 @@ def name_server_code(
         return ours
     if code in _BY_SERVER_CODE:
         kind, text, advice = _BY_SERVER_CODE[code]
+        return kind(text, code=code, detail=message, hint=advice)
+    if code.startswith(_AWAY):
+        return Busy("The database is not available now", code=code, detail=message)
+    if code == "22023" and message.startswith('role "'):  # of the token
+        kind, text, advice = _BY_SERVER_CODE["PGRST301"]
         return kind(text, code=code, detail=message, hint=advice)
     if code.startswith("22"):  # a value that does not convert to its parameter's type
         return InvalidArgument(message, code=code, detail=detail)

@@ -4,11 +4,9 @@ from psycopg import Error, OperationalError
 from psycopg.conninfo import conninfo_to_dict
 
 from picture_queue._transport.base import FunctionMissing, name_server_code
-from picture_queue.errors import AuthenticationFailed, Busy, ConnectionFailed
+from picture_queue.errors import AuthenticationFailed, ConnectionFailed
 from picture_queue.settings import DatabaseSettings
 
-# Class 28 is authorization; class 53 and 57P0x say that the server is full, or on its way down.
-_BUSY = ("53", "57P")
 _LOST = ("08", "57P01", "57P02", "57P03")
 
 
@@ -39,10 +37,8 @@ def name_database_error(error: Exception, settings: DatabaseSettings) -> Excepti
         )
     if code == "42883":
         return FunctionMissing(message)
-    if code.startswith("28"):
+    if code.startswith("28"):  # authorization
         return _authentication(message)
-    if code.startswith(_BUSY):
-        return Busy("The database is not available now", code=code, detail=message)
     return name_server_code(code, message, diagnosis.message_detail, diagnosis.message_hint)
 
 

@@ -397,12 +397,8 @@ end
 $$;
 
 create function storage.extension(name text) returns text
-language plpgsql immutable as $$
-declare
-  v_parts text [] := string_to_array(storage.filename(name), '.');
-begin
-  return v_parts[array_length(v_parts, 1)];
-end
+language sql immutable as $$
+  select reverse(split_part(reverse(storage.filename(name)), '.', 1))
 $$;
 
 create function storage.operation() returns text

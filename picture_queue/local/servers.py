@@ -92,6 +92,7 @@ class _AppServer:
                 app,
                 # The implementation on websockets' old API warns that it is deprecated.
                 ws="websockets-sansio",
+                ws_max_size=gateway.FRAME_LIMIT,
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=_GRACE,

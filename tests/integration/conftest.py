@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import jwt
 import pytest
 import uvicorn
 
-from picture_queue.local.gateway import GatewaySettings, create_app
+from picture_queue.local.gateway import FRAME_LIMIT, GatewaySettings, create_app
 from picture_queue.local.migrate import apply_platform
 from picture_queue.local.ports import HOST, free_port
 
@@ -40,6 +40,7 @@ class Platform:
             port=port,
             log_config=None,
             ws="websockets-sansio",
+            ws_max_size=FRAME_LIMIT,
             timeout_graceful_shutdown=1,
         )
         server = uvicorn.Server(config)
@@ -80,16 +81,32 @@ class Platform:
             await connection.close(timeout=5)
 
 
+NewPlatform = Callable[[Any], contextlib.AbstractContextManager[Platform]]
+
+
 @pytest.fixture(scope="module")
-def platform(stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    """A platform for each file, without picture-queue's migrations."""
-    admin = _dsn(stack.db_url, "postgres")
-    database = f"platform_{uuid4().hex[:8]}"
-    asyncio.run(_execute(admin, f"create database {database}"))
-    try:
-        yield Platform(_settings(stack, _dsn(stack.db_url, database), tmp_path_factory.mktemp("s")))
-    finally:
-        asyncio.run(_execute(admin, f"drop database {database} with (force)"))
+def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
+    """Makes a platform without picture-queue's migrations in a database of a stack's cluster."""
+
+    @contextlib.contextmanager
+    def make(stack: Any) -> Iterator[Platform]:
+        admin = _dsn(stack.db_url, "postgres")
+        database = f"platform_{uuid4().hex[:8]}"
+        asyncio.run(_execute(admin, f"create database {database}"))
+        try:
+            dsn = _dsn(stack.db_url, database)
+            yield Platform(_settings(stack, dsn, tmp_path_factory.mktemp("s")))
+        finally:
+            asyncio.run(_execute(admin, f"drop database {database} with (force)"))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def platform(stack: Any, new_platform: NewPlatform) -> Iterator[Platform]:
+    """A platform for each file."""
+    with new_platform(stack) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -225,7 +225,12 @@ def test_the_sync_client_does_the_same(gateway):
         ),
         (lambda auth: auth.sign_in_with_otp({"email": "a@b.co"}), "one-time passwords"),
         (lambda auth: auth.reset_password_for_email("a@b.co"), "password recovery"),
-        (lambda auth: auth.admin.list_users(), "Auth admin API"),
+        (lambda auth: auth.admin.oauth.list_clients(), "Auth admin API beyond users"),
+        (
+            lambda auth: auth.admin.generate_link({"type": "magiclink", "email": "a@b.co"}),
+            "e-mail links",
+        ),
+        (lambda auth: auth.admin.invite_user_by_email("a@b.co"), "invitations"),
         (lambda auth: auth.exchange_code_for_session({"auth_code": "x"}), "grant type pkce"),
     ],
 )
@@ -251,3 +256,135 @@ async def test_bare_requests_are_answered_in_the_older_form(gateway):
         assert (await http.get("/.well-known/jwks.json")).json() == {"keys": []}
         assert (await http.get("/settings")).json()["mailer_autoconfirm"] is True
         assert (await http.get("/health")).status_code == 200
+
+
+# Users as who has a service key meets them.
+
+
+@pytest.fixture
+async def admin(gateway, platform):
+    async with httpx.AsyncClient(timeout=20) as http:
+        key = platform.settings.service_role_key
+        yield AsyncGoTrueClient(
+            url=f"{gateway}/auth/v1",
+            headers={"apikey": key, "Authorization": f"Bearer {key}"},
+            http_client=http,
+        ).admin
+
+
+async def test_an_administrator_makes_changes_and_deletes_users(admin, auth):
+    email = someone()
+    made = await admin.create_user(
+        {
+            "email": email.upper(),
+            "password": PASSWORD,
+            "email_confirm": True,
+            "user_metadata": {"name": "Ada", "old": 1},
+            "app_metadata": {"plan": "pro"},
+        }
+    )
+    user = made.user
+    assert (user.email, user.user_metadata) == (email, {"name": "Ada", "old": 1})
+    assert user.app_metadata == {"provider": "email", "providers": ["email"], "plan": "pro"}
+    session = (await auth.sign_in_with_password({"email": email, "password": PASSWORD})).session
+    changed = await admin.update_user_by_id(
+        user.id,
+        {"password": "another " + PASSWORD, "user_metadata": {"old": None, "new": 2}},
+    )
+    assert changed.user.user_metadata == {"name": "Ada", "new": 2}
+    assert (await admin.get_user_by_id(user.id)).user == changed.user
+    wrong = auth.sign_in_with_password({"email": email, "password": PASSWORD})
+    assert await code_of(wrong) == "invalid_credentials"
+    await auth.sign_in_with_password({"email": email, "password": "another " + PASSWORD})
+    await admin.delete_user(user.id)
+    assert await code_of(admin.get_user_by_id(user.id)) == "user_not_found"
+    assert await code_of(admin.delete_user(user.id)) == "user_not_found"
+    assert await code_of(auth.get_user(session.access_token)) == "user_not_found"
+    assert await code_of(auth.refresh_session(session.refresh_token)) == "refresh_token_not_found"
+
+
+async def test_users_are_listed_by_pages_the_newest_first(admin, gateway, platform):
+    made = [(await admin.create_user({"email": someone()})).user.id for _ in range(3)]
+    assert [user.id for user in await admin.list_users(per_page=3)] == made[::-1]
+    second = await admin.list_users(page=2, per_page=2)
+    assert second[0].id == made[0]
+    headers = {"apikey": platform.settings.secret_key}
+    async with httpx.AsyncClient(headers=headers) as http:
+        answer = await http.get(f"{gateway}/auth/v1/admin/users?page=1&per_page=1")
+        total = int(answer.headers["x-total-count"])
+        assert answer.json()["aud"] == "authenticated"
+        assert answer.headers["link"] == (
+            '</admin/users?page=2&per_page=1>; rel="next",'
+            f' </admin/users?page={total}&per_page=1>; rel="last"'
+        )
+        for page in ("0", "-1", "x", "²", "9" * 30):
+            answer = await http.get(f"{gateway}/auth/v1/admin/users", params={"page": page})
+            assert (answer.status_code, answer.json()["error_code"]) == (400, "validation_failed")
+
+
+async def test_who_is_not_confirmed_cannot_sign_in(admin, auth):
+    account = {"email": someone(), "password": PASSWORD}
+    user = (await admin.create_user(account)).user
+    assert await code_of(auth.sign_in_with_password(account)) == "email_not_confirmed"
+    await admin.update_user_by_id(user.id, {"email_confirm": True})
+    assert (await auth.sign_in_with_password(account)).user.id == user.id
+
+
+async def test_a_users_role_is_in_its_tokens(admin, auth):
+    account = {"email": someone(), "password": PASSWORD, "email_confirm": True}
+    await admin.create_user({**account, "role": "editor"})
+    session = (await auth.sign_in_with_password(account)).session
+    assert jwt.decode(session.access_token, options={"verify_signature": False})["role"] == "editor"
+
+
+async def test_an_id_and_an_address_are_one_users(admin):
+    email, user_id = someone(), str(uuid4())
+    assert (await admin.create_user({"email": email, "id": user_id})).user.id == user_id
+    assert await code_of(admin.create_user({"email": email})) == "email_exists"
+    other = (await admin.create_user({"email": someone()})).user
+    assert await code_of(admin.update_user_by_id(other.id, {"email": email})) == "email_exists"
+    assert await code_of(admin.create_user({})) == "validation_failed"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "missing"),
+    [
+        ({"phone": "+1"}, "phone numbers"),
+        ({"ban_duration": "1h"}, "banning of users"),
+        ({"password_hash": "$2a$10$x"}, "passwords given as a hash"),
+    ],
+)
+async def test_what_an_administrator_misses_says_so(admin, attributes, missing):
+    user = (await admin.create_user({"email": someone()})).user
+    for call in (
+        admin.create_user({"email": someone(), **attributes}),
+        admin.update_user_by_id(user.id, attributes),
+    ):
+        with pytest.raises(AuthApiError) as refused:
+            await call
+        assert (refused.value.status, missing in refused.value.message) == (501, True)
+    assert await code_of(admin.delete_user(user.id, should_soft_delete=True)) == "not_implemented"
+
+
+@pytest.mark.parametrize(
+    ("token", "status", "code"),
+    [
+        (None, 401, "no_authorization"),
+        ("nonsense", 403, "bad_jwt"),
+        ("anon", 403, "not_admin"),
+        ("user", 403, "not_admin"),
+    ],
+)
+async def test_only_a_service_key_administers(gateway, platform, token, status, code):
+    tokens = {"anon": platform.settings.anon_key, "user": platform.token(uuid4())}
+    headers = {} if token is None else {"Authorization": f"Bearer {tokens.get(token, token)}"}
+    async with httpx.AsyncClient(base_url=f"{gateway}/auth/v1", headers=headers) as http:
+        for method, path in (
+            ("GET", "/admin/users"),
+            ("POST", "/admin/users"),
+            ("GET", f"/admin/users/{uuid4()}"),
+            ("PUT", f"/admin/users/{uuid4()}"),
+            ("DELETE", f"/admin/users/{uuid4()}"),
+        ):
+            answer = await http.request(method, path)
+            assert (answer.status_code, answer.json()["error_code"]) == (status, code)

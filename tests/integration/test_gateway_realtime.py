@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import jwt
 import pytest
 import websockets
 from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
@@ -255,6 +256,14 @@ async def test_a_bad_token_cannot_join(listen, platform, seconds, reason):
     assert reason in error
 
 
+@pytest.mark.parametrize("claims", [{"role": "authenticated"}, {"exp": 4102444800}, {}])
+async def test_a_token_needs_a_role_and_an_end(listen, platform, claims):
+    token = jwt.encode({"sub": str(ADA), **claims}, platform.settings.jwt_secret)
+    state, error = await (await listen("room", token=token, private=False)).state()
+    assert state == CHANNEL_ERROR
+    assert "Fields `role` and `exp` are required in JWT" in error
+
+
 async def test_a_cut_network_is_survived(listen, faults, sql):
     ada = await listen(f"user:{ADA}", ADA)
     await ada.state()
@@ -352,7 +361,7 @@ async def test_table_changes_are_refused_by_name(gateway, platform):
     assert "NotImplemented: The embedded stack has no postgres_changes" in error
 
 
-async def test_presence_and_leaving_are_answered(listen):
+async def test_nobody_is_present_and_leaving_is_answered(listen):
     ada = await listen("room", ADA, presence={"key": "", "enabled": True})
     await ada.channel.track({"online": True})
     assert ada.channel.presence_state() == {}

@@ -7,6 +7,6 @@ with status 501 and the name of the missing thing.
 """
 
 from picture_queue.local.gateway.app import create_app
-from picture_queue.local.gateway.settings import GatewaySettings
+from picture_queue.local.gateway.settings import FRAME_LIMIT, GatewaySettings, RealtimeLimits
 
-__all__ = ["GatewaySettings", "create_app"]
+__all__ = ["FRAME_LIMIT", "GatewaySettings", "RealtimeLimits", "create_app"]

@@ -62,7 +62,9 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
         allow_origins=["*"],
         allow_methods=_ANY_METHOD,
         allow_headers=["*"],
-        expose_headers=["Content-Range", "Content-Profile", "Location", "ETag"],
+        expose_headers=[
+            *("Content-Range", "Content-Profile", "Location", "ETag", "Link", "X-Total-Count"),
+        ],
         max_age=3600,
     )
 

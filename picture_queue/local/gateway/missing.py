@@ -35,7 +35,9 @@ _MISSING: Final = (
     ("/pg", "postgres-meta"),
     ("/analytics/v1", "Logs and Analytics"),
     ("/realtime/v1/api/tenants", "Realtime tenant management"),
-    ("/auth/v1/admin", "Auth admin API"),
+    ("/auth/v1/admin/generate_link", "e-mail links"),
+    ("/auth/v1/admin", "Auth admin API beyond users"),
+    ("/auth/v1/.well-known", "OAuth server"),
     ("/auth/v1/authorize", "OAuth sign-in"),
     ("/auth/v1/callback", "OAuth sign-in"),
     ("/auth/v1/oauth", "OAuth server"),
@@ -49,6 +51,7 @@ _MISSING: Final = (
     ("/auth/v1/invite", "invitations"),
     ("/auth/v1/sso", "single sign-on (SAML)"),
     ("/auth/v1/user/identities", "linked identities"),
+    ("/auth/v1/user/oauth", "OAuth server"),
     ("/auth/v1/passkeys", "passkeys"),
 )
 

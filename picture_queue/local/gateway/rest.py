@@ -2,14 +2,15 @@
 
 from collections.abc import AsyncIterator
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.credentials import Credentials
 from picture_queue.local.gateway.faults import Faults
+from picture_queue.local.gateway.rest_tokens import NO_KEY, RefusedToken, check
 from picture_queue.local.gateway.upstream import Exchange, Headers, Upstream, UpstreamError
 
 PREFIX: Final = b"/rest/v1"
@@ -21,8 +22,16 @@ _HOP_BY_HOP: Final = frozenset(
      b"upgrade", b"expect"}
 )  # fmt: skip
 _NOT_FORWARDED: Final = _HOP_BY_HOP | {b"authorization"}
+# The bundled PostgREST changes at most `limit` rows; the platform's looks at the filters alone.
+# What deletes one row here must not delete all of them there, so it does so here as well.
+_CHANGES: Final = frozenset({"PATCH", "DELETE"})
+_LIMITS: Final = frozenset({b"limit", b"offset"})
 # The server in front writes its own Date and Server.
 _NOT_RETURNED: Final = _HOP_BY_HOP | {b"transfer-encoding", b"date", b"server"}
+
+
+class _RestJson(JSONResponse):
+    media_type = "application/json; charset=utf-8"
 
 
 class RestProxy:
@@ -45,10 +54,11 @@ class RestProxy:
         token = self._credentials.token(values.get(b"authorization"), values.get(b"apikey"))
         try:
             if token is None:
-                raise BadToken("malformed", "No API key found in request")
-            self._credentials.verify(token)
-        except BadToken as error:
-            await _refuse(error)(scope, receive, send)
+                raise RefusedToken(NO_KEY)
+            check(self._credentials, token)
+        except RefusedToken as error:
+            challenge = {"WWW-Authenticate": error.challenge}
+            await _RestJson(error.body(), 401, challenge)(scope, receive, send)
             return
         headers = [(name, value) for name, value in given if name not in _NOT_FORWARDED]
         headers.append((b"authorization", b"Bearer " + token.encode()))
@@ -81,7 +91,14 @@ class RestProxy:
 def _target(scope: Scope) -> bytes:
     path: bytes = scope["raw_path"].removeprefix(PREFIX) or b"/"
     query: bytes = scope["query_string"]
+    if scope["method"] in _CHANGES:
+        parts = query.split(b"&")
+        query = b"&".join(part for part in parts if _name(part) not in _LIMITS)
     return path + b"?" + query if query else path
+
+
+def _name(parameter: bytes) -> bytes:
+    return unquote_to_bytes(parameter.partition(b"=")[0])
 
 
 async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
@@ -96,7 +113,9 @@ async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
 
 async def _pass_on(exchange: Exchange, send: Send) -> None:
     headers = [header for header in exchange.headers if header[0] not in _NOT_RETURNED]
-    await send({"type": "http.response.start", "status": exchange.status, "headers": headers})
+    # A function may raise PT999; no server of ours can send such a status.
+    status = exchange.status if exchange.status < 600 else 500
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     last = b""
     async for piece in exchange.body():
         if last:
@@ -114,15 +133,6 @@ async def _cut(exchange: Exchange, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": True})
 
 
-def _refuse(error: BadToken) -> JSONResponse:
-    # PostgREST 14's answers; the bundled one is older and has one code for both.
-    code, message = "PGRST301", error.message
-    if error.flaw == "expired":
-        code, message = "PGRST303", "JWT expired"
-    body = {"code": code, "details": None, "hint": None, "message": message}
-    return JSONResponse(body, status_code=401, headers={"WWW-Authenticate": "Bearer"})
-
-
 def _unavailable(error: Exception) -> JSONResponse:
     late = isinstance(error, TimeoutError)
     body = {
@@ -131,4 +141,4 @@ def _unavailable(error: Exception) -> JSONResponse:
         "hint": None,
         "message": "PostgREST did not answer in time" if late else "PostgREST is not there",
     }
-    return JSONResponse(body, status_code=504 if late else 503)
+    return _RestJson(body, 504 if late else 503)

@@ -2,6 +2,31 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+# The largest frame of a socket, in bytes; a larger one closes it.
+FRAME_LIMIT: Final = 5_000_000
+
+
+@dataclass(frozen=True)
+class RealtimeLimits:
+    """What one project may ask of Realtime. The defaults are a Pro project's without a spend cap.
+
+    https://supabase.com/docs/guides/realtime/limits
+
+    Args:
+        connections: Sockets at once.
+        channels: Joined topics of one socket.
+        joins_per_second: Joins of all sockets.
+        messages_per_second: Broadcasts of all sockets, over HTTP and from the database.
+        payload_bytes: Largest broadcast.
+    """
+
+    connections: int = 10_000
+    channels: int = 100
+    joins_per_second: int = 2_500
+    messages_per_second: int = 2_500
+    payload_bytes: int = 3_000_000
 
 
 @dataclass(frozen=True)
@@ -20,6 +45,7 @@ class GatewaySettings:
         secret_key: Opaque key that stands for the role service_role.
         token_seconds: Lifetime of a user's access token, in seconds.
         file_size_limit: Largest object, in bytes.
+        realtime_limits: What one project may ask of Realtime.
         subscriber_queue: Messages kept for a subscriber that does not read; one more closes it.
     """
 
@@ -34,4 +60,5 @@ class GatewaySettings:
     secret_key: str = field(repr=False)
     token_seconds: int = 3600
     file_size_limit: int = 52_428_800
+    realtime_limits: RealtimeLimits = RealtimeLimits()
     subscriber_queue: int = 1000

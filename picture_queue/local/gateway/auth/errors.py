@@ -1,7 +1,12 @@
 """Auth's errors, as GoTrue words them."""
 
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 _VERSION_HEADER = "X-Supabase-Api-Version"
 _VERSION = "2024-01-01"

@@ -1,9 +1,7 @@
 """``/auth/v1``: the routes the clients use to sign up, sign in, stay signed in and sign out."""
 
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any, Final
 
 import asyncpg
@@ -12,19 +10,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from picture_queue.local.gateway.auth import passwords
+from picture_queue.local.gateway.auth import bodies, passwords
 from picture_queue.local.gateway.auth.accounts import Accounts, Session
-from picture_queue.local.gateway.auth.errors import AuthError
+from picture_queue.local.gateway.auth.admin import AdminUsers
+from picture_queue.local.gateway.auth.errors import AuthError, Handler
 from picture_queue.local.gateway.credentials import BadToken, Credentials
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.settings import GatewaySettings
 
-_Handler = Callable[[Request], Awaitable[Response]]
-
-_SHORTEST_PASSWORD: Final = 6
-_LONGEST_PASSWORD: Final = 72  # bytes bcrypt looks at; the platform refuses more
-_EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
 _SCOPES: Final = ("global", "local", "others")
 
 
@@ -39,10 +33,11 @@ class AuthService:
         self._token_seconds = settings.token_seconds
         self._credentials = credentials
         self._accounts = Accounts(database)
+        self._admin = AdminUsers(credentials, database)
 
     def routes(self) -> list[BaseRoute]:
         """The routes below ``/auth/v1``."""
-        served: tuple[tuple[str, str, _Handler], ...] = (
+        served: tuple[tuple[str, str, Handler], ...] = (
             ("POST", "/signup", self._sign_up),
             ("POST", "/token", self._token),
             ("GET", "/user", self._user),
@@ -51,6 +46,7 @@ class AuthService:
             ("GET", "/health", self._health),
             ("GET", "/settings", self._settings),
             ("GET", "/.well-known/jwks.json", self._keys),
+            *self._admin.served(),
         )
         return [
             Route("/auth/v1" + path, _answering_errors(handler), methods=[method])
@@ -58,12 +54,11 @@ class AuthService:
         ]
 
     async def _sign_up(self, request: Request) -> Response:
-        body = await _json(request)
+        body = await bodies.read(request)
         if "email" not in body:
             return not_implemented("phone sign-up" if "phone" in body else "anonymous sign-in")
-        email, password = _email(body), _password(body)
-        metadata = body.get("data")
-        metadata = metadata if isinstance(metadata, dict) else {}
+        email, password = bodies.email(body), bodies.password(body)
+        metadata = bodies.metadata(body, "data")
         digest = await passwords.hash_password(password)
         return self._session(await self._accounts.create(email, digest, metadata))
 
@@ -71,7 +66,7 @@ class AuthService:
         grant = request.query_params.get("grant_type", "")
         if grant not in ("password", "refresh_token"):
             return not_implemented(f"grant type {grant or '(none)'}")
-        body = await _json(request)
+        body = await bodies.read(request)
         if grant == "refresh_token":
             token = body.get("refresh_token")
             if not isinstance(token, str) or not token:
@@ -83,20 +78,21 @@ class AuthService:
         kept = None if user is None else user["encrypted_password"]
         if not await passwords.matches(str(body.get("password") or ""), kept) or user is None:
             raise AuthError(400, "invalid_credentials", "Invalid login credentials")
+        if user["email_confirmed_at"] is None:
+            raise AuthError(400, "email_not_confirmed", "Email not confirmed")
         return self._session(await self._accounts.sign_in(user))
 
     async def _user(self, request: Request) -> Response:
-        return JSONResponse(_user_json(await self._accounts.current(self._claims(request))))
+        return JSONResponse(bodies.user_json(await self._accounts.current(self._claims(request))))
 
     async def _change_user(self, request: Request) -> Response:
         user = await self._accounts.current(self._claims(request))
-        body = await _json(request)
+        body = await bodies.read(request)
         if body.get("phone"):
             return not_implemented("phone numbers")
-        metadata = body.get("data")
         digest = None
         if body.get("password") is not None:
-            password = _password(body)
+            password = bodies.password(body)
             if await passwords.matches(password, user["encrypted_password"]):
                 raise AuthError(
                     422,
@@ -106,11 +102,11 @@ class AuthService:
             digest = await passwords.hash_password(password)
         changed = await self._accounts.update(
             user["id"],
-            email=_email(body) if body.get("email") else None,
+            email=bodies.email(body) if body.get("email") else None,
             password_hash=digest,
-            metadata=metadata if isinstance(metadata, dict) else {},
+            metadata=bodies.metadata(body, "data"),
         )
-        return JSONResponse(_user_json(changed))
+        return JSONResponse(bodies.user_json(changed))
 
     async def _sign_out(self, request: Request) -> Response:
         scope = request.query_params.get("scope", "global")
@@ -158,12 +154,12 @@ class AuthService:
 
     def _session(self, session: Session) -> Response:
         now = int(time.time())
-        user = _user_json(session.user)
+        user = bodies.user_json(session.user)
         claims = {
             "iss": self._issuer,
             "sub": user["id"],
             "aud": "authenticated",
-            "role": "authenticated",
+            "role": user["role"],
             "exp": now + self._token_seconds,
             "iat": now,
             "email": user["email"],
@@ -187,7 +183,7 @@ class AuthService:
         )
 
 
-def _answering_errors(handler: _Handler) -> _Handler:
+def _answering_errors(handler: Handler) -> Handler:
     async def answer(request: Request) -> Response:
         try:
             return await handler(request)
@@ -198,65 +194,3 @@ def _answering_errors(handler: _Handler) -> _Handler:
             return unavailable.response(request)
 
     return answer
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    try:
-        body = await request.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise AuthError(400, "bad_json", "Could not parse request body as JSON")
-    return body
-
-
-def _email(body: dict[str, Any]) -> str:
-    email = str(body["email"]).strip().lower()
-    if not _EMAIL.fullmatch(email):
-        raise AuthError(
-            400, "validation_failed", "Unable to validate email address: invalid format"
-        )
-    return email
-
-
-def _password(body: dict[str, Any]) -> str:
-    password = body.get("password")
-    if not isinstance(password, str) or not password:
-        raise AuthError(400, "validation_failed", "Signup requires a valid password")
-    if len(password.encode()) > _LONGEST_PASSWORD:
-        raise AuthError(
-            400,
-            "validation_failed",
-            f"Password cannot be longer than {_LONGEST_PASSWORD} characters",
-        )
-    if len(password) < _SHORTEST_PASSWORD:
-        raise AuthError(
-            422,
-            "weak_password",
-            f"Password should be at least {_SHORTEST_PASSWORD} characters.",
-            weak_password={"reasons": ["length"]},
-        )
-    return password
-
-
-def _user_json(user: asyncpg.Record) -> dict[str, Any]:
-    return {
-        "id": str(user["id"]),
-        "aud": user["aud"],
-        "role": user["role"],
-        "email": user["email"],
-        "email_confirmed_at": _time(user["email_confirmed_at"]),
-        "phone": "",
-        "confirmed_at": _time(user["confirmed_at"]),
-        "last_sign_in_at": _time(user["last_sign_in_at"]),
-        "app_metadata": user["raw_app_meta_data"] or {},
-        "user_metadata": user["raw_user_meta_data"] or {},
-        "identities": [],
-        "created_at": _time(user["created_at"]),
-        "updated_at": _time(user["updated_at"]),
-        "is_anonymous": user["is_anonymous"],
-    }
-
-
-def _time(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat().replace("+00:00", "Z")

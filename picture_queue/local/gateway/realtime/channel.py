@@ -7,6 +7,7 @@ from typing import Any
 
 from picture_queue.local.gateway.credentials import Caller, seconds_left
 from picture_queue.local.gateway.realtime import frames
+from picture_queue.local.gateway.realtime.replay import Wish
 
 # Timers reach a day ahead, then look again: no clock of an event loop likes centuries.
 _LONGEST_TIMER = 86_400.0
@@ -21,10 +22,15 @@ class JoinConfig:
     wants_acknowledgement: bool = False
     presence: bool = False
     wants_table_changes: bool = False
+    replay: Wish | None = None
 
     @classmethod
     def parse(cls, payload: dict[str, Any]) -> "JoinConfig":
-        """Reads the payload of ``phx_join``; a missing or null part means its default."""
+        """Reads the payload of ``phx_join``; a missing or null part means its default.
+
+        Raises:
+            ValueError: What it says of a replay makes no sense.
+        """
         config = _object(payload.get("config"))
         broadcast = _object(config.get("broadcast"))
         return cls(
@@ -33,6 +39,7 @@ class JoinConfig:
             wants_acknowledgement=bool(broadcast.get("ack")),
             presence=bool(_object(config.get("presence")).get("enabled")),
             wants_table_changes=bool(config.get("postgres_changes")),
+            replay=Wish.parse(broadcast.get("replay")),
         )
 
 

@@ -37,7 +37,9 @@ def system_error(topic: str, message: str) -> str:
     return frame(topic, "system", payload)
 
 
-def broadcast(name: str, event: str, payload: object, message_id: str) -> str:
+def broadcast(
+    name: str, event: str, payload: object, message_id: str, *, replayed: bool = False
+) -> str:
     """A broadcast sent by the database or over HTTP.
 
     Args:
@@ -45,6 +47,8 @@ def broadcast(name: str, event: str, payload: object, message_id: str) -> str:
         event: Name of the event.
         payload: A JSON object.
         message_id: Unique; a replay or a duplicate carries the same.
+        replayed: Whether it was sent before.
     """
-    body = {"type": "broadcast", "event": event, "payload": payload, "meta": {"id": message_id}}
+    meta = {"id": message_id, **({"replayed": True} if replayed else {})}
+    body = {"type": "broadcast", "event": event, "payload": payload, "meta": meta}
     return frame(PREFIX + name, "broadcast", body)

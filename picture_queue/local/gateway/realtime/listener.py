@@ -11,6 +11,7 @@ import asyncpg
 
 from picture_queue.local.gateway.realtime import frames
 from picture_queue.local.gateway.realtime.hub import Hub
+from picture_queue.local.gateway.realtime.limits import Quota
 
 _logger = logging.getLogger(__name__)
 
@@ -31,8 +32,9 @@ class Listener:
     nobody.
     """
 
-    def __init__(self, dsn: str, hub: Hub) -> None:
+    def __init__(self, dsn: str, hub: Hub, quota: Quota) -> None:
         self._dsn = dsn
+        self._quota = quota
         self._hub = hub
         self._notes: asyncio.Queue[str] = asyncio.Queue()
         self._asking = asyncio.Lock()  # a connection answers one question at a time
@@ -113,4 +115,7 @@ class Listener:
         if not self._hub.listening(name, private):
             return
         text = frames.broadcast(name, message["event"], message["payload"], str(message["id"]))
+        if self._quota.too_large(text) or not self._quota.messages.take():
+            _logger.warning("dropped a message to %s: too large, or too many in a second", name)
+            return
         self._hub.publish(name, private, text)

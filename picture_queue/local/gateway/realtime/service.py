@@ -19,7 +19,9 @@ from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.realtime import frames
 from picture_queue.local.gateway.realtime.access import Access
 from picture_queue.local.gateway.realtime.hub import Hub
+from picture_queue.local.gateway.realtime.limits import Quota
 from picture_queue.local.gateway.realtime.listener import Listener
+from picture_queue.local.gateway.realtime.replay import History
 from picture_queue.local.gateway.realtime.socket import Backend, Socket
 from picture_queue.local.gateway.settings import GatewaySettings
 
@@ -36,9 +38,16 @@ class RealtimeService:
         self._credentials = credentials
         self._hub = Hub()
         self._access = Access(database)
-        self._listener = Listener(settings.database_url, self._hub)
+        self._quota = Quota(settings.realtime_limits)
+        self._listener = Listener(settings.database_url, self._hub, self._quota)
         self._backend = Backend(
-            credentials, self._hub, self._access, self._listener, settings.subscriber_queue
+            credentials,
+            self._hub,
+            self._access,
+            History(database),
+            self._listener,
+            self._quota,
+            settings.subscriber_queue,
         )
         self._sockets: set[Socket] = set()
         self._cut = False
@@ -127,9 +136,13 @@ class RealtimeService:
         except (ValueError, TypeError, KeyError, AttributeError):
             errors = {"messages": ["each needs a topic, an event and a payload object"]}
             return JSONResponse({"errors": errors}, status_code=422)
-        for topic, event, payload, private in messages:
+        texts = [_frame(topic, event, payload) for topic, event, payload, _ in messages]
+        refusal = self._refused(texts)
+        if refusal is not None:
+            return refusal
+        for (topic, _, _, private), text in zip(messages, texts, strict=True):
             if not private or await self._may_write(caller, topic):
-                self._publish(topic, event, payload, private)
+                self._hub.publish(topic, private, text)
         return Response(status_code=202)
 
     async def _send_one(self, request: Request) -> Response:
@@ -146,8 +159,19 @@ class RealtimeService:
             return JSONResponse({"message": "the body is not JSON"}, status_code=422)
         if private and not await self._may_write(caller, topic):
             return JSONResponse({"message": "Unauthorized"}, status_code=403)
-        self._publish(topic, event, payload, private)
-        return Response(status_code=202)
+        text = _frame(topic, event, payload)
+        refusal = self._refused([text])
+        if refusal is None:
+            self._hub.publish(topic, private, text)
+        return refusal or Response(status_code=202)
+
+    def _refused(self, texts: list[str]) -> Response | None:
+        if any(map(self._quota.too_large, texts)):
+            errors = {"messages": ["Payload size exceeds the limit"]}
+            return JSONResponse({"errors": errors}, status_code=422)
+        if not self._quota.messages.take(len(texts)):
+            return JSONResponse({"message": "Too many messages per second"}, status_code=429)
+        return None
 
     def _caller(self, request: Request) -> Caller | None:
         headers = request.headers
@@ -163,9 +187,9 @@ class RealtimeService:
         except asyncpg.PostgresError:
             return False
 
-    def _publish(self, topic: str, event: str, payload: object, private: bool) -> None:
-        text = frames.broadcast(topic, event, payload, str(uuid.uuid4()))
-        self._hub.publish(topic, private, text)
+
+def _frame(topic: str, event: str, payload: object) -> str:
+    return frames.broadcast(topic, event, payload, str(uuid.uuid4()))
 
 
 def _checked(message: dict[str, Any]) -> tuple[str, str, dict[str, Any], bool]:

@@ -15,12 +15,17 @@ from picture_queue.local.gateway.realtime import frames
 from picture_queue.local.gateway.realtime.access import Access
 from picture_queue.local.gateway.realtime.channel import Channel, JoinConfig
 from picture_queue.local.gateway.realtime.hub import Hub
+from picture_queue.local.gateway.realtime.limits import Quota
 from picture_queue.local.gateway.realtime.listener import Listener
+from picture_queue.local.gateway.realtime.replay import History
 
 ABNORMAL = 1011  # a close code that every client treats as a broken connection
 _TRY_AGAIN_LATER = 1013
 _CLOSE_TIMEOUT = 5.0  # seconds
 _LISTENER_PATIENCE = 5.0  # seconds a join waits for the database's notifications
+
+
+_NO_PRESENCE = "NotImplemented: The embedded stack keeps no presence."
 
 
 class Refusal(Exception):
@@ -34,7 +39,9 @@ class Backend:
     credentials: Credentials
     hub: Hub
     access: Access
+    history: History
     listener: Listener
+    quota: Quota
     queue_length: int
 
 
@@ -55,12 +62,14 @@ class Socket:
 
     async def run(self) -> None:
         """Serves the socket until either side ends it."""
+        self._backend.quota.connections += 1
         reading = asyncio.create_task(self._read())
         writing = asyncio.create_task(self._write())
         try:
             ends: set[asyncio.Future[Any]] = {reading, writing, self._close_code}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._backend.quota.connections -= 1
             for channel in tuple(self._channels.values()):
                 self._forget(channel)
             for task in (reading, writing):
@@ -121,16 +130,16 @@ class Socket:
         elif event == "access_token":
             await self._renew(channel, payload.get("access_token"))
         elif event == "presence":
-            # Presence is not kept: whoever tracks is told it worked and sees an empty room.
-            self.deliver(frames.ok(topic, ref))
+            self.deliver(frames.error(topic, ref, _NO_PRESENCE))
         elif event == "phx_leave":
             self._forget(channel)
             self.deliver(frames.ok(topic, ref))
             self.deliver(frames.frame(topic, "phx_close", {}, channel.join_ref))
 
     async def _join(self, topic: str, payload: dict[str, Any], ref: str | None) -> None:
-        config = JoinConfig.parse(payload)
         try:
+            self._check_quota(topic)
+            config = _config(payload)
             caller = await self._admit(topic, config, payload.get("access_token"))
         except Refusal as refusal:
             self.deliver(frames.error(topic, ref, str(refusal)))
@@ -146,6 +155,24 @@ class Socket:
         if config.presence:
             self.deliver(frames.frame(topic, "presence_state", {}))
         self._backend.hub.add(channel.name, config.private, channel)
+        if config.replay is not None:
+            # What is sent meanwhile may come twice; its id tells.
+            for text in await self._backend.history.missed(channel.name, config.replay):
+                self.deliver(text)
+
+    def _check_quota(self, topic: str) -> None:
+        """Raises if this join is one too many.
+
+        Raises:
+            Refusal: It is.
+        """
+        quota = self._backend.quota
+        if not quota.joins.take():
+            raise Refusal("ClientJoinRateLimitReached: Too many joins per second")
+        if len(self._channels.keys() - {topic}) >= quota.limits.channels:
+            raise Refusal("ChannelRateLimitReached: Too many channels")
+        if quota.connections > quota.limits.connections:
+            raise Refusal("ConnectionRateLimitReached: Too many connected users")
 
     async def _admit(self, topic: str, config: JoinConfig, token: object) -> Caller:
         """Returns whom a join acts as.
@@ -156,6 +183,8 @@ class Socket:
         name = topic.removeprefix(frames.PREFIX)
         if not topic.startswith(frames.PREFIX) or not name:
             raise Refusal("TopicNameRequired: You must provide a topic name")
+        if config.replay is not None and not config.private:
+            raise Refusal("UnableToReplayMessages: Replay is not allowed for public channels")
         if config.wants_table_changes:
             raise Refusal(
                 "NotImplemented: The embedded stack has no postgres_changes."
@@ -176,13 +205,16 @@ class Socket:
 
     def _verify(self, token: str) -> Caller:
         try:
-            return self._backend.credentials.verify(token, leeway=0)
+            caller = self._backend.credentials.verify(token, leeway=0)
         except BadToken as error:
             if error.flaw == "expired":
                 raise Refusal("InvalidJWTToken: Token has expired 0 seconds ago") from None
             if error.flaw in ("signature", "signature encoding", "algorithm"):
                 raise Refusal("JwtSignatureError: Failed to validate JWT signature") from None
             raise Refusal("MalformedJWT: The token provided is not a valid JWT") from None
+        if "role" not in caller.claims or not isinstance(caller.claims.get("exp"), int):
+            raise Refusal("InvalidJWTToken: Fields `role` and `exp` are required in JWT")
+        return caller
 
     async def _check_reading(self, caller: Caller, name: str) -> None:
         if not await self._ask(self._backend.access.can_read, caller, name):
@@ -204,6 +236,9 @@ class Socket:
             channel.adopt(caller)
 
     async def _broadcast(self, channel: Channel, payload: dict[str, Any], ref: str | None) -> None:
+        if not self._backend.quota.messages.take():
+            self._close(channel, "Too many messages per second")
+            return
         if channel.config.private and channel.may_write is None:
             try:
                 channel.may_write = await self._ask(
@@ -213,10 +248,15 @@ class Socket:
                 return  # as without the right: nothing is sent and nothing acknowledged
         if channel.config.private and not channel.may_write:
             return
+        text = frames.frame(channel.topic, "broadcast", payload)
+        if self._backend.quota.too_large(text):
+            if channel.config.wants_acknowledgement:
+                self.deliver(frames.error(channel.topic, ref, "payload_size_exceeded"))
+            return
         self._backend.hub.publish(
             channel.name,
             channel.config.private,
-            frames.frame(channel.topic, "broadcast", payload),
+            text,
             excluding=None if channel.config.hears_itself else channel,
         )
         if channel.config.wants_acknowledgement:
@@ -253,3 +293,10 @@ class Socket:
         self._backend.hub.remove(channel.name, channel.config.private, channel)
         if self._channels.get(channel.topic) is channel:
             del self._channels[channel.topic]
+
+
+def _config(payload: dict[str, Any]) -> JoinConfig:
+    try:
+        return JoinConfig.parse(payload)
+    except ValueError as error:
+        raise Refusal(f"UnableToReplayMessages: {error}") from None

@@ -1,4 +1,4 @@
-"""Buckets: made, listed and looked at."""
+"""Buckets: made, listed, changed, emptied and deleted."""
 
 import re
 from typing import Any, Final
@@ -10,17 +10,21 @@ from picture_queue.local.gateway.credentials import Caller
 from picture_queue.local.gateway.storage import bodies
 from picture_queue.local.gateway.storage.errors import (
     StorageError,
+    bucket_not_empty,
     bucket_not_found,
     from_database,
     invalid,
+    invalid_role,
     too_large,
 )
+from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.names import check_bucket_name, check_mime_types
 from picture_queue.local.gateway.storage.rows import Rows, timestamp
 
 _UNITS: Final = {"gb": 10**9, "mb": 10**6, "kb": 10**3, "b": 1}
 _SIZE_PATTERN: Final = r"^[0-9]+(?:\.[0-9]+)?(?:[gG][bB]|[mM][bB]|[kK][bB]|[bB])$"
 _SORT_COLUMNS: Final = ("id", "name", "created_at", "updated_at")
+_CHANGEABLE: Final = ("public", "file_size_limit", "allowed_mime_types")
 _ORDERS: Final = ("asc", "desc")
 
 
@@ -29,11 +33,13 @@ class Buckets:
 
     Args:
         rows: Storage's tables.
+        files: The bytes of their objects.
         limit: Largest object of the server, in bytes.
     """
 
-    def __init__(self, rows: Rows, limit: int) -> None:
+    def __init__(self, rows: Rows, files: FileStore, limit: int) -> None:
         self._rows = rows
+        self._files = files
         self._limit = limit
 
     async def create(self, request: Request, caller: Caller) -> dict[str, Any]:
@@ -43,10 +49,7 @@ class Buckets:
         check_bucket_name(name)
         bucket = str(body.get("id") or name)
         check_bucket_name(bucket)
-        mime_types = body.get("allowed_mime_types")
-        if mime_types is not None:
-            mime_types = [str(entry) for entry in mime_types]
-            check_mime_types(mime_types)
+        mime_types = _mime_types(body.get("allowed_mime_types"))
         size = self._size(body.get("file_size_limit"))
         public = bodies.boolean(body.get("public", False), "body/public")
         subject = caller.subject
@@ -95,6 +98,61 @@ class Buckets:
             )
         return [{**_bucket_json(row), "type": row["type"]} for row in rows]
 
+    async def update(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
+        """``PUT /bucket/{bucket}``: what is named is set, null clears it."""
+        body = await bodies.read_object(request)
+        changes: dict[str, Any] = {}
+        if "public" in body:
+            changes["public"] = bodies.boolean(body["public"], "body/public")
+        if "file_size_limit" in body:
+            changes["file_size_limit"] = self._size(body["file_size_limit"])
+        if "allowed_mime_types" in body:
+            changes["allowed_mime_types"] = _mime_types(body["allowed_mime_types"])
+        if not changes:
+            complaints = [f"body must have required property '{name}'" for name in _CHANGEABLE]
+            raise invalid(", ".join([*complaints, "body must match a schema in anyOf"]))
+        columns = ", ".join(f"{name} = ${n}" for n, name in enumerate(changes, 2))
+        async with self._rows.acting(caller, "storage.bucket.update") as connection:
+            changed = await connection.fetchval(
+                f"update storage.buckets set {columns} where id = $1 returning id",  # noqa: S608
+                bucket,
+                *changes.values(),
+            )
+        if changed is None:
+            raise bucket_not_found()
+        return {"message": "Successfully updated"}
+
+    async def delete(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
+        """``DELETE /bucket/{bucket}``: an empty one."""
+        await bodies.read_optional(request)
+        if await self._rows.bucket(bucket, caller) is None:
+            raise bucket_not_found()
+        try:
+            async with self._rows.acting(caller, "storage.bucket.delete") as connection:
+                deleted = await connection.fetchval(
+                    "delete from storage.buckets where id = $1 returning id", bucket
+                )
+        except asyncpg.ForeignKeyViolationError:
+            raise bucket_not_empty() from None
+        if deleted is None:
+            raise bucket_not_found()
+        return {"message": "Successfully deleted"}
+
+    async def empty(self, request: Request, bucket: str, caller: Caller) -> dict[str, Any]:
+        """``POST /bucket/{bucket}/empty``: all objects go, at once."""
+        await bodies.read_optional(request)
+        if caller.role != "service_role":
+            raise invalid_role()
+        if await self._rows.bucket(bucket, caller) is None:
+            raise bucket_not_found()
+        async with self._rows.acting(caller, "storage.bucket.empty") as connection:
+            removed = await connection.fetch(
+                "delete from storage.objects where bucket_id = $1 returning version", bucket
+            )
+        for row in removed:
+            self._files.remove(row["version"])
+        return {"message": "Empty bucket has been queued. Completion may take up to an hour."}
+
     def _size(self, value: object) -> int | None:
         """Bytes of a limit: a number, or a text with a unit."""
         if value is None:
@@ -107,6 +165,16 @@ class Buckets:
         if size > self._limit:
             raise too_large()
         return size
+
+
+def _mime_types(value: object) -> list[str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise invalid("body/allowed_mime_types must be array")
+    mime_types = [str(entry) for entry in value]
+    check_mime_types(mime_types)
+    return mime_types
 
 
 def _whole(value: object) -> int:

@@ -51,6 +51,12 @@ def bucket_not_found() -> StorageError:
     return StorageError(404, "Bucket not found", "Bucket not found", "NoSuchBucket")
 
 
+def bucket_not_empty() -> StorageError:
+    """It has objects, and is not deleted with them."""
+    message = "The bucket you tried to delete is not empty"
+    return StorageError(409, "ResourceNotEmpty", message, "ResourceNotEmpty")
+
+
 def too_large() -> StorageError:
     """More bytes than the bucket or the server takes."""
     message = "The object exceeded the maximum allowed size"
@@ -77,6 +83,12 @@ def database_away() -> StorageError:
 def internal() -> StorageError:
     """The row has no bytes."""
     return StorageError(500, "Internal", "Internal Server Error", "InternalError", http=500)
+
+
+def invalid_role() -> StorageError:
+    """For service keys only."""
+    message = "Access denied: Invalid role"
+    return StorageError(403, "Unauthorized", message, "AccessDenied", http=403)
 
 
 def access_denied(message: str) -> StorageError:

@@ -24,7 +24,8 @@ from picture_queue.local.gateway.storage.errors import (
 from picture_queue.local.gateway.storage.files import FileStore, Incoming
 from picture_queue.local.gateway.storage.listing import list_objects
 from picture_queue.local.gateway.storage.names import check_mime_type, check_object_name
-from picture_queue.local.gateway.storage.rows import SERVER, Rows, timestamp
+from picture_queue.local.gateway.storage.paging import list_page
+from picture_queue.local.gateway.storage.rows import SERVER, Rows, object_json, timestamp
 from picture_queue.local.gateway.storage.signing import Signer
 
 _PLACEHOLDER: Final = ".emptyFolderPlaceholder"
@@ -51,22 +52,58 @@ class Objects:
         self, request: Request, bucket_id: str, name: str, caller: Caller
     ) -> dict[str, Any]:
         """``POST`` and ``PUT /object/{bucket}/{name}``; PUT replaces what is there."""
+        upsert = request.method == "PUT" or _wants_upsert(request)
+        return await self._store(request, bucket_id, name, caller, upsert=upsert)
+
+    async def store_signed(self, request: Request, bucket: str, name: str) -> dict[str, Any]:
+        """``PUT /object/upload/sign/{bucket}/{name}?token=…``: the token decides."""
+        if "token" not in request.query_params:
+            raise invalid("querystring must have required property 'token'")
+        owner, upsert = self._signer.check_upload(request.query_params["token"], bucket, name)
+        claims = {**SERVER.claims, "sub": owner}
+        signer = Caller(SERVER.role, claims, "")
+        stored = await self._store(request, bucket, name, signer, upsert=upsert)
+        return {"Key": stored["Key"]}
+
+    async def sign_upload(
+        self, request: Request, bucket: str, name: str, caller: Caller
+    ) -> dict[str, Any]:
+        """``POST /object/upload/sign/{bucket}/{name}``."""
+        upsert = _wants_upsert(request)
+        trial = {
+            key: request.headers[header]
+            for key, header in (("mimetype", "content-type"), ("contentLength", "content-length"))
+            if header in request.headers
+        }
+        await self._try(
+            bucket,
+            name,
+            caller,
+            trial,
+            upsert=upsert,
+            operation="storage.object.sign_upload_url",
+        )
+        url, token = self._signer.sign_upload(bucket, name, caller.subject, upsert=upsert)
+        return {"url": url, "token": token}
+
+    async def _store(
+        self, request: Request, bucket_id: str, name: str, caller: Caller, *, upsert: bool
+    ) -> dict[str, Any]:
         bucket = await self._rows.bucket(bucket_id)
         if bucket is None:
             raise bucket_not_found()
-        upsert = request.method == "PUT" or request.headers.get("x-upsert") == "true"
         limit = self._size_limit(bucket, name)
         described = upload.describe(request)
         try:
             if upload.is_form(request):
                 await upload.receive_form(request, described, self._files, limit)
                 self._check(bucket, name, described)
-                await self._try(bucket_id, name, caller, described, upsert=upsert)
+                await self._try(bucket_id, name, caller, described.trial(), upsert=upsert)
                 if described.incoming is not None and described.incoming.size > limit:
                     raise too_large()
             else:
                 self._check(bucket, name, described, limit)
-                await self._try(bucket_id, name, caller, described, upsert=upsert)
+                await self._try(bucket_id, name, caller, described.trial(), upsert=upsert)
                 await upload.receive_raw(request, described, self._files)
             if described.incoming is None:
                 raise internal()
@@ -145,6 +182,13 @@ class Objects:
         body = await bodies.read_object(request, "prefix")
         return await list_objects(self._rows, bucket, body, caller)
 
+    async def list_page(
+        self, request: Request, bucket: str, caller: Caller
+    ) -> dict[str, Any] | Response:
+        """``POST /object/list-v2/{bucket}``."""
+        body = await bodies.read_object(request)
+        return await list_page(self._rows, bucket, body, caller)
+
     async def remove(self, request: Request, bucket: str, caller: Caller) -> list[dict[str, Any]]:
         """``DELETE /object/{bucket}``: what is not there or not allowed is left out."""
         body = await bodies.read_object(request, "prefixes")
@@ -152,7 +196,7 @@ class Objects:
         removed = await self._rows.delete(bucket, names, caller, "storage.object.delete_many")
         for row in removed:
             self._files.remove(row["version"])
-        return [_removed_json(row) for row in removed]
+        return [object_json(row) for row in removed]
 
     async def delete(
         self, request: Request, bucket: str, name: str, caller: Caller
@@ -187,10 +231,19 @@ class Objects:
         check_object_name(name)
 
     async def _try(
-        self, bucket: str, name: str, caller: Caller, described: upload.Upload, *, upsert: bool
+        self,
+        bucket: str,
+        name: str,
+        caller: Caller,
+        trial: dict[str, Any],
+        *,
+        upsert: bool,
+        operation: str = "",
     ) -> None:
         try:
-            await self._rows.try_write(bucket, name, caller, upsert=upsert, trial=described.trial())
+            await self._rows.try_write(
+                bucket, name, caller, upsert=upsert, trial=trial, operation=operation
+            )
         except asyncpg.PostgresError as error:
             raise from_database(error, exists="KeyAlreadyExists") from None
 
@@ -201,7 +254,7 @@ class Objects:
         version = uuid.uuid4()
         self._files.keep(incoming, version)
         try:
-            object_id, old = await self._rows.write(
+            row, old = await self._rows.write(
                 bucket,
                 name,
                 caller,
@@ -213,7 +266,7 @@ class Objects:
             self._files.remove(str(version))
             raise
         self._files.remove(old)
-        return {"Key": f"{bucket}/{name}", "Id": str(object_id)}
+        return {"Key": f"{bucket}/{name}", "Id": str(row["id"])}
 
     async def _reader(self, bucket_id: str, caller: Caller | None) -> Caller:
         """Whose rights a read has: a public bucket is read by the server for everybody.
@@ -276,17 +329,5 @@ class Objects:
         return response
 
 
-def _removed_json(row: asyncpg.Record) -> dict[str, Any]:
-    return {
-        "name": row["name"],
-        "bucket_id": row["bucket_id"],
-        "owner": "" if row["owner"] is None else str(row["owner"]),
-        "owner_id": row["owner_id"] or "",
-        "version": row["version"] or "",
-        "id": str(row["id"]),
-        "updated_at": timestamp(row["updated_at"]),
-        "created_at": timestamp(row["created_at"]),
-        "last_accessed_at": timestamp(row["last_accessed_at"]),
-        "metadata": row["metadata"],
-        "user_metadata": row["user_metadata"],
-    }
+def _wants_upsert(request: Request) -> bool:
+    return request.headers.get("x-upsert") == "true"

@@ -9,12 +9,12 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
 from picture_queue.local.gateway.credentials import Caller
-from picture_queue.local.gateway.database import Connection, Database, act_as
+from picture_queue.local.gateway.database import Connection, Database, act_as, one
 
 SERVER: Final = Caller("service_role", {"role": "service_role"}, "")
 
@@ -28,6 +28,19 @@ _UPSERT: Final = (
     " version = excluded.version, metadata = excluded.metadata,"
     " user_metadata = excluded.user_metadata"
 )
+
+
+_MOVE: Final = (
+    "update storage.objects set bucket_id = $3, name = $4, version = $5,"
+    " metadata = coalesce($6, metadata) where bucket_id = $1 and name = $2 returning id"
+)
+
+
+class Place(NamedTuple):
+    """Where an object is."""
+
+    bucket: str
+    name: str
 
 
 class Rows:
@@ -78,7 +91,14 @@ class Rows:
         return {row["name"] for row in found}
 
     async def try_write(
-        self, bucket: str, name: str, caller: Caller, *, upsert: bool, trial: dict[str, Any]
+        self,
+        bucket: str,
+        name: str,
+        caller: Caller,
+        *,
+        upsert: bool,
+        trial: dict[str, Any],
+        operation: str = "",
     ) -> None:
         """Writes a row as the caller and undoes it.
 
@@ -88,13 +108,14 @@ class Rows:
             caller: Who wants to write.
             upsert: Whether an existing row may be replaced.
             trial: What is known of the object's metadata before its bytes.
+            operation: What policies are told; an upload's if empty.
 
         Raises:
             asyncpg.PostgresError: A policy or a constraint refuses.
         """
-        operation = "storage.object.upload_update" if upsert else "storage.object.upload"
+        upload = "storage.object.upload_update" if upsert else "storage.object.upload"
         statement = _UPSERT + " returning *" if upsert else _UPSERT.partition(" on conflict")[0]
-        async with self._undone(caller, operation) as connection:
+        async with self._undone(caller, operation or upload) as connection:
             await connection.execute(statement, bucket, name, *_owner(caller), "1", trial, None)
 
     async def write(
@@ -106,11 +127,11 @@ class Rows:
         version: uuid.UUID,
         metadata: dict[str, Any],
         user_metadata: dict[str, Any],
-    ) -> tuple[uuid.UUID, str | None]:
+    ) -> tuple[asyncpg.Record, str | None]:
         """Inserts or replaces a row for the server.
 
         Returns:
-            The object's id, and the version it had before.
+            The object, and the version it had before.
 
         Raises:
             asyncpg.PostgresError: A constraint or a trigger refuses.
@@ -121,8 +142,9 @@ class Rows:
                 bucket,
                 name,
             )
-            object_id = await connection.fetchval(
-                _UPSERT + " returning id",
+            row = await one(
+                connection,
+                _UPSERT + " returning *",
                 bucket,
                 name,
                 *_owner(caller),
@@ -130,7 +152,33 @@ class Rows:
                 metadata,
                 user_metadata,
             )
-        return object_id, old
+        return row, old
+
+    async def try_move(self, source: Place, target: Place, caller: Caller) -> bool:
+        """Moves a row as the caller and undoes it; False if the caller may not change it.
+
+        Raises:
+            asyncpg.PostgresError: A policy or a constraint refuses.
+        """
+        async with self._undone(caller, "storage.object.move") as connection:
+            moved = await connection.fetchval(_MOVE, *source, *target, "1", None)
+        return moved is not None
+
+    async def move(
+        self, source: Place, target: Place, *, version: uuid.UUID, metadata: dict[str, Any]
+    ) -> str | None:
+        """Moves a row for the server; returns the version it had before.
+
+        Raises:
+            asyncpg.PostgresError: A constraint or a trigger refuses.
+        """
+        async with self.acting(SERVER, "storage.object.move") as connection:
+            old: str | None = await connection.fetchval(
+                "select version from storage.objects where bucket_id = $1 and name = $2 for update",
+                *source,
+            )
+            await connection.execute(_MOVE, *source, *target, str(version), metadata)
+        return old
 
     async def delete(
         self, bucket: str, names: list[str], caller: Caller, operation: str
@@ -160,6 +208,23 @@ def _owner(caller: Caller) -> tuple[uuid.UUID | None, str | None]:
         return uuid.UUID(subject or ""), subject
     except ValueError:
         return None, subject
+
+
+def object_json(row: asyncpg.Record) -> dict[str, Any]:
+    """An object as removals and copies answer it."""
+    return {
+        "name": row["name"],
+        "bucket_id": row["bucket_id"],
+        "owner": "" if row["owner"] is None else str(row["owner"]),
+        "owner_id": row["owner_id"] or "",
+        "version": row["version"] or "",
+        "id": str(row["id"]),
+        "updated_at": timestamp(row["updated_at"]),
+        "created_at": timestamp(row["created_at"]),
+        "last_accessed_at": timestamp(row["last_accessed_at"]),
+        "metadata": row["metadata"],
+        "user_metadata": row["user_metadata"],
+    }
 
 
 def timestamp(moment: datetime | None) -> str | None:

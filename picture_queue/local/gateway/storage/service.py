@@ -26,6 +26,7 @@ from picture_queue.local.gateway.storage.errors import (
     token_flaw,
 )
 from picture_queue.local.gateway.storage.files import FileStore
+from picture_queue.local.gateway.storage.moving import Moving
 from picture_queue.local.gateway.storage.objects import Objects
 from picture_queue.local.gateway.storage.rows import Rows
 from picture_queue.local.gateway.storage.signing import Signer
@@ -50,11 +51,13 @@ class Route:
         methods: HTTP methods, separated by spaces.
         pattern: Path segments; ``{}`` takes one, a final ``*`` takes the rest.
         handler: Gets the request and the segments taken, decoded.
+        missing: What the answer 501 names; empty where there is another.
     """
 
     methods: str
     pattern: str
     handler: Callable[..., Awaitable[Response]]
+    missing: str = ""
 
     def match(self, method: str, segments: list[bytes]) -> list[str] | None:
         """Returns the segments taken; None if this is another route."""
@@ -85,7 +88,8 @@ class StorageService:
         self._credentials = credentials
         self._files = FileStore(settings.storage_dir)
         rows = Rows(database)
-        self._buckets = Buckets(rows, settings.file_size_limit)
+        self._buckets = Buckets(rows, self._files, settings.file_size_limit)
+        self._moving = Moving(rows, self._files)
         self._objects = Objects(
             rows,
             self._files,
@@ -108,16 +112,18 @@ class StorageService:
             Route("GET", "bucket", known(self._buckets.list_all)),
             Route("GET", "bucket/", known(self._buckets.list_all)),
             Route("GET", "bucket/{}", known(self._buckets.get)),
-            Route("PUT DELETE", "bucket/{}", _missing("changing and deleting buckets")),
-            Route("POST", "bucket/{}/empty", _missing("emptying buckets")),
+            Route("PUT", "bucket/{}", known(self._buckets.update)),
+            Route("DELETE", "bucket/{}", known(self._buckets.delete)),
+            Route("POST", "bucket/{}/empty", known(self._buckets.empty)),
             Route("POST", "object/sign/{}", known(objects.sign_many)),
             Route("POST", "object/sign/{}/*", known(objects.sign)),
             Route("GET HEAD", "object/sign/{}/*", objects.signed),
             Route("POST", "object/list/{}", known(objects.list_folder)),
-            Route("POST", "object/list-v2/{}", _missing("list v2")),
-            Route("POST", "object/move", _missing("moving objects")),
-            Route("POST", "object/copy", _missing("copying objects")),
-            Route("POST PUT", "object/upload/sign/{}/*", _missing("signed upload URLs")),
+            Route("POST", "object/list-v2/{}", known(objects.list_page)),
+            Route("POST", "object/move", known(self._moving.move)),
+            Route("POST", "object/copy", known(self._moving.copy)),
+            Route("POST", "object/upload/sign/{}/*", known(objects.sign_upload)),
+            Route("PUT", "object/upload/sign/{}/*", _anybody(objects.store_signed)),
             Route("GET HEAD", "object/public/{}/*", objects.public),
             Route("GET HEAD", "object/authenticated/{}/*", known(objects.download)),
             Route("GET HEAD", "object/info/public/{}/*", objects.public_info),
@@ -127,13 +133,13 @@ class StorageService:
             Route("DELETE", "object/{}/*", known(objects.delete)),
             Route("POST PUT", "object/{}/*", known(objects.store)),
             Route("GET HEAD", "object/{}/*", perhaps(objects.download)),
-            Route("GET HEAD", "render/*", _missing("image transformations")),
-            Route(_ALL, "upload/resumable", _missing("resumable uploads (TUS)")),
-            Route(_ALL, "upload/resumable/*", _missing("resumable uploads (TUS)")),
-            Route(_ALL, "s3/*", _missing("the S3 protocol")),
-            Route(_ALL, "iceberg/*", _missing("analytics buckets")),
-            Route(_ALL, "vector/*", _missing("vector buckets")),
-            Route(_ALL, "cdn/*", _missing("CDN")),
+            _missing("GET HEAD", "render/*", "image transformations"),
+            _missing(_ALL, "upload/resumable", "resumable uploads (TUS)"),
+            _missing(_ALL, "upload/resumable/*", "resumable uploads (TUS)"),
+            _missing(_ALL, "s3/*", "the S3 protocol"),
+            _missing(_ALL, "iceberg/*", "analytics buckets"),
+            _missing(_ALL, "vector/*", "vector buckets"),
+            _missing(_ALL, "cdn/*", "CDN"),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -210,6 +216,15 @@ class StorageService:
         return bare
 
 
+def _anybody(action: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Response]]:
+    """Asks for no token but the one in the URL."""
+
+    async def handler(request: Request, *taken: str) -> Response:
+        return _json(await action(request, *taken))
+
+    return handler
+
+
 def _json(result: object) -> Response:
     return result if isinstance(result, Response) else StorageJson(result)
 
@@ -218,8 +233,8 @@ async def _status(_: Request) -> Response:
     return Response()
 
 
-def _missing(what: str) -> Callable[..., Awaitable[Response]]:
+def _missing(methods: str, pattern: str, what: str) -> Route:
     async def handler(*_: object) -> Response:
         return not_implemented(f"Storage: {what}")
 
-    return handler
+    return Route(methods, pattern, handler, what)

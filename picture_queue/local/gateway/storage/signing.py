@@ -1,8 +1,9 @@
 """Signed URLs: a token that opens one object for everybody who has it, until it expires."""
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import jwt
 
@@ -15,7 +16,9 @@ from picture_queue.local.gateway.storage.errors import (
 )
 
 _LAST_DATE: Final = 253_402_300_799  # the last second that Python's dates reach
-_SCOPE: Final = "download"
+_DOWNLOAD: Final = "download"
+_UPLOAD: Final = "upload"
+_UPLOAD_SECONDS: Final = 7200
 
 
 class Signer:
@@ -42,9 +45,24 @@ class Signer:
                 400, "InvalidParameter", "Invalid Parameter expiresIn", "InvalidParameter"
             )
         path = f"{bucket}/{name}"
-        claims = {"url": path, "scope": _SCOPE, "iat": now, "exp": now + seconds}
-        token = jwt.encode(claims, self._secret, algorithm="HS256", headers={"typ": None})
+        token = self._token({"url": path, "scope": _DOWNLOAD}, seconds)
         return f"/object/sign/{path}?token={token}"
+
+    def sign_upload(
+        self, bucket: str, name: str, owner: str | None, *, upsert: bool
+    ) -> tuple[str, str]:
+        """Returns a URL to upload to, relative to ``/storage/v1``, and the token in it."""
+        path = f"{bucket}/{name}"
+        claims: dict[str, object] = {"owner": owner} if owner else {}
+        token = self._token(
+            {**claims, "url": path, "upsert": upsert, "scope": _UPLOAD}, _UPLOAD_SECONDS
+        )
+        return f"/object/upload/sign/{path}?token={token}", token
+
+    def _token(self, claims: dict[str, object], seconds: int) -> str:
+        now = int(time.time())
+        claims = {**claims, "iat": now, "exp": now + seconds}
+        return jwt.encode(claims, self._secret, algorithm="HS256", headers={"typ": None})
 
     def check(self, token: str, bucket: str, name: str) -> str:
         """Checks a token for an object.
@@ -55,6 +73,26 @@ class Signer:
         Raises:
             StorageError: The token is not valid, or for something else.
         """
+        claims = self._claims(token, bucket, name, _DOWNLOAD)
+        expires = claims.get("exp")
+        if expires is None:
+            return "Invalid Date"
+        return http_date(datetime.fromtimestamp(expires, UTC))
+
+    def check_upload(self, token: str, bucket: str, name: str) -> tuple[str | None, bool]:
+        """Checks a token for an upload.
+
+        Returns:
+            Who signed it, and whether an object that is there may be replaced.
+
+        Raises:
+            StorageError: The token is not valid, or for something else.
+        """
+        claims = self._claims(token, bucket, name, _UPLOAD)
+        owner = claims.get("owner")
+        return owner if isinstance(owner, str) else None, bool(claims.get("upsert"))
+
+    def _claims(self, token: str, bucket: str, name: str, scope: str) -> Mapping[str, Any]:
         try:
             claims = self._credentials.claims(token, leeway=0)
         except BadToken as error:
@@ -62,9 +100,7 @@ class Signer:
         if claims.get("url") != f"{bucket}/{name}":
             raise invalid_signature("Invalid signature")
         # A token without scope is an older server's; that of an upload holds `upsert`.
-        if claims.get("scope", _SCOPE) != _SCOPE or "upsert" in claims:
-            raise invalid_signature("Token is not scoped for download")
-        expires = claims.get("exp")
-        if expires is None:
-            return "Invalid Date"
-        return http_date(datetime.fromtimestamp(expires, UTC))
+        implied = _UPLOAD if "upsert" in claims else _DOWNLOAD
+        if claims.get("scope", implied) != scope or implied != scope:
+            raise invalid_signature(f"Token is not scoped for {scope}")
+        return claims

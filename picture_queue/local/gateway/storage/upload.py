@@ -80,7 +80,7 @@ def describe(request: Request) -> Upload:
     return Upload(
         mime_type=headers.get("content-type") or "application/octet-stream",
         cache_control=headers.get("cache-control") or _NO_CACHE,
-        user_metadata=_decoded(headers.get("x-metadata")),
+        user_metadata=decoded_metadata(headers.get("x-metadata")),
         content_length=None if length is None else int(length),
         robots=_checked_robots(headers.get("x-robots-tag")),
     )
@@ -195,7 +195,8 @@ class _Form:
         self.complete = True
 
 
-def _decoded(header: str | None) -> dict[str, Any]:
+def decoded_metadata(header: str | None) -> dict[str, Any]:
+    """The user's metadata in ``x-metadata``: JSON in base64; what is neither is ignored."""
     try:
         return _parsed(base64.b64decode(header or "", validate=True).decode())
     except ValueError:

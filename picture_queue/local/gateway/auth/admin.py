@@ -1,0 +1,150 @@
+"""``/auth/v1/admin/users``: users made, listed, changed and deleted with a service key."""
+
+import math
+import uuid
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from picture_queue.local.gateway.auth import bodies, passwords
+from picture_queue.local.gateway.auth.directory import Attributes, Directory
+from picture_queue.local.gateway.auth.errors import AuthError, Handler
+from picture_queue.local.gateway.credentials import BadToken, Credentials
+from picture_queue.local.gateway.database import Database
+from picture_queue.local.gateway.missing import not_implemented
+
+_PAGE_SIZE: Final = 50
+# What a caller may ask and nobody does here: better refused than forgotten.
+_MISSING: Final = {
+    "phone": "phone numbers",
+    "phone_confirm": "phone numbers",
+    "ban_duration": "banning of users",
+    "password_hash": "passwords given as a hash",
+    "nonce": "reauthentication",
+}
+
+
+class AdminUsers:
+    """The routes.
+
+    Args:
+        credentials: Tell who has a service key.
+        database: Where the users are.
+    """
+
+    def __init__(self, credentials: Credentials, database: Database) -> None:
+        self._credentials = credentials
+        self._directory = Directory(database)
+
+    def served(self) -> tuple[tuple[str, str, Handler], ...]:
+        """Method, path and handler of each route."""
+        return (
+            ("GET", "/admin/users", self._list),
+            ("POST", "/admin/users", self._create),
+            ("GET", "/admin/users/{user_id}", self._get),
+            ("PUT", "/admin/users/{user_id}", self._change),
+            ("DELETE", "/admin/users/{user_id}", self._delete),
+        )
+
+    async def _list(self, request: Request) -> Response:
+        self._check(request)
+        page, size = _number(request, "page", 1), _number(request, "per_page", _PAGE_SIZE)
+        users, total = await self._directory.page(page, size)
+        last = max(math.ceil(total / size), 1)
+        links = [f'</admin/users?page={last}&per_page={size}>; rel="last"']
+        if page < last:
+            links.insert(0, f'</admin/users?page={page + 1}&per_page={size}>; rel="next"')
+        return JSONResponse(
+            {"users": [bodies.user_json(user) for user in users], "aud": "authenticated"},
+            headers={"X-Total-Count": str(total), "Link": ", ".join(links)},
+        )
+
+    async def _create(self, request: Request) -> Response:
+        self._check(request)
+        body = await bodies.read(request)
+        missing = _missing(body)
+        if missing is not None:
+            return missing
+        if not body.get("email"):
+            raise AuthError(
+                400, "validation_failed", "Cannot create a user without either an email or phone"
+            )
+        user_id = _uuid(body["id"]) if body.get("id") else uuid.uuid4()
+        given = await _attributes(body)
+        user = await self._directory.add(user_id, given)
+        return JSONResponse(bodies.user_json(user))
+
+    async def _get(self, request: Request) -> Response:
+        self._check(request)
+        user = await self._directory.find(_uuid(request.path_params["user_id"]))
+        return JSONResponse(bodies.user_json(user))
+
+    async def _change(self, request: Request) -> Response:
+        self._check(request)
+        user_id, body = _uuid(request.path_params["user_id"]), await bodies.read(request)
+        missing = _missing(body)
+        if missing is not None:
+            return missing
+        user = await self._directory.change(user_id, await _attributes(body, new=False))
+        return JSONResponse(bodies.user_json(user))
+
+    async def _delete(self, request: Request) -> Response:
+        self._check(request)
+        body = await bodies.read(request) if await request.body() else {}
+        if body.get("should_soft_delete"):
+            return not_implemented("soft deletion of users")
+        await self._directory.remove(_uuid(request.path_params["user_id"]))
+        return JSONResponse({})
+
+    def _check(self, request: Request) -> None:
+        headers = request.headers
+        token = self._credentials.token(headers.get("authorization"), headers.get("apikey"))
+        if token is None:
+            raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
+        try:
+            caller = self._credentials.verify(token, leeway=0)
+        except BadToken as error:
+            message = f"invalid JWT: unable to parse or verify signature, {error.message}"
+            raise AuthError(403, "bad_jwt", message) from None
+        if caller.role != "service_role":
+            raise AuthError(403, "not_admin", "User not allowed")
+
+
+async def _attributes(body: dict[str, Any], *, new: bool = True) -> Attributes:
+    app_metadata = bodies.metadata(body, "app_metadata")
+    if new:
+        app_metadata = {"provider": "email", "providers": ["email"]} | app_metadata
+    password_hash = None
+    if body.get("password"):
+        password_hash = await passwords.hash_password(bodies.password(body))
+    role = body.get("role")
+    return Attributes(
+        role=str(role) if role else "authenticated" if new else None,
+        email=bodies.email(body) if body.get("email") else None,
+        password_hash=password_hash,
+        confirmed=body.get("email_confirm") is True,
+        app_metadata=app_metadata,
+        user_metadata=bodies.metadata(body, "user_metadata"),
+    )
+
+
+def _missing(body: dict[str, Any]) -> Response | None:
+    for name, what in _MISSING.items():
+        if body.get(name):
+            return not_implemented(what)
+    return None
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name) or str(default)
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
+        raise AuthError(400, "validation_failed", f"Bad Pagination Parameters: {name} is {text!r}")
+    return int(text)
+
+
+def _uuid(text: object) -> uuid.UUID:
+    try:
+        return uuid.UUID(str(text))
+    except ValueError:
+        raise AuthError(404, "validation_failed", "user_id must be an UUID") from None

@@ -1,0 +1,98 @@
+"""JSON that comes in and goes out, checked and worded as GoTrue does it."""
+
+import re
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+from starlette.requests import Request
+
+from picture_queue.local.gateway.auth.errors import AuthError
+
+_SHORTEST_PASSWORD: Final = 6
+_LONGEST_PASSWORD: Final = 72  # bytes bcrypt looks at; the platform refuses more
+_EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
+
+
+async def read(request: Request) -> dict[str, Any]:
+    """Returns the body.
+
+    Raises:
+        AuthError: It is no JSON object.
+    """
+    try:
+        body = await request.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise AuthError(400, "bad_json", "Could not parse request body as JSON")
+    return body
+
+
+def email(body: dict[str, Any]) -> str:
+    """Returns the body's e-mail address, in lower case.
+
+    Raises:
+        AuthError: It is none.
+    """
+    address = str(body["email"]).strip().lower()
+    if not _EMAIL.fullmatch(address):
+        raise AuthError(
+            400, "validation_failed", "Unable to validate email address: invalid format"
+        )
+    return address
+
+
+def password(body: dict[str, Any]) -> str:
+    """Returns the body's new password.
+
+    Raises:
+        AuthError: It is missing, too long or too weak.
+    """
+    given = body.get("password")
+    if not isinstance(given, str) or not given:
+        raise AuthError(400, "validation_failed", "Signup requires a valid password")
+    if len(given.encode()) > _LONGEST_PASSWORD:
+        raise AuthError(
+            400,
+            "validation_failed",
+            f"Password cannot be longer than {_LONGEST_PASSWORD} characters",
+        )
+    if len(given) < _SHORTEST_PASSWORD:
+        raise AuthError(
+            422,
+            "weak_password",
+            f"Password should be at least {_SHORTEST_PASSWORD} characters.",
+            weak_password={"reasons": ["length"]},
+        )
+    return given
+
+
+def metadata(body: dict[str, Any], name: str) -> dict[str, Any]:
+    """Returns an object of the body; what is none counts as empty."""
+    value = body.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def user_json(user: asyncpg.Record) -> dict[str, Any]:
+    """A row of ``auth.users`` as clients see it."""
+    return {
+        "id": str(user["id"]),
+        "aud": user["aud"],
+        "role": user["role"],
+        "email": user["email"],
+        "email_confirmed_at": _time(user["email_confirmed_at"]),
+        "phone": "",
+        "confirmed_at": _time(user["confirmed_at"]),
+        "last_sign_in_at": _time(user["last_sign_in_at"]),
+        "app_metadata": user["raw_app_meta_data"] or {},
+        "user_metadata": user["raw_user_meta_data"] or {},
+        "identities": [],
+        "created_at": _time(user["created_at"]),
+        "updated_at": _time(user["updated_at"]),
+        "is_anonymous": user["is_anonymous"],
+    }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat().replace("+00:00", "Z")

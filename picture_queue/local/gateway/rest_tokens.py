@@ -1,0 +1,111 @@
+"""Which tokens PostgREST takes, and its words for the others.
+
+PostgREST checks them again. It does so here first because the bundled one is older than the
+platform's: that has a code of its own for claims, and other texts. These are PostgREST 14's,
+recorded from it.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jwt
+
+from picture_queue.local.gateway.credentials import LEEWAY, BadToken, Credentials
+
+NO_KEY: Final = "No API key found in request"
+_UNFIT: Final = "No suitable key or wrong key type"
+_NOT_FOUND: Final = "No suitable key was found to decode the JWT"
+
+
+@dataclass(eq=False)
+class RefusedToken(Exception):
+    """A token that PostgREST does not take.
+
+    Args:
+        message: For the user.
+        details: More of it.
+        code: ``PGRST301`` for the token, ``PGRST303`` for its claims.
+    """
+
+    message: str
+    details: str | None = None
+    code: str = "PGRST301"
+
+    def body(self) -> dict[str, str | None]:
+        """The body of the answer."""
+        return {
+            "code": self.code,
+            "details": self.details,
+            "hint": None,
+            "message": self.message,
+        }
+
+    @property
+    def challenge(self) -> str:
+        """Value of ``WWW-Authenticate``."""
+        if self.message == NO_KEY:
+            return "Bearer"
+        return f'Bearer error="invalid_token", error_description="{self.message}"'
+
+
+def check(credentials: Credentials, token: str) -> None:
+    """Returns if PostgREST would take a token; whether its role exists is the database's affair.
+
+    Raises:
+        RefusedToken: It would not.
+    """
+    parts = token.count(".") + 1
+    if parts != 3:
+        raise RefusedToken(f"Expected 3 parts in JWT; got {parts}")
+    try:
+        claims = credentials.signed_claims(token)
+    except BadToken as error:
+        raise _refused(error, token) from None
+    if "kid" in jwt.get_unverified_header(token):
+        raise RefusedToken(_UNFIT, _NOT_FOUND)
+    _check_claims(claims)
+
+
+def _refused(error: BadToken, token: str) -> RefusedToken:
+    match error.flaw:
+        case "signature":
+            return RefusedToken(_UNFIT, "None of the keys was able to decode the JWT")
+        case "payload":
+            return _claim("Parsing claims failed")
+        case "algorithm" if jwt.get_unverified_header(token).get("alg") == "none":
+            details = "JWT is unsecured but expected 'alg' was not 'none'"
+            return RefusedToken("Wrong or unsupported encoding algorithm", details)
+        case "algorithm":
+            return RefusedToken(_UNFIT, _NOT_FOUND)
+    return RefusedToken("JWT cryptographic operation failed")
+
+
+def _claim(message: str) -> RefusedToken:
+    return RefusedToken(message, code="PGRST303")
+
+
+def _check_claims(claims: Mapping[str, Any]) -> None:
+    now = time.time()
+    times = {name: _seconds(claims, name) for name in ("exp", "nbf", "iat")}
+    if times["exp"] is not None and times["exp"] <= now - LEEWAY:
+        raise _claim("JWT expired")
+    if times["nbf"] is not None and times["nbf"] > now + LEEWAY:
+        raise _claim("JWT not yet valid")
+    if times["iat"] is not None and times["iat"] > now + LEEWAY:
+        raise _claim("JWT issued at future")
+    audience = claims.get("aud")
+    entries = audience if isinstance(audience, list) else [audience or ""]
+    if not all(isinstance(entry, str) for entry in entries):
+        raise _claim("The JWT 'aud' claim must be a string or an array of strings")
+
+
+def _seconds(claims: Mapping[str, Any], name: str) -> int | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _claim(f"The JWT '{name}' claim must be a number")
+    # A fraction counts as 0: a token that expires at one has expired.
+    return int(value) if value == int(value) else 0

@@ -1,0 +1,111 @@
+"""Objects moved and copied: new rows for the same bytes."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import asyncpg
+from starlette.requests import Request
+
+from picture_queue.local.gateway.credentials import Caller
+from picture_queue.local.gateway.storage import bodies
+from picture_queue.local.gateway.storage.errors import from_database, internal, object_not_found
+from picture_queue.local.gateway.storage.files import FileStore
+from picture_queue.local.gateway.storage.names import check_object_name
+from picture_queue.local.gateway.storage.rows import Place, Rows, object_json, timestamp
+from picture_queue.local.gateway.storage.upload import decoded_metadata
+
+_CHANGEABLE: Final = ("cacheControl", "mimetype")
+
+
+class Moving:
+    """The routes that take two names.
+
+    Args:
+        rows: Storage's tables.
+        files: The bytes.
+    """
+
+    def __init__(self, rows: Rows, files: FileStore) -> None:
+        self._rows = rows
+        self._files = files
+
+    async def move(self, request: Request, caller: Caller) -> dict[str, Any]:
+        """``POST /object/move``."""
+        _, source, target = await _places(request)
+        moved = {"message": "Successfully moved"}
+        found = await self._rows.object(source.bucket, source.name, caller, "storage.object.move")
+        if found is None:
+            raise object_not_found()
+        if source == target:
+            return moved
+        try:
+            if not await self._rows.try_move(source, target, caller):
+                raise object_not_found()
+            async with self._copied(found["version"]) as version:
+                metadata = _renewed(found["metadata"])
+                old = await self._rows.move(source, target, version=version, metadata=metadata)
+        except asyncpg.PostgresError as error:
+            raise from_database(error, exists="ResourceAlreadyExists") from None
+        self._files.remove(old)
+        return moved
+
+    async def copy(self, request: Request, caller: Caller) -> dict[str, Any]:
+        """``POST /object/copy``."""
+        body, source, target = await _places(request)
+        found = await self._rows.object(source.bucket, source.name, caller, "storage.object.copy")
+        if found is None:
+            raise object_not_found()
+        metadata, user_metadata = _renewed(found["metadata"]), found["user_metadata"]
+        if not bodies.boolean(body.get("copyMetadata", True), "body/copyMetadata"):
+            given = body.get("metadata") or {}
+            metadata |= {name: str(given[name]) for name in _CHANGEABLE if name in given}
+            user_metadata = decoded_metadata(request.headers.get("x-metadata"))
+        upsert = request.headers.get("x-upsert") == "true"
+        try:
+            await self._rows.try_write(
+                *target, caller, upsert=upsert, trial=metadata, operation="storage.object.copy"
+            )
+        except asyncpg.PostgresError as error:
+            raise from_database(error, exists="KeyAlreadyExists") from None
+        async with self._copied(found["version"]) as version:
+            row, old = await self._rows.write(
+                *target, caller, version=version, metadata=metadata, user_metadata=user_metadata
+            )
+        self._files.remove(old)
+        return {
+            "Key": f"{target.bucket}/{target.name}",
+            "Id": str(row["id"]),
+            **object_json(row),
+        }
+
+    @asynccontextmanager
+    async def _copied(self, version: str) -> AsyncIterator[uuid.UUID]:
+        """A version of its own with the same bytes; gone again if the block fails."""
+        copy = uuid.uuid4()
+        if not self._files.copy(version, copy):
+            raise internal()
+        try:
+            yield copy
+        except BaseException:
+            self._files.remove(str(copy))
+            raise
+
+
+async def _places(request: Request) -> tuple[dict[str, Any], Place, Place]:
+    """The request's body, and what it names in it.
+
+    Raises:
+        StorageError: The body does not fit, or the new name is none.
+    """
+    body = await bodies.read_object(request, "bucketId", "sourceKey", "destinationKey")
+    source = Place(str(body["bucketId"]), str(body["sourceKey"]))
+    target = Place(str(body.get("destinationBucket") or source.bucket), str(body["destinationKey"]))
+    check_object_name(target.name)
+    return body, source, target
+
+
+def _renewed(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {**metadata, "lastModified": timestamp(datetime.now(UTC))}

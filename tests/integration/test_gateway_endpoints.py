@@ -1,0 +1,69 @@
+"""`docs/embedded-stack.md` lists each endpoint of the gateway, and what is missing says so."""
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.routing import Route, WebSocketRoute
+
+from picture_queue.local.gateway import create_app, missing
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "embedded-stack.md"
+ROW = re.compile(r"^\| `([A-Z ]+)` \| `(/[^`]*)` \| (.*) \|$", re.MULTILINE)
+ANY = "GET HEAD POST PUT PATCH DELETE OPTIONS"
+
+ROWS = [
+    (methods.replace("ANY", ANY).split(), path, answer)
+    for methods, path, answer in ROW.findall(DOCUMENT.read_text(encoding="utf-8"))
+]
+MISSING = [
+    (methods[0], re.sub(r"\{\w*\}|[*…]", "x", path), answer.removeprefix("501: "))
+    for methods, path, answer in ROWS
+    if answer.startswith("501: ")
+]
+
+
+def endpoints(platform):
+    """Method and path of whatever the gateway has a route for."""
+    front = create_app(platform.settings).app
+    for prefix in front._services:
+        yield from ((method, prefix + "…") for method in ANY.split())
+    for prefix, _ in missing._MISSING:
+        yield from ((method, prefix + "/…") for method in ANY.split())
+    for route in front._services["/storage/v1/"]._routes:
+        yield from ((method, f"/storage/v1/{route.pattern}") for method in route.methods.split())
+    for route in front._others.routes:
+        path = route.path.replace(":path}", "}")
+        if isinstance(route, WebSocketRoute):
+            yield "WS", path
+        elif path != "/{path}":
+            assert isinstance(route, Route)
+            yield from ((method, path) for method in route.methods - {"HEAD"})
+
+
+def test_the_document_has_each_endpoint_and_no_other(platform):
+    documented = [(method, path) for methods, path, _ in ROWS for method in methods]
+    assert len(documented) == len(set(documented))
+    assert set(documented) == set(endpoints(platform))
+
+
+def test_the_document_names_what_is_missing(platform):
+    storage = create_app(platform.settings).app._services["/storage/v1/"]
+    named = {(f"/storage/v1/{route.pattern}", route.missing) for route in storage._routes}
+    named |= {(f"{prefix}/…", what) for prefix, what in missing._MISSING}
+    documented = {
+        (path, answer.removeprefix("501: "))
+        for _, path, answer in ROWS
+        if answer.startswith("501: ")
+    }
+    assert documented == {(path, what) for path, what in named if what}
+
+
+@pytest.mark.parametrize(("method", "path", "what"), MISSING)
+async def test_what_is_missing_answers_501(gateway, platform, method, path, what):
+    headers = {"apikey": platform.settings.service_role_key}
+    async with httpx.AsyncClient(headers=headers) as http:
+        answer = await http.request(method, gateway + path)
+    assert answer.status_code == 501
+    assert what in answer.json()["message"]

@@ -1,0 +1,333 @@
+"""PostgREST behind the gateway answers as the platform's does, but for the differences named here.
+
+`recordings.json`: requests and answers of PostgREST 14.12 on PostgreSQL 15, one case a line, each
+independent of the others; `v16` is what 16.2 answered otherwise. `schema.sql` is their database.
+The bundled PostgREST is 12.0.2. A request without a token is sent with an anon key here, as the
+platform's clients do: its gateway lets nobody in without one.
+"""
+
+import asyncio
+import base64
+import contextlib
+import hmac
+import http.client
+import json
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import jwt
+import pytest
+
+from picture_queue.local.binaries import find_postgrest, for_user
+from picture_queue.local.datadir import DataDir
+from picture_queue.local.paths import service_user
+from picture_queue.local.programs import PostgREST
+from picture_queue.local.stack import LocalSupabase
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "postgrest"
+# All that were recorded but Proxy-Status, which 12 does not send, and CORS, which is the gateway's.
+HEADERS = (
+    "Allow",
+    "Cache-Control",
+    "Content-Location",
+    "Content-Profile",
+    "Content-Range",
+    "Content-Type",
+    "Location",
+    "Preference-Applied",
+    "WWW-Authenticate",
+    "Warning",
+)
+SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"
+ROLES = {
+    None: {"role": "anon"},
+    "authenticated": {
+        "role": "authenticated",
+        "sub": "11111111-1111-1111-1111-111111111111",
+    },
+    "service_role": {"role": "service_role"},
+}
+
+
+# A cause, what of the answers differs by it, and the cases.
+DIFFERENCES = (
+    (
+        "12 does not know a table: PostgreSQL does (42P01), or nobody (404 and {})",
+        "body",
+        "call-47 read-13 read-14 read-15 insert-41 update-41 delete-16 http-04",
+    ),
+    ("12 says {} of a path that leads nowhere", "body", "call-45 call-46 http-15 http-16"),
+    ("12 answers 404 and {} to a change of the root", "body status", "http-12 http-20"),
+    (
+        "12 has another text for an object that is not one row (same code), under two types",
+        "body headers",
+        "result-48 result-49 result-50 read-153 read-154 insert-09 update-10 update-11 update-12"
+        " delete-09",
+    ),
+    (
+        "12 has another text (same code)",
+        "body",
+        "read-42 read-165 read-167 insert-15 insert-16 update-21 dberror-107 dberror-108"
+        " dberror-109 dberror-110 dberror-111 dberror-112",
+    ),
+    ("12 gives a hint where 14 sees no likeness", "body", "choice-34"),
+    (
+        "12 answers 415 where 14 has 406 for an Accept it cannot meet",
+        "status",
+        "result-72 result-73 result-74 read-160 read-161 http-14",
+    ),
+    ("12 has no max-affected", "body", "result-92 result-93 result-94 update-31 delete-14"),
+    ("12 has no max-affected", "body headers status", "result-91 update-32"),
+    ("12 still has params=single-object", "headers", "result-79"),
+    (
+        "12 filters and orders a function's rows by selected columns alone",
+        "body headers status",
+        "result-37 result-38 result-60 result-87",
+    ),
+    ("12 has no is.not_null", "body headers status", "read-39"),
+    ("12 spreads no to-many embedding", "body headers status", "embed-22"),
+    ("12 takes JSON in a query string for text", "body", "args-25"),
+    ("12 takes JSON in a query string for text", "body headers status", "args-26"),
+    (
+        "12 gives another status to some SQLSTATEs",
+        "status",
+        "dberror-39 dberror-46 dberror-51 dberror-60 upsert-11",
+    ),
+    (
+        "12 answers 400 to a role that does not exist",
+        "headers status",
+        "dberror-86 jwt-20 jwt-23 jwt-24 jwt-25",
+    ),
+    ("12 runs a 40001 again, not a 40P01", "body headers status", "dberror-93"),
+    (
+        "the stack's search_path has `extensions`, as the platform's",
+        "body",
+        "call-39 context-01 context-02 context-03 context-04 context-05",
+    ),
+    (
+        "the gateway writes the standard reason phrase, never a message of the database",
+        "reason",
+        "dberror-03 dberror-04 dberror-05 dberror-06 dberror-07 dberror-08 dberror-09 dberror-10"
+        " dberror-11 dberror-12 dberror-13 dberror-14 dberror-15 dberror-100 dberror-101"
+        " dberror-102 dberror-103 dberror-105",
+    ),
+    (
+        "the gateway answers 500 where the status is none of HTTP's",
+        "reason status",
+        "dberror-16 dberror-17",
+    ),
+    ("the gateway answers a browser's preflight", "body headers", "http-07"),
+    (
+        "the gateway's server knows the verbs of HTTP alone",
+        "body headers status",
+        "http-10 http-11",
+    ),
+    (
+        "a key in `apikey` counts where Authorization has no token, as at the platform's gateway",
+        "body headers status",
+        "jwt-32 jwt-33 jwt-37 jwt-41",
+    ),
+    (
+        "a server configured otherwise: the stack has one configuration",
+        "not sent",
+        " ".join(f"config-{n:02}" for n in range(1, 27)),
+    ),
+)
+
+
+def encoded(data: bytes | str) -> str:
+    """Base64 as tokens have it."""
+    data = data.encode() if isinstance(data, str) else data
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def signed(header: dict[str, Any], payload: str, described: dict[str, Any]) -> str:
+    """A token as described, sound or not."""
+    secret = "another secret of 32 characters or more" if "secret" in described else SECRET
+    algorithm = described.get("alg", "HS256")
+    body = f"{encoded(json.dumps(header))}.{encoded(payload)}"
+    if algorithm == "none":
+        return body + "."
+    signature = hmac.digest(secret.encode(), body.encode(), algorithm.replace("HS", "sha"))
+    return f"{body}.{encoded(signature)}"
+
+
+def authorization(case: dict[str, Any]) -> str | None:
+    """The header of a case; None where it has none."""
+    described = case.get("jwt")
+    if described is None:
+        role = case.get("role")
+        return role and f"Bearer {jwt.encode(ROLES[role], SECRET, algorithm='HS256')}"
+    if "raw" in described:
+        return str(described["raw"])
+    claims = dict(described.get("claims", {}))
+    for name in ("exp", "nbf", "iat"):
+        if f"{name}_in" in described:
+            claims[name] = int(time.time()) + described[f"{name}_in"]
+    algorithm = described.get("alg_header", described.get("alg", "HS256"))
+    header = {"alg": algorithm, "typ": "JWT"} | (
+        {"kid": described["kid"]} if "kid" in described else {}
+    )
+    token = signed(header, described.get("payload_raw", json.dumps(claims)), described)
+    scheme = described.get("scheme", "Bearer")
+    return f"{scheme} {token}" if scheme else token
+
+
+class Replay:
+    """Puts the cases to a gateway.
+
+    Args:
+        url: The gateway's address.
+        sql: A superuser's connection to the recordings' database.
+    """
+
+    def __init__(self, url: str, sql: "asyncpg.Connection[asyncpg.Record]") -> None:
+        address = urlsplit(url)
+        self._connection = http.client.HTTPConnection(
+            address.hostname or "", address.port, timeout=20
+        )
+        self._sql = sql
+        self._seen: object = None
+        self._anon = jwt.encode(ROLES[None], SECRET, algorithm="HS256")
+
+    async def reset(self) -> None:
+        """Puts the data back, unless nobody has written since the last time."""
+        # Whatever writes takes a number, but for a sequence now and then.
+        newest = (
+            "select pg_snapshot_xmax(pg_current_snapshot())::text, sum(last_value)"
+            " from pg_sequences"
+        )
+        if await self._sql.fetchrow(newest) != self._seen:
+            await self._sql.execute("select fixture.reset()")
+            self._seen = await self._sql.fetchrow(newest)
+
+    async def differences(self, case: dict[str, Any]) -> set[str]:
+        """Puts a case; returns what of the answer is not as recorded."""
+        await self.reset()
+        async with self._meanwhile(case):
+            status, reason, headers, body = await asyncio.to_thread(self._ask, case)
+        wanted = case["answer"]
+        compared = {
+            "status": (status, wanted["status"]),
+            "reason": (reason, wanted.get("reason", reason)),
+            "headers": (
+                {name: ", ".join(headers.get_all(name)) for name in HEADERS if name in headers},
+                {name: wanted["headers"][name] for name in HEADERS if name in wanted["headers"]},
+            ),
+            "body": (parsed(body), parsed(wanted["body"])),
+        }
+        if "Content-Range" in case.get("volatile", []):
+            del compared["headers"], compared["status"]
+        found = {part for part, (given, recorded) in compared.items() if given != recorded}
+        if "db_after" in case:
+            after = await self._sql.fetchval(case["db_after"]["sql"])
+            if ("" if after is None else str(after)) != case["db_after"]["result"]:
+                found.add("rows")
+        return found
+
+    @contextlib.asynccontextmanager
+    async def _meanwhile(self, case: dict[str, Any]) -> AsyncIterator[None]:
+        """Holds the row that the one case wants which names another connection."""
+        if "before" not in case:
+            yield
+            return
+        async with self._sql.transaction():
+            await self._sql.execute("select 1 from public.owners where id = 1 for update")
+            yield
+
+    def close(self) -> None:
+        """Closes the connection to the gateway."""
+        self._connection.close()
+
+    def _ask(self, case: dict[str, Any]) -> tuple[int, str, http.client.HTTPMessage, str]:
+        """Sends a request just as it was recorded: no client that tidies paths up."""
+        connection = self._connection
+        method, _, path = case["request"].partition(" ")
+        connection.putrequest(method, "/rest/v1" + path, skip_accept_encoding=True)
+        headers = {"apikey": self._anon} | case.get("headers", {})
+        given = authorization(case)
+        if given is not None:
+            headers["Authorization"] = given
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        body = case.get("body")
+        data = None if body is None else body.encode()
+        if data is not None or method in ("POST", "PUT", "PATCH"):
+            connection.putheader("Content-Length", str(len(data or b"")))
+        connection.endheaders(data)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        if answer.will_close:
+            connection.close()
+        return answer.status, answer.reason, answer.headers, text
+
+
+def parsed(text: str) -> Any:
+    """A body as a value, its numbers to the last digit; what is not JSON as it is."""
+    try:
+        return json.loads(text, parse_float=lambda digits: ("number", digits))
+    except ValueError:
+        return text
+
+
+@contextlib.contextmanager
+def postgrest(data: DataDir, database_url: str) -> Iterator[str]:
+    """A PostgREST of the recordings' own; gives its address."""
+    user = service_user()
+    server = PostgREST(
+        for_user(find_postgrest(), user), database_url=database_url, data=data, user=user
+    )
+    process = server.launch()
+    try:
+        asyncio.run(server.ready(process))
+        yield server.url
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A gateway and its platform with the recordings' schema, on a cluster of their own.
+
+    The schema shortens the time limits of roles, and those are a whole cluster's.
+    """
+
+    async def load(platform: Any) -> None:
+        async with platform.connect() as connection:
+            await connection.execute((FIXTURES / "schema.sql").read_text(encoding="utf-8"))
+
+    data = DataDir(tmp_path_factory.mktemp("postgrest"))
+    data.make()
+    with LocalSupabase() as own, new_platform(own) as platform:
+        asyncio.run(load(platform))
+        login = platform.settings.database_url.replace("supabase_admin:", "authenticator:", 1)
+        with postgrest(data, login) as address, platform.serve(postgrest_url=address) as url:
+            yield url, platform
+
+
+async def test_postgrest_answers_as_recorded(served):
+    url, platform = served
+    different = {}
+    async with platform.connect() as sql:
+        replay = Replay(url, sql)
+        with contextlib.closing(replay):
+            for case in json.loads((FIXTURES / "recordings.json").read_text(encoding="utf-8")):
+                found = {"not sent"} if "config" in case else await replay.differences(case)
+                if found:
+                    different[case["id"]] = " ".join(sorted(found))
+    listed = {name: parts for _, parts, cases in DIFFERENCES for name in cases.split()}
+    unlike = {
+        name: (different.get(name), listed.get(name))
+        for name in different.keys() | listed.keys()
+        if different.get(name) != listed.get(name)
+    }
+    assert not unlike, f"what differs, and what the table says: {unlike}"
