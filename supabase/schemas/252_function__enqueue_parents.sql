@@ -9,7 +9,7 @@ as $$
 declare
   v_bad record;
   v_job picture_queue.new_job;
-  v_jobs picture_queue.new_job[] := '{}';
+  v_jobs picture_queue.new_job[] := array[]::picture_queue.new_job[];
 begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
