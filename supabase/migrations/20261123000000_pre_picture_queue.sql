@@ -444,6 +444,14 @@ create unique index job_queue_idempotency on public.job_queue (idempotency_key, 
   nulls not distinct where idempotency_key is not null;
 create unique index job_queue_unique on public.job_queue (unique_key) where status = any(unique_states);
 
+-- Whose a job is and what its owner said of it has no statistics: an estimated count (PostgREST's
+-- count=planned) is made from them whatever row level security hides, and would tell a guess that is right
+-- from one that is wrong. Each of these is found by an index of its own.
+alter table public.job_queue
+  alter user_id set statistics 0, alter tenant set statistics 0, alter generation_id set statistics 0,
+  alter batch_id set statistics 0, alter idempotency_key set statistics 0, alter unique_key set statistics 0,
+  alter parked_on set statistics 0, alter blocked_on set statistics 0, alter message set statistics 0,
+  alter error set statistics 0;
 alter table public.job_queue enable row level security;
 
 
@@ -663,6 +671,10 @@ create table public.generations (
 comment on table public.generations is 'Pictures asked for; status follows the job.';
 create index generations_owned on public.generations (user_id, created_at desc);
 create index generations_job on public.generations (job_id);
+-- As in job_queue: no estimate may depend on what others said.
+alter table public.generations
+  alter user_id set statistics 0, alter job_id set statistics 0, alter prompt set statistics 0,
+  alter error set statistics 0;
 alter table public.generations enable row level security;
 
 create table public.images (
@@ -681,6 +693,8 @@ create table public.images (
 );
 comment on table public.images is 'The pictures of a generation, in the bucket "pictures" under path.';
 create index images_owned on public.images (user_id, created_at desc);
+alter table public.images
+  alter user_id set statistics 0, alter generation_id set statistics 0, alter path set statistics 0;
 alter table public.images enable row level security;
 
 
@@ -4882,6 +4896,12 @@ begin
   perform picture_queue._check_options(p_options);
   v_user := case when picture_queue._is_service() then (p_options ->> 'user_id')::uuid else picture_queue._caller_id() end;
   v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, gen_random_uuid());
+  if p_options ? 'generation_id' and exists (
+    select from public.generations g where g.id = v_generation_id and g.user_id is distinct from v_user)
+  then
+    perform picture_queue._refuse('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
+      'make a new uuid for each generation');
+  end if;
   select m.* into v_model from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then

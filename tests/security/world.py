@@ -126,15 +126,16 @@ async def _add_generations(world: World) -> None:
         started = await world.do("owner", "start_generation", prompt=world.prompt)
         world.ids[name], world.ids[f"{name}_job"] = started["generation_id"], started["job_id"]
         if name == "generation":
-            (job,) = await world.do(
+            jobs = await world.do(
                 "service",
                 "claim_jobs",
                 worker="painter",
                 queues=["default"],
                 job_types=["generate-image"],
+                max_jobs=1000,
                 lease_seconds=3600,
             )
-            assert job["id"] == started["job_id"]
+            (job,) = (job for job in jobs if job["id"] == started["job_id"])
             world.ids["painting_lease"] = job["lease_id"]
     under = {"job_id": world["generation_job"], "lease_id": world["painting_lease"]}
     begun = await world.do("service", "begin_prediction", **under)
@@ -210,7 +211,7 @@ async def _add_jobs(world: World) -> None:
 
 async def _add_files(world: World) -> None:
     """A picture of the owner's, one in nobody's folder, and one in another private bucket."""
-    world.ids["bucket"] = f"{SECRET}-bucket"
+    world.ids["bucket"] = f"{SECRET}-{world.queue}"
     made = await world.ask("service", "POST", "/storage/v1/bucket", json={"name": world["bucket"]})
     assert made.status == 200, made
     for bucket, name in places(world):
@@ -219,7 +220,7 @@ async def _add_files(world: World) -> None:
             "POST",
             f"/storage/v1/object/{bucket}/{name}",
             content=SECRET.encode(),
-            headers={"content-type": "image/png"},
+            headers={"content-type": "image/png", "x-upsert": "true"},
         )
         assert stored.status == 200, stored
 
