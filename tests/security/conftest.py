@@ -1,6 +1,7 @@
 """A project full of things that some may see and others not; and one on Debian's Postgres."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from picture_queue.local.stack import LocalSupabase
 from tests.security.world import World, make
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
+# A client makes one of its own otherwise, which costs more than the test it is for.
+_TLS = ssl.create_default_context()
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +31,7 @@ def filled(arena: Any) -> World:
     """Two new users on it, one of them with jobs, generations and pictures."""
 
     async def fill() -> World:
-        async with httpx.AsyncClient(base_url=arena.api_url, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=arena.api_url, timeout=30, verify=_TLS) as http:
             return await make(arena, http)
 
     return asyncio.run(fill())
@@ -37,7 +40,7 @@ def filled(arena: Any) -> World:
 @pytest.fixture
 async def world(filled: World) -> AsyncIterator[World]:
     """The same, with connections of the test's own."""
-    async with httpx.AsyncClient(base_url=filled.api_url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=filled.api_url, timeout=30, verify=_TLS) as http:
         yield replace(filled, http=http)
 
 
