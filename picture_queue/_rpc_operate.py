@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import JsonValue, TypeAdapter
 
 from picture_queue._ids import new_id
-from picture_queue._rpc import Rpc, enqueued, given, plain
+from picture_queue._rpc import Rpc, enqueued, given, job_items, plain
 from picture_queue.arguments import NewJob, job_item
 from picture_queue.records import (
     Changed,
@@ -154,7 +154,7 @@ def enqueue_batch(
     metadata: Mapping[str, JsonValue] | None,
 ) -> Rpc[EnqueuedBatch]:
     params = given(
-        jobs=[{"job_id": new_id(), **job_item(job)} for job in jobs],
+        jobs=job_items(jobs),
         callback=job_item(callback) if callback else None,
         batch_id=batch_id or new_id(),
         metadata=metadata,

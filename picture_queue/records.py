@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue
 
 
 class JobStatus(StrEnum):
@@ -275,7 +275,7 @@ class Enqueued(Record):
     key. ``replaced``, ``debounced``: one with the same unique key was there, and has changed.
     """
 
-    id: UUID
+    id: UUID = Field(validation_alias=AliasChoices("id", "job_id"))
     outcome: Literal["created", "existing", "replaced", "debounced"]
 
 

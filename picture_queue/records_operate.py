@@ -129,6 +129,7 @@ class Batch(Record):
     progress: int
     callback: dict[str, Any] | None
     callback_job_id: UUID | None
+    callback_error: str | None
     metadata: dict[str, JsonValue]
     created_at: datetime
     finished_at: datetime | None

@@ -26,14 +26,16 @@ await main({
     utils.addJobs(numbers.map((i) => ({ identifier: "noop", payload: { i }, priority: i % priorities }))),
   // Finished jobs are deleted.
   bloat: (finished, future) =>
-    utils.withPgClient((client) =>
-      client.query(
+    utils.withPgClient(async (client) => {
+      // The task's row comes with its first job, or its first worker.
+      await client.query("insert into graphile_worker._private_tasks (identifier) values ('noop') on conflict do nothing");
+      await client.query(
         `insert into ${JOBS} (task_id, payload, run_at)
          select (select id from graphile_worker._private_tasks where identifier = 'noop'), '{}', now() + interval '1 day'
          from generate_series(1, $1::integer)`,
         [future],
-      ),
-    ),
+      );
+    }),
   async work(connectionString, handle, tuned) {
     const runner = await run({
       connectionString,

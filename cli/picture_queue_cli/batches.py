@@ -102,6 +102,7 @@ def _details(batch: "Batch") -> dict[str, Any]:
         "failed": batch.failed or None,
         "cancelled": batch.cancelled or None,
         "callback job": batch.callback_job_id,
+        "callback refused": batch.callback_error,
         "metadata": json.dumps(batch.metadata) if batch.metadata else None,
     }
 

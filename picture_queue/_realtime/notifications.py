@@ -6,7 +6,6 @@ until then, and whenever the proof fails, listeners are told that nothing is hea
 """
 
 import asyncio
-import json
 import logging
 import random
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -14,7 +13,10 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, OperationalError
+from psycopg.pq import PGnotify
+from psycopg.pq.abc import PGconn
+from pydantic_core import from_json
 
 from picture_queue._realtime.ears import Listener
 from picture_queue._transport.postgres import connect
@@ -99,15 +101,11 @@ class Notifications:
         async with _connection(self._settings) as ear:
             await ear.execute(f"listen {_CHANNEL}")
             await ear.execute(f"listen {_PROOF}")
-            hearing = asyncio.create_task(self._hear(ear, echoes))
-            try:
-                while await _first(hearing, self._prove(echoes)):
+            with self._hearing(ear.pgconn, echoes) as broken:
+                while await _first(broken, self._prove(echoes)):
                     self._trust(True)
                     pause = _PROVE_AGAIN * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-                    await _first(hearing, asyncio.sleep(pause))
-            finally:
-                hearing.cancel()
-                await asyncio.wait([hearing])
+                    await _first(broken, asyncio.sleep(pause))
         if not self._said:
             self._said = True
             _log.info(
@@ -116,15 +114,47 @@ class Notifications:
             )
         return True
 
-    async def _hear(self, ear: AsyncConnection[Any], echoes: asyncio.Queue[str]) -> None:
-        async for notice in ear.notifies():
-            if notice.channel == _PROOF:
-                echoes.put_nowait(notice.payload)
-                continue
-            payload = json.loads(notice.payload)
-            for listener in self._listeners.get(_TOPIC + payload["queue"], ()):
-                listener.message("wake", payload)
-        raise ConnectionError("the connection ended")
+    @contextmanager
+    def _hearing(
+        self, server: PGconn, echoes: asyncio.Queue[str]
+    ) -> Iterator[asyncio.Future[None]]:
+        """Hears what arrives until the block ends; the future fails when the connection does.
+
+        Straight from the socket: psycopg's own generator sets up its watch anew for each notice.
+        """
+        loop = asyncio.get_running_loop()
+        broken: asyncio.Future[None] = loop.create_future()
+        socket = server.socket
+
+        def readable() -> None:
+            try:
+                server.consume_input()
+            except OperationalError as error:
+                loop.remove_reader(socket)
+                broken.set_exception(error)
+            while (notice := server.notifies()) is not None:
+                self._heard(notice, echoes)
+
+        loop.add_reader(socket, readable)
+        try:
+            yield broken
+        finally:
+            loop.remove_reader(socket)
+            if not broken.cancel():
+                broken.exception()  # so that nobody complains that it was not looked at
+
+    def _heard(self, notice: PGnotify, echoes: asyncio.Queue[str]) -> None:
+        if notice.relname == _PROOF.encode():
+            echoes.put_nowait(notice.extra.decode())
+            return
+        try:
+            payload = from_json(notice.extra)
+            listeners = self._listeners.get(_TOPIC + payload["queue"], ())
+        except (ValueError, TypeError, KeyError):  # anybody may send to the channel
+            _log.debug("A notice that is none of ours: %r", notice.extra)
+            return
+        for listener in listeners:
+            listener.message("wake", payload)
 
     async def _prove(self, echoes: asyncio.Queue[str]) -> bool:
         """Whether a NOTIFY of another connection arrives in time."""
@@ -148,13 +178,14 @@ class Notifications:
                 listener.joined() if proven else listener.lost()
 
 
-async def _first(hearing: asyncio.Task[None], work: Coroutine[Any, Any, T]) -> T:
-    """Returns what the work returns, unless the hearing ends before: that is an error."""
+async def _first(broken: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T:
+    """Returns what the work returns, unless the connection breaks before: that is an error."""
     task = asyncio.create_task(work)
     try:
-        await asyncio.wait({hearing, task}, return_when=asyncio.FIRST_COMPLETED)
-        if hearing.done():
-            hearing.result()
+        both: set[asyncio.Future[Any]] = {broken, task}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if broken.done():
+            broken.result()
         return task.result()
     finally:
         task.cancel()

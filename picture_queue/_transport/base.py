@@ -28,6 +28,8 @@ UPGRADE = "Apply the SQL that ships with this version: supabase db push"
 # Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
 _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "42501": (NotAllowed, "This key may not do that", "Use a service key, or sign in as the owner"),
+    "40001": (Busy, "Two calls were in each other's way", None),
+    "40P01": (Busy, "Two calls were in each other's way", None),
     "57014": (Busy, "The database stopped the call at its time limit", None),
     "53300": (Busy, "The database has no free connection", None),
     "PGRST000": (Busy, "The API has no connection to the database", None),

@@ -479,6 +479,7 @@ create table picture_queue.batch (
   cancelled integer not null default 0,
   callback jsonb,
   callback_job_id uuid,
+  callback_error text,
   metadata jsonb not null default '{}',
   created_at timestamptz not null default now(),
   finished_at timestamptz,
@@ -486,6 +487,7 @@ create table picture_queue.batch (
     least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
 );
 comment on table picture_queue.batch is 'Jobs that belong together, how far they are, and what runs after them.';
+comment on column picture_queue.batch.callback_error is 'Why the callback could not be enqueued.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
 alter table picture_queue.batch enable row level security;
 
@@ -846,6 +848,7 @@ insert into picture_queue.edge (action, from_status, from_hold, to_status, to_ho
   ('block',    'pending',    null,        'pending',    'blocked',    0),  -- a claim found its key full
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
+  ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before they have
   ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- so have they, but not yet due
   ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
   ('abandon',  'pending',    'scheduled', 'failed',     null,         0),
@@ -1013,8 +1016,8 @@ begin
       slots = case when e.claims then e.slots else j.slots end,
       blocked_on = case when e.claims then null when e.action = 'block' then e.key else j.blocked_on end,
       parked_on = case when e.parks then e.key else j.parked_on end,
-      -- One that parked has started, and is not to be given up when it is woken.
-      expires_at = case when e.parks then null else j.expires_at end,
+      -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
+      expires_at = case when e.parks or e.retries then null else j.expires_at end,
       event = case when e.wakes then e.result when e.parks then null else j.event end,
       -- Uniqueness that does not cover running jobs ends when the job starts.
       unique_states = case when e.claims and not 'processing' = any (j.unique_states) then '{}'
@@ -1210,6 +1213,7 @@ language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_children uuid[];
+  v_broken jsonb;  -- child: what it does then, and why
   v_changes picture_queue.change[];
 begin
   select array_agg(distinct d.child_id) into v_children
@@ -1226,34 +1230,27 @@ begin
     using unnest(p_moved) m
     where d.parent_id = m.id and m.status in ('completed', 'failed', 'cancelled')
     returning d.child_id, d.on_parent_failure, m.id as parent_id, m.status
-  ),
-  broken as (
-    select distinct on (s.child_id) s.child_id, s.on_parent_failure, s.parent_id, s.status
-    from settled s
-    where s.status <> 'completed' and s.on_parent_failure <> 'run'
-    order by s.child_id, s.parent_id
-  ),
-  -- Of one statement all parts see the table as it was before: what settled deletes is still there.
-  open_parents as (
-    select d.child_id from picture_queue.dependency d
-    where d.child_id = any (v_children) and not exists (
-      select from settled s where s.child_id = d.child_id and s.parent_id = d.parent_id)
   )
+  -- By name rather than by a join, which for thousands of children would look at each pair.
+  select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
+    case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
+    format('Job %s, which it depends on, was %s.', s.parent_id, s.status)) order by s.parent_id desc), '{}')
+  into v_broken
+  from settled s
+  where s.status <> 'completed' and s.on_parent_failure <> 'run';
+
   select array_agg(picture_queue._change(
-      c.id,
-      case when b.on_parent_failure = 'cancel' then 'cancel' when b.child_id is not null then 'abandon'
-        when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end,
-      case when b.child_id is not null then format('Job %s, which it depends on, was %s.', b.parent_id, b.status) end))
+    c.id,
+    coalesce(v_broken #>> array[c.id::text, '0'], case when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end),
+    v_broken #>> array[c.id::text, '1']))
   into v_changes
   from public.job_queue c
-  left join broken b on b.child_id = c.id
   where c.id = any (v_children) and c.hold = 'waiting'
-    and (b.child_id is not null or not exists (select from open_parents o where o.child_id = c.id));
+    and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
 
   -- A child that has ended waits for nobody.
-  delete from picture_queue.dependency d
-  using unnest(v_changes) c
-  where d.child_id = c.job_id and c.action in ('cancel', 'abandon');
+  delete from picture_queue.dependency d where d.child_id = any (array(
+    select c.job_id from unnest(v_changes) c where c.action in ('cancel', 'abandon')));
   if exists (select from unnest(v_changes) c where c.action = 'ready') then
     perform picture_queue._wake(
       (select array_agg(distinct j.queue) from public.job_queue j
@@ -1298,13 +1295,17 @@ begin
 end
 $$;
 
--- Notes whether a batch is finished; when it is, its callback job is enqueued, once.
+-- Notes whether a batch is finished; when it is, its callback job is enqueued, once. One that is refused is
+-- noted: the job that ended last has ended all the same.
 create function picture_queue._finish_batch(p_batch picture_queue.batch) returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_finished boolean := p_batch.completed + p_batch.failed + p_batch.cancelled = p_batch.total;
   v_job jsonb;
+  v_state text;
+  v_error text;
+  v_detail text;
 begin
   if v_finished = (p_batch.finished_at is not null) then
     return;
@@ -1313,11 +1314,21 @@ begin
   set finished_at = case when v_finished then picture_queue._now() end
   where b.id = p_batch.id;
   if v_finished and p_batch.callback is not null and p_batch.callback_job_id is null then
-    v_job := picture_queue._enqueue(jsonb_build_array(p_batch.callback || jsonb_build_object('payload',
-      coalesce(p_batch.callback -> 'payload', '{}') || jsonb_build_object(
-        'batch_id', p_batch.id, 'total', p_batch.total, 'completed', p_batch.completed,
-        'failed', p_batch.failed, 'cancelled', p_batch.cancelled))), true) -> 0;
-    update picture_queue.batch b set callback_job_id = (v_job ->> 'job_id')::uuid where b.id = p_batch.id;
+    begin
+      v_job := picture_queue._enqueue(jsonb_build_array(p_batch.callback || jsonb_build_object('payload',
+        coalesce(nullif(p_batch.callback -> 'payload', 'null'), '{}') || jsonb_build_object(
+          'batch_id', p_batch.id, 'total', p_batch.total, 'completed', p_batch.completed,
+          'failed', p_batch.failed, 'cancelled', p_batch.cancelled))), true) -> 0;
+    exception when others then
+      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
+      if v_state not like 'PT4%' then
+        raise;
+      end if;
+    end;
+    update picture_queue.batch b
+    set callback_job_id = (v_job ->> 'job_id')::uuid, 
+      callback_error = nullif(concat_ws(': ', v_error, nullif(v_detail, '')), '')
+    where b.id = p_batch.id;
   end if;
 end
 $$;
@@ -1737,8 +1748,24 @@ as $$
       p_unique -> 'states')
     where jsonb_typeof(p_unique -> 'states') = 'array' and not (p_unique -> 'states' ? 'pending'
       and p_unique -> 'states' <@ '["pending", "processing", "completed", "failed", "cancelled"]')
+    union all
+    -- What ends with the start cannot come back with the end: there may be another job by then.
+    select format('options.unique.states is %s: with a state after processing goes processing', p_unique -> 'states')
+    where jsonb_typeof(p_unique -> 'states') = 'array' and not p_unique -> 'states' ? 'processing'
+      and p_unique -> 'states' ?| '{completed,failed,cancelled}'
   ) p
   where p.problem is not null limit 1
+$$;
+
+-- Whether a text is a time; nothing else can tell.
+create function picture_queue._is_time(p_text text) returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return p_text::timestamptz is not null;
+exception when data_exception then
+  return false;
+end
 $$;
 
 -- What is wrong with the options of a job: the field, the value and the rule; null if nothing.
@@ -1770,6 +1797,18 @@ as $$
       or exists (select from jsonb_array_elements(p_options -> r.name) e
         where jsonb_typeof(e) <> 'string' or length(e #>> '{}') not between 1 and r.length))
     union all
+    select format('options.%s has %s, which is no uuid', r.name, r.value)
+    from (
+      select 'depends_on' as name, e as value from jsonb_array_elements(
+        case jsonb_typeof(p_options -> 'depends_on') when 'array' then p_options -> 'depends_on' else '[]' end) e
+      union all
+      select 'batch_id', p_options -> 'batch_id' where jsonb_typeof(p_options -> 'batch_id') = 'string'
+    ) r
+    where r.value #>> '{}' !~* '^\{?([0-9a-f]{4}-?){8}\}?$'
+    union all
+    select format('options.expires_at is %s, which is no time', p_options -> 'expires_at')
+    where jsonb_typeof(p_options -> 'expires_at') = 'string' and not picture_queue._is_time(p_options ->> 'expires_at')
+    union all
     select format('options.tenant has %s characters, not 1 to 200', length(p_options ->> 'tenant'))
     where length(p_options ->> 'tenant') not between 1 and 200
     union all
@@ -1795,11 +1834,14 @@ as $$
     when p_item ->> 'queue' !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then format('queue is %s', p_item -> 'queue')
     when jsonb_typeof(p_item -> 'payload') not in ('object', 'null')
       then format('payload is of type %s, not an object', jsonb_typeof(p_item -> 'payload'))
-    when (p_item ->> 'priority')::numeric not between -1000000000 and 1000000000
+    when case when p_item ->> 'priority' ~ '^-?[0-9]{1,10}$'
+        then (p_item ->> 'priority')::bigint not between -1000000000 and 1000000000 else p_item ->> 'priority' is not null end
       then format('priority is %s, not -1000000000 to 1000000000', p_item ->> 'priority')
-    when (p_item ->> 'max_attempts')::numeric not between 1 and 1000
+    when case when p_item ->> 'max_attempts' ~ '^-?[0-9]{1,10}$'
+        then (p_item ->> 'max_attempts')::bigint not between 1 and 1000 else p_item ->> 'max_attempts' is not null end
       then format('max_attempts is %s, not 1 to 1000', p_item ->> 'max_attempts')
-    when (p_item ->> 'scheduled_for')::timestamptz not between '1970-01-01' and '9999-01-01'
+    when p_item ->> 'scheduled_for' is not null and case when picture_queue._is_time(p_item ->> 'scheduled_for')
+        then (p_item ->> 'scheduled_for')::timestamptz not between '1970-01-01' and '9999-01-01' else true end
       then format('scheduled_for is %s', p_item ->> 'scheduled_for')
     when p_item ->> 'scheduled_for' is not null and p_item #>> '{options,delay_seconds}' is not null
       then 'scheduled_for and options.delay_seconds are both given'
@@ -1807,7 +1849,11 @@ as $$
       then format('idempotency_key has %s characters, not 1 to 255', length(p_item ->> 'idempotency_key'))
     else (
       select p.problem from (
-        select format('%s is not known', k) as problem from jsonb_object_keys(p_item) k
+        select format('%s is %s, which is no uuid', u.name, p_item -> u.name) as problem
+        from (values ('job_id'), ('user_id'), ('generation_id')) as u (name)
+        where p_item ->> u.name !~* '^\{?([0-9a-f]{4}-?){8}\}?$'
+        union all
+        select format('%s is not known', k) from jsonb_object_keys(p_item) k
         where k not in ('job_type', 'payload', 'priority', 'queue', 'scheduled_for', 'max_attempts', 'user_id',
           'idempotency_key', 'job_id', 'generation_id', 'options')
         union all
@@ -1818,8 +1864,8 @@ as $$
 $$;
 
 -- Refuses the first item that is not acceptable, naming its place, the field and the value. An item
--- that is plainly right is seen at a glance; the others are looked at closely.
-create function picture_queue._check_jobs(p_jobs jsonb) returns void
+-- that is plainly right is seen at a glance; the others, or all (p_closely), are looked at closely.
+create function picture_queue._check_jobs(p_jobs jsonb, p_closely boolean default false) returns void
 language plpgsql set search_path = ''
 as $$
 declare
@@ -1829,15 +1875,33 @@ begin
   if jsonb_typeof(p_jobs) is distinct from 'array' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
   end if;
-  select p.problem, e.i into v_bad
-  from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
-  cross join lateral (select picture_queue._job_problem(e.item) as problem) p
-  where not coalesce(jsonb_typeof(e.item) = 'object' and e.item - '{job_type,payload,queue,job_id,user_id}'::text[] = '{}'
-      and e.item ->> 'job_type' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
-      and coalesce(jsonb_typeof(e.item -> 'payload') = 'object', true)
-      and coalesce(e.item ->> 'queue' ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$', true), false)
-    and p.problem is not null
-  order by e.i limit 1;
+  select b.problem, b.i into v_bad
+  from (
+    (select p.problem, e.i
+    from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
+    cross join lateral (select picture_queue._job_problem(e.item) as problem) p
+    where (p_closely or not coalesce(jsonb_typeof(e.item) = 'object'
+        and e.item - '{job_type,payload,queue,job_id,user_id,options}'::text[] = '{}'
+        and e.item ->> 'job_type' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
+        and coalesce(jsonb_typeof(e.item -> 'payload') = 'object', true)
+        and coalesce(e.item ->> 'queue' ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$', true), false))
+      and p.problem is not null
+    order by e.i limit 1)
+    union all
+    -- The options of many jobs are often the same: each once.
+    (select p.problem, o.i
+    from (
+      select e.item -> 'options' as options, min(e.i) as i
+      from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
+      where jsonb_typeof(e.item -> 'options') <> 'null'
+      group by e.item -> 'options'
+      offset 0
+    ) o
+    cross join lateral (select picture_queue._options_problem(o.options) as problem) p
+    where p.problem is not null
+    order by o.i limit 1)
+  ) b
+  order by b.i limit 1;
   if found then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
       case when jsonb_array_length(p_jobs) > 1 then format('jobs[%s]: ', v_bad.i - 1) else '' end || v_bad.problem,
@@ -1882,8 +1946,9 @@ begin
     return '[]'::jsonb;
   end if;
   perform picture_queue._ensure_queues(v_jobs, p_internal);
-  perform picture_queue._check_batches(v_jobs);
+  -- Jobs before batches, as whoever ends a job.
   v_jobs := picture_queue._line_up(picture_queue._look_at_parents(v_jobs));
+  perform picture_queue._check_batches(v_jobs);
 
   -- What is in the way of a unique job may be gone when we look for it: then it is tried again.
   v_rest := v_jobs;
@@ -1900,6 +1965,9 @@ begin
     end if;
   end loop;
 
+  if exists (select from unnest(v_all) m where m.hold = 'waiting') then
+    perform picture_queue._tie_to_parents(v_jobs, v_answer);
+  end if;
   perform picture_queue._wake(
     (select array_agg(distinct m.queue) from unnest(v_all) m where m.hold is null), 'enqueue');
   return (
@@ -2117,8 +2185,8 @@ begin
 end
 $$;
 
--- Writes the rows, with what waits for parents and the counts, and announces them if asked to; a job
--- that is in the way of another is left out of what is returned.
+-- Writes the rows and the counts, and announces them if asked to; what something is in the way of is left
+-- out of what is returned.
 create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_announce boolean)
 returns public.job_queue[]
 language plpgsql set search_path = ''
@@ -2152,9 +2220,6 @@ begin
     perform picture_queue._emit(array(select m.id from unnest(v_made) m));
   end if;
 
-  if exists (select from unnest(p_jobs) n where n.hold = 'waiting') then
-    perform picture_queue._tie_to_parents(p_jobs, v_made);
-  end if;
   if exists (select from unnest(p_jobs) n where n.batch_id is not null) then
     update picture_queue.batch b set total = b.total + c.n
     from (select m.batch_id, count(*) as n from unnest(v_made) m where m.batch_id is not null group by 1) c
@@ -2176,6 +2241,7 @@ create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) r
 language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
+  v_places jsonb;  -- where in the call each id comes first
   v_bad record;
   v_job picture_queue.new_job;
   v_jobs picture_queue.new_job[] := array[]::picture_queue.new_job[];
@@ -2187,11 +2253,12 @@ begin
   where j.id in (select unnest(n.depends_on) from unnest(p_jobs) n)
   order by j.id for share;
 
-  select n.i, p.id, l.i is not null as is_later into v_bad
+  -- By name rather than by a join, which for thousands of jobs would look at each pair.
+  select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
+  select n.i, p.id, v_places ? p.id::text as is_later into v_bad
   from unnest(p_jobs) n
   cross join unnest(n.depends_on) as p (id)
-  left join unnest(p_jobs) l on l.job_id = p.id and l.i >= n.i
-  where not exists (select from unnest(p_jobs) e where e.job_id = p.id and e.i < n.i)
+  where coalesce((v_places ->> p.id::text)::integer >= n.i, true)
     and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
   order by n.i limit 1;
   if v_bad.is_later then
@@ -2203,7 +2270,7 @@ begin
   end if;
 
   foreach v_job in array p_jobs loop
-    if exists (
+    if v_job.depends_on <> '{}' and exists (
       select from unnest(v_job.depends_on) p (id)
       left join public.job_queue j on j.id = p.id
       where j.id is null or j.finished_at is null or (j.status <> 'completed' and v_job.on_parent_failure <> 'run'))
@@ -2216,32 +2283,56 @@ begin
 end
 $$;
 
--- Ties new jobs to their unfinished parents; those of which a parent has failed already end at once.
-create function picture_queue._tie_to_parents(p_jobs picture_queue.new_job[], p_made public.job_queue[]) returns void
-language plpgsql set search_path = ''
+-- Ties new jobs to their unfinished parents; those of which a parent has failed already end at once. A
+-- parent of the same call may be a job that was there instead of it (p_answer): then that one is the parent,
+-- and may have finished long ago.
+create function picture_queue._tie_to_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
+  v_now timestamptz := picture_queue._now();
+  v_found jsonb;  -- id in the call: that of the job that was there
+  v_broken jsonb;  -- child: why it ends
   v_changes picture_queue.change[];
 begin
-  insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
-  select m.id, p.id, n.on_parent_failure
-  from unnest(p_made) m
-  join unnest(p_jobs) n on n.job_id = m.id and n.hold = 'waiting'
-  join public.job_queue p on p.id = any (n.depends_on) and p.finished_at is null
-  on conflict do nothing;
+  select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_found
+  from unnest(p_jobs) n
+  cross join lateral (select p_answer -> n.i::text ->> 'job_id' as id) o
+  where o.id <> n.job_id::text;
+  perform from public.job_queue j
+  where j.id = any (array(select f.value::uuid from jsonb_each_text(v_found) f)) order by j.id for share;
 
-  select array_agg(picture_queue._change(b.id, b.action, b.error)) into v_changes
-  from (
-    select distinct on (m.id) m.id, case n.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end as action,
-      format('Job %s, which it depends on, was %s.', p.id, p.status) as error
-    from unnest(p_made) m
-    join unnest(p_jobs) n on n.job_id = m.id and n.hold = 'waiting' and n.on_parent_failure <> 'run'
-    join public.job_queue p on p.id = any (n.depends_on) and p.status in ('failed', 'cancelled')
-    order by m.id, p.id
-  ) b;
+  with tie as (
+    select n.job_id as child_id, n.on_parent_failure, p.id as parent_id, p.status, p.finished_at
+    from unnest(p_jobs) n
+    cross join unnest(n.depends_on) as d (id)
+    join public.job_queue p on p.id = coalesce((v_found ->> d.id::text)::uuid, d.id)
+    where n.hold = 'waiting' and not p_answer ? n.i::text
+  ),
+  tied as (
+    insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
+    select t.child_id, t.parent_id, t.on_parent_failure from tie t where t.finished_at is null
+    on conflict do nothing
+  )
+  select coalesce(jsonb_object_agg(t.child_id, format('Job %s, which it depends on, was %s.', t.parent_id, t.status)), '{}')
+  into v_broken
+  from tie t where t.status in ('failed', 'cancelled') and t.on_parent_failure <> 'run';
+
+  select array_agg(picture_queue._change(
+    n.job_id,
+    case when not v_broken ? n.job_id::text then case when n.scheduled_for > v_now then 'await' else 'ready' end
+      when n.on_parent_failure = 'cancel' then 'cancel' else 'abandon' end,
+    v_broken ->> n.job_id::text))
+  into v_changes
+  from unnest(p_jobs) n
+  where n.hold = 'waiting' and not p_answer ? n.i::text
+    and (v_broken ? n.job_id::text or not exists (select from picture_queue.dependency d where d.child_id = n.job_id));
+
   if v_changes is not null then
-    delete from picture_queue.dependency d using unnest(v_changes) c where d.child_id = c.job_id;
+    delete from picture_queue.dependency d where d.child_id = any (array(select c.job_id from unnest(v_changes) c));
     perform picture_queue._transition(v_changes);
+    perform picture_queue._wake(
+      (select array_agg(distinct n.queue) from unnest(p_jobs) n where n.hold = 'waiting'), 'enqueue');
   end if;
 end
 $$;
@@ -2275,8 +2366,8 @@ $$;
 -- 254_function__enqueue_existing.sql
 
 -- Meets the jobs that are in the way of new ones and answers, by place in the call, which they are and
--- what became of them. A unique key whose period is over is freed, and its place left out: the caller
--- tries that job again.
+-- what became of them. Where a unique key is free, or is freed since its period is over, the place is left
+-- out: the caller tries that job again.
 create function picture_queue._meet_existing(p_jobs picture_queue.new_job[], p_made public.job_queue[]) returns jsonb
 language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
@@ -2284,6 +2375,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_answer jsonb := '{}'::jsonb;
   v_met record;
+  v_outcome text;
 begin
   update public.job_queue j set unique_states = '{}'
   from unnest(p_jobs) n
@@ -2308,24 +2400,32 @@ begin
     if v_met.differs then
       perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_met.id), 'make a new uuid for each job');
     end if;
-    v_answer := v_answer || jsonb_build_object(v_met.i, jsonb_build_object('job_id', v_met.id, 'outcome',
-      case when v_met.changes then picture_queue._renew(v_met.id, p_jobs, v_met.i) else 'existing' end));
+    v_outcome := case when v_met.changes then picture_queue._renew(v_met.id, p_jobs, v_met.i) else 'existing' end;
+    if v_outcome is not null then
+      v_answer := v_answer || jsonb_build_object(v_met.i, jsonb_build_object('job_id', v_met.id, 'outcome', v_outcome));
+    end if;
   end loop;
   return v_answer;
 end
 $$;
 
 -- Gives a waiting job what the new one in its way would have had: everything (replace), or the newest
--- payload and a later time (debounce). One that runs cannot be replaced; one that has finished stays.
+-- payload and a later time (debounce). One that runs cannot be replaced; one that has finished stays. Null:
+-- until it could be locked it has come out of the way.
 create function picture_queue._renew(p_id uuid, p_jobs picture_queue.new_job[], p_i integer) returns text
 language plpgsql set search_path = ''
 as $$
 declare
   v_new picture_queue.new_job;
-  v_old public.job_queue := picture_queue._locked_job(p_id);
+  v_old public.job_queue;
   v_replace boolean;
 begin
   select * into v_new from unnest(p_jobs) n where n.i = p_i;
+  select * into v_old from public.job_queue j
+  where j.id = p_id and j.unique_key = v_new.unique_key and j.status = any (j.unique_states) for update;
+  if not found then
+    return null;
+  end if;
   v_replace := v_new.on_conflict = 'replace';
   if v_old.status = 'processing' and v_replace then
     perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', p_id),
@@ -2353,8 +2453,10 @@ begin
   where j.id = p_id;
   if v_new.scheduled_for > picture_queue._now() then
     perform picture_queue._transition(array[picture_queue._change(p_id, 'delay', null, v_new.scheduled_for)]);
-  elsif v_old.hold = 'scheduled' then
-    perform picture_queue._transition(array[picture_queue._change(p_id, 'promote')]);
+  elsif v_old.hold = 'scheduled' or (v_old.hold = 'blocked' and v_replace) then
+    -- It may have other keys now: the next claim sees.
+    perform picture_queue._transition(array[
+      picture_queue._change(p_id, case v_old.hold when 'scheduled' then 'promote' else 'unblock' end)]);
     perform picture_queue._wake(array[v_old.queue], 'enqueue');
   end if;
   return case when v_replace then 'replaced' else 'debounced' end;
@@ -2561,6 +2663,8 @@ declare
 begin
   perform picture_queue._check_claim(p_worker, p_queues, p_max_jobs, p_lease_seconds, p_request_id, p_weights);
   perform picture_queue._know_rules();
+  -- A repeated call waits for the first, to see its jobs.
+  perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_request_id::text));
   if v_sweep then
     perform picture_queue._sweep(100);
     perform picture_queue._run_schedules(100);
@@ -2667,7 +2771,8 @@ as $$
 declare
   v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
-  v_ids uuid[] := array(select o.job_id from unnest(v_outcomes) o);
+  v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
+  v_twice boolean := cardinality(v_ids) < cardinality(v_outcomes);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
   v_answer jsonb;
@@ -2680,7 +2785,7 @@ begin
     v_changes := array(
       select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, null, o.lease_id, null, null,
         null, null)::picture_queue.change
-      from (select distinct on (o.job_id) o.* from unnest(v_outcomes) o) o);
+      from (select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o) o);
   else
     v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
   end if;
@@ -2690,13 +2795,15 @@ begin
   end if;
   select coalesce(jsonb_agg(jsonb_build_object(
       'job_id', o.job_id,
-      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
+      'outcome', case when m.id is not null and (not v_twice or j.lease_id = o.lease_id) then 'ok'
+        when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
       'status', coalesce(m.status, j.status)) order by o.i), '[]')
   into v_answer
   from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
     delay_seconds, run_at, duration_seconds, event, pause_key, i)
   left join unnest(v_moved) m on m.id = o.job_id
-  left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids);
+  -- Of two leases of one job in one report, that of its row is the one that counted.
+  left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids);
   return v_answer;
 end
 $$;
@@ -2770,7 +2877,7 @@ begin
   if v_paused <> '{}' then
     perform picture_queue._lock_keys(v_paused);
     for v_pause in
-      select o.pause_key as key, max(picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0))) as until
+      select o.pause_key as key, max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from unnest(p_outcomes) o
       join unnest(p_moved) m on m.id = o.job_id
       where o.pause_key is not null
@@ -2790,7 +2897,11 @@ begin
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
   then
-    perform picture_queue._check_breakers(array(select m.id from unnest(p_moved) m));
+    -- What was put off may still show the error of an earlier attempt.
+    perform picture_queue._check_breakers(array(
+      select distinct m.id from unnest(p_moved) m
+      join unnest(p_outcomes) o on o.job_id = m.id
+      where o.outcome in ('completed', 'failed') and m.status <> 'cancelled'));
   end if;
 end
 $$;
@@ -2897,7 +3008,9 @@ $$;
 
 -- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job
 -- that was to stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever
--- its worker says. One cancelled while parked has its grace from its last claim, which is to undo.
+-- its worker says. One cancelled while parked has its grace from its last claim, which is to undo. Jobs that
+-- somebody else has in hand are left as they are, for the next heartbeat: one open transaction must not
+-- end all leases of a worker.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2906,7 +3019,7 @@ declare
   v_ids uuid[] := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
   v_answer jsonb;
 begin
-  perform from public.job_queue where id = any (v_ids) order by id for update;
+  v_ids := array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked);
   with ends as (
     select j.id, least(
         v_now + make_interval(secs => j.lease_seconds),
@@ -2930,10 +3043,12 @@ begin
   )
   select jsonb_build_object(
     'cancel', coalesce(jsonb_agg(l.job_id) filter (where h.cancel_requested_at is not null and h.lease_ends_at > v_now), '[]'),
-    'lost', coalesce(jsonb_agg(l.job_id) filter (where coalesce(h.lease_ends_at <= v_now, true)), '[]'))
+    'lost', coalesce(jsonb_agg(l.job_id) filter (where coalesce(h.lease_ends_at <= v_now, j.id is null)), '[]'))
   into v_answer
-  from jsonb_to_recordset(p_leases) as l (job_id uuid)
-  left join held h on h.id = l.job_id;
+  from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
+  left join held h on h.id = l.job_id
+  left join public.job_queue j on h.id is null and j.id = l.job_id and j.lease_id = l.lease_id
+    and j.lease_expires_at is not null and j.id <> all (v_ids);
   update picture_queue.worker set seen_at = v_now where name = p_worker;
   return v_answer;
 end
@@ -3003,7 +3118,20 @@ begin
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
+$$;
+
+-- Jobs that were retried while parents of theirs have not finished wait for them as before.
+create function picture_queue._wait_again(p_ids uuid[]) returns void
+language sql volatile set search_path = '' set seq_page_cost = 100
+as $$
+  select picture_queue._transition((
+    select array_agg(picture_queue._change(j.id, 'wait'))
+    from public.job_queue j
+    where j.id = any (p_ids) and exists (select from picture_queue.dependency d where d.child_id = j.id)))
 $$;
 
 -- Gives a failed or cancelled job one more attempt, if none is left.
@@ -3026,9 +3154,13 @@ begin
       perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', p_job_id),
         'cancel the other job first');
     end;
+    perform picture_queue._wait_again(array[p_job_id]);
     perform picture_queue._wake(array[v_job.queue], 'enqueue');
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_status);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 
@@ -3147,9 +3279,15 @@ language plpgsql security definer set search_path = '' set plan_cache_mode = for
 as $$
 begin
   return picture_queue._enqueue(jobs);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues share ids or keys', 'repeat the call');
-  return null;
+exception
+  when deadlock_detected then
+    perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues share ids or keys', 'repeat the call');
+    return null;
+  when data_exception then
+    -- A value that is not of its type: looked at closely, it has a name.
+    perform picture_queue._check_jobs(jobs, true);
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    return null;
 end
 $$;
 comment on function public.enqueue_jobs is 'Writes many jobs in one call; answers id and outcome of each.';
@@ -3199,9 +3337,13 @@ language plpgsql security definer set search_path = ''
 as $$
 begin
   return picture_queue._heartbeat(worker, leases);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+exception
+  when deadlock_detected then
+    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+    return null;
+  when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    return null;
 end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
@@ -3237,9 +3379,13 @@ begin
       lease_seconds real, request_id uuid, weights real[]);
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+exception
+  when deadlock_detected then
+    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+    return null;
+  when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    return null;
 end
 $$;
 comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';
@@ -3255,7 +3401,7 @@ declare
   v_job public.job_queue := picture_queue._locked_job(job_id);
   v_outcome jsonb;
 begin
-  if lease_id is null and not v_job.lease_is_legacy then
+  if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
   v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
@@ -3266,6 +3412,9 @@ begin
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;
   return v_outcome ->> 'status';
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.complete_job is 'Ends one attempt: completed, or retried or failed when error is given.';
@@ -3576,6 +3725,7 @@ begin
     select from public.job_queue o
     where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
   select array_agg(distinct t.queue), count(*) into v_queues, v_changed from unnest(picture_queue._transition(v_changes)) t;
+  perform picture_queue._wait_again(p_ids);
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
@@ -3629,6 +3779,9 @@ begin
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
     v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 
@@ -3678,6 +3831,9 @@ begin
 exception when check_violation then
   perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'a job type has a name or a policy out of range',
     'names are letters, digits and _ . : - ; times are above 0 and at most 31536000 seconds');
+  return null;
+when data_exception then
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
   return null;
 end
 $$;
@@ -3891,6 +4047,9 @@ begin
     select count(*) into v_changed from unnest(picture_queue._transition(v_changes));
   end if;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', v_changed = 10000);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.purge_queue is 'Cancels what is pending in a queue.';
@@ -3930,6 +4089,9 @@ begin
   perform picture_queue._seat_running(key);
   perform picture_queue._look_at_keys(key);
   return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -4083,6 +4245,10 @@ begin
   perform picture_queue._check_jobs(jobs);
   if jsonb_typeof(callback) = 'object' then
     perform picture_queue._check_jobs(jsonb_build_array(callback));
+    if num_nonnulls(nullif(callback #> '{options,depends_on}', 'null'), nullif(callback #> '{options,batch_id}', 'null')) > 0 then
+      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'callback has options.depends_on or options.batch_id',
+        'it comes when the batch has finished, and waits for nothing else');
+    end if;
   elsif jsonb_typeof(callback) <> 'null' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'callback is not a job');
   end if;
@@ -4102,9 +4268,14 @@ begin
   select * into v_batch from picture_queue.batch b where b.id = enqueue_batch.batch_id for update;
   perform picture_queue._finish_batch(v_batch);
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues meet', 'repeat the call');
-  return null;
+exception
+  when deadlock_detected then
+    perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues meet', 'repeat the call');
+    return null;
+  when data_exception then
+    perform picture_queue._check_jobs(jobs, true);
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    return null;
 end
 $$;
 comment on function public.enqueue_batch is
@@ -4148,6 +4319,9 @@ begin
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update set payload = excluded.payload, sent_at = excluded.sent_at;
   return jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
@@ -5413,7 +5587,8 @@ begin
 end
 $$;
 
--- Makes the partition of the archive for the month (UTC) of p_at, if it is not there.
+-- Makes the partition of the archive for the month (UTC) of p_at, if it is not there. Made first and then
+-- attached, which waits for nobody who reads the archive.
 create function picture_queue._archive_partition(p_at timestamptz) returns void
 language plpgsql set search_path = ''
 as $$
@@ -5422,10 +5597,11 @@ declare
   v_name text := 'archive_' || to_char(v_month, 'YYYY_MM');
 begin
   if to_regclass(format('picture_queue.%I', v_name)) is null then
-    execute format('create table picture_queue.%I partition of picture_queue.archive for values from (%L) to (%L)',
-      v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
+    execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
     execute format('alter table picture_queue.%I enable row level security', v_name);
     execute format('revoke all on picture_queue.%I from public, anon, authenticated, service_role', v_name);
+    execute format('alter table picture_queue.archive attach partition picture_queue.%I for values from (%L) to (%L)',
+      v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
   end if;
 end
 $$;
@@ -5997,11 +6173,18 @@ $$;
 
 -- Looks the queue over; client_time: the caller's clock. See _check_… for what is looked at.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language sql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = ''
 as $$
-  select picture_queue._check_xmin() || picture_queue._check_vacuum() || picture_queue._check_indexes()
-    || picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue()
-    || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_settings(client_time)
+declare
+  v_indexes jsonb := picture_queue._check_indexes();
+begin
+  return picture_queue._check_xmin() || picture_queue._check_vacuum() || v_indexes
+    || case when v_indexes @> '[{"verdict": "bad"}]'
+      -- Each of these looks would read the whole table, again and again.
+      then picture_queue._finding('jobs', 'warn', 'not looked at while an index is missing', 'make the indexes, and ask again')
+      else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue() end
+    || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_settings(client_time);
+end
 $$;
 comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';
 

@@ -20,6 +20,7 @@ create table picture_queue.batch (
   cancelled integer not null default 0,
   callback jsonb,
   callback_job_id uuid,
+  callback_error text,
   metadata jsonb not null default '{}',
   created_at timestamptz not null default now(),
   finished_at timestamptz,
@@ -27,5 +28,6 @@ create table picture_queue.batch (
     least(total, completed, failed, cancelled) >= 0 and completed + failed + cancelled <= total)
 );
 comment on table picture_queue.batch is 'Jobs that belong together, how far they are, and what runs after them.';
+comment on column picture_queue.batch.callback_error is 'Why the callback could not be enqueued.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
 alter table picture_queue.batch enable row level security;

@@ -36,6 +36,7 @@ insert into picture_queue.edge (action, from_status, from_hold, to_status, to_ho
   ('block',    'pending',    null,        'pending',    'blocked',    0),  -- a claim found its key full
   ('unblock',  'pending',    'blocked',   'pending',    null,         0),
   ('ready',    'pending',    'waiting',   'pending',    null,         0),  -- its parents have finished
+  ('wait',     'pending',    null,        'pending',    'waiting',    0),  -- retried before they have
   ('await',    'pending',    'waiting',   'pending',    'scheduled',  0),  -- so have they, but not yet due
   ('abandon',  'pending',    null,        'failed',     null,         0),  -- expired, or a parent failed
   ('abandon',  'pending',    'scheduled', 'failed',     null,         0),

@@ -48,8 +48,8 @@ begin
       slots = case when e.claims then e.slots else j.slots end,
       blocked_on = case when e.claims then null when e.action = 'block' then e.key else j.blocked_on end,
       parked_on = case when e.parks then e.key else j.parked_on end,
-      -- One that parked has started, and is not to be given up when it is woken.
-      expires_at = case when e.parks then null else j.expires_at end,
+      -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
+      expires_at = case when e.parks or e.retries then null else j.expires_at end,
       event = case when e.wakes then e.result when e.parks then null else j.event end,
       -- Uniqueness that does not cover running jobs ends when the job starts.
       unique_states = case when e.claims and not 'processing' = any (j.unique_states) then '{}'

@@ -39,8 +39,24 @@ as $$
       p_unique -> 'states')
     where jsonb_typeof(p_unique -> 'states') = 'array' and not (p_unique -> 'states' ? 'pending'
       and p_unique -> 'states' <@ '["pending", "processing", "completed", "failed", "cancelled"]')
+    union all
+    -- What ends with the start cannot come back with the end: there may be another job by then.
+    select format('options.unique.states is %s: with a state after processing goes processing', p_unique -> 'states')
+    where jsonb_typeof(p_unique -> 'states') = 'array' and not p_unique -> 'states' ? 'processing'
+      and p_unique -> 'states' ?| '{completed,failed,cancelled}'
   ) p
   where p.problem is not null limit 1
+$$;
+
+-- Whether a text is a time; nothing else can tell.
+create function picture_queue._is_time(p_text text) returns boolean
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return p_text::timestamptz is not null;
+exception when data_exception then
+  return false;
+end
 $$;
 
 -- What is wrong with the options of a job: the field, the value and the rule; null if nothing.
@@ -72,6 +88,18 @@ as $$
       or exists (select from jsonb_array_elements(p_options -> r.name) e
         where jsonb_typeof(e) <> 'string' or length(e #>> '{}') not between 1 and r.length))
     union all
+    select format('options.%s has %s, which is no uuid', r.name, r.value)
+    from (
+      select 'depends_on' as name, e as value from jsonb_array_elements(
+        case jsonb_typeof(p_options -> 'depends_on') when 'array' then p_options -> 'depends_on' else '[]' end) e
+      union all
+      select 'batch_id', p_options -> 'batch_id' where jsonb_typeof(p_options -> 'batch_id') = 'string'
+    ) r
+    where r.value #>> '{}' !~* '^\{?([0-9a-f]{4}-?){8}\}?$'
+    union all
+    select format('options.expires_at is %s, which is no time', p_options -> 'expires_at')
+    where jsonb_typeof(p_options -> 'expires_at') = 'string' and not picture_queue._is_time(p_options ->> 'expires_at')
+    union all
     select format('options.tenant has %s characters, not 1 to 200', length(p_options ->> 'tenant'))
     where length(p_options ->> 'tenant') not between 1 and 200
     union all
@@ -97,11 +125,14 @@ as $$
     when p_item ->> 'queue' !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then format('queue is %s', p_item -> 'queue')
     when jsonb_typeof(p_item -> 'payload') not in ('object', 'null')
       then format('payload is of type %s, not an object', jsonb_typeof(p_item -> 'payload'))
-    when (p_item ->> 'priority')::numeric not between -1000000000 and 1000000000
+    when case when p_item ->> 'priority' ~ '^-?[0-9]{1,10}$'
+        then (p_item ->> 'priority')::bigint not between -1000000000 and 1000000000 else p_item ->> 'priority' is not null end
       then format('priority is %s, not -1000000000 to 1000000000', p_item ->> 'priority')
-    when (p_item ->> 'max_attempts')::numeric not between 1 and 1000
+    when case when p_item ->> 'max_attempts' ~ '^-?[0-9]{1,10}$'
+        then (p_item ->> 'max_attempts')::bigint not between 1 and 1000 else p_item ->> 'max_attempts' is not null end
       then format('max_attempts is %s, not 1 to 1000', p_item ->> 'max_attempts')
-    when (p_item ->> 'scheduled_for')::timestamptz not between '1970-01-01' and '9999-01-01'
+    when p_item ->> 'scheduled_for' is not null and case when picture_queue._is_time(p_item ->> 'scheduled_for')
+        then (p_item ->> 'scheduled_for')::timestamptz not between '1970-01-01' and '9999-01-01' else true end
       then format('scheduled_for is %s', p_item ->> 'scheduled_for')
     when p_item ->> 'scheduled_for' is not null and p_item #>> '{options,delay_seconds}' is not null
       then 'scheduled_for and options.delay_seconds are both given'
@@ -109,7 +140,11 @@ as $$
       then format('idempotency_key has %s characters, not 1 to 255', length(p_item ->> 'idempotency_key'))
     else (
       select p.problem from (
-        select format('%s is not known', k) as problem from jsonb_object_keys(p_item) k
+        select format('%s is %s, which is no uuid', u.name, p_item -> u.name) as problem
+        from (values ('job_id'), ('user_id'), ('generation_id')) as u (name)
+        where p_item ->> u.name !~* '^\{?([0-9a-f]{4}-?){8}\}?$'
+        union all
+        select format('%s is not known', k) from jsonb_object_keys(p_item) k
         where k not in ('job_type', 'payload', 'priority', 'queue', 'scheduled_for', 'max_attempts', 'user_id',
           'idempotency_key', 'job_id', 'generation_id', 'options')
         union all
@@ -120,8 +155,8 @@ as $$
 $$;
 
 -- Refuses the first item that is not acceptable, naming its place, the field and the value. An item
--- that is plainly right is seen at a glance; the others are looked at closely.
-create function picture_queue._check_jobs(p_jobs jsonb) returns void
+-- that is plainly right is seen at a glance; the others, or all (p_closely), are looked at closely.
+create function picture_queue._check_jobs(p_jobs jsonb, p_closely boolean default false) returns void
 language plpgsql set search_path = ''
 as $$
 declare
@@ -131,15 +166,33 @@ begin
   if jsonb_typeof(p_jobs) is distinct from 'array' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
   end if;
-  select p.problem, e.i into v_bad
-  from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
-  cross join lateral (select picture_queue._job_problem(e.item) as problem) p
-  where not coalesce(jsonb_typeof(e.item) = 'object' and e.item - '{job_type,payload,queue,job_id,user_id}'::text[] = '{}'
-      and e.item ->> 'job_type' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
-      and coalesce(jsonb_typeof(e.item -> 'payload') = 'object', true)
-      and coalesce(e.item ->> 'queue' ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$', true), false)
-    and p.problem is not null
-  order by e.i limit 1;
+  select b.problem, b.i into v_bad
+  from (
+    (select p.problem, e.i
+    from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
+    cross join lateral (select picture_queue._job_problem(e.item) as problem) p
+    where (p_closely or not coalesce(jsonb_typeof(e.item) = 'object'
+        and e.item - '{job_type,payload,queue,job_id,user_id,options}'::text[] = '{}'
+        and e.item ->> 'job_type' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
+        and coalesce(jsonb_typeof(e.item -> 'payload') = 'object', true)
+        and coalesce(e.item ->> 'queue' ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$', true), false))
+      and p.problem is not null
+    order by e.i limit 1)
+    union all
+    -- The options of many jobs are often the same: each once.
+    (select p.problem, o.i
+    from (
+      select e.item -> 'options' as options, min(e.i) as i
+      from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
+      where jsonb_typeof(e.item -> 'options') <> 'null'
+      group by e.item -> 'options'
+      offset 0
+    ) o
+    cross join lateral (select picture_queue._options_problem(o.options) as problem) p
+    where p.problem is not null
+    order by o.i limit 1)
+  ) b
+  order by b.i limit 1;
   if found then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
       case when jsonb_array_length(p_jobs) > 1 then format('jobs[%s]: ', v_bad.i - 1) else '' end || v_bad.problem,

@@ -22,8 +22,9 @@ begin
     return '[]'::jsonb;
   end if;
   perform picture_queue._ensure_queues(v_jobs, p_internal);
-  perform picture_queue._check_batches(v_jobs);
+  -- Jobs before batches, as whoever ends a job.
   v_jobs := picture_queue._line_up(picture_queue._look_at_parents(v_jobs));
+  perform picture_queue._check_batches(v_jobs);
 
   -- What is in the way of a unique job may be gone when we look for it: then it is tried again.
   v_rest := v_jobs;
@@ -40,6 +41,9 @@ begin
     end if;
   end loop;
 
+  if exists (select from unnest(v_all) m where m.hold = 'waiting') then
+    perform picture_queue._tie_to_parents(v_jobs, v_answer);
+  end if;
   perform picture_queue._wake(
     (select array_agg(distinct m.queue) from unnest(v_all) m where m.hold is null), 'enqueue');
   return (
@@ -257,8 +261,8 @@ begin
 end
 $$;
 
--- Writes the rows, with what waits for parents and the counts, and announces them if asked to; a job
--- that is in the way of another is left out of what is returned.
+-- Writes the rows and the counts, and announces them if asked to; what something is in the way of is left
+-- out of what is returned.
 create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_announce boolean)
 returns public.job_queue[]
 language plpgsql set search_path = ''
@@ -292,9 +296,6 @@ begin
     perform picture_queue._emit(array(select m.id from unnest(v_made) m));
   end if;
 
-  if exists (select from unnest(p_jobs) n where n.hold = 'waiting') then
-    perform picture_queue._tie_to_parents(p_jobs, v_made);
-  end if;
   if exists (select from unnest(p_jobs) n where n.batch_id is not null) then
     update picture_queue.batch b set total = b.total + c.n
     from (select m.batch_id, count(*) as n from unnest(v_made) m where m.batch_id is not null group by 1) c

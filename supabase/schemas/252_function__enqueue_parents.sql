@@ -7,6 +7,7 @@ create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) r
 language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
+  v_places jsonb;  -- where in the call each id comes first
   v_bad record;
   v_job picture_queue.new_job;
   v_jobs picture_queue.new_job[] := array[]::picture_queue.new_job[];
@@ -18,11 +19,12 @@ begin
   where j.id in (select unnest(n.depends_on) from unnest(p_jobs) n)
   order by j.id for share;
 
-  select n.i, p.id, l.i is not null as is_later into v_bad
+  -- By name rather than by a join, which for thousands of jobs would look at each pair.
+  select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
+  select n.i, p.id, v_places ? p.id::text as is_later into v_bad
   from unnest(p_jobs) n
   cross join unnest(n.depends_on) as p (id)
-  left join unnest(p_jobs) l on l.job_id = p.id and l.i >= n.i
-  where not exists (select from unnest(p_jobs) e where e.job_id = p.id and e.i < n.i)
+  where coalesce((v_places ->> p.id::text)::integer >= n.i, true)
     and not exists (select from public.job_queue j where j.id = p.id and j.id <> n.job_id)
   order by n.i limit 1;
   if v_bad.is_later then
@@ -34,7 +36,7 @@ begin
   end if;
 
   foreach v_job in array p_jobs loop
-    if exists (
+    if v_job.depends_on <> '{}' and exists (
       select from unnest(v_job.depends_on) p (id)
       left join public.job_queue j on j.id = p.id
       where j.id is null or j.finished_at is null or (j.status <> 'completed' and v_job.on_parent_failure <> 'run'))
@@ -47,32 +49,56 @@ begin
 end
 $$;
 
--- Ties new jobs to their unfinished parents; those of which a parent has failed already end at once.
-create function picture_queue._tie_to_parents(p_jobs picture_queue.new_job[], p_made public.job_queue[]) returns void
-language plpgsql set search_path = ''
+-- Ties new jobs to their unfinished parents; those of which a parent has failed already end at once. A
+-- parent of the same call may be a job that was there instead of it (p_answer): then that one is the parent,
+-- and may have finished long ago.
+create function picture_queue._tie_to_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
+language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
+  v_now timestamptz := picture_queue._now();
+  v_found jsonb;  -- id in the call: that of the job that was there
+  v_broken jsonb;  -- child: why it ends
   v_changes picture_queue.change[];
 begin
-  insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
-  select m.id, p.id, n.on_parent_failure
-  from unnest(p_made) m
-  join unnest(p_jobs) n on n.job_id = m.id and n.hold = 'waiting'
-  join public.job_queue p on p.id = any (n.depends_on) and p.finished_at is null
-  on conflict do nothing;
+  select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_found
+  from unnest(p_jobs) n
+  cross join lateral (select p_answer -> n.i::text ->> 'job_id' as id) o
+  where o.id <> n.job_id::text;
+  perform from public.job_queue j
+  where j.id = any (array(select f.value::uuid from jsonb_each_text(v_found) f)) order by j.id for share;
 
-  select array_agg(picture_queue._change(b.id, b.action, b.error)) into v_changes
-  from (
-    select distinct on (m.id) m.id, case n.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end as action,
-      format('Job %s, which it depends on, was %s.', p.id, p.status) as error
-    from unnest(p_made) m
-    join unnest(p_jobs) n on n.job_id = m.id and n.hold = 'waiting' and n.on_parent_failure <> 'run'
-    join public.job_queue p on p.id = any (n.depends_on) and p.status in ('failed', 'cancelled')
-    order by m.id, p.id
-  ) b;
+  with tie as (
+    select n.job_id as child_id, n.on_parent_failure, p.id as parent_id, p.status, p.finished_at
+    from unnest(p_jobs) n
+    cross join unnest(n.depends_on) as d (id)
+    join public.job_queue p on p.id = coalesce((v_found ->> d.id::text)::uuid, d.id)
+    where n.hold = 'waiting' and not p_answer ? n.i::text
+  ),
+  tied as (
+    insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
+    select t.child_id, t.parent_id, t.on_parent_failure from tie t where t.finished_at is null
+    on conflict do nothing
+  )
+  select coalesce(jsonb_object_agg(t.child_id, format('Job %s, which it depends on, was %s.', t.parent_id, t.status)), '{}')
+  into v_broken
+  from tie t where t.status in ('failed', 'cancelled') and t.on_parent_failure <> 'run';
+
+  select array_agg(picture_queue._change(
+    n.job_id,
+    case when not v_broken ? n.job_id::text then case when n.scheduled_for > v_now then 'await' else 'ready' end
+      when n.on_parent_failure = 'cancel' then 'cancel' else 'abandon' end,
+    v_broken ->> n.job_id::text))
+  into v_changes
+  from unnest(p_jobs) n
+  where n.hold = 'waiting' and not p_answer ? n.i::text
+    and (v_broken ? n.job_id::text or not exists (select from picture_queue.dependency d where d.child_id = n.job_id));
+
   if v_changes is not null then
-    delete from picture_queue.dependency d using unnest(v_changes) c where d.child_id = c.job_id;
+    delete from picture_queue.dependency d where d.child_id = any (array(select c.job_id from unnest(v_changes) c));
     perform picture_queue._transition(v_changes);
+    perform picture_queue._wake(
+      (select array_agg(distinct n.queue) from unnest(p_jobs) n where n.hold = 'waiting'), 'enqueue');
   end if;
 end
 $$;

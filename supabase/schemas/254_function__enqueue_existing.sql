@@ -1,6 +1,6 @@
 -- Meets the jobs that are in the way of new ones and answers, by place in the call, which they are and
--- what became of them. A unique key whose period is over is freed, and its place left out: the caller
--- tries that job again.
+-- what became of them. Where a unique key is free, or is freed since its period is over, the place is left
+-- out: the caller tries that job again.
 create function picture_queue._meet_existing(p_jobs picture_queue.new_job[], p_made public.job_queue[]) returns jsonb
 language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
@@ -8,6 +8,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_answer jsonb := '{}'::jsonb;
   v_met record;
+  v_outcome text;
 begin
   update public.job_queue j set unique_states = '{}'
   from unnest(p_jobs) n
@@ -32,24 +33,32 @@ begin
     if v_met.differs then
       perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_met.id), 'make a new uuid for each job');
     end if;
-    v_answer := v_answer || jsonb_build_object(v_met.i, jsonb_build_object('job_id', v_met.id, 'outcome',
-      case when v_met.changes then picture_queue._renew(v_met.id, p_jobs, v_met.i) else 'existing' end));
+    v_outcome := case when v_met.changes then picture_queue._renew(v_met.id, p_jobs, v_met.i) else 'existing' end;
+    if v_outcome is not null then
+      v_answer := v_answer || jsonb_build_object(v_met.i, jsonb_build_object('job_id', v_met.id, 'outcome', v_outcome));
+    end if;
   end loop;
   return v_answer;
 end
 $$;
 
 -- Gives a waiting job what the new one in its way would have had: everything (replace), or the newest
--- payload and a later time (debounce). One that runs cannot be replaced; one that has finished stays.
+-- payload and a later time (debounce). One that runs cannot be replaced; one that has finished stays. Null:
+-- until it could be locked it has come out of the way.
 create function picture_queue._renew(p_id uuid, p_jobs picture_queue.new_job[], p_i integer) returns text
 language plpgsql set search_path = ''
 as $$
 declare
   v_new picture_queue.new_job;
-  v_old public.job_queue := picture_queue._locked_job(p_id);
+  v_old public.job_queue;
   v_replace boolean;
 begin
   select * into v_new from unnest(p_jobs) n where n.i = p_i;
+  select * into v_old from public.job_queue j
+  where j.id = p_id and j.unique_key = v_new.unique_key and j.status = any (j.unique_states) for update;
+  if not found then
+    return null;
+  end if;
   v_replace := v_new.on_conflict = 'replace';
   if v_old.status = 'processing' and v_replace then
     perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', p_id),
@@ -77,8 +86,10 @@ begin
   where j.id = p_id;
   if v_new.scheduled_for > picture_queue._now() then
     perform picture_queue._transition(array[picture_queue._change(p_id, 'delay', null, v_new.scheduled_for)]);
-  elsif v_old.hold = 'scheduled' then
-    perform picture_queue._transition(array[picture_queue._change(p_id, 'promote')]);
+  elsif v_old.hold = 'scheduled' or (v_old.hold = 'blocked' and v_replace) then
+    -- It may have other keys now: the next claim sees.
+    perform picture_queue._transition(array[
+      picture_queue._change(p_id, case v_old.hold when 'scheduled' then 'promote' else 'unblock' end)]);
     perform picture_queue._wake(array[v_old.queue], 'enqueue');
   end if;
   return case when v_replace then 'replaced' else 'debounced' end;

@@ -195,6 +195,8 @@ declare
 begin
   perform picture_queue._check_claim(p_worker, p_queues, p_max_jobs, p_lease_seconds, p_request_id, p_weights);
   perform picture_queue._know_rules();
+  -- A repeated call waits for the first, to see its jobs.
+  perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_request_id::text));
   if v_sweep then
     perform picture_queue._sweep(100);
     perform picture_queue._run_schedules(100);

@@ -46,7 +46,8 @@ as $$
 declare
   v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
-  v_ids uuid[] := array(select o.job_id from unnest(v_outcomes) o);
+  v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
+  v_twice boolean := cardinality(v_ids) < cardinality(v_outcomes);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
   v_answer jsonb;
@@ -59,7 +60,7 @@ begin
     v_changes := array(
       select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, null, o.lease_id, null, null,
         null, null)::picture_queue.change
-      from (select distinct on (o.job_id) o.* from unnest(v_outcomes) o) o);
+      from (select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o) o);
   else
     v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
   end if;
@@ -69,13 +70,15 @@ begin
   end if;
   select coalesce(jsonb_agg(jsonb_build_object(
       'job_id', o.job_id,
-      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
+      'outcome', case when m.id is not null and (not v_twice or j.lease_id = o.lease_id) then 'ok'
+        when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
       'status', coalesce(m.status, j.status)) order by o.i), '[]')
   into v_answer
   from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
     delay_seconds, run_at, duration_seconds, event, pause_key, i)
   left join unnest(v_moved) m on m.id = o.job_id
-  left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids);
+  -- Of two leases of one job in one report, that of its row is the one that counted.
+  left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids);
   return v_answer;
 end
 $$;
@@ -149,7 +152,7 @@ begin
   if v_paused <> '{}' then
     perform picture_queue._lock_keys(v_paused);
     for v_pause in
-      select o.pause_key as key, max(picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0))) as until
+      select o.pause_key as key, max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from unnest(p_outcomes) o
       join unnest(p_moved) m on m.id = o.job_id
       where o.pause_key is not null
@@ -169,7 +172,11 @@ begin
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
   then
-    perform picture_queue._check_breakers(array(select m.id from unnest(p_moved) m));
+    -- What was put off may still show the error of an earlier attempt.
+    perform picture_queue._check_breakers(array(
+      select distinct m.id from unnest(p_moved) m
+      join unnest(p_outcomes) o on o.job_id = m.id
+      where o.outcome in ('completed', 'failed') and m.status <> 'cancelled'));
   end if;
 end
 $$;

@@ -58,7 +58,9 @@ $$;
 
 -- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job
 -- that was to stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever
--- its worker says. One cancelled while parked has its grace from its last claim, which is to undo.
+-- its worker says. One cancelled while parked has its grace from its last claim, which is to undo. Jobs that
+-- somebody else has in hand are left as they are, for the next heartbeat: one open transaction must not
+-- end all leases of a worker.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -67,7 +69,7 @@ declare
   v_ids uuid[] := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
   v_answer jsonb;
 begin
-  perform from public.job_queue where id = any (v_ids) order by id for update;
+  v_ids := array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked);
   with ends as (
     select j.id, least(
         v_now + make_interval(secs => j.lease_seconds),
@@ -91,10 +93,12 @@ begin
   )
   select jsonb_build_object(
     'cancel', coalesce(jsonb_agg(l.job_id) filter (where h.cancel_requested_at is not null and h.lease_ends_at > v_now), '[]'),
-    'lost', coalesce(jsonb_agg(l.job_id) filter (where coalesce(h.lease_ends_at <= v_now, true)), '[]'))
+    'lost', coalesce(jsonb_agg(l.job_id) filter (where coalesce(h.lease_ends_at <= v_now, j.id is null)), '[]'))
   into v_answer
-  from jsonb_to_recordset(p_leases) as l (job_id uuid)
-  left join held h on h.id = l.job_id;
+  from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
+  left join held h on h.id = l.job_id
+  left join public.job_queue j on h.id is null and j.id = l.job_id and j.lease_id = l.lease_id
+    and j.lease_expires_at is not null and j.id <> all (v_ids);
   update picture_queue.worker set seen_at = v_now where name = p_worker;
   return v_answer;
 end

@@ -27,7 +27,20 @@ begin
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
+$$;
+
+-- Jobs that were retried while parents of theirs have not finished wait for them as before.
+create function picture_queue._wait_again(p_ids uuid[]) returns void
+language sql volatile set search_path = '' set seq_page_cost = 100
+as $$
+  select picture_queue._transition((
+    select array_agg(picture_queue._change(j.id, 'wait'))
+    from public.job_queue j
+    where j.id = any (p_ids) and exists (select from picture_queue.dependency d where d.child_id = j.id)))
 $$;
 
 -- Gives a failed or cancelled job one more attempt, if none is left.
@@ -50,9 +63,13 @@ begin
       perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', p_job_id),
         'cancel the other job first');
     end;
+    perform picture_queue._wait_again(array[p_job_id]);
     perform picture_queue._wake(array[v_job.queue], 'enqueue');
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_status);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 

@@ -70,9 +70,15 @@ language plpgsql security definer set search_path = '' set plan_cache_mode = for
 as $$
 begin
   return picture_queue._enqueue(jobs);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues share ids or keys', 'repeat the call');
-  return null;
+exception
+  when deadlock_detected then
+    perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues share ids or keys', 'repeat the call');
+    return null;
+  when data_exception then
+    -- A value that is not of its type: looked at closely, it has a name.
+    perform picture_queue._check_jobs(jobs, true);
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    return null;
 end
 $$;
 comment on function public.enqueue_jobs is 'Writes many jobs in one call; answers id and outcome of each.';

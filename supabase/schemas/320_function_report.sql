@@ -4,9 +4,13 @@ language plpgsql security definer set search_path = ''
 as $$
 begin
   return picture_queue._heartbeat(worker, leases);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+exception
+  when deadlock_detected then
+    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+    return null;
+  when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    return null;
 end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
@@ -42,9 +46,13 @@ begin
       lease_seconds real, request_id uuid, weights real[]);
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+exception
+  when deadlock_detected then
+    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+    return null;
+  when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    return null;
 end
 $$;
 comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';
@@ -60,7 +68,7 @@ declare
   v_job public.job_queue := picture_queue._locked_job(job_id);
   v_outcome jsonb;
 begin
-  if lease_id is null and not v_job.lease_is_legacy then
+  if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
   v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
@@ -71,6 +79,9 @@ begin
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;
   return v_outcome ->> 'status';
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.complete_job is 'Ends one attempt: completed, or retried or failed when error is given.';

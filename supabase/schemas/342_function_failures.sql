@@ -107,6 +107,7 @@ begin
     select from public.job_queue o
     where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
   select array_agg(distinct t.queue), count(*) into v_queues, v_changed from unnest(picture_queue._transition(v_changes)) t;
+  perform picture_queue._wait_again(p_ids);
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
@@ -160,6 +161,9 @@ begin
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
     v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 

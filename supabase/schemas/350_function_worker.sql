@@ -37,6 +37,9 @@ exception when check_violation then
   perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'a job type has a name or a policy out of range',
     'names are letters, digits and _ . : - ; times are above 0 and at most 31536000 seconds');
   return null;
+when data_exception then
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+  return null;
 end
 $$;
 comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';

@@ -119,6 +119,9 @@ begin
     select count(*) into v_changed from unnest(picture_queue._transition(v_changes));
   end if;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', v_changed = 10000);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.purge_queue is 'Cancels what is pending in a queue.';

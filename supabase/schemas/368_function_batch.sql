@@ -16,6 +16,10 @@ begin
   perform picture_queue._check_jobs(jobs);
   if jsonb_typeof(callback) = 'object' then
     perform picture_queue._check_jobs(jsonb_build_array(callback));
+    if num_nonnulls(nullif(callback #> '{options,depends_on}', 'null'), nullif(callback #> '{options,batch_id}', 'null')) > 0 then
+      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'callback has options.depends_on or options.batch_id',
+        'it comes when the batch has finished, and waits for nothing else');
+    end if;
   elsif jsonb_typeof(callback) <> 'null' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'callback is not a job');
   end if;
@@ -35,9 +39,14 @@ begin
   select * into v_batch from picture_queue.batch b where b.id = enqueue_batch.batch_id for update;
   perform picture_queue._finish_batch(v_batch);
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues meet', 'repeat the call');
-  return null;
+exception
+  when deadlock_detected then
+    perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues meet', 'repeat the call');
+    return null;
+  when data_exception then
+    perform picture_queue._check_jobs(jobs, true);
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    return null;
 end
 $$;
 comment on function public.enqueue_batch is

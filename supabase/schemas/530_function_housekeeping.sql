@@ -39,7 +39,8 @@ begin
 end
 $$;
 
--- Makes the partition of the archive for the month (UTC) of p_at, if it is not there.
+-- Makes the partition of the archive for the month (UTC) of p_at, if it is not there. Made first and then
+-- attached, which waits for nobody who reads the archive.
 create function picture_queue._archive_partition(p_at timestamptz) returns void
 language plpgsql set search_path = ''
 as $$
@@ -48,10 +49,11 @@ declare
   v_name text := 'archive_' || to_char(v_month, 'YYYY_MM');
 begin
   if to_regclass(format('picture_queue.%I', v_name)) is null then
-    execute format('create table picture_queue.%I partition of picture_queue.archive for values from (%L) to (%L)',
-      v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
+    execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
     execute format('alter table picture_queue.%I enable row level security', v_name);
     execute format('revoke all on picture_queue.%I from public, anon, authenticated, service_role', v_name);
+    execute format('alter table picture_queue.archive attach partition picture_queue.%I for values from (%L) to (%L)',
+      v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
   end if;
 end
 $$;

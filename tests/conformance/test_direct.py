@@ -235,11 +235,7 @@ async def test_what_nobody_has_heard_is_not_trusted(stack, queue, monkeypatch):
     monkeypatch.setattr(notifications, "_ECHO", 0.3)
     said = asyncio.Queue()
     monkeypatch.setattr(notifications._log, "info", said.put_nowait)
-
-    async def deaf(self, connection, echoes):
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(Notifications, "_hear", deaf)
+    monkeypatch.setattr(Notifications, "_heard", lambda self, notice, echoes: None)
     ears, ear = Notifications(DatabaseSettings(stack.db_url)), Ear()
     with ears.listen(f"pq:queue:{queue}", ear):
         assert "LISTEN does not work" in await asyncio.wait_for(said.get(), 15)

@@ -91,6 +91,7 @@ async def test_every_index_of_the_jobs_is_missed_and_made_again(db):
         await db.run(f"drop index public.{name}")
     findings = await found(db, "indexes", "is missing")
     assert len(findings) == len(before) - 1
+    assert await found(db, "jobs", "not looked at while an index is missing")
     for finding in findings:
         await db.run(finding["remedy"])
     assert {r["indexname"]: r["indexdef"] for r in await db.rows(indexes)} == before

@@ -631,7 +631,8 @@ async def test_a_prediction_that_meets_its_deadline_may_be_tried_once_more(
 
 async def test_an_overdue_prediction_is_stopped_by_our_own_clock(world: World) -> None:
     await world.switch(kind="slow", seconds=5000)
-    impatient = replace(FAST, deadline=5, margin=-200)
+    # Its bound has passed before it looks; the deadline at Replicate is far off.
+    impatient = replace(FAST, margin=-FAST.deadline - 200)
     with pytest.raises(errors.DeadlinePassed):
         await world.run(world.generation(), settings=impatient)
     assert await world.paid() == []
@@ -651,7 +652,8 @@ async def test_an_overdue_prediction_that_has_ended_is_taken() -> None:
 
 async def test_an_overdue_prediction_that_is_slow_to_stop_is_given_up(world: World) -> None:
     await world.switch(kind="slow", seconds=5000)
-    impatient = replace(FAST, deadline=5, margin=-200)
+    # Its bound has passed before it looks; the deadline at Replicate is far off.
+    impatient = replace(FAST, margin=-FAST.deadline - 200)
     with pytest.raises(errors.DeadlinePassed):
         await world.run(world.generation(), settings=impatient, client=_SlowToStop(world.client))
     assert [row.state for row in world.db.rows] == ["canceled"]

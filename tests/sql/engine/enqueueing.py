@@ -97,7 +97,12 @@ class Enqueueing(World):
         u=st.integers(0, 1),
         conflict=st.sampled_from(["ignore", "replace", "debounce"]),
         states=st.sampled_from(
-            [None, ["pending"], ["pending", "completed"], ["pending", "processing", "failed"]]
+            [
+                None,
+                ["pending"],
+                ["pending", "processing", "completed"],
+                ["pending", "processing", "failed"],
+            ]
         ),
         period=st.sampled_from([None, 30]),
     )
@@ -126,10 +131,10 @@ class Enqueueing(World):
             expected = "existing"
             if conflict != "ignore" and row.status == "pending":
                 expected = {"replace": "replaced", "debounce": "debounced"}[conflict]
+            renewal = {"delay", "promote", "unblock"} if expected != "existing" else ()
             answer = self.enqueue(
-                "enqueue unique", [item], new=frozenset(),
-                targets={row.id: frozenset({"delay", "promote"} if expected != "existing" else ())},
-            )  # fmt: skip
+                "enqueue unique", [item], new=frozenset(), targets={row.id: frozenset(renewal)}
+            )
             if refused and not self.draining([item]):
                 assert answer.code == "PQ_RUNNING_JOB", answer
                 return

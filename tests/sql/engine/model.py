@@ -37,6 +37,7 @@ EDGES: dict[str, dict[tuple[str, str | None], tuple[tuple[str, str | None], int]
     "unblock": {BLOCKED: (READY, 0)},
     "ready": {WAITING: (READY, 0)},
     "await": {WAITING: (SCHEDULED, 0)},
+    "wait": {READY: (WAITING, 0)},
     "abandon": dict.fromkeys(PENDING, (FAILED, 0)),
     "cancel": dict.fromkeys((*PENDING, RUNNING), (CANCELLED, 0)),
     "retry": {FAILED: (READY, 0), CANCELLED: (READY, 0)},
@@ -250,7 +251,9 @@ class Model:
             if row.hold == "waiting":
                 assert not broken and parents, f"{row} waits for nobody"
             elif row.terminal:
-                parents.clear()
+                # One that somebody cancelled, or that expired, still has them if it is retried.
+                if (row.error or "").startswith("Job "):
+                    parents.clear()
             else:
                 assert not parents, f"{row} did not wait for {parents}"
 

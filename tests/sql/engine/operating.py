@@ -34,7 +34,7 @@ class Operating(World):
     def retry(self, n: int) -> None:
         row = self.row(n)
         answer = self.call(
-            Step("retry", targets={row.id: frozenset({"retry"})}),
+            Step("retry", targets={row.id: frozenset({"retry", "wait"})}),
             "select retry_job($1)", UUID(row.id), refusable=True,
         )  # fmt: skip
         facts = self.model.facts[row.id]
@@ -66,7 +66,9 @@ class Operating(World):
           preview=st.booleans())  # fmt: skip
     def change_jobs(self, action: str, name: str, status: str, preview: bool) -> None:
         rows = [r for r in self.model.rows.values() if (r.queue, r.status) == (name, status)]
-        actions = {"retry": {"retry"}, "cancel": {"cancel", "wake"}, "discard": set()}[action]
+        actions = {"retry": {"retry", "wait"}, "cancel": {"cancel", "wake"}, "discard": set()}[
+            action
+        ]
         able = {
             "retry": lambda r: r.status in ("failed", "cancelled"),
             "cancel": lambda r: not r.terminal,

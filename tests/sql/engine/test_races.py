@@ -230,6 +230,8 @@ async def test_heartbeat_and_sweep(crowd):
             crowd.other.value("select picture_queue._sweep(100)"),
         )
         job = await crowd.one.job(jobs[0]["id"])
+        if job["status"] == "pending" and not answer["lost"]:  # the sweep had it in hand: next time
+            answer = await crowd.one.value("select heartbeat_jobs($1, $2)", crowd.one.name, [lease])
         assert (job["status"] == "pending") == (answer["lost"] == [jobs[0]["id"]])
         await crowd.one.report([*jobs, *await crowd.one.claim()], "completed")
 

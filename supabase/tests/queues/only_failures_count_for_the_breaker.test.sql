@@ -1,0 +1,18 @@
+begin;
+select plan(1);
+
+select set_queue('q', '{"breaker_failures": 2}');
+select enqueue_job('t', queue => 'q', job_id => '00000000-0000-0000-0000-000000000001');
+create temp table claimed as
+select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
+  as j (id uuid, lease_id uuid);
+select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id) || '{"outcome": "failed", "error": "no", "delay_seconds": 0}')) from claimed;
+drop table claimed;
+create temp table claimed as
+select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
+  as j (id uuid, lease_id uuid);
+select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id) || '{"outcome": "snoozed", "delay_seconds": 0}')) from claimed;
+select is((select paused_until from picture_queue.queue where name = 'q'), null, 'a snooze is none');
+
+select * from finish();
+rollback;

@@ -1,0 +1,145 @@
+"""Every code of the errors table, refused by the database and raised by the client, either way."""
+
+import time
+from typing import Any
+from uuid import uuid4
+
+import jwt
+import pytest
+
+from picture_queue import (
+    AsyncPictureQueue,
+    Busy,
+    NewJob,
+    NotAllowed,
+    NotAuthenticated,
+    PictureQueueError,
+    Unique,
+    _rpc,
+    errors,
+)
+from picture_queue._rpc import Claim, Rpc
+
+HIGH = Unique(on_conflict="replace")
+
+
+def plain(value: Any) -> Any:
+    return value
+
+
+class Calls:
+    """A call for each code, made with what it needs to be refused."""
+
+    def __init__(self, pq: AsyncPictureQueue, queue: str) -> None:
+        self.pq = pq
+        self.queue = queue
+        self.kind = f"refused-{uuid4().hex[:8]}"
+
+    async def call(self, name: str, **parameters: Any) -> Any:
+        return await self.pq._project.call(Rpc(name, parameters, plain))
+
+    async def job(self, **given: Any) -> Any:
+        return await self.pq.jobs.enqueue(self.kind, queue=self.queue, **given)
+
+    async def claimed(self) -> Any:
+        claim = Claim("hand", (self.queue,), (self.kind,), 1, 30.0, uuid4())
+        (job,) = await self.pq._project.call(_rpc.claim_jobs(claim))
+        return job
+
+    async def invalid_argument(self) -> None:
+        await self.job(delay=-1)
+
+    async def invalid_cron(self) -> None:
+        await self.pq.schedules.set(self.kind, self.kind, cron="61 * * * *")
+
+    async def unknown_job(self) -> None:
+        await self.pq.jobs.cancel(uuid4())
+
+    async def unknown_generation(self) -> None:
+        await self.pq.generations.get(uuid4())
+
+    async def unknown_model(self) -> None:
+        await self.call(
+            "start_generation", prompt="a", model_id="no/such", options={"user_id": str(uuid4())}
+        )
+
+    async def unknown_queue(self) -> None:
+        await self.pq.queues.pause("nowhere")
+
+    async def unknown_dependency(self) -> None:
+        await self.job(depends_on=[uuid4()])
+
+    async def unknown_schedule(self) -> None:
+        await self.pq.schedules.run("never")
+
+    async def unknown_batch(self) -> None:
+        await self.pq.batches.get(uuid4())
+
+    async def unknown_limit(self) -> None:
+        await self.pq.limits.delete(self.kind)
+
+    async def conflict(self) -> None:
+        there = await self.job()
+        await self.pq.jobs.enqueue("another", queue=self.queue, job_id=there.id)
+
+    async def stale_lease(self) -> None:
+        await self.job()
+        job = await self.claimed()
+        await self.call("report_progress", job_id=str(job.id), lease_id=str(uuid4()), progress=1)
+
+    async def finished_job(self) -> None:
+        await self.job()
+        job = await self.claimed()
+        item = {"job_id": str(job.id), "lease_id": str(job.lease_id), "outcome": "completed"}
+        await self.pq._project.call(_rpc.report_jobs([item]))
+        await self.pq.jobs.cancel(job.id)
+
+    async def running_job(self) -> None:
+        await self.job(unique=HIGH)
+        await self.claimed()
+        await self.job(unique=HIGH)
+
+    async def queue_draining(self) -> None:
+        await self.job()
+        await self.pq.queues.drain(self.queue)
+        await self.job()
+
+    async def too_large(self) -> None:
+        await self.pq.jobs.enqueue(self.kind, {"x": "y" * 70_000}, queue=self.queue)
+
+    async def invalid_input(self) -> None:
+        await self.call("start_generation", prompt="", options={"user_id": str(uuid4())})
+
+    async def cycle(self) -> None:
+        one = uuid4()
+        await self.pq.jobs.enqueue_many(
+            [NewJob(job_type=self.kind, queue=self.queue, job_id=one, depends_on=[one])]
+        )
+
+
+OF_A_USER = {NotAuthenticated, NotAllowed}
+OF_THE_DATABASE = set(errors.HTTP_STATUS) - OF_A_USER - {Busy}
+
+
+@pytest.mark.parametrize("error", OF_THE_DATABASE, ids=lambda error: error.code)
+async def test_each_code_is_its_exception(service, queue, error):
+    call = getattr(Calls(service, queue), error.code.removeprefix("PQ_").lower())
+    with pytest.raises(PictureQueueError) as refused:
+        await call()
+    assert type(refused.value) is error
+    assert refused.value.code == error.code
+    assert str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("claims", "options", "error"),
+    [({}, {}, NotAuthenticated), ({"sub": str(uuid4())}, {"priority": 1}, NotAllowed)],
+)
+async def test_what_a_user_may_not_do_is_its_exception(stack, claims, options, error):
+    claims |= {"role": "authenticated", "exp": int(time.time()) + 600}
+    token = jwt.encode(claims, stack.jwt_secret, "HS256")
+    async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=token) as pq:
+        with pytest.raises(error):
+            await pq._project.call(
+                Rpc("start_generation", {"prompt": "a", "options": options}, plain)
+            )

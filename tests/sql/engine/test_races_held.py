@@ -1,0 +1,175 @@
+"""What an open transaction of somebody else holds up, and what it must not."""
+
+import asyncio
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def is_waiting(member: Any, other: Any) -> None:
+    """Returns when the other connection waits for a lock."""
+    pid = other.connection.get_server_pid()
+    async with asyncio.timeout(20):
+        while True:
+            if await member.value("select cardinality(pg_blocking_pids($1)) > 0", pid):
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_a_heartbeat_does_not_wait_for_somebody_who_holds_a_job(crowd):
+    """One open transaction that enqueued a child must not end all leases of the parent's worker."""
+    await crowd.one.enqueue({}, {})
+    parent, other = await crowd.one.claim(2)
+    holder = crowd.other.connection.transaction()
+    await holder.start()
+    await crowd.other.enqueue({"options": {"depends_on": [parent["id"]]}})
+    leases = [{"job_id": job["id"], "lease_id": job["lease_id"]} for job in (parent, other)]
+    before = (await crowd.one.job(other["id"]))["lease_expires_at"]
+    answer = await asyncio.wait_for(
+        crowd.one.value("select heartbeat_jobs($1, $2)", crowd.one.name, leases), 10
+    )
+    assert answer == {"cancel": [], "lost": []}
+    assert (await crowd.one.job(other["id"]))["lease_expires_at"] > before
+    await holder.commit()
+    await crowd.one.report([parent, other], "completed")
+    await crowd.one.report(await crowd.one.claim(), "completed")
+
+
+async def test_a_job_added_to_a_batch_and_the_parent_that_ends(crowd):
+    """Both lock the parent, then the batch: in that order."""
+    batch = uuid4()
+    item = {"job_type": "crowd-job", "queue": crowd.queue}
+    await crowd.one.value("select enqueue_batch($1, null, $2)", [item, item], batch)
+    parent, last = await crowd.one.claim(2)
+    ending = crowd.one.connection.transaction()
+    await ending.start()
+    # As a report does: the row first, then its batch.
+    await crowd.one.value(
+        "select id from job_queue where id = $1::text::uuid for update", parent["id"]
+    )
+    options = {"batch_id": str(batch), "depends_on": [parent["id"]]}
+    adding = asyncio.create_task(crowd.other.enqueue({"options": options}))
+    await is_waiting(crowd.members[2], crowd.other)
+    await crowd.one.report([parent], "completed")
+    await ending.commit()
+    (child,) = await adding
+    row = await crowd.one.value("select get_batch($1)", batch)
+    assert (row["total"], row["completed"]) == (3, 1)
+    await crowd.one.report([last, *await crowd.one.claim()], "completed")
+    assert (await crowd.one.job(child["job_id"]))["status"] == "completed"
+
+
+@pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
+async def test_a_unique_job_that_ends_while_it_is_renewed_makes_room_for_the_new(
+    crowd, on_conflict
+):
+    unique = {"by": ["n"], "on_conflict": on_conflict}
+    await crowd.one.enqueue({"payload": {"n": 1, "v": 1}, "options": {"unique": unique}})
+    ending = crowd.one.connection.transaction()
+    await ending.start()
+    await crowd.one.report(await crowd.one.claim(), "completed")
+    renewing = asyncio.create_task(
+        crowd.other.enqueue({"payload": {"n": 1, "v": 2}, "options": {"unique": unique}})
+    )
+    await is_waiting(crowd.members[2], crowd.other)
+    await ending.commit()
+    ((answer,), jobs) = (await renewing, await crowd.one.claim())
+    assert answer["outcome"] == "created"
+    assert [job["payload"]["v"] for job in jobs] == [2]
+    await crowd.one.report(jobs, "completed")
+
+
+@pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
+async def test_a_unique_job_that_ends_between_two_looks_makes_room_for_the_new(crowd, on_conflict):
+    """The one in the way was seen, and is finished when it can be locked."""
+    unique = {"by": ["n"], "on_conflict": on_conflict}
+    await crowd.one.enqueue({"payload": {"n": 1, "v": 1}, "options": {"unique": unique}})
+    jobs = await crowd.one.claim()
+    await crowd.one.report(jobs, "failed", delay_seconds=0)  # pending, not claimed
+    held = crowd.one.connection.transaction()
+    await held.start()
+    await crowd.one.value(
+        "select id from job_queue where id = $1::text::uuid for update", jobs[0]["id"]
+    )
+    renewing = asyncio.create_task(
+        crowd.other.enqueue({"payload": {"n": 1, "v": 2}, "options": {"unique": unique}})
+    )
+    await is_waiting(crowd.members[2], crowd.other)
+    await crowd.one.value("select cancel_job($1)", UUID(jobs[0]["id"]))
+    await held.commit()
+    (answer,) = await renewing
+    assert answer["outcome"] == "created"
+    jobs = await crowd.one.claim()
+    assert [job["payload"]["v"] for job in jobs] == [2]
+    await crowd.one.report(jobs, "completed")
+
+
+async def test_a_claim_repeated_while_the_first_still_runs_gives_the_same_jobs(crowd):
+    await crowd.one.enqueue({}, {})
+    request = uuid4()
+
+    async def claim(member: Any) -> list[str]:
+        jobs = await member.value(
+            "select claim_jobs('twin', $1, '{crowd-job}', 1, 30, $2)", [crowd.queue], request
+        )
+        return [job["id"] for job in jobs]
+
+    first = crowd.one.connection.transaction()
+    await first.start()
+    one = await claim(crowd.one)
+    again = asyncio.create_task(claim(crowd.other))
+    waiting = asyncio.create_task(is_waiting(crowd.members[2], crowd.other))
+    await asyncio.wait({again, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    await first.commit()
+    assert await again == one
+    assert await crowd.one.running() == 1
+
+
+async def test_a_deadlock_is_answered_with_busy_and_the_same_call_succeeds_then(crowd):
+    """Whoever waits longest is the victim: a cancel that wants the child of its job."""
+    (parent,) = await crowd.one.enqueue({})
+    (child,) = await crowd.one.enqueue({"options": {"depends_on": [parent["job_id"]]}})
+    lock = "select id from job_queue where id = $1::text::uuid for update"
+    holder = crowd.one.connection.transaction()
+    await holder.start()
+    await crowd.one.value(lock, child["job_id"])
+    cancelling = asyncio.create_task(
+        crowd.other.connection.fetchval("select cancel_job($1::text::uuid)", parent["job_id"])
+    )
+    await is_waiting(crowd.members[2], crowd.other)
+    await crowd.one.value(lock, parent["job_id"])
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await cancelling
+    assert (refused.value.sqlstate, refused.value.args[0][:7]) == ("PT503", "PQ_BUSY")
+    await holder.rollback()
+    await crowd.other.value("select cancel_job($1)", UUID(parent["job_id"]))
+    assert (await crowd.one.job(child["job_id"]))["status"] == "cancelled"
+
+
+async def test_a_reader_of_the_archive_holds_up_no_pruning(crowd):
+    await crowd.one.value("""select set_setting('{"archive": true}')""")
+    try:
+        reader = crowd.other.connection.transaction()
+        await reader.start()
+        await crowd.other.rows("select * from picture_queue.archive limit 1")
+        (job,) = await crowd.one.enqueue({})
+        await crowd.one.report(await crowd.one.claim(), "completed")
+        await crowd.one.value(
+            "update job_queue set finished_at = '2001-02-03' where id = $1", UUID(job["job_id"])
+        )
+        done = await asyncio.wait_for(crowd.one.value("select picture_queue.prune()"), 10)
+        assert done["pruned"] >= 1
+        await reader.rollback()
+        kept = await crowd.one.value(
+            "select tableoid::regclass::text from picture_queue.archive where id = $1",
+            UUID(job["job_id"]),
+        )
+        assert kept == "picture_queue.archive_2001_02"
+        await crowd.one.value("select picture_queue.prune()")  # a month long past its time
+    finally:
+        await crowd.one.value("""select set_setting('{"archive": null}')""")

@@ -1,0 +1,119 @@
+"""What happens where two features meet."""
+
+from uuid import uuid4
+
+import pytest
+
+
+async def test_two_leases_of_one_job_in_one_report_are_told_apart(db):
+    """A worker that lost a job and claimed it again reports both attempts."""
+    await db.enqueue()
+    (lost,) = await db.claim(lease=5.0)
+    await db.pass_time(6)
+    await db.value("select picture_queue._sweep(100)")
+    (job,) = await db.claim()
+    for outcomes in ([lost, job], [job, lost]):
+        items = [
+            {"job_id": one["id"], "lease_id": one["lease_id"], "outcome": "completed"}
+            for one in outcomes
+        ]
+        async with db.connection.transaction():
+            answer = (await db.value("select report_jobs($1)", items))["outcomes"]
+            told = {
+                item["lease_id"]: one["outcome"] for item, one in zip(items, answer, strict=True)
+            }
+            assert told == {lost["lease_id"]: "stale", job["lease_id"]: "ok"}
+            assert (await db.job(job["id"]))["status"] == "completed"
+            await db.run("update job_queue set status = 'processing', finished_at = null, "
+                         "lease_expires_at = picture_queue._now() + interval '30 seconds' "
+                         "where id = $1::text::uuid", job["id"])  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", ["snoozed", "released", "parked"])
+async def test_only_failures_count_for_the_breaker(db, outcome):
+    await db.value("select set_queue($1, $2)", db.queue, {"breaker_failures": 2})
+    await db.enqueue()
+    (job,) = await db.claim()
+    await db.report(job, "failed", error="no", delay_seconds=0)
+    for _ in range(3):
+        (job,) = await db.claim()
+        await db.report(job, outcome, delay_seconds=0)
+    assert len(await db.claim()) == 1, "the queue is paused"
+
+
+async def test_a_retry_gives_a_job_that_expired_its_chance(db):
+    job_id = await db.enqueue(options={"expires_in_seconds": 10})
+    await db.pass_time(11)
+    await db.value("select picture_queue._sweep(100)")
+    assert (await db.job(job_id))["status"] == "failed"
+    await db.value("select retry_job($1)", job_id)
+    assert [job["id"] for job in await db.claim()] == [str(job_id)]
+
+
+async def test_what_replaces_a_blocked_job_is_not_held_by_the_old_key(db):
+    await db.value("select pause_key('k:1')")
+
+    async def enqueue(*keys: str) -> str:
+        unique = {"by": ["n"], "on_conflict": "replace"}
+        options = {"unique": unique, "limit_keys": [*keys]}
+        return str(await db.enqueue(payload={"n": 1}, options=options))
+
+    job_id = await enqueue("k:1")
+    assert await db.claim() == []
+    assert await enqueue("k:2") == job_id
+    assert [job["id"] for job in await db.claim()] == [job_id]
+
+
+async def test_a_pause_lasts_until_the_time_the_job_was_put_off_to(db):
+    await db.enqueue()
+    other = await db.enqueue()
+    (job,) = await db.claim()
+    until = await db.value("select to_jsonb(picture_queue._now() + interval '60 seconds')")
+    await db.report(job, "snoozed", run_at=until, pause_key=f"queue:{db.queue}")
+    await db.pass_time(59)
+    assert await db.claim() == []
+    await db.pass_time(2)
+    assert str(other) in [one["id"] for one in await db.claim(2)]
+
+
+async def test_a_legacy_lease_that_was_swept_is_stale(db):
+    job_id = await db.enqueue()
+    await db.rows("select * from claim_next_job($1)", db.queue)
+    await db.pass_time(3600)
+    await db.value("select picture_queue._sweep(100)")
+    refused = await db.refusal("select complete_job($1)", job_id)
+    assert refused.message.startswith("PQ_STALE_LEASE")
+
+
+@pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
+async def test_uniqueness_does_not_skip_the_run(db, state):
+    """It would end with the start and could not come back."""
+    options = {"unique": {"states": ["pending", state]}}
+    refused = await db.refusal("select enqueue_job('a', options => $1)", options)
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert "processing" in refused.detail
+
+
+@pytest.mark.parametrize(
+    ("call", "args"),
+    [
+        ("enqueue_jobs($1)", [[{"job_type": "a", "priority": "high"}]]),
+        ("enqueue_jobs($1)", [[{"job_type": "a", "job_id": "abc"}]]),
+        ("enqueue_jobs($1)", [[{"job_type": "a", "max_attempts": "many"}]]),
+        ("enqueue_jobs($1)", [[{"job_type": "a", "scheduled_for": "soon"}]]),
+        ("enqueue_jobs($1)", [[{"job_type": "a", "priority": 1.5}]]),
+        ("enqueue_job('a', options => $1)", [{"depends_on": ["abc"]}]),
+        ("enqueue_job('a', options => $1)", [{"batch_id": "abc"}]),
+        ("enqueue_job('a', options => $1)", [{"expires_at": "soon"}]),
+        ("report_jobs($1)", [[{"job_id": "abc", "lease_id": str(uuid4())}]]),
+        ("report_jobs($1)", [[1]]),
+        ("heartbeat_jobs('w', $1)", [{}]),
+        ("heartbeat_jobs('w', $1)", [[{"job_id": "abc"}]]),
+        ("register_worker('w', array['q'], $1)", [{"a": {"max_attempts": "x"}}]),
+        ("set_schedule('s', $1)", [{"every_seconds": 60, "job_type": "a", "priority": "high"}]),
+    ],
+)
+async def test_a_value_of_another_type_is_refused_by_name(db, call, args):
+    refused = await db.refusal(f"select {call}", *args)
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT"), refused
+    assert refused.sqlstate == "PT400"

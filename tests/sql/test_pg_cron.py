@@ -1,0 +1,97 @@
+"""The housekeeping in the hands of a real pg_cron, on Debian's Postgres 15."""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from picture_queue.local.stack import LocalSupabase
+
+pytestmark = [pytest.mark.extra, pytest.mark.timeout(300)]
+
+BIN = Path("/usr/lib/postgresql/15/bin")
+CONTROL = Path("/usr/share/postgresql/15/extension/pg_cron.control")
+
+
+@pytest.fixture(scope="module")
+def cron_stack() -> Iterator[LocalSupabase]:
+    """A stack whose database has loaded pg_cron, and knows nothing of it yet."""
+    if not (BIN / "postgres").exists() or not CONTROL.exists():
+        pytest.fail("pg_cron is missing: apt-get install postgresql-15-cron", pytrace=False)
+    directory = Path(tempfile.mkdtemp(prefix="picture-queue-cron-"))
+    directory.chmod(0o711)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(BIN))
+        try:
+            with LocalSupabase(directory / "data", durable=False):
+                pass
+            with (directory / "data" / "postgres" / "postgresql.conf").open("a") as settings:
+                settings.write(
+                    "shared_preload_libraries = 'pg_cron'\ncron.use_background_workers = on\n"
+                )
+            with LocalSupabase(directory / "data", durable=False) as stack:
+                yield stack
+        finally:
+            shutil.rmtree(directory)
+
+
+@pytest.fixture
+async def owner(cron_stack: LocalSupabase) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """The role postgres, with the extension as a project gets it from the dashboard."""
+    admin = await asyncpg.connect(cron_stack.db_url.replace("//postgres:", "//supabase_admin:"))
+    await admin.execute(
+        "create extension if not exists pg_cron; grant usage on schema cron to postgres; "
+        "grant select on cron.job, cron.job_run_details to postgres"
+    )
+    await admin.close()
+    connection = await asyncpg.connect(cron_stack.db_url)
+    yield connection
+    await connection.close()
+
+
+async def test_pg_cron_sweeps_promotes_and_prunes_without_any_worker(owner, until):
+    assert await owner.fetchval("select picture_queue.schedule_maintenance()") == "scheduled"
+    assert await owner.fetchval("select picture_queue.schedule_maintenance()") == "scheduled"
+    jobs = await owner.fetch("select * from cron.job order by jobname")
+    assert [(job["jobname"], job["active"]) for job in jobs] == [
+        ("process-job-queue", True),
+        ("prune-job-queue", True),
+    ]
+    assert await owner.fetchval(
+        "select f ->> 'verdict' from jsonb_array_elements(queue_doctor()::jsonb) f "
+        "where f ->> 'check' = 'pg_cron'"
+    ) == "ok"  # fmt: skip
+
+    queue = f"q-{uuid4().hex[:8]}"
+    swept, due, old = [
+        await owner.fetchval("select enqueue_job('cron-job', queue => $1)", queue) for _ in range(3)
+    ]
+    await owner.execute("select claim_jobs('gone', $1, '{cron-job}', 1)", [queue])
+    await owner.execute(
+        "update job_queue set lease_expires_at = now() - interval '1 second' where id = $1", swept
+    )
+    await owner.execute(
+        "update job_queue set hold = 'scheduled', scheduled_for = now() where id = $1", due
+    )
+    await owner.execute(
+        "update job_queue set status = 'completed', finished_at = '2020-01-01' where id = $1", old
+    )
+
+    async def both_have_run() -> bool:
+        return await owner.fetchval(
+            "select count(distinct jobid) = 2 from cron.job_run_details where status = 'succeeded'"
+        )
+
+    await until(both_have_run, timeout=150)  # each runs at the next full minute
+    rows = await owner.fetch("select id, status, hold from job_queue where queue = $1", queue)
+    assert {row["id"]: (row["status"], row["hold"]) for row in rows} == {
+        swept: ("pending", None),
+        due: ("pending", None),
+    }
+    failed = await owner.fetch("select * from cron.job_run_details where status = 'failed'")
+    assert failed == []

@@ -1,0 +1,116 @@
+"""Dependencies and batches where they meet what is there already: failed parents, repeated calls,
+callbacks that are refused."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+
+async def enqueue(db: Any, *items: dict[str, Any]) -> list[dict[str, Any]]:
+    jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in items]
+    return await db.value("select enqueue_jobs($1)", jobs)
+
+
+async def batch(db: Any, *items: dict[str, Any], callback: Any = None) -> UUID:
+    jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in items]
+    answer = await db.value("select enqueue_batch($1, $2)", jobs, callback)
+    return UUID(answer["batch_id"])
+
+
+async def failed_job(db: Any) -> str:
+    await db.enqueue(max_attempts=1)
+    (job,) = await db.claim()
+    await db.report(job, "failed", error="no")
+    return job["id"]
+
+
+async def test_a_batch_counts_a_job_that_ends_as_it_is_enqueued(db):
+    parent = await failed_job(db)
+    then = {"job_type": "then", "queue": db.queue}
+    one = await batch(db, {}, {"options": {"depends_on": [parent]}}, callback=then)
+    row = await db.value("select get_batch($1)", one)
+    assert (row["total"], row["cancelled"], row["open"]) == (2, 1, 1)
+    assert row["callback_job_id"] is None
+
+
+async def test_a_job_that_ends_as_it_is_added_does_not_finish_its_batch(db):
+    parent = await failed_job(db)
+    then = {"job_type": "then", "queue": db.queue}
+    one = await batch(db, {}, {}, callback=then)
+    (job,) = await db.claim()
+    await db.report(job, "completed")
+    await enqueue(db, {"options": {"depends_on": [parent], "batch_id": str(one)}})
+    row = await db.value("select get_batch($1)", one)
+    assert (row["total"], row["completed"], row["cancelled"], row["open"]) == (3, 1, 1, 1)
+    assert row["callback_job_id"] is None
+
+
+@pytest.mark.parametrize("outcome", [None, "completed", "failed"])
+@pytest.mark.parametrize("by", ["idempotency_key", "unique"])
+async def test_a_child_waits_for_the_job_that_was_there_instead_of_its_parent(db, by, outcome):
+    """A call repeated with new ids: its parent is the job that the key found."""
+    key = {"idempotency_key": "k"}
+    if by == "unique":
+        states = ["pending", "processing", "completed", "failed"]
+        key = {"options": {"unique": {"states": states}}}
+    (first,) = await enqueue(db, {"max_attempts": 1, **key})
+    if outcome:
+        (job,) = await db.claim()
+        await db.report(job, outcome)
+    fresh = str(uuid4())
+    parent, child = await enqueue(
+        db, {"job_id": fresh, "max_attempts": 1, **key}, {"options": {"depends_on": [fresh]}}
+    )
+    assert parent == {"job_id": first["job_id"], "outcome": "existing"}
+    row = await db.job(child["job_id"])
+    if outcome is None:
+        assert (row["status"], row["hold"]) == ("pending", "waiting")
+        (job,) = await db.claim()
+        assert job["id"] == first["job_id"]
+        await db.report(job, "completed")
+        row = await db.job(child["job_id"])
+    wanted = "cancelled" if outcome == "failed" else "pending"
+    assert (row["status"], row["hold"]) == (wanted, None)
+
+
+@pytest.mark.parametrize("field", ["depends_on", "batch_id"])
+async def test_a_callback_that_waits_for_others_is_refused(db, field):
+    value = [str(uuid4())] if field == "depends_on" else str(uuid4())
+    callback = {"job_type": "then", "options": {field: value}}
+    refused = await db.refusal("select enqueue_batch('[]', $1)", callback)
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert field in refused.detail
+
+
+async def test_a_callback_that_is_refused_does_not_hold_up_the_last_job(db):
+    taken = await db.enqueue("other")
+    callback = {"job_type": "then", "queue": db.queue, "job_id": str(taken)}
+    one = await batch(db, {}, callback=callback)
+    (job,) = await db.claim()
+    assert (await db.report(job, "completed"))["outcome"] == "ok"
+    row = await db.value("select get_batch($1)", one)
+    assert (row["completed"], row["callback_job_id"]) == (1, None)
+    assert row["finished_at"] is not None
+    assert row["callback_error"].startswith("PQ_CONFLICT")
+
+
+async def test_a_retried_child_waits_for_its_parents_again(db):
+    parent = await db.enqueue()
+    child = await db.enqueue(options={"depends_on": [str(parent)]})
+    await db.value("select cancel_job($1)", child)
+    await db.value("select retry_job($1)", child)
+    assert (await db.job(child))["hold"] == "waiting"
+    (job,) = await db.claim(10)
+    assert job["id"] == str(parent)
+    await db.report(job, "completed")
+    assert [one["id"] for one in await db.claim(10)] == [str(child)]
+
+
+async def test_children_retried_by_filter_wait_for_their_parents_again(db):
+    parent = await db.enqueue()
+    child = await db.enqueue(options={"depends_on": [str(parent)], "tags": ["child"]})
+    which = {"queue": db.queue, "tag": "child"}
+    await db.value("select change_jobs('cancel', $1)", which)
+    await db.value("select change_jobs('retry', $1)", which | {"status": "cancelled"})
+    assert (await db.job(child))["hold"] == "waiting"
