@@ -129,6 +129,23 @@ async def attacks_on(
     return calls
 
 
+@pytest.mark.parametrize(
+    "statement", ["select '?'", "select e'?'", 'select 1 as "?"', "select ?", "select $sql$?$sql$"]
+)
+async def test_an_attack_would_be_noticed(admin, statement):
+    """Each way to put a text into a statement is one that an attack gets out of."""
+    await admin.execute("create sequence public.attacks")
+    codes = set()
+    for attack in ATTACKS:
+        try:
+            await admin.execute(statement.replace("?", attack))
+        except asyncpg.PostgresError as error:
+            codes.add(error.sqlstate)
+    moved = await admin.fetchval("select is_called from public.attacks")
+    await admin.execute("drop sequence public.attacks")
+    assert moved or "42601" in codes
+
+
 async def test_no_argument_of_any_function(world, admin, counter):
     tried: set[tuple[str, str]] = set()
     functions = await parameters(admin)
