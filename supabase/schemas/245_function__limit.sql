@@ -100,7 +100,7 @@ as $$
 declare
   v_freed text[];
   v_busy text[];
-  v_keys text[] := '{}';
+  v_keys text[] := array[]::text[];
 begin
   with freed as (
     delete from picture_queue.freed_key f

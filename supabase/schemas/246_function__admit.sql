@@ -35,7 +35,7 @@ declare
   v_busy text[];
   v_candidate picture_queue.candidate;
   v_change picture_queue.change;
-  v_changes picture_queue.change[] := '{}';
+  v_changes picture_queue.change[] := array[]::picture_queue.change[];
   v_keys text[];  -- what is limited, then: of one candidate
   v_full text;
   v_left integer := p_max_jobs;

@@ -15,11 +15,11 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  v_answer := '{}';
+  v_answer := '{}'::jsonb;
   perform picture_queue._check_jobs(p_jobs);
   v_jobs := picture_queue._new_jobs(p_jobs);
   if v_jobs is null then
-    return '[]';
+    return '[]'::jsonb;
   end if;
   perform picture_queue._ensure_queues(v_jobs, p_internal);
   -- Jobs before batches, as whoever ends a job.

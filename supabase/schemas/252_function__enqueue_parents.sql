@@ -10,7 +10,7 @@ declare
   v_places jsonb;  -- where in the call each id comes first
   v_bad record;
   v_job picture_queue.new_job;
-  v_jobs picture_queue.new_job[] := '{}';
+  v_jobs picture_queue.new_job[] := array[]::picture_queue.new_job[];
 begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;

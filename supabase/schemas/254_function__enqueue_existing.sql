@@ -6,7 +6,7 @@ language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_answer jsonb := '{}';
+  v_answer jsonb := '{}'::jsonb;
   v_met record;
   v_outcome text;
 begin

@@ -132,7 +132,7 @@ declare
     when 'cancel' then 'j.status in (''pending'', ''processing'')'
     when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
   v_matched bigint;
-  v_ids uuid[] := '{}';
+  v_ids uuid[] := array[]::uuid[];
   v_some uuid[];
   v_changed integer := 0;
 begin

@@ -2,8 +2,6 @@
 create function public.set_setting(changes jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
-declare
-  v_row picture_queue.setting;
 begin
   perform picture_queue._check_changes(changes, array['max_payload_bytes', 'max_result_bytes', 'max_prompt_length',
     'max_attempts', 'timeout_seconds', 'timeout_grace_seconds', 'cancel_grace_seconds', 'lease_seconds', 'backoff_policy',

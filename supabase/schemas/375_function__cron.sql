@@ -26,7 +26,7 @@ declare
   v_words text[];
   v_ends integer[];
   v_step integer;
-  v_numbers integer[] := '{}';
+  v_numbers integer[] := array[]::integer[];
   v_problem text;
 begin
   foreach v_part in array string_to_array(p_text, ',') loop
@@ -210,9 +210,7 @@ begin
   end if;
   loop
     v_time := picture_queue._cron_clock(v_cron, v_seen);
-    if v_time is null or v_time > v_last then
-      return null;
-    end if;
+    exit when v_time is null or v_time > v_last;
     -- Look for a change of the clock now, and again on the day before the time.
     v_change := picture_queue._clock_change(p_timezone, v_at, v_at + interval '25 hours');
     if v_change is null then
@@ -229,5 +227,6 @@ begin
     v_seen := greatest(
       (v_change at time zone p_timezone) - interval '1 minute', case when v_cron.is_fixed then v_seen end);
   end loop;
+  return null;
 end
 $$;

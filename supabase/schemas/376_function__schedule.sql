@@ -92,7 +92,7 @@ as $$
 declare
   v_ticks timestamptz[];
   v_next timestamptz;
-  v_answer jsonb := '[]';
+  v_answer jsonb := '[]'::jsonb;
   v_state text;
   v_error text;
   v_detail text;
@@ -227,7 +227,7 @@ begin
   end if;
   v_new.name := p_name;
   v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '\s+', ' ', 'g');
-  v_new.every_seconds := v_said ->> 'every_seconds';
+  v_new.every_seconds := (v_said ->> 'every_seconds')::double precision;
   v_new.timezone := picture_queue._timezone(coalesce(v_said ->> 'timezone', 'UTC'));
   v_new.missed := coalesce(v_said ->> 'missed', 'once');
   v_new.job := v_said - '{cron,every_seconds,timezone,missed,paused}'::text[];

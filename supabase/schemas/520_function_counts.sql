@@ -21,7 +21,7 @@ begin
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   elsif v_job.status <> 'pending' or v_job.hold is not null then
-    return '{"position": null, "at_least": false}';
+    return '{"position": null, "at_least": false}'::jsonb;
   end if;
   select count(*) into v_before
   from (

@@ -175,7 +175,7 @@ declare
 begin
   -- One at a time: the archive's partitions, and no waiting for each other.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
-    return '{}';
+    return '{}'::jsonb;
   end if;
   loop
     v_batch := picture_queue._prune(1000);
@@ -197,7 +197,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_alone boolean := pg_catalog.pg_try_advisory_xact_lock(1903326071, 0);
-  v_done jsonb := '{}';
+  v_done jsonb := '{}'::jsonb;
   v_promoted integer;
   v_swept text[];
 begin
@@ -207,7 +207,7 @@ begin
     v_alone := found;
   end if;
   if not v_alone and not p_force then
-    return '{}';
+    return '{}'::jsonb;
   end if;
   if v_alone then
     v_done := jsonb_build_object('folded', picture_queue._fold_depth(200000)) || picture_queue.prune();

@@ -1,0 +1,74 @@
+"""A project full of things that some may see and others not; and one on Debian's Postgres."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from picture_queue.local.stack import LocalSupabase
+from tests.security.world import World, make
+
+DEBIAN = Path("/usr/lib/postgresql/15/bin")
+# A client makes one of its own otherwise, which costs more than the test it is for.
+_TLS = ssl.create_default_context()
+
+
+@pytest.fixture(scope="session")
+def arena() -> Iterator[LocalSupabase]:
+    """A stack of these tests' own: attacks may leave anything behind."""
+    with LocalSupabase() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def filled(arena: Any) -> World:
+    """Two new users on it, one of them with jobs, generations and pictures."""
+
+    async def fill() -> World:
+        async with httpx.AsyncClient(base_url=arena.api_url, timeout=30, verify=_TLS) as http:
+            return await make(arena, http)
+
+    return asyncio.run(fill())
+
+
+@pytest.fixture
+async def world(filled: World) -> AsyncIterator[World]:
+    """The same, with connections of the test's own."""
+    async with httpx.AsyncClient(base_url=filled.api_url, timeout=30, verify=_TLS) as http:
+        yield replace(filled, http=http)
+
+
+@pytest.fixture
+async def admin(arena: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection as the owner of the migrations."""
+    connection = await asyncpg.connect(arena.db_url, timeout=10)
+    yield connection
+    await connection.close(timeout=5)
+
+
+@pytest.fixture(scope="module")
+def debian() -> Iterator[LocalSupabase]:
+    """A stack on Postgres 15 with plpgsql_check, installed as the platform lets `postgres` do."""
+    control = Path("/usr/share/postgresql/15/extension/plpgsql_check.control")
+    if not (DEBIAN / "initdb").exists() or not control.exists():
+        pytest.fail("plpgsql_check is missing: apt-get install postgresql-15-plpgsql-check")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(DEBIAN))
+        with LocalSupabase() as stack:
+            superuser = stack.db_url.replace("//postgres:", "//supabase_admin:", 1)
+            asyncio.run(_execute(superuser, "create extension plpgsql_check schema extensions"))
+            yield stack
+
+
+async def _execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close(timeout=5)

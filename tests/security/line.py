@@ -1,0 +1,81 @@
+"""A Realtime socket frame by frame, so that nothing a client library does stands between."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import websockets
+
+_PATIENCE = 15  # seconds
+
+
+class Line:
+    """One socket. Frames that answer nothing are kept in `heard`."""
+
+    def __init__(self, socket: websockets.ClientConnection) -> None:
+        self._socket = socket
+        self._refs = 0
+        self.heard: list[dict[str, Any]] = []
+
+    async def send(self, topic: str, event: str, payload: Any) -> dict[str, Any]:
+        """Sends a frame, and then waits for the reply to it or to the heartbeat that follows.
+
+        Returns:
+            The reply's payload; empty if there was none: the server reads frames in order.
+        """
+        self._refs += 1
+        ref = str(self._refs)
+        frame = {"topic": topic, "event": event, "payload": payload, "ref": ref, "join_ref": ref}
+        await self._socket.send(json.dumps(frame))
+        beat = f"beat {ref}"
+        await self._socket.send(
+            json.dumps({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": beat})
+        )
+        reply: dict[str, Any] = {}
+        async with asyncio.timeout(_PATIENCE):
+            while True:
+                message = json.loads(await self._socket.recv())
+                if message["event"] == "phx_reply" and message["ref"] == ref:
+                    reply = message["payload"]
+                elif message["event"] == "phx_reply" and message["ref"] == beat:
+                    return reply
+                else:
+                    self.heard.append(message)
+
+    async def join(self, name: str, token: str, *, private: bool = True) -> str | None:
+        """Joins a topic; the reason if that is refused."""
+        config = {"private": private, "broadcast": {"ack": True, "self": False}}
+        payload = {"config": config, "access_token": token}
+        reply = await self.send(f"realtime:{name}", "phx_join", payload)
+        return None if reply["status"] == "ok" else reply["response"]["reason"]
+
+    async def broadcast(self, name: str, event: str) -> bool:
+        """Sends a message to a topic; whether that was acknowledged."""
+        payload = {"type": "broadcast", "event": event, "payload": {}}
+        reply = await self.send(f"realtime:{name}", "broadcast", payload)
+        return reply.get("status") == "ok"
+
+    async def until(self, event: str) -> None:
+        """Hears until a broadcast of that name has come."""
+        async with asyncio.timeout(_PATIENCE):
+            while not any(said(message) == event for message in self.heard):
+                self.heard.append(json.loads(await self._socket.recv()))
+
+
+def said(message: dict[str, Any]) -> str | None:
+    """The event of a broadcast; None for another frame."""
+    return message["payload"]["event"] if message["event"] == "broadcast" else None
+
+
+@asynccontextmanager
+async def dial(api_url: str, key: str) -> AsyncIterator[Line]:
+    """Opens a socket with an API key.
+
+    Raises:
+        websockets.InvalidStatus: The server does not let it in.
+    """
+    url = api_url.replace("http", "ws", 1) + f"/realtime/v1/websocket?apikey={key}&vsn=1.0.0"
+    async with websockets.connect(url, open_timeout=_PATIENCE) as socket:
+        yield Line(socket)

@@ -1,0 +1,84 @@
+"""Reads the tables of docs/security.md, and what there is in the database."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[2] / "docs" / "security.md"
+ROLES = ("anon", "owner", "stranger", "service")
+OPERATIONS = {"r": "read", "w": "write", "x": "execute"}
+
+_ROW = re.compile(r"\| (\w+)(:| `)(.*?)`? \| (.*) \|")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One object and what each role may do with it: `r--` or the like."""
+
+    kind: str
+    name: str
+    cells: tuple[str, ...]
+
+
+def rules(heading: str) -> list[Rule]:
+    """The table below a heading; rows that name several objects are one rule each."""
+    section = PAGE.read_text("utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    found = []
+    for line in section.splitlines():
+        if (row := _ROW.fullmatch(line)) is None:
+            continue
+        kind, _, names, cells = row.groups()
+        marks = tuple(cell.strip("` ") for cell in cells.split("|"))
+        for name in re.split(r"` `", names.strip()):
+            found.append(Rule(kind, name, marks))
+    return found
+
+
+# The kinds of pg_class that can be read, written or counted with.
+_OBJECTS = """
+select case c.relkind when 'v' then 'view' when 'm' then 'view' when 'S' then 'sequence' else 'table' end as kind,
+  c.relname::text as name
+from pg_class c
+where c.relnamespace = $1::text::regnamespace and c.relkind in ('r', 'p', 'f', 'v', 'm', 'S')
+union all
+select distinct 'function', p.proname::text from pg_proc p where p.pronamespace = $1::text::regnamespace
+order by 1, 2
+"""  # noqa: E501
+
+# What a role holds, with rights of columns counted as rights of their table.
+_RIGHTS = """
+select o.kind, o.name, r.role, string_agg(o.mark, '' order by o.mark) as marks
+from unnest($2::text[]) as r (role), lateral (
+  select case when c.relkind in ('v', 'm') then 'view' else 'table' end as kind, c.relname::text as name, m.mark
+  from pg_class c, (values
+    ('r', 'select'), ('w', 'insert'), ('w', 'update'), ('w', 'delete'), ('w', 'truncate'),
+    ('w', 'references'), ('w', 'trigger')) as m (mark, right_)
+  where c.relnamespace = $1::text::regnamespace and c.relkind in ('r', 'p', 'f', 'v', 'm')
+    and (has_table_privilege(r.role, c.oid, m.right_) or m.right_ in ('select', 'insert', 'update', 'references')
+      and has_any_column_privilege(r.role, c.oid, m.right_))
+  union
+  select 'sequence', c.relname, 'x' from pg_class c
+  where c.relnamespace = $1::text::regnamespace and c.relkind = 'S'
+    and has_sequence_privilege(r.role, c.oid, 'usage, select, update')
+  union
+  select 'function', p.proname, 'x' from pg_proc p
+  where p.pronamespace = $1::text::regnamespace and has_function_privilege(r.role, p.oid, 'execute')
+  union
+  select 'usage', $1, 'x' where has_schema_privilege(r.role, $1, 'usage')
+  union
+  select 'usage', $1, 'w' where has_schema_privilege(r.role, $1, 'create')
+) o
+group by 1, 2, 3
+"""  # noqa: E501
+
+
+async def objects(db: Any, schema: str) -> list[tuple[str, str]]:
+    """Kind and name of everything in a schema that a role could use."""
+    return [(row["kind"], row["name"]) for row in await db.fetch(_OBJECTS, schema)]
+
+
+async def rights(db: Any, schema: str, roles: list[str]) -> dict[tuple[str, str, str], str]:
+    """What each role holds: marks by kind, name and role."""
+    rows = await db.fetch(_RIGHTS, schema, roles)
+    return {(row["kind"], row["name"], row["role"]): row["marks"] for row in rows}

@@ -1,0 +1,261 @@
+"""No text that somebody sends is ever read as SQL.
+
+Each text of each call is replaced by text that would move a counter if it were read, and the
+counter stands still whatever becomes of the transaction. An answer that comes from SQL's parser,
+or a 500, means that the text got there.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import asyncpg
+import jwt
+import pytest
+
+from tests.security.calls import CALLS
+from tests.security.world import World
+
+_COUNT = "nextval('public.attacks')"
+#: Out of a literal, out of a statement, out of a name, out of dollars and `format`, and as it is.
+ATTACKS = (
+    f"'||{_COUNT}||'",
+    f"\\'); select {_COUNT}; --.",
+    f'x"; select {_COUNT}; --.',
+    f"$sql$ || {_COUNT} || $$ %s %L %I %1$s",
+    f"({_COUNT})",
+)
+_KNOWN = re.compile(r"known are ([\w, ]+)")
+
+
+@pytest.fixture
+async def counter(admin):
+    """The counter everybody may move; it must not have been moved."""
+    await admin.execute(
+        "create sequence if not exists public.attacks;"
+        "grant all on sequence public.attacks to anon, authenticated, service_role"
+    )
+
+    async def moved() -> bool:
+        return await admin.fetchval("select is_called from public.attacks")
+
+    yield moved
+    assert not await moved()
+    await admin.execute("drop sequence public.attacks")
+
+
+async def refusal(
+    db: Any, function: str, types: dict[str, str], arguments: dict[str, Any]
+) -> str | None:
+    """Calls a function with arguments from JSON, as PostgREST does; the SQLSTATE if it fails."""
+    columns = ", ".join(f"{name} {types[name]}" for name in arguments)
+    named = ", ".join(f"{name} => r.{name}" for name in arguments)
+    statement = f"select public.{function}({named}) from json_to_record($1) as r ({columns})"
+    try:
+        await db.fetch(statement, json.dumps(arguments))
+    except asyncpg.PostgresError as error:
+        return error.sqlstate
+    return None
+
+
+def variants(value: Any, attack: str) -> Iterator[Any]:
+    """The value with one thing in it, or one more name, that is the attack."""
+    if isinstance(value, list):
+        for n, entry in enumerate(value):
+            for changed in variants(entry, attack):
+                yield [*value[:n], changed, *value[n + 1 :]]
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            for changed in variants(entry, attack):
+                yield {**value, key: changed}
+        yield {**value, attack: attack}
+    else:
+        yield attack
+
+
+async def parameters(admin: Any) -> dict[str, dict[str, str]]:
+    """Every function of the API, and the types of its parameters by name."""
+    rows = await admin.fetch(
+        """select p.proname, n.name, format_type(n.type, null) as type
+        from pg_proc p left join lateral unnest(p.proargnames, p.proargtypes::oid[])
+          with ordinality as n (name, type, nth) on n.nth <= p.pronargs
+        where p.pronamespace = 'public'::regnamespace order by 1, n.nth"""
+    )
+    found: dict[str, dict[str, str]] = {}
+    for function, name, type_ in rows:
+        found.setdefault(function, {})
+        if name is not None:
+            found[function][name] = type_
+    return found
+
+
+async def keys(world: World, function: str, arguments: dict[str, Any], name: str) -> list[str]:
+    """The keys a parameter takes, as the refusal of another one tells them."""
+    asked = {**arguments, name: {**(arguments.get(name) or {}), "?": 1}}
+    answer = await world.rpc("service", function, **asked)
+    hint = str((answer.json or {}).get("hint")) if answer.status == 400 else ""
+    known = _KNOWN.search(hint)
+    return re.split(r", | and ", known[1]) if known else []
+
+
+async def attacks_on(
+    world: World, function: str, types: dict[str, str]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Calls of a function with an attack in each place in turn."""
+    arguments = CALLS[function](world)
+    calls = []
+    for name, type_ in types.items():
+        if type_ == "jsonb" and isinstance(arguments.get(name, {}), dict):
+            known = await keys(world, function, arguments, name)
+            base = {**dict.fromkeys(known, "x"), **(arguments.get(name) or {})}
+        elif type_ in ("text", "jsonb", "text[]"):
+            base = arguments.get(name) or {"text": "x", "text[]": ["x"]}.get(type_, {})
+        else:
+            base = "x"
+        # A number, a time or an id is converted before the function begins: one will do.
+        for attack in ATTACKS if type_ in ("text", "jsonb", "text[]") else ATTACKS[:1]:
+            for changed in variants(base, attack):
+                if isinstance(changed, dict) and isinstance(base, dict):
+                    # One of the keys we made up, alone: together they would hide each other.
+                    kept = {
+                        key: value
+                        for key, value in changed.items()
+                        if key in (arguments.get(name) or {}) or value != "x"
+                    }
+                    calls.append((name, {**arguments, name: kept}))
+                else:
+                    calls.append((name, {**arguments, name: changed}))
+    return calls
+
+
+@pytest.mark.parametrize(
+    "statement", ["select '?'", "select e'?'", 'select 1 as "?"', "select ?", "select $sql$?$sql$"]
+)
+async def test_an_attack_would_be_noticed(admin, statement):
+    """Each way to put a text into a statement is one that an attack gets out of."""
+    await admin.execute("create sequence public.attacks")
+    codes = set()
+    for attack in ATTACKS:
+        try:
+            await admin.execute(statement.replace("?", attack))
+        except asyncpg.PostgresError as error:
+            codes.add(error.sqlstate)
+    moved = await admin.fetchval("select is_called from public.attacks")
+    await admin.execute("drop sequence public.attacks")
+    assert moved or "42601" in codes
+
+
+async def test_no_argument_of_any_function(world, admin, counter):
+    tried: set[tuple[str, str]] = set()
+    functions = await parameters(admin)
+    for function, types in functions.items():
+        for name, arguments in await attacks_on(world, function, types):
+            code = await refusal(admin, function, types, arguments)
+            # Refused by us, or no number, time or id; never what a parser or a planner says.
+            assert code is None or code.startswith(("PT4", "22")), (function, arguments, code)
+            tried.add((function, name))
+        assert not await counter(), function
+    assert tried == {(function, name) for function, types in functions.items() for name in types}
+
+
+async def test_no_argument_of_what_users_may_call(world, admin, counter):
+    """The same through the API, where every user can try it."""
+    users = await admin.fetch(
+        """select proname from pg_proc where pronamespace = 'public'::regnamespace
+        and has_function_privilege('authenticated', oid, 'execute')"""
+    )
+    functions = await parameters(admin)
+    for (function,) in users:
+        for _, arguments in await attacks_on(world, function, functions[function]):
+            answer = await world.rpc("stranger", function, **arguments)
+            assert answer.status in (200, 400, 403, 404, 409, 422), (function, arguments, answer)
+            assert not str(answer.code).startswith("42"), (function, arguments, answer)
+    assert len(users) >= 10
+
+
+@pytest.mark.parametrize("function", ["list_jobs", "change_jobs", "failure_reasons"])
+async def test_no_key_of_a_filter_is_left_out(world, function):
+    """The filters become a query's text; each key the function knows is among the attacks."""
+    known = await keys(world, function, CALLS[function](world), "filter")
+    assert {"queue", "status", "tag", "metadata", "error", "job_ids", "created_before"} <= {*known}
+    calls = await attacks_on(world, function, {"filter": "jsonb"})
+    attacked = {
+        key
+        for _, arguments in calls
+        for key, value in arguments["filter"].items()
+        if any(json.dumps(attack) in json.dumps(value) for attack in ATTACKS)
+    }
+    assert {*known} <= attacked
+
+
+@pytest.mark.parametrize("role", ["anon", "stranger", "service"])
+@pytest.mark.parametrize("table", ["job_queue", "generations", "images", "failed_jobs_recent"])
+async def test_no_part_of_a_query(world, counter, table, role):
+    for attack in ATTACKS:
+        for query in (
+            {"id": f"eq.{attack}"},
+            {"id": f"in.({attack})"},
+            {"select": attack},
+            {"select": f"id,{attack}"},
+            {"select": f"id::{attack}"},
+            {"order": attack},
+            {"order": f"id.{attack}"},
+            {"limit": attack},
+            {"or": f"(id.eq.{attack},id.is.null)"},
+            {attack: "eq.1"},
+            {"payload->>a": f"eq.{attack}"},
+            {f"payload->{attack}": "eq.1"},
+            {"job_type": f"like.{attack}"},
+            {"job_type": f"fts({attack}).x"},
+        ):
+            answer = await world.ask(role, "GET", f"/rest/v1/{table}", params=query)
+            # A column that is not there is PostgREST's to look up: 42703, and names are quoted.
+            assert answer.status < 500, (query, answer)
+            assert answer.code not in ("42601", "42P02", "42704", "42883"), (query, answer)
+        headers = {
+            "prefer": f"timezone={attack}",
+            "range": attack,
+            "accept-profile": attack,
+            "x-client-info": attack,
+        }
+        for name, value in headers.items():
+            answer = await world.ask(role, "GET", f"/rest/v1/{table}", headers={name: value})
+            assert answer.status < 500, (name, answer)
+
+
+async def test_no_name_in_storage(world, counter):
+    for attack in ATTACKS:
+        for method, path, content in (
+            ("GET", "object/pictures/", {}),
+            ("POST", "object/list/pictures", {"json": {"prefix": attack, "search": attack}}),
+            (
+                "POST",
+                "object/list/pictures",
+                {"json": {"prefix": "", "sortBy": {"column": attack, "order": attack}}},
+            ),
+            ("DELETE", "object/pictures", {"json": {"prefixes": [attack]}}),
+            ("POST", "object/sign/pictures", {"json": {"expiresIn": 60, "paths": [attack]}}),
+            ("POST", "bucket", {"json": {"name": attack}}),
+        ):
+            answer = await world.ask("service", method, f"/storage/v1/{path}", **content)
+            assert answer.status < 500, (path, answer)
+        params = {"search": attack, "sortColumn": attack, "sortOrder": attack}
+        answer = await world.ask("service", "GET", "/storage/v1/bucket", params=params)
+        assert answer.status < 500, answer
+
+
+async def test_no_claim_of_a_token(world, admin, counter, arena):
+    """Claims are set by PostgREST and read by policies; a sub that is no uuid finds nothing."""
+    for attack in ATTACKS:
+        claims = {"role": "authenticated", "sub": attack, "email": attack, "exp": 4102444800}
+        token = jwt.encode(claims, arena.jwt_secret, algorithm="HS256")
+        headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+        for path in ("job_queue", "rpc/list_jobs", "rpc/start_generation"):
+            method = "POST" if "/" in path else "GET"
+            content = {"prompt": "x"} if "start" in path else {}
+            answer = await world.http.request(
+                method, f"/rest/v1/{path}", headers=headers, json=content or None
+            )
+            assert answer.status_code < 500, answer.text
+            assert answer.status_code != 200 or answer.json() == []

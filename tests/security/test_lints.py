@@ -1,0 +1,106 @@
+"""What the platform's own linters say of the migrated database: nothing at WARN or above.
+
+`supabase db advisors` runs splinter's lints, `supabase db lint` plpgsql_check. Both are the real
+CLI's; with a database URL they need neither Docker nor a project.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
+
+#: Statements that are put together from text. Each was read: the text is the function's own.
+BUILT_FROM_CONSTANTS = {"_prune_misc"}
+
+# Every function, those of triggers too, which the CLI leaves out.
+_CHECK = """
+select p.proname as function, c.level, c.message, c.lineno, c.detail
+from pg_proc p
+join pg_language l on l.oid = p.prolang and l.lanname = 'plpgsql'
+left join pg_trigger t on t.tgfoid = p.oid,
+lateral extensions.plpgsql_check_function_tb(
+  p.oid, coalesce(t.tgrelid, 0)::regclass, extra_warnings => true, security_warnings => true) c
+where p.pronamespace in ('public'::regnamespace, 'picture_queue'::regnamespace)
+"""
+
+
+def supabase(cli: Path, command: str, db_url: str, *flags: str) -> tuple[int, list[dict[str, Any]]]:
+    """Runs a command of the CLI on a database; its exit status, and what it found."""
+    done = subprocess.run(
+        [cli, "db", command, "--db-url", f"{db_url}?sslmode=disable", *flags,
+         "--output-format", "json", "--agent", "no"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    answer = json.loads(done.stdout)
+    assert "error" not in answer, answer
+    return done.returncode, answer.get("results", [])
+
+
+def test_the_advisors_find_nothing_at_warn_or_above(debian, supabase_cli):
+    status, found = supabase(
+        supabase_cli, "advisors", debian.db_url, "--level", "info", "--fail-on", "warn"
+    )
+    assert [lint for lint in found if lint["level"] != "INFO"] == []
+    assert status == 0
+    # They did look: tables that no API role may read have row level security and no policy.
+    assert "picture_queue.prediction" in {
+        f"{lint['metadata']['schema']}.{lint['metadata']['name']}"
+        for lint in found
+        if lint["name"] == "rls_enabled_no_policy"
+    }
+
+
+def test_the_linter_finds_nothing(debian, supabase_cli):
+    status, found = supabase(
+        supabase_cli, "lint", debian.db_url, "--level", "warning", "--fail-on", "warning"
+    )
+    assert found == []
+    assert status == 0
+
+
+async def test_both_find_what_is_wrong(debian, supabase_cli):
+    connection = await asyncpg.connect(debian.db_url, timeout=10)
+    try:
+        await connection.execute(
+            """create table public.canary (id integer);
+            grant select on public.canary to anon;
+            create function public.canary() returns integer language plpgsql
+            as $$ begin return (select nothing from public.canary); end $$"""
+        )
+        status, found = supabase(
+            supabase_cli, "advisors", debian.db_url, "--level", "warn", "--fail-on", "warn"
+        )
+        assert status != 0
+        assert {lint["name"] for lint in found} >= {
+            "rls_disabled_in_public",
+            "function_search_path_mutable",
+        }
+        status, found = supabase(
+            supabase_cli, "lint", debian.db_url, "--level", "warning", "--fail-on", "warning"
+        )
+        assert status != 0
+        assert [lint["function"] for lint in found] == ["public.canary"]
+    finally:
+        await connection.execute("drop function public.canary(); drop table public.canary")
+        await connection.close(timeout=5)
+
+
+async def test_no_function_builds_a_statement_from_what_somebody_said(debian):
+    connection = await asyncpg.connect(debian.db_url, timeout=10)
+    try:
+        found = [dict(row) for row in await connection.fetch(_CHECK)]
+    finally:
+        await connection.close(timeout=5)
+    rest = [
+        row
+        for row in found
+        if not (row["level"] == "security" and row["function"] in BUILT_FROM_CONSTANTS)
+    ]
+    assert rest == []
+    assert {row["function"] for row in found} == BUILT_FROM_CONSTANTS

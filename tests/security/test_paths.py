@@ -1,0 +1,187 @@
+"""No name reaches a file or a row that it does not name."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from tests.security.world import SECRET, Answer, World, path
+
+#: As bytes of a URL: clients would tidy them up.
+NAMES = (
+    b"..", b".", b"../x.png", b"a/../b.png", b"a/./b.png", b"../../../../etc/passwd",
+    b"%2e%2e/x.png", b"%2e%2e%2fx.png", b"a%2f..%2fb.png", b"..%2f..%2fetc%2fpasswd",
+    b"%252e%252e%252fx.png", b"..%5cx.png", b"..\\x.png", b"%00", b"x.png%00.txt",
+    b"%c0%ae%c0%ae%2fx", b"%ff%fe", b"%0d%0aset-cookie:%20a", b"~root/x.png",
+    b"%23", b"file:%2f%2f%2fetc%2fpasswd%7f", b"%e2%80%ae.png",
+)  # fmt: skip
+#: These are names like others, and stay inside the store.
+ODD = (
+    b"/etc/passwd",
+    b"//x.png",
+    b"a//b.png",
+    b"....//x.png",
+    b"...",
+    b"-rf",
+    b"*",
+    b"x.png%3ftoken=1",
+)
+BUCKETS = (
+    b"..",
+    b".",
+    b"%2e%2e",
+    b"..%2fobjects",
+    b"pictures%2f..",
+    b"%00",
+    b"%ff",
+    b"pictures%00",
+)
+
+
+async def ask(world: World, role: str, method: str, target: bytes, **content: Any) -> Answer:
+    """A request whose path is sent as it is."""
+    target = b"/storage/v1/" + target
+    extensions = {"target": target}
+    headers = {**world.keys[role], **content.pop("headers", {})}
+    answer = await world.http.request(
+        method, "/storage/v1/", headers=headers, extensions=extensions, **content
+    )
+    return Answer(answer.status_code, answer.text, answer.headers)
+
+
+def refused(answer: Answer, what: Any) -> None:
+    assert answer.status in (400, 404), (what, answer)
+    assert "set-cookie" not in answer.headers
+    assert "/storage" not in answer.text.replace("/storage/v1/", ""), answer.text
+
+
+def kept(arena: Any) -> set[Path]:
+    """The files of the store, each named by the version's id."""
+    found = {file for file in Path(arena.data_dir).rglob("*") if file.is_file()}
+    stored = {file for file in found if file.parent.parent.name == "objects"}
+    assert stored and all(UUID(file.name) for file in stored)
+    return stored
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:20]))
+async def test_a_name_that_leads_elsewhere_is_refused(world: World, arena: Any, name: bytes):
+    before = kept(arena)
+    png = {"content": b"x", "headers": {"content-type": "image/png"}}
+    for role in ("service", "owner"):
+        for method, target, content in (
+            ("POST", b"object/pictures/" + name, png),
+            ("PUT", b"object/pictures/" + name, png),
+            ("GET", b"object/pictures/" + name, {}),
+            ("GET", b"object/authenticated/pictures/" + name, {}),
+            ("GET", b"object/public/pictures/" + name, {}),
+            ("GET", b"object/info/pictures/" + name, {}),
+            ("GET", b"object/sign/pictures/" + name + b"?token=" + world.tokens[role].encode(), {}),
+            ("POST", b"object/sign/pictures/" + name, {"json": {"expiresIn": 60}}),
+            ("DELETE", b"object/pictures/" + name, {}),
+        ):
+            refused(await ask(world, role, method, target, **content), (role, method, target))
+    assert kept(arena) == before
+
+
+@pytest.mark.parametrize("name", ODD, ids=repr)
+async def test_an_odd_name_is_a_name(world: World, arena: Any, name: bytes):
+    before = kept(arena)
+    png = {"content": b"x", "headers": {"content-type": "image/png"}}
+    target = b"object/pictures/" + name
+    refused(await ask(world, "owner", "POST", target, **png), name)
+    stored = await ask(world, "service", "POST", target, **png)
+    assert stored.status == 200, stored
+    (file,) = kept(arena) - before
+    assert file.read_bytes() == b"x"
+    refused(await ask(world, "owner", "GET", target), name)
+    assert (await ask(world, "service", "GET", target)).text == "x"
+    assert (await ask(world, "service", "DELETE", target)).status == 200
+    assert kept(arena) == before
+
+
+@pytest.mark.parametrize("bucket", BUCKETS, ids=repr)
+async def test_a_bucket_that_leads_elsewhere_is_refused(world: World, arena: Any, bucket: bytes):
+    before = kept(arena)
+    png = {"content": b"x", "headers": {"content-type": "image/png"}}
+    for method, target, content in (
+        ("POST", b"object/" + bucket + b"/x.png", png),
+        ("GET", b"object/" + bucket + b"/x.png", {}),
+        ("GET", b"object/public/" + bucket + b"/x.png", {}),
+        ("GET", b"bucket/" + bucket, {}),
+        ("POST", b"object/sign/" + bucket + b"/x.png", {"json": {"expiresIn": 60}}),
+    ):
+        refused(await ask(world, "service", method, target, **content), (method, target))
+    assert kept(arena) == before
+
+
+async def test_no_other_spelling_opens_the_folder_of_another(world: World):
+    """Nor does a name that begins in one's own folder and goes on elsewhere."""
+    mine, other = world.users["stranger"], path(world)
+    for name in (
+        f"{mine}/../{other}",
+        f"{mine}/%2e%2e/{other}",
+        f"{mine}%2f..%2f{other}",
+        f"{mine}/..;/{other}",
+        f"/{other}",
+        f"./{other}",
+        other.upper(),
+        other.replace("/", "%2f"),
+        other.replace("/", "//"),
+        other + "/",
+        other + "%20",
+        f"%20{other}",
+    ):
+        for target in ("object/pictures/", "object/info/pictures/", "object/sign/pictures/"):
+            content = {"json": {"expiresIn": 60}} if "sign" in target else {}
+            method = "POST" if content else "GET"
+            answer = await ask(world, "stranger", method, (target + name).encode(), **content)
+            refused(answer, name)
+            assert SECRET not in answer.text
+        for prefix in (name, name.rpartition("/")[0]):
+            listed = await world.ask(
+                "stranger", "POST", "/storage/v1/object/list/pictures", json={"prefix": prefix}
+            )
+            assert (listed.status, listed.json) == (200, [])
+
+
+@pytest.mark.parametrize("text", ["\0", "a\0b", "../", "%", "_", "\\", "\U0001f600", "\u202e"])
+async def test_a_prefix_or_a_list_of_names_is_text(world: World, text: str):
+    """What it finds is what begins so: `%` and `_` stand for themselves."""
+    for target, content in (
+        ("object/list/pictures", {"prefix": "", "search": text}),
+        ("object/list/pictures", {"prefix": text}),
+        ("object/sign/pictures", {"expiresIn": 60, "paths": [text]}),
+    ):
+        answer = await world.ask("service", "POST", f"/storage/v1/{target}", json=content)
+        assert answer.status in (200, 400), answer
+        if answer.status == 200:
+            assert answer.json == [] or answer.json[0].get("signedURL", "x") is None, answer
+    answer = await world.ask(
+        "service", "DELETE", "/storage/v1/object/pictures", json={"prefixes": [text]}
+    )
+    assert answer.status == 400 or (answer.status, answer.json) == (200, []), answer
+
+
+async def test_bytes_that_are_no_text_are_refused(world: World):
+    """In a path, which no client sends so, and as half a character in a JSON text."""
+    host, _, port = world.api_url.removeprefix("http://").partition(":")
+    key = world.keys["service"]["apikey"]
+    for target in (b"object/pictures/\xff\xfe.png", b"bucket/\xff", b"\xff"):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = b"GET /storage/v1/" + target + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+        writer.write(head + b"apikey: " + key.encode() + b"\r\n\r\n")
+        status = (await reader.readline()).split()[1]
+        writer.close()
+        assert status in (b"400", b"404"), (target, status)
+    for target, text in (
+        ("object/list/pictures", b'{"prefix": "\\ud800"}'),
+        ("object/sign/pictures", b'{"expiresIn": 60, "paths": ["\\ud800"]}'),
+        ("bucket", b'{"name": "\\ud800"}'),
+    ):
+        headers = {"content-type": "application/json"}
+        answer = await world.ask(
+            "service", "POST", f"/storage/v1/{target}", content=text, headers=headers
+        )
+        assert answer.status == 400, (target, answer)

@@ -1,0 +1,245 @@
+"""Tokens that somebody made up, on each way in: they open nothing, and are told so."""
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+import websockets
+
+from tests.security.line import dial
+from tests.security.world import World, path
+
+_NEVER = 4102444800
+_OTHER_SECRET = "another-secret-of-at-least-32-characters"
+
+
+def _part(content: Any) -> str:
+    text = json.dumps(content, separators=(",", ":")).encode()
+    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+
+
+def _claims(world: World, **changes: Any) -> dict[str, Any]:
+    """What the owner's own token says."""
+    claims = {
+        "sub": world.users["owner"],
+        "role": "authenticated",
+        "aud": "authenticated",
+        "exp": _NEVER,
+    }
+    return {**claims, **changes}
+
+
+def _signed(claims: dict[str, Any], secret: str, algorithm: str = "HS256") -> str:
+    return jwt.encode(claims, secret, algorithm=algorithm)
+
+
+def _unsigned(claims: dict[str, Any], algorithm: str) -> str:
+    return f"{_part({'alg': algorithm, 'typ': 'JWT'})}.{_part(claims)}."
+
+
+def _swapped(world: World, secret: str) -> str:
+    """A good signature under claims that became better."""
+    head, _, signature = _signed(_claims(world), secret).split(".")
+    return f"{head}.{_part(_claims(world, role='service_role'))}.{signature}"
+
+
+BAD: dict[str, Callable[[World, str], str]] = {
+    "forged": lambda w, s: _signed(_claims(w), _OTHER_SECRET),
+    "forged for the service": lambda w, s: _signed(
+        {"role": "service_role", "exp": _NEVER}, _OTHER_SECRET
+    ),
+    "alg none": lambda w, s: _unsigned(_claims(w), "none"),
+    "alg NONE": lambda w, s: _unsigned(_claims(w, role="service_role"), "NONE"),
+    "alg none with a signature": lambda w, s: (
+        _unsigned(_claims(w), "none") + _signed(_claims(w), s).split(".")[2]
+    ),
+    "no signature": lambda w, s: _signed(_claims(w), s).rpartition(".")[0] + ".",
+    "another algorithm": lambda w, s: _signed(_claims(w), s + s, "HS512"),
+    "claims exchanged": _swapped,
+    "expired": lambda w, s: _signed(_claims(w, exp=int(time.time()) - 60), s),
+    "not yet valid": lambda w, s: _signed(_claims(w, nbf=int(time.time()) + 3600), s),
+    "a role of the database": lambda w, s: _signed(_claims(w, role="postgres"), s),
+    "a role that is no text": lambda w, s: _signed(_claims(w, role=["service_role"]), s),
+    "no token": lambda w, s: "nonsense",
+}
+
+
+@pytest.fixture(params=BAD, ids=lambda name: name.replace(" ", "-"))
+def bad(request: Any, world: World, arena: Any) -> str:
+    """A token that is not valid here."""
+    return BAD[request.param](world, arena.jwt_secret)
+
+
+async def test_a_bad_token_opens_nothing_of_rest(world: World, bad: str, arena: Any):
+    for headers in (
+        {"apikey": arena.anon_key, "authorization": f"Bearer {bad}"},
+        {"apikey": arena.service_role_key, "authorization": f"Bearer {bad}"},
+        {"apikey": bad},
+        {"authorization": f"Bearer {bad}"},
+    ):
+        for method, target in (
+            ("GET", "job_queue"),
+            ("POST", "rpc/list_jobs"),
+            ("POST", "rpc/queue_status"),
+            ("GET", ""),
+        ):
+            answer = await world.http.request(method, f"/rest/v1/{target}", headers=headers)
+            assert answer.status_code == 401, answer.text
+            assert answer.json()["code"] in ("PGRST301", "PGRST303"), answer.text
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_a_bad_token_opens_nothing_of_realtime(world: World, bad: str, arena: Any):
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with dial(arena.api_url, bad):
+            pass
+    assert refused.value.response.status_code == 401
+    topic = f"pq:user:{world.users['owner']}"
+    async with dial(arena.api_url, arena.anon_key) as line:
+        reason = await line.join(topic, bad)
+        assert reason is not None
+        assert reason.partition(":")[0] in ("InvalidJWTToken", "JwtSignatureError", "MalformedJWT")
+        # A channel that was joined with a good one ends when it is renewed with a bad one.
+        assert await line.join(topic, world.tokens["owner"]) is None
+        await line.send(f"realtime:{topic}", "access_token", {"access_token": bad})
+        assert [message["event"] for message in line.heard] == ["system", "phx_close"]
+    url = f"/realtime/v1/api/broadcast/{topic}/events/x?private=true"
+    for headers in ({"apikey": bad}, {"apikey": arena.anon_key, "authorization": f"Bearer {bad}"}):
+        answer = await world.http.post(url, headers=headers, json={})
+        assert answer.status_code == 401
+
+
+async def test_a_bad_token_opens_nothing_of_storage(world: World, bad: str, arena: Any):
+    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {bad}"}
+    name = path(world)
+    for method, target, status, content in (
+        ("GET", f"object/pictures/{name}", "404", None),
+        ("GET", f"object/info/pictures/{name}", "404", None),
+        ("GET", f"object/authenticated/pictures/{name}", "403", None),
+        ("POST", "object/list/pictures", "403", {"prefix": ""}),
+        ("POST", f"object/sign/pictures/{name}", "403", {"expiresIn": 60}),
+        ("DELETE", "object/pictures", "403", {"prefixes": [name]}),
+        ("POST", f"object/pictures/{name}", "403", {}),
+        ("GET", "bucket", "403", None),
+        ("POST", "bucket", "403", {"name": "mine"}),
+    ):
+        answer = await world.http.request(
+            method, f"/storage/v1/{target}", headers=headers, json=content
+        )
+        assert (answer.status_code, answer.json()["statusCode"]) == (400, status), answer.text
+    url = f"/storage/v1/object/sign/pictures/{name}"
+    answer = await world.http.get(url, params={"token": bad})
+    assert answer.status_code == 400
+    assert answer.json()["error"] in ("InvalidJWT", "InvalidSignature")
+
+
+# Auth asks for the subject and not for the role, here as on the platform.
+@pytest.mark.parametrize("flaw", [flaw for flaw in BAD if not flaw.startswith("a role")])
+async def test_a_bad_token_opens_nothing_of_auth(world: World, flaw: str, arena: Any):
+    token = BAD[flaw](world, arena.jwt_secret)
+    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+    for method, target, content in (
+        ("GET", "user", None),
+        ("PUT", "user", {"password": "another horse battery"}),
+        ("POST", "logout", None),
+    ):
+        answer = await world.http.request(
+            method, f"/auth/v1/{target}", headers=headers, json=content
+        )
+        assert (answer.status_code, answer.json()["error_code"]) == (403, "bad_jwt")
+
+
+async def test_a_bad_token_sets_no_fault(world: World, bad: str):
+    for headers in ({"apikey": bad}, {"authorization": f"Bearer {bad}"}):
+        answer = await world.http.post("/_faults", headers=headers, json={"network_cut": True})
+        assert answer.status_code == 403
+
+
+async def test_without_a_key_there_is_nothing(world: World):
+    name = path(world)
+    for method, target, status in (
+        ("GET", "/rest/v1/job_queue", 401),
+        ("POST", "/rest/v1/rpc/list_jobs", 401),
+        ("POST", "/realtime/v1/api/broadcast", 401),
+        ("GET", "/auth/v1/user", 401),
+        ("GET", f"/storage/v1/object/pictures/{name}", 400),
+        ("POST", "/storage/v1/object/list/pictures", 400),
+        ("GET", "/_faults", 403),
+    ):
+        answer = await world.http.request(method, target)
+        assert answer.status_code == status, answer.text
+
+
+async def test_a_token_without_a_role_is_nobodys(world: World, arena: Any):
+    claims = _claims(world)
+    del claims["role"]
+    token = _signed(claims, arena.jwt_secret)
+    await _is_nobody(world, arena, token)
+
+
+async def test_the_token_of_a_signed_url_opens_only_that_url(world: World, arena: Any):
+    """It is signed with the same secret, for another audience."""
+    name = path(world)
+    signed = await world.ask(
+        "owner", "POST", f"/storage/v1/object/sign/pictures/{name}", json={"expiresIn": 60}
+    )
+    url = signed.json["signedURL"]
+    assert (await world.http.get(f"/storage/v1{url}")).status_code == 200
+    token = url.partition("token=")[2]
+    await _is_nobody(world, arena, token)
+    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+    assert (await world.http.get("/auth/v1/user", headers=headers)).status_code == 403
+    # Nor does it open another picture, and no other token opens this one.
+    for bucket, other, key in (
+        ("pictures", "nobody/xyzzy.png", token),
+        (world["bucket"], name, token),
+        ("pictures", name, world.tokens["owner"]),
+        ("pictures", name, arena.service_role_key),
+    ):
+        answer = await world.http.get(
+            f"/storage/v1/object/sign/{bucket}/{other}", params={"token": key}
+        )
+        assert (answer.status_code, answer.json()["error"]) == (400, "InvalidSignature")
+
+
+async def _is_nobody(world: World, arena: Any, token: str) -> None:
+    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+    for target in ("job_queue", "generations", "queue_health"):
+        answer = await world.http.get(f"/rest/v1/{target}", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "42501")
+    answer = await world.http.post("/rest/v1/rpc/list_jobs", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (401, "42501")
+    name = path(world)
+    answer = await world.http.get(f"/storage/v1/object/pictures/{name}", headers=headers)
+    assert (answer.status_code, answer.json()["statusCode"]) == (400, "404")
+    async with dial(arena.api_url, arena.anon_key) as line:
+        reason = await line.join(f"pq:user:{world.users['owner']}", token)
+        assert reason is not None and reason.startswith("Unauthorized: ")
+
+
+@pytest.mark.parametrize("audience", ["another-project", ["a", "b"], "", None, "service_role"])
+async def test_another_audience_gives_no_more_than_the_subject_has(
+    world: World, arena: Any, audience: Any
+):
+    """No part of the platform looks at `aud`: tokens of other issuers carry their project's name.
+
+    What a token may do is its role's and its subject's; whoever can sign one can sign any.
+    """
+    claims = _claims(world, sub=world.users["stranger"], aud=audience)
+    token = _signed(claims, arena.jwt_secret)
+    headers = {"apikey": arena.anon_key, "authorization": f"Bearer {token}"}
+    for method, target in (("GET", "generations"), ("POST", "rpc/list_jobs")):
+        answer = await world.http.request(method, f"/rest/v1/{target}", headers=headers)
+        assert (answer.status_code, answer.json()) == (200, [])
+    answer = await world.http.post("/rest/v1/rpc/queue_status", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "42501")
+    name = path(world)
+    answer = await world.http.get(f"/storage/v1/object/pictures/{name}", headers=headers)
+    assert (answer.status_code, answer.json()["statusCode"]) == (400, "404")
+    async with dial(arena.api_url, arena.anon_key) as line:
+        assert await line.join(f"pq:user:{world.users['owner']}", token) is not None
+        assert await line.join(f"pq:user:{world.users['stranger']}", token) is None

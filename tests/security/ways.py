@@ -1,0 +1,178 @@
+"""How a role gets at an object: each way is tried, and all have to agree.
+
+A try ends as `yes`, as `nothing` (answered as if there were none), or as `no`; an answer that is
+none of these fails the test, as does a word the role must not read.
+"""
+
+from typing import Any
+
+from tests.security.calls import CALLS
+from tests.security.world import Answer, World
+
+YES, NOTHING, NO = "yes", "nothing", "no"
+MARKS = {YES: "", NOTHING: "0", NO: "-"}
+
+_COUNTED = {"prefer": "count=exact"}
+_UNWRITABLE = ("55000", "42809")  # by nobody
+_UNKNOWN = ("PGRST202", "PGRST205", "42P01", "42883")  # 404: no such function or table
+
+
+def _refused(role: str, answer: Answer) -> bool:
+    """Whether it was refused for want of rights, with the status that belongs to the role."""
+    return answer.code == "42501" and answer.status == (401 if role == "anon" else 403)
+
+
+def _absent(answer: Answer) -> bool:
+    """Whether there is no such thing; of a table to write to, PostgREST 12 says `{}`."""
+    if answer.status == 404:
+        return answer.code in _UNKNOWN or answer.text == "{}"
+    return answer.status == 406 and answer.code == "PGRST106"
+
+
+class Tries:
+    """All tries of one role, with what it must not read kept out of every answer."""
+
+    def __init__(self, world: World, role: str) -> None:
+        self.world = world
+        self.role = role
+
+    async def ask(self, method: str, path: str, **content: Any) -> Answer:
+        answer = await self.world.ask(self.role, method, path, **content)
+        shown = answer.text + str(answer.headers.multi_items())
+        sent = path + repr(content)
+        for word in self.world.not_for(self.role, sent):
+            assert word not in shown, f"{self.role} reads {word} in {method} {path}: {shown}"
+        return answer
+
+    # Through PostgREST.
+
+    async def read(self, name: str, headers: dict[str, str] | None = None) -> str:
+        answer = await self.ask("GET", f"/rest/v1/{name}", headers={**_COUNTED, **(headers or {})})
+        if answer.status in (200, 206):
+            rows, (_, _, total) = answer.json, answer.headers["content-range"].partition("/")
+            assert len(rows) == int(total), "the count tells of rows that are not shown"
+            for row in rows:
+                owners = {self.world.users.get(self.role), row.get("user_id")}
+                assert self.role == "service" or len(owners) == 1, row
+            return YES if rows else NOTHING
+        assert _refused(self.role, answer) or _absent(answer), answer
+        return NO
+
+    async def write(self, name: str, headers: dict[str, str] | None = None) -> str:
+        column = "queue" if name == "queue_health" else "user_id"
+        mine = {column: self.world.users["stranger"]}
+        where = f"/rest/v1/{name}?{column}=eq.{self.world.users['owner']}"
+        upsert = {"prefer": "resolution=merge-duplicates,return=representation"}
+        for method, path, content in (
+            ("POST", f"/rest/v1/{name}", {"json": mine}),
+            ("POST", f"/rest/v1/{name}", {"json": [mine], "headers": upsert}),
+            ("PATCH", where, {"json": mine}),
+            ("DELETE", where, {}),
+        ):
+            content["headers"] = {**content.get("headers", {}), **(headers or {})}
+            answer = await self.ask(method, path, **content)
+            if answer.code in _UNWRITABLE:
+                continue  # a view over a function, a sequence: before any right is asked
+            if _absent(answer):
+                break  # of a name that is no table one verb says as much as all
+            assert _refused(self.role, answer), (method, path, answer)
+        return NO
+
+    async def execute(self, name: str, headers: dict[str, str] | None = None) -> str:
+        arguments = CALLS[name](self.world) if name in CALLS else {}
+        path = f"/rest/v1/rpc/{name}"
+        answer = await self.ask("POST", path, json=arguments, headers=headers)
+        if answer.status < 300:
+            return NOTHING if self.role == "stranger" and answer.json == [] else YES
+        if answer.status == 404 and (answer.code or "").startswith("PQ_UNKNOWN"):
+            return NOTHING
+        assert _refused(self.role, answer) or _absent(answer), (name, answer)
+        return NO
+
+    # Through Storage.
+
+    async def read_file(self, bucket: str, name: str) -> str:
+        folder, _, base = name.rpartition("/")
+        ends = set()
+        for method, path, content in (
+            ("GET", f"object/{bucket}/{name}", {}),
+            ("HEAD", f"object/{bucket}/{name}", {}),
+            ("GET", f"object/authenticated/{bucket}/{name}", {}),
+            ("GET", f"object/info/{bucket}/{name}", {}),
+            ("GET", f"object/info/authenticated/{bucket}/{name}", {}),
+            ("POST", f"object/sign/{bucket}/{name}", {"json": {"expiresIn": 60}}),
+            ("POST", f"object/sign/{bucket}", {"json": {"expiresIn": 60, "paths": [name]}}),
+            ("POST", f"object/list/{bucket}", {"json": {"prefix": folder}}),
+        ):
+            answer = await self.ask(method, f"/storage/v1/{path}", **content)
+            if answer.status == 400:
+                assert method == "HEAD" or answer.json["statusCode"] in ("403", "404"), answer
+                ends.add(NO)
+            elif path == f"object/list/{bucket}":
+                assert answer.status == 200
+                ends.add(YES if base in [entry["name"] for entry in answer.json] else NO)
+            elif path == f"object/sign/{bucket}":
+                assert answer.status == 200
+                ends.add(YES if answer.json[0]["signedURL"] else NO)
+            else:
+                assert answer.status == 200, (path, answer)
+                ends.add(YES)
+        # A private bucket has no public side, whoever asks.
+        for path in (f"object/public/{bucket}/{name}", f"object/info/public/{bucket}/{name}"):
+            answer = await self.ask("GET", f"/storage/v1/{path}")
+            assert (answer.status, answer.json["statusCode"]) == (400, "404"), answer
+        assert len(ends) == 1, f"{self.role} may read {name} one way and not the other"
+        return ends.pop()
+
+    async def write_file(self, bucket: str, name: str) -> str:
+        new = f"{name.rpartition('/')[0]}/new-{self.role}.png"
+        png = {"content": b"x", "headers": {"content-type": "image/png"}}
+        upsert = {**png, "headers": {**png["headers"], "x-upsert": "true"}}
+        both = {"bucketId": bucket, "sourceKey": name, "destinationKey": new + ".2"}
+        ends = set()
+        for method, path, content in (
+            ("POST", f"object/{bucket}/{new}", png),
+            ("PUT", f"object/{bucket}/{name}", png),
+            ("POST", f"object/{bucket}/{name}", upsert),
+            ("POST", "object/copy", {"json": both}),
+            ("POST", "object/move", {"json": both}),
+            ("POST", f"object/upload/sign/{bucket}/{new}.3", {"json": {}}),
+            ("DELETE", f"object/{bucket}/{name}", {}),
+            ("DELETE", f"object/{bucket}", {"json": {"prefixes": [new, new + ".2"]}}),
+        ):
+            answer = await self.ask(method, f"/storage/v1/{path}", **content)
+            if answer.status == 501:
+                continue  # not in the embedded stack
+            if answer.status == 400:
+                assert answer.json["statusCode"] in ("403", "404"), (method, path, answer)
+                ends.add(NO)
+            elif path == f"object/{bucket}":
+                assert answer.status == 200
+                ends.add(YES if answer.json else NO)
+            else:
+                assert answer.status == 200, (method, path, answer)
+                ends.add(YES)
+        assert len(ends) == 1, f"{self.role} may write {name} one way and not the other"
+        return ends.pop()
+
+    async def read_bucket(self, bucket: str) -> str:
+        answer = await self.ask("GET", f"/storage/v1/bucket/{bucket}")
+        listed = await self.ask("GET", "/storage/v1/bucket")
+        assert listed.status == 200
+        names = [entry["name"] for entry in listed.json]
+        if answer.status == 200:
+            assert bucket in names
+            return YES
+        assert (answer.status, answer.json["statusCode"], names) == (400, "404", []), answer
+        return NO
+
+    async def write_bucket(self, bucket: str) -> str:
+        made = await self.ask("POST", "/storage/v1/bucket", json={"name": f"{self.role}-bucket"})
+        for method, path in (("PUT", bucket), ("DELETE", bucket), ("POST", f"{bucket}/empty")):
+            if self.role != "service":
+                answer = await self.ask(method, f"/storage/v1/bucket/{path}", json={"public": True})
+                assert answer.status in (400, 403, 501), answer
+        if made.status == 200:
+            return YES
+        assert (made.status, made.json["statusCode"]) == (400, "403"), made
+        return NO

@@ -1,0 +1,239 @@
+"""A project in use: two signed-up users, one of them with things the other must not see."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+
+#: In every text of the owner's. Nobody else may ever read it in an answer.
+SECRET = "xyzzy"
+
+
+@dataclass
+class Answer:
+    """What came back, in the words the tests use."""
+
+    status: int
+    text: str
+    headers: httpx.Headers
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text) if self.text else None
+
+    @property
+    def code(self) -> str | None:
+        """The error's code: PostgREST's, a SQLSTATE, or the first word of ours."""
+        body = self.json if self.status >= 400 else None
+        if not isinstance(body, dict):
+            return None
+        message = str(body.get("message"))
+        return message.partition(":")[0] if message.startswith("PQ_") else body.get("code")
+
+
+@dataclass
+class World:
+    """One way in for each role, and what is there to be tried on."""
+
+    api_url: str
+    db_url: str
+    http: httpx.AsyncClient
+    keys: dict[str, dict[str, str]]  # headers by role
+    tokens: dict[str, str]  # what Realtime takes, by role
+    users: dict[str, str]  # id by role: owner, stranger
+    queue: str = field(default_factory=lambda: f"q-{uuid4().hex[:8]}")
+    job_type: str = f"{SECRET}-resize"
+    prompt: str = f"a {SECRET} cat"
+    ids: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> str:
+        return self.ids[name]
+
+    async def ask(
+        self,
+        role: str,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        **content: Any,
+    ) -> Answer:
+        """One request as a role; redirects are not followed and nothing is repeated."""
+        answer = await self.http.request(
+            method, path, headers={**self.keys[role], **(headers or {})}, **content
+        )
+        return Answer(answer.status_code, answer.text, answer.headers)
+
+    async def rpc(self, role: str, name: str, /, **arguments: Any) -> Answer:
+        return await self.ask(role, "POST", f"/rest/v1/rpc/{name}", json=arguments)
+
+    async def do(self, role: str, name: str, /, **arguments: Any) -> Any:
+        """A call that has to succeed; its answer."""
+        answer = await self.rpc(role, name, **arguments)
+        assert answer.status < 300, (name, answer)
+        return answer.json
+
+    def not_for(self, role: str, request: str) -> set[str]:
+        """What an answer to that role must not hold, unless it was in the request."""
+        if role in ("owner", "service"):
+            return set()
+        hidden = {SECRET, self.users["owner"], *self.ids.values()}
+        return {word for word in hidden if word not in request}
+
+
+async def make(stack: Any, http: httpx.AsyncClient) -> World:
+    """Fills a project as its users and workers would."""
+    sessions = {}
+    for role in ("owner", "stranger"):
+        account = {"email": f"{uuid4().hex}@example.com", "password": "correct horse battery"}
+        sessions[role] = (
+            await http.post(
+                "/auth/v1/signup", json=account, headers={"apikey": stack.publishable_key}
+            )
+        ).json()
+    tokens = {
+        "anon": stack.anon_key,
+        "service": stack.service_role_key,
+        **{role: session["access_token"] for role, session in sessions.items()},
+    }
+    world = World(
+        stack.api_url,
+        stack.db_url,
+        http,
+        keys={
+            "anon": {"apikey": stack.publishable_key},
+            "service": {"apikey": stack.secret_key},
+            **{
+                role: {"apikey": stack.publishable_key, "authorization": f"Bearer {tokens[role]}"}
+                for role in sessions
+            },
+        },
+        tokens=tokens,
+        users={role: session["user"]["id"] for role, session in sessions.items()},
+    )
+    await _add_generations(world)
+    await _add_jobs(world)
+    await _add_files(world)
+    return world
+
+
+async def _add_generations(world: World) -> None:
+    """One that a worker is painting, and one that waits."""
+    for name in ("generation", "other_generation"):
+        started = await world.do("owner", "start_generation", prompt=world.prompt)
+        world.ids[name], world.ids[f"{name}_job"] = started["generation_id"], started["job_id"]
+        if name == "generation":
+            jobs = await world.do(
+                "service",
+                "claim_jobs",
+                worker="painter",
+                queues=["default"],
+                job_types=["generate-image"],
+                max_jobs=1000,
+                lease_seconds=3600,
+            )
+            (job,) = (job for job in jobs if job["id"] == started["job_id"])
+            world.ids["painting_lease"] = job["lease_id"]
+    under = {"job_id": world["generation_job"], "lease_id": world["painting_lease"]}
+    begun = await world.do("service", "begin_prediction", **under)
+    world.ids["prediction"] = begun["prediction"]["id"]
+    image = {"n": 1, "path": path(world), "mime_type": "image/png", "width": 1, "height": 1}
+    await world.do("service", "save_images", **under, images=[{**image, "bytes": 4}])
+
+
+async def _add_jobs(world: World) -> None:
+    """Jobs of the owner's in each state the calls need."""
+    common = {
+        "job_type": world.job_type,
+        "user_id": world.users["owner"],
+        "payload": {"note": SECRET},
+        "options": {"tags": [SECRET], "metadata": {"note": SECRET}},
+    }
+    for name in ("running", "failed", "stuck", "legacy"):
+        queue = f"{world.queue}-{name}"
+        world.ids[name] = await world.do("service", "enqueue_job", **common, queue=queue)
+        if name == "legacy":
+            (job,) = await world.do("service", "claim_next_job", queue=queue)
+        else:
+            (job,) = await world.do(
+                "service", "claim_jobs", worker="w", queues=[queue], job_types=[world.job_type]
+            )
+        world.ids[f"{name}_lease"] = job["lease_id"]
+    await world.do(
+        "service",
+        "report_jobs",
+        outcomes=[
+            {
+                "job_id": world["failed"],
+                "lease_id": world["failed_lease"],
+                "outcome": "failed",
+                "error": f"{SECRET} exploded",
+                "retryable": False,
+            }
+        ],
+    )
+    connection = await asyncpg.connect(world.db_url, timeout=10)
+    await connection.execute(
+        "update public.job_queue set lease_expires_at = now() - interval '1 second' where id = $1",
+        world["stuck"],
+    )
+    await connection.close(timeout=5)
+    for name in ("pending", "spare"):
+        world.ids[name] = await world.do(
+            "service",
+            "enqueue_job",
+            **common,
+            queue=world.queue,
+            idempotency_key=f"{SECRET}-{name}",
+            priority=int(name == "pending"),
+        )
+    # Without an owner its events go to a topic of its own.
+    world.ids["ownerless"] = await world.do(
+        "service", "enqueue_job", job_type=world.job_type, queue=world.queue
+    )
+    batch = await world.do(
+        "service",
+        "enqueue_batch",
+        jobs=[{"job_type": world.job_type, "queue": world.queue}],
+        metadata={"note": SECRET},
+    )
+    world.ids["batch"] = batch["batch_id"]
+    await world.do(
+        "service",
+        "set_schedule",
+        name=f"{SECRET}-nightly",
+        schedule={"cron": "0 3 * * *", "job_type": world.job_type, "queue": world.queue},
+    )
+
+
+async def _add_files(world: World) -> None:
+    """A picture of the owner's, one in nobody's folder, and one in another private bucket."""
+    world.ids["bucket"] = f"{SECRET}-{world.queue}"
+    made = await world.ask("service", "POST", "/storage/v1/bucket", json={"name": world["bucket"]})
+    assert made.status == 200, made
+    for bucket, name in places(world):
+        stored = await world.ask(
+            "service",
+            "POST",
+            f"/storage/v1/object/{bucket}/{name}",
+            content=SECRET.encode(),
+            headers={"content-type": "image/png", "x-upsert": "true"},
+        )
+        assert stored.status == 200, stored
+
+
+def path(world: World) -> str:
+    """Where the owner's picture is in its bucket."""
+    return f"{world.users['owner']}/{world['generation']}/1.png"
+
+
+def places(world: World) -> list[tuple[str, str]]:
+    """Bucket and name of each file."""
+    return [
+        ("pictures", path(world)),
+        ("pictures", f"nobody/{SECRET}.png"),
+        (world["bucket"], path(world)),
+    ]
