@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-sql test-extra test-long check format bench bench-quick bench-engine bench-smoke generate clean
+.PHONY: help setup demo test test-all test-sql test-extra test-matrix test-long check format bench bench-quick bench-engine bench-smoke generate clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,7 +35,10 @@ test-sql: $(READY) ## Run the pgTAP tests of supabase/tests (needs Debian's pgTA
 test-extra: $(READY) $(NPM_READY) ## Run the tests that need packages of Debian or npm (ARGS= for pytest)
 	@$(BIN)/pytest -m extra $(ARGS)
 
-test-all: test test-sql test-extra ## Run all tests, with those that need packages of Debian or npm
+test-matrix: $(READY) $(NPM_READY) ## Run the SQL's tests and the workers' on Postgres 15 to 18 (POSTGRES= selects)
+	@$(BIN)/python scripts/test_matrix.py $(POSTGRES)
+
+test-all: test test-extra test-matrix ## Run all tests, with those that need packages of Debian or npm
 
 test-long: $(READY) ## Check 2,000 long random histories of the engine (some 20 minutes), then the races
 	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine -s
