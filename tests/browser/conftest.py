@@ -211,13 +211,17 @@ def chromium_driver(node: str, node_modules: Path, chromium: str) -> Iterator[Ch
 
 
 @pytest.fixture(scope="session")
-def site(
-    stack: Any, node: str, node_modules: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The address of the example, served from a copy with the packages of tests/npm."""
+def site_copy(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the example with the packages of tests/npm."""
     copy = tmp_path_factory.mktemp("site") / "browser"
     shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("node_modules"))
     (copy / "node_modules").symlink_to(node_modules)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def site(stack: Any, node: str, site_copy: Path) -> Iterator[str]:
+    """The address of the example, served as `npm start` does it."""
     port = free_port()
     environment = os.environ | {
         "SUPABASE_URL": stack.api_url,
@@ -225,7 +229,7 @@ def site(
         "PORT": str(port),
     }
     server = subprocess.Popen(
-        [node, "serve.mjs"], cwd=copy, env=environment, stdout=subprocess.PIPE, text=True
+        [node, "serve.mjs"], cwd=site_copy, env=environment, stdout=subprocess.PIPE, text=True
     )
     try:
         assert server.stdout

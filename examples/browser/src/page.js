@@ -46,6 +46,7 @@ async function run(prompt, begin) {
   const { signal } = (following = new AbortController());
   generation_id = null;
   show({ status: "pending", progress: 0, started: false });
+  $("stage").scrollIntoView({ block: "nearest", behavior: "smooth" });
   try {
     const generation = await begin((state) => {
       generation_id = state.generation_id;
