@@ -1,9 +1,11 @@
 // Drives Chromium for pytest. A request is a line of JSON on standard input: [id, target, method,
-// arguments]; its answer a line on standard output: [id, value, error]. `page` and `context` are
-// Playwright's own, `driver` is below.
+// arguments]; its answer a line on standard output: [id, value, error]. `page`, its `clock` and
+// `context` are Playwright's own, `driver` is below.
+import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
-import { chromium } from "playwright-core";
 
+const [modules, executablePath] = process.argv.slice(2);
+const { chromium } = createRequire(`${modules}/`)("playwright-core");
 const FLAGS = [
   "--no-sandbox", // Chromium asks for it where it runs as root
   "--disable-gpu",
@@ -14,7 +16,7 @@ const FLAGS = [
   "--disable-sync",
 ];
 
-const browser = await chromium.launch({ executablePath: process.argv[2], args: FLAGS });
+const browser = await chromium.launch({ executablePath, args: FLAGS });
 /** @type {Record<string, any>} */
 const targets = { driver: { open, heard, problems: () => problems } };
 let frames = []; // of the page's sockets: "sent", "received" or "closed", and the text
@@ -33,7 +35,7 @@ async function open(options) {
     socket.on("framereceived", ({ payload }) => frames.push(["received", String(payload)]));
     socket.on("close", () => frames.push(["closed", ""]));
   });
-  Object.assign(targets, { context, page });
+  Object.assign(targets, { context, page, clock: page.clock });
 }
 
 /** What was said over sockets since the page was opened. */

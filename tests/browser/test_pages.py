@@ -53,6 +53,7 @@ async def test_a_refusal_is_told_with_its_code(studio):
     await studio.page("click", "#generate")
     await studio.until("document.querySelector('#error')?.dataset.code === 'PQ_UNKNOWN_MODEL'")
     assert "list_models() has those this project offers" in await studio.text("#error")
+    await studio.shows("nothing")
 
 
 async def test_a_page_that_is_loaded_anew_goes_on(studio, new_painter, hand):

@@ -3,6 +3,7 @@
 import json
 import time
 
+import httpx
 import jwt
 import pytest
 
@@ -10,6 +11,18 @@ pytestmark = [pytest.mark.extra, pytest.mark.timeout(120)]
 
 COMPLETED = '"status":"completed"'
 SESSION = "localStorage[Object.keys(localStorage).find((key) => key.endsWith('-auth-token'))]"
+
+
+@pytest.fixture
+def left(stack):
+    """Reads how often a fault is still due."""
+
+    async def read(switch):
+        async with httpx.AsyncClient(timeout=10) as http:
+            headers = {"apikey": stack.service_role_key}
+            return (await http.get(f"{stack.api_url}/_faults", headers=headers)).json()[switch]
+
+    return read
 
 
 async def token(studio):
@@ -98,6 +111,21 @@ async def test_a_device_without_any_network(studio, new_painter, faults):
     await studio.shows_picture()
 
 
+async def test_a_device_that_slept_for_longer_than_one_waits(studio, new_painter, faults):
+    await studio.start()
+    joins = await studio.joins()
+    await studio.clock("install")
+    await studio.page("reload")
+    await studio.follows(joins + 1)
+    await faults(network_cut=True)
+    await studio.context("setOffline", True)
+    async with new_painter():
+        await studio.ended()
+    await studio.clock("fastForward", 11 * 60 * 1000)  # as if its lid had been closed
+    await studio.context("setOffline", False)
+    await studio.shows_picture()
+
+
 async def test_a_page_loaded_anew_after_the_end(studio, new_painter, faults):
     await studio.start()
     await studio.context("setOffline", True)
@@ -112,24 +140,27 @@ async def test_a_page_loaded_anew_after_the_end(studio, new_painter, faults):
     await studio.shows_picture()
 
 
-async def test_answers_that_fail_for_a_while(studio, new_painter, faults):
+async def test_answers_that_fail_for_a_while(studio, new_painter, faults, left):
     await studio.start()
-    await faults(drop_messages=1000, answer_503=2, path="/rest/v1/job_queue")
+    await faults(drop_messages=1000, answer_503=1, path="/rest/v1/job_queue")
     async with new_painter():
         await studio.shows_picture()
+    assert await left("answer_503") == 0
 
 
-async def test_a_picture_that_does_not_load_is_loaded_again(studio, new_painter, faults):
+async def test_a_picture_that_does_not_load_is_loaded_again(studio, new_painter, faults, left):
     await studio.start()
     address = f"/storage/v1/object/sign/pictures/{studio.user_id}"
     await faults(answer_503=2, path=address)
     async with new_painter():
         await studio.shows_picture()
+    assert await left("answer_503") == 0
 
 
-async def test_a_start_whose_answer_is_lost_is_one_generation(studio, new_painter, faults):
+async def test_a_start_whose_answer_is_lost_is_one_generation(studio, new_painter, faults, left):
     await faults(cut_after_commit=1, path="/rest/v1/rpc/start_generation")
     await studio.start()
+    assert await left("cut_after_commit") == 0
     async with new_painter():
         await studio.shows_picture()
     await studio.generation()  # the one

@@ -55,7 +55,7 @@ async function run(prompt, begin) {
     show(generation, prompt);
   } catch (error) {
     if (signal.aborted) return; // somebody wants to see another one
-    show({ status: error.generation?.status ?? "failed" });
+    show({ status: error.generation?.status ?? null });
     if (error.name !== "JobCancelled") complain(error);
   }
   await showHistory().catch(complain);

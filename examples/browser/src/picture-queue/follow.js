@@ -23,6 +23,7 @@ const COLUMNS =
   "job_id:id, status, hold, progress, message, attempt, version, at:updated_at, error";
 const POLL_CONNECTED = 5_000; // milliseconds between two looks at the row while events come in
 const POLL_ALONE = 1_000;
+const LAST_LOOK = 15_000; // milliseconds it may take after the time has run out
 
 /**
  * Follows a generation to its end, whatever happens to the network. An event is a hint that may be
@@ -42,29 +43,51 @@ export async function follow(
   { onProgress = () => {}, signal, timeout = 600_000 } = {},
 ) {
   const limit = bounded(signal, timeout, tookTooLong);
-  const inbox = new Inbox();
-  let leave = () => {};
   try {
-    let generation = await found(supabase, generation_id, limit.signal);
-    const { job_id, user_id } = generation;
-    leave = listen(supabase, `pq:user:${user_id}`, inbox.of(job_id));
-    /** @type {State | undefined} */
-    let newest;
-    for (let item = inbox.start(); ; item = await inbox.next(limit.signal)) {
-      const state = typeof item === "string" ? await look(supabase, job_id, item, limit.signal) : item;
+    return await untilItEnds(supabase, generation_id, onProgress, limit.signal);
+  } catch (error) {
+    if (!limit.signal.aborted || signal?.aborted) throw error;
+    // The device may have slept through it all: nothing is given up without a last look.
+    const last = bounded(signal, LAST_LOOK, () => limit.signal.reason);
+    const generation = await found(supabase, generation_id, last.signal).finally(last.end);
+    if (hasEnded(generation.status)) return generation;
+    throw error;
+  } finally {
+    limit.end();
+  }
+}
+
+/**
+ * @param {SupabaseClient} supabase
+ * @param {string} generation_id
+ * @param {(state: State) => void} onProgress
+ * @param {AbortSignal} signal
+ * @returns {Promise<Generation>}
+ */
+async function untilItEnds(supabase, generation_id, onProgress, signal) {
+  let generation = await found(supabase, generation_id, signal);
+  if (hasEnded(generation.status)) return generation;
+  const { job_id, user_id } = generation;
+  const inbox = new Inbox(job_id);
+  const leave = listen(supabase, `pq:user:${user_id}`, inbox);
+  /** @type {State | undefined} */
+  let newest;
+  try {
+    for (;;) {
+      const item = await inbox.next(signal);
+      const state = typeof item === "string" ? await look(supabase, job_id, item, signal) : item;
       if (state && state.version > (newest?.version ?? 0)) {
         newest = state;
         onProgress(state);
       }
-      if (hasEnded(newest?.status ?? generation.status)) {
-        generation = await found(supabase, generation_id, limit.signal);
+      if (newest && hasEnded(newest.status)) {
+        generation = await found(supabase, generation_id, signal);
         if (hasEnded(generation.status)) return generation;
       }
     }
   } finally {
     leave();
     inbox.close();
-    limit.end();
   }
 }
 
@@ -110,39 +133,34 @@ const tookTooLong = () =>
 /** What there is to look at next: an event, or the reason to look at the row. */
 class Inbox {
   /** @type {(State | "snapshot" | "poll")[]} */
-  #items = [];
+  #items = ["snapshot"];
   #wake = () => {};
   #connected = false;
   #lookNow = () => this.#put("poll");
 
-  /** @returns {State | "snapshot" | "poll"} */
-  start() {
+  /** @param {string} job_id */
+  constructor(job_id) {
+    this.job_id = job_id;
     globalThis.addEventListener?.("online", this.#lookNow);
-    return "snapshot";
   }
 
   close() {
     globalThis.removeEventListener?.("online", this.#lookNow);
   }
 
-  /**
-   * @param {string} job_id
-   * @returns {import("./topic.js").Listener}
-   */
-  of(job_id) {
-    return {
-      joined: () => {
-        this.#connected = true;
-        this.#put("snapshot"); // what happened before is not told
-      },
-      lost: () => {
-        this.#connected = false;
-        this.#put("poll");
-      },
-      message: (payload) => {
-        if (payload?.job_id === job_id) this.#put({ ...payload, source: "socket" });
-      },
-    };
+  joined() {
+    this.#connected = true;
+    this.#put("snapshot"); // what happened before is not told
+  }
+
+  lost() {
+    this.#connected = false;
+    this.#put("poll");
+  }
+
+  /** @param {any} payload */
+  message(payload) {
+    if (payload?.job_id === this.job_id) this.#put({ ...payload, source: "socket" });
   }
 
   /** @param {AbortSignal} signal */

@@ -83,7 +83,10 @@ export function listModels({ signal } = {}) {
  * @param {AbortSignal} [signal]
  */
 async function call(name, params, signal) {
-  const noAnswer = () => new PictureQueueError("WaitTimeout", "The project does not answer");
+  const noAnswer = () =>
+    new PictureQueueError("WaitTimeout", "The project does not answer", {
+      hint: "Look whether it was done before you repeat it",
+    });
   const limit = bounded(signal, ANSWER_WITHIN, noAnswer);
   try {
     const request = (/** @type {AbortSignal} */ signal) =>

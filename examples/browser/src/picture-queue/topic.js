@@ -65,10 +65,17 @@ class Topic {
   /** Joins where somebody listens and leaves where nobody does: one after the other, as a channel
    * that is still leaving cannot be joined. */
   #settle() {
-    this.#turn = this.#turn.then(async () => {
-      if (this.#listeners.size && !this.#channel) await this.#join();
-      if (!this.#listeners.size && this.#channel) await this.#leave(this.#channel);
-    });
+    this.#turn = this.#turn
+      .then(async () => {
+        if (this.#listeners.size && !this.#channel) await this.#join();
+        if (!this.#listeners.size && this.#channel) await this.#leave(this.#channel);
+      })
+      .catch(() => this.#settleLater());
+  }
+
+  #settleLater() {
+    setTimeout(() => this.#settle(), this.#pause);
+    this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE);
   }
 
   async #join() {
@@ -104,8 +111,7 @@ class Topic {
     if (status === "CLOSED") {
       // By the server, as when the token ran out: supabase-js does not join again by itself.
       this.#channel = null;
-      setTimeout(() => this.#settle(), this.#pause);
-      this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE);
+      this.#settleLater();
     } else {
       // It does now. If the token was the trouble, it does so with the one of that moment.
       this.supabase.realtime.setAuth();

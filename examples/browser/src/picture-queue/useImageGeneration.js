@@ -58,7 +58,12 @@ export function useImageGeneration() {
         change({ generation_id: id, status, images, progress: 100, running: false });
       } catch (thrown) {
         const error = /** @type {PictureQueueError} */ (thrown);
-        change({ error, running: false, status: error.generation?.status ?? "failed" });
+        setState((state) => {
+          if (signal.aborted) return state;
+          // After WaitTimeout the last known status stands; a refusal has none.
+          const known = error.name === "WaitTimeout" ? state.status : null;
+          return { ...state, error, running: false, status: error.generation?.status ?? known };
+        });
       }
     },
     [],
