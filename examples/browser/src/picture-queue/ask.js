@@ -63,8 +63,12 @@ const tokenRefused = (status, { statusCode }) => status === 401 || statusCode ==
  * @param {SupabaseClient} supabase
  */
 async function renewToken(supabase) {
-  const { error } = await supabase.auth.refreshSession();
-  return !error || !error.status || error.status >= 500;
+  try {
+    const { error } = await supabase.auth.refreshSession();
+    return !error || !error.status || error.status >= 500;
+  } catch {
+    return false; // a client with an `accessToken` of its own: there is nothing to renew
+  }
 }
 
 /**
