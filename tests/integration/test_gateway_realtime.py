@@ -394,7 +394,7 @@ async def answer(socket):
 
 @pytest.mark.parametrize(
     ("changes", "status"),
-    [({"apikey": None}, 401), ({"apikey": "nonsense"}, 401), ({"vsn": "2.0.0"}, 501)],
+    [({"apikey": None}, 401), ({"apikey": "nonsense"}, 401), ({"vsn": "3.0.0"}, 501)],
     ids=["no key", "a bad key", "another protocol"],
 )
 async def test_a_handshake_needs_a_key_and_a_known_protocol(gateway, platform, changes, status):
@@ -471,3 +471,39 @@ async def test_who_does_not_read_is_closed_and_slows_nobody_down(platform, sql):
             with pytest.raises(websockets.ConnectionClosed):
                 for _ in range(messages):
                     await answer(slow)
+
+
+async def test_version_two_has_arrays_and_broadcasts_in_binary(gateway, platform):
+    """What supabase-js speaks."""
+    topic, heard = "realtime:room", b'{"n":1}'
+    parts = (b"1", b"2", topic.encode(), b"greet", b"")
+    push = bytes([3, *map(len, parts), 1]) + b"".join(parts) + heard
+    async with (
+        raw_socket(gateway, platform.settings.anon_key, vsn="2.0.0") as ada,
+        raw_socket(gateway, platform.settings.anon_key) as bob,
+    ):
+        await ada.send(json.dumps([None, "9", "phoenix", "heartbeat", {}]))
+        assert await answer(ada) == [
+            None,
+            "9",
+            "phoenix",
+            "phx_reply",
+            {"status": "ok", "response": {}},
+        ]
+        config = {"config": {"broadcast": {"self": True}}}
+        await ada.send(json.dumps(["1", "1", topic, "phx_join", config]))
+        assert (await answer(ada))[1:4] == ["1", topic, "phx_reply"]
+        await ask(bob, topic, "phx_join")
+        assert (await answer(bob))["payload"]["status"] == "ok"
+        await ada.send(push)
+        payload = {"type": "broadcast", "event": "greet", "payload": {"n": 1}}
+        assert await answer(ada) == [None, None, topic, "broadcast", payload]
+        assert (await answer(bob))["payload"] == payload
+
+
+@pytest.mark.parametrize("frame", [b"", b"\x03", b"\x09" * 8, "[1, 2]", '"text"', "{"])
+async def test_what_is_no_frame_ends_the_socket(gateway, platform, frame):
+    async with raw_socket(gateway, platform.settings.anon_key, vsn="2.0.0") as socket:
+        await socket.send(frame)
+        with pytest.raises(websockets.ConnectionClosed):
+            await answer(socket)

@@ -16,7 +16,7 @@ from picture_queue.local.gateway.credentials import BadToken, Caller, Credential
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.faults import Faults, Switches
 from picture_queue.local.gateway.missing import not_implemented
-from picture_queue.local.gateway.realtime import frames
+from picture_queue.local.gateway.realtime import frames, versions
 from picture_queue.local.gateway.realtime.access import Access
 from picture_queue.local.gateway.realtime.hub import Hub
 from picture_queue.local.gateway.realtime.limits import Quota
@@ -26,7 +26,6 @@ from picture_queue.local.gateway.realtime.socket import Backend, Socket
 from picture_queue.local.gateway.settings import GatewaySettings
 
 _START_TIMEOUT = 15.0  # seconds until the first LISTEN
-_PROTOCOL = "1.0.0"
 
 
 class RealtimeService:
@@ -94,7 +93,8 @@ class RealtimeService:
     async def websocket(self, websocket: WebSocket) -> None:
         """``WS /realtime/v1/websocket``."""
         key = self._token(websocket) or ""
-        refusal = self._refusal(websocket, key)
+        version = websocket.query_params.get("vsn", versions.OBJECTS)
+        refusal = self._refusal(version, key)
         # The server logs the address with its query when it accepts or refuses; keys do not belong
         # into logs.
         websocket.scope["query_string"] = b""
@@ -102,19 +102,18 @@ class RealtimeService:
             await websocket.send_denial_response(refusal)
             return
         await websocket.accept()
-        socket = Socket(websocket, key, self._backend)
+        socket = Socket(websocket, key, version, self._backend)
         self._sockets.add(socket)
         try:
             await socket.run()
         finally:
             self._sockets.discard(socket)
 
-    def _refusal(self, websocket: WebSocket, key: str) -> Response | None:
+    def _refusal(self, version: str, key: str) -> Response | None:
         if self._cut:
             return JSONResponse({"message": "the network is cut"}, status_code=503)
-        version = websocket.query_params.get("vsn", _PROTOCOL)
-        if version != _PROTOCOL:
-            return not_implemented(f"Realtime protocol version {version}, only {_PROTOCOL}")
+        if version not in (versions.OBJECTS, versions.ARRAYS):
+            return not_implemented(f"Realtime protocol version {version}")
         try:
             self._credentials.verify(key)
         except BadToken as error:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import asyncpg
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from picture_queue.local.gateway.credentials import BadToken, Caller, Credentials
-from picture_queue.local.gateway.realtime import frames
+from picture_queue.local.gateway.realtime import frames, versions
 from picture_queue.local.gateway.realtime.access import Access
 from picture_queue.local.gateway.realtime.channel import Channel, JoinConfig
 from picture_queue.local.gateway.realtime.hub import Hub
@@ -52,8 +51,9 @@ class Socket:
     slowing anybody down; it reconnects and asks for the present state.
     """
 
-    def __init__(self, websocket: WebSocket, key: str, backend: Backend) -> None:
+    def __init__(self, websocket: WebSocket, key: str, version: str, backend: Backend) -> None:
         self._websocket = websocket
+        self._version = version
         self._key = key
         self._backend = backend
         self._outbox: asyncio.Queue[str] = asyncio.Queue(backend.queue_length)
@@ -101,20 +101,28 @@ class Socket:
 
     async def _write(self) -> None:
         while True:
-            await self._websocket.send_text(await self._outbox.get())
+            text = await self._outbox.get()
+            await self._websocket.send_text(versions.write(self._version, text))
 
     async def _read(self) -> None:
         with contextlib.suppress(WebSocketDisconnect):
             while True:
-                text = await self._websocket.receive_text()
+                data = await self._receive()
                 try:
-                    message = json.loads(text)
+                    message = versions.read(data)
                     topic, event = str(message["topic"]), str(message["event"])
                     payload = message.get("payload")
                 except (ValueError, TypeError, KeyError):
                     return  # not the protocol: the connection is no use to anybody
                 payload = payload if isinstance(payload, dict) else {}
                 await self._handle(topic, event, payload, message.get("ref"))
+
+    async def _receive(self) -> str | bytes:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect
+        data: str | bytes | None = message.get("text")
+        return message["bytes"] if data is None else data
 
     async def _handle(
         self, topic: str, event: str, payload: dict[str, Any], ref: str | None

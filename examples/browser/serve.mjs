@@ -1,0 +1,48 @@
+// Bundles the two pages and serves them, for your project or for the embedded stack.
+import { execFileSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import esbuild from "esbuild";
+
+const { url, key } = project();
+const context = await esbuild.context({
+  absWorkingDir: import.meta.dirname,
+  entryPoints: ["src/page.js", "src/react-page.jsx"],
+  outdir: "build",
+  bundle: true,
+  format: "esm",
+  jsx: "automatic",
+  sourcemap: true,
+  define: {
+    "import.meta.env.VITE_SUPABASE_URL": JSON.stringify(url),
+    "import.meta.env.VITE_SUPABASE_PUBLISHABLE_KEY": JSON.stringify(key),
+  },
+});
+const { port } = await context.serve({
+  servedir: import.meta.dirname,
+  host: process.env.HOST ?? "127.0.0.1",
+  port: Number(process.env.PORT ?? 5173),
+});
+console.log(`Pictures of ${url}\n  plain JavaScript  http://localhost:${port}/`);
+console.log(`  React             http://localhost:${port}/react.html`);
+
+/** Your project, by SUPABASE_URL and its publishable (or anon) key, or the embedded stack. */
+function project() {
+  const { SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY, SUPABASE_ANON_KEY } = process.env;
+  const key = SUPABASE_PUBLISHABLE_KEY ?? SUPABASE_ANON_KEY;
+  if (SUPABASE_URL && key) return { url: SUPABASE_URL, key };
+  if (SUPABASE_URL) stop("Set SUPABASE_PUBLISHABLE_KEY too: the page may know it, unlike a secret key.");
+  const checkout = `${import.meta.dirname}/../../.venv/bin/picture-queue`;
+  const program = existsSync(checkout) ? checkout : "picture-queue";
+  try {
+    const status = execFileSync(program, ["local", "status", "--json"], { stdio: ["ignore", "pipe", "ignore"] });
+    const { API_URL, PUBLISHABLE_KEY } = JSON.parse(status);
+    return { url: API_URL, key: PUBLISHABLE_KEY };
+  } catch {
+    stop("No stack is running. Start one with `picture-queue local start`, or set SUPABASE_URL\nand SUPABASE_PUBLISHABLE_KEY for a project of yours.");
+  }
+}
+
+function stop(why) {
+  console.error(why);
+  process.exit(1);
+}

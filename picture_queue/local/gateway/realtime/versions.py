@@ -1,0 +1,58 @@
+"""The two versions of the Phoenix protocol: supabase-py writes 1.0.0, supabase-js 2.0.0.
+
+Inside, a frame is text of version 1.0.0, an object. Version 2.0.0 has arrays, and a client sends
+broadcasts in binary. Source: https://supabase.com/docs/guides/realtime/protocol.
+"""
+
+import json
+from typing import Any
+
+OBJECTS = "1.0.0"
+ARRAYS = "2.0.0"
+
+_PARTS = ("join_ref", "ref", "topic", "event", "payload")
+_BROADCAST = 3  # kind of a binary frame: a broadcast of a client
+_JSON = 1  # encoding of its payload
+
+
+def write(version: str, text: str) -> str:
+    """Returns a frame as this version has it."""
+    if version == OBJECTS:
+        return text
+    message = json.loads(text)
+    parts = [message.get(part) for part in _PARTS]
+    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+
+
+def read(data: str | bytes) -> dict[str, Any]:
+    """Returns a client's frame of either version.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(data, bytes):
+        return _read_broadcast(data)
+    message = json.loads(data)
+    if isinstance(message, list):
+        return dict(zip(_PARTS, message, strict=True))
+    if not isinstance(message, dict):
+        raise ValueError("a frame is an object or an array")
+    return message
+
+
+def _read_broadcast(data: bytes) -> dict[str, Any]:
+    """Kind, five lengths and the encoding, a byte each; then the five texts and the payload."""
+    if len(data) < 7 or data[0] != _BROADCAST or data[6] != _JSON:
+        raise ValueError("not a broadcast of JSON")
+    texts, at = [], 7
+    for length in data[1:6]:
+        texts.append(data[at : at + length].decode())
+        at += length
+    join_ref, ref, topic, event, _metadata = texts
+    return {
+        "join_ref": join_ref or None,
+        "ref": ref or None,
+        "topic": topic,
+        "event": "broadcast",
+        "payload": {"type": "broadcast", "event": event, "payload": json.loads(data[at:])},
+    }

@@ -1,0 +1,314 @@
+"""The example's pages, as `npm start` serves them, in a headless Chromium."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from picture_queue import AsyncPictureQueue, Worker, WorkerSettings, _rpc
+from picture_queue.local.ports import free_port
+from picture_queue.records import ClaimedJob
+from picture_queue.replicate.handler import HandlerSettings
+from picture_queue.settings import ReplicateSettings
+from picture_queue.worker.builtin import builtin_worker
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "browser"
+PATIENCE = 25.0  # seconds for whatever a page is to show
+
+
+class Chromium:
+    """A browser, driven by `driver.mjs`."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._ids = count()
+        self._waiting: dict[int, Future[Any]] = {}
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    async def ask(self, target: str, method: str, *args: Any) -> Any:
+        """Calls a method of Playwright's page or context, or of the driver."""
+        number, answer = next(self._ids), Future[Any]()
+        self._waiting[number] = answer
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps([number, target, method, args]) + "\n")
+        self._process.stdin.flush()
+        return await asyncio.wait_for(asyncio.wrap_future(answer), PATIENCE + 15)
+
+    def close(self) -> None:
+        """Ends the browser and what drives it."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        try:
+            assert self._process.wait(20) == 0
+        finally:
+            self._process.kill()
+            self._reader.join(10)
+            self._process.stdout.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            number, value, error = json.loads(line)
+            answer = self._waiting.pop(number)
+            if error is None:
+                answer.set_result(value)
+            else:
+                answer.set_exception(AssertionError(error))
+        for answer in tuple(self._waiting.values()):
+            answer.set_exception(AssertionError("the browser has ended"))
+
+
+class Studio:
+    """A page of somebody who has just signed up."""
+
+    def __init__(
+        self,
+        chromium: Chromium,
+        db: "asyncpg.Connection[asyncpg.Record]",
+        url: str,
+        wait: Callable[..., Any],
+    ) -> None:
+        self._chromium = chromium
+        self._db = db
+        self._wait = wait
+        self.url = url
+        self.user_id = UUID(int=0)
+        self._started = 0
+
+    async def page(self, method: str, *args: Any) -> Any:
+        """Calls a method of Playwright's page."""
+        return await self._chromium.ask("page", method, *args)
+
+    async def context(self, method: str, *args: Any) -> Any:
+        """Calls a method of Playwright's browser context."""
+        return await self._chromium.ask("context", method, *args)
+
+    async def clock(self, method: str, *args: Any) -> Any:
+        """Calls a method of Playwright's clock."""
+        return await self._chromium.ask("clock", method, *args)
+
+    async def sign_up(self) -> None:
+        """Creates an account, and waits until the page offers its models."""
+        email = f"{uuid4().hex}@example.com"
+        await self.page("goto", self.url)
+        await self.page("fill", "#email", email)
+        await self.page("fill", "#password", "correct horse battery")
+        await self.page("click", "button[value=signUp]")
+        await self.until("document.querySelector('#model')?.options.length > 5")
+        row = await self._db.fetchrow("select id from auth.users where email = $1", email)
+        assert row
+        self.user_id = row["id"]
+
+    async def start(self, prompt: str = "A lighthouse at dusk") -> asyncpg.Record:
+        """Asks for a picture; returns the row of the generation once the page follows it."""
+        self._started += 1
+        joins = await self.joins()
+        await self.page("fill", "#prompt", prompt)
+        await self.page("click", "#generate")
+        await self.follows(joins + 1)
+        return await self.generation()
+
+    async def generation(self) -> asyncpg.Record:
+        """The user's generation: there is one for each start, and this is the newest."""
+        rows = await self._db.fetch(
+            "select * from generations where user_id = $1 order by created_at desc", self.user_id
+        )
+        assert len(rows) == self._started
+        return rows[0]
+
+    async def ended(self) -> None:
+        """Waits until the generation has ended in the database."""
+
+        async def finished() -> bool:
+            return (await self.generation())["finished_at"] is not None
+
+        await self._wait(finished)
+
+    async def follows(self, joins: int = 1) -> None:
+        """Waits until the page has joined the user's topic, and has looked at the row since."""
+
+        async def joined() -> bool:
+            return await self.joins() >= joins
+
+        await self._wait(joined)
+        await self.until("!document.querySelector('#cancel')?.disabled")
+
+    async def joins(self) -> int:
+        """How often a join was answered with ok."""
+        return await self.count("received", '"phx_reply",{"status":"ok","response":{"postgres')
+
+    async def count(self, kind: str, *texts: str) -> int:
+        """How many frames of a kind have all these texts in them."""
+        frames = await self._chromium.ask("driver", "heard")
+        return sum(what == kind and all(t in frame for t in texts) for what, frame in frames)
+
+    async def hears(self, *texts: str, times: int = 1) -> None:
+        """Waits until so many frames with these texts have come to the page."""
+
+        async def heard() -> bool:
+            return await self.count("received", *texts) >= times
+
+        await self._wait(heard)
+
+    async def until(self, condition: str) -> None:
+        """Waits until a condition in JavaScript holds in the page."""
+        await self.page("waitForFunction", condition, None, {"timeout": PATIENCE * 1000})
+
+    async def shows(self, status: str, progress: int | None = None) -> None:
+        """Waits until the page shows a status, and so many percent."""
+        condition = f"document.querySelector('#stage').dataset.status === '{status}'"
+        if progress is not None:
+            condition += f" && document.querySelector('#progress').value === {progress}"
+        await self.until(condition)
+
+    async def shows_picture(self) -> None:
+        """Waits until the page shows a completed generation, with its picture loaded."""
+        await self.shows("completed")
+        await self.until("document.querySelector('#picture')?.naturalWidth > 0")
+
+    async def shown(self) -> list[tuple[str, float]]:
+        """What the page has shown so far: status and percent, without repetitions."""
+        return [tuple(item) for item in await self.page("evaluate", "window.shown")]
+
+    async def text(self, selector: str) -> str:
+        """The text of an element."""
+        found: str = await self.page("textContent", selector)
+        return found
+
+    async def check(self) -> None:
+        """Nothing went wrong in the page, and it never showed an older state after a newer one."""
+        assert await self._chromium.ask("driver", "problems") == []
+        order = ["pending", "processing", "cancelled", "failed", "completed"]
+        ranks = [
+            (order.index(status), at if status == "processing" else 0)
+            for status, at in await self.shown()
+            if status != "nothing"  # before a start, and after one that was refused
+        ]
+        back = [pair for pair in pairwise(ranks) if pair[1] < pair[0]]
+        assert len(back) == max(0, self._started - 1), "only the next start goes back"
+
+
+@pytest.fixture(scope="session")
+def chromium_driver(node: str, node_modules: Path, chromium: str) -> Iterator[Chromium]:
+    """One browser for all tests; each opens a page of a fresh profile."""
+    driver = Path(__file__).parent / "driver.mjs"
+    browser = Chromium([node, str(driver), str(node_modules), chromium])
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def site_copy(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the example with the packages of tests/npm."""
+    copy = tmp_path_factory.mktemp("site") / "browser"
+    shutil.copytree(EXAMPLE, copy, ignore=shutil.ignore_patterns("node_modules"))
+    (copy / "node_modules").symlink_to(node_modules)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def site(stack: Any, node: str, site_copy: Path) -> Iterator[str]:
+    """The address of the example, served as `npm start` does it."""
+    port = free_port()
+    environment = os.environ | {
+        "SUPABASE_URL": stack.api_url,
+        "SUPABASE_PUBLISHABLE_KEY": stack.publishable_key,
+        "PORT": str(port),
+    }
+    server = subprocess.Popen(
+        [node, "serve.mjs"], cwd=site_copy, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout
+        assert server.stdout.readline() == f"Pictures of {stack.api_url}\n"
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.communicate(timeout=10)
+
+
+@pytest.fixture(params=["", "react.html"], ids=["plain", "react"])
+def page_name(request: pytest.FixtureRequest) -> str:
+    """Either page: the plain function, and the hook."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+async def studio(
+    chromium_driver: Chromium,
+    site: str,
+    db: "asyncpg.Connection[asyncpg.Record]",
+    page_name: str,
+    until: Callable[..., Any],
+) -> AsyncIterator[Studio]:
+    """A page with a fresh account; in the end nothing may have gone wrong in it."""
+    await chromium_driver.ask("driver", "open", {"viewport": {"width": 1180, "height": 860}})
+    studio = Studio(chromium_driver, db, site + page_name, until)
+    await studio.sign_up()
+    yield studio
+    await studio.check()
+
+
+@pytest.fixture
+def new_painter(stack: Any, service: AsyncPictureQueue) -> Callable[[], Worker]:
+    """Makes a worker with the built-in handlers; the simulator draws."""
+
+    def make() -> Worker:
+        handling = HandlerSettings(first_look=0.05, longest_look=0.1)
+        replicate = ReplicateSettings("r8_test", stack.replicate_url)
+        settings = WorkerSettings(shutdown_grace=0, poll_interval=0.2)
+        return builtin_worker(service, settings, replicate, handling)
+
+    return make
+
+
+class Hand:
+    """Works on a generation by hand, so that a test says when what happens."""
+
+    def __init__(self, service: AsyncPictureQueue, job_id: UUID) -> None:
+        self._service = service
+        self._job_id = job_id
+        self._job: ClaimedJob | None = None
+
+    async def claim(self) -> "Hand":
+        """Claims the job, and whatever else nobody works on."""
+        question = _rpc.Claim("by hand", ("default",), ("generate-image",), 100, 120.0, uuid4())
+        jobs = await self._service._project.call(_rpc.claim_jobs(question))
+        (self._job,) = [job for job in jobs if job.id == self._job_id]
+        return self
+
+    async def progress(self, percent: int) -> None:
+        """Reports how far it is."""
+        assert self._job
+        call = _rpc.report_progress(self._job_id, self._job.lease_id, percent, "drawing")
+        await self._service._project.call(call)
+
+    async def report(self, outcome: str, **given: Any) -> None:
+        """Ends the attempt."""
+        assert self._job
+        item = {"job_id": str(self._job_id), "lease_id": str(self._job.lease_id)}
+        item |= {"outcome": outcome, **given}
+        await self._service._project.call(_rpc.report_jobs([item]))
+
+
+@pytest.fixture
+def hand(service: AsyncPictureQueue) -> Callable[[UUID], Hand]:
+    """Works on a job by hand."""
+    return lambda job_id: Hand(service, job_id)

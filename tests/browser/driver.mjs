@@ -1,0 +1,71 @@
+// Drives Chromium for pytest. A request is a line of JSON on standard input: [id, target, method,
+// arguments]; its answer a line on standard output: [id, value, error]. `page`, its `clock` and
+// `context` are Playwright's own, `driver` is below.
+import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
+
+const [modules, executablePath] = process.argv.slice(2);
+const { chromium } = createRequire(`${modules}/`)("playwright-core");
+const FLAGS = [
+  "--no-sandbox", // Chromium asks for it where it runs as root
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+const browser = await chromium.launch({ executablePath, args: FLAGS });
+/** @type {Record<string, any>} */
+const targets = { driver: { open, heard, problems: () => problems } };
+let frames = []; // of the page's sockets: "sent", "received" or "closed", and the text
+let problems = []; // exceptions of the page
+
+/** A page of a fresh profile. */
+async function open(options) {
+  await targets.context?.close();
+  [frames, problems] = [[], []];
+  const context = await browser.newContext(options);
+  await context.addInitScript(remember);
+  const page = await context.newPage();
+  page.on("pageerror", (error) => problems.push(String(error.stack ?? error)));
+  page.on("websocket", (socket) => {
+    socket.on("framesent", ({ payload }) => frames.push(["sent", String(payload)]));
+    socket.on("framereceived", ({ payload }) => frames.push(["received", String(payload)]));
+    socket.on("close", () => frames.push(["closed", ""]));
+  });
+  Object.assign(targets, { context, page, clock: page.clock });
+}
+
+/** What was said over sockets since the page was opened. */
+function heard() {
+  return frames;
+}
+
+/** Runs in the page: keeps what it showed, as [status, percent], in `window.shown`. */
+function remember() {
+  window.shown = [];
+  new MutationObserver(() => {
+    const status = document.querySelector("#stage")?.dataset.status;
+    const progress = document.querySelector("#progress")?.value ?? 0;
+    const [before] = window.shown.slice(-1);
+    if (status && (before?.[0] !== status || before[1] !== progress)) window.shown.push([status, progress]);
+  }).observe(document, { subtree: true, childList: true, attributes: true });
+}
+
+async function answer([id, target, method, args]) {
+  try {
+    const value = await targets[target][method](...args);
+    // Pages, handles and responses stay here.
+    const plain = value === null || typeof value !== "object" || [Array.prototype, Object.prototype].includes(Object.getPrototypeOf(value));
+    say([id, plain ? (value ?? null) : null, null]);
+  } catch (error) {
+    say([id, null, String(error.message ?? error)]);
+  }
+}
+
+const say = (words) => process.stdout.write(JSON.stringify(words) + "\n");
+
+for await (const line of createInterface({ input: process.stdin })) answer(JSON.parse(line));
+await browser.close();

@@ -1,0 +1,77 @@
+"""A page shows what is true: the plain function and the hook, on a good day."""
+
+import pytest
+
+pytestmark = [pytest.mark.extra, pytest.mark.timeout(120)]
+
+
+async def test_a_picture_comes_while_one_watches(studio, new_painter):
+    await studio.start()
+    async with new_painter():
+        await studio.shows_picture()
+    statuses = [status for status, _ in await studio.shown()]
+    assert statuses[0] == "nothing" and {"pending", "completed"} <= set(statuses)
+    assert await studio.text("#status") == "Here it is"
+    assert await studio.count("received", '"broadcast"', '"status":"completed"') == 1
+
+
+async def test_progress_is_shown_as_it_is_reported(studio, hand):
+    generation = await studio.start()
+    work = await hand(generation["job_id"]).claim()
+    await work.progress(40)
+    await studio.shows("processing", 40)
+    assert await studio.text("#status") == "Drawing"
+    await work.report("failed", error="the paint ran out", retryable=False)
+    await studio.shows("failed")
+    assert await studio.text("#error") == "the paint ran out"
+
+
+async def test_what_waits_is_cancelled_at_once(studio):
+    await studio.start()
+    await studio.page("click", "#cancel")
+    await studio.shows("cancelled")
+    assert (await studio.generation())["status"] == "cancelled"
+
+
+async def test_what_runs_is_asked_to_stop(studio, hand, until, db):
+    generation = await studio.start()
+    work = await hand(generation["job_id"]).claim()
+    await studio.shows("processing")
+    await studio.page("click", "#cancel")
+    asked = "select cancel_requested_at is not null from job_queue where id = $1"
+    await until(lambda: db.fetchval(asked, generation["job_id"]))
+    await work.report("cancelled")
+    await studio.shows("cancelled")
+
+
+async def test_a_refusal_is_told_with_its_code(studio):
+    await studio.page(
+        "evaluate", "document.querySelector('#model').add(new Option('no/such-model'))"
+    )
+    await studio.page("selectOption", "#model", "no/such-model")
+    await studio.page("fill", "#prompt", "A lighthouse")
+    await studio.page("click", "#generate")
+    await studio.until("document.querySelector('#error')?.dataset.code === 'PQ_UNKNOWN_MODEL'")
+    assert "list_models() has those this project offers" in await studio.text("#error")
+    await studio.shows("nothing")
+
+
+async def test_a_page_that_is_loaded_anew_goes_on(studio, new_painter, hand):
+    await studio.start()
+    joins = await studio.joins()
+    await studio.page("reload")
+    await studio.follows(joins + 1)
+    await studio.shows("pending")
+    async with new_painter():
+        await studio.shows_picture()
+
+
+async def test_two_in_a_row_share_nothing(studio, new_painter):
+    async with new_painter():
+        await studio.start("A lighthouse at dusk")
+        await studio.shows_picture()
+        first = await studio.page("getAttribute", "#picture", "src")
+        await studio.start("A forest in the rain")
+        await studio.shows_picture()
+    assert await studio.page("getAttribute", "#picture", "src") != first
+    assert await studio.page("getAttribute", "#picture", "alt") == "A forest in the rain"

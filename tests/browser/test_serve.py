@@ -1,0 +1,62 @@
+"""`npm start` finds the project, or says what is missing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.extra
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def serve(site_copy, node):
+    def start(**environment: str) -> subprocess.Popen[str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "PORT"))}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
+        return subprocess.Popen(
+            [node, "serve.mjs"],
+            cwd=site_copy,
+            env=kept | {"PATH": path, "PORT": "0"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def test_it_finds_the_embedded_stack(serve, stack, tmp_path):
+    (tmp_path / "picture-queue").mkdir()
+    (tmp_path / "picture-queue" / "local").symlink_to(stack.data_dir)
+    with serve(XDG_DATA_HOME=str(tmp_path)) as server:
+        first = server.stdout.readline()
+        server.terminate()
+    assert first == f"Pictures of {stack.api_url}\n"
+
+
+def test_without_a_stack_it_says_how_to_start_one(serve, tmp_path):
+    with serve(XDG_DATA_HOME=str(tmp_path)) as server:
+        _, said = server.communicate(timeout=30)
+    assert server.returncode == 1
+    assert "picture-queue local start" in said and "Error" not in said
+
+
+def test_an_address_without_a_key_is_not_enough(serve):
+    with serve(SUPABASE_URL="https://x.supabase.co") as server:
+        _, said = server.communicate(timeout=30)
+    assert server.returncode == 1
+    assert "Set SUPABASE_PUBLISHABLE_KEY too" in said
+
+
+def test_the_packages_are_those_that_are_tested():
+    asked = json.loads((ROOT / "examples" / "browser" / "package.json").read_text("utf-8"))
+    tested = json.loads((ROOT / "tests" / "npm" / "package.json").read_text("utf-8"))
+    wanted = asked["dependencies"] | asked["devDependencies"]
+    assert {name: version.lstrip("^") for name, version in wanted.items()} == {
+        name: tested["dependencies"][name] for name in wanted
+    }
