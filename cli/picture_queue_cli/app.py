@@ -11,6 +11,7 @@ from picture_queue_cli import (
     enqueue,
     generate,
     health,
+    installing,
     jobs,
     limits,
     local,
@@ -27,6 +28,7 @@ from picture_queue_cli.render import print_line
 _PICTURES = "Pictures"
 _JOBS = "Jobs"
 _OPERATE = "Operate"
+_SET_UP = "Set up"
 
 app = typer.Typer(
     cls=Program,
@@ -79,7 +81,8 @@ app.add_typer(limits.tenants, name="tenants", rich_help_panel=_OPERATE)
 app.add_typer(operate.settings, name="settings", rich_help_panel=_OPERATE)
 app.command(rich_help_panel=_OPERATE)(operate.doctor)
 app.command(rich_help_panel=_OPERATE)(operate.maintain)
-app.add_typer(local.app, name="local", rich_help_panel=_OPERATE)
+app.add_typer(local.app, name="local", rich_help_panel=_SET_UP)
+app.command(rich_help_panel=_SET_UP)(installing.install)
 
 
 def main() -> None:
