@@ -83,6 +83,7 @@ app.command(rich_help_panel=_OPERATE)(operate.doctor)
 app.command(rich_help_panel=_OPERATE)(operate.maintain)
 app.add_typer(local.app, name="local", rich_help_panel=_SET_UP)
 app.command(rich_help_panel=_SET_UP)(installing.install)
+app.command(rich_help_panel=_SET_UP)(installing.migrate)
 
 
 def main() -> None:

@@ -23,6 +23,18 @@
 -- Plans. What runs all day has seq_page_cost = 100, so that a plan made while a table was empty, and
 -- kept by its session, is still right when the table is full: it goes through the index. Rows are found
 -- by = any (array) for the same reason.
+do $$
+begin
+  if to_regnamespace('picture_queue') is not null then
+    raise exception 'picture-queue is in this database already'
+      using hint = 'If `picture-queue migrate` put it there, go on with that. `picture-queue doctor` tells.';
+  elsif to_regclass('public.job_queue') is not null then
+    raise exception 'public.job_queue is there already, and is not of picture-queue'
+      using hint = '`picture-queue adopt --preview` says how its jobs come along.';
+  end if;
+end
+$$;
+
 create schema picture_queue;
 comment on schema picture_queue is 'The private half of picture-queue: settings, policies, functions.';
 
@@ -250,6 +262,19 @@ comment on column picture_queue.setting.unknown_queue is
   'What an enqueue to a queue that is not there does: create, refuse.';
 insert into picture_queue.setting default values;
 alter table picture_queue.setting enable row level security;
+
+
+-- 105_table_migration.sql
+
+-- Which migrations `picture-queue migrate` applied. The Supabase CLI has a list of its own,
+-- supabase_migrations.schema_migrations; where it applies them, this one is empty.
+create table picture_queue.migration (
+  name text primary key,
+  digest text not null,
+  applied_at timestamptz not null default now()
+);
+comment on table picture_queue.migration is 'The migrations applied by `picture-queue migrate`, by the names they ship under.';
+alter table picture_queue.migration enable row level security;
 
 
 -- 110_table_queue.sql

@@ -24,15 +24,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path / "supabase"
 
 
-@pytest.fixture
-def ship(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Lets the package ship these migrations."""
-
-    def set_(*files: Migration) -> None:
-        monkeypatch.setattr(folder, "migrations", lambda: list(files))
-
-    set_(ONE, TWO)
-    return set_
+@pytest.fixture(autouse=True)
+def _shipped(ship: Any) -> None:
+    ship(ONE, TWO, instead=True)
 
 
 def install(project: Path, now: datetime = NOW) -> folder.Installation:
@@ -48,7 +42,10 @@ def names(project: Path) -> list[str]:
     )
 
 
-def test_what_ships_is_written_whole_and_stamped_one_after_the_other(project: Path) -> None:
+def test_what_ships_is_written_whole_and_stamped_one_after_the_other(
+    project: Path, ship: Any
+) -> None:
+    ship()
     done = folder.install(project, "9.9.9", NOW)
     shipped = migrations()
     assert [path.name for path in done.written] == [
@@ -61,7 +58,7 @@ def test_what_ships_is_written_whole_and_stamped_one_after_the_other(project: Pa
     assert names(project) == [path.name for path in done.written]
 
 
-def test_it_is_never_written_twice(project: Path, ship: Any) -> None:
+def test_it_is_never_written_twice(project: Path) -> None:
     first = install(project)
     again = install(project, NOW.replace(year=2031))
     assert (again.written, again.present, again.edited) == ((), first.written, ())
@@ -70,7 +67,7 @@ def test_it_is_never_written_twice(project: Path, ship: Any) -> None:
 def test_a_later_version_adds_what_is_new_behind_everything_there(project: Path, ship: Any) -> None:
     install(project)
     (project / "migrations" / "20300601000000_mine.sql").touch()
-    ship(ONE, TWO, THREE)
+    ship(ONE, TWO, THREE, instead=True)
     done = install(project)
     assert [path.name for path in done.written] == ["20300601000001_20270101000000_pre_three.sql"]
     assert len(done.present) == 2
@@ -89,14 +86,14 @@ def test_a_later_version_adds_what_is_new_behind_everything_there(project: Path,
     ],
 )
 def test_the_stamp_is_later_than_now_and_than_the_newest(
-    project: Path, ship: Any, mine: str, stamp: str
+    project: Path, mine: str, stamp: str
 ) -> None:
     (project / "migrations").mkdir()
     (project / "migrations" / mine).touch()
     assert install(project).written[0].name == f"{stamp}_{ONE.file_name}"
 
 
-def test_a_name_nothing_comes_after_is_refused(project: Path, ship: Any) -> None:
+def test_a_name_nothing_comes_after_is_refused(project: Path) -> None:
     (project / "migrations").mkdir()
     (project / "migrations" / "999_a.sql").touch()
     with pytest.raises(InstallationRefused, match="No time stamp comes after") as refused:
@@ -105,7 +102,7 @@ def test_a_name_nothing_comes_after_is_refused(project: Path, ship: Any) -> None
     assert names(project) == ["999_a.sql"]
 
 
-def test_a_file_copied_as_it_ships_is_known(project: Path, ship: Any) -> None:
+def test_a_file_copied_as_it_ships_is_known(project: Path) -> None:
     (project / "migrations").mkdir()
     (project / "migrations" / ONE.file_name).write_text(ONE.sql, "utf-8")
     done = install(project)
@@ -113,7 +110,7 @@ def test_a_file_copied_as_it_ships_is_known(project: Path, ship: Any) -> None:
     assert [path.name for path in done.written] == [f"20300102030405_{TWO.file_name}"]
 
 
-def test_an_edited_file_is_named_and_left_alone(project: Path, ship: Any) -> None:
+def test_an_edited_file_is_named_and_left_alone(project: Path) -> None:
     first, second = install(project).written
     edited = first.read_text("utf-8") + "drop table users;\n"
     first.write_text(edited, "utf-8")
@@ -122,7 +119,7 @@ def test_an_edited_file_is_named_and_left_alone(project: Path, ship: Any) -> Non
     assert first.read_text("utf-8") == edited
 
 
-def test_line_ends_of_windows_are_no_edit(project: Path, ship: Any) -> None:
+def test_line_ends_of_windows_are_no_edit(project: Path) -> None:
     first = install(project).written[0]
     first.write_bytes(first.read_bytes().replace(b"\n", b"\r\n"))
     assert install(project).edited == ()
@@ -132,7 +129,7 @@ def test_a_file_of_another_unreleased_state_is_refused_with_what_to_do(
     project: Path, ship: Any
 ) -> None:
     before = install(project)
-    ship(Migration(ONE.file_name, "select 'rewritten';\n"), TWO)
+    ship(Migration(ONE.file_name, "select 'rewritten';\n"), TWO, instead=True)
     with pytest.raises(InstallationRefused, match="another state of picture-queue") as refused:
         install(project)
     assert "docs/supabase.md" in (refused.value.hint or "")
@@ -140,36 +137,34 @@ def test_a_file_of_another_unreleased_state_is_refused_with_what_to_do(
 
 
 def test_a_folder_of_a_newer_package_is_refused(project: Path, ship: Any) -> None:
-    ship(ONE, TWO, THREE)
+    ship(ONE, TWO, THREE, instead=True)
     install(project)
-    ship(ONE, TWO)
+    ship(ONE, TWO, instead=True)
     with pytest.raises(InstallationRefused, match="newer picture-queue"):
         install(project)
 
 
-def test_a_gap_is_refused(project: Path, ship: Any) -> None:
+def test_a_gap_is_refused(project: Path) -> None:
     install(project).written[0].unlink()
     with pytest.raises(InstallationRefused, match=r"pre_one is missing, and .*post_two"):
         install(project)
 
 
-def test_a_file_twice_is_refused(project: Path, ship: Any) -> None:
+def test_a_file_twice_is_refused(project: Path) -> None:
     first = install(project).written[0]
     first.with_name(f"20310101000000_{ONE.file_name}").write_text(first.read_text())
     with pytest.raises(InstallationRefused, match="pre_one is installed twice"):
         install(project)
 
 
-def test_stamps_out_of_order_are_refused(project: Path, ship: Any) -> None:
+def test_stamps_out_of_order_are_refused(project: Path) -> None:
     first = install(project).written[0]
     first.rename(first.with_name(f"20310101000000_{ONE.file_name}"))
     with pytest.raises(InstallationRefused, match="out of order"):
         install(project)
 
 
-def test_nothing_is_left_half_written(
-    project: Path, ship: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_half_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = Path.rename
 
     def full(path: Path, target: Path) -> Path:
@@ -184,7 +179,7 @@ def test_nothing_is_left_half_written(
     monkeypatch.undo()
 
 
-def test_two_at_once_are_one_after_the_other(project: Path, ship: Any) -> None:
+def test_two_at_once_are_one_after_the_other(project: Path) -> None:
     with folder._staging(project):
         with pytest.raises(InstallationRefused, match="Another installation") as refused:
             install(project)
