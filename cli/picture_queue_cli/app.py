@@ -8,6 +8,7 @@ from picture_queue import __version__
 from picture_queue_cli import (
     batches,
     demo,
+    doctor,
     enqueue,
     generate,
     health,
@@ -79,7 +80,7 @@ app.add_typer(queues.app, name="queues", rich_help_panel=_OPERATE)
 app.add_typer(limits.app, name="limits", rich_help_panel=_OPERATE)
 app.add_typer(limits.tenants, name="tenants", rich_help_panel=_OPERATE)
 app.add_typer(operate.settings, name="settings", rich_help_panel=_OPERATE)
-app.command(rich_help_panel=_OPERATE)(operate.doctor)
+app.command(rich_help_panel=_OPERATE)(doctor.doctor)
 app.command(rich_help_panel=_OPERATE)(operate.maintain)
 app.add_typer(local.app, name="local", rich_help_panel=_SET_UP)
 app.command(rich_help_panel=_SET_UP)(installing.install)

@@ -5,5 +5,5 @@ create table picture_queue.migration (
   digest text not null,
   applied_at timestamptz not null default now()
 );
-comment on table picture_queue.migration is 'The migrations applied by `picture-queue migrate`, by the names they ship under.';
+comment on table picture_queue.migration is 'What `picture-queue migrate` applied, by the names it ships under.';
 alter table picture_queue.migration enable row level security;
