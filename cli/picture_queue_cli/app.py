@@ -6,6 +6,7 @@ import typer
 
 from picture_queue import __version__
 from picture_queue_cli import (
+    adopting,
     batches,
     demo,
     doctor,
@@ -85,6 +86,7 @@ app.command(rich_help_panel=_OPERATE)(operate.maintain)
 app.add_typer(local.app, name="local", rich_help_panel=_SET_UP)
 app.command(rich_help_panel=_SET_UP)(installing.install)
 app.command(rich_help_panel=_SET_UP)(installing.migrate)
+app.command(rich_help_panel=_SET_UP)(adopting.adopt)
 
 
 def main() -> None:

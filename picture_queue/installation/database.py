@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # A number of our own: the first eight bytes of the SHA-256 of "picture-queue migrate".
 LOCK = "select pg_catalog.pg_advisory_xact_lock(4238266008931965025)"
 # Roles of the platform have time limits. What waits for a table makes others wait behind it.
-_LIMITS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
+LIMITS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
 _RECORD = "insert into picture_queue.migration (name, digest) values (%s, %s)"
 
 
@@ -96,7 +96,7 @@ def apply(connection: "Connection[Any]", file: Migration) -> None:
     from psycopg import Error
 
     try:
-        connection.execute(_LIMITS)
+        connection.execute(LIMITS)
         # Without parameters it goes out as it is, all statements at once.
         connection.execute(file.sql.encode())
         connection.execute(_RECORD, (file.name, file.digest))
