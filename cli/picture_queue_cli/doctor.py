@@ -1,6 +1,6 @@
 """``picture-queue doctor``: the way to a project, and what the database says of itself."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -19,18 +19,39 @@ if TYPE_CHECKING:
 _VERDICTS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("bad", "bold red")}
 
 
-def doctor(ctx: typer.Context, *, db_url: DatabaseUrl = None, as_json: JsonFlag = False) -> None:
+def doctor(
+    ctx: typer.Context,
+    *,
+    db_url: DatabaseUrl = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this check, which has to be ok; may be repeated."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Look the project over: what is wrong, and what to do. Exits with 1 if something is bad."""
     from picture_queue.settings import DatabaseSettings
 
     database = DatabaseSettings(db_url) if db_url else None
     found = _examine(resolve(ctx), database)
+    tolerated = {"ok"} if check else {"ok", "warn"}
+    if check:
+        found = _only(found, check)
     if as_json:
         print_json([plain(finding) for finding in found])
     else:
         _show(found)
-    if any(finding.verdict == "bad" for finding in found):
+    if any(finding.verdict not in tolerated for finding in found):
         raise typer.Exit(ExitCode.FAILED)
+
+
+def _only(found: "list[Finding]", names: list[str]) -> "list[Finding]":
+    known = {finding.check for finding in found}
+    return [finding for finding in found if finding.check in names] + [
+        _finding(name, "bad", "was not looked at", "picture-queue doctor says how far it came")
+        for name in names
+        if name not in known
+    ]
 
 
 def _examine(target: Target, database: "DatabaseSettings | None") -> "list[Finding]":
