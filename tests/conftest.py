@@ -56,7 +56,7 @@ class RemoteStack:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """The directory of the packages of tests/npm: supabase-js, the Supabase CLI, Postgres 17."""
+    """The packages of tests/npm: supabase-js, the Supabase CLI, Postgres 17 and more."""
     found = Path(__file__).parent / "npm" / "node_modules"
     if not (found / ".ready").exists():
         pytest.fail("the packages of tests/npm are missing: make test-extra", pytrace=False)
