@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 # Written by the installation itself, counted anew, or a partition for each month.
-_NOT_COPIED = {"edge", "model", "migration", "depth", "depth_change", "archive"}
+_NOT_COPIED = {"edge", "migration", "depth", "depth_change", "archive"}
 _COLUMNS = """
 select a.attname, format_type(a.atttypid, null)
 from pg_catalog.pg_attribute a
@@ -128,14 +128,17 @@ def _tables(connection: "Connection[Any]", aside: Aside) -> dict[str, int]:
 
 
 def _copy(connection: "Connection[Any]", target: str, source: str, old: Mapping[str, str]) -> int:
-    """Copies rows as they are; what the installation wrote gives way to them."""
+    """Copies rows as they are; what the installation wrote gives way, but for newer models."""
     values: dict[str, sql.Composable] = {
         name: sql.Identifier(name) for name in _columns(connection, target) if name in old
     }
     if target == "public.job_queue" and "rank" not in old:
         values["rank"] = sql.SQL("-priority")  # claims ordered by priority itself
-    connection.execute(sql.SQL("delete from {} where true").format(_identifier(target)))
-    query = sql.SQL("insert into {} ({}) overriding system value select {} from {}")
+    if target != "picture_queue.model":
+        connection.execute(sql.SQL("delete from {} where true").format(_identifier(target)))
+    query = sql.SQL(
+        "insert into {} ({}) overriding system value select {} from {} on conflict do nothing"
+    )
     copied = connection.execute(
         query.format(
             _identifier(target),
@@ -158,12 +161,12 @@ def _copy(connection: "Connection[Any]", target: str, source: str, old: Mapping[
 def _jobs(connection: "Connection[Any]", table: str) -> dict[str, int]:
     """Copies the jobs of another system."""
     types = _columns(connection, table)
-    unknown = sorted(set(states_of(connection, table)) - set(STATES)) if "status" in types else []
     if "status" not in types or not {"job_type", "type"} & types.keys():
         raise InstallationRefused(
             "public.job_queue has no columns status and job_type; it is no job queue",
             hint="Rename that table yourself, then run: picture-queue migrate",
         )
+    unknown = sorted(str(state) for state in states_of(connection, table).keys() - set(STATES))
     if unknown:
         raise InstallationRefused(
             f"Jobs are in states that are not known: {', '.join(unknown)}",
@@ -179,7 +182,10 @@ def _expressions(types: dict[str, str]) -> sql.Composable:
     def of(column: str, kind: str, otherwise: str) -> sql.Composable:
         for name in _NAMES[column]:
             if name in types and (kind != "uuid" or types[name] == "uuid"):
-                found = sql.SQL("o.{}::text::" + kind).format(sql.Identifier(name))
+                # A text that holds no JSON becomes a JSON text.
+                is_text = kind == "jsonb" and types[name] not in ("json", "jsonb")
+                convert = "to_jsonb(o.{})" if is_text else "o.{}::text::" + kind
+                found = sql.SQL(convert).format(sql.Identifier(name))
                 return sql.SQL("coalesce({}, {}) as {}").format(
                     found, sql.SQL(otherwise), sql.Identifier(column)
                 )

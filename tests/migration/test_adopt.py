@@ -142,6 +142,23 @@ async def test_a_state_nobody_knows_is_refused_and_nothing_changes(old: Any) -> 
     assert await old.rows(OBJECTS) == before
 
 
+async def test_a_job_without_a_state_is_refused(bare: Any) -> None:
+    await bare.run("create table job_queue (id uuid, type text, status text)")
+    await bare.run("insert into job_queue (type) values ('resize')")
+    with pytest.raises(InstallationRefused, match="states that are not known: None"):
+        await take_over(bare)
+
+
+async def test_a_result_that_is_no_json_becomes_a_json_text(bare: Any) -> None:
+    await bare.run(
+        """create table job_queue (id uuid default gen_random_uuid(), type text, status text,
+          result text, completed_at timestamptz default now());
+        insert into job_queue (type, status, result) values ('resize', 'completed', 'all well')"""
+    )
+    await take_over(bare)
+    assert await bare.value("select result from job_queue") == '"all well"'
+
+
 async def test_what_does_not_fit_is_named_and_nothing_changes(bare: Any) -> None:
     await bare.run(
         """create table job_queue (id uuid default gen_random_uuid(), type text, status text,

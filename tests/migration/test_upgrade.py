@@ -97,6 +97,17 @@ async def test_the_queue_goes_on_in_its_order(at_work: tuple[str, Any]) -> None:
     assert [finding for finding in findings if finding["verdict"] == "bad"] == []
 
 
+async def test_a_model_of_ones_own_comes_along(at_work: tuple[str, Any]) -> None:
+    name, database = at_work
+    await database.run(
+        """create temp table mine as select * from picture_queue.model limit 1;
+        update mine set model_id = 'me/mine';
+        insert into picture_queue.model select * from mine"""
+    )
+    await upgrade(name, database)
+    assert "me/mine" in await database.value("select list_models()")
+
+
 async def test_a_worker_reports_under_the_lease_it_had(at_work: tuple[str, Any]) -> None:
     name, database = at_work
     job, lease = await lease_of(database, "payload ->> 'as' = 'running'")
