@@ -6095,28 +6095,31 @@ as $$
 declare
   v_found jsonb;
   v_rows real;
+  -- Looked up and put in, since a linter follows a name in a string, also where pg_cron is not.
+  v_jobs regclass := to_regclass('cron.job');
+  v_runs regclass := to_regclass('cron.job_run_details');
 begin
-  if to_regclass('cron.job_run_details') is null then
-    return '[]';
+  if v_runs is null then
+    return '[]'::jsonb;
   end if;
-  execute $sql$
+  execute format($sql$
     select jsonb_agg(picture_queue._finding('pg_cron runs',
       case when d.status is null then 'warn' when d.status = 'failed' then 'bad' else 'ok' end,
       case when d.status is null then j.jobname || ' has not run yet'
-        else format('%s: the last run, at %s, %s%s', j.jobname, to_char(d.start_time, 'YYYY-MM-DD HH24:MI:SSOF'), d.status,
+        else format('%%s: the last run, at %%s, %%s%%s', j.jobname, to_char(d.start_time, 'YYYY-MM-DD HH24:MI:SSOF'), d.status,
           case when d.status = 'failed' then ': ' || coalesce(d.return_message, '') else '' end) end,
       case when d.status is null then 'wait a minute; if it stays so, see that cron.database_name is this database'
         when d.status = 'failed' then 'run it by hand to see why: ' || j.command end) order by j.jobname)
-    from cron.job j
+    from %s j
     left join lateral (
-      select r.status, r.start_time, r.return_message from cron.job_run_details r
+      select r.status, r.start_time, r.return_message from %s r
       where r.jobid = j.jobid and r.status in ('succeeded', 'failed') order by r.runid desc limit 1) d on true
     where j.active and j.jobname in ('process-job-queue', 'prune-job-queue')
-  $sql$ into v_found;
-  select c.reltuples into v_rows from pg_catalog.pg_class c where c.oid = to_regclass('cron.job_run_details');
-  return coalesce(v_found, '[]') || case when v_rows > 100000 then jsonb_build_array(picture_queue._finding(
+  $sql$, v_jobs, v_runs) into v_found;
+  select c.reltuples into v_rows from pg_catalog.pg_class c where c.oid = v_runs;
+  return coalesce(v_found, '[]'::jsonb) || case when v_rows > 100000 then jsonb_build_array(picture_queue._finding(
     'pg_cron runs', 'warn', format('cron.job_run_details has %s rows, and nobody deletes them', round(v_rows)),
-    'delete from cron.job_run_details where end_time < now() - interval ''7 days'';')) else '[]' end;
+    'delete from cron.job_run_details where end_time < now() - interval ''7 days'';')) else '[]'::jsonb end;
 exception when insufficient_privilege then
   return jsonb_build_array(picture_queue._finding('pg_cron runs', 'warn', 'its runs cannot be read',
     'grant select on cron.job, cron.job_run_details to postgres;'));
