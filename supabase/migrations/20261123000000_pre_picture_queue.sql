@@ -5941,6 +5941,7 @@ as $$
 declare
   v_at timestamptz := (select s.maintained_at from picture_queue.setting s);
   v_age numeric := round(extract(epoch from picture_queue._now() - nullif(v_at, '-infinity')));
+  v_cron regclass := to_regclass('cron.job');
   v_found jsonb;
   v_jobs text[];
 begin
@@ -5949,11 +5950,11 @@ begin
     else picture_queue._finding('maintenance', case when v_age > 3600 then 'bad' else 'warn' end,
       coalesce('not done for ' || v_age || ' seconds', 'never done'),
       'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute') end);
-  if to_regclass('cron.job') is null then
+  if v_cron is null then
     return v_found || picture_queue._finding('pg_cron', 'ok', 'not installed: the workers do the housekeeping');
   end if;
   begin
-    execute 'select array_agg(jobname::text) from cron.job where active and jobname = any ($1)'
+    execute format('select array_agg(jobname::text) from %s where active and jobname = any ($1)', v_cron)
     into v_jobs using array['process-job-queue', 'prune-job-queue'];
   exception when insufficient_privilege then
     return v_found || picture_queue._finding('pg_cron', 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;');
@@ -6128,12 +6129,19 @@ $$;
 
 -- Looks the queue over; client_time: the caller's clock. See _check_… for what is looked at.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language sql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = ''
 as $$
-  select picture_queue._check_xmin() || picture_queue._check_vacuum() || picture_queue._check_indexes()
-    || picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue()
+declare
+  v_indexes jsonb := picture_queue._check_indexes();
+begin
+  return picture_queue._check_xmin() || picture_queue._check_vacuum() || v_indexes
+    || case when v_indexes @> '[{"verdict": "bad"}]'
+      -- Each of these looks would read the whole table, again and again.
+      then picture_queue._finding('jobs', 'warn', 'not looked at while an index is missing', 'make the indexes, and ask again')
+      else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue() end
     || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_cron_runs()
-    || picture_queue._check_realtime() || picture_queue._check_storage() || picture_queue._check_settings(client_time)
+    || picture_queue._check_realtime() || picture_queue._check_storage() || picture_queue._check_settings(client_time);
+end
 $$;
 comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';
 

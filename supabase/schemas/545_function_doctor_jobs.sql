@@ -102,6 +102,7 @@ as $$
 declare
   v_at timestamptz := (select s.maintained_at from picture_queue.setting s);
   v_age numeric := round(extract(epoch from picture_queue._now() - nullif(v_at, '-infinity')));
+  v_cron regclass := to_regclass('cron.job');
   v_found jsonb;
   v_jobs text[];
 begin
@@ -110,11 +111,11 @@ begin
     else picture_queue._finding('maintenance', case when v_age > 3600 then 'bad' else 'warn' end,
       coalesce('not done for ' || v_age || ' seconds', 'never done'),
       'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute') end);
-  if to_regclass('cron.job') is null then
+  if v_cron is null then
     return v_found || picture_queue._finding('pg_cron', 'ok', 'not installed: the workers do the housekeeping');
   end if;
   begin
-    execute 'select array_agg(jobname::text) from cron.job where active and jobname = any ($1)'
+    execute format('select array_agg(jobname::text) from %s where active and jobname = any ($1)', v_cron)
     into v_jobs using array['process-job-queue', 'prune-job-queue'];
   exception when insufficient_privilege then
     return v_found || picture_queue._finding('pg_cron', 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;');
