@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-sql test-extra test-matrix test-long check format bench bench-quick bench-engine bench-smoke generate clean
+.PHONY: help setup demo test test-all test-sql test-extra test-matrix test-long check format bench bench-quick bench-engine bench-smoke upgrade-fixture clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ NPM := tests/npm
 NPM_READY := $(NPM)/node_modules/.ready
 
 help: ## Show what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv and install everything the project needs
 
@@ -58,6 +58,9 @@ format: $(READY) ## Format Python and write what is generated
 	@$(BIN)/ruff format -q .
 	@$(BIN)/python scripts/unasync.py
 	@$(BIN)/python scripts/build_migration.py
+
+upgrade-fixture: $(READY) ## Dump a database at work, as this SQL makes it (NAME=base, COMMIT=)
+	@$(BIN)/python scripts/dump_upgrade_fixture.py $(or $(NAME),base) $(COMMIT)
 
 bench: $(READY) ## Compare with other queues, in some 30 minutes; writes docs/benchmarks (JSON=1)
 	@$(BIN)/python bench/compare $(if $(JSON),--json)

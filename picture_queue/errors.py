@@ -36,6 +36,8 @@ PictureQueueError
 ├── WaitTimeout
 ├── WorkerStuck            (handlers that do not end hold its slots)
 ├── SettingsError
+├── InstallationRefused    (the folder or the database is not what the command may change)
+├── MigrationFailed        (nothing of that migration was applied)
 └── LocalStackError
     ├── StackNotRunning
     ├── StackAlreadyRunning
@@ -281,6 +283,14 @@ class WorkerStuck(PictureQueueError):
 
 class SettingsError(PictureQueueError):
     """A setting is missing or not acceptable."""
+
+
+class InstallationRefused(PictureQueueError):
+    """The folder or the database is not what the command may change; nothing was changed."""
+
+
+class MigrationFailed(PictureQueueError):
+    """A migration could not be applied; nothing of it was, and those before it stay."""
 
 
 class LocalStackError(PictureQueueError):

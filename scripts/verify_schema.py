@@ -9,6 +9,7 @@ import asyncio
 import difflib
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,7 +37,7 @@ def dsn(stack: LocalSupabase, user: str, database: str) -> str:
     return f"postgresql://{user}:{parts.password}@127.0.0.1:{parts.port}/{database}"
 
 
-async def build(stack: LocalSupabase, name: str, scripts: list[tuple[str, str]]) -> list[str]:
+async def build(stack: LocalSupabase, name: str, scripts: Sequence[tuple[str, str]]) -> list[str]:
     """Makes a database of these scripts and returns its dump and its data, line by line."""
     admin = await asyncpg.connect(dsn(stack, "supabase_admin", "postgres"), timeout=TIMEOUT)
     await admin.execute(f"create database {name} owner postgres")

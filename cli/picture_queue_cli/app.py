@@ -6,11 +6,14 @@ import typer
 
 from picture_queue import __version__
 from picture_queue_cli import (
+    adopting,
     batches,
     demo,
+    doctor,
     enqueue,
     generate,
     health,
+    installing,
     jobs,
     limits,
     local,
@@ -27,6 +30,7 @@ from picture_queue_cli.render import print_line
 _PICTURES = "Pictures"
 _JOBS = "Jobs"
 _OPERATE = "Operate"
+_SET_UP = "Set up"
 
 app = typer.Typer(
     cls=Program,
@@ -77,9 +81,12 @@ app.add_typer(queues.app, name="queues", rich_help_panel=_OPERATE)
 app.add_typer(limits.app, name="limits", rich_help_panel=_OPERATE)
 app.add_typer(limits.tenants, name="tenants", rich_help_panel=_OPERATE)
 app.add_typer(operate.settings, name="settings", rich_help_panel=_OPERATE)
-app.command(rich_help_panel=_OPERATE)(operate.doctor)
+app.command(rich_help_panel=_OPERATE)(doctor.doctor)
 app.command(rich_help_panel=_OPERATE)(operate.maintain)
-app.add_typer(local.app, name="local", rich_help_panel=_OPERATE)
+app.add_typer(local.app, name="local", rich_help_panel=_SET_UP)
+app.command(rich_help_panel=_SET_UP)(installing.install)
+app.command(rich_help_panel=_SET_UP)(installing.migrate)
+app.command(rich_help_panel=_SET_UP)(adopting.adopt)
 
 
 def main() -> None:

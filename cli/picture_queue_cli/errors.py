@@ -12,7 +12,8 @@ code  meaning
 6     no answer: wrong address, project away, embedded stack not running
 7     client and database do not fit together
 8     the wait ended before the job did
-9     in conflict with what is there: job finished or running, queue draining, port taken
+9     in conflict with what is there: job finished or running, queue draining, port taken,
+      a database or a folder that is kept otherwise
 10    the embedded stack could not do it: a program is missing, a start failed
 130   interrupted by Ctrl-C
 ====  ==================================================================================
@@ -61,6 +62,7 @@ _CODES: tuple[tuple[type[errors.PictureQueueError], ExitCode], ...] = (
     (errors.VersionMismatch, ExitCode.VERSION),
     (errors.WaitTimeout, ExitCode.TIMEOUT),
     (errors.Conflict, ExitCode.CONFLICT),
+    (errors.InstallationRefused, ExitCode.CONFLICT),
     (errors.StackAlreadyRunning, ExitCode.CONFLICT),
     (errors.PortTaken, ExitCode.CONFLICT),
     (errors.LocalStackError, ExitCode.LOCAL),

@@ -1,19 +1,15 @@
-"""``picture-queue settings``, ``doctor`` and ``maintain``."""
+"""``picture-queue settings`` and ``maintain``."""
 
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from picture_queue_cli.errors import ExitCode
 from picture_queue_cli.project import connect
 from picture_queue_cli.reading import changes
-from picture_queue_cli.render import out, pairs, plain, print_json, table, talk
+from picture_queue_cli.render import out, pairs, plain, print_json, talk
 from picture_queue_cli.sharing import JsonFlag
 
 settings = typer.Typer(no_args_is_help=True, help="See and change the project's defaults.")
-
-_VERDICTS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("bad", "bold red")}
 
 
 @settings.command()
@@ -44,25 +40,6 @@ def set_settings(
         print_json(found)
     else:
         out().print(pairs({name: found[name] for name in changed}))
-
-
-def doctor(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
-    """Look the project over: what is wrong, and what to do. Exits with 1 if something is bad."""
-    with connect(ctx) as pq:
-        found = pq.doctor()
-    if as_json:
-        print_json([plain(finding) for finding in found])
-    else:
-        shown = table("", "check", "finding")
-        for finding in found:
-            word, style = _VERDICTS[finding.verdict]
-            detail = Text(finding.detail)
-            if finding.remedy and finding.verdict != "ok":
-                detail.append(f"\n{finding.remedy}", style="cyan")
-            shown.add_row(Text(word, style=style), finding.check, detail)
-        out().print(shown)
-    if any(finding.verdict == "bad" for finding in found):
-        raise typer.Exit(ExitCode.FAILED)
 
 
 def maintain(

@@ -52,6 +52,11 @@ def complain(text: str) -> None:
     err().print(line, soft_wrap=True)
 
 
+def warn(text: str) -> None:
+    """Says what should be looked at, though it went on."""
+    err().print(Text(f"! {text}", style="yellow"), soft_wrap=True)
+
+
 def print_line(text: str) -> None:
     """Prints a bare result, such as an id or a path."""
     out().print(Text(text), soft_wrap=True)

@@ -24,7 +24,10 @@ from picture_queue.errors import (
 )
 from picture_queue.records import Version
 
-UPGRADE = "Apply the SQL that ships with this version: supabase db push"
+UPGRADE = (
+    "Apply the SQL that ships with this version: picture-queue install && supabase db push, "
+    "or picture-queue migrate"
+)
 # Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
 _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "42501": (NotAllowed, "This key may not do that", "Use a service key, or sign in as the owner"),

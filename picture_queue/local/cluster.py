@@ -220,8 +220,11 @@ class Cluster:
             orphan.send_signal(signal.SIGINT)
             await asyncio.to_thread(wait_until, lambda: not runs(orphan), _ORPHAN_TIMEOUT)
 
-    async def prepare(self) -> list[str]:
+    async def prepare(self, migrations: bool = True) -> list[str]:
         """Brings the started server's database up to date: platform, then our migrations.
+
+        Args:
+            migrations: Whether the latter are wanted.
 
         Returns:
             The names of the migrations applied now.
@@ -232,7 +235,7 @@ class Cluster:
         if not self.complete:
             await apply_platform(self.superuser_dsn)
             self._marker.write_text(platform_digest() + "\n")
-        return await apply_migrations(self.dsn)
+        return await apply_migrations(self.dsn) if migrations else []
 
 
 def _unreachable(path: Path, user: ServiceUser | None) -> LocalStackError:

@@ -170,7 +170,7 @@ class Daemon:
         )
         stack.push_async_callback(service.stop)
         await service.start()
-        for name in await cluster.prepare():
+        for name in await cluster.prepare(self._options.migrations):
             _log.info("applied %s", name)
         return cluster
 

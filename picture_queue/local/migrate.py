@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncpg
 
-from picture_queue._resources import migrations
+from picture_queue._resources import migrations, place_of
 from picture_queue.errors import LocalStackError
 
 _CONNECT_TIMEOUT = 10.0
@@ -63,11 +63,11 @@ async def apply_migrations(dsn: str) -> list[str]:
         await connection.execute(_LEDGER)
         known = await connection.fetch("select version from supabase_migrations.schema_migrations")
         versions = {row["version"] for row in known}
-        for file_name, sql in migrations():
-            version, _, name = file_name.removesuffix(".sql").partition("_")
-            if version not in versions:
-                await _execute(connection, file_name, sql, ledger=(version, [sql], name))
-                applied.append(file_name)
+        for file in migrations():
+            if file.version not in versions:
+                ledger = (file.version, [file.sql], file.title)
+                await _execute(connection, file.file_name, file.sql, ledger)
+                applied.append(file.file_name)
     finally:
         await connection.close(timeout=_CONNECT_TIMEOUT)
     return applied
@@ -101,15 +101,5 @@ async def _execute(
                     *ledger,
                 )
     except asyncpg.PostgresError as error:
-        raise LocalStackError(
-            f"{file_name} cannot be applied: {error}", detail=_where(error, sql)
-        ) from error
-
-
-def _where(error: asyncpg.PostgresError, sql: str) -> str | None:
-    """Names the line of the file, or the function whose body failed."""
-    position = getattr(error, "position", None)
-    if position:
-        return f"Line {sql.count(chr(10), 0, int(position) - 1) + 1} of the file"
-    context: str | None = getattr(error, "context", None)
-    return context
+        place = place_of(sql, getattr(error, "position", None), getattr(error, "context", None))
+        raise LocalStackError(f"{file_name} cannot be applied: {error}", detail=place) from error

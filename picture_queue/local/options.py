@@ -15,6 +15,7 @@ class Options:
         worker: Whether it runs a worker beside it.
         durable: False trades safety against power loss for speed.
         lifeline: Stop when standard input ends: the process that started it is gone.
+        migrations: Whether the database gets our SQL; without, it is as a new project's.
         temporary: Delete the data directory if that process cannot do it.
         replicate_seconds: How long the simulator's predictions run; None: as the real models.
     """
@@ -25,6 +26,7 @@ class Options:
     durable: bool = True
     lifeline: bool = False
     temporary: bool = False
+    migrations: bool = True
     replicate_seconds: float | None = None
 
     def arguments(self) -> list[str]:
@@ -37,6 +39,7 @@ class Options:
             "--not-durable": not self.durable,
             "--lifeline": self.lifeline,
             "--temporary": self.temporary,
+            "--no-migrations": not self.migrations,
         }
         return words + [switch for switch, on in switches.items() if on]
 
@@ -51,4 +54,5 @@ def parse(words: list[str]) -> Options:
     parser.add_argument("--not-durable", dest="durable", action="store_false")
     parser.add_argument("--lifeline", action="store_true")
     parser.add_argument("--temporary", action="store_true")
+    parser.add_argument("--no-migrations", dest="migrations", action="store_false")
     return Options(**vars(parser.parse_args(words)))

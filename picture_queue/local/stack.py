@@ -61,6 +61,7 @@ class LocalSupabase:
             directory.
         replicate_seconds: How long the Replicate simulator's predictions run; None: about as long
             as the real models.
+        migrations: Whether the database gets our SQL; without, it is as a new project's.
         notice: Called with one line when something has to be downloaded first.
 
     Attributes:
@@ -97,6 +98,7 @@ class LocalSupabase:
         worker: bool = False,
         durable: bool | None = None,
         replicate_seconds: float | None = None,
+        migrations: bool = True,
         notice: Notice = print_notice,
     ) -> None:
         self._temporary = data_dir is None
@@ -108,6 +110,7 @@ class LocalSupabase:
             lifeline=True,
             temporary=self._temporary,
             replicate_seconds=replicate_seconds,
+            migrations=migrations,
         )
         self._notice = notice
         self._process: subprocess.Popen[bytes] | None = None

@@ -23,6 +23,18 @@
 -- Plans. What runs all day has seq_page_cost = 100, so that a plan made while a table was empty, and
 -- kept by its session, is still right when the table is full: it goes through the index. Rows are found
 -- by = any (array) for the same reason.
+do $$
+begin
+  if to_regnamespace('picture_queue') is not null then
+    raise exception 'picture-queue is in this database already'
+      using hint = 'If `picture-queue migrate` put it there, go on with that. `picture-queue doctor` tells.';
+  elsif to_regclass('public.job_queue') is not null then
+    raise exception 'public.job_queue is there already, and is not of picture-queue'
+      using hint = '`picture-queue adopt --preview` says how its jobs come along.';
+  end if;
+end
+$$;
+
 create schema picture_queue;
 comment on schema picture_queue is 'The private half of picture-queue: settings, policies, functions.';
 
@@ -250,6 +262,19 @@ comment on column picture_queue.setting.unknown_queue is
   'What an enqueue to a queue that is not there does: create, refuse.';
 insert into picture_queue.setting default values;
 alter table picture_queue.setting enable row level security;
+
+
+-- 105_table_migration.sql
+
+-- Which migrations `picture-queue migrate` applied. The Supabase CLI has a list of its own,
+-- supabase_migrations.schema_migrations; where it applies them, this one is empty.
+create table picture_queue.migration (
+  name text primary key,
+  digest text not null,
+  applied_at timestamptz not null default now()
+);
+comment on table picture_queue.migration is 'What `picture-queue migrate` applied, by the names it ships under.';
+alter table picture_queue.migration enable row level security;
 
 
 -- 110_table_queue.sql
@@ -6174,6 +6199,130 @@ as $$
   from clock c
 $$;
 
+
+-- 546_function_doctor_platform.sql
+
+-- The doctor's third part: what Supabase runs beside the database. Its tables belong to others and may
+-- be absent, so they are named in text.
+
+-- The tables that a publication of Realtime would send a second time, change by change.
+create function picture_queue._published() returns text[]
+language sql stable set search_path = ''
+as $$
+  select array_agg(t.tablename::text order by t.tablename) from pg_catalog.pg_publication_tables t
+  where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename in ('job_queue', 'generations', 'images')
+$$;
+
+-- Whether events get out: the function that sends them, who may hear them, and where they are written.
+create function picture_queue._check_realtime() returns jsonb
+language sql stable set search_path = ''
+as $$
+  with messages as (
+    select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c where c.oid = to_regclass('realtime.messages')
+  ),
+  problem (verdict, detail, remedy) as (
+    select 'bad', 'events are not sent: Realtime was not there when picture-queue was installed',
+      'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
+    from messages where not exists (select from pg_catalog.pg_proc p
+      where p.oid = to_regproc('picture_queue._broadcast') and p.prosrc like '%realtime.messages%')
+    union all
+    select 'bad', 'everybody may hear every private topic: realtime.messages has no row level security',
+      'alter table realtime.messages enable row level security;'
+    from messages where not relrowsecurity
+    union all
+    select 'bad', 'users cannot hear their own topic: its policy is missing',
+      'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
+        || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
+    from messages m where not exists (select from pg_catalog.pg_policy p
+      where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
+    union all
+    select 'warn', 'realtime.messages has no partition of today: events are lost until a client connects',
+      'open a channel, as a watch or this doctor does; Realtime then makes the partition'
+    from messages m where m.relkind = 'p' and not exists (
+      select from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+      where i.inhparent = m.oid and c.relname = 'messages_' || to_char(picture_queue._now() at time zone 'utc', 'YYYY_MM_DD'))
+    union all
+    select 'bad', 'publication supabase_realtime_messages_publication does not have realtime.messages: no event gets out',
+      'restart Realtime in the project''s settings'
+    from messages
+    where exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime_messages_publication')
+      and not exists (select from pg_catalog.pg_publication_tables t
+        where t.pubname = 'supabase_realtime_messages_publication' and t.schemaname = 'realtime')
+    union all
+    select 'warn', format('publication supabase_realtime sends every change of %s as well, checked for each subscriber',
+      array_to_string(p.tables, ', ')),
+      format('alter publication supabase_realtime drop table public.%s;', array_to_string(p.tables, ', public.'))
+    from picture_queue._published() p (tables) where p.tables is not null
+  )
+  select picture_queue._findings('realtime in SQL', (
+    select jsonb_agg(picture_queue._finding('realtime in SQL', p.verdict, p.detail, p.remedy)) from problem p),
+    case when exists (select from messages) then 'events are sent to private topics, and users hear their own'
+    else 'there is no Realtime: who watches polls' end)
+$$;
+
+-- Whether the bucket of the pictures is there and closed.
+create function picture_queue._check_storage() returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_public boolean;
+begin
+  if to_regclass('storage.buckets') is null then
+    return jsonb_build_array(picture_queue._finding('storage', 'ok', 'there is no Storage: pictures are not kept'));
+  end if;
+  execute 'select b.public from storage.buckets b where b.id = ''pictures''' into v_public;
+  return jsonb_build_array(case
+    when v_public is null then picture_queue._finding('storage', 'bad', 'bucket pictures is missing: no picture can be kept',
+      'insert into storage.buckets (id, name, public) values (''pictures'', ''pictures'', false);')
+    when v_public then picture_queue._finding('storage', 'bad', 'bucket pictures is public: whoever has an address sees the picture',
+      'update storage.buckets set public = false where id = ''pictures'';')
+    when not exists (select from pg_catalog.pg_policy p
+      where p.polrelid = to_regclass('storage.objects') and p.polname = 'picture_queue: read own pictures')
+    then picture_queue._finding('storage', 'bad', 'users cannot read their own pictures: the policy is missing',
+      'create policy "picture_queue: read own pictures" on storage.objects for select to authenticated using '
+        || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text);')
+    else picture_queue._finding('storage', 'ok', 'bucket pictures is private, and users read their own folder') end);
+end
+$$;
+
+-- How the last run of each of our jobs in pg_cron went, and whether the list of runs grows without end.
+create function picture_queue._check_cron_runs() returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_found jsonb;
+  v_rows real;
+  -- Looked up and put in, since a linter follows a name in a string, also where pg_cron is not.
+  v_jobs regclass := to_regclass('cron.job');
+  v_runs regclass := to_regclass('cron.job_run_details');
+begin
+  if v_runs is null then
+    return '[]'::jsonb;
+  end if;
+  execute format($sql$
+    select jsonb_agg(picture_queue._finding('pg_cron runs',
+      case when d.status is null then 'warn' when d.status = 'failed' then 'bad' else 'ok' end,
+      case when d.status is null then j.jobname || ' has not run yet'
+        else format('%%s: the last run, at %%s, %%s%%s', j.jobname, to_char(d.start_time, 'YYYY-MM-DD HH24:MI:SSOF'), d.status,
+          case when d.status = 'failed' then ': ' || coalesce(d.return_message, '') else '' end) end,
+      case when d.status is null then 'wait a minute; if it stays so, see that cron.database_name is this database'
+        when d.status = 'failed' then 'run it by hand to see why: ' || j.command end) order by j.jobname)
+    from %s j
+    left join lateral (
+      select r.status, r.start_time, r.return_message from %s r
+      where r.jobid = j.jobid and r.status in ('succeeded', 'failed') order by r.runid desc limit 1) d on true
+    where j.active and j.jobname in ('process-job-queue', 'prune-job-queue')
+  $sql$, v_jobs, v_runs) into v_found;
+  select c.reltuples into v_rows from pg_catalog.pg_class c where c.oid = v_runs;
+  return coalesce(v_found, '[]'::jsonb) || case when v_rows > 100000 then jsonb_build_array(picture_queue._finding(
+    'pg_cron runs', 'warn', format('cron.job_run_details has %s rows, and nobody deletes them', round(v_rows)),
+    'delete from cron.job_run_details where end_time < now() - interval ''7 days'';')) else '[]'::jsonb end;
+exception when insufficient_privilege then
+  return jsonb_build_array(picture_queue._finding('pg_cron runs', 'warn', 'its runs cannot be read',
+    'grant select on cron.job, cron.job_run_details to postgres;'));
+end
+$$;
+
 -- Looks the queue over; client_time: the caller's clock. See _check_… for what is looked at.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -6186,7 +6335,8 @@ begin
       -- Each of these looks would read the whole table, again and again.
       then picture_queue._finding('jobs', 'warn', 'not looked at while an index is missing', 'make the indexes, and ask again')
       else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue() end
-    || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_settings(client_time);
+    || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_cron_runs()
+    || picture_queue._check_realtime() || picture_queue._check_storage() || picture_queue._check_settings(client_time);
 end
 $$;
 comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';

@@ -21,5 +21,17 @@
 -- Plans. What runs all day has seq_page_cost = 100, so that a plan made while a table was empty, and
 -- kept by its session, is still right when the table is full: it goes through the index. Rows are found
 -- by = any (array) for the same reason.
+do $$
+begin
+  if to_regnamespace('picture_queue') is not null then
+    raise exception 'picture-queue is in this database already'
+      using hint = 'If `picture-queue migrate` put it there, go on with that. `picture-queue doctor` tells.';
+  elsif to_regclass('public.job_queue') is not null then
+    raise exception 'public.job_queue is there already, and is not of picture-queue'
+      using hint = '`picture-queue adopt --preview` says how its jobs come along.';
+  end if;
+end
+$$;
+
 create schema picture_queue;
 comment on schema picture_queue is 'The private half of picture-queue: settings, policies, functions.';

@@ -163,20 +163,3 @@ as $$
       case when c.away > 5 then 'set the clock of that machine by NTP; times it sends, as scheduled_for, are off by as much' end) end
   from clock c
 $$;
-
--- Looks the queue over; client_time: the caller's clock. See _check_… for what is looked at.
-create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = ''
-as $$
-declare
-  v_indexes jsonb := picture_queue._check_indexes();
-begin
-  return picture_queue._check_xmin() || picture_queue._check_vacuum() || v_indexes
-    || case when v_indexes @> '[{"verdict": "bad"}]'
-      -- Each of these looks would read the whole table, again and again.
-      then picture_queue._finding('jobs', 'warn', 'not looked at while an index is missing', 'make the indexes, and ask again')
-      else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue() end
-    || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_settings(client_time);
-end
-$$;
-comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';

@@ -21,6 +21,7 @@ import httpx
 import psutil
 import pytest
 
+from picture_queue._resources import Migration
 from picture_queue.errors import (
     LocalStackError,
     MissingProgram,
@@ -491,8 +492,8 @@ async def test_a_migration_that_fails_changes_nothing_and_names_its_line(
     stack: LocalSupabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [
-        ("20200101000000_good.sql", "create table public.good ();"),
-        ("20200101000001_bad.sql", "create table public.half ();\n\nselect nonsense;"),
+        Migration("20200101000000_good.sql", "create table public.good ();"),
+        Migration("20200101000001_bad.sql", "create table public.half ();\n\nselect nonsense;"),
     ]
     monkeypatch.setattr(migrate, "migrations", lambda: files)
     await _value(stack.db_url, "create database stack_probe")

@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 CHECKS = {
+    "realtime in SQL",
+    "storage",
     "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs", "rights",
     "maintenance", "pg_cron", "settings", "postgres", "clock",
 }  # fmt: skip

@@ -46,6 +46,7 @@ CODES = {
     errors.JobFinished: 9,
     errors.JobRunning: 9,
     errors.QueueDraining: 9,
+    errors.InstallationRefused: 9,
     errors.StackAlreadyRunning: 9,
     errors.PortTaken: 9,
     errors.LocalStackError: 10,
@@ -56,6 +57,7 @@ CODES = {
     errors.JobFailed: 1,
     errors.JobCancelled: 1,
     errors.WorkerStuck: 1,
+    errors.MigrationFailed: 1,
 }
 
 

@@ -1,0 +1,125 @@
+"""``picture-queue doctor``: the way to a project, and what the database says of itself."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from picture_queue.errors import PictureQueueError, SettingsError
+from picture_queue_cli.errors import ExitCode
+from picture_queue_cli.installing import DatabaseUrl
+from picture_queue_cli.project import Target, resolve
+from picture_queue_cli.render import out, plain, print_json, table
+from picture_queue_cli.sharing import JsonFlag
+
+if TYPE_CHECKING:
+    from picture_queue.records_operate import Finding
+    from picture_queue.settings import DatabaseSettings, ProjectSettings
+
+_VERDICTS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("bad", "bold red")}
+
+
+def doctor(
+    ctx: typer.Context,
+    *,
+    db_url: DatabaseUrl = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this check, which has to be ok; may be repeated."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Look the project over: what is wrong, and what to do. Exits with 1 if something is bad."""
+    from picture_queue.settings import DatabaseSettings
+
+    database = DatabaseSettings(db_url) if db_url else None
+    found = _examine(resolve(ctx), database)
+    tolerated = {"ok"} if check else {"ok", "warn"}
+    if check:
+        found = _only(found, check)
+    if as_json:
+        print_json([plain(finding) for finding in found])
+    else:
+        _show(found)
+    if any(finding.verdict not in tolerated for finding in found):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _only(found: "list[Finding]", names: list[str]) -> "list[Finding]":
+    known = {finding.check for finding in found}
+    return [finding for finding in found if finding.check in names] + [
+        _finding(name, "bad", "was not looked at", "picture-queue doctor says how far it came")
+        for name in names
+        if name not in known
+    ]
+
+
+def _examine(target: Target, database: "DatabaseSettings | None") -> "list[Finding]":
+    import asyncio
+
+    from picture_queue.installation import checkup
+
+    migrations = checkup.examine_database(database)
+    installed = not checkup.is_bad(migrations)
+    try:
+        settings = _project(target)
+    except SettingsError as error:
+        verdict = "warn" if database else "bad"
+        found = [_finding("address", verdict, error.message, error.hint), *migrations]
+        return found + (_inside(None, database) if database and installed else [])
+    outside = asyncio.run(checkup.examine_api(settings))
+    found = outside.findings + migrations
+    if outside.has_sql and outside.may_operate:
+        found += _inside(settings, None)
+    elif database and installed:
+        found += _inside(None, database)
+    return found
+
+
+def _project(target: Target) -> "ProjectSettings":
+    from picture_queue.settings import ProjectSettings
+
+    return ProjectSettings.resolve(target.url, target.key)
+
+
+def _inside(
+    settings: "ProjectSettings | None", database: "DatabaseSettings | None"
+) -> "list[Finding]":
+    """Asks the database about itself, and who works."""
+    from picture_queue import PictureQueue
+
+    try:
+        with PictureQueue(
+            settings.url if settings else None,
+            settings.key if settings else None,
+            database_url=database.url if database else None,
+        ) as pq:
+            return [*pq.doctor(), _workers(len(pq.health().workers))]
+    except PictureQueueError as error:
+        detail = f"{error.message}: {error.detail}" if error.detail else error.message
+        return [_finding("queue_doctor", "bad", detail, error.hint)]
+
+
+def _workers(running: int) -> "Finding":
+    if running:
+        return _finding("workers", "ok", f"{running} running")
+    return _finding("workers", "warn", "no worker is running", "picture-queue worker")
+
+
+def _finding(check: str, verdict: str, detail: str, remedy: str | None = None) -> "Finding":
+    from picture_queue.records_operate import Finding
+
+    return Finding.model_validate(
+        {"check": check, "verdict": verdict, "detail": detail, "remedy": remedy}
+    )
+
+
+def _show(found: "list[Finding]") -> None:
+    shown = table("", "check", "finding")
+    for finding in found:
+        word, style = _VERDICTS[finding.verdict]
+        detail = Text(finding.detail)
+        if finding.remedy and finding.verdict != "ok":
+            detail.append(f"\n{finding.remedy}", style="cyan")
+        shown.add_row(Text(word, style=style), finding.check, detail)
+    out().print(shown)

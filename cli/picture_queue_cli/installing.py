@@ -1,0 +1,116 @@
+"""``picture-queue install`` and ``migrate``: the SQL into a project, each way for itself."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from picture_queue.errors import SettingsError
+from picture_queue_cli.render import print_json, print_line, talk, warn
+from picture_queue_cli.sharing import JsonFlag
+
+if TYPE_CHECKING:
+    from picture_queue.installation.folder import Installation
+    from picture_queue.settings import DatabaseSettings
+
+_PUSH = "supabase db push"
+Folder = Annotated[Path, typer.Option("--dir", metavar="DIR", help="What `supabase init` made.")]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--db-url",
+        metavar="URL",
+        envvar="PICTURE_QUEUE_DATABASE_URL",
+        help="postgresql://… of the database, as the project's settings show it.",
+    ),
+]
+_FOLDER = Path("supabase")
+
+
+def install(
+    *, directory: Folder = _FOLDER, db_url: DatabaseUrl = None, as_json: JsonFlag = False
+) -> None:
+    """Write the SQL into your project's folder, for `supabase db push`. Prints the files."""
+    from picture_queue import __version__
+    from picture_queue.installation import folder
+
+    if db_url:
+        _expect_not_migrated(db_url)
+    done = folder.install(directory, __version__)
+    if as_json:
+        print_json(
+            {
+                "directory": str(done.directory),
+                "written": [str(path) for path in done.written],
+                "present": [str(path) for path in done.present],
+                "edited": [str(path) for path in done.edited],
+                "next": _PUSH,
+            }
+        )
+    else:
+        _show(done)
+
+
+def _expect_not_migrated(db_url: str) -> None:
+    from picture_queue.installation import database, state
+
+    database.expect_keeper(database_settings(db_url), state.Keeper.CLI)
+
+
+def _show(done: "Installation") -> None:
+    for path in done.written:
+        print_line(str(path))
+    for path in done.edited:
+        warn(f"{path} is not as it was installed; it was left as it is.")
+    if done.written:
+        talk(f"Next: {_PUSH}, then picture-queue doctor")
+    else:
+        talk(f"Nothing to write: {done.directory} has all migrations of this version.")
+
+
+def migrate(
+    *,
+    db_url: DatabaseUrl = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Change nothing, only say what would be applied.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Apply the SQL straight to the database, without the Supabase CLI. Prints what it applied."""
+    from picture_queue.installation import database
+
+    settings = database_settings(db_url)
+
+    def say(name: str) -> None:
+        if not as_json:
+            print_line(name)
+
+    if preview:
+        names = database.pending(settings)
+        for name in names:
+            say(name)
+    else:
+        names = database.migrate(settings, say)
+    if as_json:
+        print_json({"pending" if preview else "applied": names})
+    elif not names:
+        talk("Nothing to apply: the database has all migrations of this version.")
+    else:
+        talk("Nothing was changed." if preview else "Next: picture-queue doctor")
+
+
+def database_settings(db_url: str | None) -> "DatabaseSettings":
+    """Returns the database of the command line.
+
+    Raises:
+        SettingsError: None is named.
+    """
+    from picture_queue.settings import DatabaseSettings
+
+    if not db_url:
+        raise SettingsError(
+            "No database is named",
+            hint="Set --db-url or PICTURE_QUEUE_DATABASE_URL to the address of role postgres, from "
+            "the project's settings (Connect, Direct connection or Session pooler)",
+        )
+    return DatabaseSettings(db_url)

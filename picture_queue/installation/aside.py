@@ -1,0 +1,156 @@
+"""Moves what is in the way of an installation into a schema of its own; nothing is dropped.
+
+In the way are the objects of `public` that bear a name of ours, and an unreleased `picture_queue`.
+Tables go with their rows, indexes, triggers, policies and rights, into a schema that the API does
+not expose and nobody but its owner may use.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+
+from picture_queue._resources import Migration
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+_CREATED = re.compile(r"^create (?:table|view|function) public\.(\w+)", re.MULTILINE)
+_TAKEN = (
+    "select nspname from pg_catalog.pg_namespace where nspname like 'picture\\_queue\\_before%'"
+)
+_RELATIONS = """
+select case c.relkind when 'v' then 'view' when 'm' then 'materialized view'
+  when 'f' then 'foreign table' else 'table' end, c.oid::regclass::text
+from pg_catalog.pg_class c
+where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f')
+  and c.relname = any (%(names)s)
+order by 1, 2
+"""
+_FUNCTIONS = """
+select case p.prokind when 'p' then 'procedure' when 'a' then 'aggregate' else 'function' end,
+  p.oid::regprocedure::text
+from pg_catalog.pg_proc p
+where p.pronamespace = 'public'::regnamespace and p.proname = any (%(names)s) and not exists (
+  select from pg_catalog.pg_depend d where d.objid = p.oid and d.deptype = 'e')
+order by 1, 2
+"""
+# What goes on, and means something else afterwards or hears nothing any more.
+_NOTES = """
+with moved as (
+  select c.oid from pg_catalog.pg_class c
+  where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f')
+    and c.relname = any (%(names)s)
+)
+select format('trigger %%I goes with %%s and does not fire for new rows', t.tgname,
+  t.tgrelid::regclass)
+from pg_catalog.pg_trigger t join moved m on m.oid = t.tgrelid where not t.tgisinternal
+union all
+select format('%%s refers to %%s, and goes on to refer to the old rows', c.conrelid::regclass,
+  c.confrelid::regclass)
+from pg_catalog.pg_constraint c join moved m on m.oid = c.confrelid
+where c.contype = 'f' and c.conrelid not in (select m.oid from moved m)
+union all
+select distinct format('view %%s goes on to show the old rows of %%s', w.ev_class::regclass,
+  d.refobjid::regclass)
+from pg_catalog.pg_depend d
+join pg_catalog.pg_rewrite w on w.oid = d.objid
+join moved m on m.oid = d.refobjid
+where d.classid = 'pg_catalog.pg_rewrite'::regclass
+  and w.ev_class not in (select m.oid from moved m)
+union all
+select format('publication %%I: who follows the changes of %%s hears nothing any more', p.pubname,
+  r.prrelid::regclass)
+from pg_catalog.pg_publication_rel r
+join pg_catalog.pg_publication p on p.oid = r.prpubid join moved m on m.oid = r.prrelid
+union all
+select format('function %%s names job_queue, which from now on is the new table',
+  f.oid::regprocedure)
+from pg_catalog.pg_proc f
+join pg_catalog.pg_namespace n on n.oid = f.pronamespace
+where f.prosrc ~ '\\mjob_queue\\M' and n.nspname not in ('pg_catalog', 'information_schema')
+  and n.nspname not like 'picture\\_queue%%'
+  and not (n.nspname = 'public' and f.proname = any (%(names)s))
+order by 1
+"""
+# Ours, on tables of others: the installation makes the same ones again.
+_POLICIES = """
+select p.polname, p.polrelid::regclass::text from pg_catalog.pg_policy p
+where p.polname in ('picture_queue: read own topics', 'picture_queue: read own pictures')
+"""
+_CRON_JOBS = """
+create table {schema}.cron_job as
+select * from cron.job where jobname in ('process-job-queue', 'prune-job-queue')
+"""
+
+
+@dataclass(frozen=True)
+class Aside:
+    """What was moved.
+
+    Args:
+        schema: Where what was in `public` is now.
+        private: Where what was `picture_queue` is now; None where there was none.
+        moved: Each object, as it was called.
+        notes: What goes on beside, and is to be looked at by a person.
+    """
+
+    schema: str
+    private: str | None
+    moved: list[str]
+    notes: list[str]
+
+
+def set_aside(connection: "Connection[Any]", shipped: list[Migration]) -> Aside:
+    """Moves what is in the way, in the open transaction.
+
+    Raises:
+        psycopg.Error: Something cannot be moved; it belongs to another role.
+    """
+    names = {"names": [name for file in shipped for name in _CREATED.findall(file.sql)]}
+    # So that every name is written out.
+    connection.execute("set local search_path = ''")
+    notes = [note for (note,) in connection.execute(_NOTES, names)]
+    relations = connection.execute(_RELATIONS, names).fetchall()
+    functions = connection.execute(_FUNCTIONS, names).fetchall()
+    schema = _free_name(connection)
+    private = _rename_private(connection, f"{schema}_private")
+    connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+    for kind, name in [*relations, *functions]:
+        # Both come from the catalogue, quoted.
+        move = f"alter {kind} {name} set schema "
+        connection.execute(sql.SQL(move) + sql.Identifier(schema))
+    for policy, table in connection.execute(_POLICIES).fetchall():
+        drop = sql.SQL("drop policy {} on ").format(sql.Identifier(policy))
+        connection.execute(drop + sql.SQL(table))
+    _keep_cron_jobs(connection, schema)
+    connection.execute("set local search_path to default")
+    moved = [f"{kind} {name}" for kind, name in [*relations, *functions]]
+    return Aside(schema, private, moved, notes)
+
+
+def _free_name(connection: "Connection[Any]") -> str:
+    taken = {name for (name,) in connection.execute(_TAKEN)}
+    wanted, number = "picture_queue_before", 1
+    while wanted in taken:
+        number += 1
+        wanted = f"picture_queue_before_{number}"
+    return wanted
+
+
+def _rename_private(connection: "Connection[Any]", name: str) -> str | None:
+    there = connection.execute("select to_regnamespace('picture_queue') is not null").fetchone()
+    if there != (True,):
+        return None
+    connection.execute(
+        sql.SQL("alter schema picture_queue rename to {}").format(sql.Identifier(name))
+    )
+    return name
+
+
+def _keep_cron_jobs(connection: "Connection[Any]", schema: str) -> None:
+    """Copies our jobs of pg_cron: the installation puts its own commands under their names."""
+    there = connection.execute("select to_regclass('cron.job') is not null").fetchone()
+    if there == (True,):
+        connection.execute(sql.SQL(_CRON_JOBS).format(schema=sql.Identifier(schema)))

@@ -1,0 +1,140 @@
+"""Writes a dump of a database at work, which later versions have to bring up to date.
+
+``python scripts/dump_upgrade_fixture.py NAME [COMMIT]`` installs the SQL of the working tree, or of
+a commit, gives it jobs in each state, and dumps both schemas to
+``tests/migration/fixtures/NAME.sql.gz``, with what the installation put on the tables of Realtime
+and Storage. The jobs are asked for by the functions that every state has had.
+"""
+
+import asyncio
+import gzip
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+
+from picture_queue._resources import Migration, migrations
+from picture_queue.local.binaries import find_postgres
+from picture_queue.local.stack import LocalSupabase
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "tests" / "migration" / "fixtures"
+MIGRATIONS = "supabase/migrations"
+USER = "00000000-0000-4000-8000-0000000000aa"
+TIMEOUT = 60.0  # seconds
+POLICIES = """
+select format('create policy %I on %I.%I for %s to %s using (%s);', p.policyname, p.schemaname,
+  p.tablename, p.cmd, array_to_string(p.roles, ', '), p.qual)
+from pg_policies p where p.schemaname in ('realtime', 'storage') order by 1
+"""
+BUCKET = "insert into storage.buckets (id, name, public) values ('pictures', 'pictures', false);"
+# Settings of the session that made the dump, commands of psql, and what every database has.
+LEFT_OUT = re.compile(
+    r"^(SET (?!check_function_bodies).*|\\.*|CREATE SCHEMA public;|.* ON SCHEMA public .*)$"
+)
+
+
+def shipped_at(commit: str | None) -> list[Migration]:
+    """Returns the migrations of the working tree, or of a commit."""
+    if commit is None:
+        return migrations()
+
+    def git(*words: str) -> str:
+        return subprocess.check_output(["git", *words], cwd=ROOT, text=True, timeout=TIMEOUT)
+
+    names = git("ls-tree", "--name-only", f"{commit}:{MIGRATIONS}").split()
+    return [Migration(name, git("show", f"{commit}:{MIGRATIONS}/{name}")) for name in names]
+
+
+async def fill(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Makes a job in each state, a lease that is held, and a picture that is being made."""
+
+    async def enqueue(metadata: str, priority: int = 0, later: str = "null", tries: int = 3) -> str:
+        return str(
+            await connection.fetchval(
+                f"""select enqueue_job('resize', jsonb_build_object('as', $1::text), $2, null,
+                  {later}, $3)""",
+                metadata,
+                priority,
+                tries,
+            )
+        )
+
+    async def claim(job_type: str) -> dict[str, str]:
+        found = await connection.fetchval(
+            "select claim_jobs('worker-1', '{default}', array[$1], 1, 3600, $2)", job_type, uuid4()
+        )
+        (job,) = json.loads(found)
+        return {"job_id": job["id"], "lease_id": job["lease_id"]}
+
+    async def report(lease: dict[str, str], **outcome: object) -> None:
+        await connection.fetchval("select report_jobs($1)", json.dumps([{**lease, **outcome}]))
+
+    await enqueue("completed")
+    await report(await claim("resize"), outcome="completed", result={"ok": True})
+    await enqueue("failed", tries=1)
+    await report(await claim("resize"), outcome="failed", error="no such file")
+    await enqueue("retried")
+    await report(await claim("resize"), outcome="failed", error="timed out")
+    await connection.fetchval("select cancel_job($1)", await enqueue("cancelled"))
+    await enqueue("running")
+    await claim("resize")
+    await enqueue("pending")
+    await enqueue("urgent", priority=7)
+    await enqueue("later", later="'2199-01-01'")
+    await connection.fetchval(
+        "select start_generation('a cat', 'black-forest-labs/flux-schnell', '{}', $1)",
+        json.dumps({"user_id": USER}),
+    )
+    lease = await claim("generate-image")
+    begun = await connection.fetchval("select begin_prediction($1, $2)", *lease.values())
+    row = json.loads(begun)["prediction"]["id"]
+    await connection.fetchval(
+        "select record_prediction($1, $2, $3, 'prediction-1')", *lease.values(), row
+    )
+
+
+def dump(url: str) -> str:
+    """Returns the SQL of both schemas, as any Postgres takes it without psql."""
+    done = subprocess.run(
+        [
+            find_postgres().path / "pg_dump",
+            *("--schema=public", "--schema=picture_queue", "--no-owner", "--inserts"),
+            url,
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    return "".join(
+        line for line in done.stdout.splitlines(keepends=True) if not LEFT_OUT.match(line.rstrip())
+    )
+
+
+async def main(name: str, commit: str | None = None) -> None:
+    """Writes the fixture."""
+    async with LocalSupabase(migrations=False) as stack:
+        connection = await asyncpg.connect(stack.db_url, timeout=TIMEOUT, command_timeout=TIMEOUT)
+        try:
+            for file in shipped_at(commit):
+                await connection.execute(file.sql)
+                if await connection.fetchval("select to_regclass('picture_queue.migration')"):
+                    record = "insert into picture_queue.migration (name, digest) values ($1, $2)"
+                    await connection.execute(record, file.name, file.digest)
+            await fill(connection)
+            policies = [row[0] for row in await connection.fetch(POLICIES)]
+        finally:
+            await connection.close(timeout=TIMEOUT)
+        text = "\n".join([dump(stack.db_url), *policies, BUCKET, ""])
+    path = FIXTURES / f"{name}.sql.gz"
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    print(f"written: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

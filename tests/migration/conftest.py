@@ -1,0 +1,103 @@
+"""Databases that have the platform and nothing of ours, on the cluster of the stack."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from typer.testing import CliRunner, Result
+
+from picture_queue._resources import Migration, migrations
+from picture_queue.installation import database, folder
+from picture_queue.local.migrate import apply_platform
+from picture_queue.settings import KEY_VARIABLES, DatabaseSettings
+from picture_queue_cli.app import app
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database, reached as the role `postgres`, which owns it and is no superuser."""
+
+    url: str
+
+    @property
+    def settings(self) -> DatabaseSettings:
+        return DatabaseSettings(self.url)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator["asyncpg.Connection[Any]"]:
+        connection = await asyncpg.connect(self.url, timeout=10, command_timeout=30)
+        try:
+            yield connection
+        finally:
+            await connection.close(timeout=5)
+
+    async def run(self, sql: str, *args: Any) -> None:
+        async with self.connect() as connection:
+            await connection.execute(sql, *args)
+
+    async def value(self, sql: str, *args: Any) -> Any:
+        async with self.connect() as connection:
+            return await connection.fetchval(sql, *args)
+
+    async def rows(self, sql: str, *args: Any) -> list[tuple[Any, ...]]:
+        async with self.connect() as connection:
+            return [tuple(row) for row in await connection.fetch(sql, *args)]
+
+
+@pytest.fixture
+def bare(stack: Any) -> Iterator[Database]:
+    """A database as a new project has it."""
+    name = f"bare_{uuid4().hex[:8]}"
+    admin = _address(stack.db_url, "postgres", "supabase_admin")
+    asyncio.run(_execute(admin, f"create database {name} owner postgres"))
+    try:
+        asyncio.run(apply_platform(_address(stack.db_url, name, "supabase_admin")))
+        yield Database(_address(stack.db_url, name, "postgres"))
+    finally:
+        asyncio.run(_execute(admin, f"drop database {name} with (force)"))
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Calls the program in an empty directory, with no more than the environment it is given."""
+    monkeypatch.chdir(tmp_path)
+    for name in (*KEY_VARIABLES, "SUPABASE_URL", "PICTURE_QUEUE_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*args: str, **environ: str) -> Result:
+        return CliRunner(env=environ).invoke(app, args, prog_name="picture-queue")
+
+    return call
+
+
+@pytest.fixture
+def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets the package ship these migrations behind its own."""
+
+    def set_(*files: Migration, instead: bool = False) -> None:
+        shipped = [*([] if instead else migrations()), *files]
+        for module in (database, folder):
+            monkeypatch.setattr(module, "migrations", lambda: list(shipped))
+
+    return set_
+
+
+def _address(dsn: str, name: str, user: str) -> str:
+    parts = urlsplit(dsn)
+    netloc = parts.netloc.replace("postgres:", f"{user}:", 1)
+    return urlunsplit(parts._replace(netloc=netloc, path=f"/{name}"))
+
+
+async def _execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close(timeout=5)

@@ -1,0 +1,68 @@
+"""Installing on the command line: the project's folder, its database, the doctor's word on both."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from typer.testing import Result
+
+from picture_queue._resources import migrations
+
+Cli = Callable[..., Result]
+
+
+def test_install_prints_what_it_wrote_and_says_what_comes_next(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "supabase").mkdir()
+    done = cli("install")
+    assert done.exit_code == 0
+    (line,) = done.stdout.splitlines()
+    assert Path(line).is_file()
+    assert "supabase db push" in done.stderr
+    again = cli("install", "--json")
+    found = json.loads(again.stdout)
+    assert (found["written"], found["present"], found["edited"]) == ([], [line], [])
+    Path(line).write_text("-- mine now\n")
+    edited = cli("install")
+    assert (edited.exit_code, edited.stdout) == (0, "")
+    assert f"! {line} is not as it was installed" in edited.stderr
+
+
+def test_install_without_a_project_says_what_to_do(cli: Cli) -> None:
+    done = cli("install")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "supabase init" in done.stderr
+
+
+def test_migrate_refuses_what_the_embedded_stack_keeps_and_names_the_command(
+    cli: Cli, stack: Any
+) -> None:
+    done = cli("migrate", PICTURE_QUEUE_DATABASE_URL=stack.db_url)
+    assert (done.exit_code, done.stdout) == (9, "")
+    assert "supabase db push" in done.stderr
+
+
+def test_migrate_says_what_it_would_do_and_what_it_did(cli: Cli, bare: Any) -> None:
+    names = [file.name for file in migrations()]
+    preview = cli("migrate", "--db-url", bare.url, "--preview")
+    assert (preview.exit_code, preview.stdout.split()) == (0, names)
+    done = cli("migrate", "--db-url", bare.url)
+    assert (done.exit_code, done.stdout.split()) == (0, names)
+    assert "Next: picture-queue doctor" in done.stderr
+    again = cli("migrate", "--db-url", bare.url, "--json")
+    assert json.loads(again.stdout) == {"applied": []}
+
+
+def test_install_leaves_a_database_to_migrate(cli: Cli, bare: Any, tmp_path: Path) -> None:
+    (tmp_path / "supabase").mkdir()
+    assert cli("migrate", "--db-url", bare.url).exit_code == 0
+    done = cli("install", "--db-url", bare.url)
+    assert (done.exit_code, done.stdout) == (9, "")
+    assert "Go on with: picture-queue migrate" in done.stderr
+    assert not (tmp_path / "supabase" / "migrations").exists()
+
+
+def test_migrate_without_a_database_says_where_its_address_is(cli: Cli) -> None:
+    done = cli("migrate")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--db-url" in done.stderr

@@ -1,0 +1,144 @@
+"""`picture-queue doctor`: the way to a project, key by key and step by step."""
+
+import base64
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from picture_queue.installation.keys import kind_of
+
+Cli = Callable[..., Result]
+HOST = "https://abcdefghijkl.supabase.co"
+KEYS = {
+    "service_role_key": "legacy key of role service_role",
+    "secret_key": "secret key (sb_secret_)",
+    "anon_key": "legacy key of role anon",
+    "publishable_key": "publishable key (sb_publishable_)",
+}
+
+
+def examine(cli: Cli, url: str, key: str, *args: str) -> dict[str, list[dict[str, Any]]]:
+    """What the doctor finds, by check; its exit code is that of the worst."""
+    done = cli("--url", url, "--key", key, "doctor", "--json", *args)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for finding in json.loads(done.stdout):
+        found.setdefault(finding["check"], []).append(finding)
+        assert finding["verdict"] == "ok" or finding["remedy"]
+    bad = any(f["verdict"] == "bad" for findings in found.values() for f in findings)
+    assert done.exit_code == (1 if bad else 0), done.stderr
+    return found
+
+
+def token(**claims: Any) -> str:
+    body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"e30.{body}.x"
+
+
+@pytest.mark.parametrize("kind", ["service_role_key", "secret_key"])
+def test_a_service_sees_everything(cli: Cli, stack: Any, kind: str) -> None:
+    found = examine(cli, stack.api_url, getattr(stack, kind), "--db-url", stack.db_url)
+    assert found["key"] == [{"check": "key", "verdict": "ok", "detail": KEYS[kind], "remedy": None}]
+    for check in ("address", "api", "version", "postgrest", "realtime", "migrations", "postgres"):
+        assert [f["verdict"] for f in found[check]] == ["ok"], found[check]
+    for check in ("rights", "realtime in SQL", "storage", "clock"):
+        assert [f["verdict"] for f in found[check]] == ["ok"], found[check]
+    assert found["postgrest"][0]["detail"].startswith("version 1")
+    assert found["realtime"][0]["detail"] == "a private channel was joined"
+    assert found["migrations"][0]["detail"].endswith("by `supabase db push`")
+    assert {"workers", "maintenance", "indexes", "counts"} <= found.keys()
+
+
+@pytest.mark.parametrize("kind", ["anon_key", "publishable_key"])
+def test_a_key_of_users_sees_that_it_is_there(cli: Cli, stack: Any, kind: str) -> None:
+    found = examine(cli, stack.api_url, getattr(stack, kind))
+    (key,) = found["key"]
+    assert key["verdict"] == "warn" and key["detail"].startswith(KEYS[kind])
+    assert found["version"][0]["detail"].startswith("installed")
+    assert "rights" not in found
+
+
+def test_a_wrong_key_is_refused_and_named(cli: Cli, stack: Any) -> None:
+    found = examine(cli, stack.api_url, "sb_secret_of_another_project")
+    assert found["api"][0]["verdict"] == "bad"
+    assert "refused" in found["api"][0]["detail"]
+
+
+def test_a_project_that_is_away_is_named(cli: Cli) -> None:
+    found = examine(cli, "http://127.0.0.1:9", "sb_secret_x")
+    assert found["api"][0]["verdict"] == "bad"
+    assert "http://127.0.0.1:9 does not answer" in found["api"][0]["detail"]
+
+
+def test_an_address_with_a_path_is_named_with_the_right_one(cli: Cli, stack: Any) -> None:
+    found = examine(cli, f"{stack.api_url}/rest/v1", stack.secret_key)
+    assert found["address"][0]["remedy"] == f"set SUPABASE_URL to {stack.api_url}"
+
+
+def test_readable_traffic_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = examine(cli, "http://picture-queue.invalid", "sb_secret_x")
+    assert found["address"][0]["verdict"] == "warn"
+
+
+def test_no_project_at_all_is_a_finding(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("picture_queue_cli.project.running_stack", lambda: None)
+    done = cli("doctor")
+    assert done.exit_code == 1
+    assert "SUPABASE_URL is not set" in done.stdout
+
+
+def test_the_database_alone_can_be_looked_at(
+    cli: Cli, bare: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("picture_queue_cli.project.running_stack", lambda: None)
+    empty = cli("doctor", "--db-url", bare.url)
+    assert empty.exit_code == 1
+    assert "picture-queue is not in the database" in empty.stdout
+    assert cli("migrate", "--db-url", bare.url).exit_code == 0
+    done = cli("doctor", "--db-url", bare.url, "--json")
+    assert done.exit_code == 0, done.stdout
+    found = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    assert found["migrations"]["detail"].endswith("by `picture-queue migrate`")
+    assert found["rights"]["verdict"] == "ok"
+    assert found["workers"]["verdict"] == "warn"
+
+
+def test_what_is_not_applied_yet_is_named_with_the_command(
+    cli: Cli, bare: Any, ship: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from picture_queue._resources import Migration, migrations
+    from picture_queue.installation import checkup
+
+    assert cli("migrate", "--db-url", bare.url).exit_code == 0
+    later = Migration("20990101000000_post_later.sql", "select 1;")
+    monkeypatch.setattr(checkup, "migrations", lambda: [*migrations(), later])
+    (finding,) = checkup.examine_database(bare.settings)
+    assert (finding.verdict, finding.remedy) == ("bad", "picture-queue migrate")
+    assert later.name in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("key", "access", "problem"),
+    [
+        ("sb_secret_1", "service", None),
+        ("sb_publishable_1", "users", None),
+        (token(role="anon", ref="abcdefghijkl"), "users", None),
+        (token(role="service_role", exp=9e9), "service", None),
+        (token(role="service_role", exp=int(time.time()) - 5), "service", "it has expired"),
+        (token(role="anon", ref="other"), "users", "it belongs to project other"),
+        (token(role="authenticated", sub="u"), "unknown", "a signed-in user's token"),
+        (token(), "unknown", "a signed-in user's token"),
+        ("secret", "unknown", None),
+        ("a.b.c", "unknown", None),
+        ("a.W10.c", "unknown", None),
+    ],
+)
+def test_keys_are_known_by_their_text(key: str, access: str, problem: str | None) -> None:
+    kind = kind_of(key, HOST)
+    assert kind.access == access
+    assert (problem is None) == (kind.problem is None)
+    assert (problem or "") in (kind.problem or "")
+    assert key not in kind.name

@@ -1,0 +1,100 @@
+"""The five steps of docs/supabase.md, on a project that has nothing: a URL, a key, a database."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from picture_queue.local.keys import SIMULATOR_TOKEN
+from picture_queue.local.stack import LocalSupabase
+from picture_queue.settings import KEY_VARIABLES
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "first_picture.sh"
+STEPS = ["The project", "The SQL", "Events and housekeeping", "A worker", "A picture"]
+
+pytestmark = pytest.mark.timeout(240)
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def project() -> Iterator[LocalSupabase]:
+    """A new project: the platform, and nothing of ours."""
+    with LocalSupabase(migrations=False, replicate_seconds=0.3) as stack:
+        yield stack
+
+
+@pytest.fixture
+def run(project: LocalSupabase, tmp_path: Path) -> Run:
+    """Runs the script with what the settings of a hosted project show, and no Supabase CLI."""
+    unset = {*KEY_VARIABLES, "SUPABASE_ACCESS_TOKEN"}
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    programs = Path(sys.executable).parent
+
+    def call(path: str = "/usr/bin:/bin", key: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/sh", SCRIPT],
+            cwd=tmp_path,
+            env=kept
+            | {
+                "PATH": f"{programs}:{path}",
+                "HOME": str(tmp_path),
+                "SUPABASE_URL": project.api_url,
+                "SUPABASE_KEY": key or project.secret_key,
+                "PICTURE_QUEUE_DATABASE_URL": f"{project.db_url}?sslmode=disable",
+                "REPLICATE_API_TOKEN": SIMULATOR_TOKEN,
+                "REPLICATE_BASE_URL": project.replicate_url,
+            },
+            capture_output=True,
+            text=True,
+            timeout=220,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return call
+
+
+def expect_a_picture(done: subprocess.CompletedProcess[str], directory: Path) -> None:
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"^\d\. (.*)$", done.stdout, re.M) == STEPS
+    assert not re.search(r"^bad ", done.stdout, re.M), done.stdout
+    (picture,) = [p for p in directory.rglob("*") if p.suffix in {".webp", ".png", ".jpg"}]
+    assert picture.stat().st_size > 1000
+
+
+def test_the_five_steps_lead_to_a_picture(run: Run, project: LocalSupabase, tmp_path: Path) -> None:
+    expect_a_picture(run(), tmp_path)
+    # Nothing of it is done twice.
+    again = run(key=project.service_role_key)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "Nothing to apply" in again.stderr
+
+
+@pytest.mark.extra
+def test_the_five_steps_go_by_the_supabase_cli_too(
+    run: Run, project: LocalSupabase, node: str, supabase_cli: Path, tmp_path: Path
+) -> None:
+    expect_a_picture(run(f"{supabase_cli.parent}:{Path(node).parent}:/usr/bin:/bin"), tmp_path)
+    kept = "select count(*) from supabase_migrations.schema_migrations"
+    assert asyncio.run(_value(project.db_url, kept)) == 1
+
+
+def test_the_page_has_the_steps_of_the_script() -> None:
+    page = (ROOT / "docs" / "supabase.md").read_text("utf-8")
+    assert re.findall(r"^### \d\. (.*)$", page, re.M) == STEPS
+    commands = re.findall(r"^picture-queue (\w+)", page, re.M)
+    assert set(re.findall(r"picture-queue (\w+)", SCRIPT.read_text("utf-8"))) <= set(commands)
+
+
+async def _value(dsn: str, query: str) -> object:
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close(timeout=5)

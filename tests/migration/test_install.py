@@ -1,0 +1,193 @@
+"""`picture-queue install`: the migrations as files of a project, in the order the CLI wants."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from picture_queue._resources import Migration, migrations
+from picture_queue.errors import InstallationRefused, SettingsError
+from picture_queue.installation import folder
+
+NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
+ONE = Migration("20261123000000_pre_one.sql", "select 1;\n")
+TWO = Migration("20261201000000_post_two.sql", "select 'ü';\n")
+THREE = Migration("20270101000000_pre_three.sql", "select 3;\n")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """What `supabase init` makes."""
+    (tmp_path / "supabase").mkdir()
+    return tmp_path / "supabase"
+
+
+@pytest.fixture(autouse=True)
+def _shipped(ship: Any) -> None:
+    ship(ONE, TWO, instead=True)
+
+
+def install(project: Path, now: datetime = NOW) -> folder.Installation:
+    return folder.install(project, "9.9.9", now)
+
+
+def names(project: Path) -> list[str]:
+    """What lies in the project, to the last hidden file."""
+    return sorted(
+        str(path.relative_to(project)).removeprefix("migrations" + os.sep)
+        for path in project.rglob("*")
+        if path.name != "migrations"
+    )
+
+
+def test_what_ships_is_written_whole_and_stamped_one_after_the_other(
+    project: Path, ship: Any
+) -> None:
+    ship()
+    done = folder.install(project, "9.9.9", NOW)
+    shipped = migrations()
+    assert [path.name for path in done.written] == [
+        f"{20300102030405 + i}_{file.file_name}" for i, file in enumerate(shipped)
+    ]
+    for path, file in zip(done.written, shipped, strict=True):
+        header, _, rest = path.read_text("utf-8").partition("\n")
+        assert rest == file.sql
+        assert header.startswith(f"-- {file.file_name} of picture-queue 9.9.9, sha256 ")
+    assert names(project) == [path.name for path in done.written]
+
+
+def test_it_is_never_written_twice(project: Path) -> None:
+    first = install(project)
+    again = install(project, NOW.replace(year=2031))
+    assert (again.written, again.present, again.edited) == ((), first.written, ())
+
+
+def test_a_later_version_adds_what_is_new_behind_everything_there(project: Path, ship: Any) -> None:
+    install(project)
+    (project / "migrations" / "20300601000000_mine.sql").touch()
+    ship(ONE, TWO, THREE, instead=True)
+    done = install(project)
+    assert [path.name for path in done.written] == ["20300601000001_20270101000000_pre_three.sql"]
+    assert len(done.present) == 2
+
+
+@pytest.mark.parametrize(
+    ("mine", "stamp"),
+    [
+        ("20300102030404_a.sql", "20300102030405"),
+        ("20300102030405_a.sql", "20300102030406"),
+        ("20991231235959_a.sql", "20991231235960"),
+        ("0001_a.sql", "20300102030405"),
+        # The CLI takes neither for a migration.
+        ("notes.txt", "20300102030405"),
+        ("20991231235959-a.sql", "20300102030405"),
+    ],
+)
+def test_the_stamp_is_later_than_now_and_than_the_newest(
+    project: Path, mine: str, stamp: str
+) -> None:
+    (project / "migrations").mkdir()
+    (project / "migrations" / mine).touch()
+    assert install(project).written[0].name == f"{stamp}_{ONE.file_name}"
+
+
+def test_a_name_nothing_comes_after_is_refused(project: Path) -> None:
+    (project / "migrations").mkdir()
+    (project / "migrations" / "999_a.sql").touch()
+    with pytest.raises(InstallationRefused, match="No time stamp comes after") as refused:
+        install(project)
+    assert refused.value.detail == "999"
+    assert names(project) == ["999_a.sql"]
+
+
+def test_a_file_copied_as_it_ships_is_known(project: Path) -> None:
+    (project / "migrations").mkdir()
+    (project / "migrations" / ONE.file_name).write_text(ONE.sql, "utf-8")
+    done = install(project)
+    assert [path.name for path in done.present] == [ONE.file_name]
+    assert [path.name for path in done.written] == [f"20300102030405_{TWO.file_name}"]
+
+
+def test_an_edited_file_is_named_and_left_alone(project: Path) -> None:
+    first, second = install(project).written
+    edited = first.read_text("utf-8") + "drop table users;\n"
+    first.write_text(edited, "utf-8")
+    done = install(project)
+    assert (done.edited, done.present, done.written) == ((first,), (second,), ())
+    assert first.read_text("utf-8") == edited
+
+
+def test_line_ends_of_windows_are_no_edit(project: Path) -> None:
+    first = install(project).written[0]
+    first.write_bytes(first.read_bytes().replace(b"\n", b"\r\n"))
+    assert install(project).edited == ()
+
+
+def test_a_file_of_another_unreleased_state_is_refused_with_what_to_do(
+    project: Path, ship: Any
+) -> None:
+    before = install(project)
+    ship(Migration(ONE.file_name, "select 'rewritten';\n"), TWO, instead=True)
+    with pytest.raises(InstallationRefused, match="another state of picture-queue") as refused:
+        install(project)
+    assert "docs/supabase.md" in (refused.value.hint or "")
+    assert names(project) == [path.name for path in before.written]
+
+
+def test_a_folder_of_a_newer_package_is_refused(project: Path, ship: Any) -> None:
+    ship(ONE, TWO, THREE, instead=True)
+    install(project)
+    ship(ONE, TWO, instead=True)
+    with pytest.raises(InstallationRefused, match="newer picture-queue"):
+        install(project)
+
+
+def test_a_gap_is_refused(project: Path) -> None:
+    install(project).written[0].unlink()
+    with pytest.raises(InstallationRefused, match=r"pre_one is missing, and .*post_two"):
+        install(project)
+
+
+def test_a_file_twice_is_refused(project: Path) -> None:
+    first = install(project).written[0]
+    first.with_name(f"20310101000000_{ONE.file_name}").write_text(first.read_text())
+    with pytest.raises(InstallationRefused, match="pre_one is installed twice"):
+        install(project)
+
+
+def test_stamps_out_of_order_are_refused(project: Path) -> None:
+    first = install(project).written[0]
+    first.rename(first.with_name(f"20310101000000_{ONE.file_name}"))
+    with pytest.raises(InstallationRefused, match="out of order"):
+        install(project)
+
+
+def test_nothing_is_left_half_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+
+    def full(path: Path, target: Path) -> Path:
+        if TWO.file_name in path.name:
+            raise OSError(28, "No space left on device", str(target))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(SettingsError, match="No space left on device"):
+        install(project)
+    assert names(project) == []
+    monkeypatch.undo()
+
+
+def test_two_at_once_are_one_after_the_other(project: Path) -> None:
+    with folder._staging(project):
+        with pytest.raises(InstallationRefused, match="Another installation") as refused:
+            install(project)
+        assert str(project) in (refused.value.detail or "")
+    assert len(install(project).written) == 2
+
+
+def test_without_a_project_it_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="is no directory") as refused:
+        install(tmp_path / "supabase")
+    assert "supabase init" in (refused.value.hint or "")

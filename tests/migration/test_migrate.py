@@ -1,0 +1,185 @@
+"""`picture-queue migrate`: the SQL straight into a database, by a role that is no superuser."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from picture_queue._resources import Migration, migrations
+from picture_queue.errors import (
+    AuthenticationFailed,
+    ConnectionFailed,
+    InstallationRefused,
+    MigrationFailed,
+    PictureQueueError,
+    SettingsError,
+)
+from picture_queue.installation.database import LOCK, expect_keeper, migrate, pending
+from picture_queue.installation.state import Keeper
+from picture_queue.local.migrate import apply_migrations
+from picture_queue.settings import DatabaseSettings
+
+NAMES = [file.name for file in migrations()]
+LATER = Migration("20990101000000_post_later.sql", "create table public.later ();")
+LEDGER = "select name from picture_queue.migration order by applied_at, name"
+
+
+async def run(database: Any) -> list[str]:
+    return await asyncio.to_thread(migrate, database.settings, lambda name: None)
+
+
+async def refusal(database: Any) -> PictureQueueError:
+    """What migrating is refused with; nothing of ours is in the database then that was not."""
+    before = await database.rows("select oid from pg_class order by 1")
+    with pytest.raises(InstallationRefused) as refused:
+        await run(database)
+    assert await database.rows("select oid from pg_class order by 1") == before
+    return refused.value
+
+
+async def test_an_ordinary_owner_installs_it_and_the_queue_works(bare: Any) -> None:
+    role = "select rolsuper, rolcreaterole, rolbypassrls from pg_roles where rolname = current_user"
+    assert await bare.rows(role) == [(False, True, True)]
+    assert await asyncio.to_thread(pending, bare.settings) == NAMES
+    told: list[str] = []
+    assert await asyncio.to_thread(migrate, bare.settings, told.append) == NAMES == told
+    job = await bare.value("select enqueue_job('resize', '{}'::jsonb, 0)")
+    assert isinstance(job, UUID)
+    assert await bare.value("select id from claim_next_job()") == job
+    assert await bare.value("select complete_job($1, null, null)", job) == "completed"
+
+
+async def test_what_is_applied_is_not_applied_again(bare: Any, ship: Any) -> None:
+    await run(bare)
+    assert await run(bare) == [] == await asyncio.to_thread(pending, bare.settings)
+    ship(LATER)
+    assert await run(bare) == [LATER.name]
+    assert [name for (name,) in await bare.rows(LEDGER)] == [*NAMES, LATER.name]
+
+
+async def test_two_runs_at_once_apply_each_file_once(bare: Any, ship: Any, until: Any) -> None:
+    ship(LATER)
+    waiting = """select count(*) from pg_locks
+      where locktype = 'advisory' and not granted
+        and database = (select oid from pg_database where datname = current_database())"""
+    async with bare.connect() as held:
+        transaction = held.transaction()
+        await transaction.start()
+        await held.execute(LOCK)
+        runs = [asyncio.create_task(run(bare)) for _ in range(2)]
+
+        async def both_wait() -> bool:
+            return bool(await held.fetchval(waiting) == 2)
+
+        await until(both_wait)
+        await transaction.rollback()
+    first, second = await asyncio.gather(*runs)
+    assert sorted(first + second) == [*NAMES, LATER.name]
+
+
+async def test_a_file_that_fails_leaves_nothing_of_itself(bare: Any, ship: Any) -> None:
+    bad = Migration("20990101000001_post_bad.sql", "create table public.bad ();\n\nselect 1 / 0;\n")
+    worse = Migration(bad.file_name, "create table public.bad ();\n\nselct;\n")
+    ship(LATER, bad)
+    with pytest.raises(MigrationFailed, match=r"post_bad\.sql cannot be applied: division by zero"):
+        await run(bare)
+    ship(LATER, worse)
+    with pytest.raises(MigrationFailed, match="syntax error") as failed:
+        await run(bare)
+    assert failed.value.detail == "Line 3 of the file"
+    assert await bare.value("select to_regclass('public.bad')") is None
+    assert [name for (name,) in await bare.rows(LEDGER)] == [*NAMES, LATER.name]
+
+
+async def test_a_database_the_cli_keeps_is_left_to_it(bare: Any) -> None:
+    # The embedded stack keeps the CLI's list, with the names as they ship.
+    await apply_migrations(bare.url)
+    for stamped in (False, True):
+        if stamped:
+            await bare.run(
+                """update supabase_migrations.schema_migrations
+                set version = '20300101000000', name = version || '_' || name"""
+            )
+        refused = await refusal(bare)
+        assert "applied by `supabase db push`" in refused.message
+        assert "picture-queue install && supabase db push" in (refused.hint or "")
+        await asyncio.to_thread(expect_keeper, bare.settings, Keeper.CLI)
+
+
+async def test_other_migrations_of_the_cli_are_nothing_to_us(bare: Any) -> None:
+    await bare.run(
+        """create schema supabase_migrations;
+        create table supabase_migrations.schema_migrations (
+          version text primary key, statements text[], name text);
+        insert into supabase_migrations.schema_migrations values ('20250101000000', '{}', 'mine'),
+          ('20250101000001', null, null)"""
+    )
+    assert await run(bare) == NAMES
+
+
+async def test_a_database_that_migrate_keeps_is_not_installed_into(bare: Any) -> None:
+    await run(bare)
+    with pytest.raises(InstallationRefused, match="applied by `picture-queue migrate`") as refused:
+        await asyncio.to_thread(expect_keeper, bare.settings, Keeper.CLI)
+    assert refused.value.hint == "Go on with: picture-queue migrate"
+
+
+async def test_whoever_applies_the_file_by_hand_is_told_why_it_fails(bare: Any) -> None:
+    await run(bare)
+    with pytest.raises(asyncpg.RaiseError, match="in this database already") as failed:
+        await bare.run(migrations()[0].sql)
+    assert "picture-queue migrate" in failed.value.hint
+    await bare.run("drop schema picture_queue cascade")
+    with pytest.raises(asyncpg.RaiseError, match=r"public\.job_queue is there already") as failed:
+        await bare.run(migrations()[0].sql)
+    assert "picture-queue adopt" in failed.value.hint
+
+
+async def test_a_newer_database_is_refused(bare: Any, ship: Any) -> None:
+    ship(LATER)
+    await run(bare)
+    ship()
+    refused = await refusal(bare)
+    assert LATER.name in refused.message
+    assert "pip install --upgrade" in (refused.hint or "")
+
+
+async def test_an_unreleased_state_is_refused_with_what_to_do(bare: Any) -> None:
+    await run(bare)
+    await bare.run("update picture_queue.migration set digest = 'of yesterday'")
+    refused = await refusal(bare)
+    assert "before it was released" in refused.message
+    assert "picture-queue adopt --preview" in (refused.hint or "")
+    await bare.run("truncate picture_queue.migration")
+    assert "nobody's list" in (await refusal(bare)).message
+
+
+async def test_another_job_queue_is_refused_with_what_to_do(bare: Any) -> None:
+    await bare.run("create table public.job_queue (id uuid)")
+    refused = await refusal(bare)
+    assert "a job queue of its own" in refused.message
+    assert "picture-queue adopt --preview" in (refused.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("postgresql://postgres:s3cret@127.0.0.1:1/postgres", ConnectionFailed),
+        ("host=127.0.0.1 s3cret", SettingsError),
+        ("postgresql://postgres:s3cret@127.0.0.1:port/postgres", ConnectionFailed),
+    ],
+)
+def test_a_bad_address_is_named_without_its_password(
+    url: str, kind: type[PictureQueueError]
+) -> None:
+    with pytest.raises(kind) as refused:
+        migrate(DatabaseSettings(url), lambda name: None)
+    assert "s3cret" not in str(refused.value)
+
+
+async def test_a_wrong_password_is_named(stack: Any) -> None:
+    settings = DatabaseSettings(stack.db_url.replace("postgres:postgres", "postgres:wrong"))
+    with pytest.raises(AuthenticationFailed):
+        await asyncio.to_thread(migrate, settings, lambda name: None)

@@ -1,0 +1,121 @@
+"""Where pg_cron is, the doctor reads how its jobs ran: Debian's Postgres 15 with the real one."""
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from picture_queue.errors import PictureQueueError
+from picture_queue.installation.database import migrate
+from picture_queue.local.migrate import apply_platform
+from picture_queue.settings import DatabaseSettings
+
+pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
+BIN = Path("/usr/lib/postgresql/15/bin")
+CONTROL = Path("/usr/share/postgresql/15/extension/pg_cron.control")
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "shared_preload_libraries": "pg_cron",
+    "cron.database_name": "postgres",
+    "cron.use_background_workers": "on",  # else it connects, and needs a password
+}
+# As the platform gives it to the role `postgres`.
+GRANTS = """
+create extension pg_cron;
+grant usage on schema cron to postgres;
+grant select on all tables in schema cron to postgres;
+"""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A new project with pg_cron; the address of its role `postgres`."""
+    if not CONTROL.exists():
+        pytest.fail("pg_cron is missing: apt-get install postgresql-15-cron", pytrace=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    directory = Path(tempfile.mkdtemp(prefix="picture-queue-cron-"))
+    # It refuses to be root; Debian's package made this user.
+    user = "postgres" if os.getuid() == 0 else None
+    if user:
+        shutil.chown(directory, user)
+    options = ("-A", "trust", "-U", "supabase_admin", "--no-sync")
+    initdb = [BIN / "initdb", "-D", directory, *options]
+    subprocess.run(initdb, check=True, user=user, cwd="/", capture_output=True, timeout=60)
+    settings = SETTINGS | {"port": str(port)}
+    server = subprocess.Popen(
+        [
+            BIN / "postgres",
+            *("-D", directory),
+            *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
+        ],
+        user=user,
+        cwd="/",
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        admin = f"postgresql://supabase_admin@127.0.0.1:{port}/postgres"
+        asyncio.run(_prepare(admin))
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    finally:
+        server.terminate()
+        server.wait(30)
+        shutil.rmtree(directory)
+
+
+async def _prepare(admin: str) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await apply_platform(admin)
+                break
+            except PictureQueueError as error:
+                if "refuses it" not in str(error):
+                    raise
+                await asyncio.sleep(0.05)
+    await _run(admin, GRANTS)
+
+
+async def _run(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close(timeout=5)
+
+
+async def test_the_doctor_reads_how_the_last_runs_went(
+    url: str, cli: Callable[..., Any], until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("picture_queue_cli.project.running_stack", lambda: None)
+    await asyncio.to_thread(migrate, DatabaseSettings(url), lambda name: None)
+
+    async def examine() -> tuple[int, str]:
+        done = await asyncio.to_thread(cli, "doctor", "--db-url", url, "--check", "pg_cron runs")
+        return done.exit_code, done.stdout
+
+    code, told = await examine()
+    assert (code, "has not run yet" in told) == (1, True)
+
+    # One of the two will fail. Debian's pg_cron knows no seconds: they run within a minute.
+    await _run(url, "select cron.schedule('prune-job-queue', '* * * * *', 'select 1 / 0')")
+
+    async def both_ran() -> bool:
+        return "has not run yet" not in (await examine())[1]
+
+    await until(both_ran, timeout=100)
+    code, told = await examine()
+    assert code == 1
+    good, bad = (line for line in told.splitlines() if "the last run" in line)
+    assert good.startswith("ok") and "process-job-queue" in good and "succeeded" in good
+    assert bad.startswith("bad") and "prune-job-queue" in bad and "division by zero" in bad
+    assert "run it by hand to see why: select 1 / 0" in told

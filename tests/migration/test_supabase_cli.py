@@ -1,0 +1,87 @@
+"""What `picture-queue install` writes, pushed by the real Supabase CLI."""
+
+import asyncio
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from picture_queue._resources import Migration, migrations
+from picture_queue.errors import InstallationRefused
+from picture_queue.installation.database import migrate
+from picture_queue.installation.folder import install
+
+pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
+LATER = Migration("20990101000000_post_later.sql", "create table public.later ();\n")
+Supabase = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def supabase(supabase_cli: Path, bare: Any, tmp_path: Path) -> Supabase:
+    """Calls the CLI in a project of its own, for that database."""
+    (tmp_path / "supabase").mkdir()
+
+    def call(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            # The embedded Postgres speaks no TLS; the CLI wants it where nothing else is said.
+            [supabase_cli, *args, "--db-url", f"{bare.url}?sslmode=disable"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path,
+            env=os.environ | {"HOME": str(tmp_path), "SUPABASE_TELEMETRY_DISABLED": "1"},
+            stdin=subprocess.DEVNULL,
+        )
+
+    return call
+
+
+def listed(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
+    """The local and the remote version of each line of `migration list`."""
+    assert done.returncode == 0, done.stderr
+    return re.findall(r"^ *`([0-9 ]*)` *\| *`([0-9 ]*)`", done.stdout, re.M)
+
+
+async def test_the_folder_is_pushed_and_listed(
+    bare: Any, supabase: Supabase, ship: Any, tmp_path: Path
+) -> None:
+    project = tmp_path / "supabase"
+    first = [path.name[:14] for path in install(project, "0.1.0").written]
+    assert listed(supabase("migration", "list")) == [(version, " ") for version in first]
+    pushed = supabase("db", "push")
+    assert pushed.returncode == 0, pushed.stderr
+    assert listed(supabase("migration", "list")) == [(version, version) for version in first]
+    assert await bare.value("select enqueue_job('resize', '{}'::jsonb, 0)")
+    # A later version comes behind what the user wrote since.
+    mine = project / "migrations" / "20980101000000_mine.sql"
+    mine.write_text("create table public.mine ();\n")
+    ship(LATER)
+    (new,) = install(project, "0.2.0").written
+    pushed = supabase("db", "push")
+    assert pushed.returncode == 0, pushed.stderr
+    assert listed(supabase("migration", "list"))[-2:] == [
+        ("20980101000000", "20980101000000"),
+        (new.name[:14], new.name[:14]),
+    ]
+    # Who keeps it is seen, and nobody else may.
+    with pytest.raises(InstallationRefused, match="applied by `supabase db push`"):
+        await asyncio.to_thread(migrate, bare.settings, lambda name: None)
+
+
+async def test_a_push_onto_what_migrate_keeps_fails_with_what_to_do(
+    bare: Any, supabase: Supabase, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(migrate, bare.settings, lambda name: None)
+    install(tmp_path / "supabase", "0.1.0")
+    pushed = supabase("db", "push")
+    assert pushed.returncode != 0
+    assert "picture-queue is in this database already" in pushed.stderr
+    left = "select count(*) from supabase_migrations.schema_migrations"
+    assert await bare.value(left) == 0
+    assert await bare.rows("select name from picture_queue.migration") == [
+        (file.name,) for file in migrations()
+    ]

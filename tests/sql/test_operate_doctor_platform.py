@@ -1,0 +1,121 @@
+"""The doctor looks at what Supabase runs beside the database: Realtime, Storage, pg_cron's runs."""
+
+import pytest
+
+READ = "select picture_queue.{}()"
+
+
+async def findings(db, check):
+    return await db.value(READ.format(check))
+
+
+async def finding(db, check):
+    (found,) = await findings(db, check)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("check", "broken", "text"),
+    [
+        (
+            "_check_realtime",
+            "alter table realtime.messages disable row level security",
+            "everybody may hear",
+        ),
+        (
+            "_check_realtime",
+            'drop policy "picture_queue: read own topics" on realtime.messages',
+            "its policy is missing",
+        ),
+        (
+            "_check_storage",
+            "update storage.buckets set public = true where id = 'pictures'",
+            "publ",
+        ),
+        (
+            "_check_storage",
+            'drop policy "picture_queue: read own pictures" on storage.objects',
+            "the policy is missing",
+        ),
+        (
+            "_check_realtime",
+            "alter publication supabase_realtime add table public.job_queue, public.images",
+            "sends every change of images, job_queue as well",
+        ),
+    ],
+)
+async def test_what_is_broken_is_found_and_cured_by_its_remedy(db, check, broken, text):
+    assert (await finding(db, check))["verdict"] == "ok"
+    await db.run(broken)
+    found = await finding(db, check)
+    assert found["verdict"] != "ok"
+    assert text in found["detail"]
+    await db.run(found["remedy"])
+    assert (await finding(db, check))["verdict"] == "ok"
+
+
+async def test_a_bucket_that_is_gone_is_found(db):
+    await db.run("set local storage.allow_delete_query = 'true'")
+    await db.run("delete from storage.objects where bucket_id = 'pictures'")
+    await db.run("delete from storage.buckets where id = 'pictures'")
+    found = await finding(db, "_check_storage")
+    assert found["verdict"] == "bad"
+    await db.run(found["remedy"])
+    assert (await finding(db, "_check_storage"))["verdict"] == "ok"
+
+
+async def test_events_that_nobody_sends_are_found(db):
+    await db.run(
+        """create or replace function picture_queue._broadcast(p_events picture_queue.event[])
+        returns void language sql set search_path = '' as $$ select $$"""
+    )
+    found = await finding(db, "_check_realtime")
+    assert (found["verdict"], "events are not sent" in found["detail"]) == ("bad", True)
+
+
+@pytest.fixture
+async def cron(db):
+    """As much of pg_cron as is read."""
+    await db.run(
+        """create schema cron;
+        create table cron.job (jobid bigint, jobname text, schedule text, command text,
+          active boolean default true);
+        create table cron.job_run_details (jobid bigint, runid bigint primary key, status text,
+          return_message text, start_time timestamptz, end_time timestamptz);
+        insert into cron.job values (1, 'process-job-queue', '* * * * *', 'select 1/0'),
+          (2, 'prune-job-queue', '* * * * *', 'select 2'), (3, 'mine', '* * * * *', 'select 3')"""
+    )
+
+
+async def test_runs_of_pg_cron_are_looked_at(db, cron):
+    assert [f["verdict"] for f in await findings(db, "_check_cron_runs")] == ["warn", "warn"]
+    await db.run(
+        """insert into cron.job_run_details values
+        (1, 1, 'succeeded', '1 row', now(), now()),
+        (1, 2, 'failed', 'division by zero', now(), now()),
+        (2, 3, 'failed', 'gone', now(), now()), (2, 4, 'succeeded', '1 row', now(), now()),
+        (2, 5, 'running', null, now(), null), (3, 6, 'failed', 'not ours', now(), now())"""
+    )
+    first, second = await findings(db, "_check_cron_runs")
+    assert first["verdict"] == "bad"
+    assert "division by zero" in first["detail"]
+    assert first["remedy"].endswith("select 1/0")
+    assert second["verdict"] == "ok"
+
+
+async def test_a_list_of_runs_that_nobody_deletes_is_found(db, cron):
+    await db.run(
+        """insert into cron.job_run_details
+        select 3, n, 'succeeded', '', now() - interval '8 days', now() - interval '8 days'
+        from generate_series(1, 100001) n"""
+    )
+    await db.run("analyze cron.job_run_details")
+    found = (await findings(db, "_check_cron_runs"))[-1]
+    assert "100001 rows" in found["detail"]
+    await db.run(found["remedy"])
+    await db.run("analyze cron.job_run_details")
+    assert "rows" not in (await findings(db, "_check_cron_runs"))[-1]["detail"]
+
+
+async def test_without_pg_cron_nothing_is_said_of_its_runs(db):
+    assert await findings(db, "_check_cron_runs") == []
