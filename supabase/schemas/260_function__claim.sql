@@ -193,7 +193,7 @@ declare
   v_ids uuid[];
   v_jobs jsonb;
 begin
-  perform picture_queue._check_claim(p_worker, p_queues, p_max_jobs, p_lease_seconds, p_request_id, p_weights);
+  perform picture_queue._check_claim(p_worker, p_queues, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, p_weights);
   perform picture_queue._know_rules();
   if v_sweep then
     perform picture_queue._sweep(100);
@@ -229,7 +229,8 @@ end
 $$;
 
 create function picture_queue._check_claim(
-  p_worker text, p_queues text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid, p_weights real[])
+  p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid,
+  p_weights real[])
 returns void
 language plpgsql set search_path = ''
 as $$
@@ -237,6 +238,7 @@ declare
   v_problem text := case
     when coalesce(p_worker, '') = '' then 'worker is empty'
     when coalesce(cardinality(p_queues), 0) = 0 then 'queues is empty'
+    when p_job_types is null then 'job_types is null'
     when cardinality(p_weights) <> cardinality(p_queues) then 'weights are not as many as queues'
     when not 0 < all (p_weights) then format('weights are %s, not above 0', p_weights)
     when p_max_jobs is null or p_max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', p_max_jobs)

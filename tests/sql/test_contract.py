@@ -135,6 +135,7 @@ async def test_private_functions_are_closed_but_for_those_the_wrappers_call(db):
     }
     user = ROLES["user"]
     assert open_ones == {
+        "_check_filter": user,
         "_filter_condition": user,
         "_filter_fits": user,
         "_jobs_where": user,
