@@ -53,7 +53,7 @@ def name_error(error: Exception, url: str) -> Exception:
 
 def _name_api_error(error: APIError, url: str) -> Exception:
     code, message = str(error.code or ""), error.message or ""
-    if code == "PGRST202":
+    if code in ("PGRST202", "42883"):  # the second where the API remembers a function that is gone
         return FunctionMissing(message)
     if _SERVER_CODE.fullmatch(code):
         return name_server_code(code, message, error.details, error.hint)
