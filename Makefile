@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-sql test-extra test-long check format bench bench-quick bench-engine bench-smoke generate clean
+.PHONY: help setup demo test conformance test-all test-sql test-extra test-long check format bench bench-quick bench-engine bench-smoke generate clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -55,6 +55,9 @@ format: $(READY) ## Format Python and write what is generated
 	@$(BIN)/ruff format -q .
 	@$(BIN)/python scripts/unasync.py
 	@$(BIN)/python scripts/build_migration.py
+
+conformance: $(READY) $(NPM_READY) ## Ask the same of every way in, and print the matrix (JSON=1 for machines)
+	@$(BIN)/python -m tests.conformance $(if $(JSON),--json)
 
 bench: $(READY) ## Compare with other queues, in some 30 minutes; writes docs/benchmarks (JSON=1)
 	@$(BIN)/python bench/compare $(if $(JSON),--json)

@@ -41,6 +41,10 @@ class RemoteStack:
         "replicate_url": "REPLICATE_BASE_URL",
     }
 
+    def knows(self, name: str) -> bool:
+        """Whether the variable of an attribute is set."""
+        return bool(os.environ.get(self._VARIABLES[name]))
+
     def __getattr__(self, name: str) -> str:
         """Reads an attribute from its variable; a test without it fails and says which."""
         variable = self._VARIABLES.get(name)
@@ -56,7 +60,7 @@ class RemoteStack:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """The directory of tests/npm's packages: supabase-js, the Supabase CLI, Postgres 17 and more."""
+    """The directory of tests/npm's packages: supabase-js, the Supabase CLI, Postgres 17, more."""
     found = Path(__file__).parent / "npm" / "node_modules"
     if not (found / ".ready").exists():
         pytest.fail("the packages of tests/npm are missing: make test-extra", pytrace=False)
