@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -10,11 +11,12 @@ from psycopg.rows import dict_row
 
 from picture_queue import errors
 from tests.conformance import pooler
-from tests.conformance.matrix.case import Refusal
+from tests.conformance.matrix.answer import Answer, compared, complaint, failure
+from tests.conformance.matrix.case import Case, Refusal, refused
 from tests.conformance.matrix.javascript import Chromium, Node
 from tests.conformance.matrix.ours import ours
 from tests.conformance.matrix.project import project_of
-from tests.conformance.matrix.run import CASES, FUNCTIONS, compare, run
+from tests.conformance.matrix.run import CASES, FUNCTIONS, Column, compare, run
 from tests.conformance.matrix.ways import Asyncpg, Httpx, Psycopg, SupabaseAsync, SupabaseSync
 
 pytestmark = pytest.mark.timeout(180)
@@ -79,6 +81,50 @@ def test_a_pooler_in_transaction_mode_changes_nothing(project, stack, plain_http
         pytest.fail(f"PgBouncer is missing: {pooler.INSTALL}", pytrace=False)
     with pooler.pooled(stack.db_url) as address:
         assert judged(project, Psycopg("pgbouncer", address), plain_http) == ""
+
+
+# A difference is seen
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer"),
+    [
+        ({"a": 1}, {"a": 2, "b": 1}),
+        ({"a": 1}, {"b": 1}),
+        ([{"a": 1}], []),
+        ([], [1]),
+        (True, 1),
+        (1, 1.5),
+        (None, []),
+        (refused("PQ_BUSY"), None),
+    ],
+)
+def test_what_is_not_as_expected_is_complained_of(expected, answer):
+    case = Case("f/right", "f", "service", {}, expected)
+    assert complaint(case, compared(case, Answer(data=answer), {}))
+
+
+def test_a_wrong_status_or_code_is_complained_of():
+    case = Case("f/null/a", "f", "service", {}, refused("PQ_UNKNOWN_JOB"))
+    met = failure("PT404", "PQ_UNKNOWN_JOB: no such job", "job_id is 7", None)
+    assert complaint(case, compared(case, met, {})) is None
+    for other in (replace(met, status=400), replace(met, code="PQ_CONFLICT"), Answer(data=None)):
+        assert complaint(case, compared(case, other, {}))
+
+
+def test_two_ways_that_say_it_otherwise_are_told_apart():
+    case = Case("f/null/a", "f", "service", {}, refused("PQ_UNKNOWN_JOB"))
+    names = {"job": "0b1e7a52-8a39-4f9e-9a54-0d8d4f0f9d7e"}
+    said = failure("PT404", "PQ_UNKNOWN_JOB: no such job", f"job_id is {names['job']}", None)
+    reference = Column("httpx", {case.id: compared(case, said, names)})
+    for other, count in (
+        (replace(said, status=None), 0),
+        (replace(said, detail="job_id is 8"), 1),
+        (replace(said, hint="list_jobs()"), 1),
+    ):
+        column = Column("other", {case.id: compared(case, other, names)})
+        compare(column, reference)
+        assert len(column.problems) == count
 
 
 # What has to be there
