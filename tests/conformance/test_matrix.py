@@ -135,13 +135,15 @@ def test_every_public_function_has_its_cases(stack):
         found = connection.execute(
             """select p.proname as name, coalesce(p.proargnames[:p.pronargs], '{}') as names,
               p.proargtypes::regtype[]::text[] as types, p.pronargs - p.pronargdefaults as required,
-              has_function_privilege('authenticated', p.oid, 'execute') as is_for_users
+              has_function_privilege('authenticated', p.oid, 'execute') as is_for_users,
+              p.provolatile <> 'v' as reads
             from pg_proc p where p.pronamespace = 'public'::regnamespace and not exists (
               select from pg_depend d where d.objid = p.oid and d.deptype = 'e')"""
         ).fetchall()
     installed = {
         row["name"]: (
             "user" if row["is_for_users"] else "service",
+            row["reads"],
             [
                 (name, type_, i >= row["required"])
                 for i, (name, type_) in enumerate(zip(row["names"], row["types"], strict=True))
@@ -150,7 +152,7 @@ def test_every_public_function_has_its_cases(stack):
         for row in found
     }
     assert installed == {
-        one.name: (one.who, [(p.name, p.type, p.optional) for p in one.parameters])
+        one.name: (one.who, one.reads, [(p.name, p.type, p.optional) for p in one.parameters])
         for one in FUNCTIONS
     }
 

@@ -100,11 +100,11 @@ def compared(case: Case, answer: Answer, names: Names) -> Answer:
     """What of an answer is compared with that of other ways: of errors that are not ours the code,
     since servers and versions word them differently."""
     if answer.code is None:
-        data = normalised(answer.data, names)
-        viewed = data if case.view is None else case.view(data)
-        if case.expected is ...:
-            viewed = "<any>"
-        return Answer(data=viewed, status=answer.status and answer.status // 100)
+        data: Json = "<any>"
+        if case.expected is not ...:
+            viewed = answer.data if case.view is None else case.view(answer.data, names)
+            data = normalised(viewed, names)
+        return Answer(data=data, status=answer.status and answer.status // 100)
     if not answer.code.startswith("PQ_"):
         return Answer(code=answer.code, status=answer.status)
     words = (normalised(text, names) for text in (answer.message, answer.detail, answer.hint))

@@ -9,7 +9,8 @@ from uuid import uuid4
 from picture_queue.errors import BY_CODE, HTTP_STATUS
 
 Json = Any
-View = Callable[[Json], Json]
+#: Takes an answer and the names of its case, and gives the part that is looked at.
+View = Callable[[Json, "Names"], Json]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Case:
         setup: Name in `setups.SETUPS`.
         times: How often it is called; the last answer counts.
         view: What of the answer is looked at, where it tells of the whole project.
+        reads: The function only reads: its cases share what is set up.
         needs: What else than an address and keys; see `NEEDS`.
     """
 
@@ -84,6 +86,7 @@ class Case:
     setup: str = ""
     times: int = 1
     view: View | None = None
+    reads: bool = False
     needs: str = ""
 
 
@@ -121,6 +124,7 @@ class Function:
         wrong: A value of the wrong type, and the answer. To be said for text and jsonb.
         strangers: The answer to another user, of a function for users.
         view: See `Case`.
+        reads: It is stable: PostgREST calls it in a transaction that only reads.
     """
 
     name: str
@@ -135,6 +139,7 @@ class Function:
     wrong: Mapping[str, tuple[Json, Json]] = field(default_factory=dict)
     strangers: Json = ...
     view: View | None = None
+    reads: bool = False
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -158,7 +163,9 @@ def cases_of(function: Function) -> list[Case]:
         setup = "" if expected in EARLY and isinstance(expected, Refusal) else function.setup
         view = None if isinstance(expected, Refusal) else function.view
         name = f"{function.name}/{kind}"
-        found.append(Case(name, function.name, role, args, expected, setup, times, view))
+        found.append(
+            Case(name, function.name, role, args, expected, setup, times, view, function.reads)
+        )
 
     args, right = dict(function.args), function.right
     add("right", "service", args, right)
@@ -287,14 +294,23 @@ def fits(expected: Json, answer: Json) -> bool:
 
 def only(key: str, value: str) -> View:
     """Of a list the items with that value."""
-    return lambda answer: [item for item in answer if item.get(key) == value]
+    return lambda answer, names: [
+        item for item in answer if item.get(key) == names.get(value[1:], value)
+    ]
 
 
-def fields(*names: str) -> View:
+def fields(*wanted: str) -> View:
     """Of each item of a list these fields."""
-    return lambda answer: [{name: item.get(name) for name in names} for item in answer]
+    return lambda answer, names: [{name: item.get(name) for name in wanted} for item in answer]
 
 
-def kinds(answer: Json) -> Json:
+def without(*unwanted: str) -> View:
+    """Of an object the other fields."""
+    return lambda answer, names: {
+        name: item for name, item in answer.items() if name not in unwanted
+    }
+
+
+def kinds(answer: Json, names: Names) -> Json:
     """Of an object the names of its fields, and the types of their values."""
     return {name: type(item).__name__ for name, item in sorted(answer.items())}

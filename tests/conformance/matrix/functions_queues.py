@@ -44,6 +44,7 @@ QUEUES = [
         "list_queues",
         "service",
         "",
+        reads=True,
         setup="pending",
         right=[{"name": "$queue", "paused": False, "jobs": {"pending": 1}}],
         view=only("name", "$queue"),
@@ -89,6 +90,7 @@ QUEUES = [
         "queue_counts",
         "service",
         "",
+        reads=True,
         setup="completed",
         right=[{"queue": "$queue", "completed": 1, "pending": 0, "finished_last_minute": 1}],
         view=only("queue", "$queue"),
@@ -97,6 +99,7 @@ QUEUES = [
         "desired_workers",
         "service",
         "queue text=, jobs_per_worker integer=, min_workers integer=, max_workers integer=",
+        reads=True,
         args={"queue": "$queue", "jobs_per_worker": 1, "min_workers": 0, "max_workers": 3},
         setup="pending",
         right={"desired": 1, "running": 0, "ready": 1},
@@ -109,6 +112,7 @@ QUEUES = [
         "queue_status",
         "service",
         "",
+        reads=True,
         setup="worker",
         right={
             "queues": "list",
@@ -126,7 +130,7 @@ QUEUES = [
         right={"key": "$key", "max_running": 5, "rate": 10, "period_seconds": 60, "running": 0},
         absent={"max_running": {"max_running": None}, "rate": INVALID, "period_seconds": INVALID},
         null={"key": INVALID},
-        wrong={"key": (_MAP, {"key": '{"a":1}', "rate": 10})},
+        wrong={"key": ({"a": "$key"}, {"key": '{"a":"$key"}', "rate": 10})},
     ),
     Function(
         "delete_limit",
@@ -143,6 +147,7 @@ QUEUES = [
         "list_limits",
         "service",
         "",
+        reads=True,
         setup="limit",
         right=[{"key": "$key", "max_running": 5, "paused": False, "running": 0, "waiting": 0}],
         view=only("key", "$key"),
@@ -155,7 +160,7 @@ QUEUES = [
         right={"key": "$key", "paused": True, "resume_at": "<time>"},
         absent={"resume_at": {"key": "$key", "paused": True, "resume_at": None}},
         null={"key": INVALID},
-        wrong={"key": (_MAP, {"key": '{"a":1}', "paused": True})},
+        wrong={"key": ({"a": "$key"}, {"key": '{"a":"$key"}', "paused": True})},
     ),
     Function(
         "resume_key",
@@ -165,7 +170,7 @@ QUEUES = [
         setup="paused key",
         right={"key": "$key", "paused": False, "resume_at": None},
         null={"key": INVALID},
-        wrong={"key": (_MAP, {"key": '{"a":1}', "paused": False})},
+        wrong={"key": ({"a": "$key"}, {"key": '{"a":"$key"}', "paused": False})},
     ),
     Function(
         "set_tenant",
@@ -174,12 +179,13 @@ QUEUES = [
         args={"tenant": "$tenant", "weight": 2.5},
         right={"tenant": "$tenant", "weight": 2.5},
         null={"tenant": INVALID, "weight": INVALID},
-        wrong={"tenant": (_MAP, {"tenant": '{"a":1}', "weight": 2.5})},
+        wrong={"tenant": ({"a": "$tenant"}, {"tenant": '{"a":"$tenant"}', "weight": 2.5})},
     ),
     Function(
         "list_tenants",
         "service",
         "",
+        reads=True,
         setup="tenant",
         right=[{"tenant": "$tenant", "weight": 2}],
         view=only("tenant", "$tenant"),
@@ -210,6 +216,7 @@ SCHEDULES = [
         "list_schedules",
         "service",
         "",
+        reads=True,
         setup="schedule",
         right=[{"name": "$name", "every_seconds": 3600, "paused": False}],
         view=only("name", "$name"),
@@ -242,7 +249,9 @@ SCHEDULES = [
 ]
 
 PROJECT = [
-    Function("get_settings", "service", "", right={"max_payload_bytes": ..., "archive": ...}),
+    Function(
+        "get_settings", "service", "", reads=True, right={"max_payload_bytes": ..., "archive": ...}
+    ),
     Function(
         "set_setting",
         "service",
@@ -261,7 +270,6 @@ PROJECT = [
         args={"force": False},
         # What is done depends on when it was done last.
         right=...,
-        view=lambda answer: type(answer).__name__,
     ),
     Function(
         "queue_doctor",
@@ -272,5 +280,5 @@ PROJECT = [
         absent={"client_time": ...},
         view=fields("check"),
     ),
-    Function("picture_queue_version", "user", "", right=_VERSION, strangers=_VERSION),
+    Function("picture_queue_version", "user", "", reads=True, right=_VERSION, strangers=_VERSION),
 ]

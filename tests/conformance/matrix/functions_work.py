@@ -1,6 +1,6 @@
 """Cases of the functions for workers and for generations."""
 
-from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, refused
+from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, refused, without
 from tests.conformance.matrix.setups import PROMPT, TYPE
 
 _MAP = {"a": 1}
@@ -166,6 +166,7 @@ GENERATIONS = [
         "get_generation",
         "user",
         "generation_id uuid",
+        reads=True,
         args={"generation_id": "$generation"},
         setup="drawn",
         right={"id": "$generation", "prompt": PROMPT, "status": "cancelled", "images": []},
@@ -176,6 +177,7 @@ GENERATIONS = [
         "list_generations",
         "user",
         "filter jsonb=",
+        reads=True,
         args={"filter": {"status": "cancelled", "limit": 1000}},
         setup="drawn",
         right=[{"id": "$generation", "status": "cancelled", "images": []}],
@@ -202,6 +204,7 @@ GENERATIONS = [
         "list_models",
         "user",
         "",
+        reads=True,
         right=[{"model_id": "black-forest-labs/flux-schnell"}],
         strangers=[{"model_id": "black-forest-labs/flux-schnell"}],
         view=only("model_id", "black-forest-labs/flux-schnell"),
@@ -220,7 +223,7 @@ GENERATIONS = [
         },
         repeated={"resumed": True, "prediction": {"generation_id": "$generation"}},
         null=_LEASE,
-        view=lambda answer: {key: item for key, item in answer.items() if key != "owned"},
+        view=without("owned"),
     ),
     Function(
         "record_prediction",

@@ -18,8 +18,15 @@ from tests.conformance.matrix.case import Names, filled
 from tests.conformance.matrix.setups import SETUPS, TYPE
 from tests.conformance.matrix.statement import SIGNATURES, Call
 
-#: The name of a key where a map was passed for it.
-MAP = '{"a":1}'
+#: Tables with rows that cases made, and the column of their name.
+_NAMED = {
+    "worker": "name",
+    "schedule": "name",
+    "tenant": "name",
+    "limit_rule": "key",
+    "limit_key": "key",
+    "queue": "name",
+}
 
 
 @dataclass(frozen=True)
@@ -78,17 +85,20 @@ class Project:
         for filter_ in ours:
             for action in ("cancel", "discard"):
                 self.calls.make("change_jobs", {"action": action, "filter": filter_})
+        if self.database:
+            self.calls.forget()
+            return
         made = list(names)
         for worker in {one["worker"] for one in made if "worker" in one}:
             self.calls.make("unregister_worker", {"worker": worker})
         for name in {one["name"] for one in made if "name" in one}:
             self.calls.make("delete_schedule", {"name": name})
-        for key in {one["key"] for one in made if "key" in one} | {MAP}:
-            self.calls.make("resume_key", {"key": key})
-            with suppress(Refused):
-                self.calls.make("delete_limit", {"key": key})
-
-        self.calls.forget_queues()
+        for one in made:
+            # Where a map was passed for the key, that is its name.
+            for key in (one["key"], f'{{"a":"{one["key"]}"}}') if "key" in one else ():
+                self.calls.make("resume_key", {"key": key})
+                with suppress(Refused):
+                    self.calls.make("delete_limit", {"key": key})
 
     def close(self) -> None:
         """Ends its connections."""
@@ -134,14 +144,19 @@ class Calls:
         text = next(iter((row or {}).values()), None)
         return None if text is None else json.loads(text)
 
-    def forget_queues(self) -> None:
-        """Deletes the queues of cases, for which there is no function: what lists them would be
-        slower with each way."""
-        if self._database is not None:
-            self._database.execute(
-                "delete from picture_queue.queue q where q.name like 'conform-%' "
-                "and not exists (select from public.job_queue j where j.queue = q.name)"
+    def forget(self) -> None:
+        """Deletes what else is named as cases name things, also what no function deletes, queues
+        and tenants: what lists them would be slower with each way."""
+        if self._database is None:
+            return
+        for table, column in _NAMED.items():
+            unused = (
+                " and not exists (select from public.job_queue j where j.queue = t.name)"
+                if table == "queue"
+                else ""
             )
+            statement = f"delete from picture_queue.{table} t where t.{column} like '%conform-%'"
+            self._database.execute((statement + unused).encode())
 
     def close(self) -> None:
         """Ends its connections."""

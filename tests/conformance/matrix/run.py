@@ -53,6 +53,7 @@ async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Colu
     """Sets every case up, makes the calls over one way, and judges the answers."""
     column = Column(way.name)
     made: list[tuple[Case, Names]] = []
+    shared: dict[tuple[str, str], Names] = {}
     with ExitStack() as held:
         for case in cases:
             reason = NEEDS[case.needs] if project.lacks(case.needs) else way.reason(case.role)
@@ -60,7 +61,10 @@ async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Colu
                 column.left_out[case.id] = reason
                 continue
             names: Names = {}
-            await asyncio.to_thread(project.set_up, case.setup, names)
+            if case.reads and case.setup:
+                names = shared.setdefault((case.function, case.setup), names)
+            if not names:
+                await asyncio.to_thread(project.set_up, case.setup, names)
             if case.needs == "locks":
                 held.enter_context(crossing(project, names["job"], names["other"]))
             made.append((case, names))
