@@ -3,7 +3,7 @@ makes a call where there is one, else by the transport below it."""
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
+from contextvars import ContextVar
 from typing import Any
 
 from picture_queue import AsyncPictureQueue, PictureQueue
@@ -12,7 +12,7 @@ from picture_queue.errors import BY_CODE, PictureQueueError
 from tests.conformance.matrix.answer import Answer, Request
 from tests.conformance.matrix.methods import method_of
 from tests.conformance.matrix.project import Project
-from tests.conformance.matrix.ways import Way, repeated
+from tests.conformance.matrix.ways import Way, all_at_once
 
 SERVICE_ONLY = "a database's address is the service's"
 
@@ -38,15 +38,16 @@ class _Ours:
         }
 
 
-#: The last answer to each function, as it came.
-Heard = dict[str, Any]
+#: The last answer to each function, as it came, in the call that is made now.
+_heard: ContextVar[dict[str, Any]] = ContextVar("heard")
 
 
 def _asis(data: Any) -> Any:
     return data
 
 
-def _answer(request: Request, heard: Heard) -> Answer:
+def _answer(request: Request) -> Answer:
+    heard = _heard.get()
     if request.function not in heard:  # with options one job is enqueued like many
         return Answer(data=heard["enqueue_jobs"][0]["job_id"])
     data = heard[request.function]
@@ -65,35 +66,41 @@ class OursAsync(_Ours):
             role: AsyncPictureQueue(**self._connection(project, role))
             for role in {request.role for request in requests}
         }
+        for client in clients.values():
+            self._listen(client)
 
         async def call(request: Request) -> Answer:
-            client, heard = clients[request.role], Heard()
-            inner = client._project
-            # With its own repetitions a call that met PQ_BUSY would succeed.
-            make = (
-                inner._way.call if request.once and inner._way else partial(type(inner).call, inner)
-            )
-
-            async def note(rpc: Rpc[Any]) -> Any:
-                heard[rpc.function] = await make(Rpc(rpc.function, rpc.params, _asis))
-                return rpc.parse(heard[rpc.function])
-
-            inner.call = note  # type: ignore[method-assign]
+            _heard.set({})
+            client = clients[request.role]
             method = method_of(request.case, request.function)
+            rpc = Rpc(request.function, request.args, _asis)
             try:
                 if method:
                     await method(client, dict(request.args))
+                elif request.once and client._project._way:
+                    # With the repetitions of the client it would succeed.
+                    await client._project._way.call(rpc)
                 else:
-                    await note(Rpc(request.function, request.args, _asis))
+                    await client._project.call(rpc)
             except PictureQueueError as error:
                 return named(error)
-            return _answer(request, heard)
+            return _answer(request)
 
         try:
-            return [await repeated(call, request) for request in requests]
+            return await all_at_once(call, requests)
         finally:
             for client in clients.values():
                 await client.aclose()
+
+    def _listen(self, client: AsyncPictureQueue) -> None:
+        made = client._project.call
+
+        async def call(rpc: Rpc[Any]) -> Any:
+            data = await made(Rpc(rpc.function, rpc.params, _asis))
+            _heard.get()[rpc.function] = data
+            return rpc.parse(data)
+
+        client._project.call = call  # type: ignore[method-assign]
 
 
 class OursSync(_Ours):
@@ -111,35 +118,40 @@ class OursSync(_Ours):
             role: PictureQueue(**self._connection(project, role))
             for role in {request.role for request in requests}
         }
+        for client in clients.values():
+            self._listen(client)
 
         def call(request: Request) -> Answer:
-            client, heard = clients[request.role], Heard()
-            inner = client._project
-            # With its own repetitions a call that met PQ_BUSY would succeed.
-            make = (
-                inner._way.call if request.once and inner._way else partial(type(inner).call, inner)
-            )
-
-            def note(rpc: Rpc[Any]) -> Any:
-                heard[rpc.function] = make(Rpc(rpc.function, rpc.params, _asis))
-                return rpc.parse(heard[rpc.function])
-
-            inner.call = note  # type: ignore[method-assign]
+            _heard.set({})
+            client = clients[request.role]
             method = method_of(request.case, request.function)
+            rpc = Rpc(request.function, request.args, _asis)
             try:
                 if method:
                     method(client, dict(request.args))
+                elif request.once and client._project._way:
+                    client._project._way.call(rpc)
                 else:
-                    note(Rpc(request.function, request.args, _asis))
+                    client._project.call(rpc)
             except PictureQueueError as error:
                 return named(error)
-            return _answer(request, heard)
+            return _answer(request)
 
         try:
             return [[call(request) for _ in range(request.times)][-1] for request in requests]
         finally:
             for client in clients.values():
                 client.close()
+
+    def _listen(self, client: PictureQueue) -> None:
+        made = client._project.call
+
+        def call(rpc: Rpc[Any]) -> Any:
+            data = made(Rpc(rpc.function, rpc.params, _asis))
+            _heard.get()[rpc.function] = data
+            return rpc.parse(data)
+
+        client._project.call = call  # type: ignore[method-assign]
 
 
 def ours(direct: bool) -> list[Way]:

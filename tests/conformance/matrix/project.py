@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,21 +79,31 @@ class Project:
                     problem = f"setup {setup}: {step.function} answers {answer}, without {path}"
                     raise AssertionError(problem) from None
 
-    def clear(self, names: Iterable[Names]) -> None:
-        """Takes away what cases left that would go on: jobs, schedules, limits and pauses."""
-        ours = ({"job_type": TYPE}, {"user_id": self.users["ada"]}, {"user_id": self.users["bob"]})
-        for filter_ in ours:
+    def clear(self, names: Sequence[Names], generations: Sequence[str]) -> None:
+        """Takes away what cases left that would go on: jobs, schedules, limits and pauses.
+
+        Args:
+            names: Of all cases.
+            generations: Ids of the jobs of generations that they started.
+        """
+        ended = [
+            {"job_id": one["job"], "lease_id": one["lease"], "outcome": "cancelled"}
+            for one in names
+            if "job" in one and "lease" in one
+        ]
+        self.calls.make("report_jobs", {"outcomes": ended})
+        ours = [{"job_type": TYPE}, {"job_ids": list(generations)}]
+        for filter_ in (*ours, {"user_id": self.users["ada"]}, {"user_id": self.users["bob"]}):
             for action in ("cancel", "discard"):
                 self.calls.make("change_jobs", {"action": action, "filter": filter_})
         if self.database:
             self.calls.forget()
             return
-        made = list(names)
-        for worker in {one["worker"] for one in made if "worker" in one}:
+        for worker in {one["worker"] for one in names if "worker" in one}:
             self.calls.make("unregister_worker", {"worker": worker})
-        for name in {one["name"] for one in made if "name" in one}:
+        for name in {one["name"] for one in names if "name" in one}:
             self.calls.make("delete_schedule", {"name": name})
-        for one in made:
+        for one in names:
             # Where a map was passed for the key, that is its name.
             for key in (one["key"], f'{{"a":"{one["key"]}"}}') if "key" in one else ():
                 self.calls.make("resume_key", {"key": key})

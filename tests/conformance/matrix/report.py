@@ -1,12 +1,14 @@
 """The matrix: functions and codes by ways, with how many cases were answered as expected."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
+from picture_queue.errors import HTTP_STATUS
 from tests.conformance.matrix.case import Case, Refusal
 from tests.conformance.matrix.run import CASES, FUNCTIONS, Column
 
@@ -37,7 +39,9 @@ def rows(cases: Sequence[Case] = CASES) -> tuple[Rows, Rows]:
         by_function[case.function].append(case)
         if isinstance(case.expected, Refusal):
             by_code.setdefault(f"{case.expected.code} {case.expected.status}", []).append(case)
-    return by_function, dict(sorted(by_code.items(), key=lambda row: not row[0].startswith("PQ")))
+    order = [f"{error.code} {status}" for error, status in HTTP_STATUS.items()]
+    by_code = {name: by_code[name] for name in (*order, *sorted(by_code.keys() - set(order)))}
+    return by_function, by_code
 
 
 def cell(cases: Sequence[Case], column: Column) -> Cell:
@@ -70,11 +74,8 @@ def show(columns: Sequence[Column], absent: Mapping[str, str], console: Console)
     for column in columns:
         for case, problem in column.problems.items():
             console.print(f"[red]{column.way}[/] {case}: {problem}", highlight=False)
-        reasons: dict[str, int] = {}
-        for reason in column.left_out.values():
-            reasons[reason] = reasons.get(reason, 0) + 1
-        for reason, count in reasons.items():
-            console.print(f"{column.way}: {count} cases not made: {reason}", highlight=False)
+    for line in left_out(columns):
+        console.print(line, highlight=False)
     for way, reason in absent.items():
         console.print(f"{way}: not gone: {reason}", highlight=False)
     wrong = sum(len(column.problems) for column in columns)
@@ -83,6 +84,18 @@ def show(columns: Sequence[Column], absent: Mapping[str, str], console: Console)
         f"{len(FUNCTIONS)} functions, {len(CASES)} cases, {len(columns)} ways: {made} answers, "
         f"{wrong} not as expected"
     )
+
+
+def left_out(columns: Sequence[Column]) -> list[str]:
+    """What was not made, by reason: how often, and over which ways."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for column in columns:
+        for reason, count in Counter(column.left_out.values()).items():
+            found.setdefault((reason, count), []).append(column.way)
+    return [
+        f"{count} cases not made over {', '.join(ways)}: {reason}"
+        for (reason, count), ways in found.items()
+    ]
 
 
 def as_json(columns: Sequence[Column], absent: Mapping[str, str]) -> str:

@@ -70,11 +70,17 @@ async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Colu
             made.append((case, names))
         began = time.monotonic()
         requests = [request_of(case, names, case.function in _VOID) for case, names in made]
+        answers: list[Answer] = []
         try:
             answers = await way.run(project, requests)
         finally:
             column.seconds = time.monotonic() - began
-            project.clear(names for _, names in made)
+            started = [
+                answer.data["job_id"]
+                for request, answer in zip(requests, answers, strict=False)
+                if request.function == "start_generation" and answer.code is None
+            ]
+            project.clear([names for _, names in made], started)
     for (case, names), answer in zip(made, answers, strict=True):
         seen = compared(case, answer, names)
         column.answers[case.id] = seen
