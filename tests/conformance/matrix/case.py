@@ -119,8 +119,7 @@ class Function:
         repeated: The answer when it is made again; None: the same.
         setup: What has to be there.
         absent: The answer without a parameter, where it is not `MISSING` or that of the right call.
-        null: The answer when a parameter is null. To be said for those that have to be given, and
-            for those where it is not the same as to leave them out.
+        null: The answer when a parameter without a default is null.
         wrong: A value of the wrong type, and the answer. To be said for text and jsonb.
         strangers: The answer to another user, of a function for users.
         view: See `Case`.
@@ -200,9 +199,9 @@ def _absent(function: Function) -> Made:
 def _null(function: Function) -> Made:
     made: Made = []
     for one in function.parameters:
-        expected = function.null[one.name] if one.name in function.null or not one.optional else ...
-        if expected is ...:
-            expected = function.absent.get(one.name, function.right)
+        # For those with a default null stands for it.
+        absent = function.absent.get(one.name, function.right)
+        expected = absent if one.optional else function.null[one.name]
         made.append((one.name, {**function.args, one.name: None}, expected))
     return made or [(_NONE, {"nobody": None}, MISSING)]
 

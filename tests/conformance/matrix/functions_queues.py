@@ -105,7 +105,6 @@ QUEUES = [
         right={"desired": 1, "running": 0, "ready": 1},
         # Of all queues.
         absent={"queue": ...},
-        null={"jobs_per_worker": INVALID, "min_workers": INVALID, "max_workers": INVALID},
         wrong={"queue": (_MAP, _NO_QUEUE)},
     ),
     Function(

@@ -56,8 +56,6 @@ WORKERS = [
             "worker": INVALID,
             "queues": INVALID,
             "job_types": INVALID,
-            "max_jobs": INVALID,
-            "request_id": INVALID,
         },
         wrong={"worker": (_MAP, [{"id": "$job"}])},
     ),
