@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-sql test-extra test-matrix test-long check format bench bench-quick bench-engine bench-smoke upgrade-fixture clean
+.PHONY: help setup demo test conformance test-all test-sql test-extra test-matrix test-long check format bench bench-quick bench-engine bench-smoke upgrade-fixture clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -61,6 +61,9 @@ format: $(READY) ## Format Python and write what is generated
 
 upgrade-fixture: $(READY) ## Dump a database at work, as this SQL makes it (NAME=base, COMMIT=)
 	@$(BIN)/python scripts/dump_upgrade_fixture.py $(or $(NAME),base) $(COMMIT)
+
+conformance: $(READY) $(NPM_READY) ## Ask the same of every way in, and print the matrix (JSON=1 for machines)
+	@$(BIN)/python -m tests.conformance $(if $(JSON),--json)
 
 bench: $(READY) ## Compare with other queues, in some 30 minutes; writes docs/benchmarks (JSON=1)
 	@$(BIN)/python bench/compare $(if $(JSON),--json)

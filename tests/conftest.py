@@ -41,6 +41,10 @@ class RemoteStack:
         "replicate_url": "REPLICATE_BASE_URL",
     }
 
+    def knows(self, name: str) -> bool:
+        """Whether the variable of an attribute is set."""
+        return bool(os.environ.get(self._VARIABLES[name]))
+
     def __getattr__(self, name: str) -> str:
         """Reads an attribute from its variable; a test without it fails and says which."""
         variable = self._VARIABLES.get(name)

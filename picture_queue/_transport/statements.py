@@ -101,12 +101,22 @@ def _json(value: Any) -> bytes | None:
 
 
 def _text(value: Any) -> bytes | None:
-    return None if value is None else str(value).encode()
+    """What is no text goes as its JSON, as it does over HTTP."""
+    if value is None or isinstance(value, str):
+        return None if value is None else value.encode()
+    return to_json(value)
 
 
 def _array(value: Any) -> bytes | None:
     """Writes an array as https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO has it."""
+    if not isinstance(value, list | tuple):
+        return _text(value)  # PostgreSQL says what is wrong with it
+    return ("{" + ",".join(map(_item, value)) + "}").encode()
+
+
+def _item(value: Any) -> str:
     if value is None:
-        return None
-    items = (str(item).replace("\\", "\\\\").replace('"', '\\"') for item in value)
-    return ("{" + ",".join(f'"{item}"' for item in items) + "}").encode()
+        return "null"
+    text = value if isinstance(value, str) else to_json(value).decode()
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -198,6 +198,14 @@ begin
 end
 $$;
 
+-- Whether it is a list of objects, which jsonb_to_recordset asks for.
+create function picture_queue._is_list(p_value jsonb) returns boolean
+language sql immutable set search_path = ''
+as $$
+  select coalesce(jsonb_typeof(p_value) = 'array', false)
+    and not jsonb_path_exists(p_value, 'strict $[*] ? (@.type() != "object")')
+$$;
+
 
 -- 040_function__caller.sql
 
@@ -2690,6 +2698,7 @@ declare
   v_problem text := case
     when coalesce(p_worker, '') = '' then 'worker is empty'
     when coalesce(cardinality(p_queues), 0) = 0 then 'queues is empty'
+    when p_job_types is null then 'job_types is null'
     when cardinality(p_weights) <> cardinality(p_queues) then 'weights are not as many as queues'
     when not 0 < all (p_weights) then format('weights are %s, not above 0', p_weights)
     when p_max_jobs is null or p_max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', p_max_jobs)
@@ -2760,8 +2769,8 @@ declare
   v_outcomes picture_queue.outcome[];
   v_bad record;
 begin
-  if jsonb_typeof(p_outcomes) is distinct from 'array' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list');
+  if not picture_queue._is_list(p_outcomes) then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list of {job_id, lease_id, outcome}');
   end if;
   v_outcomes := array(
     select row(o.*)::picture_queue.outcome
@@ -3014,8 +3023,7 @@ as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
 begin
-  if jsonb_typeof(p_lines) is distinct from 'array' or jsonb_path_exists(p_lines, '$[*] ? (@.type() != "object")')
-    or jsonb_path_exists(p_lines,
+  if not picture_queue._is_list(p_lines) or jsonb_path_exists(p_lines,
       '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
   then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
@@ -3044,9 +3052,13 @@ language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan s
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_ids uuid[] := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
+  v_ids uuid[];
   v_answer jsonb;
 begin
+  if not picture_queue._is_list(p_leases) then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
+  end if;
+  v_ids := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
   v_ids := array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked);
   with ends as (
     select j.id, least(
@@ -3351,7 +3363,8 @@ returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
 begin
-  return picture_queue._claim_jobs(worker, queues, job_types, max_jobs, lease_seconds, request_id, weights);
+  return picture_queue._claim_jobs(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(lease_seconds, 30),
+    coalesce(request_id, gen_random_uuid()), weights);
 end
 $$;
 comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by request_id.';
@@ -3397,6 +3410,8 @@ declare
 begin
   if jsonb_typeof(claim) = 'object' then
     perform picture_queue._know_rules();
+  elsif jsonb_typeof(claim) <> 'null' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'claim is not an object', 'the parameters of claim_jobs');
   end if;
   v_outcomes := picture_queue._report(outcomes);
   if jsonb_typeof(claim) = 'object' then
@@ -3464,38 +3479,48 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 
 -- 338_function__jobs_where.sql
 
--- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
--- gets the plan of its own index. Refuses keys it does not know and values of another type; null is as
--- good as not given. p_others: keys the caller looks at itself. It reads nothing, so users may call it.
-create function picture_queue._jobs_where(p_filter jsonb, p_others text[] default '{}') returns text
+-- Refuses a filter that has keys it does not know or values of another type; null is as good as not
+-- given. It reads nothing, so users may call it.
+create function picture_queue._check_filter(p_filter jsonb, p_known text[]) returns void
 language plpgsql stable set search_path = ''
 as $$
 declare
   v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
-  v_known text[] := array['job_ids', 'queue', 'status', 'hold', 'job_type', 'tag', 'user_id', 'tenant', 'batch_id',
-    'error', 'reason', 'metadata', 'created_before', 'created_after', 'finished_before', 'finished_after'] || p_others;
   v_unknown text;
-  v_key text;
-  v_value jsonb;
-  v_where text := 'true';
+  v_bad record;
 begin
   if jsonb_typeof(v_filter) <> 'object' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter is not an object');
   end if;
-  select min(k) into v_unknown from jsonb_object_keys(v_filter) k where k <> all (v_known);
+  select min(k) into v_unknown from jsonb_object_keys(v_filter) k where k <> all (p_known);
   if v_unknown is not null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.%s is not known', left(v_unknown, 100)),
-      'known are ' || array_to_string(v_known, ', '));
+      'known are ' || array_to_string(p_known, ', '));
   end if;
-  for v_key, v_value in select e.key, e.value from jsonb_each(v_filter) e where e.value <> 'null' order by e.key loop
-    if not picture_queue._filter_fits(v_key, v_value) then
-      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.%s is %s', v_key, left(v_value::text, 200)),
-        'the SQL reference has the type of each');
-    elsif v_key <> all (p_others) then
-      v_where := v_where || ' and ' || picture_queue._filter_condition(v_key, v_value #>> '{}');
-    end if;
-  end loop;
-  return v_where;
+  select e.key, e.value into v_bad from jsonb_each(v_filter) e
+  where e.value <> 'null' and not picture_queue._filter_fits(e.key, e.value) order by e.key limit 1;
+  if found then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('filter.%s is %s', v_bad.key, left(v_bad.value::text, 200)), 'the SQL reference has the type of each');
+  end if;
+end
+$$;
+
+-- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
+-- gets the plan of its own index. p_others: keys the caller looks at itself. It reads nothing, so users
+-- may call it.
+create function picture_queue._jobs_where(p_filter jsonb, p_others text[] default '{}') returns text
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_where text;
+begin
+  perform picture_queue._check_filter(p_filter, array['job_ids', 'queue', 'status', 'hold', 'job_type', 'tag',
+    'user_id', 'tenant', 'batch_id', 'error', 'reason', 'metadata', 'created_before', 'created_after',
+    'finished_before', 'finished_after'] || p_others);
+  select string_agg(' and ' || picture_queue._filter_condition(e.key, e.value #>> '{}'), '' order by e.key) into v_where
+  from jsonb_each(coalesce(nullif(p_filter, 'null'), '{}')) e where e.value <> 'null' and e.key <> all (p_others);
+  return 'true' || coalesce(v_where, '');
 end
 $$;
 
@@ -3520,7 +3545,7 @@ begin
     when p_key = 'hold' then return v_text in ('scheduled', 'blocked', 'waiting', 'parked');
     when p_key in ('user_id', 'batch_id', 'job_id') then
       return v_text ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
-    when p_key in ('created_before', 'created_after', 'finished_before', 'finished_after') then
+    when p_key in ('created_before', 'created_after', 'finished_before', 'finished_after', 'before') then
       begin
         return v_text::timestamptz is not null;
       exception when data_exception then
@@ -3624,20 +3649,33 @@ end
 $$;
 comment on function public.get_generation is 'One generation of the caller''s with its images.';
 
--- filter: status, limit (100, at most 1000), before (created_at of the last row of a page).
+-- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page).
 create function public.list_generations(filter jsonb default '{}') returns jsonb
-language sql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
+declare
+  v_limit bigint;
+  v_generations jsonb;
+begin
+  perform picture_queue._check_filter(filter, '{status,limit,before}');
+  v_limit := coalesce((filter ->> 'limit')::bigint, 100);
+  if v_limit not between 1 and 1000 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 1000', v_limit),
+      'before, the created_at of the last row, asks for the next page');
+  end if;
   select coalesce(jsonb_agg(to_jsonb(g) || jsonb_build_object('images', coalesce(
       (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
     order by g.created_at desc, g.id), '[]')
+  into v_generations
   from (
     select * from public.generations
     where (filter ->> 'status' is null or status = filter ->> 'status')
       and created_at < coalesce((filter ->> 'before')::timestamptz, 'infinity')
     order by created_at desc, id
-    limit least(coalesce((filter ->> 'limit')::integer, 100), 1000)
-  ) g
+    limit v_limit
+  ) g;
+  return v_generations;
+end
 $$;
 comment on function public.list_generations is 'Generations of the caller''s with their images, newest first.';
 
@@ -3834,6 +3872,9 @@ begin
   then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
       'worker must have a name, queues must not be empty, job_types must be an object');
+  elsif jsonb_path_exists(job_types, '$.* ? (@.type() != "object")') then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'job_types is not an object of objects',
+      'the policies of each job type, {} for none');
   end if;
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   insert into picture_queue.job_type as t
@@ -3961,6 +4002,7 @@ create function public.set_queue(queue text, changes jsonb default '{}') returns
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  changes := coalesce(changes, '{}');
   perform picture_queue._check_changes(changes, array['events', 'max_attempts', 'timeout_seconds', 'lease_seconds',
     'backoff_policy', 'backoff_seconds', 'backoff_cap_seconds', 'backoff_jitter', 'fair_share', 'aging_seconds',
     'breaker_failures', 'breaker_seconds', 'draining']);
@@ -4065,7 +4107,7 @@ begin
   v_matched := (
     select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
     where j.state in ('pending', 'scheduled', 'blocked', 'waiting'));
-  if not preview then
+  if not coalesce(preview, false) then
     select array_agg(picture_queue._change(d.id, 'cancel', 'The queue was purged.')) into v_changes
     from (
       select j.id from public.job_queue j
@@ -4219,6 +4261,9 @@ create function public.resume_key(key text) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  if key is null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'key is NULL');
+  end if;
   perform picture_queue._lock_keys(array[key]);
   update picture_queue.limit_key l set paused_until = null where l.key = resume_key.key;
   perform picture_queue._look_at_keys(key);
@@ -4267,7 +4312,9 @@ declare
   v_batch picture_queue.batch;
   v_jobs jsonb;
 begin
-  if jsonb_typeof(metadata) is distinct from 'object' then
+  batch_id := coalesce(batch_id, gen_random_uuid());
+  metadata := coalesce(nullif(metadata, 'null'), '{}');
+  if jsonb_typeof(metadata) <> 'object' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'metadata is not an object');
   end if;
   perform picture_queue._check_jobs(jobs);
@@ -5134,7 +5181,9 @@ create function public.start_generation(
   prompt text, model_id text default null, input jsonb default '{}', options jsonb default '{}')
 returns jsonb
 language sql volatile security invoker set search_path = ''
-as $$ select picture_queue.start_generation(prompt, model_id, input, options) $$;
+as $$
+  select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
+$$;
 comment on function public.start_generation is 'Asks for a picture; answers at once with generation_id and job_id.';
 
 
@@ -5252,7 +5301,9 @@ as $$
 declare
   v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
 begin
-  if v_row.prediction_id is not distinct from record_prediction.prediction_id then
+  if prediction_id is null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'prediction_id is NULL');
+  elsif v_row.prediction_id is not distinct from record_prediction.prediction_id then
     return;
   elsif v_row.state <> 'creating' then
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
@@ -5293,6 +5344,9 @@ as $$
 declare
   v_job public.job_queue := picture_queue._leased(job_id, lease_id);
 begin
+  if not picture_queue._is_list(images) then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'images is not a list of {n, path, mime_type, width, height, bytes}');
+  end if;
   insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
   select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
   from jsonb_to_recordset(images) as i (
@@ -5300,6 +5354,8 @@ begin
   order by i.n
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
+exception when not_null_violation or check_violation then
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'an image lacks n, path or mime_type, or has a number out of range');
 end
 $$;
 comment on function public.save_images is 'Writes the images of a generation under the lease of its job.';
@@ -5535,7 +5591,10 @@ declare
   v_ready bigint;
   v_desired bigint;
 begin
-  if coalesce(jobs_per_worker, 0) < 1 or coalesce(min_workers, -1) < 0 or coalesce(max_workers, -1) < min_workers then
+  jobs_per_worker := coalesce(jobs_per_worker, 10);
+  min_workers := coalesce(min_workers, 0);
+  max_workers := coalesce(max_workers, 100);
+  if jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
       format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers),
       'at least 1 job a worker, and 0 or more workers');
@@ -6478,7 +6537,8 @@ grant execute on function
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
   picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue.job_position,
-  picture_queue._jobs_where, picture_queue._filter_fits, picture_queue._filter_condition, picture_queue._reason
+  picture_queue._jobs_where, picture_queue._check_filter, picture_queue._filter_fits, picture_queue._filter_condition,
+  picture_queue._reason
   to authenticated, service_role;
 
 -- Service keys only.

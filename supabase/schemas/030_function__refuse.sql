@@ -40,3 +40,11 @@ begin
     hint = coalesce(p_hint, '');
 end
 $$;
+
+-- Whether it is a list of objects, which jsonb_to_recordset asks for.
+create function picture_queue._is_list(p_value jsonb) returns boolean
+language sql immutable set search_path = ''
+as $$
+  select coalesce(jsonb_typeof(p_value) = 'array', false)
+    and not jsonb_path_exists(p_value, 'strict $[*] ? (@.type() != "object")')
+$$;

@@ -193,6 +193,7 @@ declare
   v_problem text := case
     when coalesce(p_worker, '') = '' then 'worker is empty'
     when coalesce(cardinality(p_queues), 0) = 0 then 'queues is empty'
+    when p_job_types is null then 'job_types is null'
     when cardinality(p_weights) <> cardinality(p_queues) then 'weights are not as many as queues'
     when not 0 < all (p_weights) then format('weights are %s, not above 0', p_weights)
     when p_max_jobs is null or p_max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', p_max_jobs)

@@ -7,8 +7,8 @@ declare
   v_outcomes picture_queue.outcome[];
   v_bad record;
 begin
-  if jsonb_typeof(p_outcomes) is distinct from 'array' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list');
+  if not picture_queue._is_list(p_outcomes) then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list of {job_id, lease_id, outcome}');
   end if;
   v_outcomes := array(
     select row(o.*)::picture_queue.outcome

@@ -36,8 +36,7 @@ as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
 begin
-  if jsonb_typeof(p_lines) is distinct from 'array' or jsonb_path_exists(p_lines, '$[*] ? (@.type() != "object")')
-    or jsonb_path_exists(p_lines,
+  if not picture_queue._is_list(p_lines) or jsonb_path_exists(p_lines,
       '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
   then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
@@ -66,9 +65,13 @@ language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan s
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_ids uuid[] := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
+  v_ids uuid[];
   v_answer jsonb;
 begin
+  if not picture_queue._is_list(p_leases) then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
+  end if;
+  v_ids := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
   v_ids := array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked);
   with ends as (
     select j.id, least(

@@ -26,7 +26,8 @@ returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
 begin
-  return picture_queue._claim_jobs(worker, queues, job_types, max_jobs, lease_seconds, request_id, weights);
+  return picture_queue._claim_jobs(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(lease_seconds, 30),
+    coalesce(request_id, gen_random_uuid()), weights);
 end
 $$;
 comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by request_id.';

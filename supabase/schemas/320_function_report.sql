@@ -36,6 +36,8 @@ declare
 begin
   if jsonb_typeof(claim) = 'object' then
     perform picture_queue._know_rules();
+  elsif jsonb_typeof(claim) <> 'null' then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'claim is not an object', 'the parameters of claim_jobs');
   end if;
   v_outcomes := picture_queue._report(outcomes);
   if jsonb_typeof(claim) = 'object' then

@@ -1,35 +1,45 @@
--- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
--- gets the plan of its own index. Refuses keys it does not know and values of another type; null is as
--- good as not given. p_others: keys the caller looks at itself. It reads nothing, so users may call it.
-create function picture_queue._jobs_where(p_filter jsonb, p_others text[] default '{}') returns text
+-- Refuses a filter that has keys it does not know or values of another type; null is as good as not
+-- given. It reads nothing, so users may call it.
+create function picture_queue._check_filter(p_filter jsonb, p_known text[]) returns void
 language plpgsql stable set search_path = ''
 as $$
 declare
   v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
-  v_known text[] := array['job_ids', 'queue', 'status', 'hold', 'job_type', 'tag', 'user_id', 'tenant', 'batch_id',
-    'error', 'reason', 'metadata', 'created_before', 'created_after', 'finished_before', 'finished_after'] || p_others;
   v_unknown text;
-  v_key text;
-  v_value jsonb;
-  v_where text := 'true';
+  v_bad record;
 begin
   if jsonb_typeof(v_filter) <> 'object' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter is not an object');
   end if;
-  select min(k) into v_unknown from jsonb_object_keys(v_filter) k where k <> all (v_known);
+  select min(k) into v_unknown from jsonb_object_keys(v_filter) k where k <> all (p_known);
   if v_unknown is not null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.%s is not known', left(v_unknown, 100)),
-      'known are ' || array_to_string(v_known, ', '));
+      'known are ' || array_to_string(p_known, ', '));
   end if;
-  for v_key, v_value in select e.key, e.value from jsonb_each(v_filter) e where e.value <> 'null' order by e.key loop
-    if not picture_queue._filter_fits(v_key, v_value) then
-      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.%s is %s', v_key, left(v_value::text, 200)),
-        'the SQL reference has the type of each');
-    elsif v_key <> all (p_others) then
-      v_where := v_where || ' and ' || picture_queue._filter_condition(v_key, v_value #>> '{}');
-    end if;
-  end loop;
-  return v_where;
+  select e.key, e.value into v_bad from jsonb_each(v_filter) e
+  where e.value <> 'null' and not picture_queue._filter_fits(e.key, e.value) order by e.key limit 1;
+  if found then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('filter.%s is %s', v_bad.key, left(v_bad.value::text, 200)), 'the SQL reference has the type of each');
+  end if;
+end
+$$;
+
+-- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
+-- gets the plan of its own index. p_others: keys the caller looks at itself. It reads nothing, so users
+-- may call it.
+create function picture_queue._jobs_where(p_filter jsonb, p_others text[] default '{}') returns text
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_where text;
+begin
+  perform picture_queue._check_filter(p_filter, array['job_ids', 'queue', 'status', 'hold', 'job_type', 'tag',
+    'user_id', 'tenant', 'batch_id', 'error', 'reason', 'metadata', 'created_before', 'created_after',
+    'finished_before', 'finished_after'] || p_others);
+  select string_agg(' and ' || picture_queue._filter_condition(e.key, e.value #>> '{}'), '' order by e.key) into v_where
+  from jsonb_each(coalesce(nullif(p_filter, 'null'), '{}')) e where e.value <> 'null' and e.key <> all (p_others);
+  return 'true' || coalesce(v_where, '');
 end
 $$;
 
@@ -54,7 +64,7 @@ begin
     when p_key = 'hold' then return v_text in ('scheduled', 'blocked', 'waiting', 'parked');
     when p_key in ('user_id', 'batch_id', 'job_id') then
       return v_text ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
-    when p_key in ('created_before', 'created_after', 'finished_before', 'finished_after') then
+    when p_key in ('created_before', 'created_after', 'finished_before', 'finished_after', 'before') then
       begin
         return v_text::timestamptz is not null;
       exception when data_exception then

@@ -57,19 +57,32 @@ end
 $$;
 comment on function public.get_generation is 'One generation of the caller''s with its images.';
 
--- filter: status, limit (100, at most 1000), before (created_at of the last row of a page).
+-- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page).
 create function public.list_generations(filter jsonb default '{}') returns jsonb
-language sql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = ''
 as $$
+declare
+  v_limit bigint;
+  v_generations jsonb;
+begin
+  perform picture_queue._check_filter(filter, '{status,limit,before}');
+  v_limit := coalesce((filter ->> 'limit')::bigint, 100);
+  if v_limit not between 1 and 1000 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 1000', v_limit),
+      'before, the created_at of the last row, asks for the next page');
+  end if;
   select coalesce(jsonb_agg(to_jsonb(g) || jsonb_build_object('images', coalesce(
       (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
     order by g.created_at desc, g.id), '[]')
+  into v_generations
   from (
     select * from public.generations
     where (filter ->> 'status' is null or status = filter ->> 'status')
       and created_at < coalesce((filter ->> 'before')::timestamptz, 'infinity')
     order by created_at desc, id
-    limit least(coalesce((filter ->> 'limit')::integer, 100), 1000)
-  ) g
+    limit v_limit
+  ) g;
+  return v_generations;
+end
 $$;
 comment on function public.list_generations is 'Generations of the caller''s with their images, newest first.';

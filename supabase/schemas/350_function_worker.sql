@@ -11,6 +11,9 @@ begin
   then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
       'worker must have a name, queues must not be empty, job_types must be an object');
+  elsif jsonb_path_exists(job_types, '$.* ? (@.type() != "object")') then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'job_types is not an object of objects',
+      'the policies of each job type, {} for none');
   end if;
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   insert into picture_queue.job_type as t

@@ -5,6 +5,7 @@ create function public.set_queue(queue text, changes jsonb default '{}') returns
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  changes := coalesce(changes, '{}');
   perform picture_queue._check_changes(changes, array['events', 'max_attempts', 'timeout_seconds', 'lease_seconds',
     'backoff_policy', 'backoff_seconds', 'backoff_cap_seconds', 'backoff_jitter', 'fair_share', 'aging_seconds',
     'breaker_failures', 'breaker_seconds', 'draining']);
@@ -109,7 +110,7 @@ begin
   v_matched := (
     select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
     where j.state in ('pending', 'scheduled', 'blocked', 'waiting'));
-  if not preview then
+  if not coalesce(preview, false) then
     select array_agg(picture_queue._change(d.id, 'cancel', 'The queue was purged.')) into v_changes
     from (
       select j.id from public.job_queue j

@@ -132,6 +132,9 @@ create function public.resume_key(key text) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  if key is null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'key is NULL');
+  end if;
   perform picture_queue._lock_keys(array[key]);
   update picture_queue.limit_key l set paused_until = null where l.key = resume_key.key;
   perform picture_queue._look_at_keys(key);

@@ -10,7 +10,9 @@ declare
   v_batch picture_queue.batch;
   v_jobs jsonb;
 begin
-  if jsonb_typeof(metadata) is distinct from 'object' then
+  batch_id := coalesce(batch_id, gen_random_uuid());
+  metadata := coalesce(nullif(metadata, 'null'), '{}');
+  if jsonb_typeof(metadata) <> 'object' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'metadata is not an object');
   end if;
   perform picture_queue._check_jobs(jobs);

@@ -75,5 +75,7 @@ create function public.start_generation(
   prompt text, model_id text default null, input jsonb default '{}', options jsonb default '{}')
 returns jsonb
 language sql volatile security invoker set search_path = ''
-as $$ select picture_queue.start_generation(prompt, model_id, input, options) $$;
+as $$
+  select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
+$$;
 comment on function public.start_generation is 'Asks for a picture; answers at once with generation_id and job_id.';

@@ -70,7 +70,9 @@ as $$
 declare
   v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
 begin
-  if v_row.prediction_id is not distinct from record_prediction.prediction_id then
+  if prediction_id is null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'prediction_id is NULL');
+  elsif v_row.prediction_id is not distinct from record_prediction.prediction_id then
     return;
   elsif v_row.state <> 'creating' then
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
@@ -111,6 +113,9 @@ as $$
 declare
   v_job public.job_queue := picture_queue._leased(job_id, lease_id);
 begin
+  if not picture_queue._is_list(images) then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'images is not a list of {n, path, mime_type, width, height, bytes}');
+  end if;
   insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
   select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
   from jsonb_to_recordset(images) as i (
@@ -118,6 +123,8 @@ begin
   order by i.n
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
+exception when not_null_violation or check_violation then
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'an image lacks n, path or mime_type, or has a number out of range');
 end
 $$;
 comment on function public.save_images is 'Writes the images of a generation under the lease of its job.';

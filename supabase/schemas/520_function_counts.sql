@@ -54,7 +54,10 @@ declare
   v_ready bigint;
   v_desired bigint;
 begin
-  if coalesce(jobs_per_worker, 0) < 1 or coalesce(min_workers, -1) < 0 or coalesce(max_workers, -1) < min_workers then
+  jobs_per_worker := coalesce(jobs_per_worker, 10);
+  min_workers := coalesce(min_workers, 0);
+  max_workers := coalesce(max_workers, 100);
+  if jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
       format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers),
       'at least 1 job a worker, and 0 or more workers');

@@ -1,68 +1,23 @@
 """Behind a real pooler in transaction mode, where each statement may meet another session."""
 
 import asyncio
-import os
-import shutil
-import socket
-import subprocess
-import time
-from urllib.parse import urlsplit
 
 import pytest
 
 from picture_queue import AsyncPictureQueue, PictureQueue, Worker, WorkerSettings
 from picture_queue._realtime import notifications
+from tests.conformance import pooler
 
 pytestmark = pytest.mark.extra
 
-CONFIGURATION = """
-[databases]
-postgres = host={host} port={server} dbname=postgres user=postgres password={password}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = 3
-server_reset_query =
-"""
-
 
 @pytest.fixture
-def pooled(stack, tmp_path_factory):
+def pooled(stack):
     """The address of a PgBouncer before the stack's database."""
-    program = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-    if program is None:
-        pytest.fail("PgBouncer is missing: apt-get install pgbouncer", pytrace=False)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    server = urlsplit(stack.db_url)
-    directory = tmp_path_factory.mktemp("pooler")
-    file = directory / "pgbouncer.ini"
-    file.write_text(
-        CONFIGURATION.format(
-            host=server.hostname, server=server.port, password=server.password, port=port
-        )
-    )
-    # It refuses to be root.
-    as_nobody = ("-u", "nobody") if os.getuid() == 0 else ()
-    for path in (file, directory, *directory.parents[:2]):
-        path.chmod(0o755)
-    process = subprocess.Popen([program, *as_nobody, file], stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                probe.settimeout(0.1)
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        else:
-            pytest.fail("PgBouncer does not listen")
-        yield f"postgresql://postgres:any@127.0.0.1:{port}/postgres"
-    finally:
-        process.terminate()
-        process.wait(10)
+    if pooler.program() is None:
+        pytest.fail(f"PgBouncer is missing: {pooler.INSTALL}", pytrace=False)
+    with pooler.pooled(stack.db_url) as address:
+        yield address
 
 
 async def test_calls_at_once_find_their_answers(pooled, queue):

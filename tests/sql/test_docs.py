@@ -83,7 +83,7 @@ async def test_the_tables_of_an_item_have_what_is_known_of_it(db, function, part
 
 async def test_the_table_of_filters_has_every_key(db):
     source = await db.value("select prosrc from pg_proc where proname = '_jobs_where'")
-    known = re.search(r"v_known text\[\] := array\[(.*?)\]", source, re.S)
+    known = re.search(r"_check_filter\(p_filter, array\[(.*?)\]", source, re.S)
     assert known
     assert named(section(SQL, "Filters")) == set(re.findall(r"'(\w+)'", known[1]))
 

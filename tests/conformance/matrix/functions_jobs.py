@@ -1,0 +1,189 @@
+"""Cases of the functions that enqueue, read and steer jobs."""
+
+from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, refused
+from tests.conformance.matrix.setups import TYPE
+
+_ITEM = {"job_type": TYPE, "queue": "$queue", "job_id": "$job"}
+_CREATED = [{"job_id": "$job", "outcome": "created"}]
+_EXISTING = [{"job_id": "$job", "outcome": "existing"}]
+_ROW = {"id": "$job", "status": "pending", "queue": "$queue", "user_id": "$ada", "hold": None}
+#: A map where text is asked for arrives as its JSON.
+_MAP = {"a": 1}
+
+JOBS = [
+    Function(
+        "enqueue_job",
+        "service",
+        "job_type text, payload jsonb=, priority integer=, queue text=, "
+        "scheduled_for timestamp with time zone=, max_attempts integer=, user_id uuid=, "
+        "idempotency_key text=, job_id uuid=, options jsonb=",
+        args={
+            "job_type": TYPE,
+            "payload": {"n": 1},
+            "priority": 5,
+            "queue": "$queue",
+            "scheduled_for": "2099-01-01T00:00:00+00:00",
+            "max_attempts": 2,
+            "user_id": "$ada",
+            "idempotency_key": "$key",
+            "job_id": "$job",
+            "options": {"tags": ["a"]},
+        },
+        right="$job",
+        absent={"job_id": "<uuid>"},
+        null={"job_type": INVALID},
+        wrong={
+            "job_type": (_MAP, INVALID),
+            "payload": ([1], INVALID),
+            "queue": (_MAP, INVALID),
+            "idempotency_key": (_MAP, "$job"),
+            "options": ("fast", INVALID),
+        },
+    ),
+    Function(
+        "enqueue_jobs",
+        "service",
+        "jobs jsonb",
+        args={"jobs": [_ITEM]},
+        right=_CREATED,
+        repeated=_EXISTING,
+        null={"jobs": INVALID},
+        wrong={"jobs": ({"job_type": TYPE}, INVALID)},
+    ),
+    Function(
+        "enqueue_batch",
+        "service",
+        "jobs jsonb, callback jsonb=, batch_id uuid=, metadata jsonb=",
+        args={
+            "jobs": [_ITEM],
+            "callback": {"job_type": TYPE, "queue": "$queue"},
+            "batch_id": "$batch",
+            "metadata": {"a": 1},
+        },
+        right={"batch_id": "$batch", "jobs": _CREATED},
+        repeated={"batch_id": "$batch", "jobs": _EXISTING},
+        absent={"batch_id": {"batch_id": "<uuid>", "jobs": _CREATED}},
+        null={"jobs": INVALID},
+        wrong={"jobs": (7, INVALID), "callback": (7, INVALID), "metadata": ([1], INVALID)},
+    ),
+    Function(
+        "get_batch",
+        "service",
+        "batch_id uuid",
+        reads=True,
+        args={"batch_id": "$batch"},
+        setup="batch",
+        right={"id": "$batch", "total": 1, "open": 1, "completed": 0, "progress": 0},
+        null={"batch_id": refused("PQ_UNKNOWN_BATCH")},
+    ),
+    Function(
+        "send_event",
+        "service",
+        "name text, payload jsonb=",
+        args={"name": "$event", "payload": {"amount": 42}},
+        setup="parked",
+        right={"woken": 1},
+        repeated={"woken": 0},
+        null={"name": INVALID},
+        wrong={"name": (_MAP, {"woken": 0}), "payload": ("paid", {"woken": 1})},
+    ),
+    Function(
+        "get_job",
+        "user",
+        "job_id uuid",
+        reads=True,
+        args={"job_id": "$job"},
+        setup="pending",
+        right=_ROW,
+        strangers=NO_JOB,
+        null={"job_id": NO_JOB},
+    ),
+    Function(
+        "list_jobs",
+        "user",
+        "filter jsonb=",
+        reads=True,
+        args={"filter": {"queue": "$queue", "limit": 10}},
+        setup="pending",
+        right=[_ROW],
+        strangers=[],
+        # The newest of the project.
+        absent={"filter": ...},
+        wrong={"filter": ([1], INVALID)},
+        view=only("queue", "$queue"),
+    ),
+    Function(
+        "job_position",
+        "user",
+        "job_id uuid",
+        reads=True,
+        args={"job_id": "$job"},
+        setup="pending",
+        right={"position": 1, "at_least": False},
+        strangers=NO_JOB,
+        null={"job_id": NO_JOB},
+    ),
+    Function(
+        "cancel_job",
+        "user",
+        "job_id uuid",
+        args={"job_id": "$job"},
+        setup="pending",
+        right={"job_id": "$job", "status": "cancelled", "cancel_requested": True},
+        strangers=NO_JOB,
+        null={"job_id": NO_JOB},
+    ),
+    Function(
+        "retry_job",
+        "service",
+        "job_id uuid",
+        args={"job_id": "$job"},
+        setup="failed",
+        right={"job_id": "$job", "status": "pending"},
+        null={"job_id": NO_JOB},
+    ),
+    Function(
+        "get_job_history",
+        "service",
+        "job_id uuid",
+        reads=True,
+        args={"job_id": "$job"},
+        setup="failed",
+        right={
+            "timeline": [{"action": "enqueue"}, {"action": "claim"}, {"action": "fail"}],
+            "attempts": [{"attempt": 1, "error": "Model 7 is out", "detail": "inner"}],
+            "log": [],
+        },
+        null={"job_id": NO_JOB},
+    ),
+    Function(
+        "change_jobs",
+        "service",
+        "action text, filter jsonb, preview boolean=",
+        args={"action": "discard", "filter": {"queue": "$queue"}, "preview": False},
+        setup="failed",
+        right={"matched": 1, "changed": 1, "more": False},
+        repeated={"matched": 0, "changed": 0, "more": False},
+        null={"action": INVALID, "filter": INVALID},
+        wrong={"action": (_MAP, INVALID), "filter": ("all", INVALID)},
+    ),
+    Function(
+        "failure_reasons",
+        "service",
+        "filter jsonb=",
+        reads=True,
+        args={"filter": {"queue": "$queue"}},
+        setup="failed",
+        right=[
+            {
+                "reason": "Model N is out",
+                "count": 1,
+                "job_types": [TYPE],
+                "example_job_id": "$job",
+            }
+        ],
+        wrong={"filter": ("all", INVALID)},
+        # Those of others come too.
+        absent={"filter": ...},
+    ),
+]

@@ -1,0 +1,283 @@
+"""Cases of the functions for queues, limits, tenants, schedules and the project."""
+
+from tests.conformance.matrix.case import INVALID, Function, fields, kinds, only, refused
+from tests.conformance.matrix.setups import TYPE
+
+_MAP = {"a": 1}
+_NO_QUEUE = refused("PQ_UNKNOWN_QUEUE")
+_NO_SCHEDULE = refused("PQ_UNKNOWN_SCHEDULE")
+_LATER = "2099-01-01T00:00:00+00:00"
+_VERSION = {"version": ..., "contract": 1, "oldest_client_contract": 1}
+
+
+def _of_queue(name: str, right: object, setup: str, repeated: object = ...) -> Function:
+    """A function with the name of a queue as its only parameter."""
+    return Function(
+        name,
+        "service",
+        "queue text",
+        args={"queue": "$queue"},
+        setup=setup,
+        right=right,
+        repeated=repeated,
+        null={"queue": _NO_QUEUE},
+        wrong={"queue": (_MAP, _NO_QUEUE)},
+    )
+
+
+def _of_schedule(name: str, right: object) -> Function:
+    """A function with the name of a schedule as its only parameter."""
+    return Function(
+        name,
+        "service",
+        "name text",
+        args={"name": "$name"},
+        setup="schedule",
+        right=right,
+        null={"name": _NO_SCHEDULE},
+        wrong={"name": (_MAP, _NO_SCHEDULE)},
+    )
+
+
+QUEUES = [
+    Function(
+        "list_queues",
+        "service",
+        "",
+        reads=True,
+        setup="pending",
+        right=[{"name": "$queue", "paused": False, "jobs": {"pending": 1}}],
+        view=only("name", "$queue"),
+    ),
+    Function(
+        "set_queue",
+        "service",
+        "queue text, changes jsonb=",
+        args={"queue": "$queue", "changes": {"max_attempts": 7}},
+        right={"name": "$queue", "max_attempts": 7},
+        absent={"changes": {"name": "$queue", "max_attempts": None}},
+        null={"queue": INVALID},
+        wrong={"queue": (_MAP, INVALID), "changes": ([1], INVALID)},
+    ),
+    Function(
+        "pause_queue",
+        "service",
+        "queue text, resume_at timestamp with time zone=, reason text=",
+        args={"queue": "$queue", "resume_at": _LATER, "reason": "works"},
+        setup="queue",
+        right={"name": "$queue", "paused": True, "pause_reason": "works", "resume_at": "<time>"},
+        absent={
+            "resume_at": {"paused": True, "resume_at": None},
+            "reason": {"paused": True, "pause_reason": None},
+        },
+        null={"queue": _NO_QUEUE},
+        wrong={"queue": (_MAP, _NO_QUEUE), "reason": (7, {"pause_reason": "7"})},
+    ),
+    _of_queue("resume_queue", {"draining": False, "paused": False}, "draining queue"),
+    _of_queue("drain_queue", {"draining": True}, "queue"),
+    Function(
+        "purge_queue",
+        "service",
+        "queue text, preview boolean=",
+        args={"queue": "$queue", "preview": False},
+        setup="pending",
+        right={"matched": 1, "changed": 1, "more": False},
+        repeated={"matched": 0, "changed": 0, "more": False},
+        null={"queue": _NO_QUEUE},
+        wrong={"queue": (_MAP, _NO_QUEUE)},
+    ),
+    Function(
+        "queue_counts",
+        "service",
+        "",
+        reads=True,
+        setup="completed",
+        right=[{"queue": "$queue", "completed": 1, "pending": 0, "finished_last_minute": 1}],
+        view=only("queue", "$queue"),
+    ),
+    Function(
+        "desired_workers",
+        "service",
+        "queue text=, jobs_per_worker integer=, min_workers integer=, max_workers integer=",
+        reads=True,
+        args={"queue": "$queue", "jobs_per_worker": 1, "min_workers": 0, "max_workers": 3},
+        setup="pending",
+        right={"desired": 1, "running": 0, "ready": 1},
+        # Of all queues.
+        absent={"queue": ...},
+        wrong={"queue": (_MAP, _NO_QUEUE)},
+    ),
+    Function(
+        "queue_status",
+        "service",
+        "",
+        reads=True,
+        setup="worker",
+        right={
+            "queues": "list",
+            "workers": "list",
+            "job_types_without_worker": "list",
+            "stuck": "int",
+        },
+        view=kinds,
+    ),
+    Function(
+        "set_limit",
+        "service",
+        "key text, max_running integer=, rate integer=, period_seconds real=",
+        args={"key": "$key", "max_running": 5, "rate": 10, "period_seconds": 60},
+        right={"key": "$key", "max_running": 5, "rate": 10, "period_seconds": 60, "running": 0},
+        absent={"max_running": {"max_running": None}, "rate": INVALID, "period_seconds": INVALID},
+        null={"key": INVALID},
+        wrong={"key": ({"a": "$key"}, {"key": '{"a":"$key"}', "rate": 10})},
+    ),
+    Function(
+        "delete_limit",
+        "service",
+        "key text",
+        args={"key": "$key"},
+        setup="limit",
+        right=None,
+        repeated=refused("PQ_UNKNOWN_LIMIT"),
+        null={"key": refused("PQ_UNKNOWN_LIMIT")},
+        wrong={"key": (["a"], refused("PQ_UNKNOWN_LIMIT"))},
+    ),
+    Function(
+        "list_limits",
+        "service",
+        "",
+        reads=True,
+        setup="limit",
+        right=[{"key": "$key", "max_running": 5, "paused": False, "running": 0, "waiting": 0}],
+        view=only("key", "$key"),
+    ),
+    Function(
+        "pause_key",
+        "service",
+        "key text, resume_at timestamp with time zone=",
+        args={"key": "$key", "resume_at": _LATER},
+        right={"key": "$key", "paused": True, "resume_at": "<time>"},
+        absent={"resume_at": {"key": "$key", "paused": True, "resume_at": None}},
+        null={"key": INVALID},
+        wrong={"key": ({"a": "$key"}, {"key": '{"a":"$key"}', "paused": True})},
+    ),
+    Function(
+        "resume_key",
+        "service",
+        "key text",
+        args={"key": "$key"},
+        setup="paused key",
+        right={"key": "$key", "paused": False, "resume_at": None},
+        null={"key": INVALID},
+        wrong={"key": ({"a": "$key"}, {"key": '{"a":"$key"}', "paused": False})},
+    ),
+    Function(
+        "set_tenant",
+        "service",
+        "tenant text, weight real",
+        args={"tenant": "$tenant", "weight": 2.5},
+        right={"tenant": "$tenant", "weight": 2.5},
+        null={"tenant": INVALID, "weight": INVALID},
+        wrong={"tenant": ({"a": "$tenant"}, {"tenant": '{"a":"$tenant"}', "weight": 2.5})},
+    ),
+    Function(
+        "list_tenants",
+        "service",
+        "",
+        reads=True,
+        setup="tenant",
+        right=[{"tenant": "$tenant", "weight": 2}],
+        view=only("tenant", "$tenant"),
+    ),
+]
+
+SCHEDULES = [
+    Function(
+        "set_schedule",
+        "service",
+        "name text, schedule jsonb",
+        args={
+            "name": "$name",
+            "schedule": {"cron": "30 3 * * *", "timezone": "Europe/Berlin", "job_type": TYPE},
+        },
+        right={
+            "name": "$name",
+            "cron": "30 3 * * *",
+            "timezone": "Europe/Berlin",
+            "missed": "once",
+            "paused": False,
+            "job": {"job_type": TYPE},
+        },
+        null={"name": INVALID, "schedule": INVALID},
+        wrong={"name": (_MAP, INVALID), "schedule": ("@daily", INVALID)},
+    ),
+    Function(
+        "list_schedules",
+        "service",
+        "",
+        reads=True,
+        setup="schedule",
+        right=[{"name": "$name", "every_seconds": 3600, "paused": False}],
+        view=only("name", "$name"),
+    ),
+    _of_schedule("pause_schedule", {"name": "$name", "paused": True, "next_at": None}),
+    _of_schedule("resume_schedule", {"name": "$name", "paused": False, "next_at": "<time>"}),
+    Function(
+        "run_schedule",
+        "service",
+        "name text, job_id uuid=",
+        args={"name": "$name", "job_id": "$job"},
+        setup="schedule",
+        right={"job_id": "$job", "outcome": "created"},
+        repeated={"job_id": "$job", "outcome": "existing"},
+        absent={"job_id": {"job_id": "<uuid>", "outcome": "created"}},
+        null={"name": _NO_SCHEDULE},
+        wrong={"name": (_MAP, _NO_SCHEDULE)},
+    ),
+    Function(
+        "delete_schedule",
+        "service",
+        "name text",
+        args={"name": "$name"},
+        setup="schedule",
+        right={"deleted": True},
+        repeated={"deleted": False},
+        null={"name": {"deleted": False}},
+        wrong={"name": (_MAP, {"deleted": False})},
+    ),
+]
+
+PROJECT = [
+    Function(
+        "get_settings", "service", "", reads=True, right={"max_payload_bytes": ..., "archive": ...}
+    ),
+    Function(
+        "set_setting",
+        "service",
+        "changes jsonb",
+        # What it is already: a project keeps its settings.
+        args={"changes": {"keep_archive_months": "$months"}},
+        setup="settings",
+        right={"keep_archive_months": ..., "unknown_queue": ...},
+        null={"changes": INVALID},
+        wrong={"changes": ("all", INVALID)},
+    ),
+    Function(
+        "maintain_jobs",
+        "service",
+        "force boolean=",
+        args={"force": False},
+        # What is done depends on when it was done last.
+        right=...,
+    ),
+    Function(
+        "queue_doctor",
+        "service",
+        "client_time timestamp with time zone=",
+        args={"client_time": "2026-01-01T00:00:00+00:00"},
+        right=...,
+        absent={"client_time": ...},
+        view=fields("check"),
+    ),
+    Function("picture_queue_version", "user", "", reads=True, right=_VERSION, strangers=_VERSION),
+]

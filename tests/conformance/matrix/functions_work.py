@@ -1,0 +1,274 @@
+"""Cases of the functions for workers and for generations."""
+
+from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, refused, without
+from tests.conformance.matrix.setups import PROMPT, TYPE
+
+_MAP = {"a": 1}
+_STALE = refused("PQ_STALE_LEASE")
+_CONFLICT = refused("PQ_CONFLICT")
+_NO_GENERATION = refused("PQ_UNKNOWN_GENERATION")
+_VERSION = {"version": ..., "contract": 1, "oldest_client_contract": 1}
+_LEASED = {"id": "$job", "lease_id": "$lease", "attempt": 1, "queue": "$queue", "payload": {"n": 1}}
+_HELD = {"job_id": "$job", "lease_id": "$lease"}
+_LEASE = {"job_id": NO_JOB, "lease_id": _STALE}
+
+WORKERS = [
+    Function(
+        "register_worker",
+        "service",
+        "worker text, queues text[], job_types jsonb",
+        args={"worker": "$worker", "queues": ["$queue"], "job_types": {TYPE: {}}},
+        right=_VERSION,
+        null={"worker": INVALID, "queues": INVALID, "job_types": INVALID},
+        wrong={"worker": (_MAP, _VERSION), "job_types": ([TYPE], INVALID)},
+    ),
+    Function(
+        "unregister_worker",
+        "service",
+        "worker text",
+        args={"worker": "$worker"},
+        setup="worker",
+        right=None,
+        null={"worker": None},
+        wrong={"worker": (7, None)},
+    ),
+    Function(
+        "claim_jobs",
+        "service",
+        "worker text, queues text[], job_types text[], max_jobs integer=, lease_seconds real=, "
+        "request_id uuid=, weights real[]=",
+        args={
+            "worker": "$worker",
+            "queues": ["$queue"],
+            "job_types": [TYPE],
+            "max_jobs": 5,
+            "lease_seconds": 60,
+            "request_id": "$lease",
+            "weights": [1],
+        },
+        setup="pending",
+        right=[{**_LEASED, "lease_seconds": 60}],
+        absent={
+            "lease_seconds": [{"id": "$job", "lease_seconds": 30}],
+            "request_id": [{"id": "$job", "lease_id": "<uuid>"}],
+        },
+        null={
+            "worker": INVALID,
+            "queues": INVALID,
+            "job_types": INVALID,
+        },
+        wrong={"worker": (_MAP, [{"id": "$job"}])},
+    ),
+    Function(
+        "heartbeat_jobs",
+        "service",
+        "worker text, leases jsonb",
+        args={"worker": "$worker", "leases": [_HELD]},
+        setup="running",
+        right={"cancel": [], "lost": []},
+        null={"worker": {"cancel": [], "lost": []}, "leases": INVALID},
+        wrong={"worker": (_MAP, {"cancel": [], "lost": []}), "leases": ("mine", INVALID)},
+    ),
+    Function(
+        "report_progress",
+        "service",
+        "job_id uuid, lease_id uuid, progress integer, message text=",
+        args={**_HELD, "progress": 40, "message": "half"},
+        setup="running",
+        right={"cancel_requested": False},
+        null={**_LEASE, "progress": INVALID},
+        wrong={"message": (_MAP, {"cancel_requested": False})},
+    ),
+    Function(
+        "log_job",
+        "service",
+        "job_id uuid, lease_id uuid, lines jsonb",
+        args={**_HELD, "lines": [{"level": "info", "message": "here"}]},
+        setup="running",
+        right={"kept": 1},
+        repeated={"kept": 2},
+        null={**_LEASE, "lines": INVALID},
+        wrong={"lines": ("here", INVALID)},
+    ),
+    Function(
+        "report_jobs",
+        "service",
+        "outcomes jsonb, claim jsonb=",
+        args={
+            "outcomes": [{**_HELD, "outcome": "completed", "result": {"n": 1}}],
+            "claim": {
+                "worker": "$worker",
+                "queues": ["$queue"],
+                "job_types": [TYPE],
+                "max_jobs": 1,
+                "request_id": "$request",
+            },
+        },
+        setup="running",
+        right={
+            "outcomes": [{"job_id": "$job", "outcome": "ok", "status": "completed"}],
+            "jobs": [],
+        },
+        repeated={
+            "outcomes": [{"job_id": "$job", "outcome": "repeated", "status": "completed"}],
+            "jobs": [],
+        },
+        null={"outcomes": INVALID},
+        wrong={"outcomes": ("done", INVALID), "claim": ("more", INVALID)},
+    ),
+    Function(
+        "claim_next_job",
+        "service",
+        "queue text=",
+        args={"queue": "$queue"},
+        setup="first in line",
+        right=[{"id": "$job", "status": "processing", "attempt": 1}],
+        repeated=[],
+        wrong={"queue": (_MAP, [])},
+    ),
+    Function(
+        "complete_job",
+        "service",
+        "job_id uuid, result jsonb=, error text=, lease_id uuid=",
+        args={**_HELD, "result": {"path": "a.png"}, "error": None},
+        setup="lent",
+        right="completed",
+        null={"job_id": NO_JOB},
+        wrong={"result": ("a.png", "completed"), "error": (_MAP, "pending")},
+    ),
+]
+
+GENERATIONS = [
+    Function(
+        "start_generation",
+        "user",
+        "prompt text, model_id text=, input jsonb=, options jsonb=",
+        args={
+            "prompt": PROMPT,
+            "model_id": "black-forest-labs/flux-schnell",
+            "input": {"seed": 7},
+            "options": {"generation_id": "$generation", "scheduled_for": "2099-01-01T00:00:00Z"},
+        },
+        right={"generation_id": "$generation", "job_id": "<uuid>", "status": "pending"},
+        strangers={"generation_id": "$generation", "job_id": "<uuid>", "status": "pending"},
+        absent={"options": {"generation_id": "<uuid>", "status": "pending"}},
+        null={"prompt": refused("PQ_INVALID_INPUT")},
+        wrong={
+            "prompt": (_MAP, {"generation_id": "$generation", "status": "pending"}),
+            "model_id": (_MAP, refused("PQ_UNKNOWN_MODEL")),
+            "input": ([7], refused("PQ_INVALID_INPUT")),
+            "options": ("fast", INVALID),
+        },
+    ),
+    Function(
+        "get_generation",
+        "user",
+        "generation_id uuid",
+        reads=True,
+        args={"generation_id": "$generation"},
+        setup="drawn",
+        right={"id": "$generation", "prompt": PROMPT, "status": "cancelled", "images": []},
+        strangers=_NO_GENERATION,
+        null={"generation_id": _NO_GENERATION},
+    ),
+    Function(
+        "list_generations",
+        "user",
+        "filter jsonb=",
+        reads=True,
+        args={"filter": {"status": "cancelled", "limit": 1000}},
+        setup="drawn",
+        right=[{"id": "$generation", "status": "cancelled", "images": []}],
+        strangers=[],
+        wrong={"filter": ([1], INVALID)},
+        view=only("id", "$generation"),
+    ),
+    Function(
+        "cancel_generation",
+        "user",
+        "generation_id uuid",
+        args={"generation_id": "$generation"},
+        setup="generation",
+        right={
+            "generation_id": "$generation",
+            "job_id": "$job",
+            "status": "cancelled",
+            "cancel_requested": True,
+        },
+        strangers=_NO_GENERATION,
+        null={"generation_id": _NO_GENERATION},
+    ),
+    Function(
+        "list_models",
+        "user",
+        "",
+        reads=True,
+        right=[{"model_id": "black-forest-labs/flux-schnell"}],
+        strangers=[{"model_id": "black-forest-labs/flux-schnell"}],
+        view=only("model_id", "black-forest-labs/flux-schnell"),
+    ),
+    Function(
+        "begin_prediction",
+        "service",
+        "job_id uuid, lease_id uuid",
+        args=_HELD,
+        setup="drawing",
+        right={
+            "resumed": False,
+            "images": [],
+            "generation": {"id": "$generation", "prompt": PROMPT},
+            "prediction": {"generation_id": "$generation", "state": "creating"},
+        },
+        repeated={"resumed": True, "prediction": {"generation_id": "$generation"}},
+        null=_LEASE,
+        view=without("owned"),
+    ),
+    Function(
+        "record_prediction",
+        "service",
+        "job_id uuid, lease_id uuid, prediction uuid, prediction_id text",
+        args={**_HELD, "prediction": "$prediction", "prediction_id": "$text"},
+        setup="prediction",
+        right=None,
+        null={**_LEASE, "prediction": _CONFLICT, "prediction_id": INVALID},
+        wrong={"prediction_id": ({"id": "$text"}, None)},
+    ),
+    Function(
+        "finish_prediction",
+        "service",
+        "job_id uuid, lease_id uuid, prediction uuid, state text, error text=, metrics jsonb=",
+        args={
+            **_HELD,
+            "prediction": "$prediction",
+            "state": "failed",
+            "error": "no",
+            "metrics": {"predict_time": 1.5},
+        },
+        setup="prediction",
+        right=None,
+        null={**_LEASE, "prediction": _CONFLICT, "state": INVALID},
+        wrong={"state": (7, INVALID), "error": (_MAP, None), "metrics": ("fast", None)},
+    ),
+    Function(
+        "save_images",
+        "service",
+        "job_id uuid, lease_id uuid, images jsonb",
+        args={
+            **_HELD,
+            "images": [
+                {
+                    "n": 1,
+                    "path": "$ada/$generation/1.png",
+                    "mime_type": "image/png",
+                    "width": 8,
+                    "height": 8,
+                    "bytes": 70,
+                }
+            ],
+        },
+        setup="prediction",
+        right=None,
+        null={**_LEASE, "images": INVALID},
+        wrong={"images": ("1.png", INVALID)},
+    ),
+]

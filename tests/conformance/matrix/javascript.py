@@ -1,0 +1,184 @@
+"""supabase-js, in Node and in headless Chromium: one program and one page make all calls."""
+
+import asyncio
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import Empty, Queue
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any
+
+from tests.conformance.matrix.answer import Answer, Request, failure
+from tests.conformance.matrix.project import Project
+
+SOURCES = Path(__file__).parent.parent / "javascript"
+_TIMEOUT = 120  # seconds, for all calls
+_CHROMIUM = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+)
+
+
+class Node:
+    """supabase-js in Node.
+
+    Args:
+        node: The program.
+        node_modules: Where supabase-js is.
+    """
+
+    name, extra, direct = "supabase-js node", True, False
+
+    def __init__(self, node: str, node_modules: Path) -> None:
+        self._node = node
+        self._modules = node_modules
+
+    def reason(self, role: str) -> str | None:
+        return None
+
+    async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        return await asyncio.to_thread(self._run, project, requests)
+
+    def _run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        done = subprocess.run(
+            [self._node, SOURCES / "node.cjs"],
+            input=json.dumps(_task(project, requests)),
+            env={**os.environ, "NODE_PATH": str(self._modules)},
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
+        if done.returncode:
+            raise AssertionError(f"node: {done.stderr}")
+        return _answers(json.loads(done.stdout))
+
+
+class Chromium:
+    """supabase-js in a page, which is of another origin than the API.
+
+    Args:
+        chromium: The program.
+        node_modules: Where supabase-js is, and esbuild, which makes one script of both.
+    """
+
+    name, extra, direct = "supabase-js chromium", True, False
+
+    def __init__(self, chromium: str, node_modules: Path) -> None:
+        self._chromium = chromium
+        self._modules = node_modules
+
+    def reason(self, role: str) -> str | None:
+        return None
+
+    async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        return await asyncio.to_thread(self._run, project, requests)
+
+    def _run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        with TemporaryDirectory(prefix="conformance-") as directory:
+            site = _Site(self._script(Path(directory)), _task(project, requests))
+            with site as address, (Path(directory) / "chromium.log").open("w+b") as log:
+                profile = f"--user-data-dir={directory}/profile"
+                browser = subprocess.Popen(
+                    [self._chromium, *_CHROMIUM, profile, address], stdout=log, stderr=log
+                )
+                try:
+                    told = site.told.get(timeout=_TIMEOUT)
+                except Empty:
+                    log.seek(0)
+                    raise AssertionError(f"chromium: {log.read().decode()[-2000:]}") from None
+                finally:
+                    browser.terminate()
+                    browser.wait(30)
+        if "failed" in told:
+            raise AssertionError(f"the page: {told['failed']}")
+        return _answers(told["answers"])
+
+    def _script(self, directory: Path) -> bytes:
+        made = directory / "browser.js"
+        esbuild = self._modules / ".bin" / "esbuild"
+        subprocess.run(
+            [esbuild, SOURCES / "browser.cjs", "--bundle", "--log-level=warning",
+             f"--outfile={made}"],
+            env={**os.environ, "NODE_PATH": str(self._modules)},
+            timeout=_TIMEOUT,
+            check=True,
+        )  # fmt: skip
+        return made.read_bytes()
+
+
+class _Site:
+    """Serves a page, its script and the task, and takes what the page tells."""
+
+    def __init__(self, script: bytes, task: dict[str, Any]) -> None:
+        self.told: Queue[dict[str, Any]] = Queue()
+        page = b'<!doctype html><title>conformance</title><script src="/script.js"></script>'
+        pages = {
+            "/": ("text/html", page),
+            "/script.js": ("text/javascript", script),
+            "/task": ("application/json", json.dumps(task).encode()),
+        }
+        told = self.told
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                kind, body = pages.get(self.path, ("", b""))
+                self.send_response(200 if kind else 404)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_POST(self) -> None:
+                told.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = Thread(target=self._server.serve_forever)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return f"http://127.0.0.1:{self._server.server_port}/"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+
+def _task(project: Project, requests: Sequence[Request]) -> dict[str, Any]:
+    roles = {request.role for request in requests}
+    return {
+        "url": project.url,
+        "clients": {
+            role: {"key": project.keys[role], "token": project.tokens[role]} for role in roles
+        },
+        "requests": [asdict(request) for request in requests],
+    }
+
+
+def _answers(told: Sequence[dict[str, Any]]) -> list[Answer]:
+    return [_answer(one) for one in told]
+
+
+def _answer(told: dict[str, Any]) -> Answer:
+    error = told["error"]
+    if error is None:
+        return Answer(data=told["data"], status=told["status"])
+    words = (error.get(name) for name in ("code", "message", "details", "hint"))
+    return failure(*words, status=told["status"])

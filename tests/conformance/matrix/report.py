@@ -1,0 +1,121 @@
+"""The matrix: functions and codes by ways, with how many cases were answered as expected."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from picture_queue.errors import HTTP_STATUS
+from tests.conformance.matrix.case import Case, Refusal
+from tests.conformance.matrix.run import CASES, FUNCTIONS, Column
+
+#: Rows of codes, after those of functions: ours in the order of the docs, then the others.
+Rows = dict[str, list[Case]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How many cases were right, were wrong, and were not made."""
+
+    right: int
+    wrong: int
+    left_out: int
+
+    def __str__(self) -> str:
+        """What stands in the table."""
+        if self.wrong:
+            return f"[red]{self.right}/{self.right + self.wrong}[/]"
+        return str(self.right) if self.right else "–"
+
+
+def rows(cases: Sequence[Case] = CASES) -> tuple[Rows, Rows]:
+    """The cases of each function, and of each code that is expected."""
+    by_function: Rows = {function.name: [] for function in FUNCTIONS}
+    by_code: Rows = {}
+    for case in cases:
+        by_function[case.function].append(case)
+        if isinstance(case.expected, Refusal):
+            by_code.setdefault(f"{case.expected.code} {case.expected.status}", []).append(case)
+    order = [f"{error.code} {status}" for error, status in HTTP_STATUS.items()]
+    by_code = {name: by_code[name] for name in (*order, *sorted(by_code.keys() - set(order)))}
+    return by_function, by_code
+
+
+def cell(cases: Sequence[Case], column: Column) -> Cell:
+    """One cell of the matrix."""
+    wrong = sum(case.id in column.problems for case in cases)
+    made = sum(case.id in column.answers for case in cases)
+    return Cell(made - wrong, wrong, len(cases) - made)
+
+
+def show(columns: Sequence[Column], absent: Mapping[str, str], console: Console) -> None:
+    """Prints the matrix, what differs, and what was not made and why.
+
+    Args:
+        columns: What came of each way.
+        absent: Ways that were not gone, and why.
+        console: Where to.
+    """
+    table = Table(header_style="bold", row_styles=["", "dim"])
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column.way, justify="right")
+    for part in rows():
+        for name, cases in part.items():
+            table.add_row(name, *(str(cell(cases, column)) for column in columns))
+        table.add_section()
+    table.add_row("all", *(str(cell(CASES, column)) for column in columns))
+    table.add_row("not made", *(str(len(column.left_out)) for column in columns))
+    table.add_row("seconds", *(f"{column.seconds:.1f}" for column in columns))
+    console.print(table)
+    for column in columns:
+        for case, problem in column.problems.items():
+            console.print(f"[red]{column.way}[/] {case}: {problem}", highlight=False)
+    for line in left_out(columns):
+        console.print(line, highlight=False)
+    for way, reason in absent.items():
+        console.print(f"{way}: not gone: {reason}", highlight=False)
+    wrong = sum(len(column.problems) for column in columns)
+    made = sum(len(column.answers) for column in columns)
+    console.print(
+        f"{len(FUNCTIONS)} functions, {len(CASES)} cases, {len(columns)} ways: {made} answers, "
+        f"{wrong} not as expected"
+    )
+
+
+def left_out(columns: Sequence[Column]) -> list[str]:
+    """What was not made, by reason: how often, and over which ways."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for column in columns:
+        for reason, count in Counter(column.left_out.values()).items():
+            found.setdefault((reason, count), []).append(column.way)
+    return [
+        f"{count} cases not made over {', '.join(ways)}: {reason}"
+        for (reason, count), ways in found.items()
+    ]
+
+
+def as_json(columns: Sequence[Column], absent: Mapping[str, str]) -> str:
+    """The same for machines."""
+    functions, codes = rows()
+
+    def part(found: Rows) -> dict[str, dict[str, dict[str, int]]]:
+        return {
+            name: {column.way: vars(cell(cases, column)) for column in columns}
+            for name, cases in found.items()
+        }
+
+    return json.dumps(
+        {
+            "cases": len(CASES),
+            "functions": part(functions),
+            "codes": part(codes),
+            "problems": {column.way: column.problems for column in columns},
+            "not_made": {column.way: column.left_out for column in columns},
+            "ways_not_gone": dict(absent),
+            "seconds": {column.way: round(column.seconds, 2) for column in columns},
+        }
+    )

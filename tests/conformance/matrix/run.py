@@ -1,0 +1,132 @@
+"""Makes every case over every way, and compares the answers."""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Thread
+
+import psycopg
+
+from tests.conformance.matrix.answer import (
+    Answer,
+    compared,
+    complaint,
+    differs,
+    request_of,
+)
+from tests.conformance.matrix.case import NEEDS, Case, Function, Names, cases_of
+from tests.conformance.matrix.codes import CODES
+from tests.conformance.matrix.functions_jobs import JOBS
+from tests.conformance.matrix.functions_queues import PROJECT, QUEUES, SCHEDULES
+from tests.conformance.matrix.functions_work import GENERATIONS, WORKERS
+from tests.conformance.matrix.ours import kind_of
+from tests.conformance.matrix.project import Project
+from tests.conformance.matrix.ways import Way
+
+FUNCTIONS: list[Function] = [*JOBS, *QUEUES, *SCHEDULES, *PROJECT, *WORKERS, *GENERATIONS]
+CASES: list[Case] = [case for function in FUNCTIONS for case in cases_of(function)] + CODES
+_VOID = {function.name for function in FUNCTIONS if function.right is None}
+
+
+@dataclass
+class Column:
+    """What came of one way.
+
+    Args:
+        way: Its name.
+        answers: By id of the case.
+        problems: What was not as expected, by id of the case.
+        left_out: Why a case was not made, by its id.
+        seconds: How long it took, without the setups.
+    """
+
+    way: str
+    answers: dict[str, Answer] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Column:
+    """Sets every case up, makes the calls over one way, and judges the answers."""
+    column = Column(way.name)
+    made: list[tuple[Case, Names]] = []
+    shared: dict[tuple[str, str], Names] = {}
+    with ExitStack() as held:
+        for case in cases:
+            reason = NEEDS[case.needs] if project.lacks(case.needs) else way.reason(case.role)
+            if reason:
+                column.left_out[case.id] = reason
+                continue
+            names: Names = {}
+            if case.reads and case.setup:
+                names = shared.setdefault((case.function, case.setup), names)
+            if not names:
+                await asyncio.to_thread(project.set_up, case.setup, names)
+            if case.needs == "locks":
+                held.enter_context(crossing(project, names["job"], names["other"]))
+            made.append((case, names))
+        began = time.monotonic()
+        requests = [request_of(case, names, case.function in _VOID) for case, names in made]
+        answers: list[Answer] = []
+        try:
+            answers = await way.run(project, requests)
+        finally:
+            column.seconds = time.monotonic() - began
+            started = [
+                answer.data["job_id"]
+                for request, answer in zip(requests, answers, strict=False)
+                if request.function == "start_generation" and answer.code is None
+            ]
+            project.clear([names for _, names in made], started)
+    for (case, names), answer in zip(made, answers, strict=True):
+        seen = compared(case, answer, names)
+        column.answers[case.id] = seen
+        problem = complaint(case, seen)
+        if problem is None and answer.kind and answer.kind != kind_of(answer.code or ""):
+            problem = f"{answer.code} is raised as {answer.kind}, not {kind_of(answer.code or '')}"
+        if problem is not None:
+            column.problems[case.id] = problem
+    return column
+
+
+def compare(column: Column, reference: Column) -> None:
+    """Adds to the problems of a way where it answers otherwise than another one."""
+    for case, answer in column.answers.items():
+        other = reference.answers.get(case)
+        if case not in column.problems and other and differs(answer, other):
+            column.problems[case] = (
+                f"{reference.way} has {other.text()}, {column.way} {answer.text()}"
+            )
+
+
+@contextmanager
+def crossing(project: Project, *jobs: str) -> Iterator[None]:
+    """Holds the lock of the second job, and asks for the first when somebody waits who has it: the
+    one who waited first finds the deadlock, and is refused."""
+    first, second = sorted(jobs)
+    lock = "select from public.job_queue where id = %s for update"
+    watching = psycopg.connect(project.database or "", autocommit=True)
+    holding = psycopg.connect(project.database or "")
+    with watching, holding:
+        holding.execute(lock, (second,))
+        waits = "select count(*) from pg_stat_activity where %s = any (pg_blocking_pids(pid))"
+        over = Event()
+
+        def meet() -> None:
+            while not over.wait(0.02):
+                row = watching.execute(waits, (holding.info.backend_pid,)).fetchone()
+                if row and row[0]:
+                    holding.execute(lock, (first,))
+                    break
+            holding.rollback()
+
+        meeting = Thread(target=meet)
+        meeting.start()
+        try:
+            yield
+        finally:
+            over.set()
+            meeting.join(60)

@@ -1,0 +1,55 @@
+"""A call as a statement, as somebody writes it who knows the function."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+SIGNATURES = """
+select p.proname as name, p.provolatile <> 'v' as reads, p.proretset as is_set,
+  p.prorettype = 'void'::regtype as is_void, coalesce(p.proargnames, '{}') as names,
+  p.proargtypes::regtype[]::text[] as types
+from pg_proc p
+where p.pronamespace = 'public'::regnamespace"""
+CALLER = "select set_config('role', {}, true), set_config('request.jwt.claims', {}, true)"
+
+
+class Call:
+    """The statement of one function with these arguments; each goes as text.
+
+    Args:
+        signature: The row of `SIGNATURES`; None if there is no such function.
+        function: Its name.
+        args: By name.
+    """
+
+    def __init__(
+        self, signature: Mapping[str, Any] | None, function: str, args: Mapping[str, Any]
+    ) -> None:
+        self.reads = bool(signature and signature["reads"])
+        types = dict(zip(signature["names"], signature["types"], strict=False)) if signature else {}
+        self.values: list[str | None] = []
+        passed = []
+        for i, (name, value) in enumerate(args.items()):
+            type_ = types.get(name, "text")
+            self.values.append(_text(value, type_))
+            passed.append(f'"{name}" => {{{i}}}::text::{type_}')
+        call = f'public."{function}"({", ".join(passed)})'
+        self._sql = f"select to_json({call})::text"
+        if signature and signature["is_void"]:
+            self._sql = f"select null::text from {call}"
+        elif signature and signature["is_set"]:
+            self._sql = f"select coalesce(json_agg(r), '[]')::text from {call} r"
+
+    def sql(self, placeholder: Callable[[int], str]) -> str:
+        """The statement, with placeholders as a driver has them."""
+        return self._sql.format(*(placeholder(i) for i in range(len(self.values))))
+
+
+def _text(value: Any, type_: str) -> str | None:
+    if value is None:
+        return None
+    if type_ in ("json", "jsonb") or not isinstance(value, str | list):
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    if isinstance(value, list) and type_.endswith("[]"):
+        return "{" + ",".join(json.dumps(item) for item in value) + "}"
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

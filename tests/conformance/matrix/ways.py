@@ -1,0 +1,233 @@
+"""Ways to a project that others wrote: HTTP by hand, supabase-py, and drivers of PostgreSQL."""
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import asyncpg
+import httpx
+import psycopg
+from postgrest.exceptions import APIError
+from supabase import AsyncClientOptions, ClientOptions, acreate_client, create_client
+
+from tests.conformance.matrix.answer import Answer, Request, failure
+from tests.conformance.matrix.project import Project
+from tests.conformance.matrix.statement import CALLER, SIGNATURES, Call
+
+
+class Way(Protocol):
+    """A way in. ``reason`` says why it cannot make a request of that role; None: it can."""
+
+    name: str
+    #: Programs of Debian or packages of npm are needed.
+    extra: bool
+    #: It needs the address of the database.
+    direct: bool
+
+    def reason(self, role: str) -> str | None: ...
+
+    async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]: ...
+
+
+class Httpx:
+    """Requests made by hand: what any other program would send."""
+
+    name, extra, direct = "httpx", False, False
+
+    def reason(self, role: str) -> str | None:
+        return None
+
+    async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        async with httpx.AsyncClient(timeout=60) as http:
+
+            async def call(request: Request) -> Answer:
+                answer = await http.post(
+                    f"{project.url}/rest/v1/rpc/{request.function}",
+                    json=request.args,
+                    headers=project.headers(request.role),
+                )
+                body = answer.json() if answer.content else None
+                if answer.is_success:
+                    return Answer(data=body, status=answer.status_code)
+                words = (body.get(name) for name in ("code", "message", "details", "hint"))
+                return failure(*words, status=answer.status_code)
+
+            return await all_at_once(call, requests)
+
+
+class SupabaseAsync:
+    """supabase-py with await."""
+
+    name, extra, direct = "supabase-py async", False, False
+
+    def reason(self, role: str) -> str | None:
+        return None
+
+    async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        async with httpx.AsyncClient(timeout=60) as http:
+            clients = {}
+            for role in {request.role for request in requests}:
+                options = AsyncClientOptions(
+                    auto_refresh_token=False, persist_session=False, httpx_client=http
+                )
+                options.headers["Authorization"] = project.headers(role)["Authorization"]
+                clients[role] = await acreate_client(project.url, project.keys[role], options)
+
+            async def call(request: Request) -> Answer:
+                query = clients[request.role].rpc(request.function, request.args)
+                try:
+                    return Answer(data=_data((await query.execute()).data, request))
+                except APIError as error:
+                    return failure(error.code, error.message, error.details, error.hint)
+
+            return await all_at_once(call, requests)
+
+
+class SupabaseSync:
+    """supabase-py without."""
+
+    name, extra, direct = "supabase-py sync", False, False
+
+    def reason(self, role: str) -> str | None:
+        return None
+
+    async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        return await asyncio.to_thread(self._run, project, requests)
+
+    def _run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        with httpx.Client(timeout=60) as http:
+            clients = {}
+            for role in {request.role for request in requests}:
+                options = ClientOptions(
+                    auto_refresh_token=False, persist_session=False, httpx_client=http
+                )
+                options.headers["Authorization"] = project.headers(role)["Authorization"]
+                clients[role] = create_client(project.url, project.keys[role], options)
+
+            def call(request: Request) -> Answer:
+                query = clients[request.role].rpc(request.function, request.args)
+                try:
+                    return Answer(data=_data(query.execute().data, request))
+                except APIError as error:
+                    return failure(error.code, error.message, error.details, error.hint)
+
+            return [[call(request) for _ in range(request.times)][-1] for request in requests]
+
+
+def _data(data: Any, request: Request) -> Any:
+    """supabase-py has an empty list for an answer without a body, too."""
+    return None if request.is_void and data == [] else data
+
+
+#: So many calls are on their way at once, where a client can have several.
+_AT_ONCE = 4
+
+
+async def all_at_once(
+    call: Callable[[Request], Awaitable[Answer]], requests: Sequence[Request]
+) -> list[Answer]:
+    """Makes the calls side by side; those of one function in their order, since a claim from any
+    queue takes what came first."""
+    room = asyncio.Semaphore(_AT_ONCE)
+    lines: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def one(request: Request) -> Answer:
+        async with lines[request.function], room:
+            return await repeated(call, request)
+
+    return await asyncio.gather(*map(one, requests))
+
+
+async def repeated(call: Callable[[Request], Awaitable[Answer]], request: Request) -> Answer:
+    """Makes a call as often as it is asked for."""
+    for _ in range(request.times - 1):
+        await call(request)
+    return await call(request)
+
+
+# Straight to the database, with what PostgREST does before a call: the role, the claims, and a
+# transaction that only reads for functions that do.
+
+
+class Psycopg:
+    """psycopg 3, in transactions as a pooler wants them: no prepared statements."""
+
+    extra, direct = False, True
+
+    def __init__(self, name: str = "psycopg", address: str | None = None) -> None:
+        self.name = name
+        self.extra = address is not None
+        self._address = address
+
+    def reason(self, role: str) -> str | None:
+        return None
+
+    async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        address = self._address or project.database
+        assert address
+        connection = await psycopg.AsyncConnection.connect(
+            address, autocommit=True, prepare_threshold=None, row_factory=psycopg.rows.dict_row
+        )
+        async with connection:
+            found = await (await connection.execute(SIGNATURES)).fetchall()
+            signatures = {row["name"]: row for row in found}
+
+            async def call(request: Request) -> Answer:
+                made = Call(signatures.get(request.function), request.function, request.args)
+                claims = project.claims(request.role)
+                await connection.set_read_only(made.reads)
+                try:
+                    async with connection.transaction():
+                        await connection.execute(
+                            CALLER.format("%s", "%s"), (claims["role"], json.dumps(claims))
+                        )
+                        sql = made.sql(lambda _: "%s")
+                        cursor = await connection.execute(sql, made.values)  # type: ignore[arg-type]
+                        return _loaded(next(iter((await cursor.fetchone() or {}).values()), None))
+                except psycopg.Error as error:
+                    diag = error.diag
+                    return failure(
+                        error.sqlstate,
+                        diag.message_primary,
+                        diag.message_detail,
+                        diag.message_hint,
+                    )
+
+            return [await repeated(call, request) for request in requests]
+
+
+class Asyncpg:
+    """asyncpg."""
+
+    name, extra, direct = "asyncpg", False, True
+
+    def reason(self, role: str) -> str | None:
+        return None
+
+    async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        connection = await asyncpg.connect(project.database, timeout=30)
+        try:
+            signatures = {row["name"]: dict(row) for row in await connection.fetch(SIGNATURES)}
+
+            async def call(request: Request) -> Answer:
+                made = Call(signatures.get(request.function), request.function, request.args)
+                claims = project.claims(request.role)
+                try:
+                    async with connection.transaction(readonly=made.reads):
+                        await connection.execute(
+                            CALLER.format("$1", "$2"), claims["role"], json.dumps(claims)
+                        )
+                        sql = made.sql(lambda i: f"${i + 1}")
+                        return _loaded(await connection.fetchval(sql, *made.values))
+                except asyncpg.PostgresError as error:
+                    return failure(error.sqlstate, error.message, error.detail, error.hint)
+
+            return [await repeated(call, request) for request in requests]
+        finally:
+            await connection.close(timeout=10)
+
+
+def _loaded(text: str | None) -> Answer:
+    return Answer(data=None if text is None else json.loads(text))

@@ -1,0 +1,75 @@
+"""A real PgBouncer in transaction mode, before a database."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+
+INSTALL = "apt-get install pgbouncer"
+_CONFIGURATION = """
+[databases]
+{name} = host={host} port={server} dbname={name} user={user} password={password}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 3
+server_reset_query =
+"""
+
+
+def program() -> str | None:
+    """Where PgBouncer is; None if it is not installed."""
+    return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+
+@contextmanager
+def pooled(url: str) -> Iterator[str]:
+    """Runs it before the database of an address, and gives the address of both."""
+    found = program()
+    if found is None:
+        raise FileNotFoundError(f"PgBouncer is missing: {INSTALL}")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    server = urlsplit(url)
+    name = server.path.lstrip("/") or "postgres"
+    with TemporaryDirectory(prefix="pooler-") as directory:
+        file = Path(directory) / "pgbouncer.ini"
+        file.write_text(
+            _CONFIGURATION.format(
+                name=name,
+                host=server.hostname,
+                server=server.port or 5432,
+                user=server.username,
+                password=server.password,
+                port=port,
+            )
+        )
+        # It refuses to be root.
+        as_nobody = ("-u", "nobody") if os.getuid() == 0 else ()
+        Path(directory).chmod(0o755)
+        process = subprocess.Popen([found, *as_nobody, file], stderr=subprocess.DEVNULL)
+        try:
+            _wait(port)
+            yield f"postgresql://{server.username}:any@127.0.0.1:{port}/{name}"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _wait(port: int) -> None:
+    for _ in range(200):
+        with socket.socket() as probe:
+            probe.settimeout(0.1)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TimeoutError("PgBouncer does not listen")

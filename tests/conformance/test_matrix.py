@@ -1,0 +1,190 @@
+"""Every function and every code over every way in: same inputs, same answers, same errors."""
+
+import asyncio
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from picture_queue import errors
+from tests.conformance import pooler
+from tests.conformance.matrix.answer import Answer, compared, complaint, failure
+from tests.conformance.matrix.case import Case, Refusal, refused
+from tests.conformance.matrix.javascript import Chromium, Node
+from tests.conformance.matrix.ours import ours
+from tests.conformance.matrix.project import project_of
+from tests.conformance.matrix.run import CASES, FUNCTIONS, Column, compare, run
+from tests.conformance.matrix.ways import Asyncpg, Httpx, Psycopg, SupabaseAsync, SupabaseSync
+
+pytestmark = pytest.mark.timeout(180)
+
+OTHERS = [
+    SupabaseAsync(),
+    SupabaseSync(),
+    Psycopg(),
+    Asyncpg(),
+    *ours(direct=False),
+    *ours(direct=True),
+]
+KINDS = {"right", "absent", "null", "wrong", "unauthorised", "repeated"}
+
+
+@pytest.fixture(scope="session")
+def project(stack):
+    found = project_of(stack)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def plain_http(project):
+    """The answers of plain HTTP, which those of the other ways are compared with."""
+    return asyncio.run(run(project, Httpx()))
+
+
+def judged(project, way, plain_http):
+    """What is wrong with a way."""
+    if way.direct and not project.database:
+        pytest.fail("set PICTURE_QUEUE_TEST_DB_URL: it goes to the database itself", pytrace=False)
+    column = asyncio.run(run(project, way))
+    compare(column, plain_http)
+    made = len(column.answers)
+    assert made and made + len(column.left_out) == len(CASES)
+    return "\n".join(f"{case}: {problem}" for case, problem in column.problems.items())
+
+
+def test_plain_http_answers_as_expected(plain_http):
+    assert plain_http.problems == {}
+
+
+@pytest.mark.parametrize("way", OTHERS, ids=lambda way: way.name)
+def test_it_answers_as_plain_http_does(project, plain_http, way):
+    assert judged(project, way, plain_http) == ""
+
+
+@pytest.mark.extra
+def test_supabase_js_in_node_does_too(project, plain_http, node, node_modules):
+    assert judged(project, Node(node, node_modules), plain_http) == ""
+
+
+@pytest.mark.extra
+def test_supabase_js_in_a_browser_does_too(project, plain_http, chromium, node_modules):
+    assert judged(project, Chromium(chromium, node_modules), plain_http) == ""
+
+
+@pytest.mark.extra
+def test_a_pooler_in_transaction_mode_changes_nothing(project, stack, plain_http):
+    if pooler.program() is None:
+        pytest.fail(f"PgBouncer is missing: {pooler.INSTALL}", pytrace=False)
+    with pooler.pooled(stack.db_url) as address:
+        assert judged(project, Psycopg("pgbouncer", address), plain_http) == ""
+
+
+# A difference is seen
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer"),
+    [
+        ({"a": 1}, {"a": 2, "b": 1}),
+        ({"a": 1}, {"b": 1}),
+        ([{"a": 1}], []),
+        ([], [1]),
+        (True, 1),
+        (1, 1.5),
+        (None, []),
+        (refused("PQ_BUSY"), None),
+    ],
+)
+def test_what_is_not_as_expected_is_complained_of(expected, answer):
+    case = Case("f/right", "f", "service", {}, expected)
+    assert complaint(case, compared(case, Answer(data=answer), {}))
+
+
+def test_a_wrong_status_or_code_is_complained_of():
+    case = Case("f/null/a", "f", "service", {}, refused("PQ_UNKNOWN_JOB"))
+    met = failure("PT404", "PQ_UNKNOWN_JOB: no such job", "job_id is 7", None)
+    assert complaint(case, compared(case, met, {})) is None
+    for other in (replace(met, status=400), replace(met, code="PQ_CONFLICT"), Answer(data=None)):
+        assert complaint(case, compared(case, other, {}))
+
+
+def test_two_ways_that_say_it_otherwise_are_told_apart():
+    case = Case("f/null/a", "f", "service", {}, refused("PQ_UNKNOWN_JOB"))
+    names = {"job": "0b1e7a52-8a39-4f9e-9a54-0d8d4f0f9d7e"}
+    said = failure("PT404", "PQ_UNKNOWN_JOB: no such job", f"job_id is {names['job']}", None)
+    reference = Column("httpx", {case.id: compared(case, said, names)})
+    for other, count in (
+        (replace(said, status=None), 0),
+        (replace(said, detail="job_id is 8"), 1),
+        (replace(said, hint="list_jobs()"), 1),
+    ):
+        column = Column("other", {case.id: compared(case, other, names)})
+        compare(column, reference)
+        assert len(column.problems) == count
+
+
+# What has to be there
+
+
+def test_every_public_function_has_its_cases(stack):
+    with psycopg.connect(stack.db_url, row_factory=dict_row) as connection:
+        found = connection.execute(
+            """select p.proname as name, coalesce(p.proargnames[:p.pronargs], '{}') as names,
+              p.proargtypes::regtype[]::text[] as types, p.pronargs - p.pronargdefaults as required,
+              has_function_privilege('authenticated', p.oid, 'execute') as is_for_users,
+              p.provolatile <> 'v' as reads
+            from pg_proc p where p.pronamespace = 'public'::regnamespace and not exists (
+              select from pg_depend d where d.objid = p.oid and d.deptype = 'e')"""
+        ).fetchall()
+    installed = {
+        row["name"]: (
+            "user" if row["is_for_users"] else "service",
+            row["reads"],
+            [
+                (name, type_, i >= row["required"])
+                for i, (name, type_) in enumerate(zip(row["names"], row["types"], strict=True))
+            ],
+        )
+        for row in found
+    }
+    assert installed == {
+        one.name: (one.who, one.reads, [(p.name, p.type, p.optional) for p in one.parameters])
+        for one in FUNCTIONS
+    }
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.name)
+def test_its_cases_are_of_all_six_kinds(function):
+    names = [case.id.split("/") for case in CASES if case.function == function.name]
+    assert {kind for name, kind, *_ in names if name == function.name} == KINDS
+    for kind in ("absent", "null", "wrong"):
+        tried = {rest[0] for name, found, *rest in names if (name, found) == (function.name, kind)}
+        assert tried >= {parameter.name for parameter in function.parameters}
+
+
+def test_no_two_cases_have_one_name():
+    assert len({case.id for case in CASES}) == len(CASES)
+
+
+def test_every_code_is_met():
+    met = {case.expected.code for case in CASES if isinstance(case.expected, Refusal)}
+    assert met >= {error.code for error in errors.HTTP_STATUS}
+
+
+def test_no_case_meets_a_code_that_the_reference_does_not_say_of_its_function():
+    text = (Path(__file__).parents[2] / "docs" / "sql.md").read_text("utf-8")
+    parts = re.split(r"^### `(\w+)\(", text, flags=re.MULTILINE)
+    said = {
+        name: set(re.findall(r"PQ_[A-Z_]+", part.split("\n## ")[0]))
+        for name, part in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    met = {
+        (case.function, case.expected.code)
+        for case in CASES
+        if isinstance(case.expected, Refusal) and case.expected.is_ours
+    }
+    assert {(name, code) for name, code in met if code not in said[name]} == set()
