@@ -10,8 +10,6 @@ from compare.measure import Bench, Figures, bench, drain, idle, pick_up
 from compare.server import Server
 from compare.systems import System
 
-_SETTLE = 15.0  # seconds
-
 
 @dataclass(frozen=True)
 class Size:
@@ -26,6 +24,8 @@ class Size:
         finished: Finished rows of the growth workload, and a fifth as many future ones.
         held: Seconds of the held snapshot.
         idle: Seconds an idle worker is watched.
+        longest: Seconds after which a slow worker's rate is that of what it did.
+        settle: Seconds the disk gets after much was written.
     """
 
     one: int = 2000
@@ -36,9 +36,11 @@ class Size:
     finished: int = 1_000_000
     held: int = 120
     idle: int = 10
+    longest: float = 20.0
+    settle: float = 15.0
 
 
-QUICK = Size(500, 10_000, 0, 100, 1000, 200_000, 15, 5)
+QUICK = Size(500, 10_000, 0, 100, 1000, 200_000, 15, 5, 5.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -99,31 +101,31 @@ async def prefilled(found: Bench, jobs: int, priorities: int = 1) -> None:
 async def default_worker(at: Context) -> Figures:
     async with at.bench(tuned=False) as found:
         await prefilled(found, at.size.bulk)
-        return await drain(found, at.size.bulk, 1, longest=10)
+        return await drain(found, at.size.bulk, 1, longest=at.size.longest / 2)
 
 
 async def one_worker(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, at.size.bulk)
-        return await drain(found, at.size.bulk, 1, longest=20)
+        return await drain(found, at.size.bulk, 1, longest=at.size.longest)
 
 
 async def long_run(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, at.size.many)
-        return await drain(found, at.size.many, 1, longest=20)
+        return await drain(found, at.size.many, 1, longest=at.size.longest)
 
 
 async def two_workers(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, at.size.bulk)
-        return await drain(found, at.size.bulk, 2, longest=20)
+        return await drain(found, at.size.bulk, 2, longest=at.size.longest)
 
 
 async def priorities(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, 10_000, priorities=10)
-        return await drain(found, 10_000, 1, longest=20)
+        return await drain(found, 10_000, 1, longest=at.size.longest)
 
 
 async def grown(at: Context) -> Figures:
@@ -134,11 +136,13 @@ async def grown(at: Context) -> Figures:
             # A gigabyte was written: the disk is busy with it for a while, whoever asks.
             await found.connection.execute("checkpoint")
             os.sync()
-            await asyncio.sleep(_SETTLE)
+            await asyncio.sleep(at.size.settle)
             figures = {}
             for name in ("before", "after"):
                 await prefilled(found, at.size.bulk)
-                figures[name] = (await drain(found, at.size.bulk, 1, longest=20))["rate"]
+                figures[name] = (await drain(found, at.size.bulk, 1, longest=at.size.longest))[
+                    "rate"
+                ]
                 await found.connection.execute("analyze")
             return figures
     finally:

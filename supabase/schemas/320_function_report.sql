@@ -42,7 +42,8 @@ begin
   v_outcomes := picture_queue._report(outcomes);
   if jsonb_typeof(claim) = 'object' then
     select picture_queue._claim_jobs(
-      c.worker, c.queues, c.job_types, c.max_jobs, coalesce(c.lease_seconds, 30), c.request_id, c.weights)
+      c.worker, c.queues, c.job_types, coalesce(c.max_jobs, 1), coalesce(c.lease_seconds, 30),
+      coalesce(c.request_id, gen_random_uuid()), c.weights)
     into v_jobs
     from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
       lease_seconds real, request_id uuid, weights real[]);

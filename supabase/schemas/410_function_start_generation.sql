@@ -33,17 +33,20 @@ declare
   v_user uuid;
   v_model picture_queue.model;
   v_generation_id uuid;
+  v_known public.generations;
   v_job jsonb;
   v_row public.job_queue;
 begin
   perform picture_queue._check_options(p_options);
   v_user := case when picture_queue._is_service() then (p_options ->> 'user_id')::uuid else picture_queue._caller_id() end;
   v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, gen_random_uuid());
-  if p_options ? 'generation_id' and exists (
-    select from public.generations g where g.id = v_generation_id and g.user_id is distinct from v_user)
-  then
+  select g.* into v_known from public.generations g where g.id = v_generation_id;
+  if found and v_known.user_id is distinct from v_user then
     perform picture_queue._refuse('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'make a new uuid for each generation');
+  elsif found then
+    -- Its job may have been pruned.
+    return jsonb_build_object('generation_id', v_known.id, 'job_id', v_known.job_id, 'status', v_known.status);
   end if;
   select m.* into v_model from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));

@@ -59,6 +59,14 @@ async def test_a_repeated_start_gives_the_first_answer(db):
     )
 
 
+async def test_a_repetition_is_answered_after_the_job_was_pruned(db):
+    options = {"generation_id": str(uuid4())}
+    call = "select start_generation('a cat', options => $1)"
+    first = await db.value(call, options)
+    await db.run("delete from job_queue where id = $1", UUID(first["job_id"]))
+    assert await db.value(call, options) == first
+
+
 async def test_somebody_elses_generation_id_is_refused(db):
     options = {"generation_id": str(uuid4())}
     await db.act_as("authenticated", uuid4())

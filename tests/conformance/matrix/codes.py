@@ -114,12 +114,11 @@ _CASES = [
     ),
     _case(
         "PQ_BUSY",
-        "heartbeat_jobs",
+        "report_jobs",
         {
-            "worker": "$worker",
-            "leases": [
-                {"job_id": "$job", "lease_id": "$lease"},
-                {"job_id": "$other", "lease_id": "$lease"},
+            "outcomes": [
+                {"job_id": "$job", "lease_id": "$lease", "outcome": "released"},
+                {"job_id": "$other", "lease_id": "$lease", "outcome": "released"},
             ],
         },
         "two pending",
