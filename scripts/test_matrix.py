@@ -30,7 +30,18 @@ POSTGRES = {
 }
 TESTS = (
     ("pgTAP", (sys.executable, "scripts/test_sql.py")),
-    ("worker", (sys.executable, "-m", "pytest", "-q", "-x", "tests/worker", "tests/conformance/test_engine.py")),
+    (
+        "worker",
+        (
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "tests/worker",
+            "tests/conformance/test_engine.py",
+        ),
+    ),
 )
 TIMEOUT = 900  # seconds for one suite
 

@@ -3416,7 +3416,8 @@ begin
   v_outcomes := picture_queue._report(outcomes);
   if jsonb_typeof(claim) = 'object' then
     select picture_queue._claim_jobs(
-      c.worker, c.queues, c.job_types, c.max_jobs, coalesce(c.lease_seconds, 30), c.request_id, c.weights)
+      c.worker, c.queues, c.job_types, coalesce(c.max_jobs, 1), coalesce(c.lease_seconds, 30),
+      coalesce(c.request_id, gen_random_uuid()), c.weights)
     into v_jobs
     from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
       lease_seconds real, request_id uuid, weights real[]);
@@ -5139,17 +5140,20 @@ declare
   v_user uuid;
   v_model picture_queue.model;
   v_generation_id uuid;
+  v_known public.generations;
   v_job jsonb;
   v_row public.job_queue;
 begin
   perform picture_queue._check_options(p_options);
   v_user := case when picture_queue._is_service() then (p_options ->> 'user_id')::uuid else picture_queue._caller_id() end;
   v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, gen_random_uuid());
-  if p_options ? 'generation_id' and exists (
-    select from public.generations g where g.id = v_generation_id and g.user_id is distinct from v_user)
-  then
+  select g.* into v_known from public.generations g where g.id = v_generation_id;
+  if found and v_known.user_id is distinct from v_user then
     perform picture_queue._refuse('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
       'make a new uuid for each generation');
+  elsif found then
+    -- Its job may have been pruned.
+    return jsonb_build_object('generation_id', v_known.id, 'job_id', v_known.job_id, 'status', v_known.status);
   end if;
   select m.* into v_model from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
