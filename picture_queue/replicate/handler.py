@@ -132,6 +132,7 @@ class _Attempt:
         self._begun: Begun | None = None
         self._prediction: Prediction | None = None
         self._lost: list[Begun] = []
+        self._is_overdue = False  # by our own clock, which stopped it
         self._shown: tuple[int, str] = (-1, "")
 
     async def run(self) -> dict[str, Any]:
@@ -306,6 +307,7 @@ class _Attempt:
 
     async def _stopped(self, begun: Begun, prediction: Prediction) -> Prediction:
         """Cancels a prediction that is overdue; it can have ended well in the meantime."""
+        self._is_overdue = True
         prediction = await self._client.cancel(prediction.id)
         if not prediction.terminal:
             await self._store.finish(begun.prediction.id, "canceled", error="overdue")
@@ -341,7 +343,7 @@ class _Attempt:
         error: errors.ReplicateError
         if prediction.status == "failed":
             error = errors.from_failure(prediction.error)
-        elif prediction.status == "aborted" or _reached_deadline(prediction):
+        elif prediction.status == "aborted" or self._is_overdue or _reached_deadline(prediction):
             error = errors.DeadlinePassed("The prediction reached its deadline")
         else:
             error = errors.StoppedOutside("Somebody cancelled the prediction at Replicate")
