@@ -36,8 +36,8 @@ class Size:
     finished: int = 1_000_000
     held: int = 120
     idle: int = 10
-    longest: float = 20.0
-    settle: float = 15.0
+    longest: float = 10.0
+    settle: float = 10.0
 
 
 QUICK = Size(500, 10_000, 0, 100, 1000, 200_000, 15, 5, 5.0, 3.0)
@@ -101,7 +101,7 @@ async def prefilled(found: Bench, jobs: int, priorities: int = 1) -> None:
 async def default_worker(at: Context) -> Figures:
     async with at.bench(tuned=False) as found:
         await prefilled(found, at.size.bulk)
-        return await drain(found, at.size.bulk, 1, longest=at.size.longest / 2)
+        return await drain(found, at.size.bulk, 1, longest=at.size.longest)
 
 
 async def one_worker(at: Context) -> Figures:
@@ -113,7 +113,7 @@ async def one_worker(at: Context) -> Figures:
 async def long_run(at: Context) -> Figures:
     async with at.bench() as found:
         await prefilled(found, at.size.many)
-        return await drain(found, at.size.many, 1, longest=at.size.longest)
+        return await drain(found, at.size.many, 1, longest=2 * at.size.longest)
 
 
 async def two_workers(at: Context) -> Figures:
@@ -189,11 +189,11 @@ WORKLOADS = (
     Workload("enqueue_bulk", "bulk enqueue, 1,000 a call", RATE, enqueue_bulk),
     Workload("noop_default", "no-op jobs, one worker as it comes", WORKERS, default_worker),
     Workload("noop_tuned", "no-op jobs, one worker tuned", WORKERS, one_worker),
-    Workload("noop_long", "100,000 no-op jobs, one worker tuned", WORKERS, long_run, rounds=2),
+    Workload("noop_long", "100,000 no-op jobs, one worker tuned", WORKERS, long_run, rounds=1),
     Workload("noop_two", "no-op jobs, two workers tuned", WORKERS, two_workers),
-    Workload("mixed_priorities", "10,000 jobs of ten priorities", WORKERS, priorities, rounds=2),
+    Workload("mixed_priorities", "10,000 jobs of ten priorities", WORKERS, priorities, rounds=1),
     Workload("latency_idle", "pick-up after commit, idle worker", DELAYS, latency_idle),
-    Workload("latency_500", "pick-up at 500 jobs a second", DELAYS, latency_loaded, rounds=2),
+    Workload("latency_500", "pick-up at 500 jobs a second", DELAYS, latency_loaded, rounds=1),
     Workload(
         "growth",
         "rate with 1,000,000 finished and 200,000 future rows, before and after ANALYZE",
