@@ -16,10 +16,10 @@ from pydantic import JsonValue, TypeAdapter
 
 from picture_queue._ids import new_id, new_ids
 from picture_queue.arguments import JobFilter, job_item
+from picture_queue.claimed_job import ClaimedJob
 from picture_queue.records import (
     CancelRequest,
     Changed,
-    ClaimedJob,
     Enqueued,
     FailureReason,
     Generation,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
+from picture_queue.claimed_job import ClaimedJob
 from picture_queue.errors import InvalidArgument
-from picture_queue.records import ClaimedJob
 from picture_queue.worker.joblog import JobLog, Level, Line
 from picture_queue.worker.outcomes import clean
 from picture_queue.worker.progress import Progress

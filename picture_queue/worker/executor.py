@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import Protocol
 
-from picture_queue.records import ClaimedJob
+from picture_queue.claimed_job import ClaimedJob
 from picture_queue.worker import verdicts
 from picture_queue.worker._threads import Raised, in_thread
 from picture_queue.worker.context import Flags, JobContext, SyncJobContext

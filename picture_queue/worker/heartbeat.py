@@ -7,7 +7,7 @@ from logging import getLogger
 
 from picture_queue import _rpc
 from picture_queue._rpc import Heartbeat as Answer
-from picture_queue.records import ClaimedJob
+from picture_queue.claimed_job import ClaimedJob
 from picture_queue.worker._link import Link, Pauses
 from picture_queue.worker._service import Service
 from picture_queue.worker._signals import Signals

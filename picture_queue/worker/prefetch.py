@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from picture_queue.records import ClaimedJob
+from picture_queue.claimed_job import ClaimedJob
 
 #: Jobs claimed ahead at most.
 MOST = 1000

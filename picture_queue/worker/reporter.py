@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any
 
 from picture_queue import _rpc
+from picture_queue.claimed_job import ClaimedJob
 from picture_queue.errors import TooLarge
-from picture_queue.records import ClaimedJob
 from picture_queue.worker._link import Link, Pauses
 from picture_queue.worker._service import Service
 from picture_queue.worker._signals import Signals

@@ -14,8 +14,8 @@ from picture_queue import _rpc
 from picture_queue._realtime.ears import Ears
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import check_version
+from picture_queue.claimed_job import ClaimedJob
 from picture_queue.errors import ConnectionFailed, StaleLease
-from picture_queue.records import ClaimedJob
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._link import Link, Transport
 from picture_queue.worker._signals import Signals
