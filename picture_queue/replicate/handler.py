@@ -11,7 +11,6 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -343,7 +342,7 @@ class _Attempt:
         error: errors.ReplicateError
         if prediction.status == "failed":
             error = errors.from_failure(prediction.error)
-        elif prediction.status == "aborted" or self._is_overdue or _reached_deadline(prediction):
+        elif prediction.status == "aborted" or self._is_overdue or prediction.reached_deadline:
             error = errors.DeadlinePassed("The prediction reached its deadline")
         else:
             error = errors.StoppedOutside("Somebody cancelled the prediction at Replicate")
@@ -396,11 +395,6 @@ class _Attempt:
 
 def _result(images: Iterable[SavedImage]) -> dict[str, Any]:
     return {"images": [image.model_dump(mode="json") for image in images]}
-
-
-def _reached_deadline(prediction: Prediction) -> bool:
-    deadline, ended = prediction.deadline, prediction.completed_at
-    return deadline is not None and ended is not None and ended >= deadline - timedelta(seconds=1)
 
 
 def _jittered(seconds: float) -> float:

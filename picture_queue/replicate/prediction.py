@@ -1,7 +1,7 @@
 """The prediction object as Replicate sends it, and what can be read out of it."""
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -59,6 +59,13 @@ class Prediction(BaseModel):
     def terminal(self) -> bool:
         """Whether it has ended."""
         return self.status in TERMINAL
+
+    @property
+    def reached_deadline(self) -> bool:
+        """Whether it ended when its deadline came, give or take a second."""
+        if self.deadline is None or self.completed_at is None:
+            return False
+        return self.completed_at >= self.deadline - timedelta(seconds=1)
 
     @property
     def progress(self) -> "Progress | None":

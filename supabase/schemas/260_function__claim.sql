@@ -209,8 +209,8 @@ begin
   if v_problem is not null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
   end if;
-  -- As _know_rules; and a repeated call waits for the first, to see its jobs.
-  perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0),
+  -- A repeated call waits for the first, to see its jobs.
+  perform picture_queue._know_rules(),
     pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_request_id::text));
   select w.* into v_worker from picture_queue.worker w where w.name = p_worker;
   v_sweep := coalesce(v_worker.swept_at <= v_now - interval '1 second', true);
