@@ -219,6 +219,17 @@ async def test_a_wake_up_is_heard_once_listening_is_proven(stack, sql, queue):
     await ears.aclose()
 
 
+async def test_a_notice_that_is_none_of_ours_is_passed_over(stack, sql, queue):
+    ears, ear = Notifications(DatabaseSettings(stack.db_url)), Ear()
+    with ears.listen(f"pq:queue:{queue}", ear):
+        assert await ear.next() == "joined"
+        for notice in ("", "no JSON", "[]", '{"reason": "enqueue"}', '{"queue": 7}'):
+            await sql.execute("select pg_notify('picture_queue', $1)", notice)
+        await sql.execute("select picture_queue._wake(array[$1], 'again')", queue)
+        assert await ear.next() == ("wake", "again")
+    await ears.aclose()
+
+
 async def test_a_listener_that_lost_its_session_says_so_and_comes_back(stack, sql, queue):
     ears, ear = Notifications(DatabaseSettings(stack.db_url)), Ear()
     with ears.listen(f"pq:queue:{queue}", ear):

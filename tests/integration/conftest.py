@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -20,6 +19,8 @@ import uvicorn
 from picture_queue.local.gateway import FRAME_LIMIT, GatewaySettings, create_app
 from picture_queue.local.migrate import apply_platform
 from picture_queue.local.ports import HOST, free_port
+
+from ..databases import address, execute
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,14 @@ def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
 
     @contextlib.contextmanager
     def make(stack: Any) -> Iterator[Platform]:
-        admin = _dsn(stack.db_url, "postgres")
+        admin = address(stack.db_url, "postgres")
         database = f"platform_{uuid4().hex[:8]}"
-        asyncio.run(_execute(admin, f"create database {database}"))
+        asyncio.run(execute(admin, f"create database {database}"))
         try:
-            dsn = _dsn(stack.db_url, database)
+            dsn = address(stack.db_url, database)
             yield Platform(_settings(stack, dsn, tmp_path_factory.mktemp("s")))
         finally:
-            asyncio.run(_execute(admin, f"drop database {database} with (force)"))
+            asyncio.run(execute(admin, f"drop database {database} with (force)"))
 
     return make
 
@@ -160,17 +161,3 @@ def _settings(stack: Any, database_url: str, storage_dir: Path) -> GatewaySettin
         publishable_key=stack.publishable_key,
         secret_key=stack.secret_key,
     )
-
-
-def _dsn(dsn: str, database: str) -> str:
-    parts = urlsplit(dsn)
-    netloc = parts.netloc.replace("postgres:", "supabase_admin:", 1)
-    return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}"))
-
-
-async def _execute(dsn: str, statement: str) -> None:
-    connection = await asyncpg.connect(dsn, timeout=10)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close(timeout=5)

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import asyncpg
@@ -18,6 +17,8 @@ from picture_queue.installation import database, folder
 from picture_queue.local.migrate import apply_platform
 from picture_queue.settings import KEY_VARIABLES, DatabaseSettings
 from picture_queue_cli.app import app
+
+from ..databases import address, execute
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ class Database:
 def bare(stack: Any) -> Iterator[Database]:
     """A database as a new project has it."""
     name = f"bare_{uuid4().hex[:8]}"
-    admin = _address(stack.db_url, "postgres", "supabase_admin")
-    asyncio.run(_execute(admin, f"create database {name} owner postgres"))
+    admin = address(stack.db_url, "postgres", "supabase_admin")
+    asyncio.run(execute(admin, f"create database {name} owner postgres"))
     try:
-        asyncio.run(apply_platform(_address(stack.db_url, name, "supabase_admin")))
-        yield Database(_address(stack.db_url, name, "postgres"))
+        asyncio.run(apply_platform(address(stack.db_url, name, "supabase_admin")))
+        yield Database(address(stack.db_url, name, "postgres"))
     finally:
-        asyncio.run(_execute(admin, f"drop database {name} with (force)"))
+        asyncio.run(execute(admin, f"drop database {name} with (force)"))
 
 
 @pytest.fixture
@@ -87,17 +88,3 @@ def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             monkeypatch.setattr(module, "migrations", lambda: list(shipped))
 
     return set_
-
-
-def _address(dsn: str, name: str, user: str) -> str:
-    parts = urlsplit(dsn)
-    netloc = parts.netloc.replace("postgres:", f"{user}:", 1)
-    return urlunsplit(parts._replace(netloc=netloc, path=f"/{name}"))
-
-
-async def _execute(dsn: str, statement: str) -> None:
-    connection = await asyncpg.connect(dsn, timeout=10)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close(timeout=5)

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from picture_queue.errors import PictureQueueError
 from picture_queue.installation.database import migrate
 from picture_queue.local.migrate import apply_platform
 from picture_queue.settings import DatabaseSettings
+
+from ..databases import execute
 
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 BIN = Path("/usr/lib/postgresql/15/bin")
@@ -82,15 +83,7 @@ async def _prepare(admin: str) -> None:
                 if "refuses it" not in str(error):
                     raise
                 await asyncio.sleep(0.05)
-    await _run(admin, GRANTS)
-
-
-async def _run(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url, timeout=10)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close(timeout=5)
+    await execute(admin, GRANTS)
 
 
 async def test_the_doctor_reads_how_the_last_runs_went(
@@ -107,7 +100,7 @@ async def test_the_doctor_reads_how_the_last_runs_went(
     assert (code, "has not run yet" in told) == (1, True)
 
     # One of the two will fail. Debian's pg_cron knows no seconds: they run within a minute.
-    await _run(url, "select cron.schedule('prune-job-queue', '* * * * *', 'select 1 / 0')")
+    await execute(url, "select cron.schedule('prune-job-queue', '* * * * *', 'select 1 / 0')")
 
     async def both_ran() -> bool:
         return "has not run yet" not in (await examine())[1]

@@ -14,6 +14,8 @@ import pytest
 from picture_queue.local.stack import LocalSupabase
 from tests.security.world import World, make
 
+from ..databases import execute
+
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 # A client makes one of its own otherwise, which costs more than the test it is for.
 _TLS = ssl.create_default_context()
@@ -62,13 +64,5 @@ def debian() -> Iterator[LocalSupabase]:
         patch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(DEBIAN))
         with LocalSupabase() as stack:
             superuser = stack.db_url.replace("//postgres:", "//supabase_admin:", 1)
-            asyncio.run(_execute(superuser, "create extension plpgsql_check schema extensions"))
+            asyncio.run(execute(superuser, "create extension plpgsql_check schema extensions"))
             yield stack
-
-
-async def _execute(dsn: str, statement: str) -> None:
-    connection = await asyncpg.connect(dsn, timeout=10)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close(timeout=5)

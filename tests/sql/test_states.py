@@ -41,6 +41,14 @@ async def test_a_repeated_claim_gives_the_same_jobs(db):
     assert len(await db.claim(10)) == 1
 
 
+async def test_a_claim_in_a_report_has_the_defaults_of_a_claim(db):
+    first, _ = await db.enqueue(), await db.enqueue()
+    claim = {"worker": "w1", "queues": [db.queue], "job_types": ["sql-resize"]}
+    answer = await db.value("select report_jobs('[]', $1)", claim)
+    (job,) = answer["jobs"]
+    assert job["id"] == str(first) and job["lease_seconds"] == 30
+
+
 async def test_completing_stores_the_result_and_ends_the_lease(db):
     await db.enqueue()
     (job,) = await db.claim()

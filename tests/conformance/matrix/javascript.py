@@ -30,18 +30,18 @@ _CHROMIUM = (
 )
 
 
-class Node:
-    """supabase-js in Node.
+class _SupabaseJs:
+    """A program that runs supabase-js.
 
     Args:
-        node: The program.
-        node_modules: Where supabase-js is.
+        program: The program.
+        node_modules: Where supabase-js is, and esbuild, which makes one script for a page.
     """
 
-    name, extra, direct = "supabase-js node", True, False
+    extra, direct = True, False
 
-    def __init__(self, node: str, node_modules: Path) -> None:
-        self._node = node
+    def __init__(self, program: str, node_modules: Path) -> None:
+        self._program = program
         self._modules = node_modules
 
     def reason(self, role: str) -> str | None:
@@ -51,8 +51,17 @@ class Node:
         return await asyncio.to_thread(self._run, project, requests)
 
     def _run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
+        raise NotImplementedError
+
+
+class Node(_SupabaseJs):
+    """supabase-js in Node."""
+
+    name = "supabase-js node"
+
+    def _run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
         done = subprocess.run(
-            [self._node, SOURCES / "node.cjs"],
+            [self._program, SOURCES / "node.cjs"],
             input=json.dumps(_task(project, requests)),
             env={**os.environ, "NODE_PATH": str(self._modules)},
             capture_output=True,
@@ -65,25 +74,10 @@ class Node:
         return _answers(json.loads(done.stdout))
 
 
-class Chromium:
-    """supabase-js in a page, which is of another origin than the API.
+class Chromium(_SupabaseJs):
+    """supabase-js in a page, which is of another origin than the API."""
 
-    Args:
-        chromium: The program.
-        node_modules: Where supabase-js is, and esbuild, which makes one script of both.
-    """
-
-    name, extra, direct = "supabase-js chromium", True, False
-
-    def __init__(self, chromium: str, node_modules: Path) -> None:
-        self._chromium = chromium
-        self._modules = node_modules
-
-    def reason(self, role: str) -> str | None:
-        return None
-
-    async def run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
-        return await asyncio.to_thread(self._run, project, requests)
+    name = "supabase-js chromium"
 
     def _run(self, project: Project, requests: Sequence[Request]) -> list[Answer]:
         with TemporaryDirectory(prefix="conformance-") as directory:
@@ -91,7 +85,7 @@ class Chromium:
             with site as address, (Path(directory) / "chromium.log").open("w+b") as log:
                 profile = f"--user-data-dir={directory}/profile"
                 browser = subprocess.Popen(
-                    [self._chromium, *_CHROMIUM, profile, address], stdout=log, stderr=log
+                    [self._program, *_CHROMIUM, profile, address], stdout=log, stderr=log
                 )
                 try:
                     told = site.told.get(timeout=_TIMEOUT)

@@ -1,0 +1,21 @@
+"""What tests do to databases from outside a test."""
+
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+
+def address(dsn: str, database: str, user: str = "supabase_admin") -> str:
+    """The address of another database of the same server, by default as the superuser."""
+    parts = urlsplit(dsn)
+    netloc = parts.netloc.replace("postgres:", f"{user}:", 1)
+    return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}"))
+
+
+async def execute(dsn: str, statement: str) -> None:
+    """Runs a statement over a connection of its own."""
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close(timeout=5)
