@@ -27,7 +27,7 @@ demo: $(READY) ## Ask for a picture and watch it come, on an embedded Supabase
 	@$(BIN)/picture-queue demo
 
 test: $(READY) ## Run all tests (needs nothing but Python)
-	@$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	@$(BIN)/pytest -n auto --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-sql: $(READY) ## Run the pgTAP tests of supabase/tests (needs Debian's pgTAP; FILES= selects)
 	@$(BIN)/python scripts/test_sql.py $(FILES)

@@ -51,7 +51,7 @@ def kind_of(key: str, url: str) -> KeyKind:
     if role not in ("anon", "service_role"):
         return KeyKind(name, "unknown", "it is a signed-in user's token, not a key", _SERVICE)
     access: Access = "service" if role == "service_role" else "users"
-    if isinstance(claims.get("exp"), int) and claims["exp"] < time.time():
+    if isinstance(claims.get("exp"), int | float) and claims["exp"] < time.time():
         return KeyKind(name, access, "it has expired", _SERVICE)
     reference, host = claims.get("ref"), urlsplit(url).hostname or ""
     if reference and host.endswith(".supabase.co") and host != f"{reference}.supabase.co":

@@ -41,8 +41,8 @@ async def test_a_job_is_enqueued_read_and_listed(service, queue):
 
 
 async def test_an_idempotency_key_returns_the_job_there_is(service, queue):
-    first = await service.jobs.enqueue("resize", queue=queue, idempotency_key="a.png")
-    again = await service.jobs.enqueue("resize", queue=queue, idempotency_key="a.png")
+    first = await service.jobs.enqueue("resize", queue=queue, idempotency_key=queue)
+    again = await service.jobs.enqueue("resize", queue=queue, idempotency_key=queue)
     assert (again.id, again.outcome) == (first.id, "existing")
 
 

@@ -118,7 +118,7 @@ class Calls:
 
 
 OF_A_USER = {NotAuthenticated, NotAllowed}
-OF_THE_DATABASE = set(errors.HTTP_STATUS) - OF_A_USER - {Busy}
+OF_THE_DATABASE = [error for error in errors.HTTP_STATUS if error not in {*OF_A_USER, Busy}]
 
 
 @pytest.mark.parametrize("error", OF_THE_DATABASE, ids=lambda error: error.code)

@@ -1,13 +1,19 @@
 """Tests that speak SQL to the real database, each in a transaction that is rolled back."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+
+from picture_queue._resources import migrations
+from picture_queue.local.migrate import apply_platform
+
+from ..databases import address, execute
 
 
 class Database:
@@ -88,12 +94,32 @@ async def transaction(url: str) -> AsyncIterator[Database]:
     )
     started = connection.transaction()
     await started.start()
-    yield Database(connection)
-    await started.rollback()
-    await connection.close(timeout=10)
+    try:
+        yield Database(connection)
+    finally:
+        await started.rollback()
+        await connection.close(timeout=10)
 
 
 @pytest.fixture
 async def db(stack: Any) -> AsyncIterator[Database]:
     async with transaction(stack.db_url) as database:
         yield database
+
+
+@pytest.fixture(scope="module")
+def own_database(stack: Any) -> Iterator[str]:
+    """A database for one file: what others leave in the tables would change what is read."""
+    name = f"own_{uuid4().hex[:8]}"
+    admin = address(stack.db_url, "postgres")
+    url = address(stack.db_url, name, user="postgres")
+
+    async def make() -> None:
+        await execute(admin, f"create database {name} owner postgres")
+        await apply_platform(address(stack.db_url, name))
+        for _, sql in migrations():
+            await execute(url, sql)
+
+    asyncio.run(make())
+    yield url
+    asyncio.run(execute(admin, f"drop database {name} with (force)"))

@@ -340,28 +340,3 @@ async def test_dead_rows_are_found_until_they_are_vacuumed(db, stack):
         await busy.execute("delete from picture_queue.freed_key where key = 'sql-dead'")
         await busy.execute("alter table picture_queue.freed_key reset (autovacuum_enabled)")
         await busy.close()
-
-
-async def test_the_doctor_is_quick_among_many_jobs(db):
-    read = (
-        "select pg_stat_get_xact_tuples_returned('public.job_queue'::regclass)"
-        " + pg_stat_get_xact_tuples_fetched('public.job_queue'::regclass)"
-    )
-
-    async def rows_looked_at():
-        before = await db.value(read)
-        async with asyncio.timeout(30):
-            await db.value("select queue_doctor()")
-        return await db.value(read) - before
-
-    await db.value("select picture_queue.repair()")
-    beside_others = await rows_looked_at()
-    await db.run(
-        """insert into job_queue (queue, job_type, status, finished_at)
-        select $1, 'sql-many', 'completed', now() from generate_series(1, 60000)""",
-        db.queue,
-    )
-    await db.run("analyze job_queue")
-    await db.value("select picture_queue.repair()")
-    # It counts 20,000 of a state at most, each by the index and then the row.
-    assert await rows_looked_at() - beside_others < 50000

@@ -5,16 +5,12 @@ differ from the one in use. The plans of those that decide over speed are looked
 from the function's own text.
 """
 
-import asyncio
 import re
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from picture_queue._resources import migrations
-from picture_queue.local.migrate import apply_platform
 from tests.sql.conftest import transaction
 
 LOAD = """
@@ -43,35 +39,13 @@ where c.oid = 'public.job_queue'::regclass
 """
 
 
-@pytest.fixture(scope="module")
-def url(stack):
-    """A database of its own: what others leave in the tables would change what is read."""
-
-    async def make() -> str:
-        parts = urlsplit(stack.db_url)
-        server = f"postgresql://{{}}:{parts.password}@{parts.hostname}:{parts.port}/{{}}"
-        name = f"plans_{uuid4().hex[:8]}"
-        admin = await asyncpg.connect(server.format("supabase_admin", "postgres"), timeout=10)
-        await admin.execute(f"create database {name} owner postgres")
-        await admin.close(timeout=10)
-        await apply_platform(server.format("supabase_admin", name))
-        made = await asyncpg.connect(server.format("postgres", name), timeout=10)
-        for _, sql in migrations():
-            async with made.transaction():
-                await made.execute(sql, timeout=60)
-        await made.close(timeout=10)
-        return server.format("postgres", name)
-
-    return asyncio.run(make())
-
-
 @pytest.fixture(params=["analyzed", "never analyzed"])
-async def many(url, request):
+async def many(own_database, request):
     """A queue of 30,500 jobs, and no dead entries of other tests in the indexes."""
-    other = await asyncpg.connect(url, timeout=10, command_timeout=30)
+    other = await asyncpg.connect(own_database, timeout=10, command_timeout=30)
     await other.execute("vacuum public.job_queue")
     await other.close(timeout=10)
-    async with transaction(url) as db:
+    async with transaction(own_database) as db:
         await db.value("select set_queue($1)", db.queue)
         await db.connection.execute(LOAD, db.queue)
         if request.param == "analyzed":
@@ -152,6 +126,19 @@ async def test_unblocking_reads_who_is_let_through(many):
     found = await scans(many, "select picture_queue._unblock('{model:1}', '{}')")
     # A key without a rule lets everybody through.
     reads_only(found, blocked=800, pkey=1250)
+
+
+async def test_the_doctor_counts_the_states_of_few_jobs_only(many):
+    await many.run(
+        """insert into job_queue (queue, job_type, status, finished_at)
+        select $1, 'sql-many', case when i <= 60000 then 'completed' else 'failed' end, now()
+        from generate_series(1, 75000) i""",
+        many.queue,
+    )
+    await many.value("select picture_queue.repair()")
+    found = await scans(many, "select queue_doctor()")
+    # The failed ones, but not those completed, of whom there are over 20,000.
+    reads_only(found, finished=15000, claimable=600, due=5000, blocked=10100, parked=0, leased=0)
 
 
 async def test_pruning_reads_what_is_old(many):
