@@ -156,6 +156,7 @@ $$;
 
 -- Refuses the first item that is not acceptable, naming its place, the field and the value. An item
 -- that is plainly right is seen at a glance; the others, or all (p_closely), are looked at closely.
+-- (A pattern that counts, as {0,127}, takes ten times as long as one that does not.)
 create function picture_queue._check_jobs(p_jobs jsonb, p_closely boolean default false) returns void
 language plpgsql set search_path = ''
 as $$
@@ -173,9 +174,9 @@ begin
     cross join lateral (select picture_queue._job_problem(e.item) as problem) p
     where (p_closely or not coalesce(jsonb_typeof(e.item) = 'object'
         and e.item - '{job_type,payload,queue,job_id,user_id,options}'::text[] = '{}'
-        and e.item ->> 'job_type' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
+        and e.item ->> 'job_type' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.item ->> 'job_type') <= 128
         and coalesce(jsonb_typeof(e.item -> 'payload') = 'object', true)
-        and coalesce(e.item ->> 'queue' ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$', true), false))
+        and coalesce(e.item ->> 'queue' ~ '^[A-Za-z0-9][A-Za-z0-9_.-]*$' and length(e.item ->> 'queue') <= 63, true), false))
       and p.problem is not null
     order by e.i limit 1)
     union all

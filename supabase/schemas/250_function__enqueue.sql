@@ -81,7 +81,7 @@ begin
     cross join picture_queue.setting s
     left join picture_queue.job_type t on t.name = e.job_type
     join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
-    where (t.name is not null or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$')
+    where (t.name is not null or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.job_type) <= 128)
       and not (q.draining or q.fair_share) and q.aging_seconds is null
       -- As text the payload is at most six times as long.
       and coalesce(jsonb_typeof(e.payload) = 'object' and pg_column_size(e.payload) * 6 <= s.max_payload_bytes, true)

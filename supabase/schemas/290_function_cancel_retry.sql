@@ -94,16 +94,17 @@ begin
   perform from public.job_queue j
   where j.hold = 'parked' and j.parked_on = any (p_events)
   order by j.id for update;
+  -- The names are said once more for the jobs: or all that are parked may be read to be joined.
   with taken as (
     delete from picture_queue.signal s
-    where s.name = any (p_events)
-      and exists (select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name)
+    where s.name = any (p_events) and exists (
+      select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name and j.parked_on = any (p_events))
     returning s.name, s.payload
   )
   select array_agg(row(j.id, 'wake', null, t.payload, null, null, null, null, null, null, null, null, null)::picture_queue.change)
   into v_changes
   from taken t
-  join public.job_queue j on j.hold = 'parked' and j.parked_on = t.name;
+  join public.job_queue j on j.hold = 'parked' and j.parked_on = t.name and j.parked_on = any (p_events);
   if v_changes is null then
     return 0;
   end if;

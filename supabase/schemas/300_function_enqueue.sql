@@ -23,6 +23,9 @@ begin
   -- The common case, here rather than in a function of its own: of one enqueue, each call and each statement
   -- counts. Subselects, not joins: of so few rows the plan costs most, to set up each time.
   if num_nonnulls(scheduled_for, max_attempts, idempotency_key) = 0 and coalesce(options, '{}') = '{}' then
+    if queue is null then
+      queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
+    end if;
     select q.name, q.events, coalesce(
         (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts,
         s.max_attempts) as max_attempts,
@@ -32,9 +35,8 @@ begin
     into v_queue
     from picture_queue.queue q
     cross join picture_queue.setting s
-    where q.name = coalesce(
-        queue, (select t.queue from picture_queue.job_type t where t.name = job_type), 'default')
-      and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
+    where q.name = queue
+      and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
       and not (q.draining or q.fair_share) and q.aging_seconds is null
       and jsonb_typeof(payload) = 'object' and pg_column_size(payload) * 6 <= s.max_payload_bytes
       and priority between -1000000000 and 1000000000;
