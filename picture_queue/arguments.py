@@ -227,8 +227,10 @@ def job_item(job: Mapping[str, Any]) -> dict[str, Any]:
     A name that is not known stays where it is: the database refuses it and says so.
     """
     said = {name: value for name, value in job.items() if value is not None}
-    options = {_OPTIONS[name]: _value(said.pop(name)) for name in list(said) if name in _OPTIONS}
-    if options:
+    if not _OPTIONS.keys().isdisjoint(said):
+        options = {
+            _OPTIONS[name]: _value(said.pop(name)) for name in list(said) if name in _OPTIONS
+        }
         said["options"] = {**said.get("options", {}), **options}
     return said
 

@@ -3269,42 +3269,44 @@ as $$
 #variable_conflict use_variable
 declare
   v_now timestamptz := picture_queue._now();
-  v_queue record;
   v_id uuid := coalesce(job_id, gen_random_uuid());
+  v_max_attempts integer;
+  v_events text;
+  v_wakes boolean;
 begin
   -- The common case, here rather than in a function of its own: of one enqueue, each call and each statement
-  -- counts. Subselects, not joins: of so few rows the plan costs most, to set up each time.
-  if num_nonnulls(scheduled_for, max_attempts, idempotency_key) = 0 and coalesce(options, '{}') = '{}' then
+  -- counts. Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
+  if num_nonnulls(scheduled_for, max_attempts, idempotency_key) = 0 and coalesce(options, '{}') = '{}'
+    and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
+    and jsonb_typeof(payload) = 'object' and priority between -1000000000 and 1000000000
+  then
     if queue is null then
       queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
     end if;
-    select q.name, q.events, coalesce(
+    select coalesce(
         (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts,
-        s.max_attempts) as max_attempts,
-      exists (
+        s.max_attempts),
+      q.events, exists (
         select from picture_queue.worker w
-        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute') as wakes
-    into v_queue
+        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute')
+    into v_max_attempts, v_events, v_wakes
     from picture_queue.queue q
     cross join picture_queue.setting s
-    where q.name = queue
-      and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
-      and not (q.draining or q.fair_share) and q.aging_seconds is null
-      and jsonb_typeof(payload) = 'object' and pg_column_size(payload) * 6 <= s.max_payload_bytes
-      and priority between -1000000000 and 1000000000;
+    where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
+      -- As text the payload is at most six times as long.
+      and pg_column_size(payload) * 6 <= s.max_payload_bytes;
     if found then
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-      values (v_id, v_queue.name, job_type, payload, priority, -priority, v_queue.max_attempts, user_id, v_now, v_now)
+      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now)
       on conflict (id) do nothing;
       if found then
-        insert into picture_queue.depth_change (queue, status, hold, n, at)
-        values (v_queue.name, 'pending', null, 1, v_now);
-        if v_queue.events <> 'none' then
+        insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
+        if v_events <> 'none' then
           perform picture_queue._emit(array[v_id]);
         end if;
-        if v_queue.wakes then
-          perform picture_queue._wake(array[v_queue.name], 'enqueue');
+        if v_wakes then
+          perform picture_queue._wake(array[queue], 'enqueue');
         end if;
         return v_id;
       end if;
