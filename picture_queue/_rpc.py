@@ -68,7 +68,9 @@ def plain(value: Any) -> Any:
         # PostgreSQL would read a naive time in the session's zone, which is not the caller's.
         return (value if value.tzinfo else value.astimezone()).isoformat()
     if isinstance(value, dict | Mapping):  # to ask for dict first is much quicker
-        return {key: plain(item) for key, item in value.items()}
+        return {
+            key: item if type(item) in _PLAIN_TYPES else plain(item) for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
