@@ -54,6 +54,7 @@ def plan(
         for number in range(rounds)
         for workload in workloads
         if number < workload.rounds
+        for _ in range(workload.repeats)
         for system in chosen
         if workload.name in (system.workloads or EVERYBODY)
         and (not workload.only or system.name in workload.only)
