@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +91,7 @@ async def compare(args: argparse.Namespace) -> int:
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("", total=len(steps))
+            began = time.monotonic()
             for workload, system in steps:
                 progress.update(task, description=f"{workload.name} {system.name}")
                 at = Context(server, system, str(said[system.name]["unfinished"]), size)
@@ -97,7 +99,8 @@ async def compare(args: argparse.Namespace) -> int:
                 found.setdefault((workload.name, system.name), []).append(figures)
                 progress.advance(task)
                 if not sys.stderr.isatty():
-                    print(workload.name, system.name, figures, file=sys.stderr)
+                    elapsed = f"{time.monotonic() - began:4.0f} s"
+                    print(elapsed, workload.name, system.name, figures, file=sys.stderr)
             await server.settings()  # they were in force to the end
     machine = {
         "cpu": f"{os.cpu_count()} x {_cpu()}",
