@@ -1,5 +1,5 @@
 // What every peer on Node is asked to do, on a command line; see driver.py.
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 
@@ -94,7 +94,8 @@ async function work(queue, values) {
     distinct: distinct.size,
     highest: Math.max(-1, ...distinct),
     twice: numbers.length === distinct.size ? [] : [-1],
-    max_rss_mb: usage.maxRSS / 1024,
+    // Not maxRSS: that begins with what the program had that started this one (getrusage(2)).
+    max_rss_mb: Number(readFileSync("/proc/self/status", "utf8").match(/VmHWM:\s+(\d+)/)[1]) / 1024,
     cpu_seconds: (usage.userCPUTime + usage.systemCPUTime) / 1e6,
   });
 }
