@@ -38,8 +38,8 @@ async def keep(studio, session, then=""):
 
 
 async def test_events_that_are_lost(studio, new_painter, faults):
-    await studio.start()
     await faults(drop_messages=1000)
+    await studio.start()
     async with new_painter():
         await studio.shows_picture()
     assert await studio.count("received", '"broadcast"') == 0

@@ -112,13 +112,16 @@ def crossing(project: Project, *jobs: str) -> Iterator[None]:
     holding = psycopg.connect(project.database or "")
     with watching, holding:
         holding.execute(lock, (second,))
-        waits = "select count(*) from pg_stat_activity where %s = any (pg_blocking_pids(pid))"
+        (held,) = holding.execute("select pg_current_xact_id()::text").fetchone() or ("",)
+        waits = "select from pg_locks where transactionid = %s::xid8::xid and not granted"
         over = Event()
 
         def meet() -> None:
             while not over.wait(0.02):
-                row = watching.execute(waits, (holding.info.backend_pid,)).fetchone()
-                if row and row[0]:
+                if watching.execute(waits, (held,)).fetchone() is not None:
+                    # Each looks for a deadlock a second after it began to wait: in between, or on
+                    # a busy machine this one may be the first to look.
+                    time.sleep(0.5)
                     holding.execute(lock, (first,))
                     break
             holding.rollback()
