@@ -92,7 +92,8 @@ def verdicts(results: Results) -> list[tuple[Target, float]]:
     """Returns the targets that this run can judge, with what was reached.
 
     A ratio is the median of the ratios of the rounds: what is measured one right after the other
-    has met the same machine, which is not as fast in each minute.
+    has met the same machine, which is not as fast in each minute. Workloads that are not measured
+    equally often have no pairs: there it is the ratio of the medians.
     """
     judged = []
     for target in TARGETS:
@@ -102,9 +103,11 @@ def verdicts(results: Results) -> list[tuple[Target, float]]:
         if ours is None or (target.than and theirs is None):
             continue
         reached = ours["median"]
-        if theirs:
-            pairs = zip(ours["values"], theirs["values"], strict=False)
+        if theirs and len(ours["values"]) == len(theirs["values"]):
+            pairs = zip(ours["values"], theirs["values"], strict=True)
             reached = statistics.median(one / other for one, other in pairs)
+        elif theirs:
+            reached /= theirs["median"]
         judged.append((target, reached))
     return judged
 

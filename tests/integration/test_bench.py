@@ -67,6 +67,16 @@ async def test_a_job_done_twice_and_one_left_out_spoil_the_figure(server, tmp_pa
         await measured(server, System("liar", (sys.executable, str(program))))
 
 
+def test_workloads_measured_unequally_often_are_judged_by_their_medians():
+    http, settings = "picture_queue_http", {"version": "1", "settings": {}}
+    rounds = {
+        ("enqueue_eight", http): [{"rate": 100}],
+        ("enqueue_one", "procrastinate"): [{"rate": 400}, {"rate": 200}, {"rate": 100}],
+    }
+    results = summary(rounds, {http: settings, "procrastinate": settings})
+    assert [reached for _, reached in verdicts(results)] == [0.5]
+
+
 def test_targets_are_judged_by_the_medians_of_the_rounds():
     said = {name: {"version": "1", "settings": {}} for name in (OURS, "pgqueuer", "raw")}
     rounds = {
