@@ -16,8 +16,8 @@ async def fetch(payload: dict[str, str]) -> str:
     return payload["path"]
 
 
-@worker.handler("resize", queue=QUEUE)
-async def resize(payload: dict[str, str]) -> str:
+@worker.handler("shrink", queue=QUEUE)
+async def shrink(payload: dict[str, str]) -> str:
     """Waits for the fetch of its picture."""
     return payload["path"]
 
@@ -35,7 +35,7 @@ async def main() -> None:
         first, payload = uuid4(), {"path": f"{name}.png"}
         jobs += [
             NewJob(job_type="fetch", payload=payload, queue=QUEUE, job_id=first),
-            NewJob(job_type="resize", payload=payload, queue=QUEUE, depends_on=[first]),
+            NewJob(job_type="shrink", payload=payload, queue=QUEUE, depends_on=[first]),
         ]
     async with AsyncPictureQueue.from_env() as pq, worker:
         then = NewJob(job_type="make-album", queue=QUEUE)

@@ -1,6 +1,7 @@
 """The examples run as they stand, against the embedded stack."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,17 @@ def test_enqueue_gets_its_result_from_the_worker_app(environment, tmp_path):
     with worker(environment, "--app", "examples.worker_app:worker"):
         output = run(environment, "enqueue.py", tmp_path)
     assert output == "{'path': 'a.png', 'width': 256, 'attempt': 1}\n"
+
+
+def test_no_two_examples_serve_one_job_type():
+    # They share a project here, where a type has one policy: that of the worker started last.
+    types = [
+        found
+        for file in sorted((ROOT / "examples").rglob("*.py"))
+        for found in re.findall(r"\.handler\(\s*\"([^\"]+)", file.read_text("utf-8"))
+    ]
+    assert len(types) > 5
+    assert sorted(types) == sorted(set(types))
 
 
 def test_every_example_is_tested():
