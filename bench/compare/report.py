@@ -62,6 +62,23 @@ TARGETS = (
     Target("latency_idle.p50", None, most=15, system=HTTP),
 )
 
+#: Jobs a second of an earlier comparison on another machine (2 cores, PostgreSQL 15): whether the
+#: peers are run as well here is told by their distance to the raw loop.
+EARLIER = {
+    "enqueue_one": {
+        "raw": 3030, "pgqueuer": 2396, "graphile_worker": 1307, "pg_boss": 1098,
+        "procrastinate": 1002, "chancy": 984,
+    },
+    "enqueue_bulk": {
+        "raw": 247_000, "graphile_worker": 64_352, "pgqueuer": 49_898, "pg_boss": 44_673,
+        "procrastinate": 15_280, "chancy": 3560,
+    },
+    "noop_tuned": {
+        "raw": 51_000, "pg_boss": 25_709, "graphile_worker": 25_167, "pgqueuer": 14_144,
+        "chancy": 4615, "procrastinate": 563,
+    },
+}  # fmt: skip
+
 
 def summary(rounds: dict[tuple[str, str], list[dict[str, float]]], settings: Any) -> Results:
     """Returns median, least, most and all values of each figure: ``{workload: {system: …}}``.
@@ -102,14 +119,26 @@ def verdicts(results: Results) -> list[tuple[Target, float]]:
         theirs = results.get(base, {}).get(target.than) if target.than else None
         if ours is None or (target.than and theirs is None):
             continue
-        reached = ours["median"]
-        if theirs and len(ours["values"]) == len(theirs["values"]):
-            pairs = zip(ours["values"], theirs["values"], strict=True)
-            reached = statistics.median(one / other for one, other in pairs)
-        elif theirs:
-            reached /= theirs["median"]
-        judged.append((target, reached))
+        judged.append((target, _ratio(ours, theirs) if theirs else ours["median"]))
     return judged
+
+
+def _ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
+    if len(one["values"]) == len(other["values"]):
+        pairs = zip(one["values"], other["values"], strict=True)
+        return float(statistics.median(value / base for value, base in pairs))
+    return float(one["median"] / other["median"])
+
+
+def beside_raw(results: Results) -> list[tuple[str, str, float, float]]:
+    """Returns what share of the raw loop's rate each peer has: workload, system, here, earlier."""
+    return [
+        (workload, system, _ratio(found[system], found["raw"]), rate / earlier["raw"])
+        for workload, earlier in EARLIER.items()
+        if "raw" in (found := results.get(workload, {}))
+        for system, rate in earlier.items()
+        if system in found and system != "raw"
+    ]
 
 
 def is_met(target: Target, reached: float) -> bool:
@@ -144,6 +173,17 @@ def markdown(machine: dict[str, Any], results: Results) -> str:
         unit = next(iter(found.values()))["unit"]
         cells = [_cell(found.get(system)) for system in systems]
         lines.append(f"| {name} ({unit}) | {' | '.join(cells)} |")
+    lines += ["", "## The peers beside the raw loop", ""]
+    lines += [
+        "What share of the raw loop's rate each has here, and had in an earlier comparison on "
+        "another machine (2 cores, PostgreSQL 15).",
+        "",
+        "| workload | system | here | earlier | |",
+        "|---|---|---|---|---|",
+    ]
+    for workload, system, here, earlier in beside_raw(results):
+        difference = f"{here / earlier - 1:+.0%}"
+        lines.append(f"| {workload} | {system} | {here:.3f} | {earlier:.3f} | {difference} |")
     lines += ["", "## Settings", ""]
     for system in systems:
         said = next(found[system]["settings"] for found in results.values() if system in found)

@@ -93,4 +93,5 @@ def test_targets_are_judged_by_the_medians_of_the_rounds():
     text = markdown({"cpu": "one"}, results)
     assert "**missed**" in text
     assert "100 (90.00 to 900.00)" in text or "100 (90 to 900)" in text
+    assert "| enqueue_one | pgqueuer | 1.000 | 0.791 | +26% |" in text
     assert chart(results).startswith("<svg")
