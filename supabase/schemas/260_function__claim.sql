@@ -119,14 +119,7 @@ begin
   select q.names, q.weights, s.lease_seconds,
     (select array_agg(j.id) from public.job_queue j
       where j.status = 'processing' and j.hold is null and j.lease_id = p_request_id and j.worker = p_worker) as ids,
-    -- Rules of other queues and other types cost nothing here.
-    exists (
-      select from (select key from picture_queue.limit_rule union all select key from picture_queue.limit_key) l
-      where case
-        when starts_with(l.key, 'queue:') then l.key in ('queue:*') or substr(l.key, 7) = any (q.names)
-        when starts_with(l.key, 'type:') then
-          l.key in ('type:*') or coalesce(substr(l.key, 6) = any (p_job_types), true)
-        else true end) as limited,
+    exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key) as limited,
     (select w.heads from picture_queue.worker w
       where w.name = p_worker and w.heads_until > v_now and w.job_types = p_job_types) as heads
   into v_known
