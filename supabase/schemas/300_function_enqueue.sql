@@ -60,7 +60,7 @@ begin
       end if;
     end if;
   end if;
-  return (picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
+  return (public.enqueue_jobs(jsonb_build_array(jsonb_build_object(
     'job_type', job_type, 'payload', payload, 'priority', priority, 'queue', queue, 'scheduled_for', scheduled_for,
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
     'options', options))) #>> '{0,job_id}')::uuid;
@@ -76,7 +76,7 @@ begin
   return picture_queue._enqueue(jobs);
 exception
   when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues share ids or keys', 'repeat the call');
+    perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents', 'repeat the call');
     return null;
   when data_exception then
     -- A value that is not of its type: looked at closely, it has a name.

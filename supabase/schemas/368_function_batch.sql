@@ -43,7 +43,7 @@ begin
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
 exception
   when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', 'two bulk enqueues meet', 'repeat the call');
+    perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents', 'repeat the call');
     return null;
   when data_exception then
     perform picture_queue._check_jobs(jobs, true);

@@ -1,8 +1,9 @@
 """A crowd: connections that really work at the same time, on a queue of their own."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ import asyncpg
 import pytest
 
 SIZE = 8
+TRIES = 4  #: of a call that is answered with PQ_BUSY
 TYPE = "crowd-job"
 
 
@@ -18,8 +20,8 @@ class Refusal(NamedTuple):
 
 
 class Member:
-    """One connection; every call is a transaction of its own. Refusals are answers, but a deadlock,
-    and the PQ_BUSY that stands for one, is an error."""
+    """One connection; every call is a transaction of its own, and repeated where it is to be
+    (PQ_BUSY), as our clients do. Other refusals are answers; a bare deadlock is an error."""
 
     def __init__(self, connection: "asyncpg.Connection[Any]", queue: str) -> None:
         self.connection = connection
@@ -27,13 +29,16 @@ class Member:
         self.name = f"w-{uuid4().hex[:8]}"
 
     async def value(self, sql: str, *args: Any) -> Any:
-        try:
-            return await self.connection.fetchval(sql, *args)
-        except asyncpg.PostgresError as error:
-            code = error.message.split(":")[0]
-            if not (error.sqlstate or "").startswith("PT") or code == "PQ_BUSY":
-                raise
-            return Refusal(code)
+        for _ in range(TRIES):
+            try:
+                return await self.connection.fetchval(sql, *args)
+            except asyncpg.PostgresError as error:
+                if not (error.sqlstate or "").startswith("PT"):
+                    raise
+                code = error.message.split(":")[0]
+            if code != "PQ_BUSY":
+                return Refusal(code)
+        pytest.fail(f"{TRIES} times PQ_BUSY: {sql}")
 
     async def rows(self, sql: str, *args: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in await self.connection.fetch(sql, *args)]
@@ -74,9 +79,11 @@ class Crowd:
         self.queue = members[0].queue
         self.one, self.other = members[:2]
 
-    async def all(self, do: Callable[[Member], Awaitable[Any]]) -> list[Any]:
-        """Everybody does this at the same time; the answers."""
-        return await asyncio.gather(*(do(member) for member in self.members))
+    async def all(self, do: Callable[[Member], Coroutine[Any, Any, Any]]) -> list[Any]:
+        """Everybody does this at the same time; the answers. Where one fails, all stop."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(do(member)) for member in self.members]
+        return [task.result() for task in tasks]
 
     def key(self, n: int | str) -> str:
         """A limit key of this crowd's."""
@@ -118,21 +125,21 @@ class Crowd:
                 await self.one.value("select delete_limit($1)", row["key"])
         for member in self.members:
             await self.one.value("select unregister_worker($1)", member.name)
-        for member in self.members:
-            await member.connection.close(timeout=10)
 
 
 @pytest.fixture
 async def crowd(stack: Any) -> AsyncIterator[Crowd]:
     queue = f"q-{uuid4().hex[:12]}"
-    members = []
-    for _ in range(SIZE):
-        connection = await asyncpg.connect(stack.db_url, timeout=10, command_timeout=50)
-        await connection.set_type_codec(
-            "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
-        )
-        members.append(Member(connection, queue))
-    crowd = Crowd(members)
-    await crowd.one.value("select set_queue($1)", queue)
-    yield crowd
-    await crowd.close()
+    async with contextlib.AsyncExitStack() as connections:
+        members = []
+        for _ in range(SIZE):
+            connection = await asyncpg.connect(stack.db_url, timeout=10, command_timeout=50)
+            connections.push_async_callback(connection.close, timeout=10)
+            await connection.set_type_codec(
+                "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+            )
+            members.append(Member(connection, queue))
+        crowd = Crowd(members)
+        await crowd.one.value("select set_queue($1)", queue)
+        yield crowd
+        await crowd.close()

@@ -434,7 +434,7 @@ async def storm(member: Any, dice: random.Random) -> None:  # noqa: C901
 
 @pytest.mark.parametrize("seed", range(30 if LONG else 2))
 async def test_everything_at_once_keeps_the_books(crowd, seed):
-    """Every kind of call, in no order at all: no deadlock, and the counts are true afterwards."""
+    """Every kind of call, in no order at all: each succeeds in the end, and the counts are true."""
     await crowd.one.value("select set_limit($1, max_running => 2)", crowd.key("*"))
     await crowd.one.value("select set_queue($1, $2)", crowd.queue, {"fair_share": True})
     await crowd.one.enqueue(*[{"options": {"limit_keys": [crowd.key(1)]}} for _ in range(40)])

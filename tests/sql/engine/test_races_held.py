@@ -151,6 +151,57 @@ async def test_a_deadlock_is_answered_with_busy_and_the_same_call_succeeds_then(
     assert (await crowd.one.job(child["job_id"]))["status"] == "cancelled"
 
 
+async def test_a_sweep_that_meets_a_deadlock_leaves_its_jobs_to_the_next(crowd):
+    """A claim sweeps: it must not fail since somebody holds the child of an expired job."""
+    (parent,) = await crowd.one.enqueue({"max_attempts": 1})
+    (child,) = await crowd.one.enqueue({"options": {"depends_on": [parent["job_id"]]}})
+    await crowd.one.claim()
+    await crowd.one.enqueue({})
+    await crowd.one.value(
+        "update job_queue set lease_expires_at = '2000-01-01' where id = $1::text::uuid",
+        parent["job_id"],
+    )
+    lock = "select id from job_queue where id = $1::text::uuid for update"
+    holder = crowd.one.connection.transaction()
+    await holder.start()
+    await crowd.one.value(lock, child["job_id"])
+    claiming = asyncio.create_task(crowd.other.claim())  # the first of this worker sweeps
+    await is_waiting(crowd.members[2], crowd.other)
+    await crowd.one.value(lock, parent["job_id"])
+    (job,) = await claiming
+    await holder.rollback()
+    assert (await crowd.one.job(parent["job_id"]))["status"] == "processing"
+    await crowd.other.value("select picture_queue._sweep(100)")
+    assert (await crowd.one.job(child["job_id"]))["status"] == "cancelled"
+    await crowd.other.report([job], "completed")
+
+
+async def test_of_two_who_want_each_other_s_jobs_one_starts_over(crowd):
+    """A job that depends on a job and on its parent, enqueued while the parent ends: one of the two
+    is told to repeat its call, and then everything is as if they had come one after the other."""
+    child_id, parent_id = sorted((uuid4(), uuid4()))
+    await crowd.one.enqueue({"job_id": str(parent_id)})
+    await crowd.one.enqueue({"job_id": str(child_id), "options": {"depends_on": [str(parent_id)]}})
+    (parent,) = await crowd.one.claim()
+    watch, third = crowd.members[2:4]
+    holder = third.connection.transaction()
+    await holder.start()
+    await third.rows("select id from job_queue where id = $1 for update", parent_id)
+    ending = asyncio.create_task(crowd.one.report([parent], "completed"))
+    await is_waiting(watch, crowd.one)
+    both = {"depends_on": [str(child_id), str(parent_id)]}
+    enqueuing = asyncio.create_task(crowd.other.enqueue({"options": both}))
+    await is_waiting(watch, crowd.other)
+    # Now the report gets the parent and wants its child; the enqueue has that and wants the parent.
+    await holder.rollback()
+    ((grandchild,), outcomes) = await asyncio.gather(enqueuing, ending)
+    assert outcomes == ["ok"]
+    for job_id in (str(child_id), grandchild["job_id"]):
+        (job,) = await crowd.one.claim()
+        assert job["id"] == job_id
+        await crowd.one.report([job], "completed")
+
+
 async def test_a_reader_of_the_archive_holds_up_no_pruning(crowd):
     await crowd.one.value("""select set_setting('{"archive": true}')""")
     try:
