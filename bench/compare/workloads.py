@@ -28,10 +28,10 @@ class Size:
         settle: Seconds the disk gets after much was written.
     """
 
-    one: int = 2000
+    one: int = 1000
     bulk: int = 20_000
     many: int = 100_000
-    latencies: int = 200
+    latencies: int = 400
     loaded: int = 2500
     finished: int = 1_000_000
     held: int = 120
@@ -40,7 +40,7 @@ class Size:
     settle: float = 5.0
 
 
-QUICK = Size(500, 10_000, 0, 100, 1000, 200_000, 15, 5, 5.0, 3.0)
+QUICK = Size(300, 10_000, 0, 100, 1000, 200_000, 15, 5, 5.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ HTTP = ("picture_queue_http",)
 WORKERS = {**RATE, "rss": "MB", "cpu": "µs a job"}
 
 WORKLOADS = (
-    Workload("enqueue_one", "enqueue one at a time", RATE, enqueue_one, repeats=2),
+    Workload("enqueue_one", "enqueue one at a time", RATE, enqueue_one, repeats=4),
     Workload("enqueue_eight", "enqueue one at a time, 8 callers", RATE, enqueue_eight, only=HTTP),
     Workload("enqueue_bulk", "bulk enqueue, 1,000 a call", RATE, enqueue_bulk),
     Workload("noop_default", "no-op jobs, one worker as it comes", WORKERS, default_worker),

@@ -2617,7 +2617,7 @@ declare
   v_claim picture_queue.change;
   v_known record;
   v_candidates picture_queue.candidate[];
-  v_keys text[];
+  v_keys text[] := array[]::text[];  -- of the candidates, those that something holds for
   v_due text[];
   v_changes picture_queue.change[];
   v_left integer := p_max_jobs;
@@ -2662,8 +2662,9 @@ begin
       end if;
     end if;
     exit when v_candidates is null;
-    v_changes := case when v_known.limited then picture_queue._admit(v_candidates, v_keys, v_left, v_claim)
-      else picture_queue._admit_all(v_candidates, v_claim, '{}') end;
+    v_changes := case when v_keys = '{}' and cardinality(v_candidates) <= v_left
+      then picture_queue._admit_all(v_candidates, v_claim, '{}')
+      else picture_queue._admit(v_candidates, v_keys, v_left, v_claim) end;
     v_seen := v_seen + cardinality(v_changes);
     v_moved := array(select m.id from unnest(picture_queue._transition(v_changes)) m where m.status = 'processing');
     if p_weights is not null then
@@ -2675,7 +2676,7 @@ begin
     end if;
     v_ids := v_ids || v_moved;
     v_left := v_left - cardinality(v_moved);
-    if v_known.limited then
+    if v_keys <> '{}' then
       perform picture_queue._take_slots(v_changes);
     end if;
     v_again := v_left > 0 and (v_seen >= 5000 or cardinality(v_changes) < cardinality(v_candidates));
