@@ -28,7 +28,9 @@ class Procrastinate(Driver):
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn)
-        self.app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=dsn))
+        # A pool takes its connections in turns: one caller is faster with one.
+        one = procrastinate.PsycopgConnector(conninfo=dsn, min_size=1, max_size=1)
+        self.app = procrastinate.App(connector=one)
         self.handle: Handle = lambda number: None
 
         @self.app.task(name="noop")  # type: ignore[untyped-decorator]
@@ -67,10 +69,12 @@ class Procrastinate(Driver):
 
     async def work(self, handle: Handle, tuned: bool) -> None:
         self.handle = handle
-        async with self.app.open_async():
-            await self.app.run_worker_async(
-                install_signal_handlers=False, **(TUNED if tuned else {})
-            )
+        pool = procrastinate.PsycopgConnector(conninfo=self.dsn)
+        with self.app.replace_connector(pool) as app:
+            async with app.open_async():
+                await app.run_worker_async(
+                    install_signal_handlers=False, **(TUNED if tuned else {})
+                )
 
 
 if __name__ == "__main__":

@@ -1436,7 +1436,7 @@ begin
   return coalesce(v_queues, '{}');
 exception when deadlock_detected then
   -- It wanted the child of a job that somebody else has in hand: the next sweep takes them.
-  return '{}';
+  return array[]::text[];
 end
 $$;
 
