@@ -11,7 +11,6 @@ import asyncpg
 import pytest
 
 SIZE = 8
-TRIES = 4  #: of a call that is answered with PQ_BUSY
 TYPE = "crowd-job"
 
 
@@ -20,16 +19,22 @@ class Refusal(NamedTuple):
 
 
 class Member:
-    """One connection; every call is a transaction of its own, and repeated where it is to be
-    (PQ_BUSY), as our clients do. Other refusals are answers; a bare deadlock is an error."""
+    """One connection; every call is a transaction of its own. Refusals are answers, but a deadlock,
+    and the PQ_BUSY that stands for one, is an error.
+
+    Attributes:
+        tries: Of a call that is answered with PQ_BUSY; more than one where circles cannot be ruled
+            out, as our clients do.
+    """
 
     def __init__(self, connection: "asyncpg.Connection[Any]", queue: str) -> None:
         self.connection = connection
         self.queue = queue
         self.name = f"w-{uuid4().hex[:8]}"
+        self.tries = 1
 
     async def value(self, sql: str, *args: Any) -> Any:
-        for _ in range(TRIES):
+        for _ in range(self.tries):
             try:
                 return await self.connection.fetchval(sql, *args)
             except asyncpg.PostgresError as error:
@@ -38,7 +43,7 @@ class Member:
                 code = error.message.split(":")[0]
             if code != "PQ_BUSY":
                 return Refusal(code)
-        pytest.fail(f"{TRIES} times PQ_BUSY: {sql}")
+        pytest.fail(f"{self.tries} times PQ_BUSY: {sql}")
 
     async def rows(self, sql: str, *args: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in await self.connection.fetch(sql, *args)]

@@ -179,6 +179,7 @@ async def test_a_sweep_that_meets_a_deadlock_leaves_its_jobs_to_the_next(crowd):
 async def test_of_two_who_want_each_other_s_jobs_one_starts_over(crowd):
     """A job that depends on a job and on its parent, enqueued while the parent ends: one of the two
     is told to repeat its call, and then everything is as if they had come one after the other."""
+    crowd.one.tries = crowd.other.tries = 2
     child_id, parent_id = sorted((uuid4(), uuid4()))
     await crowd.one.enqueue({"job_id": str(parent_id)})
     await crowd.one.enqueue({"job_id": str(child_id), "options": {"depends_on": [str(parent_id)]}})
