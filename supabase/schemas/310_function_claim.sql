@@ -12,6 +12,8 @@ begin
     'claim_next_job', case when queue is not null then array[queue] end, null, null, 1,
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s)::real, gen_random_uuid(), true);
   return query select j.* from public.job_queue j where j.id = any (v_ids);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
 end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
@@ -28,6 +30,11 @@ as $$
 begin
   return picture_queue._claim_jobs(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(lease_seconds, 30),
     coalesce(request_id, gen_random_uuid()), weights);
+exception when deadlock_detected then
+  -- Rare, but skip locked does wait where a row has changed hands since it was seen, and by then the claim
+  -- may hold keys that the other wants.
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by request_id.';

@@ -226,8 +226,15 @@ end
 $$;
 
 create function public.maintain_jobs(force boolean default false) returns jsonb
-language sql volatile security definer set search_path = ''
-as $$ select picture_queue.maintain(coalesce(force, false)) $$;
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  return picture_queue.maintain(coalesce(force, false));
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
+end
+$$;
 comment on function public.maintain_jobs is 'Does the housekeeping if it is due, and says what was done.';
 
 -- Puts right what queue_doctor() finds out of step: rows that belong to nothing, keys nobody looks at,
