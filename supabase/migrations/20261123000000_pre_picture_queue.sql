@@ -2544,33 +2544,33 @@ declare
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_candidates picture_queue.candidate[];
 begin
-  select array_agg(row(
+  v_candidates := array(
+    select row(
       d.id, d.queue, d.rank, d.turn, d.seq,
       case when p_limited then picture_queue._keys(d.queue, d.job_type, d.user_id, d.limit_keys) end,
       coalesce(d.expires_at <= v_now, false), coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
-    order by d.draw, d.rank, d.turn, d.seq)
-  into v_candidates
-  from (
-    select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
-    from unnest(p_queues, p_weights) as w (name, weight)
-    cross join lateral (
-      select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
-        coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
-        coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
-    ) h
-    cross join lateral (
-      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.expires_at, j.rank, j.turn, j.seq
-      from public.job_queue j
-      where j.queue = w.name and j.status = 'pending' and j.hold is null
-        and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
-        and (p_job_types is null or j.job_type = any (p_job_types))
-      order by j.rank, j.turn, j.seq limit p_limit
-      for update skip locked
-    ) p
-    order by draw, p.rank, p.turn, p.seq limit p_limit
-  ) d
-  left join picture_queue.job_type t on t.name = d.job_type
-  left join picture_queue.queue q on q.name = d.queue;
+    from (
+      select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
+      from unnest(p_queues, p_weights) as w (name, weight)
+      cross join lateral (
+        select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
+          coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
+          coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
+      ) h
+      cross join lateral (
+        select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.expires_at, j.rank, j.turn, j.seq
+        from public.job_queue j
+        where j.queue = w.name and j.status = 'pending' and j.hold is null
+          and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
+          and (p_job_types is null or j.job_type = any (p_job_types))
+        order by j.rank, j.turn, j.seq limit p_limit
+        for update skip locked
+      ) p
+      order by draw, p.rank, p.turn, p.seq limit p_limit
+    ) d
+    left join picture_queue.job_type t on t.name = d.job_type
+    left join picture_queue.queue q on q.name = d.queue
+    order by d.draw, d.rank, d.turn, d.seq);
 
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
   if v_read > p_limit + 20000 then
@@ -2583,7 +2583,7 @@ begin
         ) h),
       heads_until = case when p_heads is not null then w.heads_until
         else v_now + make_interval(secs => least(v_read * 0.0000015, 5)) end
-    where w.name = p_worker and v_candidates is not null;
+    where w.name = p_worker and cardinality(v_candidates) > 0;
   end if;
   return v_candidates;
 end
@@ -2616,6 +2616,7 @@ declare
   v_moved uuid[];
   v_claim picture_queue.change;
   v_known record;
+  v_weights real[];  -- of the queues that are known
   v_candidates picture_queue.candidate[];
   v_keys text[] := array[]::text[];  -- of the candidates, those that something holds for
   v_due text[];
@@ -2626,25 +2627,30 @@ declare
   v_again boolean := false;
 begin
   -- In one statement, since of a claim by an idle worker each statement counts.
-  select q.names, q.weights, s.lease_seconds,
-    (select array_agg(j.id) from public.job_queue j
+  select s.lease_seconds,
+    array(select q.name from picture_queue.queue q
+      where (p_queues is null or q.name = any (p_queues)) and coalesce(q.paused_until <= v_now, true)) as names,
+    array(select j.id from public.job_queue j
       where j.status = 'processing' and j.hold is null and j.lease_id = p_request_id and j.worker = p_worker) as ids,
     exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key) as limited,
+    exists (select from public.job_queue j
+      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now) as due,
     (select w.heads from picture_queue.worker w
       where w.name = p_worker and w.heads_until > v_now and w.job_types = p_job_types) as heads
   into v_known
-  from picture_queue.setting s
-  cross join (
-    select array_agg(q.name) as names, array_agg((
-      select max(w.weight) from unnest(p_queues, p_weights) as w (name, weight) where w.name = q.name)) as weights
-    from picture_queue.queue q
-    where (p_queues is null or q.name = any (p_queues)) and coalesce(q.paused_until <= v_now, true)
-  ) q;
-  if v_known.ids is not null then
+  from picture_queue.setting s;
+  if v_known.ids <> '{}' then
     return v_known.ids;
   end if;
 
-  perform picture_queue._promote(100);
+  if v_known.due then
+    perform picture_queue._promote(100);
+  end if;
+  if p_weights is not null then
+    v_weights := array(
+      select p_weights[array_position(p_queues, u.name)] from unnest(v_known.names) with ordinality as u (name, i)
+      order by u.i);
+  end if;
   v_claim.action := 'claim';
   v_claim.worker := p_worker;
   v_claim.lease_id := p_request_id;
@@ -2653,7 +2659,7 @@ begin
 
   loop
     v_candidates := picture_queue._candidates(
-      p_worker, v_known.names, v_known.weights, p_job_types, v_known.limited, v_take, v_known.heads);
+      p_worker, v_known.names, v_weights, p_job_types, v_known.limited, v_take, v_known.heads);
     if v_known.limited then
       v_keys := picture_queue._limited_keys(v_candidates);
       if v_due is null then
@@ -2661,7 +2667,7 @@ begin
         continue when v_due <> '{}' and picture_queue._unblock(v_due, v_keys);
       end if;
     end if;
-    exit when v_candidates is null;
+    exit when cardinality(v_candidates) = 0;
     v_changes := case when v_keys = '{}' and cardinality(v_candidates) <= v_left
       then picture_queue._admit_all(v_candidates, v_claim, '{}')
       else picture_queue._admit(v_candidates, v_keys, v_left, v_claim) end;
@@ -2731,7 +2737,8 @@ begin
   end if;
   v_ids := picture_queue._claim(
     p_worker, p_queues, p_weights, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, false);
-  select coalesce(jsonb_agg(
+  v_jobs := to_jsonb(array(
+    select
       case when num_nonnulls(j.user_id, j.generation_id, j.batch_id, j.tags, j.event, j.message,
           j.cancel_requested_at, j.scheduled_for) = 0 and j.priority = 0 and j.progress = 0 and j.metadata = '{}'
         then b.base
@@ -2739,19 +2746,18 @@ begin
           'priority', j.priority, 'progress', j.progress, 'user_id', j.user_id, 'generation_id', j.generation_id, 'batch_id', j.batch_id,
           'tags', coalesce(to_jsonb(j.tags), '[]'), 'metadata', j.metadata, 'event', j.event, 'message', j.message,
           'cancel_requested_at', j.cancel_requested_at, 'scheduled_for', j.scheduled_for) end
-      order by case when p_weights is not null then array_position(v_ids, j.id) end, j.rank, j.turn, j.seq), '[]')
-  into v_jobs
-  from public.job_queue j
-  left join picture_queue.job_type t on t.name = j.job_type
-  left join picture_queue.queue q on q.name = j.queue
-  cross join lateral (
-    select jsonb_build_object(
-      'id', j.id, 'queue', j.queue, 'job_type', j.job_type, 'payload', j.payload, 'attempt', j.attempt,
-      'max_attempts', j.max_attempts, 'created_at', j.created_at, 'version', j.version, 'lease_id', j.lease_id,
-      'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
-        j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
-    ) as base) b
-  where j.id = any (v_ids);
+    from public.job_queue j
+    left join picture_queue.job_type t on t.name = j.job_type
+    left join picture_queue.queue q on q.name = j.queue
+    cross join lateral (
+      select jsonb_build_object(
+        'id', j.id, 'queue', j.queue, 'job_type', j.job_type, 'payload', j.payload, 'attempt', j.attempt,
+        'max_attempts', j.max_attempts, 'created_at', j.created_at, 'version', j.version, 'lease_id', j.lease_id,
+        'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
+          j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
+      ) as base) b
+    where j.id = any (v_ids)
+    order by case when p_weights is not null then array_position(v_ids, j.id) end, j.rank, j.turn, j.seq));
   v_idle := jsonb_array_length(v_jobs) < p_max_jobs;
   -- Its row is written when something changed or every 5 seconds, not at each claim.
   if v_sweep or v_worker.name is null or v_worker.idle <> v_idle or v_worker.queues <> p_queues
@@ -2818,7 +2824,6 @@ declare
   v_twice boolean := cardinality(v_ids) < cardinality(v_outcomes);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
-  v_answer jsonb;
 begin
   if not exists (
     select from unnest(v_outcomes) o
@@ -2836,18 +2841,18 @@ begin
   if v_moved is not null then
     perform picture_queue._after_report(v_outcomes, v_moved);
   end if;
-  select coalesce(jsonb_agg(jsonb_build_object(
+  return to_jsonb(array(
+    select jsonb_build_object(
       'job_id', o.job_id,
       'outcome', case when m.id is not null and (not v_twice or j.lease_id = o.lease_id) then 'ok'
         when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
-      'status', coalesce(m.status, j.status)) order by o.i), '[]')
-  into v_answer
-  from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
-    delay_seconds, run_at, duration_seconds, event, pause_key, i)
-  left join unnest(v_moved) m on m.id = o.job_id
-  -- Of two leases of one job in one report, that of its row is the one that counted.
-  left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids);
-  return v_answer;
+      'status', coalesce(m.status, j.status))
+    from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
+      delay_seconds, run_at, duration_seconds, event, pause_key, i)
+    left join unnest(v_moved) m on m.id = o.job_id
+    -- Of two leases of one job in one report, that of its row is the one that counted.
+    left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
+    order by o.i));
 end
 $$;
 

@@ -50,7 +50,6 @@ declare
   v_twice boolean := cardinality(v_ids) < cardinality(v_outcomes);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
-  v_answer jsonb;
 begin
   if not exists (
     select from unnest(v_outcomes) o
@@ -68,18 +67,18 @@ begin
   if v_moved is not null then
     perform picture_queue._after_report(v_outcomes, v_moved);
   end if;
-  select coalesce(jsonb_agg(jsonb_build_object(
+  return to_jsonb(array(
+    select jsonb_build_object(
       'job_id', o.job_id,
       'outcome', case when m.id is not null and (not v_twice or j.lease_id = o.lease_id) then 'ok'
         when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
-      'status', coalesce(m.status, j.status)) order by o.i), '[]')
-  into v_answer
-  from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
-    delay_seconds, run_at, duration_seconds, event, pause_key, i)
-  left join unnest(v_moved) m on m.id = o.job_id
-  -- Of two leases of one job in one report, that of its row is the one that counted.
-  left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids);
-  return v_answer;
+      'status', coalesce(m.status, j.status))
+    from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
+      delay_seconds, run_at, duration_seconds, event, pause_key, i)
+    left join unnest(v_moved) m on m.id = o.job_id
+    -- Of two leases of one job in one report, that of its row is the one that counted.
+    left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
+    order by o.i));
 end
 $$;
 
