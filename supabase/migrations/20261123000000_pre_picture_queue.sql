@@ -41,7 +41,7 @@ comment on schema picture_queue is 'The private half of picture-queue: settings,
 
 -- 010_types.sql
 
--- One wish for a change of state: what _transition takes, many at a time.
+-- One wish for a change of state, other than a claim: what _transition takes, many at a time.
 create type picture_queue.change as (
   job_id uuid,
   action text,
@@ -50,12 +50,8 @@ create type picture_queue.change as (
   error text,              -- clean, shown to the owner
   detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
-  worker text,             -- of claim
-  lease_id uuid,           -- of claim: the new lease; else the one that has to be in force, or null
-  lease_seconds real,
-  lease_is_legacy boolean,
-  key text,                -- of block: the limit key it waits for; of park: the event it waits for
-  slots text[]             -- of claim: the limit keys it runs under
+  lease_id uuid,           -- the lease that has to be in force, or null
+  key text                 -- of block: the limit key it waits for; of park: the event it waits for
 );
 
 -- A job after a change of state: as little as every caller of _transition needs. To hand on whole rows
@@ -86,13 +82,7 @@ create type picture_queue.outcome as (
 -- A job that could be claimed, with what decides whether it may.
 create type picture_queue.candidate as (
   id uuid,
-  queue text,
-  rank integer,            -- rank, turn, seq: its place in line
-  turn double precision,
-  seq bigint,
-  keys text[],             -- under which it would run, where limits are in use
-  expired boolean,         -- it was not to start any more
-  lease_seconds real       -- by its job type or queue
+  keys text[]              -- under which it would run
 );
 
 -- A job about to be written: an item of an enqueue, with every default filled in.
@@ -140,7 +130,7 @@ create function picture_queue._change(
 returns picture_queue.change
 language sql immutable set search_path = ''
 as $$
-  select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, null, null, null, p_key, null)::picture_queue.change
+  select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, p_key)::picture_queue.change
 $$;
 
 
@@ -1000,7 +990,7 @@ $$;
 
 -- 230_function__transition.sql
 
--- Every change of state of every job is made here, many at a time, along the edges of
+-- Every change of state of every job but a claim (_start) is made here, many at a time, along the edges of
 -- picture_queue.edge. A change whose edge does not exist is left out of what is returned, so the
 -- caller sees what happened; so is one that names a lease which is not in force. The caller holds the
 -- locks of the rows, taken in the order of their ids, unless every change names its lease. What
@@ -1042,21 +1032,13 @@ begin
           then j.scheduled_for
         when e.to_hold in ('scheduled', 'parked') then e.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
-      lease_id = case when e.claims then e.lease_id when e.action = 'expire' then null else j.lease_id end,
-      lease_expires_at = case when e.claims then v_now + make_interval(secs => e.lease_seconds) end,
-      lease_seconds = case when e.claims then e.lease_seconds else j.lease_seconds end,
-      lease_is_legacy = case when e.claims then coalesce(e.lease_is_legacy, false) else j.lease_is_legacy end,
-      slots = case when e.claims then e.slots else j.slots end,
-      blocked_on = case when e.claims then null when e.action = 'block' then e.key else j.blocked_on end,
+      lease_id = case when e.action = 'expire' then null else j.lease_id end,
+      lease_expires_at = null,
+      blocked_on = case when e.action = 'block' then e.key else j.blocked_on end,
       parked_on = case when e.parks then e.key else j.parked_on end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
       expires_at = case when e.parks or e.retries then null else j.expires_at end,
       event = case when e.wakes then e.result when e.parks then null else j.event end,
-      -- Uniqueness that does not cover running jobs ends when the job starts.
-      unique_states = case when e.claims and not 'processing' = any (j.unique_states) then '{}'
-        else j.unique_states end,
-      worker = case when e.claims then e.worker else j.worker end,
-      started_at = case when e.claims then v_now else j.started_at end,
       finished_at = case when e.to_status in ('completed', 'failed', 'cancelled') then v_now end,
       cancel_requested_at = case when e.retries then null else j.cancel_requested_at end,
       progress = case when e.completes then 100 when e.starts_over then 0 else j.progress end,
@@ -1069,7 +1051,7 @@ begin
     from (
       -- Worked out once for a change, not for each column that depends on it.
       select c.*, e.from_status, e.from_hold, e.to_status, e.to_hold, e.attempt_delta,
-        c.action = 'claim' as claims, c.action = 'complete' as completes, c.action = 'retry' as retries,
+        c.action = 'complete' as completes, c.action = 'retry' as retries,
         c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
         c.action in ('fail', 'back_off', 'expire', 'abandon') as errs
@@ -1079,7 +1061,7 @@ begin
     ) e
     where j.id = any (v_ids) and j.id = e.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.
-      and (e.claims or e.lease_id is null or j.lease_id = e.lease_id and j.lease_expires_at is not null)
+      and (e.lease_id is null or j.lease_id = e.lease_id and j.lease_expires_at is not null)
     returning j.id, e.action, e.from_status, e.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id, j.generation_id,
       j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.error, e.detail, e.duration_seconds
   ),
@@ -1092,7 +1074,7 @@ begin
         then coalesce(m.duration_seconds, extract(epoch from v_now - m.started_at)) end,
       case when m.action in ('fail', 'back_off', 'expire', 'abandon') then m.error end, left(m.detail, 8192)
     from moved m
-    where m.action not in ('claim', 'complete')
+    where m.action <> 'complete'
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
@@ -1109,7 +1091,7 @@ begin
     bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))) as announced,
     bool_or(m.version > 50) as long_lived,
     bool_or(m.generation_id is not null) as has_generation,
-    bool_or(m.slots is not null and m.action <> 'claim' and m.from_status = 'processing') as frees_slots,
+    bool_or(m.slots is not null and m.from_status = 'processing') as frees_slots,
     bool_or(m.blocked_on is not null and m.status <> 'pending') as leaves_key,
     bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn,
     jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
@@ -1642,46 +1624,26 @@ $$;
 
 -- Which candidates of a claim may start, and under which keys.
 
--- The changes that claim all of these candidates, under those of their keys that are limited; the
--- expired are given up.
-create function picture_queue._admit_all(
-  p_candidates picture_queue.candidate[], p_claim picture_queue.change, p_limited text[])
-returns picture_queue.change[]
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return array(
-    select case
-      when c.expired then picture_queue._change(c.id, 'abandon', 'It was not started before it expired.')
-      else row(c.id, 'claim', null, null, null, null, null, p_claim.worker, p_claim.lease_id,
-        case when p_claim.lease_is_legacy then p_claim.lease_seconds
-          else coalesce(c.lease_seconds, p_claim.lease_seconds) end,
-        p_claim.lease_is_legacy, null,
-        case when p_limited <> '{}' then
-          nullif(array(select distinct k from unnest(c.keys) k where k = any (p_limited)), '{}') end
-      )::picture_queue.change end
-    from unnest(p_candidates) c);
-end
-$$;
-
--- What a claim makes of its candidates, in their order: up to p_max_jobs are claimed, those over a
--- limit blocked, the expired abandoned, and those whose keys another claim has locked left alone.
--- p_limited: those of their keys that something holds for.
+-- What a claim makes of its candidates, in their order: up to p_max_jobs may start (ids; slots: the limited
+-- keys they run under, by id), those over a limit are blocked, and those whose keys another claim has locked
+-- left alone. p_limited: those of their keys that something holds for.
 create function picture_queue._admit(
-  p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer, p_claim picture_queue.change)
-returns picture_queue.change[]
+  p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer,
+  out ids uuid[], out slots jsonb, out blocked picture_queue.change[])
 language plpgsql set search_path = ''
 as $$
 declare
   v_room jsonb;  -- of each limited key that we locked; null: any number
   v_busy text[];
   v_candidate picture_queue.candidate;
-  v_change picture_queue.change;
-  v_changes picture_queue.change[] := array[]::picture_queue.change[];
   v_keys text[];  -- what is limited, then: of one candidate
   v_full text;
-  v_left integer := p_max_jobs;
 begin
+  ids := array(select c.id from unnest(p_candidates) c limit p_max_jobs);
+  slots := '{}';
+  if p_limited = '{}' then
+    return;
+  end if;
   v_keys := picture_queue._lock_keys(p_limited);
   v_busy := array(select k from unnest(p_limited) k where k <> all (v_keys));
   select coalesce(jsonb_object_agg(r.key, r.room), '{}') into v_room from picture_queue._rooms(v_keys) r;
@@ -1691,52 +1653,52 @@ begin
     where k = any (v_keys)
     group by k having count(*) > (v_room ->> k)::integer)
   then
-    return picture_queue._admit_all(p_candidates, p_claim, v_keys);
+    slots := (
+      select coalesce(jsonb_object_agg(s.id, s.keys), '{}')
+      from (
+        select c.id, array(select distinct k from unnest(c.keys) k where k = any (v_keys)) as keys
+        from unnest(p_candidates) c
+      ) s
+      where s.keys <> '{}');
+    return;
   end if;
 
+  ids := '{}';
   foreach v_candidate in array p_candidates loop
-    exit when v_left = 0;
-    if v_candidate.expired then
-      v_changes := v_changes || picture_queue._change(v_candidate.id, 'abandon', 'It was not started before it expired.');
-      continue;
-    end if;
+    exit when cardinality(ids) = p_max_jobs;
     continue when v_candidate.keys && v_busy;
     v_keys := array(select distinct k from unnest(v_candidate.keys) k where v_room ? k);
     v_full := (select min(k) from unnest(v_keys) k where (v_room ->> k)::integer <= 0);
     if v_full is not null then
-      v_changes := v_changes || picture_queue._change(v_candidate.id, 'block', null, null, v_full);
+      blocked := blocked || picture_queue._change(v_candidate.id, 'block', null, null, v_full);
     else
-      v_change := p_claim;
-      v_change.job_id := v_candidate.id;
-      v_change.lease_seconds := case when p_claim.lease_is_legacy then p_claim.lease_seconds
-        else coalesce(v_candidate.lease_seconds, p_claim.lease_seconds) end;
-      v_change.slots := nullif(v_keys, '{}');
-      v_changes := v_changes || v_change;
-      v_left := v_left - 1;
-      v_room := v_room || coalesce(
-        (select jsonb_object_agg(k, (v_room ->> k)::integer - 1) from unnest(v_keys) k), '{}');
+      ids := ids || v_candidate.id;
+      if v_keys <> '{}' then
+        slots := slots || jsonb_build_object(v_candidate.id, v_keys);
+        v_room := v_room || (select jsonb_object_agg(k, (v_room ->> k)::integer - 1) from unnest(v_keys) k);
+      end if;
     end if;
   end loop;
-  return v_changes;
 end
 $$;
 
--- Takes the slots of claimed jobs, counts their starts, and notes which keys jobs wait for now.
-create function picture_queue._take_slots(p_changes picture_queue.change[]) returns void
+-- Takes the slots of started jobs, counts their starts, and notes which keys jobs wait for now.
+create function picture_queue._take_slots(p_slots jsonb, p_blocked picture_queue.change[]) returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_blocked_on text[] := array(select distinct c.key from unnest(p_changes) c where c.action = 'block');
+  v_blocked_on text[] := array(select distinct c.key from unnest(p_blocked) c);
 begin
   insert into picture_queue.slot (key, job_id)
-  select k, c.job_id from unnest(p_changes) c, unnest(c.slots) k
+  select k, s.id::uuid from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k
   on conflict do nothing;
   if exists (select from picture_queue.limit_rule r where r.rate is not null) then
     insert into picture_queue.start (key, at)
     select r.key, v_now
-    from unnest(p_changes) c, unnest(c.slots) k
-    join picture_queue._rules(array(select distinct s from unnest(p_changes) c, unnest(c.slots) s)) r on r.key = k
+    from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k
+    join picture_queue._rules(array(
+      select distinct k from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k)) r on r.key = k
     where r.rate is not null;
   end if;
   if v_blocked_on <> '{}' then
@@ -2506,6 +2468,156 @@ end
 $$;
 
 
+-- 258_function__start.sql
+
+-- Starts jobs under a lease, and answers them as their worker gets them: what is null or nought is left out
+-- where most jobs have nothing else. Beside _move the one writer of status, and in one statement: of a claim
+-- by an idle worker each statement counts, and of what _move provides for a start needs little.
+--
+-- p_ids: the jobs, locked by the caller; p_slots: the limit keys they run under, by id. Without p_slots they
+-- are those of a repeated claim, which run already. Without both, up to p_max_jobs of what can be claimed first,
+-- as _candidates has it for one line. p_drawn: the order of p_ids is that of the answer.
+create function picture_queue._start(
+  p_worker text, p_lease_id uuid, p_lease_seconds real, p_legacy boolean, p_queues text[], p_job_types text[],
+  p_max_jobs integer, p_heads jsonb, p_ids uuid[], p_slots jsonb, p_drawn boolean)
+returns jsonb
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
+  v_made record;
+begin
+  with chosen as materialized (
+    select p.id
+    from unnest(p_queues) as w (name)
+    cross join lateral (
+      select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
+        coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
+        coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
+    ) h
+    cross join lateral (
+      select j.id, j.rank, j.turn, j.seq
+      from public.job_queue j
+      where j.queue = w.name and j.status = 'pending' and j.hold is null
+        and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
+        and (p_job_types is null or j.job_type = any (p_job_types))
+        and (j.expires_at is null or j.expires_at > v_now)
+      order by j.rank, j.turn, j.seq limit p_max_jobs
+      for update skip locked
+    ) p
+    order by p.rank, p.turn, p.seq limit p_max_jobs
+  ),
+  started as (
+    update public.job_queue j set
+      status = 'processing',
+      attempt = j.attempt + 1,
+      lease_id = p_lease_id,
+      (lease_seconds, lease_expires_at) = (
+        select l.seconds, v_now + make_interval(secs => l.seconds)
+        from (
+          select case when p_legacy then p_lease_seconds else coalesce(
+            (select t.lease_seconds from picture_queue.job_type t where t.name = j.job_type),
+            (select q.lease_seconds from picture_queue.queue q where q.name = j.queue), p_lease_seconds) end as seconds
+          offset 0
+        ) l),
+      lease_is_legacy = p_legacy,
+      slots = case when p_slots is not null then
+        (select array_agg(k) from jsonb_array_elements_text(p_slots -> j.id::text) k) end,
+      blocked_on = null,
+      -- Uniqueness that does not cover running jobs ends when the job starts.
+      unique_states = case when not 'processing' = any (j.unique_states) then '{}' else j.unique_states end,
+      worker = p_worker,
+      started_at = v_now,
+      version = j.version + 1,
+      updated_at = v_now
+    where j.id = any (coalesce(p_ids, array(select c.id from chosen c)))
+      and j.lease_id is distinct from p_lease_id
+    returning j.*
+  ),
+  counted as (
+    insert into picture_queue.depth_change (queue, status, hold, n, at)
+    select s.queue, e.status, null, e.sign * count(*), v_now
+    from started s
+    cross join (values ('pending', -1), ('processing', 1)) as e (status, sign)
+    group by s.queue, e.status, e.sign
+  ),
+  held as (
+    select * from started
+    union all
+    select * from public.job_queue j
+    where p_ids is not null and p_slots is null
+      and j.id = any (p_ids) and j.status = 'processing' and j.hold is null and j.lease_id = p_lease_id
+  )
+  select array(select s.id from started s) as ids,
+    exists (select from started s where s.generation_id is not null or s.version > 50) as are_special,
+    to_jsonb(array(
+      select
+        case when num_nonnulls(j.user_id, j.generation_id, j.batch_id, j.tags, j.event, j.message,
+            j.cancel_requested_at, j.scheduled_for) = 0 and j.priority = 0 and j.progress = 0 and j.metadata = '{}'
+          then b.base
+          else b.base || jsonb_build_object(
+            'priority', j.priority, 'progress', j.progress, 'user_id', j.user_id, 'generation_id', j.generation_id, 'batch_id', j.batch_id,
+            'tags', coalesce(to_jsonb(j.tags), '[]'), 'metadata', j.metadata, 'event', j.event, 'message', j.message,
+            'cancel_requested_at', j.cancel_requested_at, 'scheduled_for', j.scheduled_for) end
+      from held j
+      left join picture_queue.job_type t on t.name = j.job_type
+      left join picture_queue.queue q on q.name = j.queue
+      cross join lateral (
+        select jsonb_build_object(
+          'id', j.id, 'queue', j.queue, 'job_type', j.job_type, 'payload', j.payload, 'attempt', j.attempt,
+          'max_attempts', j.max_attempts, 'created_at', j.created_at, 'version', j.version, 'lease_id', j.lease_id,
+          'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
+            j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
+        ) as base
+        offset 0) b
+      order by case when p_drawn then array_position(p_ids, j.id) end, j.rank, j.turn, j.seq)) as jobs
+  into v_made;
+
+  if v_made.ids = '{}' then
+    return v_made.jobs;
+  end if;
+  if v_made.are_special then
+    perform picture_queue._bound_history(v_made.ids), picture_queue._mirror_generations(v_made.ids);
+  end if;
+  if exists (select from picture_queue.queue q where q.name = any (p_queues) and q.events <> 'none') then
+    perform picture_queue._emit(v_made.ids);
+  end if;
+  perform picture_queue._remember_heads(p_worker, v_read, p_max_jobs, p_heads, v_made.ids);
+  return v_made.jobs;
+end
+$$;
+
+-- Where many entries of the index had to be passed over (jobs claimed while an old snapshot keeps them from
+-- being cleaned up, or of types the worker cannot run) the heads of the lines are remembered, and for a
+-- moment the next claims of this worker begin there. What comes before the head meanwhile, a retry or a
+-- higher priority, is seen when the moment is over: at most 5 seconds, 1.5 for a million.
+-- p_read: entries read before the claim; p_ids: what it found.
+create function picture_queue._remember_heads(
+  p_worker text, p_read bigint, p_limit integer, p_heads jsonb, p_ids uuid[])
+returns void
+language plpgsql set search_path = '' set seq_page_cost = 100
+as $$
+declare
+  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - p_read;
+begin
+  if v_read <= p_limit + 20000 then
+    return;
+  end if;
+  update picture_queue.worker w set
+    heads = coalesce(w.heads, '{}') || (
+      select jsonb_object_agg(h.queue, jsonb_build_array(h.rank, h.turn, h.seq))
+      from (
+        select distinct on (j.queue) j.queue, j.rank, j.turn, j.seq from public.job_queue j
+        where j.id = any (p_ids) order by j.queue, j.rank, j.turn, j.seq
+      ) h),
+    heads_until = case when p_heads is not null then w.heads_until
+      else picture_queue._now() + make_interval(secs => least(v_read * 0.0000015, 5)) end
+  where w.name = p_worker and p_ids <> '{}';
+end
+$$;
+
+
 -- 260_function__claim.sql
 
 -- Keeps the row of a worker.
@@ -2527,15 +2639,10 @@ $$;
 
 -- The best candidates of these queues, locked, in the order of claims. Without weights the queues are
 -- one line; with weights each queue gets its share: the gaps between its jobs are drawn so that they
--- come at the rate of its weight, which holds for claims of one job as well as of many.
---
--- Where many entries of the index have to be passed over (jobs claimed while an old snapshot keeps them
--- from being cleaned up, or of types the worker cannot run) the heads of the lines are remembered, and
--- for a moment the next claims of this worker begin there. What comes before the head meanwhile, a
--- retry or a higher priority, is seen when the moment is over: at most 5 seconds, 1.5 for a million.
+-- come at the rate of its weight, which holds for claims of one job as well as of many. What was not to
+-- start any more is left to the next sweep.
 create function picture_queue._candidates(
-  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer,
-  p_heads jsonb)
+  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limit integer, p_heads jsonb)
 returns picture_queue.candidate[]
 language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
@@ -2545,10 +2652,7 @@ declare
   v_candidates picture_queue.candidate[];
 begin
   v_candidates := array(
-    select row(
-      d.id, d.queue, d.rank, d.turn, d.seq,
-      case when p_limited then picture_queue._keys(d.queue, d.job_type, d.user_id, d.limit_keys) end,
-      coalesce(d.expires_at <= v_now, false), coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
+    select row(d.id, picture_queue._keys(d.queue, d.job_type, d.user_id, d.limit_keys))::picture_queue.candidate
     from (
       select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
       from unnest(p_queues, p_weights) as w (name, weight)
@@ -2558,33 +2662,19 @@ begin
           coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
       ) h
       cross join lateral (
-        select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.expires_at, j.rank, j.turn, j.seq
+        select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
         from public.job_queue j
         where j.queue = w.name and j.status = 'pending' and j.hold is null
           and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
           and (p_job_types is null or j.job_type = any (p_job_types))
+          and (j.expires_at is null or j.expires_at > v_now)
         order by j.rank, j.turn, j.seq limit p_limit
         for update skip locked
       ) p
-      order by draw, p.rank, p.turn, p.seq limit p_limit
     ) d
-    left join picture_queue.job_type t on t.name = d.job_type
-    left join picture_queue.queue q on q.name = d.queue
-    order by d.draw, d.rank, d.turn, d.seq);
-
-  v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
-  if v_read > p_limit + 20000 then
-    update picture_queue.worker w set
-      heads = coalesce(w.heads, '{}') || (
-        select jsonb_object_agg(h.queue, jsonb_build_array(h.rank, h.turn, h.seq))
-        from (
-          select distinct on (c.queue) c.queue, c.rank, c.turn, c.seq from unnest(v_candidates) c
-          order by c.queue, c.rank, c.turn, c.seq
-        ) h),
-      heads_until = case when p_heads is not null then w.heads_until
-        else v_now + make_interval(secs => least(v_read * 0.0000015, 5)) end
-    where w.name = p_worker and cardinality(v_candidates) > 0;
-  end if;
+    order by d.draw, d.rank, d.turn, d.seq limit p_limit);
+  perform picture_queue._remember_heads(
+    p_worker, v_read, p_limit, p_heads, array(select c.id from unnest(v_candidates) c));
   return v_candidates;
 end
 $$;
@@ -2607,27 +2697,27 @@ $$;
 create function picture_queue._claim(
   p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
   p_request_id uuid, p_legacy boolean)
-returns uuid[]
+returns jsonb
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_ids uuid[];  -- what was claimed
-  v_moved uuid[];
-  v_claim picture_queue.change;
   v_known record;
   v_weights real[];  -- of the queues that are known
   v_candidates picture_queue.candidate[];
   v_keys text[] := array[]::text[];  -- of the candidates, those that something holds for
   v_due text[];
-  v_changes picture_queue.change[];
+  v_admitted record;
+  v_started jsonb;
+  v_jobs jsonb := '[]';
   v_left integer := p_max_jobs;
   v_take integer := p_max_jobs;
+  v_dealt integer;
   v_seen integer := 0;
   v_again boolean := false;
 begin
   -- In one statement, since of a claim by an idle worker each statement counts.
-  select s.lease_seconds,
+  select coalesce(p_lease_seconds, s.lease_seconds) as lease_seconds,
     array(select q.name from picture_queue.queue q
       where (p_queues is null or q.name = any (p_queues)) and coalesce(q.paused_until <= v_now, true)) as names,
     array(select j.id from public.job_queue j
@@ -2639,27 +2729,23 @@ begin
       where w.name = p_worker and w.heads_until > v_now and w.job_types = p_job_types) as heads
   into v_known
   from picture_queue.setting s;
-  if v_known.ids <> '{}' then
-    return v_known.ids;
-  end if;
-
-  if v_known.due then
+  if v_known.due and v_known.ids = '{}' then
     perform picture_queue._promote(100);
   end if;
+  if v_known.ids <> '{}' or not v_known.limited and p_weights is null then
+    return picture_queue._start(
+      p_worker, p_request_id, v_known.lease_seconds, p_legacy, v_known.names, p_job_types, p_max_jobs, v_known.heads,
+      nullif(v_known.ids, '{}'), null, false);
+  end if;
+
   if p_weights is not null then
     v_weights := array(
       select p_weights[array_position(p_queues, u.name)] from unnest(v_known.names) with ordinality as u (name, i)
       order by u.i);
   end if;
-  v_claim.action := 'claim';
-  v_claim.worker := p_worker;
-  v_claim.lease_id := p_request_id;
-  v_claim.lease_seconds := coalesce(p_lease_seconds, v_known.lease_seconds);
-  v_claim.lease_is_legacy := p_legacy;
-
   loop
     v_candidates := picture_queue._candidates(
-      p_worker, v_known.names, v_weights, p_job_types, v_known.limited, v_take, v_known.heads);
+      p_worker, v_known.names, v_weights, p_job_types, v_take, v_known.heads);
     if v_known.limited then
       v_keys := picture_queue._limited_keys(v_candidates);
       if v_due is null then
@@ -2668,37 +2754,31 @@ begin
       end if;
     end if;
     exit when cardinality(v_candidates) = 0;
-    v_changes := case when v_keys = '{}' and cardinality(v_candidates) <= v_left
-      then picture_queue._admit_all(v_candidates, v_claim, '{}')
-      else picture_queue._admit(v_candidates, v_keys, v_left, v_claim) end;
-    v_seen := v_seen + cardinality(v_changes);
-    v_moved := array(select m.id from unnest(picture_queue._transition(v_changes)) m where m.status = 'processing');
-    if p_weights is not null then
-      -- As they were drawn, where queues share by weight: a worker starts them in this order.
-      v_moved := array(
-        select c.job_id from unnest(v_changes) with ordinality as c (job_id, action, run_at, result, error, detail,
-          duration_seconds, worker, lease_id, lease_seconds, lease_is_legacy, key, slots, i)
-        where c.job_id = any (v_moved) order by c.i);
-    end if;
-    v_ids := v_ids || v_moved;
-    v_left := v_left - cardinality(v_moved);
+    v_admitted := picture_queue._admit(v_candidates, v_keys, v_left);
+    v_started := picture_queue._start(
+      p_worker, p_request_id, v_known.lease_seconds, p_legacy, v_known.names, null, 0, null,
+      v_admitted.ids, v_admitted.slots, p_weights is not null);
     if v_keys <> '{}' then
-      perform picture_queue._take_slots(v_changes);
+      perform picture_queue._transition(v_admitted.blocked);
+      perform picture_queue._take_slots(v_admitted.slots, v_admitted.blocked);
     end if;
-    v_again := v_left > 0 and (v_seen >= 5000 or cardinality(v_changes) < cardinality(v_candidates));
+    v_jobs := v_jobs || v_started;
+    v_left := v_left - jsonb_array_length(v_started);
+    v_dealt := cardinality(v_admitted.ids) + coalesce(cardinality(v_admitted.blocked), 0);
+    v_seen := v_seen + v_dealt;
+    v_again := v_left > 0 and (v_seen >= 5000 or v_dealt < cardinality(v_candidates));
     exit when v_left = 0 or v_again or cardinality(v_candidates) < v_take;
     v_take := case when v_known.limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
   end loop;
   if v_again then
     perform picture_queue._wake(v_known.names, 'again');
   end if;
-  return v_ids;
+  return v_jobs;
 end
 $$;
 
 -- claim_jobs for the worker: sweeps once a second at most, and remembers a worker that found less
--- than it asked for, so that the next enqueue wakes it. What is null or nought is left out where most
--- jobs have nothing else.
+-- than it asked for, so that the next enqueue wakes it.
 create function picture_queue._claim_jobs(
   p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid,
   p_weights real[])
@@ -2720,7 +2800,6 @@ declare
   v_worker picture_queue.worker;
   v_sweep boolean;
   v_idle boolean;
-  v_ids uuid[];
   v_jobs jsonb;
 begin
   if v_problem is not null then
@@ -2735,29 +2814,8 @@ begin
     perform picture_queue._sweep(100);
     perform picture_queue._run_schedules(100);
   end if;
-  v_ids := picture_queue._claim(
+  v_jobs := picture_queue._claim(
     p_worker, p_queues, p_weights, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, false);
-  v_jobs := to_jsonb(array(
-    select
-      case when num_nonnulls(j.user_id, j.generation_id, j.batch_id, j.tags, j.event, j.message,
-          j.cancel_requested_at, j.scheduled_for) = 0 and j.priority = 0 and j.progress = 0 and j.metadata = '{}'
-        then b.base
-        else b.base || jsonb_build_object(
-          'priority', j.priority, 'progress', j.progress, 'user_id', j.user_id, 'generation_id', j.generation_id, 'batch_id', j.batch_id,
-          'tags', coalesce(to_jsonb(j.tags), '[]'), 'metadata', j.metadata, 'event', j.event, 'message', j.message,
-          'cancel_requested_at', j.cancel_requested_at, 'scheduled_for', j.scheduled_for) end
-    from public.job_queue j
-    left join picture_queue.job_type t on t.name = j.job_type
-    left join picture_queue.queue q on q.name = j.queue
-    cross join lateral (
-      select jsonb_build_object(
-        'id', j.id, 'queue', j.queue, 'job_type', j.job_type, 'payload', j.payload, 'attempt', j.attempt,
-        'max_attempts', j.max_attempts, 'created_at', j.created_at, 'version', j.version, 'lease_id', j.lease_id,
-        'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
-          j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
-      ) as base) b
-    where j.id = any (v_ids)
-    order by case when p_weights is not null then array_position(v_ids, j.id) end, j.rank, j.turn, j.seq));
   v_idle := jsonb_array_length(v_jobs) < p_max_jobs;
   -- Its row is written when something changed or every 5 seconds, not at each claim.
   if v_sweep or v_worker.name is null or v_worker.idle <> v_idle or v_worker.queues <> p_queues
@@ -2831,8 +2889,7 @@ begin
   then
     -- The common case needs to know nothing of the jobs: the lease decides, as they are written.
     v_changes := array(
-      select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, null, o.lease_id, null, null,
-        null, null)::picture_queue.change
+      select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, o.lease_id, null)::picture_queue.change
       from (select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o) o);
   else
     v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
@@ -2897,8 +2954,8 @@ begin
       w.result,
       case when w.too_large then 'The result is larger than the queue allows.'
         when w.action in ('fail', 'back_off') then coalesce(left(w.error, 2000), 'The job failed without saying why.') end,
-      w.detail, w.duration_seconds, null, null, null, null,
-      case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, null)::picture_queue.change)
+      w.detail, w.duration_seconds, null,
+      case when w.action = 'park' then coalesce(w.event, w.job_id::text) end)::picture_queue.change)
   into v_changes
   from wished w;
   return v_changes;
@@ -3243,7 +3300,7 @@ begin
       select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name and j.parked_on = any (p_events))
     returning s.name, s.payload
   )
-  select array_agg(row(j.id, 'wake', null, t.payload, null, null, null, null, null, null, null, null, null)::picture_queue.change)
+  select array_agg(row(j.id, 'wake', null, t.payload, null, null, null, null, null)::picture_queue.change)
   into v_changes
   from taken t
   join public.job_queue j on j.hold = 'parked' and j.parked_on = t.name and j.parked_on = any (p_events);
@@ -3357,14 +3414,14 @@ create function public.claim_next_job(queue text default null) returns setof pub
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_ids uuid[];
+  v_jobs jsonb;
 begin
   perform picture_queue._know_rules();
   perform picture_queue._sweep(100);
-  v_ids := picture_queue._claim(
+  v_jobs := picture_queue._claim(
     'claim_next_job', case when queue is not null then array[queue] end, null, null, 1,
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s)::real, gen_random_uuid(), true);
-  return query select j.* from public.job_queue j where j.id = any (v_ids);
+  return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
 exception when deadlock_detected then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
 end

@@ -1,4 +1,4 @@
--- One wish for a change of state: what _transition takes, many at a time.
+-- One wish for a change of state, other than a claim: what _transition takes, many at a time.
 create type picture_queue.change as (
   job_id uuid,
   action text,
@@ -7,12 +7,8 @@ create type picture_queue.change as (
   error text,              -- clean, shown to the owner
   detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
-  worker text,             -- of claim
-  lease_id uuid,           -- of claim: the new lease; else the one that has to be in force, or null
-  lease_seconds real,
-  lease_is_legacy boolean,
-  key text,                -- of block: the limit key it waits for; of park: the event it waits for
-  slots text[]             -- of claim: the limit keys it runs under
+  lease_id uuid,           -- the lease that has to be in force, or null
+  key text                 -- of block: the limit key it waits for; of park: the event it waits for
 );
 
 -- A job after a change of state: as little as every caller of _transition needs. To hand on whole rows
@@ -43,13 +39,7 @@ create type picture_queue.outcome as (
 -- A job that could be claimed, with what decides whether it may.
 create type picture_queue.candidate as (
   id uuid,
-  queue text,
-  rank integer,            -- rank, turn, seq: its place in line
-  turn double precision,
-  seq bigint,
-  keys text[],             -- under which it would run, where limits are in use
-  expired boolean,         -- it was not to start any more
-  lease_seconds real       -- by its job type or queue
+  keys text[]              -- under which it would run
 );
 
 -- A job about to be written: an item of an enqueue, with every default filled in.
@@ -97,5 +87,5 @@ create function picture_queue._change(
 returns picture_queue.change
 language sql immutable set search_path = ''
 as $$
-  select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, null, null, null, p_key, null)::picture_queue.change
+  select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, p_key)::picture_queue.change
 $$;

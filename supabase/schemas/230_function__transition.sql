@@ -1,4 +1,4 @@
--- Every change of state of every job is made here, many at a time, along the edges of
+-- Every change of state of every job but a claim (_start) is made here, many at a time, along the edges of
 -- picture_queue.edge. A change whose edge does not exist is left out of what is returned, so the
 -- caller sees what happened; so is one that names a lease which is not in force. The caller holds the
 -- locks of the rows, taken in the order of their ids, unless every change names its lease. What
@@ -40,21 +40,13 @@ begin
           then j.scheduled_for
         when e.to_hold in ('scheduled', 'parked') then e.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
-      lease_id = case when e.claims then e.lease_id when e.action = 'expire' then null else j.lease_id end,
-      lease_expires_at = case when e.claims then v_now + make_interval(secs => e.lease_seconds) end,
-      lease_seconds = case when e.claims then e.lease_seconds else j.lease_seconds end,
-      lease_is_legacy = case when e.claims then coalesce(e.lease_is_legacy, false) else j.lease_is_legacy end,
-      slots = case when e.claims then e.slots else j.slots end,
-      blocked_on = case when e.claims then null when e.action = 'block' then e.key else j.blocked_on end,
+      lease_id = case when e.action = 'expire' then null else j.lease_id end,
+      lease_expires_at = null,
+      blocked_on = case when e.action = 'block' then e.key else j.blocked_on end,
       parked_on = case when e.parks then e.key else j.parked_on end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
       expires_at = case when e.parks or e.retries then null else j.expires_at end,
       event = case when e.wakes then e.result when e.parks then null else j.event end,
-      -- Uniqueness that does not cover running jobs ends when the job starts.
-      unique_states = case when e.claims and not 'processing' = any (j.unique_states) then '{}'
-        else j.unique_states end,
-      worker = case when e.claims then e.worker else j.worker end,
-      started_at = case when e.claims then v_now else j.started_at end,
       finished_at = case when e.to_status in ('completed', 'failed', 'cancelled') then v_now end,
       cancel_requested_at = case when e.retries then null else j.cancel_requested_at end,
       progress = case when e.completes then 100 when e.starts_over then 0 else j.progress end,
@@ -67,7 +59,7 @@ begin
     from (
       -- Worked out once for a change, not for each column that depends on it.
       select c.*, e.from_status, e.from_hold, e.to_status, e.to_hold, e.attempt_delta,
-        c.action = 'claim' as claims, c.action = 'complete' as completes, c.action = 'retry' as retries,
+        c.action = 'complete' as completes, c.action = 'retry' as retries,
         c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
         c.action in ('fail', 'back_off', 'expire', 'abandon') as errs
@@ -77,7 +69,7 @@ begin
     ) e
     where j.id = any (v_ids) and j.id = e.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.
-      and (e.claims or e.lease_id is null or j.lease_id = e.lease_id and j.lease_expires_at is not null)
+      and (e.lease_id is null or j.lease_id = e.lease_id and j.lease_expires_at is not null)
     returning j.id, e.action, e.from_status, e.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id, j.generation_id,
       j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.error, e.detail, e.duration_seconds
   ),
@@ -90,7 +82,7 @@ begin
         then coalesce(m.duration_seconds, extract(epoch from v_now - m.started_at)) end,
       case when m.action in ('fail', 'back_off', 'expire', 'abandon') then m.error end, left(m.detail, 8192)
     from moved m
-    where m.action not in ('claim', 'complete')
+    where m.action <> 'complete'
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
@@ -107,7 +99,7 @@ begin
     bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))) as announced,
     bool_or(m.version > 50) as long_lived,
     bool_or(m.generation_id is not null) as has_generation,
-    bool_or(m.slots is not null and m.action <> 'claim' and m.from_status = 'processing') as frees_slots,
+    bool_or(m.slots is not null and m.from_status = 'processing') as frees_slots,
     bool_or(m.blocked_on is not null and m.status <> 'pending') as leaves_key,
     bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn,
     jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))

@@ -1,45 +1,25 @@
 -- Which candidates of a claim may start, and under which keys.
 
--- The changes that claim all of these candidates, under those of their keys that are limited; the
--- expired are given up.
-create function picture_queue._admit_all(
-  p_candidates picture_queue.candidate[], p_claim picture_queue.change, p_limited text[])
-returns picture_queue.change[]
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return array(
-    select case
-      when c.expired then picture_queue._change(c.id, 'abandon', 'It was not started before it expired.')
-      else row(c.id, 'claim', null, null, null, null, null, p_claim.worker, p_claim.lease_id,
-        case when p_claim.lease_is_legacy then p_claim.lease_seconds
-          else coalesce(c.lease_seconds, p_claim.lease_seconds) end,
-        p_claim.lease_is_legacy, null,
-        case when p_limited <> '{}' then
-          nullif(array(select distinct k from unnest(c.keys) k where k = any (p_limited)), '{}') end
-      )::picture_queue.change end
-    from unnest(p_candidates) c);
-end
-$$;
-
--- What a claim makes of its candidates, in their order: up to p_max_jobs are claimed, those over a
--- limit blocked, the expired abandoned, and those whose keys another claim has locked left alone.
--- p_limited: those of their keys that something holds for.
+-- What a claim makes of its candidates, in their order: up to p_max_jobs may start (ids; slots: the limited
+-- keys they run under, by id), those over a limit are blocked, and those whose keys another claim has locked
+-- left alone. p_limited: those of their keys that something holds for.
 create function picture_queue._admit(
-  p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer, p_claim picture_queue.change)
-returns picture_queue.change[]
+  p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer,
+  out ids uuid[], out slots jsonb, out blocked picture_queue.change[])
 language plpgsql set search_path = ''
 as $$
 declare
   v_room jsonb;  -- of each limited key that we locked; null: any number
   v_busy text[];
   v_candidate picture_queue.candidate;
-  v_change picture_queue.change;
-  v_changes picture_queue.change[] := array[]::picture_queue.change[];
   v_keys text[];  -- what is limited, then: of one candidate
   v_full text;
-  v_left integer := p_max_jobs;
 begin
+  ids := array(select c.id from unnest(p_candidates) c limit p_max_jobs);
+  slots := '{}';
+  if p_limited = '{}' then
+    return;
+  end if;
   v_keys := picture_queue._lock_keys(p_limited);
   v_busy := array(select k from unnest(p_limited) k where k <> all (v_keys));
   select coalesce(jsonb_object_agg(r.key, r.room), '{}') into v_room from picture_queue._rooms(v_keys) r;
@@ -49,52 +29,52 @@ begin
     where k = any (v_keys)
     group by k having count(*) > (v_room ->> k)::integer)
   then
-    return picture_queue._admit_all(p_candidates, p_claim, v_keys);
+    slots := (
+      select coalesce(jsonb_object_agg(s.id, s.keys), '{}')
+      from (
+        select c.id, array(select distinct k from unnest(c.keys) k where k = any (v_keys)) as keys
+        from unnest(p_candidates) c
+      ) s
+      where s.keys <> '{}');
+    return;
   end if;
 
+  ids := '{}';
   foreach v_candidate in array p_candidates loop
-    exit when v_left = 0;
-    if v_candidate.expired then
-      v_changes := v_changes || picture_queue._change(v_candidate.id, 'abandon', 'It was not started before it expired.');
-      continue;
-    end if;
+    exit when cardinality(ids) = p_max_jobs;
     continue when v_candidate.keys && v_busy;
     v_keys := array(select distinct k from unnest(v_candidate.keys) k where v_room ? k);
     v_full := (select min(k) from unnest(v_keys) k where (v_room ->> k)::integer <= 0);
     if v_full is not null then
-      v_changes := v_changes || picture_queue._change(v_candidate.id, 'block', null, null, v_full);
+      blocked := blocked || picture_queue._change(v_candidate.id, 'block', null, null, v_full);
     else
-      v_change := p_claim;
-      v_change.job_id := v_candidate.id;
-      v_change.lease_seconds := case when p_claim.lease_is_legacy then p_claim.lease_seconds
-        else coalesce(v_candidate.lease_seconds, p_claim.lease_seconds) end;
-      v_change.slots := nullif(v_keys, '{}');
-      v_changes := v_changes || v_change;
-      v_left := v_left - 1;
-      v_room := v_room || coalesce(
-        (select jsonb_object_agg(k, (v_room ->> k)::integer - 1) from unnest(v_keys) k), '{}');
+      ids := ids || v_candidate.id;
+      if v_keys <> '{}' then
+        slots := slots || jsonb_build_object(v_candidate.id, v_keys);
+        v_room := v_room || (select jsonb_object_agg(k, (v_room ->> k)::integer - 1) from unnest(v_keys) k);
+      end if;
     end if;
   end loop;
-  return v_changes;
 end
 $$;
 
--- Takes the slots of claimed jobs, counts their starts, and notes which keys jobs wait for now.
-create function picture_queue._take_slots(p_changes picture_queue.change[]) returns void
+-- Takes the slots of started jobs, counts their starts, and notes which keys jobs wait for now.
+create function picture_queue._take_slots(p_slots jsonb, p_blocked picture_queue.change[]) returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_blocked_on text[] := array(select distinct c.key from unnest(p_changes) c where c.action = 'block');
+  v_blocked_on text[] := array(select distinct c.key from unnest(p_blocked) c);
 begin
   insert into picture_queue.slot (key, job_id)
-  select k, c.job_id from unnest(p_changes) c, unnest(c.slots) k
+  select k, s.id::uuid from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k
   on conflict do nothing;
   if exists (select from picture_queue.limit_rule r where r.rate is not null) then
     insert into picture_queue.start (key, at)
     select r.key, v_now
-    from unnest(p_changes) c, unnest(c.slots) k
-    join picture_queue._rules(array(select distinct s from unnest(p_changes) c, unnest(c.slots) s)) r on r.key = k
+    from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k
+    join picture_queue._rules(array(
+      select distinct k from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k)) r on r.key = k
     where r.rate is not null;
   end if;
   if v_blocked_on <> '{}' then

@@ -17,15 +17,10 @@ $$;
 
 -- The best candidates of these queues, locked, in the order of claims. Without weights the queues are
 -- one line; with weights each queue gets its share: the gaps between its jobs are drawn so that they
--- come at the rate of its weight, which holds for claims of one job as well as of many.
---
--- Where many entries of the index have to be passed over (jobs claimed while an old snapshot keeps them
--- from being cleaned up, or of types the worker cannot run) the heads of the lines are remembered, and
--- for a moment the next claims of this worker begin there. What comes before the head meanwhile, a
--- retry or a higher priority, is seen when the moment is over: at most 5 seconds, 1.5 for a million.
+-- come at the rate of its weight, which holds for claims of one job as well as of many. What was not to
+-- start any more is left to the next sweep.
 create function picture_queue._candidates(
-  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limited boolean, p_limit integer,
-  p_heads jsonb)
+  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limit integer, p_heads jsonb)
 returns picture_queue.candidate[]
 language plpgsql set search_path = '' set seq_page_cost = 100
 as $$
@@ -35,10 +30,7 @@ declare
   v_candidates picture_queue.candidate[];
 begin
   v_candidates := array(
-    select row(
-      d.id, d.queue, d.rank, d.turn, d.seq,
-      case when p_limited then picture_queue._keys(d.queue, d.job_type, d.user_id, d.limit_keys) end,
-      coalesce(d.expires_at <= v_now, false), coalesce(t.lease_seconds, q.lease_seconds))::picture_queue.candidate
+    select row(d.id, picture_queue._keys(d.queue, d.job_type, d.user_id, d.limit_keys))::picture_queue.candidate
     from (
       select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
       from unnest(p_queues, p_weights) as w (name, weight)
@@ -48,33 +40,19 @@ begin
           coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
       ) h
       cross join lateral (
-        select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.expires_at, j.rank, j.turn, j.seq
+        select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
         from public.job_queue j
         where j.queue = w.name and j.status = 'pending' and j.hold is null
           and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
           and (p_job_types is null or j.job_type = any (p_job_types))
+          and (j.expires_at is null or j.expires_at > v_now)
         order by j.rank, j.turn, j.seq limit p_limit
         for update skip locked
       ) p
-      order by draw, p.rank, p.turn, p.seq limit p_limit
     ) d
-    left join picture_queue.job_type t on t.name = d.job_type
-    left join picture_queue.queue q on q.name = d.queue
-    order by d.draw, d.rank, d.turn, d.seq);
-
-  v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
-  if v_read > p_limit + 20000 then
-    update picture_queue.worker w set
-      heads = coalesce(w.heads, '{}') || (
-        select jsonb_object_agg(h.queue, jsonb_build_array(h.rank, h.turn, h.seq))
-        from (
-          select distinct on (c.queue) c.queue, c.rank, c.turn, c.seq from unnest(v_candidates) c
-          order by c.queue, c.rank, c.turn, c.seq
-        ) h),
-      heads_until = case when p_heads is not null then w.heads_until
-        else v_now + make_interval(secs => least(v_read * 0.0000015, 5)) end
-    where w.name = p_worker and cardinality(v_candidates) > 0;
-  end if;
+    order by d.draw, d.rank, d.turn, d.seq limit p_limit);
+  perform picture_queue._remember_heads(
+    p_worker, v_read, p_limit, p_heads, array(select c.id from unnest(v_candidates) c));
   return v_candidates;
 end
 $$;
@@ -97,27 +75,27 @@ $$;
 create function picture_queue._claim(
   p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
   p_request_id uuid, p_legacy boolean)
-returns uuid[]
+returns jsonb
 language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_ids uuid[];  -- what was claimed
-  v_moved uuid[];
-  v_claim picture_queue.change;
   v_known record;
   v_weights real[];  -- of the queues that are known
   v_candidates picture_queue.candidate[];
   v_keys text[] := array[]::text[];  -- of the candidates, those that something holds for
   v_due text[];
-  v_changes picture_queue.change[];
+  v_admitted record;
+  v_started jsonb;
+  v_jobs jsonb := '[]';
   v_left integer := p_max_jobs;
   v_take integer := p_max_jobs;
+  v_dealt integer;
   v_seen integer := 0;
   v_again boolean := false;
 begin
   -- In one statement, since of a claim by an idle worker each statement counts.
-  select s.lease_seconds,
+  select coalesce(p_lease_seconds, s.lease_seconds) as lease_seconds,
     array(select q.name from picture_queue.queue q
       where (p_queues is null or q.name = any (p_queues)) and coalesce(q.paused_until <= v_now, true)) as names,
     array(select j.id from public.job_queue j
@@ -129,27 +107,23 @@ begin
       where w.name = p_worker and w.heads_until > v_now and w.job_types = p_job_types) as heads
   into v_known
   from picture_queue.setting s;
-  if v_known.ids <> '{}' then
-    return v_known.ids;
-  end if;
-
-  if v_known.due then
+  if v_known.due and v_known.ids = '{}' then
     perform picture_queue._promote(100);
   end if;
+  if v_known.ids <> '{}' or not v_known.limited and p_weights is null then
+    return picture_queue._start(
+      p_worker, p_request_id, v_known.lease_seconds, p_legacy, v_known.names, p_job_types, p_max_jobs, v_known.heads,
+      nullif(v_known.ids, '{}'), null, false);
+  end if;
+
   if p_weights is not null then
     v_weights := array(
       select p_weights[array_position(p_queues, u.name)] from unnest(v_known.names) with ordinality as u (name, i)
       order by u.i);
   end if;
-  v_claim.action := 'claim';
-  v_claim.worker := p_worker;
-  v_claim.lease_id := p_request_id;
-  v_claim.lease_seconds := coalesce(p_lease_seconds, v_known.lease_seconds);
-  v_claim.lease_is_legacy := p_legacy;
-
   loop
     v_candidates := picture_queue._candidates(
-      p_worker, v_known.names, v_weights, p_job_types, v_known.limited, v_take, v_known.heads);
+      p_worker, v_known.names, v_weights, p_job_types, v_take, v_known.heads);
     if v_known.limited then
       v_keys := picture_queue._limited_keys(v_candidates);
       if v_due is null then
@@ -158,37 +132,31 @@ begin
       end if;
     end if;
     exit when cardinality(v_candidates) = 0;
-    v_changes := case when v_keys = '{}' and cardinality(v_candidates) <= v_left
-      then picture_queue._admit_all(v_candidates, v_claim, '{}')
-      else picture_queue._admit(v_candidates, v_keys, v_left, v_claim) end;
-    v_seen := v_seen + cardinality(v_changes);
-    v_moved := array(select m.id from unnest(picture_queue._transition(v_changes)) m where m.status = 'processing');
-    if p_weights is not null then
-      -- As they were drawn, where queues share by weight: a worker starts them in this order.
-      v_moved := array(
-        select c.job_id from unnest(v_changes) with ordinality as c (job_id, action, run_at, result, error, detail,
-          duration_seconds, worker, lease_id, lease_seconds, lease_is_legacy, key, slots, i)
-        where c.job_id = any (v_moved) order by c.i);
-    end if;
-    v_ids := v_ids || v_moved;
-    v_left := v_left - cardinality(v_moved);
+    v_admitted := picture_queue._admit(v_candidates, v_keys, v_left);
+    v_started := picture_queue._start(
+      p_worker, p_request_id, v_known.lease_seconds, p_legacy, v_known.names, null, 0, null,
+      v_admitted.ids, v_admitted.slots, p_weights is not null);
     if v_keys <> '{}' then
-      perform picture_queue._take_slots(v_changes);
+      perform picture_queue._transition(v_admitted.blocked);
+      perform picture_queue._take_slots(v_admitted.slots, v_admitted.blocked);
     end if;
-    v_again := v_left > 0 and (v_seen >= 5000 or cardinality(v_changes) < cardinality(v_candidates));
+    v_jobs := v_jobs || v_started;
+    v_left := v_left - jsonb_array_length(v_started);
+    v_dealt := cardinality(v_admitted.ids) + coalesce(cardinality(v_admitted.blocked), 0);
+    v_seen := v_seen + v_dealt;
+    v_again := v_left > 0 and (v_seen >= 5000 or v_dealt < cardinality(v_candidates));
     exit when v_left = 0 or v_again or cardinality(v_candidates) < v_take;
     v_take := case when v_known.limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
   end loop;
   if v_again then
     perform picture_queue._wake(v_known.names, 'again');
   end if;
-  return v_ids;
+  return v_jobs;
 end
 $$;
 
 -- claim_jobs for the worker: sweeps once a second at most, and remembers a worker that found less
--- than it asked for, so that the next enqueue wakes it. What is null or nought is left out where most
--- jobs have nothing else.
+-- than it asked for, so that the next enqueue wakes it.
 create function picture_queue._claim_jobs(
   p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid,
   p_weights real[])
@@ -210,7 +178,6 @@ declare
   v_worker picture_queue.worker;
   v_sweep boolean;
   v_idle boolean;
-  v_ids uuid[];
   v_jobs jsonb;
 begin
   if v_problem is not null then
@@ -225,29 +192,8 @@ begin
     perform picture_queue._sweep(100);
     perform picture_queue._run_schedules(100);
   end if;
-  v_ids := picture_queue._claim(
+  v_jobs := picture_queue._claim(
     p_worker, p_queues, p_weights, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, false);
-  v_jobs := to_jsonb(array(
-    select
-      case when num_nonnulls(j.user_id, j.generation_id, j.batch_id, j.tags, j.event, j.message,
-          j.cancel_requested_at, j.scheduled_for) = 0 and j.priority = 0 and j.progress = 0 and j.metadata = '{}'
-        then b.base
-        else b.base || jsonb_build_object(
-          'priority', j.priority, 'progress', j.progress, 'user_id', j.user_id, 'generation_id', j.generation_id, 'batch_id', j.batch_id,
-          'tags', coalesce(to_jsonb(j.tags), '[]'), 'metadata', j.metadata, 'event', j.event, 'message', j.message,
-          'cancel_requested_at', j.cancel_requested_at, 'scheduled_for', j.scheduled_for) end
-    from public.job_queue j
-    left join picture_queue.job_type t on t.name = j.job_type
-    left join picture_queue.queue q on q.name = j.queue
-    cross join lateral (
-      select jsonb_build_object(
-        'id', j.id, 'queue', j.queue, 'job_type', j.job_type, 'payload', j.payload, 'attempt', j.attempt,
-        'max_attempts', j.max_attempts, 'created_at', j.created_at, 'version', j.version, 'lease_id', j.lease_id,
-        'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
-          j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
-      ) as base) b
-    where j.id = any (v_ids)
-    order by case when p_weights is not null then array_position(v_ids, j.id) end, j.rank, j.turn, j.seq));
   v_idle := jsonb_array_length(v_jobs) < p_max_jobs;
   -- Its row is written when something changed or every 5 seconds, not at each claim.
   if v_sweep or v_worker.name is null or v_worker.idle <> v_idle or v_worker.queues <> p_queues

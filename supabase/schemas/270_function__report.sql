@@ -57,8 +57,7 @@ begin
   then
     -- The common case needs to know nothing of the jobs: the lease decides, as they are written.
     v_changes := array(
-      select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, null, o.lease_id, null, null,
-        null, null)::picture_queue.change
+      select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, o.lease_id, null)::picture_queue.change
       from (select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o) o);
   else
     v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
@@ -123,8 +122,8 @@ begin
       w.result,
       case when w.too_large then 'The result is larger than the queue allows.'
         when w.action in ('fail', 'back_off') then coalesce(left(w.error, 2000), 'The job failed without saying why.') end,
-      w.detail, w.duration_seconds, null, null, null, null,
-      case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, null)::picture_queue.change)
+      w.detail, w.duration_seconds, null,
+      case when w.action = 'park' then coalesce(w.event, w.job_id::text) end)::picture_queue.change)
   into v_changes
   from wished w;
   return v_changes;

@@ -4,14 +4,14 @@ create function public.claim_next_job(queue text default null) returns setof pub
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_ids uuid[];
+  v_jobs jsonb;
 begin
   perform picture_queue._know_rules();
   perform picture_queue._sweep(100);
-  v_ids := picture_queue._claim(
+  v_jobs := picture_queue._claim(
     'claim_next_job', case when queue is not null then array[queue] end, null, null, 1,
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s)::real, gen_random_uuid(), true);
-  return query select j.* from public.job_queue j where j.id = any (v_ids);
+  return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
 exception when deadlock_detected then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
 end

@@ -185,26 +185,58 @@ async def test_counts_do_not_look_at_all_jobs(many):
     reads_only(found, due=10)
 
 
-async def test_the_plan_of_a_pick(many):
+@pytest.mark.parametrize(
+    ("function", "first", "last", "parameters"),
+    [
+        (
+            "_candidates",
+            "select row(",
+            ");\n  perform",
+            {
+                "p_queues": "text[]",
+                "p_weights": "real[]",
+                "p_job_types": "text[]",
+                "p_limit": "integer",
+                "p_heads": "jsonb",
+            },
+        ),
+        (
+            "_start",
+            "with chosen as",
+            "\n  into v_made;",
+            {
+                "p_queues": "text[]",
+                "p_job_types": "text[]",
+                "p_max_jobs": "integer",
+                "p_heads": "jsonb",
+                "p_ids": "uuid[]",
+                "p_slots": "jsonb",
+                "p_worker": "text",
+                "p_lease_id": "uuid",
+                "p_lease_seconds": "real",
+                "p_legacy": "boolean",
+                "p_drawn": "boolean",
+            },
+        ),
+    ],
+)
+async def test_the_plan_of_a_pick(many, function, first, last, parameters):
     """In the order of its index, so that it can stop: what is sorted is what was picked."""
-    text = await source(many, "picture_queue._candidates")
-    text = text[text.index("select row(") : text.index(");\n\n  v_read := pg_catalog")]
-    text = text.replace("v_now", "now()")
-    parameters = ("p_queues", "p_weights", "p_job_types", "p_limited", "p_limit", "p_heads")
+    text = await source(many, f"picture_queue.{function}")
+    text = text[text.index(first) :]
+    text = text[: text.index(last)].replace("v_now", "now()")
     for i, name in enumerate(parameters, 1):
         text = re.sub(rf"\b{name}\b", f"${i}", text)
-    types = "(text[], real[], text[], boolean, integer, jsonb)"
     name = f"p{uuid4().hex[:8]}"
     await many.run("set local plan_cache_mode = force_generic_plan")
-    await many.run(f"prepare {name}{types} as {text}")
-    rows = await many.rows(
-        f"explain (costs off) execute {name}(array['{many.queue}'], null, '{{sql-resize}}', true, "
-        "100, null)"
-    )
+    await many.run(f"prepare {name} ({', '.join(parameters.values())}) as {text}")
+    given = {"p_queues": f"array['{many.queue}']", "p_job_types": "'{sql-resize}'"}
+    values = ", ".join(given.get(name, "null") for name in parameters)
+    rows = await many.rows(f"explain (costs off) execute {name}({values})")
     found = "\n".join(row["QUERY PLAN"] for row in rows)
     assert "Index Scan using job_queue_claimable on job_queue j" in found, found
     assert "Seq Scan on job_queue" not in found, found
-    assert "Bitmap" not in found, found
+    assert "Bitmap Index Scan on job_queue_claimable" not in found, found
     inner = found[found.index("LockRows") :]
     assert "Sort" not in inner.split("job_queue_claimable")[0], found
 

@@ -1,25 +1,26 @@
 begin;
-select plan((select count(*)::integer from picture_queue.edge));
+select plan((select 1 + count(*)::integer from picture_queue.edge));
+
+select lives_ok($$ select set_queue('claimed') $$);
 
 -- Walks each edge from a row put into its state by hand.
 create function walk(e picture_queue.edge) returns text language plpgsql as $$
 declare
   v_id uuid := gen_random_uuid();
-  v_change picture_queue.change;
   v_job public.job_queue;
 begin
   insert into public.job_queue (id, job_type, queue, status, hold, attempt, max_attempts, scheduled_for, blocked_on, parked_on,
     lease_id, lease_expires_at, lease_seconds, worker, started_at, finished_at)
-  values (v_id, 't', 'default', e.from_status, e.from_hold, 1, 3,
+  values (v_id, 't', case e.action when 'claim' then 'claimed' else 'default' end, e.from_status, e.from_hold, 1, 3,
     case when e.from_hold in ('scheduled', 'parked') or e.action = 'await' then now() end, case when e.from_hold = 'blocked' then 'k' end,
     case when e.from_hold = 'parked' then 'ev' end, gen_random_uuid(),
     case when e.from_status = 'processing' and e.from_hold is null then now() + interval '1 minute' end, 60, 'w', now(),
     case when e.from_status in ('failed', 'cancelled', 'completed') then now() end);
-  v_change := picture_queue._change(v_id, e.action, 'why', now() + interval '1 hour', 'k');
-  v_change.worker := 'w';
-  v_change.lease_id := case when e.action = 'claim' then gen_random_uuid() end;  -- else it would be a fence
-  v_change.lease_seconds := 30;
-  perform picture_queue._transition(array[v_change]);
+  if e.action = 'claim' then
+    perform claim_jobs('w', '{claimed}', '{t}');
+  else
+    perform picture_queue._transition(array[picture_queue._change(v_id, e.action, 'why', now() + interval '1 hour', 'k')]);
+  end if;
   select * into v_job from public.job_queue j where j.id = v_id;
   return concat_ws(',', v_job.status, coalesce(v_job.hold, '-'), v_job.attempt);
 end
