@@ -990,7 +990,7 @@ $$;
 
 -- 230_function__transition.sql
 
--- Every change of state of every job but a claim (_start) is made here, many at a time, along the edges of
+-- Every change of state is made here, but for a claim (_start), many at a time, along the edges of
 -- picture_queue.edge. A change whose edge does not exist is left out of what is returned, so the
 -- caller sees what happened; so is one that names a lease which is not in force. The caller holds the
 -- locks of the rows, taken in the order of their ids, unless every change names its lease. What
@@ -1653,13 +1653,14 @@ begin
     where k = any (v_keys)
     group by k having count(*) > (v_room ->> k)::integer)
   then
-    slots := (
-      select coalesce(jsonb_object_agg(s.id, s.keys), '{}')
-      from (
-        select c.id, array(select distinct k from unnest(c.keys) k where k = any (v_keys)) as keys
-        from unnest(p_candidates) c
-      ) s
-      where s.keys <> '{}');
+    -- A key that a job names twice is one slot all the same.
+    select coalesce(jsonb_object_agg(s.id, s.keys), '{}') into slots
+    from (
+      select c.id, array_agg(k) as keys
+      from unnest(p_candidates) c, unnest(c.keys) k
+      where k = any (v_keys)
+      group by c.id
+    ) s;
     return;
   end if;
 
@@ -1696,9 +1697,9 @@ begin
   if exists (select from picture_queue.limit_rule r where r.rate is not null) then
     insert into picture_queue.start (key, at)
     select r.key, v_now
-    from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k
+    from (select distinct s.id, k from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k) u
     join picture_queue._rules(array(
-      select distinct k from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k)) r on r.key = k
+      select distinct k from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k)) r on r.key = u.k
     where r.rate is not null;
   end if;
   if v_blocked_on <> '{}' then
@@ -2471,8 +2472,8 @@ $$;
 -- 258_function__start.sql
 
 -- Starts jobs under a lease, and answers them as their worker gets them: what is null or nought is left out
--- where most jobs have nothing else. Beside _move the one writer of status, and in one statement: of a claim
--- by an idle worker each statement counts, and of what _move provides for a start needs little.
+-- where most jobs have nothing else. It makes the edge 'claim' as _move makes the others, but picks, starts and
+-- answers in one statement: of a claim by an idle worker each statement counts.
 --
 -- p_ids: the jobs, locked by the caller; p_slots: the limit keys they run under, by id. Without p_slots they
 -- are those of a repeated claim, which run already. Without both, up to p_max_jobs of what can be claimed first,
@@ -2652,7 +2653,9 @@ declare
   v_candidates picture_queue.candidate[];
 begin
   v_candidates := array(
-    select row(d.id, picture_queue._keys(d.queue, d.job_type, d.user_id, d.limit_keys))::picture_queue.candidate
+    -- The keys as _keys has them, which to call for each job takes longer than to pick it.
+    select row(d.id, array['global', 'queue:' || d.queue, 'type:' || d.job_type]
+      || case when d.user_id is not null then array['user:' || d.user_id] end || d.limit_keys)::picture_queue.candidate
     from (
       select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
       from unnest(p_queues, p_weights) as w (name, weight)
@@ -2709,7 +2712,7 @@ declare
   v_due text[];
   v_admitted record;
   v_started jsonb;
-  v_jobs jsonb := '[]';
+  v_jobs jsonb := '[]'::jsonb;
   v_left integer := p_max_jobs;
   v_take integer := p_max_jobs;
   v_dealt integer;

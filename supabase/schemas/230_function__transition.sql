@@ -1,4 +1,4 @@
--- Every change of state of every job but a claim (_start) is made here, many at a time, along the edges of
+-- Every change of state is made here, but for a claim (_start), many at a time, along the edges of
 -- picture_queue.edge. A change whose edge does not exist is left out of what is returned, so the
 -- caller sees what happened; so is one that names a lease which is not in force. The caller holds the
 -- locks of the rows, taken in the order of their ids, unless every change names its lease. What

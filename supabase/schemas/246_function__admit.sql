@@ -29,13 +29,14 @@ begin
     where k = any (v_keys)
     group by k having count(*) > (v_room ->> k)::integer)
   then
-    slots := (
-      select coalesce(jsonb_object_agg(s.id, s.keys), '{}')
-      from (
-        select c.id, array(select distinct k from unnest(c.keys) k where k = any (v_keys)) as keys
-        from unnest(p_candidates) c
-      ) s
-      where s.keys <> '{}');
+    -- A key that a job names twice is one slot all the same.
+    select coalesce(jsonb_object_agg(s.id, s.keys), '{}') into slots
+    from (
+      select c.id, array_agg(k) as keys
+      from unnest(p_candidates) c, unnest(c.keys) k
+      where k = any (v_keys)
+      group by c.id
+    ) s;
     return;
   end if;
 
@@ -72,9 +73,9 @@ begin
   if exists (select from picture_queue.limit_rule r where r.rate is not null) then
     insert into picture_queue.start (key, at)
     select r.key, v_now
-    from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k
+    from (select distinct s.id, k from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k) u
     join picture_queue._rules(array(
-      select distinct k from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k)) r on r.key = k
+      select distinct k from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k)) r on r.key = u.k
     where r.rate is not null;
   end if;
   if v_blocked_on <> '{}' then
