@@ -176,7 +176,14 @@ async def test_a_sweep_that_meets_a_deadlock_leaves_its_jobs_to_the_next(crowd):
     await crowd.other.report([job], "completed")
 
 
-async def test_a_claim_that_meets_a_deadlock_says_busy_and_is_repeated(crowd):
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "select claim_jobs('held', array[$1], '{crowd-job}')",
+        "select id from claim_next_job($1)",
+    ],
+)
+async def test_a_claim_that_meets_a_deadlock_says_busy_and_is_repeated(crowd, claim):
     """It has a job in hand and wants its key; somebody has the key and wants the job."""
     key = crowd.key(1)
     await crowd.one.value("select set_limit($1, max_running => 1)", key)
@@ -184,10 +191,7 @@ async def test_a_claim_that_meets_a_deadlock_says_busy_and_is_repeated(crowd):
     holder = crowd.one.connection.transaction()
     await holder.start()
     await crowd.one.value("select picture_queue._lock_keys(array[$1])", key)
-    claim = "select claim_jobs($1, array[$2], '{crowd-job}')"
-    claiming = asyncio.create_task(
-        crowd.other.connection.fetchval(claim, crowd.other.name, crowd.queue)
-    )
+    claiming = asyncio.create_task(crowd.other.connection.fetchval(claim, crowd.queue))
     await is_waiting(crowd.members[2], crowd.other)
     await crowd.one.value(
         "select id from job_queue where id = $1::text::uuid for update", made["job_id"]
@@ -198,6 +202,21 @@ async def test_a_claim_that_meets_a_deadlock_says_busy_and_is_repeated(crowd):
     await holder.rollback()
     (job,) = await crowd.other.claim()
     await crowd.other.report([job], "completed")
+
+
+async def test_a_maintenance_that_meets_a_deadlock_says_busy_and_is_repeated(crowd):
+    """It is the only one and wants to note the time; somebody has the note and wants to be that."""
+    holder = crowd.one.connection.transaction()
+    await holder.start()
+    await crowd.one.value("select maintained_at from picture_queue.setting for update")
+    maintaining = asyncio.create_task(crowd.other.connection.fetchval("select maintain_jobs(true)"))
+    await is_waiting(crowd.members[2], crowd.other)
+    await crowd.one.value("select pg_advisory_xact_lock(1903326071, 0)")
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await maintaining
+    assert (refused.value.sqlstate, refused.value.args[0][:7]) == ("PT503", "PQ_BUSY")
+    await holder.rollback()
+    assert "pruned" in await crowd.other.value("select maintain_jobs(true)")
 
 
 async def test_of_two_who_want_each_other_s_jobs_one_starts_over(crowd):

@@ -1,0 +1,14 @@
+begin;
+select plan(2);
+
+select set_queue('keyed');
+select enqueue_job('a', queue => 'keyed', user_id => gen_random_uuid(), options => '{"limit_keys": ["model:x", "disk"]}');
+select enqueue_job('b', queue => 'keyed');
+
+-- A claim writes them out in place, for speed: they are those of _keys, which set_limit asks.
+select is((c).keys, picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys), j.job_type)
+from unnest(picture_queue._candidates('w', '{keyed}', null, null, 10, null)) c
+join job_queue j on j.id = (c).id order by j.job_type;
+
+select * from finish();
+rollback;
