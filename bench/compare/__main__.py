@@ -96,7 +96,8 @@ async def compare(args: argparse.Namespace) -> int:
                 progress.update(task, description=f"{workload.name} {system.name}")
                 at = Context(server, system, str(said[system.name]["unfinished"]), size)
                 figures = await workload.measure(at)
-                found.setdefault((workload.name, system.name), []).append(figures)
+                turns = figures if isinstance(figures, list) else [figures]
+                found.setdefault((workload.name, system.name), []).extend(turns)
                 progress.advance(task)
                 if not sys.stderr.isatty():
                     elapsed = f"{time.monotonic() - began:4.0f} s"

@@ -158,15 +158,30 @@ class Running:
 
 @asynccontextmanager
 async def bench(
-    server: Server, system: System, unfinished: str, *, tuned: bool = True
+    server: Server,
+    system: System,
+    unfinished: str,
+    *,
+    tuned: bool = True,
+    name: str = "run",
+    like: str = "template",
 ) -> AsyncIterator[Bench]:
-    """A fresh database for one measurement."""
+    """A fresh database for one measurement.
+
+    Args:
+        server: Where it is made.
+        system: Whose it is.
+        unfinished: Statement that counts what is due and unfinished.
+        tuned: Whether workers run with their best settings.
+        name: Which of the system's databases it becomes; it stays until it is made again.
+        like: Which one it is a copy of.
+    """
     if system.over_http:
         database = API_DATABASE
         await server.clear(database)
     else:
-        database = f"run_{system.name}"
-        await server.copy(f"template_{system.name}", database)
+        database = f"{name}_{system.name}"
+        await server.copy(f"{like}_{system.name}", database)
     dsn = server.dsn(database, "postgres" if system.ours else "supabase_admin")
     connection = await asyncpg.connect(server.dsn(database), command_timeout=120)
     try:

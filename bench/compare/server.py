@@ -64,8 +64,12 @@ class Server:
 
     async def make(self, database: str) -> None:
         """Makes an empty database."""
-        await self._control.execute(f'drop database if exists "{database}" with (force)')
+        await self.drop(database)
         await self._control.execute(f'create database "{database}"')
+
+    async def drop(self, database: str) -> None:
+        """Drops a database, if it is there."""
+        await self._control.execute(f'drop database if exists "{database}" with (force)')
 
     async def make_ours(self, database: str) -> None:
         """Makes a database with what a Supabase project has, and our SQL."""
@@ -85,7 +89,7 @@ class Server:
 
     async def copy(self, template: str, database: str) -> None:
         """Makes a database like another one, and begins with a clean slate of unwritten pages."""
-        await self._control.execute(f'drop database if exists "{database}" with (force)')
+        await self.drop(database)
         await self._control.execute(f'create database "{database}" template "{template}"')
         await self._control.execute("checkpoint")
 

@@ -22,6 +22,7 @@ class Size:
         latencies: Jobs whose pick-up is timed.
         loaded: Jobs at 500 a second.
         finished: Finished rows of the growth workload, and a fifth as many future ones.
+        turns: Turns of the growth workload for ours, on which a target hangs.
         held: Seconds of the held snapshot.
         idle: Seconds an idle worker is watched.
         longest: Seconds after which a slow worker's rate is that of what it did.
@@ -34,13 +35,14 @@ class Size:
     latencies: int = 400
     loaded: int = 2500
     finished: int = 1_000_000
+    turns: int = 3
     held: int = 120
     idle: int = 10
     longest: float = 8.0
     settle: float = 5.0
 
 
-QUICK = Size(300, 10_000, 0, 100, 1000, 200_000, 15, 5, 5.0, 3.0)
+QUICK = Size(300, 10_000, 0, 100, 1000, 200_000, 3, 15, 5, 5.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class Context:
     unfinished: str
     size: Size
 
-    def bench(self, *, tuned: bool = True) -> Any:
-        """A fresh database of the system."""
-        return bench(self.server, self.system, self.unfinished, tuned=tuned)
+    def bench(self, **options: Any) -> Any:
+        """A fresh database of the system, see `compare.measure.bench`."""
+        return bench(self.server, self.system, self.unfinished, **options)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Workload:
         name: As in the report.
         title: What it is, for people.
         units: The figures it gives, and their units.
-        measure: Measures it.
+        measure: Measures it; what is measured in turns is a list.
         rounds: Times it is measured at most; long ones need not be repeated.
         only: The systems it is for; empty: all.
         repeats: Times it is measured in each round; short ones say more that way.
@@ -74,7 +76,7 @@ class Workload:
     name: str
     title: str
     units: dict[str, str]
-    measure: Callable[[Context], Awaitable[Figures]]
+    measure: Callable[[Context], Awaitable[Figures | list[Figures]]]
     rounds: int = 100
     only: tuple[str, ...] = ()
     repeats: int = 1
@@ -135,21 +137,30 @@ async def rate_of(found: Bench, at: Context) -> float:
     return (await drain(found, at.size.bulk, 1, longest=at.size.longest))["rate"]
 
 
-async def grown(at: Context) -> Figures:
+async def grown(at: Context) -> list[Figures]:
+    """Takes turns with an empty table, a grown one, and its copy after ANALYZE."""
     await at.server.autovacuum(False)
     try:
-        async with at.bench() as found:
-            figures = {"empty": await rate_of(found, at)}
+        async with at.bench(name="grown") as found:
             await found.run("bloat", finished=at.size.finished, future=at.size.finished // 5)
-            # A gigabyte was written: the disk is busy with it for a while, whoever asks.
-            await found.connection.execute("checkpoint")
+        async with (
+            at.bench(name="empty") as empty,
+            at.bench(name="before", like="grown") as before,
+            at.bench(name="after", like="grown") as after,
+        ):
+            await after.connection.execute("analyze")
+            # Gigabytes were written: the disk is busy with them for a while, whoever asks.
+            await after.connection.execute("checkpoint")
             os.sync()
             await asyncio.sleep(at.size.settle)
-            for name in ("before", "after"):
-                figures[name] = await rate_of(found, at)
-                await found.connection.execute("analyze")
-            return figures
+            tables = {"empty": empty, "before": before, "after": after}
+            return [
+                {name: await rate_of(table, at) for name, table in tables.items()}
+                for _ in range(at.size.turns if at.system.ours else 1)
+            ]
     finally:
+        for name in ("grown", "empty", "before", "after"):
+            await at.server.drop(f"{name}_{at.system.name}")
         await at.server.autovacuum(True)
 
 
