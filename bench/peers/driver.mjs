@@ -87,6 +87,9 @@ async function work(queue, values) {
   await stop();
   if (values.file !== undefined) writeFileSync(values.file, JSON.stringify(times));
   const usage = process.resourceUsage();
+  // Before anything is counted: that takes memory too, which is not the worker's. Not maxRSS: that
+  // begins with what the program had that started this one (getrusage(2)).
+  const status = readFileSync("/proc/self/status", "utf8");
   const distinct = new Set(numbers);
   say({
     event: "end",
@@ -94,8 +97,7 @@ async function work(queue, values) {
     distinct: distinct.size,
     highest: Math.max(-1, ...distinct),
     twice: numbers.length === distinct.size ? [] : [-1],
-    // Not maxRSS: that begins with what the program had that started this one (getrusage(2)).
-    max_rss_mb: Number(readFileSync("/proc/self/status", "utf8").match(/VmHWM:\s+(\d+)/)[1]) / 1024,
+    max_rss_mb: Number(status.match(/VmHWM:\s+(\d+)/)[1]) / 1024,
     cpu_seconds: (usage.userCPUTime + usage.systemCPUTime) / 1e6,
   });
 }
