@@ -9,7 +9,7 @@ needs an id gets it here, so a repetition meets what the first call wrote.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import JsonValue, TypeAdapter
@@ -39,8 +39,7 @@ T = TypeVar("T")
 CONTRACT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Rpc(Generic[T]):
+class Rpc(NamedTuple, Generic[T]):
     """One call of a SQL function.
 
     Args:
@@ -101,11 +100,15 @@ def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
         return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
     # Under an id made just now nothing can be there but what the first try of this call wrote.
     params = plain({"job_id": new_id(), **item})
-    return Rpc("enqueue_job", params, lambda data: Enqueued(id=data, outcome="created"))
+    return Rpc("enqueue_job", params, _created)
 
 
 #: With nothing but these the outcome of an enqueue is known without being told.
 _PLAIN = frozenset({"job_type", "payload", "queue", "priority", "user_id"})
+
+
+def _created(job_id: Any) -> Enqueued:
+    return Enqueued(id=job_id, outcome="created")
 
 
 def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:

@@ -14,6 +14,7 @@ from psycopg import AsyncConnection, Connection, OperationalError, pq, waiting
 from psycopg.generators import execute
 from psycopg.pq.abc import PGresult
 
+_IDLE = pq.TransactionStatus.IDLE  # here, since to look up a member costs as much as a statement
 _TICK = 0.1  # seconds between two looks at the clock while nothing arrives
 
 
@@ -30,6 +31,8 @@ class AsyncWire:
         self._loop = asyncio.get_running_loop()
         self._socket = self._server.socket
         self._waiter: asyncio.Future[None] | None = None
+        self._deadline = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._socket, self._readable)
 
     async def ask(self, text: bytes, values: Sequence[bytes | None], timeout: float) -> PGresult:
@@ -46,18 +49,21 @@ class AsyncWire:
         """
         server = self._server
         server.send_query_params(text, values)
-        late = self._loop.call_later(timeout, self._late)
+        self._deadline = self._loop.time() + timeout
         try:
             if server.flush():
                 await self._write()
-            while server.is_busy():
-                await self._news()
-                server.consume_input()
-            result = server.get_result()
-            while (further := server.get_result()) is not None:
-                result = further
+            result = None
+            while True:  # what was asked is over when nothing more comes: commits come before that
+                while server.is_busy():
+                    await self._news()
+                    server.consume_input()
+                answer = server.get_result()
+                if answer is None:
+                    break
+                result = answer
         finally:
-            late.cancel()
+            self._waiter = None
         if result is None:
             raise OperationalError("the connection ended before the answer")
         return result
@@ -65,7 +71,7 @@ class AsyncWire:
     @property
     def idle(self) -> bool:
         """Whether it waits for the next statement."""
-        return self._server.transaction_status == pq.TransactionStatus.IDLE
+        return self._server.transaction_status == _IDLE
 
     def close(self) -> None:
         """Ends it, without a farewell that could hang."""
@@ -73,6 +79,8 @@ class AsyncWire:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket = -1
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._server.finish()
 
     async def _write(self) -> None:
@@ -85,12 +93,13 @@ class AsyncWire:
         finally:
             self._loop.remove_writer(self._socket)
 
-    async def _news(self) -> None:
+    def _news(self) -> asyncio.Future[None]:
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        # The alarm outlasts the answer, for those that follow: to set one up and take it down for
+        # each took as long as to make the statement.
+        if self._alarm is None or self._deadline < self._alarm.when():
+            self._set_alarm()
+        return self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -106,8 +115,18 @@ class AsyncWire:
         except OperationalError:
             self.close()
 
-    def _late(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(self._deadline, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() < self._deadline:
+            self._set_alarm()
+        else:
             self._waiter.set_exception(TimeoutError())
 
 
@@ -128,7 +147,7 @@ class Wire:
     @property
     def idle(self) -> bool:
         """Whether it waits for the next statement."""
-        return self._server.transaction_status == pq.TransactionStatus.IDLE
+        return self._server.transaction_status == _IDLE
 
     def close(self) -> None:
         """Ends it."""

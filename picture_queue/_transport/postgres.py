@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from psycopg import AsyncConnection, pq
 from psycopg.conninfo import make_conninfo
 from psycopg.errors import error_from_result
+from psycopg.pq.abc import PGresult
 from pydantic_core import from_json
 
 from picture_queue._rpc import Rpc
@@ -21,6 +22,8 @@ from picture_queue._transport.statements import SIGNATURE, Statement, statement_
 from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
+
+_ROWS = pq.ExecStatus.TUPLES_OK
 
 
 class AsyncPostgres:
@@ -43,38 +46,31 @@ class AsyncPostgres:
         Raises:
             PictureQueueError: What the database answered, by name, or that it did not.
         """
-        return rpc.parse(await self._once(rpc))
+        await self._room.acquire()
+        wire = None
+        try:
+            wire = self._idle.pop() if self._idle else AsyncWire(await connect(self.settings))
+            statement = self._statements.get(rpc.function) or await self._learn(wire, rpc.function)
+            text, values = statement.of(rpc.params)
+            data = _value(await wire.ask(text, values, self.settings.timeout))
+            answer = None if data is None else statement.decode(data)
+        except Exception as error:
+            named = name_database_error(error, self.settings)
+            raise named from (None if named is error else error)
+        finally:
+            if wire is not None:
+                self._give_back(wire)
+            self._room.release()
+        return rpc.parse(answer)
 
-    async def _once(self, rpc: Rpc[Any]) -> Any:
-        async with self._room:
-            wire = None
-            try:
-                wire = self._idle.pop() if self._idle else AsyncWire(await connect(self.settings))
-                return await self._ask(wire, rpc)
-            except Exception as error:
-                named = name_database_error(error, self.settings)
-                raise named from (None if named is error else error)
-            finally:
-                if wire is not None:
-                    self._give_back(wire)
-
-    async def _ask(self, wire: AsyncWire, rpc: Rpc[Any]) -> Any:
-        statement = self._statements.get(rpc.function)
-        if statement is None:
-            found = await self._run(wire, SIGNATURE, [rpc.function.encode()])
-            if found is None:
-                raise FunctionMissing(rpc.function)
-            statement = statement_of(rpc.function, from_json(found))
-            self._statements[rpc.function] = statement
-        text, values = statement.of(rpc.params)
-        data = await self._run(wire, text, values)
-        return None if data is None else statement.decode(data)
-
-    async def _run(self, wire: AsyncWire, text: bytes, values: list[bytes | None]) -> bytes | None:
-        result = await wire.ask(text, values, self.settings.timeout)
-        if result.status != pq.ExecStatus.TUPLES_OK:
-            raise error_from_result(result, encoding="utf-8")
-        return result.get_value(0, 0) if result.ntuples else None
+    async def _learn(self, wire: AsyncWire, function: str) -> Statement:
+        asked = await wire.ask(SIGNATURE, [function.encode()], self.settings.timeout)
+        found = _value(asked)
+        if found is None:
+            raise FunctionMissing(function)
+        statement = statement_of(function, from_json(found))
+        self._statements[function] = statement
+        return statement
 
     def _give_back(self, wire: AsyncWire) -> None:
         # Of one that is not idle nobody knows what it is about to hear.
@@ -88,6 +84,12 @@ class AsyncPostgres:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+
+def _value(result: PGresult) -> bytes | None:
+    if result.status != _ROWS:
+        raise error_from_result(result, encoding="utf-8")
+    return result.get_value(0, 0) if result.ntuples else None
 
 
 async def connect(settings: DatabaseSettings) -> AsyncConnection[Any]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from psycopg import Connection, pq
 from psycopg.conninfo import make_conninfo
 from psycopg.errors import error_from_result
+from psycopg.pq.abc import PGresult
 from pydantic_core import from_json
 
 from picture_queue._rpc import Rpc
@@ -23,6 +24,8 @@ from picture_queue._transport.statements import SIGNATURE, Statement, statement_
 from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
+
+_ROWS = pq.ExecStatus.TUPLES_OK
 
 
 class Postgres:
@@ -45,38 +48,31 @@ class Postgres:
         Raises:
             PictureQueueError: What the database answered, by name, or that it did not.
         """
-        return rpc.parse(self._once(rpc))
+        self._room.acquire()
+        wire = None
+        try:
+            wire = self._idle.pop() if self._idle else Wire(connect(self.settings))
+            statement = self._statements.get(rpc.function) or self._learn(wire, rpc.function)
+            text, values = statement.of(rpc.params)
+            data = _value(wire.ask(text, values, self.settings.timeout))
+            answer = None if data is None else statement.decode(data)
+        except Exception as error:
+            named = name_database_error(error, self.settings)
+            raise named from (None if named is error else error)
+        finally:
+            if wire is not None:
+                self._give_back(wire)
+            self._room.release()
+        return rpc.parse(answer)
 
-    def _once(self, rpc: Rpc[Any]) -> Any:
-        with self._room:
-            wire = None
-            try:
-                wire = self._idle.pop() if self._idle else Wire(connect(self.settings))
-                return self._ask(wire, rpc)
-            except Exception as error:
-                named = name_database_error(error, self.settings)
-                raise named from (None if named is error else error)
-            finally:
-                if wire is not None:
-                    self._give_back(wire)
-
-    def _ask(self, wire: Wire, rpc: Rpc[Any]) -> Any:
-        statement = self._statements.get(rpc.function)
-        if statement is None:
-            found = self._run(wire, SIGNATURE, [rpc.function.encode()])
-            if found is None:
-                raise FunctionMissing(rpc.function)
-            statement = statement_of(rpc.function, from_json(found))
-            self._statements[rpc.function] = statement
-        text, values = statement.of(rpc.params)
-        data = self._run(wire, text, values)
-        return None if data is None else statement.decode(data)
-
-    def _run(self, wire: Wire, text: bytes, values: list[bytes | None]) -> bytes | None:
-        result = wire.ask(text, values, self.settings.timeout)
-        if result.status != pq.ExecStatus.TUPLES_OK:
-            raise error_from_result(result, encoding="utf-8")
-        return result.get_value(0, 0) if result.ntuples else None
+    def _learn(self, wire: Wire, function: str) -> Statement:
+        asked = wire.ask(SIGNATURE, [function.encode()], self.settings.timeout)
+        found = _value(asked)
+        if found is None:
+            raise FunctionMissing(function)
+        statement = statement_of(function, from_json(found))
+        self._statements[function] = statement
+        return statement
 
     def _give_back(self, wire: Wire) -> None:
         # Of one that is not idle nobody knows what it is about to hear.
@@ -90,6 +86,12 @@ class Postgres:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+
+def _value(result: PGresult) -> bytes | None:
+    if result.status != _ROWS:
+        raise error_from_result(result, encoding="utf-8")
+    return result.get_value(0, 0) if result.ntuples else None
 
 
 def connect(settings: DatabaseSettings) -> Connection[Any]:

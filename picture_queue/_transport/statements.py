@@ -114,9 +114,9 @@ def _json(value: Any) -> bytes | None:
 
 def _text(value: Any) -> bytes | None:
     """What is no text goes as its JSON, as it does over HTTP."""
-    if value is None or isinstance(value, str):
-        return None if value is None else value.encode()
-    return to_json(value)
+    if isinstance(value, str):
+        return value.encode()
+    return None if value is None else to_json(value)
 
 
 def _array(value: Any) -> bytes | None:

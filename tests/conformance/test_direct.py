@@ -133,6 +133,21 @@ async def test_an_answer_that_does_not_come_is_not_waited_for(stack, sql, monkey
         assert await pq.settings.get()
 
 
+async def test_each_question_on_a_connection_has_its_own_bound(direct):
+    await direct.health()
+    wire = direct._project.database._idle.pop()
+    began = time.monotonic()
+    await wire.ask(b"select 1", [], 0.3)
+    await wire.ask(b"select pg_sleep(0.2)", [], 60)
+    await wire.ask(b"select pg_sleep(0.4)", [], 60)  # the bound of the first passes meanwhile
+    await wire.ask(b"select 1", [], 60)
+    with pytest.raises(TimeoutError):  # and one that is nearer than that of the one before holds
+        await wire.ask(b"select pg_sleep(60)", [], 0.2)
+    assert time.monotonic() - began < 25
+    assert not wire.idle
+    wire.close()
+
+
 def test_nor_by_sync_callers(stack, monkeypatch):
     class Silent:
         def __init__(self, connection):
