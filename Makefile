@@ -65,7 +65,7 @@ upgrade-fixture: $(READY) ## Dump a database at work, as this SQL makes it (NAME
 conformance: $(READY) $(NPM_READY) ## Ask the same of every way in, and print the matrix (JSON=1 for machines)
 	@$(BIN)/python -m tests.conformance $(if $(JSON),--json)
 
-bench: $(READY) ## Compare with other queues, in some 30 minutes; writes docs/benchmarks (JSON=1)
+bench: $(READY) ## Compare with other queues, in some 35 minutes; writes docs/benchmarks (JSON=1)
 	@$(BIN)/python bench/compare $(if $(JSON),--json)
 
 bench-quick: $(READY) ## The same with less of everything, in some 6 minutes (JSON=1)
