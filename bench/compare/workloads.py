@@ -22,7 +22,6 @@ class Size:
         latencies: Jobs whose pick-up is timed.
         loaded: Jobs at 500 a second.
         finished: Finished rows of the growth workload, and a fifth as many future ones.
-        turns: Turns of the growth workload for ours, three times as long as those of others.
         held: Seconds of the held snapshot.
         idle: Seconds an idle worker is watched.
         longest: Seconds after which a slow worker's rate is that of what it did.
@@ -35,14 +34,13 @@ class Size:
     latencies: int = 400
     loaded: int = 2500
     finished: int = 1_000_000
-    turns: int = 3
     held: int = 120
     idle: int = 10
     longest: float = 8.0
     settle: float = 5.0
 
 
-QUICK = Size(300, 10_000, 0, 100, 1000, 200_000, 3, 15, 5, 5.0, 3.0)
+QUICK = Size(300, 10_000, 0, 100, 1000, 200_000, 15, 5, 5.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -155,12 +153,9 @@ async def grown(at: Context) -> list[Figures]:
             await asyncio.sleep(at.size.settle)
             tables = {"empty": empty, "before": before, "after": after}
             # A target hangs on ours, and single short looks differ by a fifth.
-            turns, length = (at.size.turns, 3) if at.system.ours else (1, 1)
+            turns, jobs = (3, 3 * at.size.bulk) if at.system.ours else (1, at.size.bulk)
             return [
-                {
-                    name: await rate_of(table, at, length * at.size.bulk)
-                    for name, table in tables.items()
-                }
+                {name: await rate_of(table, at, jobs) for name, table in tables.items()}
                 for _ in range(turns)
             ]
     finally:

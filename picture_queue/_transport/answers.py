@@ -14,7 +14,7 @@ from psycopg import AsyncConnection, Connection, OperationalError, pq, waiting
 from psycopg.generators import execute
 from psycopg.pq.abc import PGresult
 
-_IDLE = pq.TransactionStatus.IDLE  # here, since to look up a member costs as much as a statement
+_IDLE = pq.TransactionStatus.IDLE  # looked up once: each call asks for it
 _TICK = 0.1  # seconds between two looks at the clock while nothing arrives
 
 

@@ -23,7 +23,7 @@ from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
 
-_ROWS = pq.ExecStatus.TUPLES_OK
+_ROWS = pq.ExecStatus.TUPLES_OK  # looked up once: each call asks for it
 
 
 class AsyncPostgres:
@@ -46,26 +46,27 @@ class AsyncPostgres:
         Raises:
             PictureQueueError: What the database answered, by name, or that it did not.
         """
-        await self._room.acquire()
-        wire = None
-        try:
-            wire = self._idle.pop() if self._idle else AsyncWire(await connect(self.settings))
-            statement = self._statements.get(rpc.function) or await self._learn(wire, rpc.function)
-            text, values = statement.of(rpc.params)
-            data = _value(await wire.ask(text, values, self.settings.timeout))
-            answer = None if data is None else statement.decode(data)
-        except Exception as error:
-            named = name_database_error(error, self.settings)
-            raise named from (None if named is error else error)
-        finally:
-            if wire is not None:
-                self._give_back(wire)
-            self._room.release()
+        async with self._room:
+            wire = None
+            try:
+                wire = self._idle.pop() if self._idle else AsyncWire(await connect(self.settings))
+                statement = self._statements.get(rpc.function)
+                if statement is None:
+                    statement = await self._learn(wire, rpc.function)
+                text, values = statement.of(rpc.params)
+                data = _value(await wire.ask(text, values, self.settings.timeout))
+                answer = None if data is None else statement.decode(data)
+            except Exception as error:
+                named = name_database_error(error, self.settings)
+                raise named from (None if named is error else error)
+            finally:
+                if wire is not None:
+                    self._give_back(wire)
         return rpc.parse(answer)
 
     async def _learn(self, wire: AsyncWire, function: str) -> Statement:
-        asked = await wire.ask(SIGNATURE, [function.encode()], self.settings.timeout)
-        found = _value(asked)
+        answer = await wire.ask(SIGNATURE, [function.encode()], self.settings.timeout)
+        found = _value(answer)
         if found is None:
             raise FunctionMissing(function)
         statement = statement_of(function, from_json(found))

@@ -25,7 +25,7 @@ from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
 
-_ROWS = pq.ExecStatus.TUPLES_OK
+_ROWS = pq.ExecStatus.TUPLES_OK  # looked up once: each call asks for it
 
 
 class Postgres:
@@ -48,26 +48,27 @@ class Postgres:
         Raises:
             PictureQueueError: What the database answered, by name, or that it did not.
         """
-        self._room.acquire()
-        wire = None
-        try:
-            wire = self._idle.pop() if self._idle else Wire(connect(self.settings))
-            statement = self._statements.get(rpc.function) or self._learn(wire, rpc.function)
-            text, values = statement.of(rpc.params)
-            data = _value(wire.ask(text, values, self.settings.timeout))
-            answer = None if data is None else statement.decode(data)
-        except Exception as error:
-            named = name_database_error(error, self.settings)
-            raise named from (None if named is error else error)
-        finally:
-            if wire is not None:
-                self._give_back(wire)
-            self._room.release()
+        with self._room:
+            wire = None
+            try:
+                wire = self._idle.pop() if self._idle else Wire(connect(self.settings))
+                statement = self._statements.get(rpc.function)
+                if statement is None:
+                    statement = self._learn(wire, rpc.function)
+                text, values = statement.of(rpc.params)
+                data = _value(wire.ask(text, values, self.settings.timeout))
+                answer = None if data is None else statement.decode(data)
+            except Exception as error:
+                named = name_database_error(error, self.settings)
+                raise named from (None if named is error else error)
+            finally:
+                if wire is not None:
+                    self._give_back(wire)
         return rpc.parse(answer)
 
     def _learn(self, wire: Wire, function: str) -> Statement:
-        asked = wire.ask(SIGNATURE, [function.encode()], self.settings.timeout)
-        found = _value(asked)
+        answer = wire.ask(SIGNATURE, [function.encode()], self.settings.timeout)
+        found = _value(answer)
         if found is None:
             raise FunctionMissing(function)
         statement = statement_of(function, from_json(found))
