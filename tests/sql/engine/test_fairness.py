@@ -100,7 +100,14 @@ async def test_queues_get_their_share_of_a_workers_claims(db):
     assert abs(counts[db.queue] / 1000 - 0.75) <= 0.05 * 0.75
 
 
-async def test_a_full_key_with_ten_thousand_jobs_does_not_delay_others(crowd):
+# While a snapshot is held, as an analyze in the background does, index entries outlive their rows.
+NO_SNAPSHOT = (
+    "select not exists (select from pg_stat_activity where pid <> pg_backend_pid() "
+    "and coalesce(backend_xid, backend_xmin) is not null)"
+)
+
+
+async def test_a_full_key_with_ten_thousand_jobs_does_not_delay_others(crowd, until):
     full, other = crowd.key(1), crowd.key(2)
     await crowd.one.value("select set_limit($1, max_running => 1)", full)
     await crowd.one.enqueue(*[{"options": {"limit_keys": [full]}}] * 10_000)
@@ -109,6 +116,7 @@ async def test_a_full_key_with_ten_thousand_jobs_does_not_delay_others(crowd):
     claims = [len(await crowd.one.claim(10)) for _ in range(3)]
     assert sum(claims) == 1 + 10
     await crowd.one.enqueue(*[{"options": {"limit_keys": [other]}}] * 10)
+    await until(lambda: crowd.one.value(NO_SNAPSHOT))
     await crowd.one.claim(1)  # clears the entries of those put aside from the index
     async with crowd.one.connection.transaction():
         visited = "select pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass)"
