@@ -55,6 +55,12 @@ class RemoteStack:
         return os.environ[variable]
 
 
+@pytest.fixture(autouse=True)
+def programs_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coverage costs a program half a second, and tests start hundreds; `stack` is measured."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 # What `make test-extra` needs beside Python; a test asks for it by the fixture.
 
 
