@@ -55,12 +55,6 @@ class RemoteStack:
         return os.environ[variable]
 
 
-@pytest.fixture(autouse=True)
-def programs_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Coverage costs a program half a second, and tests start hundreds; `stack` is measured."""
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-
-
 # What `make test-extra` needs beside Python; a test asks for it by the fixture.
 
 
@@ -106,6 +100,12 @@ def stack() -> Iterator[LocalSupabase | RemoteStack]:
         return
     with LocalSupabase(replicate_seconds=0.3) as local:
         yield local
+
+
+@pytest.fixture(autouse=True)
+def programs_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coverage costs a program half a second, and tests start hundreds; `stack` is measured."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture

@@ -40,7 +40,18 @@ class Size:
     settle: float = 5.0
 
 
-QUICK = Size(300, 10_000, 0, 100, 1000, 200_000, 15, 5, 5.0, 3.0)
+QUICK = Size(
+    one=300,
+    bulk=10_000,
+    many=0,
+    latencies=100,
+    loaded=1000,
+    finished=200_000,
+    held=15,
+    idle=5,
+    longest=5.0,
+    settle=3.0,
+)
 
 
 @dataclass(frozen=True)
