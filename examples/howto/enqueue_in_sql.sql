@@ -9,7 +9,7 @@ commit;
 -- A trigger does the same for every writer. Its function runs with the rights of its owner, since
 -- users may not enqueue.
 create function enqueue_receipt() returns trigger
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform public.enqueue_job('send-receipt', jsonb_build_object('order', new.id), queue => 'howto-sql');

@@ -128,7 +128,7 @@ create type picture_queue.event as (
 create function picture_queue._change(
   p_job_id uuid, p_action text, p_error text default null, p_run_at timestamptz default null, p_key text default null)
 returns picture_queue.change
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, p_key)::picture_queue.change
 $$;
@@ -140,7 +140,7 @@ $$;
 -- so that an index can be searched by it. In PL/pgSQL, since one in SQL takes three times as long where it
 -- cannot be written out in place, and with a search_path it cannot.
 create function picture_queue._now() returns timestamptz
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return clock_timestamp(); end $$;
 
 
@@ -150,7 +150,7 @@ as $$ begin return clock_timestamp(); end $$;
 -- reason phrase as it is; what varies goes to DETAIL (field and value) and HINT (the fix).
 create function picture_queue._refuse(p_code text, p_detail text default null, p_hint text default null)
 returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_status text;
@@ -191,7 +191,7 @@ $$;
 
 -- Whether it is a list of objects, which jsonb_to_recordset asks for.
 create function picture_queue._is_list(p_value jsonb) returns boolean
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_typeof(p_value) = 'array', false)
     and not jsonb_path_exists(p_value, 'strict $[*] ? (@.type() != "object")')
@@ -204,7 +204,7 @@ $$;
 -- direct connection without any token. Inside a definer function current_user is the owner, so the
 -- token decides, never current_user.
 create function picture_queue._is_service() returns boolean
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role',
@@ -214,7 +214,7 @@ $$;
 
 -- The user the caller is, from the token; null for a service key.
 create function picture_queue._caller_id() returns uuid
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid $$;
 
 
@@ -893,7 +893,7 @@ insert into picture_queue.edge (action, from_status, from_hold, to_status, to_ho
 -- jitter both ways so that jobs which failed together do not come back together.
 create function picture_queue._backoff(p_attempt integer, p_policy text, p_base real, p_cap real, p_jitter real)
 returns real
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   -- 2^30 seconds is beyond any cap; the bound keeps the power from overflowing.
   select (least(p_base * case p_policy
@@ -905,7 +905,7 @@ $$;
 
 -- The backoff of a job: what it was enqueued with, its type's, its queue's, the setting's.
 create function picture_queue._backoff_of(p_job public.job_queue) returns real
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue._backoff(p_job.attempt,
     coalesce(p_job.backoff ->> 'policy', t.backoff_policy, q.backoff_policy, s.backoff_policy),
@@ -924,7 +924,7 @@ $$;
 -- The one door to Realtime. Here it does nothing, so the core runs on any Postgres; the last file
 -- of the schema replaces it where Realtime is present.
 create function picture_queue._broadcast(p_events picture_queue.event[]) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   null;
@@ -937,7 +937,7 @@ $$;
 -- Announces the state of these jobs, one event each, on the owner's topic or else the job's own.
 -- The whole visible state is in it, the result never.
 create function picture_queue._emit(p_ids uuid[]) returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_events picture_queue.event[];
@@ -966,7 +966,7 @@ $$;
 -- nothing to do ('enqueue'), or for everyone who might run the job ('cancel', 'again'). Over Realtime for
 -- workers that come through the API, by NOTIFY for those with a connection of their own.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_events picture_queue.event[];
@@ -997,7 +997,7 @@ $$;
 -- follows for other jobs (children of a finished parent) is made in the same transaction, but not
 -- returned.
 create function picture_queue._transition(p_changes picture_queue.change[]) returns picture_queue.moved[]
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_moved picture_queue.moved[] := picture_queue._move(p_changes);
@@ -1012,7 +1012,7 @@ $$;
 
 -- One step of _transition: the rows, their history, the counts, the events.
 create function picture_queue._move(p_changes picture_queue.change[]) returns picture_queue.moved[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -1137,7 +1137,7 @@ $$;
 
 -- Keeps the last 50 rows of history of each job.
 create function picture_queue._bound_history(p_ids uuid[]) returns void
-language sql volatile set search_path = '' set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   delete from picture_queue.history h
   using public.job_queue j
@@ -1147,7 +1147,7 @@ $$;
 
 -- The generations of these jobs show their state.
 create function picture_queue._mirror_generations(p_ids uuid[]) returns void
-language sql volatile set search_path = '' set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   update public.generations g
   set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
@@ -1159,7 +1159,7 @@ $$;
 -- Gives up the slots of jobs that do not run any more, and notes whose turn it may be: whoever waits
 -- for such a key is let through by the next claim, which alone holds the locks of keys.
 create function picture_queue._free_keys(p_ids uuid[]) returns void
-language sql volatile set search_path = '' set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with freed as (
     -- One by one through the index, however few rows the statistics have seen.
@@ -1185,7 +1185,7 @@ $$;
 -- up. Two enqueues at once may give the same turn twice, which is harmless.
 create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_but uuid[])
 returns double precision
-language sql stable set search_path = '' set seq_page_cost = 100
+language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select greatest(0,
     (select j.turn from public.job_queue j
@@ -1199,7 +1199,7 @@ $$;
 
 -- Jobs of tenants that become claimable (again) line up behind their tenant's last.
 create function picture_queue._take_turns(p_ids uuid[]) returns void
-language sql volatile set search_path = '' set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with late as (
     select j.id, j.queue, j.tenant, j.rank, j.turn, j.seq from public.job_queue j
@@ -1229,7 +1229,7 @@ $$;
 -- unless it was to run all the same. The children are locked before they are counted, so two parents
 -- that finish at once cannot each wait for the other.
 create function picture_queue._settle_children(p_moved picture_queue.moved[]) returns picture_queue.change[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_children uuid[];
@@ -1283,7 +1283,7 @@ $$;
 -- Keeps the counts of batches (p_ends: batch_id, from, to of each change) and enqueues the callback
 -- of those that are complete. Batches are locked in the order of their ids.
 create function picture_queue._count_batches(p_ends jsonb) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch picture_queue.batch;
@@ -1318,7 +1318,7 @@ $$;
 -- Notes whether a batch is finished; when it is, its callback job is enqueued, once. One that is refused is
 -- noted: the job that ended last has ended all the same.
 create function picture_queue._finish_batch(p_batch picture_queue.batch) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_finished boolean := p_batch.completed + p_batch.failed + p_batch.cancelled = p_batch.total;
@@ -1359,7 +1359,7 @@ $$;
 -- Makes claimable what its time has come for: scheduled jobs, and parked ones at their poll time.
 -- Returns how many.
 create function picture_queue._promote(p_limit integer) returns integer
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_changes picture_queue.change[];
@@ -1382,7 +1382,7 @@ $$;
 -- Takes back the jobs whose lease ended unheard: the attempt counts, so a job that kills its worker
 -- ends. Gives up what was not to start any more. Returns the queues that have work again.
 create function picture_queue._sweep(p_limit integer) returns text[]
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_changes picture_queue.change[];
@@ -1432,7 +1432,7 @@ $$;
 
 -- The keys a job runs under.
 create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select array['global', 'queue:' || p_queue, 'type:' || p_job_type]
     || case when p_user_id is not null then array['user:' || p_user_id] end
@@ -1443,7 +1443,7 @@ $$;
 -- for which nothing holds are left out.
 create function picture_queue._rules(p_keys text[])
 returns table (key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz)
-language sql stable rows 10 set search_path = ''
+language sql stable rows 10 set search_path = pg_catalog, pg_temp
 as $$
   select a.key, coalesce(own.max_running, kind.max_running), coalesce(own.rate, kind.rate),
     coalesce(own.period_seconds, kind.period_seconds), k.paused_until
@@ -1458,7 +1458,7 @@ $$;
 -- How many more jobs may start now under each of these keys that something holds for.
 create function picture_queue._rooms(p_keys text[])
 returns table (key text, room integer)
-language sql volatile rows 10 set search_path = ''
+language sql volatile rows 10 set search_path = pg_catalog, pg_temp
 as $$
   select r.key, case when r.paused_until is not null then 0 else least(
     r.max_running - (
@@ -1478,7 +1478,7 @@ $$;
 -- seconds are for what was let through and then not claimed.
 create function picture_queue._look_again(p_keys text[])
 returns table (key text, due_at timestamptz)
-language sql volatile rows 10 set search_path = ''
+language sql volatile rows 10 set search_path = pg_catalog, pg_temp
 as $$
   select r.key, coalesce(
     r.paused_until,
@@ -1494,7 +1494,7 @@ $$;
 -- each other in a circle. There are 1,024 locks, so that no transaction takes more; keys that share one
 -- only wait for each other.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if current_setting('picture_queue.holds_keys', true) = 'yes' then
@@ -1511,7 +1511,7 @@ $$;
 
 -- The keys of these candidates that something holds for.
 create function picture_queue._limited_keys(p_candidates picture_queue.candidate[]) returns text[]
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(array_agg(r.key), '{}')
   from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r
@@ -1522,7 +1522,7 @@ $$;
 -- lock: if nobody has that lock, the next statement sees whether somebody waits; if somebody has, the
 -- key is left for the next claim.
 create function picture_queue._due_keys() returns text[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_freed text[];
@@ -1557,7 +1557,7 @@ $$;
 -- is not claimed yet counts as running. Locks p_also as well, the keys of the claim's candidates, since
 -- only the first locking of a transaction waits. Returns whether jobs were let through.
 create function picture_queue._unblock(p_keys text[], p_also text[]) returns boolean
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -1595,7 +1595,7 @@ $$;
 
 -- Notes of locked keys whether jobs wait for them, and when to look again.
 create function picture_queue._note_waiting(p_keys text[]) returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_waiting text[] := array(
@@ -1630,7 +1630,7 @@ $$;
 create function picture_queue._admit(
   p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer,
   out ids uuid[], out slots jsonb, out blocked picture_queue.change[])
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_room jsonb;  -- of each limited key that we locked; null: any number
@@ -1685,7 +1685,7 @@ $$;
 
 -- Takes the slots of started jobs, counts their starts, and notes which keys jobs wait for now.
 create function picture_queue._take_slots(p_slots jsonb, p_blocked picture_queue.change[]) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -1712,7 +1712,7 @@ $$;
 -- 248_function__check_jobs.sql
 
 create function picture_queue._backoff_problem(p_backoff jsonb) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select p.problem from (
     select format('options.backoff.%s is not known', k) as problem from jsonb_object_keys(p_backoff) k
@@ -1730,7 +1730,7 @@ as $$
 $$;
 
 create function picture_queue._unique_problem(p_unique jsonb) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select p.problem from (
     select format('options.unique.%s is not known', k) as problem from jsonb_object_keys(p_unique) k
@@ -1763,7 +1763,7 @@ $$;
 
 -- Whether a text is a time; nothing else can tell.
 create function picture_queue._is_time(p_text text) returns boolean
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return p_text::timestamptz is not null;
@@ -1774,7 +1774,7 @@ $$;
 
 -- What is wrong with the options of a job: the field, the value and the rule; null if nothing.
 create function picture_queue._options_problem(p_options jsonb) returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select case when jsonb_typeof(p_options) <> 'object' then 'options is not an object' else (
     select format('options.%s is not known', k) from jsonb_object_keys(p_options) k
@@ -1828,7 +1828,7 @@ $$;
 
 -- What is wrong with one item of a bulk enqueue: the field, the value and the rule; null if nothing.
 create function picture_queue._job_problem(p_item jsonb) returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select case
     when jsonb_typeof(p_item) <> 'object' then 'a job must be an object'
@@ -1871,7 +1871,7 @@ $$;
 -- that is plainly right is seen at a glance; the others, or all (p_closely), are looked at closely.
 -- (A pattern that counts, as {0,127}, takes ten times as long as one that does not.)
 create function picture_queue._check_jobs(p_jobs jsonb, p_closely boolean default false) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_limit integer := (select max_payload_bytes from picture_queue.setting);
@@ -1932,7 +1932,7 @@ $$;
 -- of many, only the queues' workers hear. p_internal: our own follow-ups, which a queue that drains
 -- still takes.
 create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default false) returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_jobs picture_queue.new_job[];
@@ -1985,7 +1985,7 @@ $$;
 -- _enqueue for the common case, in one statement: jobs without options, plainly right, for queues that are
 -- there and serve first come first. Returns null, and has done nothing, where that is not so.
 create function picture_queue._enqueue_plain(p_jobs jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2057,7 +2057,7 @@ $$;
 
 -- The answer of _enqueue_plain where jobs of these ids were there already: the same ones, or it refuses.
 create function picture_queue._meet_same(p_jobs jsonb, p_ids uuid[], p_made uuid[]) returns jsonb
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_answer jsonb;
@@ -2084,7 +2084,7 @@ $$;
 
 -- Equal for jobs of one type and owner with equal arguments: those named, or all.
 create function picture_queue._unique_key(p_job_type text, p_user_id uuid, p_payload jsonb, p_by text[]) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select p_job_type || ':' || md5(coalesce(p_user_id::text, '') || coalesce(
     (select jsonb_object_agg(k, p_payload -> k) from unnest(p_by) k), p_payload, '{}')::text)
@@ -2092,7 +2092,7 @@ $$;
 
 -- The items of an enqueue with their types and defaults.
 create function picture_queue._new_jobs(p_jobs jsonb) returns picture_queue.new_job[]
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select array_agg(row(
     e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
@@ -2125,7 +2125,7 @@ $$;
 -- Makes the queues that are not there, or refuses them (setting unknown_queue), and refuses new jobs
 -- for a queue that drains.
 create function picture_queue._ensure_queues(p_jobs picture_queue.new_job[], p_internal boolean) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_names text[] := array(select distinct n.queue from unnest(p_jobs) n order by n.queue);
@@ -2148,7 +2148,7 @@ $$;
 -- The place of each new job in its line: rank, turn, and whether it waits for its time. Aging makes of
 -- priority a head start in seconds; fair share gives each tenant its turns (see _last_turn).
 create function picture_queue._line_up(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2194,7 +2194,7 @@ $$;
 -- out of what is returned.
 create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_announce boolean)
 returns public.job_queue[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2243,7 +2243,7 @@ $$;
 -- Locks the parents, so that none finishes unseen until we commit, refuses what cannot be depended on,
 -- and marks the jobs that have to wait.
 create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_places jsonb;  -- where in the call each id comes first
@@ -2292,7 +2292,7 @@ $$;
 -- parent of the same call may be a job that was there instead of it (p_answer): then that one is the parent,
 -- and may have finished long ago.
 create function picture_queue._tie_to_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2344,7 +2344,7 @@ $$;
 
 -- Locks the batches that get new jobs; a finished one takes none.
 create function picture_queue._check_batches(p_jobs picture_queue.new_job[]) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_ids uuid[] := array(select distinct n.batch_id from unnest(p_jobs) n where n.batch_id is not null);
@@ -2374,7 +2374,7 @@ $$;
 -- what became of them. Where a unique key is free, or is freed since its period is over, the place is left
 -- out: the caller tries that job again.
 create function picture_queue._meet_existing(p_jobs picture_queue.new_job[], p_made public.job_queue[]) returns jsonb
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2418,7 +2418,7 @@ $$;
 -- payload and a later time (debounce). One that runs cannot be replaced; one that has finished stays. Null:
 -- until it could be locked it has come out of the way.
 create function picture_queue._renew(p_id uuid, p_jobs picture_queue.new_job[], p_i integer) returns text
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_new picture_queue.new_job;
@@ -2482,7 +2482,7 @@ create function picture_queue._start(
   p_worker text, p_lease_id uuid, p_lease_seconds real, p_legacy boolean, p_queues text[], p_job_types text[],
   p_max_jobs integer, p_heads jsonb, p_ids uuid[], p_slots jsonb, p_drawn boolean)
 returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2597,7 +2597,7 @@ $$;
 create function picture_queue._remember_heads(
   p_worker text, p_read bigint, p_limit integer, p_heads jsonb, p_ids uuid[])
 returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - p_read;
@@ -2625,7 +2625,7 @@ $$;
 create function picture_queue._touch_worker(
   p_worker text, p_queues text[], p_job_types text[], p_idle boolean, p_swept boolean)
 returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2645,7 +2645,7 @@ $$;
 create function picture_queue._candidates(
   p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limit integer, p_heads jsonb)
 returns picture_queue.candidate[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2685,7 +2685,7 @@ $$;
 -- Before a claim locks anything: a new rule (set_limit) waits for the claims that do not know it yet, and
 -- those that come after wait for the rule.
 create function picture_queue._know_rules() returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0);
@@ -2701,7 +2701,7 @@ create function picture_queue._claim(
   p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
   p_request_id uuid, p_legacy boolean)
 returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2786,7 +2786,7 @@ create function picture_queue._claim_jobs(
   p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid,
   p_weights real[])
 returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2836,7 +2836,7 @@ $$;
 -- The outcomes a worker reports, with their types. What is not well formed is refused before anything
 -- is written.
 create function picture_queue._outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes picture_queue.outcome[];
@@ -2876,7 +2876,7 @@ $$;
 -- repeated (this lease reported before, nothing changed); stale (the lease ended, nothing changed).
 -- A result above the limit fails its job, since no repetition makes it smaller.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
@@ -2920,7 +2920,7 @@ $$;
 -- cancel was requested is cancelled whatever its handler made of it, unless it completed.
 create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
 returns picture_queue.change[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2969,7 +2969,7 @@ $$;
 -- before its job parked, a key or queue that asked for a pause, a breaker.
 create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_pause record;
@@ -3017,7 +3017,7 @@ $$;
 -- Counts failures of one kind in a row, for queues with a breaker, and pauses the queue when there are
 -- too many. After the pause one more failure of that kind pauses it again; a completed job resets it.
 create function picture_queue._check_breakers(p_ids uuid[]) returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_queue picture_queue.queue;
@@ -3058,7 +3058,7 @@ $$;
 
 -- The job, locked; refuses when there is none.
 create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
@@ -3073,7 +3073,7 @@ $$;
 
 -- The job under this lease, locked; refuses when the lease ended.
 create function picture_queue._leased(p_job_id uuid, p_lease_id uuid) returns public.job_queue
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._locked_job(p_job_id);
@@ -3089,7 +3089,7 @@ $$;
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function picture_queue._log_job(p_job_id uuid, p_lease_id uuid, p_lines jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
@@ -3119,7 +3119,7 @@ $$;
 -- somebody else has in hand are left as they are, for the next heartbeat: one open transaction must not
 -- end all leases of a worker.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -3169,7 +3169,7 @@ $$;
 -- 0 and 100 always do. The row has the newest value in any case.
 create function picture_queue._report_progress(p_job_id uuid, p_lease_id uuid, p_progress integer, p_message text)
 returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -3204,7 +3204,7 @@ $$;
 -- worker hears with the next heartbeat); a parked one is claimed once more so that its handler can
 -- undo what it started. Cancelling twice is the same as once.
 create function picture_queue.cancel_job(p_job_id uuid) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
@@ -3237,7 +3237,7 @@ $$;
 
 -- Jobs that were retried while parents of theirs have not finished wait for them as before.
 create function picture_queue._wait_again(p_ids uuid[]) returns void
-language sql volatile set search_path = '' set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select picture_queue._transition((
     select array_agg(picture_queue._change(j.id, 'wait'))
@@ -3247,7 +3247,7 @@ $$;
 
 -- Gives a failed or cancelled job one more attempt, if none is left.
 create function picture_queue._retry_job(p_job_id uuid) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._locked_job(p_job_id);
@@ -3278,7 +3278,7 @@ $$;
 -- Between a job that parks on an event and the sender of that event: whoever comes second sees what
 -- the first has done.
 create function picture_queue._lock_events(p_events text[]) returns void
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
@@ -3287,7 +3287,7 @@ $$;
 -- Wakes the jobs parked on these events, if the events are there; an event is taken by those who
 -- waited for it and gone. Returns how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_changes picture_queue.change[];
@@ -3333,7 +3333,7 @@ create function public.enqueue_job(
   job_id uuid default null,
   options jsonb default '{}')
 returns uuid
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -3391,7 +3391,7 @@ comment on function public.enqueue_job is 'Writes one job and returns its id.';
 
 -- Writes many jobs, all or none; answers id and outcome of each.
 create function public.enqueue_jobs(jobs jsonb) returns jsonb
-language plpgsql security definer set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 begin
   return picture_queue._enqueue(jobs);
@@ -3414,7 +3414,7 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 -- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy,
 -- which complete_job may end without naming the lease. It sweeps too, since there may be no worker.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_jobs jsonb;
@@ -3438,7 +3438,7 @@ create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default 30,
   request_id uuid default gen_random_uuid(), weights real[] default null)
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue._claim_jobs(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(lease_seconds, 30),
@@ -3457,7 +3457,7 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue._heartbeat(worker, leases);
@@ -3475,7 +3475,7 @@ comment on function public.heartbeat_jobs is 'Prolongs leases; answers which job
 -- Writes the progress (percent) of a job under its lease.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue._report_progress(job_id, lease_id, progress, message);
@@ -3485,7 +3485,7 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes jsonb;
@@ -3522,7 +3522,7 @@ comment on function public.report_jobs is 'Writes how attempts ended, many at a 
 create function public.complete_job(
   job_id uuid, result jsonb default null, error text default null, lease_id uuid default null)
 returns text
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._locked_job(job_id);
@@ -3551,12 +3551,12 @@ comment on function public.complete_job is 'Ends one attempt: completed, or retr
 
 -- Owners and service keys. The rights are in picture_queue.cancel_job, which knows the caller.
 create function public.cancel_job(job_id uuid) returns jsonb
-language sql volatile security invoker set search_path = ''
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
 create function public.retry_job(job_id uuid) returns jsonb
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._retry_job(job_id) $$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';
 
@@ -3566,7 +3566,7 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 -- Refuses a filter that has keys it does not know or values of another type; null is as good as not
 -- given. It reads nothing, so users may call it.
 create function picture_queue._check_filter(p_filter jsonb, p_known text[]) returns void
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
@@ -3594,7 +3594,7 @@ $$;
 -- gets the plan of its own index. p_others: keys the caller looks at itself. It reads nothing, so users
 -- may call it.
 create function picture_queue._jobs_where(p_filter jsonb, p_others text[] default '{}') returns text
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_where text;
@@ -3610,7 +3610,7 @@ $$;
 
 -- Whether a value is of the type its key in a filter has.
 create function picture_queue._filter_fits(p_key text, p_value jsonb) returns boolean
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_text text := p_value #>> '{}';
@@ -3642,7 +3642,7 @@ $$;
 
 -- One condition. What is always so of such jobs is said too, since the partial indexes ask for it.
 create function picture_queue._filter_condition(p_key text, p_value text) returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select case p_key
     when 'job_ids' then format('j.id = any (%L::uuid[])', array(select jsonb_array_elements_text(p_value::jsonb)))
@@ -3676,7 +3676,7 @@ $$;
 
 -- Reads, as the caller: row level security decides what there is.
 create function public.get_job(job_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job jsonb;
@@ -3692,7 +3692,7 @@ comment on function public.get_job is 'One job of the caller''s.';
 
 -- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page).
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_where text := picture_queue._jobs_where(filter, '{limit,before_seq}');
@@ -3716,7 +3716,7 @@ $$;
 comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
 
 create function public.get_generation(generation_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation jsonb;
@@ -3735,7 +3735,7 @@ comment on function public.get_generation is 'One generation of the caller''s wi
 
 -- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page).
 create function public.list_generations(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_limit bigint;
@@ -3770,7 +3770,7 @@ comment on function public.list_generations is 'Generations of the caller''s wit
 
 -- What an error is an example of: text in quotes, ids and numbers differ from one time to the next.
 create function picture_queue._reason(p_error text) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select left(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
     left(p_error, 2000),
@@ -3782,7 +3782,7 @@ $$;
 
 -- The reasons of failed jobs (those of the filter; the newest 10,000 of them), the most frequent first.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_where text := picture_queue._jobs_where(case when filter ->> 'status' is not null then filter
@@ -3817,7 +3817,7 @@ comment on function public.failure_reasons is 'Why jobs failed: equal errors onc
 -- Deletes finished jobs with their history and log, and takes them out of the counts. The caller holds
 -- their locks. Batches keep their counts: what was finished stays so. Returns how many.
 create function picture_queue._discard(p_ids uuid[]) returns integer
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   with gone as (
     delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
@@ -3833,7 +3833,7 @@ $$;
 -- Cancels locked jobs, as cancel_job does one: what is pending ends, what runs is asked to stop, what is
 -- parked is claimed once more. Returns how many.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_changes picture_queue.change[];
@@ -3857,7 +3857,7 @@ $$;
 -- Retries locked jobs. Of those with one unique key only the newest comes back, and none if another job
 -- has the key now. Returns how many.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_changes picture_queue.change[];
@@ -3889,7 +3889,7 @@ $$;
 -- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
 -- nothing. A filter that names nothing is refused: it would be every job.
 create function picture_queue._change_jobs(p_action text, p_filter jsonb, p_preview boolean) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_where text := picture_queue._jobs_where(p_filter, '{limit}');
@@ -3936,7 +3936,7 @@ end
 $$;
 
 create function public.change_jobs(action text, filter jsonb, preview boolean default false) returns jsonb
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._change_jobs(action, filter, preview) $$;
 comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';
 
@@ -3946,7 +3946,7 @@ comment on function public.change_jobs is 'Retries, cancels or discards the jobs
 -- A worker says who it is and which job types it can run, with their policies; answers the version
 -- of this database. Repeating it changes nothing.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_types text[];
@@ -3993,7 +3993,7 @@ $$;
 comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
 
 create function public.unregister_worker(worker text) returns void
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ delete from picture_queue.worker w where w.name = unregister_worker.worker $$;
 comment on function public.unregister_worker is 'A worker says that it stopped.';
 
@@ -4003,11 +4003,11 @@ comment on function public.unregister_worker is 'A worker says that it stopped.'
 -- version: of the SQL. contract: rises when a function is added or changed. oldest_client_contract:
 -- the oldest client these functions still serve.
 create function picture_queue.version() returns jsonb
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select jsonb_build_object('version', '0.1.0', 'contract', 1, 'oldest_client_contract', 1) $$;
 
 create function public.picture_queue_version() returns jsonb
-language sql stable security invoker set search_path = ''
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.version() $$;
 comment on function public.picture_queue_version is 'The version of picture-queue in this database.';
 
@@ -4016,7 +4016,7 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- The settings of the project; changes: any of its columns by name, null for the default.
 create function public.set_setting(changes jsonb) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._check_changes(changes, array['max_payload_bytes', 'max_result_bytes', 'max_prompt_length',
@@ -4033,13 +4033,13 @@ $$;
 comment on function public.set_setting is 'Changes settings of the project.';
 
 create function public.get_settings() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s $$;
 comment on function public.get_settings is 'The settings of the project.';
 
 -- Refuses changes that are not an object or name what cannot be changed.
 create function picture_queue._check_changes(p_changes jsonb, p_names text[]) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_unknown text;
@@ -4058,7 +4058,7 @@ $$;
 -- Writes checked changes to the row of a table whose key column has that value, one column at a time,
 -- so that a value that is not acceptable is named. null stands for the column's default.
 create function picture_queue._change_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change record;
@@ -4083,7 +4083,7 @@ $$;
 
 -- Makes a queue if it is not there and changes its settings; null is the default again.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   changes := coalesce(changes, '{}');
@@ -4103,7 +4103,7 @@ comment on function public.set_queue is 'Makes a queue or changes its settings.'
 
 -- One queue with how many jobs it has in each state.
 create function picture_queue._queue(p_queue text) returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_queue jsonb := (
@@ -4130,14 +4130,14 @@ end
 $$;
 
 create function public.list_queues() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(picture_queue._queue(q.name) order by q.name), '[]') from picture_queue.queue q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
 -- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -4154,7 +4154,7 @@ comment on function public.pause_queue is 'Stops claims from a queue.';
 
 -- Ends a pause, and draining.
 create function public.resume_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -4169,7 +4169,7 @@ comment on function public.resume_queue is 'Ends the pause or the draining of a 
 
 -- Lets a queue run dry: what is there is run, nothing new is taken.
 create function public.drain_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -4181,7 +4181,7 @@ comment on function public.drain_queue is 'Refuses new jobs for a queue, and run
 
 -- Cancels what is pending in a queue, up to 10,000 jobs a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_matched bigint;
@@ -4219,7 +4219,7 @@ comment on function public.purge_queue is 'Cancels what is pending in a queue.';
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_problem text := case
@@ -4252,7 +4252,7 @@ comment on function public.set_limit is 'Limits how many jobs of a key run at on
 
 -- Gives the running jobs of a key, or of the keys of a kind, their slots.
 create function picture_queue._seat_running(p_key text) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- Locked first, in the order of ids: what is just being reported must not get a slot that nobody frees.
@@ -4283,7 +4283,7 @@ $$;
 
 -- Has the next claim look at a key, or at the keys of a kind, again.
 create function picture_queue._look_at_keys(p_key text) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   update picture_queue.limit_key l set due_at = picture_queue._now()
@@ -4293,7 +4293,7 @@ end
 $$;
 
 create function public.delete_limit(key text) returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   delete from picture_queue.limit_rule r where r.key = delete_limit.key;
@@ -4308,7 +4308,7 @@ comment on function public.delete_limit is 'Ends the limit of a key.';
 
 -- The rules, and the keys that are paused or that jobs wait for.
 create function public.list_limits() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
@@ -4325,7 +4325,7 @@ comment on function public.list_limits is 'The limits, and the keys that are pau
 
 -- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if coalesce(key, '') !~ '^[^[:cntrl:]]{1,200}$' or resume_at <= picture_queue._now() then
@@ -4342,7 +4342,7 @@ $$;
 comment on function public.pause_key is 'Lets no job of a key start.';
 
 create function public.resume_key(key text) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if key is null then
@@ -4358,7 +4358,7 @@ comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- A tenant of weight 3 gets three turns where one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000 then
@@ -4374,7 +4374,7 @@ $$;
 comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';
 
 create function public.list_tenants() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
   from picture_queue.tenant t
@@ -4390,7 +4390,7 @@ comment on function public.list_tenants is 'The tenants with a weight of their o
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}')
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch picture_queue.batch;
@@ -4441,7 +4441,7 @@ comment on function public.enqueue_batch is
   'Writes jobs that belong together, and one that runs when all have finished.';
 
 create function public.get_batch(batch_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch jsonb := (
@@ -4464,7 +4464,7 @@ comment on function public.get_batch is 'How far a batch is.';
 -- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
 -- kept for a day, for a job that parks on it later. A second event of that name replaces the first.
 create function public.send_event(name text, payload jsonb default null) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if coalesce(length(name), 0) not between 1 and 200 then
@@ -4486,14 +4486,14 @@ $$;
 comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
 
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._log_job(job_id, lease_id, lines) $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
 -- What happened to a job: its changes of state with their times (claims are read off the attempt they
 -- began), its failed attempts with their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
@@ -4560,7 +4560,7 @@ create type picture_queue.cron as (
 create function picture_queue._cron_field(
   p_field text, p_text text, p_low integer, p_high integer, p_names text[] default '{}')
 returns integer[]
-language plpgsql immutable set search_path = ''
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_part text;
@@ -4602,7 +4602,7 @@ $$;
 
 -- What an expression says; refuses what is none.
 create function picture_queue._cron_fields(p_cron text) returns picture_queue.cron
-language plpgsql immutable set search_path = ''
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_text text := lower(btrim(p_cron, E' \t\n'));
@@ -4643,7 +4643,7 @@ $$;
 
 -- The first day from this one on that fits; null if none does within eight years (30 February).
 create function picture_queue._cron_day(p_cron picture_queue.cron, p_from date) returns date
-language plpgsql immutable set search_path = ''
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_from date := p_from;
@@ -4675,7 +4675,7 @@ $$;
 
 -- The first time after this one that fits, on a clock that is never changed.
 create function picture_queue._cron_clock(p_cron picture_queue.cron, p_after timestamp) returns timestamp
-language plpgsql immutable set search_path = ''
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_day date := picture_queue._cron_day(p_cron, p_after::date);
@@ -4703,7 +4703,7 @@ $$;
 -- offset is the same at both. There is at most one change in two days.
 create function picture_queue._clock_change(p_timezone text, p_from timestamptz, p_to timestamptz)
 returns timestamptz
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_offset interval := (p_from at time zone p_timezone) - (p_from at time zone 'UTC');
@@ -4733,7 +4733,7 @@ $$;
 -- When an expression comes next in a time zone, after a moment; null if not within eight years. Goes
 -- from one change of the clock to the next: in between, a time of the day is one moment.
 create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);
@@ -4782,7 +4782,7 @@ $$;
 -- from created_at, so they never drift.
 create function picture_queue._schedule_next(p_schedule picture_queue.schedule, p_after timestamptz)
 returns timestamptz
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_step numeric := round(p_schedule.every_seconds::numeric * 1000000);
@@ -4799,7 +4799,7 @@ $$;
 -- there may be very many.
 create function picture_queue._schedule_latest(p_schedule picture_queue.schedule, p_now timestamptz)
 returns timestamptz
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_latest timestamptz := p_schedule.next_at;
@@ -4827,7 +4827,7 @@ $$;
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_latest timestamptz;
@@ -4850,7 +4850,7 @@ $$;
 -- The item for enqueue that a tick of a schedule makes; it finds both in its metadata.
 create function picture_queue._schedule_job(p_schedule picture_queue.schedule, p_tick timestamptz, p_job_id uuid)
 returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select p_schedule.job || jsonb_build_object('job_id', p_job_id, 'options',
     coalesce(nullif(p_schedule.job -> 'options', 'null'), '{}') || jsonb_build_object('metadata',
@@ -4864,7 +4864,7 @@ $$;
 create function picture_queue._run_due_schedule(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer)
 returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_ticks timestamptz[];
@@ -4906,7 +4906,7 @@ $$;
 -- every worker and by maintenance; a schedule that another one has in hand is passed over. Returns how
 -- many jobs.
 create function picture_queue._run_schedules(p_limit integer) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -4937,7 +4937,7 @@ $$;
 -- The name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
 -- refused: they know nothing of summer time, and the sign of an offset means the reverse.
 create function picture_queue._timezone(p_timezone text) returns text
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text := 'UTC';
@@ -4955,7 +4955,7 @@ $$;
 
 -- What is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
 create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_name is null or p_name !~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$' then format('name is %s', to_jsonb(p_name))
@@ -4983,7 +4983,7 @@ $$;
 -- Makes a schedule or changes it into this one; what is not said is as by default, but a schedule that
 -- is paused stays so. Setting the same again changes nothing.
 create function picture_queue._set_schedule(p_name text, p_schedule jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -5039,7 +5039,7 @@ $$;
 
 -- A schedule as callers see it.
 create function picture_queue._get_schedule(p_name text) returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule jsonb;
@@ -5057,12 +5057,12 @@ $$;
 -- 377_function_schedule.sql
 
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_schedule(name, schedule) $$;
 comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
 
 create function public.delete_schedule(name text) returns jsonb
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
   with gone as (delete from picture_queue.schedule s where s.name = delete_schedule.name returning 1)
   select jsonb_build_object('deleted', exists (select from gone))
@@ -5070,7 +5070,7 @@ $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
 
 create function public.pause_schedule(name text) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   update picture_queue.schedule s set paused = true, next_at = null, updated_at = picture_queue._now()
@@ -5082,7 +5082,7 @@ comment on function public.pause_schedule is 'A paused schedule makes no jobs.';
 
 -- The ticks of the pause were not missed. The schedule is checked as if it were set anew.
 create function public.resume_schedule(name text) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule jsonb := picture_queue._get_schedule(name);
@@ -5096,7 +5096,7 @@ comment on function public.resume_schedule is 'A paused schedule goes on with it
 
 -- With a job_id made by the caller the call can be repeated.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule picture_queue.schedule;
@@ -5111,7 +5111,7 @@ comment on function public.run_schedule is
   'Makes a job of a schedule now; its ticks stay as they are. Paused ones too.';
 
 create function public.list_schedules() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(to_jsonb(s) order by s.name), '[]') from picture_queue.schedule s
 $$;
@@ -5123,7 +5123,7 @@ comment on function public.list_schedules is 'The schedules, by name.';
 -- What is wrong with one input of a model: the value and the rule; null if nothing.
 -- p_rule is one entry of model.inputs.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_rule ->> 'type' = 'integer' and (jsonb_typeof(p_value) <> 'number' or (p_value #>> '{}')::numeric % 1 <> 0)
@@ -5146,7 +5146,7 @@ $$;
 
 -- Refuses a prompt or an input that does not fit the model, naming the field, the value and the rule.
 create function picture_queue._check_input(p_model picture_queue.model, p_prompt text, p_input jsonb) returns void
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_limit integer := (select max_prompt_length from picture_queue.setting);
@@ -5190,7 +5190,7 @@ $$;
 
 -- Refuses options that are not known, or not the caller's to set.
 create function picture_queue._check_options(p_options jsonb) returns void
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_service boolean := picture_queue._is_service();
@@ -5217,7 +5217,7 @@ $$;
 -- Repeating it with the same options.generation_id or options.idempotency_key gives the first answer.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user uuid;
@@ -5267,7 +5267,7 @@ $$;
 create function public.start_generation(
   prompt text, model_id text default null, input jsonb default '{}', options jsonb default '{}')
 returns jsonb
-language sql volatile security invoker set search_path = ''
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;
@@ -5278,7 +5278,7 @@ comment on function public.start_generation is 'Asks for a picture; answers at o
 
 -- Cancels the job of a generation of the caller's.
 create function picture_queue.cancel_generation(p_generation_id uuid) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job_id uuid;
@@ -5293,13 +5293,13 @@ end
 $$;
 
 create function public.cancel_generation(generation_id uuid) returns jsonb
-language sql volatile security invoker set search_path = ''
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_generation(generation_id) $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller''s.';
 
 -- The models on offer, with their inputs.
 create function picture_queue.list_models() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'model_id', m.model_id, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
@@ -5309,7 +5309,7 @@ as $$
 $$;
 
 create function public.list_models() returns jsonb
-language sql stable security invoker set search_path = ''
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.list_models() $$;
 comment on function public.list_models is 'The models on offer, with their inputs.';
 
@@ -5324,7 +5324,7 @@ comment on function public.list_models is 'The models on offer, with their input
 -- one, or one that succeeded, with images as saved, whose worker died before it could report. owned are
 -- the prediction ids of the last two hours that belong to rows, so that an orphan can be told.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(job_id, lease_id);
@@ -5367,7 +5367,7 @@ comment on function public.begin_prediction is 'Commits the row of a prediction,
 -- The row of a prediction, live and of this lease's job, locked.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
@@ -5383,7 +5383,7 @@ end
 $$;
 
 create function public.record_prediction(job_id uuid, lease_id uuid, prediction uuid, prediction_id text) returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
@@ -5408,7 +5408,7 @@ comment on function public.record_prediction is 'Stores the id Replicate gave to
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
@@ -5426,7 +5426,7 @@ comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
 -- images: n, path, mime_type, width, height, bytes of each; repeating it changes nothing.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(job_id, lease_id);
@@ -5456,7 +5456,7 @@ comment on function public.save_images is 'Writes the images of a generation und
 -- Since when the oldest job that could be claimed waits: the eldest of the first 50 in line of each of
 -- the first 16 priorities. Jobs nobody takes are at the head of their line.
 create function picture_queue._oldest_due(p_queue text) returns timestamptz
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with recursive ranks as (
     (select j.rank, 1 as n from public.job_queue j
@@ -5482,7 +5482,7 @@ $$;
 -- How many jobs of each queue are in each state. A finished job is counted where it is kept.
 create function picture_queue._depths()
 returns table (queue text, status text, hold text, n bigint)
-language sql stable rows 100 set search_path = ''
+language sql stable rows 100 set search_path = pg_catalog, pg_temp
 as $$
   select c.queue, c.status, c.hold, sum(c.n)::bigint
   from (
@@ -5496,7 +5496,7 @@ $$;
 -- How many jobs of each queue finished since the beginning of that minute, by status.
 create function picture_queue._finished_since(p_since timestamptz)
 returns table (queue text, status text, n bigint)
-language sql stable rows 100 set search_path = ''
+language sql stable rows 100 set search_path = pg_catalog, pg_temp
 as $$
   select c.queue, c.status, sum(c.n)::bigint
   from (
@@ -5514,7 +5514,7 @@ create function picture_queue.counts()
 returns table (queue text, pending bigint, scheduled bigint, blocked bigint, waiting bigint, processing bigint,
   parked bigint, completed bigint, failed bigint, cancelled bigint, oldest_seconds numeric,
   finished_last_minute bigint, finished_last_hour bigint, failed_last_day bigint, workers bigint)
-language sql stable security definer rows 20 set search_path = ''
+language sql stable security definer rows 20 set search_path = pg_catalog, pg_temp
 as $$
   with depths as materialized (
     select d.queue,
@@ -5591,7 +5591,7 @@ comment on view public.stuck_jobs is 'Jobs processing for over ten minutes, or w
 -- that wait although no worker knows them. Such jobs stay at the head of their line, so the first 5,000
 -- of each queue are looked at.
 create function public.queue_status() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
     'queues', (select coalesce(jsonb_agg(to_jsonb(h)), '[]') from public.queue_health h),
@@ -5624,7 +5624,7 @@ comment on function public.queue_status is 'Queues, workers, and job types that 
 
 -- Counts for dashboards and scalers.
 create function public.queue_counts() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
   from picture_queue.counts() c
@@ -5634,7 +5634,7 @@ comment on function public.queue_counts is 'How many jobs each queue has in each
 -- The place of a job of the caller's in its line, counted from 1 up to 10,000 (at_least: or further
 -- back); null if it is not in line, since it is held, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
@@ -5659,7 +5659,7 @@ end
 $$;
 
 create function public.job_position(job_id uuid) returns jsonb
-language sql stable security invoker set search_path = ''
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.job_position(job_id) $$;
 comment on function public.job_position is 'How many jobs are before one of the caller''s in its line, and itself.';
 
@@ -5670,7 +5670,7 @@ create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
 returns jsonb
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -5726,7 +5726,7 @@ comment on function public.desired_workers is 'How many workers the work at hand
 -- Adds up what changed: counts into depth, finished jobs into throughput. What finished in the last
 -- minute stays as it is, so that counts() can tell the minute exactly. Returns how many rows.
 create function picture_queue._fold_depth(p_limit integer) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -5764,7 +5764,7 @@ $$;
 -- Makes the partition of the archive for the month (UTC) of p_at, if it is not there. Made first and then
 -- attached, which waits for nobody who reads the archive.
 create function picture_queue._archive_partition(p_at timestamptz) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_month timestamp := date_trunc('month', p_at at time zone 'UTC');
@@ -5783,7 +5783,7 @@ $$;
 -- Drops the partitions whose month ended keep_archive_months ago. One that somebody reads just now is
 -- left for the next time. Returns how many.
 create function picture_queue._drop_archive() returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text;
@@ -5814,7 +5814,7 @@ $$;
 -- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status,
 -- into the archive where that is on. A job's idempotency key and uniqueness end with it. Returns how many.
 create function picture_queue._prune(p_limit integer) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();  -- a volatile function would not be looked up in an index
@@ -5853,7 +5853,7 @@ $$;
 -- for in a day, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
 -- heard of in an hour, and keys that are neither paused nor waited for. Returns how many rows.
 create function picture_queue._prune_misc(p_limit integer) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -5887,7 +5887,7 @@ $$;
 -- Prunes for two seconds at most, a thousand jobs of each status at a time. Called by maintain(), and by
 -- pg_cron under a job of its own. Returns what was done; more: there is more to prune.
 create function picture_queue.prune() returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_start timestamptz := picture_queue._now();
@@ -5914,7 +5914,7 @@ $$;
 -- (setting.maintained_at is the lease; sooner if something was left), and the others are answered {}.
 -- What locks jobs that are not finished comes last, to hold the locks for a moment only.
 create function picture_queue.maintain(p_force boolean default true) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -5948,7 +5948,7 @@ end
 $$;
 
 create function public.maintain_jobs(force boolean default false) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue.maintain(coalesce(force, false));
@@ -5963,7 +5963,7 @@ comment on function public.maintain_jobs is 'Does the housekeeping if it is due,
 -- and the counts, by counting all jobs once. Nothing is locked for longer than a row. For a person at
 -- the database; no API role may call it.
 create function picture_queue.repair() returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_slots integer;
@@ -6013,19 +6013,19 @@ $$;
 -- of rows. A remedy is a statement to paste, or a sentence.
 create function picture_queue._finding(p_check text, p_verdict text, p_detail text, p_remedy text default null)
 returns jsonb
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('check', p_check, 'verdict', p_verdict, 'detail', p_detail, 'remedy', p_remedy)
 $$;
 
 -- The findings, or one that all is well.
 create function picture_queue._findings(p_check text, p_found jsonb, p_well text) returns jsonb
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select coalesce(p_found, jsonb_build_array(picture_queue._finding(p_check, 'ok', p_well))) $$;
 
 -- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
 create function picture_queue._check_xmin() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue._findings('held snapshots', (
     select jsonb_agg(picture_queue._finding('held snapshots', case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
@@ -6051,7 +6051,7 @@ as $$
 $$;
 
 create function picture_queue._check_vacuum() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue._findings('dead rows', (
     select jsonb_agg(picture_queue._finding('dead rows', case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
@@ -6065,7 +6065,7 @@ $$;
 
 -- The indexes of job_queue without which a call reads the whole table. A test keeps the list true.
 create function picture_queue._check_indexes() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with wanted (name, definition) as (values
     ('job_queue_batch', 'create index job_queue_batch on public.job_queue using btree (batch_id, seq)'
@@ -6112,7 +6112,7 @@ $$;
 -- Rows that belong to nothing: the first 10,000 of each kind are looked at, one by one by their ids rather
 -- than beside all jobs.
 create function picture_queue._check_orphans() returns jsonb
-language sql stable set search_path = '' set seq_page_cost = 100
+language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with recursive keys as (
     (select j.blocked_on as key, 1 as n from public.job_queue j
@@ -6155,7 +6155,7 @@ $$;
 -- Whether the counts are those of the jobs, for each state with up to 20,000 of them. One statement sees
 -- both as of one moment.
 create function picture_queue._check_depth() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with counted (state, n, really) as (
     select d.state, d.n, case when d.n not between 0 and 20000 then null else case d.state
@@ -6191,7 +6191,7 @@ $$;
 -- Jobs that could have been claimed for a minute, the first 20 queues; leases that nobody took back; and
 -- jobs whose time came and that nobody promoted.
 create function picture_queue._check_overdue() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with due as (
     select q.name, q.pause_reason, q.paused_until > picture_queue._now() as paused, picture_queue._now() - o.at as age,
@@ -6237,7 +6237,7 @@ $$;
 
 -- Our functions in public are known by what they call.
 create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
-language sql stable rows 200 set search_path = ''
+language sql stable rows 200 set search_path = pg_catalog, pg_temp
 as $$
   select p.oid, p.pronamespace = 'public'::regnamespace
   from pg_catalog.pg_proc p
@@ -6247,7 +6247,7 @@ as $$
 $$;
 
 create function picture_queue._check_rights() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
     select c.oid, c.oid::regclass as name, c.relrowsecurity as rls, c.relnamespace = 'public'::regnamespace as is_public
@@ -6285,7 +6285,7 @@ $$;
 
 -- Whether the housekeeping is done, and by whom.
 create function picture_queue._check_maintenance() returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_at timestamptz := (select s.maintained_at from picture_queue.setting s);
@@ -6316,7 +6316,7 @@ end
 $$;
 
 create function picture_queue._check_settings(p_client_time timestamptz) returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with clock as (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away),
   problem (verdict, detail, remedy) as (
@@ -6360,7 +6360,7 @@ $$;
 
 -- The tables that a publication of Realtime would send a second time, change by change.
 create function picture_queue._published() returns text[]
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select array_agg(t.tablename::text order by t.tablename) from pg_catalog.pg_publication_tables t
   where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename in ('job_queue', 'generations', 'images')
@@ -6368,7 +6368,7 @@ $$;
 
 -- Whether events get out: the function that sends them, who may hear them, and where they are written.
 create function picture_queue._check_realtime() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with messages as (
     select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c where c.oid = to_regclass('realtime.messages')
@@ -6415,7 +6415,7 @@ $$;
 
 -- Whether the bucket of the pictures is there and closed.
 create function picture_queue._check_storage() returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_public boolean;
@@ -6440,7 +6440,7 @@ $$;
 
 -- How the last run of each of our jobs in pg_cron went, and whether the list of runs grows without end.
 create function picture_queue._check_cron_runs() returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_found jsonb;
@@ -6478,7 +6478,7 @@ $$;
 
 -- Looks the queue over; client_time: the caller's clock. See _check_… for what is looked at.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_indexes jsonb := picture_queue._check_indexes();
@@ -6498,7 +6498,7 @@ comment on function public.queue_doctor is 'What is wrong with the queue, with a
 -- 600_trigger_updated_at.sql
 
 create function picture_queue._set_updated_at() returns trigger
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   new.updated_at := picture_queue._now();
@@ -6666,7 +6666,7 @@ begin
   end if;
   execute $sql$
     create or replace function picture_queue._broadcast(p_events picture_queue.event[]) returns void
-    language plpgsql set search_path = ''
+    language plpgsql set search_path = pg_catalog, pg_temp
     as $$
     begin
       insert into realtime.messages (topic, extension, event, payload, private)
@@ -6709,7 +6709,7 @@ $do$;
 -- Schedules the housekeeping where pg_cron is; call it again after installing pg_cron. Each job has a
 -- name of its own, so that pruning can be put elsewhere without stopping the rest.
 create function picture_queue.schedule_maintenance() returns text
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   -- Looked up and put in, since a linter follows a name in a string, also where pg_cron is not.

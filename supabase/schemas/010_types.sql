@@ -85,7 +85,7 @@ create type picture_queue.event as (
 create function picture_queue._change(
   p_job_id uuid, p_action text, p_error text default null, p_run_at timestamptz default null, p_key text default null)
 returns picture_queue.change
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, p_key)::picture_queue.change
 $$;

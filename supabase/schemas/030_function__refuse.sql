@@ -2,7 +2,7 @@
 -- reason phrase as it is; what varies goes to DETAIL (field and value) and HINT (the fix).
 create function picture_queue._refuse(p_code text, p_detail text default null, p_hint text default null)
 returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_status text;
@@ -43,7 +43,7 @@ $$;
 
 -- Whether it is a list of objects, which jsonb_to_recordset asks for.
 create function picture_queue._is_list(p_value jsonb) returns boolean
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_typeof(p_value) = 'array', false)
     and not jsonb_path_exists(p_value, 'strict $[*] ? (@.type() != "object")')

@@ -2,7 +2,7 @@
 -- direct connection without any token. Inside a definer function current_user is the owner, so the
 -- token decides, never current_user.
 create function picture_queue._is_service() returns boolean
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role',
@@ -12,5 +12,5 @@ $$;
 
 -- The user the caller is, from the token; null for a service key.
 create function picture_queue._caller_id() returns uuid
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')::uuid $$;

@@ -2,7 +2,7 @@
 -- jitter both ways so that jobs which failed together do not come back together.
 create function picture_queue._backoff(p_attempt integer, p_policy text, p_base real, p_cap real, p_jitter real)
 returns real
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   -- 2^30 seconds is beyond any cap; the bound keeps the power from overflowing.
   select (least(p_base * case p_policy
@@ -14,7 +14,7 @@ $$;
 
 -- The backoff of a job: what it was enqueued with, its type's, its queue's, the setting's.
 create function picture_queue._backoff_of(p_job public.job_queue) returns real
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue._backoff(p_job.attempt,
     coalesce(p_job.backoff ->> 'policy', t.backoff_policy, q.backoff_policy, s.backoff_policy),

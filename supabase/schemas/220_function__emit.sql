@@ -1,7 +1,7 @@
 -- Announces the state of these jobs, one event each, on the owner's topic or else the job's own.
 -- The whole visible state is in it, the result never.
 create function picture_queue._emit(p_ids uuid[]) returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_events picture_queue.event[];
@@ -30,7 +30,7 @@ $$;
 -- nothing to do ('enqueue'), or for everyone who might run the job ('cancel', 'again'). Over Realtime for
 -- workers that come through the API, by NOTIFY for those with a connection of their own.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_events picture_queue.event[];

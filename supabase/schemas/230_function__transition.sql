@@ -5,7 +5,7 @@
 -- follows for other jobs (children of a finished parent) is made in the same transaction, but not
 -- returned.
 create function picture_queue._transition(p_changes picture_queue.change[]) returns picture_queue.moved[]
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_moved picture_queue.moved[] := picture_queue._move(p_changes);
@@ -20,7 +20,7 @@ $$;
 
 -- One step of _transition: the rows, their history, the counts, the events.
 create function picture_queue._move(p_changes picture_queue.change[]) returns picture_queue.moved[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();

@@ -2,7 +2,7 @@
 
 -- Keeps the last 50 rows of history of each job.
 create function picture_queue._bound_history(p_ids uuid[]) returns void
-language sql volatile set search_path = '' set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   delete from picture_queue.history h
   using public.job_queue j
@@ -12,7 +12,7 @@ $$;
 
 -- The generations of these jobs show their state.
 create function picture_queue._mirror_generations(p_ids uuid[]) returns void
-language sql volatile set search_path = '' set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   update public.generations g
   set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
@@ -24,7 +24,7 @@ $$;
 -- Gives up the slots of jobs that do not run any more, and notes whose turn it may be: whoever waits
 -- for such a key is let through by the next claim, which alone holds the locks of keys.
 create function picture_queue._free_keys(p_ids uuid[]) returns void
-language sql volatile set search_path = '' set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with freed as (
     -- One by one through the index, however few rows the statistics have seen.
@@ -50,7 +50,7 @@ $$;
 -- up. Two enqueues at once may give the same turn twice, which is harmless.
 create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_but uuid[])
 returns double precision
-language sql stable set search_path = '' set seq_page_cost = 100
+language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select greatest(0,
     (select j.turn from public.job_queue j
@@ -64,7 +64,7 @@ $$;
 
 -- Jobs of tenants that become claimable (again) line up behind their tenant's last.
 create function picture_queue._take_turns(p_ids uuid[]) returns void
-language sql volatile set search_path = '' set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with late as (
     select j.id, j.queue, j.tenant, j.rank, j.turn, j.seq from public.job_queue j

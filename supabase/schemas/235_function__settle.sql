@@ -3,7 +3,7 @@
 -- unless it was to run all the same. The children are locked before they are counted, so two parents
 -- that finish at once cannot each wait for the other.
 create function picture_queue._settle_children(p_moved picture_queue.moved[]) returns picture_queue.change[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_children uuid[];
@@ -57,7 +57,7 @@ $$;
 -- Keeps the counts of batches (p_ends: batch_id, from, to of each change) and enqueues the callback
 -- of those that are complete. Batches are locked in the order of their ids.
 create function picture_queue._count_batches(p_ends jsonb) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch picture_queue.batch;
@@ -92,7 +92,7 @@ $$;
 -- Notes whether a batch is finished; when it is, its callback job is enqueued, once. One that is refused is
 -- noted: the job that ended last has ended all the same.
 create function picture_queue._finish_batch(p_batch picture_queue.batch) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_finished boolean := p_batch.completed + p_batch.failed + p_batch.cancelled = p_batch.total;

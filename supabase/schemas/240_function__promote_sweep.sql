@@ -1,7 +1,7 @@
 -- Makes claimable what its time has come for: scheduled jobs, and parked ones at their poll time.
 -- Returns how many.
 create function picture_queue._promote(p_limit integer) returns integer
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_changes picture_queue.change[];
@@ -24,7 +24,7 @@ $$;
 -- Takes back the jobs whose lease ended unheard: the attempt counts, so a job that kills its worker
 -- ends. Gives up what was not to start any more. Returns the queues that have work again.
 create function picture_queue._sweep(p_limit integer) returns text[]
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_changes picture_queue.change[];

@@ -5,7 +5,7 @@
 
 -- The keys a job runs under.
 create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select array['global', 'queue:' || p_queue, 'type:' || p_job_type]
     || case when p_user_id is not null then array['user:' || p_user_id] end
@@ -16,7 +16,7 @@ $$;
 -- for which nothing holds are left out.
 create function picture_queue._rules(p_keys text[])
 returns table (key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz)
-language sql stable rows 10 set search_path = ''
+language sql stable rows 10 set search_path = pg_catalog, pg_temp
 as $$
   select a.key, coalesce(own.max_running, kind.max_running), coalesce(own.rate, kind.rate),
     coalesce(own.period_seconds, kind.period_seconds), k.paused_until
@@ -31,7 +31,7 @@ $$;
 -- How many more jobs may start now under each of these keys that something holds for.
 create function picture_queue._rooms(p_keys text[])
 returns table (key text, room integer)
-language sql volatile rows 10 set search_path = ''
+language sql volatile rows 10 set search_path = pg_catalog, pg_temp
 as $$
   select r.key, case when r.paused_until is not null then 0 else least(
     r.max_running - (
@@ -51,7 +51,7 @@ $$;
 -- seconds are for what was let through and then not claimed.
 create function picture_queue._look_again(p_keys text[])
 returns table (key text, due_at timestamptz)
-language sql volatile rows 10 set search_path = ''
+language sql volatile rows 10 set search_path = pg_catalog, pg_temp
 as $$
   select r.key, coalesce(
     r.paused_until,
@@ -67,7 +67,7 @@ $$;
 -- each other in a circle. There are 1,024 locks, so that no transaction takes more; keys that share one
 -- only wait for each other.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   if current_setting('picture_queue.holds_keys', true) = 'yes' then
@@ -84,7 +84,7 @@ $$;
 
 -- The keys of these candidates that something holds for.
 create function picture_queue._limited_keys(p_candidates picture_queue.candidate[]) returns text[]
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(array_agg(r.key), '{}')
   from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r
@@ -95,7 +95,7 @@ $$;
 -- lock: if nobody has that lock, the next statement sees whether somebody waits; if somebody has, the
 -- key is left for the next claim.
 create function picture_queue._due_keys() returns text[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_freed text[];
@@ -130,7 +130,7 @@ $$;
 -- is not claimed yet counts as running. Locks p_also as well, the keys of the claim's candidates, since
 -- only the first locking of a transaction waits. Returns whether jobs were let through.
 create function picture_queue._unblock(p_keys text[], p_also text[]) returns boolean
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -168,7 +168,7 @@ $$;
 
 -- Notes of locked keys whether jobs wait for them, and when to look again.
 create function picture_queue._note_waiting(p_keys text[]) returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_waiting text[] := array(

@@ -6,7 +6,7 @@
 create function picture_queue._admit(
   p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer,
   out ids uuid[], out slots jsonb, out blocked picture_queue.change[])
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_room jsonb;  -- of each limited key that we locked; null: any number
@@ -61,7 +61,7 @@ $$;
 
 -- Takes the slots of started jobs, counts their starts, and notes which keys jobs wait for now.
 create function picture_queue._take_slots(p_slots jsonb, p_blocked picture_queue.change[]) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();

@@ -1,5 +1,5 @@
 create function picture_queue._backoff_problem(p_backoff jsonb) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select p.problem from (
     select format('options.backoff.%s is not known', k) as problem from jsonb_object_keys(p_backoff) k
@@ -17,7 +17,7 @@ as $$
 $$;
 
 create function picture_queue._unique_problem(p_unique jsonb) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select p.problem from (
     select format('options.unique.%s is not known', k) as problem from jsonb_object_keys(p_unique) k
@@ -50,7 +50,7 @@ $$;
 
 -- Whether a text is a time; nothing else can tell.
 create function picture_queue._is_time(p_text text) returns boolean
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return p_text::timestamptz is not null;
@@ -61,7 +61,7 @@ $$;
 
 -- What is wrong with the options of a job: the field, the value and the rule; null if nothing.
 create function picture_queue._options_problem(p_options jsonb) returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select case when jsonb_typeof(p_options) <> 'object' then 'options is not an object' else (
     select format('options.%s is not known', k) from jsonb_object_keys(p_options) k
@@ -115,7 +115,7 @@ $$;
 
 -- What is wrong with one item of a bulk enqueue: the field, the value and the rule; null if nothing.
 create function picture_queue._job_problem(p_item jsonb) returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select case
     when jsonb_typeof(p_item) <> 'object' then 'a job must be an object'
@@ -158,7 +158,7 @@ $$;
 -- that is plainly right is seen at a glance; the others, or all (p_closely), are looked at closely.
 -- (A pattern that counts, as {0,127}, takes ten times as long as one that does not.)
 create function picture_queue._check_jobs(p_jobs jsonb, p_closely boolean default false) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_limit integer := (select max_payload_bytes from picture_queue.setting);

@@ -3,7 +3,7 @@
 -- of many, only the queues' workers hear. p_internal: our own follow-ups, which a queue that drains
 -- still takes.
 create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default false) returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_jobs picture_queue.new_job[];
@@ -56,7 +56,7 @@ $$;
 -- _enqueue for the common case, in one statement: jobs without options, plainly right, for queues that are
 -- there and serve first come first. Returns null, and has done nothing, where that is not so.
 create function picture_queue._enqueue_plain(p_jobs jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -128,7 +128,7 @@ $$;
 
 -- The answer of _enqueue_plain where jobs of these ids were there already: the same ones, or it refuses.
 create function picture_queue._meet_same(p_jobs jsonb, p_ids uuid[], p_made uuid[]) returns jsonb
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_answer jsonb;
@@ -155,7 +155,7 @@ $$;
 
 -- Equal for jobs of one type and owner with equal arguments: those named, or all.
 create function picture_queue._unique_key(p_job_type text, p_user_id uuid, p_payload jsonb, p_by text[]) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select p_job_type || ':' || md5(coalesce(p_user_id::text, '') || coalesce(
     (select jsonb_object_agg(k, p_payload -> k) from unnest(p_by) k), p_payload, '{}')::text)
@@ -163,7 +163,7 @@ $$;
 
 -- The items of an enqueue with their types and defaults.
 create function picture_queue._new_jobs(p_jobs jsonb) returns picture_queue.new_job[]
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select array_agg(row(
     e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
@@ -196,7 +196,7 @@ $$;
 -- Makes the queues that are not there, or refuses them (setting unknown_queue), and refuses new jobs
 -- for a queue that drains.
 create function picture_queue._ensure_queues(p_jobs picture_queue.new_job[], p_internal boolean) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_names text[] := array(select distinct n.queue from unnest(p_jobs) n order by n.queue);
@@ -219,7 +219,7 @@ $$;
 -- The place of each new job in its line: rank, turn, and whether it waits for its time. Aging makes of
 -- priority a head start in seconds; fair share gives each tenant its turns (see _last_turn).
 create function picture_queue._line_up(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -265,7 +265,7 @@ $$;
 -- out of what is returned.
 create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_announce boolean)
 returns public.job_queue[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();

@@ -4,7 +4,7 @@
 -- Locks the parents, so that none finishes unseen until we commit, refuses what cannot be depended on,
 -- and marks the jobs that have to wait.
 create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_places jsonb;  -- where in the call each id comes first
@@ -53,7 +53,7 @@ $$;
 -- parent of the same call may be a job that was there instead of it (p_answer): then that one is the parent,
 -- and may have finished long ago.
 create function picture_queue._tie_to_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -105,7 +105,7 @@ $$;
 
 -- Locks the batches that get new jobs; a finished one takes none.
 create function picture_queue._check_batches(p_jobs picture_queue.new_job[]) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_ids uuid[] := array(select distinct n.batch_id from unnest(p_jobs) n where n.batch_id is not null);

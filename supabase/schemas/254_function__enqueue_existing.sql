@@ -2,7 +2,7 @@
 -- what became of them. Where a unique key is free, or is freed since its period is over, the place is left
 -- out: the caller tries that job again.
 create function picture_queue._meet_existing(p_jobs picture_queue.new_job[], p_made public.job_queue[]) returns jsonb
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -46,7 +46,7 @@ $$;
 -- payload and a later time (debounce). One that runs cannot be replaced; one that has finished stays. Null:
 -- until it could be locked it has come out of the way.
 create function picture_queue._renew(p_id uuid, p_jobs picture_queue.new_job[], p_i integer) returns text
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_new picture_queue.new_job;

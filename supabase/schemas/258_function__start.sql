@@ -9,7 +9,7 @@ create function picture_queue._start(
   p_worker text, p_lease_id uuid, p_lease_seconds real, p_legacy boolean, p_queues text[], p_job_types text[],
   p_max_jobs integer, p_heads jsonb, p_ids uuid[], p_slots jsonb, p_drawn boolean)
 returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -124,7 +124,7 @@ $$;
 create function picture_queue._remember_heads(
   p_worker text, p_read bigint, p_limit integer, p_heads jsonb, p_ids uuid[])
 returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - p_read;

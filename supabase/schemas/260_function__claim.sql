@@ -2,7 +2,7 @@
 create function picture_queue._touch_worker(
   p_worker text, p_queues text[], p_job_types text[], p_idle boolean, p_swept boolean)
 returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -22,7 +22,7 @@ $$;
 create function picture_queue._candidates(
   p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limit integer, p_heads jsonb)
 returns picture_queue.candidate[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -62,7 +62,7 @@ $$;
 -- Before a claim locks anything: a new rule (set_limit) waits for the claims that do not know it yet, and
 -- those that come after wait for the rule.
 create function picture_queue._know_rules() returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0);
@@ -78,7 +78,7 @@ create function picture_queue._claim(
   p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
   p_request_id uuid, p_legacy boolean)
 returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -163,7 +163,7 @@ create function picture_queue._claim_jobs(
   p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid,
   p_weights real[])
 returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();

@@ -1,7 +1,7 @@
 -- The outcomes a worker reports, with their types. What is not well formed is refused before anything
 -- is written.
 create function picture_queue._outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes picture_queue.outcome[];
@@ -41,7 +41,7 @@ $$;
 -- repeated (this lease reported before, nothing changed); stale (the lease ended, nothing changed).
 -- A result above the limit fails its job, since no repetition makes it smaller.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
@@ -85,7 +85,7 @@ $$;
 -- cancel was requested is cancelled whatever its handler made of it, unless it completed.
 create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
 returns picture_queue.change[]
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -134,7 +134,7 @@ $$;
 -- before its job parked, a key or queue that asked for a pause, a breaker.
 create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_pause record;
@@ -182,7 +182,7 @@ $$;
 -- Counts failures of one kind in a row, for queues with a breaker, and pauses the queue when there are
 -- too many. After the pause one more failure of that kind pauses it again; a completed job resets it.
 create function picture_queue._check_breakers(p_ids uuid[]) returns void
-language plpgsql set search_path = '' set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_queue picture_queue.queue;

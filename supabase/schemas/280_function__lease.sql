@@ -1,6 +1,6 @@
 -- The job, locked; refuses when there is none.
 create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
@@ -15,7 +15,7 @@ $$;
 
 -- The job under this lease, locked; refuses when the lease ended.
 create function picture_queue._leased(p_job_id uuid, p_lease_id uuid) returns public.job_queue
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._locked_job(p_job_id);
@@ -31,7 +31,7 @@ $$;
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function picture_queue._log_job(p_job_id uuid, p_lease_id uuid, p_lines jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
@@ -61,7 +61,7 @@ $$;
 -- somebody else has in hand are left as they are, for the next heartbeat: one open transaction must not
 -- end all leases of a worker.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -111,7 +111,7 @@ $$;
 -- 0 and 100 always do. The row has the newest value in any case.
 create function picture_queue._report_progress(p_job_id uuid, p_lease_id uuid, p_progress integer, p_message text)
 returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();

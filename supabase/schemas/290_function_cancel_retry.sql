@@ -2,7 +2,7 @@
 -- worker hears with the next heartbeat); a parked one is claimed once more so that its handler can
 -- undo what it started. Cancelling twice is the same as once.
 create function picture_queue.cancel_job(p_job_id uuid) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
@@ -35,7 +35,7 @@ $$;
 
 -- Jobs that were retried while parents of theirs have not finished wait for them as before.
 create function picture_queue._wait_again(p_ids uuid[]) returns void
-language sql volatile set search_path = '' set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select picture_queue._transition((
     select array_agg(picture_queue._change(j.id, 'wait'))
@@ -45,7 +45,7 @@ $$;
 
 -- Gives a failed or cancelled job one more attempt, if none is left.
 create function picture_queue._retry_job(p_job_id uuid) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._locked_job(p_job_id);
@@ -76,7 +76,7 @@ $$;
 -- Between a job that parks on an event and the sender of that event: whoever comes second sees what
 -- the first has done.
 create function picture_queue._lock_events(p_events text[]) returns void
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select pg_catalog.pg_advisory_xact_lock(1903326070, h.hash)
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
@@ -85,7 +85,7 @@ $$;
 -- Wakes the jobs parked on these events, if the events are there; an event is taken by those who
 -- waited for it and gone. Returns how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_changes picture_queue.change[];

@@ -12,7 +12,7 @@ create function public.enqueue_job(
   job_id uuid default null,
   options jsonb default '{}')
 returns uuid
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
@@ -70,7 +70,7 @@ comment on function public.enqueue_job is 'Writes one job and returns its id.';
 
 -- Writes many jobs, all or none; answers id and outcome of each.
 create function public.enqueue_jobs(jobs jsonb) returns jsonb
-language plpgsql security definer set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 begin
   return picture_queue._enqueue(jobs);

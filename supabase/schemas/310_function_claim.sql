@@ -1,7 +1,7 @@
 -- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy,
 -- which complete_job may end without naming the lease. It sweeps too, since there may be no worker.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_jobs jsonb;
@@ -25,7 +25,7 @@ create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default 30,
   request_id uuid default gen_random_uuid(), weights real[] default null)
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue._claim_jobs(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(lease_seconds, 30),

@@ -1,6 +1,6 @@
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue._heartbeat(worker, leases);
@@ -18,7 +18,7 @@ comment on function public.heartbeat_jobs is 'Prolongs leases; answers which job
 -- Writes the progress (percent) of a job under its lease.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue._report_progress(job_id, lease_id, progress, message);
@@ -28,7 +28,7 @@ comment on function public.report_progress is 'Writes the progress of a job, in 
 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes jsonb;
@@ -65,7 +65,7 @@ comment on function public.report_jobs is 'Writes how attempts ended, many at a 
 create function public.complete_job(
   job_id uuid, result jsonb default null, error text default null, lease_id uuid default null)
 returns text
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._locked_job(job_id);

@@ -1,7 +1,7 @@
 -- Refuses a filter that has keys it does not know or values of another type; null is as good as not
 -- given. It reads nothing, so users may call it.
 create function picture_queue._check_filter(p_filter jsonb, p_known text[]) returns void
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
@@ -29,7 +29,7 @@ $$;
 -- gets the plan of its own index. p_others: keys the caller looks at itself. It reads nothing, so users
 -- may call it.
 create function picture_queue._jobs_where(p_filter jsonb, p_others text[] default '{}') returns text
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_where text;
@@ -45,7 +45,7 @@ $$;
 
 -- Whether a value is of the type its key in a filter has.
 create function picture_queue._filter_fits(p_key text, p_value jsonb) returns boolean
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_text text := p_value #>> '{}';
@@ -77,7 +77,7 @@ $$;
 
 -- One condition. What is always so of such jobs is said too, since the partial indexes ask for it.
 create function picture_queue._filter_condition(p_key text, p_value text) returns text
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select case p_key
     when 'job_ids' then format('j.id = any (%L::uuid[])', array(select jsonb_array_elements_text(p_value::jsonb)))

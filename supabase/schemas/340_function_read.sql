@@ -1,6 +1,6 @@
 -- Reads, as the caller: row level security decides what there is.
 create function public.get_job(job_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job jsonb;
@@ -16,7 +16,7 @@ comment on function public.get_job is 'One job of the caller''s.';
 
 -- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page).
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_where text := picture_queue._jobs_where(filter, '{limit,before_seq}');
@@ -40,7 +40,7 @@ $$;
 comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
 
 create function public.get_generation(generation_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_generation jsonb;
@@ -59,7 +59,7 @@ comment on function public.get_generation is 'One generation of the caller''s wi
 
 -- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page).
 create function public.list_generations(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = ''
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_limit bigint;

@@ -2,7 +2,7 @@
 
 -- What an error is an example of: text in quotes, ids and numbers differ from one time to the next.
 create function picture_queue._reason(p_error text) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select left(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
     left(p_error, 2000),
@@ -14,7 +14,7 @@ $$;
 
 -- The reasons of failed jobs (those of the filter; the newest 10,000 of them), the most frequent first.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_where text := picture_queue._jobs_where(case when filter ->> 'status' is not null then filter
@@ -49,7 +49,7 @@ comment on function public.failure_reasons is 'Why jobs failed: equal errors onc
 -- Deletes finished jobs with their history and log, and takes them out of the counts. The caller holds
 -- their locks. Batches keep their counts: what was finished stays so. Returns how many.
 create function picture_queue._discard(p_ids uuid[]) returns integer
-language sql volatile set search_path = ''
+language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   with gone as (
     delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
@@ -65,7 +65,7 @@ $$;
 -- Cancels locked jobs, as cancel_job does one: what is pending ends, what runs is asked to stop, what is
 -- parked is claimed once more. Returns how many.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_changes picture_queue.change[];
@@ -89,7 +89,7 @@ $$;
 -- Retries locked jobs. Of those with one unique key only the newest comes back, and none if another job
 -- has the key now. Returns how many.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_changes picture_queue.change[];
@@ -121,7 +121,7 @@ $$;
 -- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
 -- nothing. A filter that names nothing is refused: it would be every job.
 create function picture_queue._change_jobs(p_action text, p_filter jsonb, p_preview boolean) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_where text := picture_queue._jobs_where(p_filter, '{limit}');
@@ -168,6 +168,6 @@ end
 $$;
 
 create function public.change_jobs(action text, filter jsonb, preview boolean default false) returns jsonb
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._change_jobs(action, filter, preview) $$;
 comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';

@@ -1,7 +1,7 @@
 -- A worker says who it is and which job types it can run, with their policies; answers the version
 -- of this database. Repeating it changes nothing.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_types text[];
@@ -48,6 +48,6 @@ $$;
 comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
 
 create function public.unregister_worker(worker text) returns void
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ delete from picture_queue.worker w where w.name = unregister_worker.worker $$;
 comment on function public.unregister_worker is 'A worker says that it stopped.';

@@ -1,6 +1,6 @@
 -- The settings of the project; changes: any of its columns by name, null for the default.
 create function public.set_setting(changes jsonb) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._check_changes(changes, array['max_payload_bytes', 'max_result_bytes', 'max_prompt_length',
@@ -17,13 +17,13 @@ $$;
 comment on function public.set_setting is 'Changes settings of the project.';
 
 create function public.get_settings() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s $$;
 comment on function public.get_settings is 'The settings of the project.';
 
 -- Refuses changes that are not an object or name what cannot be changed.
 create function picture_queue._check_changes(p_changes jsonb, p_names text[]) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_unknown text;
@@ -42,7 +42,7 @@ $$;
 -- Writes checked changes to the row of a table whose key column has that value, one column at a time,
 -- so that a value that is not acceptable is named. null stands for the column's default.
 create function picture_queue._change_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change record;

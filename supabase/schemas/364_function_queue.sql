@@ -2,7 +2,7 @@
 
 -- Makes a queue if it is not there and changes its settings; null is the default again.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   changes := coalesce(changes, '{}');
@@ -22,7 +22,7 @@ comment on function public.set_queue is 'Makes a queue or changes its settings.'
 
 -- One queue with how many jobs it has in each state.
 create function picture_queue._queue(p_queue text) returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_queue jsonb := (
@@ -49,14 +49,14 @@ end
 $$;
 
 create function public.list_queues() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(picture_queue._queue(q.name) order by q.name), '[]') from picture_queue.queue q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
 -- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -73,7 +73,7 @@ comment on function public.pause_queue is 'Stops claims from a queue.';
 
 -- Ends a pause, and draining.
 create function public.resume_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -88,7 +88,7 @@ comment on function public.resume_queue is 'Ends the pause or the draining of a 
 
 -- Lets a queue run dry: what is there is run, nothing new is taken.
 create function public.drain_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -100,7 +100,7 @@ comment on function public.drain_queue is 'Refuses new jobs for a queue, and run
 
 -- Cancels what is pending in a queue, up to 10,000 jobs a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_matched bigint;

@@ -6,7 +6,7 @@
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_problem text := case
@@ -39,7 +39,7 @@ comment on function public.set_limit is 'Limits how many jobs of a key run at on
 
 -- Gives the running jobs of a key, or of the keys of a kind, their slots.
 create function picture_queue._seat_running(p_key text) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   -- Locked first, in the order of ids: what is just being reported must not get a slot that nobody frees.
@@ -70,7 +70,7 @@ $$;
 
 -- Has the next claim look at a key, or at the keys of a kind, again.
 create function picture_queue._look_at_keys(p_key text) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   update picture_queue.limit_key l set due_at = picture_queue._now()
@@ -80,7 +80,7 @@ end
 $$;
 
 create function public.delete_limit(key text) returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   delete from picture_queue.limit_rule r where r.key = delete_limit.key;
@@ -95,7 +95,7 @@ comment on function public.delete_limit is 'Ends the limit of a key.';
 
 -- The rules, and the keys that are paused or that jobs wait for.
 create function public.list_limits() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
@@ -112,7 +112,7 @@ comment on function public.list_limits is 'The limits, and the keys that are pau
 
 -- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if coalesce(key, '') !~ '^[^[:cntrl:]]{1,200}$' or resume_at <= picture_queue._now() then
@@ -129,7 +129,7 @@ $$;
 comment on function public.pause_key is 'Lets no job of a key start.';
 
 create function public.resume_key(key text) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if key is null then
@@ -145,7 +145,7 @@ comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- A tenant of weight 3 gets three turns where one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000 then
@@ -161,7 +161,7 @@ $$;
 comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';
 
 create function public.list_tenants() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
   from picture_queue.tenant t

@@ -4,7 +4,7 @@
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}')
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch picture_queue.batch;
@@ -55,7 +55,7 @@ comment on function public.enqueue_batch is
   'Writes jobs that belong together, and one that runs when all have finished.';
 
 create function public.get_batch(batch_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch jsonb := (

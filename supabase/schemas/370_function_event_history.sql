@@ -1,7 +1,7 @@
 -- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
 -- kept for a day, for a job that parks on it later. A second event of that name replaces the first.
 create function public.send_event(name text, payload jsonb default null) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if coalesce(length(name), 0) not between 1 and 200 then
@@ -23,14 +23,14 @@ $$;
 comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
 
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._log_job(job_id, lease_id, lines) $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
 -- What happened to a job: its changes of state with their times (claims are read off the attempt they
 -- began), its failed attempts with their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;

@@ -19,7 +19,7 @@ create type picture_queue.cron as (
 create function picture_queue._cron_field(
   p_field text, p_text text, p_low integer, p_high integer, p_names text[] default '{}')
 returns integer[]
-language plpgsql immutable set search_path = ''
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_part text;
@@ -61,7 +61,7 @@ $$;
 
 -- What an expression says; refuses what is none.
 create function picture_queue._cron_fields(p_cron text) returns picture_queue.cron
-language plpgsql immutable set search_path = ''
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_text text := lower(btrim(p_cron, E' \t\n'));
@@ -102,7 +102,7 @@ $$;
 
 -- The first day from this one on that fits; null if none does within eight years (30 February).
 create function picture_queue._cron_day(p_cron picture_queue.cron, p_from date) returns date
-language plpgsql immutable set search_path = ''
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_from date := p_from;
@@ -134,7 +134,7 @@ $$;
 
 -- The first time after this one that fits, on a clock that is never changed.
 create function picture_queue._cron_clock(p_cron picture_queue.cron, p_after timestamp) returns timestamp
-language plpgsql immutable set search_path = ''
+language plpgsql immutable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_day date := picture_queue._cron_day(p_cron, p_after::date);
@@ -162,7 +162,7 @@ $$;
 -- offset is the same at both. There is at most one change in two days.
 create function picture_queue._clock_change(p_timezone text, p_from timestamptz, p_to timestamptz)
 returns timestamptz
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_offset interval := (p_from at time zone p_timezone) - (p_from at time zone 'UTC');
@@ -192,7 +192,7 @@ $$;
 -- When an expression comes next in a time zone, after a moment; null if not within eight years. Goes
 -- from one change of the clock to the next: in between, a time of the day is one moment.
 create function picture_queue._cron_next(p_cron text, p_timezone text, p_after timestamptz) returns timestamptz
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_cron picture_queue.cron := picture_queue._cron_fields(p_cron);

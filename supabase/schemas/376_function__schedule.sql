@@ -5,7 +5,7 @@
 -- from created_at, so they never drift.
 create function picture_queue._schedule_next(p_schedule picture_queue.schedule, p_after timestamptz)
 returns timestamptz
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_step numeric := round(p_schedule.every_seconds::numeric * 1000000);
@@ -22,7 +22,7 @@ $$;
 -- there may be very many.
 create function picture_queue._schedule_latest(p_schedule picture_queue.schedule, p_now timestamptz)
 returns timestamptz
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_latest timestamptz := p_schedule.next_at;
@@ -50,7 +50,7 @@ $$;
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_latest timestamptz;
@@ -73,7 +73,7 @@ $$;
 -- The item for enqueue that a tick of a schedule makes; it finds both in its metadata.
 create function picture_queue._schedule_job(p_schedule picture_queue.schedule, p_tick timestamptz, p_job_id uuid)
 returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select p_schedule.job || jsonb_build_object('job_id', p_job_id, 'options',
     coalesce(nullif(p_schedule.job -> 'options', 'null'), '{}') || jsonb_build_object('metadata',
@@ -87,7 +87,7 @@ $$;
 create function picture_queue._run_due_schedule(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer)
 returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_ticks timestamptz[];
@@ -129,7 +129,7 @@ $$;
 -- every worker and by maintenance; a schedule that another one has in hand is passed over. Returns how
 -- many jobs.
 create function picture_queue._run_schedules(p_limit integer) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -160,7 +160,7 @@ $$;
 -- The name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
 -- refused: they know nothing of summer time, and the sign of an offset means the reverse.
 create function picture_queue._timezone(p_timezone text) returns text
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text := 'UTC';
@@ -178,7 +178,7 @@ $$;
 
 -- What is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
 create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_name is null or p_name !~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$' then format('name is %s', to_jsonb(p_name))
@@ -206,7 +206,7 @@ $$;
 -- Makes a schedule or changes it into this one; what is not said is as by default, but a schedule that
 -- is paused stays so. Setting the same again changes nothing.
 create function picture_queue._set_schedule(p_name text, p_schedule jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -262,7 +262,7 @@ $$;
 
 -- A schedule as callers see it.
 create function picture_queue._get_schedule(p_name text) returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule jsonb;

@@ -1,10 +1,10 @@
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select picture_queue._set_schedule(name, schedule) $$;
 comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
 
 create function public.delete_schedule(name text) returns jsonb
-language sql volatile security definer set search_path = ''
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
   with gone as (delete from picture_queue.schedule s where s.name = delete_schedule.name returning 1)
   select jsonb_build_object('deleted', exists (select from gone))
@@ -12,7 +12,7 @@ $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
 
 create function public.pause_schedule(name text) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   update picture_queue.schedule s set paused = true, next_at = null, updated_at = picture_queue._now()
@@ -24,7 +24,7 @@ comment on function public.pause_schedule is 'A paused schedule makes no jobs.';
 
 -- The ticks of the pause were not missed. The schedule is checked as if it were set anew.
 create function public.resume_schedule(name text) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule jsonb := picture_queue._get_schedule(name);
@@ -38,7 +38,7 @@ comment on function public.resume_schedule is 'A paused schedule goes on with it
 
 -- With a job_id made by the caller the call can be repeated.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_schedule picture_queue.schedule;
@@ -53,7 +53,7 @@ comment on function public.run_schedule is
   'Makes a job of a schedule now; its ticks stay as they are. Paused ones too.';
 
 create function public.list_schedules() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(to_jsonb(s) order by s.name), '[]') from picture_queue.schedule s
 $$;

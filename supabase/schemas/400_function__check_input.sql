@@ -1,7 +1,7 @@
 -- What is wrong with one input of a model: the value and the rule; null if nothing.
 -- p_rule is one entry of model.inputs.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_rule ->> 'type' = 'integer' and (jsonb_typeof(p_value) <> 'number' or (p_value #>> '{}')::numeric % 1 <> 0)
@@ -24,7 +24,7 @@ $$;
 
 -- Refuses a prompt or an input that does not fit the model, naming the field, the value and the rule.
 create function picture_queue._check_input(p_model picture_queue.model, p_prompt text, p_input jsonb) returns void
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_limit integer := (select max_prompt_length from picture_queue.setting);

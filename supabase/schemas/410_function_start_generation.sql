@@ -1,6 +1,6 @@
 -- Refuses options that are not known, or not the caller's to set.
 create function picture_queue._check_options(p_options jsonb) returns void
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_service boolean := picture_queue._is_service();
@@ -27,7 +27,7 @@ $$;
 -- Repeating it with the same options.generation_id or options.idempotency_key gives the first answer.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_user uuid;
@@ -77,7 +77,7 @@ $$;
 create function public.start_generation(
   prompt text, model_id text default null, input jsonb default '{}', options jsonb default '{}')
 returns jsonb
-language sql volatile security invoker set search_path = ''
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;

@@ -1,6 +1,6 @@
 -- Cancels the job of a generation of the caller's.
 create function picture_queue.cancel_generation(p_generation_id uuid) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job_id uuid;
@@ -15,13 +15,13 @@ end
 $$;
 
 create function public.cancel_generation(generation_id uuid) returns jsonb
-language sql volatile security invoker set search_path = ''
+language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_generation(generation_id) $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller''s.';
 
 -- The models on offer, with their inputs.
 create function picture_queue.list_models() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object(
     'model_id', m.model_id, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
@@ -31,6 +31,6 @@ as $$
 $$;
 
 create function public.list_models() returns jsonb
-language sql stable security invoker set search_path = ''
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.list_models() $$;
 comment on function public.list_models is 'The models on offer, with their inputs.';

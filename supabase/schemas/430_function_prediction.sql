@@ -6,7 +6,7 @@
 -- one, or one that succeeded, with images as saved, whose worker died before it could report. owned are
 -- the prediction ids of the last two hours that belong to rows, so that an orphan can be told.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(job_id, lease_id);
@@ -49,7 +49,7 @@ comment on function public.begin_prediction is 'Commits the row of a prediction,
 -- The row of a prediction, live and of this lease's job, locked.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
@@ -65,7 +65,7 @@ end
 $$;
 
 create function public.record_prediction(job_id uuid, lease_id uuid, prediction uuid, prediction_id text) returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
@@ -90,7 +90,7 @@ comment on function public.record_prediction is 'Stores the id Replicate gave to
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
@@ -108,7 +108,7 @@ comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
 -- images: n, path, mime_type, width, height, bytes of each; repeating it changes nothing.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(job_id, lease_id);

@@ -4,7 +4,7 @@
 -- Since when the oldest job that could be claimed waits: the eldest of the first 50 in line of each of
 -- the first 16 priorities. Jobs nobody takes are at the head of their line.
 create function picture_queue._oldest_due(p_queue text) returns timestamptz
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with recursive ranks as (
     (select j.rank, 1 as n from public.job_queue j
@@ -30,7 +30,7 @@ $$;
 -- How many jobs of each queue are in each state. A finished job is counted where it is kept.
 create function picture_queue._depths()
 returns table (queue text, status text, hold text, n bigint)
-language sql stable rows 100 set search_path = ''
+language sql stable rows 100 set search_path = pg_catalog, pg_temp
 as $$
   select c.queue, c.status, c.hold, sum(c.n)::bigint
   from (
@@ -44,7 +44,7 @@ $$;
 -- How many jobs of each queue finished since the beginning of that minute, by status.
 create function picture_queue._finished_since(p_since timestamptz)
 returns table (queue text, status text, n bigint)
-language sql stable rows 100 set search_path = ''
+language sql stable rows 100 set search_path = pg_catalog, pg_temp
 as $$
   select c.queue, c.status, sum(c.n)::bigint
   from (
@@ -62,7 +62,7 @@ create function picture_queue.counts()
 returns table (queue text, pending bigint, scheduled bigint, blocked bigint, waiting bigint, processing bigint,
   parked bigint, completed bigint, failed bigint, cancelled bigint, oldest_seconds numeric,
   finished_last_minute bigint, finished_last_hour bigint, failed_last_day bigint, workers bigint)
-language sql stable security definer rows 20 set search_path = ''
+language sql stable security definer rows 20 set search_path = pg_catalog, pg_temp
 as $$
   with depths as materialized (
     select d.queue,

@@ -2,7 +2,7 @@
 -- that wait although no worker knows them. Such jobs stay at the head of their line, so the first 5,000
 -- of each queue are looked at.
 create function public.queue_status() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
     'queues', (select coalesce(jsonb_agg(to_jsonb(h)), '[]') from public.queue_health h),

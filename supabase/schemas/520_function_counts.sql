@@ -1,6 +1,6 @@
 -- Counts for dashboards and scalers.
 create function public.queue_counts() returns jsonb
-language sql stable security definer set search_path = ''
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
   from picture_queue.counts() c
@@ -10,7 +10,7 @@ comment on function public.queue_counts is 'How many jobs each queue has in each
 -- The place of a job of the caller's in its line, counted from 1 up to 10,000 (at_least: or further
 -- back); null if it is not in line, since it is held, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
@@ -35,7 +35,7 @@ end
 $$;
 
 create function public.job_position(job_id uuid) returns jsonb
-language sql stable security invoker set search_path = ''
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.job_position(job_id) $$;
 comment on function public.job_position is 'How many jobs are before one of the caller''s in its line, and itself.';
 
@@ -46,7 +46,7 @@ create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
 returns jsonb
-language plpgsql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();

@@ -4,7 +4,7 @@
 -- Adds up what changed: counts into depth, finished jobs into throughput. What finished in the last
 -- minute stays as it is, so that counts() can tell the minute exactly. Returns how many rows.
 create function picture_queue._fold_depth(p_limit integer) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -42,7 +42,7 @@ $$;
 -- Makes the partition of the archive for the month (UTC) of p_at, if it is not there. Made first and then
 -- attached, which waits for nobody who reads the archive.
 create function picture_queue._archive_partition(p_at timestamptz) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_month timestamp := date_trunc('month', p_at at time zone 'UTC');
@@ -61,7 +61,7 @@ $$;
 -- Drops the partitions whose month ended keep_archive_months ago. One that somebody reads just now is
 -- left for the next time. Returns how many.
 create function picture_queue._drop_archive() returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_name text;
@@ -92,7 +92,7 @@ $$;
 -- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status,
 -- into the archive where that is on. A job's idempotency key and uniqueness end with it. Returns how many.
 create function picture_queue._prune(p_limit integer) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();  -- a volatile function would not be looked up in an index
@@ -131,7 +131,7 @@ $$;
 -- for in a day, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
 -- heard of in an hour, and keys that are neither paused nor waited for. Returns how many rows.
 create function picture_queue._prune_misc(p_limit integer) returns integer
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -165,7 +165,7 @@ $$;
 -- Prunes for two seconds at most, a thousand jobs of each status at a time. Called by maintain(), and by
 -- pg_cron under a job of its own. Returns what was done; more: there is more to prune.
 create function picture_queue.prune() returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_start timestamptz := picture_queue._now();
@@ -192,7 +192,7 @@ $$;
 -- (setting.maintained_at is the lease; sooner if something was left), and the others are answered {}.
 -- What locks jobs that are not finished comes last, to hold the locks for a moment only.
 create function picture_queue.maintain(p_force boolean default true) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -226,7 +226,7 @@ end
 $$;
 
 create function public.maintain_jobs(force boolean default false) returns jsonb
-language plpgsql security definer set search_path = ''
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue.maintain(coalesce(force, false));
@@ -241,7 +241,7 @@ comment on function public.maintain_jobs is 'Does the housekeeping if it is due,
 -- and the counts, by counting all jobs once. Nothing is locked for longer than a row. For a person at
 -- the database; no API role may call it.
 create function picture_queue.repair() returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_slots integer;

@@ -3,19 +3,19 @@
 -- of rows. A remedy is a statement to paste, or a sentence.
 create function picture_queue._finding(p_check text, p_verdict text, p_detail text, p_remedy text default null)
 returns jsonb
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object('check', p_check, 'verdict', p_verdict, 'detail', p_detail, 'remedy', p_remedy)
 $$;
 
 -- The findings, or one that all is well.
 create function picture_queue._findings(p_check text, p_found jsonb, p_well text) returns jsonb
-language sql immutable set search_path = ''
+language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select coalesce(p_found, jsonb_build_array(picture_queue._finding(p_check, 'ok', p_well))) $$;
 
 -- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
 create function picture_queue._check_xmin() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue._findings('held snapshots', (
     select jsonb_agg(picture_queue._finding('held snapshots', case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
@@ -41,7 +41,7 @@ as $$
 $$;
 
 create function picture_queue._check_vacuum() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue._findings('dead rows', (
     select jsonb_agg(picture_queue._finding('dead rows', case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
@@ -55,7 +55,7 @@ $$;
 
 -- The indexes of job_queue without which a call reads the whole table. A test keeps the list true.
 create function picture_queue._check_indexes() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with wanted (name, definition) as (values
     ('job_queue_batch', 'create index job_queue_batch on public.job_queue using btree (batch_id, seq)'
@@ -102,7 +102,7 @@ $$;
 -- Rows that belong to nothing: the first 10,000 of each kind are looked at, one by one by their ids rather
 -- than beside all jobs.
 create function picture_queue._check_orphans() returns jsonb
-language sql stable set search_path = '' set seq_page_cost = 100
+language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with recursive keys as (
     (select j.blocked_on as key, 1 as n from public.job_queue j
@@ -145,7 +145,7 @@ $$;
 -- Whether the counts are those of the jobs, for each state with up to 20,000 of them. One statement sees
 -- both as of one moment.
 create function picture_queue._check_depth() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with counted (state, n, really) as (
     select d.state, d.n, case when d.n not between 0 and 20000 then null else case d.state

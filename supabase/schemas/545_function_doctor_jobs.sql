@@ -3,7 +3,7 @@
 -- Jobs that could have been claimed for a minute, the first 20 queues; leases that nobody took back; and
 -- jobs whose time came and that nobody promoted.
 create function picture_queue._check_overdue() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with due as (
     select q.name, q.pause_reason, q.paused_until > picture_queue._now() as paused, picture_queue._now() - o.at as age,
@@ -49,7 +49,7 @@ $$;
 
 -- Our functions in public are known by what they call.
 create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
-language sql stable rows 200 set search_path = ''
+language sql stable rows 200 set search_path = pg_catalog, pg_temp
 as $$
   select p.oid, p.pronamespace = 'public'::regnamespace
   from pg_catalog.pg_proc p
@@ -59,7 +59,7 @@ as $$
 $$;
 
 create function picture_queue._check_rights() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
     select c.oid, c.oid::regclass as name, c.relrowsecurity as rls, c.relnamespace = 'public'::regnamespace as is_public
@@ -97,7 +97,7 @@ $$;
 
 -- Whether the housekeeping is done, and by whom.
 create function picture_queue._check_maintenance() returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_at timestamptz := (select s.maintained_at from picture_queue.setting s);
@@ -128,7 +128,7 @@ end
 $$;
 
 create function picture_queue._check_settings(p_client_time timestamptz) returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with clock as (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away),
   problem (verdict, detail, remedy) as (

@@ -3,7 +3,7 @@
 
 -- The tables that a publication of Realtime would send a second time, change by change.
 create function picture_queue._published() returns text[]
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select array_agg(t.tablename::text order by t.tablename) from pg_catalog.pg_publication_tables t
   where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename in ('job_queue', 'generations', 'images')
@@ -11,7 +11,7 @@ $$;
 
 -- Whether events get out: the function that sends them, who may hear them, and where they are written.
 create function picture_queue._check_realtime() returns jsonb
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with messages as (
     select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c where c.oid = to_regclass('realtime.messages')
@@ -58,7 +58,7 @@ $$;
 
 -- Whether the bucket of the pictures is there and closed.
 create function picture_queue._check_storage() returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_public boolean;
@@ -83,7 +83,7 @@ $$;
 
 -- How the last run of each of our jobs in pg_cron went, and whether the list of runs grows without end.
 create function picture_queue._check_cron_runs() returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_found jsonb;
@@ -121,7 +121,7 @@ $$;
 
 -- Looks the queue over; client_time: the caller's clock. See _check_… for what is looked at.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = ''
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_indexes jsonb := picture_queue._check_indexes();

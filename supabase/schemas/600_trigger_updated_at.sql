@@ -1,5 +1,5 @@
 create function picture_queue._set_updated_at() returns trigger
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   new.updated_at := picture_queue._now();

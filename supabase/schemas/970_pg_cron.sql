@@ -1,7 +1,7 @@
 -- Schedules the housekeeping where pg_cron is; call it again after installing pg_cron. Each job has a
 -- name of its own, so that pruning can be put elsewhere without stopping the rest.
 create function picture_queue.schedule_maintenance() returns text
-language plpgsql set search_path = ''
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   -- Looked up and put in, since a linter follows a name in a string, also where pg_cron is not.

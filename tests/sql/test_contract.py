@@ -118,7 +118,7 @@ async def test_no_function_is_open_to_everyone_or_finds_objects_by_search_path(d
     for schema in ("public", "picture_queue"):
         for function in await functions(db, schema):
             assert not function["open_to_public"], function["signature"]
-            assert function["config"][0] == 'search_path=""', function["signature"]
+            assert function["config"][0] == "search_path=pg_catalog, pg_temp", function["signature"]
 
 
 async def test_what_users_may_call_in_public_has_no_rights_of_its_own(db):

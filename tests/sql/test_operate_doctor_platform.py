@@ -67,7 +67,7 @@ async def test_a_bucket_that_is_gone_is_found(db):
 async def test_events_that_nobody_sends_are_found(db):
     await db.run(
         """create or replace function picture_queue._broadcast(p_events picture_queue.event[])
-        returns void language sql set search_path = '' as $$ select $$"""
+        returns void language sql set search_path = pg_catalog, pg_temp as $$ select $$"""
     )
     found = await finding(db, "_check_realtime")
     assert (found["verdict"], "events are not sent" in found["detail"]) == ("bad", True)

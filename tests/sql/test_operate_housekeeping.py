@@ -265,7 +265,7 @@ async def test_pruning_leaves_what_somebody_has_in_hand(stack, db):
         await two.execute("update picture_queue.setting set keep_cancelled_seconds = 60")
         await two.execute(
             """create or replace function picture_queue._now() returns timestamptz
-            language sql stable set search_path = ''
+            language sql stable set search_path = pg_catalog, pg_temp
             as $$ select clock_timestamp() + interval '1 hour' $$"""
         )
         await two.fetchval("select picture_queue._prune(1000000)", timeout=30)

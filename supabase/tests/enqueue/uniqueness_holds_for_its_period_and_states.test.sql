@@ -3,7 +3,7 @@ select plan(3);
 
 select enqueue_jobs('[{"job_type": "t", "queue": "q", "options": {"unique": {"period_seconds": 60}}}]');
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = '' as $$ select clock_timestamp() + interval '61 seconds' $$;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
 select is(enqueue_jobs('[{"job_type": "t", "queue": "q", "options": {"unique": {"period_seconds": 60}}}]') #>> '{0,outcome}',
   'created', 'the period is over');
 select enqueue_jobs('[{"job_type": "u", "queue": "q", "options": {"unique": {"states": ["pending"]}}}]');

@@ -4,7 +4,7 @@ select plan(1);
 select set_queue('q', '{"aging_seconds": 10}');
 select enqueue_job('t', '{"n": 1}', 0, 'q');
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = '' as $$ select clock_timestamp() + interval '51 seconds' $$;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '51 seconds' $$;
 select enqueue_job('t', '{"n": 2}', 4, 'q');
 select enqueue_job('t', '{"n": 3}', 9, 'q');
 create temp table claimed as

@@ -9,7 +9,7 @@ select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_
 select picture_queue.maintain();
 select is((select count(*) from job_queue where queue = 'q'), 3::bigint, 'not yet');
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = '' as $$ select clock_timestamp() + interval '691200 seconds' $$;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '691200 seconds' $$;
 select picture_queue.maintain();
 select is((select count(*) from job_queue where queue = 'q'), 0::bigint, 'after a week');
 

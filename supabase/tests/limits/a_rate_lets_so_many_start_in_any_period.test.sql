@@ -10,10 +10,10 @@ select is((select count(*) from claimed), 2::bigint, 'two start');
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) from claimed;
 select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'ended or not, they count');
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = '' as $$ select clock_timestamp() + interval '59 seconds' $$;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '59 seconds' $$;
 select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'for the whole period');
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = '' as $$ select clock_timestamp() + interval '61 seconds' $$;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
 select is(jsonb_array_length(claim_jobs('w', '{q}', '{t}', 10)), 2, 'then two more');
 
 select * from finish();

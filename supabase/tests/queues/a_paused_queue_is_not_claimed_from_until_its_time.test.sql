@@ -5,7 +5,7 @@ select enqueue_job('t', queue => 'q');
 select is(pause_queue('q', now() + interval '1 hour', 'repairs') ->> 'pause_reason', 'repairs', 'it says why');
 select is(claim_jobs('w', '{q}', '{t}'), '[]', 'nothing starts');
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = '' as $$ select clock_timestamp() + interval '3601 seconds' $$;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '3601 seconds' $$;
 select is(jsonb_array_length(claim_jobs('w', '{q}', '{t}')), 1, 'until then');
 select throws_like($$ select pause_queue('nowhere') $$, 'PQ_UNKNOWN_QUEUE%', 'an unknown queue is refused');
 

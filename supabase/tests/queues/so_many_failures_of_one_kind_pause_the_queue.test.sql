@@ -11,7 +11,7 @@ from (select *, row_number() over () as n from claimed) c;
 select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'it is paused');
 select matches((select pause_reason from picture_queue.queue where name = 'q'), '3 failures in a row', 'and says why');
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = '' as $$ select clock_timestamp() + interval '61 seconds' $$;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
 create temp table probe as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);

@@ -9,7 +9,7 @@ select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_
 select is((select (status, hold, error)::text from job_queue where queue = 'q'), '(pending,scheduled,boom)', 'it waits');
 select is((select round(extract(epoch from scheduled_for - updated_at)) from job_queue where queue = 'q'), 10::numeric, 'ten seconds');
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = '' as $$ select clock_timestamp() + interval '11 seconds' $$;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '11 seconds' $$;
 create temp table second as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);

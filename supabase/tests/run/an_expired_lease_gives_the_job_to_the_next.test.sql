@@ -6,7 +6,7 @@ create temp table claimed as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = '' as $$ select clock_timestamp() + interval '31 seconds' $$;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '31 seconds' $$;
 create temp table next as
 select * from jsonb_to_recordset(claim_jobs('x', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
@@ -14,7 +14,7 @@ select is((select attempt from next), 2, 'as its second attempt');
 select is((select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) #>> '{outcomes,0,outcome}' from claimed),
   'stale', 'the first worker is too late');
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = '' as $$ select clock_timestamp() + interval '62 seconds' $$;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '62 seconds' $$;
 select picture_queue.maintain();
 select is((select status from job_queue where queue = 'q'), 'failed', 'a job that kills its workers ends');
 

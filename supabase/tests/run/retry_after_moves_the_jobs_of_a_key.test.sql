@@ -13,7 +13,7 @@ select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 10))
 select is((select array_agg(payload) from others), array['{"free": true}']::jsonb[], 'only those of the key wait');
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) from others;
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = '' as $$ select clock_timestamp() + interval '61 seconds' $$;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
 select is(jsonb_array_length(claim_jobs('w', '{q}', '{t}', 10)), 2, 'until it is over');
 
 select * from finish();

@@ -4,7 +4,7 @@ select plan(2);
 select is((select array_agg(c.relname::text) from pg_class c where c.relnamespace = 'picture_queue'::regnamespace and c.relkind in ('r', 'p') and not c.relrowsecurity),
   null, 'tables');
 select is((select array_agg(p.proname::text) from pg_proc p where p.pronamespace = 'picture_queue'::regnamespace
-  and not coalesce(p.proconfig @> '{"search_path=\"\""}', false)), null, 'functions');
+  and not coalesce(p.proconfig @> '{"search_path=pg_catalog, pg_temp"}', false)), null, 'functions');
 
 select * from finish();
 rollback;

@@ -28,7 +28,7 @@ TABLES = (
 
 CLOCK = """
 create or replace function picture_queue._now() returns timestamptz
-language sql stable set search_path = ''
+language sql stable set search_path = pg_catalog, pg_temp
 as $$ select pg_catalog.to_timestamp(pg_catalog.current_setting('test.now')::double precision) $$
 """
 
