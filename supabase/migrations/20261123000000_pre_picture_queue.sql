@@ -51,7 +51,8 @@ create type picture_queue.change as (
   detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
   lease_id uuid,           -- the lease that has to be in force, or null
-  key text                 -- of block: the limit key it waits for; of park: the event it waits for
+  key text,                -- of block: the limit key it waits for; of park: the event it waits for
+  lease_expired boolean    -- the lease ended unheard: it is forgotten, so that a late report is stale
 );
 
 -- A job after a change of state: as little as every caller of _transition needs. To hand on whole rows
@@ -59,8 +60,23 @@ create type picture_queue.change as (
 create type picture_queue.moved as (
   id uuid,
   queue text,
+  from_status text,
   status text,
-  hold text
+  hold text,
+  batch_id uuid
+);
+
+-- A claim, as a worker asks for it.
+create type picture_queue.claim as (
+  worker text,
+  queues text[],           -- null: every queue
+  job_types text[],        -- null: every type
+  max_jobs integer,
+  start_jobs integer,      -- how many of them it starts at once; the others are claimed ahead
+  lease_seconds real,
+  lease_id uuid,           -- also the id of the request: a repeated call has the same
+  weights real[],          -- of the queues; null: they are one line by priority
+  is_legacy boolean        -- by a caller that never heartbeats
 );
 
 -- How an attempt ended, as a worker reports it.
@@ -82,7 +98,8 @@ create type picture_queue.outcome as (
 -- A job that could be claimed, with what decides whether it may.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[]              -- under which it would run
+  keys text[],             -- under which it would run
+  is_last boolean          -- it must not be claimed ahead: its last attempt, or it was lost that way before
 );
 
 -- A job about to be written: an item of an enqueue, with every default filled in.
@@ -130,7 +147,7 @@ create function picture_queue._change(
 returns picture_queue.change
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
-  select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, p_key)::picture_queue.change
+  select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, p_key, false)::picture_queue.change
 $$;
 
 
@@ -367,13 +384,15 @@ create table picture_queue.worker (
   idle boolean not null default false,
   registered_at timestamptz not null default now(),
   seen_at timestamptz not null default now(),
-  swept_at timestamptz not null default '-infinity',
   heads jsonb,
   heads_until timestamptz not null default '-infinity'
 );
 comment on table picture_queue.worker is 'Workers, what they can run, and when they were last heard of.';
 comment on column picture_queue.worker.heads is
   'Where the lines of its queues begin ([rank, turn, seq] by queue), while finding that out is expensive.';
+-- Enqueues look for an idle worker heard of lately: by time, so that the row versions that an old
+-- snapshot keeps from being cleaned up are not in the way.
+create index worker_idle on picture_queue.worker (seen_at) where idle;
 alter table picture_queue.worker enable row level security;
 
 
@@ -428,6 +447,9 @@ create table public.job_queue (
   lease_expires_at timestamptz,
   lease_seconds real,
   lease_is_legacy boolean not null default false,
+  -- true: claimed before its worker had a slot for it; false: its lease expired that way once, so that it
+  -- is not claimed ahead again.
+  claimed_ahead boolean,
   worker text,
   cancel_requested_at timestamptz,
   created_at timestamptz not null default now(),
@@ -454,7 +476,7 @@ create index job_queue_leased on public.job_queue (lease_id)
 create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
   where status = 'pending' and hold is null and tenant is not null;
 -- Jobs held by a limit, best first, and those let through it that nobody has claimed yet.
-create index job_queue_blocked on public.job_queue (blocked_on, hold, rank, turn, seq)
+create index job_queue_blocked on public.job_queue (blocked_on, hold, queue, job_type, rank, turn, seq)
   where status = 'pending' and blocked_on is not null;
 create index job_queue_parked on public.job_queue (parked_on) where hold = 'parked';
 create index job_queue_expiring on public.job_queue (expires_at)
@@ -479,6 +501,67 @@ alter table public.job_queue
 alter table public.job_queue enable row level security;
 
 
+-- 141_table_follow_up.sql
+
+-- What a change of a job leaves to do for other jobs. Written in the transaction of the change; the first few
+-- are done there as well, the rest by maintenance, in bounded steps that fail alone.
+create table picture_queue.follow_up (
+  id bigint generated always as identity primary key,
+  kind text not null,
+  subject uuid not null,
+  data jsonb,
+  due_at timestamptz not null default '-infinity',
+  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
+);
+comment on table picture_queue.follow_up is
+  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch.';
+comment on column picture_queue.follow_up.data is
+  'Of a batch: how much its counts change. Of a child: the transaction before which its parents may have finished unseen.';
+create index follow_up_subject on picture_queue.follow_up (subject);
+create index follow_up_due on picture_queue.follow_up (due_at, id);
+alter table picture_queue.follow_up enable row level security;
+
+-- Steps that failed, for one subject each. Others go on; the step is tried again at retry_at.
+create table picture_queue.failed_step (
+  kind text not null,
+  subject text not null,
+  failures integer not null default 1,
+  last_error text not null,
+  first_at timestamptz not null,
+  retry_at timestamptz not null,
+  primary key (kind, subject)
+);
+comment on table picture_queue.failed_step is
+  'Steps of maintenance and claims that failed for one subject, to be tried again; queue_doctor() shows them.';
+create index failed_step_retry on picture_queue.failed_step (retry_at);
+alter table picture_queue.failed_step enable row level security;
+
+-- Leases that a heartbeat prolonged while somebody else had the row of the job locked.
+create table picture_queue.lease_extension (
+  -- No foreign key: it would wait for the very lock that is in the way.
+  job_id uuid primary key,
+  lease_id uuid not null,
+  lease_expires_at timestamptz not null
+);
+comment on table picture_queue.lease_extension is
+  'Leases prolonged beside their job, whose row somebody else had locked at the heartbeat.';
+alter table picture_queue.lease_extension enable row level security;
+
+-- Who does the maintenance, until when, and when they look next.
+create table picture_queue.maintenance (
+  only_row boolean primary key default true constraint maintenance_has_one_row check (only_row),
+  worker text,
+  leased_until timestamptz not null default '-infinity',
+  done_at timestamptz not null default '-infinity',
+  look_at timestamptz not null default '-infinity',
+  sweep_at timestamptz not null default '-infinity',
+  fold_at timestamptz not null default '-infinity'
+);
+comment on table picture_queue.maintenance is 'The lease of maintenance: one worker for the whole project, for some seconds.';
+insert into picture_queue.maintenance default values;
+alter table picture_queue.maintenance enable row level security;
+
+
 -- 142_table_dependency_batch.sql
 
 -- A child waits for its parents; a row goes when its parent has finished.
@@ -493,8 +576,8 @@ comment on table picture_queue.dependency is 'Which unfinished jobs a waiting jo
 create index dependency_parent on picture_queue.dependency (parent_id);
 alter table picture_queue.dependency enable row level security;
 
--- Jobs that belong together. The counts are kept by _transition; when all are finished the callback
--- is enqueued.
+-- Jobs that belong together. Changes of the counts are follow-ups; when all jobs have finished, the
+-- callback is enqueued.
 create table picture_queue.batch (
   id uuid primary key,
   total integer not null default 0,
@@ -513,6 +596,9 @@ create table picture_queue.batch (
 comment on table picture_queue.batch is 'Jobs that belong together, how far they are, and what runs after them.';
 comment on column picture_queue.batch.callback_error is 'Why the callback could not be enqueued.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
+-- Finished batches whose callback is still to be enqueued.
+create index batch_callback on picture_queue.batch (finished_at)
+  where finished_at is not null and callback is not null and callback_job_id is null and callback_error is null;
 alter table picture_queue.batch enable row level security;
 
 
@@ -527,33 +613,34 @@ create table picture_queue.limit_rule (
   rate integer,
   period_seconds real,
   created_at timestamptz not null default now(),
+  count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
   constraint limit_says_something check (max_running is not null or rate is not null),
   constraint rate_has_a_period check ((rate is null) = (period_seconds is null))
 );
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
+comment on column picture_queue.limit_rule.count_at is
+  'When running jobs that do not count under the rule yet are looked for next: claims under way did not know it.';
 alter table picture_queue.limit_rule enable row level security;
 
--- A key that is paused, or that jobs wait for.
+-- How many jobs run under each limited key, and until when it is paused. Whoever reads the row to decide, or
+-- changes it, holds the advisory lock of the key (_lock_keys), so there is one row a key without a unique
+-- index. version rises with each change: the newest row comes first in the index, even while an old snapshot
+-- keeps all the row versions before it from being cleaned up.
 create table picture_queue.limit_key (
-  key text primary key,
+  key text not null,
+  running integer not null default 0,
   paused_until timestamptz,
-  due_at timestamptz
+  due_at timestamptz,
+  version bigint not null default 0
 );
-comment on table picture_queue.limit_key is
-  'Keys that are paused (until then) or that jobs wait for (look again at due_at).';
+comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
+comment on column picture_queue.limit_key.due_at is
+  'When jobs blocked on the key may start again by the clock: a pause or the period of a rate ends.';
+create index limit_key_newest on picture_queue.limit_key (key, version desc);
 create index limit_key_due on picture_queue.limit_key (due_at) where due_at is not null;
 alter table picture_queue.limit_key enable row level security;
-
--- The running jobs of each limited key. Rows, not a counter: what is counted is what is there.
-create table picture_queue.slot (
-  key text not null,
-  job_id uuid not null,
-  primary key (key, job_id)
-);
-comment on table picture_queue.slot is 'The running jobs of each limited key.';
-alter table picture_queue.slot enable row level security;
 
 -- The starts of each key with a rate, as long as they count.
 create table picture_queue.start (
@@ -564,10 +651,18 @@ comment on table picture_queue.start is 'The latest starts of each key that has 
 create index start_key on picture_queue.start (key, at);
 alter table picture_queue.start enable row level security;
 
--- Keys of which a slot came free; the next claim lets waiting jobs through. Appended, so that whoever
--- ends a job needs no lock.
-create table picture_queue.freed_key (key text not null);
-comment on table picture_queue.freed_key is 'Keys of which a slot came free since the last claim.';
+-- Keys under which n jobs fewer run, or (n = 0) at which somebody has to look again. Appended, so that
+-- whoever ends a job needs no lock; the next claim or maintenance subtracts n from limit_key.running and
+-- unblocks jobs that wait for the key.
+create table picture_queue.freed_key (
+  key text not null,
+  n integer not null default 1,
+  at timestamptz not null default clock_timestamp()
+);
+comment on table picture_queue.freed_key is 'Limit keys under which fewer jobs run, not yet counted in limit_key.';
+-- Claims read the last seconds of both only, so that entries an old snapshot keeps are not in the way.
+create index freed_key_at on picture_queue.freed_key (at);
+create index freed_key_key on picture_queue.freed_key (key, at);
 alter table picture_queue.freed_key enable row level security;
 
 create table picture_queue.tenant (
@@ -990,28 +1085,30 @@ $$;
 
 -- 230_function__transition.sql
 
--- Every change of state is made here, but for a claim (_start), many at a time, along the edges of
--- picture_queue.edge. A change whose edge does not exist is left out of what is returned, so the
--- caller sees what happened; so is one that names a lease which is not in force. The caller holds the
--- locks of the rows, taken in the order of their ids, unless every change names its lease. What
--- follows for other jobs (children of a finished parent) is made in the same transaction, but not
--- returned.
+-- Makes every change of state but a claim (_start), many at a time, along the edges of picture_queue.edge. A
+-- change whose edge does not exist is left out of what is returned, so the caller sees what happened; so is
+-- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
+-- of their ids, unless every change names its lease. What it leaves to do for other jobs is written down,
+-- and the first of it done at once.
 create function picture_queue._transition(p_changes picture_queue.change[]) returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_moved picture_queue.moved[] := picture_queue._move(p_changes);
-  v_next picture_queue.moved[] := v_moved;
+  v_moved picture_queue.moved[] := picture_queue._apply_changes(p_changes);
+  v_follow_ups bigint[];
 begin
-  while v_next is not null and exists (select from picture_queue.dependency) loop
-    v_next := picture_queue._move(picture_queue._settle_children(v_next));
-  end loop;
+  if v_moved is not null then
+    v_follow_ups := picture_queue._note_follow_ups(v_moved);
+    if v_follow_ups <> '{}' then
+      perform picture_queue._begin_follow_ups(v_follow_ups);
+    end if;
+  end if;
   return v_moved;
 end
 $$;
 
--- One step of _transition: the rows, their history, the counts, the events.
-create function picture_queue._move(p_changes picture_queue.change[]) returns picture_queue.moved[]
+-- Changes the rows and writes their history, the counts and the events.
+create function picture_queue._apply_changes(p_changes picture_queue.change[]) returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
@@ -1032,8 +1129,9 @@ begin
           then j.scheduled_for
         when e.to_hold in ('scheduled', 'parked') then e.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
-      lease_id = case when e.action = 'expire' then null else j.lease_id end,
+      lease_id = case when e.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
+      claimed_ahead = case when e.lease_expired and j.claimed_ahead then false else j.claimed_ahead end,
       blocked_on = case when e.action = 'block' then e.key else j.blocked_on end,
       parked_on = case when e.parks then e.key else j.parked_on end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
@@ -1044,7 +1142,9 @@ begin
       progress = case when e.completes then 100 when e.starts_over then 0 else j.progress end,
       message = case when e.completes or e.starts_over then null else j.message end,
       result = case when e.completes then e.result when e.retries then null else j.result end,
-      error = case when e.errs then e.error when e.completes or e.retries then null
+      -- One that expires between two attempts keeps the error of the last.
+      error = case when e.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, e.error)
+        when e.errs then e.error when e.completes or e.retries then null
         when e.action = 'cancel' then coalesce(e.error, j.error) else j.error end,
       version = j.version + 1,
       updated_at = v_now
@@ -1054,7 +1154,7 @@ begin
         c.action = 'complete' as completes, c.action = 'retry' as retries,
         c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
-        c.action in ('fail', 'back_off', 'expire', 'abandon') as errs
+        c.action in ('fail', 'back_off', 'expire') as errs
       from unnest(p_changes) c
       join picture_queue.edge e on e.action = c.action
       offset 0
@@ -1087,23 +1187,21 @@ begin
     group by d.queue, d.status, d.hold
     having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved) as moved,
+  select array_agg(row(m.id, m.queue, m.from_status, m.status, m.hold, m.batch_id)::picture_queue.moved) as moved,
     bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))) as announced,
     bool_or(m.version > 50) as long_lived,
     bool_or(m.generation_id is not null) as has_generation,
-    bool_or(m.slots is not null and m.from_status = 'processing') as frees_slots,
-    bool_or(m.blocked_on is not null and m.status <> 'pending') as leaves_key,
-    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn,
-    jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
-      filter (where m.batch_id is not null) as batches
+    array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null) as ended,
+    array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')) as unblocked,
+    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn
   into v_traits
   from moved m;
   if v_traits.moved is null then
     return null;
   end if;
 
-  if not (v_traits.takes_turn or v_traits.frees_slots or v_traits.leaves_key or v_traits.batches is not null
-    or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
+  if not (v_traits.takes_turn or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
+    and num_nonnulls(v_traits.ended, v_traits.unblocked) = 0
   then
     return v_traits.moved;
   end if;
@@ -1111,11 +1209,8 @@ begin
   if v_traits.takes_turn then
     perform picture_queue._take_turns(v_ids);
   end if;
-  if v_traits.frees_slots or v_traits.leaves_key then
-    perform picture_queue._free_keys(v_ids);
-  end if;
-  if v_traits.batches is not null then
-    perform picture_queue._count_batches(v_traits.batches);
+  if num_nonnulls(v_traits.ended, v_traits.unblocked) > 0 then
+    perform picture_queue._free_keys(v_traits.ended, v_traits.unblocked);
   end if;
   if v_traits.long_lived then
     perform picture_queue._bound_history(v_ids);
@@ -1133,7 +1228,7 @@ $$;
 
 -- 232_function__after_move.sql
 
--- What _move has done with special jobs, each only where there are such jobs.
+-- What _apply_changes does with special jobs, each only where there are such jobs.
 
 -- Keeps the last 50 rows of history of each job.
 create function picture_queue._bound_history(p_ids uuid[]) returns void
@@ -1156,28 +1251,19 @@ as $$
     and (g.status, g.error) is distinct from (j.status, j.error)
 $$;
 
--- Gives up the slots of jobs that do not run any more, and notes whose turn it may be: whoever waits
--- for such a key is let through by the next claim, which alone holds the locks of keys.
-create function picture_queue._free_keys(p_ids uuid[]) returns void
+-- Notes the limit keys under which these jobs ran (p_ended) and do not run any more, and those they were
+-- unblocked for and do not need (p_unblocked): the next claim or maintenance looks whose turn it is.
+create function picture_queue._free_keys(p_ended uuid[], p_unblocked uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
-  with freed as (
-    -- One by one through the index, however few rows the statistics have seen.
-    delete from picture_queue.slot s
-    where s.ctid = any (array(
-      select o.ctid
-      from public.job_queue j
-      cross join lateral unnest(j.slots) as k (key)
-      cross join lateral (select s.ctid from picture_queue.slot s where s.key = k.key and s.job_id = j.id limit 1) o
-      where j.id = any (p_ids) and not (j.status = 'processing' and j.hold is null)))
-    returning s.key
-  )
-  insert into picture_queue.freed_key (key)
-  select distinct k.key from (
-    select f.key from freed f
+  insert into picture_queue.freed_key (key, n, at)
+  select k.key, sum(k.n), picture_queue._now()
+  from (
+    select unnest(j.slots) as key, 1 as n from public.job_queue j where j.id = any (p_ended)
     union all
-    select j.blocked_on from public.job_queue j where j.id = any (p_ids) and j.blocked_on is not null and j.status <> 'pending'
+    select j.blocked_on, 0 from public.job_queue j where j.id = any (p_unblocked) and j.blocked_on is not null
   ) k
+  group by k.key
 $$;
 
 -- The turn a tenant's next job comes after: that of its last job among what can be claimed, or of the
@@ -1222,42 +1308,235 @@ as $$
 $$;
 
 
--- 235_function__settle.sql
+-- 234_function__isolate.sql
 
--- What follows for the children of jobs that have just finished: the changes to make, or null. A
--- child whose last parent completed becomes ready; one whose parent failed or was cancelled ends too,
--- unless it was to run all the same. The children are locked before they are counted, so two parents
--- that finish at once cannot each wait for the other.
-create function picture_queue._settle_children(p_moved picture_queue.moved[]) returns picture_queue.change[]
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+-- Work for others, done so that a bad item ends alone.
+
+-- Whether an error passes by itself: a deadlock, a lock that was not to be had, too little of something.
+create function picture_queue._is_transient(p_sqlstate text) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
+
+-- Does one step for these subjects, p_limit of it at most. Returns how many it dealt with.
+create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return case p_kind
+    when 'promote' then picture_queue._promote_jobs(p_subjects::uuid[])
+    when 'sweep' then picture_queue._sweep_jobs(p_subjects::uuid[])
+    when 'expire' then picture_queue._expire_jobs(p_subjects::uuid[])
+    when 'settle' then picture_queue._settle_children(p_subjects::uuid[])
+    when 'parent' then picture_queue._settle_parents(p_subjects::bigint[], p_limit)
+    when 'child' then picture_queue._settle_new_children(p_subjects::bigint[], p_limit)
+    when 'batch' then picture_queue._count_batches(p_subjects::bigint[], p_limit)
+    when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
+    when 'unblock' then picture_queue._unblock_jobs(p_subjects::uuid[])
+    when 'key' then picture_queue._unblock_keys(p_subjects)
+    when 'rule' then picture_queue._count_running(p_subjects, p_limit)
+    when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
+  end;
+end
+$$;
+
+-- Does a step for many subjects at once; if that fails, for the halves, until who makes it fail stands alone.
+-- That one is written down in failed_step and left alone until its retry_at; all others are done. Returns how
+-- many it dealt with.
+create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_children uuid[];
+  v_count integer := coalesce(cardinality(p_subjects), 0);
+  v_done integer;
+  v_error text;
+  v_detail text;
+begin
+  if v_count = 0 then
+    return 0;
+  end if;
+  begin
+    v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
+    delete from picture_queue.failed_step f where f.kind = p_kind and f.subject = any (p_subjects);
+    return v_done;
+  exception when others then
+    get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+  end;
+  if v_count = 1 then
+    perform picture_queue._note_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
+    return 0;
+  end if;
+  return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)
+    + picture_queue._isolate(p_kind, p_subjects[v_count / 2 + 1:], p_limit);
+end
+$$;
+
+-- Writes down that a step failed for a subject: it is tried again after 2, 4, 8, … seconds, an hour at most.
+create function picture_queue._note_failure(p_kind text, p_subject text, p_error text) returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  insert into picture_queue.failed_step as f (kind, subject, last_error, first_at, retry_at)
+  values (p_kind, p_subject, left(p_error, 1000), picture_queue._now(), picture_queue._now() + interval '2 seconds')
+  on conflict (kind, subject) do update set failures = f.failures + 1, last_error = excluded.last_error,
+    retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600))
+$$;
+
+-- Tells whoever does the maintenance that something is due at that time, if they would look later.
+create function picture_queue._plan_maintenance(p_at timestamptz) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_queues text[] := (
+    select w.queues from picture_queue.maintenance m
+    join picture_queue.worker w on w.name = m.worker
+    where m.look_at > p_at + interval '50 milliseconds');
+begin
+  if v_queues <> '{}' then
+    perform picture_queue._wake(v_queues[:1], 'maintain');
+  end if;
+end
+$$;
+
+
+-- 235_function__follow_up.sql
+
+-- Follow-ups: what a change of jobs leaves to do for other jobs. Each kind is a step that takes the ids of
+-- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
+
+-- Writes down what these changes leave to do: the children of finished parents, the counts of batches. In a
+-- statement after that of the changes, so that it sees children committed meanwhile. Returns their ids.
+create function picture_queue._note_follow_ups(p_moved picture_queue.moved[]) returns bigint[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_finished uuid[];
+  v_in_batch boolean;
+  v_ids bigint[] := '{}';
+begin
+  select array_agg(m.id) filter (where m.status in ('completed', 'failed', 'cancelled')), bool_or(m.batch_id is not null)
+  into v_finished, v_in_batch
+  from unnest(p_moved) m;
+  if exists (select from picture_queue.dependency d where d.parent_id = any (v_finished)) then
+    with noted as (
+      insert into picture_queue.follow_up (kind, subject)
+      select distinct 'parent', d.parent_id from picture_queue.dependency d where d.parent_id = any (v_finished)
+      returning id
+    )
+    select array_agg(n.id) into v_ids from noted n;
+  end if;
+  if v_in_batch then
+    with noted as (
+      insert into picture_queue.follow_up (kind, subject, data)
+      select 'batch', e.batch_id, jsonb_build_object('completed', e.completed, 'failed', e.failed, 'cancelled', e.cancelled)
+      from (
+        select m.batch_id, count(*) filter (where m.status = 'completed') as completed,
+          count(*) filter (where m.status = 'failed') - count(*) filter (where m.from_status = 'failed') as failed,
+          count(*) filter (where m.status = 'cancelled') - count(*) filter (where m.from_status = 'cancelled') as cancelled
+        from unnest(p_moved) m where m.batch_id is not null group by m.batch_id
+      ) e
+      where (e.completed, e.failed, e.cancelled) <> (0, 0, 0)
+      returning id
+    )
+    select v_ids || coalesce(array_agg(n.id), '{}') into v_ids from noted n;
+  end if;
+  return v_ids;
+end
+$$;
+
+-- Does the first of the follow-ups that a transaction has just written, so that chains and batches are
+-- quick; tells maintenance of the rest.
+create function picture_queue._begin_follow_ups(p_ids bigint[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform picture_queue._isolate(k.kind, k.ids, 100)
+  from (
+    select f.kind, array_agg(f.id::text order by f.id) as ids
+    from (select * from picture_queue.follow_up f where f.id = any (p_ids[:20]) order by f.id) f
+    group by f.kind
+  ) k;
+  if exists (select from picture_queue.follow_up f where f.id = any (p_ids)) then
+    perform picture_queue._plan_maintenance(picture_queue._now());
+  end if;
+end
+$$;
+
+-- Settles the children of finished parents, p_limit at most, and the children of those that end with them.
+create function picture_queue._settle_parents(p_ids bigint[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_ids bigint[] := p_ids;
+  v_mine bigint[];
+  v_parents uuid[];
+  v_children text[];
+  v_settled integer;
+  v_left integer := p_limit;
+begin
+  while v_ids <> '{}' and v_left > 0 loop
+    select array_agg(f.id), array_agg(f.subject) into v_mine, v_parents
+    from (
+      select f.id, f.subject from picture_queue.follow_up f
+      where f.id = any (v_ids) and f.kind = 'parent' order by f.id for update skip locked
+    ) f;
+    v_children := array(
+      select d.child_id::text
+      from unnest(v_parents) p (id)
+      cross join lateral (
+        select d.child_id from picture_queue.dependency d
+        where d.parent_id = p.id and not exists (
+          select from picture_queue.failed_step f
+          where f.kind = 'settle' and f.subject = d.child_id::text and f.retry_at > picture_queue._now())
+        limit v_left) d
+      limit v_left);
+    v_settled := picture_queue._isolate('settle', v_children, v_left);
+    v_left := v_left - greatest(cardinality(v_children), 1);
+    -- A parent that was retried meanwhile keeps its children waiting.
+    delete from picture_queue.follow_up f
+    where f.id = any (v_mine) and (
+      not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
+      or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
+    -- What is left of the others is locked by somebody, or failed.
+    if v_settled = 0 or v_left > 0 then
+      update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
+    end if;
+    v_ids := array(
+      select f.id from picture_queue.follow_up f
+      where f.kind = 'parent' and f.subject = any (v_children::uuid[]) and f.due_at = '-infinity');
+  end loop;
+  return p_limit - v_left;
+end
+$$;
+
+-- Settles what these children wait for: links to finished parents go; a child whose last parent completed
+-- becomes ready; one whose parent failed or was cancelled ends too, unless it is to run all the same. Children
+-- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
+-- finish at once cannot each wait for the other. Returns how many it found unlocked.
+create function picture_queue._settle_children(p_children uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_children uuid[] := array(
+    select j.id from public.job_queue j where j.id = any (p_children) order by j.id for update skip locked);
   v_broken jsonb;  -- child: what it does then, and why
   v_changes picture_queue.change[];
+  v_moved picture_queue.moved[];
 begin
-  select array_agg(distinct d.child_id) into v_children
-  from unnest(p_moved) m
-  join picture_queue.dependency d on d.parent_id = m.id
-  where m.status in ('completed', 'failed', 'cancelled');
-  if v_children is null then
-    return null;
-  end if;
-  perform from public.job_queue where id = any (v_children) order by id for update;
-
   with settled as (
     delete from picture_queue.dependency d
-    using unnest(p_moved) m
-    where d.parent_id = m.id and m.status in ('completed', 'failed', 'cancelled')
-    returning d.child_id, d.on_parent_failure, m.id as parent_id, m.status
+    where d.ctid = any (array(
+      select d.ctid from picture_queue.dependency d
+      left join public.job_queue p on p.id = d.parent_id
+      where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
+    returning d.child_id, d.parent_id, d.on_parent_failure
   )
   -- By name rather than by a join, which for thousands of children would look at each pair.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
-    format('Job %s, which it depends on, was %s.', s.parent_id, s.status)) order by s.parent_id desc), '{}')
+    format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
   into v_broken
   from settled s
-  where s.status <> 'completed' and s.on_parent_failure <> 'run';
+  join public.job_queue p on p.id = s.parent_id
+  where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
 
   select array_agg(picture_queue._change(
     c.id,
@@ -1267,168 +1546,217 @@ begin
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
-
-  -- A child that has ended waits for nobody.
-  delete from picture_queue.dependency d where d.child_id = any (array(
-    select c.job_id from unnest(v_changes) c where c.action in ('cancel', 'abandon')));
-  if exists (select from unnest(v_changes) c where c.action = 'ready') then
-    perform picture_queue._wake(
-      (select array_agg(distinct j.queue) from public.job_queue j
-        join unnest(v_changes) c on c.job_id = j.id where c.action = 'ready'), 'enqueue');
+  v_moved := picture_queue._apply_changes(v_changes);
+  if v_moved is not null then
+    perform picture_queue._note_follow_ups(v_moved);
+    perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   end if;
-  return v_changes;
+  return cardinality(v_children);
 end
 $$;
 
--- Keeps the counts of batches (p_ends: batch_id, from, to of each change) and enqueues the callback
--- of those that are complete. Batches are locked in the order of their ids.
-create function picture_queue._count_batches(p_ends jsonb) returns void
+-- Looks whether parents of new children finished while those were being enqueued: an enqueue locks no parent,
+-- and a parent that finishes before the enqueue commits does not see the child. Looks again, less and less
+-- often, until every transaction has ended that was under way at the first look: after that no parent can have
+-- missed the child.
+create function picture_queue._settle_new_children(p_ids bigint[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_mine bigint[];
+  v_children text[];
+  v_snapshot pg_snapshot := pg_catalog.pg_current_snapshot();
+begin
+  select array_agg(f.id), array_agg(f.subject::text) into v_mine, v_children
+  from (
+    select f.id, f.subject from picture_queue.follow_up f
+    where f.id = any (p_ids) and f.kind = 'child' order by f.id limit p_limit for update skip locked
+  ) f;
+  perform picture_queue._isolate('settle', v_children, p_limit);
+  delete from picture_queue.follow_up f
+  where f.id = any (v_mine) and (
+    (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot)
+    or not exists (select from picture_queue.dependency d where d.child_id = f.subject));
+  update picture_queue.follow_up f
+  set data = jsonb_build_object('before', coalesce(f.data ->> 'before', pg_catalog.pg_snapshot_xmax(v_snapshot)::text),
+      'looks', coalesce((f.data ->> 'looks')::integer, 0) + 1),
+    due_at = picture_queue._now() + make_interval(secs => 0.1 * 2 ^ least(coalesce((f.data ->> 'looks')::integer, 0), 9))
+  where f.id = any (v_mine);
+  return coalesce(cardinality(v_mine), 0);
+end
+$$;
+
+-- Adds changes to the counts of batches, and notes which are finished. A batch that somebody has locked (one
+-- who adds jobs to it) is left for later.
+create function picture_queue._count_batches(p_ids bigint[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_locked uuid[] := array(
+    select b.id from picture_queue.batch b
+    where b.id = any (array(select f.subject from picture_queue.follow_up f where f.id = any (p_ids) and f.kind = 'batch'))
+    order by b.id limit p_limit for update skip locked);
+  v_done bigint;
+begin
+  with taken as (
+    -- All of a batch, not only those given: a retry takes back a failure that was counted before it.
+    delete from picture_queue.follow_up f
+    where f.kind = 'batch' and (f.subject = any (v_locked)
+      or f.id = any (p_ids) and not exists (select from picture_queue.batch b where b.id = f.subject))
+    returning f.subject, f.data
+  ),
+  sums as (
+    select t.subject, sum((t.data ->> 'completed')::integer) as completed, sum((t.data ->> 'failed')::integer) as failed,
+      sum((t.data ->> 'cancelled')::integer) as cancelled
+    from taken t group by t.subject
+  ),
+  counted as (
+    update picture_queue.batch b set completed = b.completed + s.completed, failed = b.failed + s.failed,
+      cancelled = b.cancelled + s.cancelled
+    from sums s where b.id = any (v_locked) and b.id = s.subject
+  )
+  select count(*) into v_done from taken;
+  perform picture_queue._finish_batches(v_locked);
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (p_ids);
+  return v_done;
+end
+$$;
+
+-- Notes which of these locked batches are finished, or are not any more, and enqueues callbacks.
+create function picture_queue._finish_batches(p_ids uuid[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_finished text[];
+begin
+  with changed as (
+    update picture_queue.batch b
+    set finished_at = case when b.finished_at is null then picture_queue._now() end
+    where b.id = any (p_ids)
+      and (b.completed + b.failed + b.cancelled = b.total) <> (b.finished_at is not null)
+    returning b.id, b.finished_at, b.callback, b.callback_job_id
+  )
+  select array_agg(c.id::text) into v_finished
+  from changed c
+  where c.finished_at is not null and c.callback is not null and c.callback_job_id is null;
+  perform picture_queue._isolate('callback', v_finished, 20);
+end
+$$;
+
+-- Enqueues the callbacks of finished batches, once each. One that is refused is noted on its batch: it would
+-- be refused again.
+create function picture_queue._enqueue_callbacks(p_ids uuid[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_batch picture_queue.batch;
+  v_job jsonb;
+  v_error text;
+  v_state text;
+  v_detail text;
+  v_done integer := 0;
 begin
   for v_batch in
     select b.* from picture_queue.batch b
-    where b.id in (select (e.item ->> 'batch_id')::uuid from jsonb_array_elements(p_ends) as e (item)
-      where e.item ->> 'to' in ('completed', 'failed', 'cancelled')
-        or e.item ->> 'from' in ('failed', 'cancelled'))
-    order by b.id for update
+    where b.id = any (p_ids) and b.finished_at is not null and b.callback is not null and b.callback_job_id is null
+      and b.callback_error is null
+    order by b.id limit p_limit for update skip locked
   loop
-    update picture_queue.batch b set
-      completed = b.completed + d.completed,
-      failed = b.failed + d.failed,
-      cancelled = b.cancelled + d.cancelled
-    from (
-      select
-        count(*) filter (where e.item ->> 'to' = 'completed') as completed,
-        count(*) filter (where e.item ->> 'to' = 'failed') - count(*) filter (where e.item ->> 'from' = 'failed') as failed,
-        count(*) filter (where e.item ->> 'to' = 'cancelled')
-          - count(*) filter (where e.item ->> 'from' = 'cancelled') as cancelled
-      from jsonb_array_elements(p_ends) as e (item)
-      where (e.item ->> 'batch_id')::uuid = v_batch.id
-    ) d
-    where b.id = v_batch.id
-    returning b.* into v_batch;
-    perform picture_queue._finish_batch(v_batch);
-  end loop;
-end
-$$;
-
--- Notes whether a batch is finished; when it is, its callback job is enqueued, once. One that is refused is
--- noted: the job that ended last has ended all the same.
-create function picture_queue._finish_batch(p_batch picture_queue.batch) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_finished boolean := p_batch.completed + p_batch.failed + p_batch.cancelled = p_batch.total;
-  v_job jsonb;
-  v_state text;
-  v_error text;
-  v_detail text;
-begin
-  if v_finished = (p_batch.finished_at is not null) then
-    return;
-  end if;
-  update picture_queue.batch b
-  set finished_at = case when v_finished then picture_queue._now() end
-  where b.id = p_batch.id;
-  if v_finished and p_batch.callback is not null and p_batch.callback_job_id is null then
+    v_job := null;
+    v_error := null;
     begin
-      v_job := picture_queue._enqueue(jsonb_build_array(p_batch.callback || jsonb_build_object('payload',
-        coalesce(nullif(p_batch.callback -> 'payload', 'null'), '{}') || jsonb_build_object(
-          'batch_id', p_batch.id, 'total', p_batch.total, 'completed', p_batch.completed,
-          'failed', p_batch.failed, 'cancelled', p_batch.cancelled))), true) -> 0;
+      v_job := picture_queue._enqueue(jsonb_build_array(v_batch.callback || jsonb_build_object('payload',
+        coalesce(nullif(v_batch.callback -> 'payload', 'null'), '{}') || jsonb_build_object(
+          'batch_id', v_batch.id, 'total', v_batch.total, 'completed', v_batch.completed,
+          'failed', v_batch.failed, 'cancelled', v_batch.cancelled))), true) -> 0;
     exception when others then
       get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      if v_state not like 'PT4%' then
+      if picture_queue._is_transient(v_state) then
         raise;
       end if;
+      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
     end;
     update picture_queue.batch b
-    set callback_job_id = (v_job ->> 'job_id')::uuid, 
-      callback_error = nullif(concat_ws(': ', v_error, nullif(v_detail, '')), '')
-    where b.id = p_batch.id;
-  end if;
+    set callback_job_id = (v_job ->> 'job_id')::uuid, callback_error = v_error
+    where b.id = v_batch.id;
+    v_done := v_done + 1;
+  end loop;
+  return v_done;
 end
 $$;
 
 
--- 240_function__promote_sweep.sql
+-- 240_function__due_jobs.sql
 
--- Makes claimable what its time has come for: scheduled jobs, and parked ones at their poll time.
--- Returns how many.
-create function picture_queue._promote(p_limit integer) returns integer
+-- What becomes due by the clock: each step takes the ids of jobs, looks at each again under its lock, and
+-- leaves those that somebody has locked.
+
+-- Makes scheduled jobs claimable, and parked ones at their poll time. Returns how many.
+create function picture_queue._promote_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_changes picture_queue.change[];
+  v_moved picture_queue.moved[] := picture_queue._transition((
+    select array_agg(picture_queue._change(d.id, case d.hold when 'parked' then 'wake' else 'promote' end))
+    from (
+      select j.id, j.hold from public.job_queue j
+      where j.id = any (p_ids) and j.hold in ('scheduled', 'parked') and j.scheduled_for <= picture_queue._now()
+      order by j.id for update skip locked
+    ) d));
 begin
-  select array_agg(picture_queue._change(d.id, case d.hold when 'parked' then 'wake' else 'promote' end))
-  into v_changes
-  from (
-    select id, hold from public.job_queue
-    where hold in ('scheduled', 'parked') and scheduled_for <= picture_queue._now()
-    order by scheduled_for limit p_limit
-    for update skip locked
-  ) d;
-  if v_changes is null then
-    return 0;
-  end if;
-  return coalesce(cardinality(picture_queue._transition(v_changes)), 0);
+  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m), 'enqueue');
+  return coalesce(cardinality(v_moved), 0);
 end
 $$;
 
--- Takes back the jobs whose lease ended unheard: the attempt counts, so a job that kills its worker
--- ends. Gives up what was not to start any more. Returns the queues that have work again.
-create function picture_queue._sweep(p_limit integer) returns text[]
+-- Takes back jobs whose lease ended unheard. The attempt counts, so that a job that kills its worker ends;
+-- one that was claimed ahead had not started and loses none. Returns how many.
+create function picture_queue._sweep_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_changes picture_queue.change[];
-  v_queues text[];
-begin
-  select array_agg(picture_queue._change(
-      d.id,
+  v_moved picture_queue.moved[] := picture_queue._transition((
+    select array_agg(row(d.id,
       case when d.cancel_requested_at is not null then 'cancel'
+        when d.claimed_ahead then 'release'
         when d.attempt >= d.max_attempts then 'fail' else 'expire' end,
-      'The worker was not heard of again before its lease ended.'))
-  into v_changes
-  from (
-    select id, attempt, max_attempts, cancel_requested_at from public.job_queue
-    where status = 'processing' and hold is null and lease_expires_at <= picture_queue._now()
-    order by id limit p_limit
-    for update skip locked
-  ) d;
-  if v_changes is not null then
-    select array_agg(distinct t.queue) into v_queues from unnest(picture_queue._transition(v_changes)) t where t.status = 'pending';
-  end if;
+      null, null, 'The worker was not heard of again before its lease ended.', null, null, null, null, true)::picture_queue.change)
+    from (
+      select j.id, j.attempt, j.max_attempts, j.cancel_requested_at, j.claimed_ahead from public.job_queue j
+      where j.id = any (p_ids) and j.status = 'processing' and j.hold is null and j.lease_expires_at <= picture_queue._now()
+        and not exists (
+          select from picture_queue.lease_extension x
+          where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > picture_queue._now())
+      order by j.id for update skip locked
+    ) d));
+begin
+  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending'), 'enqueue');
+  return coalesce(cardinality(v_moved), 0);
+end
+$$;
 
-  select array_agg(picture_queue._change(d.id, 'abandon', 'It was not started before it expired.'))
-  into v_changes
-  from (
-    select id from public.job_queue
-    where status = 'pending' and expires_at <= picture_queue._now()
-    order by expires_at limit p_limit
-    for update skip locked
-  ) d;
-  if v_changes is not null then
-    perform picture_queue._transition(v_changes);
-  end if;
-  return coalesce(v_queues, '{}');
-exception when deadlock_detected then
-  -- It wanted the child of a job that somebody else has in hand: the next sweep takes them.
-  return array[]::text[];
+-- Fails jobs that were not to start any more. Returns how many.
+create function picture_queue._expire_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  return coalesce(cardinality(picture_queue._transition((
+    select array_agg(picture_queue._change(d.id, 'abandon', 'It was not started before it expired.'))
+    from (
+      select j.id from public.job_queue j
+      where j.id = any (p_ids) and j.status = 'pending' and j.expires_at <= picture_queue._now()
+      order by j.id for update skip locked
+    ) d))), 0);
 end
 $$;
 
 
 -- 245_function__limit.sql
 
--- Limits, exact however many workers there are. Only claims decide: a claim locks the keys it needs,
--- counts what runs under them in a later statement (an earlier snapshot would race), and takes what
--- fits. What does not fit is put aside (hold blocked), so that no claim wades through it again.
--- Whoever ends a job appends the key to freed_key, and the next claim lets waiting jobs through.
+-- Limits, exact however many workers there are. Only claims let jobs start: a claim locks the keys of its
+-- candidates, reads in a later statement what runs under them, and starts what fits. What does not fit is set
+-- to blocked, so that others can run and no claim reads it again. Whoever ends a job appends its keys to
+-- freed_key; the next claim, or maintenance, counts them and unblocks jobs that wait.
 
 -- The keys a job runs under.
 create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
@@ -1439,75 +1767,253 @@ as $$
     || p_limit_keys
 $$;
 
--- What holds for each of these keys: its own rule or that of its kind, and until when it is paused. Keys
--- for which nothing holds are left out.
+-- What holds for each of these keys: its own rule or that of its kind, until when it is paused, and how many
+-- jobs run under it. Keys for which nothing holds are left out.
 create function picture_queue._rules(p_keys text[])
-returns table (key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz)
-language sql stable rows 10 set search_path = pg_catalog, pg_temp
+returns table (key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer)
+language sql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select a.key, coalesce(own.max_running, kind.max_running), coalesce(own.rate, kind.rate),
-    coalesce(own.period_seconds, kind.period_seconds), k.paused_until
+    coalesce(own.period_seconds, kind.period_seconds), k.paused_until, coalesce(k.running, 0)
   from (select picture_queue._now() as now offset 0) v
   cross join unnest(p_keys) as a (key)
   left join picture_queue.limit_rule own on own.key = a.key
   left join picture_queue.limit_rule kind on own.key is null and kind.key = split_part(a.key, ':', 1) || ':*'
-  left join picture_queue.limit_key k on k.key = a.key and k.paused_until > v.now
-  where own.key is not null or kind.key is not null or k.key is not null
+  left join lateral (
+    select case when l.paused_until > v.now then l.paused_until end as paused_until, l.running
+    from picture_queue.limit_key l where l.key = a.key order by l.version desc limit 1) k on true
+  where own.key is not null or kind.key is not null or k.paused_until is not null
 $$;
 
--- How many more jobs may start now under each of these keys that something holds for.
-create function picture_queue._rooms(p_keys text[])
-returns table (key text, room integer)
-language sql volatile rows 10 set search_path = pg_catalog, pg_temp
+-- From when on claims read freed_key. Maintenance reads all of it; what is older than its last round and this
+-- slack, which is for transactions that took as long, is gone or for the next round.
+create function picture_queue._freed_since() returns timestamptz
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select m.done_at - interval '10 seconds' from picture_queue.maintenance m $$;
+
+-- How many more jobs may start now under each of these keys that something holds for. Exact for whoever holds
+-- the locks of the keys: ends of jobs that are not visible yet make it less, never more.
+create function picture_queue._capacity(p_keys text[])
+returns table (key text, capacity integer)
+language sql volatile rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select r.key, case when r.paused_until is not null then 0 else least(
-    r.max_running - (
-      select count(*) from (
-        select from picture_queue.slot s where s.key = r.key order by s.key, s.job_id limit r.max_running) f),
+    r.max_running - r.running + coalesce((
+      select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v.since), 0),
     r.rate - (
       select count(*) from (
         select from picture_queue.start s
         where s.key = r.key and s.at > v.now - make_interval(secs => r.period_seconds)
         order by s.at limit r.rate) f)) end::integer
   from picture_queue._rules(p_keys) r
-  cross join (select picture_queue._now() as now offset 0) v
+  cross join (select picture_queue._now() as now, picture_queue._freed_since() as since offset 0) v
 $$;
 
--- When somebody should look again at keys that let nobody through: when the pause ends or the rate
--- permits one more start. A full one is looked at by whoever claims after a slot came free; the ten
--- seconds are for what was let through and then not claimed.
-create function picture_queue._look_again(p_keys text[])
-returns table (key text, due_at timestamptz)
-language sql volatile rows 10 set search_path = pg_catalog, pg_temp
-as $$
-  select r.key, coalesce(
-    r.paused_until,
-    (select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
-      where s.key = r.key and s.at > picture_queue._now() - make_interval(secs => r.period_seconds)
-      order by s.at desc offset r.rate - 1 limit 1),
-    picture_queue._now() + interval '10 seconds')
-  from picture_queue._rules(p_keys) r
-$$;
-
--- Locks keys until the transaction ends and returns those it got. The first call of a transaction
--- waits, in one order for all; a later one takes only what is free, so that claims never wait for
--- each other in a circle. There are 1,024 locks, so that no transaction takes more; keys that share one
--- only wait for each other.
+-- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
+-- milliseconds, so nobody waits long or in a circle. There are 1,024 locks, so that no transaction takes
+-- more; keys that share one only wait for each other.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
 as $$
+declare
+  v_keys text[] := array(
+    select k from unnest(p_keys) k
+    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
 begin
-  if current_setting('picture_queue.holds_keys', true) = 'yes' then
-    return array(
-      select k from unnest(p_keys) k
-      where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
+  if cardinality(v_keys) = cardinality(p_keys) then
+    return v_keys;
   end if;
-  perform pg_catalog.set_config('picture_queue.holds_keys', 'yes', true);
   perform pg_catalog.pg_advisory_xact_lock(1903326068, l.lock)
   from (select distinct pg_catalog.hashtext(k) & 1023 as lock from unnest(p_keys) k order by lock offset 0) l;
   return p_keys;
+exception when lock_not_available or deadlock_detected then
+  return array(
+    select k from unnest(p_keys) k
+    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
 end
 $$;
+
+-- Adds to the rows of locked keys, making those that are not there: running jobs by key, and when to look at
+-- jobs that wait for them (null: when jobs of the key end).
+create function picture_queue._add_running(p_keys text[], p_counts integer[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  -- The newest row by its place: other versions of it may be kept by an old snapshot.
+  with newest as materialized (
+    select c.key, c.n, l.row_id
+    from unnest(p_keys, p_counts) as c (key, n)
+    left join lateral (
+      select l.ctid as row_id from picture_queue.limit_key l where l.key = c.key order by l.version desc limit 1) l on true
+  ),
+  made as (
+    insert into picture_queue.limit_key (key, running) select n.key, greatest(n.n, 0) from newest n where n.row_id is null
+  )
+  update picture_queue.limit_key l set running = greatest(l.running + n.n, 0), version = l.version + 1
+  from newest n where l.ctid = any (array(select n.row_id from newest n)) and l.ctid = n.row_id;
+end
+$$;
+
+-- Sets when to look at locked keys by the clock: when the pause ends or the rate permits one more start; not at
+-- all where only the end of a job helps.
+create function picture_queue._plan_keys(p_keys text[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_next timestamptz;
+begin
+  with look as (
+    select r.key, coalesce(r.paused_until, (
+      select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
+      where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
+      order by s.at desc offset r.rate - 1 limit 1)) as at
+    from picture_queue._rules(p_keys) r
+  ),
+  changed as (
+    update picture_queue.limit_key l set due_at = k.at, version = l.version + 1
+    from look k
+    where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = k.key order by o.version desc limit 1)
+      and l.due_at is distinct from k.at
+    returning l.due_at
+  )
+  select min(c.due_at) into v_next from changed c;
+  if v_next is not null then
+    perform picture_queue._plan_maintenance(v_next);
+  end if;
+end
+$$;
+
+-- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue
+-- and job type as many as may start, less those that were unblocked before and are not claimed yet. So what one
+-- queue or type cannot claim (it is paused, or has no worker) is in nobody's way; what is unblocked too many is
+-- blocked again by the claim that meets it. Keys that somebody has locked are left for the next.
+create function picture_queue._unblock_keys(p_keys text[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_keys text[] := picture_queue._lock_keys(p_keys);
+  v_freed record;
+begin
+  with freed as (
+    delete from picture_queue.freed_key f
+    where f.ctid = any (array(select o.ctid from picture_queue.freed_key o where o.key = any (v_keys) limit 10000 for update skip locked))
+    returning f.key, f.n
+  ),
+  sums as (select f.key, sum(f.n)::integer as n from freed f group by f.key)
+  select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed from sums s where s.n > 0;
+  if v_freed.keys is not null then
+    perform picture_queue._add_running(v_freed.keys, v_freed.counts);
+  end if;
+  perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
+  perform picture_queue._plan_keys(v_keys);
+  return cardinality(v_keys);
+end
+$$;
+
+-- The jobs to unblock under these locked keys.
+create function picture_queue._jobs_to_unblock(p_keys text[]) returns text[]
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  with recursive pair as (
+    -- The queues and job types of the jobs blocked on each key, one after the other through the index.
+    select k.key, o.queue, o.job_type, 1 as n
+    from unnest(p_keys) as k (key)
+    cross join lateral (
+      select j.queue, j.job_type from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
+      order by j.queue, j.job_type limit 1) o
+    union all
+    select p.key, o.queue, o.job_type, p.n + 1
+    from pair p
+    cross join lateral (
+      select j.queue, j.job_type from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
+        and (j.queue, j.job_type) > (p.queue, p.job_type)
+      order by j.queue, j.job_type limit 1) o
+    where p.n < 200
+  )
+  select array_agg(distinct d.id::text)
+  from pair p
+  left join picture_queue._capacity(p_keys) c on c.key = p.key
+  cross join lateral (
+    select j.id from public.job_queue j
+    where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
+      and j.queue = p.queue and j.job_type = p.job_type
+      and not exists (
+        select from picture_queue.failed_step f
+        where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
+    order by j.rank, j.turn, j.seq
+    limit greatest(0, coalesce(c.capacity, 1000) - (
+      select count(*) from (
+        select from public.job_queue u
+        where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
+          and u.queue = p.queue and u.job_type = p.job_type
+        order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o))
+  ) d
+$$;
+
+-- Makes blocked jobs claimable again. Returns how many.
+create function picture_queue._unblock_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_moved picture_queue.moved[] := picture_queue._transition((
+    select array_agg(picture_queue._change(d.id, 'unblock'))
+    from (
+      select j.id from public.job_queue j where j.id = any (p_ids) and j.hold = 'blocked' order by j.id for update skip locked
+    ) d));
+begin
+  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m), 'enqueue');
+  return coalesce(cardinality(v_moved), 0);
+end
+$$;
+
+-- Counts running jobs that started before there was a rule for their key, or in a claim that did not know it
+-- yet: of these rules, p_limit jobs. Looks again a few times, since such claims may still be under way.
+create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_keys text[];
+  v_counts integer[];
+  v_found integer;
+begin
+  v_keys := picture_queue._lock_keys(array(
+    select distinct k.key
+    from public.job_queue j
+    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) as k (key)
+    where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
+      and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules))));
+  with uncounted as (
+    select j.id, array(
+      select distinct k from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+      where k = any (v_keys) and k <> all (coalesce(j.slots, '{}'))) as keys
+    from public.job_queue j
+    where v_keys <> '{}' and j.status = 'processing' and j.hold is null
+      and picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) && v_keys
+    order by j.id limit p_limit for update skip locked
+  ),
+  counted as (
+    update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys
+    from uncounted u where j.id = u.id and u.keys <> '{}' returning u.keys
+  ),
+  sums as (select k.key, count(*)::integer as n from counted c cross join lateral unnest(c.keys) as k (key) group by k.key)
+  select array_agg(s.key), array_agg(s.n), sum(s.n) into v_keys, v_counts, v_found from sums s;
+  if v_found > 0 then
+    perform picture_queue._add_running(v_keys, v_counts);
+  end if;
+  update picture_queue.limit_rule r
+  set count_at = case when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
+  where r.key = any (p_rules);
+  return coalesce(v_found, 0);
+end
+$$;
+
+
+-- 246_function__admit.sql
+
+-- Which candidates of a claim may start, and under which keys.
 
 -- The keys of these candidates that something holds for.
 create function picture_queue._limited_keys(p_candidates picture_queue.candidate[]) returns text[]
@@ -1517,146 +2023,42 @@ as $$
   from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r
 $$;
 
--- The keys to look at now: those of which a slot came free and for which jobs wait, and those whose
--- time has come. Nobody waits for most keys. A claim that finds one full says so (limit_key) under its
--- lock: if nobody has that lock, the next statement sees whether somebody waits; if somebody has, the
--- key is left for the next claim.
-create function picture_queue._due_keys() returns text[]
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_freed text[];
-  v_busy text[];
-  v_keys text[] := array[]::text[];
-begin
-  with freed as (
-    delete from picture_queue.freed_key f
-    where f.ctid = any (array(select o.ctid from picture_queue.freed_key o limit 1000 for update skip locked))
-    returning f.key
-  )
-  select array_agg(distinct f.key) into v_freed from freed f;
-  if v_freed is not null then
-    v_busy := array(
-      select k from unnest(v_freed) k
-      where case when pg_catalog.pg_try_advisory_lock(1903326068, pg_catalog.hashtext(k) & 1023)
-        then not pg_catalog.pg_advisory_unlock(1903326068, pg_catalog.hashtext(k) & 1023) else true end);
-    v_keys := array(select l.key from picture_queue.limit_key l where l.key = any (v_freed));
-    insert into picture_queue.freed_key (key)
-    select b from unnest(v_busy) b where b <> all (v_keys[1:100])
-    union
-    select k from unnest(v_keys[101:]) k;
-  end if;
-  return v_keys[1:100] || array(
-    select l.key from picture_queue.limit_key l
-    where l.due_at <= picture_queue._now() and l.key <> all (v_keys)
-    order by l.due_at limit 100);
-end
-$$;
-
--- Lets the jobs through for whose key there is room. What was let through less than ten seconds ago and
--- is not claimed yet counts as running. Locks p_also as well, the keys of the claim's candidates, since
--- only the first locking of a transaction waits. Returns whether jobs were let through.
-create function picture_queue._unblock(p_keys text[], p_also text[]) returns boolean
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_keys text[] := picture_queue._lock_keys(p_keys || p_also);
-  v_changes picture_queue.change[];
-  v_queues text[];
-begin
-  -- What somebody else has in hand just now is for the next claim.
-  insert into picture_queue.freed_key (key) select k from unnest(p_keys) k where k <> all (v_keys);
-  v_keys := array(select k from unnest(p_keys) k where k = any (v_keys));
-  select array_agg(picture_queue._change(d.id, 'unblock')) into v_changes
-  from unnest(v_keys) as k (key)
-  left join picture_queue._rooms(v_keys) r on r.key = k.key
-  cross join lateral (
-    select j.id from public.job_queue j
-    where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
-    order by j.rank, j.turn, j.seq
-    limit greatest(0, coalesce(r.room, 1000) - (
-      -- In the order of the index of keys, or without statistics all that can be claimed is read.
-      select count(*) from (
-        select from public.job_queue c
-        where c.status = 'pending' and c.blocked_on = k.key and c.hold is null
-          and c.updated_at > v_now - interval '10 seconds'
-        order by c.blocked_on, c.hold, c.rank, c.turn, c.seq limit greatest(0, coalesce(r.room, 1000))) o))
-    for update skip locked
-  ) d;
-  if v_changes is not null then
-    select array_agg(distinct t.queue) into v_queues from unnest(picture_queue._transition(v_changes)) t;
-    perform picture_queue._wake(v_queues, 'enqueue');
-  end if;
-  perform picture_queue._note_waiting(v_keys);
-  return v_changes is not null;
-end
-$$;
-
--- Notes of locked keys whether jobs wait for them, and when to look again.
-create function picture_queue._note_waiting(p_keys text[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-declare
-  v_waiting text[] := array(
-    -- limit: key by key, however few rows the statistics have seen.
-    select k from unnest(p_keys) k where (
-      select true from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = k and j.hold = 'blocked' limit 1));
-begin
-  insert into picture_queue.limit_key as l (key, due_at)
-  select w.key, coalesce(a.due_at, picture_queue._now())
-  from unnest(v_waiting) as w (key)
-  left join picture_queue._look_again(v_waiting) a on a.key = w.key
-  order by w.key
-  on conflict (key) do update set due_at = excluded.due_at where l.due_at is distinct from excluded.due_at;
-  update picture_queue.limit_key l set due_at = l.paused_until
-  where l.key = any (p_keys) and l.key <> all (v_waiting) and l.paused_until > picture_queue._now()
-    and l.due_at is distinct from l.paused_until;
-  delete from picture_queue.limit_key l
-  where l.key = any (p_keys) and l.key <> all (v_waiting)
-    and coalesce(l.paused_until, '-infinity') <= picture_queue._now();
-end
-$$;
-
-
--- 246_function__admit.sql
-
--- Which candidates of a claim may start, and under which keys.
-
 -- What a claim makes of its candidates, in their order: up to p_max_jobs may start (ids; slots: the limited
--- keys they run under, by id), those over a limit are blocked, and those whose keys another claim has locked
--- left alone. p_limited: those of their keys that something holds for.
+-- keys they run under, by id), those over a limit are blocked, and those whose keys somebody else has locked
+-- are left alone, as are last attempts beyond the first p_start_jobs. p_limited: those of their keys that
+-- something holds for.
 create function picture_queue._admit(
-  p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer,
+  p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer, p_start_jobs integer,
   out ids uuid[], out slots jsonb, out blocked picture_queue.change[])
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_room jsonb;  -- of each limited key that we locked; null: any number
+  v_capacity jsonb;  -- of each limited key that we locked; null: any number
   v_busy text[];
   v_candidate picture_queue.candidate;
   v_keys text[];  -- what is limited, then: of one candidate
   v_full text;
 begin
-  ids := array(select c.id from unnest(p_candidates) c limit p_max_jobs);
+  ids := array(
+    select c.id from unnest(p_candidates) with ordinality as c (id, keys, is_last, n)
+    where c.n <= p_start_jobs or not c.is_last limit p_max_jobs);
   slots := '{}';
   if p_limited = '{}' then
     return;
   end if;
   v_keys := picture_queue._lock_keys(p_limited);
   v_busy := array(select k from unnest(p_limited) k where k <> all (v_keys));
-  select coalesce(jsonb_object_agg(r.key, r.room), '{}') into v_room from picture_queue._rooms(v_keys) r;
+  select coalesce(jsonb_object_agg(r.key, r.capacity), '{}') into v_capacity from picture_queue._capacity(v_keys) r;
 
-  if v_busy = '{}' and cardinality(p_candidates) <= p_max_jobs and not exists (
+  if v_busy = '{}' and cardinality(p_candidates) = cardinality(ids) and not exists (
     select from unnest(p_candidates) c, unnest(c.keys) k
     where k = any (v_keys)
-    group by k having count(*) > (v_room ->> k)::integer)
+    group by k having count(*) > (v_capacity ->> k)::integer)
   then
     -- A key that a job names twice is one slot all the same.
     select coalesce(jsonb_object_agg(s.id, s.keys), '{}') into slots
     from (
-      select c.id, array_agg(k) as keys
+      select c.id, array_agg(distinct k) as keys
       from unnest(p_candidates) c, unnest(c.keys) k
       where k = any (v_keys)
       group by c.id
@@ -1667,43 +2069,58 @@ begin
   ids := '{}';
   foreach v_candidate in array p_candidates loop
     exit when cardinality(ids) = p_max_jobs;
-    continue when v_candidate.keys && v_busy;
-    v_keys := array(select distinct k from unnest(v_candidate.keys) k where v_room ? k);
-    v_full := (select min(k) from unnest(v_keys) k where (v_room ->> k)::integer <= 0);
+    continue when v_candidate.keys && v_busy or v_candidate.is_last and cardinality(ids) >= p_start_jobs;
+    v_keys := array(select distinct k from unnest(v_candidate.keys) k where v_capacity ? k);
+    v_full := (select min(k) from unnest(v_keys) k where (v_capacity ->> k)::integer <= 0);
     if v_full is not null then
       blocked := blocked || picture_queue._change(v_candidate.id, 'block', null, null, v_full);
     else
       ids := ids || v_candidate.id;
       if v_keys <> '{}' then
         slots := slots || jsonb_build_object(v_candidate.id, v_keys);
-        v_room := v_room || (select jsonb_object_agg(k, (v_room ->> k)::integer - 1) from unnest(v_keys) k);
+        v_capacity := v_capacity || (select jsonb_object_agg(k, (v_capacity ->> k)::integer - 1) from unnest(v_keys) k);
       end if;
     end if;
   end loop;
 end
 $$;
 
--- Takes the slots of started jobs, counts their starts, and notes which keys jobs wait for now.
+-- Counts started jobs under their keys, blocks those that found a key full, and notes when to look again. A job
+-- that had been unblocked for another key leaves that key's turn to the next.
 create function picture_queue._take_slots(p_slots jsonb, p_blocked picture_queue.change[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_now timestamptz := picture_queue._now();
+  v_keys text[];
+  v_counts integer[];
   v_blocked_on text[] := array(select distinct c.key from unnest(p_blocked) c);
 begin
-  insert into picture_queue.slot (key, job_id)
-  select k, s.id::uuid from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k
-  on conflict do nothing;
-  if exists (select from picture_queue.limit_rule r where r.rate is not null) then
-    insert into picture_queue.start (key, at)
-    select r.key, v_now
-    from (select distinct s.id, k from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k) u
-    join picture_queue._rules(array(
-      select distinct k from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k)) r on r.key = u.k
-    where r.rate is not null;
+  if p_blocked is not null then
+    insert into picture_queue.freed_key (key, n, at)
+    select distinct j.blocked_on, 0, picture_queue._now()
+    from unnest(p_blocked) c
+    join public.job_queue j on j.id = c.job_id and j.id = any (array(select c.job_id from unnest(p_blocked) c))
+    where j.blocked_on <> c.key;
+    perform picture_queue._transition(p_blocked);
+  end if;
+  select array_agg(s.key), array_agg(s.n) into v_keys, v_counts
+  from (
+    select k, count(*)::integer as n
+    from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k group by k
+  ) s (key, n);
+  if v_keys is not null then
+    perform picture_queue._add_running(v_keys, v_counts);
+    if exists (select from picture_queue.limit_rule r where r.rate is not null) then
+      insert into picture_queue.start (key, at)
+      select r.key, picture_queue._now()
+      from picture_queue._rules(v_keys) r
+      join unnest(v_keys, v_counts) as c (key, n) on c.key = r.key
+      cross join generate_series(1, c.n)
+      where r.rate is not null;
+    end if;
   end if;
   if v_blocked_on <> '{}' then
-    perform picture_queue._note_waiting(v_blocked_on);
+    perform picture_queue._plan_keys(v_blocked_on);
   end if;
 end
 $$;
@@ -2240,8 +2657,8 @@ $$;
 -- Dependencies of new jobs. A job may depend on jobs that are there, or that stand before it in the
 -- same call: so no circle can ever form.
 
--- Locks the parents, so that none finishes unseen until we commit, refuses what cannot be depended on,
--- and marks the jobs that have to wait.
+-- Refuses what cannot be depended on, and marks the jobs that have to wait. Parents are not locked, or an
+-- enqueue in a long transaction would hold up their heartbeats and reports: see _settle_new_children.
 create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2254,10 +2671,6 @@ begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
   end if;
-  perform from public.job_queue j
-  where j.id in (select unnest(n.depends_on) from unnest(p_jobs) n)
-  order by j.id for share;
-
   -- By name rather than by a join, which for thousands of jobs would look at each pair.
   select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
   select n.i, p.id, v_places ? p.id::text as is_later into v_bad
@@ -2297,6 +2710,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_found jsonb;  -- id in the call: that of the job that was there
+  v_new jsonb;  -- the ids made by this call, which nobody else sees yet
   v_broken jsonb;  -- child: why it ends
   v_changes picture_queue.change[];
 begin
@@ -2304,9 +2718,7 @@ begin
   from unnest(p_jobs) n
   cross join lateral (select p_answer -> n.i::text ->> 'job_id' as id) o
   where o.id <> n.job_id::text;
-  perform from public.job_queue j
-  where j.id = any (array(select f.value::uuid from jsonb_each_text(v_found) f)) order by j.id for share;
-
+  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new from unnest(p_jobs) n where not p_answer ? n.i::text;
   with tie as (
     select n.job_id as child_id, n.on_parent_failure, p.id as parent_id, p.status, p.finished_at
     from unnest(p_jobs) n
@@ -2318,6 +2730,10 @@ begin
     insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
     select t.child_id, t.parent_id, t.on_parent_failure from tie t where t.finished_at is null
     on conflict do nothing
+  ),
+  noted as (
+    insert into picture_queue.follow_up (kind, subject)
+    select distinct 'child', t.child_id from tie t where t.finished_at is null and not v_new ? t.parent_id::text
   )
   select coalesce(jsonb_object_agg(t.child_id, format('Job %s, which it depends on, was %s.', t.parent_id, t.status)), '{}')
   into v_broken
@@ -2471,70 +2887,46 @@ $$;
 
 -- 258_function__start.sql
 
--- Starts jobs under a lease, and answers them as their worker gets them: what is null or nought is left out
--- where most jobs have nothing else. It makes the edge 'claim' as _move makes the others, but picks, starts and
--- answers in one statement: of a claim by an idle worker each statement counts.
---
--- p_ids: the jobs, locked by the caller; p_slots: the limit keys they run under, by id. Without p_slots they
--- are those of a repeated claim, which run already. Without both, up to p_max_jobs of what can be claimed first,
--- as _candidates has it for one line. p_drawn: the order of p_ids is that of the answer.
-create function picture_queue._start(
-  p_worker text, p_lease_id uuid, p_lease_seconds real, p_legacy boolean, p_queues text[], p_job_types text[],
-  p_max_jobs integer, p_heads jsonb, p_ids uuid[], p_slots jsonb, p_drawn boolean)
-returns jsonb
+-- The two halves of a claim beside the pick: jobs start under a lease, and are answered as their worker gets them.
+
+-- Starts locked jobs under a lease, in the order of p_ids; those after the first p_start_jobs are claimed ahead.
+-- p_slots: the limited keys they run under, by id. It makes the edge 'claim' as _apply_changes makes the others,
+-- with fewer statements: of a claim by an idle worker each counts.
+create function picture_queue._start(p_ids uuid[], p_claim picture_queue.claim, p_start_jobs integer, p_slots jsonb)
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
-  v_made record;
+  v_special uuid[];
 begin
-  with chosen as materialized (
-    select p.id
-    from unnest(p_queues) as w (name)
-    cross join lateral (
-      select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
-        coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
-        coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
-    ) h
-    cross join lateral (
-      select j.id, j.rank, j.turn, j.seq
-      from public.job_queue j
-      where j.queue = w.name and j.status = 'pending' and j.hold is null
-        and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
-        and (p_job_types is null or j.job_type = any (p_job_types))
-        and (j.expires_at is null or j.expires_at > v_now)
-      order by j.rank, j.turn, j.seq limit p_max_jobs
-      for update skip locked
-    ) p
-    order by p.rank, p.turn, p.seq limit p_max_jobs
-  ),
-  started as (
+  with started as (
     update public.job_queue j set
       status = 'processing',
       attempt = j.attempt + 1,
-      lease_id = p_lease_id,
+      lease_id = p_claim.lease_id,
       (lease_seconds, lease_expires_at) = (
         select l.seconds, v_now + make_interval(secs => l.seconds)
         from (
-          select case when p_legacy then p_lease_seconds else coalesce(
+          select case when p_claim.is_legacy then p_claim.lease_seconds else coalesce(
             (select t.lease_seconds from picture_queue.job_type t where t.name = j.job_type),
-            (select q.lease_seconds from picture_queue.queue q where q.name = j.queue), p_lease_seconds) end as seconds
+            (select q.lease_seconds from picture_queue.queue q where q.name = j.queue), p_claim.lease_seconds) end as seconds
           offset 0
         ) l),
-      lease_is_legacy = p_legacy,
+      lease_is_legacy = p_claim.is_legacy,
+      claimed_ahead = case when c.n > p_start_jobs then true when not j.claimed_ahead then false end,
       slots = case when p_slots is not null then
         (select array_agg(k) from jsonb_array_elements_text(p_slots -> j.id::text) k) end,
       blocked_on = null,
       -- Uniqueness that does not cover running jobs ends when the job starts.
       unique_states = case when not 'processing' = any (j.unique_states) then '{}' else j.unique_states end,
-      worker = p_worker,
+      worker = p_claim.worker,
       started_at = v_now,
       version = j.version + 1,
       updated_at = v_now
-    where j.id = any (coalesce(p_ids, array(select c.id from chosen c)))
-      and j.lease_id is distinct from p_lease_id
-    returning j.*
+    from unnest(p_ids) with ordinality as c (id, n)
+    where j.id = any (p_ids) and j.id = c.id
+    returning j.id, j.queue, j.generation_id, j.version
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
@@ -2542,299 +2934,412 @@ begin
     from started s
     cross join (values ('pending', -1), ('processing', 1)) as e (status, sign)
     group by s.queue, e.status, e.sign
-  ),
-  held as (
-    select * from started
-    union all
-    select * from public.job_queue j
-    where p_ids is not null and p_slots is null
-      and j.id = any (p_ids) and j.status = 'processing' and j.hold is null and j.lease_id = p_lease_id
   )
-  select array(select s.id from started s) as ids,
-    exists (select from started s where s.generation_id is not null or s.version > 50) as are_special,
-    to_jsonb(array(
-      select
-        case when num_nonnulls(j.user_id, j.generation_id, j.batch_id, j.tags, j.event, j.message,
-            j.cancel_requested_at, j.scheduled_for) = 0 and j.priority = 0 and j.progress = 0 and j.metadata = '{}'
-          then b.base
-          else b.base || jsonb_build_object(
-            'priority', j.priority, 'progress', j.progress, 'user_id', j.user_id, 'generation_id', j.generation_id, 'batch_id', j.batch_id,
-            'tags', coalesce(to_jsonb(j.tags), '[]'), 'metadata', j.metadata, 'event', j.event, 'message', j.message,
-            'cancel_requested_at', j.cancel_requested_at, 'scheduled_for', j.scheduled_for) end
-      from held j
-      left join picture_queue.job_type t on t.name = j.job_type
-      left join picture_queue.queue q on q.name = j.queue
-      cross join lateral (
-        select jsonb_build_object(
-          'id', j.id, 'queue', j.queue, 'job_type', j.job_type, 'payload', j.payload, 'attempt', j.attempt,
-          'max_attempts', j.max_attempts, 'created_at', j.created_at, 'version', j.version, 'lease_id', j.lease_id,
-          'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
-            j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
-        ) as base
-        offset 0) b
-      order by case when p_drawn then array_position(p_ids, j.id) end, j.rank, j.turn, j.seq)) as jobs
-  into v_made;
-
-  if v_made.ids = '{}' then
-    return v_made.jobs;
+  select array(select s.id from started s where s.generation_id is not null or s.version > 50) into v_special;
+  if v_special <> '{}' then
+    perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
-  if v_made.are_special then
-    perform picture_queue._bound_history(v_made.ids), picture_queue._mirror_generations(v_made.ids);
-  end if;
-  if exists (select from picture_queue.queue q where q.name = any (p_queues) and q.events <> 'none') then
-    perform picture_queue._emit(v_made.ids);
-  end if;
-  perform picture_queue._remember_heads(p_worker, v_read, p_max_jobs, p_heads, v_made.ids);
-  return v_made.jobs;
 end
 $$;
 
--- Where many entries of the index had to be passed over (jobs claimed while an old snapshot keeps them from
--- being cleaned up, or of types the worker cannot run) the heads of the lines are remembered, and for a
--- moment the next claims of this worker begin there. What comes before the head meanwhile, a retry or a
--- higher priority, is seen when the moment is over: at most 5 seconds, 1.5 for a million.
--- p_read: entries read before the claim; p_ids: what it found.
-create function picture_queue._remember_heads(
-  p_worker text, p_read bigint, p_limit integer, p_heads jsonb, p_ids uuid[])
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+-- The jobs that a lease of a worker holds, as the worker gets them: what is null or nought is left out where
+-- most jobs have nothing else.
+create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
-declare
-  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - p_read;
 begin
-  if v_read <= p_limit + 20000 then
-    return;
-  end if;
-  update picture_queue.worker w set
-    heads = coalesce(w.heads, '{}') || (
-      select jsonb_object_agg(h.queue, jsonb_build_array(h.rank, h.turn, h.seq))
-      from (
-        select distinct on (j.queue) j.queue, j.rank, j.turn, j.seq from public.job_queue j
-        where j.id = any (p_ids) order by j.queue, j.rank, j.turn, j.seq
-      ) h),
-    heads_until = case when p_heads is not null then w.heads_until
-      else picture_queue._now() + make_interval(secs => least(v_read * 0.0000015, 5)) end
-  where w.name = p_worker and p_ids <> '{}';
+  return to_jsonb(array(
+    select
+      case when num_nonnulls(j.user_id, j.generation_id, j.batch_id, j.tags, j.event, j.message,
+          j.cancel_requested_at, j.scheduled_for) = 0 and j.priority = 0 and j.progress = 0 and j.metadata = '{}'
+        then b.base
+        else b.base || jsonb_build_object(
+          'priority', j.priority, 'progress', j.progress, 'user_id', j.user_id, 'generation_id', j.generation_id, 'batch_id', j.batch_id,
+          'tags', coalesce(to_jsonb(j.tags), '[]'), 'metadata', j.metadata, 'event', j.event, 'message', j.message,
+          'cancel_requested_at', j.cancel_requested_at, 'scheduled_for', j.scheduled_for) end
+    from public.job_queue j
+    left join picture_queue.job_type t on t.name = j.job_type
+    left join picture_queue.queue q on q.name = j.queue
+    cross join lateral (
+      select jsonb_build_object(
+        'id', j.id, 'queue', j.queue, 'job_type', j.job_type, 'payload', j.payload, 'attempt', j.attempt,
+        'max_attempts', j.max_attempts, 'created_at', j.created_at, 'version', j.version, 'lease_id', j.lease_id,
+        'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
+          j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
+      ) as base
+      offset 0) b
+    where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
+    order by j.claimed_ahead is true, j.rank, j.turn, j.seq));
 end
 $$;
 
 
 -- 260_function__claim.sql
 
--- Keeps the row of a worker.
-create function picture_queue._touch_worker(
-  p_worker text, p_queues text[], p_job_types text[], p_idle boolean, p_swept boolean)
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-begin
-  insert into picture_queue.worker as w (name, queues, job_types, idle, seen_at, swept_at)
-  values (p_worker, p_queues, p_job_types, p_idle, v_now, v_now)
-  on conflict (name) do update
-  set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = v_now,
-    swept_at = case when p_swept then v_now else w.swept_at end;
-end
-$$;
+-- A claim in three parts: pick jobs, start them (258), or, when the call is repeated, read what its lease holds.
+-- It does nobody else's work: maintenance promotes, sweeps and settles.
 
--- The best candidates of these queues, locked, in the order of claims. Without weights the queues are
--- one line; with weights each queue gets its share: the gaps between its jobs are drawn so that they
--- come at the rate of its weight, which holds for claims of one job as well as of many. What was not to
--- start any more is left to the next sweep.
-create function picture_queue._candidates(
-  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limit integer, p_heads jsonb)
-returns picture_queue.candidate[]
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+-- Picks and locks the first jobs of these queues that can be claimed, in the order rank, turn, seq. What is not
+-- to start any more is left to maintenance. p_heads: where the queues begin (_remember_heads).
+create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_some_failed boolean)
+returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
-  v_candidates picture_queue.candidate[];
+  v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
 begin
-  v_candidates := array(
-    -- The keys as _keys has them, which to call for each job takes longer than to pick it.
-    select row(d.id, array['global', 'queue:' || d.queue, 'type:' || d.job_type]
-      || case when d.user_id is not null then array['user:' || d.user_id] end || d.limit_keys)::picture_queue.candidate
+  return array(
+    select o.id
     from (
-      select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
-      from unnest(p_queues, p_weights) as w (name, weight)
+      select p.id, p.is_last, row_number() over (order by p.rank, p.turn, p.seq) as n
+      from unnest(p_queues) as w (name)
       cross join lateral (
         select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
           coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
           coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
       ) h
       cross join lateral (
-        select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
+        select j.id, j.rank, j.turn, j.seq, j.attempt + 1 >= j.max_attempts or not coalesce(j.claimed_ahead, true) as is_last
         from public.job_queue j
         where j.queue = w.name and j.status = 'pending' and j.hold is null
           and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
-          and (p_job_types is null or j.job_type = any (p_job_types))
+          and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
           and (j.expires_at is null or j.expires_at > v_now)
+          and (not p_some_failed or not exists (
+            select from picture_queue.failed_step f
+            where f.kind = 'claim' and f.subject = j.id::text and f.retry_at > v_now))
+        order by j.rank, j.turn, j.seq limit p_claim.max_jobs
+        for update skip locked
+      ) p
+      order by p.rank, p.turn, p.seq limit p_claim.max_jobs
+    ) o
+    where o.n <= v_start_jobs or not o.is_last);
+end
+$$;
+
+-- Picks as _pick does, with the keys of the jobs, p_limit of them. With weights each queue gets its share: the
+-- gaps between its jobs are drawn so that they come at the rate of its weight, which holds for claims of one job
+-- as well as of many.
+create function picture_queue._candidates(
+  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_some_failed boolean, p_limit integer)
+returns picture_queue.candidate[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+begin
+  return array(
+    -- The keys as _keys has them, which to call for each job takes longer than to pick it.
+    select row(d.id, array['global', 'queue:' || d.queue, 'type:' || d.job_type]
+      || case when d.user_id is not null then array['user:' || d.user_id] end || d.limit_keys, d.is_last)::picture_queue.candidate
+    from (
+      select p.*, case when p_claim.weights is not null then
+        sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, p.queue)])
+          over (partition by p.queue order by p.rank, p.turn, p.seq) end as draw
+      from unnest(p_queues) as w (name)
+      cross join lateral (
+        select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
+          coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
+          coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
+      ) h
+      cross join lateral (
+        select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq,
+          j.attempt + 1 >= j.max_attempts or not coalesce(j.claimed_ahead, true) as is_last
+        from public.job_queue j
+        where j.queue = w.name and j.status = 'pending' and j.hold is null
+          and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
+          and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+          and (j.expires_at is null or j.expires_at > v_now)
+          and (not p_some_failed or not exists (
+            select from picture_queue.failed_step f
+            where f.kind = 'claim' and f.subject = j.id::text and f.retry_at > v_now))
         order by j.rank, j.turn, j.seq limit p_limit
         for update skip locked
       ) p
     ) d
     order by d.draw, d.rank, d.turn, d.seq limit p_limit);
-  perform picture_queue._remember_heads(
-    p_worker, v_read, p_limit, p_heads, array(select c.id from unnest(v_candidates) c));
-  return v_candidates;
 end
 $$;
 
--- Before a claim locks anything: a new rule (set_limit) waits for the claims that do not know it yet, and
--- those that come after wait for the rule.
-create function picture_queue._know_rules() returns void
+-- Where many entries of the index had to be passed over (of jobs claimed while an old snapshot keeps them from
+-- being cleaned up, or of types the worker cannot run), notes how far, and for a moment the next claims of this
+-- worker begin there: at the first job found, or at the end of the queue if there was none. What comes before
+-- that meanwhile, a retry or a higher priority, is seen when the moment is over: 5 seconds at most.
+-- p_read: entries read before the pick; p_ids: what it found.
+create function picture_queue._remember_heads(p_claim picture_queue.claim, p_queues text[], p_read bigint, p_ids uuid[])
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - p_read;
+begin
+  if v_read <= p_claim.max_jobs + 20000 then
+    return;
+  end if;
+  update picture_queue.worker w set
+    heads = (
+      select jsonb_object_agg(q.name, jsonb_build_array(h.rank, h.turn, h.seq))
+      from unnest(p_queues) as q (name)
+      cross join lateral (
+        (select j.rank, j.turn, j.seq from public.job_queue j
+          where j.id = any (p_ids) and j.queue = q.name order by j.rank, j.turn, j.seq limit 1)
+        union all
+        (select j.rank, j.turn, j.seq from public.job_queue j
+          where j.queue = q.name and j.status = 'pending' and j.hold is null
+            and not exists (select from public.job_queue o where o.id = any (p_ids) and o.queue = q.name)
+          order by j.rank desc, j.turn desc, j.seq desc limit 1)
+      ) h),
+    heads_until = case when w.heads_until > picture_queue._now() then w.heads_until
+      else picture_queue._now() + make_interval(secs => least(v_read * 0.000005, 5)) end
+  where w.name = p_claim.worker;
+end
+$$;
+
+-- Claims where limits or weights are in use: what is over a limit is blocked and the next are looked at, more at a
+-- time, until there are enough or 5,000 were seen: then workers are told to look again. Returns the ids of the
+-- jobs started.
+create function picture_queue._claim_limited(
+  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_some_failed boolean, p_isolated boolean)
+returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_candidates picture_queue.candidate[];
+  v_admitted record;
+  v_ids uuid[] := '{}';
+  v_started uuid[];
+  v_take integer := p_claim.max_jobs;
+  v_dealt integer;
+  v_seen integer := 0;
+  v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
 begin
-  perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0);
+  perform picture_queue._isolate('key', array(
+    select distinct f.key from (
+      select f.key from picture_queue.freed_key f where f.at > picture_queue._freed_since() order by f.at limit 100
+    ) f), 100);
+  loop
+    v_candidates := picture_queue._candidates(p_claim, p_queues, p_heads, p_some_failed, v_take);
+    exit when cardinality(v_candidates) = 0;
+    v_admitted := picture_queue._admit(
+      v_candidates, picture_queue._limited_keys(v_candidates), p_claim.max_jobs - cardinality(v_ids),
+      v_start_jobs - cardinality(v_ids));
+    v_started := picture_queue._start_admitted(p_claim, v_admitted.ids, v_admitted.slots, v_admitted.blocked,
+      greatest(v_start_jobs - cardinality(v_ids), 0), p_isolated);
+    v_ids := v_ids || v_started;
+    v_dealt := cardinality(v_admitted.ids) + coalesce(cardinality(v_admitted.blocked), 0);
+    v_seen := v_seen + v_dealt;
+    exit when cardinality(v_ids) >= p_claim.max_jobs or cardinality(v_candidates) < v_take or v_dealt = 0;
+    if v_seen >= 5000 then
+      perform picture_queue._wake(p_queues, 'again');
+      exit;
+    end if;
+    v_take := least(greatest(v_take * 4, 20), 1000);
+  end loop;
+  return v_ids;
 end
 $$;
 
--- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
--- p_request_id) gives the jobs of the first again: the request id is the lease id. p_queues null:
--- every queue; p_job_types null: every type. Where limits are in use, what is over one is put aside
--- and the next are looked at, more at a time, until there are enough or 5,000 were seen: then, or when
--- another claim had a key in hand, the workers are told to look again.
-create function picture_queue._claim(
-  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
-  p_request_id uuid, p_legacy boolean)
-returns jsonb
+-- Starts jobs under their keys and blocks others. Isolated, one by one: a job whose start fails is written down
+-- in failed_step and left alone for a while. Returns the ids of those started.
+create function picture_queue._start_admitted(
+  p_claim picture_queue.claim, p_ids uuid[], p_slots jsonb, p_blocked picture_queue.change[], p_start_jobs integer,
+  p_isolated boolean)
+returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id uuid;
+  v_change picture_queue.change;
+  v_started uuid[] := '{}';
+begin
+  if not p_isolated then
+    if p_ids <> '{}' then
+      perform picture_queue._start(p_ids, p_claim, p_start_jobs, nullif(p_slots, '{}'));
+    end if;
+    if p_slots <> '{}' or p_blocked is not null then
+      perform picture_queue._take_slots(p_slots, p_blocked);
+    end if;
+    return p_ids;
+  end if;
+  foreach v_id in array p_ids loop
+    begin
+      perform picture_queue._start(array[v_id], p_claim, p_start_jobs - cardinality(v_started), nullif(p_slots, '{}'));
+      perform picture_queue._take_slots(
+        case when p_slots ? v_id::text then jsonb_build_object(v_id, p_slots -> v_id::text) else '{}' end, null);
+      v_started := v_started || v_id;
+    exception when others then
+      perform picture_queue._note_failure('claim', v_id::text, sqlerrm);
+    end;
+  end loop;
+  foreach v_change in array coalesce(p_blocked, '{}') loop
+    begin
+      perform picture_queue._take_slots('{}', array[v_change]);
+    exception when others then
+      perform picture_queue._note_failure('claim', v_change.job_id::text, sqlerrm);
+    end;
+  end loop;
+  return v_started;
+end
+$$;
+
+-- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the
+-- request is the id of the lease.
+create function picture_queue._claim(p_claim picture_queue.claim, p_isolated boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_claim picture_queue.claim := p_claim;
+  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
-  v_weights real[];  -- of the queues that are known
-  v_candidates picture_queue.candidate[];
-  v_keys text[] := array[]::text[];  -- of the candidates, those that something holds for
-  v_due text[];
-  v_admitted record;
-  v_started jsonb;
-  v_jobs jsonb := '[]'::jsonb;
-  v_left integer := p_max_jobs;
-  v_take integer := p_max_jobs;
-  v_dealt integer;
-  v_seen integer := 0;
-  v_again boolean := false;
+  v_heads jsonb;
+  v_ids uuid[];
+  v_jobs jsonb := '[]';
 begin
   -- In one statement, since of a claim by an idle worker each statement counts.
-  select coalesce(p_lease_seconds, s.lease_seconds) as lease_seconds,
+  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,
     array(select q.name from picture_queue.queue q
-      where (p_queues is null or q.name = any (p_queues)) and coalesce(q.paused_until <= v_now, true)) as names,
-    array(select j.id from public.job_queue j
-      where j.status = 'processing' and j.hold is null and j.lease_id = p_request_id and j.worker = p_worker) as ids,
-    exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key) as limited,
+      where (p_claim.queues is null or q.name = any (p_claim.queues)) and coalesce(q.paused_until <= v_now, true)) as queues,
+    exists (select from picture_queue.queue q
+      where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
     exists (select from public.job_queue j
-      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now) as due,
-    (select w.heads from picture_queue.worker w
-      where w.name = p_worker and w.heads_until > v_now and w.job_types = p_job_types) as heads
+      where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker) as is_repeated,
+    exists (select from picture_queue.limit_rule)
+      or exists (select from picture_queue.limit_key k where k.due_at is not null) as is_limited,
+    exists (select from picture_queue.failed_step f where f.kind = 'claim') as some_failed,
+    w.heads, w.heads_until, w.idle, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_known,
+    w.seen_at > v_now - interval '5 seconds' as was_seen
   into v_known
-  from picture_queue.setting s;
-  if v_known.due and v_known.ids = '{}' then
-    perform picture_queue._promote(100);
+  from picture_queue.setting s
+  left join picture_queue.worker w on w.name = p_claim.worker;
+  if v_known.is_repeated then
+    return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker);
   end if;
-  if v_known.ids <> '{}' or not v_known.limited and p_weights is null then
-    return picture_queue._start(
-      p_worker, p_request_id, v_known.lease_seconds, p_legacy, v_known.names, p_job_types, p_max_jobs, v_known.heads,
-      nullif(v_known.ids, '{}'), null, false);
-  end if;
+  v_claim.lease_seconds := v_known.lease_seconds;
+  v_heads := case when v_known.heads_until > v_now and v_known.is_known then v_known.heads end;
 
-  if p_weights is not null then
-    v_weights := array(
-      select p_weights[array_position(p_queues, u.name)] from unnest(v_known.names) with ordinality as u (name, i)
-      order by u.i);
+  if v_known.is_limited or p_claim.weights is not null then
+    v_ids := picture_queue._claim_limited(v_claim, v_known.queues, v_heads, v_known.some_failed, p_isolated);
+  else
+    v_ids := picture_queue._pick(v_claim, v_known.queues, v_heads, v_known.some_failed);
+    if p_isolated then
+      v_ids := picture_queue._start_admitted(v_claim, v_ids, '{}', null, coalesce(p_claim.start_jobs, p_claim.max_jobs), true);
+    elsif v_ids <> '{}' then
+      perform picture_queue._start(v_ids, v_claim, coalesce(p_claim.start_jobs, p_claim.max_jobs), null);
+    end if;
   end if;
-  loop
-    v_candidates := picture_queue._candidates(
-      p_worker, v_known.names, v_weights, p_job_types, v_take, v_known.heads);
-    if v_known.limited then
-      v_keys := picture_queue._limited_keys(v_candidates);
-      if v_due is null then
-        v_due := picture_queue._due_keys();
-        continue when v_due <> '{}' and picture_queue._unblock(v_due, v_keys);
-      end if;
+  if v_ids <> '{}' then
+    v_jobs := picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker);
+    if v_known.is_announced then
+      perform picture_queue._emit(v_ids);
     end if;
-    exit when cardinality(v_candidates) = 0;
-    v_admitted := picture_queue._admit(v_candidates, v_keys, v_left);
-    v_started := picture_queue._start(
-      p_worker, p_request_id, v_known.lease_seconds, p_legacy, v_known.names, null, 0, null,
-      v_admitted.ids, v_admitted.slots, p_weights is not null);
-    if v_keys <> '{}' then
-      perform picture_queue._transition(v_admitted.blocked);
-      perform picture_queue._take_slots(v_admitted.slots, v_admitted.blocked);
+  end if;
+  if not p_claim.is_legacy then
+    -- Its row is written when something changed or every 5 seconds, not at each claim.
+    if not coalesce(v_known.is_known and v_known.was_seen and v_known.idle = (cardinality(v_ids) < p_claim.max_jobs), false) then
+      perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, cardinality(v_ids) < p_claim.max_jobs);
     end if;
-    v_jobs := v_jobs || v_started;
-    v_left := v_left - jsonb_array_length(v_started);
-    v_dealt := cardinality(v_admitted.ids) + coalesce(cardinality(v_admitted.blocked), 0);
-    v_seen := v_seen + v_dealt;
-    v_again := v_left > 0 and (v_seen >= 5000 or v_dealt < cardinality(v_candidates));
-    exit when v_left = 0 or v_again or cardinality(v_candidates) < v_take;
-    v_take := case when v_known.limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
-  end loop;
-  if v_again then
-    perform picture_queue._wake(v_known.names, 'again');
+    perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
   end if;
   return v_jobs;
 end
 $$;
 
--- claim_jobs for the worker: sweeps once a second at most, and remembers a worker that found less
--- than it asked for, so that the next enqueue wakes it.
-create function picture_queue._claim_jobs(
-  p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid,
-  p_weights real[])
-returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+-- Keeps the row of a worker.
+create function picture_queue._touch_worker(p_worker text, p_queues text[], p_job_types text[], p_idle boolean)
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into picture_queue.worker as w (name, queues, job_types, idle, seen_at)
+  values (p_worker, p_queues, p_job_types, p_idle, picture_queue._now())
+  on conflict (name) do update
+  set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = excluded.seen_at;
+end
+$$;
+
+-- Refuses transactions that do not see what others commit meanwhile: a lease or a limit could be given out twice.
+create function picture_queue._check_isolation() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('the transaction isolation level is %s', current_setting('transaction_isolation')),
+      'use read committed: alter role … set default_transaction_isolation = ''read committed''');
+  end if;
+end
+$$;
+
+-- The claim that travels with a report.
+create function picture_queue._claim_of(p_claim jsonb) returns picture_queue.claim
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := picture_queue._now();
+  v_claim picture_queue.claim;
+begin
+  select c.worker, c.queues, c.job_types, coalesce(c.max_jobs, 1), c.start_jobs, coalesce(c.lease_seconds, 30),
+    coalesce(c.request_id, gen_random_uuid()), c.weights, false
+  into v_claim
+  from jsonb_to_record(p_claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
+    start_jobs integer, lease_seconds real, request_id uuid, weights real[]);
+  return v_claim;
+exception when data_exception then
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
+  return null;
+end
+$$;
+
+-- claim_jobs, after a look at its arguments. A claim that fails because of one job is made again, isolated.
+create function picture_queue._claim_jobs(p_claim picture_queue.claim) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
   v_problem text := case
-    when coalesce(p_worker, '') = '' then 'worker is empty'
-    when coalesce(cardinality(p_queues), 0) = 0 then 'queues is empty'
-    when p_job_types is null then 'job_types is null'
-    when cardinality(p_weights) <> cardinality(p_queues) then 'weights are not as many as queues'
-    when not 0 < all (p_weights) then format('weights are %s, not above 0', p_weights)
-    when p_max_jobs is null or p_max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', p_max_jobs)
-    when p_lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', p_lease_seconds)
-    when p_request_id is null then 'request_id is null'
+    when coalesce(length(p_claim.worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(p_claim.worker, 100)))
+    when coalesce(cardinality(p_claim.queues), 0) = 0 then 'queues is empty'
+    when p_claim.job_types is null then 'job_types is null'
+    when cardinality(p_claim.weights) <> cardinality(p_claim.queues) then 'weights are not as many as queues'
+    when not 0 < all (p_claim.weights) then format('weights are %s, not above 0', p_claim.weights)
+    when p_claim.max_jobs is null or p_claim.max_jobs not between 0 and 1000
+      then format('max_jobs is %s, not 0 to 1000', p_claim.max_jobs)
+    when p_claim.start_jobs < 0 then format('start_jobs is %s, not 0 or more', p_claim.start_jobs)
+    when p_claim.lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', p_claim.lease_seconds)
+    when p_claim.lease_id is null then 'request_id is null'
   end;
-  v_worker picture_queue.worker;
-  v_sweep boolean;
-  v_idle boolean;
-  v_jobs jsonb;
 begin
   if v_problem is not null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
   end if;
+  perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
-  perform picture_queue._know_rules(),
-    pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_request_id::text));
-  select w.* into v_worker from picture_queue.worker w where w.name = p_worker;
-  v_sweep := coalesce(v_worker.swept_at <= v_now - interval '1 second', true);
-  if v_sweep then
-    perform picture_queue._sweep(100);
-    perform picture_queue._run_schedules(100);
+  perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
+  return picture_queue._claim_isolated(p_claim);
+end
+$$;
+
+-- Makes a claim and, if it fails because of one job, makes it again job by job.
+create function picture_queue._claim_isolated(p_claim picture_queue.claim) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return picture_queue._claim(p_claim, false);
+exception when others then
+  if picture_queue._is_transient(sqlstate) then
+    -- A deadlock is rare, but skip locked does wait where a row has changed hands since it was seen.
+    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  elsif sqlstate like 'PT%' then
+    raise;
   end if;
-  v_jobs := picture_queue._claim(
-    p_worker, p_queues, p_weights, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, false);
-  v_idle := jsonb_array_length(v_jobs) < p_max_jobs;
-  -- Its row is written when something changed or every 5 seconds, not at each claim.
-  if v_sweep or v_worker.name is null or v_worker.idle <> v_idle or v_worker.queues <> p_queues
-    or v_worker.job_types <> p_job_types or v_worker.seen_at <= v_now - interval '5 seconds'
-  then
-    perform picture_queue._touch_worker(p_worker, p_queues, p_job_types, v_idle, v_sweep);
-  end if;
-  return v_jobs;
+  return picture_queue._claim(p_claim, true);
 end
 $$;
 
 
 -- 270_function__report.sql
 
--- The outcomes a worker reports, with their types. What is not well formed is refused before anything
--- is written.
+-- The outcomes a worker reports, with their types. What is not well formed is refused before anything is written.
 create function picture_queue._outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -2869,14 +3374,17 @@ begin
       else format('delay_seconds is %s, not 0 to 31536000', v_bad.item -> 'delay_seconds') end));
   end if;
   return v_outcomes;
+exception when data_exception then
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+  return null;
 end
 $$;
 
--- Writes how attempts ended, fenced by their leases. Answers for each, in the order asked: ok;
--- repeated (this lease reported before, nothing changed); stale (the lease ended, nothing changed).
--- A result above the limit fails its job, since no repetition makes it smaller.
+-- Writes how attempts ended, fenced by their leases. Answers for each, in the order asked: ok; repeated (this
+-- lease reported before, nothing changed); stale (the lease ended, nothing changed). A result above the limit
+-- fails its job, since no repetition makes it smaller.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
@@ -2892,7 +3400,7 @@ begin
   then
     -- The common case needs to know nothing of the jobs: the lease decides, as they are written.
     v_changes := array(
-      select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, o.lease_id, null)::picture_queue.change
+      select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, o.lease_id, null, false)::picture_queue.change
       from (select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o) o);
   else
     v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
@@ -2913,6 +3421,41 @@ begin
     -- Of two leases of one job in one report, that of its row is the one that counted.
     left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
     order by o.i));
+end
+$$;
+
+-- Writes a report and, if it fails because of one outcome, writes it again outcome by outcome: one that cannot be
+-- written is answered with refused and why, if it is not the only one.
+create function picture_queue._report_isolated(p_outcomes jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item jsonb;
+  v_answers jsonb := '[]';
+  v_state text;
+  v_error text;
+  v_detail text;
+begin
+  perform picture_queue._check_isolation();
+  begin
+    return picture_queue._report(p_outcomes);
+  exception when others then
+    if picture_queue._is_transient(sqlstate) then
+      perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+    elsif not picture_queue._is_list(p_outcomes) or jsonb_array_length(p_outcomes) < 2 then
+      raise;
+    end if;
+  end;
+  for v_item in select e from jsonb_array_elements(p_outcomes) e loop
+    begin
+      v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
+    exception when others then
+      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
+      v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'outcome', 'refused', 'status', null,
+        'sqlstate', v_state, 'error', left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000));
+    end;
+  end loop;
+  return v_answers;
 end
 $$;
 
@@ -2953,12 +3496,13 @@ begin
       case when w.action in ('back_off', 'snooze', 'park') then coalesce(w.run_at, v_now + make_interval(secs =>
         coalesce(w.delay_seconds, case w.action
           when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = w.job_id)
-          else 0 end))) end,
+          -- Without a poll time only the event wakes it, or a cancel.
+          when 'snooze' then 0 end))) end,
       w.result,
-      case when w.too_large then 'The result is larger than the queue allows.'
+      case when w.too_large then 'The result is larger than the project allows (setting max_result_bytes).'
         when w.action in ('fail', 'back_off') then coalesce(left(w.error, 2000), 'The job failed without saying why.') end,
       w.detail, w.duration_seconds, null,
-      case when w.action = 'park' then coalesce(w.event, w.job_id::text) end)::picture_queue.change)
+      case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, false)::picture_queue.change)
   into v_changes
   from wished w;
   return v_changes;
@@ -2972,7 +3516,6 @@ returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_pause record;
   v_parked uuid[] := array(select m.id from unnest(p_moved) m where m.hold = 'parked');
   v_events text[];
   v_paused text[] := array(select o.pause_key from unnest(p_outcomes) o where o.pause_key is not null);
@@ -2983,24 +3526,14 @@ begin
     perform picture_queue._wake_parked(v_events);
   end if;
   if v_paused <> '{}' then
-    perform picture_queue._lock_keys(v_paused);
-    for v_pause in
+    perform picture_queue._pause(p.key, p.until, 'a job was told to come back later')
+    from (
       select o.pause_key as key, max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from unnest(p_outcomes) o
       join unnest(p_moved) m on m.id = o.job_id
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
-    loop
-      if v_pause.key like 'queue:%' then
-        update picture_queue.queue q set paused_until = v_pause.until, pause_reason = 'a job was told to come back later'
-        where q.name = substr(v_pause.key, 7) and coalesce(q.paused_until, '-infinity') < v_pause.until;
-      else
-        insert into picture_queue.limit_key as k (key, paused_until, due_at)
-        values (v_pause.key, v_pause.until, v_pause.until)
-        on conflict (key) do update set paused_until = excluded.paused_until, due_at = excluded.due_at
-        where coalesce(k.paused_until, '-infinity') < excluded.paused_until;
-      end if;
-    end loop;
+    ) p;
   end if;
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
@@ -3010,6 +3543,24 @@ begin
       select distinct m.id from unnest(p_moved) m
       join unnest(p_outcomes) o on o.job_id = m.id
       where o.outcome in ('completed', 'failed') and m.status <> 'cancelled'));
+  end if;
+end
+$$;
+
+-- Pauses a limit key or a queue ('queue:…') until then, if it is not paused for longer. One that somebody has locked
+-- is left as it is: the next job that is told to come back later pauses it.
+create function picture_queue._pause(p_key text, p_until timestamptz, p_reason text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_key like 'queue:%' then
+    update picture_queue.queue q set paused_until = p_until, pause_reason = p_reason
+    where q.name = any (array(select o.name from picture_queue.queue o where o.name = substr(p_key, 7) for update skip locked))
+      and coalesce(q.paused_until, '-infinity') < p_until;
+  elsif picture_queue._lock_keys(array[p_key]) <> '{}' then
+    perform picture_queue._add_running(array[p_key], array[0]);
+    update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1
+    where k.key = p_key and coalesce(k.paused_until, '-infinity') < p_until;
   end if;
 end
 $$;
@@ -3027,7 +3578,7 @@ begin
   for v_queue in
     select q.* from picture_queue.queue q
     where q.breaker_failures is not null and q.name in (select j.queue from public.job_queue j where j.id = any (p_ids))
-    order by q.name for update
+    order by q.name for update skip locked  -- one that an operator is changing does not hold reports up
   loop
     for v_seen in
       select j.status, picture_queue._reason(j.error) as reason from public.job_queue j
@@ -3113,26 +3664,23 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job
--- that was to stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever
--- its worker says. One cancelled while parked has its grace from its last claim, which is to undo. Jobs that
--- somebody else has in hand are left as they are, for the next heartbeat: one open transaction must not
--- end all leases of a worker.
+-- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job that was to
+-- stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever its worker says.
+-- One cancelled while parked has its grace from its last claim, which is to undo. It waits for nobody: where
+-- somebody else has the row of a job locked, the lease is prolonged beside it (lease_extension).
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[];
+  v_free uuid[];
   v_answer jsonb;
 begin
-  if not picture_queue._is_list(p_leases) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
-  end if;
   v_ids := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
-  v_ids := array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked);
-  with ends as (
-    select j.id, least(
+  v_free := array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked);
+  with held as (
+    select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_free) as is_free, least(
         v_now + make_interval(secs => j.lease_seconds),
         greatest(j.cancel_requested_at, case when j.cancel_requested_at is not null then j.started_at end)
           + make_interval(secs => s.cancel_grace_seconds),
@@ -3145,22 +3693,65 @@ begin
     left join picture_queue.queue q on q.name = j.queue
     where j.id = any (v_ids) and j.lease_expires_at is not null
   ),
-  held as (
+  prolonged as (
     update public.job_queue j
-    set lease_expires_at = greatest(e.lease_ends_at, v_now), updated_at = v_now
-    from ends e
-    where j.id = any (v_ids) and j.id = e.id
-    returning j.id, j.cancel_requested_at, e.lease_ends_at
+    set lease_expires_at = greatest(h.lease_ends_at, v_now), updated_at = v_now
+    from held h
+    where j.id = any (v_free) and j.id = h.id
+  ),
+  beside as (
+    insert into picture_queue.lease_extension as x (job_id, lease_id, lease_expires_at)
+    select h.id, h.lease_id, h.lease_ends_at from held h where not h.is_free order by h.id
+    on conflict (job_id) do update set lease_id = excluded.lease_id, lease_expires_at = excluded.lease_expires_at
   )
   select jsonb_build_object(
     'cancel', coalesce(jsonb_agg(l.job_id) filter (where h.cancel_requested_at is not null and h.lease_ends_at > v_now), '[]'),
-    'lost', coalesce(jsonb_agg(l.job_id) filter (where coalesce(h.lease_ends_at <= v_now, j.id is null)), '[]'))
+    'lost', coalesce(jsonb_agg(l.job_id) filter (where h.id is null or h.lease_ends_at <= v_now), '[]'))
   into v_answer
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
-  left join held h on h.id = l.job_id
-  left join public.job_queue j on h.id is null and j.id = l.job_id and j.lease_id = l.lease_id
-    and j.lease_expires_at is not null and j.id <> all (v_ids);
-  update picture_queue.worker set seen_at = v_now where name = p_worker;
+  left join held h on h.id = l.job_id;
+  update picture_queue.worker w set seen_at = v_now
+  where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
+  return v_answer;
+end
+$$;
+
+-- Prolongs leases and, if that fails because of one job, prolongs them one by one: that of the job whose row cannot
+-- be written is prolonged beside it.
+create function picture_queue._heartbeat_isolated(p_worker text, p_leases jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item jsonb;
+  v_one jsonb;
+  v_answer jsonb := '{"cancel": [], "lost": []}';
+begin
+  perform picture_queue._check_isolation();
+  if not picture_queue._is_list(p_leases) then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
+  end if;
+  begin
+    return picture_queue._heartbeat(p_worker, p_leases);
+  exception
+    when data_exception then
+      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    when others then
+      if picture_queue._is_transient(sqlstate) then
+        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+      end if;
+  end;
+  for v_item in select e from jsonb_array_elements(p_leases) e loop
+    begin
+      v_one := picture_queue._heartbeat(p_worker, jsonb_build_array(v_item));
+      v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
+        'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
+    exception when others then
+      insert into picture_queue.lease_extension as x (job_id, lease_id, lease_expires_at)
+      select j.id, j.lease_id, picture_queue._now() + make_interval(secs => j.lease_seconds)
+      from public.job_queue j where j.id = (v_item ->> 'job_id')::uuid and j.lease_id = (v_item ->> 'lease_id')::uuid
+      on conflict (job_id) do update set lease_id = excluded.lease_id, lease_expires_at = excluded.lease_expires_at;
+    end;
+  end loop;
   return v_answer;
 end
 $$;
@@ -3303,7 +3894,7 @@ begin
       select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name and j.parked_on = any (p_events))
     returning s.name, s.payload
   )
-  select array_agg(row(j.id, 'wake', null, t.payload, null, null, null, null, null)::picture_queue.change)
+  select array_agg(row(j.id, 'wake', null, t.payload, null, null, null, null, null, false)::picture_queue.change)
   into v_changes
   from taken t
   join public.job_queue j on j.hold = 'parked' and j.parked_on = t.name and j.parked_on = any (p_events);
@@ -3411,43 +4002,39 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 
 -- 310_function_claim.sql
 
--- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy,
--- which complete_job may end without naming the lease. It sweeps too, since there may be no worker.
+-- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy, which
+-- complete_job may end without naming the lease. Where no worker does the maintenance, it does a little of it
+-- first: it may be the only one who calls.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_jobs jsonb;
 begin
-  perform picture_queue._know_rules();
-  perform picture_queue._sweep(100);
-  v_jobs := picture_queue._claim(
-    'claim_next_job', case when queue is not null then array[queue] end, null, null, 1,
-    (select greatest(600, s.timeout_seconds) from picture_queue.setting s)::real, gen_random_uuid(), true);
+  perform picture_queue._check_isolation();
+  if (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m) then
+    perform picture_queue._do_due_steps(10, true);
+  end if;
+  v_jobs := picture_queue._claim_isolated(row(
+    'claim_next_job', case when queue is not null then array[queue] end, null, 1, null,
+    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true)::picture_queue.claim);
   return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
 end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
--- Leases up to max_jobs jobs of these types to a worker. Repeating it with the same request_id gives
--- the same jobs. weights, one a queue, give each queue its
--- share; without them the queues are one line by priority.
+-- Leases up to max_jobs jobs of these types to a worker, which starts start_jobs of them at once (null: all) and
+-- holds the others ahead. Repeating it with the same request_id gives the jobs that lease still holds. weights,
+-- one a queue, give each queue its share; without them the queues are one line by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default 30,
-  request_id uuid default gen_random_uuid(), weights real[] default null)
+  request_id uuid default gen_random_uuid(), weights real[] default null, start_jobs integer default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return picture_queue._claim_jobs(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(lease_seconds, 30),
-    coalesce(request_id, gen_random_uuid()), weights);
-exception when deadlock_detected then
-  -- Rare, but skip locked does wait where a row has changed hands since it was seen, and by then the claim
-  -- may hold keys that the other wants.
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+  return picture_queue._claim_jobs(row(worker, queues, job_types, coalesce(max_jobs, 1), start_jobs,
+    coalesce(lease_seconds, 30), coalesce(request_id, gen_random_uuid()), weights, false)::picture_queue.claim);
 end
 $$;
 comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by request_id.';
@@ -3457,19 +4044,8 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return picture_queue._heartbeat(worker, leases);
-exception
-  when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-    return null;
-  when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-    return null;
-end
-$$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select picture_queue._heartbeat_isolated(worker, leases) $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
 
 -- Writes the progress (percent) of a job under its lease.
@@ -3488,31 +4064,20 @@ create function public.report_jobs(outcomes jsonb, claim jsonb default null) ret
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_claim picture_queue.claim;
   v_outcomes jsonb;
   v_jobs jsonb := '[]'::jsonb;
 begin
   if jsonb_typeof(claim) = 'object' then
-    perform picture_queue._know_rules();
+    v_claim := picture_queue._claim_of(claim);
   elsif jsonb_typeof(claim) <> 'null' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'claim is not an object', 'the parameters of claim_jobs');
   end if;
-  v_outcomes := picture_queue._report(outcomes);
-  if jsonb_typeof(claim) = 'object' then
-    select picture_queue._claim_jobs(
-      c.worker, c.queues, c.job_types, coalesce(c.max_jobs, 1), coalesce(c.lease_seconds, 30),
-      coalesce(c.request_id, gen_random_uuid()), c.weights)
-    into v_jobs
-    from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
-      lease_seconds real, request_id uuid, weights real[]);
+  v_outcomes := picture_queue._report_isolated(outcomes);
+  if v_claim.lease_id is not null then
+    v_jobs := picture_queue._claim_jobs(v_claim);
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
-exception
-  when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-    return null;
-  when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-    return null;
 end
 $$;
 comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';
@@ -3531,7 +4096,7 @@ begin
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
-  v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+  v_outcome := picture_queue._report_isolated(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
     'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
     'outcome', case when error is null then 'completed' else 'failed' end))
     || jsonb_build_object('result', result))) -> 0;
@@ -3979,7 +4544,7 @@ begin
       t.backoff_cap_seconds, t.backoff_jitter)
     is distinct from (excluded.queue, excluded.max_attempts, excluded.timeout_seconds, excluded.lease_seconds,
       excluded.backoff_policy, excluded.backoff_seconds, excluded.backoff_cap_seconds, excluded.backoff_jitter);
-  perform picture_queue._touch_worker(worker, queues, v_types, false, true);
+  perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
 exception when check_violation then
   perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'a job type has a name or a policy out of range',
@@ -4213,87 +4778,78 @@ comment on function public.purge_queue is 'Cancels what is pending in a queue.';
 
 -- Limits and pauses of keys, and the weights of tenants.
 
--- The rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once,
--- and how many may start in any period. What runs already counts from the first moment: claims that
--- do not know a new rule are waited for.
+-- What is wrong with the key of a limit; null if nothing. '<kind>:*' stands for each key of a kind.
+create function picture_queue._limit_key_problem(p_key text, p_may_be_kind boolean) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when coalesce(p_key, '') !~ '^[^[:cntrl:]]{1,200}$' then format('key is %s', quote_nullable(left(p_key, 300)))
+    when p_key not like '%*%' then null
+    when not p_may_be_kind then format('key is %s, and only one key at a time can be paused', quote_literal(p_key))
+    when p_key !~ '^[^:*]+:\*$' then format('key is %s: a limit for each key of a kind is <kind>:*, such as user:*', quote_literal(p_key))
+  end
+$$;
+
+-- The rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many may
+-- start in any period. Jobs that run already count; those of claims under way are added within a second or two.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_problem text := case
-    when coalesce(key, '') !~ '^[^[:cntrl:]]{1,200}$' then format('key is %s', quote_nullable(key))
+  v_problem text := coalesce(picture_queue._limit_key_problem(key, true), case
     when max_running < 1 then format('max_running is %s, not 1 or more', max_running)
     when rate < 1 then format('rate is %s, not 1 or more', rate)
     when rate > 100000 then format('rate is %s, not at most 100000', rate)
     when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
     when max_running is null and rate is null then 'neither max_running nor rate is given'
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
-  end;
+  end);
 begin
   if v_problem is not null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem, 'pause_key() lets nothing start; delete_limit() ends a limit');
   end if;
-  perform pg_catalog.pg_advisory_xact_lock(1903326069, 0);
-  insert into picture_queue.limit_rule as r (key, max_running, rate, period_seconds)
-  values (set_limit.key, set_limit.max_running, set_limit.rate, set_limit.period_seconds)
+  insert into picture_queue.limit_rule as r (key, max_running, rate, period_seconds, created_at, count_at)
+  values (set_limit.key, set_limit.max_running, set_limit.rate, set_limit.period_seconds, picture_queue._now(), picture_queue._now())
   on conflict on constraint limit_rule_pkey do update
-  set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds;
-  perform picture_queue._seat_running(key);
+  set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds,
+    created_at = excluded.created_at, count_at = excluded.count_at;
+  perform picture_queue._count_running(array[key], 10000);
   perform picture_queue._look_at_keys(key);
   return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else is changing it', key), 'repeat the call');
   return null;
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- Gives the running jobs of a key, or of the keys of a kind, their slots.
-create function picture_queue._seat_running(p_key text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  -- Locked first, in the order of ids: what is just being reported must not get a slot that nobody frees.
-  perform from public.job_queue j
-  where j.status = 'processing' and j.hold is null and exists (
-    select from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
-    where k = p_key or (p_key like '%:*' and k like replace(left(p_key, -1), '_', '\_') || '%'))
-  order by j.id for update;
-  with seats as (
-    select j.id, array_agg(k order by k) as keys
-    from public.job_queue j
-    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
-    where j.status = 'processing' and j.hold is null
-      and (k = p_key or (p_key like '%:*' and k like replace(left(p_key, -1), '_', '\_') || '%'))
-    group by j.id
-  ),
-  seated as (
-    insert into picture_queue.slot (key, job_id)
-    select unnest(s.keys), s.id from seats s
-    on conflict do nothing
-  )
-  update public.job_queue j
-  set slots = array(select unnest(j.slots) union select unnest(s.keys))
-  from seats s
-  where j.id = s.id;
-end
-$$;
-
--- Has the next claim look at a key, or at the keys of a kind, again.
+-- Has the next claim and maintenance look at a key, or at the keys of a kind, again.
 create function picture_queue._look_at_keys(p_key text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 begin
-  update picture_queue.limit_key l set due_at = picture_queue._now()
-  where l.key = p_key or (p_key like '%:*' and l.key like replace(left(p_key, -1), '_', '\_') || '%');
+  insert into picture_queue.freed_key (key, n, at)
+  with recursive blocked as (
+    -- The keys that jobs are blocked on, one after the other through the index.
+    (select j.blocked_on as key from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
+    union all
+    select o.key from blocked b
+    cross join lateral (
+      select j.blocked_on as key from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > b.key order by j.blocked_on limit 1) o
+  )
+  select b.key, 0, picture_queue._now() from blocked b
+  where b.key = p_key or split_part(b.key, ':', 1) || ':*' = p_key;
+  perform picture_queue._plan_maintenance(picture_queue._now());
   perform picture_queue._wake((select array_agg(q.name) from picture_queue.queue q), 'enqueue');
 end
 $$;
 
 create function public.delete_limit(key text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   delete from picture_queue.limit_rule r where r.key = delete_limit.key;
@@ -4302,6 +4858,8 @@ begin
       'list_limits() has those there are');
   end if;
   perform picture_queue._look_at_keys(key);
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else is changing it', key), 'repeat the call');
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -4314,10 +4872,15 @@ as $$
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
     'paused', coalesce(l.paused_until > picture_queue._now(), false),
     'resume_at', case when l.paused_until > picture_queue._now() then nullif(l.paused_until, 'infinity') end,
-    'running', (select count(*) from picture_queue.slot s where s.key = k.key),
+    'running', greatest(coalesce(l.running, 0) - (
+      select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = k.key), 0),
     'waiting', (select count(*) from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')) order by k.key), '[]')
-  from (select key from picture_queue.limit_rule union select key from picture_queue.limit_key) k
+  from (
+    select key from picture_queue.limit_rule
+    union
+    select key from picture_queue.limit_key where paused_until > picture_queue._now() or due_at is not null
+  ) k
   left join picture_queue.limit_rule r on r.key = k.key
   left join picture_queue.limit_key l on l.key = k.key
 $$;
@@ -4327,15 +4890,14 @@ comment on function public.list_limits is 'The limits, and the keys that are pau
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_problem text := coalesce(picture_queue._limit_key_problem(key, false),
+    case when resume_at <= picture_queue._now() then format('resume_at is %s, which is past', resume_at) end);
 begin
-  if coalesce(key, '') !~ '^[^[:cntrl:]]{1,200}$' or resume_at <= picture_queue._now() then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('key is %s and resume_at %s', quote_nullable(key), quote_nullable(resume_at)), 'resume_at must be to come');
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem, 'name one key, and a resume_at to come or none');
   end if;
-  perform picture_queue._lock_keys(array[key]);
-  insert into picture_queue.limit_key as l (key, paused_until, due_at)
-  values (pause_key.key, coalesce(resume_at, 'infinity'), coalesce(resume_at, 'infinity'))
-  on conflict on constraint limit_key_pkey do update set paused_until = excluded.paused_until, due_at = excluded.due_at;
+  perform picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
   return jsonb_build_object('key', key, 'paused', true, 'resume_at', resume_at);
 end
 $$;
@@ -4348,13 +4910,28 @@ begin
   if key is null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'key is NULL');
   end if;
-  perform picture_queue._lock_keys(array[key]);
-  update picture_queue.limit_key l set paused_until = null where l.key = resume_key.key;
+  perform picture_queue._set_pause(key, null);
   perform picture_queue._look_at_keys(key);
   return jsonb_build_object('key', key, 'paused', false, 'resume_at', null);
 end
 $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
+
+-- Sets until when a key is paused; refuses when somebody has it locked for two seconds.
+create function picture_queue._set_pause(p_key text, p_until timestamptz) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  for v_try in 1..40 loop
+    exit when picture_queue._lock_keys(array[p_key]) <> '{}';
+    if v_try = 40 then
+      perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else has it locked', p_key), 'repeat the call');
+    end if;
+  end loop;
+  perform picture_queue._add_running(array[p_key], array[0]);
+  update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1 where k.key = p_key;
+end
+$$;
 
 -- A tenant of weight 3 gets three turns where one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
@@ -4393,7 +4970,6 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_batch picture_queue.batch;
   v_jobs jsonb;
 begin
   batch_id := coalesce(batch_id, gen_random_uuid());
@@ -4424,8 +5000,8 @@ begin
     order by e.i), '[]'))
   into v_jobs
   from jsonb_array_elements(jobs) with ordinality as e (item, i);
-  select * into v_batch from picture_queue.batch b where b.id = enqueue_batch.batch_id for update;
-  perform picture_queue._finish_batch(v_batch);
+  -- One without jobs has finished.
+  perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
 exception
   when deadlock_detected then
@@ -4444,11 +5020,19 @@ create function public.get_batch(batch_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
+  -- The counts, with changes that are not added up yet.
   v_batch jsonb := (
     select to_jsonb(b) || jsonb_build_object(
-      'open', b.total - b.completed - b.failed - b.cancelled,
-      'progress', case when b.total = 0 then 100 else 100 * (b.completed + b.failed + b.cancelled) / b.total end)
-    from picture_queue.batch b where b.id = get_batch.batch_id);
+      'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
+      'open', b.total - c.completed - c.failed - c.cancelled,
+      'progress', case when b.total = 0 then 100 else 100 * (c.completed + c.failed + c.cancelled) / b.total end)
+    from picture_queue.batch b
+    cross join lateral (
+      select b.completed + coalesce(sum((f.data ->> 'completed')::integer), 0) as completed,
+        b.failed + coalesce(sum((f.data ->> 'failed')::integer), 0) as failed,
+        b.cancelled + coalesce(sum((f.data ->> 'cancelled')::integer), 0) as cancelled
+      from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
+    where b.id = get_batch.batch_id);
 begin
   if v_batch is null then
     perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));
@@ -4886,9 +5470,11 @@ begin
   exception when others then
     get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
     v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
-    -- A deadlock, a lock that was not to be had, or too little of something: it passes.
-    if left(v_state, 2) in ('40', '53', '55') or v_state = 'PT503' then
+    -- What passes is tried again at once; a rhythm that cannot be worked out, in a minute.
+    if picture_queue._is_transient(v_state) then
       v_next := p_schedule.next_at;
+    elsif v_next is null then
+      v_next := p_now + interval '1 minute';
     end if;
   end;
   update picture_queue.schedule s set
@@ -4902,34 +5488,37 @@ begin
 end
 $$;
 
--- Makes the jobs of the schedules that are due: at most p_limit, shared among the schedules. Called by
--- every worker and by maintenance; a schedule that another one has in hand is passed over. Returns how
--- many jobs.
+-- Makes the jobs of the schedules that are due: at most p_limit, shared among the schedules. Returns how many jobs.
 create function picture_queue._run_schedules(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
+begin
+  return picture_queue._isolate('schedule', array(
+    select s.name from picture_queue.schedule s
+    where not s.paused and s.next_at <= picture_queue._now() and not exists (
+      select from picture_queue.failed_step f
+      where f.kind = 'schedule' and f.subject = s.name and f.retry_at > picture_queue._now())
+    order by s.next_at limit p_limit), p_limit);
+end
+$$;
+
+-- Makes the jobs of these schedules, if they are due; one that somebody has locked is passed over. A unique job may
+-- have to wait for somebody's open transaction, but not long.
+create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_patience text := current_setting('lock_timeout');
   v_schedule picture_queue.schedule;
-  v_due integer;
   v_jobs integer := 0;
 begin
-  select count(*) into v_due
-  from (select from picture_queue.schedule where not paused and next_at <= v_now limit p_limit) d;
-  if v_due = 0 then
-    return 0;
-  end if;
-  -- A unique job may have to wait for somebody's open transaction: the caller must not.
-  perform set_config('lock_timeout', '500ms', true);
   for v_schedule in
-    select * from picture_queue.schedule where not paused and next_at <= v_now
-    order by next_at limit p_limit
-    for update skip locked
+    select * from picture_queue.schedule s
+    where s.name = any (p_names) and not s.paused and s.next_at <= v_now
+    order by s.next_at for update skip locked
   loop
-    v_jobs := v_jobs + picture_queue._run_due_schedule(v_schedule, v_now, greatest(p_limit / v_due, 1));
+    v_jobs := v_jobs + picture_queue._run_due_schedule(v_schedule, v_now, greatest(p_limit / cardinality(p_names), 1));
   end loop;
-  perform set_config('lock_timeout', v_patience, true);
   return v_jobs;
 end
 $$;
@@ -5870,9 +6459,9 @@ begin
     ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
       || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
     ('worker', 't.seen_at < $1 - interval ''1 hour'''),
-    ('limit_key', 'coalesce(t.paused_until, ''-infinity'') <= $1 '
-      || 'and coalesce(t.due_at, ''-infinity'') <= $1 - interval ''1 minute'' and not exists ('
-      || 'select from public.job_queue j where j.status = ''pending'' and j.blocked_on = t.key and j.hold = ''blocked'')')
+    -- Under the lock of the key, as whoever changes the row.
+    ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 and t.due_at is null '
+      || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
   loop
     execute format('delete from picture_queue.%I d where d.ctid = any (array(
       select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
@@ -5910,54 +6499,185 @@ begin
 end
 $$;
 
--- What the queue needs beside claims. Not forced, it is done once a minute by whoever asks first
--- (setting.maintained_at is the lease; sooner if something was left), and the others are answered {}.
--- What locks jobs that are not finished comes last, to hold the locks for a moment only.
-create function picture_queue.maintain(p_force boolean default true) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
+-- p_limit of each, each isolated. Returns how much of each.
+create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_alone boolean := pg_catalog.pg_try_advisory_xact_lock(1903326071, 0);
-  v_done jsonb := '{}'::jsonb;
-  v_promoted integer;
-  v_swept text[];
+  v_kind text;
+  v_done jsonb := '{}';
+  v_settled integer := 0;
+  v_overdue text[] := '{}';
 begin
-  if v_alone then
-    update picture_queue.setting s set maintained_at = v_now
-    where p_force or s.maintained_at <= v_now - interval '1 minute';
-    v_alone := found;
+  if p_sweeps then
+    v_overdue := picture_queue._overdue_jobs(p_limit);
   end if;
-  if not v_alone and not p_force then
-    return '{}'::jsonb;
-  end if;
-  if v_alone then
-    v_done := jsonb_build_object('folded', picture_queue._fold_depth(200000)) || picture_queue.prune();
-    if (v_done ->> 'more')::boolean then
-      update picture_queue.setting s set maintained_at = v_now - interval '50 seconds';
-    end if;
-  end if;
-  v_done := v_done || jsonb_build_object('scheduled', picture_queue._run_schedules(1000));
-  v_promoted := picture_queue._promote(1000);
-  v_swept := picture_queue._sweep(1000);
-  if v_promoted > 0 or v_swept <> '{}' then
-    perform picture_queue._wake((select array_agg(name) from picture_queue.queue), 'enqueue');
-  end if;
-  return v_done || jsonb_build_object('promoted', v_promoted, 'swept', to_jsonb(v_swept));
+  v_done := jsonb_build_object(
+    'promoted', picture_queue._isolate('promote', array(
+      select j.id::text from public.job_queue j
+      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now and not exists (
+        select from picture_queue.failed_step f where f.kind = 'promote' and f.subject = j.id::text and f.retry_at > v_now)
+      order by j.scheduled_for limit p_limit), p_limit),
+    'swept', picture_queue._isolate('sweep', v_overdue, p_limit),
+    'expired', picture_queue._isolate('expire', array(
+      select j.id::text from public.job_queue j
+      where j.status = 'pending' and j.expires_at <= v_now and not exists (
+        select from picture_queue.failed_step f where f.kind = 'expire' and f.subject = j.id::text and f.retry_at > v_now)
+      order by j.expires_at limit p_limit), p_limit),
+    'scheduled', picture_queue._run_schedules(p_limit));
+  foreach v_kind in array array['parent', 'child', 'batch'] loop
+    v_settled := v_settled + picture_queue._isolate(v_kind, array(
+      select f.id::text from picture_queue.follow_up f
+      where f.kind = v_kind and f.due_at <= v_now and not exists (
+        select from picture_queue.failed_step e where e.kind = v_kind and e.subject = f.id::text and e.retry_at > v_now)
+      order by f.due_at, f.id limit p_limit), p_limit);
+  end loop;
+  v_settled := v_settled + picture_queue._isolate('callback', array(
+    select b.id::text from picture_queue.batch b
+    where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
+      and not exists (
+        select from picture_queue.failed_step f where f.kind = 'callback' and f.subject = b.id::text and f.retry_at > v_now)
+    order by b.finished_at limit p_limit), p_limit);
+  perform picture_queue._isolate('rule', array(
+    select r.key from picture_queue.limit_rule r where r.count_at <= v_now limit 100), p_limit);
+  return v_done || jsonb_build_object('settled', v_settled, 'looked_at_keys', picture_queue._isolate('key', array(
+    (select distinct f.key from (select o.key from picture_queue.freed_key o limit p_limit * 10) f limit p_limit)
+    union
+    (select k.key from picture_queue.limit_key k where k.due_at <= v_now limit p_limit)), p_limit));
 end
 $$;
 
-create function public.maintain_jobs(force boolean default false) returns jsonb
+-- Jobs whose lease ended, p_limit of them, read from all that run. The more there are, the less often they are read.
+create function picture_queue._overdue_jobs(p_limit integer) returns text[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_running integer;
+  v_overdue text[];
+begin
+  select count(*), array_agg(j.id::text) filter (where j.lease_expires_at <= v_now) into v_running, v_overdue
+  from public.job_queue j where j.status = 'processing' and j.hold is null;
+  update picture_queue.maintenance m set sweep_at = v_now + interval '1 second' * greatest(v_running / 4000.0, 0.9)
+  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked))
+    and coalesce(cardinality(v_overdue), 0) <= p_limit;
+  return array(
+    select o.id from unnest(v_overdue) as o (id)
+    where not exists (select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = o.id and f.retry_at > v_now)
+    limit p_limit);
+end
+$$;
+
+-- When something becomes due next after p_now, a second later at most.
+create function picture_queue._next_due(p_now timestamptz) returns timestamptz
+language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  select least(p_now + interval '1 second',
+    (select j.scheduled_for from public.job_queue j
+      where j.hold in ('scheduled', 'parked') and j.scheduled_for > p_now order by j.scheduled_for limit 1),
+    (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > p_now order by s.next_at limit 1),
+    (select f.due_at from picture_queue.follow_up f where f.due_at > p_now order by f.due_at limit 1),
+    (select k.due_at from picture_queue.limit_key k where k.due_at > p_now order by k.due_at limit 1))
+$$;
+
+-- What is done once a minute, by whoever asks first: counts are added up, old rows deleted.
+create function picture_queue._do_housekeeping() returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_done jsonb;
+begin
+  v_done := jsonb_build_object('folded', picture_queue._fold_depth(200000)) || picture_queue.prune();
+  update picture_queue.setting s
+  set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end;
+  delete from picture_queue.lease_extension x where x.lease_expires_at < v_now - interval '1 minute';
+  delete from picture_queue.failed_step f where f.retry_at < v_now - interval '5 minutes';
+  return v_done;
+end
+$$;
+
+-- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
+-- Forced, it is done whoever has the lease. Answers what was done and when to call again: next_in, in seconds.
+create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_state picture_queue.maintenance;
+  v_mine uuid;
+  v_worker text := coalesce(p_worker, '');
+  v_is_due boolean;
+  v_done jsonb := '{}';
+  v_next timestamptz;
+begin
+  select * into v_state from picture_queue.maintenance;
+  if not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
+    return jsonb_build_object('leased', false, 'next_in', extract(epoch from v_state.leased_until - v_now));
+  end if;
+  perform from picture_queue.maintenance for update skip locked;
+  -- Somebody is at it; one that has been for long holds nobody up, since every step skips what is locked.
+  if not found and not p_force and v_state.done_at > v_now - interval '10 seconds' then
+    return '{"leased": false, "next_in": 1}';
+  end if;
+  v_is_due := (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
+  if p_force or v_is_due then
+    v_done := picture_queue._do_housekeeping();
+  end if;
+  if p_force or not v_is_due then
+    v_done := v_done || picture_queue._do_due_steps(1000, p_force or v_state.sweep_at <= v_now);
+    v_next := picture_queue._next_due(v_now);
+  end if;
+  -- A full step has more to do.
+  if v_is_due or exists (select from jsonb_each_text(v_done) d where d.key <> 'folded' and d.value ~ '^[0-9]{4,}$') then
+    v_next := v_now;
+  end if;
+  update picture_queue.maintenance m set done_at = v_now, look_at = v_next,
+    worker = case when p_force then m.worker else v_worker end,
+    leased_until = case when p_force then m.leased_until else picture_queue._now() + interval '5 seconds' end
+  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
+  return v_done || jsonb_build_object('leased', true,
+    'next_in', greatest(extract(epoch from v_next - picture_queue._now()), 0));
+end
+$$;
+
+create function public.maintain_jobs(force boolean default false, worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return picture_queue.maintain(coalesce(force, false));
-exception when deadlock_detected then
+  return picture_queue.maintain(coalesce(force, false), worker);
+exception when deadlock_detected or lock_not_available then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
   return null;
 end
 $$;
-comment on function public.maintain_jobs is 'Does the housekeeping if it is due, and says what was done.';
+comment on function public.maintain_jobs is 'Does the maintenance that is due, and says what was done and when to call again.';
+
+-- Counts anew what runs under each limit key that nobody has locked just now. Returns how many were wrong.
+create function picture_queue._recount_keys() returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_keys text[] := picture_queue._lock_keys(array(select distinct k.key from picture_queue.limit_key k));
+  v_wrong integer;
+begin
+  delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0;
+  with counted as (
+    select k.key, count(s.key)::integer as n
+    from unnest(v_keys) as k (key)
+    left join (
+      select unnest(j.slots) as key from public.job_queue j where j.status = 'processing' and j.hold is null
+    ) s on s.key = k.key
+    group by k.key
+  )
+  update picture_queue.limit_key l set running = c.n, version = l.version + 1
+  from counted c where l.key = c.key and l.running <> c.n;
+  get diagnostics v_wrong = row_count;
+  return v_wrong;
+end
+$$;
 
 -- Puts right what queue_doctor() finds out of step: rows that belong to nothing, keys nobody looks at,
 -- and the counts, by counting all jobs once. Nothing is locked for longer than a row. For a person at
@@ -5971,13 +6691,7 @@ declare
   v_keys integer;
   v_counts integer;
 begin
-  with gone as (
-    delete from picture_queue.slot s where not exists (
-      select from public.job_queue j where j.id = s.job_id and j.status = 'processing' and j.hold is null)
-    returning s.key
-  ),
-  freed as (insert into picture_queue.freed_key (key) select distinct g.key from gone g)
-  select count(*) into v_slots from gone;
+  v_slots := picture_queue._recount_keys();
   delete from picture_queue.dependency d where not exists (
     select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
   select array_agg(w.id order by w.id) into v_ready
@@ -5987,9 +6701,9 @@ begin
     order by j.id for update skip locked
   ) w;
   perform picture_queue._transition((select array_agg(picture_queue._change(r, 'ready')) from unnest(v_ready) r));
-  insert into picture_queue.limit_key (key, due_at)
-  select distinct j.blocked_on, picture_queue._now() from public.job_queue j where j.status = 'pending' and j.hold = 'blocked'
-  on conflict do nothing;
+  insert into picture_queue.freed_key (key, n, at)
+  select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
+  where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
   get diagnostics v_keys = row_count;
   -- One statement sees jobs and counts as of one moment.
   insert into picture_queue.depth_change (queue, status, hold, n, at)
@@ -6070,7 +6784,7 @@ as $$
   with wanted (name, definition) as (values
     ('job_queue_batch', 'create index job_queue_batch on public.job_queue using btree (batch_id, seq)'
       || ' where (batch_id is not null)'),
-    ('job_queue_blocked', 'create index job_queue_blocked on public.job_queue using btree (blocked_on, hold, rank, turn, seq)'
+    ('job_queue_blocked', 'create index job_queue_blocked on public.job_queue using btree (blocked_on, hold, queue, job_type, rank, turn, seq)'
       || ' where ((status = ''pending''::text) and (blocked_on is not null))'),
     ('job_queue_claimable', 'create index job_queue_claimable on public.job_queue using btree (queue, rank, turn, seq, job_type)'
       || ' where ((status = ''pending''::text) and (hold is null))'),
@@ -6125,17 +6839,22 @@ as $$
     where k.n < 1000
   ),
   found (n, what) as (
-    select count(*), 'dependencies on a job that is gone or finished'
+    select count(*), 'dependencies on a job that is gone or finished, and nobody settles them'
     from (select * from picture_queue.dependency limit 10000) d
     where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
+      and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))
     union all
-    select count(*), 'slots of jobs that do not run'
-    from (select * from picture_queue.slot limit 10000) s
-    where not exists (select from public.job_queue j where j.id = s.job_id and j.status = 'processing' and j.hold is null)
+    select count(*), 'limit keys whose count of running jobs does not fit the jobs'
+    from (select * from picture_queue.limit_key limit 1000) l
+    where l.running - (select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = l.key) <> (
+      select count(*) from public.job_queue j where j.status = 'processing' and j.hold is null and l.key = any (j.slots))
     union all
-    select count(*), 'keys that jobs wait for and nobody looks at'
+    select count(*), 'keys that jobs wait for, that have capacity, and that nobody looks at'
     from keys k
-    where not exists (select from picture_queue.limit_key l where l.key = k.key)
+    left join picture_queue._capacity(array(select o.key from keys o)) c on c.key = k.key
+    where coalesce(c.capacity, 1) > 0
+      and not exists (select from picture_queue.freed_key f where f.key = k.key)
+      and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)
       and exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')
     union all
     select count(*), 'open batches whose counts do not fit their jobs'

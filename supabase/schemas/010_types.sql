@@ -8,7 +8,8 @@ create type picture_queue.change as (
   detail text,             -- internal, kept in picture_queue.history
   duration_seconds real,   -- as the worker measured it
   lease_id uuid,           -- the lease that has to be in force, or null
-  key text                 -- of block: the limit key it waits for; of park: the event it waits for
+  key text,                -- of block: the limit key it waits for; of park: the event it waits for
+  lease_expired boolean    -- the lease ended unheard: it is forgotten, so that a late report is stale
 );
 
 -- A job after a change of state: as little as every caller of _transition needs. To hand on whole rows
@@ -16,8 +17,23 @@ create type picture_queue.change as (
 create type picture_queue.moved as (
   id uuid,
   queue text,
+  from_status text,
   status text,
-  hold text
+  hold text,
+  batch_id uuid
+);
+
+-- A claim, as a worker asks for it.
+create type picture_queue.claim as (
+  worker text,
+  queues text[],           -- null: every queue
+  job_types text[],        -- null: every type
+  max_jobs integer,
+  start_jobs integer,      -- how many of them it starts at once; the others are claimed ahead
+  lease_seconds real,
+  lease_id uuid,           -- also the id of the request: a repeated call has the same
+  weights real[],          -- of the queues; null: they are one line by priority
+  is_legacy boolean        -- by a caller that never heartbeats
 );
 
 -- How an attempt ended, as a worker reports it.
@@ -39,7 +55,8 @@ create type picture_queue.outcome as (
 -- A job that could be claimed, with what decides whether it may.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[]              -- under which it would run
+  keys text[],             -- under which it would run
+  is_last boolean          -- it must not be claimed ahead: its last attempt, or it was lost that way before
 );
 
 -- A job about to be written: an item of an enqueue, with every default filled in.
@@ -87,5 +104,5 @@ create function picture_queue._change(
 returns picture_queue.change
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
-  select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, p_key)::picture_queue.change
+  select row(p_job_id, p_action, p_run_at, null, p_error, null, null, null, p_key, false)::picture_queue.change
 $$;

@@ -6,11 +6,13 @@ create table picture_queue.worker (
   idle boolean not null default false,
   registered_at timestamptz not null default now(),
   seen_at timestamptz not null default now(),
-  swept_at timestamptz not null default '-infinity',
   heads jsonb,
   heads_until timestamptz not null default '-infinity'
 );
 comment on table picture_queue.worker is 'Workers, what they can run, and when they were last heard of.';
 comment on column picture_queue.worker.heads is
   'Where the lines of its queues begin ([rank, turn, seq] by queue), while finding that out is expensive.';
+-- Enqueues look for an idle worker heard of lately: by time, so that the row versions that an old
+-- snapshot keeps from being cleaned up are not in the way.
+create index worker_idle on picture_queue.worker (seen_at) where idle;
 alter table picture_queue.worker enable row level security;

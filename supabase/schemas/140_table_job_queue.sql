@@ -47,6 +47,9 @@ create table public.job_queue (
   lease_expires_at timestamptz,
   lease_seconds real,
   lease_is_legacy boolean not null default false,
+  -- true: claimed before its worker had a slot for it; false: its lease expired that way once, so that it
+  -- is not claimed ahead again.
+  claimed_ahead boolean,
   worker text,
   cancel_requested_at timestamptz,
   created_at timestamptz not null default now(),
@@ -73,7 +76,7 @@ create index job_queue_leased on public.job_queue (lease_id)
 create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
   where status = 'pending' and hold is null and tenant is not null;
 -- Jobs held by a limit, best first, and those let through it that nobody has claimed yet.
-create index job_queue_blocked on public.job_queue (blocked_on, hold, rank, turn, seq)
+create index job_queue_blocked on public.job_queue (blocked_on, hold, queue, job_type, rank, turn, seq)
   where status = 'pending' and blocked_on is not null;
 create index job_queue_parked on public.job_queue (parked_on) where hold = 'parked';
 create index job_queue_expiring on public.job_queue (expires_at)

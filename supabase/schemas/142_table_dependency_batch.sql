@@ -10,8 +10,8 @@ comment on table picture_queue.dependency is 'Which unfinished jobs a waiting jo
 create index dependency_parent on picture_queue.dependency (parent_id);
 alter table picture_queue.dependency enable row level security;
 
--- Jobs that belong together. The counts are kept by _transition; when all are finished the callback
--- is enqueued.
+-- Jobs that belong together. Changes of the counts are follow-ups; when all jobs have finished, the
+-- callback is enqueued.
 create table picture_queue.batch (
   id uuid primary key,
   total integer not null default 0,
@@ -30,4 +30,7 @@ create table picture_queue.batch (
 comment on table picture_queue.batch is 'Jobs that belong together, how far they are, and what runs after them.';
 comment on column picture_queue.batch.callback_error is 'Why the callback could not be enqueued.';
 create index batch_finished on picture_queue.batch (finished_at) where finished_at is not null;
+-- Finished batches whose callback is still to be enqueued.
+create index batch_callback on picture_queue.batch (finished_at)
+  where finished_at is not null and callback is not null and callback_job_id is null and callback_error is null;
 alter table picture_queue.batch enable row level security;

@@ -7,33 +7,34 @@ create table picture_queue.limit_rule (
   rate integer,
   period_seconds real,
   created_at timestamptz not null default now(),
+  count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
   constraint limit_says_something check (max_running is not null or rate is not null),
   constraint rate_has_a_period check ((rate is null) = (period_seconds is null))
 );
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
+comment on column picture_queue.limit_rule.count_at is
+  'When running jobs that do not count under the rule yet are looked for next: claims under way did not know it.';
 alter table picture_queue.limit_rule enable row level security;
 
--- A key that is paused, or that jobs wait for.
+-- How many jobs run under each limited key, and until when it is paused. Whoever reads the row to decide, or
+-- changes it, holds the advisory lock of the key (_lock_keys), so there is one row a key without a unique
+-- index. version rises with each change: the newest row comes first in the index, even while an old snapshot
+-- keeps all the row versions before it from being cleaned up.
 create table picture_queue.limit_key (
-  key text primary key,
+  key text not null,
+  running integer not null default 0,
   paused_until timestamptz,
-  due_at timestamptz
+  due_at timestamptz,
+  version bigint not null default 0
 );
-comment on table picture_queue.limit_key is
-  'Keys that are paused (until then) or that jobs wait for (look again at due_at).';
+comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
+comment on column picture_queue.limit_key.due_at is
+  'When jobs blocked on the key may start again by the clock: a pause or the period of a rate ends.';
+create index limit_key_newest on picture_queue.limit_key (key, version desc);
 create index limit_key_due on picture_queue.limit_key (due_at) where due_at is not null;
 alter table picture_queue.limit_key enable row level security;
-
--- The running jobs of each limited key. Rows, not a counter: what is counted is what is there.
-create table picture_queue.slot (
-  key text not null,
-  job_id uuid not null,
-  primary key (key, job_id)
-);
-comment on table picture_queue.slot is 'The running jobs of each limited key.';
-alter table picture_queue.slot enable row level security;
 
 -- The starts of each key with a rate, as long as they count.
 create table picture_queue.start (
@@ -44,10 +45,18 @@ comment on table picture_queue.start is 'The latest starts of each key that has 
 create index start_key on picture_queue.start (key, at);
 alter table picture_queue.start enable row level security;
 
--- Keys of which a slot came free; the next claim lets waiting jobs through. Appended, so that whoever
--- ends a job needs no lock.
-create table picture_queue.freed_key (key text not null);
-comment on table picture_queue.freed_key is 'Keys of which a slot came free since the last claim.';
+-- Keys under which n jobs fewer run, or (n = 0) at which somebody has to look again. Appended, so that
+-- whoever ends a job needs no lock; the next claim or maintenance subtracts n from limit_key.running and
+-- unblocks jobs that wait for the key.
+create table picture_queue.freed_key (
+  key text not null,
+  n integer not null default 1,
+  at timestamptz not null default clock_timestamp()
+);
+comment on table picture_queue.freed_key is 'Limit keys under which fewer jobs run, not yet counted in limit_key.';
+-- Claims read the last seconds of both only, so that entries an old snapshot keeps are not in the way.
+create index freed_key_at on picture_queue.freed_key (at);
+create index freed_key_key on picture_queue.freed_key (key, at);
 alter table picture_queue.freed_key enable row level security;
 
 create table picture_queue.tenant (

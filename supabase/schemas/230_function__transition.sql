@@ -1,25 +1,27 @@
--- Every change of state is made here, but for a claim (_start), many at a time, along the edges of
--- picture_queue.edge. A change whose edge does not exist is left out of what is returned, so the
--- caller sees what happened; so is one that names a lease which is not in force. The caller holds the
--- locks of the rows, taken in the order of their ids, unless every change names its lease. What
--- follows for other jobs (children of a finished parent) is made in the same transaction, but not
--- returned.
+-- Makes every change of state but a claim (_start), many at a time, along the edges of picture_queue.edge. A
+-- change whose edge does not exist is left out of what is returned, so the caller sees what happened; so is
+-- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
+-- of their ids, unless every change names its lease. What it leaves to do for other jobs is written down,
+-- and the first of it done at once.
 create function picture_queue._transition(p_changes picture_queue.change[]) returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_moved picture_queue.moved[] := picture_queue._move(p_changes);
-  v_next picture_queue.moved[] := v_moved;
+  v_moved picture_queue.moved[] := picture_queue._apply_changes(p_changes);
+  v_follow_ups bigint[];
 begin
-  while v_next is not null and exists (select from picture_queue.dependency) loop
-    v_next := picture_queue._move(picture_queue._settle_children(v_next));
-  end loop;
+  if v_moved is not null then
+    v_follow_ups := picture_queue._note_follow_ups(v_moved);
+    if v_follow_ups <> '{}' then
+      perform picture_queue._begin_follow_ups(v_follow_ups);
+    end if;
+  end if;
   return v_moved;
 end
 $$;
 
--- One step of _transition: the rows, their history, the counts, the events.
-create function picture_queue._move(p_changes picture_queue.change[]) returns picture_queue.moved[]
+-- Changes the rows and writes their history, the counts and the events.
+create function picture_queue._apply_changes(p_changes picture_queue.change[]) returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
@@ -40,8 +42,9 @@ begin
           then j.scheduled_for
         when e.to_hold in ('scheduled', 'parked') then e.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
-      lease_id = case when e.action = 'expire' then null else j.lease_id end,
+      lease_id = case when e.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
+      claimed_ahead = case when e.lease_expired and j.claimed_ahead then false else j.claimed_ahead end,
       blocked_on = case when e.action = 'block' then e.key else j.blocked_on end,
       parked_on = case when e.parks then e.key else j.parked_on end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
@@ -52,7 +55,9 @@ begin
       progress = case when e.completes then 100 when e.starts_over then 0 else j.progress end,
       message = case when e.completes or e.starts_over then null else j.message end,
       result = case when e.completes then e.result when e.retries then null else j.result end,
-      error = case when e.errs then e.error when e.completes or e.retries then null
+      -- One that expires between two attempts keeps the error of the last.
+      error = case when e.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, e.error)
+        when e.errs then e.error when e.completes or e.retries then null
         when e.action = 'cancel' then coalesce(e.error, j.error) else j.error end,
       version = j.version + 1,
       updated_at = v_now
@@ -62,7 +67,7 @@ begin
         c.action = 'complete' as completes, c.action = 'retry' as retries,
         c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
-        c.action in ('fail', 'back_off', 'expire', 'abandon') as errs
+        c.action in ('fail', 'back_off', 'expire') as errs
       from unnest(p_changes) c
       join picture_queue.edge e on e.action = c.action
       offset 0
@@ -95,23 +100,21 @@ begin
     group by d.queue, d.status, d.hold
     having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved) as moved,
+  select array_agg(row(m.id, m.queue, m.from_status, m.status, m.hold, m.batch_id)::picture_queue.moved) as moved,
     bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))) as announced,
     bool_or(m.version > 50) as long_lived,
     bool_or(m.generation_id is not null) as has_generation,
-    bool_or(m.slots is not null and m.from_status = 'processing') as frees_slots,
-    bool_or(m.blocked_on is not null and m.status <> 'pending') as leaves_key,
-    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn,
-    jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
-      filter (where m.batch_id is not null) as batches
+    array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null) as ended,
+    array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')) as unblocked,
+    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn
   into v_traits
   from moved m;
   if v_traits.moved is null then
     return null;
   end if;
 
-  if not (v_traits.takes_turn or v_traits.frees_slots or v_traits.leaves_key or v_traits.batches is not null
-    or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
+  if not (v_traits.takes_turn or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
+    and num_nonnulls(v_traits.ended, v_traits.unblocked) = 0
   then
     return v_traits.moved;
   end if;
@@ -119,11 +122,8 @@ begin
   if v_traits.takes_turn then
     perform picture_queue._take_turns(v_ids);
   end if;
-  if v_traits.frees_slots or v_traits.leaves_key then
-    perform picture_queue._free_keys(v_ids);
-  end if;
-  if v_traits.batches is not null then
-    perform picture_queue._count_batches(v_traits.batches);
+  if num_nonnulls(v_traits.ended, v_traits.unblocked) > 0 then
+    perform picture_queue._free_keys(v_traits.ended, v_traits.unblocked);
   end if;
   if v_traits.long_lived then
     perform picture_queue._bound_history(v_ids);

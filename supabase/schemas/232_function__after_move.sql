@@ -1,4 +1,4 @@
--- What _move has done with special jobs, each only where there are such jobs.
+-- What _apply_changes does with special jobs, each only where there are such jobs.
 
 -- Keeps the last 50 rows of history of each job.
 create function picture_queue._bound_history(p_ids uuid[]) returns void
@@ -21,28 +21,19 @@ as $$
     and (g.status, g.error) is distinct from (j.status, j.error)
 $$;
 
--- Gives up the slots of jobs that do not run any more, and notes whose turn it may be: whoever waits
--- for such a key is let through by the next claim, which alone holds the locks of keys.
-create function picture_queue._free_keys(p_ids uuid[]) returns void
+-- Notes the limit keys under which these jobs ran (p_ended) and do not run any more, and those they were
+-- unblocked for and do not need (p_unblocked): the next claim or maintenance looks whose turn it is.
+create function picture_queue._free_keys(p_ended uuid[], p_unblocked uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
-  with freed as (
-    -- One by one through the index, however few rows the statistics have seen.
-    delete from picture_queue.slot s
-    where s.ctid = any (array(
-      select o.ctid
-      from public.job_queue j
-      cross join lateral unnest(j.slots) as k (key)
-      cross join lateral (select s.ctid from picture_queue.slot s where s.key = k.key and s.job_id = j.id limit 1) o
-      where j.id = any (p_ids) and not (j.status = 'processing' and j.hold is null)))
-    returning s.key
-  )
-  insert into picture_queue.freed_key (key)
-  select distinct k.key from (
-    select f.key from freed f
+  insert into picture_queue.freed_key (key, n, at)
+  select k.key, sum(k.n), picture_queue._now()
+  from (
+    select unnest(j.slots) as key, 1 as n from public.job_queue j where j.id = any (p_ended)
     union all
-    select j.blocked_on from public.job_queue j where j.id = any (p_ids) and j.blocked_on is not null and j.status <> 'pending'
+    select j.blocked_on, 0 from public.job_queue j where j.id = any (p_unblocked) and j.blocked_on is not null
   ) k
+  group by k.key
 $$;
 
 -- The turn a tenant's next job comes after: that of its last job among what can be claimed, or of the

@@ -1,7 +1,7 @@
--- Limits, exact however many workers there are. Only claims decide: a claim locks the keys it needs,
--- counts what runs under them in a later statement (an earlier snapshot would race), and takes what
--- fits. What does not fit is put aside (hold blocked), so that no claim wades through it again.
--- Whoever ends a job appends the key to freed_key, and the next claim lets waiting jobs through.
+-- Limits, exact however many workers there are. Only claims let jobs start: a claim locks the keys of its
+-- candidates, reads in a later statement what runs under them, and starts what fits. What does not fit is set
+-- to blocked, so that others can run and no claim reads it again. Whoever ends a job appends its keys to
+-- freed_key; the next claim, or maintenance, counts them and unblocks jobs that wait.
 
 -- The keys a job runs under.
 create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
@@ -12,182 +12,245 @@ as $$
     || p_limit_keys
 $$;
 
--- What holds for each of these keys: its own rule or that of its kind, and until when it is paused. Keys
--- for which nothing holds are left out.
+-- What holds for each of these keys: its own rule or that of its kind, until when it is paused, and how many
+-- jobs run under it. Keys for which nothing holds are left out.
 create function picture_queue._rules(p_keys text[])
-returns table (key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz)
-language sql stable rows 10 set search_path = pg_catalog, pg_temp
+returns table (key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer)
+language sql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select a.key, coalesce(own.max_running, kind.max_running), coalesce(own.rate, kind.rate),
-    coalesce(own.period_seconds, kind.period_seconds), k.paused_until
+    coalesce(own.period_seconds, kind.period_seconds), k.paused_until, coalesce(k.running, 0)
   from (select picture_queue._now() as now offset 0) v
   cross join unnest(p_keys) as a (key)
   left join picture_queue.limit_rule own on own.key = a.key
   left join picture_queue.limit_rule kind on own.key is null and kind.key = split_part(a.key, ':', 1) || ':*'
-  left join picture_queue.limit_key k on k.key = a.key and k.paused_until > v.now
-  where own.key is not null or kind.key is not null or k.key is not null
+  left join lateral (
+    select case when l.paused_until > v.now then l.paused_until end as paused_until, l.running
+    from picture_queue.limit_key l where l.key = a.key order by l.version desc limit 1) k on true
+  where own.key is not null or kind.key is not null or k.paused_until is not null
 $$;
 
--- How many more jobs may start now under each of these keys that something holds for.
-create function picture_queue._rooms(p_keys text[])
-returns table (key text, room integer)
-language sql volatile rows 10 set search_path = pg_catalog, pg_temp
+-- From when on claims read freed_key. Maintenance reads all of it; what is older than its last round and this
+-- slack, which is for transactions that took as long, is gone or for the next round.
+create function picture_queue._freed_since() returns timestamptz
+language sql stable set search_path = pg_catalog, pg_temp
+as $$ select m.done_at - interval '10 seconds' from picture_queue.maintenance m $$;
+
+-- How many more jobs may start now under each of these keys that something holds for. Exact for whoever holds
+-- the locks of the keys: ends of jobs that are not visible yet make it less, never more.
+create function picture_queue._capacity(p_keys text[])
+returns table (key text, capacity integer)
+language sql volatile rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select r.key, case when r.paused_until is not null then 0 else least(
-    r.max_running - (
-      select count(*) from (
-        select from picture_queue.slot s where s.key = r.key order by s.key, s.job_id limit r.max_running) f),
+    r.max_running - r.running + coalesce((
+      select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v.since), 0),
     r.rate - (
       select count(*) from (
         select from picture_queue.start s
         where s.key = r.key and s.at > v.now - make_interval(secs => r.period_seconds)
         order by s.at limit r.rate) f)) end::integer
   from picture_queue._rules(p_keys) r
-  cross join (select picture_queue._now() as now offset 0) v
+  cross join (select picture_queue._now() as now, picture_queue._freed_since() as since offset 0) v
 $$;
 
--- When somebody should look again at keys that let nobody through: when the pause ends or the rate
--- permits one more start. A full one is looked at by whoever claims after a slot came free; the ten
--- seconds are for what was let through and then not claimed.
-create function picture_queue._look_again(p_keys text[])
-returns table (key text, due_at timestamptz)
-language sql volatile rows 10 set search_path = pg_catalog, pg_temp
-as $$
-  select r.key, coalesce(
-    r.paused_until,
-    (select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
-      where s.key = r.key and s.at > picture_queue._now() - make_interval(secs => r.period_seconds)
-      order by s.at desc offset r.rate - 1 limit 1),
-    picture_queue._now() + interval '10 seconds')
-  from picture_queue._rules(p_keys) r
-$$;
-
--- Locks keys until the transaction ends and returns those it got. The first call of a transaction
--- waits, in one order for all; a later one takes only what is free, so that claims never wait for
--- each other in a circle. There are 1,024 locks, so that no transaction takes more; keys that share one
--- only wait for each other.
+-- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
+-- milliseconds, so nobody waits long or in a circle. There are 1,024 locks, so that no transaction takes
+-- more; keys that share one only wait for each other.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
 as $$
+declare
+  v_keys text[] := array(
+    select k from unnest(p_keys) k
+    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
 begin
-  if current_setting('picture_queue.holds_keys', true) = 'yes' then
-    return array(
-      select k from unnest(p_keys) k
-      where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
+  if cardinality(v_keys) = cardinality(p_keys) then
+    return v_keys;
   end if;
-  perform pg_catalog.set_config('picture_queue.holds_keys', 'yes', true);
   perform pg_catalog.pg_advisory_xact_lock(1903326068, l.lock)
   from (select distinct pg_catalog.hashtext(k) & 1023 as lock from unnest(p_keys) k order by lock offset 0) l;
   return p_keys;
+exception when lock_not_available or deadlock_detected then
+  return array(
+    select k from unnest(p_keys) k
+    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
 end
 $$;
 
--- The keys of these candidates that something holds for.
-create function picture_queue._limited_keys(p_candidates picture_queue.candidate[]) returns text[]
-language sql stable set search_path = pg_catalog, pg_temp
+-- Adds to the rows of locked keys, making those that are not there: running jobs by key, and when to look at
+-- jobs that wait for them (null: when jobs of the key end).
+create function picture_queue._add_running(p_keys text[], p_counts integer[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
-  select coalesce(array_agg(r.key), '{}')
-  from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r
-$$;
-
--- The keys to look at now: those of which a slot came free and for which jobs wait, and those whose
--- time has come. Nobody waits for most keys. A claim that finds one full says so (limit_key) under its
--- lock: if nobody has that lock, the next statement sees whether somebody waits; if somebody has, the
--- key is left for the next claim.
-create function picture_queue._due_keys() returns text[]
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_freed text[];
-  v_busy text[];
-  v_keys text[] := array[]::text[];
 begin
-  with freed as (
-    delete from picture_queue.freed_key f
-    where f.ctid = any (array(select o.ctid from picture_queue.freed_key o limit 1000 for update skip locked))
-    returning f.key
+  -- The newest row by its place: other versions of it may be kept by an old snapshot.
+  with newest as materialized (
+    select c.key, c.n, l.row_id
+    from unnest(p_keys, p_counts) as c (key, n)
+    left join lateral (
+      select l.ctid as row_id from picture_queue.limit_key l where l.key = c.key order by l.version desc limit 1) l on true
+  ),
+  made as (
+    insert into picture_queue.limit_key (key, running) select n.key, greatest(n.n, 0) from newest n where n.row_id is null
   )
-  select array_agg(distinct f.key) into v_freed from freed f;
-  if v_freed is not null then
-    v_busy := array(
-      select k from unnest(v_freed) k
-      where case when pg_catalog.pg_try_advisory_lock(1903326068, pg_catalog.hashtext(k) & 1023)
-        then not pg_catalog.pg_advisory_unlock(1903326068, pg_catalog.hashtext(k) & 1023) else true end);
-    v_keys := array(select l.key from picture_queue.limit_key l where l.key = any (v_freed));
-    insert into picture_queue.freed_key (key)
-    select b from unnest(v_busy) b where b <> all (v_keys[1:100])
-    union
-    select k from unnest(v_keys[101:]) k;
-  end if;
-  return v_keys[1:100] || array(
-    select l.key from picture_queue.limit_key l
-    where l.due_at <= picture_queue._now() and l.key <> all (v_keys)
-    order by l.due_at limit 100);
+  update picture_queue.limit_key l set running = greatest(l.running + n.n, 0), version = l.version + 1
+  from newest n where l.ctid = any (array(select n.row_id from newest n)) and l.ctid = n.row_id;
 end
 $$;
 
--- Lets the jobs through for whose key there is room. What was let through less than ten seconds ago and
--- is not claimed yet counts as running. Locks p_also as well, the keys of the claim's candidates, since
--- only the first locking of a transaction waits. Returns whether jobs were let through.
-create function picture_queue._unblock(p_keys text[], p_also text[]) returns boolean
+-- Sets when to look at locked keys by the clock: when the pause ends or the rate permits one more start; not at
+-- all where only the end of a job helps.
+create function picture_queue._plan_keys(p_keys text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_keys text[] := picture_queue._lock_keys(p_keys || p_also);
-  v_changes picture_queue.change[];
-  v_queues text[];
+  v_next timestamptz;
 begin
-  -- What somebody else has in hand just now is for the next claim.
-  insert into picture_queue.freed_key (key) select k from unnest(p_keys) k where k <> all (v_keys);
-  v_keys := array(select k from unnest(p_keys) k where k = any (v_keys));
-  select array_agg(picture_queue._change(d.id, 'unblock')) into v_changes
-  from unnest(v_keys) as k (key)
-  left join picture_queue._rooms(v_keys) r on r.key = k.key
-  cross join lateral (
-    select j.id from public.job_queue j
-    where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
-    order by j.rank, j.turn, j.seq
-    limit greatest(0, coalesce(r.room, 1000) - (
-      -- In the order of the index of keys, or without statistics all that can be claimed is read.
-      select count(*) from (
-        select from public.job_queue c
-        where c.status = 'pending' and c.blocked_on = k.key and c.hold is null
-          and c.updated_at > v_now - interval '10 seconds'
-        order by c.blocked_on, c.hold, c.rank, c.turn, c.seq limit greatest(0, coalesce(r.room, 1000))) o))
-    for update skip locked
-  ) d;
-  if v_changes is not null then
-    select array_agg(distinct t.queue) into v_queues from unnest(picture_queue._transition(v_changes)) t;
-    perform picture_queue._wake(v_queues, 'enqueue');
+  with look as (
+    select r.key, coalesce(r.paused_until, (
+      select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
+      where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
+      order by s.at desc offset r.rate - 1 limit 1)) as at
+    from picture_queue._rules(p_keys) r
+  ),
+  changed as (
+    update picture_queue.limit_key l set due_at = k.at, version = l.version + 1
+    from look k
+    where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = k.key order by o.version desc limit 1)
+      and l.due_at is distinct from k.at
+    returning l.due_at
+  )
+  select min(c.due_at) into v_next from changed c;
+  if v_next is not null then
+    perform picture_queue._plan_maintenance(v_next);
   end if;
-  perform picture_queue._note_waiting(v_keys);
-  return v_changes is not null;
 end
 $$;
 
--- Notes of locked keys whether jobs wait for them, and when to look again.
-create function picture_queue._note_waiting(p_keys text[]) returns void
+-- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue
+-- and job type as many as may start, less those that were unblocked before and are not claimed yet. So what one
+-- queue or type cannot claim (it is paused, or has no worker) is in nobody's way; what is unblocked too many is
+-- blocked again by the claim that meets it. Keys that somebody has locked are left for the next.
+create function picture_queue._unblock_keys(p_keys text[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_keys text[] := picture_queue._lock_keys(p_keys);
+  v_freed record;
+begin
+  with freed as (
+    delete from picture_queue.freed_key f
+    where f.ctid = any (array(select o.ctid from picture_queue.freed_key o where o.key = any (v_keys) limit 10000 for update skip locked))
+    returning f.key, f.n
+  ),
+  sums as (select f.key, sum(f.n)::integer as n from freed f group by f.key)
+  select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed from sums s where s.n > 0;
+  if v_freed.keys is not null then
+    perform picture_queue._add_running(v_freed.keys, v_freed.counts);
+  end if;
+  perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
+  perform picture_queue._plan_keys(v_keys);
+  return cardinality(v_keys);
+end
+$$;
+
+-- The jobs to unblock under these locked keys.
+create function picture_queue._jobs_to_unblock(p_keys text[]) returns text[]
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  with recursive pair as (
+    -- The queues and job types of the jobs blocked on each key, one after the other through the index.
+    select k.key, o.queue, o.job_type, 1 as n
+    from unnest(p_keys) as k (key)
+    cross join lateral (
+      select j.queue, j.job_type from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
+      order by j.queue, j.job_type limit 1) o
+    union all
+    select p.key, o.queue, o.job_type, p.n + 1
+    from pair p
+    cross join lateral (
+      select j.queue, j.job_type from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
+        and (j.queue, j.job_type) > (p.queue, p.job_type)
+      order by j.queue, j.job_type limit 1) o
+    where p.n < 200
+  )
+  select array_agg(distinct d.id::text)
+  from pair p
+  left join picture_queue._capacity(p_keys) c on c.key = p.key
+  cross join lateral (
+    select j.id from public.job_queue j
+    where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
+      and j.queue = p.queue and j.job_type = p.job_type
+      and not exists (
+        select from picture_queue.failed_step f
+        where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
+    order by j.rank, j.turn, j.seq
+    limit greatest(0, coalesce(c.capacity, 1000) - (
+      select count(*) from (
+        select from public.job_queue u
+        where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
+          and u.queue = p.queue and u.job_type = p.job_type
+        order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o))
+  ) d
+$$;
+
+-- Makes blocked jobs claimable again. Returns how many.
+create function picture_queue._unblock_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_moved picture_queue.moved[] := picture_queue._transition((
+    select array_agg(picture_queue._change(d.id, 'unblock'))
+    from (
+      select j.id from public.job_queue j where j.id = any (p_ids) and j.hold = 'blocked' order by j.id for update skip locked
+    ) d));
+begin
+  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m), 'enqueue');
+  return coalesce(cardinality(v_moved), 0);
+end
+$$;
+
+-- Counts running jobs that started before there was a rule for their key, or in a claim that did not know it
+-- yet: of these rules, p_limit jobs. Looks again a few times, since such claims may still be under way.
+create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_waiting text[] := array(
-    -- limit: key by key, however few rows the statistics have seen.
-    select k from unnest(p_keys) k where (
-      select true from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = k and j.hold = 'blocked' limit 1));
+  v_keys text[];
+  v_counts integer[];
+  v_found integer;
 begin
-  insert into picture_queue.limit_key as l (key, due_at)
-  select w.key, coalesce(a.due_at, picture_queue._now())
-  from unnest(v_waiting) as w (key)
-  left join picture_queue._look_again(v_waiting) a on a.key = w.key
-  order by w.key
-  on conflict (key) do update set due_at = excluded.due_at where l.due_at is distinct from excluded.due_at;
-  update picture_queue.limit_key l set due_at = l.paused_until
-  where l.key = any (p_keys) and l.key <> all (v_waiting) and l.paused_until > picture_queue._now()
-    and l.due_at is distinct from l.paused_until;
-  delete from picture_queue.limit_key l
-  where l.key = any (p_keys) and l.key <> all (v_waiting)
-    and coalesce(l.paused_until, '-infinity') <= picture_queue._now();
+  v_keys := picture_queue._lock_keys(array(
+    select distinct k.key
+    from public.job_queue j
+    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) as k (key)
+    where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
+      and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules))));
+  with uncounted as (
+    select j.id, array(
+      select distinct k from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+      where k = any (v_keys) and k <> all (coalesce(j.slots, '{}'))) as keys
+    from public.job_queue j
+    where v_keys <> '{}' and j.status = 'processing' and j.hold is null
+      and picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) && v_keys
+    order by j.id limit p_limit for update skip locked
+  ),
+  counted as (
+    update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys
+    from uncounted u where j.id = u.id and u.keys <> '{}' returning u.keys
+  ),
+  sums as (select k.key, count(*)::integer as n from counted c cross join lateral unnest(c.keys) as k (key) group by k.key)
+  select array_agg(s.key), array_agg(s.n), sum(s.n) into v_keys, v_counts, v_found from sums s;
+  if v_found > 0 then
+    perform picture_queue._add_running(v_keys, v_counts);
+  end if;
+  update picture_queue.limit_rule r
+  set count_at = case when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
+  where r.key = any (p_rules);
+  return coalesce(v_found, 0);
 end
 $$;

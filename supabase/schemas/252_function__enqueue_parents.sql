@@ -1,8 +1,8 @@
 -- Dependencies of new jobs. A job may depend on jobs that are there, or that stand before it in the
 -- same call: so no circle can ever form.
 
--- Locks the parents, so that none finishes unseen until we commit, refuses what cannot be depended on,
--- and marks the jobs that have to wait.
+-- Refuses what cannot be depended on, and marks the jobs that have to wait. Parents are not locked, or an
+-- enqueue in a long transaction would hold up their heartbeats and reports: see _settle_new_children.
 create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -15,10 +15,6 @@ begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
   end if;
-  perform from public.job_queue j
-  where j.id in (select unnest(n.depends_on) from unnest(p_jobs) n)
-  order by j.id for share;
-
   -- By name rather than by a join, which for thousands of jobs would look at each pair.
   select jsonb_object_agg(n.job_id, n.i order by n.i desc) into v_places from unnest(p_jobs) n;
   select n.i, p.id, v_places ? p.id::text as is_later into v_bad
@@ -58,6 +54,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_found jsonb;  -- id in the call: that of the job that was there
+  v_new jsonb;  -- the ids made by this call, which nobody else sees yet
   v_broken jsonb;  -- child: why it ends
   v_changes picture_queue.change[];
 begin
@@ -65,9 +62,7 @@ begin
   from unnest(p_jobs) n
   cross join lateral (select p_answer -> n.i::text ->> 'job_id' as id) o
   where o.id <> n.job_id::text;
-  perform from public.job_queue j
-  where j.id = any (array(select f.value::uuid from jsonb_each_text(v_found) f)) order by j.id for share;
-
+  select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new from unnest(p_jobs) n where not p_answer ? n.i::text;
   with tie as (
     select n.job_id as child_id, n.on_parent_failure, p.id as parent_id, p.status, p.finished_at
     from unnest(p_jobs) n
@@ -79,6 +74,10 @@ begin
     insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
     select t.child_id, t.parent_id, t.on_parent_failure from tie t where t.finished_at is null
     on conflict do nothing
+  ),
+  noted as (
+    insert into picture_queue.follow_up (kind, subject)
+    select distinct 'child', t.child_id from tie t where t.finished_at is null and not v_new ? t.parent_id::text
   )
   select coalesce(jsonb_object_agg(t.child_id, format('Job %s, which it depends on, was %s.', t.parent_id, t.status)), '{}')
   into v_broken

@@ -1,208 +1,359 @@
--- Keeps the row of a worker.
-create function picture_queue._touch_worker(
-  p_worker text, p_queues text[], p_job_types text[], p_idle boolean, p_swept boolean)
-returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-begin
-  insert into picture_queue.worker as w (name, queues, job_types, idle, seen_at, swept_at)
-  values (p_worker, p_queues, p_job_types, p_idle, v_now, v_now)
-  on conflict (name) do update
-  set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = v_now,
-    swept_at = case when p_swept then v_now else w.swept_at end;
-end
-$$;
+-- A claim in three parts: pick jobs, start them (258), or, when the call is repeated, read what its lease holds.
+-- It does nobody else's work: maintenance promotes, sweeps and settles.
 
--- The best candidates of these queues, locked, in the order of claims. Without weights the queues are
--- one line; with weights each queue gets its share: the gaps between its jobs are drawn so that they
--- come at the rate of its weight, which holds for claims of one job as well as of many. What was not to
--- start any more is left to the next sweep.
-create function picture_queue._candidates(
-  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_limit integer, p_heads jsonb)
-returns picture_queue.candidate[]
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+-- Picks and locks the first jobs of these queues that can be claimed, in the order rank, turn, seq. What is not
+-- to start any more is left to maintenance. p_heads: where the queues begin (_remember_heads).
+create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_some_failed boolean)
+returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
-  v_candidates picture_queue.candidate[];
+  v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
 begin
-  v_candidates := array(
-    -- The keys as _keys has them, which to call for each job takes longer than to pick it.
-    select row(d.id, array['global', 'queue:' || d.queue, 'type:' || d.job_type]
-      || case when d.user_id is not null then array['user:' || d.user_id] end || d.limit_keys)::picture_queue.candidate
+  return array(
+    select o.id
     from (
-      select p.*, sum(-ln(1 - random()) / w.weight) over (partition by p.queue order by p.rank, p.turn, p.seq) as draw
-      from unnest(p_queues, p_weights) as w (name, weight)
+      select p.id, p.is_last, row_number() over (order by p.rank, p.turn, p.seq) as n
+      from unnest(p_queues) as w (name)
       cross join lateral (
         select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
           coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
           coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
       ) h
       cross join lateral (
-        select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
+        select j.id, j.rank, j.turn, j.seq, j.attempt + 1 >= j.max_attempts or not coalesce(j.claimed_ahead, true) as is_last
         from public.job_queue j
         where j.queue = w.name and j.status = 'pending' and j.hold is null
           and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
-          and (p_job_types is null or j.job_type = any (p_job_types))
+          and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
           and (j.expires_at is null or j.expires_at > v_now)
+          and (not p_some_failed or not exists (
+            select from picture_queue.failed_step f
+            where f.kind = 'claim' and f.subject = j.id::text and f.retry_at > v_now))
+        order by j.rank, j.turn, j.seq limit p_claim.max_jobs
+        for update skip locked
+      ) p
+      order by p.rank, p.turn, p.seq limit p_claim.max_jobs
+    ) o
+    where o.n <= v_start_jobs or not o.is_last);
+end
+$$;
+
+-- Picks as _pick does, with the keys of the jobs, p_limit of them. With weights each queue gets its share: the
+-- gaps between its jobs are drawn so that they come at the rate of its weight, which holds for claims of one job
+-- as well as of many.
+create function picture_queue._candidates(
+  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_some_failed boolean, p_limit integer)
+returns picture_queue.candidate[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+begin
+  return array(
+    -- The keys as _keys has them, which to call for each job takes longer than to pick it.
+    select row(d.id, array['global', 'queue:' || d.queue, 'type:' || d.job_type]
+      || case when d.user_id is not null then array['user:' || d.user_id] end || d.limit_keys, d.is_last)::picture_queue.candidate
+    from (
+      select p.*, case when p_claim.weights is not null then
+        sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, p.queue)])
+          over (partition by p.queue order by p.rank, p.turn, p.seq) end as draw
+      from unnest(p_queues) as w (name)
+      cross join lateral (
+        select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
+          coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
+          coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
+      ) h
+      cross join lateral (
+        select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq,
+          j.attempt + 1 >= j.max_attempts or not coalesce(j.claimed_ahead, true) as is_last
+        from public.job_queue j
+        where j.queue = w.name and j.status = 'pending' and j.hold is null
+          and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
+          and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+          and (j.expires_at is null or j.expires_at > v_now)
+          and (not p_some_failed or not exists (
+            select from picture_queue.failed_step f
+            where f.kind = 'claim' and f.subject = j.id::text and f.retry_at > v_now))
         order by j.rank, j.turn, j.seq limit p_limit
         for update skip locked
       ) p
     ) d
     order by d.draw, d.rank, d.turn, d.seq limit p_limit);
-  perform picture_queue._remember_heads(
-    p_worker, v_read, p_limit, p_heads, array(select c.id from unnest(v_candidates) c));
-  return v_candidates;
 end
 $$;
 
--- Before a claim locks anything: a new rule (set_limit) waits for the claims that do not know it yet, and
--- those that come after wait for the rule.
-create function picture_queue._know_rules() returns void
+-- Where many entries of the index had to be passed over (of jobs claimed while an old snapshot keeps them from
+-- being cleaned up, or of types the worker cannot run), notes how far, and for a moment the next claims of this
+-- worker begin there: at the first job found, or at the end of the queue if there was none. What comes before
+-- that meanwhile, a retry or a higher priority, is seen when the moment is over: 5 seconds at most.
+-- p_read: entries read before the pick; p_ids: what it found.
+create function picture_queue._remember_heads(p_claim picture_queue.claim, p_queues text[], p_read bigint, p_ids uuid[])
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - p_read;
+begin
+  if v_read <= p_claim.max_jobs + 20000 then
+    return;
+  end if;
+  update picture_queue.worker w set
+    heads = (
+      select jsonb_object_agg(q.name, jsonb_build_array(h.rank, h.turn, h.seq))
+      from unnest(p_queues) as q (name)
+      cross join lateral (
+        (select j.rank, j.turn, j.seq from public.job_queue j
+          where j.id = any (p_ids) and j.queue = q.name order by j.rank, j.turn, j.seq limit 1)
+        union all
+        (select j.rank, j.turn, j.seq from public.job_queue j
+          where j.queue = q.name and j.status = 'pending' and j.hold is null
+            and not exists (select from public.job_queue o where o.id = any (p_ids) and o.queue = q.name)
+          order by j.rank desc, j.turn desc, j.seq desc limit 1)
+      ) h),
+    heads_until = case when w.heads_until > picture_queue._now() then w.heads_until
+      else picture_queue._now() + make_interval(secs => least(v_read * 0.000005, 5)) end
+  where w.name = p_claim.worker;
+end
+$$;
+
+-- Claims where limits or weights are in use: what is over a limit is blocked and the next are looked at, more at a
+-- time, until there are enough or 5,000 were seen: then workers are told to look again. Returns the ids of the
+-- jobs started.
+create function picture_queue._claim_limited(
+  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_some_failed boolean, p_isolated boolean)
+returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_candidates picture_queue.candidate[];
+  v_admitted record;
+  v_ids uuid[] := '{}';
+  v_started uuid[];
+  v_take integer := p_claim.max_jobs;
+  v_dealt integer;
+  v_seen integer := 0;
+  v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
 begin
-  perform pg_catalog.pg_advisory_xact_lock_shared(1903326069, 0);
+  perform picture_queue._isolate('key', array(
+    select distinct f.key from (
+      select f.key from picture_queue.freed_key f where f.at > picture_queue._freed_since() order by f.at limit 100
+    ) f), 100);
+  loop
+    v_candidates := picture_queue._candidates(p_claim, p_queues, p_heads, p_some_failed, v_take);
+    exit when cardinality(v_candidates) = 0;
+    v_admitted := picture_queue._admit(
+      v_candidates, picture_queue._limited_keys(v_candidates), p_claim.max_jobs - cardinality(v_ids),
+      v_start_jobs - cardinality(v_ids));
+    v_started := picture_queue._start_admitted(p_claim, v_admitted.ids, v_admitted.slots, v_admitted.blocked,
+      greatest(v_start_jobs - cardinality(v_ids), 0), p_isolated);
+    v_ids := v_ids || v_started;
+    v_dealt := cardinality(v_admitted.ids) + coalesce(cardinality(v_admitted.blocked), 0);
+    v_seen := v_seen + v_dealt;
+    exit when cardinality(v_ids) >= p_claim.max_jobs or cardinality(v_candidates) < v_take or v_dealt = 0;
+    if v_seen >= 5000 then
+      perform picture_queue._wake(p_queues, 'again');
+      exit;
+    end if;
+    v_take := least(greatest(v_take * 4, 20), 1000);
+  end loop;
+  return v_ids;
 end
 $$;
 
--- Leases up to p_max_jobs of what can be claimed, in the order rank, turn, seq. A repeated call (same
--- p_request_id) gives the jobs of the first again: the request id is the lease id. p_queues null:
--- every queue; p_job_types null: every type. Where limits are in use, what is over one is put aside
--- and the next are looked at, more at a time, until there are enough or 5,000 were seen: then, or when
--- another claim had a key in hand, the workers are told to look again.
-create function picture_queue._claim(
-  p_worker text, p_queues text[], p_weights real[], p_job_types text[], p_max_jobs integer, p_lease_seconds real,
-  p_request_id uuid, p_legacy boolean)
-returns jsonb
+-- Starts jobs under their keys and blocks others. Isolated, one by one: a job whose start fails is written down
+-- in failed_step and left alone for a while. Returns the ids of those started.
+create function picture_queue._start_admitted(
+  p_claim picture_queue.claim, p_ids uuid[], p_slots jsonb, p_blocked picture_queue.change[], p_start_jobs integer,
+  p_isolated boolean)
+returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id uuid;
+  v_change picture_queue.change;
+  v_started uuid[] := '{}';
+begin
+  if not p_isolated then
+    if p_ids <> '{}' then
+      perform picture_queue._start(p_ids, p_claim, p_start_jobs, nullif(p_slots, '{}'));
+    end if;
+    if p_slots <> '{}' or p_blocked is not null then
+      perform picture_queue._take_slots(p_slots, p_blocked);
+    end if;
+    return p_ids;
+  end if;
+  foreach v_id in array p_ids loop
+    begin
+      perform picture_queue._start(array[v_id], p_claim, p_start_jobs - cardinality(v_started), nullif(p_slots, '{}'));
+      perform picture_queue._take_slots(
+        case when p_slots ? v_id::text then jsonb_build_object(v_id, p_slots -> v_id::text) else '{}' end, null);
+      v_started := v_started || v_id;
+    exception when others then
+      perform picture_queue._note_failure('claim', v_id::text, sqlerrm);
+    end;
+  end loop;
+  foreach v_change in array coalesce(p_blocked, '{}') loop
+    begin
+      perform picture_queue._take_slots('{}', array[v_change]);
+    exception when others then
+      perform picture_queue._note_failure('claim', v_change.job_id::text, sqlerrm);
+    end;
+  end loop;
+  return v_started;
+end
+$$;
+
+-- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the
+-- request is the id of the lease.
+create function picture_queue._claim(p_claim picture_queue.claim, p_isolated boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_claim picture_queue.claim := p_claim;
+  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
-  v_weights real[];  -- of the queues that are known
-  v_candidates picture_queue.candidate[];
-  v_keys text[] := array[]::text[];  -- of the candidates, those that something holds for
-  v_due text[];
-  v_admitted record;
-  v_started jsonb;
-  v_jobs jsonb := '[]'::jsonb;
-  v_left integer := p_max_jobs;
-  v_take integer := p_max_jobs;
-  v_dealt integer;
-  v_seen integer := 0;
-  v_again boolean := false;
+  v_heads jsonb;
+  v_ids uuid[];
+  v_jobs jsonb := '[]';
 begin
   -- In one statement, since of a claim by an idle worker each statement counts.
-  select coalesce(p_lease_seconds, s.lease_seconds) as lease_seconds,
+  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,
     array(select q.name from picture_queue.queue q
-      where (p_queues is null or q.name = any (p_queues)) and coalesce(q.paused_until <= v_now, true)) as names,
-    array(select j.id from public.job_queue j
-      where j.status = 'processing' and j.hold is null and j.lease_id = p_request_id and j.worker = p_worker) as ids,
-    exists (select from picture_queue.limit_rule) or exists (select from picture_queue.limit_key) as limited,
+      where (p_claim.queues is null or q.name = any (p_claim.queues)) and coalesce(q.paused_until <= v_now, true)) as queues,
+    exists (select from picture_queue.queue q
+      where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
     exists (select from public.job_queue j
-      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now) as due,
-    (select w.heads from picture_queue.worker w
-      where w.name = p_worker and w.heads_until > v_now and w.job_types = p_job_types) as heads
+      where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker) as is_repeated,
+    exists (select from picture_queue.limit_rule)
+      or exists (select from picture_queue.limit_key k where k.due_at is not null) as is_limited,
+    exists (select from picture_queue.failed_step f where f.kind = 'claim') as some_failed,
+    w.heads, w.heads_until, w.idle, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_known,
+    w.seen_at > v_now - interval '5 seconds' as was_seen
   into v_known
-  from picture_queue.setting s;
-  if v_known.due and v_known.ids = '{}' then
-    perform picture_queue._promote(100);
+  from picture_queue.setting s
+  left join picture_queue.worker w on w.name = p_claim.worker;
+  if v_known.is_repeated then
+    return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker);
   end if;
-  if v_known.ids <> '{}' or not v_known.limited and p_weights is null then
-    return picture_queue._start(
-      p_worker, p_request_id, v_known.lease_seconds, p_legacy, v_known.names, p_job_types, p_max_jobs, v_known.heads,
-      nullif(v_known.ids, '{}'), null, false);
-  end if;
+  v_claim.lease_seconds := v_known.lease_seconds;
+  v_heads := case when v_known.heads_until > v_now and v_known.is_known then v_known.heads end;
 
-  if p_weights is not null then
-    v_weights := array(
-      select p_weights[array_position(p_queues, u.name)] from unnest(v_known.names) with ordinality as u (name, i)
-      order by u.i);
+  if v_known.is_limited or p_claim.weights is not null then
+    v_ids := picture_queue._claim_limited(v_claim, v_known.queues, v_heads, v_known.some_failed, p_isolated);
+  else
+    v_ids := picture_queue._pick(v_claim, v_known.queues, v_heads, v_known.some_failed);
+    if p_isolated then
+      v_ids := picture_queue._start_admitted(v_claim, v_ids, '{}', null, coalesce(p_claim.start_jobs, p_claim.max_jobs), true);
+    elsif v_ids <> '{}' then
+      perform picture_queue._start(v_ids, v_claim, coalesce(p_claim.start_jobs, p_claim.max_jobs), null);
+    end if;
   end if;
-  loop
-    v_candidates := picture_queue._candidates(
-      p_worker, v_known.names, v_weights, p_job_types, v_take, v_known.heads);
-    if v_known.limited then
-      v_keys := picture_queue._limited_keys(v_candidates);
-      if v_due is null then
-        v_due := picture_queue._due_keys();
-        continue when v_due <> '{}' and picture_queue._unblock(v_due, v_keys);
-      end if;
+  if v_ids <> '{}' then
+    v_jobs := picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker);
+    if v_known.is_announced then
+      perform picture_queue._emit(v_ids);
     end if;
-    exit when cardinality(v_candidates) = 0;
-    v_admitted := picture_queue._admit(v_candidates, v_keys, v_left);
-    v_started := picture_queue._start(
-      p_worker, p_request_id, v_known.lease_seconds, p_legacy, v_known.names, null, 0, null,
-      v_admitted.ids, v_admitted.slots, p_weights is not null);
-    if v_keys <> '{}' then
-      perform picture_queue._transition(v_admitted.blocked);
-      perform picture_queue._take_slots(v_admitted.slots, v_admitted.blocked);
+  end if;
+  if not p_claim.is_legacy then
+    -- Its row is written when something changed or every 5 seconds, not at each claim.
+    if not coalesce(v_known.is_known and v_known.was_seen and v_known.idle = (cardinality(v_ids) < p_claim.max_jobs), false) then
+      perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, cardinality(v_ids) < p_claim.max_jobs);
     end if;
-    v_jobs := v_jobs || v_started;
-    v_left := v_left - jsonb_array_length(v_started);
-    v_dealt := cardinality(v_admitted.ids) + coalesce(cardinality(v_admitted.blocked), 0);
-    v_seen := v_seen + v_dealt;
-    v_again := v_left > 0 and (v_seen >= 5000 or v_dealt < cardinality(v_candidates));
-    exit when v_left = 0 or v_again or cardinality(v_candidates) < v_take;
-    v_take := case when v_known.limited then least(greatest(v_take * 4, 20), 1000) else v_left end;
-  end loop;
-  if v_again then
-    perform picture_queue._wake(v_known.names, 'again');
+    perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
   end if;
   return v_jobs;
 end
 $$;
 
--- claim_jobs for the worker: sweeps once a second at most, and remembers a worker that found less
--- than it asked for, so that the next enqueue wakes it.
-create function picture_queue._claim_jobs(
-  p_worker text, p_queues text[], p_job_types text[], p_max_jobs integer, p_lease_seconds real, p_request_id uuid,
-  p_weights real[])
-returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+-- Keeps the row of a worker.
+create function picture_queue._touch_worker(p_worker text, p_queues text[], p_job_types text[], p_idle boolean)
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into picture_queue.worker as w (name, queues, job_types, idle, seen_at)
+  values (p_worker, p_queues, p_job_types, p_idle, picture_queue._now())
+  on conflict (name) do update
+  set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = excluded.seen_at;
+end
+$$;
+
+-- Refuses transactions that do not see what others commit meanwhile: a lease or a limit could be given out twice.
+create function picture_queue._check_isolation() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('the transaction isolation level is %s', current_setting('transaction_isolation')),
+      'use read committed: alter role … set default_transaction_isolation = ''read committed''');
+  end if;
+end
+$$;
+
+-- The claim that travels with a report.
+create function picture_queue._claim_of(p_claim jsonb) returns picture_queue.claim
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := picture_queue._now();
+  v_claim picture_queue.claim;
+begin
+  select c.worker, c.queues, c.job_types, coalesce(c.max_jobs, 1), c.start_jobs, coalesce(c.lease_seconds, 30),
+    coalesce(c.request_id, gen_random_uuid()), c.weights, false
+  into v_claim
+  from jsonb_to_record(p_claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
+    start_jobs integer, lease_seconds real, request_id uuid, weights real[]);
+  return v_claim;
+exception when data_exception then
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
+  return null;
+end
+$$;
+
+-- claim_jobs, after a look at its arguments. A claim that fails because of one job is made again, isolated.
+create function picture_queue._claim_jobs(p_claim picture_queue.claim) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
   v_problem text := case
-    when coalesce(p_worker, '') = '' then 'worker is empty'
-    when coalesce(cardinality(p_queues), 0) = 0 then 'queues is empty'
-    when p_job_types is null then 'job_types is null'
-    when cardinality(p_weights) <> cardinality(p_queues) then 'weights are not as many as queues'
-    when not 0 < all (p_weights) then format('weights are %s, not above 0', p_weights)
-    when p_max_jobs is null or p_max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', p_max_jobs)
-    when p_lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', p_lease_seconds)
-    when p_request_id is null then 'request_id is null'
+    when coalesce(length(p_claim.worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(p_claim.worker, 100)))
+    when coalesce(cardinality(p_claim.queues), 0) = 0 then 'queues is empty'
+    when p_claim.job_types is null then 'job_types is null'
+    when cardinality(p_claim.weights) <> cardinality(p_claim.queues) then 'weights are not as many as queues'
+    when not 0 < all (p_claim.weights) then format('weights are %s, not above 0', p_claim.weights)
+    when p_claim.max_jobs is null or p_claim.max_jobs not between 0 and 1000
+      then format('max_jobs is %s, not 0 to 1000', p_claim.max_jobs)
+    when p_claim.start_jobs < 0 then format('start_jobs is %s, not 0 or more', p_claim.start_jobs)
+    when p_claim.lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', p_claim.lease_seconds)
+    when p_claim.lease_id is null then 'request_id is null'
   end;
-  v_worker picture_queue.worker;
-  v_sweep boolean;
-  v_idle boolean;
-  v_jobs jsonb;
 begin
   if v_problem is not null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
   end if;
+  perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
-  perform picture_queue._know_rules(),
-    pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_request_id::text));
-  select w.* into v_worker from picture_queue.worker w where w.name = p_worker;
-  v_sweep := coalesce(v_worker.swept_at <= v_now - interval '1 second', true);
-  if v_sweep then
-    perform picture_queue._sweep(100);
-    perform picture_queue._run_schedules(100);
+  perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
+  return picture_queue._claim_isolated(p_claim);
+end
+$$;
+
+-- Makes a claim and, if it fails because of one job, makes it again job by job.
+create function picture_queue._claim_isolated(p_claim picture_queue.claim) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return picture_queue._claim(p_claim, false);
+exception when others then
+  if picture_queue._is_transient(sqlstate) then
+    -- A deadlock is rare, but skip locked does wait where a row has changed hands since it was seen.
+    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  elsif sqlstate like 'PT%' then
+    raise;
   end if;
-  v_jobs := picture_queue._claim(
-    p_worker, p_queues, p_weights, p_job_types, p_max_jobs, p_lease_seconds, p_request_id, false);
-  v_idle := jsonb_array_length(v_jobs) < p_max_jobs;
-  -- Its row is written when something changed or every 5 seconds, not at each claim.
-  if v_sweep or v_worker.name is null or v_worker.idle <> v_idle or v_worker.queues <> p_queues
-    or v_worker.job_types <> p_job_types or v_worker.seen_at <= v_now - interval '5 seconds'
-  then
-    perform picture_queue._touch_worker(p_worker, p_queues, p_job_types, v_idle, v_sweep);
-  end if;
-  return v_jobs;
+  return picture_queue._claim(p_claim, true);
 end
 $$;

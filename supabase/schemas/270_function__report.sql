@@ -1,5 +1,4 @@
--- The outcomes a worker reports, with their types. What is not well formed is refused before anything
--- is written.
+-- The outcomes a worker reports, with their types. What is not well formed is refused before anything is written.
 create function picture_queue._outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -34,14 +33,17 @@ begin
       else format('delay_seconds is %s, not 0 to 31536000', v_bad.item -> 'delay_seconds') end));
   end if;
   return v_outcomes;
+exception when data_exception then
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+  return null;
 end
 $$;
 
--- Writes how attempts ended, fenced by their leases. Answers for each, in the order asked: ok;
--- repeated (this lease reported before, nothing changed); stale (the lease ended, nothing changed).
--- A result above the limit fails its job, since no repetition makes it smaller.
+-- Writes how attempts ended, fenced by their leases. Answers for each, in the order asked: ok; repeated (this
+-- lease reported before, nothing changed); stale (the lease ended, nothing changed). A result above the limit
+-- fails its job, since no repetition makes it smaller.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
@@ -57,7 +59,7 @@ begin
   then
     -- The common case needs to know nothing of the jobs: the lease decides, as they are written.
     v_changes := array(
-      select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, o.lease_id, null)::picture_queue.change
+      select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, o.lease_id, null, false)::picture_queue.change
       from (select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o) o);
   else
     v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
@@ -78,6 +80,41 @@ begin
     -- Of two leases of one job in one report, that of its row is the one that counted.
     left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
     order by o.i));
+end
+$$;
+
+-- Writes a report and, if it fails because of one outcome, writes it again outcome by outcome: one that cannot be
+-- written is answered with refused and why, if it is not the only one.
+create function picture_queue._report_isolated(p_outcomes jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item jsonb;
+  v_answers jsonb := '[]';
+  v_state text;
+  v_error text;
+  v_detail text;
+begin
+  perform picture_queue._check_isolation();
+  begin
+    return picture_queue._report(p_outcomes);
+  exception when others then
+    if picture_queue._is_transient(sqlstate) then
+      perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+    elsif not picture_queue._is_list(p_outcomes) or jsonb_array_length(p_outcomes) < 2 then
+      raise;
+    end if;
+  end;
+  for v_item in select e from jsonb_array_elements(p_outcomes) e loop
+    begin
+      v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
+    exception when others then
+      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
+      v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'outcome', 'refused', 'status', null,
+        'sqlstate', v_state, 'error', left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000));
+    end;
+  end loop;
+  return v_answers;
 end
 $$;
 
@@ -118,12 +155,13 @@ begin
       case when w.action in ('back_off', 'snooze', 'park') then coalesce(w.run_at, v_now + make_interval(secs =>
         coalesce(w.delay_seconds, case w.action
           when 'back_off' then (select picture_queue._backoff_of(j) from public.job_queue j where j.id = w.job_id)
-          else 0 end))) end,
+          -- Without a poll time only the event wakes it, or a cancel.
+          when 'snooze' then 0 end))) end,
       w.result,
-      case when w.too_large then 'The result is larger than the queue allows.'
+      case when w.too_large then 'The result is larger than the project allows (setting max_result_bytes).'
         when w.action in ('fail', 'back_off') then coalesce(left(w.error, 2000), 'The job failed without saying why.') end,
       w.detail, w.duration_seconds, null,
-      case when w.action = 'park' then coalesce(w.event, w.job_id::text) end)::picture_queue.change)
+      case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, false)::picture_queue.change)
   into v_changes
   from wished w;
   return v_changes;
@@ -137,7 +175,6 @@ returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_pause record;
   v_parked uuid[] := array(select m.id from unnest(p_moved) m where m.hold = 'parked');
   v_events text[];
   v_paused text[] := array(select o.pause_key from unnest(p_outcomes) o where o.pause_key is not null);
@@ -148,24 +185,14 @@ begin
     perform picture_queue._wake_parked(v_events);
   end if;
   if v_paused <> '{}' then
-    perform picture_queue._lock_keys(v_paused);
-    for v_pause in
+    perform picture_queue._pause(p.key, p.until, 'a job was told to come back later')
+    from (
       select o.pause_key as key, max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from unnest(p_outcomes) o
       join unnest(p_moved) m on m.id = o.job_id
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
-    loop
-      if v_pause.key like 'queue:%' then
-        update picture_queue.queue q set paused_until = v_pause.until, pause_reason = 'a job was told to come back later'
-        where q.name = substr(v_pause.key, 7) and coalesce(q.paused_until, '-infinity') < v_pause.until;
-      else
-        insert into picture_queue.limit_key as k (key, paused_until, due_at)
-        values (v_pause.key, v_pause.until, v_pause.until)
-        on conflict (key) do update set paused_until = excluded.paused_until, due_at = excluded.due_at
-        where coalesce(k.paused_until, '-infinity') < excluded.paused_until;
-      end if;
-    end loop;
+    ) p;
   end if;
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
@@ -175,6 +202,24 @@ begin
       select distinct m.id from unnest(p_moved) m
       join unnest(p_outcomes) o on o.job_id = m.id
       where o.outcome in ('completed', 'failed') and m.status <> 'cancelled'));
+  end if;
+end
+$$;
+
+-- Pauses a limit key or a queue ('queue:…') until then, if it is not paused for longer. One that somebody has locked
+-- is left as it is: the next job that is told to come back later pauses it.
+create function picture_queue._pause(p_key text, p_until timestamptz, p_reason text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_key like 'queue:%' then
+    update picture_queue.queue q set paused_until = p_until, pause_reason = p_reason
+    where q.name = any (array(select o.name from picture_queue.queue o where o.name = substr(p_key, 7) for update skip locked))
+      and coalesce(q.paused_until, '-infinity') < p_until;
+  elsif picture_queue._lock_keys(array[p_key]) <> '{}' then
+    perform picture_queue._add_running(array[p_key], array[0]);
+    update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1
+    where k.key = p_key and coalesce(k.paused_until, '-infinity') < p_until;
   end if;
 end
 $$;
@@ -192,7 +237,7 @@ begin
   for v_queue in
     select q.* from picture_queue.queue q
     where q.breaker_failures is not null and q.name in (select j.queue from public.job_queue j where j.id = any (p_ids))
-    order by q.name for update
+    order by q.name for update skip locked  -- one that an operator is changing does not hold reports up
   loop
     for v_seen in
       select j.status, picture_queue._reason(j.error) as reason from public.job_queue j

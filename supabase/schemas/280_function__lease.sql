@@ -55,26 +55,23 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job
--- that was to stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever
--- its worker says. One cancelled while parked has its grace from its last claim, which is to undo. Jobs that
--- somebody else has in hand are left as they are, for the next heartbeat: one open transaction must not
--- end all leases of a worker.
+-- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job that was to
+-- stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever its worker says.
+-- One cancelled while parked has its grace from its last claim, which is to undo. It waits for nobody: where
+-- somebody else has the row of a job locked, the lease is prolonged beside it (lease_extension).
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[];
+  v_free uuid[];
   v_answer jsonb;
 begin
-  if not picture_queue._is_list(p_leases) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
-  end if;
   v_ids := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
-  v_ids := array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked);
-  with ends as (
-    select j.id, least(
+  v_free := array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked);
+  with held as (
+    select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_free) as is_free, least(
         v_now + make_interval(secs => j.lease_seconds),
         greatest(j.cancel_requested_at, case when j.cancel_requested_at is not null then j.started_at end)
           + make_interval(secs => s.cancel_grace_seconds),
@@ -87,22 +84,65 @@ begin
     left join picture_queue.queue q on q.name = j.queue
     where j.id = any (v_ids) and j.lease_expires_at is not null
   ),
-  held as (
+  prolonged as (
     update public.job_queue j
-    set lease_expires_at = greatest(e.lease_ends_at, v_now), updated_at = v_now
-    from ends e
-    where j.id = any (v_ids) and j.id = e.id
-    returning j.id, j.cancel_requested_at, e.lease_ends_at
+    set lease_expires_at = greatest(h.lease_ends_at, v_now), updated_at = v_now
+    from held h
+    where j.id = any (v_free) and j.id = h.id
+  ),
+  beside as (
+    insert into picture_queue.lease_extension as x (job_id, lease_id, lease_expires_at)
+    select h.id, h.lease_id, h.lease_ends_at from held h where not h.is_free order by h.id
+    on conflict (job_id) do update set lease_id = excluded.lease_id, lease_expires_at = excluded.lease_expires_at
   )
   select jsonb_build_object(
     'cancel', coalesce(jsonb_agg(l.job_id) filter (where h.cancel_requested_at is not null and h.lease_ends_at > v_now), '[]'),
-    'lost', coalesce(jsonb_agg(l.job_id) filter (where coalesce(h.lease_ends_at <= v_now, j.id is null)), '[]'))
+    'lost', coalesce(jsonb_agg(l.job_id) filter (where h.id is null or h.lease_ends_at <= v_now), '[]'))
   into v_answer
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
-  left join held h on h.id = l.job_id
-  left join public.job_queue j on h.id is null and j.id = l.job_id and j.lease_id = l.lease_id
-    and j.lease_expires_at is not null and j.id <> all (v_ids);
-  update picture_queue.worker set seen_at = v_now where name = p_worker;
+  left join held h on h.id = l.job_id;
+  update picture_queue.worker w set seen_at = v_now
+  where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
+  return v_answer;
+end
+$$;
+
+-- Prolongs leases and, if that fails because of one job, prolongs them one by one: that of the job whose row cannot
+-- be written is prolonged beside it.
+create function picture_queue._heartbeat_isolated(p_worker text, p_leases jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item jsonb;
+  v_one jsonb;
+  v_answer jsonb := '{"cancel": [], "lost": []}';
+begin
+  perform picture_queue._check_isolation();
+  if not picture_queue._is_list(p_leases) then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
+  end if;
+  begin
+    return picture_queue._heartbeat(p_worker, p_leases);
+  exception
+    when data_exception then
+      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    when others then
+      if picture_queue._is_transient(sqlstate) then
+        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+      end if;
+  end;
+  for v_item in select e from jsonb_array_elements(p_leases) e loop
+    begin
+      v_one := picture_queue._heartbeat(p_worker, jsonb_build_array(v_item));
+      v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
+        'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
+    exception when others then
+      insert into picture_queue.lease_extension as x (job_id, lease_id, lease_expires_at)
+      select j.id, j.lease_id, picture_queue._now() + make_interval(secs => j.lease_seconds)
+      from public.job_queue j where j.id = (v_item ->> 'job_id')::uuid and j.lease_id = (v_item ->> 'lease_id')::uuid
+      on conflict (job_id) do update set lease_id = excluded.lease_id, lease_expires_at = excluded.lease_expires_at;
+    end;
+  end loop;
   return v_answer;
 end
 $$;

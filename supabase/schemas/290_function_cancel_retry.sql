@@ -101,7 +101,7 @@ begin
       select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name and j.parked_on = any (p_events))
     returning s.name, s.payload
   )
-  select array_agg(row(j.id, 'wake', null, t.payload, null, null, null, null, null)::picture_queue.change)
+  select array_agg(row(j.id, 'wake', null, t.payload, null, null, null, null, null, false)::picture_queue.change)
   into v_changes
   from taken t
   join public.job_queue j on j.hold = 'parked' and j.parked_on = t.name and j.parked_on = any (p_events);

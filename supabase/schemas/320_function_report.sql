@@ -1,18 +1,7 @@
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return picture_queue._heartbeat(worker, leases);
-exception
-  when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-    return null;
-  when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-    return null;
-end
-$$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select picture_queue._heartbeat_isolated(worker, leases) $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
 
 -- Writes the progress (percent) of a job under its lease.
@@ -31,31 +20,20 @@ create function public.report_jobs(outcomes jsonb, claim jsonb default null) ret
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_claim picture_queue.claim;
   v_outcomes jsonb;
   v_jobs jsonb := '[]'::jsonb;
 begin
   if jsonb_typeof(claim) = 'object' then
-    perform picture_queue._know_rules();
+    v_claim := picture_queue._claim_of(claim);
   elsif jsonb_typeof(claim) <> 'null' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'claim is not an object', 'the parameters of claim_jobs');
   end if;
-  v_outcomes := picture_queue._report(outcomes);
-  if jsonb_typeof(claim) = 'object' then
-    select picture_queue._claim_jobs(
-      c.worker, c.queues, c.job_types, coalesce(c.max_jobs, 1), coalesce(c.lease_seconds, 30),
-      coalesce(c.request_id, gen_random_uuid()), c.weights)
-    into v_jobs
-    from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
-      lease_seconds real, request_id uuid, weights real[]);
+  v_outcomes := picture_queue._report_isolated(outcomes);
+  if v_claim.lease_id is not null then
+    v_jobs := picture_queue._claim_jobs(v_claim);
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
-exception
-  when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-    return null;
-  when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-    return null;
 end
 $$;
 comment on function public.report_jobs is 'Writes how attempts ended, many at a time, and may claim the next jobs.';
@@ -74,7 +52,7 @@ begin
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
-  v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+  v_outcome := picture_queue._report_isolated(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
     'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
     'outcome', case when error is null then 'completed' else 'failed' end))
     || jsonb_build_object('result', result))) -> 0;

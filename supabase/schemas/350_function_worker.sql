@@ -34,7 +34,7 @@ begin
       t.backoff_cap_seconds, t.backoff_jitter)
     is distinct from (excluded.queue, excluded.max_attempts, excluded.timeout_seconds, excluded.lease_seconds,
       excluded.backoff_policy, excluded.backoff_seconds, excluded.backoff_cap_seconds, excluded.backoff_jitter);
-  perform picture_queue._touch_worker(worker, queues, v_types, false, true);
+  perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
 exception when check_violation then
   perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'a job type has a name or a policy out of range',

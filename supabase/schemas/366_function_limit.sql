@@ -1,86 +1,77 @@
 -- Limits and pauses of keys, and the weights of tenants.
 
--- The rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once,
--- and how many may start in any period. What runs already counts from the first moment: claims that
--- do not know a new rule are waited for.
+-- What is wrong with the key of a limit; null if nothing. '<kind>:*' stands for each key of a kind.
+create function picture_queue._limit_key_problem(p_key text, p_may_be_kind boolean) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when coalesce(p_key, '') !~ '^[^[:cntrl:]]{1,200}$' then format('key is %s', quote_nullable(left(p_key, 300)))
+    when p_key not like '%*%' then null
+    when not p_may_be_kind then format('key is %s, and only one key at a time can be paused', quote_literal(p_key))
+    when p_key !~ '^[^:*]+:\*$' then format('key is %s: a limit for each key of a kind is <kind>:*, such as user:*', quote_literal(p_key))
+  end
+$$;
+
+-- The rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many may
+-- start in any period. Jobs that run already count; those of claims under way are added within a second or two.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_problem text := case
-    when coalesce(key, '') !~ '^[^[:cntrl:]]{1,200}$' then format('key is %s', quote_nullable(key))
+  v_problem text := coalesce(picture_queue._limit_key_problem(key, true), case
     when max_running < 1 then format('max_running is %s, not 1 or more', max_running)
     when rate < 1 then format('rate is %s, not 1 or more', rate)
     when rate > 100000 then format('rate is %s, not at most 100000', rate)
     when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
     when max_running is null and rate is null then 'neither max_running nor rate is given'
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
-  end;
+  end);
 begin
   if v_problem is not null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem, 'pause_key() lets nothing start; delete_limit() ends a limit');
   end if;
-  perform pg_catalog.pg_advisory_xact_lock(1903326069, 0);
-  insert into picture_queue.limit_rule as r (key, max_running, rate, period_seconds)
-  values (set_limit.key, set_limit.max_running, set_limit.rate, set_limit.period_seconds)
+  insert into picture_queue.limit_rule as r (key, max_running, rate, period_seconds, created_at, count_at)
+  values (set_limit.key, set_limit.max_running, set_limit.rate, set_limit.period_seconds, picture_queue._now(), picture_queue._now())
   on conflict on constraint limit_rule_pkey do update
-  set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds;
-  perform picture_queue._seat_running(key);
+  set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds,
+    created_at = excluded.created_at, count_at = excluded.count_at;
+  perform picture_queue._count_running(array[key], 10000);
   perform picture_queue._look_at_keys(key);
   return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else is changing it', key), 'repeat the call');
   return null;
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- Gives the running jobs of a key, or of the keys of a kind, their slots.
-create function picture_queue._seat_running(p_key text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  -- Locked first, in the order of ids: what is just being reported must not get a slot that nobody frees.
-  perform from public.job_queue j
-  where j.status = 'processing' and j.hold is null and exists (
-    select from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
-    where k = p_key or (p_key like '%:*' and k like replace(left(p_key, -1), '_', '\_') || '%'))
-  order by j.id for update;
-  with seats as (
-    select j.id, array_agg(k order by k) as keys
-    from public.job_queue j
-    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
-    where j.status = 'processing' and j.hold is null
-      and (k = p_key or (p_key like '%:*' and k like replace(left(p_key, -1), '_', '\_') || '%'))
-    group by j.id
-  ),
-  seated as (
-    insert into picture_queue.slot (key, job_id)
-    select unnest(s.keys), s.id from seats s
-    on conflict do nothing
-  )
-  update public.job_queue j
-  set slots = array(select unnest(j.slots) union select unnest(s.keys))
-  from seats s
-  where j.id = s.id;
-end
-$$;
-
--- Has the next claim look at a key, or at the keys of a kind, again.
+-- Has the next claim and maintenance look at a key, or at the keys of a kind, again.
 create function picture_queue._look_at_keys(p_key text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 begin
-  update picture_queue.limit_key l set due_at = picture_queue._now()
-  where l.key = p_key or (p_key like '%:*' and l.key like replace(left(p_key, -1), '_', '\_') || '%');
+  insert into picture_queue.freed_key (key, n, at)
+  with recursive blocked as (
+    -- The keys that jobs are blocked on, one after the other through the index.
+    (select j.blocked_on as key from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
+    union all
+    select o.key from blocked b
+    cross join lateral (
+      select j.blocked_on as key from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > b.key order by j.blocked_on limit 1) o
+  )
+  select b.key, 0, picture_queue._now() from blocked b
+  where b.key = p_key or split_part(b.key, ':', 1) || ':*' = p_key;
+  perform picture_queue._plan_maintenance(picture_queue._now());
   perform picture_queue._wake((select array_agg(q.name) from picture_queue.queue q), 'enqueue');
 end
 $$;
 
 create function public.delete_limit(key text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   delete from picture_queue.limit_rule r where r.key = delete_limit.key;
@@ -89,6 +80,8 @@ begin
       'list_limits() has those there are');
   end if;
   perform picture_queue._look_at_keys(key);
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else is changing it', key), 'repeat the call');
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -101,10 +94,15 @@ as $$
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
     'paused', coalesce(l.paused_until > picture_queue._now(), false),
     'resume_at', case when l.paused_until > picture_queue._now() then nullif(l.paused_until, 'infinity') end,
-    'running', (select count(*) from picture_queue.slot s where s.key = k.key),
+    'running', greatest(coalesce(l.running, 0) - (
+      select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = k.key), 0),
     'waiting', (select count(*) from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')) order by k.key), '[]')
-  from (select key from picture_queue.limit_rule union select key from picture_queue.limit_key) k
+  from (
+    select key from picture_queue.limit_rule
+    union
+    select key from picture_queue.limit_key where paused_until > picture_queue._now() or due_at is not null
+  ) k
   left join picture_queue.limit_rule r on r.key = k.key
   left join picture_queue.limit_key l on l.key = k.key
 $$;
@@ -114,15 +112,14 @@ comment on function public.list_limits is 'The limits, and the keys that are pau
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_problem text := coalesce(picture_queue._limit_key_problem(key, false),
+    case when resume_at <= picture_queue._now() then format('resume_at is %s, which is past', resume_at) end);
 begin
-  if coalesce(key, '') !~ '^[^[:cntrl:]]{1,200}$' or resume_at <= picture_queue._now() then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('key is %s and resume_at %s', quote_nullable(key), quote_nullable(resume_at)), 'resume_at must be to come');
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem, 'name one key, and a resume_at to come or none');
   end if;
-  perform picture_queue._lock_keys(array[key]);
-  insert into picture_queue.limit_key as l (key, paused_until, due_at)
-  values (pause_key.key, coalesce(resume_at, 'infinity'), coalesce(resume_at, 'infinity'))
-  on conflict on constraint limit_key_pkey do update set paused_until = excluded.paused_until, due_at = excluded.due_at;
+  perform picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
   return jsonb_build_object('key', key, 'paused', true, 'resume_at', resume_at);
 end
 $$;
@@ -135,13 +132,28 @@ begin
   if key is null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'key is NULL');
   end if;
-  perform picture_queue._lock_keys(array[key]);
-  update picture_queue.limit_key l set paused_until = null where l.key = resume_key.key;
+  perform picture_queue._set_pause(key, null);
   perform picture_queue._look_at_keys(key);
   return jsonb_build_object('key', key, 'paused', false, 'resume_at', null);
 end
 $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
+
+-- Sets until when a key is paused; refuses when somebody has it locked for two seconds.
+create function picture_queue._set_pause(p_key text, p_until timestamptz) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  for v_try in 1..40 loop
+    exit when picture_queue._lock_keys(array[p_key]) <> '{}';
+    if v_try = 40 then
+      perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else has it locked', p_key), 'repeat the call');
+    end if;
+  end loop;
+  perform picture_queue._add_running(array[p_key], array[0]);
+  update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1 where k.key = p_key;
+end
+$$;
 
 -- A tenant of weight 3 gets three turns where one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb

@@ -7,7 +7,6 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_batch picture_queue.batch;
   v_jobs jsonb;
 begin
   batch_id := coalesce(batch_id, gen_random_uuid());
@@ -38,8 +37,8 @@ begin
     order by e.i), '[]'))
   into v_jobs
   from jsonb_array_elements(jobs) with ordinality as e (item, i);
-  select * into v_batch from picture_queue.batch b where b.id = enqueue_batch.batch_id for update;
-  perform picture_queue._finish_batch(v_batch);
+  -- One without jobs has finished.
+  perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
 exception
   when deadlock_detected then
@@ -58,11 +57,19 @@ create function public.get_batch(batch_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
+  -- The counts, with changes that are not added up yet.
   v_batch jsonb := (
     select to_jsonb(b) || jsonb_build_object(
-      'open', b.total - b.completed - b.failed - b.cancelled,
-      'progress', case when b.total = 0 then 100 else 100 * (b.completed + b.failed + b.cancelled) / b.total end)
-    from picture_queue.batch b where b.id = get_batch.batch_id);
+      'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
+      'open', b.total - c.completed - c.failed - c.cancelled,
+      'progress', case when b.total = 0 then 100 else 100 * (c.completed + c.failed + c.cancelled) / b.total end)
+    from picture_queue.batch b
+    cross join lateral (
+      select b.completed + coalesce(sum((f.data ->> 'completed')::integer), 0) as completed,
+        b.failed + coalesce(sum((f.data ->> 'failed')::integer), 0) as failed,
+        b.cancelled + coalesce(sum((f.data ->> 'cancelled')::integer), 0) as cancelled
+      from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
+    where b.id = get_batch.batch_id);
 begin
   if v_batch is null then
     perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));

@@ -109,9 +109,11 @@ begin
   exception when others then
     get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
     v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
-    -- A deadlock, a lock that was not to be had, or too little of something: it passes.
-    if left(v_state, 2) in ('40', '53', '55') or v_state = 'PT503' then
+    -- What passes is tried again at once; a rhythm that cannot be worked out, in a minute.
+    if picture_queue._is_transient(v_state) then
       v_next := p_schedule.next_at;
+    elsif v_next is null then
+      v_next := p_now + interval '1 minute';
     end if;
   end;
   update picture_queue.schedule s set
@@ -125,34 +127,37 @@ begin
 end
 $$;
 
--- Makes the jobs of the schedules that are due: at most p_limit, shared among the schedules. Called by
--- every worker and by maintenance; a schedule that another one has in hand is passed over. Returns how
--- many jobs.
+-- Makes the jobs of the schedules that are due: at most p_limit, shared among the schedules. Returns how many jobs.
 create function picture_queue._run_schedules(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
+begin
+  return picture_queue._isolate('schedule', array(
+    select s.name from picture_queue.schedule s
+    where not s.paused and s.next_at <= picture_queue._now() and not exists (
+      select from picture_queue.failed_step f
+      where f.kind = 'schedule' and f.subject = s.name and f.retry_at > picture_queue._now())
+    order by s.next_at limit p_limit), p_limit);
+end
+$$;
+
+-- Makes the jobs of these schedules, if they are due; one that somebody has locked is passed over. A unique job may
+-- have to wait for somebody's open transaction, but not long.
+create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_patience text := current_setting('lock_timeout');
   v_schedule picture_queue.schedule;
-  v_due integer;
   v_jobs integer := 0;
 begin
-  select count(*) into v_due
-  from (select from picture_queue.schedule where not paused and next_at <= v_now limit p_limit) d;
-  if v_due = 0 then
-    return 0;
-  end if;
-  -- A unique job may have to wait for somebody's open transaction: the caller must not.
-  perform set_config('lock_timeout', '500ms', true);
   for v_schedule in
-    select * from picture_queue.schedule where not paused and next_at <= v_now
-    order by next_at limit p_limit
-    for update skip locked
+    select * from picture_queue.schedule s
+    where s.name = any (p_names) and not s.paused and s.next_at <= v_now
+    order by s.next_at for update skip locked
   loop
-    v_jobs := v_jobs + picture_queue._run_due_schedule(v_schedule, v_now, greatest(p_limit / v_due, 1));
+    v_jobs := v_jobs + picture_queue._run_due_schedule(v_schedule, v_now, greatest(p_limit / cardinality(p_names), 1));
   end loop;
-  perform set_config('lock_timeout', v_patience, true);
   return v_jobs;
 end
 $$;

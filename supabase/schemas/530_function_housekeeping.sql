@@ -148,9 +148,9 @@ begin
     ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
       || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
     ('worker', 't.seen_at < $1 - interval ''1 hour'''),
-    ('limit_key', 'coalesce(t.paused_until, ''-infinity'') <= $1 '
-      || 'and coalesce(t.due_at, ''-infinity'') <= $1 - interval ''1 minute'' and not exists ('
-      || 'select from public.job_queue j where j.status = ''pending'' and j.blocked_on = t.key and j.hold = ''blocked'')')
+    -- Under the lock of the key, as whoever changes the row.
+    ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 and t.due_at is null '
+      || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
   loop
     execute format('delete from picture_queue.%I d where d.ctid = any (array(
       select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
@@ -188,54 +188,185 @@ begin
 end
 $$;
 
--- What the queue needs beside claims. Not forced, it is done once a minute by whoever asks first
--- (setting.maintained_at is the lease; sooner if something was left), and the others are answered {}.
--- What locks jobs that are not finished comes last, to hold the locks for a moment only.
-create function picture_queue.maintain(p_force boolean default true) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
+-- p_limit of each, each isolated. Returns how much of each.
+create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_alone boolean := pg_catalog.pg_try_advisory_xact_lock(1903326071, 0);
-  v_done jsonb := '{}'::jsonb;
-  v_promoted integer;
-  v_swept text[];
+  v_kind text;
+  v_done jsonb := '{}';
+  v_settled integer := 0;
+  v_overdue text[] := '{}';
 begin
-  if v_alone then
-    update picture_queue.setting s set maintained_at = v_now
-    where p_force or s.maintained_at <= v_now - interval '1 minute';
-    v_alone := found;
+  if p_sweeps then
+    v_overdue := picture_queue._overdue_jobs(p_limit);
   end if;
-  if not v_alone and not p_force then
-    return '{}'::jsonb;
-  end if;
-  if v_alone then
-    v_done := jsonb_build_object('folded', picture_queue._fold_depth(200000)) || picture_queue.prune();
-    if (v_done ->> 'more')::boolean then
-      update picture_queue.setting s set maintained_at = v_now - interval '50 seconds';
-    end if;
-  end if;
-  v_done := v_done || jsonb_build_object('scheduled', picture_queue._run_schedules(1000));
-  v_promoted := picture_queue._promote(1000);
-  v_swept := picture_queue._sweep(1000);
-  if v_promoted > 0 or v_swept <> '{}' then
-    perform picture_queue._wake((select array_agg(name) from picture_queue.queue), 'enqueue');
-  end if;
-  return v_done || jsonb_build_object('promoted', v_promoted, 'swept', to_jsonb(v_swept));
+  v_done := jsonb_build_object(
+    'promoted', picture_queue._isolate('promote', array(
+      select j.id::text from public.job_queue j
+      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now and not exists (
+        select from picture_queue.failed_step f where f.kind = 'promote' and f.subject = j.id::text and f.retry_at > v_now)
+      order by j.scheduled_for limit p_limit), p_limit),
+    'swept', picture_queue._isolate('sweep', v_overdue, p_limit),
+    'expired', picture_queue._isolate('expire', array(
+      select j.id::text from public.job_queue j
+      where j.status = 'pending' and j.expires_at <= v_now and not exists (
+        select from picture_queue.failed_step f where f.kind = 'expire' and f.subject = j.id::text and f.retry_at > v_now)
+      order by j.expires_at limit p_limit), p_limit),
+    'scheduled', picture_queue._run_schedules(p_limit));
+  foreach v_kind in array array['parent', 'child', 'batch'] loop
+    v_settled := v_settled + picture_queue._isolate(v_kind, array(
+      select f.id::text from picture_queue.follow_up f
+      where f.kind = v_kind and f.due_at <= v_now and not exists (
+        select from picture_queue.failed_step e where e.kind = v_kind and e.subject = f.id::text and e.retry_at > v_now)
+      order by f.due_at, f.id limit p_limit), p_limit);
+  end loop;
+  v_settled := v_settled + picture_queue._isolate('callback', array(
+    select b.id::text from picture_queue.batch b
+    where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
+      and not exists (
+        select from picture_queue.failed_step f where f.kind = 'callback' and f.subject = b.id::text and f.retry_at > v_now)
+    order by b.finished_at limit p_limit), p_limit);
+  perform picture_queue._isolate('rule', array(
+    select r.key from picture_queue.limit_rule r where r.count_at <= v_now limit 100), p_limit);
+  return v_done || jsonb_build_object('settled', v_settled, 'looked_at_keys', picture_queue._isolate('key', array(
+    (select distinct f.key from (select o.key from picture_queue.freed_key o limit p_limit * 10) f limit p_limit)
+    union
+    (select k.key from picture_queue.limit_key k where k.due_at <= v_now limit p_limit)), p_limit));
 end
 $$;
 
-create function public.maintain_jobs(force boolean default false) returns jsonb
+-- Jobs whose lease ended, p_limit of them, read from all that run. The more there are, the less often they are read.
+create function picture_queue._overdue_jobs(p_limit integer) returns text[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_running integer;
+  v_overdue text[];
+begin
+  select count(*), array_agg(j.id::text) filter (where j.lease_expires_at <= v_now) into v_running, v_overdue
+  from public.job_queue j where j.status = 'processing' and j.hold is null;
+  update picture_queue.maintenance m set sweep_at = v_now + interval '1 second' * greatest(v_running / 4000.0, 0.9)
+  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked))
+    and coalesce(cardinality(v_overdue), 0) <= p_limit;
+  return array(
+    select o.id from unnest(v_overdue) as o (id)
+    where not exists (select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = o.id and f.retry_at > v_now)
+    limit p_limit);
+end
+$$;
+
+-- When something becomes due next after p_now, a second later at most.
+create function picture_queue._next_due(p_now timestamptz) returns timestamptz
+language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  select least(p_now + interval '1 second',
+    (select j.scheduled_for from public.job_queue j
+      where j.hold in ('scheduled', 'parked') and j.scheduled_for > p_now order by j.scheduled_for limit 1),
+    (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > p_now order by s.next_at limit 1),
+    (select f.due_at from picture_queue.follow_up f where f.due_at > p_now order by f.due_at limit 1),
+    (select k.due_at from picture_queue.limit_key k where k.due_at > p_now order by k.due_at limit 1))
+$$;
+
+-- What is done once a minute, by whoever asks first: counts are added up, old rows deleted.
+create function picture_queue._do_housekeeping() returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_done jsonb;
+begin
+  v_done := jsonb_build_object('folded', picture_queue._fold_depth(200000)) || picture_queue.prune();
+  update picture_queue.setting s
+  set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end;
+  delete from picture_queue.lease_extension x where x.lease_expires_at < v_now - interval '1 minute';
+  delete from picture_queue.failed_step f where f.retry_at < v_now - interval '5 minutes';
+  return v_done;
+end
+$$;
+
+-- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
+-- Forced, it is done whoever has the lease. Answers what was done and when to call again: next_in, in seconds.
+create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_state picture_queue.maintenance;
+  v_mine uuid;
+  v_worker text := coalesce(p_worker, '');
+  v_is_due boolean;
+  v_done jsonb := '{}';
+  v_next timestamptz;
+begin
+  select * into v_state from picture_queue.maintenance;
+  if not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
+    return jsonb_build_object('leased', false, 'next_in', extract(epoch from v_state.leased_until - v_now));
+  end if;
+  perform from picture_queue.maintenance for update skip locked;
+  -- Somebody is at it; one that has been for long holds nobody up, since every step skips what is locked.
+  if not found and not p_force and v_state.done_at > v_now - interval '10 seconds' then
+    return '{"leased": false, "next_in": 1}';
+  end if;
+  v_is_due := (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
+  if p_force or v_is_due then
+    v_done := picture_queue._do_housekeeping();
+  end if;
+  if p_force or not v_is_due then
+    v_done := v_done || picture_queue._do_due_steps(1000, p_force or v_state.sweep_at <= v_now);
+    v_next := picture_queue._next_due(v_now);
+  end if;
+  -- A full step has more to do.
+  if v_is_due or exists (select from jsonb_each_text(v_done) d where d.key <> 'folded' and d.value ~ '^[0-9]{4,}$') then
+    v_next := v_now;
+  end if;
+  update picture_queue.maintenance m set done_at = v_now, look_at = v_next,
+    worker = case when p_force then m.worker else v_worker end,
+    leased_until = case when p_force then m.leased_until else picture_queue._now() + interval '5 seconds' end
+  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
+  return v_done || jsonb_build_object('leased', true,
+    'next_in', greatest(extract(epoch from v_next - picture_queue._now()), 0));
+end
+$$;
+
+create function public.maintain_jobs(force boolean default false, worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return picture_queue.maintain(coalesce(force, false));
-exception when deadlock_detected then
+  return picture_queue.maintain(coalesce(force, false), worker);
+exception when deadlock_detected or lock_not_available then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
   return null;
 end
 $$;
-comment on function public.maintain_jobs is 'Does the housekeeping if it is due, and says what was done.';
+comment on function public.maintain_jobs is 'Does the maintenance that is due, and says what was done and when to call again.';
+
+-- Counts anew what runs under each limit key that nobody has locked just now. Returns how many were wrong.
+create function picture_queue._recount_keys() returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_keys text[] := picture_queue._lock_keys(array(select distinct k.key from picture_queue.limit_key k));
+  v_wrong integer;
+begin
+  delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0;
+  with counted as (
+    select k.key, count(s.key)::integer as n
+    from unnest(v_keys) as k (key)
+    left join (
+      select unnest(j.slots) as key from public.job_queue j where j.status = 'processing' and j.hold is null
+    ) s on s.key = k.key
+    group by k.key
+  )
+  update picture_queue.limit_key l set running = c.n, version = l.version + 1
+  from counted c where l.key = c.key and l.running <> c.n;
+  get diagnostics v_wrong = row_count;
+  return v_wrong;
+end
+$$;
 
 -- Puts right what queue_doctor() finds out of step: rows that belong to nothing, keys nobody looks at,
 -- and the counts, by counting all jobs once. Nothing is locked for longer than a row. For a person at
@@ -249,13 +380,7 @@ declare
   v_keys integer;
   v_counts integer;
 begin
-  with gone as (
-    delete from picture_queue.slot s where not exists (
-      select from public.job_queue j where j.id = s.job_id and j.status = 'processing' and j.hold is null)
-    returning s.key
-  ),
-  freed as (insert into picture_queue.freed_key (key) select distinct g.key from gone g)
-  select count(*) into v_slots from gone;
+  v_slots := picture_queue._recount_keys();
   delete from picture_queue.dependency d where not exists (
     select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
   select array_agg(w.id order by w.id) into v_ready
@@ -265,9 +390,9 @@ begin
     order by j.id for update skip locked
   ) w;
   perform picture_queue._transition((select array_agg(picture_queue._change(r, 'ready')) from unnest(v_ready) r));
-  insert into picture_queue.limit_key (key, due_at)
-  select distinct j.blocked_on, picture_queue._now() from public.job_queue j where j.status = 'pending' and j.hold = 'blocked'
-  on conflict do nothing;
+  insert into picture_queue.freed_key (key, n, at)
+  select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
+  where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
   get diagnostics v_keys = row_count;
   -- One statement sees jobs and counts as of one moment.
   insert into picture_queue.depth_change (queue, status, hold, n, at)

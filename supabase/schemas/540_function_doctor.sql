@@ -60,7 +60,7 @@ as $$
   with wanted (name, definition) as (values
     ('job_queue_batch', 'create index job_queue_batch on public.job_queue using btree (batch_id, seq)'
       || ' where (batch_id is not null)'),
-    ('job_queue_blocked', 'create index job_queue_blocked on public.job_queue using btree (blocked_on, hold, rank, turn, seq)'
+    ('job_queue_blocked', 'create index job_queue_blocked on public.job_queue using btree (blocked_on, hold, queue, job_type, rank, turn, seq)'
       || ' where ((status = ''pending''::text) and (blocked_on is not null))'),
     ('job_queue_claimable', 'create index job_queue_claimable on public.job_queue using btree (queue, rank, turn, seq, job_type)'
       || ' where ((status = ''pending''::text) and (hold is null))'),
@@ -115,17 +115,22 @@ as $$
     where k.n < 1000
   ),
   found (n, what) as (
-    select count(*), 'dependencies on a job that is gone or finished'
+    select count(*), 'dependencies on a job that is gone or finished, and nobody settles them'
     from (select * from picture_queue.dependency limit 10000) d
     where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
+      and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))
     union all
-    select count(*), 'slots of jobs that do not run'
-    from (select * from picture_queue.slot limit 10000) s
-    where not exists (select from public.job_queue j where j.id = s.job_id and j.status = 'processing' and j.hold is null)
+    select count(*), 'limit keys whose count of running jobs does not fit the jobs'
+    from (select * from picture_queue.limit_key limit 1000) l
+    where l.running - (select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = l.key) <> (
+      select count(*) from public.job_queue j where j.status = 'processing' and j.hold is null and l.key = any (j.slots))
     union all
-    select count(*), 'keys that jobs wait for and nobody looks at'
+    select count(*), 'keys that jobs wait for, that have capacity, and that nobody looks at'
     from keys k
-    where not exists (select from picture_queue.limit_key l where l.key = k.key)
+    left join picture_queue._capacity(array(select o.key from keys o)) c on c.key = k.key
+    where coalesce(c.capacity, 1) > 0
+      and not exists (select from picture_queue.freed_key f where f.key = k.key)
+      and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)
       and exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')
     union all
     select count(*), 'open batches whose counts do not fit their jobs'

@@ -37,6 +37,10 @@ class Database:
         sql = f"select enqueue_job($1, queue => $2{', ' if names else ''}{names})"
         return await self.value(sql, job_type, self.queue, *given.values())
 
+    async def maintain(self) -> None:
+        """Do what is due for jobs that nobody calls for, as a worker has it done all the time."""
+        await self.value("select picture_queue._do_due_steps(1000, true)")
+
     async def claim(self, max_jobs: int = 1, *types: str, **given: Any) -> list[dict[str, Any]]:
         return await self.value(
             "select claim_jobs($1, $2, $3, $4, $5, $6)",
@@ -56,7 +60,10 @@ class Database:
         return (await self.rows("select * from job_queue where id = $1", UUID(str(job_id))))[0]
 
     async def pass_time(self, seconds: float) -> None:
-        """Moves the clock every function uses; ends with the transaction."""
+        """Moves the clock every function uses, and does what became due meanwhile.
+
+        The clock is as before when the transaction ends.
+        """
         offset = await self.value(
             "select extract(epoch from picture_queue._now() - clock_timestamp())"
         )
@@ -65,6 +72,7 @@ class Database:
             language sql stable set search_path = pg_catalog, pg_temp
             as $$ select clock_timestamp() + interval '{float(offset) + seconds} seconds' $$"""
         )
+        await self.maintain()
 
     async def act_as(self, role: str, user_id: UUID | None = None) -> None:
         claims = {"role": role, **({"sub": str(user_id)} if user_id else {})}

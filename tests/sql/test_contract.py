@@ -45,7 +45,7 @@ FUNCTIONS = {
     "list_tenants": ("", "service"),
     "job_position": ("job_id", "user"),
     "log_job": ("job_id, lease_id, lines", "service"),
-    "maintain_jobs": ("force=", "service"),
+    "maintain_jobs": ("force=, worker=", "service"),
     "queue_counts": ("", "service"),
     "queue_doctor": ("client_time=", "service"),
     "pause_key": ("key, resume_at=", "service"),

@@ -10,7 +10,7 @@ async def test_two_leases_of_one_job_in_one_report_are_told_apart(db):
     await db.enqueue()
     (lost,) = await db.claim(lease=5.0)
     await db.pass_time(6)
-    await db.value("select picture_queue._sweep(100)")
+    await db.maintain()
     (job,) = await db.claim()
     for outcomes in ([lost, job], [job, lost]):
         items = [
@@ -35,16 +35,18 @@ async def test_only_failures_count_for_the_breaker(db, outcome):
     await db.enqueue()
     (job,) = await db.claim()
     await db.report(job, "failed", error="no", delay_seconds=0)
+    await db.maintain()
     for _ in range(3):
         (job,) = await db.claim()
         await db.report(job, outcome, delay_seconds=0)
+        await db.maintain()
     assert len(await db.claim()) == 1, "the queue is paused"
 
 
 async def test_a_retry_gives_a_job_that_expired_its_chance(db):
     job_id = await db.enqueue(options={"expires_in_seconds": 10})
     await db.pass_time(11)
-    await db.value("select picture_queue._sweep(100)")
+    await db.maintain()
     assert (await db.job(job_id))["status"] == "failed"
     await db.value("select retry_job($1)", job_id)
     assert [job["id"] for job in await db.claim()] == [str(job_id)]
@@ -80,7 +82,7 @@ async def test_a_legacy_lease_that_was_swept_is_stale(db):
     job_id = await db.enqueue()
     await db.rows("select * from claim_next_job($1)", db.queue)
     await db.pass_time(3600)
-    await db.value("select picture_queue._sweep(100)")
+    await db.maintain()
     refused = await db.refusal("select complete_job($1)", job_id)
     assert refused.message.startswith("PQ_STALE_LEASE")
 

@@ -111,7 +111,7 @@ async def test_the_oldest_due_job_is_found_behind_higher_priorities(db):
 async def test_a_job_counts_as_old_from_when_it_became_due(db):
     await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=50))
     await db.pass_time(60)
-    await db.value("select picture_queue._promote(10)")
+    await db.maintain()
     assert 9 <= (await counts(db))["oldest_seconds"] < 20
 
 

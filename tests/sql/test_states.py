@@ -127,6 +127,7 @@ async def test_the_history_keeps_the_last_fifty_changes(db):
     for _ in range(55):
         (job,) = await db.claim()
         await db.report(job, "failed", error="x", delay_seconds=0)
+        await db.maintain()
     kept = await db.rows(
         "select attempt from picture_queue.history where job_id = $1 order by id", job_id
     )
@@ -319,13 +320,20 @@ async def test_claim_next_job_takes_over_what_a_dead_worker_left(db):
         ({"delay_seconds": 1e12}, "delay_seconds is 1000000000000"),
     ],
 )
-async def test_a_malformed_outcome_is_refused_and_nothing_is_written(db, item, says):
+async def test_a_malformed_outcome_is_refused_and_the_others_are_written(db, item, says):
     await db.enqueue()
-    (job,) = await db.claim()
-    good = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "snoozed"}
-    refused = await db.refusal("select report_jobs($1)", [good | item, good])
+    await db.enqueue()
+    bad, other = (
+        {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "snoozed"}
+        for job in await db.claim(2)
+    )
+    refused = await db.refusal("select report_jobs($1)", [bad | item])
     assert says in refused.detail
-    assert (await db.job(job["id"]))["status"] == "processing"
+    answer = (await db.value("select report_jobs($1)", [bad | item, other]))["outcomes"]
+    assert [one["outcome"] for one in answer] == ["refused", "ok"]
+    assert says.removeprefix("outcomes[0]: ") in answer[0]["error"]
+    assert (await db.job(bad["job_id"]))["status"] == "processing"
+    assert (await db.job(other["job_id"]))["hold"] == "scheduled"
 
 
 async def test_complete_job_with_an_error_retries_then_fails(db):

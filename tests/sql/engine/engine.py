@@ -19,7 +19,8 @@ EXAMPLES_A_TRANSACTION = 25
 TABLES = (
     "public.images", "picture_queue.prediction", "public.generations", "public.job_queue",
     "picture_queue.history", "picture_queue.dependency", "picture_queue.batch",
-    "picture_queue.limit_rule", "picture_queue.limit_key", "picture_queue.slot",
+    "picture_queue.limit_rule", "picture_queue.limit_key", "picture_queue.follow_up",
+    "picture_queue.failed_step", "picture_queue.lease_extension",
     "picture_queue.start", "picture_queue.freed_key", "picture_queue.tenant",
     "picture_queue.schedule", "picture_queue.log", "picture_queue.signal", "picture_queue.depth",
     "picture_queue.depth_change", "picture_queue.throughput", "picture_queue.worker",
@@ -114,8 +115,10 @@ select jsonb_build_object(
         union all select queue, status, hold, n from picture_queue.depth_change
         union all select queue, status, hold, -1 from public.job_queue
       ) x group by x.queue, x.status, x.hold having sum(x.n) <> 0) d),
-  'slots', (select coalesce(jsonb_agg(jsonb_build_array(key, job_id)), '[]')
-    from picture_queue.slot),
+  'running', (select coalesce(jsonb_object_agg(l.key, l.running - (
+      select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = l.key)), '{{}}')
+    from picture_queue.limit_key l),
+  'failed', (select coalesce(jsonb_agg(to_jsonb(f)), '[]') from picture_queue.failed_step f),
   'waits', (select coalesce(jsonb_agg(jsonb_build_array(child_id, parent_id)), '[]')
     from picture_queue.dependency),
   'paused', (select coalesce(jsonb_object_agg(name,
@@ -162,8 +165,7 @@ class Engine:
     def call(self, sql: str, *args: Any) -> Any:
         """Calls a function at the present time, as the only call of its transaction would be."""
         self.value(
-            "select set_config('test.now', $1, true), "
-            "set_config('picture_queue.holds_keys', '', true)",
+            "select set_config('test.now', $1, true)",
             repr(self.now),
         )
         return self.value(sql, *args)

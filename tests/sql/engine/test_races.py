@@ -44,7 +44,7 @@ async def test_one_lease_at_most_while_leases_expire(crowd):
                 "where id = any($1) and lease_expires_at is not null",
                 [UUID(job["id"]) for job in dropped],
             )  # fmt: skip
-            await member.value("select picture_queue._sweep(100)")
+            await member.value("select picture_queue._do_due_steps(100, true)")
             ok = (await member.report(done, "completed")).count("ok")
             completes += ok
             assert set(await member.report(dropped, "completed")) <= {"stale"}
@@ -212,7 +212,7 @@ async def test_sweep_and_report(crowd):
         await expire(crowd.one, jobs)
         outcome, _ = await asyncio.gather(
             crowd.one.report(jobs, "completed"),
-            crowd.other.value("select picture_queue._sweep(100)"),
+            crowd.other.value("select picture_queue._do_due_steps(100, true)"),
         )
         job = await crowd.one.job(jobs[0]["id"])
         assert (outcome, job["status"]) in [(["ok"], "completed"), (["stale"], "pending")]
@@ -227,7 +227,7 @@ async def test_heartbeat_and_sweep(crowd):
         lease = {"job_id": jobs[0]["id"], "lease_id": jobs[0]["lease_id"]}
         answer, _ = await asyncio.gather(
             crowd.one.value("select heartbeat_jobs($1, $2)", crowd.one.name, [lease]),
-            crowd.other.value("select picture_queue._sweep(100)"),
+            crowd.other.value("select picture_queue._do_due_steps(100, true)"),
         )
         job = await crowd.one.job(jobs[0]["id"])
         if job["status"] == "pending" and not answer["lost"]:  # the sweep had it in hand: next time
@@ -417,7 +417,7 @@ async def storm(member: Any, dice: random.Random) -> None:  # noqa: C901
     async def sweep() -> None:
         if held:
             await expire(member, [held.pop()])
-        await member.value("select picture_queue._sweep(20)")
+        await member.value("select picture_queue._do_due_steps(100, true)")
 
     calls = [
         *[claim, report] * 3, heartbeat, enqueue_child, enqueue_unique, enqueue_many, sweep,

@@ -171,7 +171,7 @@ async def test_a_sweep_that_meets_a_deadlock_leaves_its_jobs_to_the_next(crowd):
     (job,) = await claiming
     await holder.rollback()
     assert (await crowd.one.job(parent["job_id"]))["status"] == "processing"
-    await crowd.other.value("select picture_queue._sweep(100)")
+    await crowd.other.value("select picture_queue._do_due_steps(100, true)")
     assert (await crowd.one.job(child["job_id"]))["status"] == "cancelled"
     await crowd.other.report([job], "completed")
 

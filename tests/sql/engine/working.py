@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from .engine import Row
-from .model import CLAIM, SETTLE, Step
+from .model import CLAIM, SETTLE, TIDY, Step
 from .world import (
     AGED,
     EVENTS,
@@ -110,7 +110,8 @@ class Working(World):
         row = self.engine.call("select to_jsonb(j) from claim_next_job('plain') j")
         claimed = {row["id"]: row["lease_id"]} if row else {}
         self.grants[who] = [*self.grants[who], *claimed.items()][-12:]
-        self.watch(self.claim_step("claim_next_job", claimed=claimed))
+        # It may be the only one who calls, so it does maintenance that nobody did lately.
+        self.watch(Step("claim_next_job", others=CLAIM | TIDY, claimed=claimed))
 
     @rule(who=worker)
     def heartbeat(self, who: int) -> None:
@@ -190,7 +191,7 @@ class Working(World):
             if action
         }
         self.watch(
-            Step(f"report {outcome}", targets=targets, others=CLAIM if then else SETTLE,
+            Step(f"report {outcome}", targets=targets, others=SETTLE | (CLAIM if then else set()),
                  claimed=claimed)
         )  # fmt: skip
         assert [(o["job_id"], o["outcome"]) for o in answer["outcomes"]] == [
@@ -215,6 +216,7 @@ class Working(World):
         """A worker slept until others had its jobs, and goes on as if nothing had been."""
         who, _, _ = self.grant(n, False)
         self.tick(31)
+        self.maintain()
         self.claim((who + 1) % len(WORKERS), 20, QUEUES, TYPES, 30, False)
         self.heartbeat(who)
         self.report([n, n + 1], outcome, True, 0)

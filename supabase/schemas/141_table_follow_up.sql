@@ -1,0 +1,57 @@
+-- What a change of a job leaves to do for other jobs. Written in the transaction of the change; the first few
+-- are done there as well, the rest by maintenance, in bounded steps that fail alone.
+create table picture_queue.follow_up (
+  id bigint generated always as identity primary key,
+  kind text not null,
+  subject uuid not null,
+  data jsonb,
+  due_at timestamptz not null default '-infinity',
+  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
+);
+comment on table picture_queue.follow_up is
+  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch.';
+comment on column picture_queue.follow_up.data is
+  'Of a batch: how much its counts change. Of a child: the transaction before which its parents may have finished unseen.';
+create index follow_up_subject on picture_queue.follow_up (subject);
+create index follow_up_due on picture_queue.follow_up (due_at, id);
+alter table picture_queue.follow_up enable row level security;
+
+-- Steps that failed, for one subject each. Others go on; the step is tried again at retry_at.
+create table picture_queue.failed_step (
+  kind text not null,
+  subject text not null,
+  failures integer not null default 1,
+  last_error text not null,
+  first_at timestamptz not null,
+  retry_at timestamptz not null,
+  primary key (kind, subject)
+);
+comment on table picture_queue.failed_step is
+  'Steps of maintenance and claims that failed for one subject, to be tried again; queue_doctor() shows them.';
+create index failed_step_retry on picture_queue.failed_step (retry_at);
+alter table picture_queue.failed_step enable row level security;
+
+-- Leases that a heartbeat prolonged while somebody else had the row of the job locked.
+create table picture_queue.lease_extension (
+  -- No foreign key: it would wait for the very lock that is in the way.
+  job_id uuid primary key,
+  lease_id uuid not null,
+  lease_expires_at timestamptz not null
+);
+comment on table picture_queue.lease_extension is
+  'Leases prolonged beside their job, whose row somebody else had locked at the heartbeat.';
+alter table picture_queue.lease_extension enable row level security;
+
+-- Who does the maintenance, until when, and when they look next.
+create table picture_queue.maintenance (
+  only_row boolean primary key default true constraint maintenance_has_one_row check (only_row),
+  worker text,
+  leased_until timestamptz not null default '-infinity',
+  done_at timestamptz not null default '-infinity',
+  look_at timestamptz not null default '-infinity',
+  sweep_at timestamptz not null default '-infinity',
+  fold_at timestamptz not null default '-infinity'
+);
+comment on table picture_queue.maintenance is 'The lease of maintenance: one worker for the whole project, for some seconds.';
+insert into picture_queue.maintenance default values;
+alter table picture_queue.maintenance enable row level security;

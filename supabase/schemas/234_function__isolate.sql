@@ -1,0 +1,85 @@
+-- Work for others, done so that a bad item ends alone.
+
+-- Whether an error passes by itself: a deadlock, a lock that was not to be had, too little of something.
+create function picture_queue._is_transient(p_sqlstate text) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
+
+-- Does one step for these subjects, p_limit of it at most. Returns how many it dealt with.
+create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return case p_kind
+    when 'promote' then picture_queue._promote_jobs(p_subjects::uuid[])
+    when 'sweep' then picture_queue._sweep_jobs(p_subjects::uuid[])
+    when 'expire' then picture_queue._expire_jobs(p_subjects::uuid[])
+    when 'settle' then picture_queue._settle_children(p_subjects::uuid[])
+    when 'parent' then picture_queue._settle_parents(p_subjects::bigint[], p_limit)
+    when 'child' then picture_queue._settle_new_children(p_subjects::bigint[], p_limit)
+    when 'batch' then picture_queue._count_batches(p_subjects::bigint[], p_limit)
+    when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
+    when 'unblock' then picture_queue._unblock_jobs(p_subjects::uuid[])
+    when 'key' then picture_queue._unblock_keys(p_subjects)
+    when 'rule' then picture_queue._count_running(p_subjects, p_limit)
+    when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
+  end;
+end
+$$;
+
+-- Does a step for many subjects at once; if that fails, for the halves, until who makes it fail stands alone.
+-- That one is written down in failed_step and left alone until its retry_at; all others are done. Returns how
+-- many it dealt with.
+create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count integer := coalesce(cardinality(p_subjects), 0);
+  v_done integer;
+  v_error text;
+  v_detail text;
+begin
+  if v_count = 0 then
+    return 0;
+  end if;
+  begin
+    v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
+    delete from picture_queue.failed_step f where f.kind = p_kind and f.subject = any (p_subjects);
+    return v_done;
+  exception when others then
+    get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+  end;
+  if v_count = 1 then
+    perform picture_queue._note_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
+    return 0;
+  end if;
+  return picture_queue._isolate(p_kind, p_subjects[:v_count / 2], p_limit)
+    + picture_queue._isolate(p_kind, p_subjects[v_count / 2 + 1:], p_limit);
+end
+$$;
+
+-- Writes down that a step failed for a subject: it is tried again after 2, 4, 8, … seconds, an hour at most.
+create function picture_queue._note_failure(p_kind text, p_subject text, p_error text) returns void
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  insert into picture_queue.failed_step as f (kind, subject, last_error, first_at, retry_at)
+  values (p_kind, p_subject, left(p_error, 1000), picture_queue._now(), picture_queue._now() + interval '2 seconds')
+  on conflict (kind, subject) do update set failures = f.failures + 1, last_error = excluded.last_error,
+    retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600))
+$$;
+
+-- Tells whoever does the maintenance that something is due at that time, if they would look later.
+create function picture_queue._plan_maintenance(p_at timestamptz) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_queues text[] := (
+    select w.queues from picture_queue.maintenance m
+    join picture_queue.worker w on w.name = m.worker
+    where m.look_at > p_at + interval '50 milliseconds');
+begin
+  if v_queues <> '{}' then
+    perform picture_queue._wake(v_queues[:1], 'maintain');
+  end if;
+end
+$$;

@@ -1,0 +1,285 @@
+-- Follow-ups: what a change of jobs leaves to do for other jobs. Each kind is a step that takes the ids of
+-- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
+
+-- Writes down what these changes leave to do: the children of finished parents, the counts of batches. In a
+-- statement after that of the changes, so that it sees children committed meanwhile. Returns their ids.
+create function picture_queue._note_follow_ups(p_moved picture_queue.moved[]) returns bigint[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_finished uuid[];
+  v_in_batch boolean;
+  v_ids bigint[] := '{}';
+begin
+  select array_agg(m.id) filter (where m.status in ('completed', 'failed', 'cancelled')), bool_or(m.batch_id is not null)
+  into v_finished, v_in_batch
+  from unnest(p_moved) m;
+  if exists (select from picture_queue.dependency d where d.parent_id = any (v_finished)) then
+    with noted as (
+      insert into picture_queue.follow_up (kind, subject)
+      select distinct 'parent', d.parent_id from picture_queue.dependency d where d.parent_id = any (v_finished)
+      returning id
+    )
+    select array_agg(n.id) into v_ids from noted n;
+  end if;
+  if v_in_batch then
+    with noted as (
+      insert into picture_queue.follow_up (kind, subject, data)
+      select 'batch', e.batch_id, jsonb_build_object('completed', e.completed, 'failed', e.failed, 'cancelled', e.cancelled)
+      from (
+        select m.batch_id, count(*) filter (where m.status = 'completed') as completed,
+          count(*) filter (where m.status = 'failed') - count(*) filter (where m.from_status = 'failed') as failed,
+          count(*) filter (where m.status = 'cancelled') - count(*) filter (where m.from_status = 'cancelled') as cancelled
+        from unnest(p_moved) m where m.batch_id is not null group by m.batch_id
+      ) e
+      where (e.completed, e.failed, e.cancelled) <> (0, 0, 0)
+      returning id
+    )
+    select v_ids || coalesce(array_agg(n.id), '{}') into v_ids from noted n;
+  end if;
+  return v_ids;
+end
+$$;
+
+-- Does the first of the follow-ups that a transaction has just written, so that chains and batches are
+-- quick; tells maintenance of the rest.
+create function picture_queue._begin_follow_ups(p_ids bigint[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform picture_queue._isolate(k.kind, k.ids, 100)
+  from (
+    select f.kind, array_agg(f.id::text order by f.id) as ids
+    from (select * from picture_queue.follow_up f where f.id = any (p_ids[:20]) order by f.id) f
+    group by f.kind
+  ) k;
+  if exists (select from picture_queue.follow_up f where f.id = any (p_ids)) then
+    perform picture_queue._plan_maintenance(picture_queue._now());
+  end if;
+end
+$$;
+
+-- Settles the children of finished parents, p_limit at most, and the children of those that end with them.
+create function picture_queue._settle_parents(p_ids bigint[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_ids bigint[] := p_ids;
+  v_mine bigint[];
+  v_parents uuid[];
+  v_children text[];
+  v_settled integer;
+  v_left integer := p_limit;
+begin
+  while v_ids <> '{}' and v_left > 0 loop
+    select array_agg(f.id), array_agg(f.subject) into v_mine, v_parents
+    from (
+      select f.id, f.subject from picture_queue.follow_up f
+      where f.id = any (v_ids) and f.kind = 'parent' order by f.id for update skip locked
+    ) f;
+    v_children := array(
+      select d.child_id::text
+      from unnest(v_parents) p (id)
+      cross join lateral (
+        select d.child_id from picture_queue.dependency d
+        where d.parent_id = p.id and not exists (
+          select from picture_queue.failed_step f
+          where f.kind = 'settle' and f.subject = d.child_id::text and f.retry_at > picture_queue._now())
+        limit v_left) d
+      limit v_left);
+    v_settled := picture_queue._isolate('settle', v_children, v_left);
+    v_left := v_left - greatest(cardinality(v_children), 1);
+    -- A parent that was retried meanwhile keeps its children waiting.
+    delete from picture_queue.follow_up f
+    where f.id = any (v_mine) and (
+      not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
+      or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
+    -- What is left of the others is locked by somebody, or failed.
+    if v_settled = 0 or v_left > 0 then
+      update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
+    end if;
+    v_ids := array(
+      select f.id from picture_queue.follow_up f
+      where f.kind = 'parent' and f.subject = any (v_children::uuid[]) and f.due_at = '-infinity');
+  end loop;
+  return p_limit - v_left;
+end
+$$;
+
+-- Settles what these children wait for: links to finished parents go; a child whose last parent completed
+-- becomes ready; one whose parent failed or was cancelled ends too, unless it is to run all the same. Children
+-- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
+-- finish at once cannot each wait for the other. Returns how many it found unlocked.
+create function picture_queue._settle_children(p_children uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_children uuid[] := array(
+    select j.id from public.job_queue j where j.id = any (p_children) order by j.id for update skip locked);
+  v_broken jsonb;  -- child: what it does then, and why
+  v_changes picture_queue.change[];
+  v_moved picture_queue.moved[];
+begin
+  with settled as (
+    delete from picture_queue.dependency d
+    where d.ctid = any (array(
+      select d.ctid from picture_queue.dependency d
+      left join public.job_queue p on p.id = d.parent_id
+      where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
+    returning d.child_id, d.parent_id, d.on_parent_failure
+  )
+  -- By name rather than by a join, which for thousands of children would look at each pair.
+  select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
+    case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
+    format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
+  into v_broken
+  from settled s
+  join public.job_queue p on p.id = s.parent_id
+  where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
+
+  select array_agg(picture_queue._change(
+    c.id,
+    coalesce(v_broken #>> array[c.id::text, '0'], case when c.scheduled_for > picture_queue._now() then 'await' else 'ready' end),
+    v_broken #>> array[c.id::text, '1']))
+  into v_changes
+  from public.job_queue c
+  where c.id = any (v_children) and c.hold = 'waiting'
+    and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
+  v_moved := picture_queue._apply_changes(v_changes);
+  if v_moved is not null then
+    perform picture_queue._note_follow_ups(v_moved);
+    perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
+  end if;
+  return cardinality(v_children);
+end
+$$;
+
+-- Looks whether parents of new children finished while those were being enqueued: an enqueue locks no parent,
+-- and a parent that finishes before the enqueue commits does not see the child. Looks again, less and less
+-- often, until every transaction has ended that was under way at the first look: after that no parent can have
+-- missed the child.
+create function picture_queue._settle_new_children(p_ids bigint[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_mine bigint[];
+  v_children text[];
+  v_snapshot pg_snapshot := pg_catalog.pg_current_snapshot();
+begin
+  select array_agg(f.id), array_agg(f.subject::text) into v_mine, v_children
+  from (
+    select f.id, f.subject from picture_queue.follow_up f
+    where f.id = any (p_ids) and f.kind = 'child' order by f.id limit p_limit for update skip locked
+  ) f;
+  perform picture_queue._isolate('settle', v_children, p_limit);
+  delete from picture_queue.follow_up f
+  where f.id = any (v_mine) and (
+    (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot)
+    or not exists (select from picture_queue.dependency d where d.child_id = f.subject));
+  update picture_queue.follow_up f
+  set data = jsonb_build_object('before', coalesce(f.data ->> 'before', pg_catalog.pg_snapshot_xmax(v_snapshot)::text),
+      'looks', coalesce((f.data ->> 'looks')::integer, 0) + 1),
+    due_at = picture_queue._now() + make_interval(secs => 0.1 * 2 ^ least(coalesce((f.data ->> 'looks')::integer, 0), 9))
+  where f.id = any (v_mine);
+  return coalesce(cardinality(v_mine), 0);
+end
+$$;
+
+-- Adds changes to the counts of batches, and notes which are finished. A batch that somebody has locked (one
+-- who adds jobs to it) is left for later.
+create function picture_queue._count_batches(p_ids bigint[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_locked uuid[] := array(
+    select b.id from picture_queue.batch b
+    where b.id = any (array(select f.subject from picture_queue.follow_up f where f.id = any (p_ids) and f.kind = 'batch'))
+    order by b.id limit p_limit for update skip locked);
+  v_done bigint;
+begin
+  with taken as (
+    -- All of a batch, not only those given: a retry takes back a failure that was counted before it.
+    delete from picture_queue.follow_up f
+    where f.kind = 'batch' and (f.subject = any (v_locked)
+      or f.id = any (p_ids) and not exists (select from picture_queue.batch b where b.id = f.subject))
+    returning f.subject, f.data
+  ),
+  sums as (
+    select t.subject, sum((t.data ->> 'completed')::integer) as completed, sum((t.data ->> 'failed')::integer) as failed,
+      sum((t.data ->> 'cancelled')::integer) as cancelled
+    from taken t group by t.subject
+  ),
+  counted as (
+    update picture_queue.batch b set completed = b.completed + s.completed, failed = b.failed + s.failed,
+      cancelled = b.cancelled + s.cancelled
+    from sums s where b.id = any (v_locked) and b.id = s.subject
+  )
+  select count(*) into v_done from taken;
+  perform picture_queue._finish_batches(v_locked);
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (p_ids);
+  return v_done;
+end
+$$;
+
+-- Notes which of these locked batches are finished, or are not any more, and enqueues callbacks.
+create function picture_queue._finish_batches(p_ids uuid[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_finished text[];
+begin
+  with changed as (
+    update picture_queue.batch b
+    set finished_at = case when b.finished_at is null then picture_queue._now() end
+    where b.id = any (p_ids)
+      and (b.completed + b.failed + b.cancelled = b.total) <> (b.finished_at is not null)
+    returning b.id, b.finished_at, b.callback, b.callback_job_id
+  )
+  select array_agg(c.id::text) into v_finished
+  from changed c
+  where c.finished_at is not null and c.callback is not null and c.callback_job_id is null;
+  perform picture_queue._isolate('callback', v_finished, 20);
+end
+$$;
+
+-- Enqueues the callbacks of finished batches, once each. One that is refused is noted on its batch: it would
+-- be refused again.
+create function picture_queue._enqueue_callbacks(p_ids uuid[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_batch picture_queue.batch;
+  v_job jsonb;
+  v_error text;
+  v_state text;
+  v_detail text;
+  v_done integer := 0;
+begin
+  for v_batch in
+    select b.* from picture_queue.batch b
+    where b.id = any (p_ids) and b.finished_at is not null and b.callback is not null and b.callback_job_id is null
+      and b.callback_error is null
+    order by b.id limit p_limit for update skip locked
+  loop
+    v_job := null;
+    v_error := null;
+    begin
+      v_job := picture_queue._enqueue(jsonb_build_array(v_batch.callback || jsonb_build_object('payload',
+        coalesce(nullif(v_batch.callback -> 'payload', 'null'), '{}') || jsonb_build_object(
+          'batch_id', v_batch.id, 'total', v_batch.total, 'completed', v_batch.completed,
+          'failed', v_batch.failed, 'cancelled', v_batch.cancelled))), true) -> 0;
+    exception when others then
+      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
+      if picture_queue._is_transient(v_state) then
+        raise;
+      end if;
+      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+    end;
+    update picture_queue.batch b
+    set callback_job_id = (v_job ->> 'job_id')::uuid, callback_error = v_error
+    where b.id = v_batch.id;
+    v_done := v_done + 1;
+  end loop;
+  return v_done;
+end
+$$;
