@@ -4825,12 +4825,14 @@ end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
 
--- Has the next claim and maintenance look at a key, or at the keys of a kind, again.
+-- Looks at a key, or at the keys of a kind, again: unblocks the jobs of the first hundred that jobs wait for, and
+-- leaves the others to maintenance.
 create function picture_queue._look_at_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
+declare
+  v_keys text[];
 begin
-  insert into picture_queue.freed_key (key, n, at)
   with recursive blocked as (
     -- The keys that jobs are blocked on, one after the other through the index.
     (select j.blocked_on as key from public.job_queue j
@@ -4841,10 +4843,12 @@ begin
       select j.blocked_on as key from public.job_queue j
       where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > b.key order by j.blocked_on limit 1) o
   )
-  select b.key, 0, picture_queue._now() from blocked b
-  where b.key = p_key or split_part(b.key, ':', 1) || ':*' = p_key;
-  perform picture_queue._plan_maintenance(picture_queue._now());
-  perform picture_queue._wake((select array_agg(q.name) from picture_queue.queue q), 'enqueue');
+  select array_agg(b.key) into v_keys from blocked b where b.key = p_key or split_part(b.key, ':', 1) || ':*' = p_key;
+  insert into picture_queue.freed_key (key, n, at) select k, 0, picture_queue._now() from unnest(v_keys) k;
+  perform picture_queue._isolate('key', v_keys[:100], 100);
+  if cardinality(v_keys) > 100 then
+    perform picture_queue._plan_maintenance(picture_queue._now());
+  end if;
 end
 $$;
 
