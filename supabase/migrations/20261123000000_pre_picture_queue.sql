@@ -60,10 +60,8 @@ create type picture_queue.change as (
 create type picture_queue.moved as (
   id uuid,
   queue text,
-  from_status text,
   status text,
-  hold text,
-  batch_id uuid
+  hold text
 );
 
 -- A claim, as a worker asks for it.
@@ -1088,33 +1086,19 @@ $$;
 -- Makes every change of state but a claim (_start), many at a time, along the edges of picture_queue.edge. A
 -- change whose edge does not exist is left out of what is returned, so the caller sees what happened; so is
 -- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
--- of their ids, unless every change names its lease. What it leaves to do for other jobs is written down,
--- and the first of it done at once.
-create function picture_queue._transition(p_changes picture_queue.change[]) returns picture_queue.moved[]
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-as $$
-declare
-  v_moved picture_queue.moved[] := picture_queue._apply_changes(p_changes);
-  v_follow_ups bigint[];
-begin
-  if v_moved is not null then
-    v_follow_ups := picture_queue._note_follow_ups(v_moved);
-    if v_follow_ups <> '{}' then
-      perform picture_queue._begin_follow_ups(v_follow_ups);
-    end if;
-  end if;
-  return v_moved;
-end
-$$;
-
--- Changes the rows and writes their history, the counts and the events.
-create function picture_queue._apply_changes(p_changes picture_queue.change[]) returns picture_queue.moved[]
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+-- of their ids, unless every change names its lease. The rows, their history, the counts and the events are
+-- written here; what is left to do for other jobs is written down as follow-ups, the first of which are done at
+-- once unless the caller goes on with them itself (p_begins_follow_ups false).
+create function picture_queue._transition(p_changes picture_queue.change[], p_begins_follow_ups boolean default true)
+returns picture_queue.moved[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[] := array(select c.job_id from unnest(p_changes) c);
   v_traits record;
+  v_has_children boolean;
+  v_follow_ups bigint[];
 begin
   if p_changes is null then
     return null;
@@ -1187,21 +1171,25 @@ begin
     group by d.queue, d.status, d.hold
     having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.from_status, m.status, m.hold, m.batch_id)::picture_queue.moved) as moved,
+  select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved) as moved,
     bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))) as announced,
     bool_or(m.version > 50) as long_lived,
     bool_or(m.generation_id is not null) as has_generation,
     array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null) as ended,
     array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')) as unblocked,
-    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn
+    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn,
+    jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
+      filter (where m.batch_id is not null) as batches
   into v_traits
   from moved m;
   if v_traits.moved is null then
     return null;
   end if;
 
-  if not (v_traits.takes_turn or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
-    and num_nonnulls(v_traits.ended, v_traits.unblocked) = 0
+  -- In a statement after the change, so that it sees children that were committed meanwhile.
+  v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
+  if not (v_has_children or v_traits.takes_turn or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
+    and num_nonnulls(v_traits.ended, v_traits.unblocked, v_traits.batches) = 0
   then
     return v_traits.moved;
   end if;
@@ -1220,6 +1208,12 @@ begin
   end if;
   if v_traits.announced then
     perform picture_queue._emit(v_ids);
+  end if;
+  if v_has_children or v_traits.batches is not null then
+    v_follow_ups := picture_queue._note_follow_ups(v_traits.moved, v_traits.batches);
+    if p_begins_follow_ups and v_follow_ups <> '{}' then
+      perform picture_queue._begin_follow_ups(v_follow_ups);
+    end if;
   end if;
   return v_traits.moved;
 end
@@ -1254,8 +1248,9 @@ $$;
 -- Notes the limit keys under which these jobs ran (p_ended) and do not run any more, and those they were
 -- unblocked for and do not need (p_unblocked): the next claim or maintenance looks whose turn it is.
 create function picture_queue._free_keys(p_ended uuid[], p_unblocked uuid[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+begin
   insert into picture_queue.freed_key (key, n, at)
   select k.key, sum(k.n), picture_queue._now()
   from (
@@ -1263,7 +1258,8 @@ as $$
     union all
     select j.blocked_on, 0 from public.job_queue j where j.id = any (p_unblocked) and j.blocked_on is not null
   ) k
-  group by k.key
+  group by k.key;
+end
 $$;
 
 -- The turn a tenant's next job comes after: that of its last job among what can be claimed, or of the
@@ -1402,42 +1398,33 @@ $$;
 -- Follow-ups: what a change of jobs leaves to do for other jobs. Each kind is a step that takes the ids of
 -- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
 
--- Writes down what these changes leave to do: the children of finished parents, the counts of batches. In a
--- statement after that of the changes, so that it sees children committed meanwhile. Returns their ids.
-create function picture_queue._note_follow_ups(p_moved picture_queue.moved[]) returns bigint[]
+-- Writes down what changes leave to do: the children of finished parents, the counts of batches (p_batches: batch_id,
+-- from and to of each change). Returns the ids of the follow-ups.
+create function picture_queue._note_follow_ups(p_moved picture_queue.moved[], p_batches jsonb) returns bigint[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_finished uuid[];
-  v_in_batch boolean;
-  v_ids bigint[] := '{}';
+  v_ids bigint[];
 begin
-  select array_agg(m.id) filter (where m.status in ('completed', 'failed', 'cancelled')), bool_or(m.batch_id is not null)
-  into v_finished, v_in_batch
-  from unnest(p_moved) m;
-  if exists (select from picture_queue.dependency d where d.parent_id = any (v_finished)) then
-    with noted as (
-      insert into picture_queue.follow_up (kind, subject)
-      select distinct 'parent', d.parent_id from picture_queue.dependency d where d.parent_id = any (v_finished)
-      returning id
-    )
-    select array_agg(n.id) into v_ids from noted n;
-  end if;
-  if v_in_batch then
-    with noted as (
-      insert into picture_queue.follow_up (kind, subject, data)
-      select 'batch', e.batch_id, jsonb_build_object('completed', e.completed, 'failed', e.failed, 'cancelled', e.cancelled)
-      from (
-        select m.batch_id, count(*) filter (where m.status = 'completed') as completed,
-          count(*) filter (where m.status = 'failed') - count(*) filter (where m.from_status = 'failed') as failed,
-          count(*) filter (where m.status = 'cancelled') - count(*) filter (where m.from_status = 'cancelled') as cancelled
-        from unnest(p_moved) m where m.batch_id is not null group by m.batch_id
-      ) e
-      where (e.completed, e.failed, e.cancelled) <> (0, 0, 0)
-      returning id
-    )
-    select v_ids || coalesce(array_agg(n.id), '{}') into v_ids from noted n;
-  end if;
+  with noted as (
+    insert into picture_queue.follow_up (kind, subject, data)
+    select distinct 'parent', d.parent_id, null::jsonb
+    from picture_queue.dependency d
+    where d.parent_id = any (array(
+      select m.id from unnest(p_moved) m where m.status in ('completed', 'failed', 'cancelled')))
+    union all
+    select 'batch', e.batch_id, jsonb_build_object('completed', e.completed, 'failed', e.failed, 'cancelled', e.cancelled)
+    from (
+      select b.batch_id, count(*) filter (where b."to" = 'completed') as completed,
+        count(*) filter (where b."to" = 'failed') - count(*) filter (where b."from" = 'failed') as failed,
+        count(*) filter (where b."to" = 'cancelled') - count(*) filter (where b."from" = 'cancelled') as cancelled
+      from jsonb_to_recordset(p_batches) as b (batch_id uuid, "from" text, "to" text)
+      group by b.batch_id
+    ) e
+    where (e.completed, e.failed, e.cancelled) <> (0, 0, 0)
+    returning id
+  )
+  select coalesce(array_agg(n.id), '{}') into v_ids from noted n;
   return v_ids;
 end
 $$;
@@ -1546,9 +1533,8 @@ begin
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
-  v_moved := picture_queue._apply_changes(v_changes);
+  v_moved := picture_queue._transition(v_changes, false);
   if v_moved is not null then
-    perform picture_queue._note_follow_ups(v_moved);
     perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   end if;
   return cardinality(v_children);
@@ -1771,42 +1757,53 @@ $$;
 -- jobs run under it. Keys for which nothing holds are left out.
 create function picture_queue._rules(p_keys text[])
 returns table (key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer)
-language sql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := picture_queue._now();
+begin
+  return query
   select a.key, coalesce(own.max_running, kind.max_running), coalesce(own.rate, kind.rate),
     coalesce(own.period_seconds, kind.period_seconds), k.paused_until, coalesce(k.running, 0)
-  from (select picture_queue._now() as now offset 0) v
-  cross join unnest(p_keys) as a (key)
+  from unnest(p_keys) as a (key)
   left join picture_queue.limit_rule own on own.key = a.key
   left join picture_queue.limit_rule kind on own.key is null and kind.key = split_part(a.key, ':', 1) || ':*'
   left join lateral (
-    select case when l.paused_until > v.now then l.paused_until end as paused_until, l.running
+    select case when l.paused_until > v_now then l.paused_until end as paused_until, l.running
     from picture_queue.limit_key l where l.key = a.key order by l.version desc limit 1) k on true
-  where own.key is not null or kind.key is not null or k.paused_until is not null
+  where own.key is not null or kind.key is not null or k.paused_until is not null;
+end
 $$;
 
 -- From when on claims read freed_key. Maintenance reads all of it; what is older than its last round and this
 -- slack, which is for transactions that took as long, is gone or for the next round.
 create function picture_queue._freed_since() returns timestamptz
-language sql stable set search_path = pg_catalog, pg_temp
-as $$ select m.done_at - interval '10 seconds' from picture_queue.maintenance m $$;
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.maintenance m); end $$;
 
 -- How many more jobs may start now under each of these keys that something holds for. Exact for whoever holds
 -- the locks of the keys: ends of jobs that are not visible yet make it less, never more.
 create function picture_queue._capacity(p_keys text[])
 returns table (key text, capacity integer)
-language sql volatile rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql volatile rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := picture_queue._now();
+  v_since timestamptz := picture_queue._freed_since();
+begin
+  return query
   select r.key, case when r.paused_until is not null then 0 else least(
     r.max_running - r.running + coalesce((
-      select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v.since), 0),
+      select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v_since), 0),
     r.rate - (
       select count(*) from (
         select from picture_queue.start s
-        where s.key = r.key and s.at > v.now - make_interval(secs => r.period_seconds)
+        where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
         order by s.at limit r.rate) f)) end::integer
-  from picture_queue._rules(p_keys) r
-  cross join (select picture_queue._now() as now, picture_queue._freed_since() as since offset 0) v
+  from picture_queue._rules(p_keys) r;
+end
 $$;
 
 -- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
@@ -1905,7 +1902,11 @@ begin
   if v_freed.keys is not null then
     perform picture_queue._add_running(v_freed.keys, v_freed.counts);
   end if;
-  perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
+  if exists (
+    select from public.job_queue j where j.status = 'pending' and j.blocked_on = any (v_keys) and j.hold = 'blocked')
+  then
+    perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
+  end if;
   perform picture_queue._plan_keys(v_keys);
   return cardinality(v_keys);
 end
@@ -1913,8 +1914,11 @@ $$;
 
 -- The jobs to unblock under these locked keys.
 create function picture_queue._jobs_to_unblock(p_keys text[]) returns text[]
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_ids text[];
+begin
   with recursive pair as (
     -- The queues and job types of the jobs blocked on each key, one after the other through the index.
     select k.key, o.queue, o.job_type, 1 as n
@@ -1933,7 +1937,7 @@ as $$
       order by j.queue, j.job_type limit 1) o
     where p.n < 200
   )
-  select array_agg(distinct d.id::text)
+  select array_agg(distinct d.id::text) into v_ids
   from pair p
   left join picture_queue._capacity(p_keys) c on c.key = p.key
   cross join lateral (
@@ -1950,7 +1954,9 @@ as $$
         where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
           and u.queue = p.queue and u.job_type = p.job_type
         order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o))
-  ) d
+  ) d;
+  return v_ids;
+end
 $$;
 
 -- Makes blocked jobs claimable again. Returns how many.
@@ -2017,10 +2023,12 @@ $$;
 
 -- The keys of these candidates that something holds for.
 create function picture_queue._limited_keys(p_candidates picture_queue.candidate[]) returns text[]
-language sql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
-  select coalesce(array_agg(r.key), '{}')
-  from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r
+begin
+  return array(
+    select r.key from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r);
+end
 $$;
 
 -- What a claim makes of its candidates, in their order: up to p_max_jobs may start (ids; slots: the limited
@@ -2030,7 +2038,7 @@ $$;
 create function picture_queue._admit(
   p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer, p_start_jobs integer,
   out ids uuid[], out slots jsonb, out blocked picture_queue.change[])
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_capacity jsonb;  -- of each limited key that we locked; null: any number
@@ -2088,7 +2096,7 @@ $$;
 -- Counts started jobs under their keys, blocks those that found a key full, and notes when to look again. A job
 -- that had been unblocked for another key leaves that key's turn to the next.
 create function picture_queue._take_slots(p_slots jsonb, p_blocked picture_queue.change[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_keys text[];
@@ -3102,7 +3110,7 @@ $$;
 create function picture_queue._claim_limited(
   p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_some_failed boolean, p_isolated boolean)
 returns uuid[]
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_candidates picture_queue.candidate[];
@@ -3113,11 +3121,18 @@ declare
   v_dealt integer;
   v_seen integer := 0;
   v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
+  v_since timestamptz := picture_queue._freed_since();
+  v_freed text[];  -- keys under which fewer jobs run now, and that jobs wait for
 begin
-  perform picture_queue._isolate('key', array(
-    select distinct f.key from (
-      select f.key from picture_queue.freed_key f where f.at > picture_queue._freed_since() order by f.at limit 100
-    ) f), 100);
+  v_freed := array(
+    select k.key
+    from (select distinct f.key from picture_queue.freed_key f where f.at > v_since) k
+    where exists (
+      select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')
+    limit 100);
+  if v_freed <> '{}' then
+    perform picture_queue._isolate('key', v_freed, 100);
+  end if;
   loop
     v_candidates := picture_queue._candidates(p_claim, p_queues, p_heads, p_some_failed, v_take);
     exit when cardinality(v_candidates) = 0;
@@ -3374,9 +3389,6 @@ begin
       else format('delay_seconds is %s, not 0 to 31536000', v_bad.item -> 'delay_seconds') end));
   end if;
   return v_outcomes;
-exception when data_exception then
-  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-  return null;
 end
 $$;
 
@@ -3443,6 +3455,9 @@ begin
     if picture_queue._is_transient(sqlstate) then
       perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
     elsif not picture_queue._is_list(p_outcomes) or jsonb_array_length(p_outcomes) < 2 then
+      if sqlstate like '22%' then  -- a value that is not of its type
+        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+      end if;
       raise;
     end if;
   end;

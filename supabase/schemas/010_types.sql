@@ -17,10 +17,8 @@ create type picture_queue.change as (
 create type picture_queue.moved as (
   id uuid,
   queue text,
-  from_status text,
   status text,
-  hold text,
-  batch_id uuid
+  hold text
 );
 
 -- A claim, as a worker asks for it.

@@ -1,33 +1,19 @@
 -- Makes every change of state but a claim (_start), many at a time, along the edges of picture_queue.edge. A
 -- change whose edge does not exist is left out of what is returned, so the caller sees what happened; so is
 -- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
--- of their ids, unless every change names its lease. What it leaves to do for other jobs is written down,
--- and the first of it done at once.
-create function picture_queue._transition(p_changes picture_queue.change[]) returns picture_queue.moved[]
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-as $$
-declare
-  v_moved picture_queue.moved[] := picture_queue._apply_changes(p_changes);
-  v_follow_ups bigint[];
-begin
-  if v_moved is not null then
-    v_follow_ups := picture_queue._note_follow_ups(v_moved);
-    if v_follow_ups <> '{}' then
-      perform picture_queue._begin_follow_ups(v_follow_ups);
-    end if;
-  end if;
-  return v_moved;
-end
-$$;
-
--- Changes the rows and writes their history, the counts and the events.
-create function picture_queue._apply_changes(p_changes picture_queue.change[]) returns picture_queue.moved[]
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+-- of their ids, unless every change names its lease. The rows, their history, the counts and the events are
+-- written here; what is left to do for other jobs is written down as follow-ups, the first of which are done at
+-- once unless the caller goes on with them itself (p_begins_follow_ups false).
+create function picture_queue._transition(p_changes picture_queue.change[], p_begins_follow_ups boolean default true)
+returns picture_queue.moved[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[] := array(select c.job_id from unnest(p_changes) c);
   v_traits record;
+  v_has_children boolean;
+  v_follow_ups bigint[];
 begin
   if p_changes is null then
     return null;
@@ -100,21 +86,25 @@ begin
     group by d.queue, d.status, d.hold
     having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.from_status, m.status, m.hold, m.batch_id)::picture_queue.moved) as moved,
+  select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved) as moved,
     bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))) as announced,
     bool_or(m.version > 50) as long_lived,
     bool_or(m.generation_id is not null) as has_generation,
     array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null) as ended,
     array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')) as unblocked,
-    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn
+    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn,
+    jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
+      filter (where m.batch_id is not null) as batches
   into v_traits
   from moved m;
   if v_traits.moved is null then
     return null;
   end if;
 
-  if not (v_traits.takes_turn or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
-    and num_nonnulls(v_traits.ended, v_traits.unblocked) = 0
+  -- In a statement after the change, so that it sees children that were committed meanwhile.
+  v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
+  if not (v_has_children or v_traits.takes_turn or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
+    and num_nonnulls(v_traits.ended, v_traits.unblocked, v_traits.batches) = 0
   then
     return v_traits.moved;
   end if;
@@ -133,6 +123,12 @@ begin
   end if;
   if v_traits.announced then
     perform picture_queue._emit(v_ids);
+  end if;
+  if v_has_children or v_traits.batches is not null then
+    v_follow_ups := picture_queue._note_follow_ups(v_traits.moved, v_traits.batches);
+    if p_begins_follow_ups and v_follow_ups <> '{}' then
+      perform picture_queue._begin_follow_ups(v_follow_ups);
+    end if;
   end if;
   return v_traits.moved;
 end

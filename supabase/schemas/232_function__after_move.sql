@@ -24,8 +24,9 @@ $$;
 -- Notes the limit keys under which these jobs ran (p_ended) and do not run any more, and those they were
 -- unblocked for and do not need (p_unblocked): the next claim or maintenance looks whose turn it is.
 create function picture_queue._free_keys(p_ended uuid[], p_unblocked uuid[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+begin
   insert into picture_queue.freed_key (key, n, at)
   select k.key, sum(k.n), picture_queue._now()
   from (
@@ -33,7 +34,8 @@ as $$
     union all
     select j.blocked_on, 0 from public.job_queue j where j.id = any (p_unblocked) and j.blocked_on is not null
   ) k
-  group by k.key
+  group by k.key;
+end
 $$;
 
 -- The turn a tenant's next job comes after: that of its last job among what can be claimed, or of the

@@ -1,42 +1,33 @@
 -- Follow-ups: what a change of jobs leaves to do for other jobs. Each kind is a step that takes the ids of
 -- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
 
--- Writes down what these changes leave to do: the children of finished parents, the counts of batches. In a
--- statement after that of the changes, so that it sees children committed meanwhile. Returns their ids.
-create function picture_queue._note_follow_ups(p_moved picture_queue.moved[]) returns bigint[]
+-- Writes down what changes leave to do: the children of finished parents, the counts of batches (p_batches: batch_id,
+-- from and to of each change). Returns the ids of the follow-ups.
+create function picture_queue._note_follow_ups(p_moved picture_queue.moved[], p_batches jsonb) returns bigint[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_finished uuid[];
-  v_in_batch boolean;
-  v_ids bigint[] := '{}';
+  v_ids bigint[];
 begin
-  select array_agg(m.id) filter (where m.status in ('completed', 'failed', 'cancelled')), bool_or(m.batch_id is not null)
-  into v_finished, v_in_batch
-  from unnest(p_moved) m;
-  if exists (select from picture_queue.dependency d where d.parent_id = any (v_finished)) then
-    with noted as (
-      insert into picture_queue.follow_up (kind, subject)
-      select distinct 'parent', d.parent_id from picture_queue.dependency d where d.parent_id = any (v_finished)
-      returning id
-    )
-    select array_agg(n.id) into v_ids from noted n;
-  end if;
-  if v_in_batch then
-    with noted as (
-      insert into picture_queue.follow_up (kind, subject, data)
-      select 'batch', e.batch_id, jsonb_build_object('completed', e.completed, 'failed', e.failed, 'cancelled', e.cancelled)
-      from (
-        select m.batch_id, count(*) filter (where m.status = 'completed') as completed,
-          count(*) filter (where m.status = 'failed') - count(*) filter (where m.from_status = 'failed') as failed,
-          count(*) filter (where m.status = 'cancelled') - count(*) filter (where m.from_status = 'cancelled') as cancelled
-        from unnest(p_moved) m where m.batch_id is not null group by m.batch_id
-      ) e
-      where (e.completed, e.failed, e.cancelled) <> (0, 0, 0)
-      returning id
-    )
-    select v_ids || coalesce(array_agg(n.id), '{}') into v_ids from noted n;
-  end if;
+  with noted as (
+    insert into picture_queue.follow_up (kind, subject, data)
+    select distinct 'parent', d.parent_id, null::jsonb
+    from picture_queue.dependency d
+    where d.parent_id = any (array(
+      select m.id from unnest(p_moved) m where m.status in ('completed', 'failed', 'cancelled')))
+    union all
+    select 'batch', e.batch_id, jsonb_build_object('completed', e.completed, 'failed', e.failed, 'cancelled', e.cancelled)
+    from (
+      select b.batch_id, count(*) filter (where b."to" = 'completed') as completed,
+        count(*) filter (where b."to" = 'failed') - count(*) filter (where b."from" = 'failed') as failed,
+        count(*) filter (where b."to" = 'cancelled') - count(*) filter (where b."from" = 'cancelled') as cancelled
+      from jsonb_to_recordset(p_batches) as b (batch_id uuid, "from" text, "to" text)
+      group by b.batch_id
+    ) e
+    where (e.completed, e.failed, e.cancelled) <> (0, 0, 0)
+    returning id
+  )
+  select coalesce(array_agg(n.id), '{}') into v_ids from noted n;
   return v_ids;
 end
 $$;
@@ -145,9 +136,8 @@ begin
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
-  v_moved := picture_queue._apply_changes(v_changes);
+  v_moved := picture_queue._transition(v_changes, false);
   if v_moved is not null then
-    perform picture_queue._note_follow_ups(v_moved);
     perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   end if;
   return cardinality(v_children);

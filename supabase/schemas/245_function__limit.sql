@@ -16,42 +16,53 @@ $$;
 -- jobs run under it. Keys for which nothing holds are left out.
 create function picture_queue._rules(p_keys text[])
 returns table (key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer)
-language sql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := picture_queue._now();
+begin
+  return query
   select a.key, coalesce(own.max_running, kind.max_running), coalesce(own.rate, kind.rate),
     coalesce(own.period_seconds, kind.period_seconds), k.paused_until, coalesce(k.running, 0)
-  from (select picture_queue._now() as now offset 0) v
-  cross join unnest(p_keys) as a (key)
+  from unnest(p_keys) as a (key)
   left join picture_queue.limit_rule own on own.key = a.key
   left join picture_queue.limit_rule kind on own.key is null and kind.key = split_part(a.key, ':', 1) || ':*'
   left join lateral (
-    select case when l.paused_until > v.now then l.paused_until end as paused_until, l.running
+    select case when l.paused_until > v_now then l.paused_until end as paused_until, l.running
     from picture_queue.limit_key l where l.key = a.key order by l.version desc limit 1) k on true
-  where own.key is not null or kind.key is not null or k.paused_until is not null
+  where own.key is not null or kind.key is not null or k.paused_until is not null;
+end
 $$;
 
 -- From when on claims read freed_key. Maintenance reads all of it; what is older than its last round and this
 -- slack, which is for transactions that took as long, is gone or for the next round.
 create function picture_queue._freed_since() returns timestamptz
-language sql stable set search_path = pg_catalog, pg_temp
-as $$ select m.done_at - interval '10 seconds' from picture_queue.maintenance m $$;
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.maintenance m); end $$;
 
 -- How many more jobs may start now under each of these keys that something holds for. Exact for whoever holds
 -- the locks of the keys: ends of jobs that are not visible yet make it less, never more.
 create function picture_queue._capacity(p_keys text[])
 returns table (key text, capacity integer)
-language sql volatile rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql volatile rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+#variable_conflict use_column
+declare
+  v_now timestamptz := picture_queue._now();
+  v_since timestamptz := picture_queue._freed_since();
+begin
+  return query
   select r.key, case when r.paused_until is not null then 0 else least(
     r.max_running - r.running + coalesce((
-      select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v.since), 0),
+      select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v_since), 0),
     r.rate - (
       select count(*) from (
         select from picture_queue.start s
-        where s.key = r.key and s.at > v.now - make_interval(secs => r.period_seconds)
+        where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
         order by s.at limit r.rate) f)) end::integer
-  from picture_queue._rules(p_keys) r
-  cross join (select picture_queue._now() as now, picture_queue._freed_since() as since offset 0) v
+  from picture_queue._rules(p_keys) r;
+end
 $$;
 
 -- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
@@ -150,7 +161,11 @@ begin
   if v_freed.keys is not null then
     perform picture_queue._add_running(v_freed.keys, v_freed.counts);
   end if;
-  perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
+  if exists (
+    select from public.job_queue j where j.status = 'pending' and j.blocked_on = any (v_keys) and j.hold = 'blocked')
+  then
+    perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
+  end if;
   perform picture_queue._plan_keys(v_keys);
   return cardinality(v_keys);
 end
@@ -158,8 +173,11 @@ $$;
 
 -- The jobs to unblock under these locked keys.
 create function picture_queue._jobs_to_unblock(p_keys text[]) returns text[]
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_ids text[];
+begin
   with recursive pair as (
     -- The queues and job types of the jobs blocked on each key, one after the other through the index.
     select k.key, o.queue, o.job_type, 1 as n
@@ -178,7 +196,7 @@ as $$
       order by j.queue, j.job_type limit 1) o
     where p.n < 200
   )
-  select array_agg(distinct d.id::text)
+  select array_agg(distinct d.id::text) into v_ids
   from pair p
   left join picture_queue._capacity(p_keys) c on c.key = p.key
   cross join lateral (
@@ -195,7 +213,9 @@ as $$
         where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
           and u.queue = p.queue and u.job_type = p.job_type
         order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o))
-  ) d
+  ) d;
+  return v_ids;
+end
 $$;
 
 -- Makes blocked jobs claimable again. Returns how many.

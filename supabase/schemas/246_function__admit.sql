@@ -2,10 +2,12 @@
 
 -- The keys of these candidates that something holds for.
 create function picture_queue._limited_keys(p_candidates picture_queue.candidate[]) returns text[]
-language sql stable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
-  select coalesce(array_agg(r.key), '{}')
-  from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r
+begin
+  return array(
+    select r.key from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r);
+end
 $$;
 
 -- What a claim makes of its candidates, in their order: up to p_max_jobs may start (ids; slots: the limited
@@ -15,7 +17,7 @@ $$;
 create function picture_queue._admit(
   p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer, p_start_jobs integer,
   out ids uuid[], out slots jsonb, out blocked picture_queue.change[])
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_capacity jsonb;  -- of each limited key that we locked; null: any number
@@ -73,7 +75,7 @@ $$;
 -- Counts started jobs under their keys, blocks those that found a key full, and notes when to look again. A job
 -- that had been unblocked for another key leaves that key's turn to the next.
 create function picture_queue._take_slots(p_slots jsonb, p_blocked picture_queue.change[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_keys text[];

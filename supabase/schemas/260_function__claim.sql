@@ -124,7 +124,7 @@ $$;
 create function picture_queue._claim_limited(
   p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_some_failed boolean, p_isolated boolean)
 returns uuid[]
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_candidates picture_queue.candidate[];
@@ -135,11 +135,18 @@ declare
   v_dealt integer;
   v_seen integer := 0;
   v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
+  v_since timestamptz := picture_queue._freed_since();
+  v_freed text[];  -- keys under which fewer jobs run now, and that jobs wait for
 begin
-  perform picture_queue._isolate('key', array(
-    select distinct f.key from (
-      select f.key from picture_queue.freed_key f where f.at > picture_queue._freed_since() order by f.at limit 100
-    ) f), 100);
+  v_freed := array(
+    select k.key
+    from (select distinct f.key from picture_queue.freed_key f where f.at > v_since) k
+    where exists (
+      select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')
+    limit 100);
+  if v_freed <> '{}' then
+    perform picture_queue._isolate('key', v_freed, 100);
+  end if;
   loop
     v_candidates := picture_queue._candidates(p_claim, p_queues, p_heads, p_some_failed, v_take);
     exit when cardinality(v_candidates) = 0;

@@ -33,9 +33,6 @@ begin
       else format('delay_seconds is %s, not 0 to 31536000', v_bad.item -> 'delay_seconds') end));
   end if;
   return v_outcomes;
-exception when data_exception then
-  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-  return null;
 end
 $$;
 
@@ -102,6 +99,9 @@ begin
     if picture_queue._is_transient(sqlstate) then
       perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
     elsif not picture_queue._is_list(p_outcomes) or jsonb_array_length(p_outcomes) < 2 then
+      if sqlstate like '22%' then  -- a value that is not of its type
+        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+      end if;
       raise;
     end if;
   end;
