@@ -28,6 +28,7 @@ from picture_queue.records import (
     JobHistory,
     JobPosition,
     JobStatus,
+    Maintenance,
     Model,
     StartedGeneration,
     Version,
@@ -294,9 +295,12 @@ def log_job(job_id: UUID, lease_id: UUID, lines: Sequence[Mapping[str, Any]]) ->
     return Rpc("log_job", given(job_id=job_id, lease_id=lease_id, lines=lines), _nothing)
 
 
-def maintain_jobs(*, force: bool = False) -> Rpc[dict[str, Any]]:
-    """The result says what was done; nothing when it was not due."""
-    return Rpc("maintain_jobs", {"force": force}, dict)
+def maintain_jobs(*, force: bool = False, worker: str | None = None) -> Rpc[Maintenance]:
+    """Do a round of maintenance, unless another worker holds the lease for it.
+
+    With ``force`` the lease does not matter.
+    """
+    return Rpc("maintain_jobs", given(force=force, worker=worker), Maintenance.model_validate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,6 +233,26 @@ class Version(Record):
     oldest_client_contract: int
 
 
+class Maintenance(Record):
+    """The answer to a call for maintenance.
+
+    ``leased``: this caller did a round. It is False when another worker does the maintenance.
+    ``next_in``: seconds until the next call; 0 means that more work is waiting.
+
+    The other fields count what the round did. ``failed`` are the steps that raised an error.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    leased: bool
+    next_in: float
+    promoted: int = 0
+    swept: int = 0
+    scheduled: int = 0
+    settled: int = 0
+    failed: int = 0
+
+
 class Changed(Record):
     """What a change of many jobs did, or, as a preview, would do.
 

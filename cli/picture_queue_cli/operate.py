@@ -45,15 +45,15 @@ def set_settings(
 def maintain(
     ctx: typer.Context,
     *,
-    force: Annotated[bool, typer.Option(help="Whether it is due or not.")] = False,
+    force: Annotated[bool, typer.Option(help="Run even if a worker does it.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Do the housekeeping, as workers do each minute."""
+    """Run one round of maintenance."""
     with connect(ctx) as pq:
-        done = pq.maintain(force=force)
+        answer = plain(pq.maintain(force=force))
     if as_json:
-        print_json(done)
-    elif not done:
-        talk("It was done less than a minute ago.")
+        print_json(answer)
+    elif not (answer["leased"] or force):
+        talk("A worker does the maintenance of this project. Run a round anyway with --force.")
     else:
-        out().print(pairs(done))
+        out().print(pairs({name: n for name, n in answer.items() if name != "leased"}))

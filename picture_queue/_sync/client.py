@@ -5,7 +5,7 @@
 import os
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from picture_queue import _rpc, _rpc_operate
 from picture_queue._sync.batches import Batches
@@ -20,6 +20,7 @@ from picture_queue._transport.project_sync import Project
 from picture_queue.errors import SettingsError
 from picture_queue.records import (
     Health,
+    Maintenance,
     Version,
 )
 from picture_queue.records_operate import Finding
@@ -119,11 +120,11 @@ class PictureQueue:
         """
         return self._project.call(_rpc_operate.queue_doctor(datetime.now(UTC)))
 
-    def maintain(self, *, force: bool = False) -> dict[str, Any]:
-        """Does the housekeeping if it is due, as workers do each minute; returns what was done.
+    def maintain(self, *, force: bool = False) -> Maintenance:
+        """Do a round of maintenance, unless a worker does the maintenance of the project.
 
         Args:
-            force: Whether it is due or not.
+            force: Do the round even if a worker does the maintenance.
 
         Raises:
             NotAllowed: The key is not a service key.

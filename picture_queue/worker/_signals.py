@@ -7,6 +7,8 @@ import asyncio
 from typing import Generic, TypeVar
 from uuid import UUID
 
+from picture_queue.records import Maintenance
+
 T = TypeVar("T")
 
 
@@ -53,7 +55,7 @@ class Signals:
         settled: A job's attempt has an outcome, or none because its lease is lost.
         reported: The database's answer to an outcome: ok, repeated or stale.
         beaten: A heartbeat was answered.
-        maintained: The database answered to a question for maintenance.
+        maintained: The answer to a call for maintenance.
         listening: The number of queues whose wake-ups are heard.
     """
 
@@ -63,7 +65,7 @@ class Signals:
         self.settled: Signal[tuple[UUID, str | None]] = Signal()
         self.reported: Signal[tuple[UUID, str]] = Signal()
         self.beaten: Signal[None] = Signal()
-        self.maintained: Signal[None] = Signal()
+        self.maintained: Signal[Maintenance] = Signal()
         self.listening: Signal[int] = Signal()
 
     def watch(self) -> "Signals":

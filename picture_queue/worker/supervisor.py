@@ -22,8 +22,8 @@ from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.executor import CLEANUP, Attempt, Deadlines, Stop
 from picture_queue.worker.heartbeat import Heartbeat, Lease, Leases
-from picture_queue.worker.housekeeper import Housekeeper
 from picture_queue.worker.joblog import Line
+from picture_queue.worker.maintenance import MaintenanceLoop
 from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
 from picture_queue.worker.prefetch import Prefetch
 from picture_queue.worker.registry import Registry
@@ -94,7 +94,7 @@ class Supervisor:
             signals,
         )
         self._reporter = Reporter(self._link, self._claimer, self._leases.drop, signals)
-        self._housekeeper = Housekeeper(self._link, signals)
+        self._maintenance = MaintenanceLoop(transport, self.name, signals)
         self._prefetch = Prefetch(settings.concurrency, self._release)
         self._claimer.reports_wait = self._reporter.will_ask
         self._claimer.least = lambda: self._prefetch.worth_a_call
@@ -120,7 +120,7 @@ class Supervisor:
         self._heartbeat.start()
         self._reporter.start()
         self._claimer.start()
-        self._housekeeper.start()
+        self._maintenance.start()
         self._listen()
         _log.info(
             "Worker %s serves %s with handlers for %s",
@@ -135,7 +135,7 @@ class Supervisor:
         self._stopping = True
         self._listening.close()
         self._stuck.close()
-        await self._housekeeper.stop(0)
+        await self._maintenance.stop(0)
         await self._claimer.stop(_LAST_CLAIM)
         self._prefetch.clear()
         for attempt in self._attempts:
@@ -307,6 +307,8 @@ class Supervisor:
         """Does what a wake-up asks for."""
         if reason == "cancel":
             self._heartbeat.beat_now()
+        elif reason == "maintain":
+            self._maintenance.run_now()
         else:
             self._claimer.look()
 

@@ -53,7 +53,7 @@ class Bench:
             "heartbeat_jobs": lambda params: self.beat,
             "report_progress": lambda params: {"cancel_requested": False},
             "report_jobs": self.report,
-            "maintain_jobs": lambda params: {},
+            "maintain_jobs": lambda params: {"leased": True, "next_in": 60},
         }
 
     def worker(self, **settings: Any) -> Worker:
@@ -247,19 +247,17 @@ async def test_the_weights_of_queues_travel_with_each_claim(bench):
         assert (await bench.project.next("report_jobs"))["claim"]["weights"] == [3, 1]
 
 
-async def test_a_worker_asks_for_maintenance_again_and_again(bench, project, monkeypatch):
-    monkeypatch.setattr("picture_queue.worker.housekeeper.INTERVAL", 0.001)
-    failures = [errors.Busy("not now")]
-
-    def maintain(params: dict[str, Any]) -> Any:
-        if failures:
-            raise failures.pop()
-        return {}
-
-    project.answers["maintain_jobs"] = maintain
-    async with bench.worker() as worker:
-        for _ in range(3):
-            await worker._signals.maintained.next()
+async def test_a_wake_up_for_maintenance_leads_to_a_round_and_to_no_claim(bench, project):
+    async with bench.worker(name="me") as worker:
+        await worker._signals.maintained.next()
+        await worker._signals.idle.next()
+        await worker._signals.beaten.next()
+        while not project.asked.empty():
+            project.asked.get_nowait()
+        bench.subscriptions.wake("default", "maintain")
+        await worker._signals.maintained.next()
+        assert project.asked.get_nowait() == ("maintain_jobs", {"force": False, "worker": "me"})
+        assert project.asked.empty()
 
 
 # Stopping
