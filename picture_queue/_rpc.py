@@ -234,7 +234,11 @@ def unregister_worker(worker: str) -> Rpc[None]:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a worker asks for; ``request_id`` makes the question repeatable."""
+    """A request for jobs; ``request_id`` makes it repeatable.
+
+    ``start_jobs`` of ``max_jobs`` can start at once; the worker holds the others until a slot is
+    free. None: all of them start at once.
+    """
 
     worker: str
     queues: tuple[str, ...]
@@ -243,6 +247,7 @@ class Claim:
     lease_seconds: float
     request_id: UUID
     weights: tuple[float, ...] | None = None
+    start_jobs: int | None = None
 
     def params(self) -> dict[str, Any]:
         return given(
@@ -253,6 +258,7 @@ class Claim:
             lease_seconds=self.lease_seconds,
             request_id=self.request_id,
             weights=self.weights,
+            start_jobs=self.start_jobs,
         )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from typing import NamedTuple
 from uuid import uuid4
 
 from picture_queue import _rpc
@@ -21,6 +22,18 @@ MOST = 1000
 _ANSWER = 20.0  # seconds for an answer, repetitions included
 
 
+class Demand(NamedTuple):
+    """How many jobs a worker can take.
+
+    Attributes:
+        max_jobs: With those it holds until a slot is free.
+        start_jobs: Its free slots.
+    """
+
+    max_jobs: int
+    start_jobs: int
+
+
 class Claimer(Service):
     """Keeps the slots of a worker filled.
 
@@ -32,7 +45,7 @@ class Claimer(Service):
         worker: Name of the worker.
         job_types: The types that have a handler.
         settings: Queues, lease and poll interval.
-        wanted: Says how many jobs could be taken now.
+        demand: Returns how many jobs could be taken now.
         launch: Takes a job, and when its lease was asked for by the clock of the event loop.
         signals: For tests.
 
@@ -50,7 +63,7 @@ class Claimer(Service):
         worker: str,
         job_types: tuple[str, ...],
         settings: WorkerSettings,
-        wanted: Callable[[], int],
+        demand: Callable[[], Demand],
         launch: Callable[[ClaimedJob, float], None],
         signals: Signals,
     ) -> None:
@@ -59,7 +72,7 @@ class Claimer(Service):
         self._worker = worker
         self._job_types = job_types
         self._settings = settings
-        self._free = wanted
+        self._demand = demand
         self._launch = launch
         self._signals = signals
         self._pauses = Pauses()
@@ -128,17 +141,19 @@ class Claimer(Service):
         if self._asking or self.stopping:
             return None
         if self._open is None:
-            free = min(self._free(), MOST)
-            if free < self.least():
+            max_jobs, start_jobs = self._demand()
+            max_jobs = min(max_jobs, MOST)
+            if max_jobs < self.least():
                 return None
             self._open = Claim(
                 self._worker,
                 self._settings.queue_names,
                 self._job_types,
-                free,
+                max_jobs,
                 self._settings.lease,
                 uuid4(),
                 self._settings.weights,
+                min(start_jobs, max_jobs),
             )
             self._asked_at = self._clock()
         self._asking, self._wanted = True, False

@@ -1,10 +1,13 @@
 """Jobs that are claimed before there is a slot for them, and how many of them are worth having."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
 from picture_queue.claimed_job import ClaimedJob
+
+_log = logging.getLogger(__name__)
 
 #: Jobs claimed ahead at most.
 MOST = 1000
@@ -19,6 +22,8 @@ class Prefetch:
 
     As many are worth having as end during two round trips: so the slots have work while the next
     answer is on its way. Of jobs that last long that is none.
+
+    A job whose lease has passed is dropped, since another worker may have run it.
 
     Args:
         slots: Jobs the worker runs at the same time.
@@ -70,7 +75,8 @@ class Prefetch:
             self._plan()
 
     def next(self) -> tuple[ClaimedJob, float] | None:
-        """Returns the job that waits longest."""
+        """Returns the job that waits longest, of those whose lease has not passed."""
+        self._drop_expired()
         return self._waiting.popleft() if self._waiting else None
 
     def clear(self) -> None:
@@ -79,8 +85,8 @@ class Prefetch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._waiting:
-            self._give_back(self._waiting.popleft()[0])
+        while (following := self.next()) is not None:
+            self._give_back(following[0])
 
     def _plan(self) -> None:
         job, asked_at = self._waiting[0]
@@ -90,6 +96,7 @@ class Prefetch:
     def _look(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
+        self._drop_expired()
         while self._waiting:
             job, asked_at = self._waiting[0]
             if now < asked_at + min(PATIENCE, job.lease_seconds / 3):
@@ -97,5 +104,27 @@ class Prefetch:
                 return
             self._waiting.popleft()
             self._give_back(job)
+            self._drop_expired()
             # What keeps them waiting lasts long, whatever was measured before.
             self._duration = max(self._duration, PATIENCE)
+
+    def _drop_expired(self) -> None:
+        dropped = 0
+        while self._waiting and not lease_holds(*self._waiting[0]):
+            self._waiting.popleft()
+            dropped += 1
+        if dropped:
+            _log.warning(
+                "Dropped %d jobs that were held past their lease: a handler blocked the event loop",
+                dropped,
+            )
+
+
+def lease_holds(job: ClaimedJob, asked_at: float) -> bool:
+    """Return whether a lease that was not prolonged surely holds.
+
+    Args:
+        job: The job as it was claimed.
+        asked_at: When the claim was sent, by the clock of the event loop.
+    """
+    return asyncio.get_running_loop().time() < asked_at + job.lease_seconds

@@ -14,7 +14,7 @@ from picture_queue.worker._link import Link, Pauses
 from picture_queue.worker._service import Service
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
-from picture_queue.worker.outcomes import Failed, Outcome, clean
+from picture_queue.worker.outcomes import Failed, Outcome, Released, clean
 
 _log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Reporter(Service):
     def _answered(self, report: Report, answer: str) -> None:
         if self._waiting.get(report.job.key) is report:
             del self._waiting[report.job.key]
-        if answer == "stale":
+        if answer == "stale" and not isinstance(report.outcome, Released):
             _log.warning(
                 "The work on job %s was not recorded: its lease had ended (outcome: %s)",
                 report.job.key,

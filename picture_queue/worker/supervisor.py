@@ -19,13 +19,13 @@ from picture_queue.errors import ConnectionFailed, StaleLease
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._link import Link, Transport
 from picture_queue.worker._signals import Signals
-from picture_queue.worker.claimer import Claimer
+from picture_queue.worker.claimer import Claimer, Demand
 from picture_queue.worker.executor import CLEANUP, Attempt, Deadlines, Stop
 from picture_queue.worker.heartbeat import Heartbeat, Lease, Leases
 from picture_queue.worker.joblog import Line
 from picture_queue.worker.maintenance import MaintenanceLoop
 from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
-from picture_queue.worker.prefetch import Prefetch
+from picture_queue.worker.prefetch import Prefetch, lease_holds
 from picture_queue.worker.registry import Registry
 from picture_queue.worker.reporter import Reporter
 from picture_queue.worker.stuck import Stuck
@@ -89,7 +89,7 @@ class Supervisor:
             self.name,
             registry.job_types,
             settings,
-            self._wanted,
+            self._demand,
             self._launch,
             signals,
         )
@@ -181,18 +181,18 @@ class Supervisor:
 
     # --- the way of a job ---
 
-    def _wanted(self) -> int:
+    def _demand(self) -> Demand:
         """Returns how many jobs could be taken, with those for which there is a slot soon."""
         ahead = self._prefetch.worth_having
         # Outcomes that cannot be written must not pile up without a bound.
         backlog = self._reporter.backlog + len(self._logging)
         if backlog >= 2 * self._settings.concurrency + 4 * ahead:
-            return 0
+            return Demand(0, 0)
         free = self._settings.concurrency - len(self._attempts)
-        return free + ahead - len(self._prefetch)
+        return Demand(free + ahead - len(self._prefetch), free)
 
     def _launch(self, job: ClaimedJob, asked_at: float) -> None:
-        if self._stopping:
+        if self._stopping or not lease_holds(job, asked_at):
             self._release(job)
         elif len(self._attempts) < self._settings.concurrency:
             self._begin(job, asked_at)

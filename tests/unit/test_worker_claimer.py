@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from picture_queue import _rpc
 from picture_queue.errors import Busy
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._link import Link
 from picture_queue.worker._signals import Signals
-from picture_queue.worker.claimer import Claimer
+from picture_queue.worker.claimer import Claimer, Demand
 
 
 class Bench:
@@ -18,6 +19,7 @@ class Bench:
 
     def __init__(self, project: Any, row: Any, poll_interval: float = 30.0) -> None:
         self.free = 3
+        self.ahead = 0
         self.launched: list[Any] = []
         self.asked_at: list[float] = []
         self.stock = 0
@@ -27,8 +29,11 @@ class Bench:
         project.answers["claim_jobs"] = self.give
         settings = WorkerSettings(queues=("a", "b"), poll_interval=poll_interval, lease=12)
         self.claimer = Claimer(
-            Link(project), "w", ("resize",), settings, lambda: self.free, self._launch, self.signals
+            Link(project), "w", ("resize",), settings, self._demand, self._launch, self.signals
         )
+
+    def _demand(self) -> Demand:
+        return Demand(self.free + self.ahead, self.free)
 
     def give(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         count = min(self.stock, params["max_jobs"])
@@ -64,7 +69,20 @@ async def test_a_question_says_who_asks_for_what(bench, project):
         "job_types": ["resize"],
         "max_jobs": 3,
         "lease_seconds": 12,
+        "start_jobs": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("free", "ahead", "asked"), [(2, 4, (6, 2)), (0, 5, (5, 0)), (3, -2, (1, 1)), (0, 0, None)]
+)
+async def test_a_claim_says_how_many_jobs_can_start_at_once(bench, free, ahead, asked):
+    bench.free, bench.ahead = free, ahead
+    claim = bench.claimer.ask_along()
+    assert (claim and (claim.max_jobs, claim.start_jobs)) == asked
+    if claim is not None:
+        params = _rpc.report_jobs([], claim).params["claim"]
+        assert (params["max_jobs"], params["start_jobs"]) == asked
 
 
 async def test_free_slots_are_filled_in_one_round_trip(bench, project):

@@ -456,6 +456,50 @@ async def test_progress_that_does_not_arrive_is_no_reason_to_stop(bench, project
     assert bench.reported[job]["result"] == 1
 
 
+@pytest.fixture
+async def clock(monkeypatch):
+    """Lets the clock of the event loop jump, as it does when a handler blocks the loop."""
+    loop = asyncio.get_running_loop()
+    real, jump = loop.time, SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(loop, "time", lambda: real() + jump.seconds)
+    return jump
+
+
+async def test_jobs_held_past_their_lease_are_not_started(bench, project, clock, monkeypatch):
+    monkeypatch.setattr(Prefetch, "worth_having", 3)
+    worker = bench.worker(concurrency=1)
+    started: list[str] = []
+
+    @worker.handler("resize")
+    async def block(payload: dict[str, Any], job: JobContext) -> None:
+        started.append(str(job.id))
+        clock.seconds = 40
+
+    jobs = [bench.job(lease_seconds=30) for _ in range(4)]
+    async with worker:
+        await worker._signals.reported.next(timeout=3600)
+    claim = await project.next("claim_jobs")
+    assert (claim["max_jobs"], claim["start_jobs"]) == (4, 1)
+    assert started == jobs[:1]
+    assert bench.reported.keys() == set(jobs[:1])
+
+
+async def test_a_job_that_comes_after_its_lease_is_given_back(bench, project, clock):
+    worker = bench.worker()
+    handler = Waits(worker)
+
+    def late(params: dict[str, Any]) -> list[dict[str, Any]]:
+        clock.seconds = 40
+        return bench.claim(params)
+
+    project.answers["claim_jobs"] = late
+    job = bench.job(lease_seconds=30)
+    async with worker:
+        await worker._signals.reported.next(timeout=3600)
+    assert bench.reported[job]["outcome"] == "released"
+    assert not handler.started.is_set()
+
+
 async def test_outcomes_do_not_pile_up_when_they_cannot_be_written(bench, project, monkeypatch):
     # Ahead it would claim by how quick the machine is just now.
     monkeypatch.setattr(Prefetch, "worth_having", 0)

@@ -77,16 +77,36 @@ async def test_who_waits_too_long_goes_back_and_no_more_are_fetched(
     assert ahead.worth_having < 20
 
 
-async def test_a_short_lease_shortens_the_wait(ahead, claimed, returned):
-    job = claimed(lease_seconds=0.03)
-    ahead.put(job, asyncio.get_running_loop().time())
+async def test_a_short_lease_shortens_the_wait(ahead, claimed, returned, monkeypatch):
+    monkeypatch.setattr(prefetch, "PATIENCE", 3600)
+    job = claimed(lease_seconds=30)
+    ahead.put(job, asyncio.get_running_loop().time() - 9.9)
     assert await returned.get() == job
+
+
+async def test_a_job_held_past_its_lease_is_neither_started_nor_given_back(
+    ahead, claimed, returned, caplog
+):
+    now = asyncio.get_running_loop().time()
+    past, held = claimed(lease_seconds=5), claimed(lease_seconds=60)
+    for job in (past, held):
+        ahead.put(job, now - 10)
+    assert ahead.next() == (held, now - 10)
+    for job in (past, held):
+        ahead.put(job, now - 10)
+    ahead.clear()
+    for job in (past, held):
+        ahead.put(job, now - 10)
+    assert [await returned.get() for _ in range(2)] == [held, held]
+    assert returned.empty()
+    assert len(ahead) == 0
+    assert caplog.text.count("Dropped 1 jobs that were held past their lease") == 3
 
 
 async def test_what_waits_at_the_end_goes_back(ahead, claimed, returned):
     jobs = [claimed() for _ in range(2)]
     for job in jobs:
-        ahead.put(job, 0.0)
+        ahead.put(job, asyncio.get_running_loop().time())
     ahead.clear()
     assert [returned.get_nowait() for _ in jobs] == jobs
     assert ahead.worth_having == 0

@@ -11,8 +11,8 @@ from picture_queue.settings import WorkerSettings
 from picture_queue.worker import reporter
 from picture_queue.worker._link import Link
 from picture_queue.worker._signals import Signals
-from picture_queue.worker.claimer import Claimer
-from picture_queue.worker.outcomes import Completed, Failed
+from picture_queue.worker.claimer import Claimer, Demand
+from picture_queue.worker.outcomes import Completed, Failed, Released
 from picture_queue.worker.reporter import Reporter
 
 
@@ -35,7 +35,7 @@ class Bench:
             "w",
             ("resize",),
             WorkerSettings(),
-            lambda: self.free,
+            lambda: Demand(self.free, self.free),
             lambda job, asked_at: self.launched.append(job.id),
             self.signals,
         )
@@ -184,6 +184,14 @@ async def test_a_stale_report_is_said_to_be_lost_work(bench, project, caplog):
     assert await bench.reported(1) == [(job.id, "stale")]
     assert f"The work on job {job.id} was not recorded" in caplog.text
     assert bench.ended == [job.id]
+
+
+async def test_a_stale_release_is_no_lost_work(bench, project, caplog):
+    project.answers["report_jobs"] = lambda params: bench.take(params, "stale")
+    job = bench.claimed()
+    bench.reporter.put(job, Released())
+    assert await bench.reported(1) == [(job.id, "stale")]
+    assert caplog.text == ""
 
 
 async def test_a_newer_attempt_of_a_job_replaces_what_its_older_had_to_say(
