@@ -1,7 +1,7 @@
 -- What is kept, and for how long; null puts a default back.
 select set_setting('{"keep_completed_seconds": 86400, "archive": true, "keep_archive_months": 3}');
 
--- Workers do the housekeeping each minute, and pg_cron where it is. This does it now.
+-- One of the workers does the maintenance, and pg_cron where it is installed. This runs a round now.
 select maintain_jobs(force => true);
 
 -- What the doctor has to say, the worst first.
