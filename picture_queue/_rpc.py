@@ -37,7 +37,7 @@ from picture_queue.records import (
 T = TypeVar("T")
 
 #: The contract this client is written for; see `picture_queue_version` in SQL.
-CONTRACT = 1
+CONTRACT = 2
 
 
 class Rpc(NamedTuple, Generic[T]):

@@ -13,7 +13,7 @@ from picture_queue import _rpc
 from picture_queue._transport.postgrest import AsyncPostgrest
 from picture_queue.settings import ProjectSettings
 
-VERSION = {"version": "1", "contract": 1, "oldest_client_contract": 1}
+VERSION = {"version": "1", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 
 
 @pytest.fixture
@@ -59,5 +59,5 @@ async def test_calls_take_http2(seen):
         found = await asyncio.gather(*(way.call(_rpc.picture_queue_version()) for _ in range(8)))
     finally:
         await way.aclose()
-    assert {each.contract for each in found} == {1}
+    assert {each.contract for each in found} == {_rpc.CONTRACT}
     assert versions == ["2"] * 8

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from supabase import AsyncClientOptions, acreate_client
 
-from picture_queue import AsyncPictureQueue, errors
+from picture_queue import AsyncPictureQueue, _rpc, errors
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import REPEATING, FunctionMissing
 from picture_queue._transport.postgrest import AsyncPostgrest
@@ -123,7 +123,7 @@ async def test_results_are_what_the_function_returned():
 @pytest.mark.parametrize("case", ["dberror-92 (16)", "dberror-93 (16)", "config-23", "timeout-07"])
 async def test_what_may_succeed_a_moment_later_is_asked_again(case, monkeypatch):
     monkeypatch.setitem(REPEATING, "wait", lambda _: 0)
-    version = {"version": "0.0.1", "contract": 1, "oldest_client_contract": 1}
+    version = {"version": "0.0.1", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
     answer = dict(answers())[case]
     async with serving(
         httpx.Response(200, json=version), response(answer), httpx.Response(200, json="done")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from picture_queue import InvalidArgument, JobContext, Worker, WorkerSettings, errors
+from picture_queue import InvalidArgument, JobContext, Worker, WorkerSettings, _rpc, errors
 from picture_queue.worker.prefetch import Prefetch
 
-VERSION = {"version": "0.1.0", "contract": 1, "oldest_client_contract": 1}
+VERSION = {"version": "0.1.0", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 
 
 class Subscriptions:
@@ -149,7 +149,7 @@ async def test_a_worker_can_be_started_again(bench):
 @pytest.mark.parametrize(
     ("found", "error"),
     [
-        (VERSION | {"contract": 0}, errors.DatabaseTooOld),
+        (VERSION | {"contract": _rpc.CONTRACT - 1}, errors.DatabaseTooOld),
         (VERSION | {"contract": 9, "oldest_client_contract": 9}, errors.ClientTooOld),
     ],
 )

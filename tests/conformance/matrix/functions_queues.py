@@ -1,5 +1,6 @@
 """Cases of the functions for queues, limits, tenants, schedules and the project."""
 
+from picture_queue import _rpc
 from tests.conformance.matrix.case import INVALID, Function, fields, kinds, only, refused
 from tests.conformance.matrix.setups import TYPE
 
@@ -7,7 +8,7 @@ _MAP = {"a": 1}
 _NO_QUEUE = refused("PQ_UNKNOWN_QUEUE")
 _NO_SCHEDULE = refused("PQ_UNKNOWN_SCHEDULE")
 _LATER = "2099-01-01T00:00:00+00:00"
-_VERSION = {"version": ..., "contract": 1, "oldest_client_contract": 1}
+_VERSION = {"version": ..., "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 
 
 def _of_queue(name: str, right: object, setup: str, repeated: object = ...) -> Function:

@@ -1,5 +1,6 @@
 """Cases of the functions for workers and for generations."""
 
+from picture_queue import _rpc
 from tests.conformance.matrix.case import INVALID, NO_JOB, Function, only, refused, without
 from tests.conformance.matrix.setups import PROMPT, TYPE
 
@@ -7,7 +8,7 @@ _MAP = {"a": 1}
 _STALE = refused("PQ_STALE_LEASE")
 _CONFLICT = refused("PQ_CONFLICT")
 _NO_GENERATION = refused("PQ_UNKNOWN_GENERATION")
-_VERSION = {"version": ..., "contract": 1, "oldest_client_contract": 1}
+_VERSION = {"version": ..., "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 _LEASED = {"id": "$job", "lease_id": "$lease", "attempt": 1, "queue": "$queue", "payload": {"n": 1}}
 _HELD = {"job_id": "$job", "lease_id": "$lease"}
 _LEASE = {"job_id": NO_JOB, "lease_id": _STALE}
