@@ -374,6 +374,7 @@ async def test_a_job_tells_its_history_and_its_place(service, queue, kind, work)
     lines = [{"level": "info", "message": "half way"}]
     await service._project.call(_rpc.log_job(job.id, job.lease_id, lines))
     await work.report(job, "failed", error="no", detail="Traceback", delay_seconds=0)
+    await service.maintain(force=True)
     await work.run(1)
     history = await service.jobs.history(first.id)
     assert [step.action for step in history.timeline] == [
