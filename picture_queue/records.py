@@ -239,7 +239,8 @@ class Maintenance(Record):
     ``leased``: this caller did a round. It is False when another worker does the maintenance.
     ``next_in``: seconds until the next call; 0 means that more work is waiting.
 
-    The other fields count what the round did. ``failed`` are the steps that raised an error.
+    The other fields count what the round did. ``failed``: steps that failed, in this round or
+    before, and will be tried again.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())

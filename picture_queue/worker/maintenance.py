@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 
 from picture_queue import _rpc
 from picture_queue.worker._link import Pauses, Transport
@@ -27,13 +28,17 @@ class MaintenanceLoop(Service):
         transport: Makes the calls. A failure of maintenance says nothing about other calls, so it
             has its own log and its own pauses.
         worker: Name of the worker.
+        on_work: Called after a round that may have made jobs claimable.
         signals: For tests.
     """
 
-    def __init__(self, transport: Transport, worker: str, signals: Signals) -> None:
+    def __init__(
+        self, transport: Transport, worker: str, on_work: Callable[[], None], signals: Signals
+    ) -> None:
         super().__init__()
         self._transport = transport
         self._worker = worker
+        self._on_work = on_work
         self._signals = signals
         self._pauses = Pauses(first=0.2, longest=5.0)
         self._failures = 0  # in a row
@@ -55,6 +60,8 @@ class MaintenanceLoop(Service):
         self._failures = 0
         self._pauses.reset()
         self._signals.maintained.emit(answer)
+        if answer.promoted or answer.swept or answer.scheduled or answer.settled:
+            self._on_work()
         if answer.leased:
             await self._rest(_MIN_PAUSE)
             await self._pause(max(0.0, answer.next_in - _MIN_PAUSE))

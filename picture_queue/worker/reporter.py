@@ -134,9 +134,13 @@ class Reporter(Service):
             self._replace(batch[0], error)
             return True
         self._claimer.answered(claim, answer.jobs)
+        # The database could not write these; the others are written. Alone they are answered with
+        # an error that says why.
+        refused = [r for r in batch if answer.outcomes.get(r.job.key) == "refused"]
         for report in batch:
-            self._answered(report, answer.outcomes.get(report.job.key, "stale"))
-        return True
+            if report not in refused:
+                self._answered(report, answer.outcomes.get(report.job.key, "stale"))
+        return not refused
 
     def _answered(self, report: Report, answer: str) -> None:
         if self._waiting.get(report.job.key) is report:

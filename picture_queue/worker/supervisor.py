@@ -94,7 +94,7 @@ class Supervisor:
             signals,
         )
         self._reporter = Reporter(self._link, self._claimer, self._leases.drop, signals)
-        self._maintenance = MaintenanceLoop(transport, self.name, signals)
+        self._maintenance = MaintenanceLoop(transport, self.name, self._claimer.look, signals)
         self._prefetch = Prefetch(settings.concurrency, self._release)
         self._claimer.reports_wait = self._reporter.will_ask
         self._claimer.least = lambda: self._prefetch.worth_a_call

@@ -47,7 +47,13 @@ end
 $$;
 comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
 
+-- Another worker may do the maintenance at once.
 create function public.unregister_worker(worker text) returns void
 language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ delete from picture_queue.worker w where w.name = unregister_worker.worker $$;
+as $$
+  update picture_queue.maintenance m set leased_until = '-infinity'
+  where m.only_row = any (array(
+    select o.only_row from picture_queue.maintenance o where o.worker = unregister_worker.worker for update skip locked));
+  delete from picture_queue.worker w where w.name = unregister_worker.worker
+$$;
 comment on function public.unregister_worker is 'A worker says that it stopped.';

@@ -231,7 +231,7 @@ begin
     order by b.finished_at limit p_limit), p_limit);
   perform picture_queue._isolate('rule', array(
     select r.key from picture_queue.limit_rule r where r.count_at <= v_now limit 100), p_limit);
-  return v_done || jsonb_build_object('settled', v_settled, 'looked_at_keys', picture_queue._isolate('key', array(
+  return v_done || jsonb_build_object('settled', v_settled, 'keys', picture_queue._isolate('key', array(
     (select distinct f.key from (select o.key from picture_queue.freed_key o limit p_limit * 10) f limit p_limit)
     union
     (select k.key from picture_queue.limit_key k where k.due_at <= v_now limit p_limit)), p_limit));
@@ -281,7 +281,8 @@ declare
 begin
   v_done := jsonb_build_object('folded', picture_queue._fold_depth(200000)) || picture_queue.prune();
   update picture_queue.setting s
-  set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end;
+  set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
+  where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
   delete from picture_queue.lease_extension x where x.lease_expires_at < v_now - interval '1 minute';
   delete from picture_queue.failed_step f where f.retry_at < v_now - interval '5 minutes';
   return v_done;
@@ -327,7 +328,7 @@ begin
     worker = case when p_force then m.worker else v_worker end,
     leased_until = case when p_force then m.leased_until else picture_queue._now() + interval '5 seconds' end
   where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
-  return v_done || jsonb_build_object('leased', true,
+  return v_done || jsonb_build_object('leased', true, 'failed', (select count(*) from picture_queue.failed_step),
     'next_in', greatest(extract(epoch from v_next - picture_queue._now()), 0));
 end
 $$;

@@ -21,8 +21,9 @@ class Bench:
         self.signals = Signals().watch()
         self.answer: dict[str, Any] = {"leased": True, "next_in": 60}
         self.called_at: list[float] = []
+        self.work = asyncio.Event()
         project.answers["maintain_jobs"] = self.give
-        self.loop = MaintenanceLoop(project, "w", self.signals)
+        self.loop = MaintenanceLoop(project, "w", self.work.set, self.signals)
 
     def give(self, params: dict[str, Any]) -> dict[str, Any]:
         self.called_at.append(asyncio.get_running_loop().time())
@@ -50,6 +51,14 @@ async def test_the_first_round_is_at_the_start(bench, project):
     done = await bench.signals.maintained.next()
     assert (done.leased, done.promoted, done.swept) == (True, 2, 0)
     assert done.model_dump()["pruned"] == 7
+    assert bench.work.is_set(), "the worker looks for jobs"
+
+
+async def test_a_round_that_found_nothing_makes_nobody_look_for_jobs(bench):
+    bench.answer |= {"pruned": 7, "folded": 3}
+    bench.loop.start()
+    await bench.signals.maintained.next()
+    assert not bench.work.is_set()
 
 
 async def test_the_holder_waits_until_the_next_round_is_due(bench):
