@@ -136,11 +136,14 @@ class Reporter(Service):
         self._claimer.answered(claim, answer.jobs)
         # The database could not write these; the others are written. Alone they are answered with
         # an error that says why.
-        refused = [r for r in batch if answer.outcomes.get(r.job.key) == "refused"]
+        written = True
         for report in batch:
-            if report not in refused:
-                self._answered(report, answer.outcomes.get(report.job.key, "stale"))
-        return not refused
+            outcome = answer.outcomes.get(report.job.key, "stale")
+            if outcome in ("busy", "refused"):
+                written = False
+            else:
+                self._answered(report, outcome)
+        return written
 
     def _answered(self, report: Report, answer: str) -> None:
         if self._waiting.get(report.job.key) is report:

@@ -1313,6 +1313,15 @@ create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
+-- The uuids under a key of each object of a list; what is none is left out.
+create function picture_queue._uuids(p_items jsonb, p_key text) returns uuid[]
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select (e ->> p_key)::uuid from jsonb_array_elements(p_items) e
+    where e ->> p_key ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
+$$;
+
 -- Does one step for these subjects, p_limit of it at most. Returns how many it dealt with.
 create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -3308,7 +3317,7 @@ $$;
 
 -- claim_jobs, after a look at its arguments. A claim that fails because of one job is made again, isolated.
 create function picture_queue._claim_jobs(p_claim picture_queue.claim) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_problem text := case
@@ -3331,6 +3340,9 @@ begin
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   return picture_queue._claim_isolated(p_claim);
+exception when lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', 'the same request is still being answered', 'repeat the call');
+  return null;
 end
 $$;
 
@@ -3436,38 +3448,61 @@ begin
 end
 $$;
 
--- Writes a report and, if it fails because of one outcome, writes it again outcome by outcome: one that cannot be
--- written is answered with refused and why, if it is not the only one.
+-- Writes a report so that one outcome cannot hold up the others. Jobs that somebody has locked for longer than a
+-- moment are answered with busy, outcomes that cannot be written with refused and why; the others are written. A
+-- report of one outcome fails instead.
 create function picture_queue._report_isolated(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
 declare
+  v_state text;
+  v_error text;
+begin
+  perform picture_queue._check_isolation();
+  begin
+    return picture_queue._report(p_outcomes);
+  exception when others then
+    get stacked diagnostics v_state = returned_sqlstate, v_error = message_text;
+    if not picture_queue._is_list(p_outcomes) or jsonb_array_length(p_outcomes) < 2 then
+      if picture_queue._is_transient(v_state) then
+        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+      elsif v_state like '22%' then  -- a value that is not of its type
+        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_error);
+      end if;
+      raise;
+    end if;
+  end;
+  return picture_queue._report_each(p_outcomes);
+end
+$$;
+
+-- Writes outcomes one by one, those whose jobs nobody has locked.
+create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
+as $$
+declare
+  v_free uuid[] := array(
+    select j.id from public.job_queue j
+    where j.id = any (picture_queue._uuids(p_outcomes, 'job_id'))
+    order by j.id for update skip locked);
   v_item jsonb;
   v_answers jsonb := '[]';
   v_state text;
   v_error text;
   v_detail text;
 begin
-  perform picture_queue._check_isolation();
-  begin
-    return picture_queue._report(p_outcomes);
-  exception when others then
-    if picture_queue._is_transient(sqlstate) then
-      perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-    elsif not picture_queue._is_list(p_outcomes) or jsonb_array_length(p_outcomes) < 2 then
-      if sqlstate like '22%' then  -- a value that is not of its type
-        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-      end if;
-      raise;
-    end if;
-  end;
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
-      v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
+      if exists (select from public.job_queue j where j.id = (v_item ->> 'job_id')::uuid and j.id <> all (v_free)) then
+        v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'outcome', 'busy', 'status', null);
+      else
+        v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
+      end if;
     exception when others then
       get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'outcome', 'refused', 'status', null,
-        'sqlstate', v_state, 'error', left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000));
+      v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null,
+        'outcome', case when picture_queue._is_transient(v_state) then 'busy' else 'refused' end,
+        'error', left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000));
     end;
   end loop;
   return v_answers;
@@ -3810,7 +3845,7 @@ $$;
 -- worker hears with the next heartbeat); a parked one is claimed once more so that its handler can
 -- undo what it started. Cancelling twice is the same as once.
 create function picture_queue.cancel_job(p_job_id uuid) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue;
@@ -3835,8 +3870,8 @@ begin
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', p_job_id), 'repeat the call');
   return null;
 end
 $$;
@@ -3853,7 +3888,7 @@ $$;
 
 -- Gives a failed or cancelled job one more attempt, if none is left.
 create function picture_queue._retry_job(p_job_id uuid) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue := picture_queue._locked_job(p_job_id);
@@ -3875,8 +3910,8 @@ begin
     perform picture_queue._wake(array[v_job.queue], 'enqueue');
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_status);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', p_job_id), 'repeat the call');
   return null;
 end
 $$;
@@ -4066,10 +4101,13 @@ comment on function public.heartbeat_jobs is 'Prolongs leases; answers which job
 -- Writes the progress (percent) of a job under its lease.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   return picture_queue._report_progress(job_id, lease_id, progress, message);
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
@@ -4102,7 +4140,7 @@ comment on function public.report_jobs is 'Writes how attempts ended, many at a 
 create function public.complete_job(
   job_id uuid, result jsonb default null, error text default null, lease_id uuid default null)
 returns text
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue := picture_queue._locked_job(job_id);
@@ -4119,7 +4157,7 @@ begin
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;
   return v_outcome ->> 'status';
-exception when deadlock_detected then
+exception when deadlock_detected or lock_not_available then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
   return null;
 end

@@ -5,6 +5,15 @@ create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
+-- The uuids under a key of each object of a list; what is none is left out.
+create function picture_queue._uuids(p_items jsonb, p_key text) returns uuid[]
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select (e ->> p_key)::uuid from jsonb_array_elements(p_items) e
+    where e ->> p_key ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$')
+$$;
+
 -- Does one step for these subjects, p_limit of it at most. Returns how many it dealt with.
 create function picture_queue._do_step(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp

@@ -322,7 +322,7 @@ $$;
 
 -- claim_jobs, after a look at its arguments. A claim that fails because of one job is made again, isolated.
 create function picture_queue._claim_jobs(p_claim picture_queue.claim) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_problem text := case
@@ -345,6 +345,9 @@ begin
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   return picture_queue._claim_isolated(p_claim);
+exception when lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', 'the same request is still being answered', 'repeat the call');
+  return null;
 end
 $$;
 

@@ -80,38 +80,61 @@ begin
 end
 $$;
 
--- Writes a report and, if it fails because of one outcome, writes it again outcome by outcome: one that cannot be
--- written is answered with refused and why, if it is not the only one.
+-- Writes a report so that one outcome cannot hold up the others. Jobs that somebody has locked for longer than a
+-- moment are answered with busy, outcomes that cannot be written with refused and why; the others are written. A
+-- report of one outcome fails instead.
 create function picture_queue._report_isolated(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
 declare
+  v_state text;
+  v_error text;
+begin
+  perform picture_queue._check_isolation();
+  begin
+    return picture_queue._report(p_outcomes);
+  exception when others then
+    get stacked diagnostics v_state = returned_sqlstate, v_error = message_text;
+    if not picture_queue._is_list(p_outcomes) or jsonb_array_length(p_outcomes) < 2 then
+      if picture_queue._is_transient(v_state) then
+        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+      elsif v_state like '22%' then  -- a value that is not of its type
+        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_error);
+      end if;
+      raise;
+    end if;
+  end;
+  return picture_queue._report_each(p_outcomes);
+end
+$$;
+
+-- Writes outcomes one by one, those whose jobs nobody has locked.
+create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
+as $$
+declare
+  v_free uuid[] := array(
+    select j.id from public.job_queue j
+    where j.id = any (picture_queue._uuids(p_outcomes, 'job_id'))
+    order by j.id for update skip locked);
   v_item jsonb;
   v_answers jsonb := '[]';
   v_state text;
   v_error text;
   v_detail text;
 begin
-  perform picture_queue._check_isolation();
-  begin
-    return picture_queue._report(p_outcomes);
-  exception when others then
-    if picture_queue._is_transient(sqlstate) then
-      perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-    elsif not picture_queue._is_list(p_outcomes) or jsonb_array_length(p_outcomes) < 2 then
-      if sqlstate like '22%' then  -- a value that is not of its type
-        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-      end if;
-      raise;
-    end if;
-  end;
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
-      v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
+      if exists (select from public.job_queue j where j.id = (v_item ->> 'job_id')::uuid and j.id <> all (v_free)) then
+        v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'outcome', 'busy', 'status', null);
+      else
+        v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
+      end if;
     exception when others then
       get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'outcome', 'refused', 'status', null,
-        'sqlstate', v_state, 'error', left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000));
+      v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null,
+        'outcome', case when picture_queue._is_transient(v_state) then 'busy' else 'refused' end,
+        'error', left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000));
     end;
   end loop;
   return v_answers;

@@ -2,7 +2,7 @@
 -- worker hears with the next heartbeat); a parked one is claimed once more so that its handler can
 -- undo what it started. Cancelling twice is the same as once.
 create function picture_queue.cancel_job(p_job_id uuid) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue;
@@ -27,8 +27,8 @@ begin
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', p_job_id), 'repeat the call');
   return null;
 end
 $$;
@@ -45,7 +45,7 @@ $$;
 
 -- Gives a failed or cancelled job one more attempt, if none is left.
 create function picture_queue._retry_job(p_job_id uuid) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue := picture_queue._locked_job(p_job_id);
@@ -67,8 +67,8 @@ begin
     perform picture_queue._wake(array[v_job.queue], 'enqueue');
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_status);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', p_job_id), 'repeat the call');
   return null;
 end
 $$;

@@ -7,10 +7,13 @@ comment on function public.heartbeat_jobs is 'Prolongs leases; answers which job
 -- Writes the progress (percent) of a job under its lease.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   return picture_queue._report_progress(job_id, lease_id, progress, message);
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
+  return null;
 end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
@@ -43,7 +46,7 @@ comment on function public.report_jobs is 'Writes how attempts ended, many at a 
 create function public.complete_job(
   job_id uuid, result jsonb default null, error text default null, lease_id uuid default null)
 returns text
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue := picture_queue._locked_job(job_id);
@@ -60,7 +63,7 @@ begin
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;
   return v_outcome ->> 'status';
-exception when deadlock_detected then
+exception when deadlock_detected or lock_not_available then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
   return null;
 end

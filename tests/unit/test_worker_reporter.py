@@ -142,6 +142,28 @@ async def test_a_report_that_never_arrives_does_not_hold_up_the_others(bench, pr
     assert bench.reporter.backlog == 1
 
 
+@pytest.mark.parametrize("answer", ["busy", "refused"])
+async def test_an_outcome_that_was_not_written_is_sent_again_and_the_others_are_done(
+    bench, project, answer
+):
+    """The database writes the rest of a report when one of its jobs is locked, or refuses it."""
+
+    def answer_one(params: dict[str, Any]) -> Any:
+        answered = bench.take(params)
+        for one in answered["outcomes"]:
+            if one["job_id"] == str(other.id) and len(calls) < 3:
+                one["outcome"] = answer
+        calls.append(len(params["outcomes"]))
+        return answered
+
+    calls: list[int] = []
+    project.answers["report_jobs"] = answer_one
+    other, *good = [bench.put() for _ in range(4)]
+    assert {job_id for job_id, _ in await bench.reported(3)} == {job.id for job in good}
+    assert await bench.signals.reported.next() == (other.id, "ok")
+    assert len(calls) == 4 and other.id in bench.ended
+
+
 @pytest.mark.parametrize(
     "error",
     [errors.InvalidArgument("untranslatable", code="22P05"), errors.TooLarge("x"), ValueError("x")],

@@ -67,6 +67,11 @@ class Member:
         answer = await self.value("select report_jobs($1)", items)
         return [one["outcome"] for one in answer["outcomes"]]
 
+    async def maintain(self) -> None:
+        """Do what is due and what reports have left, as maintenance does in the next half second."""
+        await self.value("update picture_queue.follow_up set due_at = '-infinity'")
+        await self.value("select picture_queue._do_due_steps(1000, true)")
+
     async def job(self, job_id: Any) -> dict[str, Any]:
         return (await self.rows("select * from job_queue where id = $1::text::uuid", str(job_id)))[
             0

@@ -252,6 +252,7 @@ async def test_a_parent_ends_while_its_child_is_enqueued(crowd, outcome):
             crowd.one.report(jobs, outcome),
             crowd.other.enqueue({"options": {"depends_on": [parent["job_id"]]}}),
         )
+        await crowd.one.maintain()
         job = await crowd.one.job(child["job_id"])
         assert (job["status"], job["hold"]) == (
             ("pending", None) if outcome == "completed" else ("cancelled", None)
@@ -268,6 +269,7 @@ async def test_parents_that_end_at_once_free_their_child_once(crowd):
         await asyncio.gather(
             *(m.report(jobs, "completed") for m, jobs in zip(crowd.members, claims, strict=True))
         )
+        await crowd.one.maintain()
         job = await crowd.one.job(child["job_id"])
         assert (job["status"], job["hold"], job["version"]) == ("pending", None, 2)
         await crowd.one.report(await crowd.one.claim(), "completed")
@@ -322,6 +324,7 @@ async def test_a_batch_that_many_finish_calls_back_once(crowd):
         await asyncio.gather(
             *(m.report(jobs, "completed") for m, jobs in zip(crowd.members, claims, strict=True))
         )
+        await crowd.one.maintain()
         (callback,) = await crowd.one.claim(10)
         assert callback["payload"]["completed"] == callback["payload"]["total"] == SIZE
         row = await crowd.one.value("select get_batch($1)", batch)

@@ -39,28 +39,30 @@ async def test_a_heartbeat_does_not_wait_for_somebody_who_holds_a_job(crowd):
     await crowd.one.report(await crowd.one.claim(), "completed")
 
 
-async def test_a_job_added_to_a_batch_and_the_parent_that_ends(crowd):
-    """Both lock the parent, then the batch: in that order."""
+async def test_a_job_is_added_to_a_batch_while_its_parent_ends(crowd):
+    """Neither waits for the other, and nothing is lost."""
     batch = uuid4()
     item = {"job_type": "crowd-job", "queue": crowd.queue}
     await crowd.one.value("select enqueue_batch($1, null, $2)", [item, item], batch)
     parent, last = await crowd.one.claim(2)
     ending = crowd.one.connection.transaction()
     await ending.start()
-    # As a report does: the row first, then its batch.
-    await crowd.one.value(
-        "select id from job_queue where id = $1::text::uuid for update", parent["id"]
-    )
-    options = {"batch_id": str(batch), "depends_on": [parent["id"]]}
-    adding = asyncio.create_task(crowd.other.enqueue({"options": options}))
-    await is_waiting(crowd.members[2], crowd.other)
-    await crowd.one.report([parent], "completed")
+    await crowd.one.report([parent], "completed")  # it has the row of the batch now
+    options = {"depends_on": [parent["id"]]}
+    (child,) = await asyncio.wait_for(crowd.other.enqueue({"options": options}), 10)
     await ending.commit()
-    (child,) = await adding
+    adding = crowd.other.connection.transaction()
+    await adding.start()
+    (added,) = await crowd.other.enqueue({"options": {"batch_id": str(batch), **options}})
+    await asyncio.wait_for(crowd.one.report([last], "completed"), 10)
+    await adding.commit()
+    await crowd.one.maintain()
     row = await crowd.one.value("select get_batch($1)", batch)
-    assert (row["total"], row["completed"]) == (3, 1)
-    await crowd.one.report([last, *await crowd.one.claim()], "completed")
-    assert (await crowd.one.job(child["job_id"]))["status"] == "completed"
+    assert (row["total"], row["completed"], row["finished_at"]) == (3, 2, None)
+    jobs = await crowd.one.claim(5)
+    assert {job["id"] for job in jobs} == {child["job_id"], added["job_id"]}
+    await crowd.one.report(jobs, "completed")
+    assert (await crowd.one.value("select get_batch($1)", batch))["finished_at"] is not None
 
 
 @pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
@@ -130,24 +132,20 @@ async def test_a_claim_repeated_while_the_first_still_runs_gives_the_same_jobs(c
     assert await crowd.one.running() == 1
 
 
-async def test_a_deadlock_is_answered_with_busy_and_the_same_call_succeeds_then(crowd):
-    """Whoever waits longest is the victim: a cancel that wants the child of its job."""
+async def test_a_cancel_does_not_wait_for_a_child_that_somebody_has_locked(crowd):
     (parent,) = await crowd.one.enqueue({})
     (child,) = await crowd.one.enqueue({"options": {"depends_on": [parent["job_id"]]}})
-    lock = "select id from job_queue where id = $1::text::uuid for update"
     holder = crowd.one.connection.transaction()
     await holder.start()
-    await crowd.one.value(lock, child["job_id"])
-    cancelling = asyncio.create_task(
-        crowd.other.connection.fetchval("select cancel_job($1::text::uuid)", parent["job_id"])
+    await crowd.one.value(
+        "select id from job_queue where id = $1::text::uuid for update", child["job_id"]
     )
-    await is_waiting(crowd.members[2], crowd.other)
-    await crowd.one.value(lock, parent["job_id"])
-    with pytest.raises(asyncpg.PostgresError) as refused:
-        await cancelling
-    assert (refused.value.sqlstate, refused.value.args[0][:7]) == ("PT503", "PQ_BUSY")
+    answer = await asyncio.wait_for(
+        crowd.other.value("select cancel_job($1)", UUID(parent["job_id"])), 10
+    )
+    assert answer["status"] == "cancelled"
     await holder.rollback()
-    await crowd.other.value("select cancel_job($1)", UUID(parent["job_id"]))
+    await crowd.other.maintain()
     assert (await crowd.one.job(child["job_id"]))["status"] == "cancelled"
 
 
@@ -207,31 +205,40 @@ async def test_maintenance_does_not_wait_for_somebody_who_changes_the_settings(c
     await holder.rollback()
 
 
-async def test_of_two_who_want_each_other_s_jobs_one_starts_over(crowd):
-    """A job that depends on a job and on its parent, enqueued while the parent ends: one of the two
-    is told to repeat its call, and then everything is as if they had come one after the other."""
-    crowd.one.tries = crowd.other.tries = 2
-    child_id, parent_id = sorted((uuid4(), uuid4()))
-    await crowd.one.enqueue({"job_id": str(parent_id)})
-    await crowd.one.enqueue({"job_id": str(child_id), "options": {"depends_on": [str(parent_id)]}})
-    (parent,) = await crowd.one.claim()
-    watch, third = crowd.members[2:4]
-    holder = third.connection.transaction()
+async def test_a_report_does_not_wait_long_for_a_job_that_somebody_has_locked(crowd):
+    await crowd.one.enqueue({}, {}, {})
+    jobs = await crowd.one.claim(3)
+    held = jobs[1]
+    holder = crowd.other.connection.transaction()
     await holder.start()
-    await third.rows("select id from job_queue where id = $1 for update", parent_id)
-    ending = asyncio.create_task(crowd.one.report([parent], "completed"))
-    await is_waiting(watch, crowd.one)
-    both = {"depends_on": [str(child_id), str(parent_id)]}
-    enqueuing = asyncio.create_task(crowd.other.enqueue({"options": both}))
-    await is_waiting(watch, crowd.other)
-    # Now the report gets the parent and wants its child; the enqueue has that and wants the parent.
+    await crowd.other.value(
+        "select id from job_queue where id = $1::text::uuid for update", held["id"]
+    )
+    assert await asyncio.wait_for(crowd.one.report(jobs, "completed"), 10) == ["ok", "busy", "ok"]
+    with pytest.raises(asyncpg.PostgresError, match="PQ_BUSY"):
+        item = {"job_id": held["id"], "lease_id": held["lease_id"], "outcome": "completed"}
+        await crowd.one.connection.fetchval("select report_jobs($1)", [item])
     await holder.rollback()
-    ((grandchild,), outcomes) = await asyncio.gather(enqueuing, ending)
-    assert outcomes == ["ok"]
-    for job_id in (str(child_id), grandchild["job_id"]):
-        (job,) = await crowd.one.claim()
-        assert job["id"] == job_id
-        await crowd.one.report([job], "completed")
+    assert await crowd.one.report(jobs, "completed") == ["repeated", "ok", "repeated"]
+
+
+async def test_a_heartbeat_of_a_job_that_somebody_has_locked_keeps_its_lease(crowd):
+    await crowd.one.enqueue({})
+    (job,) = await crowd.one.claim()
+    holder = crowd.other.connection.transaction()
+    await holder.start()
+    await crowd.other.value(
+        "select id from job_queue where id = $1::text::uuid for update", job["id"]
+    )
+    leases = [{"job_id": job["id"], "lease_id": job["lease_id"]}]
+    beat = "select heartbeat_jobs($1, $2)"
+    assert (await crowd.one.value(beat, crowd.one.name, leases))["lost"] == []
+    await crowd.other.value(
+        "update job_queue set lease_expires_at = '2000-01-01' where id = $1::text::uuid", job["id"]
+    )
+    await holder.commit()
+    await crowd.other.maintain()  # it would sweep, but the worker was heard of
+    assert await crowd.one.report([job], "completed") == ["ok"]
 
 
 async def test_a_reader_of_the_archive_holds_up_no_pruning(crowd):
