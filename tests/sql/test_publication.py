@@ -1,0 +1,52 @@
+"""A publication `for all tables`, as change data capture tools create it, breaks no call."""
+
+import pytest
+
+from tests.databases import address, execute
+from tests.sql.conftest import transaction
+
+
+@pytest.fixture
+async def published(own_database):
+    # Only a superuser may publish all tables.
+    await execute(
+        address(own_database, own_database.rpartition("/")[2]),
+        "create publication everything for all tables",
+    )
+    async with transaction(own_database) as db:
+        assert await db.value("show wal_level") == "logical", "else nothing is refused"
+        yield db
+
+
+async def test_calls_that_update_and_delete_work_under_a_publication_for_all_tables(published):
+    db = published
+    await db.value("select set_limit('global', max_running => 100)")
+    await db.value("select set_limit('sql-key', max_running => 1, rate => 5, period_seconds => 1)")
+    keys = {"options": {"limit_keys": ["sql-key"]}}
+    for _ in range(3):
+        await db.enqueue(**keys)
+    for _ in range(3):  # frees the key each time, and lets the next job through
+        for job in await db.claim(5):
+            assert (await db.report(job, "completed"))["outcome"] == "ok"
+    await db.enqueue(**keys)
+    await db.pass_time(70)
+    done = await db.value("select maintain_jobs(true)")
+    assert done["folded"] > 0
+    assert await db.value("select count(*) from picture_queue.start") == 0, "pruned"
+    await db.pass_time(3600)
+    await db.value("select purge_queue($1)", db.queue)
+    await db.value("select picture_queue.repair()")
+    await db.value("select picture_queue._fold_depth(1000)")
+
+
+async def test_every_table_has_a_replica_identity(db):
+    """The cheap check for tables that no call above writes to."""
+    rows = await db.rows(
+        """select c.oid::regclass::text as name from pg_class c
+        where (c.relnamespace = 'picture_queue'::regnamespace or c.oid in (
+            'public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+          and c.relkind = 'r' and c.relreplident <> 'f' and not exists (
+            select from pg_index i where i.indrelid = c.oid
+              and case c.relreplident when 'd' then i.indisprimary when 'i' then i.indisreplident end)"""
+    )
+    assert [row["name"] for row in rows] == []
