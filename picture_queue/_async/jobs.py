@@ -88,7 +88,8 @@ class AsyncJobs:
 
         Args:
             limit: At most so many, 1000 at most.
-            before_seq: The ``seq`` of the last job of the page before.
+            before_seq: The ``seq`` of the last job of the page before. A page ends early when
+                it is larger than 8 MiB, so continue until one is empty.
             **filter: Which jobs; see `JobFilter`.
 
         Raises:

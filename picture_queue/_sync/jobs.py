@@ -90,7 +90,8 @@ class Jobs:
 
         Args:
             limit: At most so many, 1000 at most.
-            before_seq: The ``seq`` of the last job of the page before.
+            before_seq: The ``seq`` of the last job of the page before. A page ends early when
+                it is larger than 8 MiB, so continue until one is empty.
             **filter: Which jobs; see `JobFilter`.
 
         Raises:

@@ -481,7 +481,10 @@ create index job_queue_expiring on public.job_queue (expires_at)
   where status = 'pending' and expires_at is not null;
 -- Finished jobs by age: the failed for people, all for pruning.
 create index job_queue_finished on public.job_queue (status, finished_at) where finished_at is not null;
-create index job_queue_listed on public.job_queue (seq desc);
+-- The jobs of a queue in one state, by age: lists, purges, and changes by filter. Running jobs are few and have
+-- job_queue_leased and job_queue_parked: without them here a claim writes no entry. Ascending, since Postgres
+-- fills the pages of an index that grows at the end.
+create index job_queue_listed on public.job_queue (queue, status, seq) where status <> 'processing';
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
 create index job_queue_batch on public.job_queue (batch_id, seq) where batch_id is not null;
 create unique index job_queue_idempotency on public.job_queue (idempotency_key, job_type, user_id)
@@ -4309,6 +4312,34 @@ as $$
   end
 $$;
 
+-- The jobs of a filter as text for the from of a query: a branch for each status, since job_queue_listed has
+-- all but the running ones, and those have an index for each hold. $1, $2: the span of seq, lower bound
+-- included; $3: how many of each queue and status; $4: the queues. It reads nothing, so users may call it.
+create function picture_queue._jobs_by_state(p_filter jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}') - 'status';
+  v_span text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
+  v_listed text := picture_queue._jobs_where(v_filter - 'queue', '{limit,before_seq}') || v_span;
+  v_running text := picture_queue._jobs_where(v_filter, '{limit,before_seq}') || v_span;
+begin
+  return '(' || (
+    select string_agg(format(b.branch, b.status), ' union all ')
+    from (
+      select s.status, 'select l.* from unnest($4) q (name) cross join lateral (select * from public.job_queue j '
+        'where j.queue = q.name and j.status = %L and ' || replace(v_listed, '%', '%%') || ') l' as branch
+      from unnest(array['pending', 'completed', 'failed', 'cancelled']) as s (status)
+      union all
+      select 'processing', '(select * from public.job_queue j where j.status = %L and ' || h.condition || ' and '
+        || replace(v_running, '%', '%%') || ')'
+      from unnest(array['j.hold is null', 'j.hold = ''parked''']) as h (condition)
+    ) b
+    where b.status = coalesce(p_filter ->> 'status', case when p_filter ->> 'hold' = 'waiting' then 'pending' end, b.status)
+  ) || ') j';
+end
+$$;
+
 
 -- 340_function_read.sql
 
@@ -4328,27 +4359,79 @@ end
 $$;
 comment on function public.get_job is 'One job of the caller''s.';
 
--- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page).
+-- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
+-- ends after limit rows, or with the row that makes it larger than 8 MiB.
+--
+-- Which index is read does not depend on statistics. Jobs of an owner, of a batch and of a list of ids have an
+-- index of their own; `offset 0` keeps the other conditions from choosing another one. Jobs that finished at
+-- some time or are held have partial indexes, which the planner finds. All others are read by queue and status,
+-- newest first, in spans of seq: each is four times as long as the last, so that a rare job is found after few
+-- of them. The first one has no end, since jobs that run may be newer than all others.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_where text := picture_queue._jobs_where(filter, '{limit,before_seq}');
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 100);
-  v_jobs jsonb;
+  v_upper bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
+  v_lower bigint := 0;
+  v_span bigint := v_limit * 4;
+  v_owner text := filter ->> 'user_id';
+  v_queues text[];
+  v_from text;
+  v_job jsonb;
+  v_jobs jsonb[] := '{}';
+  v_bytes bigint := 0;
 begin
   if v_limit not between 1 and 1000 then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 1000', v_limit),
       'before_seq, the seq of the last row, asks for the next page');
   end if;
-  if filter ->> 'before_seq' is not null then
-    v_where := v_where || format(' and j.seq < %L', filter ->> 'before_seq');
+  -- Under our policy alone a user reads jobs of their own. A project may have added policies.
+  if row_security_active('public.job_queue') and 1 = (
+    select count(*) from pg_catalog.pg_policy p where p.polrelid = 'public.job_queue'::regclass and p.polcmd in ('r', '*'))
+  then
+    v_owner := coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000');
   end if;
-  execute format($sql$
-    select coalesce(jsonb_agg(to_jsonb(p) order by p.seq desc), '[]')
-    from (select * from public.job_queue j where %s order by j.seq desc limit %s) p $sql$, v_where, v_limit)
-  into v_jobs;
-  return v_jobs;
+  if coalesce(filter ->> 'job_ids', filter ->> 'batch_id', v_owner) is not null then
+    v_from := format('(select * from public.job_queue o where o.%s and o.seq < $2 order by o.seq desc offset 0) j where %s',
+      case when filter ->> 'job_ids' is not null
+          then format('id = any (%L)', array(select jsonb_array_elements_text(filter -> 'job_ids')))
+        when filter ->> 'batch_id' is not null then format('batch_id = %L', filter ->> 'batch_id')
+        else format('user_id = %L', v_owner) end, v_where);
+  elsif coalesce(filter ->> 'finished_before', filter ->> 'finished_after', nullif(filter ->> 'hold', 'waiting')) is not null then
+    v_from := format('public.job_queue j where j.seq < $2 and %s', v_where);
+  else
+    v_from := picture_queue._jobs_by_state(filter);
+    with recursive queues (name) as (
+      select coalesce(filter ->> 'queue', (select min(j.queue) from public.job_queue j where j.status <> 'processing'))
+      union all
+      select (select min(j.queue) from public.job_queue j where j.status <> 'processing' and j.queue > q.name)
+      from queues q where filter ->> 'queue' is null and q.name is not null
+    )
+    select array_agg(q.name), max(greatest(
+      (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'pending'),
+      (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'completed'),
+      (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'failed'),
+      (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'cancelled')))
+    into v_queues, v_lower
+    from queues q where q.name is not null;
+    v_lower := greatest(least(v_upper, coalesce(v_lower, 0) + 1) - v_span, 0);
+  end if;
+  loop
+    for v_job in execute format('select to_jsonb(j) from (select j.* from %s order by j.seq desc limit $3) j', v_from)
+      using v_lower, v_upper, v_limit - cardinality(v_jobs), v_queues
+    loop
+      v_jobs := v_jobs || v_job;
+      v_bytes := v_bytes + pg_column_size(v_job);
+      exit when v_bytes > 8388608;
+    end loop;
+    exit when v_lower = 0 or cardinality(v_jobs) = v_limit or v_bytes > 8388608;
+    v_upper := v_lower;
+    v_span := v_span * 4;
+    v_lower := greatest(v_upper - v_span, 0);
+  end loop;
+  return to_jsonb(v_jobs);
 end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
@@ -4535,7 +4618,8 @@ declare
   v_able text := case p_action
     when 'retry' then case when p_filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
       else 'j.status in (''failed'', ''cancelled'')' end
-    when 'cancel' then 'j.status in (''pending'', ''processing'')'
+    when 'cancel' then '(j.status = ''pending'' or j.status = ''processing'' and j.hold is null'
+      || ' or j.status = ''processing'' and j.hold = ''parked'')'
     when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
   v_matched bigint;
   v_ids uuid[] := array[]::uuid[];
@@ -4823,28 +4907,32 @@ end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
 
--- Cancels what is pending in a queue, up to 10,000 jobs a call; preview only counts.
+-- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
-  v_changes picture_queue.change[];
+  v_ids uuid[] := '{}';
+  v_moved integer;
   v_changed integer := 0;
 begin
   v_matched := (
     select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
     where j.state in ('pending', 'scheduled', 'blocked', 'waiting'));
   if not coalesce(preview, false) then
-    select array_agg(picture_queue._change(d.id, 'cancel', 'The queue was purged.')) into v_changes
-    from (
+    v_ids := array(
       select j.id from public.job_queue j
       where j.queue = purge_queue.queue and j.status = 'pending'
-      order by j.id limit 10000 for update skip locked
-    ) d;
-    select count(*) into v_changed from unnest(picture_queue._transition(v_changes));
+      order by j.seq limit 10000 for update skip locked);
   end if;
-  return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', v_changed = 10000);
+  -- A thousand at a time, as change_jobs does.
+  for v_i in 1..cardinality(v_ids) by 1000 loop
+    select count(*) into v_moved from unnest(picture_queue._transition((
+      select array_agg(picture_queue._change(i, 'cancel', 'The queue was purged.')) from unnest(v_ids[v_i:v_i + 999]) i)));
+    v_changed := v_changed + v_moved;
+  end loop;
+  return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', cardinality(v_ids) = 10000);
 exception when deadlock_detected then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
   return null;
@@ -6882,7 +6970,8 @@ as $$
       || ' where (idempotency_key is not null)'),
     ('job_queue_leased', 'create index job_queue_leased on public.job_queue using btree (lease_id)'
       || ' where ((status = ''processing''::text) and (hold is null))'),
-    ('job_queue_listed', 'create index job_queue_listed on public.job_queue using btree (seq desc)'),
+    ('job_queue_listed', 'create index job_queue_listed on public.job_queue using btree (queue, status, seq)'
+      || ' where (status <> ''processing''::text)'),
     ('job_queue_owned', 'create index job_queue_owned on public.job_queue using btree (user_id, seq desc)'
       || ' where (user_id is not null)'),
     ('job_queue_parked', 'create index job_queue_parked on public.job_queue using btree (parked_on)'
@@ -7435,6 +7524,7 @@ grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
   picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue.job_position,
   picture_queue._jobs_where, picture_queue._check_filter, picture_queue._filter_fits, picture_queue._filter_condition,
+  picture_queue._jobs_by_state,
   picture_queue._reason
   to authenticated, service_role;
 

@@ -83,7 +83,10 @@ create index job_queue_expiring on public.job_queue (expires_at)
   where status = 'pending' and expires_at is not null;
 -- Finished jobs by age: the failed for people, all for pruning.
 create index job_queue_finished on public.job_queue (status, finished_at) where finished_at is not null;
-create index job_queue_listed on public.job_queue (seq desc);
+-- The jobs of a queue in one state, by age: lists, purges, and changes by filter. Running jobs are few and have
+-- job_queue_leased and job_queue_parked: without them here a claim writes no entry. Ascending, since Postgres
+-- fills the pages of an index that grows at the end.
+create index job_queue_listed on public.job_queue (queue, status, seq) where status <> 'processing';
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
 create index job_queue_batch on public.job_queue (batch_id, seq) where batch_id is not null;
 create unique index job_queue_idempotency on public.job_queue (idempotency_key, job_type, user_id)

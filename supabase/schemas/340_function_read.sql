@@ -14,27 +14,79 @@ end
 $$;
 comment on function public.get_job is 'One job of the caller''s.';
 
--- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page).
+-- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
+-- ends after limit rows, or with the row that makes it larger than 8 MiB.
+--
+-- Which index is read does not depend on statistics. Jobs of an owner, of a batch and of a list of ids have an
+-- index of their own; `offset 0` keeps the other conditions from choosing another one. Jobs that finished at
+-- some time or are held have partial indexes, which the planner finds. All others are read by queue and status,
+-- newest first, in spans of seq: each is four times as long as the last, so that a rare job is found after few
+-- of them. The first one has no end, since jobs that run may be newer than all others.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_where text := picture_queue._jobs_where(filter, '{limit,before_seq}');
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 100);
-  v_jobs jsonb;
+  v_upper bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
+  v_lower bigint := 0;
+  v_span bigint := v_limit * 4;
+  v_owner text := filter ->> 'user_id';
+  v_queues text[];
+  v_from text;
+  v_job jsonb;
+  v_jobs jsonb[] := '{}';
+  v_bytes bigint := 0;
 begin
   if v_limit not between 1 and 1000 then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 1000', v_limit),
       'before_seq, the seq of the last row, asks for the next page');
   end if;
-  if filter ->> 'before_seq' is not null then
-    v_where := v_where || format(' and j.seq < %L', filter ->> 'before_seq');
+  -- Under our policy alone a user reads jobs of their own. A project may have added policies.
+  if row_security_active('public.job_queue') and 1 = (
+    select count(*) from pg_catalog.pg_policy p where p.polrelid = 'public.job_queue'::regclass and p.polcmd in ('r', '*'))
+  then
+    v_owner := coalesce(auth.uid(), '00000000-0000-0000-0000-000000000000');
   end if;
-  execute format($sql$
-    select coalesce(jsonb_agg(to_jsonb(p) order by p.seq desc), '[]')
-    from (select * from public.job_queue j where %s order by j.seq desc limit %s) p $sql$, v_where, v_limit)
-  into v_jobs;
-  return v_jobs;
+  if coalesce(filter ->> 'job_ids', filter ->> 'batch_id', v_owner) is not null then
+    v_from := format('(select * from public.job_queue o where o.%s and o.seq < $2 order by o.seq desc offset 0) j where %s',
+      case when filter ->> 'job_ids' is not null
+          then format('id = any (%L)', array(select jsonb_array_elements_text(filter -> 'job_ids')))
+        when filter ->> 'batch_id' is not null then format('batch_id = %L', filter ->> 'batch_id')
+        else format('user_id = %L', v_owner) end, v_where);
+  elsif coalesce(filter ->> 'finished_before', filter ->> 'finished_after', nullif(filter ->> 'hold', 'waiting')) is not null then
+    v_from := format('public.job_queue j where j.seq < $2 and %s', v_where);
+  else
+    v_from := picture_queue._jobs_by_state(filter);
+    with recursive queues (name) as (
+      select coalesce(filter ->> 'queue', (select min(j.queue) from public.job_queue j where j.status <> 'processing'))
+      union all
+      select (select min(j.queue) from public.job_queue j where j.status <> 'processing' and j.queue > q.name)
+      from queues q where filter ->> 'queue' is null and q.name is not null
+    )
+    select array_agg(q.name), max(greatest(
+      (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'pending'),
+      (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'completed'),
+      (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'failed'),
+      (select max(j.seq) from public.job_queue j where j.queue = q.name and j.status = 'cancelled')))
+    into v_queues, v_lower
+    from queues q where q.name is not null;
+    v_lower := greatest(least(v_upper, coalesce(v_lower, 0) + 1) - v_span, 0);
+  end if;
+  loop
+    for v_job in execute format('select to_jsonb(j) from (select j.* from %s order by j.seq desc limit $3) j', v_from)
+      using v_lower, v_upper, v_limit - cardinality(v_jobs), v_queues
+    loop
+      v_jobs := v_jobs || v_job;
+      v_bytes := v_bytes + pg_column_size(v_job);
+      exit when v_bytes > 8388608;
+    end loop;
+    exit when v_lower = 0 or cardinality(v_jobs) = v_limit or v_bytes > 8388608;
+    v_upper := v_lower;
+    v_span := v_span * 4;
+    v_lower := greatest(v_upper - v_span, 0);
+  end loop;
+  return to_jsonb(v_jobs);
 end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';

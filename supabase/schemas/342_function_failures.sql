@@ -129,7 +129,8 @@ declare
   v_able text := case p_action
     when 'retry' then case when p_filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
       else 'j.status in (''failed'', ''cancelled'')' end
-    when 'cancel' then 'j.status in (''pending'', ''processing'')'
+    when 'cancel' then '(j.status = ''pending'' or j.status = ''processing'' and j.hold is null'
+      || ' or j.status = ''processing'' and j.hold = ''parked'')'
     when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
   v_matched bigint;
   v_ids uuid[] := array[]::uuid[];

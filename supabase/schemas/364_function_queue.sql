@@ -98,28 +98,32 @@ end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
 
--- Cancels what is pending in a queue, up to 10,000 jobs a call; preview only counts.
+-- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
-  v_changes picture_queue.change[];
+  v_ids uuid[] := '{}';
+  v_moved integer;
   v_changed integer := 0;
 begin
   v_matched := (
     select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
     where j.state in ('pending', 'scheduled', 'blocked', 'waiting'));
   if not coalesce(preview, false) then
-    select array_agg(picture_queue._change(d.id, 'cancel', 'The queue was purged.')) into v_changes
-    from (
+    v_ids := array(
       select j.id from public.job_queue j
       where j.queue = purge_queue.queue and j.status = 'pending'
-      order by j.id limit 10000 for update skip locked
-    ) d;
-    select count(*) into v_changed from unnest(picture_queue._transition(v_changes));
+      order by j.seq limit 10000 for update skip locked);
   end if;
-  return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', v_changed = 10000);
+  -- A thousand at a time, as change_jobs does.
+  for v_i in 1..cardinality(v_ids) by 1000 loop
+    select count(*) into v_moved from unnest(picture_queue._transition((
+      select array_agg(picture_queue._change(i, 'cancel', 'The queue was purged.')) from unnest(v_ids[v_i:v_i + 999]) i)));
+    v_changed := v_changed + v_moved;
+  end loop;
+  return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', cardinality(v_ids) = 10000);
 exception when deadlock_detected then
   perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
   return null;

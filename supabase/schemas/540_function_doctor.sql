@@ -74,7 +74,8 @@ as $$
       || ' where (idempotency_key is not null)'),
     ('job_queue_leased', 'create index job_queue_leased on public.job_queue using btree (lease_id)'
       || ' where ((status = ''processing''::text) and (hold is null))'),
-    ('job_queue_listed', 'create index job_queue_listed on public.job_queue using btree (seq desc)'),
+    ('job_queue_listed', 'create index job_queue_listed on public.job_queue using btree (queue, status, seq)'
+      || ' where (status <> ''processing''::text)'),
     ('job_queue_owned', 'create index job_queue_owned on public.job_queue using btree (user_id, seq desc)'
       || ' where (user_id is not null)'),
     ('job_queue_parked', 'create index job_queue_parked on public.job_queue using btree (parked_on)'

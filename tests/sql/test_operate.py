@@ -335,8 +335,88 @@ async def test_a_job_somebody_else_has_in_hand_is_left(db, stack):
         await two.close()
 
 
-async def test_lists_and_changes_read_their_indexes(db):
-    """Of 20,000 jobs: whoever reads them all takes hundreds of pages."""
+async def pages(db, given):
+    """The seq of each job, page by page until one is empty."""
+    found, last = [], {}
+    while rows := await db.value("select list_jobs($1)", {**given, **last}):
+        found += [row["seq"] for row in rows]
+        last = {"before_seq": found[-1]}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("given", "condition"),
+    [
+        ({}, "true"),
+        ({"status": "processing"}, "status = 'processing'"),
+        ({"status": "failed"}, "status = 'failed'"),
+        ({"hold": "waiting"}, "hold = 'waiting'"),
+        ({"job_type": "sql-7"}, "job_type = 'sql-7'"),
+        ({"job_type": "sql-7", "status": "pending"}, "job_type = 'sql-7' and status = 'pending'"),
+    ],
+)
+@pytest.mark.parametrize("queues", [1, 3])
+async def test_pages_have_every_job_of_the_filter_newest_first(db, given, condition, queues):
+    await db.run(
+        """insert into job_queue (queue, job_type, status, hold, finished_at)
+        select $1 || i % 3, 'sql-' || i % 11, s.status, s.hold,
+          case when s.status in ('completed', 'failed', 'cancelled') then now() end
+        from (select i, abs(hashint4(i)) % 40 as n from generate_series(1, 900) i) i
+        join (values (0, 'failed', null), (1, 'cancelled', null), (2, 'processing', null),
+          (3, 'processing', 'parked'), (4, 'pending', 'scheduled'), (5, 'pending', 'waiting'),
+          (6, 'pending', 'blocked'), (7, 'pending', null), (8, 'completed', null)
+        ) s (n, status, hold) on s.n = least(i.n, 8) order by i""",
+        db.queue,
+    )
+    if queues == 1:
+        given = {**given, "queue": f"{db.queue}1"}
+    expected = await db.rows(
+        f"select seq from job_queue where queue like $1 and {condition} order by seq desc",
+        f"{db.queue}{1 if queues == 1 else '_'}",
+    )
+    found = await pages(db, {**given, "limit": 7})
+    if queues == 3:  # other tests may have left jobs of other queues
+        ours = await db.rows("select seq from job_queue where queue like $1", f"{db.queue}_")
+        ours = {row["seq"] for row in ours}
+        found = [seq for seq in found if seq in ours]
+    assert found == [row["seq"] for row in expected]
+    assert found
+
+
+@pytest.mark.parametrize("by", ["queue", "user_id", "batch_id"])
+async def test_a_page_ends_when_it_is_large(db, by):
+    """A thousand results of a mebibyte would be one answer of a gibibyte."""
+    batch = uuid4()
+    await db.run(
+        """insert into job_queue (queue, job_type, status, finished_at, user_id, batch_id, result)
+        select $1, 'sql-large', 'completed', now(), $2, $3,
+          to_jsonb(repeat(md5(i::text), 32768)) from generate_series(1, 20) i""",
+        db.queue,
+        USER,
+        batch,
+    )
+    given = {"queue": db.queue} | {"user_id": str(USER)} | {"batch_id": str(batch)}
+    given = {"limit": 1000, by: given[by], "job_type": "sql-large"}
+    rows = await db.value("select list_jobs($1)", given)
+    assert 8 <= len(rows) <= 9
+    found = await pages(db, given)
+    assert len(found) == 20
+    assert found == sorted(found, reverse=True)
+
+
+async def test_one_job_larger_than_a_page_is_a_page(db):
+    await db.run(
+        """insert into job_queue (queue, job_type, status, finished_at, result)
+        select $1, 'sql-large', 'completed', now(), to_jsonb(repeat('ab', 5000000))
+        from generate_series(1, 2)""",
+        db.queue,
+    )
+    assert len(await db.value("select list_jobs($1)", {"queue": db.queue})) == 1
+    assert len(await pages(db, {"queue": db.queue})) == 2
+
+
+async def test_changes_read_their_indexes(db):
+    """Of 20,000 jobs: whoever reads them all takes hundreds of pages. Of lists see test_plans."""
     await db.run(
         """insert into job_queue (queue, job_type, status, finished_at, user_id)
         select $1, 'sql-many', case when i % 1000 = 0 then 'failed' else 'completed' end,
@@ -347,8 +427,8 @@ async def test_lists_and_changes_read_their_indexes(db):
     )
     await db.run("analyze job_queue")
     for given, index in (
-        ({}, "job_queue_listed"),
-        ({"status": "failed"}, "job_queue_finished"),
+        ({"status": "failed"}, "job_queue_finished|job_queue_listed"),
+        ({"queue": db.queue, "status": "pending"}, "job_queue_listed"),
         ({"status": "processing"}, "job_queue_leased"),
         ({"hold": "parked"}, "job_queue_parked|job_queue_due"),
         ({"hold": "scheduled"}, "job_queue_due"),
