@@ -204,6 +204,18 @@ begin
 end
 $$;
 
+-- Raises PQ_BUSY because another transaction holds what the caller must lock. A function that changes what an
+-- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function, and calls
+-- this for `lock_not_available or deadlock_detected`.
+create function picture_queue._refuse_busy() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform picture_queue._refuse('PQ_BUSY', 'another transaction holds a row that this call changes',
+    'repeat the call; queue_doctor() names transactions that stay open');
+end
+$$;
+
 -- Whether it is a list of objects, which jsonb_to_recordset asks for.
 create function picture_queue._is_list(p_value jsonb) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -311,6 +323,8 @@ create table picture_queue.queue (
   paused_until timestamptz,
   pause_reason text,
   draining boolean not null default false,
+  reorder_after bigint,
+  reorder_again_at timestamptz,
   created_at timestamptz not null default now(),
   constraint queue_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
   constraint queue_events_is_known check (events in ('none', 'status', 'progress')),
@@ -333,6 +347,10 @@ comment on column picture_queue.queue.breaker_failures is
   'Failures of one kind in a row that pause the queue for breaker_seconds.';
 comment on column picture_queue.queue.paused_until is 'Nothing is claimed until then; infinity: until it is resumed.';
 comment on column picture_queue.queue.draining is 'What is there is run, nothing new is taken.';
+comment on column picture_queue.queue.reorder_after is
+  'The order of claims was changed: jobs up to this seq have their new place. null: all have.';
+comment on column picture_queue.queue.reorder_again_at is
+  'When to look at all jobs once more, for those that were enqueued by transactions open at the change.';
 insert into picture_queue.queue (name) values ('default');
 alter table picture_queue.queue enable row level security;
 
@@ -4596,7 +4614,7 @@ begin
     select from public.job_queue o
     where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
   select array_agg(distinct t.queue), count(*) into v_queues, v_changed from unnest(picture_queue._transition(v_changes)) t;
-  perform picture_queue._wait_again(p_ids);
+  perform picture_queue._place_jobs(p_ids), picture_queue._wait_again(p_ids);
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
@@ -4610,7 +4628,7 @@ $$;
 -- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
 -- nothing. A filter that names nothing is refused: it would be every job.
 create function picture_queue._change_jobs(p_action text, p_filter jsonb, p_preview boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_where text := picture_queue._jobs_where(p_filter, '{limit}');
@@ -4651,8 +4669,8 @@ begin
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
     v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
   return null;
 end
 $$;
@@ -4744,7 +4762,7 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- The settings of the project; changes: any of its columns by name, null for the default.
 create function public.set_setting(changes jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._check_changes(changes, array['max_payload_bytes', 'max_result_bytes', 'max_prompt_length',
@@ -4756,6 +4774,9 @@ begin
   end if;
   perform picture_queue._change_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';
@@ -4783,25 +4804,68 @@ begin
 end
 $$;
 
--- Writes checked changes to the row of a table whose key column has that value, one column at a time,
--- so that a value that is not acceptable is named. null stands for the column's default.
+-- Writes checked changes to the row of a table whose key column has that value. null stands for the column's
+-- default. All are written at once, since they may fit only together; if they do not fit, each is tried beside
+-- the defaults of the others, to name the one at fault.
 create function picture_queue._change_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_change record;
+  v_constraint text;
 begin
-  for v_change in select c.key, c.value from jsonb_each_text(p_changes) as c (key, value) order by c.key loop
+  if p_changes <> '{}' then
+    perform picture_queue._write_columns(p_table, p_key_column, p_key, p_changes);
+  end if;
+exception when data_exception or check_violation or not_null_violation then
+  for v_change in select c.key, c.value from jsonb_each(p_changes) as c (key, value) order by c.key loop
     begin
-      execute format('update %s set %I = %s where %I::text = $1', p_table, v_change.key,
-        coalesce(quote_literal(v_change.value), 'default'), p_key_column)
-      using p_key;
+      perform picture_queue._write_columns(p_table, p_key_column, p_key, (
+        select jsonb_object_agg(k, case when k = v_change.key then v_change.value end) from jsonb_object_keys(p_changes) k));
     exception when data_exception or check_violation or not_null_violation then
-      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('%s is %s', v_change.key, v_change.value),
-        'times are in seconds, above 0; the SQL reference has the range of each');
+      get stacked diagnostics v_constraint = constraint_name;
+      if v_constraint <> 'queue_orders_one_way' then
+        perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+          format('%s is %s', v_change.key, left(v_change.value #>> '{}', 200)), picture_queue._setting_range(v_change.key));
+      end if;
     end;
   end loop;
+  -- The only check that looks at two columns.
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', (
+    select string_agg(format('%s is %s', c.key, c.value), ', ' order by c.key)
+    from jsonb_each_text(p_changes) as c (key, value) where c.key in ('fair_share', 'aging_seconds')),
+    'a queue has one of them: set fair_share to false or aging_seconds to null');
 end
+$$;
+
+-- Writes these columns in one statement.
+create function picture_queue._write_columns(p_table regclass, p_key_column text, p_key text, p_values jsonb)
+returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format('update %s set %s where %I::text = $1', p_table, (
+    select string_agg(format('%I = %s', c.key, coalesce(quote_literal(c.value), 'default')), ', ')
+    from jsonb_each_text(p_values) as c (key, value)), p_key_column)
+  using p_key;
+end
+$$;
+
+-- What a setting of the project or of a queue may be.
+create function picture_queue._setting_range(p_name text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_name in ('timeout_grace_seconds', 'cancel_grace_seconds') then 'seconds, 0 to 86400'
+    when p_name like 'keep!_%!_seconds' escape '!' then 'seconds, 60 to 3153600000'
+    when p_name like '%!_seconds' escape '!' then 'seconds, above 0 and at most 31536000'
+    when p_name = 'backoff_jitter' then 'a share, 0 to 1'
+    when p_name = 'backoff_policy' then 'constant, linear or exponential'
+    when p_name = 'unknown_queue' then 'create or refuse'
+    when p_name = 'events' then 'none, status or progress'
+    when p_name in ('archive', 'fair_share', 'draining') then 'true or false'
+    else 'a whole number, 1 to 2147483647'
+  end
 $$;
 
 
@@ -4809,10 +4873,14 @@ $$;
 
 -- Queues: their settings, pausing, draining, purging.
 
--- Makes a queue if it is not there and changes its settings; null is the default again.
+-- Makes a queue if it is not there and changes its settings; null is the default again. When the order of
+-- claims changes, its pending jobs get their places anew: the oldest 10,000 at once, the rest by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_old picture_queue.queue;
+  v_new picture_queue.queue;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_changes(changes, array['events', 'max_attempts', 'timeout_seconds', 'lease_seconds',
@@ -4823,31 +4891,53 @@ begin
       'names are letters, digits and _ . -');
   end if;
   insert into picture_queue.queue (name) values (queue) on conflict do nothing;
+  select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
   perform picture_queue._change_row('picture_queue.queue', 'name', queue, changes);
+  select * into v_new from picture_queue.queue q where q.name = set_queue.queue;
+  if (v_new.fair_share, v_new.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds) then
+    perform picture_queue._start_reordering(queue);
+  end if;
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.set_queue is 'Makes a queue or changes its settings.';
 
--- One queue with how many jobs it has in each state.
+-- Queues with how many jobs each has in each state that is not final: one, or all by name. The changes of the
+-- counts are added up once for all queues.
+create function picture_queue._queues(p_queue text default null) returns setof jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with states as materialized (
+    select c.queue, coalesce(c.hold, c.status) as state, sum(c.n) as n
+    from (
+      select d.queue, d.status, d.hold, d.n from picture_queue.depth d
+      union all
+      select d.queue, d.status, d.hold, d.n from picture_queue.depth_change d
+    ) c
+    where c.status in ('pending', 'processing') and (p_queue is null or c.queue = p_queue)
+    group by c.queue, c.status, c.hold having sum(c.n) <> 0
+  )
+  select to_jsonb(q) - '{paused_until,reorder_after,reorder_again_at}'::text[] || jsonb_build_object(
+    'paused', coalesce(q.paused_until > n.now, false),
+    'resume_at', case when q.paused_until > n.now then nullif(q.paused_until, 'infinity') end,
+    'pause_reason', case when q.paused_until > n.now then q.pause_reason end,
+    'jobs', coalesce(j.jobs, '{}'))
+  from picture_queue.queue q
+  cross join (select picture_queue._now() as now offset 0) n
+  left join (select s.queue, jsonb_object_agg(s.state, s.n) as jobs from states s group by s.queue) j on j.queue = q.name
+  where p_queue is null or q.name = p_queue
+  order by q.name
+$$;
+
+-- One queue; refuses when there is none.
 create function picture_queue._queue(p_queue text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_queue jsonb := (
-    select to_jsonb(q) - 'paused_until' || jsonb_build_object(
-      'paused', coalesce(q.paused_until > picture_queue._now(), false),
-      'resume_at', case when q.paused_until > picture_queue._now() then nullif(q.paused_until, 'infinity') end,
-      'pause_reason', case when q.paused_until > picture_queue._now() then q.pause_reason end,
-      'jobs', (
-        select coalesce(jsonb_object_agg(coalesce(d.hold, d.status), d.n), '{}')
-        from (
-          select c.status, c.hold, sum(c.n) as n
-          from (select * from picture_queue.depth union all select queue, status, hold, n from picture_queue.depth_change) c
-          where c.queue = q.name and c.status in ('pending', 'processing')
-          group by c.status, c.hold having sum(c.n) <> 0
-        ) d))
-    from picture_queue.queue q where q.name = p_queue);
+  v_queue jsonb := (select q from picture_queue._queues(coalesce(p_queue, '')) q);
 begin
   if v_queue is null then
     perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)),
@@ -4859,13 +4949,13 @@ $$;
 
 create function public.list_queues() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select coalesce(jsonb_agg(picture_queue._queue(q.name) order by q.name), '[]') from picture_queue.queue q $$;
+as $$ select coalesce(jsonb_agg(q order by q ->> 'name'), '[]') from picture_queue._queues() q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
 -- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -4876,13 +4966,16 @@ begin
   set paused_until = coalesce(resume_at, 'infinity'), pause_reason = left(pause_queue.reason, 500)
   where q.name = pause_queue.queue;
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
 
 -- Ends a pause, and draining.
 create function public.resume_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -4891,25 +4984,31 @@ begin
   delete from picture_queue.breaker b where b.queue = resume_queue.queue;
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
 
 -- Lets a queue run dry: what is there is run, nothing new is taken.
 create function public.drain_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
   update picture_queue.queue q set draining = true where q.name = drain_queue.queue;
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
 
 -- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
@@ -4933,12 +5032,133 @@ begin
     v_changed := v_changed + v_moved;
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', cardinality(v_ids) = 10000);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
   return null;
 end
 $$;
 comment on function public.purge_queue is 'Cancels what is pending in a queue.';
+
+
+-- 365_function__reorder.sql
+
+-- The places of jobs after a queue changed its order of claims (fair_share, aging_seconds).
+
+-- Gives locked jobs the place (rank, turn, tenant) that the order of their queue asks for, unless they have
+-- one already, as _assign_order does for new jobs. Tenants take turns from the beginning of the line, each of
+-- its own jobs after those of p_ids that are older.
+create function picture_queue._place_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_placed integer;
+begin
+  with misplaced as (
+    select j.id, j.seq, j.queue, q.fair_share, p.rank, p.turn,
+      case when q.fair_share then coalesce(j.tenant, j.user_id::text, '') end as tenant
+    from public.job_queue j
+    join picture_queue.queue q on q.name = j.queue
+    cross join lateral (
+      select case when q.aging_seconds is null then -j.priority else 0 end as rank,
+        case when q.aging_seconds is null then 0 else - j.priority::double precision * q.aging_seconds
+          + extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end)) end as turn
+    ) p
+    where j.id = any (p_ids) and (j.rank <> p.rank
+      or case when q.fair_share then j.tenant is null else j.tenant is not null or abs(j.turn - p.turn) > 1 end)
+  ),
+  lines as (
+    select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step, coalesce((
+      select o.turn from public.job_queue o
+      where o.status = 'pending' and o.hold is null and o.tenant is not null
+        and o.queue = l.queue and o.tenant = l.tenant and o.rank = l.rank and o.seq < l.first_seq
+      order by o.turn desc limit 1), 0) as last_turn
+    from (
+      select m.queue, m.tenant, m.rank, min(m.seq) as first_seq from misplaced m
+      where m.fair_share group by m.queue, m.tenant, m.rank
+    ) l
+    left join picture_queue.tenant w on w.name = l.tenant
+  )
+  update public.job_queue j set rank = n.rank, turn = n.turn, tenant = n.tenant
+  from (
+    select m.id, m.rank, m.tenant, coalesce(
+      l.last_turn + l.step * row_number() over (partition by m.queue, m.tenant, m.rank order by m.seq), m.turn) as turn
+    from misplaced m
+    left join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
+  ) n
+  where j.id = any (p_ids) and j.id = n.id;
+  get diagnostics v_placed = row_count;
+  return v_placed;
+end
+$$;
+
+-- Notes that the jobs of a queue need new places, and gives them to the oldest.
+create function picture_queue._start_reordering(p_queue text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
+  where q.name = p_queue;
+  perform picture_queue._reorder(p_queue, 10000);
+end
+$$;
+
+-- Gives the next jobs of a queue their new places, the oldest first; running ones too, which may come back.
+-- Jobs that somebody else holds are passed over: they are claimed, or found when all are looked at again. Returns
+-- how many jobs it looked at.
+create function picture_queue._reorder(p_queue text, p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_queue picture_queue.queue;
+  v_ids uuid[];
+  v_last bigint;
+begin
+  select * into v_queue from picture_queue.queue q
+  where q.name = p_queue and q.reorder_after is not null for no key update skip locked;
+  if not found then
+    return 0;
+  end if;
+  select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last
+  from (
+    (select j.id, j.seq from public.job_queue j
+      where j.queue = p_queue and j.status = 'pending' and j.seq > v_queue.reorder_after order by j.seq limit p_limit)
+    union all
+    (select j.id, j.seq from public.job_queue j
+      where j.status = 'processing' and j.hold is null and j.queue = p_queue and j.seq > v_queue.reorder_after
+      order by j.seq limit p_limit)
+    union all
+    (select j.id, j.seq from public.job_queue j
+      where j.status = 'processing' and j.hold = 'parked' and j.queue = p_queue and j.seq > v_queue.reorder_after
+      order by j.seq limit p_limit)
+    order by seq limit p_limit
+  ) o;
+  perform picture_queue._place_jobs(array(
+    select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked));
+  update picture_queue.queue q set
+    reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
+      when v_queue.reorder_again_at is not null then v_queue.reorder_after end,
+    reorder_again_at = case when v_last is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
+  where q.name = p_queue;
+  return coalesce(cardinality(v_ids), 0);
+end
+$$;
+
+-- A step of maintenance: gives up to p_limit jobs their new places. Returns how many it looked at.
+create function picture_queue._reorder_queues(p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_queue text;
+  v_done integer := 0;
+begin
+  for v_queue in select q.name from picture_queue.queue q where q.reorder_after is not null order by q.name loop
+    v_done := v_done + picture_queue._reorder(v_queue, p_limit - v_done);
+    exit when v_done >= p_limit;
+  end loop;
+  return v_done;
+end
+$$;
 
 
 -- 366_function_limit.sql

@@ -16,6 +16,8 @@ create table picture_queue.queue (
   paused_until timestamptz,
   pause_reason text,
   draining boolean not null default false,
+  reorder_after bigint,
+  reorder_again_at timestamptz,
   created_at timestamptz not null default now(),
   constraint queue_name_is_plain check (name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'),
   constraint queue_events_is_known check (events in ('none', 'status', 'progress')),
@@ -38,6 +40,10 @@ comment on column picture_queue.queue.breaker_failures is
   'Failures of one kind in a row that pause the queue for breaker_seconds.';
 comment on column picture_queue.queue.paused_until is 'Nothing is claimed until then; infinity: until it is resumed.';
 comment on column picture_queue.queue.draining is 'What is there is run, nothing new is taken.';
+comment on column picture_queue.queue.reorder_after is
+  'The order of claims was changed: jobs up to this seq have their new place. null: all have.';
+comment on column picture_queue.queue.reorder_again_at is
+  'When to look at all jobs once more, for those that were enqueued by transactions open at the change.';
 insert into picture_queue.queue (name) values ('default');
 alter table picture_queue.queue enable row level security;
 

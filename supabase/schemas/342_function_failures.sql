@@ -107,7 +107,7 @@ begin
     select from public.job_queue o
     where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
   select array_agg(distinct t.queue), count(*) into v_queues, v_changed from unnest(picture_queue._transition(v_changes)) t;
-  perform picture_queue._wait_again(p_ids);
+  perform picture_queue._place_jobs(p_ids), picture_queue._wait_again(p_ids);
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
@@ -121,7 +121,7 @@ $$;
 -- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
 -- nothing. A filter that names nothing is refused: it would be every job.
 create function picture_queue._change_jobs(p_action text, p_filter jsonb, p_preview boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_where text := picture_queue._jobs_where(p_filter, '{limit}');
@@ -162,8 +162,8 @@ begin
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
     v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
   return null;
 end
 $$;

@@ -1,9 +1,13 @@
 -- Queues: their settings, pausing, draining, purging.
 
--- Makes a queue if it is not there and changes its settings; null is the default again.
+-- Makes a queue if it is not there and changes its settings; null is the default again. When the order of
+-- claims changes, its pending jobs get their places anew: the oldest 10,000 at once, the rest by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_old picture_queue.queue;
+  v_new picture_queue.queue;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_changes(changes, array['events', 'max_attempts', 'timeout_seconds', 'lease_seconds',
@@ -14,31 +18,53 @@ begin
       'names are letters, digits and _ . -');
   end if;
   insert into picture_queue.queue (name) values (queue) on conflict do nothing;
+  select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
   perform picture_queue._change_row('picture_queue.queue', 'name', queue, changes);
+  select * into v_new from picture_queue.queue q where q.name = set_queue.queue;
+  if (v_new.fair_share, v_new.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds) then
+    perform picture_queue._start_reordering(queue);
+  end if;
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.set_queue is 'Makes a queue or changes its settings.';
 
--- One queue with how many jobs it has in each state.
+-- Queues with how many jobs each has in each state that is not final: one, or all by name. The changes of the
+-- counts are added up once for all queues.
+create function picture_queue._queues(p_queue text default null) returns setof jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with states as materialized (
+    select c.queue, coalesce(c.hold, c.status) as state, sum(c.n) as n
+    from (
+      select d.queue, d.status, d.hold, d.n from picture_queue.depth d
+      union all
+      select d.queue, d.status, d.hold, d.n from picture_queue.depth_change d
+    ) c
+    where c.status in ('pending', 'processing') and (p_queue is null or c.queue = p_queue)
+    group by c.queue, c.status, c.hold having sum(c.n) <> 0
+  )
+  select to_jsonb(q) - '{paused_until,reorder_after,reorder_again_at}'::text[] || jsonb_build_object(
+    'paused', coalesce(q.paused_until > n.now, false),
+    'resume_at', case when q.paused_until > n.now then nullif(q.paused_until, 'infinity') end,
+    'pause_reason', case when q.paused_until > n.now then q.pause_reason end,
+    'jobs', coalesce(j.jobs, '{}'))
+  from picture_queue.queue q
+  cross join (select picture_queue._now() as now offset 0) n
+  left join (select s.queue, jsonb_object_agg(s.state, s.n) as jobs from states s group by s.queue) j on j.queue = q.name
+  where p_queue is null or q.name = p_queue
+  order by q.name
+$$;
+
+-- One queue; refuses when there is none.
 create function picture_queue._queue(p_queue text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_queue jsonb := (
-    select to_jsonb(q) - 'paused_until' || jsonb_build_object(
-      'paused', coalesce(q.paused_until > picture_queue._now(), false),
-      'resume_at', case when q.paused_until > picture_queue._now() then nullif(q.paused_until, 'infinity') end,
-      'pause_reason', case when q.paused_until > picture_queue._now() then q.pause_reason end,
-      'jobs', (
-        select coalesce(jsonb_object_agg(coalesce(d.hold, d.status), d.n), '{}')
-        from (
-          select c.status, c.hold, sum(c.n) as n
-          from (select * from picture_queue.depth union all select queue, status, hold, n from picture_queue.depth_change) c
-          where c.queue = q.name and c.status in ('pending', 'processing')
-          group by c.status, c.hold having sum(c.n) <> 0
-        ) d))
-    from picture_queue.queue q where q.name = p_queue);
+  v_queue jsonb := (select q from picture_queue._queues(coalesce(p_queue, '')) q);
 begin
   if v_queue is null then
     perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)),
@@ -50,13 +76,13 @@ $$;
 
 create function public.list_queues() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select coalesce(jsonb_agg(picture_queue._queue(q.name) order by q.name), '[]') from picture_queue.queue q $$;
+as $$ select coalesce(jsonb_agg(q order by q ->> 'name'), '[]') from picture_queue._queues() q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
 -- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -67,13 +93,16 @@ begin
   set paused_until = coalesce(resume_at, 'infinity'), pause_reason = left(pause_queue.reason, 500)
   where q.name = pause_queue.queue;
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
 
 -- Ends a pause, and draining.
 create function public.resume_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -82,25 +111,31 @@ begin
   delete from picture_queue.breaker b where b.queue = resume_queue.queue;
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
 
 -- Lets a queue run dry: what is there is run, nothing new is taken.
 create function public.drain_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
   update picture_queue.queue q set draining = true where q.name = drain_queue.queue;
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
 
 -- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
@@ -124,8 +159,8 @@ begin
     v_changed := v_changed + v_moved;
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', cardinality(v_ids) = 10000);
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
   return null;
 end
 $$;

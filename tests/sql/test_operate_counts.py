@@ -326,3 +326,14 @@ async def test_counts_stay_exact_while_workers_work_and_others_fold(stack, db):
         await folder.execute("delete from picture_queue.worker where name like '%' || $1", queue)
         for connection in connections:
             await connection.close()
+
+
+async def test_the_counts_of_all_queues_are_added_up_once(db):
+    """Added up for each queue, 100 queues and 200,000 changes took three seconds."""
+    for i in range(5):
+        await db.value("select set_queue($1)", f"{db.queue}-{i}")
+    scans = "select pg_stat_get_xact_numscans('picture_queue.depth_change'::regclass)"
+    before = await db.value(scans)
+    queues = await db.value("select list_queues()")
+    assert await db.value(scans) - before == 1
+    assert {f"{db.queue}-{i}" for i in range(5)} <= {queue["name"] for queue in queues}

@@ -1,0 +1,117 @@
+-- The places of jobs after a queue changed its order of claims (fair_share, aging_seconds).
+
+-- Gives locked jobs the place (rank, turn, tenant) that the order of their queue asks for, unless they have
+-- one already, as _assign_order does for new jobs. Tenants take turns from the beginning of the line, each of
+-- its own jobs after those of p_ids that are older.
+create function picture_queue._place_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_placed integer;
+begin
+  with misplaced as (
+    select j.id, j.seq, j.queue, q.fair_share, p.rank, p.turn,
+      case when q.fair_share then coalesce(j.tenant, j.user_id::text, '') end as tenant
+    from public.job_queue j
+    join picture_queue.queue q on q.name = j.queue
+    cross join lateral (
+      select case when q.aging_seconds is null then -j.priority else 0 end as rank,
+        case when q.aging_seconds is null then 0 else - j.priority::double precision * q.aging_seconds
+          + extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end)) end as turn
+    ) p
+    where j.id = any (p_ids) and (j.rank <> p.rank
+      or case when q.fair_share then j.tenant is null else j.tenant is not null or abs(j.turn - p.turn) > 1 end)
+  ),
+  lines as (
+    select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step, coalesce((
+      select o.turn from public.job_queue o
+      where o.status = 'pending' and o.hold is null and o.tenant is not null
+        and o.queue = l.queue and o.tenant = l.tenant and o.rank = l.rank and o.seq < l.first_seq
+      order by o.turn desc limit 1), 0) as last_turn
+    from (
+      select m.queue, m.tenant, m.rank, min(m.seq) as first_seq from misplaced m
+      where m.fair_share group by m.queue, m.tenant, m.rank
+    ) l
+    left join picture_queue.tenant w on w.name = l.tenant
+  )
+  update public.job_queue j set rank = n.rank, turn = n.turn, tenant = n.tenant
+  from (
+    select m.id, m.rank, m.tenant, coalesce(
+      l.last_turn + l.step * row_number() over (partition by m.queue, m.tenant, m.rank order by m.seq), m.turn) as turn
+    from misplaced m
+    left join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
+  ) n
+  where j.id = any (p_ids) and j.id = n.id;
+  get diagnostics v_placed = row_count;
+  return v_placed;
+end
+$$;
+
+-- Notes that the jobs of a queue need new places, and gives them to the oldest.
+create function picture_queue._start_reordering(p_queue text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
+  where q.name = p_queue;
+  perform picture_queue._reorder(p_queue, 10000);
+end
+$$;
+
+-- Gives the next jobs of a queue their new places, the oldest first; running ones too, which may come back.
+-- Jobs that somebody else holds are passed over: they are claimed, or found when all are looked at again. Returns
+-- how many jobs it looked at.
+create function picture_queue._reorder(p_queue text, p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_queue picture_queue.queue;
+  v_ids uuid[];
+  v_last bigint;
+begin
+  select * into v_queue from picture_queue.queue q
+  where q.name = p_queue and q.reorder_after is not null for no key update skip locked;
+  if not found then
+    return 0;
+  end if;
+  select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last
+  from (
+    (select j.id, j.seq from public.job_queue j
+      where j.queue = p_queue and j.status = 'pending' and j.seq > v_queue.reorder_after order by j.seq limit p_limit)
+    union all
+    (select j.id, j.seq from public.job_queue j
+      where j.status = 'processing' and j.hold is null and j.queue = p_queue and j.seq > v_queue.reorder_after
+      order by j.seq limit p_limit)
+    union all
+    (select j.id, j.seq from public.job_queue j
+      where j.status = 'processing' and j.hold = 'parked' and j.queue = p_queue and j.seq > v_queue.reorder_after
+      order by j.seq limit p_limit)
+    order by seq limit p_limit
+  ) o;
+  perform picture_queue._place_jobs(array(
+    select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked));
+  update picture_queue.queue q set
+    reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
+      when v_queue.reorder_again_at is not null then v_queue.reorder_after end,
+    reorder_again_at = case when v_last is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
+  where q.name = p_queue;
+  return coalesce(cardinality(v_ids), 0);
+end
+$$;
+
+-- A step of maintenance: gives up to p_limit jobs their new places. Returns how many it looked at.
+create function picture_queue._reorder_queues(p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_queue text;
+  v_done integer := 0;
+begin
+  for v_queue in select q.name from picture_queue.queue q where q.reorder_after is not null order by q.name loop
+    v_done := v_done + picture_queue._reorder(v_queue, p_limit - v_done);
+    exit when v_done >= p_limit;
+  end loop;
+  return v_done;
+end
+$$;

@@ -1,0 +1,60 @@
+"""Calls of operators do not wait without a bound for a transaction that somebody left open."""
+
+import asyncio
+import json
+
+import asyncpg
+import pytest
+
+CALLS = (
+    "set_queue('held', '{\"max_attempts\": 5}')",
+    "set_queue('held', '{\"fair_share\": true}')",
+    "pause_queue('held')",
+    "resume_queue('held')",
+    "drain_queue('held')",
+    "set_setting('{\"max_attempts\": 5}')",
+    "purge_queue('children')",
+    "change_jobs('cancel', '{\"queue\": \"others\"}')",
+)
+
+
+async def connect(url):
+    connection = await asyncpg.connect(url, timeout=10, command_timeout=60)
+    await connection.set_type_codec(
+        "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+    )
+    return connection
+
+
+@pytest.fixture
+async def held(own_database):
+    """A database in which an open transaction holds a queue, the settings, and a batch."""
+    one = await connect(own_database)
+    await one.fetchval("select set_queue('held')")
+    for queue in ("children", "others"):
+        await one.fetchval("select enqueue_batch($1)", [{"job_type": "t", "queue": queue}])
+    transaction = one.transaction()
+    await transaction.start()
+    for table in ("queue", "setting", "batch"):
+        await one.fetch(f"select * from picture_queue.{table} for update")
+    yield own_database
+    await transaction.rollback()
+    await one.close(timeout=5)
+
+
+async def refusal(url, call):
+    connection = await connect(url)
+    try:
+        await connection.fetchval(f"select {call}")
+    except asyncpg.PostgresError as error:
+        # The caller's own setting is back.
+        assert await connection.fetchval("show lock_timeout") == "0"
+        return call, error.sqlstate, error.message.split(":")[0]
+    finally:
+        await connection.close(timeout=5)
+    return call, None, None
+
+
+async def test_calls_of_operators_are_refused_as_busy(held):
+    answers = await asyncio.gather(*(refusal(held, call) for call in CALLS))
+    assert answers == [(call, "PT503", "PQ_BUSY") for call in CALLS]

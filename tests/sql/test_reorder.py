@@ -1,0 +1,193 @@
+"""A queue that changes its order of claims (fair_share, aging_seconds) while jobs wait."""
+
+from uuid import uuid4
+
+import pytest
+
+ADA, BOB = uuid4(), uuid4()
+ORDERS = {
+    "plain": {"fair_share": False, "aging_seconds": None},
+    "fair": {"fair_share": True, "aging_seconds": None},
+    "aging": {"fair_share": False, "aging_seconds": 60},
+}
+CHANGES = [(one, two) for one in ORDERS for two in ORDERS if one != two]
+
+
+async def set_order(db, order):
+    await db.value("select set_queue($1, $2)", db.queue, ORDERS[order])
+
+
+async def claimed(db, n=100):
+    return [job["payload"]["i"] for job in await db.claim(n)]
+
+
+async def enqueue(db, *numbers, **given):
+    for i in numbers:
+        await db.enqueue(payload={"i": i}, **given)
+
+
+async def misplaced(db, order):
+    """The pending jobs that have not the place a new one would have."""
+    condition = {
+        "plain": "rank <> -priority or turn <> 0 or tenant is not null",
+        "fair": "rank <> -priority or turn = 0 or tenant is null",
+        "aging": "rank <> 0 or turn < 1000000000 or tenant is not null",
+    }[order]
+    sql = (
+        f"select count(*) from job_queue where queue = $1 and status = 'pending' and ({condition})"
+    )
+    return await db.value(sql, db.queue)
+
+
+@pytest.mark.parametrize(("one", "two"), CHANGES)
+async def test_old_jobs_are_not_put_behind_new_ones(db, one, two):
+    await set_order(db, one)
+    await enqueue(db, 1, 2, 3)
+    await set_order(db, two)
+    await enqueue(db, 4, 5, 6)
+    assert await claimed(db) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("one", "two"), CHANGES)
+async def test_priorities_are_kept(db, one, two):
+    await set_order(db, one)
+    await enqueue(db, 1, priority=-1)
+    await enqueue(db, 2, priority=0)
+    await enqueue(db, 3, priority=1)
+    await set_order(db, two)
+    await enqueue(db, 4, priority=-1)
+    await enqueue(db, 5, priority=0)
+    await enqueue(db, 6, priority=1)
+    expected = [3, 6, 2, 5, 1, 4]
+    assert await claimed(db) == expected
+
+
+@pytest.mark.parametrize("one", ["plain", "aging"])
+async def test_tenants_take_turns_among_the_jobs_that_wait_already(db, one):
+    await set_order(db, one)
+    await enqueue(db, 1, 2, 3, user_id=ADA)
+    await enqueue(db, 4, 5, user_id=BOB)
+    await set_order(db, "fair")
+    await enqueue(db, 6, user_id=BOB)
+    assert await claimed(db) == [1, 4, 2, 5, 3, 6]
+
+
+@pytest.mark.parametrize(("one", "two"), CHANGES)
+@pytest.mark.parametrize("way", ["held", "running", "parked", "failed"])
+async def test_a_job_that_comes_back_later_has_the_new_order(db, one, two, way):
+    await set_order(db, one)
+    first = await db.enqueue(payload={"i": 1}, priority=1, max_attempts=1)
+    if way == "held":
+        await db.run(
+            "update job_queue set hold = 'scheduled', scheduled_for = now() where id = $1", first
+        )
+    else:
+        (job,) = await db.claim()
+        if way == "parked":
+            await db.report(job, "parked", delay_seconds=1)
+        if way == "failed":
+            await db.report(job, "failed", error="no")
+    await set_order(db, two)
+    await enqueue(db, 2, priority=1)
+    await enqueue(db, 3)
+    if way == "running":
+        await db.report(job, "released")
+    elif way == "failed":
+        await db.value("select change_jobs('retry', $1)", {"queue": db.queue})
+    await db.pass_time(2)
+    await db.value("select picture_queue._promote(1000)")
+    order = await claimed(db)
+    # A tenant's job that comes back takes the tenant's next turn.
+    assert order in ([[1, 2, 3], [2, 1, 3]] if two == "fair" else [[1, 2, 3]])
+
+
+async def test_many_jobs_are_placed_in_bounded_steps(db):
+    await set_order(db, "aging")
+    items = [
+        {"job_type": "sql-resize", "queue": db.queue, "payload": {"i": i}} for i in range(10500)
+    ]
+    await db.value("select enqueue_jobs($1)", items)
+    await set_order(db, "plain")
+    assert await misplaced(db, "plain") == 500
+    assert await claimed(db, 2) == [0, 1], "the oldest are first meanwhile"
+    assert await db.value("select picture_queue._reorder_queues(200)") == 200
+    assert await misplaced(db, "plain") == 300
+    assert await db.value("select picture_queue._reorder_queues(1000)") == 300
+    assert await misplaced(db, "plain") == 0
+
+
+async def test_jobs_of_a_transaction_open_at_the_change_are_placed_later(db):
+    await set_order(db, "plain")
+    await set_order(db, "aging")
+    # As such a transaction leaves it.
+    await enqueue(db, 1, 2)
+    await db.run("update job_queue set rank = 7, turn = 0 where queue = $1", db.queue)
+    step = "select picture_queue._reorder_queues(1000)"
+    await db.value(step)
+    await db.run("update job_queue set rank = 7, turn = 0 where queue = $1", db.queue)
+    await db.value(step)
+    await db.pass_time(61)
+    for _ in range(4):
+        await db.value(step)
+    assert await misplaced(db, "aging") == 0
+    state = "select reorder_after from picture_queue.queue where name = $1"
+    assert await db.value(state, db.queue) is None, "and that is the end of it"
+
+
+async def test_a_change_of_something_else_moves_no_job(db):
+    await set_order(db, "fair")
+    await enqueue(db, 1, 2)
+    before = await db.rows("select xmin, ctid::text from job_queue where queue = $1", db.queue)
+    changes = {"max_attempts": 5, "fair_share": True}
+    await db.value("select set_queue($1, $2)", db.queue, changes)
+    after = await db.rows("select xmin, ctid::text from job_queue where queue = $1", db.queue)
+    assert before == after
+
+
+@pytest.mark.parametrize(("one", "two"), [("fair", "aging"), ("aging", "fair")])
+async def test_one_order_replaces_the_other_in_one_call(db, one, two):
+    await set_order(db, one)
+    answer = await db.value("select set_queue($1, $2)", db.queue, ORDERS[two])
+    assert {key: answer[key] for key in ORDERS[two]} == ORDERS[two]
+
+
+@pytest.mark.parametrize(
+    ("before", "changes", "detail", "hint"),
+    [
+        (
+            {},
+            {"fair_share": True, "aging_seconds": 5},
+            "aging_seconds is 5, fair_share is true",
+            "a queue has one of them: set fair_share to false or aging_seconds to null",
+        ),
+        (
+            {"fair_share": True},
+            {"aging_seconds": 5},
+            "aging_seconds is 5",
+            "a queue has one of them: set fair_share to false or aging_seconds to null",
+        ),
+        (
+            {"fair_share": True},
+            {"aging_seconds": 5, "fair_share": False, "max_attempts": 0},
+            "max_attempts is 0",
+            "a whole number, 1 to 2147483647",
+        ),
+        ({}, {"lease_seconds": 0}, "lease_seconds is 0", "seconds, above 0 and at most 31536000"),
+        ({}, {"events": "some"}, "events is some", "none, status or progress"),
+        ({}, {"fair_share": "maybe"}, "fair_share is maybe", "true or false"),
+        ({}, {"backoff_jitter": 2, "max_attempts": 3}, "backoff_jitter is 2", "a share, 0 to 1"),
+    ],
+)
+async def test_a_value_that_does_not_fit_is_named_with_what_it_may_be(
+    db, before, changes, detail, hint
+):
+    await db.value("select set_queue($1, $2)", db.queue, before)
+    error = await db.refusal("select set_queue($1, $2)", db.queue, changes)
+    assert (error.detail, error.hint) == (detail, hint)
+
+
+async def test_a_setting_of_the_project_that_does_not_fit_has_its_range(db):
+    error = await db.refusal("select set_setting($1)", {"max_attempts": 0, "archive": True})
+    assert (error.detail, error.hint) == ("max_attempts is 0", "a whole number, 1 to 2147483647")
+    error = await db.refusal("select set_setting($1)", {"keep_failed_seconds": 5})
+    assert error.hint == "seconds, 60 to 3153600000"
