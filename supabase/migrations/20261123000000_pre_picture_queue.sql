@@ -2283,7 +2283,7 @@ as $$
       union all
       select 'batch_id', p_options -> 'batch_id' where jsonb_typeof(p_options -> 'batch_id') = 'string'
     ) r
-    where r.value #>> '{}' !~* '^\{?([0-9a-f]{4}-?){8}\}?$'
+    where r.value #>> '{}' !~* '^[{]?([0-9a-f]{4}-?){8}[}]?$'
     union all
     select format('options.expires_at is %s, which is no time', p_options -> 'expires_at')
     where jsonb_typeof(p_options -> 'expires_at') = 'string' and not picture_queue._is_time(p_options ->> 'expires_at')
@@ -2330,7 +2330,7 @@ as $$
       select p.problem from (
         select format('%s is %s, which is no uuid', u.name, p_item -> u.name) as problem
         from (values ('job_id'), ('user_id'), ('generation_id')) as u (name)
-        where p_item ->> u.name !~* '^\{?([0-9a-f]{4}-?){8}\}?$'
+        where p_item ->> u.name !~* '^[{]?([0-9a-f]{4}-?){8}[}]?$'
         union all
         select format('%s is not known', k) from jsonb_object_keys(p_item) k
         where k not in ('job_type', 'payload', 'priority', 'queue', 'scheduled_for', 'max_attempts', 'user_id',
@@ -4514,8 +4514,8 @@ as $$
   select left(regexp_replace(regexp_replace(regexp_replace(regexp_replace(
     left(p_error, 2000),
     '"[^"]*"|`[^`]*`|(?<![[:alnum:]])''[^'']*''(?![[:alnum:]])', '"…"', 'g'),
-    '\m[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\M', 'ID', 'gi'),
-    '\m(?=[[:alpha:]]*[0-9])[0-9a-z]{12,}\M|\m0x[0-9a-f]+\M', 'ID', 'gi'),
+    '[[:<:]][0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[[:>:]]', 'ID', 'gi'),
+    '[[:<:]](?=[[:alpha:]]*[0-9])[0-9a-z]{12,}[[:>:]]|[[:<:]]0x[0-9a-f]+[[:>:]]', 'ID', 'gi'),
     '[0-9]+([.,][0-9]+)*', 'N', 'g'), 500)
 $$;
 
@@ -5546,7 +5546,7 @@ declare
   v_problem text;
 begin
   foreach v_part in array string_to_array(p_text, ',') loop
-    v_words := regexp_match(v_part, '^(?:\*|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
+    v_words := regexp_match(v_part, '^(?:[*]|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
     select array_agg(case when w ~ '[0-9]' then w::integer else p_low - 1 + array_position(p_names, w) end order by i)
     into v_ends
     from unnest(v_words[1:2]) with ordinality as e (w, i);
@@ -5594,7 +5594,7 @@ begin
     when '@annually' then '0 0 1 1 *'
     else v_text
   end;
-  v_fields := regexp_split_to_array(v_text, '\s+');
+  v_fields := regexp_split_to_array(v_text, '[[:space:]]+');
   if length(v_text) > 500 or cardinality(v_fields) is distinct from 5 then
     perform picture_queue._refuse('PQ_INVALID_CRON',
       format('cron is "%s", which has %s fields, not 5', left(p_cron, 100), coalesce(cardinality(v_fields), 0)),
@@ -5983,7 +5983,7 @@ begin
       || 'options.delay_seconds, expires_in_seconds and unique');
   end if;
   v_new.name := p_name;
-  v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '\s+', ' ', 'g');
+  v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
   v_new.every_seconds := (v_said ->> 'every_seconds')::double precision;
   v_new.timezone := picture_queue._timezone(coalesce(v_said ->> 'timezone', 'UTC'));
   v_new.missed := coalesce(v_said ->> 'missed', 'once');
@@ -6113,7 +6113,7 @@ as $$
     when p_rule ->> 'format' = 'uri' and exists (
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
-      where u !~ '^https://[^\s]+$')
+      where u !~ '^https://[^[:space:]]+$')
       then 'is not an https:// address'
     when jsonb_typeof(p_rule -> 'enum') = 'array' and not (p_rule -> 'enum') @> p_value
       then format('is not one of %s', (select string_agg(v, ', ') from jsonb_array_elements_text(p_rule -> 'enum') v))

@@ -95,7 +95,7 @@ as $$
       union all
       select 'batch_id', p_options -> 'batch_id' where jsonb_typeof(p_options -> 'batch_id') = 'string'
     ) r
-    where r.value #>> '{}' !~* '^\{?([0-9a-f]{4}-?){8}\}?$'
+    where r.value #>> '{}' !~* '^[{]?([0-9a-f]{4}-?){8}[}]?$'
     union all
     select format('options.expires_at is %s, which is no time', p_options -> 'expires_at')
     where jsonb_typeof(p_options -> 'expires_at') = 'string' and not picture_queue._is_time(p_options ->> 'expires_at')
@@ -142,7 +142,7 @@ as $$
       select p.problem from (
         select format('%s is %s, which is no uuid', u.name, p_item -> u.name) as problem
         from (values ('job_id'), ('user_id'), ('generation_id')) as u (name)
-        where p_item ->> u.name !~* '^\{?([0-9a-f]{4}-?){8}\}?$'
+        where p_item ->> u.name !~* '^[{]?([0-9a-f]{4}-?){8}[}]?$'
         union all
         select format('%s is not known', k) from jsonb_object_keys(p_item) k
         where k not in ('job_type', 'payload', 'priority', 'queue', 'scheduled_for', 'max_attempts', 'user_id',

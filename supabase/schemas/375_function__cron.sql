@@ -30,7 +30,7 @@ declare
   v_problem text;
 begin
   foreach v_part in array string_to_array(p_text, ',') loop
-    v_words := regexp_match(v_part, '^(?:\*|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
+    v_words := regexp_match(v_part, '^(?:[*]|([0-9]{1,4}|[a-z]{3})(?:-([0-9]{1,4}|[a-z]{3}))?)(?:/([0-9]{1,4}))?$');
     select array_agg(case when w ~ '[0-9]' then w::integer else p_low - 1 + array_position(p_names, w) end order by i)
     into v_ends
     from unnest(v_words[1:2]) with ordinality as e (w, i);
@@ -78,7 +78,7 @@ begin
     when '@annually' then '0 0 1 1 *'
     else v_text
   end;
-  v_fields := regexp_split_to_array(v_text, '\s+');
+  v_fields := regexp_split_to_array(v_text, '[[:space:]]+');
   if length(v_text) > 500 or cardinality(v_fields) is distinct from 5 then
     perform picture_queue._refuse('PQ_INVALID_CRON',
       format('cron is "%s", which has %s fields, not 5', left(p_cron, 100), coalesce(cardinality(v_fields), 0)),

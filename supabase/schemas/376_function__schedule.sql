@@ -231,7 +231,7 @@ begin
       || 'options.delay_seconds, expires_in_seconds and unique');
   end if;
   v_new.name := p_name;
-  v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '\s+', ' ', 'g');
+  v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
   v_new.every_seconds := (v_said ->> 'every_seconds')::double precision;
   v_new.timezone := picture_queue._timezone(coalesce(v_said ->> 'timezone', 'UTC'));
   v_new.missed := coalesce(v_said ->> 'missed', 'once');

@@ -121,6 +121,23 @@ async def test_no_function_is_open_to_everyone_or_finds_objects_by_search_path(d
             assert function["config"][0] == "search_path=pg_catalog, pg_temp", function["signature"]
 
 
+async def test_no_function_has_a_backslash_in_a_plain_literal(db):
+    """Where a role or database has `standard_conforming_strings` off it would be an escape."""
+    token = re.compile(r"--[^\n]*|\$(\w*)\$.*?\$\1\$|(\bE)?'(?:[^']|'')*'", re.S | re.I)
+    rows = await db.rows(
+        """select p.oid::regprocedure::text as name, p.prosrc from pg_proc p
+        where p.pronamespace = 'picture_queue'::regnamespace or p.oid in (
+          select f.oid from picture_queue._our_functions() f)"""
+    )
+    found = {
+        row["name"]: literal[0]
+        for row in rows
+        for literal in token.finditer(row["prosrc"])
+        if literal[0].startswith("'") and "\\" in literal[0]
+    }
+    assert found == {}
+
+
 async def test_what_users_may_call_in_public_has_no_rights_of_its_own(db):
     for function in await functions(db, "public"):
         if "authenticated" in (function["roles"] or ()):

@@ -239,3 +239,12 @@ async def test_a_date_that_never_comes_is_refused(db):
     error = await db.refusal("select set_schedule('sql-tick', $1)", given)
     assert "PQ_INVALID_CRON" in str(error)
     assert "does not come" in str(error.detail)
+
+
+async def test_expressions_are_read_alike_without_standard_conforming_strings(db):
+    await db.run("set local standard_conforming_strings = off")
+    at = "'2026-01-01 00:00+00'::timestamptz"
+    next_at = await db.value(f"select picture_queue._cron_next('*/15  9-17 * * mon', 'UTC', {at})")
+    assert next_at.isoformat() == "2026-01-05T09:00:00+00:00"
+    reason = "select picture_queue._reason('job 0a1b2c3d-0000-4000-8000-000000000000: 12 of 0xff')"
+    assert await db.value(reason) == "job ID: N of ID"
