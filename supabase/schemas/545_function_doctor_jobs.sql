@@ -54,7 +54,7 @@ as $$
   select p.oid, p.pronamespace = 'public'::regnamespace
   from pg_catalog.pg_proc p
   where p.pronamespace = 'picture_queue'::regnamespace
-    or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'picture_queue\.|public\.(job_queue|generations|queue_health)'
+    or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'picture_queue[.]|public[.](job_queue|generations|queue_health)'
       and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
 $$;
 
