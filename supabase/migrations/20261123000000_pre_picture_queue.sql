@@ -6736,70 +6736,109 @@ begin
     on conflict (queue, minute, status) do update set n = p.n + excluded.n
   )
   select count(*) into v_folded from taken;
-  delete from picture_queue.depth d where d.n = 0;
+  if v_folded > 0 then
+    delete from picture_queue.depth d where d.n = 0;
+  end if;
   return v_folded;
 end
 $$;
 
--- Makes the partition of the archive for the month (UTC) of p_at, if it is not there. Made first and then
--- attached, which waits for nobody who reads the archive.
+-- Whether a partition of the archive takes a job that finished then. The project may have made or detached some.
+create function picture_queue._archive_takes(p_at timestamptz) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_condition text;
+  v_takes boolean;
+begin
+  for v_condition in
+    select pg_catalog.pg_get_partition_constraintdef(i.inhrelid) from pg_catalog.pg_inherits i
+    where i.inhparent = 'picture_queue.archive'::regclass and not i.inhdetachpending
+    order by i.inhrelid desc
+  loop
+    -- A default partition without others beside it has no condition.
+    execute format('select %s from (select $1 as finished_at) a', coalesce(v_condition, 'true')) into v_takes using p_at;
+    if v_takes then
+      return true;
+    end if;
+  end loop;
+  return false;
+end
+$$;
+
+-- Makes the partition of the archive for the month (UTC) of p_at, unless there is one. Made first and then
+-- attached, which waits for nobody who reads the archive. A detached partition keeps its name, so the new one
+-- gets another.
 create function picture_queue._archive_partition(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_month timestamp := date_trunc('month', p_at at time zone 'UTC');
   v_name text := 'archive_' || to_char(v_month, 'YYYY_MM');
+  v_n integer := 1;
 begin
-  if to_regclass(format('picture_queue.%I', v_name)) is null then
-    execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
-    execute format('alter table picture_queue.%I enable row level security', v_name);
-    execute format('revoke all on picture_queue.%I from public, anon, authenticated, service_role', v_name);
-    execute format('alter table picture_queue.archive attach partition picture_queue.%I for values from (%L) to (%L)',
-      v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
+  if picture_queue._archive_takes(p_at) then
+    return;
   end if;
+  while to_regtype(format('picture_queue.%I', v_name)) is not null or to_regclass(format('picture_queue.%I', v_name)) is not null loop
+    v_n := v_n + 1;
+    v_name := 'archive_' || to_char(v_month, 'YYYY_MM') || '_' || v_n;
+  end loop;
+  execute format('create table picture_queue.%I (like picture_queue.archive including all)', v_name);
+  execute format('alter table picture_queue.%I enable row level security', v_name);
+  execute format('revoke all on picture_queue.%I from public, anon, authenticated, service_role', v_name);
+  execute format('alter table picture_queue.archive attach partition picture_queue.%I for values from (%L) to (%L)',
+    v_name, v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
 end
 $$;
 
--- Drops the partitions whose month ended keep_archive_months ago. One that somebody reads just now is
--- left for the next time. Returns how many.
+-- The partitions that _archive_partition made and whose month ended keep_archive_months ago.
+create function picture_queue._old_partitions() returns table (name text)
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select c.relname::text from pg_catalog.pg_inherits i
+  join pg_catalog.pg_class c on c.oid = i.inhrelid
+  cross join picture_queue.setting s
+  where i.inhparent = 'picture_queue.archive'::regclass and not i.inhdetachpending
+    and c.relname ~ '^archive_[0-9]{4}_[0-9]{2}(_[0-9]+)?$'
+    and c.relname < 'archive_' || to_char(
+      (picture_queue._now() at time zone 'UTC') - make_interval(months => s.keep_archive_months), 'YYYY_MM')
+  order by c.relname
+$$;
+
+-- Drops up to 12 old partitions. One that somebody reads, or that a view needs, is left for the next time; the
+-- doctor names it. Returns how many.
 create function picture_queue._drop_archive() returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_name text;
-  v_patience text := current_setting('lock_timeout');
   v_dropped integer := 0;
 begin
-  for v_name in
-    select c.relname from pg_catalog.pg_inherits i
-    join pg_catalog.pg_class c on c.oid = i.inhrelid
-    where i.inhparent = 'picture_queue.archive'::regclass and c.relname < 'archive_' || to_char(
-      (picture_queue._now() at time zone 'UTC') - make_interval(months => (
-        select s.keep_archive_months from picture_queue.setting s)), 'YYYY_MM')
-    order by c.relname limit 12
-  loop
+  for v_name in select o.name from picture_queue._old_partitions() o limit 12 loop
     begin
-      perform set_config('lock_timeout', '500ms', true);
       execute format('drop table picture_queue.%I', v_name);
       v_dropped := v_dropped + 1;
-    exception when lock_not_available then
+    exception when others then
       null;
     end;
   end loop;
-  perform set_config('lock_timeout', v_patience, true);
   return v_dropped;
 end
 $$;
 
 -- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status,
--- into the archive where that is on. A job's idempotency key and uniqueness end with it. Returns how many.
+-- into the archive where that is on. A job's idempotency key and uniqueness end with it. What cannot be deleted
+-- or archived, such as a job that a table of the project refers to, stays, and the others go. Returns how many.
 create function picture_queue._prune(p_limit integer) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();  -- a volatile function would not be looked up in an index
   v_ids uuid[];
   v_archive boolean;
+  v_id uuid;
+  v_pruned integer := 0;
 begin
   select array_agg(d.id), bool_or(s.archive) into v_ids, v_archive
   from picture_queue.setting s
@@ -6815,17 +6854,40 @@ begin
   if v_ids is null then
     return 0;
   end if;
-  if v_archive then
+  begin
+    return picture_queue._prune_jobs(v_ids, v_archive);
+  exception when others then
+    foreach v_id in array v_ids loop
+      begin
+        v_pruned := v_pruned + picture_queue._prune_jobs(array[v_id], v_archive);
+      exception
+        when lock_not_available or deadlock_detected then
+          return v_pruned;  -- each of the others would wait as well
+        when others then
+          null;  -- the doctor names jobs that are older than they should be
+      end;
+    end loop;
+    return v_pruned;
+  end;
+end
+$$;
+
+-- Deletes locked jobs, into the archive if it is on. Returns how many.
+create function picture_queue._prune_jobs(p_ids uuid[], p_archive boolean) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_archive then
     perform picture_queue._archive_partition(m.at)
-    from (select distinct date_trunc('month', j.finished_at, 'UTC') as at from public.job_queue j where j.id = any (v_ids)) m;
+    from (select distinct date_trunc('month', j.finished_at, 'UTC') as at from public.job_queue j where j.id = any (p_ids)) m;
     insert into picture_queue.archive (id, seq, queue, job_type, status, priority, payload, result, error, tags,
       metadata, tenant, batch_id, user_id, generation_id, attempt, worker, created_at, started_at, finished_at)
     select j.id, j.seq, j.queue, j.job_type, j.status, j.priority, j.payload, j.result, j.error, j.tags, j.metadata,
       j.tenant, j.batch_id, j.user_id, j.generation_id, j.attempt, j.worker, j.created_at, j.started_at, j.finished_at
-    from public.job_queue j where j.id = any (v_ids)
+    from public.job_queue j where j.id = any (p_ids)
     on conflict do nothing;
   end if;
-  return picture_queue._discard(v_ids);
+  return picture_queue._discard(p_ids);
 end
 $$;
 
@@ -7295,6 +7357,43 @@ as $$
     from counted c where c.n < 0 or c.really <> c.n), 'the counts are those of the jobs')
 $$;
 
+-- Whether what is to go does go: jobs that are a day older than they are kept, partitions of the archive that
+-- are too old, and tables that were partitions and whose month has another one now.
+create function picture_queue._check_pruning() returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with problem (verdict, detail, remedy) as (
+    select 'warn', format('%s jobs are kept for %s days, and one finished %s days ago%s', k.status, round(k.seconds / 86400),
+        round(extract(epoch from n.now - o.finished_at) / 86400), (
+          select ': these tables refer to public.job_queue and may hold it: '
+            || string_agg(distinct c.conrelid::regclass::text, ', ')
+          from pg_catalog.pg_constraint c
+          where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
+          having count(*) > 0)),
+      format('select picture_queue._prune_jobs(array[%L::uuid], %L); -- tells why it stays', o.id, s.archive)
+    from picture_queue.setting s
+    cross join (select picture_queue._now() as now offset 0) n
+    cross join lateral (values
+      ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
+    ) as k (status, seconds)
+    cross join lateral (
+      select j.id, j.finished_at from public.job_queue j
+      where j.status = k.status and j.finished_at < n.now - make_interval(secs => k.seconds) - interval '1 day'
+      order by j.finished_at limit 1) o
+    union all
+    select 'warn', format('picture_queue.%I is older than the archive is kept', o.name), format('drop table picture_queue.%I;', o.name)
+    from picture_queue._old_partitions() o
+    union all
+    select 'warn', format('%s is no partition of the archive', c.oid::regclass),
+      'rename it, or drop it if its jobs are kept elsewhere; jobs of its month that are pruned now go to a new partition'
+    from pg_catalog.pg_class c
+    where c.relnamespace = 'picture_queue'::regnamespace and c.relkind = 'r' and not c.relispartition
+      and c.relname ~ '^archive_[0-9]{4}_[0-9]{2}(_[0-9]+)?$'
+  )
+  select picture_queue._findings('pruning', (
+    select jsonb_agg(picture_queue._finding('pruning', p.verdict, p.detail, p.remedy)) from problem p), 'nothing is kept for too long')
+$$;
+
 
 -- 545_function_doctor_jobs.sql
 
@@ -7599,7 +7698,8 @@ begin
     || case when v_indexes @> '[{"verdict": "bad"}]'
       -- Each of these looks would read the whole table, again and again.
       then picture_queue._finding('jobs', 'warn', 'not looked at while an index is missing', 'make the indexes, and ask again')
-      else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue() end
+      else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue()
+        || picture_queue._check_pruning() end
     || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_cron_runs()
     || picture_queue._check_realtime() || picture_queue._check_storage() || picture_queue._check_settings(client_time);
 end

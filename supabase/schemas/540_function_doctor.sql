@@ -178,3 +178,40 @@ as $$
       order by c.state)
     from counted c where c.n < 0 or c.really <> c.n), 'the counts are those of the jobs')
 $$;
+
+-- Whether what is to go does go: jobs that are a day older than they are kept, partitions of the archive that
+-- are too old, and tables that were partitions and whose month has another one now.
+create function picture_queue._check_pruning() returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with problem (verdict, detail, remedy) as (
+    select 'warn', format('%s jobs are kept for %s days, and one finished %s days ago%s', k.status, round(k.seconds / 86400),
+        round(extract(epoch from n.now - o.finished_at) / 86400), (
+          select ': these tables refer to public.job_queue and may hold it: '
+            || string_agg(distinct c.conrelid::regclass::text, ', ')
+          from pg_catalog.pg_constraint c
+          where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
+          having count(*) > 0)),
+      format('select picture_queue._prune_jobs(array[%L::uuid], %L); -- tells why it stays', o.id, s.archive)
+    from picture_queue.setting s
+    cross join (select picture_queue._now() as now offset 0) n
+    cross join lateral (values
+      ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
+    ) as k (status, seconds)
+    cross join lateral (
+      select j.id, j.finished_at from public.job_queue j
+      where j.status = k.status and j.finished_at < n.now - make_interval(secs => k.seconds) - interval '1 day'
+      order by j.finished_at limit 1) o
+    union all
+    select 'warn', format('picture_queue.%I is older than the archive is kept', o.name), format('drop table picture_queue.%I;', o.name)
+    from picture_queue._old_partitions() o
+    union all
+    select 'warn', format('%s is no partition of the archive', c.oid::regclass),
+      'rename it, or drop it if its jobs are kept elsewhere; jobs of its month that are pruned now go to a new partition'
+    from pg_catalog.pg_class c
+    where c.relnamespace = 'picture_queue'::regnamespace and c.relkind = 'r' and not c.relispartition
+      and c.relname ~ '^archive_[0-9]{4}_[0-9]{2}(_[0-9]+)?$'
+  )
+  select picture_queue._findings('pruning', (
+    select jsonb_agg(picture_queue._finding('pruning', p.verdict, p.detail, p.remedy)) from problem p), 'nothing is kept for too long')
+$$;

@@ -11,7 +11,8 @@ import pytest
 CHECKS = {
     "realtime in SQL",
     "storage",
-    "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs", "rights",
+    "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs", "pruning",
+    "rights",
     "maintenance", "pg_cron", "settings", "postgres", "clock",
 }  # fmt: skip
 

@@ -333,3 +333,81 @@ async def test_the_doctor_looks_for_the_jobs_of_pg_cron(db, cron):
     assert (await found())["verdict"] == "ok"
     await db.run("update cron.job set active = false where jobname = 'prune-job-queue'")
     assert (await found())["verdict"] == "warn"
+
+
+async def test_a_month_that_was_detached_from_the_archive_stops_nothing(db):
+    await db.value("select set_setting($1)", {"archive": True})
+    first = await finish(db, "completed")
+    month = (await db.job(first[0]))["finished_at"].astimezone(UTC)
+    await db.value("select picture_queue._archive_partition($1)", month)
+    name = month.strftime("archive_%Y_%m")
+    await db.run(f"alter table picture_queue.archive detach partition picture_queue.{name}")
+    await db.pass_time(8 * DAY)
+    assert (await maintain(db))["pruned"] >= 1
+    assert [row["id"] for row in await archived(db)] == first
+    assert f"{name}_2" in await partitions(db)
+    await finish(db, "completed")
+    await db.pass_time(8 * DAY)
+    await maintain(db)
+    assert len(await archived(db)) == 2
+    findings = await db.value("select picture_queue._check_pruning()")
+    assert f"picture_queue.{name} is no partition of the archive" in {f["detail"] for f in findings}
+
+
+@pytest.mark.parametrize(
+    "bounds", ["default", "for values from ('2020-01-01 00:00+00') to ('2100-01-01 00:00+00')"]
+)
+async def test_partitions_that_the_project_made_are_used_and_kept(db, bounds):
+    for name in await partitions(db):
+        await db.run(f"alter table picture_queue.archive detach partition picture_queue.{name}")
+    await db.run(
+        f"create table picture_queue.archive_2019 partition of picture_queue.archive {bounds}"
+    )
+    await db.value("select set_setting($1)", {"archive": True})
+    await finish(db, "completed")
+    await db.pass_time(8 * DAY)
+    await maintain(db)
+    assert await db.value("select count(*) from picture_queue.archive_2019") == 1
+    await db.pass_time(800 * DAY)
+    await maintain(db)
+    assert set(await partitions(db)) == {"archive_2019"}, "its name is not one of ours"
+
+
+async def test_a_job_that_cannot_be_pruned_stays_alone(db):
+    one, two, three = await finish(db, "completed", 3)
+    await db.run("create table public.orders (job uuid references job_queue (id))")
+    await db.run("insert into public.orders values ($1)", two)
+    await db.pass_time(7.5 * DAY)
+    assert (await maintain(db))["pruned"] >= 2
+    assert await kept(db) == {two}
+    assert await db.value("select picture_queue._check_pruning() -> 0 ->> 'verdict'") == "ok"
+    await db.pass_time(DAY)
+    (finding,) = await db.value("select picture_queue._check_pruning()")
+    assert finding["verdict"] == "warn"
+    assert "orders" in finding["detail"]
+    assert str(two) in finding["remedy"]
+    await db.run("delete from public.orders")
+    await db.run(finding["remedy"])
+    assert await kept(db) == set()
+    assert one != three
+
+
+async def test_a_month_that_a_view_needs_is_left_and_named(db):
+    await db.value("select set_setting($1)", {"keep_archive_months": 2})
+    old = [datetime(2020, 1, 15, tzinfo=UTC), datetime(2020, 2, 15, tzinfo=UTC)]
+    for month in old:
+        await db.value("select picture_queue._archive_partition($1)", month)
+    await db.run("create view public.january as select * from picture_queue.archive_2020_01")
+    assert (await maintain(db))["dropped_partitions"] == 1
+    assert {"archive_2020_01"} <= set(await partitions(db))
+    findings = await db.value("select picture_queue._check_pruning()")
+    assert "drop table picture_queue.archive_2020_01;" in {f["remedy"] for f in findings}
+
+
+async def test_folding_is_bounded_and_says_whether_there_may_be_more(db):
+    await db.value("select picture_queue._fold_depth(1000000)")
+    for _ in range(5):
+        await db.enqueue()
+    assert await db.value("select picture_queue._fold_depth(3)") == 3
+    assert await db.value("select picture_queue._fold_depth(3)") == 2
+    assert await db.value("select picture_queue._fold_depth(3)") == 0
