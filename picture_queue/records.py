@@ -186,7 +186,11 @@ class Model(Record):
 
 
 class QueueHealth(Record):
-    """One row of the view ``queue_health``."""
+    """One row of the view ``queue_health``.
+
+    `failed_last_day` counts jobs that failed in the last 24 hours and are still failed, among the
+    newest 10,000 of all queues.
+    """
 
     queue: str
     pending: int

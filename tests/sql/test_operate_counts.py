@@ -115,6 +115,32 @@ async def test_a_job_counts_as_old_from_when_it_became_due(db):
     assert 9 <= (await counts(db))["oldest_seconds"] < 20
 
 
+async def test_jobs_that_failed_in_the_last_day_are_counted_not_failures(db):
+    """A job that failed twice is one; a job that was retried since is none."""
+
+    async def failed():
+        sql = "select failed_last_day from queue_health where queue = $1"
+        return await db.value(sql, db.queue)
+
+    job = await db.enqueue(max_attempts=1)
+    for _ in range(2):
+        (claimed,) = await db.claim()
+        await db.report(claimed, "failed")
+        assert await failed() == 1
+        await db.value("select retry_job($1)", job)
+        assert await failed() == 0
+    (claimed,) = await db.claim()
+    await db.report(claimed, "completed")
+    assert await failed() == 0
+    await db.enqueue(max_attempts=1)
+    (claimed,) = await db.claim()
+    await db.report(claimed, "failed")
+    await db.pass_time(86400 - 60)
+    assert await failed() == 1
+    await db.pass_time(120)
+    assert await failed() == 0
+
+
 async def test_queue_health_shows_the_same_counts(db):
     await db.enqueue()
     await db.enqueue()

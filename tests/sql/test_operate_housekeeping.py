@@ -402,12 +402,3 @@ async def test_a_month_that_a_view_needs_is_left_and_named(db):
     assert {"archive_2020_01"} <= set(await partitions(db))
     findings = await db.value("select picture_queue._check_pruning()")
     assert "drop table picture_queue.archive_2020_01;" in {f["remedy"] for f in findings}
-
-
-async def test_folding_is_bounded_and_says_whether_there_may_be_more(db):
-    await db.value("select picture_queue._fold_depth(1000000)")
-    for _ in range(5):
-        await db.enqueue()
-    assert await db.value("select picture_queue._fold_depth(3)") == 3
-    assert await db.value("select picture_queue._fold_depth(3)") == 2
-    assert await db.value("select picture_queue._fold_depth(3)") == 0

@@ -255,7 +255,8 @@ async def test_changing_the_jobs_of_a_queue_reads_that_queue(rare, action, given
 async def test_counts_do_not_look_at_all_jobs(many):
     # Of each queue the first 50 of each priority, and the steps from one to the next.
     found = await scans(many, "select queue_counts()")
-    assert set(found) <= {"job_queue_claimable"}, found
+    assert set(found) <= {"job_queue_claimable", "job_queue_finished"}, found
+    assert found.get("job_queue_finished", 0) == 0, "no job failed"
     assert found.get("job_queue_claimable", 0) <= 2000, found
     found = await scans(many, "select desired_workers($1)", many.queue)
     reads_only(found, due=10)
