@@ -1380,6 +1380,9 @@ begin
     when 'unblock' then picture_queue._unblock_jobs(p_subjects::uuid[])
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
+    when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
+    when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
+    when 'fold' then picture_queue._fold_depth(p_limit)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
   end;
 end
@@ -5173,7 +5176,7 @@ as $$
     when coalesce(p_key, '') !~ '^[^[:cntrl:]]{1,200}$' then format('key is %s', quote_nullable(left(p_key, 300)))
     when p_key not like '%*%' then null
     when not p_may_be_kind then format('key is %s, and only one key at a time can be paused', quote_literal(p_key))
-    when p_key !~ '^[^:*]+:\*$' then format('key is %s: a limit for each key of a kind is <kind>:*, such as user:*', quote_literal(p_key))
+    when p_key !~ '^[^:*]+:[*]$' then format('key is %s: a limit for each key of a kind is <kind>:*, such as user:*', quote_literal(p_key))
   end
 $$;
 
@@ -6834,98 +6837,89 @@ begin
 end
 $$;
 
--- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status,
--- into the archive where that is on. A job's idempotency key and uniqueness end with it. What cannot be deleted
--- or archived, such as a job that a table of the project refers to, stays, and the others go. Returns how many.
+-- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status, into the
+-- archive where that is on. What cannot be deleted or archived, such as a job that a table of the project refers
+-- to, stays, and the others go. Returns how many.
 create function picture_queue._prune(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();  -- a volatile function would not be looked up in an index
-  v_ids uuid[];
-  v_archive boolean;
-  v_id uuid;
-  v_pruned integer := 0;
 begin
-  select array_agg(d.id), bool_or(s.archive) into v_ids, v_archive
-  from picture_queue.setting s
-  cross join lateral (values
-    ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
-  ) as k (status, seconds)
-  cross join lateral (
-    select j.id from public.job_queue j
-    where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
-    order by j.finished_at limit p_limit
-    for update skip locked
-  ) d;
-  if v_ids is null then
-    return 0;
-  end if;
-  begin
-    return picture_queue._prune_jobs(v_ids, v_archive);
-  exception when others then
-    foreach v_id in array v_ids loop
-      begin
-        v_pruned := v_pruned + picture_queue._prune_jobs(array[v_id], v_archive);
-      exception
-        when lock_not_available or deadlock_detected then
-          return v_pruned;  -- each of the others would wait as well
-        when others then
-          null;  -- the doctor names jobs that are older than they should be
-      end;
-    end loop;
-    return v_pruned;
-  end;
+  return picture_queue._isolate('prune', array(
+    select d.id::text
+    from picture_queue.setting s
+    cross join lateral (values
+      ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
+    ) as k (status, seconds)
+    cross join lateral (
+      select j.id from public.job_queue j
+      where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds) and not exists (
+        select from picture_queue.failed_step f
+        where f.kind = 'prune' and f.subject = j.id::text and f.retry_at > v_now)
+      order by j.finished_at limit p_limit
+    ) d), p_limit);
 end
 $$;
 
--- Deletes locked jobs, into the archive if it is on. Returns how many.
-create function picture_queue._prune_jobs(p_ids uuid[], p_archive boolean) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
+-- Deletes finished jobs that nobody has locked, into the archive if it is on. A job's idempotency key and uniqueness
+-- end with it. Returns how many.
+create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
+declare
+  v_ids uuid[] := array(
+    select j.id from public.job_queue j
+    where j.id = any (p_ids) and j.finished_at is not null order by j.id for update skip locked);
 begin
-  if p_archive then
+  if (select s.archive from picture_queue.setting s) then
     perform picture_queue._archive_partition(m.at)
-    from (select distinct date_trunc('month', j.finished_at, 'UTC') as at from public.job_queue j where j.id = any (p_ids)) m;
+    from (select distinct date_trunc('month', j.finished_at, 'UTC') as at from public.job_queue j where j.id = any (v_ids)) m;
     insert into picture_queue.archive (id, seq, queue, job_type, status, priority, payload, result, error, tags,
       metadata, tenant, batch_id, user_id, generation_id, attempt, worker, created_at, started_at, finished_at)
     select j.id, j.seq, j.queue, j.job_type, j.status, j.priority, j.payload, j.result, j.error, j.tags, j.metadata,
       j.tenant, j.batch_id, j.user_id, j.generation_id, j.attempt, j.worker, j.created_at, j.started_at, j.finished_at
-    from public.job_queue j where j.id = any (p_ids)
+    from public.job_queue j where j.id = any (v_ids)
     on conflict do nothing;
   end if;
-  return picture_queue._discard(p_ids);
+  return picture_queue._discard(v_ids);
 end
 $$;
 
--- Deletes what nobody needs any more beside jobs: throughput older than two days, events nobody waited
--- for in a day, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
--- heard of in an hour, and keys that are neither paused nor waited for. Returns how many rows.
-create function picture_queue._prune_misc(p_limit integer) returns integer
+-- Deletes rows of these tables that nobody needs any more: throughput older than two days, events nobody waited for in
+-- a day, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not heard of in an
+-- hour, keys under which nothing runs, is paused or waits for a time, lease extensions that ended, and steps that
+-- failed and were not tried again. Returns how many rows.
+create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := picture_queue._now();
   v_rows integer;
   v_all integer := 0;
   v_table text;
   v_old text;
 begin
-  for v_table, v_old in values
-    ('throughput', 't.minute < $1 - interval ''2 days'''),
-    ('signal', 't.sent_at < $1 - interval ''1 day'''),
-    ('start', 't.at < $1 - make_interval(secs => coalesce('
-      || '(select max(r.period_seconds) from picture_queue.limit_rule r), 0))'),
-    ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
-      || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
-    ('worker', 't.seen_at < $1 - interval ''1 hour'''),
-    -- Under the lock of the key, as whoever changes the row.
-    ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 and t.due_at is null '
-      || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
+  for v_table, v_old in
+    select o.name, o.condition
+    from (values
+      ('throughput', 't.minute < $1 - interval ''2 days'''),
+      ('signal', 't.sent_at < $1 - interval ''1 day'''),
+      ('start', 't.at < $1 - make_interval(secs => coalesce('
+        || '(select max(r.period_seconds) from picture_queue.limit_rule r), 0))'),
+      ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
+        || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
+      ('worker', 't.seen_at < $1 - interval ''1 hour'''),
+      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'''),
+      ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
+      -- Under the lock of the key, as whoever changes the row.
+      ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 and t.due_at is null '
+        || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
+    ) as o (name, condition)
+    where o.name = any (p_tables)
   loop
     execute format('delete from picture_queue.%I d where d.ctid = any (array(
       select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
-    using v_now, p_limit;
+    using picture_queue._now(), p_limit;
     get diagnostics v_rows = row_count;
     v_all := v_all + v_rows;
   end loop;
@@ -6933,10 +6927,10 @@ begin
 end
 $$;
 
--- Prunes for two seconds at most, a thousand jobs of each status at a time. Called by maintain(), and by
--- pg_cron under a job of its own. Returns what was done; more: there is more to prune.
-create function picture_queue.prune() returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- Prunes for p_seconds at most, a thousand jobs of each status at a time. Called by maintain(), and by pg_cron under a
+-- job of its own. Returns what was done; more: there is more to prune.
+create function picture_queue.prune(p_seconds real default 2) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_start timestamptz := picture_queue._now();
@@ -6952,12 +6946,82 @@ begin
     v_batch := picture_queue._prune(1000);
     v_pruned := v_pruned + v_batch;
     v_rounds := v_rounds + 1;
-    exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + interval '2 seconds';
+    exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  return jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._prune_misc(10000),
+  return jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
+      '{throughput,signal,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._drop_archive(), 'more', v_batch > 0);
 end
 $$;
+
+-- Counts anew what runs under each limit key that nobody has locked just now. Returns how many were wrong.
+create function picture_queue._recount_keys() returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_keys text[] := picture_queue._lock_keys(array(select distinct k.key from picture_queue.limit_key k));
+  v_wrong integer;
+begin
+  delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0;
+  with counted as (
+    select k.key, count(s.key)::integer as n
+    from unnest(v_keys) as k (key)
+    left join (
+      select unnest(j.slots) as key from public.job_queue j where j.status = 'processing' and j.hold is null
+    ) s on s.key = k.key
+    group by k.key
+  )
+  update picture_queue.limit_key l set running = c.n, version = l.version + 1
+  from counted c where l.key = c.key and l.running <> c.n;
+  get diagnostics v_wrong = row_count;
+  return v_wrong;
+end
+$$;
+
+-- Puts right what queue_doctor() finds out of step: rows that belong to nothing, keys nobody looks at,
+-- and the counts, by counting all jobs once. Nothing is locked for longer than a row. For a person at
+-- the database; no API role may call it.
+create function picture_queue.repair() returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_slots integer;
+  v_ready uuid[];
+  v_keys integer;
+  v_counts integer;
+begin
+  v_slots := picture_queue._recount_keys();
+  delete from picture_queue.dependency d where not exists (
+    select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
+  select array_agg(w.id order by w.id) into v_ready
+  from (
+    select j.id from public.job_queue j
+    where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id)
+    order by j.id for update skip locked
+  ) w;
+  perform picture_queue._transition((select array_agg(picture_queue._change(r, 'ready')) from unnest(v_ready) r));
+  insert into picture_queue.freed_key (key, n, at)
+  select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
+  where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
+  get diagnostics v_keys = row_count;
+  -- One statement sees jobs and counts as of one moment.
+  insert into picture_queue.depth_change (queue, status, hold, n, at)
+  select c.queue, c.status, c.hold, sum(c.n), '-infinity'
+  from (
+    select j.queue, j.status, j.hold, count(*) as n from public.job_queue j group by j.queue, j.status, j.hold
+    union all
+    select d.queue, d.status, d.hold, -d.n from picture_queue._depths() d
+  ) c
+  group by c.queue, c.status, c.hold having sum(c.n) <> 0;
+  get diagnostics v_counts = row_count;
+  return jsonb_build_object('slots', v_slots, 'ready', coalesce(cardinality(v_ready), 0), 'keys', v_keys, 'counts', v_counts);
+end
+$$;
+
+
+-- 535_function_maintenance.sql
+
+-- Maintenance: what is due for jobs that nobody calls for, and what keeps the tables small.
 
 -- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
 -- p_limit of each, each isolated. Returns how much of each.
@@ -7042,20 +7106,23 @@ as $$
     (select k.due_at from picture_queue.limit_key k where k.due_at > p_now order by k.due_at limit 1))
 $$;
 
--- What is done once a minute, by whoever asks first: counts are added up, old rows deleted.
-create function picture_queue._do_housekeeping() returns jsonb
+-- Adds up the counts, every five seconds, and prunes, once a minute: a part at a time, each isolated.
+create function picture_queue._do_housekeeping(p_all boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_done jsonb;
+  v_done jsonb := jsonb_build_object('folded', picture_queue._isolate('fold', '{depth_change}', 50000));
 begin
-  v_done := jsonb_build_object('folded', picture_queue._fold_depth(200000)) || picture_queue.prune();
-  update picture_queue.setting s
-  set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
-  where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
-  delete from picture_queue.lease_extension x where x.lease_expires_at < v_now - interval '1 minute';
-  delete from picture_queue.failed_step f where f.retry_at < v_now - interval '5 minutes';
+  update picture_queue.maintenance m
+  set fold_at = v_now + case when (v_done ->> 'folded')::integer < 50000 then interval '5 seconds' else interval '0' end
+  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
+  if p_all then
+    v_done := v_done || picture_queue.prune(0.2);
+    update picture_queue.setting s
+    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
+    where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
+  end if;
   return v_done;
 end
 $$;
@@ -7068,9 +7135,8 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_state picture_queue.maintenance;
-  v_mine uuid;
   v_worker text := coalesce(p_worker, '');
-  v_is_due boolean;
+  v_prunes boolean;
   v_done jsonb := '{}';
   v_next timestamptz;
 begin
@@ -7083,16 +7149,17 @@ begin
   if not found and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}';
   end if;
-  v_is_due := (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
-  if p_force or v_is_due then
-    v_done := picture_queue._do_housekeeping();
+  -- Housekeeping has rounds of its own, so that what is due does not wait for it.
+  v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
+  if v_prunes or v_state.fold_at <= v_now then
+    v_done := picture_queue._do_housekeeping(v_prunes);
   end if;
-  if p_force or not v_is_due then
+  if p_force or v_done = '{}' then
     v_done := v_done || picture_queue._do_due_steps(1000, p_force or v_state.sweep_at <= v_now);
     v_next := picture_queue._next_due(v_now);
   end if;
   -- A full step has more to do.
-  if v_is_due or exists (select from jsonb_each_text(v_done) d where d.key <> 'folded' and d.value ~ '^[0-9]{4,}$') then
+  if v_next is null or exists (select from jsonb_each_text(v_done) d where d.value ~ '^[0-9]{4,}$') then
     v_next := v_now;
   end if;
   update picture_queue.maintenance m set done_at = v_now, look_at = v_next,
@@ -7115,70 +7182,6 @@ exception when deadlock_detected or lock_not_available then
 end
 $$;
 comment on function public.maintain_jobs is 'Does the maintenance that is due, and says what was done and when to call again.';
-
--- Counts anew what runs under each limit key that nobody has locked just now. Returns how many were wrong.
-create function picture_queue._recount_keys() returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_keys text[] := picture_queue._lock_keys(array(select distinct k.key from picture_queue.limit_key k));
-  v_wrong integer;
-begin
-  delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0;
-  with counted as (
-    select k.key, count(s.key)::integer as n
-    from unnest(v_keys) as k (key)
-    left join (
-      select unnest(j.slots) as key from public.job_queue j where j.status = 'processing' and j.hold is null
-    ) s on s.key = k.key
-    group by k.key
-  )
-  update picture_queue.limit_key l set running = c.n, version = l.version + 1
-  from counted c where l.key = c.key and l.running <> c.n;
-  get diagnostics v_wrong = row_count;
-  return v_wrong;
-end
-$$;
-
--- Puts right what queue_doctor() finds out of step: rows that belong to nothing, keys nobody looks at,
--- and the counts, by counting all jobs once. Nothing is locked for longer than a row. For a person at
--- the database; no API role may call it.
-create function picture_queue.repair() returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_slots integer;
-  v_ready uuid[];
-  v_keys integer;
-  v_counts integer;
-begin
-  v_slots := picture_queue._recount_keys();
-  delete from picture_queue.dependency d where not exists (
-    select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
-  select array_agg(w.id order by w.id) into v_ready
-  from (
-    select j.id from public.job_queue j
-    where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id)
-    order by j.id for update skip locked
-  ) w;
-  perform picture_queue._transition((select array_agg(picture_queue._change(r, 'ready')) from unnest(v_ready) r));
-  insert into picture_queue.freed_key (key, n, at)
-  select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
-  where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
-  get diagnostics v_keys = row_count;
-  -- One statement sees jobs and counts as of one moment.
-  insert into picture_queue.depth_change (queue, status, hold, n, at)
-  select c.queue, c.status, c.hold, sum(c.n), '-infinity'
-  from (
-    select j.queue, j.status, j.hold, count(*) as n from public.job_queue j group by j.queue, j.status, j.hold
-    union all
-    select d.queue, d.status, d.hold, -d.n from picture_queue._depths() d
-  ) c
-  group by c.queue, c.status, c.hold having sum(c.n) <> 0;
-  get diagnostics v_counts = row_count;
-  return jsonb_build_object('slots', v_slots, 'ready', coalesce(cardinality(v_ready), 0), 'keys', v_keys, 'counts', v_counts);
-end
-$$;
 
 
 -- 540_function_doctor.sql
@@ -7377,7 +7380,7 @@ as $$
           from pg_catalog.pg_constraint c
           where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
           having count(*) > 0)),
-      format('select picture_queue._prune_jobs(array[%L::uuid], %L); -- tells why it stays', o.id, s.archive)
+      format('select picture_queue._prune_jobs(array[%L::uuid]); -- tells why it stays', o.id)
     from picture_queue.setting s
     cross join (select picture_queue._now() as now offset 0) n
     cross join lateral (values
@@ -7460,7 +7463,7 @@ as $$
   select p.oid, p.pronamespace = 'public'::regnamespace
   from pg_catalog.pg_proc p
   where p.pronamespace = 'picture_queue'::regnamespace
-    or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'picture_queue\.|public\.(job_queue|generations|queue_health)'
+    or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'picture_queue[.]|public[.](job_queue|generations|queue_health)'
       and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
 $$;
 
@@ -7531,6 +7534,36 @@ begin
     else picture_queue._finding('pg_cron', 'warn', 'process-job-queue or prune-job-queue is not scheduled, or not active',
       'select picture_queue.schedule_maintenance();') end;
 end
+$$;
+
+-- Steps of claims and maintenance that failed for one job, batch, key or schedule, callbacks that were refused, and
+-- schedules whose latest tick made no job. Others go on meanwhile.
+create function picture_queue._check_failed_steps() returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select picture_queue._findings('failed steps', (
+    select jsonb_agg(p.finding) from (
+      (select picture_queue._finding('failed steps', 'bad', format('%s %s failed %s times since %s: %s', case f.kind
+          when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
+          when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
+          when 'prune' then 'pruning job' when 'callback' then 'enqueuing the callback of batch'
+          else format('step %s for', f.kind) end,
+        f.subject, f.failures, f.first_at, f.last_error), case
+        when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune')
+          then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
+        else 'it is tried again at ' || f.retry_at end) as finding
+      from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
+      union all
+      (select picture_queue._finding('failed steps', 'warn', format('the callback of batch %s was refused: %s', b.id, b.callback_error),
+        format('enqueue it yourself; select public.get_batch(%L); has it', b.id))
+      from picture_queue.batch b
+      where b.finished_at > picture_queue._now() - interval '1 day' and b.callback_error is not null
+      order by b.finished_at desc limit 10)
+      union all
+      (select picture_queue._finding('failed steps', 'warn', format('the latest tick of schedule %s made no job: %s', s.name, s.last_error),
+        format('select public.set_schedule(%L, …); -- with what is right', s.name))
+      from picture_queue.schedule s where s.last_error is not null order by s.name limit 10)
+    ) p), 'no step fails')
 $$;
 
 create function picture_queue._check_settings(p_client_time timestamptz) returns jsonb
@@ -7706,7 +7739,7 @@ begin
       -- Each of these looks would read the whole table, again and again.
       then picture_queue._finding('jobs', 'warn', 'not looked at while an index is missing', 'make the indexes, and ask again')
       else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue()
-        || picture_queue._check_pruning() end
+        || picture_queue._check_pruning() || picture_queue._check_failed_steps() end
     || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_cron_runs()
     || picture_queue._check_realtime() || picture_queue._check_storage() || picture_queue._check_settings(client_time);
 end

@@ -31,6 +31,9 @@ begin
     when 'unblock' then picture_queue._unblock_jobs(p_subjects::uuid[])
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
+    when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
+    when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
+    when 'fold' then picture_queue._fold_depth(p_limit)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
   end;
 end

@@ -8,7 +8,7 @@ as $$
     when coalesce(p_key, '') !~ '^[^[:cntrl:]]{1,200}$' then format('key is %s', quote_nullable(left(p_key, 300)))
     when p_key not like '%*%' then null
     when not p_may_be_kind then format('key is %s, and only one key at a time can be paused', quote_literal(p_key))
-    when p_key !~ '^[^:*]+:\*$' then format('key is %s: a limit for each key of a kind is <kind>:*, such as user:*', quote_literal(p_key))
+    when p_key !~ '^[^:*]+:[*]$' then format('key is %s: a limit for each key of a kind is <kind>:*, such as user:*', quote_literal(p_key))
   end
 $$;
 

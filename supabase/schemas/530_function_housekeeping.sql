@@ -125,98 +125,89 @@ begin
 end
 $$;
 
--- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status,
--- into the archive where that is on. A job's idempotency key and uniqueness end with it. What cannot be deleted
--- or archived, such as a job that a table of the project refers to, stays, and the others go. Returns how many.
+-- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status, into the
+-- archive where that is on. What cannot be deleted or archived, such as a job that a table of the project refers
+-- to, stays, and the others go. Returns how many.
 create function picture_queue._prune(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();  -- a volatile function would not be looked up in an index
-  v_ids uuid[];
-  v_archive boolean;
-  v_id uuid;
-  v_pruned integer := 0;
 begin
-  select array_agg(d.id), bool_or(s.archive) into v_ids, v_archive
-  from picture_queue.setting s
-  cross join lateral (values
-    ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
-  ) as k (status, seconds)
-  cross join lateral (
-    select j.id from public.job_queue j
-    where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
-    order by j.finished_at limit p_limit
-    for update skip locked
-  ) d;
-  if v_ids is null then
-    return 0;
-  end if;
-  begin
-    return picture_queue._prune_jobs(v_ids, v_archive);
-  exception when others then
-    foreach v_id in array v_ids loop
-      begin
-        v_pruned := v_pruned + picture_queue._prune_jobs(array[v_id], v_archive);
-      exception
-        when lock_not_available or deadlock_detected then
-          return v_pruned;  -- each of the others would wait as well
-        when others then
-          null;  -- the doctor names jobs that are older than they should be
-      end;
-    end loop;
-    return v_pruned;
-  end;
+  return picture_queue._isolate('prune', array(
+    select d.id::text
+    from picture_queue.setting s
+    cross join lateral (values
+      ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
+    ) as k (status, seconds)
+    cross join lateral (
+      select j.id from public.job_queue j
+      where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds) and not exists (
+        select from picture_queue.failed_step f
+        where f.kind = 'prune' and f.subject = j.id::text and f.retry_at > v_now)
+      order by j.finished_at limit p_limit
+    ) d), p_limit);
 end
 $$;
 
--- Deletes locked jobs, into the archive if it is on. Returns how many.
-create function picture_queue._prune_jobs(p_ids uuid[], p_archive boolean) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
+-- Deletes finished jobs that nobody has locked, into the archive if it is on. A job's idempotency key and uniqueness
+-- end with it. Returns how many.
+create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
+declare
+  v_ids uuid[] := array(
+    select j.id from public.job_queue j
+    where j.id = any (p_ids) and j.finished_at is not null order by j.id for update skip locked);
 begin
-  if p_archive then
+  if (select s.archive from picture_queue.setting s) then
     perform picture_queue._archive_partition(m.at)
-    from (select distinct date_trunc('month', j.finished_at, 'UTC') as at from public.job_queue j where j.id = any (p_ids)) m;
+    from (select distinct date_trunc('month', j.finished_at, 'UTC') as at from public.job_queue j where j.id = any (v_ids)) m;
     insert into picture_queue.archive (id, seq, queue, job_type, status, priority, payload, result, error, tags,
       metadata, tenant, batch_id, user_id, generation_id, attempt, worker, created_at, started_at, finished_at)
     select j.id, j.seq, j.queue, j.job_type, j.status, j.priority, j.payload, j.result, j.error, j.tags, j.metadata,
       j.tenant, j.batch_id, j.user_id, j.generation_id, j.attempt, j.worker, j.created_at, j.started_at, j.finished_at
-    from public.job_queue j where j.id = any (p_ids)
+    from public.job_queue j where j.id = any (v_ids)
     on conflict do nothing;
   end if;
-  return picture_queue._discard(p_ids);
+  return picture_queue._discard(v_ids);
 end
 $$;
 
--- Deletes what nobody needs any more beside jobs: throughput older than two days, events nobody waited
--- for in a day, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
--- heard of in an hour, and keys that are neither paused nor waited for. Returns how many rows.
-create function picture_queue._prune_misc(p_limit integer) returns integer
+-- Deletes rows of these tables that nobody needs any more: throughput older than two days, events nobody waited for in
+-- a day, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not heard of in an
+-- hour, keys under which nothing runs, is paused or waits for a time, lease extensions that ended, and steps that
+-- failed and were not tried again. Returns how many rows.
+create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := picture_queue._now();
   v_rows integer;
   v_all integer := 0;
   v_table text;
   v_old text;
 begin
-  for v_table, v_old in values
-    ('throughput', 't.minute < $1 - interval ''2 days'''),
-    ('signal', 't.sent_at < $1 - interval ''1 day'''),
-    ('start', 't.at < $1 - make_interval(secs => coalesce('
-      || '(select max(r.period_seconds) from picture_queue.limit_rule r), 0))'),
-    ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
-      || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
-    ('worker', 't.seen_at < $1 - interval ''1 hour'''),
-    -- Under the lock of the key, as whoever changes the row.
-    ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 and t.due_at is null '
-      || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
+  for v_table, v_old in
+    select o.name, o.condition
+    from (values
+      ('throughput', 't.minute < $1 - interval ''2 days'''),
+      ('signal', 't.sent_at < $1 - interval ''1 day'''),
+      ('start', 't.at < $1 - make_interval(secs => coalesce('
+        || '(select max(r.period_seconds) from picture_queue.limit_rule r), 0))'),
+      ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
+        || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
+      ('worker', 't.seen_at < $1 - interval ''1 hour'''),
+      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'''),
+      ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
+      -- Under the lock of the key, as whoever changes the row.
+      ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 and t.due_at is null '
+        || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
+    ) as o (name, condition)
+    where o.name = any (p_tables)
   loop
     execute format('delete from picture_queue.%I d where d.ctid = any (array(
       select t.ctid from picture_queue.%I t where %s limit $2 for update skip locked))', v_table, v_table, v_old)
-    using v_now, p_limit;
+    using picture_queue._now(), p_limit;
     get diagnostics v_rows = row_count;
     v_all := v_all + v_rows;
   end loop;
@@ -224,10 +215,10 @@ begin
 end
 $$;
 
--- Prunes for two seconds at most, a thousand jobs of each status at a time. Called by maintain(), and by
--- pg_cron under a job of its own. Returns what was done; more: there is more to prune.
-create function picture_queue.prune() returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- Prunes for p_seconds at most, a thousand jobs of each status at a time. Called by maintain(), and by pg_cron under a
+-- job of its own. Returns what was done; more: there is more to prune.
+create function picture_queue.prune(p_seconds real default 2) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_start timestamptz := picture_queue._now();
@@ -243,169 +234,13 @@ begin
     v_batch := picture_queue._prune(1000);
     v_pruned := v_pruned + v_batch;
     v_rounds := v_rounds + 1;
-    exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + interval '2 seconds';
+    exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  return jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._prune_misc(10000),
+  return jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
+      '{throughput,signal,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._drop_archive(), 'more', v_batch > 0);
 end
 $$;
-
--- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
--- p_limit of each, each isolated. Returns how much of each.
-create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_kind text;
-  v_done jsonb := '{}';
-  v_settled integer := 0;
-  v_overdue text[] := '{}';
-begin
-  if p_sweeps then
-    v_overdue := picture_queue._overdue_jobs(p_limit);
-  end if;
-  v_done := jsonb_build_object(
-    'promoted', picture_queue._isolate('promote', array(
-      select j.id::text from public.job_queue j
-      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now and not exists (
-        select from picture_queue.failed_step f where f.kind = 'promote' and f.subject = j.id::text and f.retry_at > v_now)
-      order by j.scheduled_for limit p_limit), p_limit),
-    'swept', picture_queue._isolate('sweep', v_overdue, p_limit),
-    'expired', picture_queue._isolate('expire', array(
-      select j.id::text from public.job_queue j
-      where j.status = 'pending' and j.expires_at <= v_now and not exists (
-        select from picture_queue.failed_step f where f.kind = 'expire' and f.subject = j.id::text and f.retry_at > v_now)
-      order by j.expires_at limit p_limit), p_limit),
-    'scheduled', picture_queue._run_schedules(p_limit));
-  foreach v_kind in array array['parent', 'child', 'batch'] loop
-    v_settled := v_settled + picture_queue._isolate(v_kind, array(
-      select f.id::text from picture_queue.follow_up f
-      where f.kind = v_kind and f.due_at <= v_now and not exists (
-        select from picture_queue.failed_step e where e.kind = v_kind and e.subject = f.id::text and e.retry_at > v_now)
-      order by f.due_at, f.id limit p_limit), p_limit);
-  end loop;
-  v_settled := v_settled + picture_queue._isolate('callback', array(
-    select b.id::text from picture_queue.batch b
-    where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
-      and not exists (
-        select from picture_queue.failed_step f where f.kind = 'callback' and f.subject = b.id::text and f.retry_at > v_now)
-    order by b.finished_at limit p_limit), p_limit);
-  perform picture_queue._isolate('rule', array(
-    select r.key from picture_queue.limit_rule r where r.count_at <= v_now limit 100), p_limit);
-  return v_done || jsonb_build_object('settled', v_settled, 'keys', picture_queue._isolate('key', array(
-    (select distinct f.key from (select o.key from picture_queue.freed_key o limit p_limit * 10) f limit p_limit)
-    union
-    (select k.key from picture_queue.limit_key k where k.due_at <= v_now limit p_limit)), p_limit));
-end
-$$;
-
--- Jobs whose lease ended, p_limit of them, read from all that run. The more there are, the less often they are read.
-create function picture_queue._overdue_jobs(p_limit integer) returns text[]
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_running integer;
-  v_overdue text[];
-begin
-  select count(*), array_agg(j.id::text) filter (where j.lease_expires_at <= v_now) into v_running, v_overdue
-  from public.job_queue j where j.status = 'processing' and j.hold is null;
-  update picture_queue.maintenance m set sweep_at = v_now + interval '1 second' * greatest(v_running / 4000.0, 0.9)
-  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked))
-    and coalesce(cardinality(v_overdue), 0) <= p_limit;
-  return array(
-    select o.id from unnest(v_overdue) as o (id)
-    where not exists (select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = o.id and f.retry_at > v_now)
-    limit p_limit);
-end
-$$;
-
--- When something becomes due next after p_now, a second later at most.
-create function picture_queue._next_due(p_now timestamptz) returns timestamptz
-language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-  select least(p_now + interval '1 second',
-    (select j.scheduled_for from public.job_queue j
-      where j.hold in ('scheduled', 'parked') and j.scheduled_for > p_now order by j.scheduled_for limit 1),
-    (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > p_now order by s.next_at limit 1),
-    (select f.due_at from picture_queue.follow_up f where f.due_at > p_now order by f.due_at limit 1),
-    (select k.due_at from picture_queue.limit_key k where k.due_at > p_now order by k.due_at limit 1))
-$$;
-
--- What is done once a minute, by whoever asks first: counts are added up, old rows deleted.
-create function picture_queue._do_housekeeping() returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_done jsonb;
-begin
-  v_done := jsonb_build_object('folded', picture_queue._fold_depth(200000)) || picture_queue.prune();
-  update picture_queue.setting s
-  set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
-  where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
-  delete from picture_queue.lease_extension x where x.lease_expires_at < v_now - interval '1 minute';
-  delete from picture_queue.failed_step f where f.retry_at < v_now - interval '5 minutes';
-  return v_done;
-end
-$$;
-
--- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
--- Forced, it is done whoever has the lease. Answers what was done and when to call again: next_in, in seconds.
-create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_state picture_queue.maintenance;
-  v_mine uuid;
-  v_worker text := coalesce(p_worker, '');
-  v_is_due boolean;
-  v_done jsonb := '{}';
-  v_next timestamptz;
-begin
-  select * into v_state from picture_queue.maintenance;
-  if not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
-    return jsonb_build_object('leased', false, 'next_in', extract(epoch from v_state.leased_until - v_now));
-  end if;
-  perform from picture_queue.maintenance for update skip locked;
-  -- Somebody is at it; one that has been for long holds nobody up, since every step skips what is locked.
-  if not found and not p_force and v_state.done_at > v_now - interval '10 seconds' then
-    return '{"leased": false, "next_in": 1}';
-  end if;
-  v_is_due := (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
-  if p_force or v_is_due then
-    v_done := picture_queue._do_housekeeping();
-  end if;
-  if p_force or not v_is_due then
-    v_done := v_done || picture_queue._do_due_steps(1000, p_force or v_state.sweep_at <= v_now);
-    v_next := picture_queue._next_due(v_now);
-  end if;
-  -- A full step has more to do.
-  if v_is_due or exists (select from jsonb_each_text(v_done) d where d.key <> 'folded' and d.value ~ '^[0-9]{4,}$') then
-    v_next := v_now;
-  end if;
-  update picture_queue.maintenance m set done_at = v_now, look_at = v_next,
-    worker = case when p_force then m.worker else v_worker end,
-    leased_until = case when p_force then m.leased_until else picture_queue._now() + interval '5 seconds' end
-  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
-  return v_done || jsonb_build_object('leased', true, 'failed', (select count(*) from picture_queue.failed_step),
-    'next_in', greatest(extract(epoch from v_next - picture_queue._now()), 0));
-end
-$$;
-
-create function public.maintain_jobs(force boolean default false, worker text default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return picture_queue.maintain(coalesce(force, false), worker);
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
-end
-$$;
-comment on function public.maintain_jobs is 'Does the maintenance that is due, and says what was done and when to call again.';
 
 -- Counts anew what runs under each limit key that nobody has locked just now. Returns how many were wrong.
 create function picture_queue._recount_keys() returns integer

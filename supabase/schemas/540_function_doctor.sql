@@ -192,7 +192,7 @@ as $$
           from pg_catalog.pg_constraint c
           where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
           having count(*) > 0)),
-      format('select picture_queue._prune_jobs(array[%L::uuid], %L); -- tells why it stays', o.id, s.archive)
+      format('select picture_queue._prune_jobs(array[%L::uuid]); -- tells why it stays', o.id)
     from picture_queue.setting s
     cross join (select picture_queue._now() as now offset 0) n
     cross join lateral (values

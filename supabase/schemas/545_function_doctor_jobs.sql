@@ -127,6 +127,36 @@ begin
 end
 $$;
 
+-- Steps of claims and maintenance that failed for one job, batch, key or schedule, callbacks that were refused, and
+-- schedules whose latest tick made no job. Others go on meanwhile.
+create function picture_queue._check_failed_steps() returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select picture_queue._findings('failed steps', (
+    select jsonb_agg(p.finding) from (
+      (select picture_queue._finding('failed steps', 'bad', format('%s %s failed %s times since %s: %s', case f.kind
+          when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
+          when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
+          when 'prune' then 'pruning job' when 'callback' then 'enqueuing the callback of batch'
+          else format('step %s for', f.kind) end,
+        f.subject, f.failures, f.first_at, f.last_error), case
+        when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune')
+          then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
+        else 'it is tried again at ' || f.retry_at end) as finding
+      from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
+      union all
+      (select picture_queue._finding('failed steps', 'warn', format('the callback of batch %s was refused: %s', b.id, b.callback_error),
+        format('enqueue it yourself; select public.get_batch(%L); has it', b.id))
+      from picture_queue.batch b
+      where b.finished_at > picture_queue._now() - interval '1 day' and b.callback_error is not null
+      order by b.finished_at desc limit 10)
+      union all
+      (select picture_queue._finding('failed steps', 'warn', format('the latest tick of schedule %s made no job: %s', s.name, s.last_error),
+        format('select public.set_schedule(%L, …); -- with what is right', s.name))
+      from picture_queue.schedule s where s.last_error is not null order by s.name limit 10)
+    ) p), 'no step fails')
+$$;
+
 create function picture_queue._check_settings(p_client_time timestamptz) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

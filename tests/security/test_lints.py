@@ -15,7 +15,7 @@ import pytest
 pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
 
 #: Statements that are put together from text. Each was read: the text is the function's own.
-BUILT_FROM_CONSTANTS = {"_prune_misc"}
+BUILT_FROM_CONSTANTS = {"_tidy_tables"}
 
 # Every function, those of triggers too, which the CLI leaves out.
 _CHECK = """

@@ -1,0 +1,161 @@
+-- Maintenance: what is due for jobs that nobody calls for, and what keeps the tables small.
+
+-- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
+-- p_limit of each, each isolated. Returns how much of each.
+create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_kind text;
+  v_done jsonb := '{}';
+  v_settled integer := 0;
+  v_overdue text[] := '{}';
+begin
+  if p_sweeps then
+    v_overdue := picture_queue._overdue_jobs(p_limit);
+  end if;
+  v_done := jsonb_build_object(
+    'promoted', picture_queue._isolate('promote', array(
+      select j.id::text from public.job_queue j
+      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now and not exists (
+        select from picture_queue.failed_step f where f.kind = 'promote' and f.subject = j.id::text and f.retry_at > v_now)
+      order by j.scheduled_for limit p_limit), p_limit),
+    'swept', picture_queue._isolate('sweep', v_overdue, p_limit),
+    'expired', picture_queue._isolate('expire', array(
+      select j.id::text from public.job_queue j
+      where j.status = 'pending' and j.expires_at <= v_now and not exists (
+        select from picture_queue.failed_step f where f.kind = 'expire' and f.subject = j.id::text and f.retry_at > v_now)
+      order by j.expires_at limit p_limit), p_limit),
+    'scheduled', picture_queue._run_schedules(p_limit));
+  foreach v_kind in array array['parent', 'child', 'batch'] loop
+    v_settled := v_settled + picture_queue._isolate(v_kind, array(
+      select f.id::text from picture_queue.follow_up f
+      where f.kind = v_kind and f.due_at <= v_now and not exists (
+        select from picture_queue.failed_step e where e.kind = v_kind and e.subject = f.id::text and e.retry_at > v_now)
+      order by f.due_at, f.id limit p_limit), p_limit);
+  end loop;
+  v_settled := v_settled + picture_queue._isolate('callback', array(
+    select b.id::text from picture_queue.batch b
+    where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
+      and not exists (
+        select from picture_queue.failed_step f where f.kind = 'callback' and f.subject = b.id::text and f.retry_at > v_now)
+    order by b.finished_at limit p_limit), p_limit);
+  perform picture_queue._isolate('rule', array(
+    select r.key from picture_queue.limit_rule r where r.count_at <= v_now limit 100), p_limit);
+  return v_done || jsonb_build_object('settled', v_settled, 'keys', picture_queue._isolate('key', array(
+    (select distinct f.key from (select o.key from picture_queue.freed_key o limit p_limit * 10) f limit p_limit)
+    union
+    (select k.key from picture_queue.limit_key k where k.due_at <= v_now limit p_limit)), p_limit));
+end
+$$;
+
+-- Jobs whose lease ended, p_limit of them, read from all that run. The more there are, the less often they are read.
+create function picture_queue._overdue_jobs(p_limit integer) returns text[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_running integer;
+  v_overdue text[];
+begin
+  select count(*), array_agg(j.id::text) filter (where j.lease_expires_at <= v_now) into v_running, v_overdue
+  from public.job_queue j where j.status = 'processing' and j.hold is null;
+  update picture_queue.maintenance m set sweep_at = v_now + interval '1 second' * greatest(v_running / 4000.0, 0.9)
+  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked))
+    and coalesce(cardinality(v_overdue), 0) <= p_limit;
+  return array(
+    select o.id from unnest(v_overdue) as o (id)
+    where not exists (select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = o.id and f.retry_at > v_now)
+    limit p_limit);
+end
+$$;
+
+-- When something becomes due next after p_now, a second later at most.
+create function picture_queue._next_due(p_now timestamptz) returns timestamptz
+language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  select least(p_now + interval '1 second',
+    (select j.scheduled_for from public.job_queue j
+      where j.hold in ('scheduled', 'parked') and j.scheduled_for > p_now order by j.scheduled_for limit 1),
+    (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > p_now order by s.next_at limit 1),
+    (select f.due_at from picture_queue.follow_up f where f.due_at > p_now order by f.due_at limit 1),
+    (select k.due_at from picture_queue.limit_key k where k.due_at > p_now order by k.due_at limit 1))
+$$;
+
+-- Adds up the counts, every five seconds, and prunes, once a minute: a part at a time, each isolated.
+create function picture_queue._do_housekeeping(p_all boolean) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_done jsonb := jsonb_build_object('folded', picture_queue._isolate('fold', '{depth_change}', 50000));
+begin
+  update picture_queue.maintenance m
+  set fold_at = v_now + case when (v_done ->> 'folded')::integer < 50000 then interval '5 seconds' else interval '0' end
+  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
+  if p_all then
+    v_done := v_done || picture_queue.prune(0.2);
+    update picture_queue.setting s
+    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
+    where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
+  end if;
+  return v_done;
+end
+$$;
+
+-- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
+-- Forced, it is done whoever has the lease. Answers what was done and when to call again: next_in, in seconds.
+create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_state picture_queue.maintenance;
+  v_worker text := coalesce(p_worker, '');
+  v_prunes boolean;
+  v_done jsonb := '{}';
+  v_next timestamptz;
+begin
+  select * into v_state from picture_queue.maintenance;
+  if not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
+    return jsonb_build_object('leased', false, 'next_in', extract(epoch from v_state.leased_until - v_now));
+  end if;
+  perform from picture_queue.maintenance for update skip locked;
+  -- Somebody is at it; one that has been for long holds nobody up, since every step skips what is locked.
+  if not found and not p_force and v_state.done_at > v_now - interval '10 seconds' then
+    return '{"leased": false, "next_in": 1}';
+  end if;
+  -- Housekeeping has rounds of its own, so that what is due does not wait for it.
+  v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
+  if v_prunes or v_state.fold_at <= v_now then
+    v_done := picture_queue._do_housekeeping(v_prunes);
+  end if;
+  if p_force or v_done = '{}' then
+    v_done := v_done || picture_queue._do_due_steps(1000, p_force or v_state.sweep_at <= v_now);
+    v_next := picture_queue._next_due(v_now);
+  end if;
+  -- A full step has more to do.
+  if v_next is null or exists (select from jsonb_each_text(v_done) d where d.value ~ '^[0-9]{4,}$') then
+    v_next := v_now;
+  end if;
+  update picture_queue.maintenance m set done_at = v_now, look_at = v_next,
+    worker = case when p_force then m.worker else v_worker end,
+    leased_until = case when p_force then m.leased_until else picture_queue._now() + interval '5 seconds' end
+  where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
+  return v_done || jsonb_build_object('leased', true, 'failed', (select count(*) from picture_queue.failed_step),
+    'next_in', greatest(extract(epoch from v_next - picture_queue._now()), 0));
+end
+$$;
+
+create function public.maintain_jobs(force boolean default false, worker text default null) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return picture_queue.maintain(coalesce(force, false), worker);
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
+end
+$$;
+comment on function public.maintain_jobs is 'Does the maintenance that is due, and says what was done and when to call again.';
