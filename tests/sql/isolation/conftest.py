@@ -1,0 +1,32 @@
+"""A database for each test, copied from one that has our SQL: what is bad in one stays there."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from ...databases import address, execute
+from .world import World, open_world
+
+OpenWorld = Callable[[], AbstractAsyncContextManager[World]]
+
+
+@asynccontextmanager
+async def copied_database(stack_url: str, template: str) -> AsyncIterator[str]:
+    admin, name = address(stack_url, "postgres"), f"copy_{uuid4().hex[:8]}"
+    await execute(admin, f'create database {name} template "{template}" owner postgres')
+    try:
+        yield address(stack_url, name, user="postgres")
+    finally:
+        await execute(admin, f"drop database {name} with (force)")
+
+
+@pytest.fixture
+async def world(stack: Any, own_database: str) -> AsyncIterator[World]:
+    async with (
+        copied_database(stack.db_url, own_database.rsplit("/", 1)[1]) as url,
+        open_world(url) as world,
+    ):
+        yield world

@@ -1,0 +1,196 @@
+"""Ordinary work through each call that works on sets."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+from .world import BAD_TYPE, EVENT, JOBS, QUEUE, TAG, TYPE, WORKER, World, expect
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Ordinary work beside bad items.
+
+    Attributes:
+        name: The call it is about.
+        act: Makes the call and says what is to be true then.
+        states: In which of these states there are ordinary jobs and a bad one.
+        arrange: Places more ordinary work, before the bad items become bad.
+        maintains: Whether it runs maintenance, which may do the follow-ups of many jobs.
+    """
+
+    name: str
+    act: Callable[[World], Awaitable[None]]
+    states: tuple[str, ...] = ()
+    arrange: Callable[[World], Awaitable[None]] | None = None
+    maintains: bool = False
+
+
+async def enqueue(world: World) -> None:
+    jobs = [{"job_type": TYPE, "queue": QUEUE}] * JOBS
+    keyed = [{**job, "idempotency_key": str(n), "options": {"unique": {"by": []}}}
+             for n, job in enumerate(jobs[:1])]  # fmt: skip
+    for many in (jobs, keyed, [{**jobs[0], "scheduled_for": "2031-01-01T00:00:00Z"}]):
+        answer = await world.call("select enqueue_jobs($1)", many)
+        expect([one["outcome"] for one in answer] == ["created"] * len(many), f"{answer}")
+
+
+async def enqueue_batch(world: World) -> None:
+    batch, callback = str(uuid4()), {"job_type": "ordinary-callback", "queue": QUEUE}
+    answer = await world.call(
+        "select enqueue_batch($1, $2, $3::text::uuid)",
+        [{"job_type": TYPE, "queue": QUEUE}] * JOBS, callback, batch,
+    )  # fmt: skip
+    members = [one["job_id"] for one in answer["jobs"]]
+    await world.claim()
+    await world.report(members)
+    await world.maintain()
+    found = await world.call("select get_batch($1::text::uuid)", batch)
+    expect(found["completed"] == JOBS and found["callback_job_id"] is not None, f"{found}")
+
+
+async def claim(world: World) -> None:
+    request = str(uuid4())
+    for attempt in ("first", "repeated"):
+        jobs = await world.call(
+            "select claim_jobs($1, $2, $3, 50, 3600, $4::text::uuid)",
+            WORKER, [QUEUE], [BAD_TYPE, TYPE], request,
+        )  # fmt: skip
+        claimed = {job["id"] for job in jobs}
+        expect(claimed >= set(world.jobs["pending"]), f"the {attempt} claim gave {claimed}")
+
+
+async def report(world: World) -> None:
+    items = [
+        {**lease, "outcome": "completed", "result": {"n": n}}
+        for n, lease in enumerate(world.leases(world.bad["running"] + world.jobs["running"]))
+    ]
+    claim = {"worker": WORKER, "queues": [QUEUE], "job_types": [TYPE], "max_jobs": 50}
+    answer = await world.call("select report_jobs($1, $2)", items, claim)
+    outcomes = {one["job_id"]: one["outcome"] for one in answer["outcomes"]}
+    expect(all(outcomes[job] == "ok" for job in world.jobs["running"]), f"{outcomes}")
+    expect(await world.states(world.jobs["running"]) == ["completed"] * JOBS, "completed")
+    claimed = {job["id"] for job in answer["jobs"]}
+    expect(claimed >= set(world.jobs["pending"]), f"the claim gave {claimed}")
+
+
+async def report_failures(world: World) -> None:
+    """Failures that are retried, and jobs that pause their limit key."""
+    ids = world.bad["running"] + world.jobs["running"]
+    outcome = {"outcome": "failed", "error": "no", "delay_seconds": 5, "pause_key": "nothing"}
+    answer = await world.call(
+        "select report_jobs($1)", [{**lease, **outcome} for lease in world.leases(ids)]
+    )
+    outcomes = {one["job_id"]: one["outcome"] for one in answer["outcomes"]}
+    expect(all(outcomes[job] == "ok" for job in world.jobs["running"]), f"{outcomes}")
+    await world.pass_time(6)
+    await world.maintain(1)
+    claimed = {job["id"] for job in await world.claim(BAD_TYPE, TYPE)}
+    expect(claimed >= set(world.jobs["running"]), f"the claim gave {claimed}")
+
+
+async def heartbeat(world: World) -> None:
+    leases = world.leases(world.bad["running"] + world.jobs["running"])
+    answer = await world.call("select heartbeat_jobs($1, $2)", WORKER, leases)
+    expect(not set(world.jobs["running"]) & set(answer["lost"]), f"{answer}")
+    prolonged = await world.owner.fetchval(
+        "select count(*) from job_queue where id::text = any($1) "
+        "and lease_expires_at = picture_queue._now() + make_interval(secs => lease_seconds)",
+        world.jobs["running"],
+    )
+    expect(prolonged == JOBS, f"{prolonged} leases of {JOBS} were prolonged")
+
+
+async def arrange_followups(world: World) -> None:
+    """A schedule, a chain, a batch and a limit key, each with something to follow."""
+    job = {"job_type": TYPE, "queue": QUEUE}
+    await world.call("select set_schedule('ordinary', $1)", {**job, "every_seconds": 10})
+    await world.call("select set_limit('ordinary-key', 1)")
+    parent = await world.enqueue(TYPE, {})
+    first = await world.enqueue(TYPE, {"options": {"limit_keys": ["ordinary-key"]}})
+    member, batch = str(uuid4()), str(uuid4())
+    await world.call(
+        "select enqueue_batch($1, $2, $3::text::uuid)", [{**job, "job_id": member}], job, batch
+    )
+    await world.claim()
+    second = await world.enqueue(TYPE, {"options": {"limit_keys": ["ordinary-key"]}})
+    child = await world.enqueue(TYPE, {"options": {"depends_on": [parent]}})
+    await world.claim()
+    world.jobs["ending"] = [parent, first, member]
+    world.jobs["following"] = [second, child]
+    world.noted["batch"] = batch
+
+
+async def maintain(world: World) -> None:
+    expect(await world.report(world.jobs["ending"]) == ["ok"] * 3, "ok")
+    await world.maintain()
+    batch = await world.call("select get_batch($1::text::uuid)", world.noted["batch"])
+    (schedule,) = [one for one in await world.call("select list_schedules()")
+                   if one["name"] == "ordinary"]  # fmt: skip
+    world.jobs["following"] += [batch["callback_job_id"], schedule["last_job_id"]]
+    expected = world.jobs["following"] + world.jobs["expired"] + world.jobs["due"]
+    claimed = [job["id"] for job in await world.claim()]
+    expect(set(claimed) >= set(expected), f"{expected} are to be claimed: {claimed}")
+
+
+async def legacy(world: World) -> None:
+    """A caller that never heartbeats ends its jobs one by one."""
+    ordinary = [await world.enqueue(TYPE, {"priority": 5}) for _ in range(JOBS)]
+    for _ in range(JOBS + len(world.bad["pending"])):
+        job = await world.call("select to_jsonb(j) from claim_next_job($1) j", QUEUE)
+        if job and job["id"] in ordinary:
+            ordinary.remove(job["id"])
+            status = await world.call("select complete_job($1::text::uuid, '{}')", job["id"])
+            expect(status == "completed", f"{status}")
+    expect(not ordinary, f"{ordinary} were not given")
+    await world.call("select to_jsonb(j) from claim_next_job() j")
+
+
+async def change(world: World) -> None:
+    await world.call("select change_jobs('cancel', $1)", {"tag": TAG})
+    expect(await world.states(world.jobs["pending"]) == ["cancelled"] * JOBS, "cancelled")
+    await world.call("select change_jobs('retry', $1)", {"tag": TAG, "status": "cancelled"})
+    expect(await world.states(world.jobs["pending"]) == ["pending"] * JOBS, "pending")
+    for job in world.jobs["pending"]:
+        await world.call("select cancel_job($1::text::uuid)", job)
+    await world.call("select change_jobs('discard', $1)", {"tag": TAG, "status": "cancelled"})
+    expect(await world.states(world.jobs["pending"]) == [], "discarded")
+
+
+async def purge(world: World) -> None:
+    await world.call("select purge_queue($1)", QUEUE)
+    expect(await world.states(world.jobs["pending"]) == ["cancelled"] * JOBS, "cancelled")
+
+
+async def send_event(world: World) -> None:
+    await world.call("select send_event($1, '{}')", EVENT)
+    await world.maintain(1)
+    claimed = [job["id"] for job in await world.claim(BAD_TYPE, TYPE)]
+    expect(set(claimed) >= set(world.jobs["parked"]), f"the claim gave {claimed}")
+
+
+async def read(world: World) -> None:
+    status = await world.call("select queue_status()")
+    expect(QUEUE in [queue["queue"] for queue in status["queues"]], f"{status}")
+    listed = await world.call("select list_jobs($1)", {"queue": QUEUE, "job_type": TYPE})
+    expect({job["id"] for job in listed} >= set(world.jobs["pending"]), "they are listed")
+    queues = {queue["name"]: queue for queue in await world.call("select list_queues()")}
+    expect(queues[QUEUE]["jobs"]["pending"] >= JOBS, f"{queues}")
+    for sql in ("queue_counts()", "list_limits()", "list_schedules()", "queue_doctor()"):
+        await world.call(f"select {sql}")
+
+
+FLOWS = (
+    Flow("enqueue_jobs", enqueue, ("pending",)),
+    Flow("enqueue_batch", enqueue_batch, ("pending",), maintains=True),
+    Flow("claim_jobs", claim, ("pending",)),
+    Flow("report_jobs", report, ("running", "pending")),
+    Flow("report_jobs that fail", report_failures, ("running",), maintains=True),
+    Flow("heartbeat_jobs", heartbeat, ("running",)),
+    Flow("maintain_jobs", maintain, ("expired", "due"), arrange_followups, maintains=True),
+    Flow("claim_next_job", legacy, ("pending",)),
+    Flow("change_jobs", change, ("pending",)),
+    Flow("purge_queue", purge, ("pending",)),
+    Flow("send_event", send_event, ("parked",), maintains=True),
+    Flow("reads", read, ("pending",)),
+)

@@ -1,0 +1,92 @@
+"""What these tests know of the inside of the database. Only this file changes when that changes."""
+
+from typing import Any, TypeAlias
+
+import asyncpg
+
+Connection: TypeAlias = "asyncpg.Connection[Any]"
+
+BAD_QUEUE_NAME = "bad name!"
+
+
+async def set_clock(connection: Connection, now: str) -> None:
+    """Stop the one clock of all functions at this time, so that no speed decides a test."""
+    await connection.execute(
+        f"""create or replace function picture_queue._now() returns timestamptz
+        language plpgsql stable set search_path = pg_catalog, pg_temp
+        as $$ begin return timestamptz '{now}'; end $$"""
+    )
+
+
+async def spoil_callbacks(connection: Connection, callback: dict[str, Any]) -> None:
+    """Give every batch a callback that the validator would refuse today."""
+    await connection.execute("update picture_queue.batch set callback = $1", callback)
+
+
+async def spoil_policy(connection: Connection, job_type: str) -> None:
+    """Give a job type a policy with an impossible queue."""
+    await connection.execute(
+        "insert into picture_queue.job_type (name, queue) values ($1, $2)", job_type, BAD_QUEUE_NAME
+    )
+
+
+async def spoil_payloads(connection: Connection, job_type: str, payload: str) -> None:
+    """Give jobs a payload (an SQL expression) that the validator would refuse."""
+    await connection.execute(
+        f"update public.job_queue set payload = {payload} where job_type = $1", job_type
+    )
+
+
+async def spoil_schedule(connection: Connection, name: str) -> None:
+    """Make the job of a schedule one that cannot be enqueued."""
+    await connection.execute(
+        "update picture_queue.schedule set job = job || $2 where name = $1",
+        name,
+        {"user_id": "nobody"},
+    )
+
+
+async def insert_generation(connection: Connection, job_id: str, prompt: str) -> str:
+    """Insert a generation that shows the state of this job."""
+    return await connection.fetchval(
+        "insert into public.generations (job_id, model_id, prompt) "
+        "values ($1::text::uuid, 'any', $2) returning id::text",
+        job_id, prompt,
+    )  # fmt: skip
+
+
+async def lock_rows(connection: Connection, table: str, where: str, *args: Any) -> int:
+    """Lock rows of a table of ours until the transaction ends; return how many."""
+    rows = await connection.fetch(
+        f"select from picture_queue.{table} where {where} for update", *args
+    )
+    return len(rows)
+
+
+async def lock_key(connection: Connection, key: str) -> int:
+    """Lock every row that names a limit key, in whichever tables there are."""
+    tables = await connection.fetch(
+        """select c.table_name from information_schema.columns c
+        join information_schema.tables t using (table_schema, table_name)
+        where c.table_schema = 'picture_queue' and c.column_name = 'key'
+        and t.table_type = 'BASE TABLE'
+        order by 1"""
+    )
+    return sum([await lock_rows(connection, row[0], "key = $1", key) for row in tables])
+
+
+async def failed_steps(connection: Connection) -> list[dict[str, Any]]:
+    """Return the steps of maintenance that failed and are retried later."""
+    if await connection.fetchval("select to_regclass('picture_queue.failed_step') is null"):
+        return []
+    return [dict(row) for row in await connection.fetch("select * from picture_queue.failed_step")]
+
+
+async def function_text(connection: Connection, name: str) -> str:
+    """Return the definition of a function of ours."""
+    return await connection.fetchval(
+        "select pg_get_functiondef(p.oid) from pg_proc p "
+        "where p.pronamespace in ('picture_queue'::regnamespace, 'public'::regnamespace) "
+        "and p.proname = $1",
+        name,
+    )

@@ -1,0 +1,399 @@
+"""Everything bad that may stand beside ordinary work."""
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from . import inside
+from .world import (
+    BAD_CHILD,
+    BAD_TYPE,
+    JOBS,
+    QUEUE,
+    TYPE,
+    WORKER,
+    Refused,
+    World,
+    expect,
+)
+
+LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
+DEPENDENTS = 100_000 if LONG else 5_000
+MOST_INLINE = 500  # dependents that any call but maintenance may follow up at once
+UNKNOWN = 100_000 if LONG else 1_000
+
+Step = Callable[[World], Awaitable[Any]]
+
+
+async def nothing(world: World) -> None:
+    """Nothing is bad: what the flows expect holds by itself."""
+
+
+async def make_job(world: World, given: dict[str, Any]) -> str:
+    return await world.enqueue(BAD_TYPE, given)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One bad item.
+
+    Attributes:
+        name: What it is.
+        spoil: Makes the placed jobs bad, or places what is bad beside them.
+        why: Asks what is wrong, and fails if the answer does not say it.
+        make: Enqueues a job that is to become bad.
+        check: What else must be true right after a call that is not maintenance.
+    """
+
+    name: str
+    spoil: Step
+    why: Step
+    make: Callable[[World, dict[str, Any]], Awaitable[str]] = make_job
+    check: Step = nothing
+
+
+# Batches -----------------------------------------------------------------------------------------
+
+
+async def make_in_batch(world: World, given: dict[str, Any]) -> str:
+    batch, callback = str(uuid4()), {"job_type": "bad-callback", "queue": QUEUE}
+    answer = await world.owner.fetchval(
+        "select enqueue_batch($1, $2, $3::text::uuid)",
+        [{"job_type": BAD_TYPE, "queue": QUEUE, **given}], callback, batch,
+    )  # fmt: skip
+    world.noted.setdefault("batches", []).append(batch)
+    return answer["jobs"][0]["job_id"]
+
+
+def spoil_callback(**changes: Any) -> Step:
+    async def spoil(world: World) -> None:
+        await inside.spoil_callbacks(world.owner, {"job_type": "bad-callback", **changes})
+
+    return spoil
+
+
+async def spoil_callback_policy(world: World) -> None:
+    await inside.spoil_policy(world.owner, "bad-policy")
+    await inside.spoil_callbacks(world.owner, {"job_type": "bad-policy"})
+
+
+async def ask_batches(world: World) -> None:
+    """The batch whose callback was refused says why."""
+    await world.provoke()
+    for batch in world.noted["batches"]:
+        found = await world.call("select get_batch($1::text::uuid)", batch)
+        ended = found["open"] == 0
+        expect(ended and found["callback_error"] and not found["callback_job_id"], f"{found}")
+
+
+async def count_batches(world: World) -> None:
+    """Once the lock is gone, the counts of the batch come along."""
+    await world.noted["lock"].execute("rollback")
+    await world.provoke()
+    for batch in world.noted["batches"]:
+        found = await world.call("select get_batch($1::text::uuid)", batch)
+        expect(found["open"] == 0 and found["callback_job_id"], f"{found}")
+
+
+# Dependents --------------------------------------------------------------------------------------
+
+
+def make_parent(children: int) -> Callable[[World, dict[str, Any]], Awaitable[str]]:
+    async def make(world: World, given: dict[str, Any]) -> str:
+        parent = await world.enqueue(BAD_TYPE, given)
+        child = {"job_type": BAD_CHILD, "queue": QUEUE, "options": {"depends_on": [parent]}}
+        for start in range(0, children, 10_000):
+            some = [child] * min(10_000, children - start)
+            await world.owner.fetchval("select enqueue_jobs($1)", some)
+        return parent
+
+    return make
+
+
+async def count_children(world: World, state: str = "true") -> int:
+    return await world.owner.fetchval(
+        f"select count(*) from job_queue where job_type = '{BAD_CHILD}' and {state}"
+    )
+
+
+async def few_follow(world: World) -> None:
+    """A call follows up a few dependents itself, however many there are."""
+    children = await count_children(world)
+    moved = children - await count_children(world, "hold = 'waiting'")
+    expect(moved <= MOST_INLINE, f"{moved} dependents were changed by one call")
+
+
+async def ask_children(world: World) -> None:
+    """All follow in bounded rounds, and those that were cancelled say why."""
+    await world.provoke()
+    for _ in range(DEPENDENTS // 200):
+        if not await count_children(world, "hold = 'waiting'"):
+            break
+        await world.maintain(1)
+    expect(not await count_children(world, "hold = 'waiting'"), "children wait for ever")
+    expect(not await count_children(world, "status = 'cancelled' and error is null"), "silent")
+
+
+# Values the validator would refuse ---------------------------------------------------------------
+
+HUGE = "jsonb_build_object('text', repeat('x', 8000000))"
+UNREADABLE = "jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"
+
+
+def spoil_payloads(payload: str) -> Step:
+    async def spoil(world: World) -> None:
+        await inside.spoil_payloads(world.owner, BAD_TYPE, payload)
+
+    return spoil
+
+
+def ask_validator(payload: str, *words: str) -> Step:
+    """Such a job is refused beside a good one, and the refusal says which it is and why."""
+
+    async def ask(world: World) -> None:
+        await world.provoke()
+        try:
+            await world.ask(
+                f"""select enqueue_jobs(jsonb_build_array('{{"job_type": "{TYPE}"}}'::jsonb,
+                jsonb_build_object('job_type', '{BAD_TYPE}', 'payload', {payload})))"""
+            )
+        except Refused as refused:
+            expect(all(word in refused.text for word in words), refused.text)
+        else:
+            expect(False, "it was accepted")
+
+    return ask
+
+
+async def spoil_policy(world: World) -> None:
+    await inside.spoil_policy(world.owner, "bad-policy")
+
+
+async def ask_policy(world: World) -> None:
+    """An enqueue names the queue that the policy of the job type has."""
+    try:
+        await world.ask("select enqueue_job('bad-policy')")
+    except Refused as refused:
+        expect(inside.BAD_QUEUE_NAME in refused.text, refused.text)
+    else:
+        expect(False, "it was accepted")
+
+
+# Jobs nobody can run -----------------------------------------------------------------------------
+
+
+async def enqueue_unknown(world: World) -> None:
+    item = {"job_type": "unknown-job", "queue": QUEUE, "priority": 4}
+    for _ in range(UNKNOWN // 1000):
+        await world.owner.fetchval("select enqueue_jobs($1)", [item] * 1000)
+
+
+async def ask_status(world: World) -> None:
+    """The status names job types that no worker knows."""
+    found = (await world.call("select queue_status()"))["job_types_without_worker"]
+    expect("unknown-job" in [one["job_type"] for one in found], f"{found}")
+
+
+async def share_key_with_paused_queue(world: World) -> None:
+    """Jobs of a paused queue, and ordinary ones behind them, wait for one key that is free."""
+    for sql in ("select set_limit('shared-key', 3)", "select set_queue('paused')"):
+        await world.owner.fetchval(sql)
+    options = {"options": {"limit_keys": ["shared-key"]}}
+    running = [await world.enqueue(TYPE, {"queue": "paused", **options}) for _ in range(JOBS)]
+    claim = "select claim_jobs($1, '{paused,shared}', $2, 50)"
+    for job in await world.owner.fetchval(claim, WORKER, [TYPE]):
+        world.noted.setdefault("leases", []).append(world.lease(job))
+    expect(len(world.noted["leases"]) >= len(running), "they run")
+    for _ in range(19):
+        await world.enqueue(TYPE, {"queue": "paused", **options})
+    world.neighbours = [await world.enqueue(TYPE, options) for _ in range(JOBS)]
+    await world.owner.fetchval(claim, WORKER, [TYPE])
+    await world.owner.fetchval("select pause_queue('paused', reason => 'a look at it')")
+    items = [{**lease, "outcome": "completed"} for lease in world.noted["leases"]]
+    await world.owner.fetchval("select report_jobs($1)", items)
+
+
+async def ask_queue(world: World) -> None:
+    """The list of queues says which is paused and why."""
+    queues = {queue["name"]: queue for queue in await world.call("select list_queues()")}
+    expect(queues["paused"]["pause_reason"] == "a look at it", f"{queues}")
+
+
+# Schedules ---------------------------------------------------------------------------------------
+
+
+async def set_bad_schedule(world: World) -> None:
+    job = {"job_type": BAD_TYPE, "queue": QUEUE, "every_seconds": 10}
+    await world.owner.fetchval("select set_schedule('bad', $1)", job)
+
+
+async def spoil_schedule(world: World) -> None:
+    await set_bad_schedule(world)
+    await inside.spoil_schedule(world.owner, "bad")
+
+
+async def ask_schedule(world: World) -> None:
+    """A schedule whose job is refused says why."""
+    await world.maintain()
+    (found,) = [one for one in await world.call("select list_schedules()") if one["name"] == "bad"]
+    expect("nobody" in (found["last_error"] or ""), f"{found}")
+
+
+# Triggers of the user ----------------------------------------------------------------------------
+
+REFUSAL = "a trigger of the user refuses it"
+
+
+def add_trigger(event: str, condition: str, table: str = "public.job_queue") -> Step:
+    async def add(world: World) -> None:
+        await world.owner.execute(
+            f"""create function public.refuse_row() returns trigger language plpgsql
+            as $$ begin raise exception '{REFUSAL}'; end $$;
+            create trigger refuse before {event} on {table} for each row when ({condition})
+            execute function public.refuse_row()"""
+        )
+
+    return add
+
+
+async def ask_trigger(world: World) -> None:
+    """What the trigger said is found at the job, or at the step that failed."""
+    await world.provoke()
+    await world.told(REFUSAL)
+
+
+async def make_generation(world: World, given: dict[str, Any]) -> str:
+    job = str(uuid4())
+    generation = await inside.insert_generation(world.owner, job, "bad")
+    return await world.enqueue(BAD_TYPE, {**given, "job_id": job, "generation_id": generation})
+
+
+# Open transactions -------------------------------------------------------------------------------
+
+
+async def ask_holder(world: World) -> None:
+    """After a minute the doctor names the session that holds a transaction open."""
+    await world.pass_time(120)
+    await world.told(f"session {world.noted['holder']} ")
+
+
+def hold(sql: str) -> Step:
+    async def spoil(world: World) -> None:
+        world.noted["lock"] = await world.hold(sql)
+
+    return spoil
+
+
+async def lock_jobs(world: World) -> None:
+    await world.hold(f"select from job_queue where job_type = '{BAD_TYPE}' for update")
+
+
+async def make_with_key(world: World, given: dict[str, Any]) -> str:
+    await world.owner.fetchval("select set_limit('bad-key', 10)")
+    options = {**given["options"], "limit_keys": ["bad-key"]}
+    return await world.enqueue(BAD_TYPE, {**given, "options": options})
+
+
+def lock(table: str, where: str, prepare: Step = nothing) -> Step:
+    async def spoil(world: World) -> None:
+        await prepare(world)
+        world.noted["lock"] = connection = await world.hold("select 1")
+        expect(await inside.lock_rows(connection, table, where) > 0, f"nothing to lock in {table}")
+
+    return spoil
+
+
+async def lock_key(world: World) -> None:
+    connection = await world.hold("select 1")
+    expect(await inside.lock_key(connection, "bad-key") > 0, "nothing to lock")
+
+
+async def set_breaker(world: World) -> None:
+    await world.owner.fetchval("select set_queue($1, $2)", QUEUE, {"breaker_failures": 3})
+
+
+async def register(world: World) -> None:
+    types = {TYPE: {}, BAD_TYPE: {}}
+    await world.owner.fetchval("select register_worker($1, $2, $3)", WORKER, [QUEUE], types)
+
+
+async def work_in_one_transaction(world: World) -> None:
+    """A classic consumer claims, works and completes in one transaction; this one hangs."""
+    await world.enqueue(BAD_TYPE, {"priority": 9})
+    await world.hold("select * from claim_next_job($1)", QUEUE)
+
+
+def operate(sql: str) -> Step:
+    """An operator's call that is not committed."""
+
+    async def spoil(world: World) -> None:
+        await world.owner.fetchval("select set_limit('old-key', 5)")
+        await set_bad_schedule(world)
+        world.noted["sql"] = f"select {sql}"
+        await world.hold(world.noted["sql"])
+
+    return spoil
+
+
+async def ask_operator(world: World) -> None:
+    """A second operator is answered at once, or told that the database is busy."""
+    try:
+        await world.ask(world.noted["sql"])
+    except Refused as refused:
+        expect(refused.code == "PQ_BUSY", refused.text)
+    await ask_holder(world)
+
+
+OPERATORS = (
+    f"set_limit('queue:{QUEUE}', 1000)",
+    f"set_limit('type:{TYPE}', 1000)",
+    "delete_limit('old-key')",
+    f"pause_key('type:{TYPE}')",
+    "resume_key('old-key')",
+    f"pause_queue('{QUEUE}')",
+    f"""set_queue('{QUEUE}', '{{"breaker_failures": 3}}')""",
+    f"drain_queue('{QUEUE}')",
+    """set_setting('{"max_attempts": 4}')""",
+    "set_tenant('large', 3)",
+    "pause_schedule('bad')",
+    f"""change_jobs('cancel', '{{"job_type": "{BAD_TYPE}"}}')""",
+)
+
+KINDS = (
+    Kind("nothing bad", nothing, nothing),
+    Kind("callback with an unreadable value", spoil_callback(user_id="x"), ask_batches,
+         make_in_batch),
+    Kind("callback with an unknown field", spoil_callback(colour=1), ask_batches, make_in_batch),
+    Kind("callback whose policy is invalid", spoil_callback_policy, ask_batches, make_in_batch),
+    Kind("callback refused by a trigger", add_trigger("insert", "new.job_type = 'bad-callback'"),
+         ask_batches, make_in_batch),
+    Kind("many dependents", nothing, ask_children, make_parent(DEPENDENTS), few_follow),
+    Kind("huge payload", spoil_payloads(HUGE), ask_validator(HUGE, "PQ_TOO_LARGE")),
+    Kind("unreadable number", spoil_payloads(UNREADABLE),
+         ask_validator(UNREADABLE, "PQ_", "jobs[1]", "payload")),
+    Kind("policy with a bad queue name", spoil_policy, ask_policy),
+    Kind("unknown job types at the head", enqueue_unknown, ask_status),
+    Kind("paused queue that shares a limit key", share_key_with_paused_queue, ask_queue),
+    Kind("failing schedule", spoil_schedule, ask_schedule),
+    Kind("trigger on any update", add_trigger("update", f"old.job_type = '{BAD_TYPE}'"),
+         ask_trigger),
+    Kind("trigger on the start", add_trigger("update", f"old.job_type = '{BAD_TYPE}' "
+         "and old.status = 'pending' and new.status = 'processing'"), ask_trigger),
+    Kind("trigger on the completion", add_trigger("update", f"old.job_type = '{BAD_TYPE}' "
+         "and new.status = 'completed'"), ask_trigger),
+    Kind("trigger on a waiting child", add_trigger("update", f"old.job_type = '{BAD_CHILD}'"),
+         ask_trigger, make_parent(1)),
+    Kind("trigger on a generation", add_trigger("update", "old.prompt = 'bad'",
+         "public.generations"), ask_trigger, make_generation),
+    Kind("held lock on a job", lock_jobs, ask_holder),
+    Kind("held lock on a batch", lock("batch", "true"), count_batches, make_in_batch),
+    Kind("held lock on a queue", lock("queue", f"name = '{QUEUE}'", set_breaker), ask_holder),
+    Kind("held lock on a limit key", lock_key, ask_holder, make_with_key),
+    Kind("held lock on a worker", lock("worker", f"name = '{WORKER}'", register), ask_holder),
+    Kind("held lock on a schedule", lock("schedule", "name = 'bad'", set_bad_schedule), ask_holder),
+    Kind("held snapshot", hold("select count(*) from job_queue"), ask_holder),
+    Kind("worker stopped in its transaction", work_in_one_transaction, ask_holder),
+    *[Kind(f"uncommitted {sql.split('(')[0]}", operate(sql), ask_operator) for sql in OPERATORS],
+)  # fmt: skip

@@ -1,0 +1,218 @@
+"""A database of its own with ordinary work, beside which something bad is placed."""
+
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+
+from . import inside
+
+QUEUE = "shared"
+TYPE, WORKER, EVENT, TAG = "ordinary-job", "ordinary-worker", "arrived", "ordinary"
+BAD_TYPE, BAD_CHILD, BAD_WORKER = "bad-job", "bad-child", "bad-worker"
+JOBS = 3  # ordinary jobs in each state that a flow needs
+PATIENCE = "8s"  # what nobody may wait for longer: the platform's statement_timeout
+
+Make = Callable[["World", dict[str, Any]], Awaitable[str]]
+
+
+class NotIsolated(AssertionError):
+    """Ordinary work did not go on."""
+
+
+class Refused(Exception):
+    """A call was refused with one of our codes."""
+
+    def __init__(self, error: asyncpg.PostgresError) -> None:
+        super().__init__(f"{error}: {getattr(error, 'detail', '')}")
+        self.code = str(error).split(":")[0]
+        self.text = str(self)
+
+
+def _decode(text: str) -> Any:
+    # Python refuses integers of more than 4,300 digits; the job that has one is not the test's.
+    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else digits)
+
+
+class World:
+    """Ordinary work in one queue, and the bad items beside it at the head of that queue.
+
+    Attributes:
+        owner: A connection that waits as long as it takes; it prepares what a test needs.
+        jobs: The ordinary jobs by the state they were placed in.
+        bad: The bad jobs likewise.
+        neighbours: More ordinary jobs that a kind has placed; they must get done, too.
+        noted: What a kind remembers for its question.
+    """
+
+    def __init__(self, owner: inside.Connection, connect: Callable[..., Awaitable[Any]]) -> None:
+        self.owner = owner
+        self._connect = connect
+        self.now = datetime(2030, 1, 1, tzinfo=UTC)
+        self.jobs: dict[str, list[str]] = defaultdict(list)
+        self.bad: dict[str, list[str]] = defaultdict(list)
+        self.neighbours: list[str] = []
+        self.noted: dict[str, Any] = {}
+        self._leases: dict[str, dict[str, str]] = {}
+
+    # Calls -------------------------------------------------------------------------------------
+
+    async def ask(self, sql: str, *args: Any) -> Any:
+        """Call as a client would; a refusal raises `Refused`, any other error fails the test."""
+        connection = await self._connect("caller", statement_timeout=PATIENCE)
+        try:
+            return await connection.fetchval(sql, *args)
+        except asyncpg.PostgresError as error:
+            if (error.sqlstate or "").startswith("PT"):
+                raise Refused(error) from error
+            raise NotIsolated(f"{sql} raised {error.sqlstate}: {error}") from error
+
+    async def call(self, sql: str, *args: Any) -> Any:
+        """Call for ordinary work, which nothing may refuse."""
+        try:
+            return await self.ask(sql, *args)
+        except Refused as refused:
+            raise NotIsolated(f"{sql} was refused: {refused}") from refused
+
+    async def hold(self, sql: str, *args: Any) -> "inside.Connection":
+        """Run a statement in a transaction that stays open until the test ends."""
+        connection = await self._connect(f"holder-{uuid4()}")
+        await connection.execute("begin")
+        await connection.fetch(sql, *args)
+        self.noted["holder"] = connection.get_server_pid()
+        return connection
+
+    async def pass_time(self, seconds: float) -> None:
+        """Move the clock, which stands still otherwise."""
+        self.now += timedelta(seconds=seconds)
+        await inside.set_clock(self.owner, self.now.isoformat())
+
+    # Work --------------------------------------------------------------------------------------
+
+    async def enqueue(self, job_type: str, given: dict[str, Any]) -> str:
+        item = {"job_type": job_type, "queue": QUEUE, **given}
+        answer = await self.owner.fetchval("select enqueue_jobs($1)", [item])
+        return answer[0]["job_id"]
+
+    async def claim(self, *job_types: str, worker: str = WORKER, lease: float = 3600) -> list[Any]:
+        """Claim all there is of these types; ordinary ones by default."""
+        types = list(job_types or (TYPE,))
+        jobs = await self.call(
+            "select claim_jobs($1, $2, $3, 200, $4)", worker, [QUEUE], types, lease
+        )
+        self._leases |= {job["id"]: self.lease(job) for job in jobs}
+        return jobs
+
+    @staticmethod
+    def lease(job: dict[str, Any]) -> dict[str, str]:
+        return {"job_id": job["id"], "lease_id": job["lease_id"]}
+
+    def leases(self, ids: list[str]) -> list[dict[str, str]]:
+        """The leases under which these jobs were claimed."""
+        return [self._leases[job] for job in ids if job in self._leases]
+
+    async def report(self, ids: list[str], outcome: str = "completed", **given: Any) -> list[str]:
+        """Report the end of these jobs; return the outcome of each."""
+        items = [{**lease, "outcome": outcome, **given} for lease in self.leases(ids)]
+        answer = await self.call("select report_jobs($1)", items)
+        return [one["outcome"] for one in answer["outcomes"]]
+
+    async def maintain(self, rounds: int = 3) -> None:
+        for _ in range(rounds):
+            await self.call("select maintain_jobs(force => true)")
+
+    async def states(self, ids: list[str]) -> list[str]:
+        """The hold of these jobs, or else their status."""
+        rows = await self.owner.fetch(
+            "select coalesce(hold, status) from job_queue where id::text = any($1) order by seq",
+            ids,
+        )
+        return [row[0] for row in rows]
+
+    # Placing -----------------------------------------------------------------------------------
+
+    async def place(self, state: str, job_type: str, make: Make, count: int) -> list[str]:
+        """Make jobs and bring them into a state. Leases and delays of ten seconds run out when the
+        clock moves."""
+        given: dict[str, Any] = {"priority": 5 if job_type == BAD_TYPE else 0}
+        options: dict[str, Any] = {"tags": [TAG]}
+        if state == "due":
+            options["delay_seconds"] = 10
+        if state == "expired":
+            given["max_attempts"] = 1 if job_type == BAD_TYPE else 3
+        made = [await make(self, {**given, "options": options}) for _ in range(count)]
+        if state in ("running", "expired", "parked"):
+            worker = BAD_WORKER if job_type == BAD_TYPE else WORKER
+            await self.claim(job_type, worker=worker, lease=10 if state == "expired" else 100)
+        if state == "parked":
+            await self.report(made, "parked", event=EVENT, delay_seconds=3600)
+        return made
+
+    # What must hold ----------------------------------------------------------------------------
+
+    async def work_goes_on(self) -> None:
+        """New jobs are enqueued, claimed and completed, a child right after its parent."""
+        made = [await self.call("select enqueue_job($1, queue => $2)::text", TYPE, QUEUE)
+                for _ in range(JOBS)]  # fmt: skip
+        child = await self.call(
+            "select enqueue_job($1, queue => $2, options => $3)::text",
+            TYPE, QUEUE, {"depends_on": made[:1]},
+        )  # fmt: skip
+        await self.maintain(1)
+        for expected in (made + self.neighbours, [child]):
+            claimed = [job["id"] for job in await self.claim()]
+            expect(set(expected) <= set(claimed), f"{expected} are to be claimed: {claimed}")
+            outcomes = await self.report(claimed)
+            expect(outcomes == ["ok"] * len(claimed), f"all are to be completed: {outcomes}")
+
+    async def provoke(self) -> None:
+        """Bring every bad job as far as it goes."""
+        await self.ask("select send_event($1)", EVENT)
+        await self.claim(BAD_TYPE, worker=BAD_WORKER)
+        await self.report([job for ids in self.bad.values() for job in ids])
+        await self.maintain()
+
+    async def told(self, *words: str) -> str:
+        """Return what says all these words: the doctor, a failed step, or a bad job itself."""
+        doctor = await self.call("select queue_doctor()")
+        told = [str(one["detail"]) for one in doctor if one["verdict"] != "ok"]
+        told += [str(step) for step in await inside.failed_steps(self.owner)]
+        for job in [job for ids in self.bad.values() for job in ids]:
+            told.append(str(await self.call("select get_job_history($1::text::uuid)", job)))
+        for one in told:
+            if all(word in one for word in words):
+                return one
+        raise NotIsolated(f"nobody says {words}: {told}")
+
+
+def expect(condition: bool, what: str) -> None:
+    if not condition:
+        raise NotIsolated(what)
+
+
+@asynccontextmanager
+async def open_world(url: str) -> AsyncIterator[World]:
+    """Connect to a database that nobody else uses."""
+    connections: dict[str, Any] = {}
+    async with AsyncExitStack() as stack:
+
+        async def connect(name: str, **settings: str) -> Any:
+            if name not in connections:
+                connection = await asyncpg.connect(url, timeout=10, server_settings=settings)
+                stack.callback(connection.terminate)
+                await connection.set_type_codec(
+                    "jsonb", encoder=json.dumps, decoder=_decode, schema="pg_catalog"
+                )
+                connections[name] = connection
+            return connections[name]
+
+        world = World(await connect("owner"), connect)
+        world.now = await world.owner.fetchval("select clock_timestamp()")
+        await world.pass_time(0)
+        await world.owner.fetchval("select set_queue($1)", QUEUE)
+        yield world
