@@ -2,8 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
+from .kinds import Kind
 from .world import BAD_TYPE, EVENT, JOBS, QUEUE, TAG, TYPE, WORKER, World, expect
 
 
@@ -194,3 +196,23 @@ FLOWS = (
     Flow("send_event", send_event, ("parked",), maintains=True),
     Flow("reads", read, ("pending",)),
 )
+
+
+async def run(world: World, kind: Kind, flow: Flow) -> None:
+    """Place good and bad side by side, let ordinary work be done, and ask what is wrong."""
+
+    async def make_ordinary(world: World, given: dict[str, Any]) -> str:
+        return await world.enqueue(TYPE, given)
+
+    for state in flow.states:
+        world.jobs[state] = await world.place(state, TYPE, make_ordinary, JOBS)
+        world.bad[state] = await world.place(state, BAD_TYPE, kind.make, 1)
+    if flow.arrange:
+        await flow.arrange(world)
+    await kind.spoil(world)
+    await world.pass_time(20)
+    await flow.act(world)
+    if not flow.maintains:
+        await kind.check(world)
+    await world.work_goes_on()
+    await kind.why(world)

@@ -90,3 +90,23 @@ async def function_text(connection: Connection, name: str) -> str:
         "and p.proname = $1",
         name,
     )
+
+
+async def leave_dead_dependencies(connection: Connection, count: int) -> None:
+    """Write and delete dependencies, as parents do that end."""
+    await connection.execute(
+        "insert into picture_queue.dependency (child_id, parent_id) select j.id, gen_random_uuid() "
+        f"from (select id from public.job_queue limit 1) j, generate_series(1, {count})"
+    )
+    await connection.execute("delete from picture_queue.dependency")
+
+
+async def leave_dead_workers(connection: Connection, count: int) -> None:
+    """Write the row of a worker again and again, as its calls do."""
+    await connection.execute(
+        f"""do $$ begin
+          for i in 1..{count} loop
+            update picture_queue.worker set seen_at = clock_timestamp(), idle = i % 2 = 0;
+          end loop;
+        end $$"""
+    )

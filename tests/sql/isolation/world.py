@@ -1,8 +1,9 @@
 """A database of its own with ordinary work, beside which something bad is placed."""
 
+import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,6 +40,35 @@ def _decode(text: str) -> Any:
     return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else digits)
 
 
+class Session:
+    """A connection on which a client calls; it gives up after `PATIENCE`, as the platform does."""
+
+    def __init__(self, connection: inside.Connection) -> None:
+        self.connection = connection
+
+    async def ask(self, sql: str, *args: Any) -> Any:
+        """Call as a client would; a refusal raises `Refused`, any other error fails the test."""
+        try:
+            return await self.connection.fetchval(sql, *args)
+        except asyncpg.PostgresError as error:
+            if (error.sqlstate or "").startswith("PT"):
+                raise Refused(error) from error
+            raise NotIsolated(f"{sql} raised {error.sqlstate}: {error}") from error
+
+    async def call(self, sql: str, *args: Any) -> Any:
+        """Call for ordinary work, which nothing may refuse."""
+        try:
+            return await self.ask(sql, *args)
+        except Refused as refused:
+            raise NotIsolated(f"{sql} was refused: {refused}") from refused
+
+    async def begin(self) -> None:
+        await self.connection.execute("begin")
+
+    async def commit(self) -> None:
+        await self.connection.execute("commit")
+
+
 class World:
     """Ordinary work in one queue, and the bad items beside it at the head of that queue.
 
@@ -59,25 +89,41 @@ class World:
         self.neighbours: list[str] = []
         self.noted: dict[str, Any] = {}
         self._leases: dict[str, dict[str, str]] = {}
+        self._tasks: list[asyncio.Task[Any]] = []
 
     # Calls -------------------------------------------------------------------------------------
 
+    async def session(self, name: str, **settings: str) -> Session:
+        """The connection of this name; settings are those it starts with."""
+        return Session(await self._connect(name, **{"statement_timeout": PATIENCE, **settings}))
+
     async def ask(self, sql: str, *args: Any) -> Any:
-        """Call as a client would; a refusal raises `Refused`, any other error fails the test."""
-        connection = await self._connect("caller", statement_timeout=PATIENCE)
-        try:
-            return await connection.fetchval(sql, *args)
-        except asyncpg.PostgresError as error:
-            if (error.sqlstate or "").startswith("PT"):
-                raise Refused(error) from error
-            raise NotIsolated(f"{sql} raised {error.sqlstate}: {error}") from error
+        return await (await self.session("caller")).ask(sql, *args)
 
     async def call(self, sql: str, *args: Any) -> Any:
-        """Call for ordinary work, which nothing may refuse."""
-        try:
-            return await self.ask(sql, *args)
-        except Refused as refused:
-            raise NotIsolated(f"{sql} was refused: {refused}") from refused
+        return await (await self.session("caller")).call(sql, *args)
+
+    def start(self, call: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """Let a call run beside the test, at most until the test ends."""
+        self._tasks.append(asyncio.create_task(call))
+        return self._tasks[-1]
+
+    async def stop(self) -> None:
+        """Cancel the calls that still run."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def blocked_or_done(self, session: Session, task: "asyncio.Task[Any]") -> None:
+        """Return when a call on this session has answered, or waits for a lock."""
+        async with asyncio.timeout(20):
+            while not task.done() and not await self.is_waiting(session):
+                await asyncio.wait([task], timeout=0.01)
+
+    async def is_waiting(self, session: Session) -> bool:
+        """Whether this session waits for a lock."""
+        pid = session.connection.get_server_pid()
+        return await self.owner.fetchval("select cardinality(pg_blocking_pids($1)) > 0", pid)
 
     async def hold(self, sql: str, *args: Any) -> "inside.Connection":
         """Run a statement in a transaction that stays open until the test ends."""
@@ -215,4 +261,5 @@ async def open_world(url: str) -> AsyncIterator[World]:
         world.now = await world.owner.fetchval("select clock_timestamp()")
         await world.pass_time(0)
         await world.owner.fetchval("select set_queue($1)", QUEUE)
+        stack.push_async_callback(world.stop)
         yield world
