@@ -18,9 +18,13 @@ async def set_clock(connection: Connection, now: str) -> None:
     )
 
 
-async def spoil_callbacks(connection: Connection, callback: dict[str, Any]) -> None:
-    """Give every batch a callback that the validator would refuse today."""
-    await connection.execute("update picture_queue.batch set callback = $1", callback)
+async def spoil_callbacks(
+    connection: Connection, batches: list[str], callback: dict[str, Any]
+) -> None:
+    """Give batches a callback that the validator would refuse today."""
+    await connection.execute(
+        "update picture_queue.batch set callback = $2 where id::text = any($1)", batches, callback
+    )
 
 
 async def spoil_policy(connection: Connection, job_type: str) -> None:
