@@ -26,14 +26,14 @@ $(NPM_READY): $(NPM)/package-lock.json
 demo: $(READY) ## Ask for a picture and watch it come, on an embedded Supabase
 	@$(BIN)/picture-queue demo
 
-test: $(READY) ## Run all tests (needs nothing but Python)
-	@$(BIN)/pytest -n auto --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+test: $(READY) ## Run all tests (needs nothing but Python); failed ones run once more, alone
+	@$(BIN)/python scripts/run_tests.py -n auto --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-sql: $(READY) ## Run the pgTAP tests of supabase/tests (needs Debian's pgTAP; FILES= selects)
 	@$(BIN)/python scripts/test_sql.py $(FILES)
 
 test-extra: $(READY) $(NPM_READY) ## Run the tests that need packages of Debian or npm (ARGS= for pytest)
-	@$(BIN)/pytest -m extra $(ARGS)
+	@$(BIN)/python scripts/run_tests.py -m extra $(ARGS)
 
 test-matrix: $(READY) $(NPM_READY) ## Run the SQL's tests and the workers' on Postgres 15 to 18 (POSTGRES= selects)
 	@$(BIN)/python scripts/test_matrix.py $(POSTGRES)

@@ -34,10 +34,8 @@ TESTS = (
         "worker",
         (
             sys.executable,
-            "-m",
-            "pytest",
+            "scripts/run_tests.py",
             "-q",
-            "-x",
             "tests/worker",
             "tests/conformance/test_engine.py",
         ),

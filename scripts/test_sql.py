@@ -2,8 +2,8 @@
 
 ``python scripts/test_sql.py [FILE …]``. Each file is one sentence that has to hold; it is plain
 pgTAP in a transaction that is rolled back, so `supabase test db` runs it too. pgTAP's own SQL comes
-from Debian's package and goes into a schema of its own. Exits with what pg_prove says, or with 1
-when something is not installed.
+from Debian's package and goes into a schema of its own. Failed files run once more, each alone (see
+`rerun`). Exits with what pg_prove says, or with 1 when something is not installed.
 """
 
 import os
@@ -11,11 +11,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+from rerun import rerun_failed
 
 from picture_queue.local.stack import LocalSupabase
 
-TESTS = Path(__file__).resolve().parent.parent / "supabase" / "tests"
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = ROOT / "supabase" / "tests"
 INSTALL = "apt-get install postgresql-15-pgtap libtap-parser-sourcehandler-pgtap-perl"
 TIMEOUT = 600  # seconds, for all of them
 
@@ -30,26 +35,70 @@ def pgtap() -> Path | None:
     return max(found)[1] if found else None
 
 
+def prove(files: list[str], url: str, environment: Mapping[str, str]) -> int:
+    """Run pgTAP files with pg_prove, then those that failed once more, each alone.
+
+    Args:
+        files: Files and directories, as absolute paths.
+        url: The address of a database that has pgTAP.
+        environment: Variables of the processes.
+
+    Returns:
+        The exit code of the first run, or 0 if every failed file passed the second time.
+    """
+    command = ["pg_prove", "--norc", "--ext", ".sql", "--recurse", "--failures", "--dbname", url]
+    with tempfile.TemporaryDirectory() as state:  # pg_prove saves its results where it runs
+
+        def run(*arguments: str) -> int:
+            return subprocess.run(
+                [*command, *arguments], cwd=state, env=environment, timeout=TIMEOUT, check=False
+            ).returncode
+
+        code = run("--state=save", *files)
+        if code == 0:
+            return 0
+        printed = subprocess.run(
+            [*command, "--state=failed", "--dry"],
+            cwd=state,
+            env=environment,
+            timeout=TIMEOUT,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout.splitlines()
+        # pg_prove prints its own options among the files.
+        failed = [Path(line) for line in printed if Path(line).is_file()]
+        names = {os.path.relpath(file, ROOT): str(file) for file in failed}
+        if not names:  # pg_prove itself failed
+            return code
+        return 0 if rerun_failed(list(names), lambda name: run(names[name]) == 0) else code
+
+
 def main(files: list[str]) -> int:
-    """Runs these files, or all."""
+    """Run these files, or all."""
     script = pgtap()
     if script is None or not shutil.which("pg_prove") or not shutil.which("psql"):
         print(f"pgTAP, pg_prove or psql is missing: {INSTALL}", file=sys.stderr)
         return 1
     with LocalSupabase() as stack:
 
-        def run(command: list[str], search_path: str) -> int:
+        def environment(search_path: str) -> dict[str, str]:
             options = f"-c search_path={search_path} -c client_min_messages=warning"
-            environment = {**os.environ, "PGOPTIONS": options}
-            return subprocess.run(command, env=environment, timeout=TIMEOUT, check=False).returncode
+            return {**os.environ, "PGOPTIONS": options}
 
-        psql = ["psql", "-q", "-X", "-o", os.devnull, "-v", "ON_ERROR_STOP=1", "-d", stack.db_url]
-        code = run(
-            [*psql, "-c", "create schema tap", "-c", "grant usage on schema tap to public"], ""
-        )
-        code = code or run([*psql, "-f", str(script)], "tap")
-        prove = ["pg_prove", "--ext", ".sql", "--recurse", "--failures", "--dbname", stack.db_url]
-        return code or run([*prove, *(files or [str(TESTS)])], "public,extensions,tap")
+        def psql(search_path: str, *arguments: str) -> int:
+            options = ["-q", "-X", "-o", os.devnull, "-v", "ON_ERROR_STOP=1", "-d", stack.db_url]
+            return subprocess.run(
+                ["psql", *options, *arguments],
+                env=environment(search_path),
+                timeout=TIMEOUT,
+                check=False,
+            ).returncode
+
+        code = psql("", "-c", "create schema tap", "-c", "grant usage on schema tap to public")
+        code = code or psql("tap", "-f", str(script))
+        chosen = [str(Path(file).resolve()) for file in files] or [str(TESTS)]
+        return code or prove(chosen, stack.db_url, environment("public,extensions,tap"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,29 @@
+"""Tells flaky tests from broken ones: runs each failed test once more, alone.
+
+A test that passes then is printed as ``flaky: <test id>`` and does not fail the run. A test that
+fails twice does. Many failures have one cause, so above `MAX_RERUNS` nothing is run again.
+"""
+
+from collections.abc import Callable, Sequence
+
+MAX_RERUNS = 20
+
+
+def rerun_failed(failed: Sequence[str], passes_alone: Callable[[str], bool]) -> bool:
+    """Run failed tests again, one after the other, and print the verdict on each.
+
+    Args:
+        failed: The ids of the tests that failed in the first run.
+        passes_alone: Runs one test in a process of its own; returns whether it passed.
+
+    Returns:
+        Whether every failed test passed the second time.
+    """
+    if len(failed) > MAX_RERUNS:
+        print(f"{len(failed)} tests failed; above {MAX_RERUNS} none is run again", flush=True)
+        return False
+    print(f"Running {len(failed)} failed tests again, each alone", flush=True)
+    flaky = {test: passes_alone(test) for test in failed}
+    for test, passed in flaky.items():
+        print(f"{'flaky' if passed else 'failed twice'}: {test}", flush=True)
+    return all(flaky.values())

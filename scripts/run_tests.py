@@ -1,0 +1,76 @@
+"""Runs pytest, then each failed test once more in a process of its own.
+
+``python scripts/run_tests.py [ARGUMENT OF PYTEST …]``. Exits with 0 when all tests passed, those
+that failed the first time included (see `rerun`). Whatever else goes wrong in the first run fails
+it, and nothing is run again: a crash, a collection error, coverage below its bound, ``--maxfail``.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rerun import rerun_failed
+
+RERUN_TIMEOUT = 300  # seconds; tests have a shorter one of their own
+
+
+class FailureRecorder:
+    """A pytest plugin that collects the failures of a run, those of xdist's workers too."""
+
+    def __init__(self) -> None:
+        self.root = Path()
+        self.tests: list[str] = []
+        self._explained = 0
+        self._crashed = False
+        self._unexplained = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Record the report of a failed test; its setup and its teardown may fail as well."""
+        if not report.failed or hasattr(report, "wasxfail"):
+            return
+        self._explained += 1
+        # xdist reports the test during which a worker died with this phase.
+        self._crashed = self._crashed or str(report.when) == "???"
+        if report.nodeid not in self.tests:
+            self.tests.append(report.nodeid)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Compare with pytest's own count, which has collection errors and missed coverage too."""
+        self.root = session.config.rootpath
+        self._unexplained = session.testsfailed != self._explained or bool(session.shouldfail)
+
+    @property
+    def only_tests_failed(self) -> bool:
+        """Whether the failures of tests are all that went wrong."""
+        return bool(self.tests) and not self._crashed and not self._unexplained
+
+
+def main(arguments: list[str]) -> int:
+    """Run pytest with these arguments, then the failed tests alone."""
+    # Taken before pytest and its plugins write to it: the second run measures no coverage.
+    environment = dict(os.environ)
+    recorder = FailureRecorder()
+    code = int(pytest.main(arguments, plugins=[recorder]))
+    if code != pytest.ExitCode.TESTS_FAILED or not recorder.only_tests_failed:
+        return code
+
+    def passes_alone(test: str) -> bool:
+        # -P: the working directory is not importable, as in the first run. The empty marker
+        # expression lets the test in, whichever expression selected it.
+        command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", "", test]
+        try:
+            done = subprocess.run(
+                command, cwd=recorder.root, env=environment, timeout=RERUN_TIMEOUT, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+    return 0 if rerun_failed(recorder.tests, passes_alone) else code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
