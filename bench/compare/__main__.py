@@ -1,8 +1,9 @@
-"""``python bench/compare [--quick] [--rounds N] [--systems a,b] [--workloads x,y]``.
+"""``python bench/compare [--quick] [--rounds N] [--postgres N] [--systems a,b] [--workloads x,y]``.
 
-Starts a server of its own, installs the peers beside it, measures round by round (each system in
-each round, so that a slow minute of the machine is everybody's), and writes the report: to
-docs/benchmarks after a full run, to .bench after another.
+Starts a server of its own, on the version of Postgres that Supabase runs unless told otherwise.
+Installs the peers beside it, measures round by round (each system in each round, so that a slow
+minute of the machine is everybody's), and writes the report: to docs/benchmarks after a full run on
+that version, to .bench after another.
 """
 
 import argparse
@@ -20,7 +21,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from postgres_versions import PLATFORM, programs
 
 from compare.measure import Figures
 from compare.report import chart, markdown, summary
@@ -75,7 +79,7 @@ async def compare(args: argparse.Namespace) -> int:
         and (size.many or workload.name != "noop_long")
     ]
     found: Rounds = {}
-    async with running() as server:
+    async with running(programs(args.postgres)) as server:
         settings = await server.settings()
         chosen = [
             replace(system, environment={"PEER_API": server.api}) if system.over_http else system
@@ -112,7 +116,7 @@ async def compare(args: argparse.Namespace) -> int:
         **settings,
     }
     results = summary(found, said)
-    full = not (args.quick or args.systems or args.workloads)
+    full = not (args.quick or args.systems or args.workloads) and args.postgres == PLATFORM
     place = BENCH.parent / "docs" / "benchmarks" if full else INSTALLED
     place.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"machine": machine, "workloads": results}, indent=1)
@@ -144,6 +148,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--postgres", type=int, default=PLATFORM, help="major version")
     parser.add_argument("--systems")
     parser.add_argument("--workloads")
     return asyncio.run(compare(parser.parse_args()))

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from picture_queue.local.binaries import POSTGRES_SETTING
 from picture_queue.local.migrate import apply_migrations, apply_platform
 from picture_queue.local.stack import LocalSupabase
 
@@ -95,18 +96,24 @@ class Server:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[Server]:
-    """Starts a server in a directory of its own, deleted at the end."""
+async def running(programs: Path, *, durable: bool = True) -> AsyncIterator[Server]:
+    """Start a server in a directory of its own, deleted at the end.
+
+    Args:
+        programs: The directory of the Postgres programs.
+        durable: Whether commits are flushed to disk.
+    """
+    os.environ[POSTGRES_SETTING] = str(programs)
     with TemporaryDirectory(dir="/var/tmp", prefix="pq-bench-") as directory:
         os.chmod(directory, 0o755)  # noqa: S103 - Postgres runs as another user, and reaches through
         data = Path(directory) / "data"
-        async with LocalSupabase(data, durable=True) as stack:
+        async with LocalSupabase(data, durable=durable) as stack:
             server = Server(stack, None)
             control = await asyncpg.connect(server.dsn("postgres"))
             for name, value in SETTINGS.items():
                 await control.execute(f"alter system set {name} = '{value}'")
             await control.close()
-        async with LocalSupabase(data, durable=True) as stack:
+        async with LocalSupabase(data, durable=durable) as stack:
             server = Server(stack, None)
             control = await asyncpg.connect(server.dsn("template1"), command_timeout=120)
             try:

