@@ -74,8 +74,9 @@ bench: $(READY) $(NPM_READY) ## Compare with other queues, in some 35 minutes; w
 bench-quick: $(READY) $(NPM_READY) ## The same with less of everything, in some 6 minutes (JSON=1, POSTGRES=17)
 	@$(BIN)/python bench/compare --quick --rounds 1 $(BENCH_POSTGRES) $(if $(JSON),--json)
 
-bench-engine: $(READY) ## Measure what the engine costs, in six minutes (JSON=1, QUICK=1)
-	@$(BIN)/python bench/engine.py $(if $(JSON),--json) $(if $(QUICK),--quick)
+# BASELINE= compares with the SQL of a git ref, in turns; ONLY= names workloads.
+bench-engine: $(READY) $(NPM_READY) ## Measure what the SQL costs, in some 20 minutes (BASELINE=ref, ONLY=, QUICK=1, JSON=1, POSTGRES=17)
+	@$(BIN)/python bench/engine $(BENCH_POSTGRES) $(if $(BASELINE),--baseline $(BASELINE)) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json) $(if $(QUICK),--quick)
 
 bench-smoke: $(READY) ## Measure the latencies of the main job (JSON=1 for machines)
 	@$(BIN)/python bench/smoke.py $(if $(JSON),--json)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,8 +45,11 @@ class Server:
         host = f"{user}:{parts.password}@{parts.hostname}:{parts.port}"
         return urlunsplit(("postgresql", host, f"/{database}", "", ""))
 
-    async def settings(self) -> dict[str, str]:
-        """Returns the settings in force.
+    async def settings(self, *, durable: bool = True) -> dict[str, str]:
+        """Return the settings in force.
+
+        Args:
+            durable: Whether commits have to be durable.
 
         Raises:
             RuntimeError: A commit would not be durable: nothing measured so would be worth reading.
@@ -54,7 +57,7 @@ class Server:
         names = [*DURABLE, *SETTINGS, "server_version", "wal_level", "jit"]
         found = {name: await self._control.fetchval(f"show {name}") for name in names}
         wrong = {name: found[name] for name, value in DURABLE.items() if found[name] != value}
-        if wrong:
+        if wrong and durable:
             raise RuntimeError(f"the server is not durable: {wrong}")
         return found
 
@@ -72,12 +75,26 @@ class Server:
         """Drops a database, if it is there."""
         await self._control.execute(f'drop database if exists "{database}" with (force)')
 
-    async def make_ours(self, database: str) -> None:
-        """Makes a database with what a Supabase project has, and our SQL."""
+    async def make_ours(self, database: str, migrations: Sequence[str] | None = None) -> None:
+        """Make a database with what a Supabase project has, and our SQL.
+
+        Args:
+            database: Its name.
+            migrations: The SQL to apply; None takes that of the working tree.
+        """
         await self.make(database)
         await self._control.execute(f'alter database "{database}" owner to postgres')
         await apply_platform(self.dsn(database))
-        await apply_migrations(self.dsn(database, "postgres"))
+        if migrations is None:
+            await apply_migrations(self.dsn(database, "postgres"))
+            return
+        connection = await asyncpg.connect(self.dsn(database, "postgres"), command_timeout=120)
+        try:
+            for sql in migrations:
+                async with connection.transaction():
+                    await connection.execute(sql)
+        finally:
+            await connection.close()
 
     async def clear(self, database: str) -> None:
         """Empties a database of ours that the API serves, and which cannot be replaced so."""

@@ -1,4 +1,7 @@
-"""The comparison measures only what is durable, and only jobs that were done once."""
+"""The comparison measures only what is durable, and only jobs that were done once.
+
+The measurements of the engine take turns between two states of the SQL.
+"""
 
 import asyncio
 import sys
@@ -14,6 +17,9 @@ from compare.measure import Unsound, bench, drain  # noqa: E402
 from compare.report import OURS, chart, is_met, markdown, summary, verdicts  # noqa: E402
 from compare.server import Server  # noqa: E402
 from compare.systems import System  # noqa: E402
+from engine.database import Calls, create_databases  # noqa: E402
+from engine.report import summarize  # noqa: E402
+from engine.workload import Figure, Size, Workload, measure_in_turns  # noqa: E402
 
 UNFINISHED = "select count(*) from job where status < 2 and scheduled_for <= now()"
 LIAR = """
@@ -96,3 +102,74 @@ def test_targets_are_judged_by_the_medians_of_the_rounds():
     assert "100 (90.00 to 900.00)" in text or "100 (90 to 900)" in text
     assert "| enqueue_one | pgqueuer | 1.000 | 0.791 | +26% |" in text
     assert chart(results).startswith("<svg")
+
+
+class NamedDatabase:
+    def __init__(self, name):
+        self.name = name
+
+
+async def test_two_states_of_the_sql_take_turns_and_each_turn_gives_a_ratio():
+    order = []
+    given = {"new": [10, 30, 20], "old": [10, 10, 40]}
+
+    async def measure(database, size):
+        order.append(database.name)
+        return {"call": [given[database.name].pop(0)] * 3}
+
+    workload = Workload("calls", {"call": Figure("a call", "ms", ("≤", 15))}, measure)
+    databases = [NamedDatabase("new"), NamedDatabase("old")]
+    turns = await measure_in_turns(workload, databases, Size(turns=3))
+    assert order == ["new", "old", "old", "new", "new", "old"]
+    found = summarize(workload, turns)["call"]
+    assert found["ratio"] == {"min": 0.5, "median": 1.0, "max": 3.0, "turns": 3}
+    assert found["new"] == {"median": 20, "p95": 30, "met": False}
+    assert found["old"] == {"median": 10, "p95": 40, "met": True}
+
+
+def test_one_state_of_the_sql_has_no_ratio():
+    workload = Workload("calls", {"call": Figure("a call", "jobs/s", ("≥", 5))}, None)
+    found = summarize(workload, {"new": [{"call": [1.0, 9.0, 9.0]}]})["call"]
+    assert found == {
+        "what": "a call",
+        "unit": "jobs/s",
+        "bound": "≥ 5",
+        "new": {"median": 9.0, "p95": 1.0, "met": True},
+    }
+
+
+class AnsweringConnection:
+    def __init__(self, answer):
+        self.queries = []
+        self._answer = answer
+
+    async def fetchval(self, query, *arguments):
+        self.queries.append(query)
+        return self._answer
+
+
+async def test_maintenance_is_asked_of_the_function_that_does_it():
+    new = AnsweringConnection('{"leased": false, "next_in": 0.25}')
+    assert (await Calls(new, True).maintain("w"))[1] == 0.25
+    assert "maintain_jobs(worker" in new.queries[0]
+    old = AnsweringConnection("[]")
+    assert (await Calls(old, False).maintain("w"))[1] == 1.0
+    assert "claim_jobs" in old.queries[0]
+
+
+async def test_a_database_of_the_working_tree_can_be_measured(server):
+    (database,) = await create_databases(server, None)
+    async with database.connect() as calls:
+        await calls.stock("q", 3)
+        claim, jobs = await calls.claim_all("q", 3)
+        assert claim > 0
+        assert await calls.heartbeat(jobs) > 0
+        assert await calls.report(jobs) > 0
+        await calls.maintain()
+        with pytest.raises(RuntimeError, match="0 of 1 jobs of queue q"):
+            await calls.claim_all("q", 1)
+
+
+async def test_an_unknown_baseline_is_refused(server):
+    with pytest.raises(SystemExit, match="no-such-ref"):
+        await create_databases(server, "no-such-ref")

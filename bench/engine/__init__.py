@@ -1,0 +1,1 @@
+"""What the queue engine costs: SQL functions over direct connections, no worker and no HTTP."""

@@ -1,0 +1,128 @@
+"""``python bench/engine [--json] [--quick] [--baseline REF] [--postgres N] [--only a,b] …``.
+
+Starts a Postgres of its own, on the version that Supabase runs unless told otherwise. Commits are
+durable (fsync on) unless ``--unsafe``. With ``--baseline`` the SQL of that git ref gets a second
+database on the same server. The two take turns, and each turn gives one ratio new/old. Absolute
+numbers differ from machine to machine. A number beyond its bound is marked. Only a workload that
+cannot be measured fails the run.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import sys
+import time
+import traceback
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from compare.server import Server, running
+from postgres_versions import PLATFORM, programs
+
+from engine.calls import CYCLE, ENQUEUE, FULL, UNKNOWN
+from engine.database import create_databases
+from engine.dependents import DEPENDENTS
+from engine.held_snapshot import HELD, HELD_LIMITED
+from engine.limits import LIMITS
+from engine.maintenance import IDLE, RUNNING, SCHEDULES
+from engine.report import show, summarize
+from engine.workload import QUICK, Size, Workload, measure_in_turns
+
+#: In this order: what leaves many rows behind comes last.
+WORKLOADS = (
+    IDLE,
+    ENQUEUE,
+    CYCLE,
+    LIMITS,
+    SCHEDULES,
+    RUNNING,
+    DEPENDENTS,
+    HELD,
+    HELD_LIMITED,
+    UNKNOWN,
+    FULL,
+)
+
+
+async def measure_all(
+    workloads: list[Workload], server: Server, size: Size, baseline: str | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Measure these workloads; return the figures, and the errors of what could not be measured."""
+    databases = await create_databases(server, baseline)
+    figures: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+    for workload in workloads:
+        began = time.monotonic()
+        try:
+            figures |= summarize(workload, await measure_in_turns(workload, databases, size))
+        except Exception as error:  # one workload must not end a run of many minutes
+            traceback.print_exc()
+            errors[workload.name] = f"{type(error).__name__}: {error}"
+        print(f"{time.monotonic() - began:6.1f} s  {workload.name}", file=sys.stderr, flush=True)
+    return figures, errors
+
+
+async def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure, and return the report."""
+    size = QUICK if args.quick else Size()
+    if args.held:
+        size = replace(size, held_seconds=args.held, held_limited_seconds=args.held)
+    chosen = [workload for workload in WORKLOADS if not args.only or workload.name in args.only]
+    load = round(os.getloadavg()[0], 2)
+    async with running(programs(args.postgres), durable=not args.unsafe) as server:
+        figures, errors = await measure_all(chosen, server, size, args.baseline)
+        settings = await server.settings(durable=not args.unsafe)
+    return {
+        "machine": {
+            "cores": os.cpu_count(),
+            "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+            "load_before": load,
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "postgres": settings["server_version"],
+            **settings,
+        },
+        "baseline": args.baseline,
+        "size": asdict(size),
+        "figures": figures,
+        "errors": errors,
+    }
+
+
+def main() -> int:
+    """Run the benchmark from the command line."""
+    names = [workload.name for workload in WORKLOADS]
+
+    def only(text: str) -> list[str]:
+        chosen = text.split(",")
+        if unknown := set(chosen) - set(names):
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is not one of {names}")
+        return chosen
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--quick", action="store_true", help="a hundredth of it, to see it runs")
+    parser.add_argument("--baseline", metavar="REF", help="compare with the SQL of a git ref")
+    parser.add_argument("--postgres", type=int, default=PLATFORM, help="major version")
+    parser.add_argument("--only", type=only, help=f"some of {','.join(names)}")
+    parser.add_argument("--held", type=float, help="seconds a snapshot is held")
+    parser.add_argument("--unsafe", action="store_true", help="fsync off")
+    args = parser.parse_args()
+    report = asyncio.run(run(args))
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+    return 1 if report["errors"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

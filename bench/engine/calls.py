@@ -1,0 +1,153 @@
+"""Single calls: enqueue, claim, report and heartbeat, in an empty table and in large ones."""
+
+import math
+
+from engine.database import CLAIM, JOB_TYPE, Calls, Database
+from engine.workload import Figure, Samples, Size, Workload
+
+_BULK = 10_000  # jobs of a bulk enqueue
+_KEYS = 100  # limit keys that the blocked jobs wait for
+
+
+async def _warm_up(calls: Calls, queue: str) -> None:
+    # A connection plans its statements in its first calls.
+    await calls.stock(queue, 6 * CLAIM)
+    for _ in range(6):
+        await calls.cycle(queue)
+
+
+async def measure_enqueue(database: Database, size: Size) -> Samples:
+    """Time single and bulk enqueues."""
+    async with database.connect() as calls:
+        for _ in range(6):
+            await calls.enqueue_job("enqueue")
+        one = [await calls.enqueue_job("enqueue") for _ in range(size.rounds * 10)]
+        await calls.enqueue_jobs("enqueue", _BULK)
+        bulk = [await calls.enqueue_jobs("enqueue", _BULK) for _ in range(2)]
+    return {"enqueue_one": one, "enqueue_bulk": [_BULK * 1000 / took for took in bulk]}
+
+
+async def _time_cycles(calls: Calls, queue: str, rounds: int) -> Samples:
+    claims, reports, heartbeats = [], [], []
+    await calls.stock(queue, rounds * CLAIM)
+    for _ in range(rounds):
+        claim, jobs = await calls.claim_all(queue)
+        claims.append(claim)
+        heartbeats.append(await calls.heartbeat(jobs))
+        reports.append(await calls.report(jobs))
+    return {"claim": claims, "heartbeat": heartbeats, "report": reports}
+
+
+async def measure_cycle(database: Database, size: Size) -> Samples:
+    """Time claims, heartbeats and reports of 100 jobs and of one job."""
+    async with database.connect() as calls:
+        await _warm_up(calls, "cycle")
+        found = await _time_cycles(calls, "cycle", size.rounds)
+        both = zip(found["claim"], found["report"], strict=True)
+        found["cycle"] = [CLAIM * 1000 / sum(times) for times in both]
+        rounds = size.rounds * 5
+        await calls.stock("single", rounds)
+        single = [await calls.cycle("single", 1) for _ in range(rounds)]
+        found["claim_one"], found["report_one"] = map(list, zip(*single, strict=True))
+        found["claim_none"] = [(await calls.claim("single", 1))[0] for _ in range(rounds)]
+    return found
+
+
+async def prepare_unknown(database: Database, size: Size) -> None:
+    """Enqueue jobs of types that no worker names."""
+    async with database.connect() as calls:
+        await calls.stock("mixed", size.scaled(200_000), job_type="unknown")
+        await calls.run("analyze public.job_queue")
+
+
+async def measure_unknown(database: Database, size: Size) -> Samples:
+    """Time claims behind jobs of types that no worker names."""
+    found: Samples = {"unknown_none": [], "unknown_one": []}
+    async with database.connect() as calls:
+        for _ in range(size.rounds):
+            found["unknown_none"].append((await calls.claim("mixed", 1))[0])
+            await calls.enqueue_job("mixed")
+            took, jobs = await calls.claim_all("mixed", 1)
+            found["unknown_one"].append(took)
+            await calls.report(jobs)
+    return found
+
+
+# To enqueue, claim and report a million jobs would take minutes. A finished job has no row in any
+# other table that a claim or a report reads.
+_FINISHED = """
+insert into public.job_queue (queue, job_type, status, attempt, started_at, finished_at)
+select 'full', $1, 'completed', 1, now() - i * interval '10 milliseconds',
+  now() - i * interval '10 milliseconds'
+from generate_series(1, $2::integer) i
+"""
+
+
+async def prepare_full(database: Database, size: Size) -> None:
+    """Write 1,000,000 finished, 200,000 scheduled and 100,000 blocked jobs."""
+    async with database.connect() as calls:
+        await calls.run(_FINISHED, JOB_TYPE, size.scaled(1_000_000))
+        await calls.stock("full", size.scaled(200_000), options={"delay_seconds": 86_400})
+        await calls.run(
+            "select pause_key('model:' || i) from generate_series(1, $1::integer) i", _KEYS
+        )
+        await calls.stock(
+            "full",
+            size.scaled(100_000),
+            options=lambda i: {"limit_keys": [f"model:{i % _KEYS + 1}"]},
+        )
+        # Where the enqueue does not block these, maintenance or a claim does.
+        for _ in range(math.ceil(size.scaled(100_000) / 1000) + 1):
+            await calls.promote()
+            if not (await calls.claim("full"))[1]:
+                break
+        await calls.run("vacuum analyze public.job_queue")
+
+
+async def measure_full(database: Database, size: Size) -> Samples:
+    """Time claims and reports among many other jobs."""
+    async with database.connect() as calls:
+        await _warm_up(calls, "full")
+        found = await _time_cycles(calls, "full", size.rounds)
+    return {"claim_full": found["claim"], "report_full": found["report"]}
+
+
+ENQUEUE = Workload(
+    "enqueue",
+    {
+        "enqueue_one": Figure("enqueue of one job", "ms"),
+        "enqueue_bulk": Figure("enqueue of 10,000 jobs a call", "jobs/s", ("≥", 20_000)),
+    },
+    measure_enqueue,
+)
+CYCLE = Workload(
+    "cycle",
+    {
+        "claim_none": Figure("claim that finds nothing", "ms"),
+        "claim_one": Figure("claim of one job", "ms"),
+        "report_one": Figure("report of one job", "ms"),
+        "claim": Figure("claim of 100", "ms"),
+        "heartbeat": Figure("heartbeat of 100", "ms"),
+        "report": Figure("report of 100", "ms"),
+        "cycle": Figure("claim and report, 100 a call", "jobs/s"),
+    },
+    measure_cycle,
+)
+UNKNOWN = Workload(
+    "unknown",
+    {
+        "unknown_none": Figure("empty claim, 200,000 jobs of unknown types", "ms"),
+        "unknown_one": Figure("… claim that finds one job", "ms"),
+    },
+    measure_unknown,
+    prepare_unknown,
+)
+FULL = Workload(
+    "full",
+    {
+        "claim_full": Figure("claim of 100, 1.3 million other jobs", "ms"),
+        "report_full": Figure("… report of 100", "ms"),
+    },
+    measure_full,
+    prepare_full,
+)

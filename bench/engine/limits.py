@@ -1,0 +1,64 @@
+"""What limits and fair share cost, where they are used and beside them."""
+
+import statistics
+from typing import Any
+from uuid import UUID
+
+from engine.database import CLAIM, Calls, Database
+from engine.workload import Figure, Samples, Size, Workload
+
+_USERS = [str(UUID(int=i + 1)) for i in range(20)]
+_RULES = (("user:*", 1000), ("model:a", 10_000), ("queue:limited", 5000))
+_ROUNDS = 5  # in each of the three queues, before the next
+
+
+def _user(number: int) -> str:
+    return _USERS[number % len(_USERS)]
+
+
+async def prepare_limits(database: Database, size: Size) -> None:
+    """Create a plain queue and one with fair share."""
+    async with database.connect() as calls:
+        await calls.run("select set_queue('plain')")
+        await calls.run("""select set_queue('limited', '{"fair_share": true}')""")
+
+
+async def _time(calls: Calls, queue: str, **given: Any) -> float:
+    await calls.stock(queue, _ROUNDS * CLAIM, user_id=_user, **given)
+    await calls.promote()
+    return statistics.median([sum(await calls.cycle(queue)) for _ in range(_ROUNDS)])
+
+
+async def measure_limits(database: Database, size: Size) -> Samples:
+    """Compare a plain queue, a limited one, and a plain one while limits are in use elsewhere."""
+    found: Samples = {name: [] for name in LIMITS.figures}
+    async with database.connect() as calls:
+        for turn in range(max(size.rounds // 4, 1) + 1):
+            plain = await _time(calls, "plain")
+            for key, running in _RULES:
+                await calls.run("select set_limit($1, $2)", key, running)
+            limited = await _time(calls, "limited", options={"limit_keys": ["model:a"]})
+            for key in ("user:*", "model:a"):  # they would hold in the plain queue too
+                await calls.run("select delete_limit($1)", key)
+            beside = await _time(calls, "plain")
+            await calls.run("select delete_limit('queue:limited')")
+            if turn == 0:
+                continue  # the connection planned its statements
+            found["cycle_plain"].append(CLAIM * 1000 / plain)
+            found["cycle_limited"].append(CLAIM * 1000 / limited)
+            found["limits_cost"].append((1 - plain / limited) * 100)
+            found["beside_cost"].append((1 - plain / beside) * 100)
+    return found
+
+
+LIMITS = Workload(
+    "limits",
+    {
+        "cycle_plain": Figure("claim and report, no limits", "jobs/s"),
+        "cycle_limited": Figure("claim and report, fair share and limits", "jobs/s"),
+        "limits_cost": Figure("… cost of fair share and limits where used", "%", ("≤", 25)),
+        "beside_cost": Figure("… cost in a plain queue beside a limited one", "%"),
+    },
+    measure_limits,
+    prepare_limits,
+)

@@ -1,0 +1,105 @@
+"""The report of a run: JSON for machines, a table for people."""
+
+import statistics
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.workload import Figure, Turns, Workload, percentile
+
+_DIGITS = 3
+_WIDTH = 130  # characters, of a report that is written to a file
+
+
+def _summary(figure: Figure, turns: list[list[float]]) -> dict[str, Any]:
+    values = [value for turn in turns for value in turn]
+    median = statistics.median(values)
+    found: dict[str, Any] = {"median": round(median, _DIGITS)}
+    if len(values) > 1:
+        # Nineteen of twenty calls were faster.
+        found["p95"] = round(percentile(values, 0.05 if figure.is_rate else 0.95), _DIGITS)
+    if figure.bound:
+        sign, bound = figure.bound
+        found["met"] = median <= bound if sign == "≤" else median >= bound
+    return found
+
+
+def _ratio(new: list[list[float]], old: list[list[float]]) -> dict[str, Any] | None:
+    pairs = [(statistics.median(n), statistics.median(o)) for n, o in zip(new, old, strict=True)]
+    ratios = [n / o for n, o in pairs if o]
+    if not ratios:
+        return None
+    return {
+        "min": round(min(ratios), _DIGITS),
+        "median": round(statistics.median(ratios), _DIGITS),
+        "max": round(max(ratios), _DIGITS),
+        "turns": len(ratios),
+    }
+
+
+def summarize(workload: Workload, turns: Turns) -> dict[str, Any]:
+    """Return each figure of a workload: of each database, and the ratio new/old turn by turn.
+
+    Args:
+        workload: What was measured.
+        turns: What it gave, by the name of the database.
+    """
+    results: dict[str, Any] = {}
+    for name, figure in workload.figures.items():
+        values = {database: [turn[name] for turn in found] for database, found in turns.items()}
+        item: dict[str, Any] = {"what": figure.what, "unit": figure.unit}
+        if figure.bound:
+            item["bound"] = f"{figure.bound[0]} {figure.bound[1]:g}"
+        item |= {database: _summary(figure, found) for database, found in values.items()}
+        # A difference of percentages says more than their ratio.
+        if "old" in values and figure.unit != "%":
+            item["ratio"] = _ratio(values["new"], values["old"])
+        results[name] = item
+    return results
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.2f}"
+
+
+def _cells(item: dict[str, Any], database: str) -> tuple[str, str]:
+    found = item.get(database)
+    if found is None:
+        return "", ""
+    style = {None: "", True: "green", False: "bold red"}[found.get("met")]
+    median = _number(found["median"])
+    return (
+        f"[{style}]{median}[/]" if style else median,
+        _number(found["p95"]) if "p95" in found else "",
+    )
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the report for people."""
+    console = Console()
+    console = console if console.is_terminal else Console(width=_WIDTH)
+    machine, baseline = report["machine"], report["baseline"]
+    table = Table(title=f"The engine on Postgres {machine['postgres']}", title_justify="left")
+    columns = ["what", "median", "95 %"]
+    if baseline:
+        columns += ["old", "95 %", "new/old", "min"]
+    for heading in [*columns, "", "bound"]:
+        left = heading in ("what", "")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for item in report["figures"].values():
+        cells = [item["what"], *_cells(item, "new")]
+        if baseline:
+            ratio = item.get("ratio") or {}
+            cells += _cells(item, "old")
+            cells += [_number(ratio[name]) if ratio else "" for name in ("median", "min")]
+        table.add_row(*cells, item["unit"], item.get("bound", ""))
+    console.print(table)
+    for name, error in report["errors"].items():
+        console.print(f"{name} failed: {error}", style="bold red", markup=False)
+    console.print(
+        f"{machine['cores']} cores, {machine['memory_gb']} GB, load {machine['load_before']}, "
+        f"fsync {machine['fsync']}; {report['size']}" + (f"; old: {baseline}" if baseline else ""),
+        style="dim",
+        markup=False,
+    )
