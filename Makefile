@@ -75,7 +75,7 @@ bench-quick: $(READY) $(NPM_READY) ## The same with less of everything, in some 
 	@$(BIN)/python bench/compare --quick --rounds 1 $(BENCH_POSTGRES) $(if $(JSON),--json)
 
 # BASELINE= compares with the SQL of a git ref, in turns; ONLY= names workloads.
-bench-engine: $(READY) $(NPM_READY) ## Measure what the SQL costs, in some 20 minutes (BASELINE=ref, ONLY=, QUICK=1, JSON=1, POSTGRES=17)
+bench-engine: $(READY) $(NPM_READY) ## Measure what the SQL costs, in some 20 minutes, 40 with a baseline (BASELINE=ref, ONLY=, QUICK=1, JSON=1, POSTGRES=17)
 	@$(BIN)/python bench/engine $(BENCH_POSTGRES) $(if $(BASELINE),--baseline $(BASELINE)) $(if $(ONLY),--only $(ONLY)) $(if $(JSON),--json) $(if $(QUICK),--quick)
 
 bench-smoke: $(READY) ## Measure the latencies of the main job (JSON=1 for machines)

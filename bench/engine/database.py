@@ -79,22 +79,29 @@ class Calls:
             await self.enqueue_jobs(queue, min(count - begin, 10_000), **given)
 
     async def claim(
-        self, queue: str, count: int = CLAIM, *, lease_seconds: float = 60
+        self,
+        queue: str,
+        count: int = CLAIM,
+        *,
+        worker: str = WORKER,
+        lease_seconds: float = 60,
     ) -> tuple[float, list[Job]]:
         """Claim up to so many jobs."""
         return await self._time(
             "select claim_jobs(worker => $1, queues => $2, job_types => $3, max_jobs => $4,"
             " lease_seconds => $5, request_id => $6)",
-            *(WORKER, [queue], [JOB_TYPE], count, lease_seconds, uuid4()),
+            *(worker, [queue], [JOB_TYPE], count, lease_seconds, uuid4()),
         )
 
-    async def claim_all(self, queue: str, count: int = CLAIM) -> tuple[float, list[Job]]:
+    async def claim_all(
+        self, queue: str, count: int = CLAIM, *, worker: str = WORKER
+    ) -> tuple[float, list[Job]]:
         """Claim exactly so many jobs.
 
         Raises:
             RuntimeError: The claim returned fewer.
         """
-        took, jobs = await self.claim(queue, count)
+        took, jobs = await self.claim(queue, count, worker=worker)
         if len(jobs) != count:
             raise RuntimeError(f"claim_jobs returned {len(jobs)} of {count} jobs of queue {queue}")
         return took, jobs

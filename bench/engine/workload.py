@@ -24,8 +24,8 @@ class Size:
         watch_seconds: How long maintenance is watched.
     """
 
-    turns: int = 6
-    rounds: int = 12
+    turns: int = 12
+    rounds: int = 6
     jobs: float = 1.0
     held_seconds: float = 600.0
     held_limited_seconds: float = 180.0
