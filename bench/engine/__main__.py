@@ -74,7 +74,10 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, and return the report."""
     size = QUICK if args.quick else Size()
     if args.held:
-        size = replace(size, held_seconds=args.held, held_limited_seconds=args.held)
+        turns = max(round(args.held / size.flow_seconds), 2)
+        size = replace(
+            size, flow_turns=turns, limited_flow_turns=turns, flow_seconds=args.held / turns
+        )
     chosen = [workload for workload in WORKLOADS if not args.only or workload.name in args.only]
     load = round(os.getloadavg()[0], 2)
     async with running(programs(args.postgres), durable=not args.unsafe) as server:
@@ -113,7 +116,7 @@ def main() -> int:
     parser.add_argument("--baseline", metavar="REF", help="compare with the SQL of a git ref")
     parser.add_argument("--postgres", type=int, default=PLATFORM, help="major version")
     parser.add_argument("--only", type=only, help=f"some of {','.join(names)}")
-    parser.add_argument("--held", type=float, help="seconds a snapshot is held")
+    parser.add_argument("--held", type=float, help="seconds that jobs flow under a snapshot")
     parser.add_argument("--unsafe", action="store_true", help="fsync off")
     args = parser.parse_args()
     report = asyncio.run(run(args))

@@ -3,6 +3,7 @@
 Only public functions are called, so that any two states of the SQL can be compared.
 """
 
+import asyncio
 import json
 import subprocess
 import time
@@ -22,6 +23,7 @@ CLAIM = 100  # jobs of a claim, unless a workload says otherwise
 
 _MIGRATIONS = "supabase/migrations"
 _HOUSEKEEPING_INTERVAL = 60.0  # seconds
+_LEASE_TIMEOUT = 60.0  # seconds
 
 Job = dict[str, Any]
 Given = Mapping[str, Any]
@@ -126,6 +128,21 @@ class Calls:
     async def promote(self) -> None:
         """Have everything done that is due, so that what can be claimed is."""
         await self.run("select maintain_jobs(force => true)")
+
+    async def take_lease(self, worker: str = WORKER) -> None:
+        """Maintain until this worker has the lease of maintenance, and its statements are planned.
+
+        Raises:
+            TimeoutError: Another worker keeps the lease.
+        """
+        async with asyncio.timeout(_LEASE_TIMEOUT):
+            while self._maintains_by_worker:
+                _, answer = await self._time("select maintain_jobs(worker => $1)", worker)
+                if answer.get("leased", True):
+                    break
+                await asyncio.sleep(float(answer["next_in"]))
+        for _ in range(8):
+            await self.maintain(worker)
 
     async def maintain(self, worker: str = WORKER) -> tuple[float, float]:
         """Do a worker's share of maintenance; returns also the seconds until the next time.

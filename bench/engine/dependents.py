@@ -49,6 +49,7 @@ async def measure_dependents(database: Database, size: Size) -> Samples:
         for _ in range(8):
             await calls.enqueue_job("elsewhere")
             await calls.cycle("elsewhere", 1)
+        await maintenance.take_lease("maintenance")
         stopped = asyncio.Event()
         claims: list[tuple[float, float]] = []
         tasks = [
@@ -56,7 +57,7 @@ async def measure_dependents(database: Database, size: Size) -> Samples:
             asyncio.create_task(maintain_until(maintenance, "maintenance", stopped)),
         ]
         try:
-            await asyncio.sleep(max(size.watch_seconds / 2, 2))
+            await asyncio.sleep(max(size.watch_seconds / 4, 2))
             _, jobs = await calls.claim_all(queue, 1)
             began = time.monotonic()
             report = await calls.report(jobs)
@@ -90,5 +91,5 @@ DEPENDENTS = Workload(
         "elsewhere_ratio": Figure("… compared with before", "x", ("≤", 1.5)),
     },
     measure_dependents,
-    once=True,
+    turns=lambda size: size.watch_turns,
 )

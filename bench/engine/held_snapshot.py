@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
 
 from engine.database import Calls, Database, Given
 from engine.maintenance import maintain_until
@@ -13,7 +12,8 @@ RATE = 300  # jobs a second
 _TICK = 0.02  # seconds between two claims
 _CLAIM = 50  # jobs of a claim
 _WARM_UP = 1.0  # seconds
-_WINDOW = 60.0  # seconds of the first and of the last part that are compared
+
+_CALLS = ("enqueue", "claim", "report")
 
 Durations = dict[str, list[tuple[float, float]]]  # call: when it began, milliseconds
 
@@ -33,7 +33,7 @@ class Flow:
         self._began = time.monotonic()
         self.enqueued = 0
         self.reported = 0
-        self.durations: Durations = {"enqueue": [], "claim": [], "report": []}
+        self.durations: Durations = {call: [] for call in _CALLS}
 
     def _record(self, call: str, began: float, took: float) -> None:
         self.durations[call].append((began - self._began, took))
@@ -70,73 +70,102 @@ class Flow:
             self._stopped.set()
             await asyncio.gather(*tasks)
 
-    def windows(self, call: str, seconds: float) -> tuple[float, float]:
-        """Return the 95th percentile of a call in the first and in the last part of the run."""
-        width = min(_WINDOW, (seconds - _WARM_UP) / 3)
-        first = [t for at, t in self.durations[call] if _WARM_UP <= at < _WARM_UP + width]
-        last = [t for at, t in self.durations[call] if seconds - width <= at < seconds]
-        return percentile(first, 0.95), percentile(last, 0.95)
+    def p95(self, call: str) -> float:
+        """Return the 95th percentile of a call, in milliseconds."""
+        return percentile([took for at, took in self.durations[call] if at >= _WARM_UP], 0.95)
 
 
-@asynccontextmanager
-async def _snapshot(calls: Calls) -> AsyncIterator[None]:
-    async with calls.connection.transaction(isolation="repeatable_read"):
+class HeldSnapshot:
+    """A snapshot held in each database from `prepare` to `finish`, while jobs flow in turns.
+
+    Args:
+        name: The queue, and the prefix of the figures.
+        title: The beginning of what the figures are, for people.
+        limit_key: A key with a limit that the jobs have, if any.
+        bound: How much slower the last turn may be than the first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        limit_key: str | None = None,
+        bound: tuple[str, float] | None = None,
+    ) -> None:
+        self._name = name
+        self._limit_key = limit_key
+        self._holders: dict[str, AsyncExitStack] = {}
+        self.figures = {f"{name}_rate": Figure(f"{title}, {RATE} jobs/s: jobs done", "jobs/s")}
+        for call in _CALLS:
+            self.figures |= {
+                f"{name}_{call}": Figure(f"{title}: p95 of {call} in a turn", "ms"),
+                f"{name}_{call}_first": Figure("… in the first turn", "ms"),
+                f"{name}_{call}_last": Figure("… in the last turn", "ms"),
+                f"{name}_{call}_ratio": Figure("… last compared with first", "x", bound),
+            }
+
+    async def prepare(self, database: Database, size: Size) -> None:
+        """Take the snapshot."""
+        stack = self._holders[database.name] = AsyncExitStack()
+        calls = await stack.enter_async_context(database.connect())
+        if self._limit_key:
+            await calls.run("select set_limit($1, 1000)", self._limit_key)
+        transaction = calls.connection.transaction(isolation="repeatable_read")
+        await transaction.start()
         await calls.run("select count(*) from public.job_queue where false")
-        yield
+
+    async def measure(self, database: Database, size: Size) -> Samples:
+        """Let jobs flow."""
+        options = {"limit_keys": [self._limit_key]} if self._limit_key else None
+        flow = Flow(self._name, options)
+        async with database.connect_many(3) as (producer, worker, maintenance):
+            await maintenance.take_lease("maintenance")
+            await flow.run(producer, worker, maintenance, size.flow_seconds)
+        found = {f"{self._name}_{call}": [flow.p95(call)] for call in _CALLS}
+        return found | {f"{self._name}_rate": [flow.reported / size.flow_seconds]}
+
+    def conclude(self, turns: list[Samples]) -> Samples:
+        """Compare the last turn with the first."""
+        found: Samples = {}
+        for call in _CALLS:
+            name = f"{self._name}_{call}"
+            first, last = turns[0][name][0], turns[-1][name][0]
+            found |= {
+                f"{name}_first": [first],
+                f"{name}_last": [last],
+                f"{name}_ratio": [last / first],
+            }
+        return found
+
+    async def finish(self, database: Database, size: Size) -> None:
+        """Release the snapshot, and delete the limit."""
+        stack = self._holders.pop(database.name, None)
+        if stack is None:
+            return
+        await stack.aclose()  # the end of the connection ends its transaction
+        if self._limit_key:
+            async with database.connect() as calls:
+                await calls.run("select delete_limit($1)", self._limit_key)
 
 
-async def _measure(
-    database: Database, prefix: str, queue: str, seconds: float, options: Given | None
-) -> Samples:
-    flow = Flow(queue, options)
-    async with (
-        database.connect_many(4) as (holder, producer, worker, maintenance),
-        _snapshot(holder),
-    ):
-        await flow.run(producer, worker, maintenance, seconds)
-    found: Samples = {}
-    for call in flow.durations:
-        first, last = flow.windows(call, seconds)
-        found[f"{prefix}_{call}_first"] = [first]
-        found[f"{prefix}_{call}_last"] = [last]
-        found[f"{prefix}_{call}_ratio"] = [last / first]
-    found[f"{prefix}_rate"] = [flow.reported / seconds]
-    return found
+_PLAIN = HeldSnapshot("held", "held snapshot", bound=("≤", 2))
+_LIMITED = HeldSnapshot("held_limited", "held snapshot, limit", "model:held")
 
-
-async def measure_held(database: Database, size: Size) -> Samples:
-    """Let plain jobs flow under a held snapshot."""
-    return await _measure(database, "held", "held", size.held_seconds, None)
-
-
-async def measure_held_limited(database: Database, size: Size) -> Samples:
-    """Let limited jobs flow under a held snapshot."""
-    async with database.connect() as calls:
-        await calls.run("select set_limit('model:held', 1000)")
-    try:
-        options = {"limit_keys": ["model:held"]}
-        seconds = size.held_limited_seconds
-        return await _measure(database, "held_limited", "held-limited", seconds, options)
-    finally:
-        async with database.connect() as calls:
-            await calls.run("select delete_limit('model:held')")
-
-
-def _figures(prefix: str, title: str, bound: tuple[str, float] | None) -> dict[str, Figure]:
-    figures = {f"{prefix}_rate": Figure(f"{title}: jobs done of {RATE} a second", "jobs/s")}
-    for call in ("enqueue", "claim", "report"):
-        figures |= {
-            f"{prefix}_{call}_first": Figure(f"{title}: p95 of {call}, first minute", "ms"),
-            f"{prefix}_{call}_last": Figure("… last minute", "ms"),
-            f"{prefix}_{call}_ratio": Figure("… last compared with first", "x", bound),
-        }
-    return figures
-
-
-HELD = Workload("held", _figures("held", "held snapshot", ("≤", 2)), measure_held, once=True)
+HELD = Workload(
+    "held",
+    _PLAIN.figures,
+    _PLAIN.measure,
+    _PLAIN.prepare,
+    _PLAIN.finish,
+    turns=lambda size: size.flow_turns,
+    conclude=_PLAIN.conclude,
+)
 HELD_LIMITED = Workload(
     "held-limited",
-    _figures("held_limited", "held snapshot, limit", None),
-    measure_held_limited,
-    once=True,
+    _LIMITED.figures,
+    _LIMITED.measure,
+    _LIMITED.prepare,
+    _LIMITED.finish,
+    turns=lambda size: size.limited_flow_turns,
+    conclude=_LIMITED.conclude,
 )

@@ -4,7 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from engine.database import Calls, Database
+from engine.database import Calls, Database, Job
 from engine.workload import Figure, Samples, Size, Workload
 
 _WORKERS = 10
@@ -41,10 +41,10 @@ async def _cpu_seconds(workers: list[Calls]) -> float:
 async def _watch(database: Database, count: int, seconds: float) -> tuple[float, float]:
     """Let workers maintain; return milliseconds of CPU and of calls, each a second."""
     async with database.connect_many(count) as workers:
+        await workers[0].take_lease("idle-0")
         for _ in range(8):  # each connection plans its statements
             for number, calls in enumerate(workers):
                 await calls.maintain(f"idle-{number}")
-        await workers[0].promote()
         stopped = asyncio.Event()
         before, began = await _cpu_seconds(workers), time.monotonic()
         running = [
@@ -72,40 +72,49 @@ async def measure_idle(database: Database, size: Size) -> Samples:
     }
 
 
-async def _start_running(calls: Calls, count: int) -> list[dict[str, object]]:
-    await calls.stock("running", count)
-    jobs: list[dict[str, object]] = []
-    while len(jobs) < count:
-        _, claimed = await calls.claim(
-            "running", min(1000, count - len(jobs)), lease_seconds=_LEASE
-        )
-        if not claimed:
-            raise RuntimeError(f"only {len(jobs)} of {count} jobs could be claimed")
-        jobs += claimed
-    return jobs
+class RunningJobs:
+    """Many running jobs in each database, from `prepare` to `finish`."""
 
+    def __init__(self) -> None:
+        self._jobs: dict[str, list[Job]] = {}
 
-async def measure_running(database: Database, size: Size) -> Samples:
-    """Maintain once a second while many jobs run."""
-    async with database.connect() as calls:
-        jobs = await _start_running(calls, size.scaled(20_000))
-        await calls.run("analyze public.job_queue")
-        for _ in range(8):
-            await calls.maintain()
-        await calls.promote()
+    async def prepare(self, database: Database, size: Size) -> None:
+        """Enqueue jobs and claim them."""
+        count = size.scaled(20_000)
+        jobs = self._jobs[database.name] = []
+        async with database.connect() as calls:
+            await calls.stock("running", count)
+            while len(jobs) < count:
+                amount = min(1000, count - len(jobs))
+                _, claimed = await calls.claim("running", amount, lease_seconds=_LEASE)
+                if not claimed:
+                    raise RuntimeError(f"only {len(jobs)} of {count} jobs could be claimed")
+                jobs += claimed
+            await calls.run("analyze public.job_queue")
+            await calls.promote()
+
+    async def measure(self, database: Database, size: Size) -> Samples:
+        """Maintain once a second while they run."""
+        jobs = self._jobs[database.name]
         durations, heartbeats = [], []
-        for second in range(max(int(size.watch_seconds), 1)):
-            began = time.monotonic()
-            durations.append((await calls.maintain())[0])
-            heartbeats.append(await calls.heartbeat(jobs[second * 10 : second * 10 + 100]))
-            await asyncio.sleep(max(1 - (time.monotonic() - began), 0))
-        for begin in range(0, len(jobs), 1000):
-            await calls.report(jobs[begin : begin + 1000])
-    return {
-        "running_maintenance": [sum(durations) / len(durations)],
-        "running_maintenance_max": [max(durations)],
-        "running_heartbeat": heartbeats,
-    }
+        async with database.connect() as calls:
+            await calls.take_lease()
+            for second in range(int(size.watch_seconds)):
+                await asyncio.sleep(1)
+                durations.append((await calls.maintain())[0])
+                heartbeats.append(await calls.heartbeat(jobs[second * 100 : second * 100 + 100]))
+        return {
+            "running_maintenance": [sum(durations) / len(durations)],
+            "running_maintenance_max": [max(durations)],
+            "running_heartbeat": heartbeats,
+        }
+
+    async def finish(self, database: Database, size: Size) -> None:
+        """Report them."""
+        jobs = self._jobs.pop(database.name, [])
+        async with database.connect() as calls:
+            for begin in range(0, len(jobs), 1000):
+                await calls.report(jobs[begin : begin + 1000])
 
 
 async def prepare_schedules(database: Database, size: Size) -> None:
@@ -116,16 +125,15 @@ async def prepare_schedules(database: Database, size: Size) -> None:
             "'every_seconds', 86400, 'job_type', 'bench', 'queue', 'bench'))"
             " from generate_series(1, 1000) i"
         )
+        await calls.promote()
 
 
 async def measure_schedules(database: Database, size: Size) -> Samples:
     """Maintain once a second while schedules wait."""
     async with database.connect() as calls:
-        for _ in range(8):
-            await calls.maintain()
-        await calls.promote()
+        await calls.take_lease()
         durations = []
-        for _ in range(max(int(size.watch_seconds / 2), 2)):
+        for _ in range(max(int(size.watch_seconds / 4), 2)):
             await asyncio.sleep(1)
             durations.append((await calls.maintain())[0])
     return {"schedules_idle": durations}
@@ -136,6 +144,12 @@ async def finish_schedules(database: Database, size: Size) -> None:
     async with database.connect() as calls:
         await calls.run("select delete_schedule('bench-' || i) from generate_series(1, 1000) i")
 
+
+def _watch_turns(size: Size) -> int:
+    return size.watch_turns
+
+
+_RUNNING_JOBS = RunningJobs()
 
 IDLE = Workload(
     "idle",
@@ -148,7 +162,7 @@ IDLE = Workload(
         "idle_ratio": Figure("… CPU of 10 workers, of that of one", "x", ("≤", 1.2)),
     },
     measure_idle,
-    once=True,
+    turns=_watch_turns,
 )
 RUNNING = Workload(
     "running",
@@ -157,8 +171,10 @@ RUNNING = Workload(
         "running_maintenance_max": Figure("… longest call", "ms"),
         "running_heartbeat": Figure("… heartbeat of 100", "ms"),
     },
-    measure_running,
-    once=True,
+    _RUNNING_JOBS.measure,
+    _RUNNING_JOBS.prepare,
+    _RUNNING_JOBS.finish,
+    turns=_watch_turns,
 )
 SCHEDULES = Workload(
     "schedules",
@@ -166,5 +182,5 @@ SCHEDULES = Workload(
     measure_schedules,
     prepare_schedules,
     finish_schedules,
-    once=True,
+    turns=_watch_turns,
 )

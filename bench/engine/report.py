@@ -47,7 +47,10 @@ def summarize(workload: Workload, turns: Turns) -> dict[str, Any]:
     """
     results: dict[str, Any] = {}
     for name, figure in workload.figures.items():
-        values = {database: [turn[name] for turn in found] for database, found in turns.items()}
+        values = {
+            database: [turn[name] for turn in found if name in turn]
+            for database, found in turns.items()
+        }
         item: dict[str, Any] = {"what": figure.what, "unit": figure.unit}
         if figure.bound:
             item["bound"] = f"{figure.bound[0]} {figure.bound[1]:g}"

@@ -19,16 +19,20 @@ class Size:
         turns: Turns of a short workload; the states of the SQL alternate from turn to turn.
         rounds: Calls of each kind in a turn.
         jobs: Share of the jobs that large tables have.
-        held_seconds: How long a snapshot is held while jobs flow.
-        held_limited_seconds: The same with a limit in use.
-        watch_seconds: How long maintenance is watched.
+        flow_turns: Turns in which jobs flow while a snapshot is held from the first to the last.
+        limited_flow_turns: The same with a limit in use.
+        flow_seconds: How long a turn of these is.
+        watch_turns: Turns in which maintenance is watched.
+        watch_seconds: How long a turn of these is.
     """
 
     turns: int = 12
     rounds: int = 6
     jobs: float = 1.0
-    held_seconds: float = 600.0
-    held_limited_seconds: float = 180.0
+    flow_turns: int = 10
+    limited_flow_turns: int = 3
+    flow_seconds: float = 60.0
+    watch_turns: int = 2
     watch_seconds: float = 20.0
 
     def scaled(self, jobs: int) -> int:
@@ -37,7 +41,14 @@ class Size:
 
 
 QUICK = Size(
-    turns=2, rounds=4, jobs=0.01, held_seconds=6.0, held_limited_seconds=3.0, watch_seconds=3.0
+    turns=2,
+    rounds=4,
+    jobs=0.01,
+    flow_turns=2,
+    limited_flow_turns=2,
+    flow_seconds=3.0,
+    watch_turns=1,
+    watch_seconds=3.0,
 )
 
 
@@ -70,8 +81,9 @@ class Workload:
         figures: What it gives, by name.
         measure: Measures one turn.
         prepare: Fills the database before the first turn.
-        finish: Cleans up after the last turn.
-        once: One turn is enough, since it lasts long.
+        finish: Cleans up after the last turn, or after an error.
+        turns: The number of turns.
+        conclude: Computes further figures from all turns of one database.
     """
 
     name: str
@@ -79,22 +91,28 @@ class Workload:
     measure: Callable[[Database, Size], Awaitable[Samples]]
     prepare: Callable[[Database, Size], Awaitable[None]] | None = None
     finish: Callable[[Database, Size], Awaitable[None]] | None = None
-    once: bool = False
+    turns: Callable[[Size], int] = lambda size: size.turns
+    conclude: Callable[[list[Samples]], Samples] | None = None
 
 
 async def measure_in_turns(workload: Workload, databases: list[Database], size: Size) -> Turns:
     """Measure a workload in all databases, which take turns."""
     turns: Turns = {database.name: [] for database in databases}
-    for database in databases:
-        if workload.prepare:
-            await workload.prepare(database, size)
-    for turn in range(1 if workload.once else size.turns):
-        # The order alternates too, so that neither database always comes second.
-        for database in databases if turn % 2 == 0 else reversed(databases):
-            turns[database.name].append(await workload.measure(database, size))
-    for database in databases:
-        if workload.finish:
-            await workload.finish(database, size)
+    try:
+        for database in databases:
+            if workload.prepare:
+                await workload.prepare(database, size)
+        for turn in range(workload.turns(size)):
+            # The order alternates too, so that neither database always comes second.
+            for database in databases if turn % 2 == 0 else reversed(databases):
+                turns[database.name].append(await workload.measure(database, size))
+    finally:
+        for database in databases:
+            if workload.finish:
+                await workload.finish(database, size)
+    if workload.conclude:
+        for found in turns.values():
+            found.append(workload.conclude(found))
     return turns
 
 

@@ -138,14 +138,29 @@ def test_one_state_of_the_sql_has_no_ratio():
     }
 
 
+async def test_a_workload_cleans_up_after_an_error():
+    finished = []
+
+    async def measure(database, size):
+        raise RuntimeError("no jobs")
+
+    async def finish(database, size):
+        finished.append(database.name)
+
+    workload = Workload("calls", {}, measure, finish=finish)
+    with pytest.raises(RuntimeError, match="no jobs"):
+        await measure_in_turns(workload, [NamedDatabase("new"), NamedDatabase("old")], Size())
+    assert finished == ["new", "old"]
+
+
 class AnsweringConnection:
-    def __init__(self, answer):
+    def __init__(self, *answers):
         self.queries = []
-        self._answer = answer
+        self._answers = list(answers)
 
     async def fetchval(self, query, *arguments):
         self.queries.append(query)
-        return self._answer
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
 async def test_maintenance_is_asked_of_the_function_that_does_it():
@@ -155,6 +170,13 @@ async def test_maintenance_is_asked_of_the_function_that_does_it():
     old = AnsweringConnection("[]")
     assert (await Calls(old, False).maintain("w"))[1] == 1.0
     assert "claim_jobs" in old.queries[0]
+
+
+async def test_maintenance_is_measured_by_the_worker_that_has_its_lease():
+    refused, leased = '{"leased": false, "next_in": 0.01}', '{"leased": true, "next_in": 1}'
+    connection = AnsweringConnection(refused, refused, leased)
+    await Calls(connection, True).take_lease("w")
+    assert len(connection.queries) > 3
 
 
 async def test_a_database_of_the_working_tree_can_be_measured(server):
