@@ -1,212 +1,335 @@
-create function picture_queue._backoff_problem(p_backoff jsonb) returns text
-language sql immutable set search_path = pg_catalog, pg_temp
+-- The one validator. Every way to enqueue (one job, many, a batch and its callback, a schedule, a
+-- generation) passes here, and so does the policy of a worker: what is accepted can be carried out later.
+
+-- What is wrong with a JSON value of a caller's, apart from its type; null if nothing. Every reader must
+-- be able to read it: Python refuses integers of over 4,300 digits and stops at about 1,000 levels, and
+-- to JavaScript a number beyond 1e308 is Infinity.
+create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
+language plpgsql immutable strict set search_path = pg_catalog, pg_temp
 as $$
-  select p.problem from (
-    select format('options.backoff.%s is not known', k) as problem from jsonb_object_keys(p_backoff) k
-    where k not in ('policy', 'base_seconds', 'cap_seconds', 'jitter')
-    union all
-    select format('options.backoff.policy is %s, not constant, linear or exponential', p_backoff -> 'policy')
-    where p_backoff ->> 'policy' not in ('constant', 'linear', 'exponential')
-    union all
-    select format('options.backoff.%s is %s, not %s to %s', r.name, p_backoff -> r.name, r.low, r.high)
-    from (values ('base_seconds', 0.001, 31536000), ('cap_seconds', 0.001, 31536000), ('jitter', 0, 1)) as r (name, low, high)
-    where jsonb_typeof(p_backoff -> r.name) <> 'null' and case jsonb_typeof(p_backoff -> r.name)
-      when 'number' then (p_backoff ->> r.name)::numeric not between r.low and r.high else true end
-  ) p
-  where p.problem is not null limit 1
+declare
+  v_text bytea := convert_to(p_value::text, 'UTF8');
+  v_bytes integer := length(v_text);
+begin
+  if v_bytes > p_max_bytes then
+    return format('has %s bytes, the limit is %s', v_bytes, p_max_bytes);
+  elsif v_bytes > 200 and jsonb_path_exists(p_value, 'strict $.**{101}') then
+    return 'is nested deeper than 100 levels';
+  end if;
+  -- Of the digits of a number beyond 1e308 one stands at a multiple of 300. To look at these bytes takes a
+  -- tenth of the time of reading the numbers.
+  for i in 1..v_bytes / 300 loop
+    if get_byte(v_text, i * 300 - 1) between 48 and 57 then
+      return 'has a number beyond 1e308: ' || left(jsonb_path_query_first(p_value,
+        'strict $.** ? (@ > 1e308 || @ < -1e308)')::text, 20) || '...';
+    end if;
+  end loop;
+  return null;
+end
 $$;
 
-create function picture_queue._unique_problem(p_unique jsonb) returns text
-language sql immutable set search_path = pg_catalog, pg_temp
+-- Refuses what one of the functions below found, if it found anything.
+create function picture_queue._refuse_problem(p_problem text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
-  select p.problem from (
-    select format('options.unique.%s is not known', k) as problem from jsonb_object_keys(p_unique) k
-    where k not in ('by', 'period_seconds', 'states', 'on_conflict')
-    union all
-    select format('options.unique.on_conflict is %s, not ignore, replace or debounce', p_unique -> 'on_conflict')
-    where p_unique ->> 'on_conflict' not in ('ignore', 'replace', 'debounce')
-    union all
-    select format('options.unique.period_seconds is %s, not 1 to 31536000', p_unique -> 'period_seconds')
-    where jsonb_typeof(p_unique -> 'period_seconds') <> 'null' and case jsonb_typeof(p_unique -> 'period_seconds')
-      when 'number' then (p_unique ->> 'period_seconds')::numeric not between 1 and 31536000 else true end
-    union all
-    select format('options.unique.%s is %s, not a list of names', r.name, p_unique -> r.name)
-    from (values ('by'), ('states')) as r (name)
-    where jsonb_typeof(p_unique -> r.name) <> 'null' and (jsonb_typeof(p_unique -> r.name) <> 'array'
-      or jsonb_path_exists(p_unique -> r.name, '$[*] ? (@.type() != "string")'))
-    union all
-    select format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
-      p_unique -> 'states')
-    where jsonb_typeof(p_unique -> 'states') = 'array' and not (p_unique -> 'states' ? 'pending'
-      and p_unique -> 'states' <@ '["pending", "processing", "completed", "failed", "cancelled"]')
-    union all
-    -- What ends with the start cannot come back with the end: there may be another job by then.
-    select format('options.unique.states is %s: with a state after processing goes processing', p_unique -> 'states')
-    where jsonb_typeof(p_unique -> 'states') = 'array' and not p_unique -> 'states' ? 'processing'
-      and p_unique -> 'states' ?| '{completed,failed,cancelled}'
-  ) p
-  where p.problem is not null limit 1
+begin
+  if p_problem ~ ' bytes, the limit is [0-9]+$' then
+    perform picture_queue._refuse('PQ_TOO_LARGE', p_problem,
+      'store the data elsewhere, in Supabase Storage for example, and pass its path');
+  elsif p_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', p_problem,
+      'names are letters, digits and _ . - ; payload and metadata are JSON objects; durations are in seconds, '
+      || 'times are ISO 8601 from 1970 to 9998');
+  end if;
+end
 $$;
 
--- Whether a text is a time; nothing else can tell.
-create function picture_queue._is_time(p_text text) returns boolean
+-- Whether a text can be cast to a type. Only the cast can tell.
+create function picture_queue._is_a(p_text text, p_type text) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return p_text::timestamptz is not null;
+  return case p_type
+    when 'uuid' then p_text::uuid is not null
+    when 'integer' then p_text::integer is not null
+    else p_text::timestamptz between '1970-01-01' and '9999-01-01'
+  end;
 exception when data_exception then
   return false;
 end
 $$;
 
--- What is wrong with the options of a job: the field, the value and the rule; null if nothing.
-create function picture_queue._options_problem(p_options jsonb) returns text
-language sql stable set search_path = pg_catalog, pg_temp
+-- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
+-- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
+-- list (entries, characters of an entry), choice (of these); or uuid, time, boolean, object.
+create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select case when jsonb_typeof(p_options) <> 'object' then 'options is not an object' else (
-    select format('options.%s is not known', k) from jsonb_object_keys(p_options) k
-    where k not in ('delay_seconds', 'timeout_seconds', 'expires_at', 'expires_in_seconds', 'backoff', 'tags',
-      'metadata', 'tenant', 'limit_keys', 'depends_on', 'on_parent_failure', 'batch_id', 'unique')
-    union all
-    select format('options.%s is %s, not %s to %s', r.name, p_options -> r.name, r.low, r.high)
-    from (values ('delay_seconds', 0, 315360000), ('timeout_seconds', 0.001, 31536000),
-      ('expires_in_seconds', 0.001, 315360000)) as r (name, low, high)
-    where jsonb_typeof(p_options -> r.name) <> 'null' and case jsonb_typeof(p_options -> r.name)
-      when 'number' then (p_options ->> r.name)::numeric not between r.low and r.high else true end
-    union all
-    select format('options.%s is of type %s, not %s', r.name, jsonb_typeof(p_options -> r.name), r.kind)
-    from (values ('metadata', 'object'), ('backoff', 'object'), ('unique', 'object'), ('tags', 'array'),
-      ('limit_keys', 'array'), ('depends_on', 'array'), ('tenant', 'string'), ('on_parent_failure', 'string'),
-      ('batch_id', 'string'), ('expires_at', 'string')) as r (name, kind)
-    where jsonb_typeof(p_options -> r.name) not in (r.kind, 'null')
-    union all
-    select format('options.%s has %s entries, at most %s of 1 to %s characters are possible',
-      r.name, jsonb_array_length(p_options -> r.name), r.entries, r.length)
-    from (values ('tags', 20, 64), ('limit_keys', 8, 200), ('depends_on', 1000, 36)) as r (name, entries, length)
-    where jsonb_typeof(p_options -> r.name) = 'array' and (
-      jsonb_array_length(p_options -> r.name) > r.entries
-      or exists (select from jsonb_array_elements(p_options -> r.name) e
-        where jsonb_typeof(e) <> 'string' or length(e #>> '{}') not between 1 and r.length))
-    union all
-    select format('options.%s has %s, which is no uuid', r.name, r.value)
-    from (
-      select 'depends_on' as name, e as value from jsonb_array_elements(
-        case jsonb_typeof(p_options -> 'depends_on') when 'array' then p_options -> 'depends_on' else '[]' end) e
-      union all
-      select 'batch_id', p_options -> 'batch_id' where jsonb_typeof(p_options -> 'batch_id') = 'string'
-    ) r
-    where r.value #>> '{}' !~* '^[{]?([0-9a-f]{4}-?){8}[}]?$'
-    union all
-    select format('options.expires_at is %s, which is no time', p_options -> 'expires_at')
-    where jsonb_typeof(p_options -> 'expires_at') = 'string' and not picture_queue._is_time(p_options ->> 'expires_at')
-    union all
-    select format('options.tenant has %s characters, not 1 to 200', length(p_options ->> 'tenant'))
-    where length(p_options ->> 'tenant') not between 1 and 200
-    union all
-    select format('options.on_parent_failure is %s, not cancel, fail or run', p_options -> 'on_parent_failure')
-    where p_options ->> 'on_parent_failure' not in ('cancel', 'fail', 'run')
-    union all
-    select picture_queue._backoff_problem(p_options -> 'backoff') where jsonb_typeof(p_options -> 'backoff') = 'object'
-    union all
-    select picture_queue._unique_problem(p_options -> 'unique') where jsonb_typeof(p_options -> 'unique') = 'object'
-    limit 1
-  ) end
+declare
+  v_kind text := p_rule ->> 0;
+  v_type text := jsonb_typeof(p_value);
+  v_text text := p_value #>> '{}';
+  v_shown text := left(p_value::text, 100);
+begin
+  -- One statement a kind: of a single one the planner would try casts that the value is not meant for.
+  case v_kind
+    when 'number' then
+      -- What is closer to zero than a real can hold is longer.
+      return case when v_type <> 'number' or length(v_text) > 40
+          or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
+        then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
+    when 'integer' then
+      return case when not picture_queue._is_a(v_text, 'integer')
+          or v_text::integer not between (p_rule ->> 1)::integer and (p_rule ->> 2)::integer
+        then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2) end;
+    when 'name' then
+      return case when length(v_text) > (p_rule ->> 1)::integer
+          or v_text !~ format('^[A-Za-z0-9][A-Za-z0-9%s]*$', p_rule ->> 2) then format('is %s', v_shown) end;
+    when 'uuid' then
+      return case when not picture_queue._is_a(v_text, 'uuid') then format('is %s, which is no uuid', v_shown) end;
+    when 'time' then
+      return case when not picture_queue._is_a(v_text, 'time') then format('is %s', left(v_text, 100)) end;
+    when 'choice' then
+      return case when v_type <> 'string' or not p_rule - 0 ? v_text then format('is %s, not %s or %s', v_shown,
+        array_to_string(array(select jsonb_array_elements_text(p_rule - 0 - -1)), ', '), p_rule ->> -1) end;
+    when 'text' then
+      return case when v_type <> 'string' then format('is %s, not text', v_shown)
+        when length(v_text) not between 1 and (p_rule ->> 1)::integer
+          then format('has %s characters, not 1 to %s', length(v_text), p_rule ->> 1) end;
+    when 'list' then
+      return case when v_type <> 'array' then format('is %s, not a list', v_shown)
+        when jsonb_array_length(p_value) > (p_rule ->> 1)::integer or exists (
+            select from jsonb_array_elements(p_value) e
+            where jsonb_typeof(e) <> 'string' or length(e #>> '{}') not between 1 and (p_rule ->> 2)::integer)
+          then format('has %s entries, at most %s of 1 to %s characters are possible',
+            jsonb_array_length(p_value), p_rule ->> 1, p_rule ->> 2) end;
+    when 'boolean' then
+      return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
+    else
+      return case when v_type <> 'object' then format('is of type %s, not an object', v_type) end;
+  end case;
+end
 $$;
 
--- What is wrong with one item of a bulk enqueue: the field, the value and the rule; null if nothing.
-create function picture_queue._job_problem(p_item jsonb) returns text
-language sql stable set search_path = pg_catalog, pg_temp
+-- What is wrong with the fields of an object, by a rule for each that is known; null if nothing. A JSON
+-- null is the default of any field.
+create function picture_queue._fields_problem(p_path text, p_object jsonb, p_rules jsonb) returns text
+language plpgsql stable strict set search_path = pg_catalog, pg_temp
 as $$
-  select case
-    when jsonb_typeof(p_item) <> 'object' then 'a job must be an object'
-    when not p_item ?& array['job_type'] then 'job_type is missing'
-    when p_item ->> 'job_type' is null or p_item ->> 'job_type' !~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
-      then format('job_type is %s', coalesce(p_item -> 'job_type', 'null'))
-    when p_item ->> 'queue' !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then format('queue is %s', p_item -> 'queue')
-    when jsonb_typeof(p_item -> 'payload') not in ('object', 'null')
-      then format('payload is of type %s, not an object', jsonb_typeof(p_item -> 'payload'))
-    when case when p_item ->> 'priority' ~ '^-?[0-9]{1,10}$'
-        then (p_item ->> 'priority')::bigint not between -1000000000 and 1000000000 else p_item ->> 'priority' is not null end
-      then format('priority is %s, not -1000000000 to 1000000000', p_item ->> 'priority')
-    when case when p_item ->> 'max_attempts' ~ '^-?[0-9]{1,10}$'
-        then (p_item ->> 'max_attempts')::bigint not between 1 and 1000 else p_item ->> 'max_attempts' is not null end
-      then format('max_attempts is %s, not 1 to 1000', p_item ->> 'max_attempts')
-    when p_item ->> 'scheduled_for' is not null and case when picture_queue._is_time(p_item ->> 'scheduled_for')
-        then (p_item ->> 'scheduled_for')::timestamptz not between '1970-01-01' and '9999-01-01' else true end
-      then format('scheduled_for is %s', p_item ->> 'scheduled_for')
-    when p_item ->> 'scheduled_for' is not null and p_item #>> '{options,delay_seconds}' is not null
-      then 'scheduled_for and options.delay_seconds are both given'
-    when length(p_item ->> 'idempotency_key') not between 1 and 255
-      then format('idempotency_key has %s characters, not 1 to 255', length(p_item ->> 'idempotency_key'))
+declare
+  v_field record;
+  v_problem text;
+begin
+  if jsonb_typeof(p_object) <> 'object' then
+    return format('%s is not an object', rtrim(p_path, '.'));
+  end if;
+  for v_field in select e.key, e.value, p_rules -> e.key as rule from jsonb_each(p_object) e loop
+    v_problem := case when v_field.rule is null then 'is not known'
+      when v_field.value <> 'null' then picture_queue._value_problem(v_field.value, v_field.rule) end;
+    if v_problem is not null then
+      return format('%s%s %s', p_path, left(v_field.key, 100), v_problem);
+    end if;
+  end loop;
+  return null;
+end
+$$;
+
+-- What is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload,
+-- a mistyped one for instance, would make different jobs one.
+create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_unique jsonb := p_options -> 'unique';
+  v_by jsonb := nullif(v_unique -> 'by', 'null');
+  v_states jsonb := nullif(v_unique -> 'states', 'null');
+  v_payload jsonb := case jsonb_typeof(p_payload) when 'object' then p_payload else '{}' end;
+  v_problem text := coalesce(
+    picture_queue._fields_problem('options.', p_options, '{
+      "delay_seconds": ["number", 0, 315360000],
+      "timeout_seconds": ["number", 0.001, 31536000],
+      "expires_at": ["time"],
+      "expires_in_seconds": ["number", 0.001, 315360000],
+      "backoff": ["object"],
+      "tags": ["list", 20, 64],
+      "metadata": ["object"],
+      "tenant": ["text", 200],
+      "limit_keys": ["list", 8, 200],
+      "depends_on": ["list", 1000, 38],
+      "on_parent_failure": ["choice", "cancel", "fail", "run"],
+      "batch_id": ["uuid"],
+      "unique": ["object"]
+    }'),
+    picture_queue._fields_problem('options.backoff.', nullif(p_options -> 'backoff', 'null'), '{
+      "policy": ["choice", "constant", "linear", "exponential"],
+      "base_seconds": ["number", 0.001, 31536000],
+      "cap_seconds": ["number", 0.001, 31536000],
+      "jitter": ["number", 0, 1]
+    }'),
+    picture_queue._fields_problem('options.unique.', nullif(v_unique, 'null'), '{
+      "by": ["list", 100, 1000],
+      "period_seconds": ["number", 1, 31536000],
+      "states": ["list", 5, 20],
+      "on_conflict": ["choice", "ignore", "replace", "debounce"]
+    }'),
+    'options.metadata ' || picture_queue._json_problem(p_options -> 'metadata', p_max_bytes));
+begin
+  if v_problem is not null or not p_options ?| '{depends_on,unique}' then
+    return v_problem;
+  end if;
+  return case
+    when v_by = '[]' then 'options.unique.by is []: name keys of the payload, or leave it out to compare all of it'
+    when not v_payload ?& array(select jsonb_array_elements_text(v_by)) then (
+      select format('options.unique.by has %s, which is no key of the payload: name top-level keys%s',
+        to_jsonb(left(k.name, 100)), case when v_payload ? k.top then format(', such as "%s"', left(k.top, 100)) end)
+      from (select b.name, split_part(b.name, '.', 1) from jsonb_array_elements_text(v_by) as b (name)) as k (name, top)
+      where not v_payload ? k.name limit 1)
+    when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
+      then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
+        v_states)
+    -- A job that is no longer unique while it runs cannot become unique again: there may be another by then.
+    when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
+      then format('options.unique.states is %s: with a finished state goes processing', v_states)
     else (
-      select p.problem from (
-        select format('%s is %s, which is no uuid', u.name, p_item -> u.name) as problem
-        from (values ('job_id'), ('user_id'), ('generation_id')) as u (name)
-        where p_item ->> u.name !~* '^[{]?([0-9a-f]{4}-?){8}[}]?$'
-        union all
-        select format('%s is not known', k) from jsonb_object_keys(p_item) k
-        where k not in ('job_type', 'payload', 'priority', 'queue', 'scheduled_for', 'max_attempts', 'user_id',
-          'idempotency_key', 'job_id', 'generation_id', 'options')
-        union all
-        select picture_queue._options_problem(p_item -> 'options') where jsonb_typeof(p_item -> 'options') <> 'null'
-      ) p
-      where p.problem is not null limit 1)
-  end
+      select format('options.depends_on has %s, which is no uuid', d)
+      from jsonb_array_elements(coalesce(nullif(p_options -> 'depends_on', 'null'), '[]')) d
+      where not picture_queue._is_a(d #>> '{}', 'uuid') limit 1)
+  end;
+end
 $$;
 
--- Refuses the first item that is not acceptable, naming its place, the field and the value. An item
--- that is plainly right is seen at a glance; the others, or all (p_closely), are looked at closely.
--- (A pattern that counts, as {0,127}, takes ten times as long as one that does not.)
-create function picture_queue._check_jobs(p_jobs jsonb, p_closely boolean default false) returns void
+-- The jobs that callers describe, with their types and defaults; refuses the first that is not acceptable,
+-- naming its place, the field and the value. p_name: what the caller calls it, if not one of jobs. p_first: of
+-- a part of a call, the place of its first.
+create function picture_queue._check_jobs(p_jobs jsonb, p_name text default null, p_first integer default null)
+returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_limit integer := (select max_payload_bytes from picture_queue.setting);
-  v_bad record;
+  v_count integer := case when jsonb_typeof(p_jobs) = 'array' then jsonb_array_length(p_jobs) end;
+  v_jobs picture_queue.new_job[];
+  v_bad integer;
+  v_error text;
+  v_job jsonb;
+  v_limit integer;
 begin
-  if jsonb_typeof(p_jobs) is distinct from 'array' then
+  if v_count is null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
-  end if;
-  select b.problem, b.i into v_bad
-  from (
-    (select p.problem, e.i
-    from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
-    cross join lateral (select picture_queue._job_problem(e.item) as problem) p
-    where (p_closely or not coalesce(jsonb_typeof(e.item) = 'object'
-        and e.item - '{job_type,payload,queue,job_id,user_id,options}'::text[] = '{}'
-        and e.item ->> 'job_type' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.item ->> 'job_type') <= 128
-        and coalesce(jsonb_typeof(e.item -> 'payload') = 'object', true)
-        and coalesce(e.item ->> 'queue' ~ '^[A-Za-z0-9][A-Za-z0-9_.-]*$' and length(e.item ->> 'queue') <= 63, true), false))
-      and p.problem is not null
-    order by e.i limit 1)
-    union all
-    -- The options of many jobs are often the same: each once.
-    (select p.problem, o.i
-    from (
-      select e.item -> 'options' as options, min(e.i) as i
-      from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
-      where jsonb_typeof(e.item -> 'options') <> 'null'
-      group by e.item -> 'options'
-      offset 0
-    ) o
-    cross join lateral (select picture_queue._options_problem(o.options) as problem) p
-    where p.problem is not null
-    order by o.i limit 1)
-  ) b
-  order by b.i limit 1;
-  if found then
+  elsif v_count > 100000 then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      case when jsonb_array_length(p_jobs) > 1 then format('jobs[%s]: ', v_bad.i - 1) else '' end || v_bad.problem,
-      'names are letters, digits and _ . - ; payload and metadata are JSON objects; times are in seconds');
+      format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
-  -- The whole is never smaller than a part, and is measured once.
-  if octet_length(p_jobs::text) > v_limit then
-    select max(octet_length((e.item -> 'payload')::text)) as bytes into v_bad from jsonb_array_elements(p_jobs) as e (item);
-    if v_bad.bytes > v_limit then
-      perform picture_queue._refuse('PQ_TOO_LARGE',
-        format('payload has %s bytes, the limit is %s', v_bad.bytes, v_limit),
-        'store the data elsewhere, in Supabase Storage for example, and put its path into the payload');
+  begin
+    select n.jobs, n.bad into v_jobs, v_bad from picture_queue._new_jobs(p_jobs) n;
+    if v_bad is null then
+      return v_jobs;
     end if;
+  exception when data_exception then
+    v_error := sqlerrm;
+    v_bad := 1;
+  end;
+  if v_error is not null and v_count > 1 then
+    -- A value is not of its type, and the database does not say which: it is in this half or in the other.
+    for v_half in 0..1 loop
+      perform picture_queue._check_jobs(
+        jsonb_path_query_array(p_jobs, '$[$from to $to]', jsonb_build_object(
+          'from', v_half * (v_count / 2), 'to', case v_half when 0 then v_count / 2 else v_count end - 1)),
+        p_name, coalesce(p_first, 0) + v_half * (v_count / 2));
+    end loop;
   end if;
+  v_job := p_jobs -> v_bad - 1;
+  v_limit := (select s.max_payload_bytes from picture_queue.setting s);
+  perform picture_queue._refuse_problem(
+    coalesce(p_name || ': ', case when v_count > 1 or p_first is not null
+      then format('jobs[%s]: ', coalesce(p_first, 0) + v_bad - 1) end, '')
+    || coalesce(
+      case when jsonb_typeof(v_job) <> 'object' then 'a job must be an object'
+        when not v_job ? 'job_type' then 'job_type is missing'
+        when v_job -> 'job_type' = 'null' then 'job_type is null' end,
+      picture_queue._fields_problem('', v_job, '{
+        "job_type": ["name", 128, "_.:-"],
+        "payload": ["object"],
+        "priority": ["integer", -1000000000, 1000000000],
+        "queue": ["name", 63, "_.-"],
+        "scheduled_for": ["time"],
+        "max_attempts": ["integer", 1, 1000],
+        "user_id": ["uuid"],
+        "idempotency_key": ["text", 255],
+        "job_id": ["uuid"],
+        "generation_id": ["uuid"],
+        "options": ["object"]
+      }'),
+      picture_queue._options_problem(nullif(v_job -> 'options', 'null'), v_job -> 'payload', v_limit),
+      'payload ' || picture_queue._json_problem(v_job -> 'payload', v_limit),
+      case when v_job ->> 'scheduled_for' is not null and v_job #>> '{options,delay_seconds}' is not null
+        then 'scheduled_for and options.delay_seconds are both given' end,
+      v_error));
+  return null;
+end
+$$;
+
+-- The jobs that callers describe, with their types and defaults, and the place of the first that is not
+-- acceptable. A job whose queue serves first come first has its place in line (rank); the others get theirs
+-- in _assign_order. (A pattern that counts, as {0,127}, takes ten times as long as one that does not.)
+create function picture_queue._new_jobs(p_jobs jsonb, out jobs picture_queue.new_job[], out bad integer)
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set enable_hashjoin = off set enable_memoize = off
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+begin
+  select array_agg(row(
+      e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
+      coalesce(nullif(e.payload, 'null'), '{}'), coalesce(e.priority, 0), r.run_at,
+      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, s.max_attempts), e.user_id, e.generation_id,
+      e.idempotency_key, o.timeout_seconds, nullif(o.backoff, 'null'),
+      coalesce(o.expires_at, v_now + make_interval(secs => o.expires_in_seconds)), o.tags,
+      coalesce(nullif(o.metadata, 'null'), '{}'), o.limit_keys, o.batch_id, o.depends_on,
+      coalesce(o.on_parent_failure, 'cancel'),
+      case when u.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, u.by) end,
+      u.states, v_now + make_interval(secs => u.period_seconds), coalesce(u.on_conflict, 'ignore'),
+      case when r.run_at > v_now then 'scheduled' end, case when r.is_plain then null else o.tenant end,
+      case when r.is_plain then -coalesce(e.priority, 0) end, 0
+    )::picture_queue.new_job order by e.i),
+    min(e.i) filter (where not coalesce(
+      e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,
+        generation_id,options}'::text[] = '{}'
+      and (t.name is not null or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.job_type) <= 128)
+      and (q.name is not null
+        or coalesce(e.queue, t.queue) ~ '^[A-Za-z0-9][A-Za-z0-9_.-]*$' and length(coalesce(e.queue, t.queue)) <= 63)
+      and coalesce(jsonb_typeof(e.payload) in ('object', 'null'), true)
+      and (octet_length(e.payload::text) <= least(s.max_payload_bytes, 200)
+        or picture_queue._json_problem(e.payload, s.max_payload_bytes) is null)
+      and coalesce(e.priority between -1000000000 and 1000000000, true)
+      and coalesce(e.max_attempts between 1 and 1000, true)
+      and coalesce(e.scheduled_for between '1970-01-01' and '9999-01-01', true)
+      and (e.idempotency_key is null
+        or length(e.idempotency_key) between 1 and 255 and jsonb_typeof(e.item -> 'idempotency_key') = 'string')
+      and (o.delay_seconds is null or e.scheduled_for is null)
+      and (coalesce(e.options in ('{}', 'null'), true)
+        or picture_queue._options_problem(e.options, e.payload, s.max_payload_bytes) is null),
+      false))
+  into jobs, bad
+  from rows from (jsonb_to_recordset(p_jobs) as (job_id uuid, job_type text, queue text, payload jsonb,
+      priority integer, scheduled_for timestamptz, max_attempts integer, user_id uuid, generation_id uuid,
+      idempotency_key text, options jsonb), jsonb_array_elements(p_jobs))
+    with ordinality as e (job_id, job_type, queue, payload, priority, scheduled_for, max_attempts, user_id,
+      generation_id, idempotency_key, options, item, i)
+  cross join picture_queue.setting s
+  left join picture_queue.job_type t on t.name = e.job_type
+  left join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
+  left join lateral (
+    select r.* from jsonb_to_record(nullif(e.options, 'null')) as r (delay_seconds real, timeout_seconds real,
+      expires_at timestamptz, expires_in_seconds real, backoff jsonb, tags text[], metadata jsonb, tenant text,
+      limit_keys text[], depends_on uuid[], on_parent_failure text, batch_id uuid, "unique" jsonb)
+    where e.options <> '{}') o on true
+  left join lateral (
+    select r.by, r.period_seconds, coalesce(r.states, '{pending,processing}') as states, r.on_conflict
+    from jsonb_to_record(nullif(o."unique", 'null'))
+      as r (by text[], period_seconds real, states text[], on_conflict text)
+    where o."unique" <> 'null') u on true
+  cross join lateral (
+    select coalesce(e.scheduled_for, v_now + make_interval(secs => o.delay_seconds)) as run_at,
+      q.aging_seconds is null and not (q.fair_share or q.draining) as is_plain) r;
 end
 $$;

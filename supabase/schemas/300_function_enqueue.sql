@@ -14,56 +14,17 @@ create function public.enqueue_job(
 returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
-#variable_conflict use_variable
 declare
-  v_now timestamptz := picture_queue._now();
-  v_id uuid := coalesce(job_id, gen_random_uuid());
-  v_max_attempts integer;
-  v_events text;
-  v_wakes boolean;
-begin
-  -- The common case, here rather than in a function of its own: of one enqueue, each call and each statement
-  -- counts. Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
-  if num_nonnulls(scheduled_for, max_attempts, idempotency_key) = 0 and coalesce(options, '{}') = '{}'
-    and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
-    and jsonb_typeof(payload) = 'object' and priority between -1000000000 and 1000000000
-  then
-    if queue is null then
-      queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
-    end if;
-    select coalesce(
-        (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts,
-        s.max_attempts),
-      q.events, exists (
-        select from picture_queue.worker w
-        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute')
-    into v_max_attempts, v_events, v_wakes
-    from picture_queue.queue q
-    cross join picture_queue.setting s
-    where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
-      -- As text the payload is at most six times as long.
-      and pg_column_size(payload) * 6 <= s.max_payload_bytes;
-    if found then
-      insert into public.job_queue
-        (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now)
-      on conflict (id) do nothing;
-      if found then
-        insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
-        if v_events <> 'none' then
-          perform picture_queue._emit(array[v_id]);
-        end if;
-        if v_wakes then
-          perform picture_queue._wake(array[queue], 'enqueue');
-        end if;
-        return v_id;
-      end if;
-    end if;
-  end if;
-  return (public.enqueue_jobs(jsonb_build_array(jsonb_build_object(
+  v_jobs jsonb := jsonb_build_array(jsonb_build_object(
     'job_type', job_type, 'payload', payload, 'priority', priority, 'queue', queue, 'scheduled_for', scheduled_for,
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
-    'options', options))) #>> '{0,job_id}')::uuid;
+    'options', options));
+begin
+  if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 then
+    -- It waits for nobody, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
+    return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;
+  end if;
+  return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;
 end
 $$;
 comment on function public.enqueue_job is 'Writes one job and returns its id.';
@@ -76,12 +37,8 @@ begin
   return picture_queue._enqueue(jobs);
 exception
   when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents', 'repeat the call');
-    return null;
-  when data_exception then
-    -- A value that is not of its type: looked at closely, it has a name.
-    perform picture_queue._check_jobs(jobs, true);
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents',
+      'repeat the call');
     return null;
 end
 $$;

@@ -5,16 +5,35 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_types text[];
+  v_problem text;
 begin
-  if coalesce(worker, '') = '' or coalesce(cardinality(queues), 0) = 0
-    or jsonb_typeof(job_types) is distinct from 'object'
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      'worker must have a name, queues must not be empty, job_types must be an object');
-  elsif jsonb_path_exists(job_types, '$.* ? (@.type() != "object")') then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'job_types is not an object of objects',
-      'the policies of each job type, {} for none');
-  end if;
+  v_problem := coalesce(
+    case when coalesce(length(worker), 0) not between 1 and 200 or worker ~ '[[:cntrl:]]'
+      then format('worker is %s, not 1 to 200 characters without line breaks',
+        coalesce(to_jsonb(left(worker, 100)), 'null')) end,
+    case when coalesce(cardinality(queues), 0) not between 1 and 1000
+      then format('queues has %s entries, not 1 to 1000', coalesce(cardinality(queues), 0)) end,
+    (select format('queues has %s', coalesce(to_jsonb(left(q, 100)), 'null')) from unnest(queues) q
+      where q is null or picture_queue._value_problem(to_jsonb(q), '["name", 63, "_.-"]') is not null limit 1),
+    case when jsonb_typeof(job_types) is distinct from 'object' then 'job_types is not an object' end,
+    (select format('job_types has %s entries, at most 1000 are possible', count(*))
+      from jsonb_object_keys(job_types) having count(*) > 1000),
+    (select p.problem from jsonb_each(job_types) e
+      cross join lateral (select coalesce(
+        case when picture_queue._value_problem(to_jsonb(e.key), '["name", 128, "_.:-"]') is not null
+          then format('job_types has %s, which is no name', to_jsonb(left(e.key, 100))) end,
+        picture_queue._fields_problem(format('job_types.%s.', e.key), e.value, '{
+          "queue": ["name", 63, "_.-"],
+          "max_attempts": ["integer", 1, 1000000000],
+          "timeout_seconds": ["number", 0.001, 31536000],
+          "lease_seconds": ["number", 0.001, 31536000],
+          "backoff_policy": ["choice", "constant", "linear", "exponential"],
+          "backoff_seconds": ["number", 0.001, 31536000],
+          "backoff_cap_seconds": ["number", 0.001, 31536000],
+          "backoff_jitter": ["number", 0, 1]
+        }')) as problem) p
+      where p.problem is not null limit 1));
+  perform picture_queue._refuse_problem(v_problem);
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   insert into picture_queue.job_type as t
     (name, queue, max_attempts, timeout_seconds, lease_seconds, backoff_policy, backoff_seconds, backoff_cap_seconds,
@@ -36,13 +55,6 @@ begin
       excluded.backoff_policy, excluded.backoff_seconds, excluded.backoff_cap_seconds, excluded.backoff_jitter);
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
-exception when check_violation then
-  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'a job type has a name or a policy out of range',
-    'names are letters, digits and _ . : - ; times are above 0 and at most 31536000 seconds');
-  return null;
-when data_exception then
-  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-  return null;
 end
 $$;
 comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';

@@ -11,42 +11,41 @@ declare
 begin
   batch_id := coalesce(batch_id, gen_random_uuid());
   metadata := coalesce(nullif(metadata, 'null'), '{}');
-  if jsonb_typeof(metadata) <> 'object' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'metadata is not an object');
-  end if;
-  perform picture_queue._check_jobs(jobs);
-  if jsonb_typeof(callback) = 'object' then
-    perform picture_queue._check_jobs(jsonb_build_array(callback));
-    if num_nonnulls(nullif(callback #> '{options,depends_on}', 'null'), nullif(callback #> '{options,batch_id}', 'null')) > 0 then
-      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'callback has options.depends_on or options.batch_id',
-        'it comes when the batch has finished, and waits for nothing else');
-    end if;
-  elsif jsonb_typeof(callback) <> 'null' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'callback is not a job');
+  callback := nullif(callback, 'null');
+  perform picture_queue._refuse_problem(coalesce(
+    case when jsonb_typeof(metadata) <> 'object' then 'metadata is not an object' end,
+    'metadata ' || picture_queue._json_problem(metadata, (select s.max_payload_bytes from picture_queue.setting s)),
+    case when jsonb_typeof(callback) <> 'object' then 'callback is not a job' end,
+    (select format('callback: options.%s is not possible, it waits for the batch and nothing else', k)
+      from unnest('{depends_on,batch_id}'::text[]) k where callback -> 'options' -> k <> 'null' limit 1)));
+  if callback is not null then
+    -- As it is enqueued when the batch has finished: its payload gets the counts.
+    perform picture_queue._check_jobs(jsonb_build_array(case
+      when coalesce(jsonb_typeof(callback -> 'payload') in ('object', 'null'), true)
+      then callback || jsonb_build_object('payload',
+        coalesce(nullif(callback -> 'payload', 'null'), '{}') || jsonb_build_object('batch_id', batch_id,
+          'total', 1000000000, 'completed', 1000000000, 'failed', 1000000000, 'cancelled', 1000000000))
+      else callback end), 'callback');
   end if;
   insert into picture_queue.batch (id, callback, metadata, created_at)
-  values (enqueue_batch.batch_id, nullif(callback, 'null'), enqueue_batch.metadata, picture_queue._now())
+  values (enqueue_batch.batch_id, enqueue_batch.callback, enqueue_batch.metadata, picture_queue._now())
   on conflict (id) do nothing;
   if not found then
     return jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
       from public.job_queue j where j.batch_id = enqueue_batch.batch_id));
   end if;
-  select picture_queue._enqueue(coalesce(jsonb_agg(e.item || jsonb_build_object('options',
-      coalesce(nullif(e.item -> 'options', 'null'), '{}') || jsonb_build_object('batch_id', enqueue_batch.batch_id))
-    order by e.i), '[]'))
-  into v_jobs
-  from jsonb_array_elements(jobs) with ordinality as e (item, i);
+  v_jobs := picture_queue._enqueue(case when jsonb_typeof(jobs) = 'array' then (
+    select coalesce(jsonb_agg(e.item || jsonb_build_object('options',
+        coalesce(nullif(e.item -> 'options', 'null'), '{}') || jsonb_build_object('batch_id', enqueue_batch.batch_id))
+      order by e.i), '[]')
+    from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- One without jobs has finished.
   perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
 exception
   when deadlock_detected then
     perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents', 'repeat the call');
-    return null;
-  when data_exception then
-    perform picture_queue._check_jobs(jobs, true);
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
     return null;
 end
 $$;

@@ -7,9 +7,9 @@ begin
   if coalesce(length(name), 0) not between 1 and 200 then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
       'a name has 1 to 200 characters');
-  elsif octet_length(payload::text) > (select s.max_payload_bytes from picture_queue.setting s) then
-    perform picture_queue._refuse('PQ_TOO_LARGE', format('payload has %s bytes', octet_length(payload::text)));
   end if;
+  perform picture_queue._refuse_problem(
+    'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)));
   perform picture_queue._lock_events(array[name]);
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())

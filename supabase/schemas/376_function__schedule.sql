@@ -183,29 +183,32 @@ $$;
 
 -- What is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
 create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
-language sql immutable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select case
-    when p_name is null or p_name !~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$' then format('name is %s', to_jsonb(p_name))
+begin
+  return case
+    when p_name is null or picture_queue._value_problem(to_jsonb(p_name), '["name", 128, "_.:-"]') is not null
+      then format('name is %s', coalesce(to_jsonb(left(p_name, 200)), 'null'))
     when jsonb_typeof(p_schedule) is distinct from 'object' then 'schedule is not an object'
     when (p_schedule ? 'cron') = (p_schedule ? 'every_seconds') then 'one of cron and every_seconds is needed'
-    when jsonb_typeof(p_schedule -> 'cron') <> 'string' then format('cron is %s, not text', p_schedule -> 'cron')
-    when case jsonb_typeof(p_schedule -> 'every_seconds')
-      when 'number' then (p_schedule ->> 'every_seconds')::numeric not between 1 and 31536000 else true end
-      and p_schedule ? 'every_seconds'
-      then format('every_seconds is %s, not 1 to 31536000', p_schedule -> 'every_seconds')
+    when jsonb_typeof(p_schedule -> 'cron') <> 'string'
+      then format('cron is %s, not text', left((p_schedule -> 'cron')::text, 100))
     when jsonb_typeof(p_schedule -> 'timezone') <> 'string'
-      then format('timezone is %s, not text', p_schedule -> 'timezone')
-    when p_schedule -> 'missed' not in ('"skip"', '"once"', '"all"')
-      then format('missed is %s, not skip, once or all', p_schedule -> 'missed')
-    when jsonb_typeof(p_schedule -> 'paused') <> 'boolean'
-      then format('paused is %s, not true or false', p_schedule -> 'paused')
-    else (
+      then format('timezone is %s, not text', left((p_schedule -> 'timezone')::text, 100))
+    else coalesce(
+      picture_queue._fields_problem('', (
+        select jsonb_object_agg(e.key, e.value) from jsonb_each(p_schedule) e
+        where e.key in ('every_seconds', 'missed', 'paused')), '{
+        "every_seconds": ["number", 1, 31536000],
+        "missed": ["choice", "skip", "once", "all"],
+        "paused": ["boolean"]
+      }'), (
       select format('%s is for one job, and a schedule makes many', array_to_string(k.path, '.'))
       from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
         ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
-      where p_schedule #>> k.path is not null limit 1)
-  end
+      where p_schedule #>> k.path is not null limit 1))
+  end;
+end
 $$;
 
 -- Makes a schedule or changes it into this one; what is not said is as by default, but a schedule that
@@ -242,7 +245,8 @@ begin
     perform picture_queue._refuse('PQ_INVALID_CRON',
       format('cron is "%s", which does not come in eight years', v_new.cron), 'is there such a day in that month?');
   end if;
-  perform picture_queue._check_jobs(jsonb_build_array(v_new.job));
+  -- As a tick will enqueue it.
+  perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
 
   insert into picture_queue.schedule (name, cron, every_seconds, timezone, job, missed, next_at, created_at, updated_at)
   values (p_name, v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.next_at, v_now, v_now)

@@ -1,0 +1,220 @@
+"""Jobs that are there already: repeated calls, unique keys, and what replaces a job."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+
+async def enqueue(db: Any, *items: dict[str, Any]) -> list[dict[str, Any]]:
+    jobs = [{"job_type": "sql-resize", "queue": db.queue, **item} for item in items]
+    return await db.value("select enqueue_jobs($1)", jobs)
+
+
+def outcomes(answer: list[dict[str, Any]]) -> list[str]:
+    return [job["outcome"] for job in answer]
+
+
+async def counts(db: Any, queue: str) -> dict[str, int]:
+    rows = await db.rows(
+        """select coalesce(hold, status) as state, sum(n)::integer as n from (
+          select queue, status, hold, n from picture_queue.depth
+          union all select queue, status, hold, n from picture_queue.depth_change) d
+        where queue = $1 group by 1 having sum(n) <> 0""",
+        queue,
+    )
+    return {row["state"]: row["n"] for row in rows}
+
+
+# A repeated call finds its jobs, whatever has become of what they named.
+
+
+@pytest.fixture(params=["job_id", "idempotency_key"])
+def key(request) -> dict[str, str]:
+    return {request.param: str(uuid4())}
+
+
+async def test_a_repeat_is_answered_by_a_queue_that_drains(db, key):
+    first = await enqueue(db, key)
+    await db.value("select drain_queue($1)", db.queue)
+    assert await enqueue(db, key) == [{**first[0], "outcome": "existing"}]
+    jobs = [{"job_type": "sql-resize", "queue": db.queue, **one} for one in (key, {})]
+    refused = await db.refusal("select enqueue_jobs($1)", jobs)
+    assert refused.message.startswith("PQ_QUEUE_DRAINING")
+
+
+async def test_a_repeat_is_answered_after_its_queue_became_unknown(db, key):
+    first = await enqueue(db, key)
+    await db.run("delete from picture_queue.queue where name = $1", db.queue)
+    await db.value('select set_setting(\'{"unknown_queue": "refuse"}\')')
+    assert await enqueue(db, key) == [{**first[0], "outcome": "existing"}]
+    assert await db.value("select count(*) from picture_queue.queue where name = $1", db.queue) == 0
+
+
+async def test_a_repeat_is_answered_after_its_batch_has_finished(db, key):
+    batch = (
+        await db.value("select enqueue_batch($1)", [{"job_type": "sql-resize", "queue": db.queue}])
+    )["batch_id"]
+    item = {**key, "options": {"batch_id": batch}}
+    first = await enqueue(db, item)
+    for job in await db.claim(2):
+        await db.report(job, "completed")
+    assert await enqueue(db, item) == [{**first[0], "outcome": "existing"}]
+    refused = await db.refusal("select enqueue_job('a', options => $1)", {"batch_id": batch})
+    assert refused.message.startswith("PQ_CONFLICT")
+
+
+async def test_a_repeat_is_answered_after_its_parent_was_discarded(db, key):
+    (parent,) = await enqueue(db, {})
+    item = {**key, "options": {"depends_on": [parent["job_id"]]}}
+    first = await enqueue(db, item)
+    (job,) = await db.claim()
+    await db.report(job, "completed")
+    await db.value("select change_jobs('discard', $1)", {"queue": db.queue, "status": "completed"})
+    assert await enqueue(db, item) == [{**first[0], "outcome": "existing"}]
+
+
+async def test_a_new_child_beside_a_repeat_still_waits_for_it(db, key):
+    parent = {**key, "job_id": key.get("job_id", str(uuid4()))}
+    (first,) = await enqueue(db, parent)
+    child = {"options": {"depends_on": [parent["job_id"]]}}
+    answer = await enqueue(db, parent, child)
+    assert outcomes(answer) == ["existing", "created"]
+    assert (await db.job(answer[1]["job_id"]))["hold"] == "waiting"
+    (job,) = await db.claim(5)
+    assert job["id"] == first["job_id"]
+
+
+async def test_thousands_are_repeated_in_one_call(db):
+    keys = [{"idempotency_key": f"{n}"} for n in range(8000)]
+    first = await enqueue(db, *keys)
+    again = await enqueue(db, *keys)
+    assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
+    assert set(outcomes(again)) == {"existing"}
+
+
+# Unique keys.
+
+
+@pytest.mark.parametrize(
+    ("by", "hint"),
+    [
+        (["nofield"], ""),
+        (["page", "user.id"], ', such as "user"'),
+        (["user.id"], ', such as "user"'),
+        (["Page"], ""),
+    ],
+)
+async def test_a_name_that_is_no_key_of_the_payload_is_refused(db, by, hint):
+    item = {"payload": {"page": 1, "user": {"id": 7}}, "options": {"unique": {"by": by}}}
+    jobs = [{"job_type": "a", "queue": db.queue, **item}]
+    refused = await db.refusal("select enqueue_jobs($1)", jobs)
+    assert refused.detail == (
+        f'options.unique.by has "{by[-1]}", which is no key of the payload: '
+        f"name top-level keys{hint}"
+    )
+
+
+async def test_uniqueness_by_nothing_is_refused(db):
+    options = {"unique": {"by": []}}
+    refused = await db.refusal("select enqueue_job('a', options => $1)", options)
+    assert refused.detail.startswith("options.unique.by is []")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ('{"n": 1}', '{"n": 1.0}'),
+        ('{"n": 1e2}', '{"n": 100.000}'),
+        ('{"a": [1.50, {"b": -0.0}]}', '{"a": [1.5, {"b": 0}]}'),
+        ('{"a": 1, "bb": 2}', '{"bb": 2.0, "a": 1.0}'),
+    ],
+)
+@pytest.mark.parametrize("by", [None, 1])
+async def test_what_is_equal_as_jsonb_is_the_same_job(db, one, other, by):
+    assert await db.value("select $1::text::jsonb = $2::text::jsonb", one, other)
+    sql = "select enqueue_job('a', $1::text::jsonb, queue => $2, options => $3)"
+    names = await db.value("select array(select jsonb_object_keys($1::text::jsonb))", one)
+    options = {"unique": {"by": names} if by else {}}
+    first = await db.value(sql, one, db.queue, options)
+    assert await db.value(sql, other, db.queue, options) == first
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [('{"n": "1.0"}', '{"n": "1.00"}'), ('{"n": 10}', '{"n": 1}'), ('{"n": 1}', '{"n": "1"}')],
+)
+async def test_what_differs_as_jsonb_is_another_job(db, one, other):
+    sql = "select enqueue_job('a', $1::text::jsonb, queue => $2, options => '{\"unique\": {}}')"
+    assert await db.value(sql, one, db.queue) != await db.value(sql, other, db.queue)
+
+
+def unique(n: int, on_conflict: str, **options: Any) -> dict[str, Any]:
+    rule = {"by": ["n"], "on_conflict": on_conflict}
+    return {"payload": {"n": n, "v": uuid4().hex}, "options": {"unique": rule, **options}}
+
+
+@pytest.mark.parametrize("hold", ["", "scheduled", "blocked", "waiting"])
+async def test_replace_into_another_queue_moves_the_job(db, hold):
+    """Wherever it stands, it is claimed from the new queue, and both counts are right."""
+    options: dict[str, Any] = {}
+    if hold == "scheduled":
+        options = {"delay_seconds": 60}
+    elif hold == "waiting":
+        options = {"depends_on": [(await enqueue(db, {"queue": "other"}))[0]["job_id"]]}
+    elif hold == "blocked":
+        await db.value("select pause_key('k:1')")
+        options = {"limit_keys": ["k:1"]}
+    (first,) = await enqueue(db, unique(1, "ignore", **options))
+    if hold == "blocked":
+        assert await db.claim() == []
+    assert await counts(db, db.queue) == {hold or "pending": 1}
+
+    old, db.queue = db.queue, f"{db.queue}-new"
+    answer = await enqueue(db, unique(1, "replace"))
+    assert answer == [{"job_id": first["job_id"], "outcome": "replaced"}]
+    assert await counts(db, old) == {}
+    state = "waiting" if hold == "waiting" else "pending"
+    assert await counts(db, db.queue) == {state: 1}
+    row = await db.job(first["job_id"])
+    assert (row["queue"], row["hold"]) == (db.queue, "waiting" if hold == "waiting" else None)
+    if hold != "waiting":
+        assert [job["id"] for job in await db.claim()] == [first["job_id"]]
+
+
+async def test_replace_into_a_fair_queue_takes_its_turn_there(db):
+    (first,) = await enqueue(db, unique(1, "ignore"))
+    db.queue += "-fair"
+    await db.value("select set_queue($1, $2)", db.queue, {"fair_share": True})
+    await enqueue(db, *({"options": {"tenant": "busy"}} for _ in range(3)))
+    await enqueue(db, unique(1, "replace", tenant="quiet"))
+    assert (await db.job(first["job_id"]))["tenant"] == "quiet"
+    assert first["job_id"] in [job["id"] for job in await db.claim(2)]
+
+
+async def test_the_last_of_several_in_one_call_decides(db):
+    (first,) = await enqueue(db, unique(1, "ignore"))
+    items = [
+        unique(1, "debounce"),
+        unique(1, "replace", tags=["a"]),
+        unique(1, "replace", tags=["b"]),
+        unique(1, "ignore"),
+        unique(1, "debounce", delay_seconds=60),
+        unique(1, "debounce"),
+    ]
+    answer = await enqueue(db, *items)
+    assert {job["job_id"] for job in answer} == {first["job_id"]}
+    assert outcomes(answer) == [
+        "debounced", "replaced", "replaced", "existing", "debounced", "debounced",
+    ]  # fmt: skip
+    row = await db.job(first["job_id"])
+    assert (row["payload"], row["tags"]) == (items[-1]["payload"], ["b"])
+    assert (row["hold"], await counts(db, db.queue)) == (None, {"pending": 1})
+
+
+@pytest.mark.parametrize("on_conflict", ["replace", "debounce"])
+async def test_thousands_are_renewed_in_one_call(db, on_conflict):
+    first = await enqueue(db, *(unique(n, on_conflict) for n in range(3000)))
+    again = await enqueue(db, *(unique(n, on_conflict) for n in range(3000)))
+    assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
+    assert set(outcomes(again)) == {f"{on_conflict}d"}

@@ -1,0 +1,212 @@
+"""One validator: what a call accepts can be carried out later, and what it refuses it names."""
+
+import json
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+ONE = "select enqueue_jobs($1)"
+BATCH = "select enqueue_batch($1, $2)"
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+async def raw(db: Any, sql: str, text: str) -> Any:
+    """Runs a call whose JSON Python itself would not write."""
+    return await db.refusal(sql.replace("$1", "$1::text::jsonb"), text)
+
+
+UUIDS = ["x", "", 5, str(uuid4()) + "-", "{" + str(uuid4()), str(uuid4())[:-1]]
+
+
+@pytest.mark.parametrize("field", ["job_id", "user_id", "generation_id"])
+@pytest.mark.parametrize("value", UUIDS)
+async def test_what_is_no_uuid_is_refused_by_every_way_to_enqueue(db, field, value):
+    job = {"job_type": "a", field: value}
+    said = f"{field} is {json.dumps(value)}, which is no uuid"
+    assert (await db.refusal(ONE, [job])).detail == said
+    assert (await db.refusal(ONE, [{"job_type": "a"}, job])).detail == f"jobs[1]: {said}"
+    assert (await db.refusal(BATCH, [job], None)).detail == said
+    assert (await db.refusal(BATCH, [], job)).detail == f"callback: {said}"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"user_id": "x"},
+        {"priority": 10_000_000_000},
+        {"priority": 1.5},
+        {"max_attempts": 10**12},
+        {"job_type": "cb\n"},
+        {"queue": "bad name!"},
+        {"queue": "q\n"},
+        {"payload": {"a": "x" * 65_500}},  # too large with the counts of the batch
+        {"payload": 5},
+        {"options": 5},
+        {"options": {"tags": "{a}"}},
+        {"options": {"unique": {"by": ["nothing"]}}},
+        {"options": {"backoff": {"jitter": 1e-50}}},
+        {"scheduled_for": "soon"},
+        {"idempotency_key": {"a": 1}},
+    ],
+)
+async def test_a_callback_that_could_not_be_enqueued_is_refused(db, bad):
+    jobs = [{"job_type": "t", "queue": db.queue, "max_attempts": 1}]
+    refused = await db.refusal(BATCH, jobs, {"job_type": "cb", **bad})
+    assert refused.sqlstate in ("PT400", "PT413")
+    assert refused.detail.startswith(f"callback: {next(iter(bad))}")
+    assert await db.value("select count(*) from job_queue where queue = $1", db.queue) == 0
+
+
+async def test_a_callback_may_be_unique_by_what_it_is_given(db):
+    callback = {"job_type": "cb", "options": {"unique": {"by": ["batch_id"]}}}
+    answer = await db.value(BATCH, [], callback)
+    batch = await db.value("select get_batch($1)", UUID(answer["batch_id"]))
+    assert (batch["callback_job_id"], batch["callback_error"]) != (None, None)
+    assert batch["callback_error"] is None
+
+
+@pytest.mark.parametrize("callback", [[1], 5, "x", True])
+async def test_a_callback_is_a_job(db, callback):
+    assert (await db.refusal(BATCH, [], callback)).detail == "callback is not a job"
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ({"queue": "bad name!"}, 'job_types.cb.queue is "bad name!"'),
+        ({"queue": "q\n"}, 'job_types.cb.queue is "q\\n"'),
+        ({"max_attempts": 0}, "job_types.cb.max_attempts is 0, not 1 to 1000000000"),
+        ({"max_attempts": 10**12}, "job_types.cb.max_attempts is 1000000000000, not 1 to"),
+        ({"timeout_seconds": "5"}, 'job_types.cb.timeout_seconds is "5", not 0.001 to 31536000'),
+        ({"backoff_policy": "x"}, 'job_types.cb.backoff_policy is "x", not constant, linear or'),
+        ({"backoff_jitter": 1e-50}, "job_types.cb.backoff_jitter is 0.000"),
+        ({"timeout": 5}, "job_types.cb.timeout is not known"),
+        (5, "job_types.cb is not an object"),
+        (None, "job_types.cb is not an object"),
+    ],
+)
+async def test_a_policy_is_refused_by_job_type_field_and_value(db, policy, said):
+    refused = await db.refusal("select register_worker('w', '{default}', $1)", {"cb": policy})
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert refused.detail.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("worker", "queues", "job_types"),
+    [
+        ("w" * 2700, ["default"], {}),
+        ("a\nb", ["default"], {}),
+        ("", ["default"], {}),
+        (None, ["default"], {}),
+        ("w", ["a b"], {}),
+        ("w", [None], {}),
+        ("w", [], {}),
+        ("w", ["default"] * 100_000, {}),
+        ("w", ["default"], {f"t{n}": {} for n in range(100_000)}),
+        ("w", ["default"], {"a b": {}}),
+    ],
+)
+async def test_a_worker_is_refused_with_a_code(db, worker, queues, job_types):
+    sql = "select register_worker($1, $2, $3)"
+    refused = await db.refusal(sql, worker, queues, job_types)
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert len(refused.detail) < 300
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"user_id": "zzz"}, 'user_id is "zzz", which is no uuid'),
+        ({"priority": 10**10}, "priority is 10000000000"),
+        ({"queue": "a b"}, 'queue is "a b"'),
+        ({"payload": {"a": "x" * 70_000}}, "payload has 70009 bytes"),
+        # Each job is told its schedule and its tick.
+        ({"options": {"metadata": {"a": "x" * 65_500}}}, "options.metadata has 65"),
+        ({"options": {"unique": {"by": ["x"]}}}, 'options.unique.by has "x"'),
+        ({"missed": "x" * 100_000}, 'missed is "xxx'),
+    ],
+)
+async def test_a_schedule_whose_jobs_could_not_be_enqueued_is_refused(db, given, said):
+    schedule = {"every_seconds": 60, "job_type": "t", **given}
+    refused = await db.refusal("select set_schedule('s', $1)", schedule)
+    assert refused.sqlstate in ("PT400", "PT413")
+    assert refused.detail.startswith(said)
+    assert len(refused.detail) < 300
+
+
+# JSON that some reader could not read.
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 5000, "-1" + "0" * 400, "1e309"])
+@pytest.mark.parametrize(
+    ("sql", "text"),
+    [
+        (ONE, '[{"job_type": "a", "payload": {"n": %s}}]'),
+        (ONE, '[{"job_type": "a", "options": {"metadata": {"n": [%s]}}}]'),
+        (ONE, '[{"job_type": "a"}, {"job_type": "a", "payload": {"n": %s}}]'),
+        ("select enqueue_job('a', $1)", '{"n": %s}'),
+        ("select enqueue_batch('[]', $1)", '{"job_type": "a", "payload": {"n": %s}}'),
+        ("select enqueue_batch('[]', metadata => $1)", '{"n": %s}'),
+        ("select set_schedule('s', $1)",
+         '{"every_seconds": 60, "job_type": "a", "payload": {"n": %s}}'),
+        ("select send_event('e', $1)", '{"n": %s}'),
+    ],
+)  # fmt: skip
+async def test_a_number_that_no_double_holds_is_refused(db, sql, text, number):
+    refused = await raw(db, sql, text % number)
+    assert refused.message.startswith(("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"))
+    assert "has a number beyond 1e308" in refused.detail
+    assert len(refused.detail) < 200
+
+
+@pytest.mark.parametrize(
+    ("sql", "wrap"),
+    [
+        (ONE, lambda v: [{"job_type": "a", "payload": {"v": v}}]),
+        (ONE, lambda v: [{"job_type": "a", "options": {"metadata": {"v": v}}}]),
+        ("select enqueue_batch('[]', metadata => $1)", lambda v: {"v": v}),
+        ("select send_event('e', $1)", lambda v: {"v": v}),
+    ],
+)
+async def test_json_nested_too_deep_is_refused(db, sql, wrap):
+    refused = await db.refusal(sql, wrap(nested(500)))
+    assert "is nested deeper than 100 levels" in refused.detail
+
+
+async def test_json_at_the_limits_is_taken(db):
+    payload = {"n": 10**307, "text": "1" * 5000, "deep": nested(98), "small": [1e-300] * 9}
+    job_id = await db.enqueue(payload=payload)
+    assert (await db.job(job_id))["payload"] == payload
+
+
+async def test_the_problem_of_a_result_is_named_too(db):
+    call = "select picture_queue._json_problem($1::text::jsonb, 1000)"
+    assert await db.value(call, '{"a": 1}') is None
+    assert await db.value(call, json.dumps("x" * 2000)) == "has 2002 bytes, the limit is 1000"
+    digits = " " * 50 + "9" * 400
+    assert (await db.value(call, digits)).startswith("has a number beyond 1e308: 9999")
+
+
+# As many as one call may have.
+
+
+async def test_more_jobs_than_one_call_may_have_are_refused(db):
+    refused = await db.refusal(ONE, [{"job_type": "a"}] * 100_001)
+    assert refused.detail == "jobs has 100001 entries, at most 100000 are possible"
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"), [({"priority": "x"}, "priority is x"), ({"prio": 1}, "prio is not known")]
+)
+async def test_the_one_bad_job_of_many_is_named(db, bad, said):
+    jobs = [{"job_type": "a"}] * 20_000
+    jobs[12_345] = {"job_type": "a", **bad}
+    jobs[19_999] = {"job_type": "a", "max_attempts": "x"}
+    assert (await db.refusal(ONE, jobs)).detail.startswith(f"jobs[12345]: {said}")
