@@ -6111,8 +6111,11 @@ as $$
   select case
     when p_rule ->> 'type' = 'integer' and (jsonb_typeof(p_value) <> 'number' or (p_value #>> '{}')::numeric % 1 <> 0)
       then 'is not a whole number'
+    when p_rule ->> 'type' = 'integer' and abs((p_value #>> '{}')::numeric) >= 2::numeric ^ 63 then 'is beyond 64 bits'
     when p_rule ->> 'type' in ('number', 'string', 'boolean', 'array') and jsonb_typeof(p_value) <> p_rule ->> 'type'
       then format('is not of type %s', p_rule ->> 'type')
+    when case when jsonb_typeof(p_value) = 'array' then jsonb_array_length(p_value) > 100 end
+      then format('has %s entries, at most 100 are possible', jsonb_array_length(p_value))
     when p_rule ->> 'format' = 'uri' and exists (
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
@@ -6132,21 +6135,30 @@ create function picture_queue._check_input(p_model picture_queue.model, p_prompt
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_limit integer := (select max_prompt_length from picture_queue.setting);
+  v_setting picture_queue.setting;
   v_takes_prompt boolean := p_model.inputs @> '[{"name": "prompt"}]';
   v_detail text;
 begin
+  select * into v_setting from picture_queue.setting;
   v_detail := case
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
-    when v_takes_prompt and btrim(coalesce(p_prompt, ''), E' \t\r\n') = '' then 'prompt is empty'
-    when length(p_prompt) > v_limit then format('prompt has %s characters, the limit is %s', length(p_prompt), v_limit)
+    -- Spaces of any width, line breaks, control and format characters: nothing that shows.
+    when v_takes_prompt and coalesce(p_prompt, '') !~ E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
+      '\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f'
+      '\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]' then 'prompt is empty'
+    when length(p_prompt) > v_setting.max_prompt_length
+      then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model.model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
   end;
   if v_detail is not null then
     perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, 'change the prompt');
   end if;
-  select format('input.%s is %s and %s', e.key, left(e.value::text, 100),
+  v_detail := 'input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes);
+  if v_detail is not null then
+    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, 'pass addresses of files, not the files');
+  end if;
+  select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100),
       coalesce(picture_queue._input_problem(r.rule, e.value), 'is not an input of ' || p_model.model_id))
   into v_detail
   from jsonb_each(p_input) e
@@ -6171,31 +6183,6 @@ $$;
 
 -- 410_function_start_generation.sql
 
--- Refuses options that are not known, or not the caller's to set.
-create function picture_queue._check_options(p_options jsonb) returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_service boolean := picture_queue._is_service();
-  v_detail text;
-begin
-  if jsonb_typeof(p_options) is distinct from 'object' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'options is not an object');
-  end if;
-  select format('options.%s is not known', k) into v_detail from jsonb_object_keys(p_options) k
-  where k not in ('scheduled_for', 'idempotency_key', 'generation_id', 'user_id', 'priority') order by k limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_detail,
-      'known are scheduled_for, idempotency_key, generation_id, user_id and priority');
-  elsif not v_service and picture_queue._caller_id() is null then
-    perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
-  elsif not v_service and p_options ?| array['user_id', 'priority'] then
-    perform picture_queue._refuse('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
-      'leave them out: the generation is yours');
-  end if;
-end
-$$;
-
 -- Checks the wish against the model, then writes the generation and its job in one transaction.
 -- Repeating it with the same options.generation_id or options.idempotency_key gives the first answer.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
@@ -6203,16 +6190,39 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_user uuid;
+  v_service boolean := picture_queue._is_service();
+  v_user uuid := case when not v_service then picture_queue._caller_id() end;
+  v_detail text := picture_queue._fields_problem('options.', p_options, '{
+    "scheduled_for": ["time"],
+    "idempotency_key": ["text", 255],
+    "generation_id": ["uuid"],
+    "user_id": ["uuid"],
+    "priority": ["integer", -1000000000, 1000000000]
+  }');
   v_model picture_queue.model;
   v_generation_id uuid;
   v_known public.generations;
   v_job jsonb;
   v_row public.job_queue;
 begin
-  perform picture_queue._check_options(p_options);
-  v_user := case when picture_queue._is_service() then (p_options ->> 'user_id')::uuid else picture_queue._caller_id() end;
-  v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, gen_random_uuid());
+  if v_detail is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_detail,
+      'known are scheduled_for, idempotency_key, generation_id, user_id and priority');
+  elsif v_service then
+    v_user := (p_options ->> 'user_id')::uuid;
+  elsif v_user is null then
+    perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
+  elsif p_options ?| array['user_id', 'priority'] then
+    perform picture_queue._refuse('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
+      'leave them out: the generation is yours');
+  end if;
+  v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, (
+    select j.generation_id from public.job_queue j
+    where j.idempotency_key = p_options ->> 'idempotency_key' and j.job_type = 'generate-image' and j.user_id = v_user
+    union all
+    select j.generation_id from public.job_queue j
+    where v_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.job_type = 'generate-image'
+      and j.user_id is null), gen_random_uuid());
   select g.* into v_known from public.generations g where g.id = v_generation_id;
   if found and v_known.user_id is distinct from v_user then
     perform picture_queue._refuse('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
@@ -6234,9 +6244,9 @@ begin
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
     'job_type', 'generate-image', 'generation_id', v_generation_id,
     'payload', jsonb_build_object('generation_id', v_generation_id),
-    'user_id', v_user, 'priority', (p_options ->> 'priority')::integer,
-    'scheduled_for', (p_options ->> 'scheduled_for')::timestamptz,
-    'idempotency_key', p_options ->> 'idempotency_key'))) -> 0;
+    'user_id', v_user, 'priority', p_options -> 'priority',
+    'scheduled_for', p_options -> 'scheduled_for',
+    'idempotency_key', p_options -> 'idempotency_key'))) -> 0;
   select * into v_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
@@ -6244,6 +6254,9 @@ begin
       v_row.created_at, v_row.created_at);
   end if;
   return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 

@@ -6,8 +6,11 @@ as $$
   select case
     when p_rule ->> 'type' = 'integer' and (jsonb_typeof(p_value) <> 'number' or (p_value #>> '{}')::numeric % 1 <> 0)
       then 'is not a whole number'
+    when p_rule ->> 'type' = 'integer' and abs((p_value #>> '{}')::numeric) >= 2::numeric ^ 63 then 'is beyond 64 bits'
     when p_rule ->> 'type' in ('number', 'string', 'boolean', 'array') and jsonb_typeof(p_value) <> p_rule ->> 'type'
       then format('is not of type %s', p_rule ->> 'type')
+    when case when jsonb_typeof(p_value) = 'array' then jsonb_array_length(p_value) > 100 end
+      then format('has %s entries, at most 100 are possible', jsonb_array_length(p_value))
     when p_rule ->> 'format' = 'uri' and exists (
       select from jsonb_array_elements_text(
         case jsonb_typeof(p_value) when 'array' then p_value else jsonb_build_array(p_value) end) u
@@ -27,21 +30,30 @@ create function picture_queue._check_input(p_model picture_queue.model, p_prompt
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_limit integer := (select max_prompt_length from picture_queue.setting);
+  v_setting picture_queue.setting;
   v_takes_prompt boolean := p_model.inputs @> '[{"name": "prompt"}]';
   v_detail text;
 begin
+  select * into v_setting from picture_queue.setting;
   v_detail := case
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
-    when v_takes_prompt and btrim(coalesce(p_prompt, ''), E' \t\r\n') = '' then 'prompt is empty'
-    when length(p_prompt) > v_limit then format('prompt has %s characters, the limit is %s', length(p_prompt), v_limit)
+    -- Spaces of any width, line breaks, control and format characters: nothing that shows.
+    when v_takes_prompt and coalesce(p_prompt, '') !~ E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
+      '\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f'
+      '\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]' then 'prompt is empty'
+    when length(p_prompt) > v_setting.max_prompt_length
+      then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model.model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
   end;
   if v_detail is not null then
     perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, 'change the prompt');
   end if;
-  select format('input.%s is %s and %s', e.key, left(e.value::text, 100),
+  v_detail := 'input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes);
+  if v_detail is not null then
+    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, 'pass addresses of files, not the files');
+  end if;
+  select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100),
       coalesce(picture_queue._input_problem(r.rule, e.value), 'is not an input of ' || p_model.model_id))
   into v_detail
   from jsonb_each(p_input) e

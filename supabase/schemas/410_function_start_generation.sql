@@ -1,28 +1,3 @@
--- Refuses options that are not known, or not the caller's to set.
-create function picture_queue._check_options(p_options jsonb) returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_service boolean := picture_queue._is_service();
-  v_detail text;
-begin
-  if jsonb_typeof(p_options) is distinct from 'object' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'options is not an object');
-  end if;
-  select format('options.%s is not known', k) into v_detail from jsonb_object_keys(p_options) k
-  where k not in ('scheduled_for', 'idempotency_key', 'generation_id', 'user_id', 'priority') order by k limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_detail,
-      'known are scheduled_for, idempotency_key, generation_id, user_id and priority');
-  elsif not v_service and picture_queue._caller_id() is null then
-    perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
-  elsif not v_service and p_options ?| array['user_id', 'priority'] then
-    perform picture_queue._refuse('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
-      'leave them out: the generation is yours');
-  end if;
-end
-$$;
-
 -- Checks the wish against the model, then writes the generation and its job in one transaction.
 -- Repeating it with the same options.generation_id or options.idempotency_key gives the first answer.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
@@ -30,16 +5,39 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_user uuid;
+  v_service boolean := picture_queue._is_service();
+  v_user uuid := case when not v_service then picture_queue._caller_id() end;
+  v_detail text := picture_queue._fields_problem('options.', p_options, '{
+    "scheduled_for": ["time"],
+    "idempotency_key": ["text", 255],
+    "generation_id": ["uuid"],
+    "user_id": ["uuid"],
+    "priority": ["integer", -1000000000, 1000000000]
+  }');
   v_model picture_queue.model;
   v_generation_id uuid;
   v_known public.generations;
   v_job jsonb;
   v_row public.job_queue;
 begin
-  perform picture_queue._check_options(p_options);
-  v_user := case when picture_queue._is_service() then (p_options ->> 'user_id')::uuid else picture_queue._caller_id() end;
-  v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, gen_random_uuid());
+  if v_detail is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_detail,
+      'known are scheduled_for, idempotency_key, generation_id, user_id and priority');
+  elsif v_service then
+    v_user := (p_options ->> 'user_id')::uuid;
+  elsif v_user is null then
+    perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
+  elsif p_options ?| array['user_id', 'priority'] then
+    perform picture_queue._refuse('PQ_NOT_ALLOWED', 'options.user_id and options.priority need a service key',
+      'leave them out: the generation is yours');
+  end if;
+  v_generation_id := coalesce((p_options ->> 'generation_id')::uuid, (
+    select j.generation_id from public.job_queue j
+    where j.idempotency_key = p_options ->> 'idempotency_key' and j.job_type = 'generate-image' and j.user_id = v_user
+    union all
+    select j.generation_id from public.job_queue j
+    where v_user is null and j.idempotency_key = p_options ->> 'idempotency_key' and j.job_type = 'generate-image'
+      and j.user_id is null), gen_random_uuid());
   select g.* into v_known from public.generations g where g.id = v_generation_id;
   if found and v_known.user_id is distinct from v_user then
     perform picture_queue._refuse('PQ_CONFLICT', format('options.generation_id is %s', v_generation_id),
@@ -61,9 +59,9 @@ begin
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
     'job_type', 'generate-image', 'generation_id', v_generation_id,
     'payload', jsonb_build_object('generation_id', v_generation_id),
-    'user_id', v_user, 'priority', (p_options ->> 'priority')::integer,
-    'scheduled_for', (p_options ->> 'scheduled_for')::timestamptz,
-    'idempotency_key', p_options ->> 'idempotency_key'))) -> 0;
+    'user_id', v_user, 'priority', p_options -> 'priority',
+    'scheduled_for', p_options -> 'scheduled_for',
+    'idempotency_key', p_options -> 'idempotency_key'))) -> 0;
   select * into v_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
@@ -71,6 +69,9 @@ begin
       v_row.created_at, v_row.created_at);
   end if;
   return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
+exception when deadlock_detected then
+  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+  return null;
 end
 $$;
 

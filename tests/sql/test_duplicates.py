@@ -85,6 +85,14 @@ async def test_a_new_child_beside_a_repeat_still_waits_for_it(db, key):
     assert job["id"] == first["job_id"]
 
 
+async def test_a_repeated_generation_is_answered_whatever_became_of_its_model(db):
+    options = {"idempotency_key": uuid4().hex}
+    call = "select start_generation('a cat', options => $1)"
+    first = await db.value(call, options)
+    await db.run("update picture_queue.model set enabled = false")
+    assert await db.value(call, options) == first
+
+
 async def test_thousands_are_repeated_in_one_call(db):
     keys = [{"idempotency_key": f"{n}"} for n in range(8000)]
     first = await enqueue(db, *keys)

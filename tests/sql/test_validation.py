@@ -8,6 +8,7 @@ import pytest
 
 ONE = "select enqueue_jobs($1)"
 BATCH = "select enqueue_batch($1, $2)"
+START = "select start_generation('a cat', input => $1)"
 
 
 def nested(levels: int) -> Any:
@@ -141,6 +142,27 @@ async def test_a_schedule_whose_jobs_could_not_be_enqueued_is_refused(db, given,
     assert len(refused.detail) < 300
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scheduled_for", "soon"),
+        ("scheduled_for", "infinity"),
+        ("scheduled_for", 5),
+        ("user_id", "x"),
+        ("generation_id", "x"),
+        ("priority", 10**10),
+        ("priority", "high"),
+        ("idempotency_key", {"a": 1}),
+        ("idempotency_key", ""),
+        ("idempotency_key", "x" * 3000),
+    ],
+)
+async def test_an_option_of_a_generation_is_refused_by_name(db, field, value):
+    refused = await db.refusal("select start_generation('a', options => $1)", {field: value})
+    assert refused.message.startswith("PQ_INVALID_ARGUMENT")
+    assert refused.detail.startswith(f"options.{field} ")
+
+
 # JSON that some reader could not read.
 
 
@@ -157,6 +179,7 @@ async def test_a_schedule_whose_jobs_could_not_be_enqueued_is_refused(db, given,
         ("select set_schedule('s', $1)",
          '{"every_seconds": 60, "job_type": "a", "payload": {"n": %s}}'),
         ("select send_event('e', $1)", '{"n": %s}'),
+        (START, '{"seed": %s}'),
     ],
 )  # fmt: skip
 async def test_a_number_that_no_double_holds_is_refused(db, sql, text, number):
@@ -173,6 +196,7 @@ async def test_a_number_that_no_double_holds_is_refused(db, sql, text, number):
         (ONE, lambda v: [{"job_type": "a", "options": {"metadata": {"v": v}}}]),
         ("select enqueue_batch('[]', metadata => $1)", lambda v: {"v": v}),
         ("select send_event('e', $1)", lambda v: {"v": v}),
+        (START, lambda v: {"v": v}),
     ],
 )
 async def test_json_nested_too_deep_is_refused(db, sql, wrap):
@@ -192,6 +216,35 @@ async def test_the_problem_of_a_result_is_named_too(db):
     assert await db.value(call, json.dumps("x" * 2000)) == "has 2002 bytes, the limit is 1000"
     digits = " " * 50 + "9" * 400
     assert (await db.value(call, digits)).startswith("has a number beyond 1e308: 9999")
+
+
+async def test_the_input_of_a_generation_is_bounded(db):
+    sql = "select start_generation('a', $1, $2)"
+    model = "black-forest-labs/flux-2-pro"
+    for images in (300_000, 101):
+        given = {"input_images": ["https://example.com/a.png"] * images}
+        refused = await db.refusal(sql, model, given)
+        assert refused.message.startswith("PQ_INVALID_INPUT")
+        assert len(refused.detail) < 300
+    refused = await db.refusal(
+        sql, "bytedance/sdxl-lightning-4step", {"negative_prompt": "x" * 10**6}
+    )
+    assert refused.detail == "input has 1000023 bytes, the limit is 65536"
+    refused = await db.refusal(START, {"seed": 2**63})
+    assert refused.detail == "input.seed is 9223372036854775808 and is beyond 64 bits"
+
+
+BLANKS = (
+    "\u00a0\u1680\u2000\u2003\u200b\u200d\u2028\u202f\u205f\u2060\u2800\u3000\u3164\ufeff\u00ad"
+    "\U000e0020"
+)
+
+
+@pytest.mark.parametrize("prompt", [*BLANKS, BLANKS, " \t\r\n\v\f\u0085"])
+async def test_a_prompt_that_shows_nothing_is_blank(db, prompt):
+    refused = await db.refusal("select start_generation($1)", prompt)
+    assert (refused.sqlstate, refused.detail) == ("PT422", "prompt is empty")
+    assert await db.value("select start_generation($1)", f"{prompt}\u00e4{prompt}")
 
 
 # As many as one call may have.
