@@ -2189,216 +2189,339 @@ $$;
 
 -- 248_function__check_jobs.sql
 
-create function picture_queue._backoff_problem(p_backoff jsonb) returns text
-language sql immutable set search_path = pg_catalog, pg_temp
+-- The one validator. Every way to enqueue (one job, many, a batch and its callback, a schedule, a
+-- generation) passes here, and so does the policy of a worker: what is accepted can be carried out later.
+
+-- What is wrong with a JSON value of a caller's, apart from its type; null if nothing. Every reader must
+-- be able to read it: Python refuses integers of over 4,300 digits and stops at about 1,000 levels, and
+-- to JavaScript a number beyond 1e308 is Infinity.
+create function picture_queue._json_problem(p_value jsonb, p_max_bytes integer) returns text
+language plpgsql immutable strict set search_path = pg_catalog, pg_temp
 as $$
-  select p.problem from (
-    select format('options.backoff.%s is not known', k) as problem from jsonb_object_keys(p_backoff) k
-    where k not in ('policy', 'base_seconds', 'cap_seconds', 'jitter')
-    union all
-    select format('options.backoff.policy is %s, not constant, linear or exponential', p_backoff -> 'policy')
-    where p_backoff ->> 'policy' not in ('constant', 'linear', 'exponential')
-    union all
-    select format('options.backoff.%s is %s, not %s to %s', r.name, p_backoff -> r.name, r.low, r.high)
-    from (values ('base_seconds', 0.001, 31536000), ('cap_seconds', 0.001, 31536000), ('jitter', 0, 1)) as r (name, low, high)
-    where jsonb_typeof(p_backoff -> r.name) <> 'null' and case jsonb_typeof(p_backoff -> r.name)
-      when 'number' then (p_backoff ->> r.name)::numeric not between r.low and r.high else true end
-  ) p
-  where p.problem is not null limit 1
+declare
+  v_text bytea := convert_to(p_value::text, 'UTF8');
+  v_bytes integer := length(v_text);
+begin
+  if v_bytes > p_max_bytes then
+    return format('has %s bytes, the limit is %s', v_bytes, p_max_bytes);
+  elsif v_bytes > 200 and jsonb_path_exists(p_value, 'strict $.**{101}') then
+    return 'is nested deeper than 100 levels';
+  end if;
+  -- Of the digits of a number beyond 1e308 one stands at a multiple of 300. To look at these bytes takes a
+  -- tenth of the time of reading the numbers.
+  for i in 1..v_bytes / 300 loop
+    if get_byte(v_text, i * 300 - 1) between 48 and 57 then
+      return 'has a number beyond 1e308: ' || left(jsonb_path_query_first(p_value,
+        'strict $.** ? (@ > 1e308 || @ < -1e308)')::text, 20) || '...';
+    end if;
+  end loop;
+  return null;
+end
 $$;
 
-create function picture_queue._unique_problem(p_unique jsonb) returns text
-language sql immutable set search_path = pg_catalog, pg_temp
+-- Refuses what one of the functions below found, if it found anything.
+create function picture_queue._refuse_problem(p_problem text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
-  select p.problem from (
-    select format('options.unique.%s is not known', k) as problem from jsonb_object_keys(p_unique) k
-    where k not in ('by', 'period_seconds', 'states', 'on_conflict')
-    union all
-    select format('options.unique.on_conflict is %s, not ignore, replace or debounce', p_unique -> 'on_conflict')
-    where p_unique ->> 'on_conflict' not in ('ignore', 'replace', 'debounce')
-    union all
-    select format('options.unique.period_seconds is %s, not 1 to 31536000', p_unique -> 'period_seconds')
-    where jsonb_typeof(p_unique -> 'period_seconds') <> 'null' and case jsonb_typeof(p_unique -> 'period_seconds')
-      when 'number' then (p_unique ->> 'period_seconds')::numeric not between 1 and 31536000 else true end
-    union all
-    select format('options.unique.%s is %s, not a list of names', r.name, p_unique -> r.name)
-    from (values ('by'), ('states')) as r (name)
-    where jsonb_typeof(p_unique -> r.name) <> 'null' and (jsonb_typeof(p_unique -> r.name) <> 'array'
-      or jsonb_path_exists(p_unique -> r.name, '$[*] ? (@.type() != "string")'))
-    union all
-    select format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
-      p_unique -> 'states')
-    where jsonb_typeof(p_unique -> 'states') = 'array' and not (p_unique -> 'states' ? 'pending'
-      and p_unique -> 'states' <@ '["pending", "processing", "completed", "failed", "cancelled"]')
-    union all
-    -- What ends with the start cannot come back with the end: there may be another job by then.
-    select format('options.unique.states is %s: with a state after processing goes processing', p_unique -> 'states')
-    where jsonb_typeof(p_unique -> 'states') = 'array' and not p_unique -> 'states' ? 'processing'
-      and p_unique -> 'states' ?| '{completed,failed,cancelled}'
-  ) p
-  where p.problem is not null limit 1
+begin
+  if p_problem ~ ' bytes, the limit is [0-9]+$' then
+    perform picture_queue._refuse('PQ_TOO_LARGE', p_problem,
+      'store the data elsewhere, in Supabase Storage for example, and pass its path');
+  elsif p_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', p_problem,
+      'names are letters, digits and _ . - ; payload and metadata are JSON objects; durations are in seconds, '
+      || 'times are ISO 8601 from 1970 to 9998');
+  end if;
+end
 $$;
 
--- Whether a text is a time; nothing else can tell.
-create function picture_queue._is_time(p_text text) returns boolean
+-- Whether a text can be cast to a type. Only the cast can tell.
+create function picture_queue._is_a(p_text text, p_type text) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return p_text::timestamptz is not null;
+  return case p_type
+    when 'uuid' then p_text::uuid is not null
+    when 'integer' then p_text::integer is not null
+    else p_text::timestamptz between '1970-01-01' and '9999-01-01'
+  end;
 exception when data_exception then
   return false;
 end
 $$;
 
--- What is wrong with the options of a job: the field, the value and the rule; null if nothing.
-create function picture_queue._options_problem(p_options jsonb) returns text
-language sql stable set search_path = pg_catalog, pg_temp
+-- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
+-- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
+-- list (entries, characters of an entry), choice (of these); or uuid, time, boolean, object.
+create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select case when jsonb_typeof(p_options) <> 'object' then 'options is not an object' else (
-    select format('options.%s is not known', k) from jsonb_object_keys(p_options) k
-    where k not in ('delay_seconds', 'timeout_seconds', 'expires_at', 'expires_in_seconds', 'backoff', 'tags',
-      'metadata', 'tenant', 'limit_keys', 'depends_on', 'on_parent_failure', 'batch_id', 'unique')
-    union all
-    select format('options.%s is %s, not %s to %s', r.name, p_options -> r.name, r.low, r.high)
-    from (values ('delay_seconds', 0, 315360000), ('timeout_seconds', 0.001, 31536000),
-      ('expires_in_seconds', 0.001, 315360000)) as r (name, low, high)
-    where jsonb_typeof(p_options -> r.name) <> 'null' and case jsonb_typeof(p_options -> r.name)
-      when 'number' then (p_options ->> r.name)::numeric not between r.low and r.high else true end
-    union all
-    select format('options.%s is of type %s, not %s', r.name, jsonb_typeof(p_options -> r.name), r.kind)
-    from (values ('metadata', 'object'), ('backoff', 'object'), ('unique', 'object'), ('tags', 'array'),
-      ('limit_keys', 'array'), ('depends_on', 'array'), ('tenant', 'string'), ('on_parent_failure', 'string'),
-      ('batch_id', 'string'), ('expires_at', 'string')) as r (name, kind)
-    where jsonb_typeof(p_options -> r.name) not in (r.kind, 'null')
-    union all
-    select format('options.%s has %s entries, at most %s of 1 to %s characters are possible',
-      r.name, jsonb_array_length(p_options -> r.name), r.entries, r.length)
-    from (values ('tags', 20, 64), ('limit_keys', 8, 200), ('depends_on', 1000, 36)) as r (name, entries, length)
-    where jsonb_typeof(p_options -> r.name) = 'array' and (
-      jsonb_array_length(p_options -> r.name) > r.entries
-      or exists (select from jsonb_array_elements(p_options -> r.name) e
-        where jsonb_typeof(e) <> 'string' or length(e #>> '{}') not between 1 and r.length))
-    union all
-    select format('options.%s has %s, which is no uuid', r.name, r.value)
-    from (
-      select 'depends_on' as name, e as value from jsonb_array_elements(
-        case jsonb_typeof(p_options -> 'depends_on') when 'array' then p_options -> 'depends_on' else '[]' end) e
-      union all
-      select 'batch_id', p_options -> 'batch_id' where jsonb_typeof(p_options -> 'batch_id') = 'string'
-    ) r
-    where r.value #>> '{}' !~* '^[{]?([0-9a-f]{4}-?){8}[}]?$'
-    union all
-    select format('options.expires_at is %s, which is no time', p_options -> 'expires_at')
-    where jsonb_typeof(p_options -> 'expires_at') = 'string' and not picture_queue._is_time(p_options ->> 'expires_at')
-    union all
-    select format('options.tenant has %s characters, not 1 to 200', length(p_options ->> 'tenant'))
-    where length(p_options ->> 'tenant') not between 1 and 200
-    union all
-    select format('options.on_parent_failure is %s, not cancel, fail or run', p_options -> 'on_parent_failure')
-    where p_options ->> 'on_parent_failure' not in ('cancel', 'fail', 'run')
-    union all
-    select picture_queue._backoff_problem(p_options -> 'backoff') where jsonb_typeof(p_options -> 'backoff') = 'object'
-    union all
-    select picture_queue._unique_problem(p_options -> 'unique') where jsonb_typeof(p_options -> 'unique') = 'object'
-    limit 1
-  ) end
+declare
+  v_kind text := p_rule ->> 0;
+  v_type text := jsonb_typeof(p_value);
+  v_text text := p_value #>> '{}';
+  v_shown text := left(p_value::text, 100);
+begin
+  -- One statement a kind: of a single one the planner would try casts that the value is not meant for.
+  case v_kind
+    when 'number' then
+      -- What is closer to zero than a real can hold is longer.
+      return case when v_type <> 'number' or length(v_text) > 40
+          or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
+        then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
+    when 'integer' then
+      return case when not picture_queue._is_a(v_text, 'integer')
+          or v_text::integer not between (p_rule ->> 1)::integer and (p_rule ->> 2)::integer
+        then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2) end;
+    when 'name' then
+      return case when length(v_text) > (p_rule ->> 1)::integer
+          or v_text !~ format('^[A-Za-z0-9][A-Za-z0-9%s]*$', p_rule ->> 2) then format('is %s', v_shown) end;
+    when 'uuid' then
+      return case when not picture_queue._is_a(v_text, 'uuid') then format('is %s, which is no uuid', v_shown) end;
+    when 'time' then
+      return case when not picture_queue._is_a(v_text, 'time') then format('is %s', left(v_text, 100)) end;
+    when 'choice' then
+      return case when v_type <> 'string' or not p_rule - 0 ? v_text then format('is %s, not %s or %s', v_shown,
+        array_to_string(array(select jsonb_array_elements_text(p_rule - 0 - -1)), ', '), p_rule ->> -1) end;
+    when 'text' then
+      return case when v_type <> 'string' then format('is %s, not text', v_shown)
+        when length(v_text) not between 1 and (p_rule ->> 1)::integer
+          then format('has %s characters, not 1 to %s', length(v_text), p_rule ->> 1) end;
+    when 'list' then
+      return case when v_type <> 'array' then format('is %s, not a list', v_shown)
+        when jsonb_array_length(p_value) > (p_rule ->> 1)::integer or exists (
+            select from jsonb_array_elements(p_value) e
+            where jsonb_typeof(e) <> 'string' or length(e #>> '{}') not between 1 and (p_rule ->> 2)::integer)
+          then format('has %s entries, at most %s of 1 to %s characters are possible',
+            jsonb_array_length(p_value), p_rule ->> 1, p_rule ->> 2) end;
+    when 'boolean' then
+      return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
+    else
+      return case when v_type <> 'object' then format('is of type %s, not an object', v_type) end;
+  end case;
+end
 $$;
 
--- What is wrong with one item of a bulk enqueue: the field, the value and the rule; null if nothing.
-create function picture_queue._job_problem(p_item jsonb) returns text
-language sql stable set search_path = pg_catalog, pg_temp
+-- What is wrong with the fields of an object, by a rule for each that is known; null if nothing. A JSON
+-- null is the default of any field.
+create function picture_queue._fields_problem(p_path text, p_object jsonb, p_rules jsonb) returns text
+language plpgsql stable strict set search_path = pg_catalog, pg_temp
 as $$
-  select case
-    when jsonb_typeof(p_item) <> 'object' then 'a job must be an object'
-    when not p_item ?& array['job_type'] then 'job_type is missing'
-    when p_item ->> 'job_type' is null or p_item ->> 'job_type' !~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$'
-      then format('job_type is %s', coalesce(p_item -> 'job_type', 'null'))
-    when p_item ->> 'queue' !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then format('queue is %s', p_item -> 'queue')
-    when jsonb_typeof(p_item -> 'payload') not in ('object', 'null')
-      then format('payload is of type %s, not an object', jsonb_typeof(p_item -> 'payload'))
-    when case when p_item ->> 'priority' ~ '^-?[0-9]{1,10}$'
-        then (p_item ->> 'priority')::bigint not between -1000000000 and 1000000000 else p_item ->> 'priority' is not null end
-      then format('priority is %s, not -1000000000 to 1000000000', p_item ->> 'priority')
-    when case when p_item ->> 'max_attempts' ~ '^-?[0-9]{1,10}$'
-        then (p_item ->> 'max_attempts')::bigint not between 1 and 1000 else p_item ->> 'max_attempts' is not null end
-      then format('max_attempts is %s, not 1 to 1000', p_item ->> 'max_attempts')
-    when p_item ->> 'scheduled_for' is not null and case when picture_queue._is_time(p_item ->> 'scheduled_for')
-        then (p_item ->> 'scheduled_for')::timestamptz not between '1970-01-01' and '9999-01-01' else true end
-      then format('scheduled_for is %s', p_item ->> 'scheduled_for')
-    when p_item ->> 'scheduled_for' is not null and p_item #>> '{options,delay_seconds}' is not null
-      then 'scheduled_for and options.delay_seconds are both given'
-    when length(p_item ->> 'idempotency_key') not between 1 and 255
-      then format('idempotency_key has %s characters, not 1 to 255', length(p_item ->> 'idempotency_key'))
+declare
+  v_field record;
+  v_problem text;
+begin
+  if jsonb_typeof(p_object) <> 'object' then
+    return format('%s is not an object', rtrim(p_path, '.'));
+  end if;
+  for v_field in select e.key, e.value, p_rules -> e.key as rule from jsonb_each(p_object) e loop
+    v_problem := case when v_field.rule is null then 'is not known'
+      when v_field.value <> 'null' then picture_queue._value_problem(v_field.value, v_field.rule) end;
+    if v_problem is not null then
+      return format('%s%s %s', p_path, left(v_field.key, 100), v_problem);
+    end if;
+  end loop;
+  return null;
+end
+$$;
+
+-- What is wrong with the options of a job; null if nothing. A name in unique.by that is no key of the payload,
+-- a mistyped one for instance, would make different jobs one.
+create function picture_queue._options_problem(p_options jsonb, p_payload jsonb, p_max_bytes integer) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_unique jsonb := p_options -> 'unique';
+  v_by jsonb := nullif(v_unique -> 'by', 'null');
+  v_states jsonb := nullif(v_unique -> 'states', 'null');
+  v_payload jsonb := case jsonb_typeof(p_payload) when 'object' then p_payload else '{}' end;
+  v_problem text := coalesce(
+    picture_queue._fields_problem('options.', p_options, '{
+      "delay_seconds": ["number", 0, 315360000],
+      "timeout_seconds": ["number", 0.001, 31536000],
+      "expires_at": ["time"],
+      "expires_in_seconds": ["number", 0.001, 315360000],
+      "backoff": ["object"],
+      "tags": ["list", 20, 64],
+      "metadata": ["object"],
+      "tenant": ["text", 200],
+      "limit_keys": ["list", 8, 200],
+      "depends_on": ["list", 1000, 38],
+      "on_parent_failure": ["choice", "cancel", "fail", "run"],
+      "batch_id": ["uuid"],
+      "unique": ["object"]
+    }'),
+    picture_queue._fields_problem('options.backoff.', nullif(p_options -> 'backoff', 'null'), '{
+      "policy": ["choice", "constant", "linear", "exponential"],
+      "base_seconds": ["number", 0.001, 31536000],
+      "cap_seconds": ["number", 0.001, 31536000],
+      "jitter": ["number", 0, 1]
+    }'),
+    picture_queue._fields_problem('options.unique.', nullif(v_unique, 'null'), '{
+      "by": ["list", 100, 1000],
+      "period_seconds": ["number", 1, 31536000],
+      "states": ["list", 5, 20],
+      "on_conflict": ["choice", "ignore", "replace", "debounce"]
+    }'),
+    'options.metadata ' || picture_queue._json_problem(p_options -> 'metadata', p_max_bytes));
+begin
+  if v_problem is not null or not p_options ?| '{depends_on,unique}' then
+    return v_problem;
+  end if;
+  return case
+    when v_by = '[]' then 'options.unique.by is []: name keys of the payload, or leave it out to compare all of it'
+    when not v_payload ?& array(select jsonb_array_elements_text(v_by)) then (
+      select format('options.unique.by has %s, which is no key of the payload: name top-level keys%s',
+        to_jsonb(left(k.name, 100)), case when v_payload ? k.top then format(', such as "%s"', left(k.top, 100)) end)
+      from (select b.name, split_part(b.name, '.', 1) from jsonb_array_elements_text(v_by) as b (name)) as k (name, top)
+      where not v_payload ? k.name limit 1)
+    when not (v_states ? 'pending' and v_states <@ '["pending", "processing", "completed", "failed", "cancelled"]')
+      then format('options.unique.states is %s: states are pending (always), processing, completed, failed, cancelled',
+        v_states)
+    -- A job that is no longer unique while it runs cannot become unique again: there may be another by then.
+    when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
+      then format('options.unique.states is %s: with a finished state goes processing', v_states)
     else (
-      select p.problem from (
-        select format('%s is %s, which is no uuid', u.name, p_item -> u.name) as problem
-        from (values ('job_id'), ('user_id'), ('generation_id')) as u (name)
-        where p_item ->> u.name !~* '^[{]?([0-9a-f]{4}-?){8}[}]?$'
-        union all
-        select format('%s is not known', k) from jsonb_object_keys(p_item) k
-        where k not in ('job_type', 'payload', 'priority', 'queue', 'scheduled_for', 'max_attempts', 'user_id',
-          'idempotency_key', 'job_id', 'generation_id', 'options')
-        union all
-        select picture_queue._options_problem(p_item -> 'options') where jsonb_typeof(p_item -> 'options') <> 'null'
-      ) p
-      where p.problem is not null limit 1)
-  end
+      select format('options.depends_on has %s, which is no uuid', d)
+      from jsonb_array_elements(coalesce(nullif(p_options -> 'depends_on', 'null'), '[]')) d
+      where not picture_queue._is_a(d #>> '{}', 'uuid') limit 1)
+  end;
+end
 $$;
 
--- Refuses the first item that is not acceptable, naming its place, the field and the value. An item
--- that is plainly right is seen at a glance; the others, or all (p_closely), are looked at closely.
--- (A pattern that counts, as {0,127}, takes ten times as long as one that does not.)
-create function picture_queue._check_jobs(p_jobs jsonb, p_closely boolean default false) returns void
+-- The jobs that callers describe, with their types and defaults; refuses the first that is not acceptable,
+-- naming its place, the field and the value. p_name: what the caller calls it, if not one of jobs. p_first: of
+-- a part of a call, the place of its first.
+create function picture_queue._check_jobs(p_jobs jsonb, p_name text default null, p_first integer default null)
+returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_limit integer := (select max_payload_bytes from picture_queue.setting);
-  v_bad record;
+  v_count integer := case when jsonb_typeof(p_jobs) = 'array' then jsonb_array_length(p_jobs) end;
+  v_jobs picture_queue.new_job[];
+  v_bad integer;
+  v_error text;
+  v_job jsonb;
+  v_limit integer;
 begin
-  if jsonb_typeof(p_jobs) is distinct from 'array' then
+  if v_count is null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'jobs is not a list', 'pass a JSON array of objects');
-  end if;
-  select b.problem, b.i into v_bad
-  from (
-    (select p.problem, e.i
-    from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
-    cross join lateral (select picture_queue._job_problem(e.item) as problem) p
-    where (p_closely or not coalesce(jsonb_typeof(e.item) = 'object'
-        and e.item - '{job_type,payload,queue,job_id,user_id,options}'::text[] = '{}'
-        and e.item ->> 'job_type' ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.item ->> 'job_type') <= 128
-        and coalesce(jsonb_typeof(e.item -> 'payload') = 'object', true)
-        and coalesce(e.item ->> 'queue' ~ '^[A-Za-z0-9][A-Za-z0-9_.-]*$' and length(e.item ->> 'queue') <= 63, true), false))
-      and p.problem is not null
-    order by e.i limit 1)
-    union all
-    -- The options of many jobs are often the same: each once.
-    (select p.problem, o.i
-    from (
-      select e.item -> 'options' as options, min(e.i) as i
-      from jsonb_array_elements(p_jobs) with ordinality as e (item, i)
-      where jsonb_typeof(e.item -> 'options') <> 'null'
-      group by e.item -> 'options'
-      offset 0
-    ) o
-    cross join lateral (select picture_queue._options_problem(o.options) as problem) p
-    where p.problem is not null
-    order by o.i limit 1)
-  ) b
-  order by b.i limit 1;
-  if found then
+  elsif v_count > 100000 then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      case when jsonb_array_length(p_jobs) > 1 then format('jobs[%s]: ', v_bad.i - 1) else '' end || v_bad.problem,
-      'names are letters, digits and _ . - ; payload and metadata are JSON objects; times are in seconds');
+      format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
-  -- The whole is never smaller than a part, and is measured once.
-  if octet_length(p_jobs::text) > v_limit then
-    select max(octet_length((e.item -> 'payload')::text)) as bytes into v_bad from jsonb_array_elements(p_jobs) as e (item);
-    if v_bad.bytes > v_limit then
-      perform picture_queue._refuse('PQ_TOO_LARGE',
-        format('payload has %s bytes, the limit is %s', v_bad.bytes, v_limit),
-        'store the data elsewhere, in Supabase Storage for example, and put its path into the payload');
+  begin
+    select n.jobs, n.bad into v_jobs, v_bad from picture_queue._new_jobs(p_jobs) n;
+    if v_bad is null then
+      return v_jobs;
     end if;
+  exception when data_exception then
+    v_error := sqlerrm;
+    v_bad := 1;
+  end;
+  if v_error is not null and v_count > 1 then
+    -- A value is not of its type, and the database does not say which: it is in this half or in the other.
+    for v_half in 0..1 loop
+      perform picture_queue._check_jobs(
+        jsonb_path_query_array(p_jobs, '$[$from to $to]', jsonb_build_object(
+          'from', v_half * (v_count / 2), 'to', case v_half when 0 then v_count / 2 else v_count end - 1)),
+        p_name, coalesce(p_first, 0) + v_half * (v_count / 2));
+    end loop;
   end if;
+  v_job := p_jobs -> v_bad - 1;
+  v_limit := (select s.max_payload_bytes from picture_queue.setting s);
+  perform picture_queue._refuse_problem(
+    coalesce(p_name || ': ', case when v_count > 1 or p_first is not null
+      then format('jobs[%s]: ', coalesce(p_first, 0) + v_bad - 1) end, '')
+    || coalesce(
+      case when jsonb_typeof(v_job) <> 'object' then 'a job must be an object'
+        when not v_job ? 'job_type' then 'job_type is missing'
+        when v_job -> 'job_type' = 'null' then 'job_type is null' end,
+      picture_queue._fields_problem('', v_job, '{
+        "job_type": ["name", 128, "_.:-"],
+        "payload": ["object"],
+        "priority": ["integer", -1000000000, 1000000000],
+        "queue": ["name", 63, "_.-"],
+        "scheduled_for": ["time"],
+        "max_attempts": ["integer", 1, 1000],
+        "user_id": ["uuid"],
+        "idempotency_key": ["text", 255],
+        "job_id": ["uuid"],
+        "generation_id": ["uuid"],
+        "options": ["object"]
+      }'),
+      picture_queue._options_problem(nullif(v_job -> 'options', 'null'), v_job -> 'payload', v_limit),
+      'payload ' || picture_queue._json_problem(v_job -> 'payload', v_limit),
+      case when v_job ->> 'scheduled_for' is not null and v_job #>> '{options,delay_seconds}' is not null
+        then 'scheduled_for and options.delay_seconds are both given' end,
+      v_error));
+  return null;
+end
+$$;
+
+-- The jobs that callers describe, with their types and defaults, and the place of the first that is not
+-- acceptable. A job whose queue serves first come first has its place in line (rank); the others get theirs
+-- in _assign_order. (A pattern that counts, as {0,127}, takes ten times as long as one that does not.)
+create function picture_queue._new_jobs(p_jobs jsonb, out jobs picture_queue.new_job[], out bad integer)
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set enable_hashjoin = off set enable_memoize = off
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+begin
+  select array_agg(row(
+      e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
+      coalesce(nullif(e.payload, 'null'), '{}'), coalesce(e.priority, 0), r.run_at,
+      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, s.max_attempts), e.user_id, e.generation_id,
+      e.idempotency_key, o.timeout_seconds, nullif(o.backoff, 'null'),
+      coalesce(o.expires_at, v_now + make_interval(secs => o.expires_in_seconds)), o.tags,
+      coalesce(nullif(o.metadata, 'null'), '{}'), o.limit_keys, o.batch_id, o.depends_on,
+      coalesce(o.on_parent_failure, 'cancel'),
+      case when u.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, u.by) end,
+      u.states, v_now + make_interval(secs => u.period_seconds), coalesce(u.on_conflict, 'ignore'),
+      case when r.run_at > v_now then 'scheduled' end, case when r.is_plain then null else o.tenant end,
+      case when r.is_plain then -coalesce(e.priority, 0) end, 0
+    )::picture_queue.new_job order by e.i),
+    min(e.i) filter (where not coalesce(
+      e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,
+        generation_id,options}'::text[] = '{}'
+      and (t.name is not null or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.job_type) <= 128)
+      and (q.name is not null
+        or coalesce(e.queue, t.queue) ~ '^[A-Za-z0-9][A-Za-z0-9_.-]*$' and length(coalesce(e.queue, t.queue)) <= 63)
+      and coalesce(jsonb_typeof(e.payload) in ('object', 'null'), true)
+      and (octet_length(e.payload::text) <= least(s.max_payload_bytes, 200)
+        or picture_queue._json_problem(e.payload, s.max_payload_bytes) is null)
+      and coalesce(e.priority between -1000000000 and 1000000000, true)
+      and coalesce(e.max_attempts between 1 and 1000, true)
+      and coalesce(e.scheduled_for between '1970-01-01' and '9999-01-01', true)
+      and (e.idempotency_key is null
+        or length(e.idempotency_key) between 1 and 255 and jsonb_typeof(e.item -> 'idempotency_key') = 'string')
+      and (o.delay_seconds is null or e.scheduled_for is null)
+      and (coalesce(e.options in ('{}', 'null'), true)
+        or picture_queue._options_problem(e.options, e.payload, s.max_payload_bytes) is null),
+      false))
+  into jobs, bad
+  from rows from (jsonb_to_recordset(p_jobs) as (job_id uuid, job_type text, queue text, payload jsonb,
+      priority integer, scheduled_for timestamptz, max_attempts integer, user_id uuid, generation_id uuid,
+      idempotency_key text, options jsonb), jsonb_array_elements(p_jobs))
+    with ordinality as e (job_id, job_type, queue, payload, priority, scheduled_for, max_attempts, user_id,
+      generation_id, idempotency_key, options, item, i)
+  cross join picture_queue.setting s
+  left join picture_queue.job_type t on t.name = e.job_type
+  left join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
+  left join lateral (
+    select r.* from jsonb_to_record(nullif(e.options, 'null')) as r (delay_seconds real, timeout_seconds real,
+      expires_at timestamptz, expires_in_seconds real, backoff jsonb, tags text[], metadata jsonb, tenant text,
+      limit_keys text[], depends_on uuid[], on_parent_failure text, batch_id uuid, "unique" jsonb)
+    where e.options <> '{}') o on true
+  left join lateral (
+    select r.by, r.period_seconds, coalesce(r.states, '{pending,processing}') as states, r.on_conflict
+    from jsonb_to_record(nullif(o."unique", 'null'))
+      as r (by text[], period_seconds real, states text[], on_conflict text)
+    where o."unique" <> 'null') u on true
+  cross join lateral (
+    select coalesce(e.scheduled_for, v_now + make_interval(secs => o.delay_seconds)) as run_at,
+      q.aging_seconds is null and not (q.fair_share or q.draining) as is_plain) r;
 end
 $$;
 
@@ -2413,219 +2536,130 @@ create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default 
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_jobs picture_queue.new_job[];
-  v_rest picture_queue.new_job[];
-  v_made public.job_queue[];
-  v_all public.job_queue[];
-  v_answer jsonb := picture_queue._enqueue_plain(p_jobs);
+  v_jobs picture_queue.new_job[] := picture_queue._check_jobs(p_jobs);
+  v_rest picture_queue.new_job[] := v_jobs;
+  v_plain boolean := not exists (
+    select from unnest(v_jobs) n where n.rank is null or n.depends_on <> '{}' or n.batch_id is not null);
+  v_made uuid[];
+  v_found jsonb := '{}';  -- place in the call: id and outcome of the job that was there
+  v_queues text[];
 begin
-  if v_answer is not null then
-    return v_answer;
-  end if;
-  v_answer := '{}'::jsonb;
-  perform picture_queue._check_jobs(p_jobs);
-  v_jobs := picture_queue._new_jobs(p_jobs);
   if v_jobs is null then
     return '[]'::jsonb;
+  elsif not v_plain then
+    -- A repeated call finds its jobs, whatever has become of their queue, their parents and their batch.
+    v_found := picture_queue._find_existing(v_jobs, '{}');
+    v_jobs := picture_queue._place_jobs(v_jobs, v_found, p_internal);
+    v_rest := array(select n from unnest(v_jobs) n where not v_found ? n.i::text);
   end if;
-  perform picture_queue._ensure_queues(v_jobs, p_internal);
-  -- Jobs before batches, as whoever ends a job.
-  v_jobs := picture_queue._line_up(picture_queue._look_at_parents(v_jobs));
-  perform picture_queue._check_batches(v_jobs);
 
-  -- What is in the way of a unique job may be gone when we look for it: then it is tried again.
-  v_rest := v_jobs;
+  -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
   for v_round in 1..5 loop
-    v_made := picture_queue._insert_jobs(v_rest, cardinality(v_jobs) = 1);
-    v_all := v_all || v_made;
-    exit when cardinality(v_all) = cardinality(v_jobs);
-    v_answer := v_answer || picture_queue._meet_existing(v_rest, v_made);
-    exit when (select count(*) from jsonb_object_keys(v_answer)) + coalesce(cardinality(v_all), 0) = cardinality(v_jobs);
-    v_rest := array(select n from unnest(v_jobs) n
-      where not v_answer ? n.i::text and not exists (select from unnest(v_all) m where m.id = n.job_id));
+    v_made := v_made || picture_queue._insert_jobs(v_rest);
+    exit when cardinality(v_made) = cardinality(v_jobs);
+    v_found := v_found || picture_queue._resolve_duplicates(v_rest, v_made);
+    v_rest := array(
+      select n from unnest(v_rest) n
+      where not v_found ? n.i::text and not exists (select from unnest(v_made) as m (id) where m.id = n.job_id));
+    exit when v_rest = '{}';
     if v_round = 5 then
       perform picture_queue._refuse('PQ_BUSY', 'a job with the same unique key comes and goes', 'repeat the call');
     end if;
   end loop;
 
-  if exists (select from unnest(v_all) m where m.hold = 'waiting') then
-    perform picture_queue._tie_to_parents(v_jobs, v_answer);
+  if cardinality(v_jobs) = 1 and v_made <> '{}' then
+    perform picture_queue._emit(v_made);
   end if;
-  perform picture_queue._wake(
-    (select array_agg(distinct m.queue) from unnest(v_all) m where m.hold is null), 'enqueue');
+  if not v_plain then
+    update picture_queue.batch b set total = b.total + c.n
+    from (
+      select n.batch_id, count(*) as n from unnest(v_jobs) n
+      where n.batch_id is not null and not v_found ? n.i::text group by n.batch_id
+    ) c
+    where b.id = c.batch_id;
+    if exists (select from unnest(v_jobs) n where n.hold = 'waiting' and not v_found ? n.i::text) then
+      perform picture_queue._tie_to_parents(v_jobs, v_found);
+    end if;
+  end if;
+  v_queues := array(select distinct n.queue from unnest(v_jobs) n where n.hold is null and not v_found ? n.i::text);
+  if v_queues <> '{}' then
+    perform picture_queue._wake(v_queues, 'enqueue');
+  end if;
+  if v_found = '{}' then
+    return (select jsonb_agg(jsonb_build_object('job_id', m.id, 'outcome', 'created')) from unnest(v_made) as m (id));
+  end if;
   return (
-    select jsonb_agg(coalesce(v_answer -> n.i::text,
-      jsonb_build_object('job_id', n.job_id, 'outcome', 'created')) order by n.i)
+    select jsonb_agg(coalesce(v_found -> n.i::text, jsonb_build_object('job_id', n.job_id, 'outcome', 'created')))
     from unnest(v_jobs) n);
 end
 $$;
 
--- _enqueue for the common case, in one statement: jobs without options, plainly right, for queues that are
--- there and serve first come first. Returns null, and has done nothing, where that is not so.
-create function picture_queue._enqueue_plain(p_jobs jsonb) returns jsonb
+-- Checks the queues, parents and batches of new jobs, makes the queues that are not there, and gives each job
+-- its place in line. Jobs that were found (p_found) need none of it.
+create function picture_queue._place_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_internal boolean)
+returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := picture_queue._now();
-  v_count integer := case when jsonb_typeof(p_jobs) = 'array' then jsonb_array_length(p_jobs) end;
-  v_done record;
-  v_answer jsonb;
-begin
-  if exists (
-    select from jsonb_array_elements(case when v_count > 0 then p_jobs else '[0]' end) e
-    where case when jsonb_typeof(e) = 'object'
-      then e - '{job_type,payload,queue,job_id,user_id,priority}'::text[] <> '{}' else true end)
-  then
-    return null;
-  end if;
-  with item as materialized (
-    select coalesce(e.job_id, gen_random_uuid()) as id, e.job_type, q.name as queue, coalesce(e.payload, '{}') as payload,
-      coalesce(e.priority, 0) as priority, e.user_id, coalesce(t.max_attempts, q.max_attempts, s.max_attempts) as max_attempts,
-      q.events <> 'none' as is_announced, e.i
-    from rows from (jsonb_to_recordset(p_jobs) as (
-        job_id uuid, job_type text, queue text, payload jsonb, priority integer, user_id uuid))
-      with ordinality as e (job_id, job_type, queue, payload, priority, user_id, i)
-    cross join picture_queue.setting s
-    left join picture_queue.job_type t on t.name = e.job_type
-    join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
-    where (t.name is not null or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.job_type) <= 128)
-      and not (q.draining or q.fair_share) and q.aging_seconds is null
-      -- As text the payload is at most six times as long.
-      and coalesce(jsonb_typeof(e.payload) = 'object' and pg_column_size(e.payload) * 6 <= s.max_payload_bytes, true)
-      and coalesce(e.priority between -1000000000 and 1000000000, true)
-  ),
-  made as (
-    insert into public.job_queue (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-    select i.id, i.queue, i.job_type, i.payload, i.priority, -i.priority, i.max_attempts, i.user_id, v_now, v_now
-    from item i
-    where (select count(*) from item) = v_count
-    order by i.i
-    on conflict (id) do nothing
-    returning id, queue
-  ),
-  counted as (
-    insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select m.queue, 'pending', null, count(*), v_now from made m group by m.queue
-  )
-  select (select array_agg(i.id order by i.i) from item i) as ids, (select bool_or(i.is_announced) from item i) as announced,
-    array_agg(m.id) as made, array_agg(distinct m.queue) as queues
-  into v_done
-  from made m;
-
-  if cardinality(v_done.ids) is distinct from v_count then
-    return null;
-  elsif cardinality(v_done.made) = v_count then
-    select jsonb_agg(jsonb_build_object('job_id', u.id, 'outcome', 'created') order by u.i) into v_answer
-    from unnest(v_done.ids) with ordinality as u (id, i);
-  else
-    v_answer := picture_queue._meet_same(p_jobs, v_done.ids, coalesce(v_done.made, '{}'));
-  end if;
-  if v_count = 1 and v_done.announced and v_done.made is not null then
-    perform picture_queue._emit(v_done.made);
-  end if;
-  if exists (
-    select from picture_queue.worker w
-    where w.idle and w.queues && v_done.queues and w.seen_at > v_now - interval '1 minute')
-  then
-    perform picture_queue._wake(v_done.queues, 'enqueue');
-  end if;
-  return v_answer;
-end
-$$;
-
--- The answer of _enqueue_plain where jobs of these ids were there already: the same ones, or it refuses.
-create function picture_queue._meet_same(p_jobs jsonb, p_ids uuid[], p_made uuid[]) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-declare
-  v_answer jsonb;
-  v_other uuid;
-begin
-  select jsonb_agg(jsonb_build_object(
-      'job_id', u.id, 'outcome', case when u.nth = 1 and u.id = any (p_made) then 'created' else 'existing' end) order by u.i),
-    (array_agg(u.id) filter (where (j.job_type, j.user_id) is distinct from (e.job_type, e.user_id)))[1]
-  into v_answer, v_other
-  from (
-    select n.id, n.i, row_number() over (partition by n.id order by n.i) as nth
-    from unnest(p_ids) with ordinality as n (id, i)
-  ) u
-  join rows from (jsonb_to_recordset(p_jobs) as (job_type text, user_id uuid))
-    with ordinality as e (job_type, user_id, i) on e.i = u.i
-  join public.job_queue j on j.id = u.id
-  where j.id = any (p_ids);
-  if v_other is not null then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_other), 'make a new uuid for each job');
-  end if;
-  return v_answer;
-end
-$$;
-
--- Equal for jobs of one type and owner with equal arguments: those named, or all.
-create function picture_queue._unique_key(p_job_type text, p_user_id uuid, p_payload jsonb, p_by text[]) returns text
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$
-  select p_job_type || ':' || md5(coalesce(p_user_id::text, '') || coalesce(
-    (select jsonb_object_agg(k, p_payload -> k) from unnest(p_by) k), p_payload, '{}')::text)
-$$;
-
--- The items of an enqueue with their types and defaults.
-create function picture_queue._new_jobs(p_jobs jsonb) returns picture_queue.new_job[]
-language sql volatile set search_path = pg_catalog, pg_temp
-as $$
-  select array_agg(row(
-    e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
-    coalesce(nullif(e.payload, 'null'), '{}'), coalesce(e.priority, 0),
-    coalesce(e.scheduled_for, s.now + make_interval(secs => o.delay_seconds)),
-    e.max_attempts, e.user_id, e.generation_id, e.idempotency_key, o.timeout_seconds, nullif(o.backoff, 'null'),
-    coalesce(o.expires_at, s.now + make_interval(secs => o.expires_in_seconds)), o.tags,
-    coalesce(nullif(o.metadata, 'null'), '{}'), o.limit_keys, o.batch_id, o.depends_on,
-    coalesce(o.on_parent_failure, 'cancel'),
-    case when u.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, u.by) end,
-    u.states, s.now + make_interval(secs => u.period_seconds), coalesce(u.on_conflict, 'ignore'),
-    null, o.tenant, null, null)::picture_queue.new_job order by e.i)
-  from rows from (jsonb_to_recordset(p_jobs) as (job_id uuid, job_type text, queue text, payload jsonb,
-    priority integer, scheduled_for timestamptz, max_attempts integer, user_id uuid, generation_id uuid,
-    idempotency_key text, options jsonb))
-    with ordinality as e (job_id, job_type, queue, payload, priority, scheduled_for, max_attempts, user_id,
-      generation_id, idempotency_key, options, i)
-  cross join (select picture_queue._now() as now offset 0) s
-  left join picture_queue.job_type t on t.name = e.job_type
-  left join lateral jsonb_to_record(nullif(e.options, 'null')) as o (delay_seconds real, timeout_seconds real,
-    expires_at timestamptz, expires_in_seconds real, backoff jsonb, tags text[], metadata jsonb, tenant text,
-    limit_keys text[], depends_on uuid[], on_parent_failure text, batch_id uuid, "unique" jsonb)
-    on e.options is not null and e.options <> '{}'
-  left join lateral (
-    select r.by, r.period_seconds, coalesce(r.states, '{pending,processing}') as states, r.on_conflict
-    from jsonb_to_record(nullif(o."unique", 'null')) as r (by text[], period_seconds real, states text[], on_conflict text)
-  ) u on o."unique" <> 'null'
-$$;
-
--- Makes the queues that are not there, or refuses them (setting unknown_queue), and refuses new jobs
--- for a queue that drains.
-create function picture_queue._ensure_queues(p_jobs picture_queue.new_job[], p_internal boolean) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_names text[] := array(select distinct n.queue from unnest(p_jobs) n order by n.queue);
+  v_new picture_queue.new_job[] := array(select n from unnest(p_jobs) n where not p_found ? n.i::text);
+  v_jobs picture_queue.new_job[] := array(
+    select case when p_found ? n.i::text then jsonb_populate_record(n, '{"depends_on": null, "batch_id": null}')
+      else n end
+    from unnest(p_jobs) n);
+  v_names text[] := array(select distinct n.queue from unnest(v_new) n order by n.queue);
   v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_names) and q.draining);
   v_unknown text[] := array(
     select n from unnest(v_names) n where not exists (select from picture_queue.queue q where q.name = n));
 begin
   if v_draining is not null and not p_internal then
-    perform picture_queue._refuse('PQ_QUEUE_DRAINING', format('queue is %s', v_draining), 'resume_queue() ends draining');
-  elsif v_unknown = '{}' then
-    return;
-  elsif not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
+    perform picture_queue._refuse('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
+      'resume_queue() ends draining');
+  elsif v_unknown <> '{}' and not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
     perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
       'set_queue() makes a queue; list_queues() has those there are');
   end if;
   insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
+  -- Jobs before batches, as whoever ends a job.
+  v_jobs := picture_queue._assign_order(picture_queue._look_at_parents(v_jobs));
+  perform picture_queue._check_batches(v_new);
+  return v_jobs;
 end
 $$;
 
--- The place of each new job in its line: rank, turn, and whether it waits for its time. Aging makes of
--- priority a head start in seconds; fair share gives each tenant its turns (see _last_turn).
-create function picture_queue._line_up(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
+-- Equal for jobs of one type and owner with equal arguments: those named, or all.
+create function picture_queue._unique_key(p_job_type text, p_user_id uuid, p_payload jsonb, p_by text[]) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_arguments jsonb := coalesce((select jsonb_object_agg(k, p_payload -> k) from unnest(p_by) k), p_payload, '{}');
+begin
+  if v_arguments::text ~ '[.][0-9]*0([^0-9]|$)' then
+    v_arguments := picture_queue._trim_numbers(v_arguments);
+  end if;
+  return p_job_type || ':' || md5(coalesce(p_user_id::text, '') || v_arguments::text);
+end
+$$;
+
+-- The value with its numbers written in one way: 1.0 and 1.00 are 1, to jsonb too.
+create function picture_queue._trim_numbers(p_value jsonb) returns jsonb
+language plpgsql immutable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return case jsonb_typeof(p_value)
+    when 'number' then to_jsonb(trim_scale((p_value #>> '{}')::numeric))
+    when 'array' then coalesce((
+      select jsonb_agg(picture_queue._trim_numbers(e.value) order by e.i)
+      from jsonb_array_elements(p_value) with ordinality as e (value, i)), '[]')
+    when 'object' then coalesce((
+      select jsonb_object_agg(e.key, picture_queue._trim_numbers(e.value)) from jsonb_each(p_value) e), '{}')
+    else p_value
+  end;
+end
+$$;
+
+-- The order of new jobs within their queues: rank and turn. Aging turns priority into a head start in
+-- seconds; fair share gives each tenant its turns (see _last_turn).
+create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -2633,81 +2667,62 @@ declare
   v_jobs picture_queue.new_job[];
 begin
   with placed as (
-    select n.*, q.fair_share, q.aging_seconds,
-      case when n.hold is not null then n.hold when n.scheduled_for > v_now then 'scheduled' end as new_hold,
-      case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
+    select n.*, q.aging_seconds, case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
       case when q.fair_share then coalesce(n.tenant, n.user_id::text, '') end as new_tenant
     from unnest(p_jobs) n
     left join picture_queue.queue q on q.name = n.queue
   ),
   numbered as (
-    select p.*, row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.new_hold order by p.i) as nth
+    select p.*, row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i) as nth
     from placed p
   ),
   lines as (
     select l.queue, l.new_tenant, l.new_rank, 1 / coalesce(w.weight, 1) as step,
       picture_queue._last_turn(l.queue, l.new_tenant, l.new_rank, '{}') as last_turn
     from (select distinct p.queue, p.new_tenant, p.new_rank from placed p
-      where p.new_tenant is not null and p.new_hold is null) l
+      where p.new_tenant is not null and p.hold is null) l
     left join picture_queue.tenant w on w.name = l.new_tenant
   )
   select array_agg(row(
     p.i, p.job_id, p.job_type, p.queue, p.payload, p.priority, p.scheduled_for, p.max_attempts, p.user_id,
     p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
     p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict,
-    p.new_hold, p.new_tenant, p.new_rank,
+    p.hold, p.new_tenant, p.new_rank,
     case when p.aging_seconds is not null
         then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
       when l.step is not null then l.last_turn + l.step * p.nth
       else 0 end)::picture_queue.new_job order by p.i)
   into v_jobs
   from numbered p
-  left join lines l on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank
-    and p.new_hold is null;
+  left join lines l on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank and p.hold is null;
   return v_jobs;
 end
 $$;
 
--- Writes the rows and the counts, and announces them if asked to; what something is in the way of is left
--- out of what is returned.
-create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_announce boolean)
-returns public.job_queue[]
-language plpgsql set search_path = pg_catalog, pg_temp
+-- Writes the rows and the counts; returns the ids of those that no other job kept out.
+create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_made public.job_queue[];
+  v_made uuid[];
 begin
   with made as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
       scheduled_for, expires_at, tags, metadata, rank, turn, tenant, limit_keys, unique_key, unique_states,
       unique_until, batch_id, user_id, generation_id, idempotency_key, created_at, updated_at)
-    select n.job_id, n.queue, n.job_type, n.payload, n.priority, n.hold,
-      coalesce(n.max_attempts, t.max_attempts, q.max_attempts,
-        (select s.max_attempts from picture_queue.setting s)), n.timeout_seconds, n.backoff,
+    select n.job_id, n.queue, n.job_type, n.payload, n.priority, n.hold, n.max_attempts, n.timeout_seconds, n.backoff,
       n.scheduled_for, n.expires_at, n.tags, n.metadata, n.rank, n.turn, n.tenant, n.limit_keys, n.unique_key,
       n.unique_states, n.unique_until, n.batch_id, n.user_id, n.generation_id, n.idempotency_key, v_now, v_now
     from unnest(p_jobs) n
-    left join picture_queue.job_type t on t.name = n.job_type
-    left join picture_queue.queue q on q.name = n.queue
-    order by n.i
     on conflict do nothing
-    returning job_queue as job
+    returning id, queue, hold
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select (m.job).queue, 'pending', (m.job).hold, count(*), v_now from made m group by (m.job).queue, (m.job).hold
+    select m.queue, 'pending', m.hold, count(*), v_now from made m group by m.queue, m.hold
   )
-  select array_agg(m.job) into v_made from made m;
-  if p_announce then
-    perform picture_queue._emit(array(select m.id from unnest(v_made) m));
-  end if;
-
-  if exists (select from unnest(p_jobs) n where n.batch_id is not null) then
-    update picture_queue.batch b set total = b.total + c.n
-    from (select m.batch_id, count(*) as n from unnest(v_made) m where m.batch_id is not null group by 1) c
-    where b.id = c.batch_id;
-  end if;
+  select array_agg(m.id) into v_made from made m;
   return v_made;
 end
 $$;
@@ -2847,101 +2862,144 @@ $$;
 
 -- 254_function__enqueue_existing.sql
 
--- Meets the jobs that are in the way of new ones and answers, by place in the call, which they are and
--- what became of them. Where a unique key is free, or is freed since its period is over, the place is left
--- out: the caller tries that job again.
-create function picture_queue._meet_existing(p_jobs picture_queue.new_job[], p_made public.job_queue[]) returns jsonb
+-- New jobs that are there already.
+
+-- The jobs that have the id or the idempotency key of new ones, as answers by place in the call. p_made: those
+-- that this call has just made. Each search reads one entry of an index, whoever else uses that key.
+create function picture_queue._find_existing(p_jobs picture_queue.new_job[], p_made uuid[]) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_found jsonb;
+  v_other uuid;
+begin
+  select coalesce(jsonb_object_agg(f.i, jsonb_build_object('job_id', f.id, 'outcome', 'existing')), '{}'),
+    (array_agg(f.id) filter (where f.is_other))[1]
+  into v_found, v_other
+  from (
+    select n.i, coalesce(x.id, k.id) as id,
+      x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as is_other
+    from (select n.*, row_number() over (partition by n.job_id order by n.i) as nth from unnest(p_jobs) n) n
+    left join unnest(p_made) as m (id) on m.id = n.job_id and n.nth = 1
+    left join public.job_queue x on x.id = n.job_id
+    left join lateral (
+      select j.id from public.job_queue j
+      where j.idempotency_key = n.idempotency_key and j.job_type = n.job_type and j.user_id = n.user_id
+      union all
+      select j.id from public.job_queue j
+      where n.user_id is null and j.user_id is null
+        and j.idempotency_key = n.idempotency_key and j.job_type = n.job_type
+    ) k on x.id is null
+    where m.id is null and coalesce(x.id, k.id) is not null
+  ) f;
+  if v_other is not null then
+    perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_other),
+      'make a new uuid for each job');
+  end if;
+  return v_found;
+end
+$$;
+
+-- Answers, by place in the call, for the new jobs that another one kept out. Where a unique key is free by
+-- now, the place is left out: the caller tries that job again.
+create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[], p_made uuid[]) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+declare
+  v_found jsonb := picture_queue._find_existing(p_jobs, p_made);
+  v_unique picture_queue.new_job[] := array(
+    select n from unnest(p_jobs) n
+    where n.unique_key is not null and not v_found ? n.i::text
+      and not exists (select from unnest(p_made) as m (id) where m.id = n.job_id));
+  v_renewed uuid[];
+begin
+  if v_unique = '{}' then
+    return v_found;
+  end if;
+  update public.job_queue j set unique_states = '{}'
+  from unnest(v_unique) n
+  where j.unique_key = n.unique_key and j.status = any (j.unique_states) and j.unique_until <= picture_queue._now();
+
+  v_renewed := picture_queue._renew(v_unique, 'replace') || picture_queue._renew(v_unique, 'debounce');
+  return v_found || coalesce((
+    select jsonb_object_agg(n.i, jsonb_build_object('job_id', u.id, 'outcome', case
+      when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
+      when n.on_conflict = 'replace' then 'replaced' else 'debounced' end))
+    from unnest(v_unique) n
+    join public.job_queue u on u.unique_key = n.unique_key and u.status = any (u.unique_states)
+    where n.on_conflict = 'ignore' or u.id = any (v_renewed)), '{}');
+end
+$$;
+
+-- Gives jobs that wait what the new ones of this kind would have had: everything but parents and batch
+-- (replace), or the newest payload and a later time (debounce). Of several for one job the last decides. A job
+-- that runs cannot be replaced; one that runs or has finished is not debounced. Returns the ids it locked.
+create function picture_queue._renew(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_answer jsonb := '{}'::jsonb;
-  v_met record;
-  v_outcome text;
+  v_replace boolean := p_kind = 'replace';
+  v_new picture_queue.new_job[] := array(
+    select l.n from (
+      select distinct on (n.unique_key) n, n.on_conflict from unnest(p_jobs) n
+      where n.on_conflict in ('replace', p_kind) order by n.unique_key, n.i desc
+    ) l
+    where l.on_conflict = p_kind);
+  v_old jsonb;
+  v_ids uuid[];
+  v_running uuid;
+  v_changes picture_queue.change[];
+  v_queues text[];
 begin
-  update public.job_queue j set unique_states = '{}'
-  from unnest(p_jobs) n
-  where j.unique_key = n.unique_key and j.status = any (j.unique_states) and j.unique_until <= v_now;
-
-  for v_met in
-    select n.i, coalesce(x.id, k.id, u.id) as id,
-      x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as differs,
-      coalesce(x.id, k.id) is null and n.on_conflict <> 'ignore' as changes
-    from (
-      select n.*, row_number() over (partition by n.job_id order by n.i) as nth from unnest(p_jobs) n
-    ) n
-    left join unnest(p_made) m on m.id = n.job_id and n.nth = 1
-    left join public.job_queue x on x.id = n.job_id
-    left join public.job_queue k on x.id is null and n.idempotency_key is not null
-      and k.idempotency_key = n.idempotency_key and k.job_type = n.job_type and k.user_id is not distinct from n.user_id
-    left join public.job_queue u on x.id is null and k.id is null
-      and u.unique_key = n.unique_key and u.status = any (u.unique_states)
-    where m.id is null and coalesce(x.id, k.id, u.id) is not null
-    order by n.i
-  loop
-    if v_met.differs then
-      perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_met.id), 'make a new uuid for each job');
-    end if;
-    v_outcome := case when v_met.changes then picture_queue._renew(v_met.id, p_jobs, v_met.i) else 'existing' end;
-    if v_outcome is not null then
-      v_answer := v_answer || jsonb_build_object(v_met.i, jsonb_build_object('job_id', v_met.id, 'outcome', v_outcome));
-    end if;
-  end loop;
-  return v_answer;
-end
-$$;
-
--- Gives a waiting job what the new one in its way would have had: everything (replace), or the newest
--- payload and a later time (debounce). One that runs cannot be replaced; one that has finished stays. Null:
--- until it could be locked it has come out of the way.
-create function picture_queue._renew(p_id uuid, p_jobs picture_queue.new_job[], p_i integer) returns text
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_new picture_queue.new_job;
-  v_old public.job_queue;
-  v_replace boolean;
-begin
-  select * into v_new from unnest(p_jobs) n where n.i = p_i;
-  select * into v_old from public.job_queue j
-  where j.id = p_id and j.unique_key = v_new.unique_key and j.status = any (j.unique_states) for update;
-  if not found then
-    return null;
+  if v_new = '{}' then
+    return '{}';
   end if;
-  v_replace := v_new.on_conflict = 'replace';
-  if v_old.status = 'processing' and v_replace then
-    perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', p_id),
+  select jsonb_object_agg(o.id, o.queue), array_agg(o.id), (array_agg(o.id) filter (where o.status = 'processing'))[1]
+  into v_old, v_ids, v_running
+  from (
+    select u.id, u.queue, u.status from unnest(v_new) n
+    join public.job_queue u on u.unique_key = n.unique_key and u.status = any (u.unique_states)
+    order by u.id for update of u
+  ) o;
+  if v_replace and v_running is not null then
+    perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', v_running),
       'on_conflict ignore leaves it; with states ["pending"] a running job is not in the way');
-  elsif v_old.status <> 'pending' then
-    return 'existing';
   end if;
-  update public.job_queue j set
-    payload = v_new.payload,
-    metadata = case when v_replace then v_new.metadata else j.metadata end,
-    tags = case when v_replace then v_new.tags else j.tags end,
-    priority = case when v_replace then v_new.priority else j.priority end,
-    limit_keys = case when v_replace then v_new.limit_keys else j.limit_keys end,
-    -- Its place in line was worked out for the queue of the new one.
-    rank = case when v_replace and j.queue = v_new.queue then v_new.rank else j.rank end,
-    turn = case when v_replace and j.queue = v_new.queue then v_new.turn else j.turn end,
-    tenant = case when v_replace and j.queue = v_new.queue then v_new.tenant else j.tenant end,
-    timeout_seconds = case when v_replace then v_new.timeout_seconds else j.timeout_seconds end,
-    backoff = case when v_replace then v_new.backoff else j.backoff end,
-    max_attempts = case when v_replace then coalesce(v_new.max_attempts, j.max_attempts) else j.max_attempts end,
-    expires_at = case when v_replace then v_new.expires_at else j.expires_at end,
-    unique_until = v_new.unique_until,
-    -- Of one that waits for its parents, the time counts when they have finished.
-    scheduled_for = case when j.hold = 'waiting' then v_new.scheduled_for else j.scheduled_for end
-  where j.id = p_id;
-  if v_new.scheduled_for > picture_queue._now() then
-    perform picture_queue._transition(array[picture_queue._change(p_id, 'delay', null, v_new.scheduled_for)]);
-  elsif v_old.hold = 'scheduled' or (v_old.hold = 'blocked' and v_replace) then
-    -- It may have other keys now: the next claim sees.
-    perform picture_queue._transition(array[
-      picture_queue._change(p_id, case v_old.hold when 'scheduled' then 'promote' else 'unblock' end)]);
-    perform picture_queue._wake(array[v_old.queue], 'enqueue');
-  end if;
-  return case when v_replace then 'replaced' else 'debounced' end;
+  with renewed as (
+    update public.job_queue j set
+      payload = n.payload,
+      (queue, metadata, tags, priority, rank, turn, tenant, limit_keys, timeout_seconds, backoff, max_attempts,
+        expires_at) = (
+        select n.queue, n.metadata, n.tags, n.priority, n.rank, n.turn, n.tenant, n.limit_keys, n.timeout_seconds,
+          n.backoff, n.max_attempts, n.expires_at where v_replace
+        union all
+        select j.queue, j.metadata, j.tags, j.priority, j.rank, j.turn, j.tenant, j.limit_keys, j.timeout_seconds,
+          j.backoff, j.max_attempts, j.expires_at where not v_replace),
+      unique_until = n.unique_until,
+      -- Of a job that waits for its parents, the time counts when they have finished.
+      scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
+    from unnest(v_new) n
+    where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
+    returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old ->> j.id::text as old_queue
+  ),
+  counted as (
+    insert into picture_queue.depth_change (queue, status, hold, n, at)
+    select d.queue, 'pending', r.hold, sum(d.n), v_now
+    from renewed r cross join lateral (values (r.old_queue, -1), (r.queue, 1)) as d (queue, n)
+    group by d.queue, r.hold having sum(d.n) <> 0
+  )
+  -- A blocked job may have other keys now: the next claim sees.
+  select array_agg(picture_queue._change(r.id,
+      case when r.run_at > v_now then 'delay' when r.hold = 'scheduled' then 'promote' else 'unblock' end, null,
+      case when r.run_at > v_now then r.run_at end))
+      filter (where r.run_at > v_now or r.hold = 'scheduled' or r.hold = 'blocked' and v_replace),
+    array_agg(distinct r.queue)
+  into v_changes, v_queues
+  from renewed r;
+  perform picture_queue._transition(v_changes);
+  perform picture_queue._wake(v_queues, 'enqueue');
+  return v_ids;
 end
 $$;
 
@@ -4020,56 +4078,17 @@ create function public.enqueue_job(
 returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
-#variable_conflict use_variable
 declare
-  v_now timestamptz := picture_queue._now();
-  v_id uuid := coalesce(job_id, gen_random_uuid());
-  v_max_attempts integer;
-  v_events text;
-  v_wakes boolean;
-begin
-  -- The common case, here rather than in a function of its own: of one enqueue, each call and each statement
-  -- counts. Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
-  if num_nonnulls(scheduled_for, max_attempts, idempotency_key) = 0 and coalesce(options, '{}') = '{}'
-    and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
-    and jsonb_typeof(payload) = 'object' and priority between -1000000000 and 1000000000
-  then
-    if queue is null then
-      queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
-    end if;
-    select coalesce(
-        (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts,
-        s.max_attempts),
-      q.events, exists (
-        select from picture_queue.worker w
-        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute')
-    into v_max_attempts, v_events, v_wakes
-    from picture_queue.queue q
-    cross join picture_queue.setting s
-    where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
-      -- As text the payload is at most six times as long.
-      and pg_column_size(payload) * 6 <= s.max_payload_bytes;
-    if found then
-      insert into public.job_queue
-        (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now)
-      on conflict (id) do nothing;
-      if found then
-        insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
-        if v_events <> 'none' then
-          perform picture_queue._emit(array[v_id]);
-        end if;
-        if v_wakes then
-          perform picture_queue._wake(array[queue], 'enqueue');
-        end if;
-        return v_id;
-      end if;
-    end if;
-  end if;
-  return (public.enqueue_jobs(jsonb_build_array(jsonb_build_object(
+  v_jobs jsonb := jsonb_build_array(jsonb_build_object(
     'job_type', job_type, 'payload', payload, 'priority', priority, 'queue', queue, 'scheduled_for', scheduled_for,
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
-    'options', options))) #>> '{0,job_id}')::uuid;
+    'options', options));
+begin
+  if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 then
+    -- It waits for nobody, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
+    return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;
+  end if;
+  return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;
 end
 $$;
 comment on function public.enqueue_job is 'Writes one job and returns its id.';
@@ -4082,12 +4101,8 @@ begin
   return picture_queue._enqueue(jobs);
 exception
   when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents', 'repeat the call');
-    return null;
-  when data_exception then
-    -- A value that is not of its type: looked at closely, it has a name.
-    perform picture_queue._check_jobs(jobs, true);
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+    perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents',
+      'repeat the call');
     return null;
 end
 $$;
@@ -4693,16 +4708,35 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_types text[];
+  v_problem text;
 begin
-  if coalesce(worker, '') = '' or coalesce(cardinality(queues), 0) = 0
-    or jsonb_typeof(job_types) is distinct from 'object'
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      'worker must have a name, queues must not be empty, job_types must be an object');
-  elsif jsonb_path_exists(job_types, '$.* ? (@.type() != "object")') then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'job_types is not an object of objects',
-      'the policies of each job type, {} for none');
-  end if;
+  v_problem := coalesce(
+    case when coalesce(length(worker), 0) not between 1 and 200 or worker ~ '[[:cntrl:]]'
+      then format('worker is %s, not 1 to 200 characters without line breaks',
+        coalesce(to_jsonb(left(worker, 100)), 'null')) end,
+    case when coalesce(cardinality(queues), 0) not between 1 and 1000
+      then format('queues has %s entries, not 1 to 1000', coalesce(cardinality(queues), 0)) end,
+    (select format('queues has %s', coalesce(to_jsonb(left(q, 100)), 'null')) from unnest(queues) q
+      where q is null or picture_queue._value_problem(to_jsonb(q), '["name", 63, "_.-"]') is not null limit 1),
+    case when jsonb_typeof(job_types) is distinct from 'object' then 'job_types is not an object' end,
+    (select format('job_types has %s entries, at most 1000 are possible', count(*))
+      from jsonb_object_keys(job_types) having count(*) > 1000),
+    (select p.problem from jsonb_each(job_types) e
+      cross join lateral (select coalesce(
+        case when picture_queue._value_problem(to_jsonb(e.key), '["name", 128, "_.:-"]') is not null
+          then format('job_types has %s, which is no name', to_jsonb(left(e.key, 100))) end,
+        picture_queue._fields_problem(format('job_types.%s.', e.key), e.value, '{
+          "queue": ["name", 63, "_.-"],
+          "max_attempts": ["integer", 1, 1000000000],
+          "timeout_seconds": ["number", 0.001, 31536000],
+          "lease_seconds": ["number", 0.001, 31536000],
+          "backoff_policy": ["choice", "constant", "linear", "exponential"],
+          "backoff_seconds": ["number", 0.001, 31536000],
+          "backoff_cap_seconds": ["number", 0.001, 31536000],
+          "backoff_jitter": ["number", 0, 1]
+        }')) as problem) p
+      where p.problem is not null limit 1));
+  perform picture_queue._refuse_problem(v_problem);
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   insert into picture_queue.job_type as t
     (name, queue, max_attempts, timeout_seconds, lease_seconds, backoff_policy, backoff_seconds, backoff_cap_seconds,
@@ -4724,13 +4758,6 @@ begin
       excluded.backoff_policy, excluded.backoff_seconds, excluded.backoff_cap_seconds, excluded.backoff_jitter);
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
-exception when check_violation then
-  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'a job type has a name or a policy out of range',
-    'names are letters, digits and _ . : - ; times are above 0 and at most 31536000 seconds');
-  return null;
-when data_exception then
-  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-  return null;
 end
 $$;
 comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
@@ -5368,42 +5395,41 @@ declare
 begin
   batch_id := coalesce(batch_id, gen_random_uuid());
   metadata := coalesce(nullif(metadata, 'null'), '{}');
-  if jsonb_typeof(metadata) <> 'object' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'metadata is not an object');
-  end if;
-  perform picture_queue._check_jobs(jobs);
-  if jsonb_typeof(callback) = 'object' then
-    perform picture_queue._check_jobs(jsonb_build_array(callback));
-    if num_nonnulls(nullif(callback #> '{options,depends_on}', 'null'), nullif(callback #> '{options,batch_id}', 'null')) > 0 then
-      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'callback has options.depends_on or options.batch_id',
-        'it comes when the batch has finished, and waits for nothing else');
-    end if;
-  elsif jsonb_typeof(callback) <> 'null' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'callback is not a job');
+  callback := nullif(callback, 'null');
+  perform picture_queue._refuse_problem(coalesce(
+    case when jsonb_typeof(metadata) <> 'object' then 'metadata is not an object' end,
+    'metadata ' || picture_queue._json_problem(metadata, (select s.max_payload_bytes from picture_queue.setting s)),
+    case when jsonb_typeof(callback) <> 'object' then 'callback is not a job' end,
+    (select format('callback: options.%s is not possible, it waits for the batch and nothing else', k)
+      from unnest('{depends_on,batch_id}'::text[]) k where callback -> 'options' -> k <> 'null' limit 1)));
+  if callback is not null then
+    -- As it is enqueued when the batch has finished: its payload gets the counts.
+    perform picture_queue._check_jobs(jsonb_build_array(case
+      when coalesce(jsonb_typeof(callback -> 'payload') in ('object', 'null'), true)
+      then callback || jsonb_build_object('payload',
+        coalesce(nullif(callback -> 'payload', 'null'), '{}') || jsonb_build_object('batch_id', batch_id,
+          'total', 1000000000, 'completed', 1000000000, 'failed', 1000000000, 'cancelled', 1000000000))
+      else callback end), 'callback');
   end if;
   insert into picture_queue.batch (id, callback, metadata, created_at)
-  values (enqueue_batch.batch_id, nullif(callback, 'null'), enqueue_batch.metadata, picture_queue._now())
+  values (enqueue_batch.batch_id, enqueue_batch.callback, enqueue_batch.metadata, picture_queue._now())
   on conflict (id) do nothing;
   if not found then
     return jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
       from public.job_queue j where j.batch_id = enqueue_batch.batch_id));
   end if;
-  select picture_queue._enqueue(coalesce(jsonb_agg(e.item || jsonb_build_object('options',
-      coalesce(nullif(e.item -> 'options', 'null'), '{}') || jsonb_build_object('batch_id', enqueue_batch.batch_id))
-    order by e.i), '[]'))
-  into v_jobs
-  from jsonb_array_elements(jobs) with ordinality as e (item, i);
+  v_jobs := picture_queue._enqueue(case when jsonb_typeof(jobs) = 'array' then (
+    select coalesce(jsonb_agg(e.item || jsonb_build_object('options',
+        coalesce(nullif(e.item -> 'options', 'null'), '{}') || jsonb_build_object('batch_id', enqueue_batch.batch_id))
+      order by e.i), '[]')
+    from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- One without jobs has finished.
   perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
 exception
   when deadlock_detected then
     perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents', 'repeat the call');
-    return null;
-  when data_exception then
-    perform picture_queue._check_jobs(jobs, true);
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
     return null;
 end
 $$;
@@ -5448,9 +5474,9 @@ begin
   if coalesce(length(name), 0) not between 1 and 200 then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
       'a name has 1 to 200 characters');
-  elsif octet_length(payload::text) > (select s.max_payload_bytes from picture_queue.setting s) then
-    perform picture_queue._refuse('PQ_TOO_LARGE', format('payload has %s bytes', octet_length(payload::text)));
   end if;
+  perform picture_queue._refuse_problem(
+    'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)));
   perform picture_queue._lock_events(array[name]);
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
@@ -5938,29 +5964,32 @@ $$;
 
 -- What is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
 create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
-language sql immutable set search_path = pg_catalog, pg_temp
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select case
-    when p_name is null or p_name !~ '^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$' then format('name is %s', to_jsonb(p_name))
+begin
+  return case
+    when p_name is null or picture_queue._value_problem(to_jsonb(p_name), '["name", 128, "_.:-"]') is not null
+      then format('name is %s', coalesce(to_jsonb(left(p_name, 200)), 'null'))
     when jsonb_typeof(p_schedule) is distinct from 'object' then 'schedule is not an object'
     when (p_schedule ? 'cron') = (p_schedule ? 'every_seconds') then 'one of cron and every_seconds is needed'
-    when jsonb_typeof(p_schedule -> 'cron') <> 'string' then format('cron is %s, not text', p_schedule -> 'cron')
-    when case jsonb_typeof(p_schedule -> 'every_seconds')
-      when 'number' then (p_schedule ->> 'every_seconds')::numeric not between 1 and 31536000 else true end
-      and p_schedule ? 'every_seconds'
-      then format('every_seconds is %s, not 1 to 31536000', p_schedule -> 'every_seconds')
+    when jsonb_typeof(p_schedule -> 'cron') <> 'string'
+      then format('cron is %s, not text', left((p_schedule -> 'cron')::text, 100))
     when jsonb_typeof(p_schedule -> 'timezone') <> 'string'
-      then format('timezone is %s, not text', p_schedule -> 'timezone')
-    when p_schedule -> 'missed' not in ('"skip"', '"once"', '"all"')
-      then format('missed is %s, not skip, once or all', p_schedule -> 'missed')
-    when jsonb_typeof(p_schedule -> 'paused') <> 'boolean'
-      then format('paused is %s, not true or false', p_schedule -> 'paused')
-    else (
+      then format('timezone is %s, not text', left((p_schedule -> 'timezone')::text, 100))
+    else coalesce(
+      picture_queue._fields_problem('', (
+        select jsonb_object_agg(e.key, e.value) from jsonb_each(p_schedule) e
+        where e.key in ('every_seconds', 'missed', 'paused')), '{
+        "every_seconds": ["number", 1, 31536000],
+        "missed": ["choice", "skip", "once", "all"],
+        "paused": ["boolean"]
+      }'), (
       select format('%s is for one job, and a schedule makes many', array_to_string(k.path, '.'))
       from (values ('{job_id}'::text[]), ('{scheduled_for}'), ('{idempotency_key}'), ('{generation_id}'),
         ('{options,expires_at}'), ('{options,depends_on}'), ('{options,batch_id}')) as k (path)
-      where p_schedule #>> k.path is not null limit 1)
-  end
+      where p_schedule #>> k.path is not null limit 1))
+  end;
+end
 $$;
 
 -- Makes a schedule or changes it into this one; what is not said is as by default, but a schedule that
@@ -5997,7 +6026,8 @@ begin
     perform picture_queue._refuse('PQ_INVALID_CRON',
       format('cron is "%s", which does not come in eight years', v_new.cron), 'is there such a day in that month?');
   end if;
-  perform picture_queue._check_jobs(jsonb_build_array(v_new.job));
+  -- As a tick will enqueue it.
+  perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
 
   insert into picture_queue.schedule (name, cron, every_seconds, timezone, job, missed, next_at, created_at, updated_at)
   values (p_name, v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.next_at, v_now, v_now)

@@ -9,6 +9,8 @@ import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
+XDIST = ("-p", "xdist", "-n", "1")
+
 PASSES = "def test_passes(): pass\n"
 FAILS = "def test_fails(): assert False\n"
 # Fails in the first process and passes in the second, which must be neither a worker of xdist nor
@@ -63,6 +65,7 @@ def run(tmp_path):
             for name, value in os.environ.items()
             if not name.startswith(("PYTEST_", "COV_", "COVERAGE_"))
         }
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take half of the start
         done = subprocess.run(
             [sys.executable, SCRIPTS / "run_tests.py", *arguments],
             cwd=tmp_path,
@@ -85,14 +88,14 @@ def was_rerun(lines):
     return any(line.startswith("Running ") for line in lines)
 
 
-@pytest.mark.parametrize("parallel", [(), ("-n", "2")], ids=["plain", "xdist"])
+@pytest.mark.parametrize("parallel", [(), XDIST], ids=["plain", "xdist"])
 def test_a_test_that_passes_alone_is_reported_as_flaky(run, parallel):
     code, lines = run(*parallel, test_a=PASSES, test_b=FLAKY)
     assert verdicts(lines) == ["flaky: test_b.py::test_flaky"]
     assert code == 0
 
 
-@pytest.mark.parametrize("parallel", [(), ("-n", "2")], ids=["plain", "xdist"])
+@pytest.mark.parametrize("parallel", [(), XDIST], ids=["plain", "xdist"])
 def test_a_test_that_fails_twice_fails_the_run(run, parallel):
     code, lines = run(*parallel, test_a=PASSES, test_b=FLAKY, test_c=FAILS)
     assert verdicts(lines) == [
@@ -158,14 +161,14 @@ def test_a_collection_error_is_not_forgiven_beside_a_flaky_test(run):
 
 
 def test_a_crashed_worker_is_not_forgiven(run):
-    code, lines = run("-n", "1", test_a=PASSES, test_b=FLAKY_CRASH)
+    code, lines = run(*XDIST, test_a=PASSES, test_b=FLAKY_CRASH)
     assert code == 1
     assert not was_rerun(lines)
 
 
 def test_missed_coverage_is_not_forgiven_beside_a_flaky_test(run):
     code, lines = run(
-        "--cov=unused",
+        *("-p", "pytest_cov", "--cov=unused"),
         "--cov-fail-under=90",
         unused="def never():\n    print(1)\n    print(2)\n",
         test_a=FLAKY,
@@ -177,7 +180,10 @@ def test_missed_coverage_is_not_forgiven_beside_a_flaky_test(run):
 
 def test_reached_coverage_lets_failed_tests_run_again(run):
     code, lines = run(
-        "--cov=used", "--cov-fail-under=90", used="x = 1\n", test_a=FLAKY + "import used\n"
+        *("-p", "pytest_cov", "--cov=used"),
+        "--cov-fail-under=90",
+        used="x = 1\n",
+        test_a=FLAKY + "import used\n",
     )
     assert verdicts(lines) == ["flaky: test_a.py::test_flaky"]
     assert code == 0
