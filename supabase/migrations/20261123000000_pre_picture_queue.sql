@@ -406,8 +406,9 @@ create table picture_queue.worker (
 comment on table picture_queue.worker is 'Workers, what they can run, and when they were last heard of.';
 comment on column picture_queue.worker.heads is
   'Where the lines of its queues begin ([rank, turn, seq] by queue), while finding that out is expensive.';
--- Enqueues look for an idle worker heard of lately: by time, so that the row versions that an old
--- snapshot keeps from being cleaned up are not in the way.
+-- Claims look up their worker, and enqueues an idle one heard of lately: the newest row version first, so that those
+-- which an old snapshot keeps from being cleaned up are not in the way.
+create index worker_newest on picture_queue.worker (name, seen_at desc);
 create index worker_idle on picture_queue.worker (seen_at) where idle;
 alter table picture_queue.worker enable row level security;
 
@@ -1100,9 +1101,10 @@ $$;
 -- nothing to do ('enqueue'), or for everyone who might run the job ('cancel', 'again'). Over Realtime for
 -- workers that come through the API, by NOTIFY for those with a connection of their own.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
+  v_since timestamptz := picture_queue._now() - interval '1 minute';
   v_events picture_queue.event[];
 begin
   select array_agg(row(
@@ -1110,10 +1112,10 @@ begin
     )::picture_queue.event)
   into v_events
   from (select distinct unnest(p_queues)) as q (name)
-  where p_reason <> 'enqueue' or exists (
-    select from picture_queue.worker w
-    where w.idle and q.name = any (w.queues)
-      and w.seen_at > picture_queue._now() - interval '1 minute');
+  where p_reason <> 'enqueue' or (
+    select true from picture_queue.worker w
+    where w.idle and q.name = any (w.queues) and w.seen_at > v_since
+    order by w.seen_at desc limit 1);
   if v_events is not null then
     perform picture_queue._broadcast(v_events);
     perform pg_catalog.pg_notify('picture_queue', e.payload::text) from unnest(v_events) e;
@@ -3066,6 +3068,8 @@ $$;
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_now timestamptz := picture_queue._now();
 begin
   return to_jsonb(array(
     select
@@ -3088,6 +3092,7 @@ begin
       ) as base
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
+      and j.lease_expires_at > v_now
     order by j.claimed_ahead is true, j.rank, j.turn, j.seq));
 end
 $$;
@@ -3330,7 +3335,8 @@ begin
     exists (select from picture_queue.queue q
       where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
     exists (select from public.job_queue j
-      where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker) as is_repeated,
+      where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker
+        and j.lease_expires_at > v_now) as is_repeated,
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.due_at is not null) as is_limited,
     exists (select from picture_queue.failed_step f where f.kind = 'claim') as some_failed,
@@ -3338,7 +3344,8 @@ begin
     w.seen_at > v_now - interval '5 seconds' as was_seen
   into v_known
   from picture_queue.setting s
-  left join picture_queue.worker w on w.name = p_claim.worker;
+  left join lateral (
+    select * from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
   if v_known.is_repeated then
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker);
   end if;
@@ -3362,8 +3369,9 @@ begin
     end if;
   end if;
   if not p_claim.is_legacy then
-    -- Its row is written when something changed or every 5 seconds, not at each claim.
-    if not coalesce(v_known.is_known and v_known.was_seen and v_known.idle = (cardinality(v_ids) < p_claim.max_jobs), false) then
+    -- Its row is written when it becomes idle or every 5 seconds, not at each claim: until then enqueues may wake a
+    -- worker that is busy.
+    if not coalesce(v_known.is_known and v_known.was_seen and (v_known.idle or cardinality(v_ids) = p_claim.max_jobs), false) then
       perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, cardinality(v_ids) < p_claim.max_jobs);
     end if;
     perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);

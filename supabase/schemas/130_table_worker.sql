@@ -12,7 +12,8 @@ create table picture_queue.worker (
 comment on table picture_queue.worker is 'Workers, what they can run, and when they were last heard of.';
 comment on column picture_queue.worker.heads is
   'Where the lines of its queues begin ([rank, turn, seq] by queue), while finding that out is expensive.';
--- Enqueues look for an idle worker heard of lately: by time, so that the row versions that an old
--- snapshot keeps from being cleaned up are not in the way.
+-- Claims look up their worker, and enqueues an idle one heard of lately: the newest row version first, so that those
+-- which an old snapshot keeps from being cleaned up are not in the way.
+create index worker_newest on picture_queue.worker (name, seen_at desc);
 create index worker_idle on picture_queue.worker (seen_at) where idle;
 alter table picture_queue.worker enable row level security;

@@ -30,9 +30,10 @@ $$;
 -- nothing to do ('enqueue'), or for everyone who might run the job ('cancel', 'again'). Over Realtime for
 -- workers that come through the API, by NOTIFY for those with a connection of their own.
 create function picture_queue._wake(p_queues text[], p_reason text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
+  v_since timestamptz := picture_queue._now() - interval '1 minute';
   v_events picture_queue.event[];
 begin
   select array_agg(row(
@@ -40,10 +41,10 @@ begin
     )::picture_queue.event)
   into v_events
   from (select distinct unnest(p_queues)) as q (name)
-  where p_reason <> 'enqueue' or exists (
-    select from picture_queue.worker w
-    where w.idle and q.name = any (w.queues)
-      and w.seen_at > picture_queue._now() - interval '1 minute');
+  where p_reason <> 'enqueue' or (
+    select true from picture_queue.worker w
+    where w.idle and q.name = any (w.queues) and w.seen_at > v_since
+    order by w.seen_at desc limit 1);
   if v_events is not null then
     perform picture_queue._broadcast(v_events);
     perform pg_catalog.pg_notify('picture_queue', e.payload::text) from unnest(v_events) e;

@@ -58,6 +58,8 @@ $$;
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_now timestamptz := picture_queue._now();
 begin
   return to_jsonb(array(
     select
@@ -80,6 +82,7 @@ begin
       ) as base
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
+      and j.lease_expires_at > v_now
     order by j.claimed_ahead is true, j.rank, j.turn, j.seq));
 end
 $$;

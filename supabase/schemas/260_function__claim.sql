@@ -233,7 +233,8 @@ begin
     exists (select from picture_queue.queue q
       where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
     exists (select from public.job_queue j
-      where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker) as is_repeated,
+      where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker
+        and j.lease_expires_at > v_now) as is_repeated,
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.due_at is not null) as is_limited,
     exists (select from picture_queue.failed_step f where f.kind = 'claim') as some_failed,
@@ -241,7 +242,8 @@ begin
     w.seen_at > v_now - interval '5 seconds' as was_seen
   into v_known
   from picture_queue.setting s
-  left join picture_queue.worker w on w.name = p_claim.worker;
+  left join lateral (
+    select * from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
   if v_known.is_repeated then
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker);
   end if;
@@ -265,8 +267,9 @@ begin
     end if;
   end if;
   if not p_claim.is_legacy then
-    -- Its row is written when something changed or every 5 seconds, not at each claim.
-    if not coalesce(v_known.is_known and v_known.was_seen and v_known.idle = (cardinality(v_ids) < p_claim.max_jobs), false) then
+    -- Its row is written when it becomes idle or every 5 seconds, not at each claim: until then enqueues may wake a
+    -- worker that is busy.
+    if not coalesce(v_known.is_known and v_known.was_seen and (v_known.idle or cardinality(v_ids) = p_claim.max_jobs), false) then
       perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, cardinality(v_ids) < p_claim.max_jobs);
     end if;
     perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
