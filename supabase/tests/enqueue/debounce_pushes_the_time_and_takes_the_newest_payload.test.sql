@@ -7,9 +7,11 @@ language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_tim
 select is((select enqueue_jobs('[{"job_type": "t", "queue": "q", "payload": {"id": 1, "v": 2}, "options": {"unique": {"by": ["id"], "on_conflict": "debounce"}, "delay_seconds": 10}}]')) #>> '{0,outcome}', 'debounced', 'the answer says so');
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '12 seconds' $$;
+select picture_queue.maintain();
 select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'the first time has passed');
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '16 seconds' $$;
+select picture_queue.maintain();
 create temp table claimed as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 10))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);

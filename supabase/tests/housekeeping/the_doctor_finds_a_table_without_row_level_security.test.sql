@@ -1,8 +1,8 @@
 begin;
 select plan(1);
 
-alter table picture_queue.slot disable row level security;
-select is((select f ->> 'verdict' from jsonb_array_elements(queue_doctor()) f where f ->> 'detail' like '%slot has no row level security'), 'bad', 'found');
+alter table picture_queue.limit_key disable row level security;
+select is((select f ->> 'verdict' from jsonb_array_elements(queue_doctor()) f where f ->> 'detail' like '%limit_key has no row level security'), 'bad', 'found');
 
 select * from finish();
 rollback;

@@ -1,7 +1,7 @@
 begin;
 select plan(3);
 
-insert into picture_queue.slot values ('k', '00000000-0000-0000-0000-000000000001');
+insert into picture_queue.limit_key (key, running) values ('k', 1);
 insert into picture_queue.depth_change values ('q', 'pending', null, 7, now());
 select is((select f ->> 'remedy' from jsonb_array_elements(queue_doctor()) f where f ->> 'check' = 'orphans'), 'select picture_queue.repair();', 'an orphan');
 select is((select f ->> 'verdict' from jsonb_array_elements(queue_doctor()) f where f ->> 'check' = 'counts'), 'bad', 'and a count');

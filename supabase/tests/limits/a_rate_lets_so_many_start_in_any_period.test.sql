@@ -11,9 +11,11 @@ select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_
 select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'ended or not, they count');
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '59 seconds' $$;
+select picture_queue.maintain();
 select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'for the whole period');
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
+select picture_queue.maintain();
 select is(jsonb_array_length(claim_jobs('w', '{q}', '{t}', 10)), 2, 'then two more');
 
 select * from finish();

@@ -1,11 +1,14 @@
 begin;
-select plan(1);
+select plan(3);
 
 select enqueue_job('t', queue => 'q', options => '{"limit_keys": ["k"]}');
 create temp table claimed as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
-select is((select count(*) from picture_queue.slot where job_id in (select id from claimed)), 0::bigint, 'nothing is counted');
+select is((select slots from job_queue where id in (select id from claimed)), null, 'it runs under no key');
+select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) from claimed;
+select is((select count(*) from picture_queue.limit_key where key = 'k'), 0::bigint, 'nothing is counted');
+select is((select count(*) from picture_queue.freed_key where key = 'k'), 0::bigint, 'and nothing taken back');
 
 select * from finish();
 rollback;

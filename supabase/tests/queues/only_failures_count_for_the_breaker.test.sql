@@ -8,6 +8,7 @@ select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid);
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id) || '{"outcome": "failed", "error": "no", "delay_seconds": 0}')) from claimed;
 drop table claimed;
+select picture_queue.maintain();
 create temp table claimed as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid);

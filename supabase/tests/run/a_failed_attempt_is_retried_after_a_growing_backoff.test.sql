@@ -10,6 +10,7 @@ select is((select (status, hold, error)::text from job_queue where queue = 'q'),
 select is((select round(extract(epoch from scheduled_for - updated_at)) from job_queue where queue = 'q'), 10::numeric, 'ten seconds');
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '11 seconds' $$;
+select picture_queue.maintain();
 create temp table second as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);

@@ -13,9 +13,11 @@ select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
 select is((select (attempt, event)::text from woken), (1, '{"amount": 3}'::jsonb)::text, 'on the same attempt, with what came');
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'parked') || '{"delay_seconds": 60, "event": "paid:7"}')) from woken;
+select picture_queue.maintain();
 select is(claim_jobs('w', '{q}', '{t}'), '[]', 'it waits again');
 create or replace function picture_queue._now() returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp as $$ select clock_timestamp() + interval '61 seconds' $$;
+select picture_queue.maintain();
 select is(jsonb_array_length(claim_jobs('w', '{q}', '{t}')), 1, 'and polls at its time');
 
 select * from finish();

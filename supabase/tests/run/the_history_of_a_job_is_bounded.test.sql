@@ -5,6 +5,7 @@ select enqueue_job('t', queue => 'q', max_attempts => 100, job_id => '00000000-0
 do $$
 begin
   for i in 1..60 loop
+    perform picture_queue._do_due_steps(10, false);
     perform report_jobs(jsonb_agg(j || '{"outcome": "failed", "error": "x", "delay_seconds": 0}'::jsonb
       || jsonb_build_object('job_id', j -> 'id'))) from jsonb_array_elements(claim_jobs('w', '{q}', '{t}')) j;
   end loop;
