@@ -3243,8 +3243,10 @@ begin
   v_freed := array(
     select k.key
     from (select distinct f.key from picture_queue.freed_key f where f.at > v_since) k
-    where exists (
-      select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')
+    -- With its own limit, so that it is looked up for each key and never joined with all blocked jobs.
+    where (
+      select true from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
     limit 100);
   if v_freed <> '{}' then
     perform picture_queue._isolate('key', v_freed, 100);

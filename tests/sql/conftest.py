@@ -59,10 +59,14 @@ class Database:
     async def job(self, job_id: Any) -> dict[str, Any]:
         return (await self.rows("select * from job_queue where id = $1", UUID(str(job_id))))[0]
 
-    async def pass_time(self, seconds: float) -> None:
+    async def pass_time(self, seconds: float, *, maintained: bool = True) -> None:
         """Moves the clock every function uses, and does what became due meanwhile.
 
         The clock is as before when the transaction ends.
+
+        Args:
+            seconds: How far it moves.
+            maintained: False where the test is about what nobody has done yet.
         """
         offset = await self.value(
             "select extract(epoch from picture_queue._now() - clock_timestamp())"
@@ -72,7 +76,8 @@ class Database:
             language sql stable set search_path = pg_catalog, pg_temp
             as $$ select clock_timestamp() + interval '{float(offset) + seconds} seconds' $$"""
         )
-        await self.maintain()
+        if maintained:
+            await self.maintain()
 
     async def act_as(self, role: str, user_id: UUID | None = None) -> None:
         claims = {"role": role, **({"sub": str(user_id)} if user_id else {})}

@@ -84,23 +84,62 @@ async def claim(db, n=20, weights=None):
 
 @pytest.mark.parametrize("weights", [None, [2.0]], ids=["one line", "weighted"])
 async def test_a_claim_reads_its_candidates_from_its_own_index(many, weights):
-    await claim(many)  # the first one of a worker also sweeps
+    await claim(many)
     found = await claim(many, weights=weights)
     # Half of them are dead: entries of the first claim, in the same transaction. By id they are
-    # read to be moved, announced and told, versions of this transaction included.
-    reads_only(found, claimable=40, pkey=100, due=0, leased=0)
+    # read to be started and announced, versions of this transaction included; by their lease to
+    # be answered.
+    reads_only(found, claimable=40, pkey=60, leased=20)
+
+
+async def test_a_repeated_claim_reads_its_lease_only(many):
+    lease = uuid4()
+    first = await many.claim(20, request_id=lease)
+    await claim(many)
+    found = await scans(
+        many, "select claim_jobs('w1', $1, '{sql-resize}', 20, 30, $2)", [many.queue], lease
+    )
+    assert len(await many.claim(20, request_id=lease)) == len(first) == 20
+    # One to see that there is a lease, and the jobs.
+    reads_only(found, leased=21)
 
 
 async def test_a_claim_under_limits_reads_no_more(many):
     await many.value("select set_limit($1, max_running => 1000)", f"queue:{many.queue}")
     await many.value("select set_limit('user:*', max_running => 1000)")
     await claim(many)
-    reads_only(await claim(many), claimable=60, pkey=100, due=0, leased=0, blocked=0)
+    reads_only(await claim(many), claimable=40, pkey=60, leased=20)
 
 
-async def test_a_claim_that_sweeps_reads_what_is_due_only(many):
+async def test_a_claim_looks_for_nothing_that_is_due(many):
+    """Neither promotion, nor expired leases, nor what expires, even when there is a lot of it."""
+    await many.claim(10, lease=5.0)
+    await many.run(
+        "update job_queue set scheduled_for = picture_queue._now() - interval '1 s', "
+        "expires_at = picture_queue._now() + interval '1 day' "
+        "where queue = $1 and hold = 'scheduled'",
+        many.queue,
+    )
+    await many.pass_time(6, maintained=False)
     found = await claim(many)
-    reads_only(found, claimable=20, pkey=100, due=0, leased=0, expiring=0)
+    reads_only(found, claimable=30, pkey=60, leased=20)
+    assert "job_queue_due" not in found
+    assert "job_queue_expiring" not in found
+
+
+async def test_maintenance_reads_what_is_due_and_the_leases(many):
+    await many.claim(20)
+    await many.maintain()
+    await many.run(
+        "update job_queue set scheduled_for = picture_queue._now() - interval '1 s' where id in "
+        "(select id from job_queue where queue = $1 and hold = 'scheduled' limit 10)",
+        many.queue,
+    )
+    found = await scans(many, "select picture_queue._do_due_steps(1000, true)")
+    # Ten looks at each of 10 rows by id, versions of this transaction included.
+    reads_only(found, due=20, pkey=100, leased=20, expiring=0)
+    found = await scans(many, "select picture_queue._do_due_steps(1000, false)")
+    reads_only(found, due=20, expiring=0)
 
 
 async def test_a_report_and_a_heartbeat_read_by_id(many):
@@ -118,14 +157,16 @@ async def test_promoting_reads_what_is_due(many):
         "(select id from job_queue where queue = $1 and hold = 'scheduled' limit 10)",
         many.queue,
     )
-    found = await scans(many, "select picture_queue._promote(100)")
-    reads_only(found, due=20, pkey=80)
+    found = await scans(many, "select picture_queue._do_due_steps(100, false)")
+    # Ten looks at each of 10 rows by id, versions of this transaction included.
+    reads_only(found, due=20, pkey=100, expiring=0)
 
 
 async def test_unblocking_reads_who_is_let_through(many):
-    found = await scans(many, "select picture_queue._unblock('{model:1}', '{}')")
-    # A key without a rule lets everybody through.
-    reads_only(found, blocked=800, pkey=1250)
+    found = await scans(many, "select picture_queue._unblock_keys('{model:1}')")
+    # A key without a rule lets everybody through: 250 jobs, and the step to the next queue and
+    # type. Six looks at each by id, versions of this transaction included.
+    reads_only(found, blocked=252, pkey=1500)
 
 
 async def test_the_doctor_counts_the_states_of_few_jobs_only(many):
@@ -262,85 +303,122 @@ async def test_counts_do_not_look_at_all_jobs(many):
     reads_only(found, due=10)
 
 
-@pytest.mark.parametrize(
-    ("function", "first", "last", "parameters", "bitmaps"),
-    [
-        (
-            "_candidates",
-            "select row(",
-            ");\n  perform",
-            {
-                "p_queues": "text[]",
-                "p_weights": "real[]",
-                "p_job_types": "text[]",
-                "p_limit": "integer",
-                "p_heads": "jsonb",
-            },
-            set(),
-        ),
-        (
-            "_start",
-            "with chosen as",
-            "\n  into v_made;",
-            {
-                "p_queues": "text[]",
-                "p_job_types": "text[]",
-                "p_max_jobs": "integer",
-                "p_heads": "jsonb",
-                "p_ids": "uuid[]",
-                "p_slots": "jsonb",
-                "p_worker": "text",
-                "p_lease_id": "uuid",
-                "p_lease_seconds": "real",
-                "p_legacy": "boolean",
-                "p_drawn": "boolean",
-            },
-            {"job_queue_pkey"},  # those picked are started by their ids
-        ),
-    ],
-)
-async def test_the_plan_of_a_pick(many, function, first, last, parameters, bitmaps):
-    """In the order of its index, so that it can stop: what is sorted is what was picked."""
-    text = await source(many, f"picture_queue.{function}")
-    text = text[text.index(first) :]
-    text = text[: text.index(last)].replace("v_now", "now()")
-    for i, name in enumerate(parameters, 1):
+async def plan(many, text, types, values):
+    """Returns the plan of a statement of a function, made once for all values of its variables.
+
+    ``types`` has the type of each variable, ``values`` what stands for those that are not null.
+    """
+    for i, name in enumerate(types, 1):
+        text = re.sub(rf"\b{name}\.", f"(${i}).", text)
         text = re.sub(rf"\b{name}\b", f"${i}", text)
     name = f"p{uuid4().hex[:8]}"
     await many.run("set local plan_cache_mode = force_generic_plan")
-    await many.run(f"prepare {name} ({', '.join(parameters.values())}) as {text}")
-    given = {"p_queues": f"array['{many.queue}']", "p_job_types": "'{sql-resize}'"}
-    values = ", ".join(given.get(name, "null") for name in parameters)
-    rows = await many.rows(f"explain (costs off) execute {name}({values})")
-    found = "\n".join(row["QUERY PLAN"] for row in rows)
+    # As the functions have it: a table that grows is never read from end to end.
+    await many.run("set local seq_page_cost = 100")
+    await many.run(f"prepare {name} ({', '.join(types.values())}) as {text}")
+    given = ", ".join(values.get(name, "null") for name in types)
+    rows = await many.rows(f"explain (costs off) execute {name}({given})")
+    return "\n".join(row["QUERY PLAN"] for row in rows)
+
+
+PICKING = {
+    "p_claim": "picture_queue.claim",
+    "p_queues": "text[]",
+    "p_heads": "jsonb",
+    "p_some_failed": "boolean",
+    "p_limit": "integer",
+    "v_now": "timestamptz",
+    "v_start_jobs": "integer",
+}
+
+
+@pytest.mark.parametrize("function", ["_pick", "_candidates"])
+async def test_the_plan_of_a_pick(many, function):
+    """In the order of its index, so that it can stop: what is sorted is what was picked."""
+    text = await source(many, f"picture_queue.{function}")
+    text = text[text.index("return array(") + len("return array(") : text.rindex(");")]
+    found = await plan(
+        many,
+        text,
+        PICKING,
+        {
+            "p_claim": f"row('w', array['{many.queue}'], '{{sql-resize}}', 20, null, 30, "
+            "gen_random_uuid(), null, false)::picture_queue.claim",
+            "p_queues": f"array['{many.queue}']",
+            "p_some_failed": "false",
+            "p_limit": "20",
+            "v_now": "now()",
+            "v_start_jobs": "20",
+        },
+    )
     assert "Index Scan using job_queue_claimable on job_queue j" in found, found
-    assert "Seq Scan on job_queue" not in found, found
-    assert set(re.findall(r"Bitmap Index Scan on (\w+)", found)) <= bitmaps, found
-    inner = found[found.index("LockRows") :].split("CTE started")[0]
-    assert "Bitmap" not in inner, found
+    assert "Seq Scan" not in found, found
+    assert set(re.findall(r"(\w+_scan|Scan) on (job_queue\w*)", found)) == set(), found
+    inner = found[found.index("LockRows") :]
     assert "Sort" not in inner.split("job_queue_claimable")[0], found
+
+
+async def test_the_plan_of_a_start(many):
+    """Those picked are started by their ids."""
+    text = await source(many, "picture_queue._start")
+    text = text[text.index("with started as") : text.index(" into v_special;")]
+    types = {
+        "p_ids": "uuid[]",
+        "p_claim": "picture_queue.claim",
+        "p_start_jobs": "integer",
+        "p_slots": "jsonb",
+        "v_now": "timestamptz",
+    }
+    found = await plan(many, text, types, {})
+    assert "Seq Scan on job_queue" not in found, found
+    read = set(re.findall(r"(?:Index Scan using|Bitmap Index Scan on) (job_queue_\w+)", found))
+    assert read == {"job_queue_pkey"}, found
+
+
+async def test_the_plan_of_what_a_lease_holds(many):
+    text = await source(many, "picture_queue._leased_jobs")
+    text = text[text.index("to_jsonb(array(") + len("to_jsonb(array(") : text.rindex("));")]
+    found = await plan(many, text, {"p_lease_id": "uuid", "p_worker": "text"}, {})
+    assert "Seq Scan on job_queue" not in found, found
+    read = set(re.findall(r"(?:Index Scan using|Bitmap Index Scan on) (job_queue_\w+)", found))
+    assert read == {"job_queue_leased"}, found
 
 
 @pytest.mark.parametrize(
     ("function", "table_part", "index"),
     [
-        ("_promote", "hold in", "job_queue_due"),
-        ("_sweep", "expires_at <=", "job_queue_expiring"),
+        ("_do_due_steps", "hold in", "job_queue_due"),
+        ("_do_due_steps", "expires_at <=", "job_queue_expiring"),
         ("_prune", "finished_at <", "job_queue_finished"),
     ],
 )
 async def test_the_plan_of_what_housekeeping_seeks(many, function, table_part, index):
     """The time is a condition of the index, not a filter on all that waits."""
     text = await source(many, f"picture_queue.{function}")
-    parts = re.findall(r"select (?:j\.)?id(?:(?!select).)*?for update skip locked", text, re.S)
-    (part,) = [part for part in parts if table_part in part and "lease_expires_at" not in part]
-    part = part.replace("v_now", "$1").replace("p_limit", "$2")
+    parts = re.findall(r"select j\.id(?:(?!select j\.).)*?limit p_limit\b", text, re.S)
+    (part,) = [part for part in parts if table_part in part]
     part = part.replace("k.status", "'completed'").replace("k.seconds", "604800")
-    await many.run("set local plan_cache_mode = force_generic_plan")
-    name = f"p{uuid4().hex[:8]}"
-    await many.run(f"prepare {name}(timestamptz, integer) as {part}")
-    rows = await many.rows(f"explain (costs off) execute {name}(now(), 100)")
-    found = "\n".join(row["QUERY PLAN"] for row in rows)
+    types = {"v_now": "timestamptz", "p_limit": "integer"}
+    found = await plan(many, part, types, {"v_now": "now()", "p_limit": "100"})
     assert f"Index Scan using {index} on job_queue" in found, found
     assert "Index Cond" in found, found
     assert "Sort" not in found, found
+
+
+async def test_the_plan_of_what_expired(many):
+    text = await source(many, "picture_queue._overdue_jobs")
+    text = text[text.index("select count(*)") : text.index(";\n  update")]
+    text = text.replace("into v_running, v_overdue", "")
+    found = await plan(many, text, {"v_now": "timestamptz"}, {"v_now": "now()"})
+    assert "Seq Scan" not in found, found
+    assert "job_queue_leased" in found, found
+
+
+async def test_the_plan_of_who_is_unblocked(many):
+    text = await source(many, "picture_queue._jobs_to_unblock")
+    text = text[text.index("with recursive") : text.index(";\n  return")]
+    text = text.replace("into v_ids", "")
+    found = await plan(many, text, {"p_keys": "text[]"}, {})
+    assert "Seq Scan on job_queue" not in found, found
+    read = set(re.findall(r"using (job_queue_\w+)", found))
+    assert read == {"job_queue_blocked"}, found
