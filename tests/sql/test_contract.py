@@ -17,7 +17,7 @@ FUNCTIONS = {
     "cancel_generation": ("generation_id", "user"),
     "cancel_job": ("job_id", "user"),
     "claim_jobs": (
-        "worker, queues, job_types, max_jobs=, lease_seconds=, request_id=, weights=",
+        "worker, queues, job_types, max_jobs=, lease_seconds=, request_id=, weights=, start_jobs=",
         "service",
     ),
     "claim_next_job": ("queue=", "service"),
@@ -228,7 +228,12 @@ async def test_maintenance_is_scheduled_only_where_pg_cron_is(db):
 async def test_maintain_promotes_and_sweeps(db):
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
-    await db.pass_time(6)
+    late = await db.enqueue(options={"delay_seconds": 5})
+    await db.pass_time(6, maintained=False)
     answer = await db.value("select picture_queue.maintain()")
-    assert db.queue in answer["swept"]
+    assert answer["swept"] >= 1
+    assert answer["promoted"] >= 1
+    assert answer["leased"] is True
+    assert 0 <= answer["next_in"] <= 1
     assert (await db.job(job["id"]))["status"] == "pending"
+    assert (await db.job(late))["hold"] is None

@@ -233,7 +233,7 @@ async def test_desired_workers_of_a_paused_queue_are_those_for_what_runs(db):
 async def test_a_scheduled_job_that_is_due_wants_a_worker(db):
     await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=30))
     assert (await desired(db))["ready"] == 0
-    await db.pass_time(31)
+    await db.pass_time(31, maintained=False)
     assert (await desired(db))["ready"] == 1
     assert (await desired(db))["desired"] == 1
 
@@ -246,7 +246,7 @@ async def test_a_schedule_that_is_due_wants_a_worker(db):
         "select set_schedule('sql-due', $1)", {"every_seconds": 60, "job_type": "sql-resize"}
     )
     assert (await desired(db))["desired"] == 0
-    await db.pass_time(61)
+    await db.pass_time(61, maintained=False)
     assert (await desired(db))["desired"] == 1
 
 

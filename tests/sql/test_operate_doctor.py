@@ -118,11 +118,33 @@ async def test_an_invalid_index_is_named(db, stack):
         await admin.close()
 
 
-async def test_slots_of_jobs_that_do_not_run_are_freed(db):
-    await db.run("insert into picture_queue.slot values ('sql-lost', $1)", uuid4())
-    await cure(db, "orphans", "slots of jobs that do not run")
-    freed = "select count(*) from picture_queue.freed_key where key = 'sql-lost'"
-    assert await db.value(freed) == 1
+@pytest.mark.parametrize(("counted", "ended"), [(0, 0), (5, 0), (5, 2), (1, 1)])
+async def test_keys_whose_count_does_not_fit_their_jobs_are_counted_again(db, counted, ended):
+    """Counted: what the key's row says; ended: jobs that ended and were not subtracted from it."""
+    key = f"sql-{uuid4().hex}"
+    await db.value("select set_limit($1, max_running => 9)", key)
+    for _ in range(3):
+        await db.enqueue(options={"limit_keys": [key]})
+    done, *_ = await db.claim(3)
+    await db.report(done, "completed")
+    assert await found(db, "orphans", "limit keys whose count") == []
+    await db.run("update picture_queue.limit_key set running = $2 where key = $1", key, counted)
+    await db.run("delete from picture_queue.freed_key where key = $1", key)
+    await db.run("insert into picture_queue.freed_key (key, n) values ($1, $2)", key, ended)
+    await cure(db, "orphans", "1 limit keys whose count of running jobs does not fit the jobs")
+    (limit,) = [row for row in await db.value("select list_limits()") if row["key"] == key]
+    assert limit["running"] == 2
+    running = "select running from picture_queue.limit_key where key = $1"
+    assert await db.value(running, key) == 2
+    await db.maintain()
+    assert await db.value(running, key) == 2
+
+
+async def test_a_count_of_jobs_that_do_not_run_is_put_right(db):
+    await db.run("insert into picture_queue.limit_key (key, running) values ('sql-lost', 3)")
+    await cure(db, "orphans", "limit keys whose count of running jobs does not fit the jobs")
+    running = "select running from picture_queue.limit_key where key = 'sql-lost'"
+    assert await db.value(running) == 0
 
 
 async def test_a_job_that_waits_for_a_parent_that_is_gone_becomes_ready(db):
@@ -130,7 +152,17 @@ async def test_a_job_that_waits_for_a_parent_that_is_gone_becomes_ready(db):
     child = await db.enqueue(options={"depends_on": [str(parent)]})
     await db.run("delete from job_queue where id = $1", parent)
     await db.run("delete from picture_queue.depth_change")
+    assert await found(db, "orphans", "dependencies on a job") == [], "maintenance looks at it yet"
+    await db.run("delete from picture_queue.follow_up where subject = $1", child)
     await cure(db, "orphans", "dependencies on a job that is gone")
+    assert (await db.job(child))["hold"] is None
+
+
+async def test_a_new_child_of_a_parent_that_is_gone_needs_no_repair(db):
+    parent = await db.enqueue()
+    child = await db.enqueue(options={"depends_on": [str(parent)]})
+    await db.run("delete from job_queue where id = $1", parent)
+    await db.maintain()
     assert (await db.job(child))["hold"] is None
 
 
@@ -139,11 +171,21 @@ async def test_jobs_blocked_on_a_key_nobody_looks_at_are_looked_at_again(db):
     await db.value("select set_limit($1, max_running => 1)", key)
     for _ in range(2):
         await db.enqueue(options={"limit_keys": [key]})
-    await db.claim(2)
-    assert await found(db, "orphans", "keys that jobs wait for") == []
-    await db.run("delete from picture_queue.limit_key where key = $1", key)
-    await cure(db, "orphans", "keys that jobs wait for")
-    assert await db.value("select due_at from picture_queue.limit_key where key = $1", key)
+    (job,) = await db.claim(2)
+    (waiting,) = await db.rows(
+        "select id, hold from job_queue where queue = $1 and id <> $2", db.queue, UUID(job["id"])
+    )
+    assert waiting["hold"] == "blocked"
+    assert await found(db, "orphans", "keys that jobs wait for") == [], "it has no capacity"
+    await db.report(job, "completed")
+    assert await found(db, "orphans", "keys that jobs wait for") == [], "the end is written down"
+    await db.run("delete from picture_queue.freed_key where key = $1", key)
+    await db.run("update picture_queue.limit_key set running = 0 where key = $1", key)
+    await cure(db, "orphans", "1 keys that jobs wait for, that have capacity")
+    assert (await db.job(waiting["id"]))["hold"] == "blocked"
+    await db.maintain()
+    assert (await db.job(waiting["id"]))["hold"] is None
+    assert [one["id"] for one in await db.claim()] == [str(waiting["id"])]
 
 
 async def test_a_batch_whose_counts_do_not_fit_is_counted_again(db):
@@ -215,14 +257,14 @@ async def test_leases_nobody_took_back_are_found_and_swept(db):
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
     assert await found(db, "overdue jobs", "have a lease that ended") == []
-    await db.pass_time(120)
+    await db.pass_time(120, maintained=False)
     await cure(db, "overdue jobs", "have a lease that ended")
     assert (await db.job(job["id"]))["status"] == "pending"
 
 
 async def test_jobs_nobody_promoted_are_found_and_promoted(db):
     job = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=30))
-    await db.pass_time(120)
+    await db.pass_time(120, maintained=False)
     await cure(db, "overdue jobs", "were not promoted")
     assert (await db.job(job))["hold"] is None
 
