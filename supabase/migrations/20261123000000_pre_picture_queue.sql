@@ -575,9 +575,11 @@ create table picture_queue.maintenance (
   done_at timestamptz not null default '-infinity',
   look_at timestamptz not null default '-infinity',
   sweep_at timestamptz not null default '-infinity',
-  fold_at timestamptz not null default '-infinity'
+  fold_at timestamptz not null default '-infinity',
+  tidied boolean not null default false
 );
 comment on table picture_queue.maintenance is 'The lease of maintenance: one worker for the whole project, for some seconds.';
+comment on column picture_queue.maintenance.tidied is 'The latest round was one of housekeeping.';
 insert into picture_queue.maintenance default values;
 alter table picture_queue.maintenance enable row level security;
 
@@ -7181,7 +7183,8 @@ end
 $$;
 
 -- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
--- Forced, it is done whoever has the lease. Answers what was done and when to call again: next_in, in seconds.
+-- A caller without a name does a round when nobody has the lease, but does not take it. Forced, a round is done whoever
+-- has the lease. Answers what was done and when to call again: next_in, in seconds.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -7189,7 +7192,9 @@ declare
   v_now timestamptz := picture_queue._now();
   v_state picture_queue.maintenance;
   v_worker text := coalesce(p_worker, '');
+  v_has_row boolean;
   v_prunes boolean;
+  v_is_tidying boolean;
   v_done jsonb := '{}';
   v_next timestamptz;
 begin
@@ -7198,16 +7203,19 @@ begin
     return jsonb_build_object('leased', false, 'next_in', extract(epoch from v_state.leased_until - v_now));
   end if;
   perform from picture_queue.maintenance for update skip locked;
+  v_has_row := found;
   -- Somebody is at it; one that has been for long holds nobody up, since every step skips what is locked.
-  if not found and not p_force and v_state.done_at > v_now - interval '10 seconds' then
+  if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}';
   end if;
-  -- Housekeeping has rounds of its own, so that what is due does not wait for it.
+  -- Housekeeping has rounds of its own, so that what is due does not wait for it, and never two in a row: there may be
+  -- more of it than fits, or somebody may have the row locked that says it is done.
   v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
-  if v_prunes or v_state.fold_at <= v_now then
+  v_is_tidying := p_force or (v_prunes or v_state.fold_at <= v_now) and not (v_state.tidied and v_has_row);
+  if v_is_tidying then
     v_done := picture_queue._do_housekeeping(v_prunes);
   end if;
-  if p_force or v_done = '{}' then
+  if p_force or not v_is_tidying or not v_has_row then
     v_done := v_done || picture_queue._do_due_steps(1000, p_force or v_state.sweep_at <= v_now);
     v_next := picture_queue._next_due(v_now);
   end if;
@@ -7216,8 +7224,10 @@ begin
     v_next := v_now;
   end if;
   update picture_queue.maintenance m set done_at = v_now, look_at = v_next,
-    worker = case when p_force then m.worker else v_worker end,
-    leased_until = case when p_force then m.leased_until else picture_queue._now() + interval '5 seconds' end
+    tidied = v_is_tidying and not p_force,
+    worker = case when p_force or p_worker is null then m.worker else v_worker end,
+    leased_until = case when p_force or p_worker is null then m.leased_until
+      else picture_queue._now() + interval '5 seconds' end
   where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked));
   return v_done || jsonb_build_object('leased', true, 'failed', (select count(*) from picture_queue.failed_step),
     'next_in', greatest(extract(epoch from v_next - picture_queue._now()), 0));

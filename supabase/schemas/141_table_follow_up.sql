@@ -50,8 +50,10 @@ create table picture_queue.maintenance (
   done_at timestamptz not null default '-infinity',
   look_at timestamptz not null default '-infinity',
   sweep_at timestamptz not null default '-infinity',
-  fold_at timestamptz not null default '-infinity'
+  fold_at timestamptz not null default '-infinity',
+  tidied boolean not null default false
 );
 comment on table picture_queue.maintenance is 'The lease of maintenance: one worker for the whole project, for some seconds.';
+comment on column picture_queue.maintenance.tidied is 'The latest round was one of housekeeping.';
 insert into picture_queue.maintenance default values;
 alter table picture_queue.maintenance enable row level security;

@@ -74,7 +74,7 @@ class Database:
         await self.run(
             f"""create or replace function picture_queue._now() returns timestamptz
             language sql stable set search_path = pg_catalog, pg_temp
-            as $$ select clock_timestamp() + interval '{float(offset) + seconds} seconds' $$"""
+            as $$ select clock_timestamp() + interval '{float(offset) + seconds:.6f} seconds' $$"""
         )
         if maintained:
             await self.maintain()

@@ -1,0 +1,399 @@
+"""The lease of maintenance, what goes on when somebody holds it up, and steps that fail."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.sql.conftest import Database, transaction
+
+#: The housekeeping of each minute, which has a call of its own.
+HOUSEKEEPING = {"folded", "pruned", "tidied", "dropped_partitions", "more"}
+#: Nobody has the lease, and the next housekeeping is that of the next minute.
+FREE = """update picture_queue.maintenance
+set leased_until = '-infinity', worker = null, fold_at = 'infinity', tidied = false"""
+
+
+@pytest.fixture
+async def quiet(own_database: str) -> AsyncIterator[Database]:
+    """A database where nobody else does maintenance, and whose housekeeping is done."""
+    async with transaction(own_database) as db:
+        await db.value("select picture_queue.maintain()")
+        await db.run(FREE)
+        yield db
+
+
+async def maintain(db: Database, worker: str | None = None, *, force: bool = False) -> Any:
+    return await db.value("select maintain_jobs($1, $2)", force, worker)
+
+
+async def holder(db: Database) -> str | None:
+    return await db.value(
+        "select worker from picture_queue.maintenance where leased_until > picture_queue._now()"
+    )
+
+
+async def test_one_worker_holds_the_lease_and_others_are_told_when_to_ask(quiet):
+    late = await quiet.enqueue(options={"delay_seconds": 1})
+    first = await maintain(quiet, "a")
+    assert first["leased"] is True
+    assert await holder(quiet) == "a"
+    await quiet.pass_time(2, maintained=False)
+    answer = await maintain(quiet, "b")
+    assert answer.keys() == {"leased", "next_in"}
+    assert answer["leased"] is False
+    assert 2.5 <= answer["next_in"] <= 3
+    assert (await quiet.job(late))["hold"] == "scheduled", "it did nothing"
+    assert (await maintain(quiet, "a"))["promoted"] == 1
+    assert await holder(quiet) == "a"
+
+
+async def test_each_call_of_the_holder_prolongs_the_lease(quiet):
+    await maintain(quiet, "a")
+    for _ in range(3):
+        await quiet.pass_time(4, maintained=False)
+        assert (await maintain(quiet, "b"))["leased"] is False
+        assert (await maintain(quiet, "a"))["leased"] is True
+        assert 4.5 <= (await maintain(quiet, "b"))["next_in"] <= 5
+
+
+async def test_another_worker_takes_over_when_the_lease_is_over(quiet):
+    await maintain(quiet, "a")
+    await quiet.pass_time(4.5, maintained=False)
+    assert (await maintain(quiet, "b"))["leased"] is False
+    await quiet.pass_time(0.6, maintained=False)
+    assert (await maintain(quiet, "b"))["leased"] is True
+    assert await holder(quiet) == "b"
+    assert (await maintain(quiet, "a"))["leased"] is False
+
+
+async def test_another_worker_takes_over_from_one_that_unregistered(quiet):
+    for worker in ("a", "b"):
+        await quiet.value("select register_worker($1, $2, '{}')", worker, [quiet.queue])
+    await maintain(quiet, "a")
+    await quiet.value("select unregister_worker('b')")
+    assert (await maintain(quiet, "b"))["leased"] is False, "that of another is left alone"
+    await quiet.value("select unregister_worker('a')")
+    assert (await maintain(quiet, "b"))["leased"] is True
+
+
+async def test_force_does_a_round_and_leaves_the_lease_where_it_is(quiet):
+    late = await quiet.enqueue(options={"delay_seconds": 1})
+    await maintain(quiet, "a")
+    await quiet.pass_time(2, maintained=False)
+    for worker in ("b", None):
+        answer = await maintain(quiet, worker, force=True)
+        assert answer["leased"] is True
+        assert answer.keys() > HOUSEKEEPING
+    assert (await quiet.job(late))["hold"] is None
+    assert await holder(quiet) == "a"
+    assert (await maintain(quiet, "b"))["leased"] is False
+
+
+async def test_a_caller_without_a_name_does_a_round_and_takes_no_lease(quiet):
+    late = await quiet.enqueue(options={"delay_seconds": 1})
+    await quiet.pass_time(2, maintained=False)
+    assert (await maintain(quiet))["promoted"] == 1
+    assert await holder(quiet) is None
+    assert (await quiet.job(late))["hold"] is None
+    assert (await maintain(quiet, "a"))["leased"] is True
+    assert (await maintain(quiet))["leased"] is False
+
+
+@pytest.mark.parametrize("delay", [0.3, 0.7])
+async def test_the_next_call_comes_when_the_next_job_is_due(quiet, delay):
+    assert 0.9 < (await maintain(quiet, "a"))["next_in"] <= 1
+    await quiet.enqueue(scheduled_for=datetime.now(UTC) + timedelta(hours=1))
+    assert 0.9 < (await maintain(quiet, "a"))["next_in"] <= 1
+    job = await quiet.enqueue(options={"delay_seconds": delay})
+    due = (await quiet.job(job))["scheduled_for"]
+    now = await quiet.value("select picture_queue._now()")
+    assert 0 < (await maintain(quiet, "a"))["next_in"] <= (due - now).total_seconds()
+    await quiet.pass_time(delay, maintained=False)
+    assert (await maintain(quiet, "a"))["promoted"] == 1
+
+
+@pytest.mark.parametrize(
+    "due",
+    [
+        "select set_schedule('sql-soon', jsonb_build_object("
+        "'every_seconds', 1, 'job_type', 't', 'queue', '{queue}'))",
+        "insert into picture_queue.follow_up (kind, subject, due_at) "
+        "values ('parent', gen_random_uuid(), picture_queue._now() + interval '0.4 s')",
+        "insert into picture_queue.limit_key (key, running, due_at) "
+        "values ('sql-soon', 1, picture_queue._now() + interval '0.4 s')",
+    ],
+    ids=["schedule", "follow-up", "limit"],
+)
+async def test_the_next_call_comes_when_something_else_is_due(quiet, due):
+    await quiet.run(due.format(queue=quiet.queue))
+    await quiet.pass_time(0.5 if "schedule" in due else 0.01, maintained=False)
+    assert 0 < (await maintain(quiet, "a"))["next_in"] <= 0.5
+
+
+async def test_a_full_round_is_followed_by_the_next_at_once(quiet):
+    await quiet.run(
+        """insert into job_queue (queue, job_type, hold, scheduled_for)
+        select $1, 't', 'scheduled', picture_queue._now() from generate_series(1, 2200)""",
+        quiet.queue,
+    )
+    rounds = [await maintain(quiet, "a") for _ in range(4)]
+    assert [one["promoted"] for one in rounds] == [1000, 1000, 200, 0]
+    assert [one["next_in"] == 0 for one in rounds] == [True, True, False, False]
+
+
+# Somebody else's open transaction
+
+
+@pytest.fixture
+async def two(own_database: str) -> AsyncIterator[list["asyncpg.Connection[Any]"]]:
+    """Two connections whose changes are committed, and a maintenance that was just done."""
+    connections = [await asyncpg.connect(own_database, timeout=10) for _ in range(2)]
+    await connections[0].execute("select picture_queue.maintain()")
+    await connections[0].execute(FREE)
+    yield connections
+    for connection in connections:
+        if connection.is_in_transaction():
+            await connection.execute("rollback")
+    await connections[0].execute("delete from public.job_queue")
+    await connections[0].execute("delete from picture_queue.failed_step")
+    await connections[0].execute("update picture_queue.setting set maintained_at = '-infinity'")
+    await asyncio.gather(*(connection.close() for connection in connections))
+
+
+async def due_job(connection: "asyncpg.Connection[Any]") -> Any:
+    """A job that waits to be promoted."""
+    return await connection.fetchval(
+        "insert into job_queue (queue, job_type, hold, scheduled_for) "
+        "values ('held', 't', 'scheduled', now()) returning id"
+    )
+
+
+async def call(connection: "asyncpg.Connection[Any]", worker: str) -> Any:
+    """A round of maintenance, which must not wait."""
+    return json.loads(
+        await connection.fetchval("select maintain_jobs(false, $1)", worker, timeout=3)
+    )
+
+
+async def test_a_round_that_is_under_way_is_not_waited_for(two):
+    one, other = two
+    job = await due_job(one)
+    await one.execute("begin")
+    await one.execute("select from picture_queue.maintenance for update")
+    assert await call(other, "b") == {"leased": False, "next_in": 1}
+    hold = "select hold from job_queue where id = $1"
+    assert await other.fetchval(hold, job) == "scheduled"
+
+
+async def test_a_round_that_does_not_end_is_done_without(two):
+    """The row is locked, and nobody has finished a round for ten seconds."""
+    one, other = two
+    job = await due_job(one)
+    await one.execute(
+        "update picture_queue.maintenance set done_at = picture_queue._now() - interval '9 s'"
+    )
+    await one.execute("begin")
+    await one.execute("select from picture_queue.maintenance for update")
+    assert (await call(other, "b"))["leased"] is False
+    await one.execute("rollback")
+    await one.execute(
+        "update picture_queue.maintenance set done_at = picture_queue._now() - interval '11 s'"
+    )
+    await one.execute("begin")
+    await one.execute("select from picture_queue.maintenance for update")
+    answer = await call(other, "b")
+    assert (answer["leased"], answer["promoted"]) == (True, 1)
+    assert await other.fetchval("select hold from job_queue where id = $1", job) is None
+    assert not HOUSEKEEPING & answer.keys()
+    await other.execute("update picture_queue.setting set maintained_at = '-infinity'")
+    answer = await call(other, "b")
+    assert (HOUSEKEEPING | {"promoted", "swept"}) <= answer.keys()
+
+
+@pytest.mark.parametrize(
+    "open_transaction",
+    [
+        "select picture_queue.maintain()",
+        "select set_setting('{\"max_attempts\": 4}')",
+        "select picture_queue._fold_depth(1000)",
+        "select picture_queue.prune()",
+        "select set_limit('sql-open', 1)",
+        "select pause_key('sql-open')",
+        'select set_schedule(\'sql-open\', \'{"every_seconds": 1, "job_type": "t"}\')',
+        "lock table picture_queue.depth in share mode",
+    ],
+)
+async def test_steps_go_on_while_an_open_transaction_holds(two, open_transaction):
+    one, other = two
+    await one.execute("select set_limit('sql-open', 2)")
+    await one.execute("update picture_queue.setting set maintained_at = '-infinity'")
+    await one.execute("select enqueue_job('t', queue => 'held')")
+    await one.execute("update picture_queue.maintenance set done_at = '-infinity'")
+    await one.execute("begin")
+    await one.execute(open_transaction)
+    for _ in range(2):
+        job = await due_job(other)
+        answers = [await call(other, "b") for _ in range(2)]
+        assert await other.fetchval("select hold from job_queue where id = $1", job) is None
+        assert sum(answer.get("promoted", 0) for answer in answers) == 1, answers
+
+
+async def test_steps_go_on_while_there_is_more_to_prune_than_fits(quiet):
+    """The housekeeping of a backlog takes turns with the steps, until it is done."""
+    await quiet.run(
+        """create or replace function picture_queue._prune(p_limit integer) returns integer
+        language sql set search_path = pg_catalog, pg_temp as $$ select 1 $$"""
+    )
+    await quiet.pass_time(61, maintained=False)
+    for _ in range(3):
+        await quiet.run(
+            """insert into job_queue (queue, job_type, hold, scheduled_for)
+            values ($1, 't', 'scheduled', picture_queue._now())""",
+            quiet.queue,
+        )
+        answer = await maintain(quiet, "a")
+        assert (answer["more"], answer["next_in"]) == (True, 0)
+        assert "promoted" not in answer
+        assert (await maintain(quiet, "a"))["promoted"] == 1
+
+
+# Steps that fail
+
+
+async def failed(db: Database, kind: str = "promote") -> list[dict[str, Any]]:
+    return await db.rows(
+        """select subject, failures, last_error, first_at,
+          extract(epoch from retry_at - picture_queue._now())::float as seconds
+        from picture_queue.failed_step where kind = $1""",
+        kind,
+    )
+
+
+@pytest.fixture
+async def trapped(quiet: Database) -> Database:
+    """A user's trigger that raises when a job of the type 'bad' is promoted."""
+    await quiet.run(
+        """create function public.trap() returns trigger language plpgsql as $$
+        begin raise exception 'this job is bad' using detail = 'very bad'; end $$;
+        create trigger trap before update on public.job_queue for each row
+        when (new.job_type = 'bad' and old.hold = 'scheduled' and new.hold is null
+          and new.status = 'pending')
+        execute function public.trap()"""
+    )
+    return quiet
+
+
+async def test_a_step_that_fails_is_written_down_and_the_others_are_done(trapped):
+    db = trapped
+    await db.run(
+        """insert into job_queue (queue, job_type, hold, scheduled_for)
+        select $1, case when i in (7, 40) then 'bad' else 'good' end, 'scheduled', now()
+        from generate_series(1, 60) i""",
+        db.queue,
+    )
+    answer = await maintain(db, "a")
+    assert (answer["promoted"], answer["failed"]) == (58, 2)
+    left = await db.rows(
+        "select id, job_type from job_queue where queue = $1 and hold is not null", db.queue
+    )
+    assert [row["job_type"] for row in left] == ["bad", "bad"]
+    rows = await failed(db)
+    assert {row["subject"] for row in rows} == {str(row["id"]) for row in left}
+    for row in rows:
+        assert (row["failures"], row["last_error"]) == (1, "this job is bad: very bad")
+        assert 1.9 < row["seconds"] <= 2
+
+
+async def test_a_step_that_fails_is_tried_less_and_less_often(trapped):
+    db = trapped
+    job = await db.enqueue("bad", options={"delay_seconds": 1})
+    await db.pass_time(1.5, maintained=False)
+    waits = [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]
+    for n, wait in enumerate(waits, 1):
+        assert (await maintain(db, "a", force=True))["promoted"] == 0
+        (row,) = await failed(db)
+        assert (row["subject"], row["failures"]) == (str(job), n)
+        assert wait - 0.5 < row["seconds"] <= wait
+        await db.pass_time(wait - 0.6, maintained=False)
+        await maintain(db, "a", force=True)
+        assert (await failed(db))[0]["failures"] == n, "not before its time"
+        await db.pass_time(0.7, maintained=False)
+
+
+async def test_a_step_that_succeeds_at_last_is_forgotten(trapped):
+    db = trapped
+    job = await db.enqueue("bad", options={"delay_seconds": 1})
+    await db.pass_time(1.5, maintained=False)
+    await maintain(db, "a")
+    assert len(await failed(db)) == 1
+    await db.run("drop trigger trap on public.job_queue")
+    await maintain(db, "a")
+    assert (await db.job(job))["hold"] == "scheduled", "not before its time"
+    await db.pass_time(2.1, maintained=False)
+    assert (await maintain(db, "a"))["promoted"] == 1
+    assert (await db.job(job))["hold"] is None
+    assert await failed(db) == []
+
+
+async def test_other_steps_of_a_job_that_failed_go_on(trapped):
+    """What fails is the promotion: the job can be cancelled, and the failure is forgotten."""
+    db = trapped
+    job = await db.enqueue("bad", options={"delay_seconds": 1})
+    other = await db.enqueue(options={"delay_seconds": 1})
+    await db.pass_time(1.5)
+    assert (await db.job(other))["hold"] is None
+    assert (await db.value("select cancel_job($1)", job))["status"] == "cancelled"
+    await db.pass_time(600, maintained=False)
+    await maintain(db, "a", force=True)
+    assert await failed(db) == []
+
+
+async def test_a_sweep_that_fails_leaves_the_other_leases_to_end(quiet):
+    db = quiet
+    await db.run(
+        """create function public.trap() returns trigger language plpgsql as $$
+        begin raise exception 'not this one'; end $$;
+        create trigger trap before update on public.job_queue for each row
+        when (new.payload @> '{"bad": true}' and old.status = 'processing')
+        execute function public.trap()"""
+    )
+    bad = await db.enqueue(payload={"bad": True})
+    good = [await db.enqueue() for _ in range(5)]
+    await db.claim(6, lease=5.0)
+    await db.pass_time(6, maintained=False)
+    assert (await maintain(db, "a"))["swept"] == 5
+    assert (await db.job(bad))["status"] == "processing"
+    assert {(await db.job(job))["status"] for job in good} == {"pending"}
+    (row,) = await failed(db, "sweep")
+    assert row["subject"] == str(bad)
+
+
+async def test_a_bad_callback_stands_on_its_batch_and_others_call_back(quiet):
+    db = quiet
+    job = {"job_type": "sql-resize", "queue": db.queue}
+    batches = []
+    for callback in ("bad", "good"):
+        answer = await db.value(
+            "select enqueue_batch($1, $2)",
+            [job],
+            {"job_type": callback, "queue": db.queue},
+        )
+        batches.append(answer["batch_id"])
+    await db.run(
+        """create function public.trap() returns trigger language plpgsql as $$
+        begin raise exception 'no such callback'; end $$;
+        create trigger trap before insert on public.job_queue for each row
+        when (new.job_type = 'bad') execute function public.trap()"""
+    )
+    for one in await db.claim(2):
+        assert (await db.report(one, "completed"))["outcome"] == "ok"
+    await maintain(db, "a")
+    bad, good = [await db.value("select get_batch($1)", uuid) for uuid in batches]
+    assert (bad["completed"], bad["callback_error"]) == (1, "no such callback")
+    assert good["callback_job_id"] is not None
+    assert good["callback_error"] is None
