@@ -16,7 +16,8 @@ async def clock(db):
     async def set_(at):
         await db.run(
             f"""create or replace function picture_queue._now() returns timestamptz
-            language sql volatile set search_path = pg_catalog, pg_temp as $$ select '{at}'::timestamptz $$"""
+            language sql volatile set search_path = pg_catalog, pg_temp
+            as $$ select '{at}'::timestamptz $$"""
         )
         return datetime.fromisoformat(str(at))
 
