@@ -13,7 +13,7 @@ CHECKS = {
     "storage",
     "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs", "pruning",
     "rights",
-    "maintenance", "pg_cron", "settings", "postgres", "clock",
+    "failed steps", "maintenance", "pg_cron", "settings", "postgres", "clock",
 }  # fmt: skip
 
 
@@ -267,6 +267,26 @@ async def test_jobs_nobody_promoted_are_found_and_promoted(db):
     await db.pass_time(120, maintained=False)
     await cure(db, "overdue jobs", "were not promoted")
     assert (await db.job(job))["hold"] is None
+
+
+async def test_steps_that_fail_are_named_with_their_error(db):
+    await db.run(
+        """create function public.trap() returns trigger language plpgsql as $$
+        begin raise exception 'not on my watch'; end $$;
+        create trigger trap before update on public.job_queue for each row
+        when (new.job_type = 'sql-bad' and old.hold = 'scheduled' and new.hold is null)
+        execute function public.trap()"""
+    )
+    job = await db.enqueue("sql-bad", options={"delay_seconds": 1})
+    assert await found(db, "failed steps") == []
+    await db.pass_time(2)
+    (finding,) = await found(db, "failed steps", f"promoting job {job} failed 1 times since")
+    assert finding["verdict"] == "bad"
+    assert finding["detail"].endswith("not on my watch")
+    assert "trigger or constraint of yours on public.job_queue" in finding["remedy"]
+    await db.run("drop trigger trap on public.job_queue")
+    await db.pass_time(3)
+    assert await found(db, "failed steps") == []
 
 
 async def test_a_table_without_row_level_security_is_found(db):
