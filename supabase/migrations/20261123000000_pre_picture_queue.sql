@@ -7014,22 +7014,32 @@ create function picture_queue._recount_keys() returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_keys text[] := picture_queue._lock_keys(array(select distinct k.key from picture_queue.limit_key k));
-  v_wrong integer;
+  v_keys text[] := picture_queue._lock_keys(array(
+    select k.key from picture_queue.limit_key k
+    union
+    select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
+  v_wrong text[];
+  v_counts integer[];
 begin
-  delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0;
-  with counted as (
-    select k.key, count(s.key)::integer as n
+  -- One statement sees jobs, counts and ends not yet subtracted as of one moment: a job that ends after it still is to
+  -- be subtracted.
+  with ended as (
+    delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
+  ),
+  counted as (
+    select k.key, count(s.key)::integer - coalesce((
+        select l.running from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1), 0) as n
     from unnest(v_keys) as k (key)
     left join (
       select unnest(j.slots) as key from public.job_queue j where j.status = 'processing' and j.hold is null
     ) s on s.key = k.key
     group by k.key
   )
-  update picture_queue.limit_key l set running = c.n, version = l.version + 1
-  from counted c where l.key = c.key and l.running <> c.n;
-  get diagnostics v_wrong = row_count;
-  return v_wrong;
+  select array_agg(c.key), array_agg(c.n) into v_wrong, v_counts from counted c where c.n <> 0;
+  if v_wrong is not null then
+    perform picture_queue._add_running(v_wrong, v_counts);
+  end if;
+  return coalesce(cardinality(v_wrong), 0);
 end
 $$;
 
@@ -7366,6 +7376,19 @@ as $$
       where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > k.key order by j.blocked_on limit 1) o
     where k.n < 1000
   ),
+  running as materialized (
+    select s.key, count(*) as n
+    from public.job_queue j
+    cross join lateral unnest(j.slots) as s (key)
+    where j.status = 'processing' and j.hold is null
+    group by s.key
+  ),
+  counted as (
+    select l.key, l.running - coalesce((select sum(f.n) from picture_queue.freed_key f where f.key = l.key), 0) as n
+    from (select * from picture_queue.limit_key limit 1000) l
+    union all
+    select r.key, 0 from running r where not exists (select from picture_queue.limit_key l where l.key = r.key)
+  ),
   found (n, what) as (
     select count(*), 'dependencies on a job that is gone or finished, and nobody settles them'
     from (select * from picture_queue.dependency limit 10000) d
@@ -7373,9 +7396,9 @@ as $$
       and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))
     union all
     select count(*), 'limit keys whose count of running jobs does not fit the jobs'
-    from (select * from picture_queue.limit_key limit 1000) l
-    where l.running - (select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = l.key) <> (
-      select count(*) from public.job_queue j where j.status = 'processing' and j.hold is null and l.key = any (j.slots))
+    from counted c
+    left join running r on r.key = c.key
+    where c.n <> coalesce(r.n, 0)
     union all
     select count(*), 'keys that jobs wait for, that have capacity, and that nobody looks at'
     from keys k

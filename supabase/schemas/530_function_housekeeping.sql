@@ -247,22 +247,32 @@ create function picture_queue._recount_keys() returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_keys text[] := picture_queue._lock_keys(array(select distinct k.key from picture_queue.limit_key k));
-  v_wrong integer;
+  v_keys text[] := picture_queue._lock_keys(array(
+    select k.key from picture_queue.limit_key k
+    union
+    select unnest(j.slots) from public.job_queue j where j.status = 'processing' and j.hold is null));
+  v_wrong text[];
+  v_counts integer[];
 begin
-  delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0;
-  with counted as (
-    select k.key, count(s.key)::integer as n
+  -- One statement sees jobs, counts and ends not yet subtracted as of one moment: a job that ends after it still is to
+  -- be subtracted.
+  with ended as (
+    delete from picture_queue.freed_key f where f.key = any (v_keys) and f.n > 0
+  ),
+  counted as (
+    select k.key, count(s.key)::integer - coalesce((
+        select l.running from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1), 0) as n
     from unnest(v_keys) as k (key)
     left join (
       select unnest(j.slots) as key from public.job_queue j where j.status = 'processing' and j.hold is null
     ) s on s.key = k.key
     group by k.key
   )
-  update picture_queue.limit_key l set running = c.n, version = l.version + 1
-  from counted c where l.key = c.key and l.running <> c.n;
-  get diagnostics v_wrong = row_count;
-  return v_wrong;
+  select array_agg(c.key), array_agg(c.n) into v_wrong, v_counts from counted c where c.n <> 0;
+  if v_wrong is not null then
+    perform picture_queue._add_running(v_wrong, v_counts);
+  end if;
+  return coalesce(cardinality(v_wrong), 0);
 end
 $$;
 

@@ -115,6 +115,19 @@ as $$
       where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > k.key order by j.blocked_on limit 1) o
     where k.n < 1000
   ),
+  running as materialized (
+    select s.key, count(*) as n
+    from public.job_queue j
+    cross join lateral unnest(j.slots) as s (key)
+    where j.status = 'processing' and j.hold is null
+    group by s.key
+  ),
+  counted as (
+    select l.key, l.running - coalesce((select sum(f.n) from picture_queue.freed_key f where f.key = l.key), 0) as n
+    from (select * from picture_queue.limit_key limit 1000) l
+    union all
+    select r.key, 0 from running r where not exists (select from picture_queue.limit_key l where l.key = r.key)
+  ),
   found (n, what) as (
     select count(*), 'dependencies on a job that is gone or finished, and nobody settles them'
     from (select * from picture_queue.dependency limit 10000) d
@@ -122,9 +135,9 @@ as $$
       and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))
     union all
     select count(*), 'limit keys whose count of running jobs does not fit the jobs'
-    from (select * from picture_queue.limit_key limit 1000) l
-    where l.running - (select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = l.key) <> (
-      select count(*) from public.job_queue j where j.status = 'processing' and j.hold is null and l.key = any (j.slots))
+    from counted c
+    left join running r on r.key = c.key
+    where c.n <> coalesce(r.n, 0)
     union all
     select count(*), 'keys that jobs wait for, that have capacity, and that nobody looks at'
     from keys k

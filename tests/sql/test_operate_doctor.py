@@ -1,6 +1,7 @@
 """The doctor: what is out of order is found, and its remedy, pasted as it is, puts it right."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -138,6 +139,51 @@ async def test_keys_whose_count_does_not_fit_their_jobs_are_counted_again(db, co
     assert await db.value(running, key) == 2
     await db.maintain()
     assert await db.value(running, key) == 2
+
+
+async def test_a_key_that_lost_its_row_is_counted_again(db):
+    key = f"sql-{uuid4().hex}"
+    await db.value("select set_limit($1, max_running => 1)", key)
+    for _ in range(2):
+        await db.enqueue(options={"limit_keys": [key]})
+    await db.claim()
+    await db.run("delete from picture_queue.limit_key where key = $1", key)
+    await cure(db, "orphans", "1 limit keys whose count of running jobs does not fit the jobs")
+    assert await db.claim() == [], "one runs, and one may"
+
+
+async def test_a_job_that_ends_during_a_recount_is_subtracted_once(own_database, until):
+    """The recount waits, by a trigger, after it deleted what is to be subtracted."""
+    one, other = [await asyncpg.connect(own_database, timeout=10) for _ in range(2)]
+    try:
+        await one.execute("select set_limit('key', max_running => 9)")
+        options = '{"limit_keys": ["key"]}'
+        for _ in range(3):
+            await one.execute("select enqueue_job('t', queue => 'q', options => $1)", options)
+        claimed = await one.fetchval("select claim_jobs('w', '{q}', '{t}', 3)")
+        outcomes = [
+            {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "completed"}
+            for job in json.loads(claimed)
+        ]
+        await one.execute("select report_jobs($1)", json.dumps(outcomes[:1]))
+        await one.execute(
+            """create function public.pause() returns trigger language plpgsql as $$
+            begin perform pg_advisory_xact_lock(7, 7); return null; end $$;
+            create trigger pause after delete on picture_queue.freed_key
+            for each statement execute function public.pause()"""
+        )
+        await other.execute("select pg_advisory_lock(7, 7)")
+        recount = asyncio.create_task(one.execute("select picture_queue._recount_keys()"))
+        waits = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+        await until(lambda: other.fetchval(waits))
+        await other.execute("select report_jobs($1)", json.dumps(outcomes[1:2]))
+        await other.execute("select pg_advisory_unlock(7, 7)")
+        await recount
+        running = "select running from picture_queue.limit_key where key = 'key'"
+        freed = "select coalesce(sum(n), 0) from picture_queue.freed_key where key = 'key'"
+        assert await one.fetchval(running) - await one.fetchval(freed) == 1
+    finally:
+        await asyncio.gather(one.close(), other.close())
 
 
 async def test_a_count_of_jobs_that_do_not_run_is_put_right(db):
