@@ -1192,7 +1192,7 @@ begin
       -- A report is fenced by its lease.
       and (e.lease_id is null or j.lease_id = e.lease_id and j.lease_expires_at is not null)
     returning j.id, e.action, e.from_status, e.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id, j.generation_id,
-      j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.error, e.detail, e.duration_seconds
+      j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.scheduled_for, j.error, e.detail, e.duration_seconds
   ),
   remembered as (
     insert into picture_queue.history
@@ -1223,12 +1223,16 @@ begin
     array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null) as ended,
     array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')) as unblocked,
     bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn,
+    min(m.scheduled_for) filter (where m.hold in ('scheduled', 'parked')) as due_at,
     jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
       filter (where m.batch_id is not null) as batches
   into v_traits
   from moved m;
   if v_traits.moved is null then
     return null;
+  end if;
+  if v_traits.due_at < v_now + interval '1 second' then
+    perform picture_queue._plan_maintenance(v_traits.due_at);
   end if;
 
   -- In a statement after the change, so that it sees children that were committed meanwhile.
@@ -2710,6 +2714,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_made uuid[];
+  v_due timestamptz;
 begin
   with made as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
@@ -2720,13 +2725,16 @@ begin
       n.unique_states, n.unique_until, n.batch_id, n.user_id, n.generation_id, n.idempotency_key, v_now, v_now
     from unnest(p_jobs) n
     on conflict do nothing
-    returning id, queue, hold
+    returning id, queue, hold, scheduled_for
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select m.queue, 'pending', m.hold, count(*), v_now from made m group by m.queue, m.hold
   )
-  select array_agg(m.id) into v_made from made m;
+  select array_agg(m.id), min(m.scheduled_for) filter (where m.hold = 'scheduled') into v_made, v_due from made m;
+  if v_due < v_now + interval '1 second' then
+    perform picture_queue._plan_maintenance(v_due);
+  end if;
   return v_made;
 end
 $$;
@@ -3725,6 +3733,7 @@ begin
     perform picture_queue._add_running(array[p_key], array[0]);
     update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1
     where k.key = p_key and coalesce(k.paused_until, '-infinity') < p_until;
+    perform picture_queue._plan_maintenance(p_until);
   end if;
 end
 $$;
@@ -5363,6 +5372,7 @@ begin
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
   update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1 where k.key = p_key;
+  perform picture_queue._plan_maintenance(p_until);
 end
 $$;
 
@@ -6058,6 +6068,7 @@ begin
     next_at = v_new.next_at, last_error = null, updated_at = v_now
   where s.name = p_name and (s.cron, s.every_seconds, s.timezone, s.job, s.missed, s.paused) is distinct from
     (v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.paused);
+  perform picture_queue._plan_maintenance(v_new.next_at);
   return picture_queue._get_schedule(p_name);
 end
 $$;

@@ -62,7 +62,7 @@ begin
       -- A report is fenced by its lease.
       and (e.lease_id is null or j.lease_id = e.lease_id and j.lease_expires_at is not null)
     returning j.id, e.action, e.from_status, e.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id, j.generation_id,
-      j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.error, e.detail, e.duration_seconds
+      j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.scheduled_for, j.error, e.detail, e.duration_seconds
   ),
   remembered as (
     insert into picture_queue.history
@@ -93,12 +93,16 @@ begin
     array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null) as ended,
     array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')) as unblocked,
     bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn,
+    min(m.scheduled_for) filter (where m.hold in ('scheduled', 'parked')) as due_at,
     jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
       filter (where m.batch_id is not null) as batches
   into v_traits
   from moved m;
   if v_traits.moved is null then
     return null;
+  end if;
+  if v_traits.due_at < v_now + interval '1 second' then
+    perform picture_queue._plan_maintenance(v_traits.due_at);
   end if;
 
   -- In a statement after the change, so that it sees children that were committed meanwhile.

@@ -176,6 +176,7 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_made uuid[];
+  v_due timestamptz;
 begin
   with made as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
@@ -186,13 +187,16 @@ begin
       n.unique_states, n.unique_until, n.batch_id, n.user_id, n.generation_id, n.idempotency_key, v_now, v_now
     from unnest(p_jobs) n
     on conflict do nothing
-    returning id, queue, hold
+    returning id, queue, hold, scheduled_for
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
     select m.queue, 'pending', m.hold, count(*), v_now from made m group by m.queue, m.hold
   )
-  select array_agg(m.id) into v_made from made m;
+  select array_agg(m.id), min(m.scheduled_for) filter (where m.hold = 'scheduled') into v_made, v_due from made m;
+  if v_due < v_now + interval '1 second' then
+    perform picture_queue._plan_maintenance(v_due);
+  end if;
   return v_made;
 end
 $$;

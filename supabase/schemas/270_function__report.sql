@@ -243,6 +243,7 @@ begin
     perform picture_queue._add_running(array[p_key], array[0]);
     update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1
     where k.key = p_key and coalesce(k.paused_until, '-infinity') < p_until;
+    perform picture_queue._plan_maintenance(p_until);
   end if;
 end
 $$;

@@ -265,6 +265,7 @@ begin
     next_at = v_new.next_at, last_error = null, updated_at = v_now
   where s.name = p_name and (s.cron, s.every_seconds, s.timezone, s.job, s.missed, s.paused) is distinct from
     (v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.paused);
+  perform picture_queue._plan_maintenance(v_new.next_at);
   return picture_queue._get_schedule(p_name);
 end
 $$;

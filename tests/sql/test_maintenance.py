@@ -135,6 +135,60 @@ async def test_the_next_call_comes_when_something_else_is_due(quiet, due):
     assert 0 < (await maintain(quiet, "a"))["next_in"] <= 0.5
 
 
+async def report_one(db: Database, outcome: str, **given: Any) -> None:
+    await db.enqueue(payload={"n": 1})
+    (job,) = await db.claim()
+    await db.report(job, outcome, **given)
+
+
+#: What makes something due 0.2 seconds from now, or two seconds.
+SOON: dict[str, Any] = {
+    "enqueue": lambda db, n: db.enqueue(options={"delay_seconds": n}),
+    "bulk": lambda db, n: db.value(
+        "select enqueue_jobs($1)",
+        [
+            {"job_type": "t", "queue": db.queue, "options": {"delay_seconds": wait}}
+            for wait in (n, 60)
+        ],
+    ),
+    "retry": lambda db, n: report_one(db, "failed", error="no", delay_seconds=n),
+    "snooze": lambda db, n: report_one(db, "snoozed", delay_seconds=n),
+    "park": lambda db, n: report_one(db, "parked", delay_seconds=n),
+    "key": lambda db, n: db.value(
+        "select pause_key('sql-k', picture_queue._now() + make_interval(secs => $1))", float(n)
+    ),
+    "told to wait": lambda db, n: report_one(db, "snoozed", delay_seconds=n, pause_key="sql-k"),
+}
+
+
+@pytest.mark.parametrize("way", SOON)
+async def test_who_maintains_is_woken_when_something_is_due_before_they_look(quiet, way):
+    await quiet.value("select register_worker('a', $1, '{}')", [quiet.queue])
+    await maintain(quiet, "a")
+    await SOON[way](quiet, 2)
+    topic = f"pq:queue:{quiet.queue}"
+    wake = {"queue": quiet.queue, "reason": "maintain"}
+    assert wake not in await quiet.events(topic), "they look within a second"
+    await SOON[way](quiet, 0.2)
+    assert wake in await quiet.events(topic)
+
+
+async def test_who_maintains_is_woken_for_a_schedule_that_comes_soon(quiet):
+    await quiet.value("select register_worker('a', $1, '{}')", [quiet.queue])
+    await maintain(quiet, "a")
+    every = {"every_seconds": 1, "job_type": "t", "queue": quiet.queue}
+    await quiet.value("select set_schedule('sql-soon', $1)", every)
+    await quiet.value("select pause_schedule('sql-soon')")
+    await quiet.pass_time(0.5, maintained=False)
+    await maintain(quiet, "a")
+    topic = f"pq:queue:{quiet.queue}"
+    wake = {"queue": quiet.queue, "reason": "maintain"}
+    assert wake not in await quiet.events(topic)
+    # Its next tick is counted from when it was made: in half a second.
+    await quiet.value("select resume_schedule('sql-soon')")
+    assert wake in await quiet.events(topic)
+
+
 async def test_a_full_round_is_followed_by_the_next_at_once(quiet):
     await quiet.run(
         """insert into job_queue (queue, job_type, hold, scheduled_for)
