@@ -1,30 +1,45 @@
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_schedule(name, schedule) $$;
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return picture_queue._set_schedule(name, schedule);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
+end
+$$;
 comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
 
 create function public.delete_schedule(name text) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  with gone as (delete from picture_queue.schedule s where s.name = delete_schedule.name returning 1)
-  select jsonb_build_object('deleted', exists (select from gone))
+begin
+  delete from picture_queue.schedule s where s.name = delete_schedule.name;
+  return jsonb_build_object('deleted', found);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
+end
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
 
 create function public.pause_schedule(name text) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   update picture_queue.schedule s set paused = true, next_at = null, updated_at = picture_queue._now()
   where s.name = pause_schedule.name and not s.paused;
   return picture_queue._get_schedule(pause_schedule.name);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.pause_schedule is 'A paused schedule makes no jobs.';
 
 -- The ticks of the pause were not missed. The schedule is checked as if it were set anew.
 create function public.resume_schedule(name text) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_schedule jsonb := picture_queue._get_schedule(name);
@@ -32,13 +47,16 @@ begin
   return picture_queue._set_schedule(name, v_schedule -> 'job' || '{"paused": false}' || jsonb_build_object(
     'cron', v_schedule -> 'cron', 'every_seconds', v_schedule -> 'every_seconds',
     'timezone', v_schedule -> 'timezone', 'missed', v_schedule -> 'missed'));
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.resume_schedule is 'A paused schedule goes on with its next tick from now.';
 
 -- With a job_id made by the caller the call can be repeated.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_schedule picture_queue.schedule;
@@ -47,6 +65,9 @@ begin
   select * into v_schedule from picture_queue.schedule s where s.name = run_schedule.name;
   return picture_queue._enqueue(jsonb_build_array(picture_queue._schedule_job(
     v_schedule, picture_queue._now(), coalesce(job_id, gen_random_uuid())))) -> 0;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.run_schedule is

@@ -1,6 +1,7 @@
 -- The worker's side of a generation: pay once. begin_prediction commits a row before Replicate is
 -- called, or gives back the live one of a worker that died; record_prediction learns the id right
--- after; the row ends with finish_prediction. All under the lease of the job.
+-- after; the row ends with finish_prediction. All under the lease of the job, whose row is locked in the body: the
+-- handler of a function does not see what its declarations raise.
 
 -- Answers what to send. prediction.id is the row; resumed says that the row was there before: a live
 -- one, or one that succeeded, with images as saved, whose worker died before it could report. owned are
@@ -9,12 +10,13 @@ create function public.begin_prediction(job_id uuid, lease_id uuid) returns json
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
+  v_job public.job_queue;
   v_generation public.generations;
   v_model picture_queue.model;
   v_row picture_queue.prediction;
   v_resumed boolean;
 begin
+  v_job := picture_queue._leased(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
@@ -42,6 +44,9 @@ begin
       where i.generation_id = v_generation.id),
     'owned', (select coalesce(jsonb_agg(p.prediction_id), '[]') from picture_queue.prediction p
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'));
+exception when deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.begin_prediction is 'Commits the row of a prediction, or gives back the one there is.';
@@ -68,8 +73,9 @@ create function public.record_prediction(job_id uuid, lease_id uuid, prediction 
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row picture_queue.prediction;
 begin
+  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
   if prediction_id is null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'prediction_id is NULL');
   elsif v_row.prediction_id is not distinct from record_prediction.prediction_id then
@@ -80,8 +86,11 @@ begin
   update picture_queue.prediction p
   set prediction_id = record_prediction.prediction_id, state = 'created', updated_at = picture_queue._now()
   where p.id = v_row.id;
-exception when unique_violation then
-  perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
+exception
+  when unique_violation then
+    perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
+  when deadlock_detected then
+    perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
@@ -93,8 +102,9 @@ returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row picture_queue.prediction;
 begin
+  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
   if coalesce(state, '') not in ('succeeded', 'failed', 'canceled', 'aborted', 'lost') then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('state is %s', quote_nullable(state)));
   end if;
@@ -102,6 +112,9 @@ begin
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
     metrics = finish_prediction.metrics, updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
+exception when deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return;
 end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
@@ -111,8 +124,9 @@ create function public.save_images(job_id uuid, lease_id uuid, images jsonb) ret
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
+  v_job public.job_queue;
 begin
+  v_job := picture_queue._leased(job_id, lease_id);
   if not picture_queue._is_list(images) then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'images is not a list of {n, path, mime_type, width, height, bytes}');
   end if;
@@ -123,8 +137,11 @@ begin
   order by i.n
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
-exception when not_null_violation or check_violation then
-  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'an image lacks n, path or mime_type, or has a number out of range');
+exception
+  when not_null_violation or check_violation then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'an image lacks n, path or mime_type, or has a number out of range');
+  when deadlock_detected then
+    perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.save_images is 'Writes the images of a generation under the lease of its job.';

@@ -1,0 +1,84 @@
+"""Two transactions that make the same calls in opposite order: one of them is told to repeat."""
+
+import asyncio
+import json
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+EVERY = {"every_seconds": 60, "job_type": "t"}
+IMAGE = {"n": 1, "path": "a.png", "mime_type": "image/png", "width": 1, "height": 1, "bytes": 1}
+
+#: For each of two things a statement that locks it, and what it is given.
+CALLS = {
+    "set_schedule": ("set_schedule($1, $2)", lambda it: (it["name"], {**EVERY, "missed": "all"})),
+    "pause_schedule": ("pause_schedule($1)", lambda it: (it["name"],)),
+    "delete_schedule": ("delete_schedule($1)", lambda it: (it["name"],)),
+    "begin_prediction": ("begin_prediction($1, $2)", lambda it: it["lease"]),
+    "record_prediction": (
+        "record_prediction($1, $2, $3, $4)",
+        lambda it: (*it["lease"], it["prediction"], it["name"]),
+    ),
+    "finish_prediction": (
+        "finish_prediction($1, $2, $3, 'failed')",
+        lambda it: (*it["lease"], it["prediction"]),
+    ),
+    "save_images": ("save_images($1, $2, $3)", lambda it: (*it["lease"], [IMAGE])),
+}
+
+
+async def connect(url):
+    connection = await asyncpg.connect(url, timeout=10, command_timeout=60)
+    await connection.set_type_codec(
+        "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+    )
+    return connection
+
+
+@pytest.fixture
+async def two(own_database):
+    one, two = await connect(own_database), await connect(own_database)
+    yield one, two
+    for connection in (one, two):
+        await connection.close(timeout=5)
+
+
+async def make(connection):
+    """A schedule, and a running job of a generation with the row of its prediction."""
+    name = f"s-{uuid4().hex}"
+    await connection.fetchval("select set_schedule($1, $2)", name, EVERY)
+    await connection.fetchval("select start_generation('a boat')")
+    claim = "select claim_jobs('w', '{default}', '{generate-image}', 1, 300)"
+    (job,) = await connection.fetchval(claim)
+    lease = (UUID(job["id"]), UUID(job["lease_id"]))
+    begun = await connection.fetchval("select begin_prediction($1, $2)", *lease)
+    return {"name": name, "lease": lease, "prediction": UUID(begun["prediction"]["id"])}
+
+
+@pytest.mark.parametrize("name", list(CALLS))
+async def test_a_deadlock_is_answered_with_busy(two, name):
+    call, arguments = CALLS[name]
+    things = [await make(two[0]) for _ in range(2)]
+
+    async def turn(connection, first, second, barrier):
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            await connection.fetchval(f"select {call}", *arguments(first))
+            await barrier.wait()
+            await connection.fetchval(f"select {call}", *arguments(second))
+        except asyncpg.PostgresError as error:
+            return error.sqlstate, error.message.split(":")[0]
+        else:
+            return None
+        finally:
+            await transaction.rollback()
+
+    barrier = asyncio.Barrier(2)
+    answers = await asyncio.gather(
+        turn(two[0], things[0], things[1], barrier), turn(two[1], things[1], things[0], barrier)
+    )
+    # Calls that wait for a bounded time only may both give up.
+    assert set(answers) <= {None, ("PT503", "PQ_BUSY")}
+    assert ("PT503", "PQ_BUSY") in answers
