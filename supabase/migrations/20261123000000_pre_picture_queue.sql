@@ -1391,6 +1391,7 @@ begin
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
     when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
     when 'fold' then picture_queue._fold_depth(p_limit)
+    when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
   end;
 end
@@ -5195,15 +5196,15 @@ begin
 end
 $$;
 
--- A step of maintenance: gives up to p_limit jobs their new places. Returns how many it looked at.
-create function picture_queue._reorder_queues(p_limit integer) returns integer
+-- A step of maintenance: gives up to p_limit jobs of these queues their new places. Returns how many it looked at.
+create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_queue text;
   v_done integer := 0;
 begin
-  for v_queue in select q.name from picture_queue.queue q where q.reorder_after is not null order by q.name loop
+  foreach v_queue in array p_queues loop
     v_done := v_done + picture_queue._reorder(v_queue, p_limit - v_done);
     exit when v_done >= p_limit;
   end loop;
@@ -7180,6 +7181,10 @@ begin
     order by b.finished_at limit p_limit), p_limit);
   perform picture_queue._isolate('rule', array(
     select r.key from picture_queue.limit_rule r where r.count_at <= v_now limit 100), p_limit);
+  v_done := v_done || jsonb_build_object('reordered', picture_queue._isolate('reorder', array(
+    select q.name from picture_queue.queue q
+    where q.reorder_after is not null and not exists (
+      select from picture_queue.failed_step f where f.kind = 'reorder' and f.subject = q.name and f.retry_at > v_now)), p_limit * 5));
   return v_done || jsonb_build_object('settled', v_settled, 'keys', picture_queue._isolate('key', array(
     (select distinct f.key from (select o.key from picture_queue.freed_key o limit p_limit * 10) f limit p_limit)
     union

@@ -34,6 +34,7 @@ begin
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
     when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
     when 'fold' then picture_queue._fold_depth(p_limit)
+    when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
   end;
 end

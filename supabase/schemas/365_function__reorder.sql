@@ -100,15 +100,15 @@ begin
 end
 $$;
 
--- A step of maintenance: gives up to p_limit jobs their new places. Returns how many it looked at.
-create function picture_queue._reorder_queues(p_limit integer) returns integer
+-- A step of maintenance: gives up to p_limit jobs of these queues their new places. Returns how many it looked at.
+create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_queue text;
   v_done integer := 0;
 begin
-  for v_queue in select q.name from picture_queue.queue q where q.reorder_after is not null order by q.name loop
+  foreach v_queue in array p_queues loop
     v_done := v_done + picture_queue._reorder(v_queue, p_limit - v_done);
     exit when v_done >= p_limit;
   end loop;

@@ -43,6 +43,10 @@ begin
     order by b.finished_at limit p_limit), p_limit);
   perform picture_queue._isolate('rule', array(
     select r.key from picture_queue.limit_rule r where r.count_at <= v_now limit 100), p_limit);
+  v_done := v_done || jsonb_build_object('reordered', picture_queue._isolate('reorder', array(
+    select q.name from picture_queue.queue q
+    where q.reorder_after is not null and not exists (
+      select from picture_queue.failed_step f where f.kind = 'reorder' and f.subject = q.name and f.retry_at > v_now)), p_limit * 5));
   return v_done || jsonb_build_object('settled', v_settled, 'keys', picture_queue._isolate('key', array(
     (select distinct f.key from (select o.key from picture_queue.freed_key o limit p_limit * 10) f limit p_limit)
     union

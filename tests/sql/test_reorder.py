@@ -109,9 +109,9 @@ async def test_many_jobs_are_placed_in_bounded_steps(db):
     await set_order(db, "plain")
     assert await misplaced(db, "plain") == 500
     assert await claimed(db, 2) == [0, 1], "the oldest are first meanwhile"
-    assert await db.value("select picture_queue._reorder_queues(200)") == 200
+    assert await db.value("select picture_queue._reorder($1, 200)", db.queue) == 200
     assert await misplaced(db, "plain") == 300
-    assert await db.value("select picture_queue._reorder_queues(1000)") == 300
+    assert (await db.value("select picture_queue.maintain()"))["reordered"] == 300
     assert await misplaced(db, "plain") == 0
 
 
@@ -121,7 +121,7 @@ async def test_jobs_of_a_transaction_open_at_the_change_are_placed_later(db):
     # As such a transaction leaves it.
     await enqueue(db, 1, 2)
     await db.run("update job_queue set rank = 7, turn = 0 where queue = $1", db.queue)
-    step = "select picture_queue._reorder_queues(1000)"
+    step = "select picture_queue.maintain()"
     await db.value(step)
     await db.run("update job_queue set rank = 7, turn = 0 where queue = $1", db.queue)
     await db.value(step)
