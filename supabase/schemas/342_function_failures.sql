@@ -107,7 +107,7 @@ begin
     select from public.job_queue o
     where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
   select array_agg(distinct t.queue), count(*) into v_queues, v_changed from unnest(picture_queue._transition(v_changes)) t;
-  perform picture_queue._place_jobs(p_ids), picture_queue._wait_again(p_ids);
+  perform picture_queue._renumber_jobs(p_ids), picture_queue._wait_again(p_ids);
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then

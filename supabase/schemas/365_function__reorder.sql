@@ -3,7 +3,7 @@
 -- Gives locked jobs the place (rank, turn, tenant) that the order of their queue asks for, unless they have
 -- one already, as _assign_order does for new jobs. Tenants take turns from the beginning of the line, each of
 -- its own jobs after those of p_ids that are older.
-create function picture_queue._place_jobs(p_ids uuid[]) returns integer
+create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
@@ -89,7 +89,7 @@ begin
       order by j.seq limit p_limit)
     order by seq limit p_limit
   ) o;
-  perform picture_queue._place_jobs(array(
+  perform picture_queue._renumber_jobs(array(
     select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked));
   update picture_queue.queue q set
     reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
