@@ -131,16 +131,16 @@ class Reporter(Service):
             self._claimer.unanswered(claim)
             if len(batch) > 1 or claim or not _is_at_fault(error):
                 return False
-            self._replace(batch[0], error)
+            self._replace(batch[0], str(error))
             return True
         self._claimer.answered(claim, answer.jobs)
-        # The database could not write these; the others are written. Alone they are answered with
-        # an error that says why.
         written = True
         for report in batch:
             outcome = answer.outcomes.get(report.job.key, "stale")
-            if outcome in ("busy", "refused"):
+            if outcome == "busy":  # somebody has the job locked; the others are written
                 written = False
+            elif outcome == "refused":
+                self._replace(report, "the database refused it; queue_doctor() says why")
             else:
                 self._answered(report, outcome)
         return written
@@ -158,7 +158,7 @@ class Reporter(Service):
         if self._signals.reported.watched:
             self._signals.reported.emit((report.job.id, answer))
 
-    def _replace(self, report: Report, error: Exception) -> None:
+    def _replace(self, report: Report, error: str) -> None:
         """Fails a job whose outcome the database can never take."""
         if self._waiting.get(report.job.key) is not report:
             return

@@ -531,10 +531,11 @@ create table picture_queue.follow_up (
   subject uuid not null,
   data jsonb,
   due_at timestamptz not null default '-infinity',
-  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
+  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch', 'event'))
 );
 comment on table picture_queue.follow_up is
-  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch.';
+  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch,
+  a parked job that its event could not wake.';
 comment on column picture_queue.follow_up.data is
   'Of a batch: how much its counts change. Of a child: the transaction before which its parents may have finished unseen.';
 create index follow_up_subject on picture_queue.follow_up (subject);
@@ -635,6 +636,7 @@ create table picture_queue.limit_rule (
   rate integer,
   period_seconds real,
   created_at timestamptz not null default now(),
+  counted boolean not null default false,
   count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
@@ -642,6 +644,8 @@ create table picture_queue.limit_rule (
   constraint rate_has_a_period check ((rate is null) = (period_seconds is null))
 );
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
+comment on column picture_queue.limit_rule.counted is
+  'Jobs that were running when the rule was made are counted; before that none of its keys starts.';
 comment on column picture_queue.limit_rule.count_at is
   'When running jobs that do not count under the rule yet are looked for next: claims under way did not know it.';
 alter table picture_queue.limit_rule enable row level security;
@@ -1392,6 +1396,12 @@ begin
     when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
     when 'fold' then picture_queue._fold_depth(p_limit)
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
+    when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
+    when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
+    when 'discard' then picture_queue._discard(p_subjects::uuid[])
+    when 'purge' then picture_queue._purge_jobs(p_subjects::uuid[])
+    when 'wake' then picture_queue._wake_jobs(p_subjects::uuid[])
+    when 'event' then picture_queue._wake_by_events(p_subjects::bigint[], p_limit)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
   end;
 end
@@ -1818,7 +1828,8 @@ $$;
 -- What holds for each of these keys: its own rule or that of its kind, until when it is paused, and how many
 -- jobs run under it. Keys for which nothing holds are left out.
 create function picture_queue._rules(p_keys text[])
-returns table (key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer)
+returns table (
+  key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer, is_counted boolean)
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 #variable_conflict use_column
@@ -1827,7 +1838,8 @@ declare
 begin
   return query
   select a.key, coalesce(own.max_running, kind.max_running), coalesce(own.rate, kind.rate),
-    coalesce(own.period_seconds, kind.period_seconds), k.paused_until, coalesce(k.running, 0)
+    coalesce(own.period_seconds, kind.period_seconds), k.paused_until, coalesce(k.running, 0),
+    coalesce(own.counted, kind.counted, true)
   from unnest(p_keys) as a (key)
   left join picture_queue.limit_rule own on own.key = a.key
   left join picture_queue.limit_rule kind on own.key is null and kind.key = split_part(a.key, ':', 1) || ':*'
@@ -1844,8 +1856,8 @@ create function picture_queue._freed_since() returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.maintenance m); end $$;
 
--- How many more jobs may start now under each of these keys that something holds for. Exact for whoever holds
--- the locks of the keys: ends of jobs that are not visible yet make it less, never more.
+-- How many more jobs may start now under each of these keys that something holds for; null where it is not known yet.
+-- Exact for whoever holds the locks of the keys: ends of jobs that are not visible yet make it less, never more.
 create function picture_queue._capacity(p_keys text[])
 returns table (key text, capacity integer)
 language plpgsql volatile rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1856,7 +1868,7 @@ declare
   v_since timestamptz := picture_queue._freed_since();
 begin
   return query
-  select r.key, case when r.paused_until is not null then 0 else least(
+  select r.key, case when r.paused_until is not null then 0 when r.is_counted then least(
     r.max_running - r.running + coalesce((
       select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v_since), 0),
     r.rate - (
@@ -1865,6 +1877,22 @@ begin
         where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
         order by s.at limit r.rate) f)) end::integer
   from picture_queue._rules(p_keys) r;
+end
+$$;
+
+-- Of these locked keys, those whose row nobody has locked by hand either.
+create function picture_queue._unlocked_rows(p_keys text[]) returns text[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  return array(
+    select k.key
+    from unnest(p_keys) as k (key)
+    left join lateral (
+      select l.ctid from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1) newest on true
+    left join lateral (
+      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) row on true
+    where newest.ctid is null or row.is_free);
 end
 $$;
 
@@ -1880,15 +1908,15 @@ declare
     where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
 begin
   if cardinality(v_keys) = cardinality(p_keys) then
-    return v_keys;
+    return picture_queue._unlocked_rows(v_keys);
   end if;
   perform pg_catalog.pg_advisory_xact_lock(1903326068, l.lock)
   from (select distinct pg_catalog.hashtext(k) & 1023 as lock from unnest(p_keys) k order by lock offset 0) l;
-  return p_keys;
+  return picture_queue._unlocked_rows(p_keys);
 exception when lock_not_available or deadlock_detected then
-  return array(
+  return picture_queue._unlocked_rows(array(
     select k from unnest(p_keys) k
-    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
+    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
 end
 $$;
 
@@ -2001,7 +2029,7 @@ begin
   )
   select array_agg(distinct d.id::text) into v_ids
   from pair p
-  left join picture_queue._capacity(p_keys) c on c.key = p.key
+  left join (select * from picture_queue._capacity(p_keys) where capacity is not null) c on c.key = p.key
   cross join lateral (
     select j.id from public.job_queue j
     where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
@@ -2072,7 +2100,7 @@ begin
     perform picture_queue._add_running(v_keys, v_counts);
   end if;
   update picture_queue.limit_rule r
-  set count_at = case when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
+  set counted = true, count_at = case when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
   where r.key = any (p_rules);
   return coalesce(v_found, 0);
 end
@@ -2117,8 +2145,11 @@ begin
     return;
   end if;
   v_keys := picture_queue._lock_keys(p_limited);
-  v_busy := array(select k from unnest(p_limited) k where k <> all (v_keys));
-  select coalesce(jsonb_object_agg(r.key, r.capacity), '{}') into v_capacity from picture_queue._capacity(v_keys) r;
+  select coalesce(jsonb_object_agg(r.key, r.capacity) filter (where r.capacity is not null), '{}'),
+    coalesce(array_agg(r.key) filter (where r.capacity is null), '{}')
+  into v_capacity, v_busy
+  from picture_queue._capacity(v_keys) r;
+  v_busy := v_busy || array(select k from unnest(p_limited) k where k <> all (v_keys));
 
   if v_busy = '{}' and cardinality(p_candidates) = cardinality(ids) and not exists (
     select from unnest(p_candidates) c, unnest(c.keys) k
@@ -3393,16 +3424,20 @@ begin
 end
 $$;
 
--- Keeps the row of a worker.
+-- Keeps the row of a worker. One that somebody has locked is left as it is: a claim does not wait for it.
 create function picture_queue._touch_worker(p_worker text, p_queues text[], p_job_types text[], p_idle boolean)
 returns void
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 begin
-  insert into picture_queue.worker as w (name, queues, job_types, idle, seen_at)
-  values (p_worker, p_queues, p_job_types, p_idle, picture_queue._now())
-  on conflict (name) do update
-  set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = excluded.seen_at;
+  update picture_queue.worker w
+  set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = picture_queue._now()
+  where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
+  if not found then
+    insert into picture_queue.worker (name, queues, job_types, idle, seen_at)
+    values (p_worker, p_queues, p_job_types, p_idle, picture_queue._now())
+    on conflict do nothing;
+  end if;
 end
 $$;
 
@@ -3573,7 +3608,7 @@ $$;
 
 -- Writes a report so that one outcome cannot hold up the others. Jobs that somebody has locked for longer than a
 -- moment are answered with busy, outcomes that cannot be written with refused and why; the others are written. A
--- report of one outcome fails instead.
+-- report of one outcome that is not well formed, or whose job is locked, fails instead.
 create function picture_queue._report_isolated(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -3591,8 +3626,9 @@ begin
         perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
       elsif v_state like '22%' then  -- a value that is not of its type
         perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_error);
+      elsif v_state like 'PT%' then
+        raise;
       end if;
-      raise;
     end if;
   end;
   return picture_queue._report_each(p_outcomes);
@@ -3623,9 +3659,12 @@ begin
       end if;
     exception when others then
       get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null,
-        'outcome', case when picture_queue._is_transient(v_state) then 'busy' else 'refused' end,
-        'error', left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000));
+      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null, 'error', v_error,
+        'outcome', case when picture_queue._is_transient(v_state) then 'busy' else 'refused' end);
+      if not (picture_queue._is_transient(v_state) or v_state like 'PT%') then
+        perform picture_queue._note_failure('report', v_item ->> 'job_id', v_error);
+      end if;
     end;
   end loop;
   return v_answers;
@@ -4049,35 +4088,79 @@ as $$
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
--- Wakes the jobs parked on these events, if the events are there; an event is taken by those who
--- waited for it and gone. Returns how many jobs woke.
+-- Wakes the jobs parked on these events, if the events are there; an event is taken by those who waited for it and
+-- gone. Jobs that somebody has locked, or whose change fails, are woken by maintenance. Returns how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_changes picture_queue.change[];
-  v_queues text[];
+  v_ids text[] := array(
+    select j.id::text from public.job_queue j
+    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events))));
+  v_woken integer;
 begin
-  perform from public.job_queue j
-  where j.hold = 'parked' and j.parked_on = any (p_events)
-  order by j.id for update;
-  -- The names are said once more for the jobs: or all that are parked may be read to be joined.
-  with taken as (
-    delete from picture_queue.signal s
-    where s.name = any (p_events) and exists (
-      select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name and j.parked_on = any (p_events))
-    returning s.name, s.payload
-  )
-  select array_agg(row(j.id, 'wake', null, t.payload, null, null, null, null, null, false)::picture_queue.change)
-  into v_changes
-  from taken t
-  join public.job_queue j on j.hold = 'parked' and j.parked_on = t.name and j.parked_on = any (p_events);
-  if v_changes is null then
+  if v_ids = '{}' then
     return 0;
   end if;
-  select array_agg(distinct w.queue) into v_queues from unnest(picture_queue._transition(v_changes)) w;
-  perform picture_queue._wake(v_queues, 'enqueue');
-  return cardinality(v_changes);
+  v_woken := picture_queue._isolate('wake', v_ids, 1000);
+  if v_woken < cardinality(v_ids) then
+    insert into picture_queue.follow_up (kind, subject, due_at)
+    select 'event', j.id, picture_queue._now() + interval '0.2 seconds' from public.job_queue j
+    where j.id = any (v_ids::uuid[]) and j.hold = 'parked';
+    perform picture_queue._plan_maintenance(picture_queue._now() + interval '0.2 seconds');
+  end if;
+  perform picture_queue._take_events(p_events);
+  return v_woken;
+end
+$$;
+
+-- Wakes parked jobs whose event is there. Returns how many.
+create function picture_queue._wake_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_moved picture_queue.moved[] := picture_queue._transition((
+    select array_agg(row(j.id, 'wake', null, s.payload, null, null, null, null, null, false)::picture_queue.change)
+    from (
+      select j.id, j.parked_on from public.job_queue j
+      where j.id = any (p_ids) and j.hold = 'parked' order by j.id for update skip locked
+    ) j
+    join picture_queue.signal s on s.name = j.parked_on));
+begin
+  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m), 'enqueue');
+  return coalesce(cardinality(v_moved), 0);
+end
+$$;
+
+-- Deletes events that jobs have taken: no job is parked on them any more.
+create function picture_queue._take_events(p_events text[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  delete from picture_queue.signal s
+  where s.name = any (p_events) and not (
+    select exists (select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name));
+end
+$$;
+
+-- Wakes the jobs of these follow-ups, which their event could not wake when it came.
+create function picture_queue._wake_by_events(p_ids bigint[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_jobs uuid[] := array(
+    select f.subject from picture_queue.follow_up f where f.id = any (p_ids) order by f.id limit p_limit for update skip locked);
+begin
+  perform picture_queue._isolate('wake', array(
+    select j::text from unnest(v_jobs) j
+    where not exists (
+      select from picture_queue.failed_step e
+      where e.kind = 'wake' and e.subject = j::text and e.retry_at > picture_queue._now())), p_limit);
+  perform picture_queue._take_events(array(select distinct j.parked_on from public.job_queue j where j.id = any (v_jobs)));
+  delete from picture_queue.follow_up f
+  where f.id = any (p_ids) and not exists (select from public.job_queue j where j.id = f.subject and j.hold = 'parked');
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '1 second' where f.id = any (p_ids);
+  return cardinality(v_jobs);
 end
 $$;
 
@@ -4236,6 +4319,9 @@ begin
     || jsonb_build_object('result', result))) -> 0;
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
+  elsif v_outcome ->> 'outcome' = 'refused' then
+    perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', job_id, v_outcome ->> 'error'),
+      'look for a trigger or constraint of yours on public.job_queue');
   end if;
   return v_outcome ->> 'status';
 exception when deadlock_detected or lock_not_available then
@@ -4681,7 +4767,6 @@ declare
     when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
   v_matched bigint;
   v_ids uuid[] := array[]::uuid[];
-  v_some uuid[];
   v_changed integer := 0;
 begin
   if v_able is null then
@@ -4703,9 +4788,7 @@ begin
   end if;
   -- A thousand at a time, since their rows are held in memory.
   for v_i in 1..cardinality(v_ids) by 1000 loop
-    v_some := v_ids[v_i:v_i + 999];
-    v_changed := v_changed + case p_action when 'retry' then picture_queue._retry_jobs(v_some)
-      when 'cancel' then picture_queue._cancel_jobs(v_some) else picture_queue._discard(v_some) end;
+    v_changed := v_changed + picture_queue._isolate(p_action, v_ids[v_i:v_i + 999]::text[], 1000);
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
     v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));
@@ -5058,6 +5141,16 @@ end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
 
+-- Cancels locked jobs of a queue that is purged. Returns how many.
+create function picture_queue._purge_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce(cardinality(picture_queue._transition((
+    select array_agg(picture_queue._change(i, 'cancel', 'The queue was purged.')) from unnest(p_ids) i))), 0);
+end
+$$;
+
 -- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
@@ -5065,7 +5158,6 @@ as $$
 declare
   v_matched bigint;
   v_ids uuid[] := '{}';
-  v_moved integer;
   v_changed integer := 0;
 begin
   v_matched := (
@@ -5079,9 +5171,7 @@ begin
   end if;
   -- A thousand at a time, as change_jobs does.
   for v_i in 1..cardinality(v_ids) by 1000 loop
-    select count(*) into v_moved from unnest(picture_queue._transition((
-      select array_agg(picture_queue._change(i, 'cancel', 'The queue was purged.')) from unnest(v_ids[v_i:v_i + 999]) i)));
-    v_changed := v_changed + v_moved;
+    v_changed := v_changed + picture_queue._isolate('purge', v_ids[v_i:v_i + 999]::text[], 1000);
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', cardinality(v_ids) = 10000);
 exception when lock_not_available or deadlock_detected then
@@ -5230,7 +5320,9 @@ as $$
 $$;
 
 -- The rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many may
--- start in any period. Jobs that run already count; those of claims under way are added within a second or two.
+-- start in any period. Jobs that run already count: where there are any, nothing of the key starts until maintenance
+-- has counted them, since their rows must not be locked until the caller commits. Those of claims under way are
+-- added within a second or two.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
@@ -5254,7 +5346,10 @@ begin
   on conflict on constraint limit_rule_pkey do update
   set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds,
     created_at = excluded.created_at, count_at = excluded.count_at;
-  perform picture_queue._count_running(array[key], 10000);
+  if not picture_queue._has_uncounted(key) then
+    update picture_queue.limit_rule r set counted = true where r.key = set_limit.key;
+  end if;
+  perform picture_queue._plan_maintenance(picture_queue._now());
   perform picture_queue._look_at_keys(key);
   return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
 exception when deadlock_detected or lock_not_available then
@@ -5263,6 +5358,17 @@ exception when deadlock_detected or lock_not_available then
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
+
+-- Tells whether jobs run under the keys of a rule and do not count under them yet.
+create function picture_queue._has_uncounted(p_rule text) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  select exists (
+    select from public.job_queue j
+    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) as k (key)
+    where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
+      and (k.key = p_rule or split_part(k.key, ':', 1) || ':*' = p_rule))
+$$;
 
 -- Looks at a key, or at the keys of a kind, again: unblocks the jobs of the first hundred that jobs wait for, and
 -- leaves the others to maintenance.
@@ -5379,7 +5485,7 @@ $$;
 
 -- A tenant of weight 3 gets three turns where one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   if coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000 then
@@ -5390,6 +5496,9 @@ begin
   insert into picture_queue.tenant as t (name, weight) values (set_tenant.tenant, set_tenant.weight)
   on conflict (name) do update set weight = excluded.weight;
   return jsonb_build_object('tenant', tenant, 'weight', weight);
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';
@@ -7141,7 +7250,7 @@ $$;
 -- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
 -- p_limit of each, each isolated. Returns how much of each.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100 set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -7166,7 +7275,7 @@ begin
         select from picture_queue.failed_step f where f.kind = 'expire' and f.subject = j.id::text and f.retry_at > v_now)
       order by j.expires_at limit p_limit), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
-  foreach v_kind in array array['parent', 'child', 'batch'] loop
+  foreach v_kind in array array['parent', 'child', 'batch', 'event'] loop
     v_settled := v_settled + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and not exists (

@@ -6,10 +6,11 @@ create table picture_queue.follow_up (
   subject uuid not null,
   data jsonb,
   due_at timestamptz not null default '-infinity',
-  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
+  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch', 'event'))
 );
 comment on table picture_queue.follow_up is
-  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch.';
+  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch,
+  a parked job that its event could not wake.';
 comment on column picture_queue.follow_up.data is
   'Of a batch: how much its counts change. Of a child: the transaction before which its parents may have finished unseen.';
 create index follow_up_subject on picture_queue.follow_up (subject);

@@ -7,6 +7,7 @@ create table picture_queue.limit_rule (
   rate integer,
   period_seconds real,
   created_at timestamptz not null default now(),
+  counted boolean not null default false,
   count_at timestamptz,
   constraint limit_key_is_plain check (key ~ '^[^[:cntrl:]]{1,200}$'),
   constraint limit_is_positive check (least(max_running, rate, period_seconds) > 0),
@@ -14,6 +15,8 @@ create table picture_queue.limit_rule (
   constraint rate_has_a_period check ((rate is null) = (period_seconds is null))
 );
 comment on table picture_queue.limit_rule is 'How many jobs of a key may run at once, or start in any period.';
+comment on column picture_queue.limit_rule.counted is
+  'Jobs that were running when the rule was made are counted; before that none of its keys starts.';
 comment on column picture_queue.limit_rule.count_at is
   'When running jobs that do not count under the rule yet are looked for next: claims under way did not know it.';
 alter table picture_queue.limit_rule enable row level security;

@@ -35,6 +35,12 @@ begin
     when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
     when 'fold' then picture_queue._fold_depth(p_limit)
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
+    when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
+    when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
+    when 'discard' then picture_queue._discard(p_subjects::uuid[])
+    when 'purge' then picture_queue._purge_jobs(p_subjects::uuid[])
+    when 'wake' then picture_queue._wake_jobs(p_subjects::uuid[])
+    when 'event' then picture_queue._wake_by_events(p_subjects::bigint[], p_limit)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
   end;
 end

@@ -15,7 +15,8 @@ $$;
 -- What holds for each of these keys: its own rule or that of its kind, until when it is paused, and how many
 -- jobs run under it. Keys for which nothing holds are left out.
 create function picture_queue._rules(p_keys text[])
-returns table (key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer)
+returns table (
+  key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer, is_counted boolean)
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 #variable_conflict use_column
@@ -24,7 +25,8 @@ declare
 begin
   return query
   select a.key, coalesce(own.max_running, kind.max_running), coalesce(own.rate, kind.rate),
-    coalesce(own.period_seconds, kind.period_seconds), k.paused_until, coalesce(k.running, 0)
+    coalesce(own.period_seconds, kind.period_seconds), k.paused_until, coalesce(k.running, 0),
+    coalesce(own.counted, kind.counted, true)
   from unnest(p_keys) as a (key)
   left join picture_queue.limit_rule own on own.key = a.key
   left join picture_queue.limit_rule kind on own.key is null and kind.key = split_part(a.key, ':', 1) || ':*'
@@ -41,8 +43,8 @@ create function picture_queue._freed_since() returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.maintenance m); end $$;
 
--- How many more jobs may start now under each of these keys that something holds for. Exact for whoever holds
--- the locks of the keys: ends of jobs that are not visible yet make it less, never more.
+-- How many more jobs may start now under each of these keys that something holds for; null where it is not known yet.
+-- Exact for whoever holds the locks of the keys: ends of jobs that are not visible yet make it less, never more.
 create function picture_queue._capacity(p_keys text[])
 returns table (key text, capacity integer)
 language plpgsql volatile rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -53,7 +55,7 @@ declare
   v_since timestamptz := picture_queue._freed_since();
 begin
   return query
-  select r.key, case when r.paused_until is not null then 0 else least(
+  select r.key, case when r.paused_until is not null then 0 when r.is_counted then least(
     r.max_running - r.running + coalesce((
       select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v_since), 0),
     r.rate - (
@@ -62,6 +64,22 @@ begin
         where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
         order by s.at limit r.rate) f)) end::integer
   from picture_queue._rules(p_keys) r;
+end
+$$;
+
+-- Of these locked keys, those whose row nobody has locked by hand either.
+create function picture_queue._unlocked_rows(p_keys text[]) returns text[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  return array(
+    select k.key
+    from unnest(p_keys) as k (key)
+    left join lateral (
+      select l.ctid from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1) newest on true
+    left join lateral (
+      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) row on true
+    where newest.ctid is null or row.is_free);
 end
 $$;
 
@@ -77,15 +95,15 @@ declare
     where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
 begin
   if cardinality(v_keys) = cardinality(p_keys) then
-    return v_keys;
+    return picture_queue._unlocked_rows(v_keys);
   end if;
   perform pg_catalog.pg_advisory_xact_lock(1903326068, l.lock)
   from (select distinct pg_catalog.hashtext(k) & 1023 as lock from unnest(p_keys) k order by lock offset 0) l;
-  return p_keys;
+  return picture_queue._unlocked_rows(p_keys);
 exception when lock_not_available or deadlock_detected then
-  return array(
+  return picture_queue._unlocked_rows(array(
     select k from unnest(p_keys) k
-    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
+    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
 end
 $$;
 
@@ -198,7 +216,7 @@ begin
   )
   select array_agg(distinct d.id::text) into v_ids
   from pair p
-  left join picture_queue._capacity(p_keys) c on c.key = p.key
+  left join (select * from picture_queue._capacity(p_keys) where capacity is not null) c on c.key = p.key
   cross join lateral (
     select j.id from public.job_queue j
     where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
@@ -269,7 +287,7 @@ begin
     perform picture_queue._add_running(v_keys, v_counts);
   end if;
   update picture_queue.limit_rule r
-  set count_at = case when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
+  set counted = true, count_at = case when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
   where r.key = any (p_rules);
   return coalesce(v_found, 0);
 end

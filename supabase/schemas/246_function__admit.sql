@@ -34,8 +34,11 @@ begin
     return;
   end if;
   v_keys := picture_queue._lock_keys(p_limited);
-  v_busy := array(select k from unnest(p_limited) k where k <> all (v_keys));
-  select coalesce(jsonb_object_agg(r.key, r.capacity), '{}') into v_capacity from picture_queue._capacity(v_keys) r;
+  select coalesce(jsonb_object_agg(r.key, r.capacity) filter (where r.capacity is not null), '{}'),
+    coalesce(array_agg(r.key) filter (where r.capacity is null), '{}')
+  into v_capacity, v_busy
+  from picture_queue._capacity(v_keys) r;
+  v_busy := v_busy || array(select k from unnest(p_limited) k where k <> all (v_keys));
 
   if v_busy = '{}' and cardinality(p_candidates) = cardinality(ids) and not exists (
     select from unnest(p_candidates) c, unnest(c.keys) k

@@ -280,16 +280,20 @@ begin
 end
 $$;
 
--- Keeps the row of a worker.
+-- Keeps the row of a worker. One that somebody has locked is left as it is: a claim does not wait for it.
 create function picture_queue._touch_worker(p_worker text, p_queues text[], p_job_types text[], p_idle boolean)
 returns void
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 begin
-  insert into picture_queue.worker as w (name, queues, job_types, idle, seen_at)
-  values (p_worker, p_queues, p_job_types, p_idle, picture_queue._now())
-  on conflict (name) do update
-  set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = excluded.seen_at;
+  update picture_queue.worker w
+  set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = picture_queue._now()
+  where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
+  if not found then
+    insert into picture_queue.worker (name, queues, job_types, idle, seen_at)
+    values (p_worker, p_queues, p_job_types, p_idle, picture_queue._now())
+    on conflict do nothing;
+  end if;
 end
 $$;
 

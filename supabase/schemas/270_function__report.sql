@@ -82,7 +82,7 @@ $$;
 
 -- Writes a report so that one outcome cannot hold up the others. Jobs that somebody has locked for longer than a
 -- moment are answered with busy, outcomes that cannot be written with refused and why; the others are written. A
--- report of one outcome fails instead.
+-- report of one outcome that is not well formed, or whose job is locked, fails instead.
 create function picture_queue._report_isolated(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -100,8 +100,9 @@ begin
         perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
       elsif v_state like '22%' then  -- a value that is not of its type
         perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_error);
+      elsif v_state like 'PT%' then
+        raise;
       end if;
-      raise;
     end if;
   end;
   return picture_queue._report_each(p_outcomes);
@@ -132,9 +133,12 @@ begin
       end if;
     exception when others then
       get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null,
-        'outcome', case when picture_queue._is_transient(v_state) then 'busy' else 'refused' end,
-        'error', left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000));
+      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null, 'error', v_error,
+        'outcome', case when picture_queue._is_transient(v_state) then 'busy' else 'refused' end);
+      if not (picture_queue._is_transient(v_state) or v_state like 'PT%') then
+        perform picture_queue._note_failure('report', v_item ->> 'job_id', v_error);
+      end if;
     end;
   end loop;
   return v_answers;

@@ -82,34 +82,78 @@ as $$
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
--- Wakes the jobs parked on these events, if the events are there; an event is taken by those who
--- waited for it and gone. Returns how many jobs woke.
+-- Wakes the jobs parked on these events, if the events are there; an event is taken by those who waited for it and
+-- gone. Jobs that somebody has locked, or whose change fails, are woken by maintenance. Returns how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_changes picture_queue.change[];
-  v_queues text[];
+  v_ids text[] := array(
+    select j.id::text from public.job_queue j
+    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events))));
+  v_woken integer;
 begin
-  perform from public.job_queue j
-  where j.hold = 'parked' and j.parked_on = any (p_events)
-  order by j.id for update;
-  -- The names are said once more for the jobs: or all that are parked may be read to be joined.
-  with taken as (
-    delete from picture_queue.signal s
-    where s.name = any (p_events) and exists (
-      select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name and j.parked_on = any (p_events))
-    returning s.name, s.payload
-  )
-  select array_agg(row(j.id, 'wake', null, t.payload, null, null, null, null, null, false)::picture_queue.change)
-  into v_changes
-  from taken t
-  join public.job_queue j on j.hold = 'parked' and j.parked_on = t.name and j.parked_on = any (p_events);
-  if v_changes is null then
+  if v_ids = '{}' then
     return 0;
   end if;
-  select array_agg(distinct w.queue) into v_queues from unnest(picture_queue._transition(v_changes)) w;
-  perform picture_queue._wake(v_queues, 'enqueue');
-  return cardinality(v_changes);
+  v_woken := picture_queue._isolate('wake', v_ids, 1000);
+  if v_woken < cardinality(v_ids) then
+    insert into picture_queue.follow_up (kind, subject, due_at)
+    select 'event', j.id, picture_queue._now() + interval '0.2 seconds' from public.job_queue j
+    where j.id = any (v_ids::uuid[]) and j.hold = 'parked';
+    perform picture_queue._plan_maintenance(picture_queue._now() + interval '0.2 seconds');
+  end if;
+  perform picture_queue._take_events(p_events);
+  return v_woken;
+end
+$$;
+
+-- Wakes parked jobs whose event is there. Returns how many.
+create function picture_queue._wake_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_moved picture_queue.moved[] := picture_queue._transition((
+    select array_agg(row(j.id, 'wake', null, s.payload, null, null, null, null, null, false)::picture_queue.change)
+    from (
+      select j.id, j.parked_on from public.job_queue j
+      where j.id = any (p_ids) and j.hold = 'parked' order by j.id for update skip locked
+    ) j
+    join picture_queue.signal s on s.name = j.parked_on));
+begin
+  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m), 'enqueue');
+  return coalesce(cardinality(v_moved), 0);
+end
+$$;
+
+-- Deletes events that jobs have taken: no job is parked on them any more.
+create function picture_queue._take_events(p_events text[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  delete from picture_queue.signal s
+  where s.name = any (p_events) and not (
+    select exists (select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name));
+end
+$$;
+
+-- Wakes the jobs of these follow-ups, which their event could not wake when it came.
+create function picture_queue._wake_by_events(p_ids bigint[], p_limit integer) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_jobs uuid[] := array(
+    select f.subject from picture_queue.follow_up f where f.id = any (p_ids) order by f.id limit p_limit for update skip locked);
+begin
+  perform picture_queue._isolate('wake', array(
+    select j::text from unnest(v_jobs) j
+    where not exists (
+      select from picture_queue.failed_step e
+      where e.kind = 'wake' and e.subject = j::text and e.retry_at > picture_queue._now())), p_limit);
+  perform picture_queue._take_events(array(select distinct j.parked_on from public.job_queue j where j.id = any (v_jobs)));
+  delete from picture_queue.follow_up f
+  where f.id = any (p_ids) and not exists (select from public.job_queue j where j.id = f.subject and j.hold = 'parked');
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '1 second' where f.id = any (p_ids);
+  return cardinality(v_jobs);
 end
 $$;

@@ -61,6 +61,9 @@ begin
     || jsonb_build_object('result', result))) -> 0;
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
+  elsif v_outcome ->> 'outcome' = 'refused' then
+    perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', job_id, v_outcome ->> 'error'),
+      'look for a trigger or constraint of yours on public.job_queue');
   end if;
   return v_outcome ->> 'status';
 exception when deadlock_detected or lock_not_available then

@@ -134,7 +134,6 @@ declare
     when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
   v_matched bigint;
   v_ids uuid[] := array[]::uuid[];
-  v_some uuid[];
   v_changed integer := 0;
 begin
   if v_able is null then
@@ -156,9 +155,7 @@ begin
   end if;
   -- A thousand at a time, since their rows are held in memory.
   for v_i in 1..cardinality(v_ids) by 1000 loop
-    v_some := v_ids[v_i:v_i + 999];
-    v_changed := v_changed + case p_action when 'retry' then picture_queue._retry_jobs(v_some)
-      when 'cancel' then picture_queue._cancel_jobs(v_some) else picture_queue._discard(v_some) end;
+    v_changed := v_changed + picture_queue._isolate(p_action, v_ids[v_i:v_i + 999]::text[], 1000);
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
     v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));

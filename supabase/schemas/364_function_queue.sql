@@ -133,6 +133,16 @@ end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
 
+-- Cancels locked jobs of a queue that is purged. Returns how many.
+create function picture_queue._purge_jobs(p_ids uuid[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return coalesce(cardinality(picture_queue._transition((
+    select array_agg(picture_queue._change(i, 'cancel', 'The queue was purged.')) from unnest(p_ids) i))), 0);
+end
+$$;
+
 -- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
@@ -140,7 +150,6 @@ as $$
 declare
   v_matched bigint;
   v_ids uuid[] := '{}';
-  v_moved integer;
   v_changed integer := 0;
 begin
   v_matched := (
@@ -154,9 +163,7 @@ begin
   end if;
   -- A thousand at a time, as change_jobs does.
   for v_i in 1..cardinality(v_ids) by 1000 loop
-    select count(*) into v_moved from unnest(picture_queue._transition((
-      select array_agg(picture_queue._change(i, 'cancel', 'The queue was purged.')) from unnest(v_ids[v_i:v_i + 999]) i)));
-    v_changed := v_changed + v_moved;
+    v_changed := v_changed + picture_queue._isolate('purge', v_ids[v_i:v_i + 999]::text[], 1000);
   end loop;
   return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', cardinality(v_ids) = 10000);
 exception when lock_not_available or deadlock_detected then

@@ -13,7 +13,9 @@ as $$
 $$;
 
 -- The rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many may
--- start in any period. Jobs that run already count; those of claims under way are added within a second or two.
+-- start in any period. Jobs that run already count: where there are any, nothing of the key starts until maintenance
+-- has counted them, since their rows must not be locked until the caller commits. Those of claims under way are
+-- added within a second or two.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
@@ -37,7 +39,10 @@ begin
   on conflict on constraint limit_rule_pkey do update
   set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds,
     created_at = excluded.created_at, count_at = excluded.count_at;
-  perform picture_queue._count_running(array[key], 10000);
+  if not picture_queue._has_uncounted(key) then
+    update picture_queue.limit_rule r set counted = true where r.key = set_limit.key;
+  end if;
+  perform picture_queue._plan_maintenance(picture_queue._now());
   perform picture_queue._look_at_keys(key);
   return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
 exception when deadlock_detected or lock_not_available then
@@ -46,6 +51,17 @@ exception when deadlock_detected or lock_not_available then
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
+
+-- Tells whether jobs run under the keys of a rule and do not count under them yet.
+create function picture_queue._has_uncounted(p_rule text) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  select exists (
+    select from public.job_queue j
+    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) as k (key)
+    where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
+      and (k.key = p_rule or split_part(k.key, ':', 1) || ':*' = p_rule))
+$$;
 
 -- Looks at a key, or at the keys of a kind, again: unblocks the jobs of the first hundred that jobs wait for, and
 -- leaves the others to maintenance.
@@ -162,7 +178,7 @@ $$;
 
 -- A tenant of weight 3 gets three turns where one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   if coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000 then
@@ -173,6 +189,9 @@ begin
   insert into picture_queue.tenant as t (name, weight) values (set_tenant.tenant, set_tenant.weight)
   on conflict (name) do update set weight = excluded.weight;
   return jsonb_build_object('tenant', tenant, 'weight', weight);
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse_busy();
+  return null;
 end
 $$;
 comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';

@@ -3,7 +3,7 @@
 -- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
 -- p_limit of each, each isolated. Returns how much of each.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100 set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -28,7 +28,7 @@ begin
         select from picture_queue.failed_step f where f.kind = 'expire' and f.subject = j.id::text and f.retry_at > v_now)
       order by j.expires_at limit p_limit), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
-  foreach v_kind in array array['parent', 'child', 'batch'] loop
+  foreach v_kind in array array['parent', 'child', 'batch', 'event'] loop
     v_settled := v_settled + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and not exists (

@@ -142,26 +142,49 @@ async def test_a_report_that_never_arrives_does_not_hold_up_the_others(bench, pr
     assert bench.reporter.backlog == 1
 
 
-@pytest.mark.parametrize("answer", ["busy", "refused"])
-async def test_an_outcome_that_was_not_written_is_sent_again_and_the_others_are_done(
-    bench, project, answer
-):
-    """The database writes the rest of a report when one of its jobs is locked, or refuses it."""
-
+async def test_an_outcome_whose_job_is_locked_is_sent_again_and_the_others_are_done(bench, project):
     def answer_one(params: dict[str, Any]) -> Any:
         answered = bench.take(params)
         for one in answered["outcomes"]:
-            if one["job_id"] == str(other.id) and len(calls) < 3:
-                one["outcome"] = answer
+            if one["job_id"] == str(locked.id) and len(calls) < 3:
+                one["outcome"] = "busy"
         calls.append(len(params["outcomes"]))
         return answered
 
     calls: list[int] = []
     project.answers["report_jobs"] = answer_one
-    other, *good = [bench.put() for _ in range(4)]
+    locked, *good = [bench.put() for _ in range(4)]
     assert {job_id for job_id, _ in await bench.reported(3)} == {job.id for job in good}
-    assert await bench.signals.reported.next() == (other.id, "ok")
-    assert len(calls) == 4 and other.id in bench.ended
+    assert await bench.signals.reported.next() == (locked.id, "ok")
+    assert len(calls) == 4 and locked.id in bench.ended
+
+
+@pytest.mark.parametrize("refuses", ["the result", "everything"])
+async def test_an_outcome_that_the_database_refuses_fails_its_job_or_gives_it_up(
+    bench, project, refuses, caplog
+):
+    def refuse_one(params: dict[str, Any]) -> Any:
+        answered = bench.take(params)
+        for item, one in zip(params["outcomes"], answered["outcomes"], strict=True):
+            bad = item["outcome"] == "completed" or refuses == "everything"
+            if item["job_id"] == str(other.id) and bad:
+                one["outcome"] = "refused"
+            else:
+                taken[item["job_id"]] = item["outcome"]
+        return answered
+
+    taken: dict[str, str] = {}
+    project.answers["report_jobs"] = refuse_one
+    other, good = bench.put(), bench.put()
+    assert await bench.signals.reported.next() == (good.id, "ok")
+    if refuses == "the result":
+        assert await bench.signals.reported.next() == (other.id, "ok")
+        assert taken[str(other.id)] == "failed"
+    async with asyncio.timeout(5):
+        while bench.reporter.backlog:
+            await asyncio.sleep(0)
+    assert other.id in bench.ended
+    assert ("cannot be written" in caplog.text) == (refuses == "everything")
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,9 @@ async def test_a_new_limit_counts_what_runs_already(db):
     await enqueue(db, 5, "k:1")
     running = await db.claim(2)
     await limit(db, "k:1", 2)
+    await enqueue(db, 1, "k:2")
+    assert len(await db.claim(10)) == 1, "others start before it is counted, its own do not"
+    await db.maintain()
     assert await db.claim(10) == []
     await report(db, running[:1])
     assert len(await db.claim(10)) == 1

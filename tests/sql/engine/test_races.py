@@ -411,7 +411,7 @@ async def storm(member: Any, dice: random.Random) -> None:  # noqa: C901
         ids.append(UUID(child["job_id"]))
 
     async def enqueue_unique() -> None:
-        unique = {"by": [], "on_conflict": dice.choice(["debounce", "ignore"])}
+        unique = {"on_conflict": dice.choice(["debounce", "ignore"])}
         await member.enqueue({"options": {"unique": unique, "limit_keys": keys()}})
 
     async def enqueue_many() -> None:

@@ -146,6 +146,9 @@ class World(RuleBasedStateMachine):
     ) -> None:
         raise NotImplementedError
 
+    def maintain(self) -> None:
+        raise NotImplementedError
+
     def keyed(self, key: str) -> dict[str, frozenset[str]]:
         """The jobs that a change of a key's rule may let go."""
         return {
@@ -166,6 +169,7 @@ class World(RuleBasedStateMachine):
             Step("set_limit", targets=self.keyed(key)),
             "select set_limit($1, $2, $3, $4)", key, new.max_running, new.rate, new.period,
         )  # fmt: skip
+        self.maintain()  # which counts what runs already
 
     def item(self, given: dict[str, Any], **facts: Any) -> dict[str, Any]:
         """A job for enqueue_jobs, and what the model has to know of it."""

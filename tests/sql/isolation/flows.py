@@ -30,7 +30,7 @@ class Flow:
 
 async def enqueue(world: World) -> None:
     jobs = [{"job_type": TYPE, "queue": QUEUE}] * JOBS
-    keyed = [{**job, "idempotency_key": str(n), "options": {"unique": {"by": []}}}
+    keyed = [{**job, "idempotency_key": str(n), "options": {"unique": {}}}
              for n, job in enumerate(jobs[:1])]  # fmt: skip
     for many in (jobs, keyed, [{**jobs[0], "scheduled_for": "2031-01-01T00:00:00Z"}]):
         answer = await world.call("select enqueue_jobs($1)", many)
