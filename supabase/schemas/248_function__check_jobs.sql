@@ -263,7 +263,10 @@ begin
       'payload ' || picture_queue._json_problem(v_job -> 'payload', v_limit),
       case when v_job ->> 'scheduled_for' is not null and v_job #>> '{options,delay_seconds}' is not null
         then 'scheduled_for and options.delay_seconds are both given' end,
-      v_error));
+      (select format('the policy of job type %s names queue %s: name the queue of the job, or register the type again',
+          t.name, to_jsonb(t.queue))
+        from picture_queue.job_type t where t.name = v_job ->> 'job_type' and v_job ->> 'queue' is null and t.queue is not null),
+      v_error, 'a value is not acceptable'));
   return null;
 end
 $$;

@@ -1,19 +1,23 @@
 -- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy, which
--- complete_job may end without naming the lease. Where no worker does the maintenance, it does a little of it
--- first: it may be the only one who calls.
+-- complete_job may end without naming the lease. Where nothing can be claimed and nobody did maintenance lately, it
+-- does a little of it, since it may be the only one who calls; not before, since its transaction may stay open while
+-- the job is worked on.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1, null,
+    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true);
   v_jobs jsonb;
 begin
   perform picture_queue._check_isolation();
-  if (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m) then
+  v_jobs := picture_queue._claim_isolated(v_claim);
+  if v_jobs = '[]'
+    and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
+  then
     perform picture_queue._do_due_steps(10, true);
+    v_jobs := picture_queue._claim_isolated(v_claim);
   end if;
-  v_jobs := picture_queue._claim_isolated(row(
-    'claim_next_job', case when queue is not null then array[queue] end, null, 1, null,
-    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true)::picture_queue.claim);
   return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
 end
 $$;
