@@ -131,6 +131,7 @@ async def test_a_rate_is_never_exceeded(crowd):
 
 
 async def test_a_limit_lowered_while_all_work_holds_from_then_on(crowd):
+    """Claims that were under way when it was set do not know it; those that begin later do."""
     key = f"queue:{crowd.queue}"
     await crowd.one.value("select set_limit($1, max_running => 20)", key)
     await crowd.one.enqueue(*[{} for _ in range(300)])
@@ -140,15 +141,21 @@ async def test_a_limit_lowered_while_all_work_holds_from_then_on(crowd):
         while await is_open(watcher.eye, 250):
             pass
         await watcher.eye.value("select set_limit($1, max_running => 2)", key)
+        under_way = dict(claims)
+        while not watcher.over and any(claims[name] == n for name, n in under_way.items()):
+            await asyncio.sleep(0.001)
         watcher.lowered = True
         await watcher.look()
 
     async def work(member: Any) -> None:
         while not watcher.over:
-            await member.report(await member.claim(5), "completed")
+            jobs = await member.claim(5)
+            claims[member.name] += 1
+            await member.report(jobs, "completed")
             if not await is_open(member):
                 watcher.over = True
 
+    claims = {member.name: 0 for member in crowd.members[:-1]}
     async with asyncio.timeout(45):
         await asyncio.gather(lower(), *(work(member) for member in crowd.members[:-1]))
     counts = [n for lowered, n in watcher.seen if lowered]
