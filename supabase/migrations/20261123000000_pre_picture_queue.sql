@@ -7,10 +7,11 @@
 -- somebody asked for; it has one job, and its *images* come from *predictions* at Replicate.
 --
 -- The way of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle
--- workers. claim_jobs first promotes what is due and sweeps expired leases, then picks rows and
--- leases them. The worker says how it goes through report_progress and heartbeat_jobs, and how it
--- ended through report_jobs. Each change of state, whoever asks for it, is made by _transition,
--- along an edge of the table picture_queue.edge, and announced by _emit.
+-- workers. claim_jobs picks rows and leases them. The worker says how it goes through report_progress
+-- and heartbeat_jobs, and how it ended through report_jobs. Each change of state, whoever asks for it,
+-- is made by _transition, along an edge of the table picture_queue.edge, and announced by _emit. What
+-- it leaves to do for other jobs (children, batches, limits) is written down as follow-ups; these, due
+-- jobs, expired leases and schedules are the work of maintain_jobs, which one worker calls all the time.
 --
 -- The way of a picture. start_generation checks the input against picture_queue.model and enqueues
 -- a job of type generate-image; the worker takes begin_prediction, record_prediction, save_images
@@ -75,6 +76,19 @@ create type picture_queue.claim as (
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- of the queues; null: they are one line by priority
   is_legacy boolean        -- by a caller that never heartbeats
+);
+
+-- What changes of jobs have made of them, with what is special about some: see _transition.
+create type picture_queue.applied as (
+  moved picture_queue.moved[],
+  announced boolean,       -- their queues send events
+  long_lived boolean,      -- their history has to be cut
+  has_generation boolean,
+  ended uuid[],            -- ran under limit keys and do not any more
+  unblocked uuid[],        -- had been unblocked for a key and do not need it now
+  takes_turn boolean,      -- get a place behind their tenant's last
+  due_at timestamptz,      -- the first of those that wait for a time
+  batches jsonb            -- batch_id, from and to of each change in a batch
 );
 
 -- How an attempt ended, as a worker reports it.
@@ -537,7 +551,8 @@ comment on table picture_queue.follow_up is
   'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch,
   a parked job that its event could not wake.';
 comment on column picture_queue.follow_up.data is
-  'Of a batch: how much its counts change. Of a child: the transaction before which its parents may have finished unseen.';
+  'Of a batch: how much its counts change. Of a child: the transaction before which its parents may have finished'
+  ' unseen.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 alter table picture_queue.follow_up enable row level security;
@@ -579,7 +594,8 @@ create table picture_queue.maintenance (
   fold_at timestamptz not null default '-infinity',
   tidied boolean not null default false
 );
-comment on table picture_queue.maintenance is 'The lease of maintenance: one worker for the whole project, for some seconds.';
+comment on table picture_queue.maintenance is
+  'The lease of maintenance: one worker for the whole project, for some seconds.';
 comment on column picture_queue.maintenance.tidied is 'The latest round was one of housekeeping.';
 insert into picture_queue.maintenance default values;
 alter table picture_queue.maintenance enable row level security;
@@ -1145,22 +1161,73 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[] := array(select c.job_id from unnest(p_changes) c);
-  v_traits record;
-  v_has_children boolean;
+  v_applied picture_queue.applied;
+  v_has_children boolean := false;
   v_follow_ups bigint[];
 begin
   if p_changes is null then
     return null;
   end if;
+  v_applied := picture_queue._apply_changes(p_changes, v_ids, v_now);
+  if v_applied.moved is null then
+    return null;
+  end if;
+  -- In a statement after the change, so that it sees children that were committed meanwhile. To look each job up
+  -- costs a tenth of a report, so it is not done where nobody uses dependencies.
+  if pg_relation_size('picture_queue.dependency') > 0 then
+    v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
+  end if;
+  if not (v_has_children or v_applied.takes_turn or v_applied.long_lived or v_applied.has_generation or v_applied.announced)
+    and num_nonnulls(v_applied.ended, v_applied.unblocked, v_applied.batches, v_applied.due_at) = 0
+  then
+    return v_applied.moved;
+  end if;
+
+  v_ids := array(select m.id from unnest(v_applied.moved) m);
+  if v_applied.due_at < v_now + interval '1 second' then
+    perform picture_queue._plan_maintenance(v_applied.due_at);
+  end if;
+  if v_applied.takes_turn then
+    perform picture_queue._take_turns(v_ids);
+  end if;
+  if num_nonnulls(v_applied.ended, v_applied.unblocked) > 0 then
+    perform picture_queue._free_keys(v_applied.ended, v_applied.unblocked);
+  end if;
+  if v_applied.long_lived then
+    perform picture_queue._bound_history(v_ids);
+  end if;
+  if v_applied.has_generation then
+    perform picture_queue._mirror_generations(v_ids);
+  end if;
+  if v_applied.announced then
+    perform picture_queue._emit(v_ids);
+  end if;
+  if v_has_children or v_applied.batches is not null then
+    v_follow_ups := picture_queue._note_follow_ups(v_applied.moved, v_applied.batches);
+    if p_begins_follow_ups and v_follow_ups <> '{}' then
+      perform picture_queue._begin_follow_ups(v_follow_ups);
+    end if;
+  end if;
+  return v_applied.moved;
+end
+$$;
+
+-- Changes the rows, writes their history and the counts, and answers what is special about them.
+create function picture_queue._apply_changes(p_changes picture_queue.change[], p_ids uuid[], p_now timestamptz)
+returns picture_queue.applied
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_applied picture_queue.applied;
+begin
   with moved as (
     update public.job_queue j set
       status = e.to_status,
       hold = e.to_hold,
       attempt = j.attempt + e.attempt_delta,
       max_attempts = case when e.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
-      scheduled_for = case when e.retries or e.wakes then null when e.to_hold is null or e.action = 'await'
-          then j.scheduled_for
-        when e.to_hold in ('scheduled', 'parked') then e.run_at else j.scheduled_for end,
+      scheduled_for = case when e.retries or e.wakes then null
+        when e.to_hold in ('scheduled', 'parked') and e.action <> 'await' then e.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
       lease_id = case when e.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
@@ -1170,7 +1237,7 @@ begin
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
       expires_at = case when e.parks or e.retries then null else j.expires_at end,
       event = case when e.wakes then e.result when e.parks then null else j.event end,
-      finished_at = case when e.to_status in ('completed', 'failed', 'cancelled') then v_now end,
+      finished_at = case when e.to_status in ('completed', 'failed', 'cancelled') then p_now end,
       cancel_requested_at = case when e.retries then null else j.cancel_requested_at end,
       progress = case when e.completes then 100 when e.starts_over then 0 else j.progress end,
       message = case when e.completes or e.starts_over then null else j.message end,
@@ -1179,20 +1246,17 @@ begin
       error = case when e.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, e.error)
         when e.errs then e.error when e.completes or e.retries then null
         when e.action = 'cancel' then coalesce(e.error, j.error) else j.error end,
-      version = j.version + 1,
-      updated_at = v_now
+      version = j.version + 1, updated_at = p_now
     from (
       -- Worked out once for a change, not for each column that depends on it.
       select c.*, e.from_status, e.from_hold, e.to_status, e.to_hold, e.attempt_delta,
-        c.action = 'complete' as completes, c.action = 'retry' as retries,
-        c.action = 'park' as parks, c.action = 'wake' as wakes,
+        c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
         c.action in ('fail', 'back_off', 'expire') as errs
       from unnest(p_changes) c
-      join picture_queue.edge e on e.action = c.action
-      offset 0
+      join picture_queue.edge e on e.action = c.action offset 0
     ) e
-    where j.id = any (v_ids) and j.id = e.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    where j.id = any (p_ids) and j.id = e.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.
       and (e.lease_id is null or j.lease_id = e.lease_id and j.lease_expires_at is not null)
     returning j.id, e.action, e.from_status, e.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id, j.generation_id,
@@ -1201,74 +1265,33 @@ begin
   remembered as (
     insert into picture_queue.history
       (job_id, at, action, status, hold, attempt, worker, started_at, duration_seconds, error, detail)
-    select m.id, v_now, m.action, m.status, m.hold, m.attempt, m.worker,
+    select m.id, p_now, m.action, m.status, m.hold, m.attempt, m.worker,
       case when m.from_status = 'processing' then m.started_at end,
       case when m.from_status = 'processing' and m.from_hold is null
-        then coalesce(m.duration_seconds, extract(epoch from v_now - m.started_at)) end,
+        then coalesce(m.duration_seconds, extract(epoch from p_now - m.started_at)) end,
       case when m.action in ('fail', 'back_off', 'expire', 'abandon') then m.error end, left(m.detail, 8192)
     from moved m
     where m.action <> 'complete'
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select d.queue, d.status, d.hold, sum(d.n), v_now
-    from (
-      select m.queue, m.from_status as status, m.from_hold as hold, -1 as n from moved m
-      union all
-      select m.queue, m.status, m.hold, 1 from moved m
-    ) d
-    group by d.queue, d.status, d.hold
-    having sum(d.n) <> 0
+    select m.queue, d.status, d.hold, sum(d.n), p_now
+    from moved m
+    cross join lateral (values (m.from_status, m.from_hold, -1), (m.status, m.hold, 1)) as d (status, hold, n)
+    group by m.queue, d.status, d.hold having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved) as moved,
-    bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))) as announced,
-    bool_or(m.version > 50) as long_lived,
-    bool_or(m.generation_id is not null) as has_generation,
-    array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null) as ended,
-    array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')) as unblocked,
-    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn,
-    min(m.scheduled_for) filter (where m.hold in ('scheduled', 'parked')) as due_at,
+  select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved),
+    bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))),
+    bool_or(m.version > 50), bool_or(m.generation_id is not null),
+    array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null),
+    array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')),
+    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null),
+    min(m.scheduled_for) filter (where m.hold in ('scheduled', 'parked')),
     jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
-      filter (where m.batch_id is not null) as batches
-  into v_traits
+      filter (where m.batch_id is not null)
+  into v_applied
   from moved m;
-  if v_traits.moved is null then
-    return null;
-  end if;
-  if v_traits.due_at < v_now + interval '1 second' then
-    perform picture_queue._plan_maintenance(v_traits.due_at);
-  end if;
-
-  -- In a statement after the change, so that it sees children that were committed meanwhile.
-  v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
-  if not (v_has_children or v_traits.takes_turn or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
-    and num_nonnulls(v_traits.ended, v_traits.unblocked, v_traits.batches) = 0
-  then
-    return v_traits.moved;
-  end if;
-  v_ids := array(select m.id from unnest(v_traits.moved) m);
-  if v_traits.takes_turn then
-    perform picture_queue._take_turns(v_ids);
-  end if;
-  if num_nonnulls(v_traits.ended, v_traits.unblocked) > 0 then
-    perform picture_queue._free_keys(v_traits.ended, v_traits.unblocked);
-  end if;
-  if v_traits.long_lived then
-    perform picture_queue._bound_history(v_ids);
-  end if;
-  if v_traits.has_generation then
-    perform picture_queue._mirror_generations(v_ids);
-  end if;
-  if v_traits.announced then
-    perform picture_queue._emit(v_ids);
-  end if;
-  if v_has_children or v_traits.batches is not null then
-    v_follow_ups := picture_queue._note_follow_ups(v_traits.moved, v_traits.batches);
-    if p_begins_follow_ups and v_follow_ups <> '{}' then
-      perform picture_queue._begin_follow_ups(v_follow_ups);
-    end if;
-  end if;
-  return v_traits.moved;
+  return v_applied;
 end
 $$;
 
@@ -1829,8 +1852,10 @@ $$;
 -- jobs run under it. Keys for which nothing holds are left out.
 create function picture_queue._rules(p_keys text[])
 returns table (
-  key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer, is_counted boolean)
-language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+  key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
+  is_counted boolean)
+language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
 as $$
 #variable_conflict use_column
 declare
@@ -1860,7 +1885,8 @@ as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.
 -- Exact for whoever holds the locks of the keys: ends of jobs that are not visible yet make it less, never more.
 create function picture_queue._capacity(p_keys text[])
 returns table (key text, capacity integer)
-language plpgsql volatile rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql volatile rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
 as $$
 #variable_conflict use_column
 declare
@@ -2004,7 +2030,8 @@ $$;
 
 -- The jobs to unblock under these locked keys.
 create function picture_queue._jobs_to_unblock(p_keys text[]) returns text[]
-language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
 as $$
 declare
   v_ids text[];
@@ -2100,7 +2127,8 @@ begin
     perform picture_queue._add_running(v_keys, v_counts);
   end if;
   update picture_queue.limit_rule r
-  set counted = true, count_at = case when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
+  set counted = true, count_at = case
+    when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
   where r.key = any (p_rules);
   return coalesce(v_found, 0);
 end
@@ -3111,7 +3139,8 @@ $$;
 -- The jobs that a lease of a worker holds, as the worker gets them: what is null or nought is left out where
 -- most jobs have nothing else.
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -3497,7 +3526,9 @@ begin
   if v_problem is not null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
   end if;
-  perform picture_queue._check_isolation();
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   return picture_queue._claim_isolated(p_claim);
@@ -3570,6 +3601,7 @@ $$;
 -- fails its job, since no repetition makes it smaller.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
 as $$
 declare
   v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
@@ -3619,7 +3651,9 @@ declare
   v_state text;
   v_error text;
 begin
-  perform picture_queue._check_isolation();
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   begin
     return picture_queue._report(p_outcomes);
   exception when others then
@@ -3640,7 +3674,7 @@ $$;
 
 -- Writes outcomes one by one, those whose jobs nobody has locked.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
 declare
   v_free uuid[] := array(
@@ -3942,7 +3976,9 @@ declare
   v_one jsonb;
   v_answer jsonb := '{"cancel": [], "lost": []}';
 begin
-  perform picture_queue._check_isolation();
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   if not picture_queue._is_list(p_leases) then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
   end if;
@@ -4186,12 +4222,57 @@ create function public.enqueue_job(
 returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_variable
 declare
-  v_jobs jsonb := jsonb_build_array(jsonb_build_object(
+  v_now timestamptz := picture_queue._now();
+  v_id uuid := coalesce(job_id, gen_random_uuid());
+  v_max_attempts integer;
+  v_events text;
+  v_wakes boolean;
+  v_jobs jsonb;
+begin
+  -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
+  -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
+  if num_nonnulls(scheduled_for, max_attempts, idempotency_key) = 0 and coalesce(options, '{}') = '{}'
+    and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
+    and jsonb_typeof(payload) = 'object' and priority between -1000000000 and 1000000000
+  then
+    if queue is null then
+      queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
+    end if;
+    -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
+    select coalesce(
+        (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
+      q.events, (
+        select true from picture_queue.worker w
+        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
+        order by w.seen_at desc limit 1)
+    into v_max_attempts, v_events, v_wakes
+    from picture_queue.queue q
+    cross join picture_queue.setting s
+    where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
+      and picture_queue._json_problem(payload, s.max_payload_bytes) is null;
+    if found then
+      insert into public.job_queue
+        (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
+      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now)
+      on conflict (id) do nothing;
+      if found then
+        insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
+        if v_events <> 'none' then
+          perform picture_queue._emit(array[v_id]);
+        end if;
+        if v_wakes then
+          perform picture_queue._wake(array[queue], 'enqueue');
+        end if;
+        return v_id;
+      end if;
+    end if;
+  end if;
+  v_jobs := jsonb_build_array(jsonb_build_object(
     'job_type', job_type, 'payload', payload, 'priority', priority, 'queue', queue, 'scheduled_for', scheduled_for,
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
     'options', options));
-begin
   if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 then
     -- It waits for nobody, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
     return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;
@@ -4231,7 +4312,9 @@ declare
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true);
   v_jobs jsonb;
 begin
-  perform picture_queue._check_isolation();
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   v_jobs := picture_queue._claim_isolated(v_claim);
   if v_jobs = '[]'
     and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
@@ -7257,7 +7340,8 @@ $$;
 -- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
 -- p_limit of each, each isolated. Returns how much of each.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100 set lock_timeout = '500ms'
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100 set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -7424,7 +7508,8 @@ exception when deadlock_detected or lock_not_available then
   return null;
 end
 $$;
-comment on function public.maintain_jobs is 'Does the maintenance that is due, and says what was done and when to call again.';
+comment on function public.maintain_jobs is
+  'Does the maintenance that is due, and says what was done and when to call again.';
 
 
 -- 540_function_doctor.sql

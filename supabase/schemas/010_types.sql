@@ -34,6 +34,19 @@ create type picture_queue.claim as (
   is_legacy boolean        -- by a caller that never heartbeats
 );
 
+-- What changes of jobs have made of them, with what is special about some: see _transition.
+create type picture_queue.applied as (
+  moved picture_queue.moved[],
+  announced boolean,       -- their queues send events
+  long_lived boolean,      -- their history has to be cut
+  has_generation boolean,
+  ended uuid[],            -- ran under limit keys and do not any more
+  unblocked uuid[],        -- had been unblocked for a key and do not need it now
+  takes_turn boolean,      -- get a place behind their tenant's last
+  due_at timestamptz,      -- the first of those that wait for a time
+  batches jsonb            -- batch_id, from and to of each change in a batch
+);
+
 -- How an attempt ended, as a worker reports it.
 create type picture_queue.outcome as (
   job_id uuid,

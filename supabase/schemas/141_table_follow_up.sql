@@ -12,7 +12,8 @@ comment on table picture_queue.follow_up is
   'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch,
   a parked job that its event could not wake.';
 comment on column picture_queue.follow_up.data is
-  'Of a batch: how much its counts change. Of a child: the transaction before which its parents may have finished unseen.';
+  'Of a batch: how much its counts change. Of a child: the transaction before which its parents may have finished'
+  ' unseen.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 alter table picture_queue.follow_up enable row level security;
@@ -54,7 +55,8 @@ create table picture_queue.maintenance (
   fold_at timestamptz not null default '-infinity',
   tidied boolean not null default false
 );
-comment on table picture_queue.maintenance is 'The lease of maintenance: one worker for the whole project, for some seconds.';
+comment on table picture_queue.maintenance is
+  'The lease of maintenance: one worker for the whole project, for some seconds.';
 comment on column picture_queue.maintenance.tidied is 'The latest round was one of housekeeping.';
 insert into picture_queue.maintenance default values;
 alter table picture_queue.maintenance enable row level security;

@@ -11,22 +11,73 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[] := array(select c.job_id from unnest(p_changes) c);
-  v_traits record;
-  v_has_children boolean;
+  v_applied picture_queue.applied;
+  v_has_children boolean := false;
   v_follow_ups bigint[];
 begin
   if p_changes is null then
     return null;
   end if;
+  v_applied := picture_queue._apply_changes(p_changes, v_ids, v_now);
+  if v_applied.moved is null then
+    return null;
+  end if;
+  -- In a statement after the change, so that it sees children that were committed meanwhile. To look each job up
+  -- costs a tenth of a report, so it is not done where nobody uses dependencies.
+  if pg_relation_size('picture_queue.dependency') > 0 then
+    v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
+  end if;
+  if not (v_has_children or v_applied.takes_turn or v_applied.long_lived or v_applied.has_generation or v_applied.announced)
+    and num_nonnulls(v_applied.ended, v_applied.unblocked, v_applied.batches, v_applied.due_at) = 0
+  then
+    return v_applied.moved;
+  end if;
+
+  v_ids := array(select m.id from unnest(v_applied.moved) m);
+  if v_applied.due_at < v_now + interval '1 second' then
+    perform picture_queue._plan_maintenance(v_applied.due_at);
+  end if;
+  if v_applied.takes_turn then
+    perform picture_queue._take_turns(v_ids);
+  end if;
+  if num_nonnulls(v_applied.ended, v_applied.unblocked) > 0 then
+    perform picture_queue._free_keys(v_applied.ended, v_applied.unblocked);
+  end if;
+  if v_applied.long_lived then
+    perform picture_queue._bound_history(v_ids);
+  end if;
+  if v_applied.has_generation then
+    perform picture_queue._mirror_generations(v_ids);
+  end if;
+  if v_applied.announced then
+    perform picture_queue._emit(v_ids);
+  end if;
+  if v_has_children or v_applied.batches is not null then
+    v_follow_ups := picture_queue._note_follow_ups(v_applied.moved, v_applied.batches);
+    if p_begins_follow_ups and v_follow_ups <> '{}' then
+      perform picture_queue._begin_follow_ups(v_follow_ups);
+    end if;
+  end if;
+  return v_applied.moved;
+end
+$$;
+
+-- Changes the rows, writes their history and the counts, and answers what is special about them.
+create function picture_queue._apply_changes(p_changes picture_queue.change[], p_ids uuid[], p_now timestamptz)
+returns picture_queue.applied
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_applied picture_queue.applied;
+begin
   with moved as (
     update public.job_queue j set
       status = e.to_status,
       hold = e.to_hold,
       attempt = j.attempt + e.attempt_delta,
       max_attempts = case when e.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
-      scheduled_for = case when e.retries or e.wakes then null when e.to_hold is null or e.action = 'await'
-          then j.scheduled_for
-        when e.to_hold in ('scheduled', 'parked') then e.run_at else j.scheduled_for end,
+      scheduled_for = case when e.retries or e.wakes then null
+        when e.to_hold in ('scheduled', 'parked') and e.action <> 'await' then e.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
       lease_id = case when e.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
@@ -36,7 +87,7 @@ begin
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
       expires_at = case when e.parks or e.retries then null else j.expires_at end,
       event = case when e.wakes then e.result when e.parks then null else j.event end,
-      finished_at = case when e.to_status in ('completed', 'failed', 'cancelled') then v_now end,
+      finished_at = case when e.to_status in ('completed', 'failed', 'cancelled') then p_now end,
       cancel_requested_at = case when e.retries then null else j.cancel_requested_at end,
       progress = case when e.completes then 100 when e.starts_over then 0 else j.progress end,
       message = case when e.completes or e.starts_over then null else j.message end,
@@ -45,20 +96,17 @@ begin
       error = case when e.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, e.error)
         when e.errs then e.error when e.completes or e.retries then null
         when e.action = 'cancel' then coalesce(e.error, j.error) else j.error end,
-      version = j.version + 1,
-      updated_at = v_now
+      version = j.version + 1, updated_at = p_now
     from (
       -- Worked out once for a change, not for each column that depends on it.
       select c.*, e.from_status, e.from_hold, e.to_status, e.to_hold, e.attempt_delta,
-        c.action = 'complete' as completes, c.action = 'retry' as retries,
-        c.action = 'park' as parks, c.action = 'wake' as wakes,
+        c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
         c.action in ('fail', 'back_off', 'expire') as errs
       from unnest(p_changes) c
-      join picture_queue.edge e on e.action = c.action
-      offset 0
+      join picture_queue.edge e on e.action = c.action offset 0
     ) e
-    where j.id = any (v_ids) and j.id = e.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    where j.id = any (p_ids) and j.id = e.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.
       and (e.lease_id is null or j.lease_id = e.lease_id and j.lease_expires_at is not null)
     returning j.id, e.action, e.from_status, e.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id, j.generation_id,
@@ -67,73 +115,32 @@ begin
   remembered as (
     insert into picture_queue.history
       (job_id, at, action, status, hold, attempt, worker, started_at, duration_seconds, error, detail)
-    select m.id, v_now, m.action, m.status, m.hold, m.attempt, m.worker,
+    select m.id, p_now, m.action, m.status, m.hold, m.attempt, m.worker,
       case when m.from_status = 'processing' then m.started_at end,
       case when m.from_status = 'processing' and m.from_hold is null
-        then coalesce(m.duration_seconds, extract(epoch from v_now - m.started_at)) end,
+        then coalesce(m.duration_seconds, extract(epoch from p_now - m.started_at)) end,
       case when m.action in ('fail', 'back_off', 'expire', 'abandon') then m.error end, left(m.detail, 8192)
     from moved m
     where m.action <> 'complete'
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select d.queue, d.status, d.hold, sum(d.n), v_now
-    from (
-      select m.queue, m.from_status as status, m.from_hold as hold, -1 as n from moved m
-      union all
-      select m.queue, m.status, m.hold, 1 from moved m
-    ) d
-    group by d.queue, d.status, d.hold
-    having sum(d.n) <> 0
+    select m.queue, d.status, d.hold, sum(d.n), p_now
+    from moved m
+    cross join lateral (values (m.from_status, m.from_hold, -1), (m.status, m.hold, 1)) as d (status, hold, n)
+    group by m.queue, d.status, d.hold having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved) as moved,
-    bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))) as announced,
-    bool_or(m.version > 50) as long_lived,
-    bool_or(m.generation_id is not null) as has_generation,
-    array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null) as ended,
-    array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')) as unblocked,
-    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null) as takes_turn,
-    min(m.scheduled_for) filter (where m.hold in ('scheduled', 'parked')) as due_at,
+  select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved),
+    bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))),
+    bool_or(m.version > 50), bool_or(m.generation_id is not null),
+    array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null),
+    array_agg(m.id) filter (where m.blocked_on is not null and m.action not in ('unblock', 'block')),
+    bool_or(m.tenant is not null and m.status = 'pending' and m.hold is null),
+    min(m.scheduled_for) filter (where m.hold in ('scheduled', 'parked')),
     jsonb_agg(jsonb_build_object('batch_id', m.batch_id, 'from', m.from_status, 'to', m.status))
-      filter (where m.batch_id is not null) as batches
-  into v_traits
+      filter (where m.batch_id is not null)
+  into v_applied
   from moved m;
-  if v_traits.moved is null then
-    return null;
-  end if;
-  if v_traits.due_at < v_now + interval '1 second' then
-    perform picture_queue._plan_maintenance(v_traits.due_at);
-  end if;
-
-  -- In a statement after the change, so that it sees children that were committed meanwhile.
-  v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
-  if not (v_has_children or v_traits.takes_turn or v_traits.long_lived or v_traits.has_generation or v_traits.announced)
-    and num_nonnulls(v_traits.ended, v_traits.unblocked, v_traits.batches) = 0
-  then
-    return v_traits.moved;
-  end if;
-  v_ids := array(select m.id from unnest(v_traits.moved) m);
-  if v_traits.takes_turn then
-    perform picture_queue._take_turns(v_ids);
-  end if;
-  if num_nonnulls(v_traits.ended, v_traits.unblocked) > 0 then
-    perform picture_queue._free_keys(v_traits.ended, v_traits.unblocked);
-  end if;
-  if v_traits.long_lived then
-    perform picture_queue._bound_history(v_ids);
-  end if;
-  if v_traits.has_generation then
-    perform picture_queue._mirror_generations(v_ids);
-  end if;
-  if v_traits.announced then
-    perform picture_queue._emit(v_ids);
-  end if;
-  if v_has_children or v_traits.batches is not null then
-    v_follow_ups := picture_queue._note_follow_ups(v_traits.moved, v_traits.batches);
-    if p_begins_follow_ups and v_follow_ups <> '{}' then
-      perform picture_queue._begin_follow_ups(v_follow_ups);
-    end if;
-  end if;
-  return v_traits.moved;
+  return v_applied;
 end
 $$;

@@ -16,8 +16,10 @@ $$;
 -- jobs run under it. Keys for which nothing holds are left out.
 create function picture_queue._rules(p_keys text[])
 returns table (
-  key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer, is_counted boolean)
-language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+  key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
+  is_counted boolean)
+language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
 as $$
 #variable_conflict use_column
 declare
@@ -47,7 +49,8 @@ as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.
 -- Exact for whoever holds the locks of the keys: ends of jobs that are not visible yet make it less, never more.
 create function picture_queue._capacity(p_keys text[])
 returns table (key text, capacity integer)
-language plpgsql volatile rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql volatile rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
 as $$
 #variable_conflict use_column
 declare
@@ -191,7 +194,8 @@ $$;
 
 -- The jobs to unblock under these locked keys.
 create function picture_queue._jobs_to_unblock(p_keys text[]) returns text[]
-language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
 as $$
 declare
   v_ids text[];
@@ -287,7 +291,8 @@ begin
     perform picture_queue._add_running(v_keys, v_counts);
   end if;
   update picture_queue.limit_rule r
-  set counted = true, count_at = case when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
+  set counted = true, count_at = case
+    when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
   where r.key = any (p_rules);
   return coalesce(v_found, 0);
 end

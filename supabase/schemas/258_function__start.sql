@@ -56,7 +56,8 @@ $$;
 -- The jobs that a lease of a worker holds, as the worker gets them: what is null or nought is left out where
 -- most jobs have nothing else.
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();

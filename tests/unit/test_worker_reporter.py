@@ -25,6 +25,7 @@ class Bench:
         self.signals = Signals().watch()
         self.launched: list[UUID] = []
         self.ended: list[UUID] = []
+        self.one_ended = asyncio.Event()
         self.free = 0
         self.given: list[dict[str, Any]] = []
         project.answers["report_jobs"] = self.take
@@ -43,6 +44,7 @@ class Bench:
 
     def _ended(self, job: Any) -> None:
         self.ended.append(job.id)
+        self.one_ended.set()
 
     def take(self, params: dict[str, Any], answer: str = "ok") -> dict[str, Any]:
         return {
@@ -181,9 +183,10 @@ async def test_an_outcome_that_the_database_refuses_fails_its_job_or_gives_it_up
         assert await bench.signals.reported.next() == (other.id, "ok")
         assert taken[str(other.id)] == "failed"
     async with asyncio.timeout(5):
-        while bench.reporter.backlog:
-            await asyncio.sleep(0)
-    assert other.id in bench.ended
+        while other.id not in bench.ended:
+            await bench.one_ended.wait()
+            bench.one_ended.clear()
+    assert bench.reporter.backlog == 0
     assert ("cannot be written" in caplog.text) == (refuses == "everything")
 
 

@@ -68,7 +68,7 @@ class Member:
         return [one["outcome"] for one in answer["outcomes"]]
 
     async def maintain(self) -> None:
-        """Do what is due and what reports have left, as maintenance does in the next half second."""
+        """Do what is due and what reports have left, as maintenance does within a second."""
         await self.value("update picture_queue.follow_up set due_at = '-infinity'")
         await self.value("select picture_queue._do_due_steps(1000, true)")
 

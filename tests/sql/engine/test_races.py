@@ -143,7 +143,7 @@ async def test_a_limit_lowered_while_all_work_holds_from_then_on(crowd):
         await watcher.eye.value("select set_limit($1, max_running => 2)", key)
         under_way = dict(claims)
         while not watcher.over and any(claims[name] == n for name, n in under_way.items()):
-            await asyncio.sleep(0.001)
+            await watcher.look()
         watcher.lowered = True
         await watcher.look()
 
