@@ -125,7 +125,8 @@ begin
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
   into v_broken
   from settled s
-  join public.job_queue p on p.id = s.parent_id
+  -- By its id, whatever the planner thinks of how few jobs have failed.
+  cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
   where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
 
   select array_agg(picture_queue._change(
@@ -178,7 +179,7 @@ $$;
 -- Adds changes to the counts of batches, and notes which are finished. A batch that somebody has locked (one
 -- who adds jobs to it) is left for later.
 create function picture_queue._count_batches(p_ids bigint[], p_limit integer) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_locked uuid[] := array(
@@ -190,8 +191,12 @@ begin
   with taken as (
     -- All of a batch, not only those given: a retry takes back a failure that was counted before it.
     delete from picture_queue.follow_up f
-    where f.kind = 'batch' and (f.subject = any (v_locked)
-      or f.id = any (p_ids) and not exists (select from picture_queue.batch b where b.id = f.subject))
+    where f.id = any (array(
+      select o.id from picture_queue.follow_up o where o.subject = any (v_locked) and o.kind = 'batch'
+      union all
+      select o.id from picture_queue.follow_up o
+      where o.id = any (p_ids) and o.kind = 'batch'
+        and (select b.id from picture_queue.batch b where b.id = o.subject) is null))
     returning f.subject, f.data
   ),
   sums as (
