@@ -1,7 +1,7 @@
 begin;
 select plan(2);
 
-insert into picture_queue.limit_rule (key, max_running) values ('queue:other', 1), ('type:other', 1);
+select set_limit('queue:other', 1), set_limit('type:other', 1);
 select enqueue_job('t', queue => 'q', options => '{"limit_keys": ["queue:other"]}') from generate_series(1, 3);
 select is(jsonb_array_length(claim_jobs('w', '{q}', '{t}', 10)), 1, 'and runs under it');
 

@@ -1,10 +1,13 @@
 begin;
-select plan(4);
+select plan(5);
 
 select enqueue_job('t', queue => 'q') from generate_series(1, 5);
 create temp table claimed as
 select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 3))
   as j (id uuid, lease_id uuid, attempt integer, payload jsonb, event jsonb, cancel_requested_at timestamptz);
+select set_limit('queue:q', 5);
+select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'nothing starts until they are counted');
+select picture_queue.maintain();
 select set_limit('queue:q', 3);
 select is(claim_jobs('w', '{q}', '{t}', 10), '[]', 'what runs already counts');
 select set_limit('queue:q', 4);
