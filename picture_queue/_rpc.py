@@ -25,6 +25,7 @@ from picture_queue.records import (
     Generation,
     Health,
     Job,
+    JobExplanation,
     JobHistory,
     JobPosition,
     JobStatus,
@@ -84,6 +85,7 @@ def _nothing(_: Any) -> None:
 
 
 _JOBS = TypeAdapter(list[Job])
+_EXPLANATIONS = TypeAdapter(list[JobExplanation])
 _ENQUEUED = TypeAdapter(list[Enqueued])
 _REASONS = TypeAdapter(list[FailureReason])
 _GENERATIONS = TypeAdapter(list[Generation])
@@ -151,6 +153,10 @@ def get_job_history(job_id: UUID | str) -> Rpc[JobHistory]:
 
 def job_position(job_id: UUID | str) -> Rpc[JobPosition]:
     return Rpc("job_position", given(job_id=job_id), JobPosition.model_validate)
+
+
+def explain_jobs(job_ids: Iterable[UUID | str]) -> Rpc[list[JobExplanation]]:
+    return Rpc("explain_jobs", given(job_ids=list(job_ids)), _EXPLANATIONS.validate_python)
 
 
 def cancel_job(job_id: UUID | str) -> Rpc[CancelRequest]:

@@ -287,6 +287,74 @@ class JobPosition(Record):
     at_least: bool
 
 
+class JobReason(Record):
+    """One thing that stops a job.
+
+    ``reason`` is a stable word, ``detail`` a sentence; the fields after ``until`` belong to some
+    reasons only.
+
+    Attributes:
+        reason: finished, running, waiting_for_worker, no_worker, queue_paused, key_paused, limit,
+            scheduled, retry, parents, event, lease_expired, step_failed, no_maintenance, unknown,
+            or what a newer database adds.
+        detail: The reason in a sentence.
+        until: When it ends, if that is known.
+        key: Of limit and key_paused: the limit key.
+        max_running: Of limit: how many jobs of the key may run at once.
+        running: Of limit: how many run.
+        rate: Of limit: how many may start in a period.
+        period_seconds: Of limit: the period.
+        queue: Of no_worker and queue_paused.
+        job_type: Of no_worker.
+        pause_reason: Of queue_paused: what the operator said.
+        parents: Of parents: up to 10 jobs that have not finished.
+        parent_count: Of parents: how many there are; 100: or more.
+        event: Of event: the name of the event.
+        worker: Of running and lease_expired.
+        step: Of step_failed: the step.
+        error: Of step_failed and retry.
+    """
+
+    reason: str
+    detail: str
+    until: datetime | None
+    key: str | None = None
+    max_running: int | None = None
+    running: int | None = None
+    rate: int | None = None
+    period_seconds: float | None = None
+    queue: str | None = None
+    job_type: str | None = None
+    pause_reason: str | None = None
+    parents: tuple[UUID, ...] = ()
+    parent_count: int | None = None
+    event: str | None = None
+    worker: str | None = None
+    step: str | None = None
+    error: str | None = None
+
+
+class JobExplanation(JobReason):
+    """Why a job does not move: the first thing that stops it.
+
+    Attributes:
+        job_id: The job.
+        status: Its status; None: unknown.
+        hold: Why it does not move, as its row has it.
+        reasons: All that stops it, this first, where that is more than one thing.
+    """
+
+    job_id: UUID | None
+    status: JobStatus | None
+    hold: Hold | None
+    reasons: tuple[JobReason, ...] = ()
+
+    @property
+    def moves(self) -> bool:
+        """Whether it runs or has finished."""
+        return self.reason in ("running", "finished")
+
+
 class Transition(Record):
     """One change of state of a job."""
 

@@ -2,7 +2,7 @@
 
 import builtins
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, overload
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -19,6 +19,7 @@ from picture_queue.records import (
     FailureReason,
     Job,
     JobEvent,
+    JobExplanation,
     JobHistory,
     JobPosition,
     JobStatus,
@@ -142,6 +143,31 @@ class AsyncJobs:
             JobNotFound: No such job, or not the caller's.
         """
         return await self._project.call(_rpc.job_position(job_id))
+
+    @overload
+    async def explain(  # type: ignore[overload-overlap]
+        self, job_id: UUID | str
+    ) -> JobExplanation: ...
+
+    @overload
+    async def explain(self, job_id: Iterable[UUID | str]) -> builtins.list[JobExplanation]: ...
+
+    async def explain(
+        self, job_id: UUID | str | Iterable[UUID | str]
+    ) -> JobExplanation | builtins.list[JobExplanation]:
+        """Returns why a job does not move.
+
+        A job that does not exist, or is not the caller's, has the reason ``unknown``.
+
+        Args:
+            job_id: The job, or up to 1000 jobs, which are answered in the order asked.
+
+        Raises:
+            InvalidArgument: More than 1000 jobs.
+        """
+        if isinstance(job_id, str | UUID):
+            return (await self._project.call(_rpc.explain_jobs([job_id])))[0]
+        return await self._project.call(_rpc.explain_jobs(job_id))
 
     async def cancel(self, job_id: UUID | str) -> CancelRequest:
         """Cancels a pending job at once, asks a running one to stop.

@@ -114,6 +114,27 @@ create type picture_queue.candidate as (
   is_last boolean          -- it must not be claimed ahead: its last attempt, or it was lost that way before
 );
 
+-- A job as explain_jobs looks at it.
+create type picture_queue.explained as (
+  id uuid,
+  user_id uuid,
+  queue text,
+  job_type text,
+  status text,
+  hold text,
+  attempt integer,
+  max_attempts integer,
+  scheduled_for timestamptz,
+  expires_at timestamptz,
+  lease_id uuid,
+  lease_expires_at timestamptz,
+  worker text,
+  blocked_on text,
+  parked_on text,
+  error text,
+  keys text[]              -- under which it would run
+);
+
 -- A job about to be written: an item of an enqueue, with every default filled in.
 create type picture_queue.new_job as (
   i integer,               -- its place in the call
@@ -7017,6 +7038,266 @@ $$;
 comment on function public.desired_workers is 'How many workers the work at hand is enough for.';
 
 
+-- 525_function_explain.sql
+
+-- Why jobs do not move. Each job is looked up by its id and what may stop it by indexes, a bounded number of rows a
+-- job, so that a list of jobs can show it.
+
+-- Of these queues and job types (pairs), those that no worker seen in the last minute takes, as 'queue job_type'.
+create function picture_queue._pairs_without_worker(p_queues text[], p_job_types text[]) returns text[]
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  return array(
+    with recursive newest as (
+      -- One worker after the other through the index, past the row versions that an old snapshot keeps.
+      (select w.name, w.queues, w.job_types, w.seen_at, 1 as n
+        from picture_queue.worker w order by w.name, w.seen_at desc limit 1)
+      union all
+      select o.name, o.queues, o.job_types, o.seen_at, l.n + 1
+      from newest l
+      cross join lateral (
+        select w.name, w.queues, w.job_types, w.seen_at
+        from picture_queue.worker w where w.name > l.name order by w.name, w.seen_at desc limit 1) o
+      where l.n < 10000
+    ),
+    -- Most workers of a project take the same.
+    alive as materialized (
+      select distinct l.queues, l.job_types from newest l where l.seen_at > picture_queue._now() - interval '1 minute'
+    )
+    select p.queue || ' ' || p.job_type
+    from (select distinct u.queue, u.job_type from unnest(p_queues, p_job_types) as u (queue, job_type)) p
+    where not exists (select from alive a where p.queue = any (a.queues) and p.job_type = any (a.job_types)));
+end
+$$;
+
+-- What holds now for each of these keys that a rule or a pause is for: until when it is paused, or whether it is full,
+-- how many run, and when its rate permits one more start. Of a rate above 1,000 only claims find out whether it is
+-- used up.
+create function picture_queue._key_states(p_keys text[]) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_since timestamptz := picture_queue._freed_since();
+begin
+  return (
+    select coalesce(jsonb_object_agg(r.key, jsonb_build_object(
+      'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds, 'running', n.running,
+      'is_paused', r.paused_until is not null, 'paused_until', nullif(r.paused_until, 'infinity'),
+      'is_full', not r.is_counted or coalesce(n.running >= r.max_running, false) or s.at is not null,
+      'free_at', s.at + make_interval(secs => r.period_seconds))), '{}')
+    from picture_queue._rules(p_keys) r
+    cross join lateral (
+      select greatest(r.running - coalesce((
+        select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v_since), 0), 0) as running) n
+    left join lateral (
+      select o.at from picture_queue.start o
+      where r.rate <= 1000 and o.key = r.key and o.at > v_now - make_interval(secs => r.period_seconds)
+      order by o.at desc offset r.rate - 1 limit 1) s on true);
+end
+$$;
+
+-- The reasons that lie in the jobs themselves. rank orders those of a job: what stops it first has the lowest.
+-- p_user_id: who asks, null for a service key; p_idle_since: when maintenance was last done, if that is long ago.
+create function picture_queue._own_reasons(p_jobs picture_queue.explained[], p_user_id uuid, p_idle_since timestamptz)
+returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
+language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+begin
+  return query
+  select j.id, r.rank, r.reason, nullif(r.until, 'infinity'), r.detail, r.more
+  from unnest(p_jobs) j
+  left join lateral (
+    select f.kind, f.last_error, f.retry_at from picture_queue.failed_step f
+    where f.kind = any (case coalesce(j.hold, j.status)
+        when 'pending' then '{claim,expire}' when 'scheduled' then '{promote,expire}'
+        when 'waiting' then '{settle,expire}' when 'blocked' then '{unblock,key,expire}'
+        when 'parked' then '{promote,wake}' when 'processing' then '{sweep,report}' end::text[])
+      and f.subject = any (array[j.id::text, j.blocked_on]) and (f.kind <> 'claim' or f.retry_at > v_now)
+    order by f.retry_at desc limit 1) f on true
+  left join lateral (
+    select h.action = 'back_off' as is_retry from picture_queue.history h
+    where j.hold = 'scheduled' and h.job_id = j.id order by h.id desc limit 1) h on true
+  left join lateral (
+    -- A heartbeat that found the row locked prolonged the lease beside it.
+    select coalesce(coalesce(max(x.lease_expires_at), j.lease_expires_at) <= v_now, false) as is_over
+    from picture_queue.lease_extension x
+    where j.status = 'processing' and j.hold is null and x.job_id = j.id and x.lease_id = j.lease_id) l on true
+  left join lateral (
+    select count(*)::integer as n,
+      (array_agg(p.id) filter (where p_user_id is null or p.user_id = p_user_id))[:10] as ids
+    from (select d.parent_id from picture_queue.dependency d where j.hold = 'waiting' and d.child_id = j.id limit 100) d
+    cross join lateral (
+      select o.id, o.user_id from public.job_queue o where o.id = d.parent_id and o.finished_at is null limit 1) p
+  ) p on true
+  cross join lateral (
+    select case when j.hold in ('scheduled', 'parked') then j.scheduled_for <= v_now
+      when j.hold = 'waiting' then p.n = 0
+      when j.status = 'pending' then j.expires_at <= v_now else l.is_over end as needs_maintenance) m
+  cross join lateral (values
+    (0, j.status in ('completed', 'failed', 'cancelled'), 'finished', null::timestamptz,
+      case j.status when 'cancelled' then 'It was cancelled.' else format('It has %s.', j.status) end, '{}'::jsonb),
+    (0, f.kind is not null, 'step_failed', f.retry_at, format('The step %s failed for it and is tried again.', f.kind),
+      jsonb_build_object('step', f.kind, 'error', case when p_user_id is null then f.last_error end)),
+    (1, j.hold is null and l.is_over, 'lease_expired', null,
+      'Its lease has expired, and maintenance has not taken the job back yet.',
+      jsonb_build_object('worker', case when p_user_id is null then j.worker end)),
+    (1, j.status = 'processing' and j.hold is null and not l.is_over, 'running', null, 'A worker runs it.',
+      jsonb_build_object('worker', case when p_user_id is null then j.worker end)),
+    (2, p_idle_since is not null and (m.needs_maintenance or j.hold = 'blocked'), 'no_maintenance', null, case
+        when p_idle_since = '-infinity' then 'No worker has done maintenance yet; the job needs it to go on.'
+        else format('No worker has done maintenance for %s seconds; the job needs it to go on.',
+          floor(extract(epoch from v_now - p_idle_since))) end, '{}'),
+    (3, j.hold = 'waiting' and not (p.n = 0 and p_idle_since is not null), 'parents', null, case p.n
+        when 0 then 'The jobs it depends on have finished; it becomes claimable in a moment.'
+        when 1 then 'A job that it depends on has not finished.'
+        else format('%s%s jobs that it depends on have not finished.', p.n, case p.n when 100 then ' or more' end) end,
+      jsonb_build_object('parents', coalesce(p.ids, '{}'), 'parent_count', p.n)),
+    (3, j.hold = 'parked' and not (m.needs_maintenance and p_idle_since is not null), 'event', j.scheduled_for,
+      format('It is parked until the event %s arrives%s.', j.parked_on,
+        case when j.scheduled_for is not null then ' or its next poll is due' end),
+      jsonb_build_object('event', j.parked_on)),
+    (3, j.hold = 'scheduled' and not (m.needs_maintenance and p_idle_since is not null),
+      case when h.is_retry then 'retry' else 'scheduled' end, j.scheduled_for,
+      case when m.needs_maintenance then 'It is due and becomes claimable in a moment.'
+        when h.is_retry then format('Attempt %s of %s failed; the next one is scheduled.', j.attempt, j.max_attempts)
+        else 'It is scheduled for later.' end,
+      jsonb_build_object('error', case when h.is_retry then j.error end))
+  ) as r (rank, holds, reason, until, detail, more)
+  where r.holds;
+end
+$$;
+
+-- The reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not the
+-- user's own, a user is told that it is full or paused, and no numbers.
+create function picture_queue._shared_reasons(p_jobs picture_queue.explained[], p_user_id uuid)
+returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
+language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_queues jsonb := (
+    select coalesce(jsonb_object_agg(q.name, jsonb_build_object('until', nullif(q.paused_until, 'infinity'),
+      'reason', case when p_user_id is null then q.pause_reason end)), '{}')
+    from picture_queue.queue q
+    where q.name = any (array(select distinct j.queue from unnest(p_jobs) j))
+      and q.paused_until > picture_queue._now());
+  v_pairs text[] := picture_queue._pairs_without_worker(
+    array(select j.queue from unnest(p_jobs) j), array(select j.job_type from unnest(p_jobs) j));
+  v_keys jsonb := picture_queue._key_states(array(
+    select distinct k from unnest(p_jobs) j, unnest(j.keys || j.blocked_on) k where k is not null));
+begin
+  return query
+  select j.id, r.rank, r.reason, r.until, r.detail, r.more
+  from unnest(p_jobs) j
+  left join lateral (
+    select k.key, s.until from unnest(j.keys) as k (key)
+    cross join lateral (select (v_keys #>> array[k.key, 'paused_until'])::timestamptz as until) s
+    where v_keys #> array[k.key, 'is_paused'] = 'true'
+    order by s.until desc nulls first limit 1) paused on true
+  left join lateral (
+    -- What a job is blocked on stops it even where the key has room again: it waits for its turn.
+    select k.key, case when p_user_id is null or k.key = 'user:' || p_user_id then v_keys -> k.key end as state,
+      v_keys #> array[k.key, 'is_full'] = 'true' as is_full
+    from unnest(case j.hold when 'blocked' then array[j.blocked_on] else j.keys end) as k (key)
+    where case when j.hold is null then v_keys #> array[k.key, 'is_full'] = 'true'
+      else j.hold = 'blocked' and (v_keys #> array[k.key, 'is_paused']) is distinct from 'true' end
+    order by k.key limit 1) own on true
+  cross join lateral (values
+    (4, v_queues ? j.queue, 'queue_paused', (v_queues #>> array[j.queue, 'until'])::timestamptz,
+      format('Queue %s is paused.', j.queue),
+      jsonb_build_object('queue', j.queue, 'pause_reason', v_queues #> array[j.queue, 'reason'])),
+    (5, j.queue || ' ' || j.job_type = any (v_pairs), 'no_worker', null,
+      format('No worker seen in the last minute takes jobs of type %s from queue %s.', j.job_type, j.queue),
+      jsonb_build_object('queue', j.queue, 'job_type', j.job_type)),
+    (case j.hold when 'blocked' then 1 else 6 end, paused.key is not null, 'key_paused', paused.until,
+      format('Limit key %s is paused.', paused.key), jsonb_build_object('key', paused.key)),
+    (case j.hold when 'blocked' then 1 else 7 end, own.key is not null, 'limit', (own.state ->> 'free_at')::timestamptz,
+      case when own.is_full then
+          format('Limit key %s is full', own.key) || case
+            when (own.state ->> 'running')::integer >= (own.state ->> 'max_running')::integer
+              then format(': %s of %s jobs run.', own.state ->> 'running', own.state ->> 'max_running')
+            when own.state ->> 'free_at' is not null
+              then format(': %s jobs started within %s seconds.', own.state ->> 'rate', own.state ->> 'period_seconds')
+            else '.' end
+        else format('It waits for its turn under limit key %s.', own.key) end,
+      coalesce(own.state - '{is_paused,paused_until,is_full,free_at}'::text[], '{}')
+        || jsonb_build_object('key', own.key))
+  ) as r (rank, holds, reason, until, detail, more)
+  where r.holds;
+end
+$$;
+
+-- Tells why each of these jobs does not move, in the order asked: of the caller's jobs, others are unknown.
+create function picture_queue.explain_jobs(p_job_ids uuid[]) returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_is_service boolean := picture_queue._is_service();
+  v_user_id uuid := case when not v_is_service then picture_queue._caller_id() end;
+  v_idle_since timestamptz := (
+    select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
+  v_jobs picture_queue.explained[];
+  v_open picture_queue.explained[];
+  v_reasons jsonb;  -- by job
+  v_found jsonb;  -- by job
+begin
+  if p_job_ids is null or cardinality(p_job_ids) > 1000 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      case when p_job_ids is null then 'job_ids is null'
+        else format('job_ids has %s entries', cardinality(p_job_ids)) end,
+      'pass up to 1000 ids a call');
+  end if;
+  v_jobs := array(
+    select j.job
+    from (select distinct u.id from unnest(p_job_ids) as u (id)) a
+    cross join lateral (
+      select row(o.id, o.user_id, o.queue, o.job_type, o.status, o.hold, o.attempt, o.max_attempts, o.scheduled_for,
+        o.expires_at, o.lease_id, o.lease_expires_at, o.worker, o.blocked_on, o.parked_on, o.error,
+        -- As _keys has them, which to call for each job takes longer.
+        array['global', 'queue:' || o.queue, 'type:' || o.job_type]
+          || case when o.user_id is not null then array['user:' || o.user_id] end || o.limit_keys
+      )::picture_queue.explained as job
+      from public.job_queue o where o.id = a.id and (v_is_service or o.user_id = v_user_id) limit 1) j);
+  v_open := array(select j from unnest(v_jobs) j where j.status = 'pending' or j.hold = 'parked');
+  select jsonb_object_agg(l.job_id, l.reasons) into v_reasons
+  from (
+    select r.job_id, jsonb_agg(jsonb_build_object('reason', r.reason, 'detail', r.detail, 'until', r.until)
+      || jsonb_strip_nulls(r.more) order by r.rank, r.reason) as reasons
+    from (
+      select * from picture_queue._own_reasons(v_jobs, v_user_id, v_idle_since)
+      union all
+      select * from picture_queue._shared_reasons(v_open, v_user_id)
+    ) r
+    group by r.job_id
+  ) l;
+  select jsonb_object_agg(j.id, jsonb_build_object('job_id', j.id, 'status', j.status, 'hold', j.hold)
+    || (r.reasons -> 0)
+    || case when jsonb_array_length(r.reasons) > 1 then jsonb_build_object('reasons', r.reasons) else '{}' end)
+  into v_found
+  from unnest(v_jobs) j
+  cross join lateral (select coalesce(v_reasons -> j.id::text, jsonb_build_array(jsonb_build_object(
+    'reason', 'waiting_for_worker', 'detail', 'It waits for a free worker.', 'until', null))) as reasons offset 0) r;
+  return to_jsonb(array(
+    select coalesce(v_found -> a.id::text, jsonb_build_object('job_id', a.id, 'status', null, 'hold', null,
+      'reason', 'unknown', 'detail', 'There is no such job.', 'until', null))
+    from unnest(p_job_ids) with ordinality as a (id, n) order by a.n));
+end
+$$;
+
+create function public.explain_jobs(job_ids uuid[]) returns jsonb
+language sql stable security invoker set search_path = pg_catalog, pg_temp
+as $$ select picture_queue.explain_jobs(job_ids) $$;
+comment on function public.explain_jobs is 'Tells why each of up to 1,000 jobs of the caller''s does not move.';
+
+
 -- 530_function_housekeeping.sql
 
 -- Housekeeping: run by whichever worker asks first in a minute, and by pg_cron where it is. Every step
@@ -8213,7 +8494,7 @@ revoke execute on function
   public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
   public.resume_schedule, public.run_schedule, public.list_schedules, public.change_jobs,
   public.failure_reasons, public.queue_counts, public.desired_workers, public.maintain_jobs, public.queue_doctor,
-  public.job_position
+  public.job_position, public.explain_jobs
   from public, anon, authenticated, service_role;
 
 grant usage on schema picture_queue to authenticated, service_role;
@@ -8223,12 +8504,13 @@ grant select on public.job_queue, public.generations, public.images to authentic
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
-  public.job_position
+  public.job_position, public.explain_jobs
   to authenticated, service_role;
 -- What those call with the caller's rights; each takes the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
   picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue.job_position,
+  picture_queue.explain_jobs,
   picture_queue._jobs_where, picture_queue._check_filter, picture_queue._filter_fits, picture_queue._filter_condition,
   picture_queue._jobs_by_state,
   picture_queue._reason

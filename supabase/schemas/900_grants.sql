@@ -21,7 +21,7 @@ revoke execute on function
   public.log_job, public.get_job_history, public.set_schedule, public.delete_schedule, public.pause_schedule,
   public.resume_schedule, public.run_schedule, public.list_schedules, public.change_jobs,
   public.failure_reasons, public.queue_counts, public.desired_workers, public.maintain_jobs, public.queue_doctor,
-  public.job_position
+  public.job_position, public.explain_jobs
   from public, anon, authenticated, service_role;
 
 grant usage on schema picture_queue to authenticated, service_role;
@@ -31,12 +31,13 @@ grant select on public.job_queue, public.generations, public.images to authentic
 grant execute on function
   public.cancel_job, public.get_job, public.list_jobs, public.get_generation, public.list_generations,
   public.picture_queue_version, public.start_generation, public.cancel_generation, public.list_models,
-  public.job_position
+  public.job_position, public.explain_jobs
   to authenticated, service_role;
 -- What those call with the caller's rights; each takes the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
   picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue.job_position,
+  picture_queue.explain_jobs,
   picture_queue._jobs_where, picture_queue._check_filter, picture_queue._filter_fits, picture_queue._filter_condition,
   picture_queue._jobs_by_state,
   picture_queue._reason

@@ -60,6 +60,19 @@ async def test_a_naive_time_is_local_and_a_scheduled_job_waits(service, queue):
     assert abs(job.scheduled_for - due.astimezone(UTC)) < timedelta(seconds=1)
 
 
+async def test_a_job_says_why_it_does_not_move(service, queue):
+    due = datetime.now(UTC) + timedelta(hours=1)
+    first = await service.jobs.enqueue("resize", queue=queue, scheduled_for=due)
+    second = await service.jobs.enqueue("no-handler", queue=queue)
+    why = await service.jobs.explain(first.id)
+    assert (why.job_id, why.reason, why.until, why.moves) == (first.id, "scheduled", due, False)
+    assert [reason.reason for reason in why.reasons] == ["scheduled", "no_worker"]
+    both = await service.jobs.explain(job for job in (second.id, uuid4()))
+    assert [reason.reason for reason in both] == ["no_worker", "unknown"]
+    assert (both[0].queue, both[0].job_type) == (queue, "no-handler")
+    assert (both[1].status, both[1].reasons) == (None, ())
+
+
 async def test_a_failed_job_is_retried_on_demand(service, queue):
     enqueued = await service.jobs.enqueue("resize", queue=queue, max_attempts=1)
     (job,) = await claim(service, queue)

@@ -55,6 +55,7 @@ CALLS: dict[str, Callable[[World], Arguments]] = {
     "get_job": lambda w: {"job_id": w["pending"]},
     "list_jobs": lambda w: {"filter": {**_jobs(w), "limit": 10}},
     "job_position": lambda w: {"job_id": w["pending"]},
+    "explain_jobs": lambda w: {"job_ids": [w["pending"], w["running"], w["failed"]]},
     "get_generation": lambda w: {"generation_id": w["generation"]},
     "list_generations": lambda w: {"filter": {"limit": 10, "before": "2999-01-01T00:00:00Z"}},
     "start_generation": lambda w: {

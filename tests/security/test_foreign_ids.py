@@ -42,6 +42,15 @@ async def test_no_function_tells_a_foreign_id_from_a_missing_one(world: World, a
         assert answers[0] == answers[1], function
 
 
+async def test_no_reason_tells_a_foreign_job_from_a_missing_one(world: World):
+    answers = []
+    for asked in (world["running"], str(uuid4())):
+        answer = await world.rpc("stranger", "explain_jobs", job_ids=[asked])
+        assert answer.status == 200
+        answers.append(alike(answer, asked))
+    assert answers[0] == answers[1]
+
+
 @pytest.mark.parametrize("table", ["job_queue", "generations", "images"])
 async def test_no_query_tells_a_foreign_row_from_a_missing_one(
     world: World, admin: Any, table: str

@@ -142,7 +142,7 @@ async def test_what_there_is_is_listed_only_for_who_may_use_it(world: World, rol
         assert paths == set()
     else:
         assert {name.removeprefix("/rpc/") for name in paths if "/rpc/" in name} == {
-            "get_job", "list_jobs", "job_position", "cancel_job", "get_generation",
+            "get_job", "list_jobs", "job_position", "explain_jobs", "cancel_job", "get_generation",
             "list_generations", "cancel_generation", "start_generation", "list_models",
             "picture_queue_version",
         }  # fmt: skip

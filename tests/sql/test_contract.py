@@ -44,6 +44,7 @@ FUNCTIONS = {
     "list_queues": ("", "service"),
     "list_tenants": ("", "service"),
     "job_position": ("job_id", "user"),
+    "explain_jobs": ("job_ids", "user"),
     "log_job": ("job_id, lease_id, lines", "service"),
     "maintain_jobs": ("force=, worker=", "service"),
     "queue_counts": ("", "service"),

@@ -56,6 +56,7 @@ WRONG: dict[str, tuple[Json, Refusal]] = {
     "boolean": ("perhaps", NOT_A_VALUE),
     "timestamp with time zone": ("soon", NOT_A_TIME),
     "text[]": (7, NOT_A_VALUE),
+    "uuid[]": (["seven"], NOT_A_VALUE),
     "real[]": (7, NOT_A_VALUE),
 }
 

@@ -124,6 +124,17 @@ JOBS = [
         null={"job_id": NO_JOB},
     ),
     Function(
+        "explain_jobs",
+        "user",
+        "job_ids uuid[]",
+        reads=True,
+        args={"job_ids": ["$job"]},
+        setup="pending",
+        right=[{"job_id": "$job", "status": "pending", "hold": None, "until": None}],
+        strangers=[{"job_id": "$job", "status": None, "reason": "unknown"}],
+        null={"job_ids": INVALID},
+    ),
+    Function(
         "cancel_job",
         "user",
         "job_id uuid",

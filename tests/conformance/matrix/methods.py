@@ -46,6 +46,7 @@ METHODS: dict[str, Method] = {
     "get_job": lambda pq, args: pq.jobs.get(**args),
     "list_jobs": lambda pq, args: pq.jobs.list(**args["filter"]),
     "job_position": lambda pq, args: pq.jobs.position(**args),
+    "explain_jobs": lambda pq, args: pq.jobs.explain(args["job_ids"]),
     "cancel_job": lambda pq, args: pq.jobs.cancel(**args),
     "retry_job": lambda pq, args: pq.jobs.retry(**args),
     "get_job_history": lambda pq, args: pq.jobs.history(**args),

@@ -1,0 +1,405 @@
+"""explain_jobs says why a job does not move: each reason, several at once, and to whom."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from tests.sql.conftest import transaction
+
+USER, OTHER = uuid4(), uuid4()
+
+
+@pytest.fixture
+async def db(own_database):
+    """A database where a worker takes sql-resize from the queue, and maintenance is done."""
+    async with transaction(own_database) as database:
+        await database.value(
+            "select register_worker('w1', $1, '{\"sql-resize\": {}}')", [database.queue]
+        )
+        await maintained(database)
+        yield database
+
+
+async def maintained(db, seconds_ago=0.0):
+    await db.run(
+        "update picture_queue.maintenance set done_at = picture_queue._now() - $1::interval",
+        timedelta(seconds=seconds_ago),
+    )
+
+
+async def explain(db, *jobs):
+    return await db.value("select explain_jobs($1)", list(jobs))
+
+
+async def why(db, job):
+    (answer,) = await explain(db, UUID(str(job)))
+    return answer
+
+
+def words(answer):
+    return [answer["reason"], *(r["reason"] for r in answer.get("reasons", [])[1:])]
+
+
+def when(text):
+    return datetime.fromisoformat(text)
+
+
+async def rule(db, key, *args):
+    """Sets a limit whose running jobs are counted already."""
+    await db.value(
+        f"select set_limit($1{''.join(f', {a}' for a in args)})",
+        key,
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "detail"),
+    [
+        ("completed", "It has completed."),
+        ("failed", "It has failed."),
+        ("cancelled", "It was cancelled."),
+    ],
+)
+async def test_a_finished_job_has_finished(db, outcome, detail):
+    job = await db.enqueue(max_attempts=1)
+    (claimed,) = await db.claim()
+    await db.report(claimed, outcome)
+    assert await why(db, job) == {
+        "job_id": str(job), "status": outcome, "hold": None,
+        "reason": "finished", "detail": detail, "until": None,
+    }  # fmt: skip
+
+
+async def test_a_job_that_can_be_claimed_waits_for_a_worker(db):
+    answer = await why(db, await db.enqueue())
+    assert words(answer) == ["waiting_for_worker"]
+    assert "reasons" not in answer
+
+
+async def test_a_running_job_names_its_worker(db):
+    job = await db.enqueue()
+    await db.claim(worker="w7")
+    answer = await why(db, job)
+    assert (words(answer), answer["worker"]) == (["running"], "w7")
+
+
+async def test_no_worker_names_queue_and_type(db):
+    answer = await why(db, await db.enqueue("sql-other"))
+    assert words(answer) == ["no_worker"]
+    assert (answer["queue"], answer["job_type"]) == (db.queue, "sql-other")
+
+
+async def test_a_worker_that_was_not_seen_for_a_minute_does_not_count(db):
+    job = await db.enqueue()
+    await db.pass_time(61)
+    await maintained(db)
+    assert words(await why(db, job)) == ["no_worker"]
+
+
+async def test_a_worker_of_another_queue_does_not_count(db):
+    await db.value("select register_worker('w0', '{elsewhere}', '{\"sql-other\": {}}')")
+    assert words(await why(db, await db.enqueue("sql-other"))) == ["no_worker"]
+    await db.value("select register_worker('w2', $1, '{\"sql-other\": {}}')", [db.queue])
+    assert words(await why(db, await db.enqueue("sql-other"))) == ["waiting_for_worker"]
+
+
+async def test_a_paused_queue_says_until_when_and_why(db):
+    job = await db.enqueue()
+    until = datetime.now(UTC) + timedelta(hours=1)
+    await db.value("select pause_queue($1, $2, 'disk full')", db.queue, until)
+    answer = await why(db, job)
+    assert (words(answer), answer["pause_reason"]) == (["queue_paused"], "disk full")
+    assert when(answer["until"]) == until
+    await db.value("select pause_queue($1)", db.queue)
+    assert (await why(db, job))["until"] is None, "until it is resumed"
+
+
+async def test_a_queue_that_drains_stops_nothing(db):
+    job = await db.enqueue()
+    await db.value("select drain_queue($1)", db.queue)
+    assert words(await why(db, job)) == ["waiting_for_worker"]
+
+
+async def test_a_blocked_job_names_the_limit_and_how_many_run(db):
+    await rule(db, "model:flux", 1)
+    for _ in range(2):
+        await db.enqueue(options={"limit_keys": ["model:flux"]})
+    blocked = await db.enqueue(options={"limit_keys": ["model:flux"]})
+    await db.claim(3)
+    assert (await db.job(blocked))["hold"] == "blocked"
+    answer = await why(db, blocked)
+    assert words(answer) == ["limit"]
+    assert (answer["key"], answer["max_running"], answer["running"]) == ("model:flux", 1, 1)
+    assert answer["detail"] == "Limit key model:flux is full: 1 of 1 jobs run."
+
+
+async def test_a_full_limit_is_told_before_a_claim_has_met_the_job(db):
+    await rule(db, f"queue:{db.queue}", 1)
+    await db.enqueue()
+    job = await db.enqueue()
+    (running,) = await db.claim()
+    assert (await db.job(job))["hold"] is None
+    assert words(await why(db, job)) == ["limit"]
+    await db.report(running, "completed")
+    assert words(await why(db, job)) == ["waiting_for_worker"]
+
+
+async def test_a_rate_that_is_used_up_says_when_the_next_may_start(db):
+    await rule(db, f"queue:{db.queue}", "null", 2, 60)
+    for _ in range(2):
+        await db.enqueue()
+    job = await db.enqueue()
+    await db.claim(2)
+    answer = await why(db, job)
+    assert (words(answer), answer["rate"], answer["period_seconds"]) == (["limit"], 2, 60)
+    assert 50 < (when(answer["until"]) - datetime.now(UTC)).total_seconds() <= 60
+
+
+async def test_a_limit_that_is_not_counted_yet_is_full(db):
+    await db.enqueue()
+    job = await db.enqueue()
+    await db.claim()
+    await rule(db, f"queue:{db.queue}", 5)
+    assert words(await why(db, job)) == ["limit"]
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+async def test_a_paused_key_says_until_when(db, claimed):
+    job = await db.enqueue(options={"limit_keys": ["model:flux"]})
+    until = datetime.now(UTC) + timedelta(minutes=5)
+    await db.value("select pause_key('model:flux', $1)", until)
+    if claimed:
+        assert await db.claim() == []
+    answer = await why(db, job)
+    assert (words(answer), answer["key"]) == (["key_paused"], "model:flux")
+    assert when(answer["until"]) == until
+    assert answer["hold"] == ("blocked" if claimed else None)
+
+
+async def test_a_scheduled_job_says_when(db):
+    at = datetime.now(UTC) + timedelta(hours=1)
+    answer = await why(db, await db.enqueue(scheduled_for=at))
+    assert words(answer) == ["scheduled"]
+    assert when(answer["until"]) == at
+
+
+async def test_a_retry_has_the_last_error(db):
+    job = await db.enqueue()
+    (claimed,) = await db.claim()
+    await db.report(claimed, "failed", error="no such file", delay_seconds=60)
+    answer = await why(db, job)
+    assert (words(answer), answer["error"]) == (["retry"], "no such file")
+    assert answer["detail"] == "Attempt 1 of 3 failed; the next one is scheduled."
+    assert when(answer["until"]) > datetime.now(UTC)
+
+
+async def test_a_snooze_after_a_failure_is_no_retry(db):
+    job = await db.enqueue()
+    (claimed,) = await db.claim()
+    await db.report(claimed, "failed", error="no such file", delay_seconds=1)
+    await db.pass_time(2)
+    await maintained(db)
+    (claimed,) = await db.claim()
+    await db.report(claimed, "snoozed", delay_seconds=60)
+    answer = await why(db, job)
+    assert words(answer) == ["scheduled"]
+    assert "error" not in answer
+
+
+async def test_a_due_job_is_claimable_in_a_moment_or_nobody_does_maintenance(db):
+    job = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(seconds=5))
+    await db.pass_time(6, maintained=False)
+    await maintained(db)
+    answer = await why(db, job)
+    assert words(answer) == ["scheduled"]
+    assert answer["detail"] == "It is due and becomes claimable in a moment."
+    await maintained(db, 20)
+    answer = await why(db, job)
+    assert words(answer) == ["no_maintenance"]
+    assert "for 20 seconds" in answer["detail"]
+
+
+async def test_a_child_names_ten_of_its_parents(db):
+    parents = [await db.enqueue() for _ in range(12)]
+    child = await db.enqueue(options={"depends_on": [str(p) for p in parents]})
+    answer = await why(db, child)
+    assert (words(answer), answer["parent_count"]) == (["parents"], 12)
+    assert len(answer["parents"]) == 10
+    assert set(answer["parents"]) <= {str(p) for p in parents}
+    for claimed in await db.claim(11):
+        await db.report(claimed, "completed")
+    answer = await why(db, child)
+    assert (answer["parents"], answer["parent_count"]) == ([str(parents[-1])], 1)
+    assert answer["detail"] == "A job that it depends on has not finished."
+
+
+async def test_many_parents_are_counted_up_to_100(db):
+    parents = await db.value(
+        "select enqueue_jobs($1)", [{"job_type": "sql-resize", "queue": db.queue}] * 150
+    )
+    child = await db.enqueue(options={"depends_on": [p["job_id"] for p in parents]})
+    answer = await why(db, child)
+    assert (answer["parent_count"], len(answer["parents"])) == (100, 10)
+    assert answer["detail"].startswith("100 or more jobs")
+
+
+async def test_a_parked_job_names_its_event(db):
+    job = await db.enqueue()
+    (claimed,) = await db.claim()
+    await db.report(claimed, "parked", event="paid:7", delay_seconds=60)
+    answer = await why(db, job)
+    assert (words(answer), answer["event"], answer["hold"]) == (["event"], "paid:7", "parked")
+    assert when(answer["until"]) > datetime.now(UTC)
+
+
+async def test_an_expired_lease_that_nobody_swept(db):
+    job = await db.enqueue()
+    (claimed,) = await db.claim(worker="w7")
+    await db.pass_time(31, maintained=False)
+    answer = await why(db, job)
+    assert words(answer) == ["lease_expired", "no_maintenance"]
+    assert answer["worker"] == "w7"
+    await db.run(
+        """insert into picture_queue.lease_extension
+        values ($1, $2, picture_queue._now() + interval '1 minute')""",
+        job,
+        UUID(claimed["lease_id"]),
+    )
+    assert words(await why(db, job)) == ["running"], "prolonged beside its row"
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [("claim", "pending"), ("promote", "scheduled"), ("settle", "waiting"), ("wake", "parked")],
+)
+async def test_a_step_that_failed_comes_first(db, kind, state):
+    job = await db.enqueue()
+    if state == "scheduled":
+        job = await db.enqueue(scheduled_for=datetime.now(UTC) + timedelta(hours=1))
+    elif state == "waiting":
+        job = await db.enqueue(options={"depends_on": [str(job)]})
+    elif state == "parked":
+        (claimed,) = await db.claim()
+        await db.report(claimed, "parked")
+    await db.value(
+        "select picture_queue._note_failure($1, $2, 'a trigger says no')", kind, str(job)
+    )
+    answer = await why(db, job)
+    assert (answer["reason"], answer["step"]) == ("step_failed", kind)
+    assert (answer["error"], answer["until"] is None) == ("a trigger says no", False)
+
+
+async def test_several_reasons_come_in_the_order_in_which_they_stop_the_job(db):
+    at = datetime.now(UTC) + timedelta(hours=1)
+    job = await db.enqueue("sql-other", scheduled_for=at, options={"limit_keys": ["model:flux"]})
+    await db.value("select pause_key('model:flux')")
+    await db.value("select pause_queue($1)", db.queue)
+    answer = await why(db, job)
+    assert words(answer) == ["scheduled", "queue_paused", "no_worker", "key_paused"]
+    assert answer["reasons"][3]["key"] == "model:flux"
+    assert when(answer["until"]) == at
+
+
+async def test_ids_are_answered_in_the_order_asked(db):
+    one, two = await db.enqueue(), await db.enqueue("sql-other")
+    nobody = uuid4()
+    answers = await explain(db, two, nobody, one, None, two)
+    assert [a["job_id"] for a in answers] == [str(two), str(nobody), str(one), None, str(two)]
+    assert [a["reason"] for a in answers] == [
+        "no_worker", "unknown", "waiting_for_worker", "unknown", "no_worker"
+    ]  # fmt: skip
+    assert answers[1] == {
+        "job_id": str(nobody), "status": None, "hold": None,
+        "reason": "unknown", "detail": "There is no such job.", "until": None,
+    }  # fmt: skip
+    assert await explain(db) == []
+
+
+async def test_at_most_1000_ids_a_call(db):
+    job = await db.enqueue()
+    assert len(await explain(db, *[job] * 1000)) == 1000
+    error = await db.refusal("select explain_jobs($1)", [job] * 1001)
+    assert error.message.startswith("PQ_INVALID_ARGUMENT")
+    assert error.detail == "job_ids has 1001 entries"
+    error = await db.refusal("select explain_jobs(null)")
+    assert error.detail == "job_ids is null"
+
+
+async def test_a_user_is_told_of_their_own_jobs_only(db):
+    theirs, mine = await db.enqueue(user_id=OTHER), await db.enqueue(user_id=USER)
+    ownerless = await db.enqueue()
+    await db.act_as("authenticated", USER)
+    answers = await explain(db, theirs, mine, ownerless)
+    assert [a["reason"] for a in answers] == ["unknown", "waiting_for_worker", "unknown"]
+
+
+async def test_a_token_without_a_user_is_told_nothing(db):
+    job = await db.enqueue()
+    await db.act_as("authenticated")
+    assert words(await why(db, job)) == ["unknown"]
+
+
+async def test_anon_may_not_ask(db):
+    await db.act_as("anon")
+    error = await db.refusal("select explain_jobs('{}')")
+    assert isinstance(error, asyncpg.InsufficientPrivilegeError)
+
+
+async def test_a_user_hears_nothing_of_workers_errors_and_others(db):
+    secret = "SECRET"
+    await rule(db, "model:flux", 1)
+    await rule(db, "user:*", 1)
+    keys = {"limit_keys": ["model:flux"]}
+    first = await db.enqueue(options=keys, user_id=OTHER)
+    over = await db.enqueue(options=keys, user_id=USER)
+    await db.claim(2, worker=secret)
+    running = await db.enqueue(user_id=USER)
+    own = await db.enqueue(user_id=USER)
+    await db.claim(1, worker=secret)
+    parent = await db.enqueue("sql-parent", user_id=OTHER)
+    mine = await db.enqueue("sql-parent", user_id=USER)
+    child = await db.enqueue(user_id=USER, options={"depends_on": [str(parent), str(mine)]})
+    await db.value("select picture_queue._note_failure('settle', $1, $2)", str(child), secret)
+    await db.value("select pause_queue($1, reason => $2)", db.queue, secret)
+    await db.act_as("authenticated", USER)
+    answers = dict(
+        zip(
+            ("first", "over", "running", "own", "child"),
+            await explain(db, first, over, running, own, child),
+            strict=True,
+        )
+    )
+    assert secret not in str(answers)
+    assert answers["first"]["reason"] == "unknown"
+    assert answers["over"]["reason"] == "limit"
+    assert answers["over"]["key"] == "model:flux"
+    assert answers["over"]["detail"] == "Limit key model:flux is full."
+    assert answers["over"].keys() & {"max_running", "running"} == set()
+    limit = next(r for r in answers["own"]["reasons"] if r["reason"] == "limit")
+    assert (limit["key"], limit["max_running"], limit["running"]) == (f"user:{USER}", 1, 1)
+    parents = next(r for r in answers["child"]["reasons"] if r["reason"] == "parents")
+    assert (parents["parents"], parents["parent_count"]) == ([str(mine)], 2)
+
+
+async def test_asking_reads_by_indexes_only(db):
+    """1,000 jobs beside 20,000 others: neither their pages nor those of the tables beside them."""
+    await db.run(
+        """insert into job_queue (queue, job_type, status, finished_at)
+        select $1, 'sql-many', 'completed', now() from generate_series(1, 20000)""",
+        db.queue,
+    )
+    made = await db.value(
+        "select enqueue_jobs($1)", [{"job_type": "sql-resize", "queue": db.queue}] * 1000
+    )
+    read = """
+      select sum(pg_stat_get_xact_tuples_returned(t::regclass))
+      from unnest(array['public.job_queue', 'picture_queue.history', 'picture_queue.dependency',
+        'picture_queue.failed_step']) t"""
+    before = await db.value(read)
+    answers = await explain(db, *[UUID(m["job_id"]) for m in made])
+    assert {a["reason"] for a in answers} == {"waiting_for_worker"}
+    assert await db.value(read) == before, "only sequential scans return rows of a table"
+    await db.value("select count(payload) from job_queue")
+    assert await db.value(read) > before, "the measure works"
