@@ -25,7 +25,7 @@ from picture_queue_cli.render import (
 from picture_queue_cli.sharing import JsonFlag, PreviewFlag, YesFlag, filtering
 
 if TYPE_CHECKING:
-    from picture_queue import Job, JobHistory, PictureQueue
+    from picture_queue import Job, JobExplanation, JobHistory, PictureQueue
 
 app = typer.Typer(no_args_is_help=True, help="See and steer jobs.")
 
@@ -76,18 +76,30 @@ def show(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> Non
     """Show everything about a job."""
     with connect(ctx) as pq:
         job = pq.jobs.get(job_id)
+        why = pq.jobs.explain(job_id)
     if as_json:
-        print_json(plain(job))
+        print_json({**plain(job), "why": why.model_dump(mode="json", exclude_unset=True)})
     else:
-        out().print(pairs(_details(job)))
+        out().print(pairs(_details(job, why)))
 
 
-def _details(job: "Job") -> dict[str, Any]:
+def _reasons(why: "JobExplanation") -> str | None:
+    """Returns why a job does not move, one reason a line; None if it does."""
+    if why.moves:
+        return None
+    return "\n".join(
+        f"{reason.detail} (until {local_time(reason.until)})" if reason.until else reason.detail
+        for reason in why.reasons or (why,)
+    )
+
+
+def _details(job: "Job", why: "JobExplanation") -> dict[str, Any]:
     return {
         "id": job.id,
         "type": job.job_type,
         "queue": job.queue,
         "status": status_text(job.status, job.hold),
+        "why": _reasons(why),
         "progress": f"{job.progress} %" + (f", {job.message}" if job.message else ""),
         "attempt": f"{job.attempt} of {job.max_attempts}",
         "priority": job.priority,

@@ -105,6 +105,8 @@ def test_a_job_is_shown_for_people(cli: Cli, queue: str) -> None:
     lines = dict(line.split(maxsplit=1) for line in cli("jobs", "show", job_id).stdout.splitlines())
     assert lines["id"].strip() == job_id
     assert lines["status"].strip() == "pending (scheduled)"
+    assert lines["why"].strip().startswith("It is scheduled for later. (until 20")
+    assert shown(cli, job_id)["why"]["reason"] == "scheduled"
     assert lines["payload"].strip() == '{"path": "ä.png"}'
     assert "error" not in lines
 
