@@ -32,28 +32,51 @@ class Mutation:
     flow: str
 
 
+CATCHES, CATCHES_NOTHING = "exception when others then", "exception when division_by_zero then"
+SKIPS, WAITS = "for update skip locked", "for update"
+
 MUTATIONS = (
-    Mutation(
-        "the tick of a schedule catches no error",
-        "_run_due_schedule", "exception when others then", "exception when division_by_zero then",
-        "failing schedule", "maintain_jobs",
-    ),
-    Mutation(
-        "claims wait for locked jobs", "_start", "for update skip locked", "for update",
-        "held lock on a job", "claim_jobs",
-    ),
-    Mutation(
-        "heartbeats wait for locked jobs", "_heartbeat", "for update skip locked", "for update",
-        "held lock on a job", "heartbeat_jobs",
-    ),
-    Mutation(
-        "a callback that is refused fails the report", "_finish_batch", "'PT4%'", "'none'",
-        "callback with an unknown field", "report_jobs",
-    ),
-    Mutation(
-        "schedules wait for each other", "_run_schedules", "for update skip locked", "for update",
-        "held lock on a schedule", "maintain_jobs",
-    ),
+    Mutation("steps catch no error", "_isolate", CATCHES, CATCHES_NOTHING,
+             "trigger on any update", "maintain_jobs"),
+    Mutation("claims are not made again job by job", "_claim_isolated",
+             "return picture_queue._claim(p_claim, true);", "raise;",
+             "trigger on the start", "claim_jobs"),
+    Mutation("claims wait for locked jobs", "_pick", SKIPS, WAITS,
+             "held lock on a job", "claim_jobs"),
+    Mutation("claims wait for their worker's row", "_touch_worker", SKIPS, WAITS,
+             "held lock on a worker", "claim_jobs"),
+    Mutation("claims wait for locked keys", "_lock_keys", "lock_timeout TO '50ms'",
+             "lock_timeout TO '0'", "uncommitted pause_key", "claim_jobs"),
+    Mutation("what one queue cannot claim keeps the key from others", "_jobs_to_unblock",
+             "and u.queue = p.queue and u.job_type = p.job_type", "",
+             "paused queue that shares a limit key", "claim_jobs"),
+    Mutation("reports are not written again outcome by outcome", "_report_isolated",
+             "return picture_queue._report_each(p_outcomes);",
+             "return picture_queue._report(p_outcomes);",
+             "trigger on the completion", "report_jobs"),
+    Mutation("reports wait for locked jobs", "_report_isolated", "lock_timeout TO '300ms'",
+             "lock_timeout TO '0'", "held lock on a job", "report_jobs"),
+    Mutation("reports wait for a locked batch", "_count_batches", SKIPS, WAITS,
+             "held lock on a batch", "report_jobs"),
+    Mutation("reports wait for a locked queue", "_check_breakers", SKIPS, WAITS,
+             "held lock on a queue", "report_jobs that fail"),
+    Mutation("reports settle all dependents", "_begin_follow_ups", "k.ids, 100)", "k.ids, 100000)",
+             "many dependents", "report_jobs"),
+    Mutation("heartbeats wait for locked jobs", "_heartbeat", SKIPS, WAITS,
+             "held lock on a job", "heartbeat_jobs"),
+    Mutation("heartbeats are not made again lease by lease", "_heartbeat_isolated",
+             "if picture_queue._is_transient(sqlstate) then", "if true then",
+             "trigger on any update", "heartbeat_jobs"),
+    Mutation("a callback that is refused is not noted", "_enqueue_callbacks", CATCHES,
+             CATCHES_NOTHING, "callback with an unknown field", "report_jobs"),
+    Mutation("the tick of a schedule catches no error", "_run_due_schedule", CATCHES,
+             CATCHES_NOTHING, "failing schedule", "maintain_jobs"),
+    Mutation("events wait for locked jobs", "_wake_jobs", SKIPS, WAITS,
+             "held lock on a job", "send_event"),
+    Mutation("a change of many jobs is one step", "_change_jobs", "picture_queue._isolate(p_action",
+             "picture_queue._do_step(p_action", "trigger on any update", "change_jobs"),
+    Mutation("a purge is one step", "purge_queue", "picture_queue._isolate('purge'",
+             "picture_queue._do_step('purge'", "trigger on any update", "purge_queue"),
 )  # fmt: skip
 
 
