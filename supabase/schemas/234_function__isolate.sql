@@ -63,7 +63,8 @@ begin
   end if;
   begin
     v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
-    delete from picture_queue.failed_step f where f.kind = p_kind and f.subject = any (p_subjects);
+    delete from picture_queue.failed_step f where f.ctid = any (array(
+      select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
     return v_done;
   exception when others then
     get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
@@ -79,12 +80,16 @@ $$;
 
 -- Writes down that a step failed for a subject: it is tried again after 2, 4, 8, … seconds, an hour at most.
 create function picture_queue._note_failure(p_kind text, p_subject text, p_error text) returns void
-language sql volatile set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
+begin
   insert into picture_queue.failed_step as f (kind, subject, last_error, first_at, retry_at)
   values (p_kind, p_subject, left(p_error, 1000), picture_queue._now(), picture_queue._now() + interval '2 seconds')
   on conflict (kind, subject) do update set failures = f.failures + 1, last_error = excluded.last_error,
-    retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600))
+    retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600));
+exception when lock_not_available or deadlock_detected then
+  null;  -- somebody else is writing it down
+end
 $$;
 
 -- Tells whoever does the maintenance that something is due at that time, if they would look later.

@@ -73,10 +73,11 @@ begin
       from unnest(v_parents) p (id)
       cross join lateral (
         select d.child_id from picture_queue.dependency d
+        join public.job_queue c on c.id = d.child_id
         where d.parent_id = p.id and not exists (
           select from picture_queue.failed_step f
           where f.kind = 'settle' and f.subject = d.child_id::text and f.retry_at > picture_queue._now())
-        limit v_left) d
+        limit v_left for update of c skip locked) d
       limit v_left);
     v_settled := picture_queue._isolate('settle', v_children, v_left);
     v_left := v_left - greatest(cardinality(v_children), 1);

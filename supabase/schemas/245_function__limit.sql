@@ -278,7 +278,9 @@ begin
       where k = any (v_keys) and k <> all (coalesce(j.slots, '{}'))) as keys
     from public.job_queue j
     where v_keys <> '{}' and j.status = 'processing' and j.hold is null
-      and picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) && v_keys
+      and exists (
+        select from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+        where k = any (v_keys) and k <> all (coalesce(j.slots, '{}')))
     order by j.id limit p_limit for update skip locked
   ),
   counted as (
@@ -286,12 +288,12 @@ begin
     from uncounted u where j.id = u.id and u.keys <> '{}' returning u.keys
   ),
   sums as (select k.key, count(*)::integer as n from counted c cross join lateral unnest(c.keys) as k (key) group by k.key)
-  select array_agg(s.key), array_agg(s.n), sum(s.n) into v_keys, v_counts, v_found from sums s;
+  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found from sums s;
   if v_found > 0 then
     perform picture_queue._add_running(v_keys, v_counts);
   end if;
   update picture_queue.limit_rule r
-  set counted = true, count_at = case
+  set counted = r.counted or v_found < p_limit, count_at = case when v_found >= p_limit then picture_queue._now()
     when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
   where r.key = any (p_rules);
   return coalesce(v_found, 0);

@@ -369,12 +369,15 @@ as $$
 begin
   return picture_queue._claim(p_claim, false);
 exception when others then
-  if picture_queue._is_transient(sqlstate) then
-    -- A deadlock is rare, but skip locked does wait where a row has changed hands since it was seen.
-    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  elsif sqlstate like 'PT%' then
+  -- Whatever the error is: a trigger of the project may raise any.
+  begin
+    return picture_queue._claim(p_claim, true);
+  exception when others then
+    if picture_queue._is_transient(sqlstate) then
+      -- A deadlock is rare, but skip locked does wait where a row has changed hands since it was seen.
+      perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+    end if;
     raise;
-  end if;
-  return picture_queue._claim(p_claim, true);
+  end;
 end
 $$;

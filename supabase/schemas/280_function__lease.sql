@@ -124,14 +124,14 @@ begin
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
   end if;
   begin
+    perform l.job_id from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid);
+  exception when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+  end;
+  begin
     return picture_queue._heartbeat(p_worker, p_leases);
-  exception
-    when data_exception then
-      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-    when others then
-      if picture_queue._is_transient(sqlstate) then
-        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-      end if;
+  exception when others then
+    null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
   end;
   for v_item in select e from jsonb_array_elements(p_leases) e loop
     begin

@@ -21,13 +21,14 @@ begin
       select j.id::text from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now and not exists (
         select from picture_queue.failed_step f where f.kind = 'promote' and f.subject = j.id::text and f.retry_at > v_now)
-      order by j.scheduled_for limit p_limit), p_limit),
+      -- Locked here, so that those somebody has locked do not keep others from being looked at.
+      order by j.scheduled_for limit p_limit for update skip locked), p_limit),
     'swept', picture_queue._isolate('sweep', v_overdue, p_limit),
     'expired', picture_queue._isolate('expire', array(
       select j.id::text from public.job_queue j
       where j.status = 'pending' and j.expires_at <= v_now and not exists (
         select from picture_queue.failed_step f where f.kind = 'expire' and f.subject = j.id::text and f.retry_at > v_now)
-      order by j.expires_at limit p_limit), p_limit),
+      order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
   foreach v_kind in array array['parent', 'child', 'batch', 'event'] loop
     v_settled := v_settled + picture_queue._isolate(v_kind, array(
@@ -70,9 +71,10 @@ begin
   where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked))
     and coalesce(cardinality(v_overdue), 0) <= p_limit;
   return array(
-    select o.id from unnest(v_overdue) as o (id)
-    where not exists (select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = o.id and f.retry_at > v_now)
-    limit p_limit);
+    select j.id::text from public.job_queue j
+    where j.id = any (v_overdue::uuid[]) and not exists (
+      select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = j.id::text and f.retry_at > v_now)
+    limit p_limit for update skip locked);
 end
 $$;
 

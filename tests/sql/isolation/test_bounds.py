@@ -1,0 +1,94 @@
+"""What many rows that are locked, or that any error is raised for, do to others."""
+
+from typing import Any
+
+import pytest
+
+from .world import QUEUE, TYPE, World
+
+pytestmark = pytest.mark.timeout(120)
+
+MANY = """select enqueue_jobs((select jsonb_agg(jsonb_build_object('job_type', 'many', 'queue', $1::text)
+    || $3::jsonb) from generate_series(1, $2::integer)))"""
+CLAIM = "select claim_jobs('w', array[$1], array[$2, $3], $4::integer, $5::real)"
+
+
+async def trigger(world: World, job_type: str, code: str) -> None:
+    await world.owner.execute(
+        f"""create or replace function refuse() returns trigger language plpgsql
+        as $$ begin raise exception 'not now' using errcode = '{code}'; end $$;
+        create trigger refuse before update on job_queue for each row
+        when (old.job_type = '{job_type}') execute function refuse()"""
+    )
+
+
+@pytest.mark.parametrize("step", ["promote", "expire", "sweep"])
+async def test_many_locked_jobs_do_not_keep_others_from_being_looked_at(world, step):
+    given: dict[str, dict[str, Any]] = {
+        "promote": {"options": {"delay_seconds": 1}},
+        "expire": {"options": {"expires_in_seconds": 1}},
+        "sweep": {},
+    }
+    await world.call(MANY, "many", 2000, given[step])
+    if step == "sweep":
+        for _ in range(2):
+            await world.call(CLAIM, "many", "many", "many", 1000, 1)
+    await world.pass_time(2)
+    holder = await world.hold("select from job_queue where queue = 'many' for update")
+    await world.call(MANY, "one", 1, given[step])
+    if step == "sweep":
+        await world.call(CLAIM, "one", "many", "many", 1, 1)
+    await world.pass_time(2)
+    await world.maintain()
+    state = await world.owner.fetchrow("select status, hold from job_queue where queue = 'one'")
+    await holder.close()
+    assert tuple(state) == (("failed" if step == "expire" else "pending"), None)
+
+
+@pytest.mark.parametrize("code", ["PT403", "55P03", "40001", "22P02"])
+async def test_one_job_that_any_error_is_raised_for_stops_no_call_for_others(world, code):
+    async def jobs() -> list[dict[str, Any]]:
+        return await world.call(CLAIM, "mixed", "many", "bad-one", 3, 60)
+
+    def leases(of: list[dict[str, Any]]) -> list[dict[str, str]]:
+        return [world.lease(job) for job in of]
+
+    for job_type in ("many", "bad-one", "many"):
+        await world.call("select enqueue_job($1, queue => 'mixed')", job_type)
+    held = await jobs()
+    await trigger(world, "bad-one", code)
+    assert (await world.call("select heartbeat_jobs('w', $1)", leases(held)))["lost"] == []
+    await world.owner.execute("drop trigger refuse on job_queue")
+    outcomes = [lease | {"outcome": "released"} for lease in leases(held)]
+    await world.call("select report_jobs($1)", outcomes)
+    await trigger(world, "bad-one", code)
+    assert [job["job_type"] for job in await jobs()] == ["many", "many"]
+
+
+async def test_all_jobs_that_run_count_under_a_new_limit(world):
+    await world.call(MANY, "many", 2000, {})
+    for _ in range(2):
+        await world.call(CLAIM, "many", "many", "many", 750, 600)
+    await world.call("select set_limit('queue:many', max_running => 1200)")
+    await world.maintain()
+    await world.pass_time(2)
+    await world.maintain()
+    (limit,) = await world.call("select list_limits()")
+    assert limit["running"] == 1500
+    assert await world.call(CLAIM, "many", "many", "many", 10, 600) == []
+
+
+async def test_a_failed_step_that_somebody_has_locked_does_not_stop_maintenance(world):
+    await world.call(MANY, "bad", 1, {"options": {"delay_seconds": 1}})
+    await trigger(world, "many", "P0001")
+    await world.pass_time(2)
+    await world.maintain()
+    holder = await world.hold("select from picture_queue.failed_step for update")
+    job = await world.call(
+        "select enqueue_job($1, queue => $2, options => '{\"delay_seconds\": 1}')", TYPE, QUEUE
+    )
+    await world.pass_time(10)
+    await world.maintain()
+    state = await world.owner.fetchval("select hold from job_queue where id = $1", job)
+    await holder.close()
+    assert state is None
