@@ -613,8 +613,11 @@ create table picture_queue.maintenance (
   look_at timestamptz not null default '-infinity',
   sweep_at timestamptz not null default '-infinity',
   fold_at timestamptz not null default '-infinity',
-  tidied boolean not null default false
+  tidied boolean not null default false,
+  step_size integer not null default 100
 );
+comment on column picture_queue.maintenance.step_size is
+  'How many subjects a step takes: more after quick rounds, fewer after slow ones.';
 comment on table picture_queue.maintenance is
   'The lease of maintenance: one worker for the whole project, for some seconds.';
 comment on column picture_queue.maintenance.tidied is 'The latest round was one of housekeeping.';
@@ -1452,8 +1455,8 @@ end
 $$;
 
 -- Does a step for many subjects at once; if that fails, for the halves, until who makes it fail stands alone.
--- That one is written down in failed_step and left alone until its retry_at; all others are done. Returns how
--- many it dealt with.
+-- That one is written down in failed_step and left alone until its retry_at; all others are done, as long as the
+-- round of maintenance has time (picture_queue.deadline). Returns how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1463,12 +1466,15 @@ declare
   v_error text;
   v_detail text;
 begin
-  if v_count = 0 then
+  if v_count = 0
+    or clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz
+  then
     return 0;
   end if;
   begin
     v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
-    delete from picture_queue.failed_step f where f.kind = p_kind and f.subject = any (p_subjects);
+    delete from picture_queue.failed_step f where f.ctid = any (array(
+      select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
     return v_done;
   exception when others then
     get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
@@ -1484,12 +1490,16 @@ $$;
 
 -- Writes down that a step failed for a subject: it is tried again after 2, 4, 8, … seconds, an hour at most.
 create function picture_queue._note_failure(p_kind text, p_subject text, p_error text) returns void
-language sql volatile set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
 as $$
+begin
   insert into picture_queue.failed_step as f (kind, subject, last_error, first_at, retry_at)
   values (p_kind, p_subject, left(p_error, 1000), picture_queue._now(), picture_queue._now() + interval '2 seconds')
   on conflict (kind, subject) do update set failures = f.failures + 1, last_error = excluded.last_error,
-    retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600))
+    retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600));
+exception when lock_not_available or deadlock_detected then
+  null;  -- somebody else is writing it down
+end
 $$;
 
 -- Tells whoever does the maintenance that something is due at that time, if they would look later.
@@ -1586,10 +1596,11 @@ begin
       from unnest(v_parents) p (id)
       cross join lateral (
         select d.child_id from picture_queue.dependency d
+        join public.job_queue c on c.id = d.child_id
         where d.parent_id = p.id and not exists (
           select from picture_queue.failed_step f
           where f.kind = 'settle' and f.subject = d.child_id::text and f.retry_at > picture_queue._now())
-        limit v_left) d
+        limit v_left for update of c skip locked) d
       limit v_left);
     v_settled := picture_queue._isolate('settle', v_children, v_left);
     v_left := v_left - greatest(cardinality(v_children), 1);
@@ -2140,7 +2151,9 @@ begin
       where k = any (v_keys) and k <> all (coalesce(j.slots, '{}'))) as keys
     from public.job_queue j
     where v_keys <> '{}' and j.status = 'processing' and j.hold is null
-      and picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) && v_keys
+      and exists (
+        select from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+        where k = any (v_keys) and k <> all (coalesce(j.slots, '{}')))
     order by j.id limit p_limit for update skip locked
   ),
   counted as (
@@ -2148,14 +2161,15 @@ begin
     from uncounted u where j.id = u.id and u.keys <> '{}' returning u.keys
   ),
   sums as (select k.key, count(*)::integer as n from counted c cross join lateral unnest(c.keys) as k (key) group by k.key)
-  select array_agg(s.key), array_agg(s.n), sum(s.n) into v_keys, v_counts, v_found from sums s;
+  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found from sums s;
   if v_found > 0 then
     perform picture_queue._add_running(v_keys, v_counts);
   end if;
   update picture_queue.limit_rule r
-  set counted = true, count_at = case
+  set counted = r.counted or v_found < p_limit, count_at = case when v_found >= p_limit then picture_queue._now()
     when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
-  where r.key = any (p_rules);
+  where r.key = any (array(
+    select o.key from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked));
   return coalesce(v_found, 0);
 end
 $$;
@@ -3163,8 +3177,8 @@ end
 $$;
 
 -- The jobs that a lease of a worker holds, as the worker gets them: what is null or nought is left out where
--- most jobs have nothing else.
-create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text) returns jsonb
+-- most jobs have nothing else. p_order: the order of a claim by weights; null: that of the queues.
+create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text, p_order uuid[]) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
 as $$
@@ -3193,7 +3207,7 @@ begin
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
       and j.lease_expires_at > v_now
-    order by j.claimed_ahead is true, j.rank, j.turn, j.seq));
+    order by j.claimed_ahead is true, array_position(p_order, j.id), j.rank, j.turn, j.seq));
 end
 $$;
 
@@ -3362,7 +3376,8 @@ begin
     v_ids := v_ids || v_started;
     v_dealt := cardinality(v_admitted.ids) + coalesce(cardinality(v_admitted.blocked), 0);
     v_seen := v_seen + v_dealt;
-    exit when cardinality(v_ids) >= p_claim.max_jobs or cardinality(v_candidates) < v_take or v_dealt = 0;
+    -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
+    exit when cardinality(v_ids) >= p_claim.max_jobs or cardinality(v_candidates) < v_take or v_dealt = 0 and v_take = 1000;
     if v_seen >= 5000 then
       perform picture_queue._wake(p_queues, 'again');
       exit;
@@ -3416,6 +3431,30 @@ begin
 end
 $$;
 
+-- Claims job by job, looking past those whose start fails, a thousand of them at most.
+create function picture_queue._claim_one_by_one(p_claim picture_queue.claim, p_queues text[], p_heads jsonb)
+returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_claim picture_queue.claim := p_claim;
+  v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
+  v_ids uuid[] := '{}';
+  v_picked uuid[];
+  v_seen integer := 0;
+begin
+  loop
+    v_claim.max_jobs := p_claim.max_jobs - cardinality(v_ids);
+    v_claim.start_jobs := greatest(v_start_jobs - cardinality(v_ids), 0);
+    v_picked := picture_queue._pick(v_claim, p_queues, p_heads, true);
+    v_ids := v_ids || picture_queue._start_admitted(v_claim, v_picked, '{}', null, v_claim.start_jobs, true);
+    v_seen := v_seen + cardinality(v_picked);
+    exit when v_picked = '{}' or cardinality(v_ids) = p_claim.max_jobs or v_seen >= 1000;
+  end loop;
+  return v_ids;
+end
+$$;
+
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the
 -- request is the id of the lease.
 create function picture_queue._claim(p_claim picture_queue.claim, p_isolated boolean) returns jsonb
@@ -3449,23 +3488,24 @@ begin
   left join lateral (
     select * from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
   if v_known.is_repeated then
-    return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker);
+    return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
   end if;
   v_claim.lease_seconds := v_known.lease_seconds;
   v_heads := case when v_known.heads_until > v_now and v_known.is_known then v_known.heads end;
 
   if v_known.is_limited or p_claim.weights is not null then
-    v_ids := picture_queue._claim_limited(v_claim, v_known.queues, v_heads, v_known.some_failed, p_isolated);
+    v_ids := picture_queue._claim_limited(v_claim, v_known.queues, v_heads, v_known.some_failed or p_isolated, p_isolated);
+  elsif p_isolated then
+    v_ids := picture_queue._claim_one_by_one(v_claim, v_known.queues, v_heads);
   else
     v_ids := picture_queue._pick(v_claim, v_known.queues, v_heads, v_known.some_failed);
-    if p_isolated then
-      v_ids := picture_queue._start_admitted(v_claim, v_ids, '{}', null, coalesce(p_claim.start_jobs, p_claim.max_jobs), true);
-    elsif v_ids <> '{}' then
+    if v_ids <> '{}' then
       perform picture_queue._start(v_ids, v_claim, coalesce(p_claim.start_jobs, p_claim.max_jobs), null);
     end if;
   end if;
   if v_ids <> '{}' then
-    v_jobs := picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker);
+    v_jobs := picture_queue._leased_jobs(
+      p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end);
     if v_known.is_announced then
       perform picture_queue._emit(v_ids);
     end if;
@@ -3539,6 +3579,8 @@ declare
   v_problem text := case
     when coalesce(length(p_claim.worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(p_claim.worker, 100)))
     when coalesce(cardinality(p_claim.queues), 0) = 0 then 'queues is empty'
+    when greatest(array_ndims(p_claim.queues), array_ndims(p_claim.job_types), array_ndims(p_claim.weights)) > 1
+      then 'queues, job_types and weights are plain lists'
     when p_claim.job_types is null then 'job_types is null'
     when cardinality(p_claim.weights) <> cardinality(p_claim.queues) then 'weights are not as many as queues'
     when not 0 < all (p_claim.weights) then format('weights are %s, not above 0', p_claim.weights)
@@ -3571,13 +3613,16 @@ as $$
 begin
   return picture_queue._claim(p_claim, false);
 exception when others then
-  if picture_queue._is_transient(sqlstate) then
-    -- A deadlock is rare, but skip locked does wait where a row has changed hands since it was seen.
-    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  elsif sqlstate like 'PT%' then
+  -- Whatever the error is: a trigger of the project may raise any.
+  begin
+    return picture_queue._claim(p_claim, true);
+  exception when others then
+    if picture_queue._is_transient(sqlstate) then
+      -- A deadlock is rare, but skip locked does wait where a row has changed hands since it was seen.
+      perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+    end if;
     raise;
-  end if;
-  return picture_queue._claim(p_claim, true);
+  end;
 end
 $$;
 
@@ -3604,7 +3649,7 @@ begin
     delay_seconds, run_at, duration_seconds, event, pause_key, i)
   where o.job_id is null or o.lease_id is null or o.outcome is null
     or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-    or o.delay_seconds not between 0 and 31536000
+    or o.delay_seconds not between 0 and 31536000 or o.run_at not between '1970-01-01' and '9999-01-01'
     or length(o.event) not between 1 and 200 or length(o.pause_key) not between 1 and 200
   order by o.i limit 1;
   if found then
@@ -3614,6 +3659,7 @@ begin
       when v_bad.outcome is null
         or v_bad.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
         then format('outcome is %s', coalesce(v_bad.item -> 'outcome', 'null'))
+      when v_bad.run_at not between '1970-01-01' and '9999-01-01' then format('run_at is %s', v_bad.item -> 'run_at')
       when length(v_bad.event) not between 1 and 200 then format('event is %s', v_bad.item -> 'event')
       when length(v_bad.pause_key) not between 1 and 200 then format('pause_key is %s', v_bad.item -> 'pause_key')
       else format('delay_seconds is %s, not 0 to 31536000', v_bad.item -> 'delay_seconds') end));
@@ -4009,14 +4055,14 @@ begin
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
   end if;
   begin
+    perform l.job_id from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid);
+  exception when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+  end;
+  begin
     return picture_queue._heartbeat(p_worker, p_leases);
-  exception
-    when data_exception then
-      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-    when others then
-      if picture_queue._is_transient(sqlstate) then
-        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-      end if;
+  exception when others then
+    null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
   end;
   for v_item in select e from jsonb_array_elements(p_leases) e loop
     begin
@@ -4119,9 +4165,11 @@ create function picture_queue._retry_job(p_job_id uuid) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue := picture_queue._locked_job(p_job_id);
-  v_status text := v_job.status;
+  v_job public.job_queue;
+  v_status text;
 begin
+  v_job := picture_queue._locked_job(p_job_id);
+  v_status := v_job.status;
   if v_job.status in ('processing', 'completed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', p_job_id, v_job.status),
       'only a failed or cancelled job can be retried');
@@ -4154,24 +4202,26 @@ as $$
 $$;
 
 -- Wakes the jobs parked on these events, if the events are there; an event is taken by those who waited for it and
--- gone. Jobs that somebody has locked, or whose change fails, are woken by maintenance. Returns how many jobs woke.
+-- gone. Those beyond the first thousand, and those that somebody has locked or whose change fails, are woken by
+-- maintenance. Returns how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_ids text[] := array(
     select j.id::text from public.job_queue j
-    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events))));
+    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events)))
+    limit 1000);
   v_woken integer;
 begin
   if v_ids = '{}' then
     return 0;
   end if;
   v_woken := picture_queue._isolate('wake', v_ids, 1000);
-  if v_woken < cardinality(v_ids) then
+  if v_woken < cardinality(v_ids) or cardinality(v_ids) = 1000 then
     insert into picture_queue.follow_up (kind, subject, due_at)
     select 'event', j.id, picture_queue._now() + interval '0.2 seconds' from public.job_queue j
-    where j.id = any (v_ids::uuid[]) and j.hold = 'parked';
+    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events)));
     perform picture_queue._plan_maintenance(picture_queue._now() + interval '0.2 seconds');
   end if;
   perform picture_queue._take_events(p_events);
@@ -4423,9 +4473,10 @@ returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue := picture_queue._locked_job(job_id);
+  v_job public.job_queue;
   v_outcome jsonb;
 begin
+  v_job := picture_queue._locked_job(job_id);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
@@ -5563,7 +5614,7 @@ begin
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem, 'name one key, and a resume_at to come or none');
   end if;
   perform picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
-  return jsonb_build_object('key', key, 'paused', true, 'resume_at', resume_at);
+  return jsonb_build_object('key', key, 'paused', true, 'resume_at', nullif(resume_at, 'infinity'));
 end
 $$;
 comment on function public.pause_key is 'Lets no job of a key start.';
@@ -5572,8 +5623,8 @@ create function public.resume_key(key text) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if key is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'key is NULL');
+  if picture_queue._limit_key_problem(key, false) is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', picture_queue._limit_key_problem(key, false));
   end if;
   perform picture_queue._set_pause(key, null);
   perform picture_queue._look_at_keys(key);
@@ -5716,12 +5767,12 @@ comment on function public.get_batch is 'How far a batch is.';
 -- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
 -- kept for a day, for a job that parks on it later. A second event of that name replaces the first.
 create function public.send_event(name text, payload jsonb default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if coalesce(length(name), 0) not between 1 and 200 then
+  if coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
-      'a name has 1 to 200 characters');
+      'a name has 1 to 200 characters, none of them a control character');
   end if;
   perform picture_queue._refuse_problem(
     'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)));
@@ -5730,16 +5781,28 @@ begin
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update set payload = excluded.payload, sent_at = excluded.sent_at;
   return jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('event %s is being sent or parked on by somebody else', left(name, 200)),
+    'repeat the call');
   return null;
 end
 $$;
 comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
 
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._log_job(job_id, lease_id, lines) $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return picture_queue._log_job(job_id, lease_id, lines);
+exception
+  when deadlock_detected or lock_not_available then
+    perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
+    return null;
+  when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'lines is a list of {at, level, message}');
+    return null;
+end
+$$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
 -- What happened to a job: its changes of state with their times (claims are read off the attempt they
@@ -6173,7 +6236,7 @@ $$;
 -- Makes the jobs of these schedules, if they are due; one that somebody has locked is passed over. A unique job may
 -- have to wait for somebody's open transaction, but not long.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -7644,13 +7707,14 @@ begin
       select j.id::text from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now and not exists (
         select from picture_queue.failed_step f where f.kind = 'promote' and f.subject = j.id::text and f.retry_at > v_now)
-      order by j.scheduled_for limit p_limit), p_limit),
+      -- Locked here, so that those somebody has locked do not keep others from being looked at.
+      order by j.scheduled_for limit p_limit for update skip locked), p_limit),
     'swept', picture_queue._isolate('sweep', v_overdue, p_limit),
     'expired', picture_queue._isolate('expire', array(
       select j.id::text from public.job_queue j
       where j.status = 'pending' and j.expires_at <= v_now and not exists (
         select from picture_queue.failed_step f where f.kind = 'expire' and f.subject = j.id::text and f.retry_at > v_now)
-      order by j.expires_at limit p_limit), p_limit),
+      order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
   foreach v_kind in array array['parent', 'child', 'batch', 'event'] loop
     v_settled := v_settled + picture_queue._isolate(v_kind, array(
@@ -7666,7 +7730,8 @@ begin
         select from picture_queue.failed_step f where f.kind = 'callback' and f.subject = b.id::text and f.retry_at > v_now)
     order by b.finished_at limit p_limit), p_limit);
   perform picture_queue._isolate('rule', array(
-    select r.key from picture_queue.limit_rule r where r.count_at <= v_now limit 100), p_limit);
+    select r.key from picture_queue.limit_rule r
+    where r.count_at <= v_now or r.count_at is null and not r.counted limit 100), p_limit);
   v_done := v_done || jsonb_build_object('reordered', picture_queue._isolate('reorder', array(
     select q.name from picture_queue.queue q
     where q.reorder_after is not null and not exists (
@@ -7693,9 +7758,10 @@ begin
   where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked))
     and coalesce(cardinality(v_overdue), 0) <= p_limit;
   return array(
-    select o.id from unnest(v_overdue) as o (id)
-    where not exists (select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = o.id and f.retry_at > v_now)
-    limit p_limit);
+    select j.id::text from public.job_queue j
+    where j.id = any (v_overdue::uuid[]) and not exists (
+      select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = j.id::text and f.retry_at > v_now)
+    limit p_limit for update skip locked);
 end
 $$;
 
@@ -7745,11 +7811,17 @@ declare
   v_has_row boolean;
   v_prunes boolean;
   v_is_tidying boolean;
+  v_is_full boolean;
+  v_started timestamptz := clock_timestamp();
+  v_size integer;
   v_done jsonb := '{}';
   v_next timestamptz;
 begin
   select * into v_state from picture_queue.maintenance;
-  if not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
+  v_size := case when p_force then 1000 else v_state.step_size end;
+  if length(v_worker) > 200 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
+  elsif not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
     return jsonb_build_object('leased', false, 'next_in', extract(epoch from v_state.leased_until - v_now));
   end if;
   perform from picture_queue.maintenance for update skip locked;
@@ -7766,14 +7838,20 @@ begin
     v_done := picture_queue._do_housekeeping(v_prunes);
   end if;
   if p_force or not v_is_tidying or not v_has_row then
-    v_done := v_done || picture_queue._do_due_steps(1000, p_force or v_state.sweep_at <= v_now);
+    perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
+    v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
+    perform set_config('picture_queue.deadline', '', true);
     v_next := picture_queue._next_due(v_now);
   end if;
-  -- A full step has more to do.
-  if v_next is null or exists (select from jsonb_each_text(v_done) d where d.value ~ '^[0-9]{4,}$') then
+  -- A full step has more to do, and so has a round that ran out of time.
+  v_is_full := exists (select from jsonb_each_text(v_done - 'folded') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
+  if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
   end if;
   update picture_queue.maintenance m set done_at = v_now, look_at = v_next,
+    step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_size / 4, 10)
+      when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
+      else m.step_size end,
     tidied = v_is_tidying and not p_force,
     worker = case when p_force or p_worker is null then m.worker else v_worker end,
     leased_until = case when p_force or p_worker is null then m.leased_until

@@ -53,8 +53,11 @@ create table picture_queue.maintenance (
   look_at timestamptz not null default '-infinity',
   sweep_at timestamptz not null default '-infinity',
   fold_at timestamptz not null default '-infinity',
-  tidied boolean not null default false
+  tidied boolean not null default false,
+  step_size integer not null default 100
 );
+comment on column picture_queue.maintenance.step_size is
+  'How many subjects a step takes: more after quick rounds, fewer after slow ones.';
 comment on table picture_queue.maintenance is
   'The lease of maintenance: one worker for the whole project, for some seconds.';
 comment on column picture_queue.maintenance.tidied is 'The latest round was one of housekeeping.';

@@ -47,8 +47,8 @@ end
 $$;
 
 -- Does a step for many subjects at once; if that fails, for the halves, until who makes it fail stands alone.
--- That one is written down in failed_step and left alone until its retry_at; all others are done. Returns how
--- many it dealt with.
+-- That one is written down in failed_step and left alone until its retry_at; all others are done, as long as the
+-- round of maintenance has time (picture_queue.deadline). Returns how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -58,7 +58,9 @@ declare
   v_error text;
   v_detail text;
 begin
-  if v_count = 0 then
+  if v_count = 0
+    or clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz
+  then
     return 0;
   end if;
   begin

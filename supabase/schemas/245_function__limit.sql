@@ -295,7 +295,8 @@ begin
   update picture_queue.limit_rule r
   set counted = r.counted or v_found < p_limit, count_at = case when v_found >= p_limit then picture_queue._now()
     when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
-  where r.key = any (p_rules);
+  where r.key = any (array(
+    select o.key from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked));
   return coalesce(v_found, 0);
 end
 $$;

@@ -54,8 +54,8 @@ end
 $$;
 
 -- The jobs that a lease of a worker holds, as the worker gets them: what is null or nought is left out where
--- most jobs have nothing else.
-create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text) returns jsonb
+-- most jobs have nothing else. p_order: the order of a claim by weights; null: that of the queues.
+create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text, p_order uuid[]) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
 as $$
@@ -84,6 +84,6 @@ begin
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
       and j.lease_expires_at > v_now
-    order by j.claimed_ahead is true, j.rank, j.turn, j.seq));
+    order by j.claimed_ahead is true, array_position(p_order, j.id), j.rank, j.turn, j.seq));
 end
 $$;

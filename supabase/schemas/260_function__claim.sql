@@ -160,7 +160,8 @@ begin
     v_ids := v_ids || v_started;
     v_dealt := cardinality(v_admitted.ids) + coalesce(cardinality(v_admitted.blocked), 0);
     v_seen := v_seen + v_dealt;
-    exit when cardinality(v_ids) >= p_claim.max_jobs or cardinality(v_candidates) < v_take or v_dealt = 0;
+    -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
+    exit when cardinality(v_ids) >= p_claim.max_jobs or cardinality(v_candidates) < v_take or v_dealt = 0 and v_take = 1000;
     if v_seen >= 5000 then
       perform picture_queue._wake(p_queues, 'again');
       exit;
@@ -214,6 +215,30 @@ begin
 end
 $$;
 
+-- Claims job by job, looking past those whose start fails, a thousand of them at most.
+create function picture_queue._claim_one_by_one(p_claim picture_queue.claim, p_queues text[], p_heads jsonb)
+returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_claim picture_queue.claim := p_claim;
+  v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
+  v_ids uuid[] := '{}';
+  v_picked uuid[];
+  v_seen integer := 0;
+begin
+  loop
+    v_claim.max_jobs := p_claim.max_jobs - cardinality(v_ids);
+    v_claim.start_jobs := greatest(v_start_jobs - cardinality(v_ids), 0);
+    v_picked := picture_queue._pick(v_claim, p_queues, p_heads, true);
+    v_ids := v_ids || picture_queue._start_admitted(v_claim, v_picked, '{}', null, v_claim.start_jobs, true);
+    v_seen := v_seen + cardinality(v_picked);
+    exit when v_picked = '{}' or cardinality(v_ids) = p_claim.max_jobs or v_seen >= 1000;
+  end loop;
+  return v_ids;
+end
+$$;
+
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the
 -- request is the id of the lease.
 create function picture_queue._claim(p_claim picture_queue.claim, p_isolated boolean) returns jsonb
@@ -247,23 +272,24 @@ begin
   left join lateral (
     select * from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
   if v_known.is_repeated then
-    return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker);
+    return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
   end if;
   v_claim.lease_seconds := v_known.lease_seconds;
   v_heads := case when v_known.heads_until > v_now and v_known.is_known then v_known.heads end;
 
   if v_known.is_limited or p_claim.weights is not null then
-    v_ids := picture_queue._claim_limited(v_claim, v_known.queues, v_heads, v_known.some_failed, p_isolated);
+    v_ids := picture_queue._claim_limited(v_claim, v_known.queues, v_heads, v_known.some_failed or p_isolated, p_isolated);
+  elsif p_isolated then
+    v_ids := picture_queue._claim_one_by_one(v_claim, v_known.queues, v_heads);
   else
     v_ids := picture_queue._pick(v_claim, v_known.queues, v_heads, v_known.some_failed);
-    if p_isolated then
-      v_ids := picture_queue._start_admitted(v_claim, v_ids, '{}', null, coalesce(p_claim.start_jobs, p_claim.max_jobs), true);
-    elsif v_ids <> '{}' then
+    if v_ids <> '{}' then
       perform picture_queue._start(v_ids, v_claim, coalesce(p_claim.start_jobs, p_claim.max_jobs), null);
     end if;
   end if;
   if v_ids <> '{}' then
-    v_jobs := picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker);
+    v_jobs := picture_queue._leased_jobs(
+      p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end);
     if v_known.is_announced then
       perform picture_queue._emit(v_ids);
     end if;
@@ -337,6 +363,8 @@ declare
   v_problem text := case
     when coalesce(length(p_claim.worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(p_claim.worker, 100)))
     when coalesce(cardinality(p_claim.queues), 0) = 0 then 'queues is empty'
+    when greatest(array_ndims(p_claim.queues), array_ndims(p_claim.job_types), array_ndims(p_claim.weights)) > 1
+      then 'queues, job_types and weights are plain lists'
     when p_claim.job_types is null then 'job_types is null'
     when cardinality(p_claim.weights) <> cardinality(p_claim.queues) then 'weights are not as many as queues'
     when not 0 < all (p_claim.weights) then format('weights are %s, not above 0', p_claim.weights)

@@ -48,9 +48,11 @@ create function picture_queue._retry_job(p_job_id uuid) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue := picture_queue._locked_job(p_job_id);
-  v_status text := v_job.status;
+  v_job public.job_queue;
+  v_status text;
 begin
+  v_job := picture_queue._locked_job(p_job_id);
+  v_status := v_job.status;
   if v_job.status in ('processing', 'completed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', p_job_id, v_job.status),
       'only a failed or cancelled job can be retried');
@@ -83,24 +85,26 @@ as $$
 $$;
 
 -- Wakes the jobs parked on these events, if the events are there; an event is taken by those who waited for it and
--- gone. Jobs that somebody has locked, or whose change fails, are woken by maintenance. Returns how many jobs woke.
+-- gone. Those beyond the first thousand, and those that somebody has locked or whose change fails, are woken by
+-- maintenance. Returns how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_ids text[] := array(
     select j.id::text from public.job_queue j
-    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events))));
+    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events)))
+    limit 1000);
   v_woken integer;
 begin
   if v_ids = '{}' then
     return 0;
   end if;
   v_woken := picture_queue._isolate('wake', v_ids, 1000);
-  if v_woken < cardinality(v_ids) then
+  if v_woken < cardinality(v_ids) or cardinality(v_ids) = 1000 then
     insert into picture_queue.follow_up (kind, subject, due_at)
     select 'event', j.id, picture_queue._now() + interval '0.2 seconds' from public.job_queue j
-    where j.id = any (v_ids::uuid[]) and j.hold = 'parked';
+    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events)));
     perform picture_queue._plan_maintenance(picture_queue._now() + interval '0.2 seconds');
   end if;
   perform picture_queue._take_events(p_events);

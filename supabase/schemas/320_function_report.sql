@@ -49,9 +49,10 @@ returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue := picture_queue._locked_job(job_id);
+  v_job public.job_queue;
   v_outcome jsonb;
 begin
+  v_job := picture_queue._locked_job(job_id);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;

@@ -140,7 +140,7 @@ begin
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem, 'name one key, and a resume_at to come or none');
   end if;
   perform picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
-  return jsonb_build_object('key', key, 'paused', true, 'resume_at', resume_at);
+  return jsonb_build_object('key', key, 'paused', true, 'resume_at', nullif(resume_at, 'infinity'));
 end
 $$;
 comment on function public.pause_key is 'Lets no job of a key start.';
@@ -149,8 +149,8 @@ create function public.resume_key(key text) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if key is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'key is NULL');
+  if picture_queue._limit_key_problem(key, false) is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', picture_queue._limit_key_problem(key, false));
   end if;
   perform picture_queue._set_pause(key, null);
   perform picture_queue._look_at_keys(key);

@@ -1,12 +1,12 @@
 -- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
 -- kept for a day, for a job that parks on it later. A second event of that name replaces the first.
 create function public.send_event(name text, payload jsonb default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if coalesce(length(name), 0) not between 1 and 200 then
+  if coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
-      'a name has 1 to 200 characters');
+      'a name has 1 to 200 characters, none of them a control character');
   end if;
   perform picture_queue._refuse_problem(
     'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)));
@@ -15,16 +15,28 @@ begin
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update set payload = excluded.payload, sent_at = excluded.sent_at;
   return jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
-exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('event %s is being sent or parked on by somebody else', left(name, 200)),
+    'repeat the call');
   return null;
 end
 $$;
 comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
 
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._log_job(job_id, lease_id, lines) $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return picture_queue._log_job(job_id, lease_id, lines);
+exception
+  when deadlock_detected or lock_not_available then
+    perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
+    return null;
+  when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'lines is a list of {at, level, message}');
+    return null;
+end
+$$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
 -- What happened to a job: its changes of state with their times (claims are read off the attempt they

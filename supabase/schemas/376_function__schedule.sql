@@ -144,7 +144,7 @@ $$;
 -- Makes the jobs of these schedules, if they are due; one that somebody has locked is passed over. A unique job may
 -- have to wait for somebody's open transaction, but not long.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();

@@ -44,7 +44,8 @@ begin
         select from picture_queue.failed_step f where f.kind = 'callback' and f.subject = b.id::text and f.retry_at > v_now)
     order by b.finished_at limit p_limit), p_limit);
   perform picture_queue._isolate('rule', array(
-    select r.key from picture_queue.limit_rule r where r.count_at <= v_now limit 100), p_limit);
+    select r.key from picture_queue.limit_rule r
+    where r.count_at <= v_now or r.count_at is null and not r.counted limit 100), p_limit);
   v_done := v_done || jsonb_build_object('reordered', picture_queue._isolate('reorder', array(
     select q.name from picture_queue.queue q
     where q.reorder_after is not null and not exists (
@@ -124,11 +125,17 @@ declare
   v_has_row boolean;
   v_prunes boolean;
   v_is_tidying boolean;
+  v_is_full boolean;
+  v_started timestamptz := clock_timestamp();
+  v_size integer;
   v_done jsonb := '{}';
   v_next timestamptz;
 begin
   select * into v_state from picture_queue.maintenance;
-  if not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
+  v_size := case when p_force then 1000 else v_state.step_size end;
+  if length(v_worker) > 200 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('worker has %s characters, at most 200 are possible', length(v_worker)));
+  elsif not p_force and v_state.leased_until > v_now and v_state.worker <> v_worker then
     return jsonb_build_object('leased', false, 'next_in', extract(epoch from v_state.leased_until - v_now));
   end if;
   perform from picture_queue.maintenance for update skip locked;
@@ -145,14 +152,20 @@ begin
     v_done := picture_queue._do_housekeeping(v_prunes);
   end if;
   if p_force or not v_is_tidying or not v_has_row then
-    v_done := v_done || picture_queue._do_due_steps(1000, p_force or v_state.sweep_at <= v_now);
+    perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
+    v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
+    perform set_config('picture_queue.deadline', '', true);
     v_next := picture_queue._next_due(v_now);
   end if;
-  -- A full step has more to do.
-  if v_next is null or exists (select from jsonb_each_text(v_done) d where d.value ~ '^[0-9]{4,}$') then
+  -- A full step has more to do, and so has a round that ran out of time.
+  v_is_full := exists (select from jsonb_each_text(v_done - 'folded') d where d.value ~ '^[0-9]+$' and d.value::integer >= v_size);
+  if v_next is null or v_is_full or clock_timestamp() > v_started + interval '2 seconds' then
     v_next := v_now;
   end if;
   update picture_queue.maintenance m set done_at = v_now, look_at = v_next,
+    step_size = case when clock_timestamp() > v_started + interval '1 second' then greatest(v_size / 4, 10)
+      when v_is_full and clock_timestamp() < v_started + interval '0.2 seconds' then least(v_size * 2, 500)
+      else m.step_size end,
     tidied = v_is_tidying and not p_force,
     worker = case when p_force or p_worker is null then m.worker else v_worker end,
     leased_until = case when p_force or p_worker is null then m.leased_until

@@ -190,14 +190,18 @@ async def test_who_maintains_is_woken_for_a_schedule_that_comes_soon(quiet):
 
 
 async def test_a_full_round_is_followed_by_the_next_at_once(quiet):
+    """Rounds begin small and grow while they are quick; a slow machine may keep them small."""
     await quiet.run(
         """insert into job_queue (queue, job_type, hold, scheduled_for)
         select $1, 't', 'scheduled', picture_queue._now() from generate_series(1, 2200)""",
         quiet.queue,
     )
-    rounds = [await maintain(quiet, "a") for _ in range(4)]
-    assert [one["promoted"] for one in rounds] == [1000, 1000, 200, 0]
-    assert [one["next_in"] == 0 for one in rounds] == [True, True, False, False]
+    rounds = [await maintain(quiet, "a")]
+    while rounds[-1]["next_in"] == 0:
+        rounds.append(await maintain(quiet, "a"))
+    assert rounds[0]["promoted"] == 100
+    assert all(one["promoted"] <= 500 for one in rounds)
+    assert sum(one["promoted"] for one in rounds) == 2200
 
 
 # Somebody else's open transaction

@@ -466,7 +466,7 @@ async def test_the_plan_of_a_start(many):
 async def test_the_plan_of_what_a_lease_holds(many):
     text = await source(many, "picture_queue._leased_jobs")
     text = text[text.index("to_jsonb(array(") + len("to_jsonb(array(") : text.rindex("));")]
-    parameters = {"p_lease_id": "uuid", "p_worker": "text"}
+    parameters = {"p_lease_id": "uuid", "p_worker": "text", "p_order": "uuid[]"}
     found = await plan(many, text.replace("v_now", "now()"), parameters, {})
     assert "Seq Scan on job_queue" not in found, found
     read = set(re.findall(r"(?:Index Scan using|Bitmap Index Scan on) (job_queue_\w+)", found))
