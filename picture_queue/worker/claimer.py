@@ -82,6 +82,7 @@ class Claimer(Service):
         self._asking = False
         self._wanted = True  # something happened: look without waiting for the poll
         self._more = True  # the last answer was full, so there may be more
+        self._in_vain = False  # the last answer was empty
         self._next_poll = self._clock()
         self.hears_wake_ups = False  # until then a report always asks along
         self.reports_wait: Callable[[], bool] = lambda: False
@@ -117,7 +118,9 @@ class Claimer(Service):
         self._open, self._asking = None, False
         self.on_answer(self._clock() - asked_at)
         self._next_poll = self._clock() + self._poll_interval()
-        full = len(jobs) == claim.max_jobs
+        # A job in its last attempt is not claimed ahead: an answer that fills the free slots does not
+        # say that there is no more.
+        full = len(jobs) >= min(claim.max_jobs, claim.start_jobs)
         if not full and self._more:
             # The database has only now noted that this worker is idle: a job written in the
             # meantime woke nobody.
@@ -125,6 +128,7 @@ class Claimer(Service):
         elif not full:
             self._signals.idle.emit(None)
         self._more = full
+        self._in_vain = not jobs
         for job in jobs:
             self._launch(job, asked_at)
         if jobs and self._signals.claimed.watched:
@@ -161,7 +165,9 @@ class Claimer(Service):
 
     async def _round(self) -> None:
         in_bulk = self.in_bulk
-        at_once = self._wanted or (self._more and in_bulk)
+        # Once nothing could be claimed ahead, the next bulk claim waits for a free slot.
+        more = self._more and not (self._in_vain and self._demand().start_jobs == 0)
+        at_once = self._wanted or (more and in_bulk)
         wait = 0.0 if at_once else self._next_poll - self._clock()
         if wait > 0:
             await self._pause(wait)

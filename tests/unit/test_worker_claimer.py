@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from picture_queue.claimed_job import ClaimedJob
 from picture_queue import _rpc
 from picture_queue.errors import Busy
 from picture_queue.settings import WorkerSettings
@@ -252,3 +253,16 @@ async def test_a_stopping_worker_asks_for_nothing_but_takes_the_last_answer(benc
     await stopping
     assert len(bench.launched) == 1
     assert project.asked.empty()
+
+
+async def test_an_answer_that_fills_the_free_slots_may_not_be_all_there_is(bench, row):
+    """Jobs in their last attempt are not claimed ahead, so fewer come than were asked for."""
+    bench.free, bench.ahead = 2, 4
+    bench.claimer.hears_wake_ups = True
+    for _ in range(2):  # the first answer that is not full leads to one more question anyway
+        claim = bench.claimer.ask_along()
+        assert claim is not None
+        assert (claim.max_jobs, claim.start_jobs) == (6, 2)
+        bench.claimer.answered(claim, [ClaimedJob(row()), ClaimedJob(row())])
+        bench.free = 2
+    assert bench.claimer.ask_along() is not None
