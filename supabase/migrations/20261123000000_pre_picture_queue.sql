@@ -1350,15 +1350,29 @@ $$;
 create function picture_queue._free_keys(p_ended uuid[], p_unblocked uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_keys text[];
 begin
-  insert into picture_queue.freed_key (key, n, at)
-  select k.key, sum(k.n), picture_queue._now()
-  from (
-    select unnest(j.slots) as key, 1 as n from public.job_queue j where j.id = any (p_ended)
-    union all
-    select j.blocked_on, 0 from public.job_queue j where j.id = any (p_unblocked) and j.blocked_on is not null
-  ) k
-  group by k.key;
+  with freed as (
+    insert into picture_queue.freed_key (key, n, at)
+    select k.key, sum(k.n), picture_queue._now()
+    from (
+      select unnest(j.slots) as key, 1 as n from public.job_queue j where j.id = any (p_ended)
+      union all
+      select j.blocked_on, 0 from public.job_queue j where j.id = any (p_unblocked) and j.blocked_on is not null
+    ) k
+    group by k.key
+    returning key
+  )
+  select array_agg(f.key) into v_keys from freed f;
+  -- No claim may come for a while: workers that found nothing wait to be woken.
+  if exists (
+    select from unnest(v_keys) as k (key)
+    where (select true from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1))
+  then
+    perform picture_queue._plan_maintenance(picture_queue._now());
+  end if;
 end
 $$;
 
@@ -3649,7 +3663,9 @@ begin
     delay_seconds, run_at, duration_seconds, event, pause_key, i)
   where o.job_id is null or o.lease_id is null or o.outcome is null
     or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-    or o.delay_seconds not between 0 and 31536000 or o.run_at not between '1970-01-01' and '9999-01-01'
+    or o.delay_seconds not between 0 and 31536000
+    -- Beyond these clients cannot read it, nor any list that has it.
+    or o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
     or length(o.event) not between 1 and 200 or length(o.pause_key) not between 1 and 200
   order by o.i limit 1;
   if found then
@@ -3659,9 +3675,10 @@ begin
       when v_bad.outcome is null
         or v_bad.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
         then format('outcome is %s', coalesce(v_bad.item -> 'outcome', 'null'))
-      when v_bad.run_at not between '1970-01-01' and '9999-01-01' then format('run_at is %s', v_bad.item -> 'run_at')
       when length(v_bad.event) not between 1 and 200 then format('event is %s', v_bad.item -> 'event')
       when length(v_bad.pause_key) not between 1 and 200 then format('pause_key is %s', v_bad.item -> 'pause_key')
+      when v_bad.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
+        then format('run_at is %s, not a time from 1970 to 9998', v_bad.item -> 'run_at')
       else format('delay_seconds is %s, not 0 to 31536000', v_bad.item -> 'delay_seconds') end));
   end if;
   return v_outcomes;

@@ -26,15 +26,29 @@ $$;
 create function picture_queue._free_keys(p_ended uuid[], p_unblocked uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_keys text[];
 begin
-  insert into picture_queue.freed_key (key, n, at)
-  select k.key, sum(k.n), picture_queue._now()
-  from (
-    select unnest(j.slots) as key, 1 as n from public.job_queue j where j.id = any (p_ended)
-    union all
-    select j.blocked_on, 0 from public.job_queue j where j.id = any (p_unblocked) and j.blocked_on is not null
-  ) k
-  group by k.key;
+  with freed as (
+    insert into picture_queue.freed_key (key, n, at)
+    select k.key, sum(k.n), picture_queue._now()
+    from (
+      select unnest(j.slots) as key, 1 as n from public.job_queue j where j.id = any (p_ended)
+      union all
+      select j.blocked_on, 0 from public.job_queue j where j.id = any (p_unblocked) and j.blocked_on is not null
+    ) k
+    group by k.key
+    returning key
+  )
+  select array_agg(f.key) into v_keys from freed f;
+  -- No claim may come for a while: workers that found nothing wait to be woken.
+  if exists (
+    select from unnest(v_keys) as k (key)
+    where (select true from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1))
+  then
+    perform picture_queue._plan_maintenance(picture_queue._now());
+  end if;
 end
 $$;
 

@@ -18,7 +18,9 @@ begin
     delay_seconds, run_at, duration_seconds, event, pause_key, i)
   where o.job_id is null or o.lease_id is null or o.outcome is null
     or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-    or o.delay_seconds not between 0 and 31536000 or o.run_at not between '1970-01-01' and '9999-01-01'
+    or o.delay_seconds not between 0 and 31536000
+    -- Beyond these clients cannot read it, nor any list that has it.
+    or o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
     or length(o.event) not between 1 and 200 or length(o.pause_key) not between 1 and 200
   order by o.i limit 1;
   if found then
@@ -28,9 +30,10 @@ begin
       when v_bad.outcome is null
         or v_bad.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
         then format('outcome is %s', coalesce(v_bad.item -> 'outcome', 'null'))
-      when v_bad.run_at not between '1970-01-01' and '9999-01-01' then format('run_at is %s', v_bad.item -> 'run_at')
       when length(v_bad.event) not between 1 and 200 then format('event is %s', v_bad.item -> 'event')
       when length(v_bad.pause_key) not between 1 and 200 then format('pause_key is %s', v_bad.item -> 'pause_key')
+      when v_bad.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
+        then format('run_at is %s, not a time from 1970 to 9998', v_bad.item -> 'run_at')
       else format('delay_seconds is %s, not 0 to 31536000', v_bad.item -> 'delay_seconds') end));
   end if;
   return v_outcomes;

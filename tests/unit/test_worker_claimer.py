@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from picture_queue.claimed_job import ClaimedJob
 from picture_queue import _rpc
+from picture_queue.claimed_job import ClaimedJob
 from picture_queue.errors import Busy
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._link import Link
