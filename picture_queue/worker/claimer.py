@@ -118,9 +118,10 @@ class Claimer(Service):
         self._open, self._asking = None, False
         self.on_answer(self._clock() - asked_at)
         self._next_poll = self._clock() + self._poll_interval()
-        # A job in its last attempt is not claimed ahead: an answer that fills the free slots does not
-        # say that there is no more.
-        full = len(jobs) >= min(claim.max_jobs, claim.start_jobs)
+        # A job in its last attempt is not claimed ahead: an answer that fills the free slots does
+        # not say that there is no more.
+        free = claim.max_jobs if claim.start_jobs is None else claim.start_jobs
+        full = len(jobs) >= min(claim.max_jobs, free)
         if not full and self._more:
             # The database has only now noted that this worker is idle: a job written in the
             # meantime woke nobody.

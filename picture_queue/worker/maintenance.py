@@ -42,9 +42,15 @@ class MaintenanceLoop(Service):
         self._signals = signals
         self._pauses = Pauses(first=0.2, longest=5.0)
         self._failures = 0  # in a row
+        self._is_holder = True  # until an answer says otherwise
 
     def run_now(self) -> None:
         """Run a round before the planned time, if this worker holds the lease."""
+        if self._is_holder:
+            self.wake()
+
+    def take_over(self) -> None:
+        """Ask for the lease at once: its holder has given it up."""
         self.wake()
 
     async def _round(self) -> None:
@@ -62,12 +68,13 @@ class MaintenanceLoop(Service):
         self._signals.maintained.emit(answer)
         if answer.promoted or answer.swept or answer.scheduled or answer.settled:
             self._on_work()
+        self._is_holder = answer.leased
         if answer.leased:
             await self._rest(_MIN_PAUSE)
             await self._pause(max(0.0, answer.next_in - _MIN_PAUSE))
         else:
-            # Wake-ups are for the holder. Jitter spreads the calls of workers started together.
-            await self._rest(max(_MIN_PAUSE, answer.next_in) * random.uniform(1.0, 1.2))  # noqa: S311
+            # Jitter spreads the calls of workers started together.
+            await self._pause(max(_MIN_PAUSE, answer.next_in) * random.uniform(1.0, 1.2))  # noqa: S311
 
     def _log_failure(self, error: Exception) -> None:
         self._failures += 1

@@ -309,6 +309,8 @@ class Supervisor:
             self._heartbeat.beat_now()
         elif reason == "maintain":
             self._maintenance.run_now()
+        elif reason == "take over":
+            self._maintenance.take_over()
         else:
             self._claimer.look()
 

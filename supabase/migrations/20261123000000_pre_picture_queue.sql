@@ -1703,7 +1703,11 @@ begin
   perform picture_queue._isolate('settle', v_children, p_limit);
   delete from picture_queue.follow_up f
   where f.id = any (v_mine) and (
-    (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot)
+    (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
+      -- Somebody has the child locked, or its change failed.
+      select from picture_queue.dependency d
+      left join public.job_queue p on p.id = d.parent_id
+      where d.child_id = f.subject and (p.id is null or p.finished_at is not null))
     or not exists (select from picture_queue.dependency d where d.child_id = f.subject));
   update picture_queue.follow_up f
   set data = jsonb_build_object('before', coalesce(f.data ->> 'before', pg_catalog.pg_snapshot_xmax(v_snapshot)::text),
@@ -2018,8 +2022,9 @@ begin
 end
 $$;
 
--- Sets when to look at locked keys by the clock: when the pause ends or the rate permits one more start; not at
--- all where only the end of a job helps.
+-- Sets when to look at locked keys by the clock: when the pause ends or the rate permits one more start; in a
+-- second where jobs wait although one could start (more than a look unblocks, or those unblocked are not claimed
+-- yet, or take no slot of the key in the end); not at all where only the end of a job helps.
 create function picture_queue._plan_keys(p_keys text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2028,11 +2033,22 @@ declare
   v_next timestamptz;
 begin
   with look as (
-    select r.key, coalesce(r.paused_until, (
-      select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
-      where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
-      order by s.at desc offset r.rate - 1 limit 1)) as at
-    from picture_queue._rules(p_keys) r
+    select k.key, coalesce(r.paused_until, (
+        select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
+        where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
+        order by s.at desc offset r.rate - 1 limit 1),
+      case when coalesce(c.capacity, 1) > 0 and (
+        select true from public.job_queue j
+        where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
+      then v_now + interval '1 second' end) as at
+    from unnest(p_keys) as k (key)
+    left join picture_queue._rules(p_keys) r on r.key = k.key
+    left join picture_queue._capacity(p_keys) c on c.key = k.key
+  ),
+  made as (
+    insert into picture_queue.limit_key (key, due_at)
+    select k.key, k.at from look k
+    where k.at is not null and not exists (select from picture_queue.limit_key l where l.key = k.key)
   ),
   changed as (
     update picture_queue.limit_key l set due_at = k.at, version = l.version + 1
@@ -2117,11 +2133,13 @@ begin
         where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
     order by j.rank, j.turn, j.seq
     limit greatest(0, coalesce(c.capacity, 1000) - (
+      -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
       select count(*) from (
-        select from public.job_queue u
+        select u.updated_at from public.job_queue u
         where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
           and u.queue = p.queue and u.job_type = p.job_type
-        order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o))
+        order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o
+      where o.updated_at > picture_queue._now() - interval '3 seconds'))
   ) d;
   return v_ids;
 end
@@ -2149,16 +2167,20 @@ create function picture_queue._count_running(p_rules text[], p_limit integer) re
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
+  v_wanted text[];
   v_keys text[];
+  v_has_all boolean;
   v_counts integer[];
   v_found integer;
 begin
-  v_keys := picture_queue._lock_keys(array(
+  v_wanted := array(
     select distinct k.key
     from public.job_queue j
     cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) as k (key)
     where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
-      and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules))));
+      and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules)));
+  v_keys := picture_queue._lock_keys(v_wanted);
+  v_has_all := cardinality(v_keys) = cardinality(v_wanted);
   with uncounted as (
     select j.id, array(
       select distinct k from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
@@ -2180,8 +2202,11 @@ begin
     perform picture_queue._add_running(v_keys, v_counts);
   end if;
   update picture_queue.limit_rule r
-  set counted = r.counted or v_found < p_limit, count_at = case when v_found >= p_limit then picture_queue._now()
-    when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
+  -- Not counted while there are more than fit into one step, or a key is locked.
+  set counted = r.counted or v_found < p_limit and v_has_all,
+    count_at = case when v_found >= p_limit then picture_queue._now()
+      when picture_queue._now() < r.created_at + interval '10 seconds' or picture_queue._has_uncounted(r.key)
+      then picture_queue._now() + interval '1 second' end
   where r.key = any (array(
     select o.key from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked));
   return coalesce(v_found, 0);
@@ -3257,6 +3282,8 @@ begin
         where j.queue = w.name and j.status = 'pending' and j.hold is null
           and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
           and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+          -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
+          and j.lease_id is distinct from p_claim.lease_id
           and (j.expires_at is null or j.expires_at > v_now)
           and (not p_some_failed or not exists (
             select from picture_queue.failed_step f
@@ -3302,6 +3329,8 @@ begin
         where j.queue = w.name and j.status = 'pending' and j.hold is null
           and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
           and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+          -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
+          and j.lease_id is distinct from p_claim.lease_id
           and (j.expires_at is null or j.expires_at > v_now)
           and (not p_some_failed or not exists (
             select from picture_queue.failed_step f
@@ -3391,7 +3420,7 @@ begin
     v_dealt := cardinality(v_admitted.ids) + coalesce(cardinality(v_admitted.blocked), 0);
     v_seen := v_seen + v_dealt;
     -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
-    exit when cardinality(v_ids) >= p_claim.max_jobs or cardinality(v_candidates) < v_take or v_dealt = 0 and v_take = 1000;
+    exit when cardinality(v_ids) >= p_claim.max_jobs or cardinality(v_candidates) < v_take or v_dealt = 0 and v_take >= 1000;
     if v_seen >= 5000 then
       perform picture_queue._wake(p_queues, 'again');
       exit;
@@ -3953,6 +3982,9 @@ as $$
 declare
   v_job public.job_queue;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   select * into v_job from public.job_queue where id = p_job_id for update;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
@@ -4006,8 +4038,9 @@ $$;
 -- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job that was to
 -- stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever its worker says.
 -- One cancelled while parked has its grace from its last claim, which is to undo. It waits for nobody: where
--- somebody else has the row of a job locked, the lease is prolonged beside it (lease_extension).
-create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
+-- somebody else has the row of a job locked, or it is not to be written (p_beside), the lease is prolonged beside it
+-- (lease_extension).
+create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -4017,7 +4050,8 @@ declare
   v_answer jsonb;
 begin
   v_ids := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
-  v_free := array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked);
+  v_free := case when p_beside then '{}' else
+    array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked) end;
   with held as (
     select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_free) as is_free, least(
         v_now + make_interval(secs => j.lease_seconds),
@@ -4084,14 +4118,11 @@ begin
   for v_item in select e from jsonb_array_elements(p_leases) e loop
     begin
       v_one := picture_queue._heartbeat(p_worker, jsonb_build_array(v_item));
-      v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
-        'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
     exception when others then
-      insert into picture_queue.lease_extension as x (job_id, lease_id, lease_expires_at)
-      select j.id, j.lease_id, picture_queue._now() + make_interval(secs => j.lease_seconds)
-      from public.job_queue j where j.id = (v_item ->> 'job_id')::uuid and j.lease_id = (v_item ->> 'lease_id')::uuid
-      on conflict (job_id) do update set lease_id = excluded.lease_id, lease_expires_at = excluded.lease_expires_at;
+      v_one := picture_queue._heartbeat(p_worker, jsonb_build_array(v_item), true);
     end;
+    v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
+      'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
   end loop;
   return v_answer;
 end
@@ -4142,6 +4173,9 @@ declare
   v_job public.job_queue;
   v_action text;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
@@ -4864,12 +4898,14 @@ $$;
 comment on function public.failure_reasons is 'Why jobs failed: equal errors once, with their count.';
 
 -- Deletes finished jobs with their history and log, and takes them out of the counts. The caller holds
--- their locks. Batches keep their counts: what was finished stays so. Returns how many.
+-- their locks. Batches keep their counts: what was finished stays so. A job whose children are not settled yet
+-- stays, since they have to know how it ended. Returns how many.
 create function picture_queue._discard(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   with gone as (
     delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
+      and not exists (select from picture_queue.dependency d where d.parent_id = j.id)
     returning j.queue, j.status
   ),
   counted as (
@@ -4953,6 +4989,9 @@ declare
   v_ids uuid[] := array[]::uuid[];
   v_changed integer := 0;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   if v_able is null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(p_action), 100)),
       'retry, cancel or discard');
@@ -5051,14 +5090,22 @@ end
 $$;
 comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
 
--- Another worker may do the maintenance at once.
+-- If it did the maintenance, another worker is told to take over at once.
 create function public.unregister_worker(worker text) returns void
-language sql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+begin
+  delete from picture_queue.worker w where w.name = unregister_worker.worker;
   update picture_queue.maintenance m set leased_until = '-infinity'
   where m.only_row = any (array(
     select o.only_row from picture_queue.maintenance o where o.worker = unregister_worker.worker for update skip locked));
-  delete from picture_queue.worker w where w.name = unregister_worker.worker
+  if found then
+    perform picture_queue._wake((
+      select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
+  end if;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+end
 $$;
 comment on function public.unregister_worker is 'A worker says that it stopped.';
 
@@ -7746,10 +7793,10 @@ begin
       and not exists (
         select from picture_queue.failed_step f where f.kind = 'callback' and f.subject = b.id::text and f.retry_at > v_now)
     order by b.finished_at limit p_limit), p_limit);
-  perform picture_queue._isolate('rule', array(
+  v_done := v_done || jsonb_build_object('counted', picture_queue._isolate('rule', array(
     select r.key from picture_queue.limit_rule r
-    where r.count_at <= v_now or r.count_at is null and not r.counted limit 100), p_limit);
-  v_done := v_done || jsonb_build_object('reordered', picture_queue._isolate('reorder', array(
+    where r.count_at <= v_now or r.count_at is null and not r.counted limit 100), p_limit),
+  'reordered', picture_queue._isolate('reorder', array(
     select q.name from picture_queue.queue q
     where q.reorder_after is not null and not exists (
       select from picture_queue.failed_step f where f.kind = 'reorder' and f.subject = q.name and f.retry_at > v_now)), p_limit * 5));
@@ -7834,6 +7881,9 @@ declare
   v_done jsonb := '{}';
   v_next timestamptz;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then
@@ -8268,10 +8318,14 @@ as $$
       (select picture_queue._finding('failed steps', 'bad', format('%s %s failed %s times since %s: %s', case f.kind
           when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
           when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
-          when 'prune' then 'pruning job' when 'callback' then 'enqueuing the callback of batch'
+          when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
+          when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
+          when 'wake' then 'waking job' when 'callback' then 'enqueuing the callback of batch'
           else format('step %s for', f.kind) end,
         f.subject, f.failures, f.first_at, f.last_error), case
-        when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune')
+        when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge')
+          then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
+        when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune', 'wake')
           then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
         else 'it is tried again at ' || f.retry_at end) as finding
       from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)

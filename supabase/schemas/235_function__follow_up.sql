@@ -166,7 +166,11 @@ begin
   perform picture_queue._isolate('settle', v_children, p_limit);
   delete from picture_queue.follow_up f
   where f.id = any (v_mine) and (
-    (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot)
+    (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
+      -- Somebody has the child locked, or its change failed.
+      select from picture_queue.dependency d
+      left join public.job_queue p on p.id = d.parent_id
+      where d.child_id = f.subject and (p.id is null or p.finished_at is not null))
     or not exists (select from picture_queue.dependency d where d.child_id = f.subject));
   update picture_queue.follow_up f
   set data = jsonb_build_object('before', coalesce(f.data ->> 'before', pg_catalog.pg_snapshot_xmax(v_snapshot)::text),

@@ -131,8 +131,9 @@ begin
 end
 $$;
 
--- Sets when to look at locked keys by the clock: when the pause ends or the rate permits one more start; not at
--- all where only the end of a job helps.
+-- Sets when to look at locked keys by the clock: when the pause ends or the rate permits one more start; in a
+-- second where jobs wait although one could start (more than a look unblocks, or those unblocked are not claimed
+-- yet, or take no slot of the key in the end); not at all where only the end of a job helps.
 create function picture_queue._plan_keys(p_keys text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -141,11 +142,22 @@ declare
   v_next timestamptz;
 begin
   with look as (
-    select r.key, coalesce(r.paused_until, (
-      select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
-      where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
-      order by s.at desc offset r.rate - 1 limit 1)) as at
-    from picture_queue._rules(p_keys) r
+    select k.key, coalesce(r.paused_until, (
+        select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
+        where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
+        order by s.at desc offset r.rate - 1 limit 1),
+      case when coalesce(c.capacity, 1) > 0 and (
+        select true from public.job_queue j
+        where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
+      then v_now + interval '1 second' end) as at
+    from unnest(p_keys) as k (key)
+    left join picture_queue._rules(p_keys) r on r.key = k.key
+    left join picture_queue._capacity(p_keys) c on c.key = k.key
+  ),
+  made as (
+    insert into picture_queue.limit_key (key, due_at)
+    select k.key, k.at from look k
+    where k.at is not null and not exists (select from picture_queue.limit_key l where l.key = k.key)
   ),
   changed as (
     update picture_queue.limit_key l set due_at = k.at, version = l.version + 1
@@ -230,11 +242,13 @@ begin
         where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
     order by j.rank, j.turn, j.seq
     limit greatest(0, coalesce(c.capacity, 1000) - (
+      -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
       select count(*) from (
-        select from public.job_queue u
+        select u.updated_at from public.job_queue u
         where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
           and u.queue = p.queue and u.job_type = p.job_type
-        order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o))
+        order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o
+      where o.updated_at > picture_queue._now() - interval '3 seconds'))
   ) d;
   return v_ids;
 end
@@ -262,16 +276,20 @@ create function picture_queue._count_running(p_rules text[], p_limit integer) re
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
+  v_wanted text[];
   v_keys text[];
+  v_has_all boolean;
   v_counts integer[];
   v_found integer;
 begin
-  v_keys := picture_queue._lock_keys(array(
+  v_wanted := array(
     select distinct k.key
     from public.job_queue j
     cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) as k (key)
     where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
-      and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules))));
+      and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules)));
+  v_keys := picture_queue._lock_keys(v_wanted);
+  v_has_all := cardinality(v_keys) = cardinality(v_wanted);
   with uncounted as (
     select j.id, array(
       select distinct k from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
@@ -293,8 +311,11 @@ begin
     perform picture_queue._add_running(v_keys, v_counts);
   end if;
   update picture_queue.limit_rule r
-  set counted = r.counted or v_found < p_limit, count_at = case when v_found >= p_limit then picture_queue._now()
-    when picture_queue._now() < r.created_at + interval '10 seconds' then picture_queue._now() + interval '1 second' end
+  -- Not counted while there are more than fit into one step, or a key is locked.
+  set counted = r.counted or v_found < p_limit and v_has_all,
+    count_at = case when v_found >= p_limit then picture_queue._now()
+      when picture_queue._now() < r.created_at + interval '10 seconds' or picture_queue._has_uncounted(r.key)
+      then picture_queue._now() + interval '1 second' end
   where r.key = any (array(
     select o.key from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked));
   return coalesce(v_found, 0);

@@ -27,6 +27,8 @@ begin
         where j.queue = w.name and j.status = 'pending' and j.hold is null
           and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
           and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+          -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
+          and j.lease_id is distinct from p_claim.lease_id
           and (j.expires_at is null or j.expires_at > v_now)
           and (not p_some_failed or not exists (
             select from picture_queue.failed_step f
@@ -72,6 +74,8 @@ begin
         where j.queue = w.name and j.status = 'pending' and j.hold is null
           and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
           and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+          -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
+          and j.lease_id is distinct from p_claim.lease_id
           and (j.expires_at is null or j.expires_at > v_now)
           and (not p_some_failed or not exists (
             select from picture_queue.failed_step f
@@ -161,7 +165,7 @@ begin
     v_dealt := cardinality(v_admitted.ids) + coalesce(cardinality(v_admitted.blocked), 0);
     v_seen := v_seen + v_dealt;
     -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
-    exit when cardinality(v_ids) >= p_claim.max_jobs or cardinality(v_candidates) < v_take or v_dealt = 0 and v_take = 1000;
+    exit when cardinality(v_ids) >= p_claim.max_jobs or cardinality(v_candidates) < v_take or v_dealt = 0 and v_take >= 1000;
     if v_seen >= 5000 then
       perform picture_queue._wake(p_queues, 'again');
       exit;

@@ -5,6 +5,9 @@ as $$
 declare
   v_job public.job_queue;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   select * into v_job from public.job_queue where id = p_job_id for update;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
@@ -58,8 +61,9 @@ $$;
 -- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job that was to
 -- stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever its worker says.
 -- One cancelled while parked has its grace from its last claim, which is to undo. It waits for nobody: where
--- somebody else has the row of a job locked, the lease is prolonged beside it (lease_extension).
-create function picture_queue._heartbeat(p_worker text, p_leases jsonb) returns jsonb
+-- somebody else has the row of a job locked, or it is not to be written (p_beside), the lease is prolonged beside it
+-- (lease_extension).
+create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -69,7 +73,8 @@ declare
   v_answer jsonb;
 begin
   v_ids := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
-  v_free := array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked);
+  v_free := case when p_beside then '{}' else
+    array(select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked) end;
   with held as (
     select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_free) as is_free, least(
         v_now + make_interval(secs => j.lease_seconds),
@@ -136,14 +141,11 @@ begin
   for v_item in select e from jsonb_array_elements(p_leases) e loop
     begin
       v_one := picture_queue._heartbeat(p_worker, jsonb_build_array(v_item));
-      v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
-        'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
     exception when others then
-      insert into picture_queue.lease_extension as x (job_id, lease_id, lease_expires_at)
-      select j.id, j.lease_id, picture_queue._now() + make_interval(secs => j.lease_seconds)
-      from public.job_queue j where j.id = (v_item ->> 'job_id')::uuid and j.lease_id = (v_item ->> 'lease_id')::uuid
-      on conflict (job_id) do update set lease_id = excluded.lease_id, lease_expires_at = excluded.lease_expires_at;
+      v_one := picture_queue._heartbeat(p_worker, jsonb_build_array(v_item), true);
     end;
+    v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
+      'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
   end loop;
   return v_answer;
 end

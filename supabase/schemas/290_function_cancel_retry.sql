@@ -8,6 +8,9 @@ declare
   v_job public.job_queue;
   v_action text;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then

@@ -47,12 +47,14 @@ $$;
 comment on function public.failure_reasons is 'Why jobs failed: equal errors once, with their count.';
 
 -- Deletes finished jobs with their history and log, and takes them out of the counts. The caller holds
--- their locks. Batches keep their counts: what was finished stays so. Returns how many.
+-- their locks. Batches keep their counts: what was finished stays so. A job whose children are not settled yet
+-- stays, since they have to know how it ended. Returns how many.
 create function picture_queue._discard(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   with gone as (
     delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
+      and not exists (select from picture_queue.dependency d where d.parent_id = j.id)
     returning j.queue, j.status
   ),
   counted as (
@@ -136,6 +138,9 @@ declare
   v_ids uuid[] := array[]::uuid[];
   v_changed integer := 0;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   if v_able is null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(p_action), 100)),
       'retry, cancel or discard');

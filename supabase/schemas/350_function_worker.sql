@@ -59,13 +59,21 @@ end
 $$;
 comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
 
--- Another worker may do the maintenance at once.
+-- If it did the maintenance, another worker is told to take over at once.
 create function public.unregister_worker(worker text) returns void
-language sql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+begin
+  delete from picture_queue.worker w where w.name = unregister_worker.worker;
   update picture_queue.maintenance m set leased_until = '-infinity'
   where m.only_row = any (array(
     select o.only_row from picture_queue.maintenance o where o.worker = unregister_worker.worker for update skip locked));
-  delete from picture_queue.worker w where w.name = unregister_worker.worker
+  if found then
+    perform picture_queue._wake((
+      select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
+  end if;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+end
 $$;
 comment on function public.unregister_worker is 'A worker says that it stopped.';

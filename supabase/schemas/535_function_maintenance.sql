@@ -43,10 +43,10 @@ begin
       and not exists (
         select from picture_queue.failed_step f where f.kind = 'callback' and f.subject = b.id::text and f.retry_at > v_now)
     order by b.finished_at limit p_limit), p_limit);
-  perform picture_queue._isolate('rule', array(
+  v_done := v_done || jsonb_build_object('counted', picture_queue._isolate('rule', array(
     select r.key from picture_queue.limit_rule r
-    where r.count_at <= v_now or r.count_at is null and not r.counted limit 100), p_limit);
-  v_done := v_done || jsonb_build_object('reordered', picture_queue._isolate('reorder', array(
+    where r.count_at <= v_now or r.count_at is null and not r.counted limit 100), p_limit),
+  'reordered', picture_queue._isolate('reorder', array(
     select q.name from picture_queue.queue q
     where q.reorder_after is not null and not exists (
       select from picture_queue.failed_step f where f.kind = 'reorder' and f.subject = q.name and f.retry_at > v_now)), p_limit * 5));
@@ -131,6 +131,9 @@ declare
   v_done jsonb := '{}';
   v_next timestamptz;
 begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform picture_queue._check_isolation();
+  end if;
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then

@@ -137,10 +137,14 @@ as $$
       (select picture_queue._finding('failed steps', 'bad', format('%s %s failed %s times since %s: %s', case f.kind
           when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
           when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
-          when 'prune' then 'pruning job' when 'callback' then 'enqueuing the callback of batch'
+          when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
+          when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
+          when 'wake' then 'waking job' when 'callback' then 'enqueuing the callback of batch'
           else format('step %s for', f.kind) end,
         f.subject, f.failures, f.first_at, f.last_error), case
-        when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune')
+        when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge')
+          then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
+        when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune', 'wake')
           then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
         else 'it is tried again at ' || f.retry_at end) as finding
       from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)

@@ -101,6 +101,15 @@ async def test_a_wake_up_during_a_round_leads_to_another(bench, project):
         await bench.signals.maintained.next()
 
 
+async def test_a_worker_without_the_lease_takes_over_when_it_is_told_to(bench, project):
+    bench.answer = {"leased": False, "next_in": 60}
+    bench.loop.start()
+    await bench.signals.maintained.next()
+    bench.loop.take_over()
+    assert not (await bench.signals.maintained.next()).leased
+    assert len(bench.called_at) == 2
+
+
 async def test_a_worker_without_the_lease_ignores_wake_ups(bench):
     bench.answer = {"leased": False, "next_in": 5}
     bench.loop.start()

@@ -8,8 +8,9 @@ from .world import QUEUE, TYPE, World
 
 pytestmark = pytest.mark.timeout(120)
 
-MANY = """select enqueue_jobs((select jsonb_agg(jsonb_build_object('job_type', 'many', 'queue', $1::text)
-    || $3::jsonb) from generate_series(1, $2::integer)))"""
+MANY = """select enqueue_jobs((select jsonb_agg(
+    jsonb_build_object('job_type', 'many', 'queue', $1::text) || $3::jsonb)
+    from generate_series(1, $2::integer)))"""
 CLAIM = "select claim_jobs('w', array[$1], array[$2, $3], $4::integer, $5::real)"
 
 
