@@ -165,8 +165,8 @@ async def test_promoting_reads_what_is_due(many):
 async def test_unblocking_reads_who_is_let_through(many):
     found = await scans(many, "select picture_queue._unblock_keys('{model:1}')")
     # A key without a rule lets everybody through: 250 jobs, and the step to the next queue and
-    # type. Six looks at each by id, versions of this transaction included. To see whether more wait,
-    # the entries of those just unblocked are passed once more.
+    # type. Six looks at each by id, versions of this transaction included. To see whether more
+    # wait, the entries of those just unblocked are passed once more.
     reads_only(found, blocked=502, pkey=1500)
 
 
