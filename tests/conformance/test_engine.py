@@ -92,7 +92,7 @@ async def test_all_that_can_be_said_of_a_job_arrives(service, queue, kind):
     ("options", "says"),
     [
         ({"delay": -1}, r"delay_seconds is -1"),
-        ({"metadata": [1]}, r"metadata is of type array, not object"),
+        ({"metadata": [1]}, r"metadata is of type array, not an object"),
         ({"tags": [""]}, r"tags"),
         ({"backoff": {"policy": "sometimes"}}, r"sometimes"),
         ({"unique": Unique(states=["processing"])}, r"states"),

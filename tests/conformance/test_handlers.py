@@ -222,7 +222,7 @@ async def test_a_handler_can_cancel_its_job(service, queue, new_worker):
     [
         (object(), "The result is not JSON"),
         ("a\x00b", "U\\+0000"),
-        ("x" * 2_000_000, "larger than the queue allows"),
+        ("x" * 2_000_000, r"larger than the project allows \(setting max_result_bytes\)"),
         (Snooze(1e30), "The outcome of the job could not be written"),
     ],
 )

@@ -189,6 +189,9 @@ async def test_a_handler_whose_lease_is_lost_is_stopped(
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
         await waits.running()
+        # The heartbeat that follows the join would prolong the lease beside the locked row.
+        await worker._signals.listening.next()
+        await worker._signals.beaten.next()
         other = await take_over(db, queue, job)
         worker._supervisor._heartbeat.beat_now()
         assert await worker._signals.settled.next() == (job.id, None)

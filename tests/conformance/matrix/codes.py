@@ -1,4 +1,4 @@
-"""A case for each error code of ours, with the call that meets it."""
+"""A case for each error code of ours, with the call that meets it, and one of a busy outcome."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -115,13 +115,29 @@ _CASES = [
     _case(
         "PQ_BUSY",
         "report_jobs",
+        {"outcomes": [{"job_id": "$job", "lease_id": "$lease", "outcome": "released"}]},
+        "running",
+        needs="locks",
+    ),
+    # Of several outcomes only the one whose job is locked is busy.
+    Case(
+        "busy outcome/report_jobs",
+        "report_jobs",
+        "service",
         {
             "outcomes": [
                 {"job_id": "$job", "lease_id": "$lease", "outcome": "released"},
                 {"job_id": "$other", "lease_id": "$lease", "outcome": "released"},
             ],
         },
-        "two pending",
+        {
+            "outcomes": [
+                {"job_id": "$job", "outcome": "busy", "status": None},
+                {"job_id": "$other", "outcome": "ok", "status": "pending"},
+            ],
+            "jobs": [],
+        },
+        "two running",
         needs="locks",
     ),
 ]

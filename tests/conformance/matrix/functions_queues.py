@@ -266,10 +266,11 @@ PROJECT = [
     Function(
         "maintain_jobs",
         "service",
-        "force boolean=",
-        args={"force": False},
-        # What is done depends on when it was done last.
+        "force boolean=, worker text=",
+        args={"force": False, "worker": "$worker"},
+        # The answer depends on who did maintenance last, and when.
         right=...,
+        wrong={"worker": (_MAP, ...)},
     ),
     Function(
         "queue_doctor",

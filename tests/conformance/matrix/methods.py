@@ -78,7 +78,7 @@ METHODS: dict[str, Method] = {
     "delete_schedule": lambda pq, args: pq.schedules.delete(**args),
     "get_settings": lambda pq, args: pq.settings.get(),
     "set_setting": lambda pq, args: pq.settings.set(**args["changes"]),
-    "maintain_jobs": lambda pq, args: pq.maintain(**args),
+    "maintain_jobs": lambda pq, args: pq.maintain(force=args["force"]),
     "queue_doctor": lambda pq, args: pq.doctor(),
     "picture_queue_version": lambda pq, args: pq.version(),
     "start_generation": _start_generation,

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from threading import Event, Thread
 
 import psycopg
 
@@ -66,7 +65,7 @@ async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Colu
             if not names:
                 await asyncio.to_thread(project.set_up, case.setup, names)
             if case.needs == "locks":
-                held.enter_context(crossing(project, names["job"], names["other"]))
+                held.enter_context(locked(project, names["job"]))
             made.append((case, names))
         began = time.monotonic()
         requests = [request_of(case, names, case.function in _VOID) for case, names in made]
@@ -75,6 +74,7 @@ async def run(project: Project, way: Way, cases: Sequence[Case] = CASES) -> Colu
             answers = await way.run(project, requests)
         finally:
             column.seconds = time.monotonic() - began
+            held.close()
             started = [
                 answer.data["job_id"]
                 for request, answer in zip(requests, answers, strict=False)
@@ -103,33 +103,9 @@ def compare(column: Column, reference: Column) -> None:
 
 
 @contextmanager
-def crossing(project: Project, *jobs: str) -> Iterator[None]:
-    """Holds the lock of the second job, and asks for the first when somebody waits who has it: the
-    one who waited first finds the deadlock, and is refused."""
-    first, second = sorted(jobs)
-    lock = "select from public.job_queue where id = %s for update"
-    watching = psycopg.connect(project.database or "", autocommit=True)
-    holding = psycopg.connect(project.database or "")
-    with watching, holding:
-        holding.execute(lock, (second,))
-        (held,) = holding.execute("select pg_current_xact_id()::text").fetchone() or ("",)
-        waits = "select from pg_locks where transactionid = %s::xid8::xid and not granted"
-        over = Event()
-
-        def meet() -> None:
-            while not over.wait(0.02):
-                if watching.execute(waits, (held,)).fetchone() is not None:
-                    # Each looks for a deadlock a second after it began to wait: in between, or on
-                    # a busy machine this one may be the first to look.
-                    time.sleep(0.5)
-                    holding.execute(lock, (first,))
-                    break
-            holding.rollback()
-
-        meeting = Thread(target=meet)
-        meeting.start()
-        try:
-            yield
-        finally:
-            over.set()
-            meeting.join(60)
+def locked(project: Project, job: str) -> Iterator[None]:
+    """Holds the lock of a job."""
+    with psycopg.connect(project.database or "") as holding:
+        holding.execute("select from public.job_queue where id = %s for update", (job,))
+        yield
+        holding.rollback()

@@ -73,7 +73,11 @@ SETUPS: dict[str, list[Step]] = {
     "pending": _PENDING,
     "first in line": [step("enqueue_job", {**_JOB, "job_id": "$job", "priority": FIRST})],
     "running": _RUNNING,
-    "two pending": [*_PENDING, step("enqueue_job", {**_JOB, "job_id": "$other"})],
+    "two running": [
+        *_PENDING,
+        step("enqueue_job", {**_JOB, "job_id": "$other"}),
+        claim("$queue", max_jobs=2),
+    ],
     "parked": [*_RUNNING, ended("parked", event="$event", delay_seconds=86400)],
     "completed": [*_RUNNING, ended("completed", result={"path": "a.png"})],
     "failed": [
