@@ -6,7 +6,9 @@ as $$
   select case
     when p_rule ->> 'type' = 'integer' and (jsonb_typeof(p_value) <> 'number' or (p_value #>> '{}')::numeric % 1 <> 0)
       then 'is not a whole number'
-    when p_rule ->> 'type' = 'integer' and abs((p_value #>> '{}')::numeric) >= 2::numeric ^ 63 then 'is beyond 64 bits'
+    when case when jsonb_typeof(p_value) = 'number' then
+        p_rule ->> 'type' = 'integer' and abs((p_value #>> '{}')::numeric) >= 2::numeric ^ 63 end
+      then 'is beyond 64 bits'
     when p_rule ->> 'type' in ('number', 'string', 'boolean', 'array') and jsonb_typeof(p_value) <> p_rule ->> 'type'
       then format('is not of type %s', p_rule ->> 'type')
     when case when jsonb_typeof(p_value) = 'array' then jsonb_array_length(p_value) > 100 end
