@@ -87,7 +87,7 @@ _JOB: dict[str, Any] = {
         OnParentFailure | None, "What becomes of it when one of those fails."
     ),
     "unique": _option(bool, "Not if there is an unfinished one with this payload."),
-    "unique_by": _option(list[str], "The same with these names in the payload; may be repeated."),
+    "unique_by": _option(list[str], "Compare only this key of the payload; may be repeated."),
     "on_conflict": _option(OnConflict, "What becomes of one that is not unique."),
     "user_id": _option(UUID | None, "Whose it is: that user may read, watch and cancel it."),
 }

@@ -41,6 +41,7 @@ def test_all_that_can_be_said_of_a_job_is_an_option(cli: Cli, queue: str) -> Non
     job_id = enqueue(
         cli,
         queue,
+        '{"path": "a.png"}',
         *("--depends-on", parent, "--on-parent-failure", "run", "--timeout", "2m"),
         *("--expires-in", "1h", "--tag", "night", "--tag", "cheap", "--metadata", '{"n": 1}'),
         *("--limit-key", "model:flux", "--unique-by", "path"),
@@ -51,6 +52,16 @@ def test_all_that_can_be_said_of_a_job_is_an_option(cli: Cli, queue: str) -> Non
     text = cli("jobs", "show", job_id).stdout
     assert "night, cheap" in text
     assert "model:flux" in text
+
+
+def test_a_job_is_unique_by_keys_that_its_payload_has(cli: Cli, queue: str) -> None:
+    by_path = ("--unique-by", "path")
+    first = enqueue(cli, queue, '{"path": "a.png", "size": 1}', *by_path)
+    assert enqueue(cli, queue, '{"path": "a.png", "size": 2}', *by_path) == first
+    assert enqueue(cli, queue, '{"path": "b.png", "size": 1}', *by_path) != first
+    refused = cli("enqueue", "resize", '{"size": 1}', "--queue", queue, *by_path)
+    assert refused.exit_code == 3
+    assert 'options.unique.by has "path", which is no key of the payload' in refused.stderr
 
 
 def test_a_job_that_is_there_already_is_talked_of(cli: Cli, queue: str) -> None:
