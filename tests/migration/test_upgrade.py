@@ -83,6 +83,7 @@ async def test_the_queue_goes_on_in_its_order(at_work: tuple[str, Any]) -> None:
     await database.run(
         "update job_queue set scheduled_for = now() where payload ->> 'as' = 'retried'"
     )
+    await database.run("select maintain_jobs(force => true)")
     claimed = await database.value(
         "select claim_jobs('worker-2', '{default}', '{resize}', 10, 30, $1)", uuid4()
     )
