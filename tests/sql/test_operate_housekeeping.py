@@ -27,8 +27,16 @@ async def kept(db):
     return {row["id"] for row in rows}
 
 
-async def archived(db):
-    return await db.rows("select * from picture_queue.archive where queue = $1", db.queue)
+async def prune_all(db):
+    """Prune also what other tests left in the project: one round has a limit of time."""
+    for _ in range(100):
+        if not (await maintain(db))["more"]:
+            return
+    raise AssertionError("there is always more to prune")
+
+
+async def archived(db, table="archive"):
+    return await db.rows(f"select * from picture_queue.{table} where queue = $1", db.queue)
 
 
 async def partitions(db):
@@ -392,12 +400,12 @@ async def test_partitions_that_the_project_made_are_used_and_kept(db, bounds):
         f"create table picture_queue.archive_2019 partition of picture_queue.archive {bounds}"
     )
     await db.value("select set_setting($1)", {"archive": True})
-    await finish(db, "completed")
+    ids = await finish(db, "completed")
     await db.pass_time(8 * DAY)
-    await maintain(db)
-    assert await db.value("select count(*) from picture_queue.archive_2019") == 1
+    await prune_all(db)
+    assert [row["id"] for row in await archived(db, "archive_2019")] == ids
     await db.pass_time(800 * DAY)
-    await maintain(db)
+    await prune_all(db)
     assert set(await partitions(db)) == {"archive_2019"}, "its name is not one of ours"
 
 
