@@ -100,6 +100,22 @@ async def test_queues_get_their_share_of_a_workers_claims(db):
     assert abs(counts[db.queue] / 1000 - 0.75) <= 0.05 * 0.75
 
 
+async def test_queues_share_every_part_of_one_large_claim(db):
+    await db.value("select setseed(0.5)")
+    other = f"{db.queue}-b"
+    for queue in (db.queue, other):
+        job = {"job_type": "sql-resize", "queue": queue}
+        await db.value("select enqueue_jobs($1)", [job] * 400)
+    jobs = await db.value(
+        "select claim_jobs('w1', $1, array['sql-resize'], 400, weights => $2, start_jobs => 4)",
+        [db.queue, other], [1.0, 3.0],
+    )  # fmt: skip
+    # A worker runs what it holds in the order of the answer, and may stop or give back the rest.
+    assert len(jobs) == 400
+    for part in (jobs[:200], jobs[200:]):
+        assert 120 < [job["queue"] for job in part].count(other) < 180
+
+
 # While a snapshot is held, as an analyze in the background does, index entries outlive their rows.
 NO_SNAPSHOT = (
     "select not exists (select from pg_stat_activity where pid <> pg_backend_pid() "
