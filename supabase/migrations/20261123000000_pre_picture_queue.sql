@@ -8206,7 +8206,10 @@ as $$
   late (n, what) as (
     select count(*), 'jobs have a lease that ended over a minute ago and was not taken back'
     from (select from public.job_queue j where j.status = 'processing' and j.hold is null
-      and j.lease_expires_at < (select picture_queue._now() - interval '1 minute') limit 1000) l
+      and j.lease_expires_at < (select picture_queue._now() - interval '1 minute') and not exists (
+        select from picture_queue.lease_extension x
+        where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > (select picture_queue._now()))
+      limit 1000) l
     union all
     select count(*), 'jobs became due over a minute ago and were not promoted'
     from (select from public.job_queue j where j.hold in ('scheduled', 'parked')

@@ -300,12 +300,29 @@ async def test_overdue_jobs_say_what_they_wait_for(db):
 
 
 async def test_leases_nobody_took_back_are_found_and_swept(db):
+    await db.maintain()  # what other tests left in the project
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
     assert await found(db, "overdue jobs", "have a lease that ended") == []
     await db.pass_time(120, maintained=False)
     await cure(db, "overdue jobs", "have a lease that ended")
     assert (await db.job(job["id"]))["status"] == "pending"
+
+
+async def test_a_lease_prolonged_beside_its_locked_job_is_not_overdue(db):
+    await db.maintain()
+    await db.enqueue()
+    (job,) = await db.claim(lease=5.0)
+    await db.run(
+        """insert into picture_queue.lease_extension
+        values ($1, $2, picture_queue._now() + interval '150 seconds')""",
+        job["id"],
+        job["lease_id"],
+    )
+    await db.pass_time(120)
+    assert await found(db, "overdue jobs", "have a lease that ended") == []
+    await db.pass_time(120, maintained=False)
+    await cure(db, "overdue jobs", "have a lease that ended")
 
 
 async def test_jobs_nobody_promoted_are_found_and_promoted(db):
