@@ -2691,7 +2691,7 @@ declare
   v_plain boolean := not exists (
     select from unnest(v_jobs) n where n.rank is null or n.depends_on <> '{}' or n.batch_id is not null);
   v_made uuid[];
-  v_found jsonb := '{}';  -- place in the call: id and outcome of the job that was there
+  v_found jsonb := '{}'::jsonb;  -- place in the call: id and outcome of the job that was there
   v_queues text[];
 begin
   if v_jobs is null then
@@ -3107,7 +3107,7 @@ declare
   v_queues text[];
 begin
   if v_new = '{}' then
-    return '{}';
+    return '{}'::uuid[];
   end if;
   select jsonb_object_agg(o.id, o.queue), array_agg(o.id), (array_agg(o.id) filter (where o.status = 'processing'))[1]
   into v_old, v_ids, v_running
@@ -3343,7 +3343,7 @@ declare
   v_known record;
   v_heads jsonb;
   v_ids uuid[];
-  v_jobs jsonb := '[]';
+  v_jobs jsonb := '[]'::jsonb;
 begin
   -- In one statement, since of a claim by an idle worker each statement counts.
   select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,
@@ -3564,7 +3564,7 @@ as $$
 declare
   v_candidates picture_queue.candidate[];
   v_admitted record;
-  v_ids uuid[] := '{}';
+  v_ids uuid[] := '{}'::uuid[];
   v_started uuid[];
   v_take integer := p_claim.max_jobs;
   v_dealt integer;
@@ -3618,7 +3618,7 @@ as $$
 declare
   v_id uuid;
   v_change picture_queue.change;
-  v_started uuid[] := '{}';
+  v_started uuid[] := '{}'::uuid[];
 begin
   if not p_isolated then
     if p_ids <> '{}' then
@@ -3658,7 +3658,7 @@ as $$
 declare
   v_claim picture_queue.claim := p_claim;
   v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
-  v_ids uuid[] := '{}';
+  v_ids uuid[] := '{}'::uuid[];
   v_picked uuid[];
   v_seen integer := 0;
 begin
@@ -3805,7 +3805,7 @@ declare
     where j.id = any (picture_queue._uuids(p_outcomes, 'job_id'))
     order by j.id for update skip locked);
   v_item jsonb;
-  v_answers jsonb := '[]';
+  v_answers jsonb := '[]'::jsonb;
   v_state text;
   v_error text;
   v_detail text;
@@ -4088,6 +4088,10 @@ begin
   into v_answer
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
   left join held h on h.id = l.job_id;
+  -- What was prolonged beside a row ends with the lease in the row, which a cancel may have shortened.
+  if pg_relation_size('picture_queue.lease_extension') > 0 then
+    delete from picture_queue.lease_extension x where x.job_id = any (v_free);
+  end if;
   update picture_queue.worker w set seen_at = v_now
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
   return v_answer;
@@ -4102,7 +4106,7 @@ as $$
 declare
   v_item jsonb;
   v_one jsonb;
-  v_answer jsonb := '{"cancel": [], "lost": []}';
+  v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     perform picture_queue._check_isolation();
@@ -4747,7 +4751,7 @@ declare
   v_queues text[];
   v_from text;
   v_job jsonb;
-  v_jobs jsonb[] := '{}';
+  v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
 begin
   if v_limit not between 1 and 1000 then
@@ -5393,7 +5397,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 declare
   v_matched bigint;
-  v_ids uuid[] := '{}';
+  v_ids uuid[] := '{}'::uuid[];
   v_changed integer := 0;
 begin
   v_matched := (
@@ -7766,9 +7770,9 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_kind text;
-  v_done jsonb := '{}';
+  v_done jsonb := '{}'::jsonb;
   v_settled integer := 0;
-  v_overdue text[] := '{}';
+  v_overdue text[] := '{}'::text[];
 begin
   if p_sweeps then
     v_overdue := picture_queue._overdue_jobs(p_limit);
@@ -7831,6 +7835,9 @@ begin
   return array(
     select j.id::text from public.job_queue j
     where j.id = any (v_overdue::uuid[]) and not exists (
+      select from picture_queue.lease_extension x
+      where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now
+    ) and not exists (
       select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = j.id::text and f.retry_at > v_now)
     limit p_limit for update skip locked);
 end
@@ -7885,7 +7892,7 @@ declare
   v_is_full boolean;
   v_started timestamptz := clock_timestamp();
   v_size integer;
-  v_done jsonb := '{}';
+  v_done jsonb := '{}'::jsonb;
   v_next timestamptz;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
@@ -7902,7 +7909,7 @@ begin
   v_has_row := found;
   -- Somebody is at it; one that has been for long holds nobody up, since every step skips what is locked.
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
-    return '{"leased": false, "next_in": 1}';
+    return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
   -- Housekeeping has rounds of its own, so that what is due does not wait for it, and never two in a row: there may be
   -- more of it than fits, or somebody may have the row locked that says it is done.

@@ -11,7 +11,7 @@ declare
   v_plain boolean := not exists (
     select from unnest(v_jobs) n where n.rank is null or n.depends_on <> '{}' or n.batch_id is not null);
   v_made uuid[];
-  v_found jsonb := '{}';  -- place in the call: id and outcome of the job that was there
+  v_found jsonb := '{}'::jsonb;  -- place in the call: id and outcome of the job that was there
   v_queues text[];
 begin
   if v_jobs is null then

@@ -89,7 +89,7 @@ declare
   v_queues text[];
 begin
   if v_new = '{}' then
-    return '{}';
+    return '{}'::uuid[];
   end if;
   select jsonb_object_agg(o.id, o.queue), array_agg(o.id), (array_agg(o.id) filter (where o.status = 'processing'))[1]
   into v_old, v_ids, v_running

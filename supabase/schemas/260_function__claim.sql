@@ -88,7 +88,7 @@ declare
   v_known record;
   v_heads jsonb;
   v_ids uuid[];
-  v_jobs jsonb := '[]';
+  v_jobs jsonb := '[]'::jsonb;
 begin
   -- In one statement, since of a claim by an idle worker each statement counts.
   select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,

@@ -57,7 +57,7 @@ as $$
 declare
   v_candidates picture_queue.candidate[];
   v_admitted record;
-  v_ids uuid[] := '{}';
+  v_ids uuid[] := '{}'::uuid[];
   v_started uuid[];
   v_take integer := p_claim.max_jobs;
   v_dealt integer;
@@ -111,7 +111,7 @@ as $$
 declare
   v_id uuid;
   v_change picture_queue.change;
-  v_started uuid[] := '{}';
+  v_started uuid[] := '{}'::uuid[];
 begin
   if not p_isolated then
     if p_ids <> '{}' then
@@ -151,7 +151,7 @@ as $$
 declare
   v_claim picture_queue.claim := p_claim;
   v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
-  v_ids uuid[] := '{}';
+  v_ids uuid[] := '{}'::uuid[];
   v_picked uuid[];
   v_seen integer := 0;
 begin

@@ -126,7 +126,7 @@ declare
     where j.id = any (picture_queue._uuids(p_outcomes, 'job_id'))
     order by j.id for update skip locked);
   v_item jsonb;
-  v_answers jsonb := '[]';
+  v_answers jsonb := '[]'::jsonb;
   v_state text;
   v_error text;
   v_detail text;

@@ -106,6 +106,10 @@ begin
   into v_answer
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
   left join held h on h.id = l.job_id;
+  -- What was prolonged beside a row ends with the lease in the row, which a cancel may have shortened.
+  if pg_relation_size('picture_queue.lease_extension') > 0 then
+    delete from picture_queue.lease_extension x where x.job_id = any (v_free);
+  end if;
   update picture_queue.worker w set seen_at = v_now
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
   return v_answer;
@@ -120,7 +124,7 @@ as $$
 declare
   v_item jsonb;
   v_one jsonb;
-  v_answer jsonb := '{"cancel": [], "lost": []}';
+  v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     perform picture_queue._check_isolation();

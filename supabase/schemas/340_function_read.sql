@@ -35,7 +35,7 @@ declare
   v_queues text[];
   v_from text;
   v_job jsonb;
-  v_jobs jsonb[] := '{}';
+  v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
 begin
   if v_limit not between 1 and 1000 then

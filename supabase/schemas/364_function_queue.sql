@@ -149,7 +149,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 declare
   v_matched bigint;
-  v_ids uuid[] := '{}';
+  v_ids uuid[] := '{}'::uuid[];
   v_changed integer := 0;
 begin
   v_matched := (

@@ -9,9 +9,9 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_kind text;
-  v_done jsonb := '{}';
+  v_done jsonb := '{}'::jsonb;
   v_settled integer := 0;
-  v_overdue text[] := '{}';
+  v_overdue text[] := '{}'::text[];
 begin
   if p_sweeps then
     v_overdue := picture_queue._overdue_jobs(p_limit);
@@ -74,6 +74,9 @@ begin
   return array(
     select j.id::text from public.job_queue j
     where j.id = any (v_overdue::uuid[]) and not exists (
+      select from picture_queue.lease_extension x
+      where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now
+    ) and not exists (
       select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = j.id::text and f.retry_at > v_now)
     limit p_limit for update skip locked);
 end
@@ -128,7 +131,7 @@ declare
   v_is_full boolean;
   v_started timestamptz := clock_timestamp();
   v_size integer;
-  v_done jsonb := '{}';
+  v_done jsonb := '{}'::jsonb;
   v_next timestamptz;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
@@ -145,7 +148,7 @@ begin
   v_has_row := found;
   -- Somebody is at it; one that has been for long holds nobody up, since every step skips what is locked.
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
-    return '{"leased": false, "next_in": 1}';
+    return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
   -- Housekeeping has rounds of its own, so that what is due does not wait for it, and never two in a row: there may be
   -- more of it than fits, or somebody may have the row locked that says it is done.
