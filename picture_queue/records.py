@@ -351,7 +351,7 @@ class JobExplanation(JobReason):
 
     @property
     def moves(self) -> bool:
-        """Whether it runs or has finished."""
+        """Whether the job is running or has finished."""
         return self.reason in ("running", "finished")
 
 

@@ -1,4 +1,4 @@
-"""Where each supported version of Postgres is installed.
+"""Directories of the installed Postgres versions.
 
 The newest comes with the wheel of the embedded stack, and so does 16; 17, which Supabase runs,
 comes from npm, and 15 from Debian.

@@ -1,1 +1,1 @@
-"""What the queue engine costs: SQL functions over direct connections, no worker and no HTTP."""
+"""Benchmarks of the SQL functions, called over direct connections without a worker or HTTP."""

@@ -1,4 +1,4 @@
-"""What limits and fair share cost, where they are used and beside them."""
+"""Workloads for the cost of limits and fair share, in queues with and without them."""
 
 import statistics
 from typing import Any

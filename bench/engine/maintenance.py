@@ -1,4 +1,4 @@
-"""What maintenance costs, by what there is to maintain and by the number of workers."""
+"""Workloads for the cost of maintenance, by amount of due work and number of workers."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What a workload is, and how much of it is done."""
+"""The types of the engine benchmark: workloads, their size and their figures."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Turns = dict[str, list[Samples]]
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """Number of turns, calls and jobs, and seconds, of a benchmark.
 
     Args:
         turns: Turns of a short workload; the states of the SQL alternate from turn to turn.
@@ -68,7 +68,7 @@ class Figure:
 
     @property
     def is_rate(self) -> bool:
-        """Whether more is better."""
+        """Whether the figure is a rate, of which higher is better."""
         return self.unit.endswith("/s") and not self.unit.startswith("ms")
 
 

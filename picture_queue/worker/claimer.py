@@ -23,7 +23,7 @@ _ANSWER = 20.0  # seconds for an answer, repetitions included
 
 
 class Demand(NamedTuple):
-    """How many jobs a worker can take.
+    """Numbers of jobs that a worker asks for in one claim.
 
     Attributes:
         max_jobs: With those it holds until a slot is free.

@@ -1,4 +1,4 @@
-"""What these tests know of the inside of the database. Only this file changes when that changes."""
+"""Access to internal tables and functions, in one file so that the tests survive their changes."""
 
 from typing import Any, TypeAlias
 

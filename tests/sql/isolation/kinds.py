@@ -277,7 +277,7 @@ async def make_generation(world: World, given: dict[str, Any]) -> str:
 
 
 def ask_trigger(make: Callable[[World, dict[str, Any]], Awaitable[str]] = make_job) -> Step:
-    """What the trigger said is found at the job, or at the step that failed."""
+    """Return a step that checks that the trigger's message is in the job or in failed_step."""
 
     async def ask(world: World) -> None:
         # Those that were placed may have ended in a way that the trigger does not mind.
