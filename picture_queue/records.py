@@ -351,7 +351,7 @@ class JobExplanation(JobReason):
 
     @property
     def moves(self) -> bool:
-        """Whether the job is running or has finished."""
+        """True if the job is running or has finished."""
         return self.reason in ("running", "finished")
 
 

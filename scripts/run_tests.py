@@ -44,7 +44,7 @@ class FailureRecorder:
 
     @property
     def only_tests_failed(self) -> bool:
-        """Whether tests failed and nothing else: no crash, collection error or lost coverage."""
+        """True if tests failed and nothing else: no crash, collection error or lost coverage."""
         return bool(self.tests) and not self._crashed and not self._unexplained
 
 

@@ -1,5 +1,7 @@
 """What tests do to databases from outside a test."""
 
+import json
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -10,6 +12,15 @@ def address(dsn: str, database: str, user: str = "supabase_admin") -> str:
     parts = urlsplit(dsn)
     netloc = parts.netloc.replace("postgres:", f"{user}:", 1)
     return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}"))
+
+
+async def connect(dsn: str, command_timeout: float = 60) -> Any:
+    """Open a connection that reads and writes jsonb as Python values; times are in seconds."""
+    connection = await asyncpg.connect(dsn, timeout=10, command_timeout=command_timeout)
+    await connection.set_type_codec(
+        "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+    )
+    return connection
 
 
 async def execute(dsn: str, statement: str) -> None:

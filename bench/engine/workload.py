@@ -68,7 +68,7 @@ class Figure:
 
     @property
     def is_rate(self) -> bool:
-        """Whether the figure is a rate, of which higher is better."""
+        """True if the figure is a rate, for which higher is better."""
         return self.unit.endswith("/s") and not self.unit.startswith("ms")
 
 

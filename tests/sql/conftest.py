@@ -13,7 +13,7 @@ import pytest
 from picture_queue._resources import migrations
 from picture_queue.local.migrate import apply_platform
 
-from ..databases import address, execute
+from ..databases import address, connect, execute
 
 
 class Database:
@@ -101,10 +101,7 @@ class Database:
 @asynccontextmanager
 async def transaction(url: str) -> AsyncIterator[Database]:
     """Connects, and rolls back what is done."""
-    connection = await asyncpg.connect(url, timeout=10, command_timeout=30)
-    await connection.set_type_codec(
-        "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
-    )
+    connection = await connect(url, command_timeout=30)
     started = connection.transaction()
     await started.start()
     try:

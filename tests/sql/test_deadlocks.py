@@ -1,11 +1,12 @@
 """Two transactions that make the same calls in opposite order: one of them is told to repeat."""
 
 import asyncio
-import json
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+
+from tests.databases import connect
 
 EVERY = {"every_seconds": 60, "job_type": "t"}
 IMAGE = {"n": 1, "path": "a.png", "mime_type": "image/png", "width": 1, "height": 1, "bytes": 1}
@@ -26,14 +27,6 @@ CALLS = {
     ),
     "save_images": ("save_images($1, $2, $3)", lambda it: (*it["lease"], [IMAGE])),
 }
-
-
-async def connect(url):
-    connection = await asyncpg.connect(url, timeout=10, command_timeout=60)
-    await connection.set_type_codec(
-        "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
-    )
-    return connection
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
 """Calls of operators do not wait without a bound for a transaction that somebody left open."""
 
 import asyncio
-import json
 
 import asyncpg
 import pytest
+
+from tests.databases import connect
 
 CALLS = (
     "set_queue('held', '{\"max_attempts\": 5}')",
@@ -16,14 +17,6 @@ CALLS = (
 )
 #: Their jobs belong to batches that are locked, which are counted later.
 CANCELS = ("purge_queue('children')", "change_jobs('cancel', '{\"queue\": \"others\"}')")
-
-
-async def connect(url):
-    connection = await asyncpg.connect(url, timeout=10, command_timeout=60)
-    await connection.set_type_codec(
-        "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
-    )
-    return connection
 
 
 @pytest.fixture

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import asyncpg
 import pytest
+
+from tests.databases import connect
 
 SIZE = 8
 TYPE = "crowd-job"
@@ -145,11 +146,8 @@ async def crowd(stack: Any) -> AsyncIterator[Crowd]:
     async with contextlib.AsyncExitStack() as connections:
         members = []
         for _ in range(SIZE):
-            connection = await asyncpg.connect(stack.db_url, timeout=10, command_timeout=50)
+            connection = await connect(stack.db_url, command_timeout=50)
             connections.push_async_callback(connection.close, timeout=10)
-            await connection.set_type_codec(
-                "jsonb", encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
-            )
             members.append(Member(connection, queue))
         crowd = Crowd(members)
         await crowd.one.value("select set_queue($1)", queue)
