@@ -1442,15 +1442,11 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case p_kind
-    when 'promote' then picture_queue._promote_jobs(p_subjects::uuid[])
-    when 'sweep' then picture_queue._sweep_jobs(p_subjects::uuid[])
-    when 'expire' then picture_queue._expire_jobs(p_subjects::uuid[])
     when 'settle' then picture_queue._settle_children(p_subjects::uuid[])
     when 'parent' then picture_queue._settle_parents(p_subjects::bigint[], p_limit)
     when 'child' then picture_queue._settle_new_children(p_subjects::bigint[], p_limit)
     when 'batch' then picture_queue._count_batches(p_subjects::bigint[], p_limit)
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
-    when 'unblock' then picture_queue._unblock_jobs(p_subjects::uuid[])
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
@@ -1460,10 +1456,9 @@ begin
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
     when 'discard' then picture_queue._discard(p_subjects::uuid[])
-    when 'purge' then picture_queue._purge_jobs(p_subjects::uuid[])
-    when 'wake' then picture_queue._wake_jobs(p_subjects::uuid[])
     when 'event' then picture_queue._wake_by_events(p_subjects::bigint[], p_limit)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
+    else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
   end;
 end
 $$;
@@ -1822,67 +1817,56 @@ end
 $$;
 
 
--- 240_function__due_jobs.sql
+-- 240_function__move_jobs.sql
 
--- What becomes due by the clock: each step takes the ids of jobs, looks at each again under its lock, and
--- leaves those that somebody has locked.
-
--- Makes scheduled jobs claimable, and parked ones at their poll time. Returns how many.
-create function picture_queue._promote_jobs(p_ids uuid[]) returns integer
+-- The step that moves jobs, each by itself, whatever the reason: they are due (promote), their lease ended (sweep), they
+-- were not to start any more (expire), their key has capacity (unblock), their event came (wake), their queue is purged
+-- (purge). Each job is looked at again under its lock; one that somebody has locked is left. A lease that ended unheard
+-- counts as an attempt, so that a job that kills its worker ends; one that was claimed ahead had not started and loses
+-- none. Returns how many jobs moved.
+create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_moved picture_queue.moved[] := picture_queue._transition((
-    select array_agg(picture_queue._change(d.id, case d.hold when 'parked' then 'wake' else 'promote' end))
-    from (
-      select j.id, j.hold from public.job_queue j
-      where j.id = any (p_ids) and j.hold in ('scheduled', 'parked') and j.scheduled_for <= picture_queue._now()
-      order by j.id for update skip locked
-    ) d));
+  v_now timestamptz := picture_queue._now();
+  v_moved picture_queue.moved[];
 begin
-  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m), 'enqueue');
-  return coalesce(cardinality(v_moved), 0);
-end
-$$;
-
--- Takes back jobs whose lease ended unheard. The attempt counts, so that a job that kills its worker ends;
--- one that was claimed ahead had not started and loses none. Returns how many.
-create function picture_queue._sweep_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_moved picture_queue.moved[] := picture_queue._transition((
-    select array_agg(row(d.id,
-      case when d.cancel_requested_at is not null then 'cancel'
-        when d.claimed_ahead then 'release'
-        when d.attempt >= d.max_attempts then 'fail' else 'expire' end,
-      null, null, 'The worker was not heard of again before its lease ended.', null, null, null, null, true)::picture_queue.change)
+  v_moved := picture_queue._transition((
+    select array_agg(row(
+      j.id,
+      case p_kind
+        when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
+        when 'sweep' then case when j.cancel_requested_at is not null then 'cancel' when j.claimed_ahead then 'release'
+          when j.attempt >= j.max_attempts then 'fail' else 'expire' end
+        when 'expire' then 'abandon'
+        when 'purge' then 'cancel'
+        else p_kind
+      end,
+      null,
+      (select s.payload from picture_queue.signal s where p_kind = 'wake' and s.name = j.parked_on),
+      case p_kind
+        when 'sweep' then 'The worker was not heard of again before its lease ended.'
+        when 'expire' then 'It was not started before it expired.'
+        when 'purge' then 'The queue was purged.'
+      end,
+      null, null, null, null, p_kind = 'sweep')::picture_queue.change)
     from (
-      select j.id, j.attempt, j.max_attempts, j.cancel_requested_at, j.claimed_ahead from public.job_queue j
-      where j.id = any (p_ids) and j.status = 'processing' and j.hold is null and j.lease_expires_at <= picture_queue._now()
-        and not exists (
+      select j.id, j.hold, j.attempt, j.max_attempts, j.cancel_requested_at, j.claimed_ahead, j.parked_on
+      from public.job_queue j
+      where j.id = any (p_ids) and case p_kind
+        when 'promote' then j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
+        when 'sweep' then j.status = 'processing' and j.hold is null and j.lease_expires_at <= v_now and not exists (
           select from picture_queue.lease_extension x
-          where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > picture_queue._now())
+          where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now)
+        when 'expire' then j.status = 'pending' and j.expires_at <= v_now
+        when 'unblock' then j.hold = 'blocked'
+        when 'wake' then j.hold = 'parked' and exists (select from picture_queue.signal s where s.name = j.parked_on)
+        when 'purge' then j.status = 'pending' end
       order by j.id for update skip locked
-    ) d));
-begin
-  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending'), 'enqueue');
+    ) j));
+  perform picture_queue._wake(
+    array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return coalesce(cardinality(v_moved), 0);
-end
-$$;
-
--- Fails jobs that were not to start any more. Returns how many.
-create function picture_queue._expire_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-begin
-  return coalesce(cardinality(picture_queue._transition((
-    select array_agg(picture_queue._change(d.id, 'abandon', 'It was not started before it expired.'))
-    from (
-      select j.id from public.job_queue j
-      where j.id = any (p_ids) and j.status = 'pending' and j.expires_at <= picture_queue._now()
-      order by j.id for update skip locked
-    ) d))), 0);
 end
 $$;
 
@@ -2142,22 +2126,6 @@ begin
       where o.updated_at > picture_queue._now() - interval '3 seconds'))
   ) d;
   return v_ids;
-end
-$$;
-
--- Makes blocked jobs claimable again. Returns how many.
-create function picture_queue._unblock_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_moved picture_queue.moved[] := picture_queue._transition((
-    select array_agg(picture_queue._change(d.id, 'unblock'))
-    from (
-      select j.id from public.job_queue j where j.id = any (p_ids) and j.hold = 'blocked' order by j.id for update skip locked
-    ) d));
-begin
-  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m), 'enqueue');
-  return coalesce(cardinality(v_moved), 0);
 end
 $$;
 
@@ -4289,24 +4257,6 @@ begin
 end
 $$;
 
--- Wakes parked jobs whose event is there. Returns how many.
-create function picture_queue._wake_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_moved picture_queue.moved[] := picture_queue._transition((
-    select array_agg(row(j.id, 'wake', null, s.payload, null, null, null, null, null, false)::picture_queue.change)
-    from (
-      select j.id, j.parked_on from public.job_queue j
-      where j.id = any (p_ids) and j.hold = 'parked' order by j.id for update skip locked
-    ) j
-    join picture_queue.signal s on s.name = j.parked_on));
-begin
-  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m), 'enqueue');
-  return coalesce(cardinality(v_moved), 0);
-end
-$$;
-
 -- Deletes events that jobs have taken: no job is parked on them any more.
 create function picture_queue._take_events(p_events text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -5380,16 +5330,6 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
-
--- Cancels locked jobs of a queue that is purged. Returns how many.
-create function picture_queue._purge_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return coalesce(cardinality(picture_queue._transition((
-    select array_agg(picture_queue._change(i, 'cancel', 'The queue was purged.')) from unnest(p_ids) i))), 0);
-end
-$$;
 
 -- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false) returns jsonb

@@ -20,15 +20,11 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case p_kind
-    when 'promote' then picture_queue._promote_jobs(p_subjects::uuid[])
-    when 'sweep' then picture_queue._sweep_jobs(p_subjects::uuid[])
-    when 'expire' then picture_queue._expire_jobs(p_subjects::uuid[])
     when 'settle' then picture_queue._settle_children(p_subjects::uuid[])
     when 'parent' then picture_queue._settle_parents(p_subjects::bigint[], p_limit)
     when 'child' then picture_queue._settle_new_children(p_subjects::bigint[], p_limit)
     when 'batch' then picture_queue._count_batches(p_subjects::bigint[], p_limit)
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
-    when 'unblock' then picture_queue._unblock_jobs(p_subjects::uuid[])
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
@@ -38,10 +34,9 @@ begin
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
     when 'discard' then picture_queue._discard(p_subjects::uuid[])
-    when 'purge' then picture_queue._purge_jobs(p_subjects::uuid[])
-    when 'wake' then picture_queue._wake_jobs(p_subjects::uuid[])
     when 'event' then picture_queue._wake_by_events(p_subjects::bigint[], p_limit)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
+    else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
   end;
 end
 $$;

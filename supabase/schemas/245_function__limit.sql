@@ -254,22 +254,6 @@ begin
 end
 $$;
 
--- Makes blocked jobs claimable again. Returns how many.
-create function picture_queue._unblock_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_moved picture_queue.moved[] := picture_queue._transition((
-    select array_agg(picture_queue._change(d.id, 'unblock'))
-    from (
-      select j.id from public.job_queue j where j.id = any (p_ids) and j.hold = 'blocked' order by j.id for update skip locked
-    ) d));
-begin
-  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m), 'enqueue');
-  return coalesce(cardinality(v_moved), 0);
-end
-$$;
-
 -- Counts running jobs that started before there was a rule for their key, or in a claim that did not know it
 -- yet: of these rules, p_limit jobs. Looks again a few times, since such claims may still be under way.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer

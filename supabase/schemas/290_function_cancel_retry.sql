@@ -115,24 +115,6 @@ begin
 end
 $$;
 
--- Wakes parked jobs whose event is there. Returns how many.
-create function picture_queue._wake_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_moved picture_queue.moved[] := picture_queue._transition((
-    select array_agg(row(j.id, 'wake', null, s.payload, null, null, null, null, null, false)::picture_queue.change)
-    from (
-      select j.id, j.parked_on from public.job_queue j
-      where j.id = any (p_ids) and j.hold = 'parked' order by j.id for update skip locked
-    ) j
-    join picture_queue.signal s on s.name = j.parked_on));
-begin
-  perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m), 'enqueue');
-  return coalesce(cardinality(v_moved), 0);
-end
-$$;
-
 -- Deletes events that jobs have taken: no job is parked on them any more.
 create function picture_queue._take_events(p_events text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100

@@ -133,16 +133,6 @@ end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
 
--- Cancels locked jobs of a queue that is purged. Returns how many.
-create function picture_queue._purge_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return coalesce(cardinality(picture_queue._transition((
-    select array_agg(picture_queue._change(i, 'cancel', 'The queue was purged.')) from unnest(p_ids) i))), 0);
-end
-$$;
-
 -- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
