@@ -1463,8 +1463,8 @@ begin
 end
 $$;
 
--- Does a step for many subjects at once; if that fails, for the halves, until who makes it fail stands alone.
--- That one is written down in failed_step and left alone until its retry_at; all others are done, as long as the
+-- Does a step for up to a thousand subjects at once, since their rows are held in memory; for the halves of more, and
+-- of those for which it fails, until who makes it fail stands alone. That one is written down in failed_step and left alone until its retry_at; all others are done, as long as the
 -- round of maintenance has time (picture_queue.deadline). Returns how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -1480,14 +1480,16 @@ begin
   then
     return 0;
   end if;
-  begin
-    v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
-    delete from picture_queue.failed_step f where f.ctid = any (array(
-      select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
-    return v_done;
-  exception when others then
-    get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
-  end;
+  if v_count <= 1000 then
+    begin
+      v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
+      delete from picture_queue.failed_step f where f.ctid = any (array(
+        select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
+      return v_done;
+    exception when others then
+      get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+    end;
+  end if;
   if v_count = 1 then
     perform picture_queue._note_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
     return 0;
@@ -4148,7 +4150,6 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 declare
   v_job public.job_queue;
-  v_action text;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     perform picture_queue._check_isolation();
@@ -4160,60 +4161,11 @@ begin
   elsif v_job.status in ('completed', 'failed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   elsif v_job.status <> 'cancelled' and v_job.cancel_requested_at is null then
-    update public.job_queue set cancel_requested_at = picture_queue._now() where id = p_job_id;
-    v_action := case when v_job.status = 'pending' then 'cancel' when v_job.hold = 'parked' then 'wake' end;
-    if v_action is not null then
-      perform picture_queue._transition(array[picture_queue._change(p_job_id, v_action)]);
-    end if;
-    if v_job.status = 'processing' then
-      perform picture_queue._wake(array[v_job.queue], 'cancel');
-    end if;
+    perform picture_queue._cancel_jobs(array[p_job_id]);
     select * into v_job from public.job_queue where id = p_job_id;
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', p_job_id), 'repeat the call');
-  return null;
-end
-$$;
-
--- Jobs that were retried while parents of theirs have not finished wait for them as before.
-create function picture_queue._wait_again(p_ids uuid[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-  select picture_queue._transition((
-    select array_agg(picture_queue._change(j.id, 'wait'))
-    from public.job_queue j
-    where j.id = any (p_ids) and exists (select from picture_queue.dependency d where d.child_id = j.id)))
-$$;
-
--- Gives a failed or cancelled job one more attempt, if none is left.
-create function picture_queue._retry_job(p_job_id uuid) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-declare
-  v_job public.job_queue;
-  v_status text;
-begin
-  v_job := picture_queue._locked_job(p_job_id);
-  v_status := v_job.status;
-  if v_job.status in ('processing', 'completed') then
-    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', p_job_id, v_job.status),
-      'only a failed or cancelled job can be retried');
-  end if;
-  -- A pending job is what a retry leads to: repeating the call changes nothing.
-  if v_job.status <> 'pending' then
-    begin
-      v_status := (picture_queue._transition(array[picture_queue._change(p_job_id, 'retry')]))[1].status;
-    exception when unique_violation then
-      perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', p_job_id),
-        'cancel the other job first');
-    end;
-    perform picture_queue._wait_again(array[p_job_id]);
-    perform picture_queue._wake(array[v_job.queue], 'enqueue');
-  end if;
-  return jsonb_build_object('job_id', v_job.id, 'status', v_status);
 exception when deadlock_detected or lock_not_available then
   perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', p_job_id), 'repeat the call');
   return null;
@@ -4517,9 +4469,28 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
+-- Gives the job one more attempt, if none is left. A pending job is what a retry leads to: repeating the call changes
+-- nothing.
 create function public.retry_job(job_id uuid) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._retry_job(job_id) $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_status text;
+begin
+  v_status := (picture_queue._locked_job(job_id)).status;
+  if v_status in ('processing', 'completed') then
+    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
+      'only a failed or cancelled job can be retried');
+  elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
+    perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
+      'cancel the other job first');
+  end if;
+  return jsonb_build_object('job_id', job_id, 'status', 'pending');
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
+  return null;
+end
+$$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';
 
 
@@ -4899,7 +4870,7 @@ end
 $$;
 
 -- Retries locked jobs. Of those with one unique key only the newest comes back, and none if another job
--- has the key now. Returns how many.
+-- has the key now. Those whose parents have not finished wait for them as before. Returns how many.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -4919,7 +4890,10 @@ begin
     select from public.job_queue o
     where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
   select array_agg(distinct t.queue), count(*) into v_queues, v_changed from unnest(picture_queue._transition(v_changes)) t;
-  perform picture_queue._renumber_jobs(p_ids), picture_queue._wait_again(p_ids);
+  perform picture_queue._renumber_jobs(p_ids);
+  perform picture_queue._transition((
+    select array_agg(picture_queue._change(d.child_id, 'wait'))
+    from (select distinct child_id from picture_queue.dependency where child_id = any (p_ids)) d));
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
@@ -4932,27 +4906,26 @@ $$;
 -- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit; jobs that somebody else has in
 -- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
 -- nothing. A filter that names nothing is refused: it would be every job.
-create function picture_queue._change_jobs(p_action text, p_filter jsonb, p_preview boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+create function public.change_jobs(action text, filter jsonb, preview boolean default false) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_where text := picture_queue._jobs_where(p_filter, '{limit}');
-  v_limit bigint := coalesce((p_filter ->> 'limit')::bigint, 10000);
-  v_able text := case p_action
-    when 'retry' then case when p_filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
+  v_where text := picture_queue._jobs_where(filter, '{limit}');
+  v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
+  v_able text := case action
+    when 'retry' then case when filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
       else 'j.status in (''failed'', ''cancelled'')' end
     when 'cancel' then '(j.status = ''pending'' or j.status = ''processing'' and j.hold is null'
       || ' or j.status = ''processing'' and j.hold = ''parked'')'
     when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
   v_matched bigint;
   v_ids uuid[] := array[]::uuid[];
-  v_changed integer := 0;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     perform picture_queue._check_isolation();
   end if;
   if v_able is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(p_action), 100)),
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(action), 100)),
       'retry, cancel or discard');
   elsif v_where = 'true' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter names nothing', '{"status": "failed"} is all failed jobs');
@@ -4961,28 +4934,21 @@ begin
   end if;
   v_where := v_where || ' and ' || v_able;
   execute format('select count(*) from (select from public.job_queue j where %s limit 100000) m', v_where) into v_matched;
-  if not coalesce(p_preview, false) and v_matched > 0 then
+  if not coalesce(preview, false) and v_matched > 0 then
     -- What was asked to stop before needs no second asking.
     execute format('select coalesce(array_agg(d.id), ''{}'') from (
       select j.id from public.job_queue j where %s limit %s for update skip locked) d',
-      v_where || case p_action when 'cancel' then ' and j.cancel_requested_at is null' else '' end, v_limit)
+      v_where || case action when 'cancel' then ' and j.cancel_requested_at is null' else '' end, v_limit)
     into v_ids;
   end if;
-  -- A thousand at a time, since their rows are held in memory.
-  for v_i in 1..cardinality(v_ids) by 1000 loop
-    v_changed := v_changed + picture_queue._isolate(p_action, v_ids[v_i:v_i + 999]::text[], 1000);
-  end loop;
-  return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
-    v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));
+  return jsonb_build_object('matched', v_matched,
+    'changed', picture_queue._isolate(action, v_ids::text[], 1000),
+    'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit));
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._refuse_busy();
   return null;
 end
 $$;
-
-create function public.change_jobs(action text, filter jsonb, preview boolean default false) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._change_jobs(action, filter, preview) $$;
 comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';
 
 
@@ -5338,7 +5304,6 @@ as $$
 declare
   v_matched bigint;
   v_ids uuid[] := '{}'::uuid[];
-  v_changed integer := 0;
 begin
   v_matched := (
     select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
@@ -5349,11 +5314,8 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  -- A thousand at a time, as change_jobs does.
-  for v_i in 1..cardinality(v_ids) by 1000 loop
-    v_changed := v_changed + picture_queue._isolate('purge', v_ids[v_i:v_i + 999]::text[], 1000);
-  end loop;
-  return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', cardinality(v_ids) = 10000);
+  return jsonb_build_object('matched', v_matched, 'changed', picture_queue._isolate('purge', v_ids::text[], 1000),
+    'more', cardinality(v_ids) = 10000);
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._refuse_busy();
   return null;

@@ -41,8 +41,8 @@ begin
 end
 $$;
 
--- Does a step for many subjects at once; if that fails, for the halves, until who makes it fail stands alone.
--- That one is written down in failed_step and left alone until its retry_at; all others are done, as long as the
+-- Does a step for up to a thousand subjects at once, since their rows are held in memory; for the halves of more, and
+-- of those for which it fails, until who makes it fail stands alone. That one is written down in failed_step and left alone until its retry_at; all others are done, as long as the
 -- round of maintenance has time (picture_queue.deadline). Returns how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -58,14 +58,16 @@ begin
   then
     return 0;
   end if;
-  begin
-    v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
-    delete from picture_queue.failed_step f where f.ctid = any (array(
-      select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
-    return v_done;
-  exception when others then
-    get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
-  end;
+  if v_count <= 1000 then
+    begin
+      v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
+      delete from picture_queue.failed_step f where f.ctid = any (array(
+        select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
+      return v_done;
+    exception when others then
+      get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+    end;
+  end if;
   if v_count = 1 then
     perform picture_queue._note_failure(p_kind, p_subjects[1], concat_ws(': ', v_error, nullif(v_detail, '')));
     return 0;

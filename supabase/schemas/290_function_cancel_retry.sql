@@ -6,7 +6,6 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 declare
   v_job public.job_queue;
-  v_action text;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     perform picture_queue._check_isolation();
@@ -18,60 +17,11 @@ begin
   elsif v_job.status in ('completed', 'failed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   elsif v_job.status <> 'cancelled' and v_job.cancel_requested_at is null then
-    update public.job_queue set cancel_requested_at = picture_queue._now() where id = p_job_id;
-    v_action := case when v_job.status = 'pending' then 'cancel' when v_job.hold = 'parked' then 'wake' end;
-    if v_action is not null then
-      perform picture_queue._transition(array[picture_queue._change(p_job_id, v_action)]);
-    end if;
-    if v_job.status = 'processing' then
-      perform picture_queue._wake(array[v_job.queue], 'cancel');
-    end if;
+    perform picture_queue._cancel_jobs(array[p_job_id]);
     select * into v_job from public.job_queue where id = p_job_id;
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', p_job_id), 'repeat the call');
-  return null;
-end
-$$;
-
--- Jobs that were retried while parents of theirs have not finished wait for them as before.
-create function picture_queue._wait_again(p_ids uuid[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-  select picture_queue._transition((
-    select array_agg(picture_queue._change(j.id, 'wait'))
-    from public.job_queue j
-    where j.id = any (p_ids) and exists (select from picture_queue.dependency d where d.child_id = j.id)))
-$$;
-
--- Gives a failed or cancelled job one more attempt, if none is left.
-create function picture_queue._retry_job(p_job_id uuid) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-declare
-  v_job public.job_queue;
-  v_status text;
-begin
-  v_job := picture_queue._locked_job(p_job_id);
-  v_status := v_job.status;
-  if v_job.status in ('processing', 'completed') then
-    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', p_job_id, v_job.status),
-      'only a failed or cancelled job can be retried');
-  end if;
-  -- A pending job is what a retry leads to: repeating the call changes nothing.
-  if v_job.status <> 'pending' then
-    begin
-      v_status := (picture_queue._transition(array[picture_queue._change(p_job_id, 'retry')]))[1].status;
-    exception when unique_violation then
-      perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', p_job_id),
-        'cancel the other job first');
-    end;
-    perform picture_queue._wait_again(array[p_job_id]);
-    perform picture_queue._wake(array[v_job.queue], 'enqueue');
-  end if;
-  return jsonb_build_object('job_id', v_job.id, 'status', v_status);
 exception when deadlock_detected or lock_not_available then
   perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', p_job_id), 'repeat the call');
   return null;

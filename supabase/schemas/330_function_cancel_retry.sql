@@ -4,7 +4,26 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
+-- Gives the job one more attempt, if none is left. A pending job is what a retry leads to: repeating the call changes
+-- nothing.
 create function public.retry_job(job_id uuid) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._retry_job(job_id) $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+declare
+  v_status text;
+begin
+  v_status := (picture_queue._locked_job(job_id)).status;
+  if v_status in ('processing', 'completed') then
+    perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
+      'only a failed or cancelled job can be retried');
+  elsif v_status <> 'pending' and picture_queue._retry_jobs(array[job_id]) = 0 then
+    perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
+      'cancel the other job first');
+  end if;
+  return jsonb_build_object('job_id', job_id, 'status', 'pending');
+exception when deadlock_detected or lock_not_available then
+  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
+  return null;
+end
+$$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';

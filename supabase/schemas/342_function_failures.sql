@@ -89,7 +89,7 @@ end
 $$;
 
 -- Retries locked jobs. Of those with one unique key only the newest comes back, and none if another job
--- has the key now. Returns how many.
+-- has the key now. Those whose parents have not finished wait for them as before. Returns how many.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -109,7 +109,10 @@ begin
     select from public.job_queue o
     where o.unique_key = p.unique_key and o.status = any (o.unique_states) and o.id <> p.id);
   select array_agg(distinct t.queue), count(*) into v_queues, v_changed from unnest(picture_queue._transition(v_changes)) t;
-  perform picture_queue._renumber_jobs(p_ids), picture_queue._wait_again(p_ids);
+  perform picture_queue._renumber_jobs(p_ids);
+  perform picture_queue._transition((
+    select array_agg(picture_queue._change(d.child_id, 'wait'))
+    from (select distinct child_id from picture_queue.dependency where child_id = any (p_ids)) d));
   perform picture_queue._wake(v_queues, 'enqueue');
   return v_changed;
 exception when unique_violation then
@@ -122,27 +125,26 @@ $$;
 -- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit; jobs that somebody else has in
 -- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
 -- nothing. A filter that names nothing is refused: it would be every job.
-create function picture_queue._change_jobs(p_action text, p_filter jsonb, p_preview boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+create function public.change_jobs(action text, filter jsonb, preview boolean default false) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_where text := picture_queue._jobs_where(p_filter, '{limit}');
-  v_limit bigint := coalesce((p_filter ->> 'limit')::bigint, 10000);
-  v_able text := case p_action
-    when 'retry' then case when p_filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
+  v_where text := picture_queue._jobs_where(filter, '{limit}');
+  v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
+  v_able text := case action
+    when 'retry' then case when filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
       else 'j.status in (''failed'', ''cancelled'')' end
     when 'cancel' then '(j.status = ''pending'' or j.status = ''processing'' and j.hold is null'
       || ' or j.status = ''processing'' and j.hold = ''parked'')'
     when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
   v_matched bigint;
   v_ids uuid[] := array[]::uuid[];
-  v_changed integer := 0;
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     perform picture_queue._check_isolation();
   end if;
   if v_able is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(p_action), 100)),
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(action), 100)),
       'retry, cancel or discard');
   elsif v_where = 'true' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter names nothing', '{"status": "failed"} is all failed jobs');
@@ -151,26 +153,19 @@ begin
   end if;
   v_where := v_where || ' and ' || v_able;
   execute format('select count(*) from (select from public.job_queue j where %s limit 100000) m', v_where) into v_matched;
-  if not coalesce(p_preview, false) and v_matched > 0 then
+  if not coalesce(preview, false) and v_matched > 0 then
     -- What was asked to stop before needs no second asking.
     execute format('select coalesce(array_agg(d.id), ''{}'') from (
       select j.id from public.job_queue j where %s limit %s for update skip locked) d',
-      v_where || case p_action when 'cancel' then ' and j.cancel_requested_at is null' else '' end, v_limit)
+      v_where || case action when 'cancel' then ' and j.cancel_requested_at is null' else '' end, v_limit)
     into v_ids;
   end if;
-  -- A thousand at a time, since their rows are held in memory.
-  for v_i in 1..cardinality(v_ids) by 1000 loop
-    v_changed := v_changed + picture_queue._isolate(p_action, v_ids[v_i:v_i + 999]::text[], 1000);
-  end loop;
-  return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more',
-    v_matched > v_limit and (coalesce(p_preview, false) or cardinality(v_ids) = v_limit));
+  return jsonb_build_object('matched', v_matched,
+    'changed', picture_queue._isolate(action, v_ids::text[], 1000),
+    'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit));
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._refuse_busy();
   return null;
 end
 $$;
-
-create function public.change_jobs(action text, filter jsonb, preview boolean default false) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._change_jobs(action, filter, preview) $$;
 comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';

@@ -140,7 +140,6 @@ as $$
 declare
   v_matched bigint;
   v_ids uuid[] := '{}'::uuid[];
-  v_changed integer := 0;
 begin
   v_matched := (
     select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
@@ -151,11 +150,8 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  -- A thousand at a time, as change_jobs does.
-  for v_i in 1..cardinality(v_ids) by 1000 loop
-    v_changed := v_changed + picture_queue._isolate('purge', v_ids[v_i:v_i + 999]::text[], 1000);
-  end loop;
-  return jsonb_build_object('matched', v_matched, 'changed', v_changed, 'more', cardinality(v_ids) = 10000);
+  return jsonb_build_object('matched', v_matched, 'changed', picture_queue._isolate('purge', v_ids::text[], 1000),
+    'more', cardinality(v_ids) = 10000);
 exception when lock_not_available or deadlock_detected then
   perform picture_queue._refuse_busy();
   return null;
