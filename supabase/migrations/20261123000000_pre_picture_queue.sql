@@ -240,14 +240,15 @@ end
 $$;
 
 -- Raises PQ_BUSY because another transaction holds what the caller must lock. A function that changes what an
--- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function, and calls
--- this for `lock_not_available or deadlock_detected`.
-create function picture_queue._refuse_busy() returns void
+-- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function, and returns this
+-- for `lock_not_available or deadlock_detected`.
+create function picture_queue._refuse_busy(p_detail text default 'another transaction holds a row that this call changes')
+returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse('PQ_BUSY', 'another transaction holds a row that this call changes',
-    'repeat the call; queue_doctor() names transactions that stay open');
+  perform picture_queue._refuse('PQ_BUSY', p_detail, 'repeat the call; queue_doctor() names transactions that stay open');
+  return null;
 end
 $$;
 
@@ -2683,7 +2684,7 @@ begin
       where not v_found ? n.i::text and not exists (select from unnest(v_made) as m (id) where m.id = n.job_id));
     exit when v_rest = '{}';
     if v_round = 5 then
-      perform picture_queue._refuse('PQ_BUSY', 'a job with the same unique key comes and goes', 'repeat the call');
+      perform picture_queue._refuse_busy('a job with the same unique key comes and goes');
     end if;
   end loop;
 
@@ -4167,8 +4168,7 @@ begin
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', p_job_id), 'repeat the call');
-  return null;
+  return picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
 end
 $$;
 
@@ -4328,9 +4328,7 @@ begin
   return picture_queue._enqueue(jobs);
 exception
   when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents',
-      'repeat the call');
-    return null;
+    return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
 end
 $$;
 comment on function public.enqueue_jobs is 'Writes many jobs in one call; answers id and outcome of each.';
@@ -4487,8 +4485,7 @@ begin
   end if;
   return jsonb_build_object('job_id', job_id, 'status', 'pending');
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
-  return null;
+  return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
 end
 $$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';
@@ -4945,8 +4942,7 @@ begin
     'changed', picture_queue._isolate(action, v_ids::text[], 1000),
     'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit));
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';
@@ -5066,8 +5062,7 @@ begin
   perform picture_queue._change_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';
@@ -5190,8 +5185,7 @@ begin
   end if;
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_queue is 'Makes a queue or changes its settings.';
@@ -5258,8 +5252,7 @@ begin
   where q.name = pause_queue.queue;
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
@@ -5276,8 +5269,7 @@ begin
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
@@ -5291,8 +5283,7 @@ begin
   update picture_queue.queue q set draining = true where q.name = drain_queue.queue;
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
@@ -5317,8 +5308,7 @@ begin
   return jsonb_build_object('matched', v_matched, 'changed', picture_queue._isolate('purge', v_ids::text[], 1000),
     'more', cardinality(v_ids) = 10000);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.purge_queue is 'Cancels what is pending in a queue.';
@@ -5495,8 +5485,7 @@ begin
   perform picture_queue._look_at_keys(key);
   return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else is changing it', key), 'repeat the call');
-  return null;
+  return picture_queue._refuse_busy(format('key is %s: somebody else is changing it', key));
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -5550,7 +5539,7 @@ begin
   end if;
   perform picture_queue._look_at_keys(key);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else is changing it', key), 'repeat the call');
+  perform picture_queue._refuse_busy(format('key is %s: somebody else is changing it', key));
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -5616,7 +5605,7 @@ begin
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
-      perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else has it locked', p_key), 'repeat the call');
+      perform picture_queue._refuse_busy(format('key is %s: somebody else has it locked', p_key));
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
@@ -5639,8 +5628,7 @@ begin
   on conflict (name) do update set weight = excluded.weight;
   return jsonb_build_object('tenant', tenant, 'weight', weight);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';
@@ -5703,8 +5691,7 @@ begin
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
 exception
   when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents', 'repeat the call');
-    return null;
+    return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
 end
 $$;
 comment on function public.enqueue_batch is
@@ -5757,9 +5744,7 @@ begin
   on conflict on constraint signal_pkey do update set payload = excluded.payload, sent_at = excluded.sent_at;
   return jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('event %s is being sent or parked on by somebody else', left(name, 200)),
-    'repeat the call');
-  return null;
+  return picture_queue._refuse_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
 $$;
 comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
@@ -5771,8 +5756,7 @@ begin
   return picture_queue._log_job(job_id, lease_id, lines);
 exception
   when deadlock_detected or lock_not_available then
-    perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
-    return null;
+    return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
   when data_exception then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'lines is a list of {at, level, message}');
     return null;
@@ -6362,8 +6346,7 @@ as $$
 begin
   return picture_queue._set_schedule(name, schedule);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
@@ -6375,8 +6358,7 @@ begin
   delete from picture_queue.schedule s where s.name = delete_schedule.name;
   return jsonb_build_object('deleted', found);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
@@ -6389,8 +6371,7 @@ begin
   where s.name = pause_schedule.name and not s.paused;
   return picture_queue._get_schedule(pause_schedule.name);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_schedule is 'A paused schedule makes no jobs.';
@@ -6406,8 +6387,7 @@ begin
     'cron', v_schedule -> 'cron', 'every_seconds', v_schedule -> 'every_seconds',
     'timezone', v_schedule -> 'timezone', 'missed', v_schedule -> 'missed'));
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_schedule is 'A paused schedule goes on with its next tick from now.';
@@ -6424,8 +6404,7 @@ begin
   return picture_queue._enqueue(jsonb_build_array(picture_queue._schedule_job(
     v_schedule, picture_queue._now(), coalesce(job_id, gen_random_uuid())))) -> 0;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.run_schedule is
@@ -6595,8 +6574,7 @@ begin
   end if;
   return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
 exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 
@@ -6699,8 +6677,7 @@ begin
     'owned', (select coalesce(jsonb_agg(p.prediction_id), '[]') from picture_queue.prediction p
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'));
 exception when deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.begin_prediction is 'Commits the row of a prediction, or gives back the one there is.';
@@ -7851,8 +7828,7 @@ as $$
 begin
   return picture_queue.maintain(coalesce(force, false), worker);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.maintain_jobs is

@@ -33,7 +33,7 @@ begin
       where not v_found ? n.i::text and not exists (select from unnest(v_made) as m (id) where m.id = n.job_id));
     exit when v_rest = '{}';
     if v_round = 5 then
-      perform picture_queue._refuse('PQ_BUSY', 'a job with the same unique key comes and goes', 'repeat the call');
+      perform picture_queue._refuse_busy('a job with the same unique key comes and goes');
     end if;
   end loop;
 

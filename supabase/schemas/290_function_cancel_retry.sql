@@ -23,8 +23,7 @@ begin
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', p_job_id), 'repeat the call');
-  return null;
+  return picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
 end
 $$;
 

@@ -82,9 +82,7 @@ begin
   return picture_queue._enqueue(jobs);
 exception
   when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents',
-      'repeat the call');
-    return null;
+    return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
 end
 $$;
 comment on function public.enqueue_jobs is 'Writes many jobs in one call; answers id and outcome of each.';

@@ -22,8 +22,7 @@ begin
   end if;
   return jsonb_build_object('job_id', job_id, 'status', 'pending');
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
-  return null;
+  return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
 end
 $$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';

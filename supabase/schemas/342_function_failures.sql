@@ -164,8 +164,7 @@ begin
     'changed', picture_queue._isolate(action, v_ids::text[], 1000),
     'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit));
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';

@@ -13,8 +13,7 @@ begin
   perform picture_queue._change_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';

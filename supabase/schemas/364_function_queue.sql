@@ -26,8 +26,7 @@ begin
   end if;
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_queue is 'Makes a queue or changes its settings.';
@@ -94,8 +93,7 @@ begin
   where q.name = pause_queue.queue;
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
@@ -112,8 +110,7 @@ begin
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
@@ -127,8 +124,7 @@ begin
   update picture_queue.queue q set draining = true where q.name = drain_queue.queue;
   return picture_queue._queue(queue);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
@@ -153,8 +149,7 @@ begin
   return jsonb_build_object('matched', v_matched, 'changed', picture_queue._isolate('purge', v_ids::text[], 1000),
     'more', cardinality(v_ids) = 10000);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.purge_queue is 'Cancels what is pending in a queue.';

@@ -46,8 +46,7 @@ begin
   perform picture_queue._look_at_keys(key);
   return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else is changing it', key), 'repeat the call');
-  return null;
+  return picture_queue._refuse_busy(format('key is %s: somebody else is changing it', key));
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -101,7 +100,7 @@ begin
   end if;
   perform picture_queue._look_at_keys(key);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else is changing it', key), 'repeat the call');
+  perform picture_queue._refuse_busy(format('key is %s: somebody else is changing it', key));
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -167,7 +166,7 @@ begin
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
-      perform picture_queue._refuse('PQ_BUSY', format('key is %s: somebody else has it locked', p_key), 'repeat the call');
+      perform picture_queue._refuse_busy(format('key is %s: somebody else has it locked', p_key));
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
@@ -190,8 +189,7 @@ begin
   on conflict (name) do update set weight = excluded.weight;
   return jsonb_build_object('tenant', tenant, 'weight', weight);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';

@@ -45,8 +45,7 @@ begin
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
 exception
   when deadlock_detected then
-    perform picture_queue._refuse('PQ_BUSY', 'another call needs some of the same ids, keys or parents', 'repeat the call');
-    return null;
+    return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
 end
 $$;
 comment on function public.enqueue_batch is

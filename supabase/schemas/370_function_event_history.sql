@@ -16,9 +16,7 @@ begin
   on conflict on constraint signal_pkey do update set payload = excluded.payload, sent_at = excluded.sent_at;
   return jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('event %s is being sent or parked on by somebody else', left(name, 200)),
-    'repeat the call');
-  return null;
+  return picture_queue._refuse_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
 $$;
 comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
@@ -30,8 +28,7 @@ begin
   return picture_queue._log_job(job_id, lease_id, lines);
 exception
   when deadlock_detected or lock_not_available then
-    perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
-    return null;
+    return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
   when data_exception then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'lines is a list of {at, level, message}');
     return null;

@@ -4,8 +4,7 @@ as $$
 begin
   return picture_queue._set_schedule(name, schedule);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
@@ -17,8 +16,7 @@ begin
   delete from picture_queue.schedule s where s.name = delete_schedule.name;
   return jsonb_build_object('deleted', found);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
@@ -31,8 +29,7 @@ begin
   where s.name = pause_schedule.name and not s.paused;
   return picture_queue._get_schedule(pause_schedule.name);
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_schedule is 'A paused schedule makes no jobs.';
@@ -48,8 +45,7 @@ begin
     'cron', v_schedule -> 'cron', 'every_seconds', v_schedule -> 'every_seconds',
     'timezone', v_schedule -> 'timezone', 'missed', v_schedule -> 'missed'));
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_schedule is 'A paused schedule goes on with its next tick from now.';
@@ -66,8 +62,7 @@ begin
   return picture_queue._enqueue(jsonb_build_array(picture_queue._schedule_job(
     v_schedule, picture_queue._now(), coalesce(job_id, gen_random_uuid())))) -> 0;
 exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.run_schedule is

@@ -70,8 +70,7 @@ begin
   end if;
   return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
 exception when deadlock_detected then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 

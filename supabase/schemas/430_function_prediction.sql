@@ -45,8 +45,7 @@ begin
     'owned', (select coalesce(jsonb_agg(p.prediction_id), '[]') from picture_queue.prediction p
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'));
 exception when deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.begin_prediction is 'Commits the row of a prediction, or gives back the one there is.';

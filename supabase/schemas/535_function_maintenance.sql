@@ -188,8 +188,7 @@ as $$
 begin
   return picture_queue.maintain(coalesce(force, false), worker);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.maintain_jobs is
