@@ -2360,8 +2360,9 @@ as $$
 begin
   return case p_type
     when 'uuid' then p_text::uuid is not null
-    when 'integer' then p_text::integer is not null
-    else p_text::timestamptz between '1970-01-01' and '9999-01-01'
+    when 'integer' then p_text::bigint is not null
+    when 'time' then p_text::timestamptz between '1970-01-01' and '9999-01-01'
+    else p_text::timestamptz is not null
   end;
 exception when data_exception then
   return false;
@@ -2370,7 +2371,8 @@ $$;
 
 -- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
 -- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
--- list (entries, characters of an entry), choice (of these); or uuid, time, boolean, object.
+-- list (entries, characters of an entry), uuids (entries), choice (of these); or uuid, time (from 1970 to 9998), moment
+-- (any time), boolean, object.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2389,15 +2391,15 @@ begin
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
     when 'integer' then
       return case when not picture_queue._is_a(v_text, 'integer')
-          or v_text::integer not between (p_rule ->> 1)::integer and (p_rule ->> 2)::integer
+          or v_text::bigint not between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
         then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2) end;
     when 'name' then
       return case when length(v_text) > (p_rule ->> 1)::integer
           or v_text !~ format('^[A-Za-z0-9][A-Za-z0-9%s]*$', p_rule ->> 2) then format('is %s', v_shown) end;
     when 'uuid' then
       return case when not picture_queue._is_a(v_text, 'uuid') then format('is %s, which is no uuid', v_shown) end;
-    when 'time' then
-      return case when not picture_queue._is_a(v_text, 'time') then format('is %s', left(v_text, 100)) end;
+    when 'time', 'moment' then
+      return case when not picture_queue._is_a(v_text, v_kind) then format('is %s', left(v_text, 100)) end;
     when 'choice' then
       return case when v_type <> 'string' or not p_rule - 0 ? v_text then format('is %s, not %s or %s', v_shown,
         array_to_string(array(select jsonb_array_elements_text(p_rule - 0 - -1)), ', '), p_rule ->> -1) end;
@@ -2412,6 +2414,10 @@ begin
             where jsonb_typeof(e) <> 'string' or length(e #>> '{}') not between 1 and (p_rule ->> 2)::integer)
           then format('has %s entries, at most %s of 1 to %s characters are possible',
             jsonb_array_length(p_value), p_rule ->> 1, p_rule ->> 2) end;
+    when 'uuids' then
+      return coalesce(picture_queue._value_problem(p_value, jsonb_build_array('list', p_rule -> 1, 38)), (
+        select format('has %s, which is no uuid', e) from jsonb_array_elements(p_value) e
+        where not picture_queue._is_a(e #>> '{}', 'uuid') limit 1));
     when 'boolean' then
       return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
     else
@@ -2430,7 +2436,7 @@ declare
   v_problem text;
 begin
   if jsonb_typeof(p_object) <> 'object' then
-    return format('%s is not an object', rtrim(p_path, '.'));
+    return format('%s is not an object', coalesce(nullif(rtrim(p_path, '.'), ''), 'changes'));
   end if;
   for v_field in select e.key, e.value, p_rules -> e.key as rule from jsonb_each(p_object) e loop
     v_problem := case when v_field.rule is null then 'is not known'
@@ -2440,6 +2446,20 @@ begin
     end if;
   end loop;
   return null;
+end
+$$;
+
+-- Refuses an object with a field that has no rule or does not fit it. It reads nothing, so users may call it.
+create function picture_queue._check_fields(p_path text, p_object jsonb, p_rules jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_problem text := picture_queue._fields_problem(p_path, p_object, p_rules);
+begin
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem,
+      'known are ' || (select string_agg(k, ', ') from jsonb_object_keys(p_rules) k));
+  end if;
 end
 $$;
 
@@ -2464,7 +2484,7 @@ declare
       "metadata": ["object"],
       "tenant": ["text", 200],
       "limit_keys": ["list", 8, 200],
-      "depends_on": ["list", 1000, 38],
+      "depends_on": ["uuids", 1000],
       "on_parent_failure": ["choice", "cancel", "fail", "run"],
       "batch_id": ["uuid"],
       "unique": ["object"]
@@ -2483,7 +2503,7 @@ declare
     }'),
     'options.metadata ' || picture_queue._json_problem(p_options -> 'metadata', p_max_bytes));
 begin
-  if v_problem is not null or not p_options ?| '{depends_on,unique}' then
+  if v_problem is not null or not p_options ? 'unique' then
     return v_problem;
   end if;
   return case
@@ -2499,10 +2519,6 @@ begin
     -- A job that is no longer unique while it runs cannot become unique again: there may be another by then.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
       then format('options.unique.states is %s: with a finished state goes processing', v_states)
-    else (
-      select format('options.depends_on has %s, which is no uuid', d)
-      from jsonb_array_elements(coalesce(nullif(p_options -> 'depends_on', 'null'), '[]')) d
-      where not picture_queue._is_a(d #>> '{}', 'uuid') limit 1)
   end;
 end
 $$;
@@ -4493,80 +4509,37 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 
 -- 338_function__jobs_where.sql
 
--- Refuses a filter that has keys it does not know or values of another type; null is as good as not
--- given. It reads nothing, so users may call it.
-create function picture_queue._check_filter(p_filter jsonb, p_known text[]) returns void
+-- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
+-- gets the plan of its own index. Refuses a filter that it does not understand; null is as good as not given.
+-- p_others: rules for keys the caller looks at itself. It reads nothing, so users may call it.
+create function picture_queue._jobs_where(p_filter jsonb, p_others jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
-  v_unknown text;
-  v_bad record;
-begin
-  if jsonb_typeof(v_filter) <> 'object' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter is not an object');
-  end if;
-  select min(k) into v_unknown from jsonb_object_keys(v_filter) k where k <> all (p_known);
-  if v_unknown is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.%s is not known', left(v_unknown, 100)),
-      'known are ' || array_to_string(p_known, ', '));
-  end if;
-  select e.key, e.value into v_bad from jsonb_each(v_filter) e
-  where e.value <> 'null' and not picture_queue._filter_fits(e.key, e.value) order by e.key limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('filter.%s is %s', v_bad.key, left(v_bad.value::text, 200)), 'the SQL reference has the type of each');
-  end if;
-end
-$$;
-
--- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
--- gets the plan of its own index. p_others: keys the caller looks at itself. It reads nothing, so users
--- may call it.
-create function picture_queue._jobs_where(p_filter jsonb, p_others text[] default '{}') returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
   v_where text;
 begin
-  perform picture_queue._check_filter(p_filter, array['job_ids', 'queue', 'status', 'hold', 'job_type', 'tag',
-    'user_id', 'tenant', 'batch_id', 'error', 'reason', 'metadata', 'created_before', 'created_after',
-    'finished_before', 'finished_after'] || p_others);
+  perform picture_queue._check_fields('filter.', v_filter, p_others || '{
+    "job_ids": ["uuids", 10000],
+    "queue": ["text", 2000],
+    "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
+    "hold": ["choice", "scheduled", "blocked", "waiting", "parked"],
+    "job_type": ["text", 2000],
+    "tag": ["text", 2000],
+    "user_id": ["uuid"],
+    "tenant": ["text", 2000],
+    "batch_id": ["uuid"],
+    "error": ["text", 2000],
+    "reason": ["text", 2000],
+    "metadata": ["object"],
+    "created_before": ["moment"],
+    "created_after": ["moment"],
+    "finished_before": ["moment"],
+    "finished_after": ["moment"]
+  }');
   select string_agg(' and ' || picture_queue._filter_condition(e.key, e.value #>> '{}'), '' order by e.key) into v_where
-  from jsonb_each(coalesce(nullif(p_filter, 'null'), '{}')) e where e.value <> 'null' and e.key <> all (p_others);
+  from jsonb_each(v_filter) e where e.value <> 'null' and not p_others ? e.key;
   return 'true' || coalesce(v_where, '');
-end
-$$;
-
--- Whether a value is of the type its key in a filter has.
-create function picture_queue._filter_fits(p_key text, p_value jsonb) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_text text := p_value #>> '{}';
-  v_type text := jsonb_typeof(p_value);
-begin
-  case
-    when p_key = 'metadata' then return v_type = 'object';
-    when p_key = 'job_ids' then
-      return v_type = 'array' and jsonb_array_length(p_value) <= 10000
-        and not jsonb_path_exists(p_value, '$[*] ? (@.type() != "string")')
-        and (select coalesce(bool_and(picture_queue._filter_fits('job_id', i)), true) from jsonb_array_elements(p_value) i);
-    when p_key in ('limit', 'before_seq') then
-      return v_type = 'number' and v_text ~ '^[0-9]{1,18}$';
-    when v_type <> 'string' or length(v_text) > 2000 then return false;
-    when p_key = 'status' then return v_text in ('pending', 'processing', 'completed', 'failed', 'cancelled');
-    when p_key = 'hold' then return v_text in ('scheduled', 'blocked', 'waiting', 'parked');
-    when p_key in ('user_id', 'batch_id', 'job_id') then
-      return v_text ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
-    when p_key in ('created_before', 'created_after', 'finished_before', 'finished_after', 'before') then
-      begin
-        return v_text::timestamptz is not null;
-      exception when data_exception then
-        return false;
-      end;
-    else return true;
-  end case;
 end
 $$;
 
@@ -4608,10 +4581,10 @@ create function picture_queue._jobs_by_state(p_filter jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}') - 'status';
+  v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
   v_span text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
-  v_listed text := picture_queue._jobs_where(v_filter - 'queue', '{limit,before_seq}') || v_span;
-  v_running text := picture_queue._jobs_where(v_filter, '{limit,before_seq}') || v_span;
+  v_listed text := picture_queue._jobs_where(v_filter - 'queue') || v_span;
+  v_running text := picture_queue._jobs_where(v_filter) || v_span;
 begin
   return '(' || (
     select string_agg(format(b.branch, b.status), ' union all ')
@@ -4660,7 +4633,8 @@ create function public.list_jobs(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_where text := picture_queue._jobs_where(filter, '{limit,before_seq}');
+  v_where text := picture_queue._jobs_where(
+    filter, '{"limit": ["integer", 1, 1000], "before_seq": ["integer", 0, 999999999999999999]}');
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 100);
   v_upper bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
   v_lower bigint := 0;
@@ -4672,10 +4646,6 @@ declare
   v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
 begin
-  if v_limit not between 1 and 1000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 1000', v_limit),
-      'before_seq, the seq of the last row, asks for the next page');
-  end if;
   -- Under our policy alone a user reads jobs of their own. A project may have added policies.
   if row_security_active('public.job_queue') and 1 = (
     select count(*) from pg_catalog.pg_policy p where p.polrelid = 'public.job_queue'::regclass and p.polcmd in ('r', '*'))
@@ -4748,15 +4718,13 @@ create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_limit bigint;
   v_generations jsonb;
 begin
-  perform picture_queue._check_filter(filter, '{status,limit,before}');
-  v_limit := coalesce((filter ->> 'limit')::bigint, 100);
-  if v_limit not between 1 and 1000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 1000', v_limit),
-      'before, the created_at of the last row, asks for the next page');
-  end if;
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'), '{
+    "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
+    "limit": ["integer", 1, 1000],
+    "before": ["moment"]
+  }');
   select coalesce(jsonb_agg(to_jsonb(g) || jsonb_build_object('images', coalesce(
       (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
     order by g.created_at desc, g.id), '[]')
@@ -4766,7 +4734,7 @@ begin
     where (filter ->> 'status' is null or status = filter ->> 'status')
       and created_at < coalesce((filter ->> 'before')::timestamptz, 'infinity')
     order by created_at desc, id
-    limit v_limit
+    limit coalesce((filter ->> 'limit')::bigint, 100)
   ) g;
   return v_generations;
 end
@@ -4907,7 +4875,7 @@ create function public.change_jobs(action text, filter jsonb, preview boolean de
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_where text := picture_queue._jobs_where(filter, '{limit}');
+  v_where text := picture_queue._jobs_where(filter, '{"limit": ["integer", 1, 10000]}');
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
   v_able text := case action
     when 'retry' then case when filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
@@ -4926,8 +4894,6 @@ begin
       'retry, cancel or discard');
   elsif v_where = 'true' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter names nothing', '{"status": "failed"} is all failed jobs');
-  elsif v_limit not between 1 and 10000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 10000', v_limit));
   end if;
   v_where := v_where || ' and ' || v_able;
   execute format('select count(*) from (select from public.job_queue j where %s limit 100000) m', v_where) into v_matched;
@@ -6511,23 +6477,20 @@ as $$
 declare
   v_service boolean := picture_queue._is_service();
   v_user uuid := case when not v_service then picture_queue._caller_id() end;
-  v_detail text := picture_queue._fields_problem('options.', p_options, '{
-    "scheduled_for": ["time"],
-    "idempotency_key": ["text", 255],
-    "generation_id": ["uuid"],
-    "user_id": ["uuid"],
-    "priority": ["integer", -1000000000, 1000000000]
-  }');
   v_model picture_queue.model;
   v_generation_id uuid;
   v_known public.generations;
   v_job jsonb;
   v_row public.job_queue;
 begin
-  if v_detail is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_detail,
-      'known are scheduled_for, idempotency_key, generation_id, user_id and priority');
-  elsif v_service then
+  perform picture_queue._check_fields('options.', p_options, '{
+    "scheduled_for": ["time"],
+    "idempotency_key": ["text", 255],
+    "generation_id": ["uuid"],
+    "user_id": ["uuid"],
+    "priority": ["integer", -1000000000, 1000000000]
+  }');
+  if v_service then
     v_user := (p_options ->> 'user_id')::uuid;
   elsif v_user is null then
     perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
@@ -8555,9 +8518,8 @@ grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
   picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue.job_position,
   picture_queue.explain_jobs,
-  picture_queue._jobs_where, picture_queue._check_filter, picture_queue._filter_fits, picture_queue._filter_condition,
-  picture_queue._jobs_by_state,
-  picture_queue._reason
+  picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
+  picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem, picture_queue._is_a
   to authenticated, service_role;
 
 -- Service keys only.

@@ -51,8 +51,9 @@ as $$
 begin
   return case p_type
     when 'uuid' then p_text::uuid is not null
-    when 'integer' then p_text::integer is not null
-    else p_text::timestamptz between '1970-01-01' and '9999-01-01'
+    when 'integer' then p_text::bigint is not null
+    when 'time' then p_text::timestamptz between '1970-01-01' and '9999-01-01'
+    else p_text::timestamptz is not null
   end;
 exception when data_exception then
   return false;
@@ -61,7 +62,8 @@ $$;
 
 -- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
 -- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
--- list (entries, characters of an entry), choice (of these); or uuid, time, boolean, object.
+-- list (entries, characters of an entry), uuids (entries), choice (of these); or uuid, time (from 1970 to 9998), moment
+-- (any time), boolean, object.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -80,15 +82,15 @@ begin
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
     when 'integer' then
       return case when not picture_queue._is_a(v_text, 'integer')
-          or v_text::integer not between (p_rule ->> 1)::integer and (p_rule ->> 2)::integer
+          or v_text::bigint not between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
         then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2) end;
     when 'name' then
       return case when length(v_text) > (p_rule ->> 1)::integer
           or v_text !~ format('^[A-Za-z0-9][A-Za-z0-9%s]*$', p_rule ->> 2) then format('is %s', v_shown) end;
     when 'uuid' then
       return case when not picture_queue._is_a(v_text, 'uuid') then format('is %s, which is no uuid', v_shown) end;
-    when 'time' then
-      return case when not picture_queue._is_a(v_text, 'time') then format('is %s', left(v_text, 100)) end;
+    when 'time', 'moment' then
+      return case when not picture_queue._is_a(v_text, v_kind) then format('is %s', left(v_text, 100)) end;
     when 'choice' then
       return case when v_type <> 'string' or not p_rule - 0 ? v_text then format('is %s, not %s or %s', v_shown,
         array_to_string(array(select jsonb_array_elements_text(p_rule - 0 - -1)), ', '), p_rule ->> -1) end;
@@ -103,6 +105,10 @@ begin
             where jsonb_typeof(e) <> 'string' or length(e #>> '{}') not between 1 and (p_rule ->> 2)::integer)
           then format('has %s entries, at most %s of 1 to %s characters are possible',
             jsonb_array_length(p_value), p_rule ->> 1, p_rule ->> 2) end;
+    when 'uuids' then
+      return coalesce(picture_queue._value_problem(p_value, jsonb_build_array('list', p_rule -> 1, 38)), (
+        select format('has %s, which is no uuid', e) from jsonb_array_elements(p_value) e
+        where not picture_queue._is_a(e #>> '{}', 'uuid') limit 1));
     when 'boolean' then
       return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
     else
@@ -121,7 +127,7 @@ declare
   v_problem text;
 begin
   if jsonb_typeof(p_object) <> 'object' then
-    return format('%s is not an object', rtrim(p_path, '.'));
+    return format('%s is not an object', coalesce(nullif(rtrim(p_path, '.'), ''), 'changes'));
   end if;
   for v_field in select e.key, e.value, p_rules -> e.key as rule from jsonb_each(p_object) e loop
     v_problem := case when v_field.rule is null then 'is not known'
@@ -131,6 +137,20 @@ begin
     end if;
   end loop;
   return null;
+end
+$$;
+
+-- Refuses an object with a field that has no rule or does not fit it. It reads nothing, so users may call it.
+create function picture_queue._check_fields(p_path text, p_object jsonb, p_rules jsonb) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_problem text := picture_queue._fields_problem(p_path, p_object, p_rules);
+begin
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem,
+      'known are ' || (select string_agg(k, ', ') from jsonb_object_keys(p_rules) k));
+  end if;
 end
 $$;
 
@@ -155,7 +175,7 @@ declare
       "metadata": ["object"],
       "tenant": ["text", 200],
       "limit_keys": ["list", 8, 200],
-      "depends_on": ["list", 1000, 38],
+      "depends_on": ["uuids", 1000],
       "on_parent_failure": ["choice", "cancel", "fail", "run"],
       "batch_id": ["uuid"],
       "unique": ["object"]
@@ -174,7 +194,7 @@ declare
     }'),
     'options.metadata ' || picture_queue._json_problem(p_options -> 'metadata', p_max_bytes));
 begin
-  if v_problem is not null or not p_options ?| '{depends_on,unique}' then
+  if v_problem is not null or not p_options ? 'unique' then
     return v_problem;
   end if;
   return case
@@ -190,10 +210,6 @@ begin
     -- A job that is no longer unique while it runs cannot become unique again: there may be another by then.
     when not v_states ? 'processing' and v_states ?| '{completed,failed,cancelled}'
       then format('options.unique.states is %s: with a finished state goes processing', v_states)
-    else (
-      select format('options.depends_on has %s, which is no uuid', d)
-      from jsonb_array_elements(coalesce(nullif(p_options -> 'depends_on', 'null'), '[]')) d
-      where not picture_queue._is_a(d #>> '{}', 'uuid') limit 1)
   end;
 end
 $$;

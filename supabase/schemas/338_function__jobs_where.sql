@@ -1,77 +1,34 @@
--- Refuses a filter that has keys it does not know or values of another type; null is as good as not
--- given. It reads nothing, so users may call it.
-create function picture_queue._check_filter(p_filter jsonb, p_known text[]) returns void
+-- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
+-- gets the plan of its own index. Refuses a filter that it does not understand; null is as good as not given.
+-- p_others: rules for keys the caller looks at itself. It reads nothing, so users may call it.
+create function picture_queue._jobs_where(p_filter jsonb, p_others jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}');
-  v_unknown text;
-  v_bad record;
-begin
-  if jsonb_typeof(v_filter) <> 'object' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter is not an object');
-  end if;
-  select min(k) into v_unknown from jsonb_object_keys(v_filter) k where k <> all (p_known);
-  if v_unknown is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.%s is not known', left(v_unknown, 100)),
-      'known are ' || array_to_string(p_known, ', '));
-  end if;
-  select e.key, e.value into v_bad from jsonb_each(v_filter) e
-  where e.value <> 'null' and not picture_queue._filter_fits(e.key, e.value) order by e.key limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('filter.%s is %s', v_bad.key, left(v_bad.value::text, 200)), 'the SQL reference has the type of each');
-  end if;
-end
-$$;
-
--- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
--- gets the plan of its own index. p_others: keys the caller looks at itself. It reads nothing, so users
--- may call it.
-create function picture_queue._jobs_where(p_filter jsonb, p_others text[] default '{}') returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
   v_where text;
 begin
-  perform picture_queue._check_filter(p_filter, array['job_ids', 'queue', 'status', 'hold', 'job_type', 'tag',
-    'user_id', 'tenant', 'batch_id', 'error', 'reason', 'metadata', 'created_before', 'created_after',
-    'finished_before', 'finished_after'] || p_others);
+  perform picture_queue._check_fields('filter.', v_filter, p_others || '{
+    "job_ids": ["uuids", 10000],
+    "queue": ["text", 2000],
+    "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
+    "hold": ["choice", "scheduled", "blocked", "waiting", "parked"],
+    "job_type": ["text", 2000],
+    "tag": ["text", 2000],
+    "user_id": ["uuid"],
+    "tenant": ["text", 2000],
+    "batch_id": ["uuid"],
+    "error": ["text", 2000],
+    "reason": ["text", 2000],
+    "metadata": ["object"],
+    "created_before": ["moment"],
+    "created_after": ["moment"],
+    "finished_before": ["moment"],
+    "finished_after": ["moment"]
+  }');
   select string_agg(' and ' || picture_queue._filter_condition(e.key, e.value #>> '{}'), '' order by e.key) into v_where
-  from jsonb_each(coalesce(nullif(p_filter, 'null'), '{}')) e where e.value <> 'null' and e.key <> all (p_others);
+  from jsonb_each(v_filter) e where e.value <> 'null' and not p_others ? e.key;
   return 'true' || coalesce(v_where, '');
-end
-$$;
-
--- Whether a value is of the type its key in a filter has.
-create function picture_queue._filter_fits(p_key text, p_value jsonb) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_text text := p_value #>> '{}';
-  v_type text := jsonb_typeof(p_value);
-begin
-  case
-    when p_key = 'metadata' then return v_type = 'object';
-    when p_key = 'job_ids' then
-      return v_type = 'array' and jsonb_array_length(p_value) <= 10000
-        and not jsonb_path_exists(p_value, '$[*] ? (@.type() != "string")')
-        and (select coalesce(bool_and(picture_queue._filter_fits('job_id', i)), true) from jsonb_array_elements(p_value) i);
-    when p_key in ('limit', 'before_seq') then
-      return v_type = 'number' and v_text ~ '^[0-9]{1,18}$';
-    when v_type <> 'string' or length(v_text) > 2000 then return false;
-    when p_key = 'status' then return v_text in ('pending', 'processing', 'completed', 'failed', 'cancelled');
-    when p_key = 'hold' then return v_text in ('scheduled', 'blocked', 'waiting', 'parked');
-    when p_key in ('user_id', 'batch_id', 'job_id') then
-      return v_text ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$';
-    when p_key in ('created_before', 'created_after', 'finished_before', 'finished_after', 'before') then
-      begin
-        return v_text::timestamptz is not null;
-      exception when data_exception then
-        return false;
-      end;
-    else return true;
-  end case;
 end
 $$;
 
@@ -113,10 +70,10 @@ create function picture_queue._jobs_by_state(p_filter jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}') - 'status';
+  v_filter jsonb := coalesce(nullif(p_filter, 'null'), '{}') - '{status,limit,before_seq}'::text[];
   v_span text := ' and j.seq >= $1 and j.seq < $2 order by j.seq desc limit $3';
-  v_listed text := picture_queue._jobs_where(v_filter - 'queue', '{limit,before_seq}') || v_span;
-  v_running text := picture_queue._jobs_where(v_filter, '{limit,before_seq}') || v_span;
+  v_listed text := picture_queue._jobs_where(v_filter - 'queue') || v_span;
+  v_running text := picture_queue._jobs_where(v_filter) || v_span;
 begin
   return '(' || (
     select string_agg(format(b.branch, b.status), ' union all ')

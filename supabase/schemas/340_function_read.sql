@@ -26,7 +26,8 @@ create function public.list_jobs(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_where text := picture_queue._jobs_where(filter, '{limit,before_seq}');
+  v_where text := picture_queue._jobs_where(
+    filter, '{"limit": ["integer", 1, 1000], "before_seq": ["integer", 0, 999999999999999999]}');
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 100);
   v_upper bigint := coalesce((filter ->> 'before_seq')::bigint, 9223372036854775807);
   v_lower bigint := 0;
@@ -38,10 +39,6 @@ declare
   v_jobs jsonb[] := '{}'::jsonb[];
   v_bytes bigint := 0;
 begin
-  if v_limit not between 1 and 1000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 1000', v_limit),
-      'before_seq, the seq of the last row, asks for the next page');
-  end if;
   -- Under our policy alone a user reads jobs of their own. A project may have added policies.
   if row_security_active('public.job_queue') and 1 = (
     select count(*) from pg_catalog.pg_policy p where p.polrelid = 'public.job_queue'::regclass and p.polcmd in ('r', '*'))
@@ -114,15 +111,13 @@ create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_limit bigint;
   v_generations jsonb;
 begin
-  perform picture_queue._check_filter(filter, '{status,limit,before}');
-  v_limit := coalesce((filter ->> 'limit')::bigint, 100);
-  if v_limit not between 1 and 1000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('filter.limit is %s, not 1 to 1000', v_limit),
-      'before, the created_at of the last row, asks for the next page');
-  end if;
+  perform picture_queue._check_fields('filter.', nullif(filter, 'null'), '{
+    "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
+    "limit": ["integer", 1, 1000],
+    "before": ["moment"]
+  }');
   select coalesce(jsonb_agg(to_jsonb(g) || jsonb_build_object('images', coalesce(
       (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
     order by g.created_at desc, g.id), '[]')
@@ -132,7 +127,7 @@ begin
     where (filter ->> 'status' is null or status = filter ->> 'status')
       and created_at < coalesce((filter ->> 'before')::timestamptz, 'infinity')
     order by created_at desc, id
-    limit v_limit
+    limit coalesce((filter ->> 'limit')::bigint, 100)
   ) g;
   return v_generations;
 end

@@ -7,23 +7,20 @@ as $$
 declare
   v_service boolean := picture_queue._is_service();
   v_user uuid := case when not v_service then picture_queue._caller_id() end;
-  v_detail text := picture_queue._fields_problem('options.', p_options, '{
-    "scheduled_for": ["time"],
-    "idempotency_key": ["text", 255],
-    "generation_id": ["uuid"],
-    "user_id": ["uuid"],
-    "priority": ["integer", -1000000000, 1000000000]
-  }');
   v_model picture_queue.model;
   v_generation_id uuid;
   v_known public.generations;
   v_job jsonb;
   v_row public.job_queue;
 begin
-  if v_detail is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_detail,
-      'known are scheduled_for, idempotency_key, generation_id, user_id and priority');
-  elsif v_service then
+  perform picture_queue._check_fields('options.', p_options, '{
+    "scheduled_for": ["time"],
+    "idempotency_key": ["text", 255],
+    "generation_id": ["uuid"],
+    "user_id": ["uuid"],
+    "priority": ["integer", -1000000000, 1000000000]
+  }');
+  if v_service then
     v_user := (p_options ->> 'user_id')::uuid;
   elsif v_user is null then
     perform picture_queue._refuse('PQ_NOT_AUTHENTICATED', 'the token names no user');
