@@ -22,37 +22,23 @@ begin
       cross join lateral (select coalesce(
         case when picture_queue._value_problem(to_jsonb(e.key), '["name", 128, "_.:-"]') is not null
           then format('job_types has %s, which is no name', to_jsonb(left(e.key, 100))) end,
-        picture_queue._fields_problem(format('job_types.%s.', e.key), e.value, '{
-          "queue": ["name", 63, "_.-"],
-          "max_attempts": ["integer", 1, 1000000000],
-          "timeout_seconds": ["number", 0.001, 31536000],
-          "lease_seconds": ["number", 0.001, 31536000],
-          "backoff_policy": ["choice", "constant", "linear", "exponential"],
-          "backoff_seconds": ["number", 0.001, 31536000],
-          "backoff_cap_seconds": ["number", 0.001, 31536000],
-          "backoff_jitter": ["number", 0, 1]
-        }')) as problem) p
+        picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
+          picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1));
   perform picture_queue._refuse_problem(v_problem);
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   insert into picture_queue.job_type as t
-    (name, queue, max_attempts, timeout_seconds, lease_seconds, backoff_policy, backoff_seconds, backoff_cap_seconds,
-      backoff_jitter)
-  select e.key, p.queue, p.max_attempts, p.timeout_seconds, p.lease_seconds, p.backoff_policy, p.backoff_seconds,
-    p.backoff_cap_seconds, p.backoff_jitter
+  select p.*
   from jsonb_each(job_types) e
-  cross join lateral jsonb_to_record(e.value) as p (queue text, max_attempts integer, timeout_seconds real,
-    lease_seconds real, backoff_policy text, backoff_seconds real, backoff_cap_seconds real, backoff_jitter real)
+  cross join lateral jsonb_populate_record(
+    null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
   order by e.key
   on conflict (name) do update set queue = excluded.queue, max_attempts = excluded.max_attempts,
     timeout_seconds = excluded.timeout_seconds, lease_seconds = excluded.lease_seconds,
     backoff_policy = excluded.backoff_policy, backoff_seconds = excluded.backoff_seconds,
     backoff_cap_seconds = excluded.backoff_cap_seconds, backoff_jitter = excluded.backoff_jitter,
-    registered_at = picture_queue._now()
-  where (t.queue, t.max_attempts, t.timeout_seconds, t.lease_seconds, t.backoff_policy, t.backoff_seconds,
-      t.backoff_cap_seconds, t.backoff_jitter)
-    is distinct from (excluded.queue, excluded.max_attempts, excluded.timeout_seconds, excluded.lease_seconds,
-      excluded.backoff_policy, excluded.backoff_seconds, excluded.backoff_cap_seconds, excluded.backoff_jitter);
+    registered_at = excluded.registered_at
+  where to_jsonb(t) - 'registered_at' <> to_jsonb(excluded) - 'registered_at';
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
 end

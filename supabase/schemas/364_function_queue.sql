@@ -10,9 +10,14 @@ declare
   v_new picture_queue.queue;
 begin
   changes := coalesce(changes, '{}');
-  perform picture_queue._check_changes(changes, array['events', 'max_attempts', 'timeout_seconds', 'lease_seconds',
-    'backoff_policy', 'backoff_seconds', 'backoff_cap_seconds', 'backoff_jitter', 'fair_share', 'aging_seconds',
-    'breaker_failures', 'breaker_seconds', 'draining']);
+  perform picture_queue._check_fields('', changes, picture_queue._policy_rules() || '{
+    "events": ["choice", "none", "status", "progress"],
+    "fair_share": ["boolean"],
+    "aging_seconds": ["number", 0.001, 31536000],
+    "breaker_failures": ["integer", 1, 2147483647],
+    "breaker_seconds": ["number", 0.001, 31536000],
+    "draining": ["boolean"]
+  }');
   if coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('queue is %s', quote_nullable(queue)),
       'names are letters, digits and _ . -');
@@ -25,8 +30,15 @@ begin
     perform picture_queue._start_reordering(queue);
   end if;
   return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+exception
+  when check_violation then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', (
+      select string_agg(format('%s is %s', c.key, c.value), ', ' order by c.key)
+      from jsonb_each_text(changes) as c (key, value) where c.key in ('fair_share', 'aging_seconds')),
+      'a queue has one of them: set fair_share to false or aging_seconds to null');
+    return null;
+  when lock_not_available or deadlock_detected then
+    return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_queue is 'Makes a queue or changes its settings.';
