@@ -27,7 +27,9 @@ begin
   perform picture_queue._change_row('picture_queue.queue', 'name', queue, changes);
   select * into v_new from picture_queue.queue q where q.name = set_queue.queue;
   if (v_new.fair_share, v_new.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds) then
-    perform picture_queue._start_reordering(queue);
+    update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
+    where q.name = set_queue.queue;
+    perform picture_queue._reorder_queues(array[queue], 10000);
   end if;
   return picture_queue._queue(queue);
 exception

@@ -3,12 +3,9 @@
 -- Gives locked jobs the place (rank, turn, tenant) that the order of their queue asks for, unless they have
 -- one already, as _assign_order does for new jobs. Tenants take turns from the beginning of the line, each of
 -- its own jobs after those of p_ids that are older.
-create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+create function picture_queue._renumber_jobs(p_ids uuid[]) returns void
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
-declare
-  v_placed integer;
-begin
   with misplaced as (
     select j.id, j.seq, j.queue, q.fair_share, p.rank, p.turn,
       case when q.fair_share then coalesce(j.tenant, j.user_id::text, '') end as tenant
@@ -41,27 +38,13 @@ begin
     from misplaced m
     left join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
   ) n
-  where j.id = any (p_ids) and j.id = n.id;
-  get diagnostics v_placed = row_count;
-  return v_placed;
-end
+  where j.id = any (p_ids) and j.id = n.id
 $$;
 
--- Notes that the jobs of a queue need new places, and gives them to the oldest.
-create function picture_queue._start_reordering(p_queue text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
-  where q.name = p_queue;
-  perform picture_queue._reorder(p_queue, 10000);
-end
-$$;
-
--- Gives the next jobs of a queue their new places, the oldest first; running ones too, which may come back.
--- Jobs that somebody else holds are passed over: they are claimed, or found when all are looked at again. Returns
--- how many jobs it looked at.
-create function picture_queue._reorder(p_queue text, p_limit integer) returns integer
+-- Gives the next jobs of these queues their new places, p_limit of them, the oldest first; running ones too, which may
+-- come back. Jobs that somebody else holds are passed over: they are claimed, or found when all are looked at again.
+-- Returns how many jobs it looked at.
+create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
@@ -69,49 +52,37 @@ declare
   v_queue picture_queue.queue;
   v_ids uuid[];
   v_last bigint;
+  v_left integer := p_limit;
 begin
-  select * into v_queue from picture_queue.queue q
-  where q.name = p_queue and q.reorder_after is not null for no key update skip locked;
-  if not found then
-    return 0;
-  end if;
-  select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last
-  from (
-    (select j.id, j.seq from public.job_queue j
-      where j.queue = p_queue and j.status = 'pending' and j.seq > v_queue.reorder_after order by j.seq limit p_limit)
-    union all
-    (select j.id, j.seq from public.job_queue j
-      where j.status = 'processing' and j.hold is null and j.queue = p_queue and j.seq > v_queue.reorder_after
-      order by j.seq limit p_limit)
-    union all
-    (select j.id, j.seq from public.job_queue j
-      where j.status = 'processing' and j.hold = 'parked' and j.queue = p_queue and j.seq > v_queue.reorder_after
-      order by j.seq limit p_limit)
-    order by seq limit p_limit
-  ) o;
-  perform picture_queue._renumber_jobs(array(
-    select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked));
-  update picture_queue.queue q set
-    reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
-      when v_queue.reorder_again_at is not null then v_queue.reorder_after end,
-    reorder_again_at = case when v_last is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
-  where q.name = p_queue;
-  return coalesce(cardinality(v_ids), 0);
-end
-$$;
-
--- A step of maintenance: gives up to p_limit jobs of these queues their new places. Returns how many it looked at.
-create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_queue text;
-  v_done integer := 0;
-begin
-  foreach v_queue in array p_queues loop
-    v_done := v_done + picture_queue._reorder(v_queue, p_limit - v_done);
-    exit when v_done >= p_limit;
+  for v_queue in
+    select * from picture_queue.queue q
+    where q.name = any (p_queues) and q.reorder_after is not null order by q.name for no key update skip locked
+  loop
+    exit when v_left <= 0;
+    select array_agg(o.id order by o.seq), max(o.seq) into v_ids, v_last
+    from (
+      (select j.id, j.seq from public.job_queue j
+        where j.queue = v_queue.name and j.status = 'pending' and j.seq > v_queue.reorder_after
+        order by j.seq limit v_left)
+      union all
+      (select j.id, j.seq from public.job_queue j
+        where j.status = 'processing' and j.hold is null and j.queue = v_queue.name and j.seq > v_queue.reorder_after
+        order by j.seq limit v_left)
+      union all
+      (select j.id, j.seq from public.job_queue j
+        where j.status = 'processing' and j.hold = 'parked' and j.queue = v_queue.name and j.seq > v_queue.reorder_after
+        order by j.seq limit v_left)
+      order by seq limit v_left
+    ) o;
+    perform picture_queue._renumber_jobs(array(
+      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked));
+    update picture_queue.queue q set
+      reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
+        when v_queue.reorder_again_at is not null then v_queue.reorder_after end,
+      reorder_again_at = case when v_last is not null or v_queue.reorder_again_at > v_now then v_queue.reorder_again_at end
+    where q.name = v_queue.name;
+    v_left := v_left - coalesce(cardinality(v_ids), 0);
   end loop;
-  return v_done;
+  return p_limit - v_left;
 end
 $$;

@@ -109,7 +109,7 @@ async def test_many_jobs_are_placed_in_bounded_steps(db):
     await set_order(db, "plain")
     assert await misplaced(db, "plain") == 500
     assert await claimed(db, 2) == [0, 1], "the oldest are first meanwhile"
-    assert await db.value("select picture_queue._reorder($1, 200)", db.queue) == 200
+    assert await db.value("select picture_queue._reorder_queues($1, 200)", [db.queue]) == 200
     assert await misplaced(db, "plain") == 300
     assert (await db.value("select picture_queue.maintain()"))["reordered"] == 300
     assert await misplaced(db, "plain") == 0
