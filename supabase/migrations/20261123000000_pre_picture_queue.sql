@@ -6027,52 +6027,6 @@ as $$
         'schedule', p_schedule.name, 'tick', (to_jsonb(p_tick at time zone 'UTC') #>> '{}') || '+00:00')))
 $$;
 
--- Makes the jobs of one schedule that is due and locked, and notes when it comes next. Whatever goes
--- wrong is noted there too and stays there: other schedules and the caller go on. A refused tick is
--- not tried again, unless it was only in somebody's way. Returns how many jobs.
-create function picture_queue._run_due_schedule(
-  p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer)
-returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_ticks timestamptz[];
-  v_next timestamptz;
-  v_answer jsonb := '[]'::jsonb;
-  v_state text;
-  v_error text;
-  v_detail text;
-begin
-  begin
-    select d.ticks, d.next_at into v_ticks, v_next from picture_queue._schedule_due(p_schedule, p_now, p_limit) d;
-    if v_ticks <> '{}' then
-      v_answer := picture_queue._enqueue((
-        select jsonb_agg(picture_queue._schedule_job(p_schedule, t,
-          md5('picture_queue schedule ' || p_schedule.name || ' ' || extract(epoch from t))::uuid) order by t)
-        from unnest(v_ticks) t));
-    end if;
-    v_error := case when v_next is null then 'It does not come again.' end;
-  exception when others then
-    get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-    v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
-    -- What passes is tried again at once; a rhythm that cannot be worked out, in a minute.
-    if picture_queue._is_transient(v_state) then
-      v_next := p_schedule.next_at;
-    elsif v_next is null then
-      v_next := p_now + interval '1 minute';
-    end if;
-  end;
-  update picture_queue.schedule s set
-    next_at = v_next,
-    paused = v_next is null,
-    last_at = case when v_answer <> '[]' then v_ticks[cardinality(v_ticks)] else s.last_at end,
-    last_job_id = coalesce((v_answer -> -1 ->> 'job_id')::uuid, s.last_job_id),
-    last_error = v_error
-  where s.name = p_schedule.name;
-  return jsonb_array_length(v_answer);
-end
-$$;
-
 -- Makes the jobs of the schedules that are due: at most p_limit, shared among the schedules. Returns how many jobs.
 create function picture_queue._run_schedules(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -6087,14 +6041,22 @@ begin
 end
 $$;
 
--- Makes the jobs of these schedules, if they are due; one that somebody has locked is passed over. A unique job may
--- have to wait for somebody's open transaction, but not long.
+-- Makes the jobs of these schedules, if they are due, and notes when each comes next; one that somebody has locked is
+-- passed over. Whatever goes wrong with one is noted there and stays there: others go on. A refused tick is not tried
+-- again, unless it was only in somebody's way. A unique job may have to wait for somebody's open transaction, but not
+-- long. Returns how many jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_schedule picture_queue.schedule;
+  v_ticks timestamptz[];
+  v_next timestamptz;
+  v_answer jsonb;
+  v_state text;
+  v_error text;
+  v_detail text;
   v_jobs integer := 0;
 begin
   for v_schedule in
@@ -6102,7 +6064,36 @@ begin
     where s.name = any (p_names) and not s.paused and s.next_at <= v_now
     order by s.next_at for update skip locked
   loop
-    v_jobs := v_jobs + picture_queue._run_due_schedule(v_schedule, v_now, greatest(p_limit / cardinality(p_names), 1));
+    v_next := null;
+    v_answer := '[]'::jsonb;
+    begin
+      select d.ticks, d.next_at into v_ticks, v_next
+      from picture_queue._schedule_due(v_schedule, v_now, greatest(p_limit / cardinality(p_names), 1)) d;
+      if v_ticks <> '{}' then
+        v_answer := picture_queue._enqueue((
+          select jsonb_agg(picture_queue._schedule_job(v_schedule, t,
+            md5('picture_queue schedule ' || v_schedule.name || ' ' || extract(epoch from t))::uuid) order by t)
+          from unnest(v_ticks) t));
+      end if;
+      v_error := case when v_next is null then 'It does not come again.' end;
+    exception when others then
+      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
+      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      -- What passes is tried again at once; a rhythm that cannot be worked out, in a minute.
+      if picture_queue._is_transient(v_state) then
+        v_next := v_schedule.next_at;
+      elsif v_next is null then
+        v_next := v_now + interval '1 minute';
+      end if;
+    end;
+    update picture_queue.schedule s set
+      next_at = v_next,
+      paused = v_next is null,
+      last_at = case when v_answer <> '[]' then v_ticks[cardinality(v_ticks)] else s.last_at end,
+      last_job_id = coalesce((v_answer -> -1 ->> 'job_id')::uuid, s.last_job_id),
+      last_error = v_error
+    where s.name = v_schedule.name;
+    v_jobs := v_jobs + jsonb_array_length(v_answer);
   end loop;
   return v_jobs;
 end
@@ -6157,65 +6148,6 @@ begin
 end
 $$;
 
--- Makes a schedule or changes it into this one; what is not said is as by default, but a schedule that
--- is paused stays so. Setting the same again changes nothing.
-create function picture_queue._set_schedule(p_name text, p_schedule jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_said jsonb := p_schedule;
-  v_problem text;
-  v_new picture_queue.schedule;
-  v_old picture_queue.schedule;
-begin
-  if jsonb_typeof(p_schedule) = 'object' then
-    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_said
-    from jsonb_each(p_schedule) e where e.value <> 'null';
-  end if;
-  v_problem := picture_queue._schedule_problem(p_name, v_said);
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem,
-      'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
-      || 'options.delay_seconds, expires_in_seconds and unique');
-  end if;
-  v_new.name := p_name;
-  v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
-  v_new.every_seconds := (v_said ->> 'every_seconds')::double precision;
-  v_new.timezone := picture_queue._timezone(coalesce(v_said ->> 'timezone', 'UTC'));
-  v_new.missed := coalesce(v_said ->> 'missed', 'once');
-  v_new.job := v_said - '{cron,every_seconds,timezone,missed,paused}'::text[];
-  v_new.created_at := v_now;
-  v_new.next_at := picture_queue._schedule_next(v_new, v_now);
-  if v_new.next_at is null then
-    perform picture_queue._refuse('PQ_INVALID_CRON',
-      format('cron is "%s", which does not come in eight years', v_new.cron), 'is there such a day in that month?');
-  end if;
-  -- As a tick will enqueue it.
-  perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
-
-  insert into picture_queue.schedule (name, cron, every_seconds, timezone, job, missed, next_at, created_at, updated_at)
-  values (p_name, v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.next_at, v_now, v_now)
-  on conflict (name) do nothing;
-  select * into v_old from picture_queue.schedule s where s.name = p_name for update;
-  v_new.paused := coalesce((v_said ->> 'paused')::boolean, v_old.paused);
-  v_new.created_at := v_old.created_at;
-  v_new.next_at := case
-    when v_new.paused then null
-    when not v_old.paused and (v_old.cron, v_old.every_seconds, v_old.timezone)
-      is not distinct from (v_new.cron, v_new.every_seconds, v_new.timezone) then v_old.next_at
-    else picture_queue._schedule_next(v_new, v_now)
-  end;
-  update picture_queue.schedule s set cron = v_new.cron, every_seconds = v_new.every_seconds,
-    timezone = v_new.timezone, job = v_new.job, missed = v_new.missed, paused = v_new.paused,
-    next_at = v_new.next_at, last_error = null, updated_at = v_now
-  where s.name = p_name and (s.cron, s.every_seconds, s.timezone, s.job, s.missed, s.paused) is distinct from
-    (v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.paused);
-  perform picture_queue._plan_maintenance(v_new.next_at);
-  return picture_queue._get_schedule(p_name);
-end
-$$;
-
 -- A schedule as callers see it.
 create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -6235,11 +6167,62 @@ $$;
 
 -- 377_function_schedule.sql
 
+-- Makes a schedule or changes it into this one; what is not said is as by default, but a schedule that
+-- is paused stays so. Setting the same again changes nothing.
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_said jsonb := schedule;
+  v_problem text;
+  v_new picture_queue.schedule;
+  v_old picture_queue.schedule;
 begin
-  return picture_queue._set_schedule(name, schedule);
+  if jsonb_typeof(schedule) = 'object' then
+    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_said
+    from jsonb_each(schedule) e where e.value <> 'null';
+  end if;
+  v_problem := picture_queue._schedule_problem(name, v_said);
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem,
+      'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
+      || 'options.delay_seconds, expires_in_seconds and unique');
+  end if;
+  v_new.name := set_schedule.name;
+  v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
+  v_new.every_seconds := (v_said ->> 'every_seconds')::double precision;
+  v_new.timezone := picture_queue._timezone(coalesce(v_said ->> 'timezone', 'UTC'));
+  v_new.missed := coalesce(v_said ->> 'missed', 'once');
+  v_new.job := v_said - '{cron,every_seconds,timezone,missed,paused}'::text[];
+  v_new.created_at := v_now;
+  v_new.next_at := picture_queue._schedule_next(v_new, v_now);
+  if v_new.next_at is null then
+    perform picture_queue._refuse('PQ_INVALID_CRON',
+      format('cron is "%s", which does not come in eight years', v_new.cron), 'is there such a day in that month?');
+  end if;
+  -- As a tick will enqueue it.
+  perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
+
+  insert into picture_queue.schedule (name, cron, every_seconds, timezone, job, missed, next_at, created_at, updated_at)
+  values (v_new.name, v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.next_at, v_now, v_now)
+  on conflict on constraint schedule_pkey do nothing;
+  select * into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
+  v_new.paused := coalesce((v_said ->> 'paused')::boolean, v_old.paused);
+  v_new.created_at := v_old.created_at;
+  v_new.next_at := case
+    when v_new.paused then null
+    when not v_old.paused and (v_old.cron, v_old.every_seconds, v_old.timezone)
+      is not distinct from (v_new.cron, v_new.every_seconds, v_new.timezone) then v_old.next_at
+    else picture_queue._schedule_next(v_new, v_now)
+  end;
+  update picture_queue.schedule s set cron = v_new.cron, every_seconds = v_new.every_seconds,
+    timezone = v_new.timezone, job = v_new.job, missed = v_new.missed, paused = v_new.paused,
+    next_at = v_new.next_at, last_error = null, updated_at = v_now
+  where s.name = set_schedule.name and (s.cron, s.every_seconds, s.timezone, s.job, s.missed, s.paused) is distinct from
+    (v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.paused);
+  perform picture_queue._plan_maintenance(v_new.next_at);
+  return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -6273,17 +6256,11 @@ comment on function public.pause_schedule is 'A paused schedule makes no jobs.';
 
 -- The ticks of the pause were not missed. The schedule is checked as if it were set anew.
 create function public.resume_schedule(name text) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_schedule jsonb := picture_queue._get_schedule(name);
-begin
-  return picture_queue._set_schedule(name, v_schedule -> 'job' || '{"paused": false}' || jsonb_build_object(
-    'cron', v_schedule -> 'cron', 'every_seconds', v_schedule -> 'every_seconds',
-    'timezone', v_schedule -> 'timezone', 'missed', v_schedule -> 'missed'));
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
+  select public.set_schedule(resume_schedule.name, s -> 'job' || '{"paused": false}' || jsonb_build_object(
+    'cron', s -> 'cron', 'every_seconds', s -> 'every_seconds', 'timezone', s -> 'timezone', 'missed', s -> 'missed'))
+  from picture_queue._get_schedule(resume_schedule.name) s
 $$;
 comment on function public.resume_schedule is 'A paused schedule goes on with its next tick from now.';
 
@@ -6291,13 +6268,10 @@ comment on function public.resume_schedule is 'A paused schedule goes on with it
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-declare
-  v_schedule picture_queue.schedule;
 begin
-  perform picture_queue._get_schedule(name);
-  select * into v_schedule from picture_queue.schedule s where s.name = run_schedule.name;
   return picture_queue._enqueue(jsonb_build_array(picture_queue._schedule_job(
-    v_schedule, picture_queue._now(), coalesce(job_id, gen_random_uuid())))) -> 0;
+    jsonb_populate_record(null::picture_queue.schedule, picture_queue._get_schedule(name)), picture_queue._now(),
+    coalesce(job_id, gen_random_uuid())))) -> 0;
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end

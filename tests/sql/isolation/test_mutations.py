@@ -65,7 +65,7 @@ MUTATIONS = (
              CATCHES_NOTHING, "trigger on any update", "heartbeat_jobs"),
     Mutation("a callback that is refused is not noted", "_enqueue_callbacks", CATCHES,
              CATCHES_NOTHING, "callback with an unknown field", "report_jobs"),
-    Mutation("the tick of a schedule catches no error", "_run_due_schedule", CATCHES,
+    Mutation("the tick of a schedule catches no error", "_run_due_schedules", CATCHES,
              CATCHES_NOTHING, "failing schedule", "maintain_jobs"),
     Mutation("an event is one step", "_wake_parked", "picture_queue._isolate('wake'",
              "picture_queue._do_step('wake'", "trigger on any update", "send_event"),
