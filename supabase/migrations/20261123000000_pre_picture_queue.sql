@@ -114,27 +114,6 @@ create type picture_queue.candidate as (
   is_last boolean          -- it must not be claimed ahead: its last attempt, or it was lost that way before
 );
 
--- A job as explain_jobs looks at it.
-create type picture_queue.explained as (
-  id uuid,
-  user_id uuid,
-  queue text,
-  job_type text,
-  status text,
-  hold text,
-  attempt integer,
-  max_attempts integer,
-  scheduled_for timestamptz,
-  expires_at timestamptz,
-  lease_id uuid,
-  lease_expires_at timestamptz,
-  worker text,
-  blocked_on text,
-  parked_on text,
-  error text,
-  keys text[]              -- under which it would run
-);
-
 -- A job about to be written: an item of an enqueue, with every default filled in.
 create type picture_queue.new_job as (
   i integer,               -- its place in the call
@@ -6926,35 +6905,6 @@ comment on function public.desired_workers is 'How many workers the work at hand
 -- Why jobs do not move. Each job is looked up by its id and what may stop it by indexes, a bounded number of rows a
 -- job, so that a list of jobs can show it.
 
--- Of these queues and job types (pairs), those that no worker seen in the last minute takes, as 'queue job_type'.
-create function picture_queue._pairs_without_worker(p_queues text[], p_job_types text[]) returns text[]
-language plpgsql stable set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-begin
-  return array(
-    with recursive newest as (
-      -- One worker after the other through the index, past the row versions that an old snapshot keeps.
-      (select w.name, w.queues, w.job_types, w.seen_at, 1 as n
-        from picture_queue.worker w order by w.name, w.seen_at desc limit 1)
-      union all
-      select o.name, o.queues, o.job_types, o.seen_at, l.n + 1
-      from newest l
-      cross join lateral (
-        select w.name, w.queues, w.job_types, w.seen_at
-        from picture_queue.worker w where w.name > l.name order by w.name, w.seen_at desc limit 1) o
-      where l.n < 10000
-    ),
-    -- Most workers of a project take the same.
-    alive as materialized (
-      select distinct l.queues, l.job_types from newest l where l.seen_at > picture_queue._now() - interval '1 minute'
-    )
-    select p.queue || ' ' || p.job_type
-    from (select distinct u.queue, u.job_type from unnest(p_queues, p_job_types) as u (queue, job_type)) p
-    where not exists (select from alive a where p.queue = any (a.queues) and p.job_type = any (a.job_types)));
-end
-$$;
-
 -- What holds now for each of these keys that a rule or a pause is for: until when it is paused, or whether it is full,
 -- how many run, and when its rate permits one more start. Of a rate above 1,000 only claims find out whether it is
 -- used up.
@@ -6985,7 +6935,7 @@ $$;
 
 -- The reasons that lie in the jobs themselves. rank orders those of a job: what stops it first has the lowest.
 -- p_user_id: who asks, null for a service key; p_idle_since: when maintenance was last done, if that is long ago.
-create function picture_queue._own_reasons(p_jobs picture_queue.explained[], p_user_id uuid, p_idle_since timestamptz)
+create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -6995,7 +6945,7 @@ declare
 begin
   return query
   select j.id, r.rank, r.reason, nullif(r.until, 'infinity'), r.detail, r.more
-  from unnest(p_jobs) j
+  from public.job_queue j
   left join lateral (
     select f.kind, f.last_error, f.retry_at from picture_queue.failed_step f
     where f.kind = any (case coalesce(j.hold, j.status)
@@ -7053,34 +7003,41 @@ begin
         else 'It is scheduled for later.' end,
       jsonb_build_object('error', case when h.is_retry then j.error end))
   ) as r (rank, holds, reason, until, detail, more)
-  where r.holds;
+  where j.id = any (p_ids) and r.holds;
 end
 $$;
 
 -- The reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not the
 -- user's own, a user is told that it is full or paused, and no numbers.
-create function picture_queue._shared_reasons(p_jobs picture_queue.explained[], p_user_id uuid)
+create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
 language plpgsql stable rows 1000 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_queues jsonb := (
-    select coalesce(jsonb_object_agg(q.name, jsonb_build_object('until', nullif(q.paused_until, 'infinity'),
-      'reason', case when p_user_id is null then q.pause_reason end)), '{}')
-    from picture_queue.queue q
-    where q.name = any (array(select distinct j.queue from unnest(p_jobs) j))
-      and q.paused_until > picture_queue._now());
-  v_pairs text[] := picture_queue._pairs_without_worker(
-    array(select j.queue from unnest(p_jobs) j), array(select j.job_type from unnest(p_jobs) j));
+  v_now timestamptz := picture_queue._now();
+  v_orphans text[];  -- queue and job type of those that no worker seen in the last minute takes
   v_keys jsonb := picture_queue._key_states(array(
-    select distinct k from unnest(p_jobs) j, unnest(j.keys || j.blocked_on) k where k is not null));
+    select distinct k
+    from public.job_queue j
+    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) || j.blocked_on) k
+    where j.id = any (p_ids) and k is not null));
 begin
+  with alive as materialized (
+    -- Most workers of a project take the same.
+    select distinct w.queues, w.job_types from picture_queue.worker w where w.seen_at > v_now - interval '1 minute'
+  )
+  select array_agg(p.queue || ' ' || p.job_type) into v_orphans
+  from (select distinct j.queue, j.job_type from public.job_queue j where j.id = any (p_ids)) p
+  where not exists (select from alive a where p.queue = any (a.queues) and p.job_type = any (a.job_types));
+
   return query
   select j.id, r.rank, r.reason, r.until, r.detail, r.more
-  from unnest(p_jobs) j
+  from public.job_queue j
+  cross join lateral (select picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) as keys offset 0) a
+  left join picture_queue.queue q on q.name = j.queue and q.paused_until > v_now
   left join lateral (
-    select k.key, s.until from unnest(j.keys) as k (key)
+    select k.key, s.until from unnest(a.keys) as k (key)
     cross join lateral (select (v_keys #>> array[k.key, 'paused_until'])::timestamptz as until) s
     where v_keys #> array[k.key, 'is_paused'] = 'true'
     order by s.until desc nulls first limit 1) paused on true
@@ -7088,15 +7045,14 @@ begin
     -- What a job is blocked on stops it even where the key has room again: it waits for its turn.
     select k.key, case when p_user_id is null or k.key = 'user:' || p_user_id then v_keys -> k.key end as state,
       v_keys #> array[k.key, 'is_full'] = 'true' as is_full
-    from unnest(case j.hold when 'blocked' then array[j.blocked_on] else j.keys end) as k (key)
+    from unnest(case j.hold when 'blocked' then array[j.blocked_on] else a.keys end) as k (key)
     where case when j.hold is null then v_keys #> array[k.key, 'is_full'] = 'true'
       else j.hold = 'blocked' and (v_keys #> array[k.key, 'is_paused']) is distinct from 'true' end
     order by k.key limit 1) own on true
   cross join lateral (values
-    (4, v_queues ? j.queue, 'queue_paused', (v_queues #>> array[j.queue, 'until'])::timestamptz,
-      format('Queue %s is paused.', j.queue),
-      jsonb_build_object('queue', j.queue, 'pause_reason', v_queues #> array[j.queue, 'reason'])),
-    (5, j.queue || ' ' || j.job_type = any (v_pairs), 'no_worker', null,
+    (4, q.name is not null, 'queue_paused', nullif(q.paused_until, 'infinity'), format('Queue %s is paused.', j.queue),
+      jsonb_build_object('queue', j.queue, 'pause_reason', case when p_user_id is null then q.pause_reason end)),
+    (5, j.queue || ' ' || j.job_type = any (v_orphans), 'no_worker', null,
       format('No worker seen in the last minute takes jobs of type %s from queue %s.', j.job_type, j.queue),
       jsonb_build_object('queue', j.queue, 'job_type', j.job_type)),
     (case j.hold when 'blocked' then 1 else 6 end, paused.key is not null, 'key_paused', paused.until,
@@ -7113,7 +7069,7 @@ begin
       coalesce(own.state - '{is_paused,paused_until,is_full,free_at}'::text[], '{}')
         || jsonb_build_object('key', own.key))
   ) as r (rank, holds, reason, until, detail, more)
-  where r.holds;
+  where j.id = any (p_ids) and r.holds;
 end
 $$;
 
@@ -7127,8 +7083,7 @@ declare
   v_user_id uuid := case when not v_is_service then picture_queue._caller_id() end;
   v_idle_since timestamptz := (
     select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
-  v_jobs picture_queue.explained[];
-  v_open picture_queue.explained[];
+  v_ids uuid[];  -- the caller's
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
 begin
@@ -7138,26 +7093,17 @@ begin
         else format('job_ids has %s entries', cardinality(p_job_ids)) end,
       'pass up to 1000 ids a call');
   end if;
-  v_jobs := array(
-    select j.job
-    from (select distinct u.id from unnest(p_job_ids) as u (id)) a
-    cross join lateral (
-      select row(o.id, o.user_id, o.queue, o.job_type, o.status, o.hold, o.attempt, o.max_attempts, o.scheduled_for,
-        o.expires_at, o.lease_id, o.lease_expires_at, o.worker, o.blocked_on, o.parked_on, o.error,
-        -- As _keys has them, which to call for each job takes longer.
-        array['global', 'queue:' || o.queue, 'type:' || o.job_type]
-          || case when o.user_id is not null then array['user:' || o.user_id] end || o.limit_keys
-      )::picture_queue.explained as job
-      from public.job_queue o where o.id = a.id and (v_is_service or o.user_id = v_user_id) limit 1) j);
-  v_open := array(select j from unnest(v_jobs) j where j.status = 'pending' or j.hold = 'parked');
+  v_ids := array(
+    select j.id from public.job_queue j where j.id = any (p_job_ids) and (v_is_service or j.user_id = v_user_id));
   select jsonb_object_agg(l.job_id, l.reasons) into v_reasons
   from (
     select r.job_id, jsonb_agg(jsonb_build_object('reason', r.reason, 'detail', r.detail, 'until', r.until)
       || jsonb_strip_nulls(r.more) order by r.rank, r.reason) as reasons
     from (
-      select * from picture_queue._own_reasons(v_jobs, v_user_id, v_idle_since)
+      select * from picture_queue._own_reasons(v_ids, v_user_id, v_idle_since)
       union all
-      select * from picture_queue._shared_reasons(v_open, v_user_id)
+      select * from picture_queue._shared_reasons(array(
+        select j.id from public.job_queue j where j.id = any (v_ids) and (j.status = 'pending' or j.hold = 'parked')), v_user_id)
     ) r
     group by r.job_id
   ) l;
@@ -7165,9 +7111,10 @@ begin
     || (r.reasons -> 0)
     || case when jsonb_array_length(r.reasons) > 1 then jsonb_build_object('reasons', r.reasons) else '{}' end)
   into v_found
-  from unnest(v_jobs) j
+  from public.job_queue j
   cross join lateral (select coalesce(v_reasons -> j.id::text, jsonb_build_array(jsonb_build_object(
-    'reason', 'waiting_for_worker', 'detail', 'It waits for a free worker.', 'until', null))) as reasons offset 0) r;
+    'reason', 'waiting_for_worker', 'detail', 'It waits for a free worker.', 'until', null))) as reasons offset 0) r
+  where j.id = any (v_ids);
   return to_jsonb(array(
     select coalesce(v_found -> a.id::text, jsonb_build_object('job_id', a.id, 'status', null, 'hold', null,
       'reason', 'unknown', 'detail', 'There is no such job.', 'until', null))

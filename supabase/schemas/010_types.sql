@@ -70,27 +70,6 @@ create type picture_queue.candidate as (
   is_last boolean          -- it must not be claimed ahead: its last attempt, or it was lost that way before
 );
 
--- A job as explain_jobs looks at it.
-create type picture_queue.explained as (
-  id uuid,
-  user_id uuid,
-  queue text,
-  job_type text,
-  status text,
-  hold text,
-  attempt integer,
-  max_attempts integer,
-  scheduled_for timestamptz,
-  expires_at timestamptz,
-  lease_id uuid,
-  lease_expires_at timestamptz,
-  worker text,
-  blocked_on text,
-  parked_on text,
-  error text,
-  keys text[]              -- under which it would run
-);
-
 -- A job about to be written: an item of an enqueue, with every default filled in.
 create type picture_queue.new_job as (
   i integer,               -- its place in the call
