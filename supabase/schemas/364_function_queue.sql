@@ -51,23 +51,17 @@ create function picture_queue._queues(p_queue text default null) returns setof j
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with states as materialized (
-    select c.queue, coalesce(c.hold, c.status) as state, sum(c.n) as n
-    from (
-      select d.queue, d.status, d.hold, d.n from picture_queue.depth d
-      union all
-      select d.queue, d.status, d.hold, d.n from picture_queue.depth_change d
-    ) c
-    where c.status in ('pending', 'processing') and (p_queue is null or c.queue = p_queue)
-    group by c.queue, c.status, c.hold having sum(c.n) <> 0
+    select d.queue, jsonb_object_agg(coalesce(d.hold, d.status), d.n) as jobs from picture_queue._depths() d
+    where d.status in ('pending', 'processing') and d.n <> 0 group by d.queue
   )
   select to_jsonb(q) - '{paused_until,reorder_after,reorder_again_at}'::text[] || jsonb_build_object(
     'paused', coalesce(q.paused_until > n.now, false),
     'resume_at', case when q.paused_until > n.now then nullif(q.paused_until, 'infinity') end,
     'pause_reason', case when q.paused_until > n.now then q.pause_reason end,
-    'jobs', coalesce(j.jobs, '{}'))
+    'jobs', coalesce(s.jobs, '{}'))
   from picture_queue.queue q
   cross join (select picture_queue._now() as now offset 0) n
-  left join (select s.queue, jsonb_object_agg(s.state, s.n) as jobs from states s group by s.queue) j on j.queue = q.name
+  left join states s on s.queue = q.name
   where p_queue is null or q.name = p_queue
   order by q.name
 $$;

@@ -41,21 +41,6 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- How many jobs of each queue finished since the beginning of that minute, by status.
-create function picture_queue._finished_since(p_since timestamptz)
-returns table (queue text, status text, n bigint)
-language sql stable rows 100 set search_path = pg_catalog, pg_temp
-as $$
-  select c.queue, c.status, sum(c.n)::bigint
-  from (
-    select t.queue, t.status, t.n from picture_queue.throughput t where t.minute >= p_since
-    union all
-    select d.queue, d.status, d.n::bigint from picture_queue.depth_change d
-    where d.n > 0 and d.at >= p_since and d.status in ('completed', 'failed', 'cancelled')
-  ) c
-  group by c.queue, c.status
-$$;
-
 -- One row a queue, for people, dashboards and scalers. What finished in the last minute is not folded
 -- yet, so that it is exact; the hour begins with a full minute.
 create function picture_queue.counts()
@@ -64,27 +49,34 @@ returns table (queue text, pending bigint, scheduled bigint, blocked bigint, wai
   finished_last_minute bigint, finished_last_hour bigint, failed_last_day bigint, workers bigint)
 language sql stable security definer rows 20 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
-  with depths as materialized (
-    select d.queue,
-      sum(d.n) filter (where d.status = 'pending' and d.hold is null) as pending,
-      sum(d.n) filter (where d.hold = 'scheduled') as scheduled,
-      sum(d.n) filter (where d.hold = 'blocked') as blocked,
-      sum(d.n) filter (where d.hold = 'waiting') as waiting,
-      sum(d.n) filter (where d.status = 'processing' and d.hold is null) as processing,
-      sum(d.n) filter (where d.hold = 'parked') as parked,
-      sum(d.n) filter (where d.status = 'completed') as completed,
-      sum(d.n) filter (where d.status = 'failed') as failed,
-      sum(d.n) filter (where d.status = 'cancelled') as cancelled
-    from picture_queue._depths() d group by d.queue
+  with t as materialized (select picture_queue._now() as now),
+  depths as materialized (
+    select q.name as queue,
+      coalesce(sum(d.n) filter (where d.status = 'pending' and d.hold is null), 0)::bigint as pending,
+      coalesce(sum(d.n) filter (where d.hold = 'scheduled'), 0)::bigint as scheduled,
+      coalesce(sum(d.n) filter (where d.hold = 'blocked'), 0)::bigint as blocked,
+      coalesce(sum(d.n) filter (where d.hold = 'waiting'), 0)::bigint as waiting,
+      coalesce(sum(d.n) filter (where d.status = 'processing' and d.hold is null), 0)::bigint as processing,
+      coalesce(sum(d.n) filter (where d.hold = 'parked'), 0)::bigint as parked,
+      coalesce(sum(d.n) filter (where d.status = 'completed'), 0)::bigint as completed,
+      coalesce(sum(d.n) filter (where d.status = 'failed'), 0)::bigint as failed,
+      coalesce(sum(d.n) filter (where d.status = 'cancelled'), 0)::bigint as cancelled
+    from picture_queue.queue q
+    left join picture_queue._depths() d on d.queue = q.name
+    group by q.name
   ),
-  minute as materialized (
-    select d.queue, sum(d.n) as n from picture_queue.depth_change d
-    where d.n > 0 and d.at > (select picture_queue._now() - interval '1 minute') and d.status in ('completed', 'failed', 'cancelled')
-    group by d.queue
-  ),
-  hour as materialized (
-    select f.queue, sum(f.n) as n
-    from picture_queue._finished_since(date_trunc('minute', picture_queue._now() - interval '1 hour')) f group by f.queue
+  finished as materialized (
+    select f.queue, coalesce(sum(f.n) filter (where f.at > t.now - interval '1 minute'), 0)::bigint as last_minute,
+      sum(f.n)::bigint as last_hour
+    from t
+    cross join lateral (
+      select p.queue, p.n, '-infinity'::timestamptz as at from picture_queue.throughput p
+      where p.minute >= date_trunc('minute', t.now - interval '1 hour')
+      union all
+      select c.queue, c.n, c.at from picture_queue.depth_change c
+      where c.n > 0 and c.at >= date_trunc('minute', t.now - interval '1 hour')
+        and c.status in ('completed', 'failed', 'cancelled')) f
+    group by f.queue
   ),
   -- Jobs, not failures: what was retried since is not among them. The newest 10,000 of all queues are looked at.
   day as materialized (
@@ -92,22 +84,19 @@ as $$
     from (
       select j.queue from public.job_queue j
       where j.status = 'failed' and j.finished_at is not null
-        and j.finished_at > (select picture_queue._now() - interval '1 day')
+        and j.finished_at > (select t.now - interval '1 day' from t)
       order by j.finished_at desc limit 10000
     ) f group by f.queue
   )
-  select q.name, coalesce(d.pending, 0)::bigint, coalesce(d.scheduled, 0)::bigint, coalesce(d.blocked, 0)::bigint,
-    coalesce(d.waiting, 0)::bigint, coalesce(d.processing, 0)::bigint, coalesce(d.parked, 0)::bigint,
-    coalesce(d.completed, 0)::bigint, coalesce(d.failed, 0)::bigint, coalesce(d.cancelled, 0)::bigint,
+  select d.queue, d.pending, d.scheduled, d.blocked, d.waiting, d.processing, d.parked, d.completed, d.failed, d.cancelled,
     case when d.pending > 0 then
-      round(greatest(extract(epoch from picture_queue._now() - picture_queue._oldest_due(q.name)), 0), 3) end,
-    coalesce(m.n, 0)::bigint, coalesce(h.n, 0)::bigint, coalesce(y.n, 0)::bigint,
+      round(greatest(extract(epoch from t.now - picture_queue._oldest_due(d.queue)), 0), 3) end,
+    coalesce(f.last_minute, 0), coalesce(f.last_hour, 0), coalesce(y.n, 0),
     (select count(*) from picture_queue.worker w
-      where w.queues @> array[q.name] and w.seen_at > (select picture_queue._now() - interval '1 minute'))
-  from picture_queue.queue q
-  left join depths d on d.queue = q.name
-  left join minute m on m.queue = q.name
-  left join hour h on h.queue = q.name
-  left join day y on y.queue = q.name
-  order by q.name
+      where w.queues @> array[d.queue] and w.seen_at > t.now - interval '1 minute')
+  from depths d
+  cross join t
+  left join finished f on f.queue = d.queue
+  left join day y on y.queue = d.queue
+  order by d.queue
 $$;
