@@ -1167,7 +1167,6 @@ declare
   v_ids uuid[] := array(select c.job_id from unnest(p_changes) c);
   v_applied picture_queue.applied;
   v_has_children boolean := false;
-  v_follow_ups bigint[];
 begin
   if p_changes is null then
     return null;
@@ -1207,10 +1206,7 @@ begin
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
-    v_follow_ups := picture_queue._note_follow_ups(v_applied.moved, v_applied.batches);
-    if p_begins_follow_ups and v_follow_ups <> '{}' then
-      perform picture_queue._begin_follow_ups(v_follow_ups);
-    end if;
+    perform picture_queue._note_follow_ups(v_applied.moved, v_applied.batches, p_begins_follow_ups);
   end if;
   return v_applied.moved;
 end
@@ -1516,8 +1512,10 @@ $$;
 -- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
 
 -- Writes down what changes leave to do: the children of finished parents, the counts of batches (p_batches: batch_id,
--- from and to of each change). Returns the ids of the follow-ups.
-create function picture_queue._note_follow_ups(p_moved picture_queue.moved[], p_batches jsonb) returns bigint[]
+-- from and to of each change). Does the first of it, so that chains and batches are quick, unless the caller goes on
+-- with it (p_begins false), and tells maintenance of the rest.
+create function picture_queue._note_follow_ups(p_moved picture_queue.moved[], p_batches jsonb, p_begins boolean)
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1541,24 +1539,16 @@ begin
     where (e.completed, e.failed, e.cancelled) <> (0, 0, 0)
     returning id
   )
-  select coalesce(array_agg(n.id), '{}') into v_ids from noted n;
-  return v_ids;
-end
-$$;
-
--- Does the first of the follow-ups that a transaction has just written, so that chains and batches are
--- quick; tells maintenance of the rest.
-create function picture_queue._begin_follow_ups(p_ids bigint[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
+  select array_agg(n.id) into v_ids from noted n;
+  if v_ids is null or not p_begins then
+    return;
+  end if;
   perform picture_queue._isolate(k.kind, k.ids, 100)
   from (
     select f.kind, array_agg(f.id::text order by f.id) as ids
-    from (select * from picture_queue.follow_up f where f.id = any (p_ids[:20]) order by f.id) f
-    group by f.kind
+    from picture_queue.follow_up f where f.id = any (v_ids[:20]) group by f.kind
   ) k;
-  if exists (select from picture_queue.follow_up f where f.id = any (p_ids)) then
+  if exists (select from picture_queue.follow_up f where f.id = any (v_ids)) then
     perform picture_queue._plan_maintenance(picture_queue._now());
   end if;
 end
@@ -2316,8 +2306,11 @@ begin
 end
 $$;
 
--- Refuses what one of the functions below found, if it found anything.
-create function picture_queue._refuse_problem(p_problem text) returns void
+-- Refuses what a look at arguments found, if it found anything.
+create function picture_queue._refuse_problem(p_problem text, p_hint text default
+  'names are letters, digits and _ . - ; payload and metadata are JSON objects; durations are in seconds, '
+  'times are ISO 8601 from 1970 to 9998')
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -2325,9 +2318,7 @@ begin
     perform picture_queue._refuse('PQ_TOO_LARGE', p_problem,
       'store the data elsewhere, in Supabase Storage for example, and pass its path');
   elsif p_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', p_problem,
-      'names are letters, digits and _ . - ; payload and metadata are JSON objects; durations are in seconds, '
-      || 'times are ISO 8601 from 1970 to 9998');
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', p_problem, p_hint);
   end if;
 end
 $$;
@@ -2861,8 +2852,6 @@ as $$
 declare
   v_places jsonb;  -- where in the call each id comes first
   v_bad record;
-  v_job picture_queue.new_job;
-  v_jobs picture_queue.new_job[] := array[]::picture_queue.new_job[];
 begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
@@ -2883,17 +2872,13 @@ begin
       'a job can depend on jobs that are there, or stand before it in the same call');
   end if;
 
-  foreach v_job in array p_jobs loop
-    if v_job.depends_on <> '{}' and exists (
-      select from unnest(v_job.depends_on) p (id)
+  return array(
+    select case when exists (
+      select from unnest(n.depends_on) p (id)
       left join public.job_queue j on j.id = p.id
-      where j.id is null or j.finished_at is null or (j.status <> 'completed' and v_job.on_parent_failure <> 'run'))
-    then
-      v_job.hold := 'waiting';
-    end if;
-    v_jobs := v_jobs || v_job;
-  end loop;
-  return v_jobs;
+      where j.id is null or j.finished_at is null or (j.status <> 'completed' and n.on_parent_failure <> 'run'))
+      then jsonb_populate_record(n, '{"hold": "waiting"}') else n end
+    from unnest(p_jobs) n);
 end
 $$;
 
@@ -4902,9 +4887,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_types text[];
-  v_problem text;
 begin
-  v_problem := coalesce(
+  perform picture_queue._refuse_problem(coalesce(
     case when coalesce(length(worker), 0) not between 1 and 200 or worker ~ '[[:cntrl:]]'
       then format('worker is %s, not 1 to 200 characters without line breaks',
         coalesce(to_jsonb(left(worker, 100)), 'null')) end,
@@ -4921,8 +4905,7 @@ begin
           then format('job_types has %s, which is no name', to_jsonb(left(e.key, 100))) end,
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
-      where p.problem is not null limit 1));
-  perform picture_queue._refuse_problem(v_problem);
+      where p.problem is not null limit 1)));
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   insert into picture_queue.job_type as t
   select p.*
@@ -5328,19 +5311,15 @@ create function public.set_limit(
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-declare
-  v_problem text := coalesce(picture_queue._limit_key_problem(key, true), case
+begin
+  perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, true), case
     when max_running < 1 then format('max_running is %s, not 1 or more', max_running)
     when rate < 1 then format('rate is %s, not 1 or more', rate)
     when rate > 100000 then format('rate is %s, not at most 100000', rate)
     when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
     when max_running is null and rate is null then 'neither max_running nor rate is given'
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
-  end);
-begin
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem, 'pause_key() lets nothing start; delete_limit() ends a limit');
-  end if;
+  end), 'pause_key() lets nothing start; delete_limit() ends a limit');
   insert into picture_queue.limit_rule as r (key, max_running, rate, period_seconds, created_at, count_at)
   values (set_limit.key, set_limit.max_running, set_limit.rate, set_limit.period_seconds, picture_queue._now(), picture_queue._now())
   on conflict on constraint limit_rule_pkey do update
@@ -5438,13 +5417,10 @@ comment on function public.list_limits is 'The limits, and the keys that are pau
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_problem text := coalesce(picture_queue._limit_key_problem(key, false),
-    case when resume_at <= picture_queue._now() then format('resume_at is %s, which is past', resume_at) end);
 begin
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem, 'name one key, and a resume_at to come or none');
-  end if;
+  perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, false),
+    case when resume_at <= picture_queue._now() then format('resume_at is %s, which is past', resume_at) end),
+    'name one key, and a resume_at to come or none');
   perform picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
   return jsonb_build_object('key', key, 'paused', true, 'resume_at', nullif(resume_at, 'infinity'));
 end
@@ -5455,9 +5431,7 @@ create function public.resume_key(key text) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if picture_queue._limit_key_problem(key, false) is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', picture_queue._limit_key_problem(key, false));
-  end if;
+  perform picture_queue._refuse_problem(picture_queue._limit_key_problem(key, false), 'name one key');
   perform picture_queue._set_pause(key, null);
   perform picture_queue._look_at_keys(key);
   return jsonb_build_object('key', key, 'paused', false, 'resume_at', null);
@@ -6148,7 +6122,6 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_said jsonb := schedule;
-  v_problem text;
   v_new picture_queue.schedule;
   v_old picture_queue.schedule;
 begin
@@ -6156,12 +6129,9 @@ begin
     select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_said
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
-  v_problem := picture_queue._schedule_problem(name, v_said);
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem,
-      'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
-      || 'options.delay_seconds, expires_in_seconds and unique');
-  end if;
+  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_said),
+    'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
+    'options.delay_seconds, expires_in_seconds and unique');
   v_new.name := set_schedule.name;
   v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
   v_new.every_seconds := (v_said ->> 'every_seconds')::double precision;
@@ -7692,38 +7662,29 @@ $$;
 create function picture_queue._check_indexes() returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  with wanted (name, definition) as (values
-    ('job_queue_batch', 'create index job_queue_batch on public.job_queue using btree (batch_id, seq)'
-      || ' where (batch_id is not null)'),
-    ('job_queue_blocked', 'create index job_queue_blocked on public.job_queue using btree (blocked_on, hold, queue, job_type, rank, turn, seq)'
-      || ' where ((status = ''pending''::text) and (blocked_on is not null))'),
-    ('job_queue_claimable', 'create index job_queue_claimable on public.job_queue using btree (queue, rank, turn, seq, job_type)'
-      || ' where ((status = ''pending''::text) and (hold is null))'),
-    ('job_queue_due', 'create index job_queue_due on public.job_queue using btree (scheduled_for)'
-      || ' where (hold = any (array[''scheduled''::text, ''parked''::text]))'),
-    ('job_queue_expiring', 'create index job_queue_expiring on public.job_queue using btree (expires_at)'
-      || ' where ((status = ''pending''::text) and (expires_at is not null))'),
-    ('job_queue_finished', 'create index job_queue_finished on public.job_queue using btree (status, finished_at)'
-      || ' where (finished_at is not null)'),
-    ('job_queue_idempotency', 'create unique index job_queue_idempotency on public.job_queue using btree (idempotency_key, job_type, user_id) nulls not distinct'
-      || ' where (idempotency_key is not null)'),
-    ('job_queue_leased', 'create index job_queue_leased on public.job_queue using btree (lease_id)'
-      || ' where ((status = ''processing''::text) and (hold is null))'),
-    ('job_queue_listed', 'create index job_queue_listed on public.job_queue using btree (queue, status, seq)'
-      || ' where (status <> ''processing''::text)'),
-    ('job_queue_owned', 'create index job_queue_owned on public.job_queue using btree (user_id, seq desc)'
-      || ' where (user_id is not null)'),
-    ('job_queue_parked', 'create index job_queue_parked on public.job_queue using btree (parked_on)'
-      || ' where (hold = ''parked''::text)'),
-    ('job_queue_tenant', 'create index job_queue_tenant on public.job_queue using btree (queue, tenant, rank, turn)'
-      || ' where ((status = ''pending''::text) and (hold is null) and (tenant is not null))'),
-    ('job_queue_unique', 'create unique index job_queue_unique on public.job_queue using btree (unique_key)'
-      || ' where (status = any (unique_states))')
+  with wanted (kind, name, columns, condition) as (values
+    ('index', 'batch', '(batch_id, seq)', 'batch_id is not null'),
+    ('index', 'blocked', '(blocked_on, hold, queue, job_type, rank, turn, seq)',
+      'status = ''pending'' and blocked_on is not null'),
+    ('index', 'claimable', '(queue, rank, turn, seq, job_type)', 'status = ''pending'' and hold is null'),
+    ('index', 'due', '(scheduled_for)', 'hold in (''scheduled'', ''parked'')'),
+    ('index', 'expiring', '(expires_at)', 'status = ''pending'' and expires_at is not null'),
+    ('index', 'finished', '(status, finished_at)', 'finished_at is not null'),
+    ('unique index', 'idempotency', '(idempotency_key, job_type, user_id) nulls not distinct',
+      'idempotency_key is not null'),
+    ('index', 'leased', '(lease_id)', 'status = ''processing'' and hold is null'),
+    ('index', 'listed', '(queue, status, seq)', 'status <> ''processing'''),
+    ('index', 'owned', '(user_id, seq desc)', 'user_id is not null'),
+    ('index', 'parked', '(parked_on)', 'hold = ''parked'''),
+    ('index', 'tenant', '(queue, tenant, rank, turn)',
+      'status = ''pending'' and hold is null and tenant is not null'),
+    ('unique index', 'unique', '(unique_key)', 'status = any (unique_states)')
   )
   select picture_queue._findings('indexes', (
     select jsonb_agg(p.finding) from (
-      select picture_queue._finding('indexes', 'bad', format('index %s is missing', w.name), w.definition || ';') as finding
-      from wanted w where to_regclass('public.' || w.name) is null
+      select picture_queue._finding('indexes', 'bad', format('index job_queue_%s is missing', w.name), format(
+        'create %s job_queue_%s on public.job_queue %s where %s;', w.kind, w.name, w.columns, w.condition)) as finding
+      from wanted w where to_regclass('public.job_queue_' || w.name) is null
       union all
       select picture_queue._finding('indexes', 'bad', format('index %s is not valid', i.indexrelid::regclass),
         format('reindex index concurrently %s;', i.indexrelid::regclass))
@@ -8076,14 +8037,6 @@ $$;
 -- The doctor's third part: what Supabase runs beside the database. Its tables belong to others and may
 -- be absent, so they are named in text.
 
--- The tables that a publication of Realtime would send a second time, change by change.
-create function picture_queue._published() returns text[]
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select array_agg(t.tablename::text order by t.tablename) from pg_catalog.pg_publication_tables t
-  where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename in ('job_queue', 'generations', 'images')
-$$;
-
 -- Whether events get out: the function that sends them, who may hear them, and where they are written.
 create function picture_queue._check_realtime() returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -8123,7 +8076,12 @@ as $$
     select 'warn', format('publication supabase_realtime sends every change of %s as well, checked for each subscriber',
       array_to_string(p.tables, ', ')),
       format('alter publication supabase_realtime drop table public.%s;', array_to_string(p.tables, ', public.'))
-    from picture_queue._published() p (tables) where p.tables is not null
+    from (
+      select array_agg(t.tablename::text order by t.tablename) as tables from pg_catalog.pg_publication_tables t
+      where t.pubname = 'supabase_realtime' and t.schemaname = 'public'
+        and t.tablename in ('job_queue', 'generations', 'images')
+    ) p
+    where p.tables is not null
   )
   select picture_queue._findings('realtime in SQL', (
     select jsonb_agg(picture_queue._finding('realtime in SQL', p.verdict, p.detail, p.remedy)) from problem p),

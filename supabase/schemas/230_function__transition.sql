@@ -13,7 +13,6 @@ declare
   v_ids uuid[] := array(select c.job_id from unnest(p_changes) c);
   v_applied picture_queue.applied;
   v_has_children boolean := false;
-  v_follow_ups bigint[];
 begin
   if p_changes is null then
     return null;
@@ -53,10 +52,7 @@ begin
     perform picture_queue._emit(v_ids);
   end if;
   if v_has_children or v_applied.batches is not null then
-    v_follow_ups := picture_queue._note_follow_ups(v_applied.moved, v_applied.batches);
-    if p_begins_follow_ups and v_follow_ups <> '{}' then
-      perform picture_queue._begin_follow_ups(v_follow_ups);
-    end if;
+    perform picture_queue._note_follow_ups(v_applied.moved, v_applied.batches, p_begins_follow_ups);
   end if;
   return v_applied.moved;
 end

@@ -2,8 +2,10 @@
 -- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
 
 -- Writes down what changes leave to do: the children of finished parents, the counts of batches (p_batches: batch_id,
--- from and to of each change). Returns the ids of the follow-ups.
-create function picture_queue._note_follow_ups(p_moved picture_queue.moved[], p_batches jsonb) returns bigint[]
+-- from and to of each change). Does the first of it, so that chains and batches are quick, unless the caller goes on
+-- with it (p_begins false), and tells maintenance of the rest.
+create function picture_queue._note_follow_ups(p_moved picture_queue.moved[], p_batches jsonb, p_begins boolean)
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -27,24 +29,16 @@ begin
     where (e.completed, e.failed, e.cancelled) <> (0, 0, 0)
     returning id
   )
-  select coalesce(array_agg(n.id), '{}') into v_ids from noted n;
-  return v_ids;
-end
-$$;
-
--- Does the first of the follow-ups that a transaction has just written, so that chains and batches are
--- quick; tells maintenance of the rest.
-create function picture_queue._begin_follow_ups(p_ids bigint[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
+  select array_agg(n.id) into v_ids from noted n;
+  if v_ids is null or not p_begins then
+    return;
+  end if;
   perform picture_queue._isolate(k.kind, k.ids, 100)
   from (
     select f.kind, array_agg(f.id::text order by f.id) as ids
-    from (select * from picture_queue.follow_up f where f.id = any (p_ids[:20]) order by f.id) f
-    group by f.kind
+    from picture_queue.follow_up f where f.id = any (v_ids[:20]) group by f.kind
   ) k;
-  if exists (select from picture_queue.follow_up f where f.id = any (p_ids)) then
+  if exists (select from picture_queue.follow_up f where f.id = any (v_ids)) then
     perform picture_queue._plan_maintenance(picture_queue._now());
   end if;
 end

@@ -28,8 +28,11 @@ begin
 end
 $$;
 
--- Refuses what one of the functions below found, if it found anything.
-create function picture_queue._refuse_problem(p_problem text) returns void
+-- Refuses what a look at arguments found, if it found anything.
+create function picture_queue._refuse_problem(p_problem text, p_hint text default
+  'names are letters, digits and _ . - ; payload and metadata are JSON objects; durations are in seconds, '
+  'times are ISO 8601 from 1970 to 9998')
+returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -37,9 +40,7 @@ begin
     perform picture_queue._refuse('PQ_TOO_LARGE', p_problem,
       'store the data elsewhere, in Supabase Storage for example, and pass its path');
   elsif p_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', p_problem,
-      'names are letters, digits and _ . - ; payload and metadata are JSON objects; durations are in seconds, '
-      || 'times are ISO 8601 from 1970 to 9998');
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', p_problem, p_hint);
   end if;
 end
 $$;

@@ -9,8 +9,6 @@ as $$
 declare
   v_places jsonb;  -- where in the call each id comes first
   v_bad record;
-  v_job picture_queue.new_job;
-  v_jobs picture_queue.new_job[] := array[]::picture_queue.new_job[];
 begin
   if not exists (select from unnest(p_jobs) n where n.depends_on <> '{}') then
     return p_jobs;
@@ -31,17 +29,13 @@ begin
       'a job can depend on jobs that are there, or stand before it in the same call');
   end if;
 
-  foreach v_job in array p_jobs loop
-    if v_job.depends_on <> '{}' and exists (
-      select from unnest(v_job.depends_on) p (id)
+  return array(
+    select case when exists (
+      select from unnest(n.depends_on) p (id)
       left join public.job_queue j on j.id = p.id
-      where j.id is null or j.finished_at is null or (j.status <> 'completed' and v_job.on_parent_failure <> 'run'))
-    then
-      v_job.hold := 'waiting';
-    end if;
-    v_jobs := v_jobs || v_job;
-  end loop;
-  return v_jobs;
+      where j.id is null or j.finished_at is null or (j.status <> 'completed' and n.on_parent_failure <> 'run'))
+      then jsonb_populate_record(n, '{"hold": "waiting"}') else n end
+    from unnest(p_jobs) n);
 end
 $$;
 

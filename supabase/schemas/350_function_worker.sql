@@ -5,9 +5,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_types text[];
-  v_problem text;
 begin
-  v_problem := coalesce(
+  perform picture_queue._refuse_problem(coalesce(
     case when coalesce(length(worker), 0) not between 1 and 200 or worker ~ '[[:cntrl:]]'
       then format('worker is %s, not 1 to 200 characters without line breaks',
         coalesce(to_jsonb(left(worker, 100)), 'null')) end,
@@ -24,8 +23,7 @@ begin
           then format('job_types has %s, which is no name', to_jsonb(left(e.key, 100))) end,
         picture_queue._fields_problem(format('job_types.%s.', e.key), e.value,
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
-      where p.problem is not null limit 1));
-  perform picture_queue._refuse_problem(v_problem);
+      where p.problem is not null limit 1)));
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
   insert into picture_queue.job_type as t
   select p.*

@@ -21,19 +21,15 @@ create function public.set_limit(
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-declare
-  v_problem text := coalesce(picture_queue._limit_key_problem(key, true), case
+begin
+  perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, true), case
     when max_running < 1 then format('max_running is %s, not 1 or more', max_running)
     when rate < 1 then format('rate is %s, not 1 or more', rate)
     when rate > 100000 then format('rate is %s, not at most 100000', rate)
     when period_seconds <= 0 or period_seconds > 31536000 then format('period_seconds is %s, not above 0 to 31536000', period_seconds)
     when max_running is null and rate is null then 'neither max_running nor rate is given'
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
-  end);
-begin
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem, 'pause_key() lets nothing start; delete_limit() ends a limit');
-  end if;
+  end), 'pause_key() lets nothing start; delete_limit() ends a limit');
   insert into picture_queue.limit_rule as r (key, max_running, rate, period_seconds, created_at, count_at)
   values (set_limit.key, set_limit.max_running, set_limit.rate, set_limit.period_seconds, picture_queue._now(), picture_queue._now())
   on conflict on constraint limit_rule_pkey do update
@@ -131,13 +127,10 @@ comment on function public.list_limits is 'The limits, and the keys that are pau
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_problem text := coalesce(picture_queue._limit_key_problem(key, false),
-    case when resume_at <= picture_queue._now() then format('resume_at is %s, which is past', resume_at) end);
 begin
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem, 'name one key, and a resume_at to come or none');
-  end if;
+  perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, false),
+    case when resume_at <= picture_queue._now() then format('resume_at is %s, which is past', resume_at) end),
+    'name one key, and a resume_at to come or none');
   perform picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
   return jsonb_build_object('key', key, 'paused', true, 'resume_at', nullif(resume_at, 'infinity'));
 end
@@ -148,9 +141,7 @@ create function public.resume_key(key text) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if picture_queue._limit_key_problem(key, false) is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', picture_queue._limit_key_problem(key, false));
-  end if;
+  perform picture_queue._refuse_problem(picture_queue._limit_key_problem(key, false), 'name one key');
   perform picture_queue._set_pause(key, null);
   perform picture_queue._look_at_keys(key);
   return jsonb_build_object('key', key, 'paused', false, 'resume_at', null);

@@ -6,7 +6,6 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_said jsonb := schedule;
-  v_problem text;
   v_new picture_queue.schedule;
   v_old picture_queue.schedule;
 begin
@@ -14,12 +13,9 @@ begin
     select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_said
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
-  v_problem := picture_queue._schedule_problem(name, v_said);
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem,
-      'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
-      || 'options.delay_seconds, expires_in_seconds and unique');
-  end if;
+  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_said),
+    'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
+    'options.delay_seconds, expires_in_seconds and unique');
   v_new.name := set_schedule.name;
   v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
   v_new.every_seconds := (v_said ->> 'every_seconds')::double precision;

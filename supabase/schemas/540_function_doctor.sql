@@ -57,38 +57,29 @@ $$;
 create function picture_queue._check_indexes() returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  with wanted (name, definition) as (values
-    ('job_queue_batch', 'create index job_queue_batch on public.job_queue using btree (batch_id, seq)'
-      || ' where (batch_id is not null)'),
-    ('job_queue_blocked', 'create index job_queue_blocked on public.job_queue using btree (blocked_on, hold, queue, job_type, rank, turn, seq)'
-      || ' where ((status = ''pending''::text) and (blocked_on is not null))'),
-    ('job_queue_claimable', 'create index job_queue_claimable on public.job_queue using btree (queue, rank, turn, seq, job_type)'
-      || ' where ((status = ''pending''::text) and (hold is null))'),
-    ('job_queue_due', 'create index job_queue_due on public.job_queue using btree (scheduled_for)'
-      || ' where (hold = any (array[''scheduled''::text, ''parked''::text]))'),
-    ('job_queue_expiring', 'create index job_queue_expiring on public.job_queue using btree (expires_at)'
-      || ' where ((status = ''pending''::text) and (expires_at is not null))'),
-    ('job_queue_finished', 'create index job_queue_finished on public.job_queue using btree (status, finished_at)'
-      || ' where (finished_at is not null)'),
-    ('job_queue_idempotency', 'create unique index job_queue_idempotency on public.job_queue using btree (idempotency_key, job_type, user_id) nulls not distinct'
-      || ' where (idempotency_key is not null)'),
-    ('job_queue_leased', 'create index job_queue_leased on public.job_queue using btree (lease_id)'
-      || ' where ((status = ''processing''::text) and (hold is null))'),
-    ('job_queue_listed', 'create index job_queue_listed on public.job_queue using btree (queue, status, seq)'
-      || ' where (status <> ''processing''::text)'),
-    ('job_queue_owned', 'create index job_queue_owned on public.job_queue using btree (user_id, seq desc)'
-      || ' where (user_id is not null)'),
-    ('job_queue_parked', 'create index job_queue_parked on public.job_queue using btree (parked_on)'
-      || ' where (hold = ''parked''::text)'),
-    ('job_queue_tenant', 'create index job_queue_tenant on public.job_queue using btree (queue, tenant, rank, turn)'
-      || ' where ((status = ''pending''::text) and (hold is null) and (tenant is not null))'),
-    ('job_queue_unique', 'create unique index job_queue_unique on public.job_queue using btree (unique_key)'
-      || ' where (status = any (unique_states))')
+  with wanted (kind, name, columns, condition) as (values
+    ('index', 'batch', '(batch_id, seq)', 'batch_id is not null'),
+    ('index', 'blocked', '(blocked_on, hold, queue, job_type, rank, turn, seq)',
+      'status = ''pending'' and blocked_on is not null'),
+    ('index', 'claimable', '(queue, rank, turn, seq, job_type)', 'status = ''pending'' and hold is null'),
+    ('index', 'due', '(scheduled_for)', 'hold in (''scheduled'', ''parked'')'),
+    ('index', 'expiring', '(expires_at)', 'status = ''pending'' and expires_at is not null'),
+    ('index', 'finished', '(status, finished_at)', 'finished_at is not null'),
+    ('unique index', 'idempotency', '(idempotency_key, job_type, user_id) nulls not distinct',
+      'idempotency_key is not null'),
+    ('index', 'leased', '(lease_id)', 'status = ''processing'' and hold is null'),
+    ('index', 'listed', '(queue, status, seq)', 'status <> ''processing'''),
+    ('index', 'owned', '(user_id, seq desc)', 'user_id is not null'),
+    ('index', 'parked', '(parked_on)', 'hold = ''parked'''),
+    ('index', 'tenant', '(queue, tenant, rank, turn)',
+      'status = ''pending'' and hold is null and tenant is not null'),
+    ('unique index', 'unique', '(unique_key)', 'status = any (unique_states)')
   )
   select picture_queue._findings('indexes', (
     select jsonb_agg(p.finding) from (
-      select picture_queue._finding('indexes', 'bad', format('index %s is missing', w.name), w.definition || ';') as finding
-      from wanted w where to_regclass('public.' || w.name) is null
+      select picture_queue._finding('indexes', 'bad', format('index job_queue_%s is missing', w.name), format(
+        'create %s job_queue_%s on public.job_queue %s where %s;', w.kind, w.name, w.columns, w.condition)) as finding
+      from wanted w where to_regclass('public.job_queue_' || w.name) is null
       union all
       select picture_queue._finding('indexes', 'bad', format('index %s is not valid', i.indexrelid::regclass),
         format('reindex index concurrently %s;', i.indexrelid::regclass))

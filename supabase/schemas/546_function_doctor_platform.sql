@@ -1,14 +1,6 @@
 -- The doctor's third part: what Supabase runs beside the database. Its tables belong to others and may
 -- be absent, so they are named in text.
 
--- The tables that a publication of Realtime would send a second time, change by change.
-create function picture_queue._published() returns text[]
-language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select array_agg(t.tablename::text order by t.tablename) from pg_catalog.pg_publication_tables t
-  where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename in ('job_queue', 'generations', 'images')
-$$;
-
 -- Whether events get out: the function that sends them, who may hear them, and where they are written.
 create function picture_queue._check_realtime() returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -48,7 +40,12 @@ as $$
     select 'warn', format('publication supabase_realtime sends every change of %s as well, checked for each subscriber',
       array_to_string(p.tables, ', ')),
       format('alter publication supabase_realtime drop table public.%s;', array_to_string(p.tables, ', public.'))
-    from picture_queue._published() p (tables) where p.tables is not null
+    from (
+      select array_agg(t.tablename::text order by t.tablename) as tables from pg_catalog.pg_publication_tables t
+      where t.pubname = 'supabase_realtime' and t.schemaname = 'public'
+        and t.tablename in ('job_queue', 'generations', 'images')
+    ) p
+    where p.tables is not null
   )
   select picture_queue._findings('realtime in SQL', (
     select jsonb_agg(picture_queue._finding('realtime in SQL', p.verdict, p.detail, p.remedy)) from problem p),
