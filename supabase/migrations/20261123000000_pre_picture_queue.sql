@@ -3965,32 +3965,6 @@ begin
 end
 $$;
 
--- Appends log lines of a job under its lease; the last 200 are kept.
-create function picture_queue._log_job(p_job_id uuid, p_lease_id uuid, p_lines jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
-begin
-  if not picture_queue._is_list(p_lines) or jsonb_path_exists(p_lines,
-      '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
-      'levels are debug, info, warning and error');
-  end if;
-  insert into picture_queue.log (job_id, attempt, at, level, message)
-  select p_job_id, v_job.attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
-  from rows from (jsonb_to_recordset(p_lines) as (at timestamptz, level text, message text))
-    with ordinality as l (at, level, message, i)
-  where l.i > jsonb_array_length(p_lines) - 200
-  order by l.i;
-  delete from picture_queue.log l
-  where l.job_id = p_job_id and l.id <= (
-    select o.id from picture_queue.log o where o.job_id = p_job_id order by o.id desc offset 200 limit 1);
-  return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = p_job_id));
-end
-$$;
-
 -- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job that was to
 -- stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever its worker says.
 -- One cancelled while parked has its grace from its last claim, which is to undo. It waits for nobody: where
@@ -4132,9 +4106,7 @@ as $$
 declare
   v_job public.job_queue;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
@@ -4850,9 +4822,7 @@ declare
   v_matched bigint;
   v_ids uuid[] := array[]::uuid[];
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   if v_able is null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(action), 100)),
       'retry, cancel or discard');
@@ -5156,16 +5126,8 @@ comment on function public.resume_queue is 'Ends the pause or the draining of a 
 
 -- Lets a queue run dry: what is there is run, nothing new is taken.
 create function public.drain_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  perform picture_queue._queue(queue);
-  update picture_queue.queue q set draining = true where q.name = drain_queue.queue;
-  return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
-$$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_queue._queue(drain_queue.queue) q $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
 
 -- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
@@ -5591,11 +5553,30 @@ end
 $$;
 comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
 
+-- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_attempt integer;
 begin
-  return picture_queue._log_job(job_id, lease_id, lines);
+  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
+  if not picture_queue._is_list(lines) or jsonb_path_exists(lines,
+      '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
+  then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
+      'levels are debug, info, warning and error');
+  end if;
+  insert into picture_queue.log (job_id, attempt, at, level, message)
+  select log_job.job_id, v_attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
+  from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
+    with ordinality as l (at, level, message, i)
+  where l.i > jsonb_array_length(lines) - 200
+  order by l.i;
+  delete from picture_queue.log l
+  where l.job_id = log_job.job_id and l.id <= (
+    select o.id from picture_queue.log o where o.job_id = log_job.job_id order by o.id desc offset 200 limit 1);
+  return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
 exception
   when deadlock_detected or lock_not_available then
     return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
@@ -7540,9 +7521,7 @@ declare
   v_done jsonb := '{}'::jsonb;
   v_next timestamptz;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then

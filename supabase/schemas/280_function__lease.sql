@@ -32,32 +32,6 @@ begin
 end
 $$;
 
--- Appends log lines of a job under its lease; the last 200 are kept.
-create function picture_queue._log_job(p_job_id uuid, p_lease_id uuid, p_lines jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
-begin
-  if not picture_queue._is_list(p_lines) or jsonb_path_exists(p_lines,
-      '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
-      'levels are debug, info, warning and error');
-  end if;
-  insert into picture_queue.log (job_id, attempt, at, level, message)
-  select p_job_id, v_job.attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
-  from rows from (jsonb_to_recordset(p_lines) as (at timestamptz, level text, message text))
-    with ordinality as l (at, level, message, i)
-  where l.i > jsonb_array_length(p_lines) - 200
-  order by l.i;
-  delete from picture_queue.log l
-  where l.job_id = p_job_id and l.id <= (
-    select o.id from picture_queue.log o where o.job_id = p_job_id order by o.id desc offset 200 limit 1);
-  return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = p_job_id));
-end
-$$;
-
 -- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job that was to
 -- stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever its worker says.
 -- One cancelled while parked has its grace from its last claim, which is to undo. It waits for nobody: where

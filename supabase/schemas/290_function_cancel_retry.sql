@@ -7,9 +7,7 @@ as $$
 declare
   v_job public.job_queue;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then

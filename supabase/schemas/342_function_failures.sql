@@ -140,9 +140,7 @@ declare
   v_matched bigint;
   v_ids uuid[] := array[]::uuid[];
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   if v_able is null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(action), 100)),
       'retry, cancel or discard');

@@ -125,16 +125,8 @@ comment on function public.resume_queue is 'Ends the pause or the draining of a 
 
 -- Lets a queue run dry: what is there is run, nothing new is taken.
 create function public.drain_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
-as $$
-begin
-  perform picture_queue._queue(queue);
-  update picture_queue.queue q set draining = true where q.name = drain_queue.queue;
-  return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
-end
-$$;
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_queue._queue(drain_queue.queue) q $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
 
 -- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.

@@ -21,11 +21,30 @@ end
 $$;
 comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
 
+-- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_attempt integer;
 begin
-  return picture_queue._log_job(job_id, lease_id, lines);
+  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
+  if not picture_queue._is_list(lines) or jsonb_path_exists(lines,
+      '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
+  then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
+      'levels are debug, info, warning and error');
+  end if;
+  insert into picture_queue.log (job_id, attempt, at, level, message)
+  select log_job.job_id, v_attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
+  from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
+    with ordinality as l (at, level, message, i)
+  where l.i > jsonb_array_length(lines) - 200
+  order by l.i;
+  delete from picture_queue.log l
+  where l.job_id = log_job.job_id and l.id <= (
+    select o.id from picture_queue.log o where o.job_id = log_job.job_id order by o.id desc offset 200 limit 1);
+  return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
 exception
   when deadlock_detected or lock_not_available then
     return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));

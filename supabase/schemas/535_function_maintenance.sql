@@ -134,9 +134,7 @@ declare
   v_done jsonb := '{}'::jsonb;
   v_next timestamptz;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   select * into v_state from picture_queue.maintenance;
   v_size := case when p_force then 1000 else v_state.step_size end;
   if length(v_worker) > 200 then
