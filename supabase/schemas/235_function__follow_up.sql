@@ -95,8 +95,9 @@ $$;
 -- Settles what these children wait for: links to finished parents go; a child whose last parent completed
 -- becomes ready; one whose parent failed or was cancelled ends too, unless it is to run all the same. Children
 -- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
--- finish at once cannot each wait for the other. Returns how many it found unlocked.
-create function picture_queue._settle_children(p_children uuid[]) returns integer
+-- finish at once cannot each wait for the other. p_begins: the follow-ups of those that end are begun too. Returns
+-- how many it found unlocked.
+create function picture_queue._settle_children(p_children uuid[], p_begins boolean default false) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -132,7 +133,7 @@ begin
   from public.job_queue c
   where c.id = any (v_children) and c.hold = 'waiting'
     and (v_broken ? c.id::text or not exists (select from picture_queue.dependency d where d.child_id = c.id));
-  v_moved := picture_queue._transition(v_changes, false);
+  v_moved := picture_queue._transition(v_changes, p_begins);
   if v_moved is not null then
     perform picture_queue._wake(array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   end if;

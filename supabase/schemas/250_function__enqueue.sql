@@ -48,7 +48,7 @@ begin
     ) c
     where b.id = c.batch_id;
     if exists (select from unnest(v_jobs) n where n.hold = 'waiting' and not v_found ? n.i::text) then
-      perform picture_queue._tie_to_parents(v_jobs, v_found);
+      perform picture_queue._link_parents(v_jobs, v_found);
     end if;
   end if;
   v_queues := array(select distinct n.queue from unnest(v_jobs) n where n.hold is null and not v_found ? n.i::text);

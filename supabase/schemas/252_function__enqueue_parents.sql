@@ -39,59 +39,42 @@ begin
 end
 $$;
 
--- Ties new jobs to their unfinished parents; those of which a parent has failed already end at once. A
--- parent of the same call may be a job that was there instead of it (p_answer): then that one is the parent,
--- and may have finished long ago.
-create function picture_queue._tie_to_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
+-- Links new jobs to their parents, and settles those of which a parent has finished already. A parent of the same call
+-- may be a job that was there instead of it (p_answer): then that one is the parent, and may have finished long ago.
+create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_now timestamptz := picture_queue._now();
   v_found jsonb;  -- id in the call: that of the job that was there
   v_new jsonb;  -- the ids made by this call, which nobody else sees yet
-  v_broken jsonb;  -- child: why it ends
-  v_changes picture_queue.change[];
+  v_settled uuid[];
 begin
   select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_found
   from unnest(p_jobs) n
   cross join lateral (select p_answer -> n.i::text ->> 'job_id' as id) o
   where o.id <> n.job_id::text;
   select coalesce(jsonb_object_agg(n.job_id, true), '{}') into v_new from unnest(p_jobs) n where not p_answer ? n.i::text;
-  with tie as (
-    select n.job_id as child_id, n.on_parent_failure, p.id as parent_id, p.status, p.finished_at
+  with linked as (
+    insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
+    select n.job_id, coalesce((v_found ->> d.id::text)::uuid, d.id), n.on_parent_failure
     from unnest(p_jobs) n
     cross join unnest(n.depends_on) as d (id)
-    join public.job_queue p on p.id = coalesce((v_found ->> d.id::text)::uuid, d.id)
     where n.hold = 'waiting' and not p_answer ? n.i::text
-  ),
-  tied as (
-    insert into picture_queue.dependency (child_id, parent_id, on_parent_failure)
-    select t.child_id, t.parent_id, t.on_parent_failure from tie t where t.finished_at is null
     on conflict do nothing
+    returning child_id, parent_id
+  ),
+  link as materialized (
+    select l.child_id, l.parent_id, p.finished_at is not null as is_over
+    from linked l
+    left join public.job_queue p on p.id = l.parent_id
   ),
   noted as (
     insert into picture_queue.follow_up (kind, subject)
-    select distinct 'child', t.child_id from tie t where t.finished_at is null and not v_new ? t.parent_id::text
+    select distinct 'child', l.child_id from link l where not l.is_over and not v_new ? l.parent_id::text
   )
-  select coalesce(jsonb_object_agg(t.child_id, format('Job %s, which it depends on, was %s.', t.parent_id, t.status)), '{}')
-  into v_broken
-  from tie t where t.status in ('failed', 'cancelled') and t.on_parent_failure <> 'run';
-
-  select array_agg(picture_queue._change(
-    n.job_id,
-    case when not v_broken ? n.job_id::text then case when n.scheduled_for > v_now then 'await' else 'ready' end
-      when n.on_parent_failure = 'cancel' then 'cancel' else 'abandon' end,
-    v_broken ->> n.job_id::text))
-  into v_changes
-  from unnest(p_jobs) n
-  where n.hold = 'waiting' and not p_answer ? n.i::text
-    and (v_broken ? n.job_id::text or not exists (select from picture_queue.dependency d where d.child_id = n.job_id));
-
-  if v_changes is not null then
-    delete from picture_queue.dependency d where d.child_id = any (array(select c.job_id from unnest(v_changes) c));
-    perform picture_queue._transition(v_changes);
-    perform picture_queue._wake(
-      (select array_agg(distinct n.queue) from unnest(p_jobs) n where n.hold = 'waiting'), 'enqueue');
+  select array_agg(distinct l.child_id) into v_settled from link l where l.is_over;
+  if v_settled is not null then
+    perform picture_queue._settle_children(v_settled, true);
   end if;
 end
 $$;

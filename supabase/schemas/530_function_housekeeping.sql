@@ -291,13 +291,10 @@ begin
   v_slots := picture_queue._recount_keys();
   delete from picture_queue.dependency d where not exists (
     select from public.job_queue j where j.id = d.parent_id and j.finished_at is null);
-  select array_agg(w.id order by w.id) into v_ready
-  from (
+  v_ready := array(
     select j.id from public.job_queue j
-    where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id)
-    order by j.id for update skip locked
-  ) w;
-  perform picture_queue._transition((select array_agg(picture_queue._change(r, 'ready')) from unnest(v_ready) r));
+    where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
+  perform picture_queue._settle_children(v_ready);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
@@ -312,6 +309,6 @@ begin
   ) c
   group by c.queue, c.status, c.hold having sum(c.n) <> 0;
   get diagnostics v_counts = row_count;
-  return jsonb_build_object('slots', v_slots, 'ready', coalesce(cardinality(v_ready), 0), 'keys', v_keys, 'counts', v_counts);
+  return jsonb_build_object('slots', v_slots, 'ready', cardinality(v_ready), 'keys', v_keys, 'counts', v_counts);
 end
 $$;
