@@ -262,7 +262,6 @@ as $$ select (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->>
 
 -- 100_table_setting.sql
 
--- Defaults and limits of the whole project, in one row.
 create table picture_queue.setting (
   only_row boolean primary key default true constraint setting_has_one_row check (only_row),
   max_payload_bytes integer not null default 65536,
@@ -369,7 +368,6 @@ comment on column picture_queue.queue.reorder_again_at is
 insert into picture_queue.queue (name) values ('default');
 alter table picture_queue.queue enable row level security;
 
--- The failures of one kind that a queue with a breaker has seen in a row.
 create table picture_queue.breaker (
   queue text primary key references picture_queue.queue (name) on delete cascade,
   reason text not null,
@@ -407,7 +405,6 @@ alter table picture_queue.job_type enable row level security;
 
 -- 130_table_worker.sql
 
--- The workers seen lately: what they can run, and whether one is idle and waits to be woken.
 create table picture_queue.worker (
   name text primary key,
   queues text[] not null,
@@ -573,7 +570,6 @@ comment on table picture_queue.failed_step is
 create index failed_step_retry on picture_queue.failed_step (retry_at);
 alter table picture_queue.failed_step enable row level security;
 
--- Leases that a heartbeat prolonged while somebody else had the row of the job locked.
 create table picture_queue.lease_extension (
   -- No foreign key: it would wait for the very lock that is in the way.
   job_id uuid primary key,
@@ -688,7 +684,6 @@ create index limit_key_newest on picture_queue.limit_key (key, version desc);
 create index limit_key_due on picture_queue.limit_key (due_at) where due_at is not null;
 alter table picture_queue.limit_key enable row level security;
 
--- The starts of each key with a rate, as long as they count.
 create table picture_queue.start (
   key text not null,
   at timestamptz not null
@@ -756,7 +751,6 @@ alter table picture_queue.schedule enable row level security;
 
 -- 147_table_log_signal.sql
 
--- What handlers wrote about their jobs: the last 200 lines of each.
 create table picture_queue.log (
   id bigint generated always as identity primary key,
   job_id uuid not null references public.job_queue (id) on delete cascade,
@@ -770,7 +764,6 @@ comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each.'
 create index log_job on picture_queue.log (job_id, id);
 alter table picture_queue.log enable row level security;
 
--- Events that came before the job that waits for them parked; kept for a day.
 create table picture_queue.signal (
   name text primary key,
   payload jsonb,
@@ -804,7 +797,6 @@ create table picture_queue.depth_change (
 comment on table picture_queue.depth_change is 'What changed in depth since the last folding.';
 alter table picture_queue.depth_change enable row level security;
 
--- Jobs finished per minute, kept for two days.
 create table picture_queue.throughput (
   queue text not null,
   minute timestamptz not null,
@@ -5091,7 +5083,6 @@ end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
 
--- Ends a pause, and draining.
 create function public.resume_queue(queue text) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5108,7 +5099,6 @@ end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
 
--- Lets a queue run dry: what is there is run, nothing new is taken.
 create function public.drain_queue(queue text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_queue._queue(drain_queue.queue) q $$;
@@ -5337,7 +5327,6 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- The rules, and the keys that are paused or that jobs wait for.
 create function public.list_limits() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6675,7 +6664,6 @@ where status = 'failed' and finished_at is not null
 order by finished_at desc;
 comment on view public.failed_jobs_recent is 'Failed jobs, the newest first.';
 
--- Processing for more than ten minutes, or the lease expired and nobody has swept it yet.
 create view public.stuck_jobs with (security_invoker = true) as
 select id, queue, job_type, worker, attempt, max_attempts, started_at, lease_expires_at, user_id
 from public.job_queue
@@ -6722,7 +6710,6 @@ comment on function public.queue_status is 'Queues, workers, and job types that 
 
 -- 520_function_counts.sql
 
--- Counts for dashboards and scalers.
 create function public.queue_counts() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -1,4 +1,3 @@
--- Defaults and limits of the whole project, in one row.
 create table picture_queue.setting (
   only_row boolean primary key default true constraint setting_has_one_row check (only_row),
   max_payload_bytes integer not null default 65536,

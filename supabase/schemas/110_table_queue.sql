@@ -47,7 +47,6 @@ comment on column picture_queue.queue.reorder_again_at is
 insert into picture_queue.queue (name) values ('default');
 alter table picture_queue.queue enable row level security;
 
--- The failures of one kind that a queue with a breaker has seen in a row.
 create table picture_queue.breaker (
   queue text primary key references picture_queue.queue (name) on delete cascade,
   reason text not null,

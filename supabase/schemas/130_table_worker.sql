@@ -1,4 +1,3 @@
--- The workers seen lately: what they can run, and whether one is idle and waits to be woken.
 create table picture_queue.worker (
   name text primary key,
   queues text[] not null,

@@ -33,7 +33,6 @@ comment on table picture_queue.failed_step is
 create index failed_step_retry on picture_queue.failed_step (retry_at);
 alter table picture_queue.failed_step enable row level security;
 
--- Leases that a heartbeat prolonged while somebody else had the row of the job locked.
 create table picture_queue.lease_extension (
   -- No foreign key: it would wait for the very lock that is in the way.
   job_id uuid primary key,

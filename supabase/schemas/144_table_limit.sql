@@ -39,7 +39,6 @@ create index limit_key_newest on picture_queue.limit_key (key, version desc);
 create index limit_key_due on picture_queue.limit_key (due_at) where due_at is not null;
 alter table picture_queue.limit_key enable row level security;
 
--- The starts of each key with a rate, as long as they count.
 create table picture_queue.start (
   key text not null,
   at timestamptz not null

@@ -1,4 +1,3 @@
--- What handlers wrote about their jobs: the last 200 lines of each.
 create table picture_queue.log (
   id bigint generated always as identity primary key,
   job_id uuid not null references public.job_queue (id) on delete cascade,
@@ -12,7 +11,6 @@ comment on table picture_queue.log is 'Log lines of jobs, the last 200 of each.'
 create index log_job on picture_queue.log (job_id, id);
 alter table picture_queue.log enable row level security;
 
--- Events that came before the job that waits for them parked; kept for a day.
 create table picture_queue.signal (
   name text primary key,
   payload jsonb,

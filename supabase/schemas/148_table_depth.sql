@@ -20,7 +20,6 @@ create table picture_queue.depth_change (
 comment on table picture_queue.depth_change is 'What changed in depth since the last folding.';
 alter table picture_queue.depth_change enable row level security;
 
--- Jobs finished per minute, kept for two days.
 create table picture_queue.throughput (
   queue text not null,
   minute timestamptz not null,

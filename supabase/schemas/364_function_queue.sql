@@ -106,7 +106,6 @@ end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
 
--- Ends a pause, and draining.
 create function public.resume_queue(queue text) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -123,7 +122,6 @@ end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
 
--- Lets a queue run dry: what is there is run, nothing new is taken.
 create function public.drain_queue(queue text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_queue._queue(drain_queue.queue) q $$;

@@ -101,7 +101,6 @@ end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- The rules, and the keys that are paused or that jobs wait for.
 create function public.list_limits() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -13,7 +13,6 @@ where status = 'failed' and finished_at is not null
 order by finished_at desc;
 comment on view public.failed_jobs_recent is 'Failed jobs, the newest first.';
 
--- Processing for more than ten minutes, or the lease expired and nobody has swept it yet.
 create view public.stuck_jobs with (security_invoker = true) as
 select id, queue, job_type, worker, attempt, max_attempts, started_at, lease_expires_at, user_id
 from public.job_queue

@@ -1,4 +1,3 @@
--- Counts for dashboards and scalers.
 create function public.queue_counts() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
