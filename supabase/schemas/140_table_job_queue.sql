@@ -2,7 +2,7 @@
 -- is recognised; lease_expires_at says whether a lease is in force. It has no check constraints: Postgres
 -- reads each anew from its text in every statement that writes a row, which cost as much as the rest of an
 -- enqueue. What they said is said where rows come from: picture_queue.edge (states), the checks of input,
--- _move; and queue_doctor() looks for rows that do not fit.
+-- _transition; and queue_doctor() looks for rows that do not fit.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,

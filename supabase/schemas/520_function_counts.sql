@@ -60,9 +60,8 @@ begin
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
       format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers),
       'at least 1 job a worker, and 0 or more workers');
-  elsif not exists (select from picture_queue.queue q where q.name = desired_workers.queue) and queue is not null then
-    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_literal(queue), 100)),
-      'list_queues() has those there are');
+  elsif queue is not null then
+    perform picture_queue._queue(queue);
   end if;
   select coalesce(sum(d.n) filter (where d.status = 'processing'), 0),
     coalesce(sum(d.n) filter (where d.status = 'pending' and not coalesce(q.paused_until > v_now, false)), 0)
