@@ -431,7 +431,7 @@ alter table picture_queue.worker enable row level security;
 -- is recognised; lease_expires_at says whether a lease is in force. It has no check constraints: Postgres
 -- reads each anew from its text in every statement that writes a row, which cost as much as the rest of an
 -- enqueue. What they said is said where rows come from: picture_queue.edge (states), the checks of input,
--- _move; and queue_doctor() looks for rows that do not fit.
+-- _transition; and queue_doctor() looks for rows that do not fit.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -5022,6 +5022,20 @@ end
 $$;
 comment on function public.set_queue is 'Makes a queue or changes its settings.';
 
+-- How many jobs of each queue are in each state. A finished job is counted where it is kept.
+create function picture_queue._depths()
+returns table (queue text, status text, hold text, n bigint)
+language sql stable rows 100 set search_path = pg_catalog, pg_temp
+as $$
+  select c.queue, c.status, c.hold, sum(c.n)::bigint
+  from (
+    select d.queue, d.status, d.hold, d.n from picture_queue.depth d
+    union all
+    select d.queue, d.status, d.hold, d.n::bigint from picture_queue.depth_change d
+  ) c
+  group by c.queue, c.status, c.hold
+$$;
+
 -- Queues with how many jobs each has in each state that is not final: one, or all by name. The changes of the
 -- counts are added up once for all queues.
 create function picture_queue._queues(p_queue text default null) returns setof jsonb
@@ -6572,20 +6586,6 @@ as $$
     order by j.turn, j.seq limit 50) o
 $$;
 
--- How many jobs of each queue are in each state. A finished job is counted where it is kept.
-create function picture_queue._depths()
-returns table (queue text, status text, hold text, n bigint)
-language sql stable rows 100 set search_path = pg_catalog, pg_temp
-as $$
-  select c.queue, c.status, c.hold, sum(c.n)::bigint
-  from (
-    select d.queue, d.status, d.hold, d.n from picture_queue.depth d
-    union all
-    select d.queue, d.status, d.hold, d.n::bigint from picture_queue.depth_change d
-  ) c
-  group by c.queue, c.status, c.hold
-$$;
-
 -- One row a queue, for people, dashboards and scalers. What finished in the last minute is not folded
 -- yet, so that it is exact; the hour begins with a full minute.
 create function picture_queue.counts()
@@ -6772,9 +6772,8 @@ begin
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
       format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers),
       'at least 1 job a worker, and 0 or more workers');
-  elsif not exists (select from picture_queue.queue q where q.name = desired_workers.queue) and queue is not null then
-    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_literal(queue), 100)),
-      'list_queues() has those there are');
+  elsif queue is not null then
+    perform picture_queue._queue(queue);
   end if;
   select coalesce(sum(d.n) filter (where d.status = 'processing'), 0),
     coalesce(sum(d.n) filter (where d.status = 'pending' and not coalesce(q.paused_until > v_now, false)), 0)

@@ -45,6 +45,20 @@ end
 $$;
 comment on function public.set_queue is 'Makes a queue or changes its settings.';
 
+-- How many jobs of each queue are in each state. A finished job is counted where it is kept.
+create function picture_queue._depths()
+returns table (queue text, status text, hold text, n bigint)
+language sql stable rows 100 set search_path = pg_catalog, pg_temp
+as $$
+  select c.queue, c.status, c.hold, sum(c.n)::bigint
+  from (
+    select d.queue, d.status, d.hold, d.n from picture_queue.depth d
+    union all
+    select d.queue, d.status, d.hold, d.n::bigint from picture_queue.depth_change d
+  ) c
+  group by c.queue, c.status, c.hold
+$$;
+
 -- Queues with how many jobs each has in each state that is not final: one, or all by name. The changes of the
 -- counts are added up once for all queues.
 create function picture_queue._queues(p_queue text default null) returns setof jsonb

@@ -27,20 +27,6 @@ as $$
     order by j.turn, j.seq limit 50) o
 $$;
 
--- How many jobs of each queue are in each state. A finished job is counted where it is kept.
-create function picture_queue._depths()
-returns table (queue text, status text, hold text, n bigint)
-language sql stable rows 100 set search_path = pg_catalog, pg_temp
-as $$
-  select c.queue, c.status, c.hold, sum(c.n)::bigint
-  from (
-    select d.queue, d.status, d.hold, d.n from picture_queue.depth d
-    union all
-    select d.queue, d.status, d.hold, d.n::bigint from picture_queue.depth_change d
-  ) c
-  group by c.queue, c.status, c.hold
-$$;
-
 -- One row a queue, for people, dashboards and scalers. What finished in the last minute is not folded
 -- yet, so that it is exact; the hour begins with a full minute.
 create function picture_queue.counts()
