@@ -4947,7 +4947,7 @@ create function picture_queue._policy_rules() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
   select '{
-    "max_attempts": ["integer", 1, 2147483647],
+    "max_attempts": ["integer", 1, 1000000000],
     "timeout_seconds": ["number", 0.001, 31536000],
     "lease_seconds": ["number", 0.001, 31536000],
     "backoff_policy": ["choice", "constant", "linear", "exponential"],

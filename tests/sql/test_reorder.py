@@ -174,7 +174,7 @@ async def test_a_queue_has_one_order(db, before, changes, detail):
         (
             {"fair_share": True},
             {"aging_seconds": 5, "fair_share": False, "max_attempts": 0},
-            "max_attempts is 0, not 1 to 2147483647",
+            "max_attempts is 0, not 1 to 1000000000",
         ),
         ({}, {"lease_seconds": 0}, "lease_seconds is 0, not 0.001 to 31536000"),
         ({}, {"events": "some"}, 'events is "some", not none, status or progress'),
@@ -190,6 +190,6 @@ async def test_a_value_that_does_not_fit_is_named_with_what_it_may_be(db, before
 
 async def test_a_setting_of_the_project_that_does_not_fit_has_its_range(db):
     error = await db.refusal("select set_setting($1)", {"max_attempts": 0, "archive": True})
-    assert error.detail == "max_attempts is 0, not 1 to 2147483647"
+    assert error.detail == "max_attempts is 0, not 1 to 1000000000"
     error = await db.refusal("select set_setting($1)", {"keep_failed_seconds": 5})
     assert error.detail == "keep_failed_seconds is 5, not 60 to 3153600000"
