@@ -293,7 +293,7 @@ $$;
 -- in _assign_order. (A pattern that counts, as {0,127}, takes ten times as long as one that does not.)
 create function picture_queue._new_jobs(p_jobs jsonb, out jobs picture_queue.new_job[], out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-set enable_hashjoin = off set enable_memoize = off
+set enable_hashjoin = off set enable_memoize = off set work_mem = '64MB'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -338,16 +338,17 @@ begin
   cross join picture_queue.setting s
   left join picture_queue.job_type t on t.name = e.job_type
   left join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
+  -- `offset 0`, so that nothing is read of a job without options.
   left join lateral (
-    select r.* from jsonb_to_record(nullif(e.options, 'null')) as r (delay_seconds real, timeout_seconds real,
+    select r.* from (select e.options as value where e.options not in ('{}', 'null') offset 0) g
+    cross join lateral jsonb_to_record(g.value) as r (delay_seconds real, timeout_seconds real,
       expires_at timestamptz, expires_in_seconds real, backoff jsonb, tags text[], metadata jsonb, tenant text,
-      limit_keys text[], depends_on uuid[], on_parent_failure text, batch_id uuid, "unique" jsonb)
-    where e.options <> '{}') o on true
+      limit_keys text[], depends_on uuid[], on_parent_failure text, batch_id uuid, "unique" jsonb)) o on true
   left join lateral (
     select r.by, r.period_seconds, coalesce(r.states, '{pending,processing}') as states, r.on_conflict
-    from jsonb_to_record(nullif(o."unique", 'null'))
-      as r (by text[], period_seconds real, states text[], on_conflict text)
-    where o."unique" <> 'null') u on true
+    from (select o."unique" as value where o."unique" <> 'null' offset 0) g
+    cross join lateral jsonb_to_record(g.value)
+      as r (by text[], period_seconds real, states text[], on_conflict text)) u on true
   cross join lateral (
     select coalesce(e.scheduled_for, v_now + make_interval(secs => o.delay_seconds)) as run_at,
       q.aging_seconds is null and not (q.fair_share or q.draining) as is_plain) r;
