@@ -4709,7 +4709,7 @@ comment on function public.failure_reasons is 'Why jobs failed: equal errors onc
 -- their locks. Batches keep their counts: what was finished stays so. A job whose children are not settled yet
 -- stays, since they have to know how it ended. Returns how many.
 create function picture_queue._discard(p_ids uuid[]) returns integer
-language sql volatile set search_path = pg_catalog, pg_temp
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with gone as (
     delete from public.job_queue j where j.id = any (p_ids) and j.finished_at is not null
@@ -4726,7 +4726,7 @@ $$;
 -- Cancels locked jobs, as cancel_job does one: what is pending ends, what runs is asked to stop, what is
 -- parked is claimed once more. Returns how many.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_changes picture_queue.change[];
@@ -4750,7 +4750,7 @@ $$;
 -- Retries locked jobs. Of those with one unique key only the newest comes back, and none if another job
 -- has the key now. Those whose parents have not finished wait for them as before. Returns how many.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_changes picture_queue.change[];
