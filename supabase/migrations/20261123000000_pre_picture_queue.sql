@@ -221,7 +221,8 @@ $$;
 -- Raises PQ_BUSY because another transaction holds what the caller must lock. A function that changes what an
 -- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function, and returns this
 -- for `lock_not_available or deadlock_detected`.
-create function picture_queue._refuse_busy(p_detail text default 'another transaction holds a row that this call changes')
+create function picture_queue._refuse_busy(
+  p_detail text default 'another transaction holds a row that this call changes')
 returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1431,9 +1432,10 @@ begin
 end
 $$;
 
--- Does a step for up to a thousand subjects at once, since their rows are held in memory; for the halves of more, and
--- of those for which it fails, until who makes it fail stands alone. That one is written down in failed_step and left alone until its retry_at; all others are done, as long as the
--- round of maintenance has time (picture_queue.deadline). Returns how many it dealt with.
+-- Does a step for up to a thousand subjects at once, since their rows are held in memory; for the halves of more,
+-- and of those for which it fails, until who makes it fail stands alone. That one is written down in failed_step and
+-- left alone until its retry_at; all others are done, as long as the round of maintenance has time
+-- (picture_queue.deadline). Returns how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1784,11 +1786,11 @@ $$;
 
 -- 240_function__move_jobs.sql
 
--- The step that moves jobs, each by itself, whatever the reason: they are due (promote), their lease ended (sweep), they
--- were not to start any more (expire), their key has capacity (unblock), their event came (wake), their queue is purged
--- (purge). Each job is looked at again under its lock; one that somebody has locked is left. A lease that ended unheard
--- counts as an attempt, so that a job that kills its worker ends; one that was claimed ahead had not started and loses
--- none. Returns how many jobs moved.
+-- The step that moves jobs, each by itself, whatever the reason: they are due (promote), their lease ended (sweep),
+-- they were not to start any more (expire), their key has capacity (unblock), their event came (wake), their queue is
+-- purged (purge). Each job is looked at again under its lock; one that somebody has locked is left. A lease that ended
+-- unheard counts as an attempt, so that a job that kills its worker ends; one that was claimed ahead had not started
+-- and loses none. Returns how many jobs moved.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

@@ -44,7 +44,8 @@ $$;
 -- Raises PQ_BUSY because another transaction holds what the caller must lock. A function that changes what an
 -- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function, and returns this
 -- for `lock_not_available or deadlock_detected`.
-create function picture_queue._refuse_busy(p_detail text default 'another transaction holds a row that this call changes')
+create function picture_queue._refuse_busy(
+  p_detail text default 'another transaction holds a row that this call changes')
 returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

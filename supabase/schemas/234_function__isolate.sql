@@ -41,9 +41,10 @@ begin
 end
 $$;
 
--- Does a step for up to a thousand subjects at once, since their rows are held in memory; for the halves of more, and
--- of those for which it fails, until who makes it fail stands alone. That one is written down in failed_step and left alone until its retry_at; all others are done, as long as the
--- round of maintenance has time (picture_queue.deadline). Returns how many it dealt with.
+-- Does a step for up to a thousand subjects at once, since their rows are held in memory; for the halves of more,
+-- and of those for which it fails, until who makes it fail stands alone. That one is written down in failed_step and
+-- left alone until its retry_at; all others are done, as long as the round of maintenance has time
+-- (picture_queue.deadline). Returns how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
