@@ -41,31 +41,8 @@ begin
 end
 $$;
 
--- Whether a partition of the archive takes a job that finished then. The project may have made or detached some.
-create function picture_queue._archive_takes(p_at timestamptz) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_condition text;
-  v_takes boolean;
-begin
-  for v_condition in
-    select pg_catalog.pg_get_partition_constraintdef(i.inhrelid) from pg_catalog.pg_inherits i
-    where i.inhparent = 'picture_queue.archive'::regclass and not i.inhdetachpending
-    order by i.inhrelid desc
-  loop
-    -- A default partition without others beside it has no condition.
-    execute format('select %s from (select $1 as finished_at) a', coalesce(v_condition, 'true')) into v_takes using p_at;
-    if v_takes then
-      return true;
-    end if;
-  end loop;
-  return false;
-end
-$$;
-
--- Makes the partition of the archive for the month (UTC) of p_at, unless there is one. Made first and then
--- attached, which waits for nobody who reads the archive. A detached partition keeps its name, so the new one
+-- Makes the partition of the archive for the month (UTC) of p_at. Made first and then attached, which waits for
+-- nobody who reads the archive. A detached partition keeps its name, so the new one
 -- gets another.
 create function picture_queue._archive_partition(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -75,9 +52,6 @@ declare
   v_name text := 'archive_' || to_char(v_month, 'YYYY_MM');
   v_n integer := 1;
 begin
-  if picture_queue._archive_takes(p_at) then
-    return;
-  end if;
   while to_regtype(format('picture_queue.%I', v_name)) is not null or to_regclass(format('picture_queue.%I', v_name)) is not null loop
     v_n := v_n + 1;
     v_name := 'archive_' || to_char(v_month, 'YYYY_MM') || '_' || v_n;
@@ -150,8 +124,8 @@ begin
 end
 $$;
 
--- Deletes finished jobs that nobody has locked, into the archive if it is on. A job's idempotency key and uniqueness
--- end with it. Returns how many.
+-- Deletes finished jobs that nobody has locked, into the archive if it is on; months that no partition of it takes get
+-- one. A job's idempotency key and uniqueness end with it. Returns how many.
 create function picture_queue._prune_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -159,17 +133,29 @@ declare
   v_ids uuid[] := array(
     select j.id from public.job_queue j
     where j.id = any (p_ids) and j.finished_at is not null order by j.id for update skip locked);
+  v_month timestamptz;
 begin
-  if (select s.archive from picture_queue.setting s) then
-    perform picture_queue._archive_partition(m.at)
-    from (select distinct date_trunc('month', j.finished_at, 'UTC') as at from public.job_queue j where j.id = any (v_ids)) m;
-    insert into picture_queue.archive (id, seq, queue, job_type, status, priority, payload, result, error, tags,
-      metadata, tenant, batch_id, user_id, generation_id, attempt, worker, created_at, started_at, finished_at)
-    select j.id, j.seq, j.queue, j.job_type, j.status, j.priority, j.payload, j.result, j.error, j.tags, j.metadata,
-      j.tenant, j.batch_id, j.user_id, j.generation_id, j.attempt, j.worker, j.created_at, j.started_at, j.finished_at
-    from public.job_queue j where j.id = any (v_ids)
-    on conflict do nothing;
-  end if;
+  for v_month in
+    select distinct date_trunc('month', j.finished_at, 'UTC') from public.job_queue j
+    where j.id = any (v_ids) and (select s.archive from picture_queue.setting s)
+  loop
+    for v_try in 1..2 loop
+      begin
+        insert into picture_queue.archive (id, seq, queue, job_type, status, priority, payload, result, error, tags,
+          metadata, tenant, batch_id, user_id, generation_id, attempt, worker, created_at, started_at, finished_at)
+        select j.id, j.seq, j.queue, j.job_type, j.status, j.priority, j.payload, j.result, j.error, j.tags, j.metadata,
+          j.tenant, j.batch_id, j.user_id, j.generation_id, j.attempt, j.worker, j.created_at, j.started_at, j.finished_at
+        from public.job_queue j where j.id = any (v_ids) and date_trunc('month', j.finished_at, 'UTC') = v_month
+        on conflict do nothing;
+        exit;
+      exception when check_violation then
+        if v_try = 2 then
+          raise;
+        end if;
+        perform picture_queue._archive_partition(v_month);
+      end;
+    end loop;
+  end loop;
   return picture_queue._discard(v_ids);
 end
 $$;

@@ -129,17 +129,17 @@ async def test_months_are_those_of_utc(db):
     await db.run("set local timezone = 'Pacific/Auckland'")
     at = datetime(2031, 3, 1, 0, 30, tzinfo=UTC)
     await db.value("select picture_queue._archive_partition($1)", at)
-    await db.value("select picture_queue._archive_partition($1)", at + timedelta(days=30))
     await db.value("select picture_queue._archive_partition($1)", at - timedelta(hours=1))
     assert set(await partitions(db)) >= {"archive_2031_03", "archive_2031_02"}
     assert "archive_2031_04" not in await partitions(db)
     await db.run(
         """insert into picture_queue.archive (id, seq, queue, job_type, status, priority, payload,
           metadata, attempt, created_at, finished_at)
-        select gen_random_uuid(), 1, 'q', 't', 'failed', 0, '{}', '{}', 1, now(), $1""",
-        at,
+        select gen_random_uuid(), 1, 'q', 't', 'failed', 0, '{}', '{}', 1, now(), t
+        from unnest($1::timestamptz[]) t""",
+        [at, at + timedelta(days=30)],
     )
-    assert await db.value("select count(*) from picture_queue.archive_2031_03") == 1
+    assert await db.value("select count(*) from picture_queue.archive_2031_03") == 2
 
 
 async def test_old_months_of_the_archive_are_dropped(db):
