@@ -232,6 +232,18 @@ begin
 end
 $$;
 
+-- The value, or the error of that code where there is none. It reads nothing, so users may call it.
+create function picture_queue._found(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_value is null then
+    perform picture_queue._refuse(p_code, p_detail, p_hint);
+  end if;
+  return p_value;
+end
+$$;
+
 -- Whether it is a list of objects, which jsonb_to_recordset asks for.
 create function picture_queue._is_list(p_value jsonb) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -4524,14 +4536,9 @@ $$;
 create function public.get_job(job_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_job jsonb;
 begin
-  select to_jsonb(j) into v_job from public.job_queue j where j.id = get_job.job_id;
-  if v_job is null then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
-  end if;
-  return v_job;
+  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+    'PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
 end
 $$;
 comment on function public.get_job is 'One job of the caller''s.';
@@ -4613,17 +4620,12 @@ comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
 create function public.get_generation(generation_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_generation jsonb;
 begin
-  select to_jsonb(g) || jsonb_build_object('images', coalesce(
+  return picture_queue._found((
+    select to_jsonb(g) || jsonb_build_object('images', coalesce(
       (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
-  into v_generation
-  from public.generations g where g.id = get_generation.generation_id;
-  if v_generation is null then
-    perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
-  end if;
-  return v_generation;
+    from public.generations g where g.id = get_generation.generation_id),
+    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
 end
 $$;
 comment on function public.get_generation is 'One generation of the caller''s with its images.';
@@ -5064,14 +5066,9 @@ $$;
 create function picture_queue._queue(p_queue text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_queue jsonb := (select q from picture_queue._queues(coalesce(p_queue, '')) q);
 begin
-  if v_queue is null then
-    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)),
-      'list_queues() has those there are');
-  end if;
-  return v_queue;
+  return picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
+    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)), 'list_queues() has those there are');
 end
 $$;
 
@@ -5494,9 +5491,9 @@ comment on function public.enqueue_batch is
 create function public.get_batch(batch_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-declare
+begin
   -- The counts, with changes that are not added up yet.
-  v_batch jsonb := (
+  return picture_queue._found((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -5507,12 +5504,7 @@ declare
         b.failed + coalesce(sum((f.data ->> 'failed')::integer), 0) as failed,
         b.cancelled + coalesce(sum((f.data ->> 'cancelled')::integer), 0) as cancelled
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
-    where b.id = get_batch.batch_id);
-begin
-  if v_batch is null then
-    perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));
-  end if;
-  return v_batch;
+    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));
 end
 $$;
 comment on function public.get_batch is 'How far a batch is.';
@@ -6070,15 +6062,9 @@ $$;
 create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_schedule jsonb;
 begin
-  select to_jsonb(s) into v_schedule from picture_queue.schedule s where s.name = p_name;
-  if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(p_name)),
-      'list_schedules() has those there are');
-  end if;
-  return v_schedule;
+  return picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
+    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(p_name)), 'list_schedules() has those there are');
 end
 $$;
 
@@ -8242,7 +8228,7 @@ grant execute on function
 -- What those call with the caller's rights; each takes the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
-  picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue.job_position,
+  picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue._found, picture_queue.job_position,
   picture_queue.explain_jobs,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
   picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem, picture_queue._is_a

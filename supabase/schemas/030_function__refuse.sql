@@ -55,6 +55,18 @@ begin
 end
 $$;
 
+-- The value, or the error of that code where there is none. It reads nothing, so users may call it.
+create function picture_queue._found(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_value is null then
+    perform picture_queue._refuse(p_code, p_detail, p_hint);
+  end if;
+  return p_value;
+end
+$$;
+
 -- Whether it is a list of objects, which jsonb_to_recordset asks for.
 create function picture_queue._is_list(p_value jsonb) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp

@@ -2,14 +2,9 @@
 create function public.get_job(job_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_job jsonb;
 begin
-  select to_jsonb(j) into v_job from public.job_queue j where j.id = get_job.job_id;
-  if v_job is null then
-    perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
-  end if;
-  return v_job;
+  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+    'PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
 end
 $$;
 comment on function public.get_job is 'One job of the caller''s.';
@@ -91,17 +86,12 @@ comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
 create function public.get_generation(generation_id uuid) returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_generation jsonb;
 begin
-  select to_jsonb(g) || jsonb_build_object('images', coalesce(
+  return picture_queue._found((
+    select to_jsonb(g) || jsonb_build_object('images', coalesce(
       (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
-  into v_generation
-  from public.generations g where g.id = get_generation.generation_id;
-  if v_generation is null then
-    perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
-  end if;
-  return v_generation;
+    from public.generations g where g.id = get_generation.generation_id),
+    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
 end
 $$;
 comment on function public.get_generation is 'One generation of the caller''s with its images.';

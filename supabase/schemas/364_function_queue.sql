@@ -84,14 +84,9 @@ $$;
 create function picture_queue._queue(p_queue text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_queue jsonb := (select q from picture_queue._queues(coalesce(p_queue, '')) q);
 begin
-  if v_queue is null then
-    perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)),
-      'list_queues() has those there are');
-  end if;
-  return v_queue;
+  return picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
+    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)), 'list_queues() has those there are');
 end
 $$;
 

@@ -54,9 +54,9 @@ comment on function public.enqueue_batch is
 create function public.get_batch(batch_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-declare
+begin
   -- The counts, with changes that are not added up yet.
-  v_batch jsonb := (
+  return picture_queue._found((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -67,12 +67,7 @@ declare
         b.failed + coalesce(sum((f.data ->> 'failed')::integer), 0) as failed,
         b.cancelled + coalesce(sum((f.data ->> 'cancelled')::integer), 0) as cancelled
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
-    where b.id = get_batch.batch_id);
-begin
-  if v_batch is null then
-    perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));
-  end if;
-  return v_batch;
+    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));
 end
 $$;
 comment on function public.get_batch is 'How far a batch is.';

@@ -206,14 +206,8 @@ $$;
 create function picture_queue._get_schedule(p_name text) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_schedule jsonb;
 begin
-  select to_jsonb(s) into v_schedule from picture_queue.schedule s where s.name = p_name;
-  if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(p_name)),
-      'list_schedules() has those there are');
-  end if;
-  return v_schedule;
+  return picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
+    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(p_name)), 'list_schedules() has those there are');
 end
 $$;
