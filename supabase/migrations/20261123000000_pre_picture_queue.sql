@@ -5000,10 +5000,8 @@ begin
     "breaker_seconds": ["number", 0.001, 31536000],
     "draining": ["boolean"]
   }');
-  if coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('queue is %s', quote_nullable(queue)),
-      'names are letters, digits and _ . -');
-  end if;
+  perform picture_queue._refuse_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
+    then format('queue is %s', quote_nullable(queue)) end);
   insert into picture_queue.queue (name) values (queue) on conflict do nothing;
   select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
   perform picture_queue._change_row('picture_queue.queue', 'name', queue, changes);
@@ -5084,9 +5082,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 begin
   perform picture_queue._queue(queue);
-  if resume_at <= picture_queue._now() then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('resume_at is %s, which is past', resume_at));
-  end if;
+  perform picture_queue._refuse_problem(case when resume_at <= picture_queue._now()
+    then format('resume_at is %s, which is past', resume_at) end, 'name a time to come, or none');
   update picture_queue.queue q
   set paused_until = coalesce(resume_at, 'infinity'), pause_reason = left(pause_queue.reason, 500)
   where q.name = pause_queue.queue;
@@ -5410,11 +5407,10 @@ create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('tenant is %s and weight %s', quote_nullable(left(tenant, 200)), quote_nullable(weight)),
-      'a weight is 0.001 to 1000');
-  end if;
+  perform picture_queue._refuse_problem(case
+    when coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000
+    then format('tenant is %s and weight %s', quote_nullable(left(tenant, 200)), quote_nullable(weight))
+  end, 'a weight is 0.001 to 1000');
   insert into picture_queue.tenant as t (name, weight) values (set_tenant.tenant, set_tenant.weight)
   on conflict (name) do update set weight = excluded.weight;
   return jsonb_build_object('tenant', tenant, 'weight', weight);
@@ -6502,9 +6498,8 @@ declare
   v_row picture_queue.prediction;
 begin
   v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  if coalesce(state, '') not in ('succeeded', 'failed', 'canceled', 'aborted', 'lost') then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('state is %s', quote_nullable(state)));
-  end if;
+  perform picture_queue._refuse_problem('state ' || picture_queue._value_problem(
+    coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
     metrics = finish_prediction.metrics, updated_at = picture_queue._now(), finished_at = picture_queue._now()
@@ -6757,11 +6752,10 @@ begin
   jobs_per_worker := coalesce(jobs_per_worker, 10);
   min_workers := coalesce(min_workers, 0);
   max_workers := coalesce(max_workers, 100);
-  if jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers),
-      'at least 1 job a worker, and 0 or more workers');
-  elsif queue is not null then
+  perform picture_queue._refuse_problem(case when jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers
+    then format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers) end,
+    'at least 1 job a worker, and 0 or more workers');
+  if queue is not null then
     perform picture_queue._queue(queue);
   end if;
   select coalesce(sum(d.n) filter (where d.status = 'processing'), 0),
@@ -6980,12 +6974,9 @@ declare
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
 begin
-  if p_job_ids is null or cardinality(p_job_ids) > 1000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      case when p_job_ids is null then 'job_ids is null'
-        else format('job_ids has %s entries', cardinality(p_job_ids)) end,
-      'pass up to 1000 ids a call');
-  end if;
+  perform picture_queue._refuse_problem(case when p_job_ids is null then 'job_ids is null'
+    when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
+    'pass up to 1000 ids a call');
   v_ids := array(
     select j.id from public.job_queue j where j.id = any (p_job_ids) and (v_is_service or j.user_id = v_user_id));
   select jsonb_object_agg(l.job_id, l.reasons) into v_reasons
@@ -8228,8 +8219,8 @@ grant execute on function
 -- What those call with the caller's rights; each takes the caller's identity from the token.
 grant execute on function
   picture_queue.cancel_job, picture_queue.start_generation, picture_queue.cancel_generation,
-  picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue._found, picture_queue.job_position,
-  picture_queue.explain_jobs,
+  picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue._found,
+  picture_queue.job_position, picture_queue.explain_jobs,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
   picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem, picture_queue._is_a
   to authenticated, service_role;

@@ -18,10 +18,8 @@ begin
     "breaker_seconds": ["number", 0.001, 31536000],
     "draining": ["boolean"]
   }');
-  if coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('queue is %s', quote_nullable(queue)),
-      'names are letters, digits and _ . -');
-  end if;
+  perform picture_queue._refuse_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
+    then format('queue is %s', quote_nullable(queue)) end);
   insert into picture_queue.queue (name) values (queue) on conflict do nothing;
   select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
   perform picture_queue._change_row('picture_queue.queue', 'name', queue, changes);
@@ -102,9 +100,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 begin
   perform picture_queue._queue(queue);
-  if resume_at <= picture_queue._now() then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('resume_at is %s, which is past', resume_at));
-  end if;
+  perform picture_queue._refuse_problem(case when resume_at <= picture_queue._now()
+    then format('resume_at is %s, which is past', resume_at) end, 'name a time to come, or none');
   update picture_queue.queue q
   set paused_until = coalesce(resume_at, 'infinity'), pause_reason = left(pause_queue.reason, 500)
   where q.name = pause_queue.queue;

@@ -170,11 +170,10 @@ create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('tenant is %s and weight %s', quote_nullable(left(tenant, 200)), quote_nullable(weight)),
-      'a weight is 0.001 to 1000');
-  end if;
+  perform picture_queue._refuse_problem(case
+    when coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000
+    then format('tenant is %s and weight %s', quote_nullable(left(tenant, 200)), quote_nullable(weight))
+  end, 'a weight is 0.001 to 1000');
   insert into picture_queue.tenant as t (name, weight) values (set_tenant.tenant, set_tenant.weight)
   on conflict (name) do update set weight = excluded.weight;
   return jsonb_build_object('tenant', tenant, 'weight', weight);

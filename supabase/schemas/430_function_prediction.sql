@@ -104,9 +104,8 @@ declare
   v_row picture_queue.prediction;
 begin
   v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  if coalesce(state, '') not in ('succeeded', 'failed', 'canceled', 'aborted', 'lost') then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('state is %s', quote_nullable(state)));
-  end if;
+  perform picture_queue._refuse_problem('state ' || picture_queue._value_problem(
+    coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
     metrics = finish_prediction.metrics, updated_at = picture_queue._now(), finished_at = picture_queue._now()

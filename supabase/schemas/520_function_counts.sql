@@ -56,11 +56,10 @@ begin
   jobs_per_worker := coalesce(jobs_per_worker, 10);
   min_workers := coalesce(min_workers, 0);
   max_workers := coalesce(max_workers, 100);
-  if jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers),
-      'at least 1 job a worker, and 0 or more workers');
-  elsif queue is not null then
+  perform picture_queue._refuse_problem(case when jobs_per_worker < 1 or min_workers < 0 or max_workers < min_workers
+    then format('jobs_per_worker is %s, min_workers %s, max_workers %s', jobs_per_worker, min_workers, max_workers) end,
+    'at least 1 job a worker, and 0 or more workers');
+  if queue is not null then
     perform picture_queue._queue(queue);
   end if;
   select coalesce(sum(d.n) filter (where d.status = 'processing'), 0),

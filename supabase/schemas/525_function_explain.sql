@@ -183,12 +183,9 @@ declare
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
 begin
-  if p_job_ids is null or cardinality(p_job_ids) > 1000 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      case when p_job_ids is null then 'job_ids is null'
-        else format('job_ids has %s entries', cardinality(p_job_ids)) end,
-      'pass up to 1000 ids a call');
-  end if;
+  perform picture_queue._refuse_problem(case when p_job_ids is null then 'job_ids is null'
+    when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
+    'pass up to 1000 ids a call');
   v_ids := array(
     select j.id from public.job_queue j where j.id = any (p_job_ids) and (v_is_service or j.user_id = v_user_id));
   select jsonb_object_agg(l.job_id, l.reasons) into v_reasons
