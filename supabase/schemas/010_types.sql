@@ -66,8 +66,8 @@ create type picture_queue.outcome as (
 -- A job that could be claimed, with what decides whether it may.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- under which it would run
-  is_last boolean          -- it must not be claimed ahead: its last attempt, or it was lost that way before
+  keys text[],             -- under which it would run; once admitted only the limited ones
+  blocked_on text          -- one of them that lets no more start
 );
 
 -- A job as explain_jobs looks at it.

@@ -204,6 +204,24 @@ begin
 end
 $$;
 
+-- Unblocks jobs that wait for keys under which fewer jobs run now, of a hundred keys at most.
+create function picture_queue._unblock_freed_keys() returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_since timestamptz := picture_queue._freed_since();
+begin
+  perform picture_queue._isolate('key', array(
+    select k.key
+    from (select distinct f.key from picture_queue.freed_key f where f.at > v_since) k
+    -- With its own limit, so that it is looked up for each key and never joined with all blocked jobs.
+    where (
+      select true from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
+    limit 100), 100);
+end
+$$;
+
 -- The jobs to unblock under these locked keys.
 create function picture_queue._jobs_to_unblock(p_keys text[]) returns text[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan

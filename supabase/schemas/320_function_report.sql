@@ -23,18 +23,19 @@ create function public.report_jobs(outcomes jsonb, claim jsonb default null) ret
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_claim picture_queue.claim;
-  v_outcomes jsonb;
+  v_outcomes jsonb := picture_queue._report_isolated(outcomes);
   v_jobs jsonb := '[]'::jsonb;
 begin
-  if jsonb_typeof(claim) = 'object' then
-    v_claim := picture_queue._claim_of(claim);
-  elsif jsonb_typeof(claim) <> 'null' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'claim is not an object', 'the parameters of claim_jobs');
-  end if;
-  v_outcomes := picture_queue._report_isolated(outcomes);
-  if v_claim.lease_id is not null then
-    v_jobs := picture_queue._claim_jobs(v_claim);
+  if jsonb_typeof(claim) <> 'null' then
+    begin
+      select public.claim_jobs(
+        c.worker, c.queues, c.job_types, c.max_jobs, c.lease_seconds, c.request_id, c.weights, c.start_jobs)
+      into v_jobs
+      from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
+        lease_seconds real, request_id uuid, weights real[], start_jobs integer);
+    exception when data_exception then
+      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
+    end;
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
 end
