@@ -61,7 +61,7 @@ MUTATIONS = (
              "many dependents", "report_jobs"),
     Mutation("heartbeats wait for locked jobs", "_heartbeat", SKIPS, WAITS,
              "held lock on a job", "heartbeat_jobs"),
-    Mutation("heartbeats are not made again lease by lease", "_heartbeat_isolated", CATCHES,
+    Mutation("heartbeats are not made again lease by lease", "heartbeat_jobs", CATCHES,
              CATCHES_NOTHING, "trigger on any update", "heartbeat_jobs"),
     Mutation("a callback that is refused is not noted", "_enqueue_callbacks", CATCHES,
              CATCHES_NOTHING, "callback with an unknown field", "report_jobs"),
