@@ -60,7 +60,8 @@ create type picture_queue.outcome as (
   run_at timestamptz,      -- when instead
   duration_seconds real,
   event text,              -- of parked: what wakes it
-  pause_key text           -- a limit key or queue that rests as long
+  pause_key text,          -- a limit key or queue that rests as long
+  i bigint                 -- its place in the report, from 1
 );
 
 -- A job that could be claimed, with what decides whether it may.
