@@ -86,32 +86,8 @@ begin
 end
 $$;
 
--- Writes a report so that one outcome cannot hold up the others. Jobs that somebody has locked for longer than a
--- moment are answered with busy, outcomes that cannot be written with refused and why; the others are written. A
--- report of one outcome that is not well formed, or whose job is locked, fails instead.
-create function picture_queue._report_isolated(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
-as $$
-begin
-  perform picture_queue._check_isolation();
-  begin
-    return picture_queue._report(p_outcomes);
-  exception when others then
-    if not picture_queue._is_list(p_outcomes) or jsonb_array_length(p_outcomes) < 2 then
-      if picture_queue._is_transient(sqlstate) then
-        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-      elsif sqlstate like '22%' then  -- a value that is not of its type
-        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-      elsif sqlstate like 'PT%' then
-        raise;
-      end if;
-    end if;
-  end;
-  return picture_queue._report_each(p_outcomes);
-end
-$$;
-
--- Writes outcomes one by one, those whose jobs nobody has locked.
+-- Writes outcomes one by one. Those of jobs that somebody has locked are answered with busy, those that cannot be
+-- written with refused and why.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
@@ -197,7 +173,7 @@ end
 $$;
 
 -- What outcomes mean beyond their jobs, each only where there is such an outcome: an event that came
--- before its job parked, a key or queue that asked for a pause, a breaker.
+-- before its job parked; a limit key or queue ('queue:…') that is to rest, if it does not rest for longer; a breaker.
 create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -205,22 +181,34 @@ as $$
 declare
   v_parked uuid[] := array(select m.id from unnest(p_moved) m where m.hold = 'parked');
   v_events text[];
-  v_paused text[] := array(select o.pause_key from unnest(p_outcomes) o where o.pause_key is not null);
+  v_pause record;
 begin
   if v_parked <> '{}' then
     v_events := array(select distinct j.parked_on from public.job_queue j where j.id = any (v_parked) order by j.parked_on);
     perform picture_queue._lock_events(v_events);
     perform picture_queue._wake_parked(v_events);
   end if;
-  if v_paused <> '{}' then
-    perform picture_queue._pause(p.key, p.until, 'a job was told to come back later')
-    from (
+  if exists (select from unnest(p_outcomes) o where o.pause_key is not null) then
+    for v_pause in
       select o.pause_key as key, max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from unnest(p_outcomes) o
       join unnest(p_moved) m on m.id = o.job_id
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
-    ) p;
+    loop
+      -- What somebody has locked is left as it is: the next job that is told to come back later pauses it.
+      if v_pause.key like 'queue:%' then
+        update picture_queue.queue q set paused_until = v_pause.until, pause_reason = 'a job was told to come back later'
+        where q.name = any (array(
+            select o.name from picture_queue.queue o where o.name = substr(v_pause.key, 7) for update skip locked))
+          and coalesce(q.paused_until, '-infinity') < v_pause.until;
+      elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
+        perform picture_queue._add_running(array[v_pause.key], '{0}');
+        update picture_queue.limit_key k set paused_until = v_pause.until, due_at = v_pause.until, version = k.version + 1
+        where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
+        perform picture_queue._plan_maintenance(v_pause.until);
+      end if;
+    end loop;
   end if;
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
@@ -230,25 +218,6 @@ begin
       select distinct m.id from unnest(p_moved) m
       join unnest(p_outcomes) o on o.job_id = m.id
       where o.outcome in ('completed', 'failed') and m.status <> 'cancelled'));
-  end if;
-end
-$$;
-
--- Pauses a limit key or a queue ('queue:…') until then, if it is not paused for longer. One that somebody has locked
--- is left as it is: the next job that is told to come back later pauses it.
-create function picture_queue._pause(p_key text, p_until timestamptz, p_reason text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if p_key like 'queue:%' then
-    update picture_queue.queue q set paused_until = p_until, pause_reason = p_reason
-    where q.name = any (array(select o.name from picture_queue.queue o where o.name = substr(p_key, 7) for update skip locked))
-      and coalesce(q.paused_until, '-infinity') < p_until;
-  elsif picture_queue._lock_keys(array[p_key]) <> '{}' then
-    perform picture_queue._add_running(array[p_key], array[0]);
-    update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1
-    where k.key = p_key and coalesce(k.paused_until, '-infinity') < p_until;
-    perform picture_queue._plan_maintenance(p_until);
   end if;
 end
 $$;

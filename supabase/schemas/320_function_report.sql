@@ -73,14 +73,31 @@ end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
--- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given.
+-- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
+-- be written together (one is not well formed, or its job is locked for longer than a moment), they are written one
+-- by one, so that none holds up the others; a report of one such outcome fails.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
 declare
-  v_outcomes jsonb := picture_queue._report_isolated(outcomes);
+  v_outcomes jsonb;
   v_jobs jsonb := '[]'::jsonb;
 begin
+  perform picture_queue._check_isolation();
+  begin
+    v_outcomes := picture_queue._report(outcomes);
+  exception when others then
+    if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
+      if picture_queue._is_transient(sqlstate) then
+        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+      elsif sqlstate like '22%' then  -- a value that is not of its type
+        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+      elsif sqlstate like 'PT%' then
+        raise;
+      end if;
+    end if;
+    v_outcomes := picture_queue._report_each(outcomes);
+  end;
   if jsonb_typeof(claim) <> 'null' then
     begin
       select public.claim_jobs(
@@ -112,10 +129,10 @@ begin
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
-  v_outcome := picture_queue._report_isolated(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+  v_outcome := public.report_jobs(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
     'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
     'outcome', case when error is null then 'completed' else 'failed' end))
-    || jsonb_build_object('result', result))) -> 0;
+    || jsonb_build_object('result', result))) #> '{outcomes,0}';
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   elsif v_outcome ->> 'outcome' = 'refused' then
