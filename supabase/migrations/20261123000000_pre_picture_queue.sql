@@ -104,14 +104,15 @@ create type picture_queue.outcome as (
   run_at timestamptz,      -- when instead
   duration_seconds real,
   event text,              -- of parked: what wakes it
-  pause_key text           -- a limit key or queue that rests as long
+  pause_key text,          -- a limit key or queue that rests as long
+  i bigint                 -- its place in the report, from 1
 );
 
 -- A job that could be claimed, with what decides whether it may.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- under which it would run
-  is_last boolean          -- it must not be claimed ahead: its last attempt, or it was lost that way before
+  keys text[],             -- under which it would run; once admitted only the limited ones
+  blocked_on text          -- one of them that lets no more start
 );
 
 -- A job about to be written: an item of an enqueue, with every default filled in.
@@ -1185,12 +1186,6 @@ begin
   if pg_relation_size('picture_queue.dependency') > 0 then
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
-  if not (v_has_children or v_applied.takes_turn or v_applied.long_lived or v_applied.has_generation or v_applied.announced)
-    and num_nonnulls(v_applied.ended, v_applied.unblocked, v_applied.batches, v_applied.due_at) = 0
-  then
-    return v_applied.moved;
-  end if;
-
   v_ids := array(select m.id from unnest(v_applied.moved) m);
   if v_applied.due_at < v_now + interval '1 second' then
     perform picture_queue._plan_maintenance(v_applied.due_at);
@@ -1924,14 +1919,28 @@ begin
 end
 $$;
 
--- Of these locked keys, those whose row nobody has locked by hand either.
-create function picture_queue._unlocked_rows(p_keys text[]) returns text[]
+-- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
+-- milliseconds, in one order for all, so nobody waits long or in a circle. There are 1,024 locks, so that no
+-- transaction takes more; keys that share one only wait for each other.
+create function picture_queue._lock_keys(p_keys text[]) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+set lock_timeout = '50ms'
 as $$
+declare
+  v_keys text[] := p_keys;
 begin
+  begin
+    perform pg_catalog.pg_advisory_xact_lock(1903326068, l.lock)
+    from (select distinct pg_catalog.hashtext(k) & 1023 as lock from unnest(p_keys) k order by lock offset 0) l;
+  exception when lock_not_available or deadlock_detected then
+    v_keys := array(
+      select k from unnest(p_keys) k
+      where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
+  end;
+  -- Without those whose row somebody has locked by hand.
   return array(
     select k.key
-    from unnest(p_keys) as k (key)
+    from unnest(v_keys) as k (key)
     left join lateral (
       select l.ctid from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1) newest on true
     left join lateral (
@@ -1940,32 +1949,7 @@ begin
 end
 $$;
 
--- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
--- milliseconds, so nobody waits long or in a circle. There are 1,024 locks, so that no transaction takes
--- more; keys that share one only wait for each other.
-create function picture_queue._lock_keys(p_keys text[]) returns text[]
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
-as $$
-declare
-  v_keys text[] := array(
-    select k from unnest(p_keys) k
-    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
-begin
-  if cardinality(v_keys) = cardinality(p_keys) then
-    return picture_queue._unlocked_rows(v_keys);
-  end if;
-  perform pg_catalog.pg_advisory_xact_lock(1903326068, l.lock)
-  from (select distinct pg_catalog.hashtext(k) & 1023 as lock from unnest(p_keys) k order by lock offset 0) l;
-  return picture_queue._unlocked_rows(p_keys);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._unlocked_rows(array(
-    select k from unnest(p_keys) k
-    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
-end
-$$;
-
--- Adds to the rows of locked keys, making those that are not there: running jobs by key, and when to look at
--- jobs that wait for them (null: when jobs of the key end).
+-- Adds to the numbers of running jobs of locked keys, making the rows that are not there.
 create function picture_queue._add_running(p_keys text[], p_counts integer[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2045,16 +2029,26 @@ begin
   ),
   sums as (select f.key, sum(f.n)::integer as n from freed f group by f.key)
   select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed from sums s where s.n > 0;
-  if v_freed.keys is not null then
-    perform picture_queue._add_running(v_freed.keys, v_freed.counts);
-  end if;
-  if exists (
-    select from public.job_queue j where j.status = 'pending' and j.blocked_on = any (v_keys) and j.hold = 'blocked')
-  then
-    perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
-  end if;
+  perform picture_queue._add_running(v_freed.keys, v_freed.counts);
+  perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
   perform picture_queue._plan_keys(v_keys);
   return cardinality(v_keys);
+end
+$$;
+
+-- Unblocks jobs that wait for keys under which fewer jobs run now, of a hundred keys at most.
+create function picture_queue._unblock_freed_keys() returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  perform picture_queue._isolate('key', array(
+    select k.key
+    from (select distinct f.key from picture_queue.freed_key f where f.at > picture_queue._freed_since()) k
+    -- With its own limit, so that it is looked up for each key and never joined with all blocked jobs.
+    where (
+      select true from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
+    limit 100), 100);
 end
 $$;
 
@@ -2063,48 +2057,46 @@ create function picture_queue._jobs_to_unblock(p_keys text[]) returns text[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
 as $$
-declare
-  v_ids text[];
 begin
-  with recursive pair as (
-    -- The queues and job types of the jobs blocked on each key, one after the other through the index.
-    select k.key, o.queue, o.job_type, 1 as n
-    from unnest(p_keys) as k (key)
-    cross join lateral (
-      select j.queue, j.job_type from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
-      order by j.queue, j.job_type limit 1) o
-    union all
-    select p.key, o.queue, o.job_type, p.n + 1
+  return array(
+    with recursive pair as (
+      -- The queues and job types of the jobs blocked on each key, one after the other through the index.
+      select k.key, o.queue, o.job_type, 1 as n
+      from unnest(p_keys) as k (key)
+      cross join lateral (
+        select j.queue, j.job_type from public.job_queue j
+        where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
+        order by j.queue, j.job_type limit 1) o
+      union all
+      select p.key, o.queue, o.job_type, p.n + 1
+      from pair p
+      cross join lateral (
+        select j.queue, j.job_type from public.job_queue j
+        where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
+          and (j.queue, j.job_type) > (p.queue, p.job_type)
+        order by j.queue, j.job_type limit 1) o
+      where p.n < 200
+    )
+    select distinct d.id::text
     from pair p
+    left join (select * from picture_queue._capacity(p_keys) where capacity is not null) c on c.key = p.key
     cross join lateral (
-      select j.queue, j.job_type from public.job_queue j
+      select j.id from public.job_queue j
       where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
-        and (j.queue, j.job_type) > (p.queue, p.job_type)
-      order by j.queue, j.job_type limit 1) o
-    where p.n < 200
-  )
-  select array_agg(distinct d.id::text) into v_ids
-  from pair p
-  left join (select * from picture_queue._capacity(p_keys) where capacity is not null) c on c.key = p.key
-  cross join lateral (
-    select j.id from public.job_queue j
-    where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
-      and j.queue = p.queue and j.job_type = p.job_type
-      and not exists (
-        select from picture_queue.failed_step f
-        where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
-    order by j.rank, j.turn, j.seq
-    limit greatest(0, coalesce(c.capacity, 1000) - (
-      -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
-      select count(*) from (
-        select u.updated_at from public.job_queue u
-        where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
-          and u.queue = p.queue and u.job_type = p.job_type
-        order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o
-      where o.updated_at > picture_queue._now() - interval '3 seconds'))
-  ) d;
-  return v_ids;
+        and j.queue = p.queue and j.job_type = p.job_type
+        and not exists (
+          select from picture_queue.failed_step f
+          where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
+      order by j.rank, j.turn, j.seq
+      limit greatest(0, coalesce(c.capacity, 1000) - (
+        -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
+        select count(*) from (
+          select u.updated_at from public.job_queue u
+          where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
+            and u.queue = p.queue and u.job_type = p.job_type
+          order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o
+        where o.updated_at > picture_queue._now() - interval '3 seconds'))
+    ) d);
 end
 $$;
 
@@ -2129,25 +2121,23 @@ begin
   v_keys := picture_queue._lock_keys(v_wanted);
   v_has_all := cardinality(v_keys) = cardinality(v_wanted);
   with uncounted as (
-    select j.id, array(
-      select distinct k from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
-      where k = any (v_keys) and k <> all (coalesce(j.slots, '{}'))) as keys
+    select j.id, k.keys
     from public.job_queue j
-    where v_keys <> '{}' and j.status = 'processing' and j.hold is null
-      and exists (
-        select from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
-        where k = any (v_keys) and k <> all (coalesce(j.slots, '{}')))
-    order by j.id limit p_limit for update skip locked
+    cross join lateral (
+      select array_agg(distinct k) as keys
+      from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+      where k = any (v_keys) and k <> all (coalesce(j.slots, '{}'))
+    ) k
+    where j.status = 'processing' and j.hold is null and k.keys is not null
+    order by j.id limit p_limit for update of j skip locked
   ),
   counted as (
     update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys
-    from uncounted u where j.id = u.id and u.keys <> '{}' returning u.keys
+    from uncounted u where j.id = u.id returning u.keys
   ),
   sums as (select k.key, count(*)::integer as n from counted c cross join lateral unnest(c.keys) as k (key) group by k.key)
   select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found from sums s;
-  if v_found > 0 then
-    perform picture_queue._add_running(v_keys, v_counts);
-  end if;
+  perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
   -- Not counted while there are more than fit into one step, or a key is locked.
   set counted = r.counted or v_found < p_limit and v_has_all,
@@ -2156,127 +2146,114 @@ begin
       then picture_queue._now() + interval '1 second' end
   where r.key = any (array(
     select o.key from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked));
-  return coalesce(v_found, 0);
+  return v_found;
 end
 $$;
 
 
 -- 246_function__admit.sql
 
--- Which candidates of a claim may start, and under which keys.
+-- What limits do to a claim: which candidates may start, what they count under, and what becomes of the others.
 
--- The keys of these candidates that something holds for.
-create function picture_queue._limited_keys(p_candidates picture_queue.candidate[]) returns text[]
-language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-as $$
-begin
-  return array(
-    select r.key from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r);
-end
-$$;
-
--- What a claim makes of its candidates, in their order: up to p_max_jobs may start (ids; slots: the limited
--- keys they run under, by id), those over a limit are blocked, and those whose keys somebody else has locked
--- are left alone, as are last attempts beyond the first p_start_jobs. p_limited: those of their keys that
--- something holds for.
-create function picture_queue._admit(
-  p_candidates picture_queue.candidate[], p_limited text[], p_max_jobs integer, p_start_jobs integer,
-  out ids uuid[], out slots jsonb, out blocked picture_queue.change[])
+-- The candidates that a claim is to deal with, with those of their keys that are limited: first up to p_max_jobs that
+-- may start, then those to be blocked since one of their keys is full. Those whose keys somebody else has locked are
+-- left out. The keys stay locked until the transaction ends.
+create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
+returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
+  v_limited text[] := array(
+    select r.key from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r);
+  v_locked text[] := '{}'::text[];
+  v_busy text[] := '{}'::text[];
   v_capacity jsonb;  -- of each limited key that we locked; null: any number
-  v_busy text[];
   v_candidate picture_queue.candidate;
-  v_keys text[];  -- what is limited, then: of one candidate
-  v_full text;
+  v_starting picture_queue.candidate[] := '{}'::picture_queue.candidate[];
+  v_blocked picture_queue.candidate[] := '{}'::picture_queue.candidate[];
 begin
-  ids := array(
-    select c.id from unnest(p_candidates) with ordinality as c (id, keys, is_last, n)
-    where c.n <= p_start_jobs or not c.is_last limit p_max_jobs);
-  slots := '{}';
-  if p_limited = '{}' then
-    return;
+  if v_limited <> '{}' then
+    v_locked := picture_queue._lock_keys(v_limited);
+    select jsonb_object_agg(r.key, r.capacity) filter (where r.capacity is not null),
+      array(select k from unnest(v_limited) k where k <> all (v_locked)) || array_agg(r.key) filter (where r.capacity is null)
+    into v_capacity, v_busy
+    from picture_queue._capacity(v_locked) r;
   end if;
-  v_keys := picture_queue._lock_keys(p_limited);
-  select coalesce(jsonb_object_agg(r.key, r.capacity) filter (where r.capacity is not null), '{}'),
-    coalesce(array_agg(r.key) filter (where r.capacity is null), '{}')
-  into v_capacity, v_busy
-  from picture_queue._capacity(v_keys) r;
-  v_busy := v_busy || array(select k from unnest(p_limited) k where k <> all (v_keys));
-
-  if v_busy = '{}' and cardinality(p_candidates) = cardinality(ids) and not exists (
+  if v_busy = '{}' and not exists (
     select from unnest(p_candidates) c, unnest(c.keys) k
-    where k = any (v_keys)
+    where k = any (v_locked)
     group by k having count(*) > (v_capacity ->> k)::integer)
   then
-    -- A key that a job names twice is one slot all the same.
-    select coalesce(jsonb_object_agg(s.id, s.keys), '{}') into slots
-    from (
-      select c.id, array_agg(distinct k) as keys
-      from unnest(p_candidates) c, unnest(c.keys) k
-      where k = any (v_keys)
-      group by c.id
-    ) s;
-    return;
+    -- All may start. A key that a job names twice is one slot all the same.
+    return array(
+      select row(c.id, (select array_agg(distinct k) from unnest(c.keys) k where k = any (v_locked)), null)::picture_queue.candidate
+      from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, n)
+      order by c.n limit p_max_jobs);
   end if;
 
-  ids := '{}';
   foreach v_candidate in array p_candidates loop
-    exit when cardinality(ids) = p_max_jobs;
-    continue when v_candidate.keys && v_busy or v_candidate.is_last and cardinality(ids) >= p_start_jobs;
-    v_keys := array(select distinct k from unnest(v_candidate.keys) k where v_capacity ? k);
-    v_full := (select min(k) from unnest(v_keys) k where (v_capacity ->> k)::integer <= 0);
-    if v_full is not null then
-      blocked := blocked || picture_queue._change(v_candidate.id, 'block', null, null, v_full);
+    exit when cardinality(v_starting) = p_max_jobs;
+    continue when v_candidate.keys && v_busy;
+    select array_agg(k), min(k) filter (where (v_capacity ->> k)::integer <= 0)
+    into v_candidate.keys, v_candidate.blocked_on
+    from (select distinct unnest(v_candidate.keys) as k) k
+    where v_capacity ? k;
+    if v_candidate.blocked_on is not null then
+      v_blocked := v_blocked || v_candidate;
     else
-      ids := ids || v_candidate.id;
-      if v_keys <> '{}' then
-        slots := slots || jsonb_build_object(v_candidate.id, v_keys);
-        v_capacity := v_capacity || (select jsonb_object_agg(k, (v_capacity ->> k)::integer - 1) from unnest(v_keys) k);
-      end if;
+      v_starting := v_starting || v_candidate;
+      v_capacity := v_capacity || coalesce((
+        select jsonb_object_agg(k, (v_capacity ->> k)::integer - 1) from unnest(v_candidate.keys) k), '{}');
     end if;
   end loop;
+  return v_starting || v_blocked;
 end
 $$;
 
--- Counts started jobs under their keys, blocks those that found a key full, and notes when to look again. A job
--- that had been unblocked for another key leaves that key's turn to the next.
-create function picture_queue._take_slots(p_slots jsonb, p_blocked picture_queue.change[]) returns void
+-- Counts those of the candidates that started (p_ids) under their keys.
+create function picture_queue._take_slots(p_candidates picture_queue.candidate[], p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_keys text[];
   v_counts integer[];
-  v_blocked_on text[] := array(select distinct c.key from unnest(p_blocked) c);
 begin
-  if p_blocked is not null then
-    insert into picture_queue.freed_key (key, n, at)
-    select distinct j.blocked_on, 0, picture_queue._now()
-    from unnest(p_blocked) c
-    join public.job_queue j on j.id = c.job_id and j.id = any (array(select c.job_id from unnest(p_blocked) c))
-    where j.blocked_on <> c.key;
-    perform picture_queue._transition(p_blocked);
-  end if;
   select array_agg(s.key), array_agg(s.n) into v_keys, v_counts
   from (
     select k, count(*)::integer as n
-    from jsonb_each(p_slots) as s (id, keys), jsonb_array_elements_text(s.keys) k group by k
+    from unnest(p_candidates) c
+    join unnest(p_ids) i (id) on i.id = c.id
+    cross join lateral unnest(c.keys) k
+    group by k
   ) s (key, n);
-  if v_keys is not null then
-    perform picture_queue._add_running(v_keys, v_counts);
-    if exists (select from picture_queue.limit_rule r where r.rate is not null) then
-      insert into picture_queue.start (key, at)
-      select r.key, picture_queue._now()
-      from picture_queue._rules(v_keys) r
-      join unnest(v_keys, v_counts) as c (key, n) on c.key = r.key
-      cross join generate_series(1, c.n)
-      where r.rate is not null;
-    end if;
+  perform picture_queue._add_running(v_keys, v_counts);
+  if exists (select from picture_queue.limit_rule r where r.rate is not null) then
+    insert into picture_queue.start (key, at)
+    select r.key, picture_queue._now()
+    from picture_queue._rules(v_keys) r
+    join unnest(v_keys, v_counts) as c (key, n) on c.key = r.key
+    cross join generate_series(1, c.n)
+    where r.rate is not null;
   end if;
-  if v_blocked_on <> '{}' then
-    perform picture_queue._plan_keys(v_blocked_on);
-  end if;
+end
+$$;
+
+-- Blocks those of the candidates that are over a limit, and plans when to look at their keys again. A job that had
+-- been unblocked for another key leaves that key's turn to the next.
+create function picture_queue._block(p_candidates picture_queue.candidate[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  insert into picture_queue.freed_key (key, n, at)
+  select distinct j.blocked_on, 0, picture_queue._now()
+  from unnest(p_candidates) c
+  join public.job_queue j on j.id = c.id and j.id = any (array(select o.id from unnest(p_candidates) o))
+  where j.blocked_on <> c.blocked_on;
+  perform picture_queue._transition((
+    select array_agg(picture_queue._change(c.id, 'block', null, null, c.blocked_on))
+    from unnest(p_candidates) c where c.blocked_on is not null));
+  perform picture_queue._plan_keys(array(
+    select distinct c.blocked_on from unnest(p_candidates) c where c.blocked_on is not null));
 end
 $$;
 
@@ -3104,16 +3081,18 @@ $$;
 
 -- The two halves of a claim beside the pick: jobs start under a lease, and are answered as their worker gets them.
 
--- Starts locked jobs under a lease, in the order of p_ids; those after the first p_start_jobs are claimed ahead.
--- p_slots: the limited keys they run under, by id. It makes the edge 'claim' as _apply_changes makes the others,
--- with fewer statements: of a claim by an idle worker each counts.
-create function picture_queue._start(p_ids uuid[], p_claim picture_queue.claim, p_start_jobs integer, p_slots jsonb)
-returns void
+-- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Jobs after
+-- the first p_claim.start_jobs are claimed ahead, unless that is their last attempt or they were lost that way before.
+-- Returns the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer
+-- statements: of a claim by an idle worker each counts.
+create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_ids uuid[];
   v_special uuid[];
+  v_takes_slots boolean;
 begin
   with started as (
     update public.job_queue j set
@@ -3129,9 +3108,8 @@ begin
           offset 0
         ) l),
       lease_is_legacy = p_claim.is_legacy,
-      claimed_ahead = case when c.n > p_start_jobs then true when not j.claimed_ahead then false end,
-      slots = case when p_slots is not null then
-        (select array_agg(k) from jsonb_array_elements_text(p_slots -> j.id::text) k) end,
+      claimed_ahead = case when c.n > p_claim.start_jobs then true when not j.claimed_ahead then false end,
+      slots = c.keys,
       blocked_on = null,
       -- Uniqueness that does not cover running jobs ends when the job starts.
       unique_states = case when not 'processing' = any (j.unique_states) then '{}' else j.unique_states end,
@@ -3139,9 +3117,12 @@ begin
       started_at = v_now,
       version = j.version + 1,
       updated_at = v_now
-    from unnest(p_ids) with ordinality as c (id, n)
-    where j.id = any (p_ids) and j.id = c.id
-    returning j.id, j.queue, j.generation_id, j.version
+    -- Filtered before they are numbered: a filter on them would let the planner expect one row.
+    from unnest(array(select s from unnest(p_candidates) s where s.blocked_on is null))
+      with ordinality as c (id, keys, blocked_on, n)
+    where j.id = any (array(select s.id from unnest(p_candidates) s where s.blocked_on is null)) and j.id = c.id
+      and (c.n <= p_claim.start_jobs or j.attempt + 1 < j.max_attempts and coalesce(j.claimed_ahead, true))
+    returning j.id, j.queue, j.generation_id, j.version, j.slots, c.n
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
@@ -3150,10 +3131,42 @@ begin
     cross join (values ('pending', -1), ('processing', 1)) as e (status, sign)
     group by s.queue, e.status, e.sign
   )
-  select array(select s.id from started s where s.generation_id is not null or s.version > 50) into v_special;
-  if v_special <> '{}' then
+  select coalesce(array_agg(s.id order by s.n), '{}'), bool_or(s.slots is not null),
+    array_agg(s.id) filter (where s.generation_id is not null or s.version > 50)
+  into v_ids, v_takes_slots, v_special
+  from started s;
+  if v_special is not null then
     perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
+  if v_takes_slots then
+    perform picture_queue._take_slots(p_candidates, v_ids);
+  end if;
+  if (p_candidates[cardinality(p_candidates)]).blocked_on is not null then
+    perform picture_queue._block(p_candidates);
+  end if;
+  return v_ids;
+end
+$$;
+
+-- Starts and blocks jobs one by one. One whose change fails is noted in failed_step and left alone for a while.
+create function picture_queue._start_each(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
+returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_left picture_queue.claim := p_claim;
+  v_candidate picture_queue.candidate;
+  v_ids uuid[] := '{}'::uuid[];
+begin
+  foreach v_candidate in array p_candidates loop
+    begin
+      v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
+      v_ids := v_ids || picture_queue._start(array[v_candidate], v_left);
+    exception when others then
+      perform picture_queue._note_failure('claim', v_candidate.id::text, sqlerrm);
+    end;
+  end loop;
+  return v_ids;
 end
 $$;
 
@@ -3198,44 +3211,64 @@ $$;
 -- A claim in three parts: pick jobs, start them (258), or, when the call is repeated, read what its lease holds.
 -- It does nobody else's work: maintenance promotes, sweeps and settles.
 
--- Picks and locks the first jobs of these queues that can be claimed, in the order rank, turn, seq. What is not
--- to start any more is left to maintenance. p_heads: where the queues begin (_remember_heads).
-create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_some_failed boolean)
-returns uuid[]
+-- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. What is not
+-- to start any more is left to maintenance. p_heads: where the queues begin (_remember_heads); p_with_keys: the keys
+-- of the jobs are needed.
+create function picture_queue._pick(
+  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
+  p_some_failed boolean)
+returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
 begin
   return array(
-    select o.id
-    from (
-      select p.id, p.is_last, row_number() over (order by p.rank, p.turn, p.seq) as n
-      from unnest(p_queues) as w (name)
-      cross join lateral (
-        select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
-          coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
-          coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
-      ) h
-      cross join lateral (
-        select j.id, j.rank, j.turn, j.seq, j.attempt + 1 >= j.max_attempts or not coalesce(j.claimed_ahead, true) as is_last
-        from public.job_queue j
-        where j.queue = w.name and j.status = 'pending' and j.hold is null
-          and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
-          and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
-          -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
-          and j.lease_id is distinct from p_claim.lease_id
-          and (j.expires_at is null or j.expires_at > v_now)
-          and (not p_some_failed or not exists (
-            select from picture_queue.failed_step f
-            where f.kind = 'claim' and f.subject = j.id::text and f.retry_at > v_now))
-        order by j.rank, j.turn, j.seq limit p_claim.max_jobs
-        for update skip locked
-      ) p
-      order by p.rank, p.turn, p.seq limit p_claim.max_jobs
-    ) o
-    where o.n <= v_start_jobs or not o.is_last);
+    -- The keys as _keys has them, which to call for each job takes longer than to pick it.
+    select row(p.id, case when p_with_keys then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
+      || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
+    from unnest(p_queues) as w (name)
+    cross join lateral (
+      select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
+        coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
+        coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
+    ) h
+    cross join lateral (
+      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
+      from public.job_queue j
+      where j.queue = w.name and j.status = 'pending' and j.hold is null
+        and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
+        and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
+        -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
+        and j.lease_id is distinct from p_claim.lease_id
+        and (j.expires_at is null or j.expires_at > v_now)
+        and (not p_some_failed or not exists (
+          select from picture_queue.failed_step f
+          where f.kind = 'claim' and f.subject = j.id::text and f.retry_at > v_now))
+      order by j.rank, j.turn, j.seq limit p_limit
+      for update skip locked
+    ) p
+    order by p.rank, p.turn, p.seq limit p_limit);
+end
+$$;
+
+-- Picks by weights: each queue gets its share. The gaps between its jobs are drawn so that they come at the rate of its
+-- weight, which holds for claims of one job as well as of many.
+create function picture_queue._pick_by_weight(
+  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
+  p_some_failed boolean)
+returns picture_queue.candidate[]
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  return array(
+    select row(c.id, c.keys, null)::picture_queue.candidate
+    from unnest(p_queues) as w (name)
+    cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_heads, p_limit, p_with_keys, p_some_failed))
+      with ordinality as c (id, keys, blocked_on, n)
+    order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
+      over (partition by w.name order by c.n)
+    limit p_limit);
 end
 $$;
 
@@ -3243,17 +3276,12 @@ $$;
 -- being cleaned up, or of types the worker cannot run), notes how far, and for a moment the next claims of this
 -- worker begin there: at the first job found, or at the end of the queue if there was none. What comes before
 -- that meanwhile, a retry or a higher priority, is seen when the moment is over: 5 seconds at most.
--- p_read: entries read before the pick; p_ids: what it found.
+-- p_read: entries it read; p_ids: what it found.
 create function picture_queue._remember_heads(p_claim picture_queue.claim, p_queues text[], p_read bigint, p_ids uuid[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
-declare
-  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - p_read;
 begin
-  if v_read <= p_claim.max_jobs + 20000 then
-    return;
-  end if;
   update picture_queue.worker w set
     heads = (
       select jsonb_object_agg(q.name, jsonb_build_array(h.rank, h.turn, h.seq))
@@ -3268,24 +3296,29 @@ begin
           order by j.rank desc, j.turn desc, j.seq desc limit 1)
       ) h),
     heads_until = case when w.heads_until > picture_queue._now() then w.heads_until
-      else picture_queue._now() + make_interval(secs => least(v_read * 0.000005, 5)) end
+      else picture_queue._now() + make_interval(secs => least(p_read * 0.000005, 5)) end
   where w.name = p_claim.worker;
 end
 $$;
 
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the
--- request is the id of the lease.
+-- request is the id of the lease. Where jobs may be over a limit, or start one by one (p_isolated), it looks past those
+-- that do not start, at more and more jobs, until it has enough to start or has seen 5,000 (1,000 one by one): then
+-- workers are told to look again.
 create function picture_queue._claim(p_claim picture_queue.claim, p_isolated boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_claim picture_queue.claim := p_claim;
+  v_left picture_queue.claim := p_claim;  -- what is still to be had
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
-  v_heads jsonb;
-  v_ids uuid[];
-  v_jobs jsonb := '[]'::jsonb;
+  v_is_selective boolean;
+  v_picked picture_queue.candidate[];
+  v_admitted picture_queue.candidate[];
+  v_ids uuid[] := '{}'::uuid[];
+  v_take integer := p_claim.max_jobs;
+  v_seen integer := 0;
 begin
   -- In one statement, since of a claim by an idle worker each statement counts.
   select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,
@@ -3299,44 +3332,57 @@ begin
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.due_at is not null) as is_limited,
     exists (select from picture_queue.failed_step f where f.kind = 'claim') as some_failed,
-    w.heads, w.heads_until, w.idle, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_known,
-    w.seen_at > v_now - interval '5 seconds' as was_seen
+    w.idle, case when w.is_known and w.heads_until > v_now then w.heads end as heads,
+    w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
   into v_known
   from picture_queue.setting s
   left join lateral (
-    select * from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
+    select w.*, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_known
+    from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
   if v_known.is_repeated then
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
   end if;
-  v_claim.lease_seconds := v_known.lease_seconds;
-  v_heads := case when v_known.heads_until > v_now and v_known.is_known then v_known.heads end;
-
-  if v_known.is_limited or p_claim.weights is not null then
-    v_ids := picture_queue._claim_limited(v_claim, v_known.queues, v_heads, v_known.some_failed or p_isolated, p_isolated);
-  elsif p_isolated then
-    v_ids := picture_queue._claim_one_by_one(v_claim, v_known.queues, v_heads);
-  else
-    v_ids := picture_queue._pick(v_claim, v_known.queues, v_heads, v_known.some_failed);
-    if v_ids <> '{}' then
-      perform picture_queue._start(v_ids, v_claim, coalesce(p_claim.start_jobs, p_claim.max_jobs), null);
-    end if;
+  v_left.lease_seconds := v_known.lease_seconds;
+  v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs);
+  v_is_selective := v_known.is_limited or p_isolated;
+  if v_known.is_limited then
+    perform picture_queue._unblock_freed_keys();
   end if;
-  if v_ids <> '{}' then
-    v_jobs := picture_queue._leased_jobs(
-      p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end);
-    if v_known.is_announced then
-      perform picture_queue._emit(v_ids);
+  loop
+    v_picked := case when p_claim.weights is null then picture_queue._pick(
+        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_isolated)
+      else picture_queue._pick_by_weight(
+        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_isolated) end;
+    exit when v_picked = '{}';
+    v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs) else v_picked end;
+    v_ids := v_ids || case when p_isolated then picture_queue._start_each(v_admitted, v_left)
+      else picture_queue._start(v_admitted, v_left) end;
+    v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
+    v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs) - cardinality(v_ids);
+    v_seen := v_seen + cardinality(v_admitted);
+    -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
+    exit when not v_is_selective or cardinality(v_picked) < v_take or least(v_left.max_jobs, v_left.start_jobs) <= 0
+      or v_admitted = '{}' and v_take >= 1000;
+    if v_seen >= (case when p_isolated then 1000 else 5000 end) then
+      perform picture_queue._wake(v_known.queues, 'again');
+      exit;
     end if;
+    v_take := least(greatest(v_take * 4, 20), 1000);
+  end loop;
+  if v_ids <> '{}' and v_known.is_announced then
+    perform picture_queue._emit(v_ids);
   end if;
-  if not p_claim.is_legacy then
-    -- Its row is written when it becomes idle or every 5 seconds, not at each claim: until then enqueues may wake a
-    -- worker that is busy.
-    if not coalesce(v_known.is_known and v_known.was_seen and (v_known.idle or cardinality(v_ids) = p_claim.max_jobs), false) then
-      perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, cardinality(v_ids) < p_claim.max_jobs);
-    end if;
+  -- Its row is written when it becomes idle or every 5 seconds, not at each claim: until then enqueues may wake a
+  -- worker that is busy.
+  if not coalesce(p_claim.is_legacy or v_known.is_known and (v_known.idle or v_left.max_jobs = 0), false) then
+    perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
+  end if;
+  v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
+  if v_read > p_claim.max_jobs + 20000 then
     perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
   end if;
-  return v_jobs;
+  return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
+    p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
 end
 $$;
 
@@ -3370,249 +3416,29 @@ begin
 end
 $$;
 
--- The claim that travels with a report.
-create function picture_queue._claim_of(p_claim jsonb) returns picture_queue.claim
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_claim picture_queue.claim;
-begin
-  select c.worker, c.queues, c.job_types, coalesce(c.max_jobs, 1), c.start_jobs, coalesce(c.lease_seconds, 30),
-    coalesce(c.request_id, gen_random_uuid()), c.weights, false
-  into v_claim
-  from jsonb_to_record(p_claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
-    start_jobs integer, lease_seconds real, request_id uuid, weights real[]);
-  return v_claim;
-exception when data_exception then
-  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
-  return null;
-end
-$$;
-
--- claim_jobs, after a look at its arguments. A claim that fails because of one job is made again, isolated.
-create function picture_queue._claim_jobs(p_claim picture_queue.claim) returns jsonb
+-- Makes a claim and, if it fails because of one job, makes it again job by job.
+create function picture_queue._claim_isolated(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-declare
-  v_problem text := case
-    when coalesce(length(p_claim.worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(p_claim.worker, 100)))
-    when coalesce(cardinality(p_claim.queues), 0) = 0 then 'queues is empty'
-    when greatest(array_ndims(p_claim.queues), array_ndims(p_claim.job_types), array_ndims(p_claim.weights)) > 1
-      then 'queues, job_types and weights are plain lists'
-    when p_claim.job_types is null then 'job_types is null'
-    when cardinality(p_claim.weights) <> cardinality(p_claim.queues) then 'weights are not as many as queues'
-    when not 0 < all (p_claim.weights) then format('weights are %s, not above 0', p_claim.weights)
-    when p_claim.max_jobs is null or p_claim.max_jobs not between 0 and 1000
-      then format('max_jobs is %s, not 0 to 1000', p_claim.max_jobs)
-    when p_claim.start_jobs < 0 then format('start_jobs is %s, not 0 or more', p_claim.start_jobs)
-    when p_claim.lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', p_claim.lease_seconds)
-    when p_claim.lease_id is null then 'request_id is null'
-  end;
 begin
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
-  end if;
   if current_setting('transaction_isolation') <> 'read committed' then
     perform picture_queue._check_isolation();
   end if;
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
-  return picture_queue._claim_isolated(p_claim);
-exception when lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', 'the same request is still being answered', 'repeat the call');
-  return null;
-end
-$$;
-
--- Makes a claim and, if it fails because of one job, makes it again job by job.
-create function picture_queue._claim_isolated(p_claim picture_queue.claim) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return picture_queue._claim(p_claim, false);
-exception when others then
-  -- Whatever the error is: a trigger of the project may raise any.
   begin
-    return picture_queue._claim(p_claim, true);
+    return picture_queue._claim(p_claim, false);
   exception when others then
-    if picture_queue._is_transient(sqlstate) then
-      -- A deadlock is rare, but skip locked does wait where a row has changed hands since it was seen.
-      perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-    end if;
-    raise;
+    -- Whatever the error is: a trigger of the project may raise any.
+    return picture_queue._claim(p_claim, true);
   end;
-end
-$$;
-
-
--- 262_function__claim_limited.sql
-
--- Claims where limits or weights are in use, and claims made job by job since one of them failed.
-
--- Picks as _pick does, with the keys of the jobs, p_limit of them. With weights each queue gets its share: the
--- gaps between its jobs are drawn so that they come at the rate of its weight, which holds for claims of one job
--- as well as of many.
-create function picture_queue._candidates(
-  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_some_failed boolean, p_limit integer)
-returns picture_queue.candidate[]
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-begin
-  return array(
-    -- The keys as _keys has them, which to call for each job takes longer than to pick it.
-    select row(d.id, array['global', 'queue:' || d.queue, 'type:' || d.job_type]
-      || case when d.user_id is not null then array['user:' || d.user_id] end || d.limit_keys, d.is_last)::picture_queue.candidate
-    from (
-      select p.*, case when p_claim.weights is not null then
-        sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, p.queue)])
-          over (partition by p.queue order by p.rank, p.turn, p.seq) end as draw
-      from unnest(p_queues) as w (name)
-      cross join lateral (
-        select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
-          coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
-          coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
-      ) h
-      cross join lateral (
-        select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq,
-          j.attempt + 1 >= j.max_attempts or not coalesce(j.claimed_ahead, true) as is_last
-        from public.job_queue j
-        where j.queue = w.name and j.status = 'pending' and j.hold is null
-          and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
-          and (p_claim.job_types is null or j.job_type = any (p_claim.job_types))
-          -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
-          and j.lease_id is distinct from p_claim.lease_id
-          and (j.expires_at is null or j.expires_at > v_now)
-          and (not p_some_failed or not exists (
-            select from picture_queue.failed_step f
-            where f.kind = 'claim' and f.subject = j.id::text and f.retry_at > v_now))
-        order by j.rank, j.turn, j.seq limit p_limit
-        for update skip locked
-      ) p
-    ) d
-    order by d.draw, d.rank, d.turn, d.seq limit p_limit);
-end
-$$;
-
--- Claims where limits or weights are in use: what is over a limit is blocked and the next are looked at, more at a
--- time, until there are enough or 5,000 were seen: then workers are told to look again. Returns the ids of the
--- jobs started.
-create function picture_queue._claim_limited(
-  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_some_failed boolean, p_isolated boolean)
-returns uuid[]
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_candidates picture_queue.candidate[];
-  v_admitted record;
-  v_ids uuid[] := '{}'::uuid[];
-  v_started uuid[];
-  v_take integer := p_claim.max_jobs;
-  v_dealt integer;
-  v_seen integer := 0;
-  v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
-  v_since timestamptz := picture_queue._freed_since();
-  v_freed text[];  -- keys under which fewer jobs run now, and that jobs wait for
-begin
-  v_freed := array(
-    select k.key
-    from (select distinct f.key from picture_queue.freed_key f where f.at > v_since) k
-    -- With its own limit, so that it is looked up for each key and never joined with all blocked jobs.
-    where (
-      select true from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
-    limit 100);
-  if v_freed <> '{}' then
-    perform picture_queue._isolate('key', v_freed, 100);
+exception when others then
+  if picture_queue._is_transient(sqlstate) then
+    -- The first call is not done yet, or a deadlock: skip locked does wait where a row has changed hands since it
+    -- was seen.
+    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
   end if;
-  loop
-    v_candidates := picture_queue._candidates(p_claim, p_queues, p_heads, p_some_failed, v_take);
-    exit when cardinality(v_candidates) = 0;
-    v_admitted := picture_queue._admit(
-      v_candidates, picture_queue._limited_keys(v_candidates), p_claim.max_jobs - cardinality(v_ids),
-      v_start_jobs - cardinality(v_ids));
-    v_started := picture_queue._start_admitted(p_claim, v_admitted.ids, v_admitted.slots, v_admitted.blocked,
-      greatest(v_start_jobs - cardinality(v_ids), 0), p_isolated);
-    v_ids := v_ids || v_started;
-    v_dealt := cardinality(v_admitted.ids) + coalesce(cardinality(v_admitted.blocked), 0);
-    v_seen := v_seen + v_dealt;
-    -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
-    exit when cardinality(v_ids) >= p_claim.max_jobs or cardinality(v_candidates) < v_take or v_dealt = 0 and v_take >= 1000;
-    if v_seen >= 5000 then
-      perform picture_queue._wake(p_queues, 'again');
-      exit;
-    end if;
-    v_take := least(greatest(v_take * 4, 20), 1000);
-  end loop;
-  return v_ids;
-end
-$$;
-
--- Starts jobs under their keys and blocks others. Isolated, one by one: a job whose start fails is written down
--- in failed_step and left alone for a while. Returns the ids of those started.
-create function picture_queue._start_admitted(
-  p_claim picture_queue.claim, p_ids uuid[], p_slots jsonb, p_blocked picture_queue.change[], p_start_jobs integer,
-  p_isolated boolean)
-returns uuid[]
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_id uuid;
-  v_change picture_queue.change;
-  v_started uuid[] := '{}'::uuid[];
-begin
-  if not p_isolated then
-    if p_ids <> '{}' then
-      perform picture_queue._start(p_ids, p_claim, p_start_jobs, nullif(p_slots, '{}'));
-    end if;
-    if p_slots <> '{}' or p_blocked is not null then
-      perform picture_queue._take_slots(p_slots, p_blocked);
-    end if;
-    return p_ids;
-  end if;
-  foreach v_id in array p_ids loop
-    begin
-      perform picture_queue._start(array[v_id], p_claim, p_start_jobs - cardinality(v_started), nullif(p_slots, '{}'));
-      perform picture_queue._take_slots(
-        case when p_slots ? v_id::text then jsonb_build_object(v_id, p_slots -> v_id::text) else '{}' end, null);
-      v_started := v_started || v_id;
-    exception when others then
-      perform picture_queue._note_failure('claim', v_id::text, sqlerrm);
-    end;
-  end loop;
-  foreach v_change in array coalesce(p_blocked, '{}') loop
-    begin
-      perform picture_queue._take_slots('{}', array[v_change]);
-    exception when others then
-      perform picture_queue._note_failure('claim', v_change.job_id::text, sqlerrm);
-    end;
-  end loop;
-  return v_started;
-end
-$$;
-
--- Claims job by job, looking past those whose start fails, a thousand of them at most.
-create function picture_queue._claim_one_by_one(p_claim picture_queue.claim, p_queues text[], p_heads jsonb)
-returns uuid[]
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_claim picture_queue.claim := p_claim;
-  v_start_jobs integer := coalesce(p_claim.start_jobs, p_claim.max_jobs);
-  v_ids uuid[] := '{}'::uuid[];
-  v_picked uuid[];
-  v_seen integer := 0;
-begin
-  loop
-    v_claim.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    v_claim.start_jobs := greatest(v_start_jobs - cardinality(v_ids), 0);
-    v_picked := picture_queue._pick(v_claim, p_queues, p_heads, true);
-    v_ids := v_ids || picture_queue._start_admitted(v_claim, v_picked, '{}', null, v_claim.start_jobs, true);
-    v_seen := v_seen + cardinality(v_picked);
-    exit when v_picked = '{}' or cardinality(v_ids) = p_claim.max_jobs or v_seen >= 1000;
-  end loop;
-  return v_ids;
+  raise;
 end
 $$;
 
@@ -3625,37 +3451,39 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes picture_queue.outcome[];
-  v_bad record;
+  v_problem text;
 begin
   if not picture_queue._is_list(p_outcomes) then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list of {job_id, lease_id, outcome}');
   end if;
   v_outcomes := array(
     select row(o.*)::picture_queue.outcome
-    from jsonb_to_recordset(p_outcomes) as o (job_id uuid, lease_id uuid, outcome text, result jsonb, error text, detail text,
-      retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text));
-  select o.*, p_outcomes -> (o.i - 1)::integer as item into v_bad
-  from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
-    delay_seconds, run_at, duration_seconds, event, pause_key, i)
-  where o.job_id is null or o.lease_id is null or o.outcome is null
-    or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-    or o.delay_seconds not between 0 and 31536000
-    -- Beyond these clients cannot read it, nor any list that has it.
-    or o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
-    or length(o.event) not between 1 and 200 or length(o.pause_key) not between 1 and 200
+    from rows from (jsonb_to_recordset(p_outcomes) as (job_id uuid, lease_id uuid, outcome text, result jsonb, error text,
+      detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text))
+      with ordinality o);
+  select format('outcomes[%s]: %s', o.i - 1, p.problem) into v_problem
+  from unnest(v_outcomes) o
+  cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
+  cross join lateral (
+    select case
+      when o.job_id is null then 'job_id is missing'
+      when o.lease_id is null then 'lease_id is missing'
+      when o.outcome is null
+        or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
+        then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
+      when length(o.event) not between 1 and 200 then format('event is %s', g.item -> 'event')
+      when length(o.pause_key) not between 1 and 200 then format('pause_key is %s', g.item -> 'pause_key')
+      -- Beyond these clients cannot read it, nor any list that has it.
+      when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
+        then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
+      when o.delay_seconds not between 0 and 31536000
+        then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
+    end as problem
+  ) p
+  where p.problem is not null
   order by o.i limit 1;
   if found then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('outcomes[%s]: %s', v_bad.i - 1, case
-      when v_bad.job_id is null then 'job_id is missing'
-      when v_bad.lease_id is null then 'lease_id is missing'
-      when v_bad.outcome is null
-        or v_bad.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-        then format('outcome is %s', coalesce(v_bad.item -> 'outcome', 'null'))
-      when length(v_bad.event) not between 1 and 200 then format('event is %s', v_bad.item -> 'event')
-      when length(v_bad.pause_key) not between 1 and 200 then format('pause_key is %s', v_bad.item -> 'pause_key')
-      when v_bad.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
-        then format('run_at is %s, not a time from 1970 to 9998', v_bad.item -> 'run_at')
-      else format('delay_seconds is %s, not 0 to 31536000', v_bad.item -> 'delay_seconds') end));
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
   end if;
   return v_outcomes;
 end
@@ -3697,8 +3525,7 @@ begin
       'outcome', case when m.id is not null and (not v_twice or j.lease_id = o.lease_id) then 'ok'
         when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
       'status', coalesce(m.status, j.status))
-    from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
-      delay_seconds, run_at, duration_seconds, event, pause_key, i)
+    from unnest(v_outcomes) o
     left join unnest(v_moved) m on m.id = o.job_id
     -- Of two leases of one job in one report, that of its row is the one that counted.
     left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
@@ -3706,38 +3533,8 @@ begin
 end
 $$;
 
--- Writes a report so that one outcome cannot hold up the others. Jobs that somebody has locked for longer than a
--- moment are answered with busy, outcomes that cannot be written with refused and why; the others are written. A
--- report of one outcome that is not well formed, or whose job is locked, fails instead.
-create function picture_queue._report_isolated(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
-as $$
-declare
-  v_state text;
-  v_error text;
-begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
-  begin
-    return picture_queue._report(p_outcomes);
-  exception when others then
-    get stacked diagnostics v_state = returned_sqlstate, v_error = message_text;
-    if not picture_queue._is_list(p_outcomes) or jsonb_array_length(p_outcomes) < 2 then
-      if picture_queue._is_transient(v_state) then
-        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-      elsif v_state like '22%' then  -- a value that is not of its type
-        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_error);
-      elsif v_state like 'PT%' then
-        raise;
-      end if;
-    end if;
-  end;
-  return picture_queue._report_each(p_outcomes);
-end
-$$;
-
--- Writes outcomes one by one, those whose jobs nobody has locked.
+-- Writes outcomes one by one. Those of jobs that somebody has locked are answered with busy, those that cannot be
+-- written with refused and why.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
@@ -3748,7 +3545,6 @@ declare
     order by j.id for update skip locked);
   v_item jsonb;
   v_answers jsonb := '[]'::jsonb;
-  v_state text;
   v_error text;
   v_detail text;
 begin
@@ -3760,11 +3556,11 @@ begin
         v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
       end if;
     exception when others then
-      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
       v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null, 'error', v_error,
-        'outcome', case when picture_queue._is_transient(v_state) then 'busy' else 'refused' end);
-      if not (picture_queue._is_transient(v_state) or v_state like 'PT%') then
+        'outcome', case when picture_queue._is_transient(sqlstate) then 'busy' else 'refused' end);
+      if not (picture_queue._is_transient(sqlstate) or sqlstate like 'PT%') then
         perform picture_queue._note_failure('report', v_item ->> 'job_id', v_error);
       end if;
     end;
@@ -3824,7 +3620,7 @@ end
 $$;
 
 -- What outcomes mean beyond their jobs, each only where there is such an outcome: an event that came
--- before its job parked, a key or queue that asked for a pause, a breaker.
+-- before its job parked; a limit key or queue ('queue:…') that is to rest, if it does not rest for longer; a breaker.
 create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -3832,22 +3628,34 @@ as $$
 declare
   v_parked uuid[] := array(select m.id from unnest(p_moved) m where m.hold = 'parked');
   v_events text[];
-  v_paused text[] := array(select o.pause_key from unnest(p_outcomes) o where o.pause_key is not null);
+  v_pause record;
 begin
   if v_parked <> '{}' then
     v_events := array(select distinct j.parked_on from public.job_queue j where j.id = any (v_parked) order by j.parked_on);
     perform picture_queue._lock_events(v_events);
     perform picture_queue._wake_parked(v_events);
   end if;
-  if v_paused <> '{}' then
-    perform picture_queue._pause(p.key, p.until, 'a job was told to come back later')
-    from (
+  if exists (select from unnest(p_outcomes) o where o.pause_key is not null) then
+    for v_pause in
       select o.pause_key as key, max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from unnest(p_outcomes) o
       join unnest(p_moved) m on m.id = o.job_id
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
-    ) p;
+    loop
+      -- What somebody has locked is left as it is: the next job that is told to come back later pauses it.
+      if v_pause.key like 'queue:%' then
+        update picture_queue.queue q set paused_until = v_pause.until, pause_reason = 'a job was told to come back later'
+        where q.name = any (array(
+            select o.name from picture_queue.queue o where o.name = substr(v_pause.key, 7) for update skip locked))
+          and coalesce(q.paused_until, '-infinity') < v_pause.until;
+      elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
+        perform picture_queue._add_running(array[v_pause.key], '{0}');
+        update picture_queue.limit_key k set paused_until = v_pause.until, due_at = v_pause.until, version = k.version + 1
+        where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
+        perform picture_queue._plan_maintenance(v_pause.until);
+      end if;
+    end loop;
   end if;
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
@@ -3857,25 +3665,6 @@ begin
       select distinct m.id from unnest(p_moved) m
       join unnest(p_outcomes) o on o.job_id = m.id
       where o.outcome in ('completed', 'failed') and m.status <> 'cancelled'));
-  end if;
-end
-$$;
-
--- Pauses a limit key or a queue ('queue:…') until then, if it is not paused for longer. One that somebody has locked
--- is left as it is: the next job that is told to come back later pauses it.
-create function picture_queue._pause(p_key text, p_until timestamptz, p_reason text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if p_key like 'queue:%' then
-    update picture_queue.queue q set paused_until = p_until, pause_reason = p_reason
-    where q.name = any (array(select o.name from picture_queue.queue o where o.name = substr(p_key, 7) for update skip locked))
-      and coalesce(q.paused_until, '-infinity') < p_until;
-  elsif picture_queue._lock_keys(array[p_key]) <> '{}' then
-    perform picture_queue._add_running(array[p_key], array[0]);
-    update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1
-    where k.key = p_key and coalesce(k.paused_until, '-infinity') < p_until;
-    perform picture_queue._plan_maintenance(p_until);
   end if;
 end
 $$;
@@ -3929,9 +3718,7 @@ as $$
 declare
   v_job public.job_queue;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   select * into v_job from public.job_queue where id = p_job_id for update;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
@@ -4011,77 +3798,6 @@ begin
   update picture_queue.worker w set seen_at = v_now
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
   return v_answer;
-end
-$$;
-
--- Prolongs leases and, if that fails because of one job, prolongs them one by one: that of the job whose row cannot
--- be written is prolonged beside it.
-create function picture_queue._heartbeat_isolated(p_worker text, p_leases jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_item jsonb;
-  v_one jsonb;
-  v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
-begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
-  if not picture_queue._is_list(p_leases) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
-  end if;
-  begin
-    perform l.job_id from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid);
-  exception when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-  end;
-  begin
-    return picture_queue._heartbeat(p_worker, p_leases);
-  exception when others then
-    null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
-  end;
-  for v_item in select e from jsonb_array_elements(p_leases) e loop
-    begin
-      v_one := picture_queue._heartbeat(p_worker, jsonb_build_array(v_item));
-    exception when others then
-      v_one := picture_queue._heartbeat(p_worker, jsonb_build_array(v_item), true);
-    end;
-    v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
-      'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
-  end loop;
-  return v_answer;
-end
-$$;
-
--- Writes the progress of a job under its lease. At most two progress events a second and job go out;
--- 0 and 100 always do. The row has the newest value in any case.
-create function picture_queue._report_progress(p_job_id uuid, p_lease_id uuid, p_progress integer, p_message text)
-returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_job public.job_queue;
-  v_announce boolean;
-begin
-  if p_progress is null or p_progress not between 0 and 100 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('progress is %s, not 0 to 100', p_progress), 'pass percent');
-  end if;
-  v_job := picture_queue._leased(p_job_id, p_lease_id);
-  v_announce := p_progress in (0, 100)
-    or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
-  update public.job_queue set
-    progress = p_progress,
-    message = left(p_message, 500),
-    version = version + 1,
-    updated_at = v_now,
-    progress_event_at = case when v_announce then v_now else progress_event_at end
-  where id = p_job_id
-  returning * into v_job;
-  if v_announce and exists (select from picture_queue.queue q where q.name = v_job.queue and q.events = 'progress') then
-    perform picture_queue._emit(array[p_job_id]);
-  end if;
-  return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 end
 $$;
 
@@ -4291,9 +4007,6 @@ declare
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true);
   v_jobs jsonb;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
   v_jobs := picture_queue._claim_isolated(v_claim);
   if v_jobs = '[]'
     and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
@@ -4315,9 +4028,26 @@ create function public.claim_jobs(
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), start_jobs,
+    coalesce(lease_seconds, 30), coalesce(request_id, gen_random_uuid()), weights, false);
+  v_problem text := case
+    when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
+    when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
+    when greatest(array_ndims(queues), array_ndims(job_types), array_ndims(weights)) > 1
+      then 'queues, job_types and weights are plain lists'
+    when job_types is null then 'job_types is null'
+    when cardinality(weights) <> cardinality(queues) then 'weights are not as many as queues'
+    when not 0 < all (weights) then format('weights are %s, not above 0', weights)
+    when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
+    when start_jobs < 0 then format('start_jobs is %s, not 0 or more', start_jobs)
+    when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
+  end;
 begin
-  return picture_queue._claim_jobs(row(worker, queues, job_types, coalesce(max_jobs, 1), start_jobs,
-    coalesce(lease_seconds, 30), coalesce(request_id, gen_random_uuid()), weights, false)::picture_queue.claim);
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
+  end if;
+  return picture_queue._claim_isolated(v_claim);
 end
 $$;
 comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by request_id.';
@@ -4325,19 +4055,74 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 
 -- 320_function_report.sql
 
--- Prolongs leases; answers the jobs to cancel and those whose lease is lost.
+-- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
+-- leases are prolonged one by one, and that of a job whose row cannot be written is prolonged beside it.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._heartbeat_isolated(worker, leases) $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item jsonb;
+  v_one jsonb;
+  v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
+begin
+  perform picture_queue._check_isolation();
+  if not picture_queue._is_list(leases) then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
+  end if;
+  begin
+    perform l.job_id from jsonb_to_recordset(leases) as l (job_id uuid, lease_id uuid);
+  exception when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+  end;
+  begin
+    return picture_queue._heartbeat(worker, leases);
+  exception when others then
+    null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
+  end;
+  for v_item in select e from jsonb_array_elements(leases) e loop
+    begin
+      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
+    exception when others then
+      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+    end;
+    v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
+      'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
+  end loop;
+  return v_answer;
+end
+$$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
 
--- Writes the progress (percent) of a job under its lease.
+-- Writes the progress (percent) of a job under its lease. At most two progress events a second and job go out;
+-- 0 and 100 always do. The row has the newest value in any case.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_job public.job_queue;
+  v_announce boolean;
 begin
-  return picture_queue._report_progress(job_id, lease_id, progress, message);
+  if progress is null or progress not between 0 and 100 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('progress is %s, not 0 to 100', progress), 'pass percent');
+  end if;
+  v_job := picture_queue._leased(job_id, lease_id);
+  v_announce := progress in (0, 100)
+    or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
+  update public.job_queue j set
+    progress = report_progress.progress,
+    message = left(report_progress.message, 500),
+    version = j.version + 1,
+    updated_at = v_now,
+    progress_event_at = case when v_announce then v_now else j.progress_event_at end
+  where j.id = job_id
+  returning * into v_job;
+  if v_announce and exists (select from picture_queue.queue q where q.name = v_job.queue and q.events = 'progress') then
+    perform picture_queue._emit(array[job_id]);
+  end if;
+  return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 exception when deadlock_detected or lock_not_available then
   perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
   return null;
@@ -4345,23 +4130,41 @@ end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
--- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given.
+-- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
+-- be written together (one is not well formed, or its job is locked for longer than a moment), they are written one
+-- by one, so that none holds up the others; a report of one such outcome fails.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
 declare
-  v_claim picture_queue.claim;
   v_outcomes jsonb;
   v_jobs jsonb := '[]'::jsonb;
 begin
-  if jsonb_typeof(claim) = 'object' then
-    v_claim := picture_queue._claim_of(claim);
-  elsif jsonb_typeof(claim) <> 'null' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'claim is not an object', 'the parameters of claim_jobs');
-  end if;
-  v_outcomes := picture_queue._report_isolated(outcomes);
-  if v_claim.lease_id is not null then
-    v_jobs := picture_queue._claim_jobs(v_claim);
+  perform picture_queue._check_isolation();
+  begin
+    v_outcomes := picture_queue._report(outcomes);
+  exception when others then
+    if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
+      if picture_queue._is_transient(sqlstate) then
+        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+      elsif sqlstate like '22%' then  -- a value that is not of its type
+        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+      elsif sqlstate like 'PT%' then
+        raise;
+      end if;
+    end if;
+    v_outcomes := picture_queue._report_each(outcomes);
+  end;
+  if jsonb_typeof(claim) <> 'null' then
+    begin
+      select public.claim_jobs(
+        c.worker, c.queues, c.job_types, c.max_jobs, c.lease_seconds, c.request_id, c.weights, c.start_jobs)
+      into v_jobs
+      from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
+        lease_seconds real, request_id uuid, weights real[], start_jobs integer);
+    exception when data_exception then
+      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
+    end;
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
 end
@@ -4383,10 +4186,10 @@ begin
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
-  v_outcome := picture_queue._report_isolated(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+  v_outcome := public.report_jobs(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
     'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
     'outcome', case when error is null then 'completed' else 'failed' end))
-    || jsonb_build_object('result', result))) -> 0;
+    || jsonb_build_object('result', result))) #> '{outcomes,0}';
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   elsif v_outcome ->> 'outcome' = 'refused' then

@@ -60,14 +60,15 @@ create type picture_queue.outcome as (
   run_at timestamptz,      -- when instead
   duration_seconds real,
   event text,              -- of parked: what wakes it
-  pause_key text           -- a limit key or queue that rests as long
+  pause_key text,          -- a limit key or queue that rests as long
+  i bigint                 -- its place in the report, from 1
 );
 
 -- A job that could be claimed, with what decides whether it may.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- under which it would run
-  is_last boolean          -- it must not be claimed ahead: its last attempt, or it was lost that way before
+  keys text[],             -- under which it would run; once admitted only the limited ones
+  blocked_on text          -- one of them that lets no more start
 );
 
 -- A job about to be written: an item of an enqueue, with every default filled in.

@@ -26,12 +26,6 @@ begin
   if pg_relation_size('picture_queue.dependency') > 0 then
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
-  if not (v_has_children or v_applied.takes_turn or v_applied.long_lived or v_applied.has_generation or v_applied.announced)
-    and num_nonnulls(v_applied.ended, v_applied.unblocked, v_applied.batches, v_applied.due_at) = 0
-  then
-    return v_applied.moved;
-  end if;
-
   v_ids := array(select m.id from unnest(v_applied.moved) m);
   if v_applied.due_at < v_now + interval '1 second' then
     perform picture_queue._plan_maintenance(v_applied.due_at);

@@ -70,14 +70,28 @@ begin
 end
 $$;
 
--- Of these locked keys, those whose row nobody has locked by hand either.
-create function picture_queue._unlocked_rows(p_keys text[]) returns text[]
+-- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
+-- milliseconds, in one order for all, so nobody waits long or in a circle. There are 1,024 locks, so that no
+-- transaction takes more; keys that share one only wait for each other.
+create function picture_queue._lock_keys(p_keys text[]) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+set lock_timeout = '50ms'
 as $$
+declare
+  v_keys text[] := p_keys;
 begin
+  begin
+    perform pg_catalog.pg_advisory_xact_lock(1903326068, l.lock)
+    from (select distinct pg_catalog.hashtext(k) & 1023 as lock from unnest(p_keys) k order by lock offset 0) l;
+  exception when lock_not_available or deadlock_detected then
+    v_keys := array(
+      select k from unnest(p_keys) k
+      where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
+  end;
+  -- Without those whose row somebody has locked by hand.
   return array(
     select k.key
-    from unnest(p_keys) as k (key)
+    from unnest(v_keys) as k (key)
     left join lateral (
       select l.ctid from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1) newest on true
     left join lateral (
@@ -86,32 +100,7 @@ begin
 end
 $$;
 
--- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
--- milliseconds, so nobody waits long or in a circle. There are 1,024 locks, so that no transaction takes
--- more; keys that share one only wait for each other.
-create function picture_queue._lock_keys(p_keys text[]) returns text[]
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms'
-as $$
-declare
-  v_keys text[] := array(
-    select k from unnest(p_keys) k
-    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023));
-begin
-  if cardinality(v_keys) = cardinality(p_keys) then
-    return picture_queue._unlocked_rows(v_keys);
-  end if;
-  perform pg_catalog.pg_advisory_xact_lock(1903326068, l.lock)
-  from (select distinct pg_catalog.hashtext(k) & 1023 as lock from unnest(p_keys) k order by lock offset 0) l;
-  return picture_queue._unlocked_rows(p_keys);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._unlocked_rows(array(
-    select k from unnest(p_keys) k
-    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
-end
-$$;
-
--- Adds to the rows of locked keys, making those that are not there: running jobs by key, and when to look at
--- jobs that wait for them (null: when jobs of the key end).
+-- Adds to the numbers of running jobs of locked keys, making the rows that are not there.
 create function picture_queue._add_running(p_keys text[], p_counts integer[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -191,16 +180,26 @@ begin
   ),
   sums as (select f.key, sum(f.n)::integer as n from freed f group by f.key)
   select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed from sums s where s.n > 0;
-  if v_freed.keys is not null then
-    perform picture_queue._add_running(v_freed.keys, v_freed.counts);
-  end if;
-  if exists (
-    select from public.job_queue j where j.status = 'pending' and j.blocked_on = any (v_keys) and j.hold = 'blocked')
-  then
-    perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
-  end if;
+  perform picture_queue._add_running(v_freed.keys, v_freed.counts);
+  perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
   perform picture_queue._plan_keys(v_keys);
   return cardinality(v_keys);
+end
+$$;
+
+-- Unblocks jobs that wait for keys under which fewer jobs run now, of a hundred keys at most.
+create function picture_queue._unblock_freed_keys() returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+begin
+  perform picture_queue._isolate('key', array(
+    select k.key
+    from (select distinct f.key from picture_queue.freed_key f where f.at > picture_queue._freed_since()) k
+    -- With its own limit, so that it is looked up for each key and never joined with all blocked jobs.
+    where (
+      select true from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
+    limit 100), 100);
 end
 $$;
 
@@ -209,48 +208,46 @@ create function picture_queue._jobs_to_unblock(p_keys text[]) returns text[]
 language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
 as $$
-declare
-  v_ids text[];
 begin
-  with recursive pair as (
-    -- The queues and job types of the jobs blocked on each key, one after the other through the index.
-    select k.key, o.queue, o.job_type, 1 as n
-    from unnest(p_keys) as k (key)
-    cross join lateral (
-      select j.queue, j.job_type from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
-      order by j.queue, j.job_type limit 1) o
-    union all
-    select p.key, o.queue, o.job_type, p.n + 1
+  return array(
+    with recursive pair as (
+      -- The queues and job types of the jobs blocked on each key, one after the other through the index.
+      select k.key, o.queue, o.job_type, 1 as n
+      from unnest(p_keys) as k (key)
+      cross join lateral (
+        select j.queue, j.job_type from public.job_queue j
+        where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
+        order by j.queue, j.job_type limit 1) o
+      union all
+      select p.key, o.queue, o.job_type, p.n + 1
+      from pair p
+      cross join lateral (
+        select j.queue, j.job_type from public.job_queue j
+        where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
+          and (j.queue, j.job_type) > (p.queue, p.job_type)
+        order by j.queue, j.job_type limit 1) o
+      where p.n < 200
+    )
+    select distinct d.id::text
     from pair p
+    left join (select * from picture_queue._capacity(p_keys) where capacity is not null) c on c.key = p.key
     cross join lateral (
-      select j.queue, j.job_type from public.job_queue j
+      select j.id from public.job_queue j
       where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
-        and (j.queue, j.job_type) > (p.queue, p.job_type)
-      order by j.queue, j.job_type limit 1) o
-    where p.n < 200
-  )
-  select array_agg(distinct d.id::text) into v_ids
-  from pair p
-  left join (select * from picture_queue._capacity(p_keys) where capacity is not null) c on c.key = p.key
-  cross join lateral (
-    select j.id from public.job_queue j
-    where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
-      and j.queue = p.queue and j.job_type = p.job_type
-      and not exists (
-        select from picture_queue.failed_step f
-        where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
-    order by j.rank, j.turn, j.seq
-    limit greatest(0, coalesce(c.capacity, 1000) - (
-      -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
-      select count(*) from (
-        select u.updated_at from public.job_queue u
-        where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
-          and u.queue = p.queue and u.job_type = p.job_type
-        order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o
-      where o.updated_at > picture_queue._now() - interval '3 seconds'))
-  ) d;
-  return v_ids;
+        and j.queue = p.queue and j.job_type = p.job_type
+        and not exists (
+          select from picture_queue.failed_step f
+          where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
+      order by j.rank, j.turn, j.seq
+      limit greatest(0, coalesce(c.capacity, 1000) - (
+        -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
+        select count(*) from (
+          select u.updated_at from public.job_queue u
+          where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
+            and u.queue = p.queue and u.job_type = p.job_type
+          order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o
+        where o.updated_at > picture_queue._now() - interval '3 seconds'))
+    ) d);
 end
 $$;
 
@@ -275,25 +272,23 @@ begin
   v_keys := picture_queue._lock_keys(v_wanted);
   v_has_all := cardinality(v_keys) = cardinality(v_wanted);
   with uncounted as (
-    select j.id, array(
-      select distinct k from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
-      where k = any (v_keys) and k <> all (coalesce(j.slots, '{}'))) as keys
+    select j.id, k.keys
     from public.job_queue j
-    where v_keys <> '{}' and j.status = 'processing' and j.hold is null
-      and exists (
-        select from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
-        where k = any (v_keys) and k <> all (coalesce(j.slots, '{}')))
-    order by j.id limit p_limit for update skip locked
+    cross join lateral (
+      select array_agg(distinct k) as keys
+      from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+      where k = any (v_keys) and k <> all (coalesce(j.slots, '{}'))
+    ) k
+    where j.status = 'processing' and j.hold is null and k.keys is not null
+    order by j.id limit p_limit for update of j skip locked
   ),
   counted as (
     update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys
-    from uncounted u where j.id = u.id and u.keys <> '{}' returning u.keys
+    from uncounted u where j.id = u.id returning u.keys
   ),
   sums as (select k.key, count(*)::integer as n from counted c cross join lateral unnest(c.keys) as k (key) group by k.key)
   select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found from sums s;
-  if v_found > 0 then
-    perform picture_queue._add_running(v_keys, v_counts);
-  end if;
+  perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
   -- Not counted while there are more than fit into one step, or a key is locked.
   set counted = r.counted or v_found < p_limit and v_has_all,
@@ -302,6 +297,6 @@ begin
       then picture_queue._now() + interval '1 second' end
   where r.key = any (array(
     select o.key from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked));
-  return coalesce(v_found, 0);
+  return v_found;
 end
 $$;

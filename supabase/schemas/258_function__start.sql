@@ -1,15 +1,17 @@
 -- The two halves of a claim beside the pick: jobs start under a lease, and are answered as their worker gets them.
 
--- Starts locked jobs under a lease, in the order of p_ids; those after the first p_start_jobs are claimed ahead.
--- p_slots: the limited keys they run under, by id. It makes the edge 'claim' as _apply_changes makes the others,
--- with fewer statements: of a claim by an idle worker each counts.
-create function picture_queue._start(p_ids uuid[], p_claim picture_queue.claim, p_start_jobs integer, p_slots jsonb)
-returns void
+-- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Jobs after
+-- the first p_claim.start_jobs are claimed ahead, unless that is their last attempt or they were lost that way before.
+-- Returns the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer
+-- statements: of a claim by an idle worker each counts.
+create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_ids uuid[];
   v_special uuid[];
+  v_takes_slots boolean;
 begin
   with started as (
     update public.job_queue j set
@@ -25,9 +27,8 @@ begin
           offset 0
         ) l),
       lease_is_legacy = p_claim.is_legacy,
-      claimed_ahead = case when c.n > p_start_jobs then true when not j.claimed_ahead then false end,
-      slots = case when p_slots is not null then
-        (select array_agg(k) from jsonb_array_elements_text(p_slots -> j.id::text) k) end,
+      claimed_ahead = case when c.n > p_claim.start_jobs then true when not j.claimed_ahead then false end,
+      slots = c.keys,
       blocked_on = null,
       -- Uniqueness that does not cover running jobs ends when the job starts.
       unique_states = case when not 'processing' = any (j.unique_states) then '{}' else j.unique_states end,
@@ -35,9 +36,12 @@ begin
       started_at = v_now,
       version = j.version + 1,
       updated_at = v_now
-    from unnest(p_ids) with ordinality as c (id, n)
-    where j.id = any (p_ids) and j.id = c.id
-    returning j.id, j.queue, j.generation_id, j.version
+    -- Filtered before they are numbered: a filter on them would let the planner expect one row.
+    from unnest(array(select s from unnest(p_candidates) s where s.blocked_on is null))
+      with ordinality as c (id, keys, blocked_on, n)
+    where j.id = any (array(select s.id from unnest(p_candidates) s where s.blocked_on is null)) and j.id = c.id
+      and (c.n <= p_claim.start_jobs or j.attempt + 1 < j.max_attempts and coalesce(j.claimed_ahead, true))
+    returning j.id, j.queue, j.generation_id, j.version, j.slots, c.n
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
@@ -46,10 +50,42 @@ begin
     cross join (values ('pending', -1), ('processing', 1)) as e (status, sign)
     group by s.queue, e.status, e.sign
   )
-  select array(select s.id from started s where s.generation_id is not null or s.version > 50) into v_special;
-  if v_special <> '{}' then
+  select coalesce(array_agg(s.id order by s.n), '{}'), bool_or(s.slots is not null),
+    array_agg(s.id) filter (where s.generation_id is not null or s.version > 50)
+  into v_ids, v_takes_slots, v_special
+  from started s;
+  if v_special is not null then
     perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
+  if v_takes_slots then
+    perform picture_queue._take_slots(p_candidates, v_ids);
+  end if;
+  if (p_candidates[cardinality(p_candidates)]).blocked_on is not null then
+    perform picture_queue._block(p_candidates);
+  end if;
+  return v_ids;
+end
+$$;
+
+-- Starts and blocks jobs one by one. One whose change fails is noted in failed_step and left alone for a while.
+create function picture_queue._start_each(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
+returns uuid[]
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_left picture_queue.claim := p_claim;
+  v_candidate picture_queue.candidate;
+  v_ids uuid[] := '{}'::uuid[];
+begin
+  foreach v_candidate in array p_candidates loop
+    begin
+      v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
+      v_ids := v_ids || picture_queue._start(array[v_candidate], v_left);
+    exception when others then
+      perform picture_queue._note_failure('claim', v_candidate.id::text, sqlerrm);
+    end;
+  end loop;
+  return v_ids;
 end
 $$;
 

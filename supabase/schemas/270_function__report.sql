@@ -4,37 +4,39 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes picture_queue.outcome[];
-  v_bad record;
+  v_problem text;
 begin
   if not picture_queue._is_list(p_outcomes) then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list of {job_id, lease_id, outcome}');
   end if;
   v_outcomes := array(
     select row(o.*)::picture_queue.outcome
-    from jsonb_to_recordset(p_outcomes) as o (job_id uuid, lease_id uuid, outcome text, result jsonb, error text, detail text,
-      retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text));
-  select o.*, p_outcomes -> (o.i - 1)::integer as item into v_bad
-  from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
-    delay_seconds, run_at, duration_seconds, event, pause_key, i)
-  where o.job_id is null or o.lease_id is null or o.outcome is null
-    or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-    or o.delay_seconds not between 0 and 31536000
-    -- Beyond these clients cannot read it, nor any list that has it.
-    or o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
-    or length(o.event) not between 1 and 200 or length(o.pause_key) not between 1 and 200
+    from rows from (jsonb_to_recordset(p_outcomes) as (job_id uuid, lease_id uuid, outcome text, result jsonb, error text,
+      detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text))
+      with ordinality o);
+  select format('outcomes[%s]: %s', o.i - 1, p.problem) into v_problem
+  from unnest(v_outcomes) o
+  cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
+  cross join lateral (
+    select case
+      when o.job_id is null then 'job_id is missing'
+      when o.lease_id is null then 'lease_id is missing'
+      when o.outcome is null
+        or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
+        then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
+      when length(o.event) not between 1 and 200 then format('event is %s', g.item -> 'event')
+      when length(o.pause_key) not between 1 and 200 then format('pause_key is %s', g.item -> 'pause_key')
+      -- Beyond these clients cannot read it, nor any list that has it.
+      when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
+        then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
+      when o.delay_seconds not between 0 and 31536000
+        then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
+    end as problem
+  ) p
+  where p.problem is not null
   order by o.i limit 1;
   if found then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('outcomes[%s]: %s', v_bad.i - 1, case
-      when v_bad.job_id is null then 'job_id is missing'
-      when v_bad.lease_id is null then 'lease_id is missing'
-      when v_bad.outcome is null
-        or v_bad.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-        then format('outcome is %s', coalesce(v_bad.item -> 'outcome', 'null'))
-      when length(v_bad.event) not between 1 and 200 then format('event is %s', v_bad.item -> 'event')
-      when length(v_bad.pause_key) not between 1 and 200 then format('pause_key is %s', v_bad.item -> 'pause_key')
-      when v_bad.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
-        then format('run_at is %s, not a time from 1970 to 9998', v_bad.item -> 'run_at')
-      else format('delay_seconds is %s, not 0 to 31536000', v_bad.item -> 'delay_seconds') end));
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
   end if;
   return v_outcomes;
 end
@@ -76,8 +78,7 @@ begin
       'outcome', case when m.id is not null and (not v_twice or j.lease_id = o.lease_id) then 'ok'
         when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
       'status', coalesce(m.status, j.status))
-    from unnest(v_outcomes) with ordinality as o (job_id, lease_id, outcome, result, error, detail, retryable,
-      delay_seconds, run_at, duration_seconds, event, pause_key, i)
+    from unnest(v_outcomes) o
     left join unnest(v_moved) m on m.id = o.job_id
     -- Of two leases of one job in one report, that of its row is the one that counted.
     left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
@@ -85,38 +86,8 @@ begin
 end
 $$;
 
--- Writes a report so that one outcome cannot hold up the others. Jobs that somebody has locked for longer than a
--- moment are answered with busy, outcomes that cannot be written with refused and why; the others are written. A
--- report of one outcome that is not well formed, or whose job is locked, fails instead.
-create function picture_queue._report_isolated(p_outcomes jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
-as $$
-declare
-  v_state text;
-  v_error text;
-begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
-  begin
-    return picture_queue._report(p_outcomes);
-  exception when others then
-    get stacked diagnostics v_state = returned_sqlstate, v_error = message_text;
-    if not picture_queue._is_list(p_outcomes) or jsonb_array_length(p_outcomes) < 2 then
-      if picture_queue._is_transient(v_state) then
-        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-      elsif v_state like '22%' then  -- a value that is not of its type
-        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_error);
-      elsif v_state like 'PT%' then
-        raise;
-      end if;
-    end if;
-  end;
-  return picture_queue._report_each(p_outcomes);
-end
-$$;
-
--- Writes outcomes one by one, those whose jobs nobody has locked.
+-- Writes outcomes one by one. Those of jobs that somebody has locked are answered with busy, those that cannot be
+-- written with refused and why.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
@@ -127,7 +98,6 @@ declare
     order by j.id for update skip locked);
   v_item jsonb;
   v_answers jsonb := '[]'::jsonb;
-  v_state text;
   v_error text;
   v_detail text;
 begin
@@ -139,11 +109,11 @@ begin
         v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
       end if;
     exception when others then
-      get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
-      v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
+      get stacked diagnostics v_detail = pg_exception_detail;
+      v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
       v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'status', null, 'error', v_error,
-        'outcome', case when picture_queue._is_transient(v_state) then 'busy' else 'refused' end);
-      if not (picture_queue._is_transient(v_state) or v_state like 'PT%') then
+        'outcome', case when picture_queue._is_transient(sqlstate) then 'busy' else 'refused' end);
+      if not (picture_queue._is_transient(sqlstate) or sqlstate like 'PT%') then
         perform picture_queue._note_failure('report', v_item ->> 'job_id', v_error);
       end if;
     end;
@@ -203,7 +173,7 @@ end
 $$;
 
 -- What outcomes mean beyond their jobs, each only where there is such an outcome: an event that came
--- before its job parked, a key or queue that asked for a pause, a breaker.
+-- before its job parked; a limit key or queue ('queue:…') that is to rest, if it does not rest for longer; a breaker.
 create function picture_queue._after_report(p_outcomes picture_queue.outcome[], p_moved picture_queue.moved[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -211,22 +181,34 @@ as $$
 declare
   v_parked uuid[] := array(select m.id from unnest(p_moved) m where m.hold = 'parked');
   v_events text[];
-  v_paused text[] := array(select o.pause_key from unnest(p_outcomes) o where o.pause_key is not null);
+  v_pause record;
 begin
   if v_parked <> '{}' then
     v_events := array(select distinct j.parked_on from public.job_queue j where j.id = any (v_parked) order by j.parked_on);
     perform picture_queue._lock_events(v_events);
     perform picture_queue._wake_parked(v_events);
   end if;
-  if v_paused <> '{}' then
-    perform picture_queue._pause(p.key, p.until, 'a job was told to come back later')
-    from (
+  if exists (select from unnest(p_outcomes) o where o.pause_key is not null) then
+    for v_pause in
       select o.pause_key as key, max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from unnest(p_outcomes) o
       join unnest(p_moved) m on m.id = o.job_id
       where o.pause_key is not null
       group by o.pause_key order by o.pause_key
-    ) p;
+    loop
+      -- What somebody has locked is left as it is: the next job that is told to come back later pauses it.
+      if v_pause.key like 'queue:%' then
+        update picture_queue.queue q set paused_until = v_pause.until, pause_reason = 'a job was told to come back later'
+        where q.name = any (array(
+            select o.name from picture_queue.queue o where o.name = substr(v_pause.key, 7) for update skip locked))
+          and coalesce(q.paused_until, '-infinity') < v_pause.until;
+      elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
+        perform picture_queue._add_running(array[v_pause.key], '{0}');
+        update picture_queue.limit_key k set paused_until = v_pause.until, due_at = v_pause.until, version = k.version + 1
+        where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
+        perform picture_queue._plan_maintenance(v_pause.until);
+      end if;
+    end loop;
   end if;
   if exists (
     select from picture_queue.queue q where q.breaker_failures is not null and q.name in (select m.queue from unnest(p_moved) m))
@@ -236,25 +218,6 @@ begin
       select distinct m.id from unnest(p_moved) m
       join unnest(p_outcomes) o on o.job_id = m.id
       where o.outcome in ('completed', 'failed') and m.status <> 'cancelled'));
-  end if;
-end
-$$;
-
--- Pauses a limit key or a queue ('queue:…') until then, if it is not paused for longer. One that somebody has locked
--- is left as it is: the next job that is told to come back later pauses it.
-create function picture_queue._pause(p_key text, p_until timestamptz, p_reason text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if p_key like 'queue:%' then
-    update picture_queue.queue q set paused_until = p_until, pause_reason = p_reason
-    where q.name = any (array(select o.name from picture_queue.queue o where o.name = substr(p_key, 7) for update skip locked))
-      and coalesce(q.paused_until, '-infinity') < p_until;
-  elsif picture_queue._lock_keys(array[p_key]) <> '{}' then
-    perform picture_queue._add_running(array[p_key], array[0]);
-    update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1
-    where k.key = p_key and coalesce(k.paused_until, '-infinity') < p_until;
-    perform picture_queue._plan_maintenance(p_until);
   end if;
 end
 $$;

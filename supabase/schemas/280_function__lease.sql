@@ -5,9 +5,7 @@ as $$
 declare
   v_job public.job_queue;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   select * into v_job from public.job_queue where id = p_job_id for update;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
@@ -87,76 +85,5 @@ begin
   update picture_queue.worker w set seen_at = v_now
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
   return v_answer;
-end
-$$;
-
--- Prolongs leases and, if that fails because of one job, prolongs them one by one: that of the job whose row cannot
--- be written is prolonged beside it.
-create function picture_queue._heartbeat_isolated(p_worker text, p_leases jsonb) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_item jsonb;
-  v_one jsonb;
-  v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
-begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
-  if not picture_queue._is_list(p_leases) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
-  end if;
-  begin
-    perform l.job_id from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid);
-  exception when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
-  end;
-  begin
-    return picture_queue._heartbeat(p_worker, p_leases);
-  exception when others then
-    null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
-  end;
-  for v_item in select e from jsonb_array_elements(p_leases) e loop
-    begin
-      v_one := picture_queue._heartbeat(p_worker, jsonb_build_array(v_item));
-    exception when others then
-      v_one := picture_queue._heartbeat(p_worker, jsonb_build_array(v_item), true);
-    end;
-    v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
-      'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
-  end loop;
-  return v_answer;
-end
-$$;
-
--- Writes the progress of a job under its lease. At most two progress events a second and job go out;
--- 0 and 100 always do. The row has the newest value in any case.
-create function picture_queue._report_progress(p_job_id uuid, p_lease_id uuid, p_progress integer, p_message text)
-returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_job public.job_queue;
-  v_announce boolean;
-begin
-  if p_progress is null or p_progress not between 0 and 100 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('progress is %s, not 0 to 100', p_progress), 'pass percent');
-  end if;
-  v_job := picture_queue._leased(p_job_id, p_lease_id);
-  v_announce := p_progress in (0, 100)
-    or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
-  update public.job_queue set
-    progress = p_progress,
-    message = left(p_message, 500),
-    version = version + 1,
-    updated_at = v_now,
-    progress_event_at = case when v_announce then v_now else progress_event_at end
-  where id = p_job_id
-  returning * into v_job;
-  if v_announce and exists (select from picture_queue.queue q where q.name = v_job.queue and q.events = 'progress') then
-    perform picture_queue._emit(array[p_job_id]);
-  end if;
-  return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 end
 $$;

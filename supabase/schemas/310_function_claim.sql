@@ -10,9 +10,6 @@ declare
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true);
   v_jobs jsonb;
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
   v_jobs := picture_queue._claim_isolated(v_claim);
   if v_jobs = '[]'
     and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
@@ -34,9 +31,26 @@ create function public.claim_jobs(
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), start_jobs,
+    coalesce(lease_seconds, 30), coalesce(request_id, gen_random_uuid()), weights, false);
+  v_problem text := case
+    when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
+    when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
+    when greatest(array_ndims(queues), array_ndims(job_types), array_ndims(weights)) > 1
+      then 'queues, job_types and weights are plain lists'
+    when job_types is null then 'job_types is null'
+    when cardinality(weights) <> cardinality(queues) then 'weights are not as many as queues'
+    when not 0 < all (weights) then format('weights are %s, not above 0', weights)
+    when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
+    when start_jobs < 0 then format('start_jobs is %s, not 0 or more', start_jobs)
+    when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
+  end;
 begin
-  return picture_queue._claim_jobs(row(worker, queues, job_types, coalesce(max_jobs, 1), start_jobs,
-    coalesce(lease_seconds, 30), coalesce(request_id, gen_random_uuid()), weights, false)::picture_queue.claim);
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
+  end if;
+  return picture_queue._claim_isolated(v_claim);
 end
 $$;
 comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by request_id.';

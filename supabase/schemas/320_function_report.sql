@@ -1,16 +1,71 @@
--- Prolongs leases; answers the jobs to cancel and those whose lease is lost.
+-- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
+-- leases are prolonged one by one, and that of a job whose row cannot be written is prolonged beside it.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._heartbeat_isolated(worker, leases) $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item jsonb;
+  v_one jsonb;
+  v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
+begin
+  perform picture_queue._check_isolation();
+  if not picture_queue._is_list(leases) then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
+  end if;
+  begin
+    perform l.job_id from jsonb_to_recordset(leases) as l (job_id uuid, lease_id uuid);
+  exception when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+  end;
+  begin
+    return picture_queue._heartbeat(worker, leases);
+  exception when others then
+    null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
+  end;
+  for v_item in select e from jsonb_array_elements(leases) e loop
+    begin
+      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
+    exception when others then
+      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+    end;
+    v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
+      'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
+  end loop;
+  return v_answer;
+end
+$$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
 
--- Writes the progress (percent) of a job under its lease.
+-- Writes the progress (percent) of a job under its lease. At most two progress events a second and job go out;
+-- 0 and 100 always do. The row has the newest value in any case.
 create function public.report_progress(job_id uuid, lease_id uuid, progress integer, message text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_job public.job_queue;
+  v_announce boolean;
 begin
-  return picture_queue._report_progress(job_id, lease_id, progress, message);
+  if progress is null or progress not between 0 and 100 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('progress is %s, not 0 to 100', progress), 'pass percent');
+  end if;
+  v_job := picture_queue._leased(job_id, lease_id);
+  v_announce := progress in (0, 100)
+    or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
+  update public.job_queue j set
+    progress = report_progress.progress,
+    message = left(report_progress.message, 500),
+    version = j.version + 1,
+    updated_at = v_now,
+    progress_event_at = case when v_announce then v_now else j.progress_event_at end
+  where j.id = job_id
+  returning * into v_job;
+  if v_announce and exists (select from picture_queue.queue q where q.name = v_job.queue and q.events = 'progress') then
+    perform picture_queue._emit(array[job_id]);
+  end if;
+  return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 exception when deadlock_detected or lock_not_available then
   perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
   return null;
@@ -18,23 +73,41 @@ end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
--- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given.
+-- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
+-- be written together (one is not well formed, or its job is locked for longer than a moment), they are written one
+-- by one, so that none holds up the others; a report of one such outcome fails.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
 declare
-  v_claim picture_queue.claim;
   v_outcomes jsonb;
   v_jobs jsonb := '[]'::jsonb;
 begin
-  if jsonb_typeof(claim) = 'object' then
-    v_claim := picture_queue._claim_of(claim);
-  elsif jsonb_typeof(claim) <> 'null' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'claim is not an object', 'the parameters of claim_jobs');
-  end if;
-  v_outcomes := picture_queue._report_isolated(outcomes);
-  if v_claim.lease_id is not null then
-    v_jobs := picture_queue._claim_jobs(v_claim);
+  perform picture_queue._check_isolation();
+  begin
+    v_outcomes := picture_queue._report(outcomes);
+  exception when others then
+    if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
+      if picture_queue._is_transient(sqlstate) then
+        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+      elsif sqlstate like '22%' then  -- a value that is not of its type
+        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+      elsif sqlstate like 'PT%' then
+        raise;
+      end if;
+    end if;
+    v_outcomes := picture_queue._report_each(outcomes);
+  end;
+  if jsonb_typeof(claim) <> 'null' then
+    begin
+      select public.claim_jobs(
+        c.worker, c.queues, c.job_types, c.max_jobs, c.lease_seconds, c.request_id, c.weights, c.start_jobs)
+      into v_jobs
+      from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
+        lease_seconds real, request_id uuid, weights real[], start_jobs integer);
+    exception when data_exception then
+      perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
+    end;
   end if;
   return jsonb_build_object('outcomes', v_outcomes, 'jobs', v_jobs);
 end
@@ -56,10 +129,10 @@ begin
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
-  v_outcome := picture_queue._report_isolated(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+  v_outcome := public.report_jobs(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
     'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
     'outcome', case when error is null then 'completed' else 'failed' end))
-    || jsonb_build_object('result', result))) -> 0;
+    || jsonb_build_object('result', result))) #> '{outcomes,0}';
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   elsif v_outcome ->> 'outcome' = 'refused' then
