@@ -2552,10 +2552,11 @@ $$;
 
 -- The jobs that callers describe, with their types and defaults, and the place of the first that is not
 -- acceptable. A job whose queue serves first come first has its place in line (rank); the others get theirs
--- in _assign_order. (A pattern that counts, as {0,127}, takes ten times as long as one that does not.)
+-- in _assign_order. (A pattern that counts, as {0,127}, takes ten times as long as one that does not.) Only nested
+-- loops are allowed: they keep the order of the call, and to sort the rows by it would take longer.
 create function picture_queue._new_jobs(p_jobs jsonb, out jobs picture_queue.new_job[], out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-set enable_hashjoin = off set enable_memoize = off set work_mem = '64MB'
+set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -2572,24 +2573,25 @@ begin
       u.states, v_now + make_interval(secs => u.period_seconds), coalesce(u.on_conflict, 'ignore'),
       case when r.run_at > v_now then 'scheduled' end, case when r.is_plain then null else o.tenant end,
       case when r.is_plain then -coalesce(e.priority, 0) end, 0
-    )::picture_queue.new_job order by e.i),
+    )::picture_queue.new_job),
     min(e.i) filter (where not coalesce(
       e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,
         generation_id,options}'::text[] = '{}'
       and (t.name is not null or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.job_type) <= 128)
       and (q.name is not null
         or coalesce(e.queue, t.queue) ~ '^[A-Za-z0-9][A-Za-z0-9_.-]*$' and length(coalesce(e.queue, t.queue)) <= 63)
-      and coalesce(jsonb_typeof(e.payload) in ('object', 'null'), true)
-      and (octet_length(e.payload::text) <= least(s.max_payload_bytes, 200)
-        or picture_queue._json_problem(e.payload, s.max_payload_bytes) is null)
-      and coalesce(e.priority between -1000000000 and 1000000000, true)
-      and coalesce(e.max_attempts between 1 and 1000, true)
-      and coalesce(e.scheduled_for between '1970-01-01' and '9999-01-01', true)
-      and (e.idempotency_key is null
-        or length(e.idempotency_key) between 1 and 255 and jsonb_typeof(e.item -> 'idempotency_key') = 'string')
-      and (o.delay_seconds is null or e.scheduled_for is null)
-      and (coalesce(e.options in ('{}', 'null'), true)
-        or picture_queue._options_problem(e.options, e.payload, s.max_payload_bytes) is null),
+      and (e.payload is null or jsonb_typeof(e.payload) in ('object', 'null')
+        and (octet_length(e.payload::text) <= least(s.max_payload_bytes, 200)
+          or picture_queue._json_problem(e.payload, s.max_payload_bytes) is null))
+      and (num_nonnulls(e.priority, e.max_attempts, e.scheduled_for, e.idempotency_key, e.options) = 0
+        or coalesce(e.priority between -1000000000 and 1000000000, true)
+        and coalesce(e.max_attempts between 1 and 1000, true)
+        and coalesce(e.scheduled_for between '1970-01-01' and '9999-01-01', true)
+        and (e.idempotency_key is null
+          or length(e.idempotency_key) between 1 and 255 and jsonb_typeof(e.item -> 'idempotency_key') = 'string')
+        and (o.delay_seconds is null or e.scheduled_for is null)
+        and (coalesce(e.options in ('{}', 'null'), true)
+          or picture_queue._options_problem(e.options, e.payload, s.max_payload_bytes) is null)),
       false))
   into jobs, bad
   from rows from (jsonb_to_recordset(p_jobs) as (job_id uuid, job_type text, queue text, payload jsonb,
@@ -2678,7 +2680,8 @@ begin
     perform picture_queue._wake(v_queues, 'enqueue');
   end if;
   if v_found = '{}' then
-    return (select jsonb_agg(jsonb_build_object('job_id', m.id, 'outcome', 'created')) from unnest(v_made) as m (id));
+    -- Rows as JSON take half the time of as many objects built of their parts.
+    return to_jsonb(array(select m from (select u.id as job_id, 'created' as outcome from unnest(v_made) as u (id)) m));
   end if;
   return (
     select jsonb_agg(coalesce(v_found -> n.i::text, jsonb_build_object('job_id', n.job_id, 'outcome', 'created')))

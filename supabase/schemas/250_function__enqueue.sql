@@ -56,7 +56,8 @@ begin
     perform picture_queue._wake(v_queues, 'enqueue');
   end if;
   if v_found = '{}' then
-    return (select jsonb_agg(jsonb_build_object('job_id', m.id, 'outcome', 'created')) from unnest(v_made) as m (id));
+    -- Rows as JSON take half the time of as many objects built of their parts.
+    return to_jsonb(array(select m from (select u.id as job_id, 'created' as outcome from unnest(v_made) as u (id)) m));
   end if;
   return (
     select jsonb_agg(coalesce(v_found -> n.i::text, jsonb_build_object('job_id', n.job_id, 'outcome', 'created')))
