@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.arguments import NewJob
 from picture_queue.records_operate import (
     Batch,
@@ -17,7 +17,7 @@ from picture_queue.records_operate import (
 class AsyncBatches:
     """The batches of a project. All of it needs a service key."""
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def enqueue(

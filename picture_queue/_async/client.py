@@ -14,7 +14,7 @@ from picture_queue._async.project import AsyncEvents, AsyncSettings
 from picture_queue._async.queues import AsyncLimits, AsyncQueues, AsyncTenants
 from picture_queue._async.schedules import AsyncSchedules
 from picture_queue._realtime.follow import Watcher
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.errors import SettingsError
 from picture_queue.records import (
     Health,
@@ -40,7 +40,7 @@ class AsyncPictureQueue:
         database_url: Address of the project's database: calls go straight to it, as the service.
             Address and key of the API are then needed only for pictures and for events over
             Realtime. Needs the extra ``postgres``.
-        timeout: Longest wait for one answer, seconds.
+        timeout: Longest wait for the answer to a call, retries included, seconds.
 
     Raises:
         SettingsError: Address or key is missing or not acceptable, or a user's token is given
@@ -65,7 +65,8 @@ class AsyncPictureQueue:
         database = DatabaseSettings(database_url, timeout) if database_url else None
         settings, api = None, None
         if client is not None:
-            settings = ProjectSettings(str(client.supabase_url), client.supabase_key)
+            address = str(client.supabase_url).rstrip("/")
+            settings = ProjectSettings(address, client.supabase_key, timeout=timeout)
         elif database is None or url or os.environ.get("SUPABASE_URL"):
             settings = ProjectSettings.resolve(url, key, access_token, timeout)
         if settings is not None:
@@ -77,7 +78,7 @@ class AsyncPictureQueue:
                     "A user's token does not go with a database's address, which is the service's",
                     hint="Leave out the one or the other",
                 )
-        self._project = AsyncProject(api, database)
+        self._project = AsyncBackend(api, database)
         self._watcher = Watcher(self._project)
         self.jobs = AsyncJobs(self._project, self._watcher)
         self.generations = AsyncGenerations(self._project, self._watcher)

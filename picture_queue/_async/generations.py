@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.follow import Watcher, follow
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.records import (
     CancelRequest,
     Generation,
@@ -26,7 +26,7 @@ BUCKET = "pictures"
 class AsyncGenerations:
     """Pictures asked for: a user's own, or with a service key anybody's."""
 
-    def __init__(self, project: AsyncProject, watcher: Watcher) -> None:
+    def __init__(self, project: AsyncBackend, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 
@@ -129,7 +129,7 @@ class AsyncGenerations:
         try:
             return await client.storage.from_(BUCKET).download(image.path)
         except Exception as error:
-            raise self._project.named(error) from error
+            raise self._project.translate_error(error) from error
 
     async def save(self, image: Image, path: str | Path) -> Path:
         """Writes a picture to a file and returns its path.
@@ -155,5 +155,5 @@ class AsyncGenerations:
         try:
             signed = await client.storage.from_(BUCKET).create_signed_url(image.path, expires_in)
         except Exception as error:
-            raise self._project.named(error) from error
+            raise self._project.translate_error(error) from error
         return str(signed["signedURL"])

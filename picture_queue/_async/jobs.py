@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.follow import Watcher, follow
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.arguments import JobFilter, JobOptions, NewJob
 from picture_queue.errors import JobCancelled, JobFailed
 from picture_queue.records import (
@@ -29,7 +29,7 @@ from picture_queue.records import (
 class AsyncJobs:
     """The jobs of a project: all of them with a service key, a user's own with theirs."""
 
-    def __init__(self, project: AsyncProject, watcher: Watcher) -> None:
+    def __init__(self, project: AsyncBackend, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 

@@ -5,14 +5,14 @@ from typing import Any
 from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.records_operate import Setting
 
 
 class AsyncEvents:
     """Events from outside, which wake the jobs parked on them. Needs a service key."""
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def send(self, name: str, payload: JsonValue = None) -> int:
@@ -34,7 +34,7 @@ class AsyncEvents:
 class AsyncSettings:
     """The defaults and limits of a project. Needs a service key."""
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def get(self) -> Setting:

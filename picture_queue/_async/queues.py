@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Unpack
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.arguments import QueueChanges
 from picture_queue.records import Changed
 from picture_queue.records_operate import (
@@ -21,7 +21,7 @@ from picture_queue.records_operate import (
 class AsyncQueues:
     """The queues of a project."""
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def list(self) -> builtins.list[Queue]:
@@ -118,7 +118,7 @@ class AsyncLimits:
     those it was enqueued with.
     """
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def list(self) -> builtins.list[Limit]:
@@ -174,7 +174,7 @@ class AsyncLimits:
 class AsyncTenants:
     """The weights of tenants in queues that share fairly."""
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def list(self) -> builtins.list[Tenant]:

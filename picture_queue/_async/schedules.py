@@ -7,7 +7,7 @@ from typing import Literal, Unpack
 from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.arguments import JobOptions
 from picture_queue.records import Enqueued
 from picture_queue.records_operate import Schedule
@@ -19,7 +19,7 @@ class AsyncSchedules:
     Workers look after them, and pg_cron where it is; each tick makes one job, however many look.
     """
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def list(self) -> builtins.list[Schedule]:

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.arguments import NewJob
 from picture_queue.records_operate import (
     Batch,
@@ -19,7 +19,7 @@ from picture_queue.records_operate import (
 class Batches:
     """The batches of a project. All of it needs a service key."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
     def enqueue(

@@ -16,7 +16,7 @@ from picture_queue._sync.project import Events, Settings
 from picture_queue._sync.queues import Limits, Queues, Tenants
 from picture_queue._sync.schedules import Schedules
 from picture_queue._realtime.portal import Watcher
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.errors import SettingsError
 from picture_queue.records import (
     Health,
@@ -42,7 +42,7 @@ class PictureQueue:
         database_url: Address of the project's database: calls go straight to it, as the service.
             Address and key of the API are then needed only for pictures and for events over
             Realtime. Needs the extra ``postgres``.
-        timeout: Longest wait for one answer, seconds.
+        timeout: Longest wait for the answer to a call, retries included, seconds.
 
     Raises:
         SettingsError: Address or key is missing or not acceptable, or a user's token is given
@@ -67,7 +67,8 @@ class PictureQueue:
         database = DatabaseSettings(database_url, timeout) if database_url else None
         settings, api = None, None
         if client is not None:
-            settings = ProjectSettings(str(client.supabase_url), client.supabase_key)
+            address = str(client.supabase_url).rstrip("/")
+            settings = ProjectSettings(address, client.supabase_key, timeout=timeout)
         elif database is None or url or os.environ.get("SUPABASE_URL"):
             settings = ProjectSettings.resolve(url, key, access_token, timeout)
         if settings is not None:
@@ -79,7 +80,7 @@ class PictureQueue:
                     "A user's token does not go with a database's address, which is the service's",
                     hint="Leave out the one or the other",
                 )
-        self._project = Project(api, database)
+        self._project = Backend(api, database)
         self._watcher = Watcher(self._project)
         self.jobs = Jobs(self._project, self._watcher)
         self.generations = Generations(self._project, self._watcher)

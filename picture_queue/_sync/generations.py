@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.portal import Watcher, follow
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.records import (
     CancelRequest,
     Generation,
@@ -28,7 +28,7 @@ BUCKET = "pictures"
 class Generations:
     """Pictures asked for: a user's own, or with a service key anybody's."""
 
-    def __init__(self, project: Project, watcher: Watcher) -> None:
+    def __init__(self, project: Backend, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 
@@ -131,7 +131,7 @@ class Generations:
         try:
             return client.storage.from_(BUCKET).download(image.path)
         except Exception as error:
-            raise self._project.named(error) from error
+            raise self._project.translate_error(error) from error
 
     def save(self, image: Image, path: str | Path) -> Path:
         """Writes a picture to a file and returns its path.
@@ -157,5 +157,5 @@ class Generations:
         try:
             signed = client.storage.from_(BUCKET).create_signed_url(image.path, expires_in)
         except Exception as error:
-            raise self._project.named(error) from error
+            raise self._project.translate_error(error) from error
         return str(signed["signedURL"])

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.portal import Watcher, follow
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.arguments import JobFilter, JobOptions, NewJob
 from picture_queue.errors import JobCancelled, JobFailed
 from picture_queue.records import (
@@ -31,7 +31,7 @@ from picture_queue.records import (
 class Jobs:
     """The jobs of a project: all of them with a service key, a user's own with theirs."""
 
-    def __init__(self, project: Project, watcher: Watcher) -> None:
+    def __init__(self, project: Backend, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 

@@ -7,14 +7,14 @@ from typing import Any
 from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.records_operate import Setting
 
 
 class Events:
     """Events from outside, which wake the jobs parked on them. Needs a service key."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
     def send(self, name: str, payload: JsonValue = None) -> int:
@@ -36,7 +36,7 @@ class Events:
 class Settings:
     """The defaults and limits of a project. Needs a service key."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
     def get(self) -> Setting:

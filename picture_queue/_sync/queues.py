@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Unpack
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.arguments import QueueChanges
 from picture_queue.records import Changed
 from picture_queue.records_operate import (
@@ -23,7 +23,7 @@ from picture_queue.records_operate import (
 class Queues:
     """The queues of a project."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
     def list(self) -> builtins.list[Queue]:
@@ -120,7 +120,7 @@ class Limits:
     those it was enqueued with.
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
     def list(self) -> builtins.list[Limit]:
@@ -176,7 +176,7 @@ class Limits:
 class Tenants:
     """The weights of tenants in queues that share fairly."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
     def list(self) -> builtins.list[Tenant]:

@@ -9,7 +9,7 @@ from typing import Literal, Unpack
 from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.arguments import JobOptions
 from picture_queue.records import Enqueued
 from picture_queue.records_operate import Schedule
@@ -21,7 +21,7 @@ class Schedules:
     Workers look after them, and pg_cron where it is; each tick makes one job, however many look.
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
     def list(self) -> builtins.list[Schedule]:
