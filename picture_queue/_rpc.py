@@ -15,7 +15,8 @@ from uuid import UUID
 from pydantic import JsonValue, TypeAdapter
 
 from picture_queue._ids import new_id, new_ids
-from picture_queue.arguments import JobFilter, job_item
+from picture_queue._json import plain
+from picture_queue.arguments import JobFilter, encode_job, encode_jobs
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.records import (
     CancelRequest,
@@ -56,28 +57,21 @@ class Rpc(NamedTuple, Generic[T]):
 
 
 def given(**params: Any) -> dict[str, Any]:
-    """Leaves out None (the function's default holds) and writes ids and times as JSON has them."""
-    return {name: plain(value) for name, value in params.items() if value is not None}
+    """Return the arguments that are not None, as JSON; for the others the function's default holds.
+
+    Raises:
+        InvalidArgument: One of them is no JSON.
+    """
+    return {name: plain(value, name) for name, value in params.items() if value is not None}
 
 
-def plain(value: Any) -> Any:
-    if type(value) in _PLAIN_TYPES:
-        return value
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, datetime):
-        # PostgreSQL would read a naive time in the session's zone, which is not the caller's.
-        return (value if value.tzinfo else value.astimezone()).isoformat()
-    if isinstance(value, dict | Mapping):  # to ask for dict first is much quicker
-        return {
-            key: item if type(item) in _PLAIN_TYPES else plain(item) for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
+def required(**params: Any) -> dict[str, Any]:
+    """Return the arguments as JSON, None as null.
 
-
-_PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
+    Raises:
+        InvalidArgument: One of them is no JSON.
+    """
+    return {name: plain(value, name) for name, value in params.items()}
 
 
 def _nothing(_: Any) -> None:
@@ -97,7 +91,7 @@ def picture_queue_version() -> Rpc[Version]:
 
 
 def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
-    item = job_item(job)
+    item = encode_job(job)
     if not item.keys() <= _PLAIN:
         rpc = enqueue_jobs([job])
         return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
@@ -119,8 +113,9 @@ def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
 
 
 def job_items(jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    said = [job_item(job) for job in jobs]
-    return [plain({"job_id": i, **item}) for i, item in zip(new_ids(len(said)), said, strict=True)]
+    items = encode_jobs(jobs)
+    ids = new_ids(len(items))
+    return plain([{"job_id": i, **item} for i, item in zip(ids, items, strict=True)], "jobs")
 
 
 def enqueued(data: Any) -> list[Enqueued]:
@@ -128,7 +123,7 @@ def enqueued(data: Any) -> list[Enqueued]:
 
 
 def get_job(job_id: UUID | str) -> Rpc[Job]:
-    return Rpc("get_job", given(job_id=job_id), Job.model_validate)
+    return Rpc("get_job", required(job_id=job_id), Job.model_validate)
 
 
 def list_jobs(
@@ -148,23 +143,23 @@ def failure_reasons(filter_: JobFilter) -> Rpc[list[FailureReason]]:
 
 
 def get_job_history(job_id: UUID | str) -> Rpc[JobHistory]:
-    return Rpc("get_job_history", given(job_id=job_id), JobHistory.model_validate)
+    return Rpc("get_job_history", required(job_id=job_id), JobHistory.model_validate)
 
 
 def job_position(job_id: UUID | str) -> Rpc[JobPosition]:
-    return Rpc("job_position", given(job_id=job_id), JobPosition.model_validate)
+    return Rpc("job_position", required(job_id=job_id), JobPosition.model_validate)
 
 
 def explain_jobs(job_ids: Iterable[UUID | str]) -> Rpc[list[JobExplanation]]:
-    return Rpc("explain_jobs", given(job_ids=list(job_ids)), _EXPLANATIONS.validate_python)
+    return Rpc("explain_jobs", required(job_ids=job_ids), _EXPLANATIONS.validate_python)
 
 
 def cancel_job(job_id: UUID | str) -> Rpc[CancelRequest]:
-    return Rpc("cancel_job", given(job_id=job_id), CancelRequest.model_validate)
+    return Rpc("cancel_job", required(job_id=job_id), CancelRequest.model_validate)
 
 
 def retry_job(job_id: UUID | str) -> Rpc[None]:
-    return Rpc("retry_job", given(job_id=job_id), _nothing)
+    return Rpc("retry_job", required(job_id=job_id), _nothing)
 
 
 def queue_status() -> Rpc[Health]:
@@ -201,7 +196,7 @@ def start_generation(
 
 
 def get_generation(generation_id: UUID | str) -> Rpc[Generation]:
-    return Rpc("get_generation", given(generation_id=generation_id), Generation.model_validate)
+    return Rpc("get_generation", required(generation_id=generation_id), Generation.model_validate)
 
 
 def list_generations(
@@ -216,7 +211,7 @@ def list_generations(
 
 def cancel_generation(generation_id: UUID | str) -> Rpc[CancelRequest]:
     return Rpc(
-        "cancel_generation", given(generation_id=generation_id), CancelRequest.model_validate
+        "cancel_generation", required(generation_id=generation_id), CancelRequest.model_validate
     )
 
 
@@ -342,7 +337,7 @@ def report_jobs(outcomes: Sequence[Mapping[str, Any]], claim: Claim | None = Non
 
 
 def begin_prediction(job_id: UUID, lease_id: UUID) -> Rpc[dict[str, Any]]:
-    return Rpc("begin_prediction", given(job_id=job_id, lease_id=lease_id), dict)
+    return Rpc("begin_prediction", required(job_id=job_id, lease_id=lease_id), dict)
 
 
 def record_prediction(

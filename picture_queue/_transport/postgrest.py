@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
-from pydantic_core import to_json
 from supabase import AsyncClient, AsyncClientOptions
 
+from picture_queue._json import encode
 from picture_queue._rpc import Rpc
 from picture_queue._transport.api_errors import is_json, translate_error, translate_response
 from picture_queue._transport.base import Deadline, parse_answer
@@ -86,7 +86,7 @@ class AsyncPostgrest:
             PictureQueueError: The database or the project refused the call, or did not answer.
         """
         client = await self.client()
-        body = to_json(rpc.params)
+        body = encode(rpc.params)
         try:
             response, content = await self._send(client, rpc.function, body, deadline)
         except Exception as error:
