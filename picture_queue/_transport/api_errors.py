@@ -58,11 +58,6 @@ def translate_error(error: Exception, url: str, deadline: Deadline | None = None
     )
 
 
-def is_json(response: httpx.Response) -> bool:
-    """Return whether an answer says that it is JSON."""
-    return "json" in response.headers.get("content-type", "")
-
-
 def translate_response(response: httpx.Response, content: bytes, url: str) -> Exception:
     """Return the exception for an answer that is not the JSON of a result.
 
@@ -93,7 +88,8 @@ def _by_body(body: dict[str, Any], url: str) -> Exception | None:
 def _by_status(response: httpx.Response, body: dict[str, Any], url: str) -> PictureQueueError:
     status = response.status_code
     code, detail = str(status), f"HTTP {status} {response.reason_phrase}".rstrip()
-    if status in (401, 403):
+    # Another API, at a wrong address, refuses the key as well, but not in the words of Supabase.
+    if status in (401, 403) and (not body or body.keys() & {"message", "msg", "error"}):
         return _authentication_failed(url, str(body.get("message") or detail))
     if status == 413:
         return TooLarge(f"The call is larger than {url} accepts", code=code, detail=detail)
