@@ -109,16 +109,29 @@ def _created(job_id: Any) -> Enqueued:
 
 
 def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
-    return Rpc("enqueue_jobs", {"jobs": job_items(jobs)}, enqueued)
+    items, ids = job_items(jobs)
+    return Rpc("enqueue_jobs", {"jobs": items}, lambda data: enqueued(data, ids))
 
 
-def job_items(jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def job_items(jobs: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the items of enqueue_jobs, and the ids that were made for those that had none."""
     items = encode_jobs(jobs)
     ids = new_ids(len(items))
-    return plain([{"job_id": i, **item} for i, item in zip(ids, items, strict=True)], "jobs")
+    made = [{"job_id": i, **item} for i, item in zip(ids, items, strict=True)]
+    return [plain(item, f"jobs[{n}]") for n, item in enumerate(made)], ids
 
 
-def enqueued(data: Any) -> list[Enqueued]:
+def enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
+    """Return what became of each job.
+
+    Args:
+        data: The answer of the database.
+        ids: The ids that were made for this call. Where such a job exists, it is because the answer
+            to the call was lost and the call was repeated: the call created it.
+    """
+    for item, job_id in zip(data, ids, strict=False):
+        if item["outcome"] == "existing" and item["job_id"] == job_id:
+            item["outcome"] = "created"
     return _ENQUEUED.validate_python(data)
 
 
@@ -134,7 +147,9 @@ def list_jobs(
 
 
 def change_jobs(action: str, filter_: JobFilter, *, preview: bool, limit: int) -> Rpc[Changed]:
-    params = {"action": action, "filter": given(**filter_, limit=limit), "preview": preview}
+    params = required(
+        action=action, filter=given(**filter_, limit=limit), preview=preview, request_id=new_id()
+    )
     return Rpc("change_jobs", params, Changed.model_validate)
 
 
@@ -159,7 +174,7 @@ def cancel_job(job_id: UUID | str) -> Rpc[CancelRequest]:
 
 
 def retry_job(job_id: UUID | str) -> Rpc[None]:
-    return Rpc("retry_job", required(job_id=job_id), _nothing)
+    return Rpc("retry_job", required(job_id=job_id, request_id=new_id()), _nothing)
 
 
 def queue_status() -> Rpc[Health]:

@@ -61,7 +61,8 @@ def drain_queue(queue: str) -> Rpc[Queue]:
 
 
 def purge_queue(queue: str, preview: bool) -> Rpc[Changed]:
-    return Rpc("purge_queue", required(queue=queue, preview=preview), Changed.model_validate)
+    params = required(queue=queue, preview=preview, request_id=new_id())
+    return Rpc("purge_queue", params, Changed.model_validate)
 
 
 def queue_counts() -> Rpc[list[QueueCounts]]:
@@ -95,7 +96,7 @@ def set_limit(
 
 
 def delete_limit(key: str) -> Rpc[None]:
-    return Rpc("delete_limit", required(key=key), lambda _: None)
+    return Rpc("delete_limit", required(key=key, request_id=new_id()), lambda _: None)
 
 
 def pause_key(key: str, resume_at: datetime | None) -> Rpc[PausedKey]:
@@ -128,7 +129,8 @@ def set_schedule(name: str, rhythm: Mapping[str, Any], job: Mapping[str, Any]) -
 
 def delete_schedule(name: str) -> Rpc[bool]:
     """The result says whether there was one."""
-    return Rpc("delete_schedule", required(name=name), lambda data: bool(data["deleted"]))
+    params = required(name=name, request_id=new_id())
+    return Rpc("delete_schedule", params, lambda data: bool(data["deleted"]))
 
 
 def pause_schedule(name: str) -> Rpc[Schedule]:
@@ -140,8 +142,8 @@ def resume_schedule(name: str) -> Rpc[Schedule]:
 
 
 def run_schedule(name: str) -> Rpc[Enqueued]:
-    params = given(name=name, job_id=new_id())
-    return Rpc("run_schedule", params, lambda data: enqueued([data])[0])
+    params = required(name=name, job_id=new_id())
+    return Rpc("run_schedule", params, lambda data: enqueued([data], [params["job_id"]])[0])
 
 
 # Batches and events
@@ -153,8 +155,9 @@ def enqueue_batch(
     batch_id: UUID | str | None,
     metadata: Mapping[str, JsonValue] | None,
 ) -> Rpc[EnqueuedBatch]:
+    items, ids = job_items(jobs)
     params = given(
-        jobs=job_items(jobs),
+        jobs=items,
         callback=encode_job(callback) if callback else None,
         batch_id=batch_id or new_id(),
         metadata=metadata,
@@ -162,7 +165,7 @@ def enqueue_batch(
     return Rpc(
         "enqueue_batch",
         params,
-        lambda data: EnqueuedBatch(id=data["batch_id"], jobs=tuple(enqueued(data["jobs"]))),
+        lambda data: EnqueuedBatch(id=data["batch_id"], jobs=tuple(enqueued(data["jobs"], ids))),
     )
 
 
@@ -170,9 +173,9 @@ def get_batch(batch_id: UUID | str) -> Rpc[Batch]:
     return Rpc("get_batch", required(batch_id=batch_id), Batch.model_validate)
 
 
-def send_event(name: str, payload: JsonValue) -> Rpc[int]:
+def send_event(name: str, payload: JsonValue, event_id: UUID | str | None) -> Rpc[int]:
     """The result is how many jobs woke."""
-    params = required(name=name, payload=payload)
+    params = required(name=name, payload=payload, event_id=event_id or new_id())
     return Rpc("send_event", params, lambda data: int(data["woken"]))
 
 

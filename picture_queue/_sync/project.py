@@ -3,6 +3,7 @@
 """What concerns a project as a whole: events from outside, and settings."""
 
 from typing import Any
+from uuid import UUID
 
 from pydantic import JsonValue
 
@@ -17,20 +18,24 @@ class Events:
     def __init__(self, project: Backend) -> None:
         self._project = project
 
-    def send(self, name: str, payload: JsonValue = None) -> int:
-        """Tells of an event and returns how many jobs woke.
+    def send(
+        self, name: str, payload: JsonValue = None, *, event_id: UUID | str | None = None
+    ) -> int:
+        """Send an event and return how many jobs woke.
 
         If nobody waits yet, it is kept for a day; a second one of that name replaces the first.
 
         Args:
             name: What the handler parked on; the job's id by default.
             payload: What the handler gets as ``job.event``.
+            event_id: The id that its source gave the event, up to 200 characters. If it is sent
+                again with that id within a day, no job is woken twice.
 
         Raises:
             InvalidArgument: The name is empty, or longer than 200 characters.
             TooLarge: The payload is above the limit.
         """
-        return self._project.call(_rpc_operate.send_event(name, payload))
+        return self._project.call(_rpc_operate.send_event(name, payload, event_id))
 
 
 class Settings:

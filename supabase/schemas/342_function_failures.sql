@@ -170,7 +170,12 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
-create function public.change_jobs(action text, filter jsonb, preview boolean default false) returns jsonb
+create function public.change_jobs(
+  action text, filter jsonb, preview boolean default false, request_id uuid default null)
+returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._change_jobs(action, filter, preview) $$;
+as $$
+  select coalesce(picture_queue._first_answer('change_jobs', request_id::text),
+    picture_queue._keep_answer('change_jobs', request_id::text, picture_queue._change_jobs(action, filter, preview)))
+$$;
 comment on function public.change_jobs is 'Retries, cancels or discards the jobs of a filter; preview only counts.';
