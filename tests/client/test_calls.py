@@ -228,12 +228,12 @@ from picture_queue import AsyncPictureQueue, PictureQueue
 way, queue, kind = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 def use(pq, who):
-    for n in range(20):
+    for n in range(8):
         made = pq.jobs.enqueue("x", {"n": [who, n]}, queue=queue)
         assert pq.jobs.get(made.id).payload == {"n": [who, n]}
 
 async def use_async(pq, who):
-    for n in range(20):
+    for n in range(8):
         made = await pq.jobs.enqueue("x", {"n": [who, n]}, queue=queue)
         assert (await pq.jobs.get(made.id)).payload == {"n": [who, n]}
 
@@ -248,7 +248,7 @@ async def fork_within():
 
 def fork():
     children = []
-    for n in range(3):
+    for n in range(2):
         child = os.fork()
         if not child:
             try:
@@ -273,7 +273,7 @@ sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
 @pytest.mark.parametrize("kind", ["sync", "async", "within"])
 @pytest.mark.parametrize("direct", [False, True])
 def test_a_fork_has_connections_of_its_own(stack, queue, kind, direct):
-    program = [sys.executable, "-c", FORKS, repr(ways(stack)[direct]), queue, kind]
+    program = [sys.executable, "-P", "-c", FORKS, repr(ways(stack)[direct]), queue, kind]
     found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
     assert (found.returncode, found.stderr) == (0, "")
 
@@ -298,7 +298,7 @@ sys.exit(os.waitpid(child, 0)[1])
 
 
 def test_a_fork_is_told_that_a_client_of_the_callers_is_its_parents(stack):
-    program = [sys.executable, "-c", FORKED_CLIENT, stack.api_url, stack.service_role_key]
+    program = [sys.executable, "-P", "-c", FORKED_CLIENT, stack.api_url, stack.service_role_key]
     found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
     assert (found.returncode, found.stderr) == (0, "")
 
