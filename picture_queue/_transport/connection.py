@@ -6,14 +6,14 @@ statement, which took half as long as a small call does; here the reader stays r
 """
 
 import asyncio
+import select
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from psycopg import AsyncConnection, Connection, OperationalError, pq, waiting
+from psycopg import AsyncConnection, Connection, OperationalError, pq
 from psycopg.conninfo import make_conninfo
-from psycopg.generators import execute
 from psycopg.pq.abc import PGresult
 
 from picture_queue._transport.base import Deadline
@@ -22,7 +22,6 @@ from picture_queue.errors import Busy
 from picture_queue.settings import DatabaseSettings
 
 _IDLE = pq.TransactionStatus.IDLE  # looked up once: each call asks for it
-_TICK = 0.1  # seconds between two looks at the clock while nothing arrives
 
 
 async def connect_async(
@@ -184,9 +183,23 @@ class RawConnection:
 
     def execute(self, statement: bytes, values: Sequence[bytes | None], timeout: float) -> PGresult:
         """Execute a statement and return its result; see `AsyncRawConnection.execute`."""
-        self._server.send_query_params(statement, values)
-        bounded = _until(execute(self._server), time.monotonic() + timeout)
-        result: PGresult = waiting.wait(bounded, self._server.socket, interval=_TICK)[-1]
+        server = self._server
+        deadline = time.monotonic() + timeout
+        server.send_query_params(statement, values)
+        while server.flush():  # read too, or both sides could wait
+            self._wait(deadline, writing=True)
+            server.consume_input()
+        result = None
+        while True:
+            while server.is_busy():
+                self._wait(deadline)
+                server.consume_input()
+            answer = server.get_result()
+            if answer is None:
+                break
+            result = answer
+        if result is None:
+            raise OperationalError("the connection ended before the answer")
         return result
 
     @property
@@ -198,17 +211,26 @@ class RawConnection:
         """Close it."""
         self._server.finish()
 
-
-def _until(work: Generator[Any, Any, Any], deadline: float) -> Generator[Any, Any, Any]:
-    wanted = next(work)
-    while True:
-        ready = yield wanted
-        if not ready and time.monotonic() > deadline:
+    def _wait(self, deadline: float, writing: bool = False) -> None:
+        if not _wait_for_socket(self._server.socket, writing, deadline - time.monotonic()):
             raise TimeoutError
-        try:
-            wanted = work.send(ready)
-        except StopIteration as end:
-            return end.value
+
+
+def _poll(socket: int, writing: bool, timeout: float) -> bool:
+    waiting = select.poll()
+    waiting.register(socket, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
+    return bool(waiting.poll(max(0.0, timeout * 1000)))
+
+
+def _select(socket: int, writing: bool, timeout: float) -> bool:
+    readable, writable, _ = select.select(
+        [socket], [socket] if writing else [], [], max(0.0, timeout)
+    )
+    return bool(readable or writable)
+
+
+# select cannot watch sockets above 1023, and Windows has nothing else.
+_wait_for_socket = _poll if hasattr(select, "poll") else _select
 
 
 C = TypeVar("C", AsyncRawConnection, RawConnection)
@@ -303,7 +325,8 @@ class Pool(_Pool[RawConnection]):
 
     def acquire_slot(self, deadline: Deadline) -> None:
         """Wait until fewer than ``size`` connections are in use; see `AsyncPool.acquire_slot`."""
-        if not self._slots.acquire(timeout=deadline.remaining()):
+        acquire = self._slots.acquire
+        if not acquire(blocking=False) and not acquire(timeout=deadline.remaining()):
             raise _no_slot(deadline)
 
     def release_slot(self) -> None:

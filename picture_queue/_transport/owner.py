@@ -55,13 +55,13 @@ class LoopOwner:
     """The event loop that opened a connection."""
 
     def __init__(self) -> None:
-        self._process = ProcessOwner()
+        self._pid = os.getpid()
         self._loop = asyncio.get_running_loop()
         self._closing: AsyncGenerator[None, None] | None = None
 
     def is_inherited(self) -> bool:
         """Return whether the connection was opened by a process that forked this one."""
-        return self._process.is_inherited()
+        return self._pid != os.getpid()
 
     def is_current(self) -> bool:
         """Return whether the connection may be used here and now.
@@ -69,7 +69,7 @@ class LoopOwner:
         Raises:
             SettingsError: Another event loop opened it, and is not closed.
         """
-        if self.is_inherited():
+        if self._pid != os.getpid():
             return False
         if self._loop is asyncio.get_running_loop():
             return True

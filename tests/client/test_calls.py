@@ -1,6 +1,7 @@
 """Calls over HTTP: their deadline, their repetition, and the words for what went wrong."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
@@ -329,6 +330,23 @@ def test_connections_that_all_ended_cost_no_call(stack, queue):
             )
         assert pq.health()
         assert pq.health()
+
+
+def test_a_server_that_says_nothing_is_not_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/x"
+        began = time.monotonic()
+        with PictureQueue(database_url=url) as pq, pytest.raises(errors.ConnectionFailed) as late:
+            pq._project.call(CALL, timeout=0.5)
+        assert "secret" not in str(late.value)
+
+        async def use() -> None:
+            async with AsyncPictureQueue(database_url=url, timeout=0.5) as pq:
+                await pq.health()
+
+        with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.5 s"):
+            asyncio.run(use())
+        assert time.monotonic() - began < 20
 
 
 async def test_a_call_that_finds_no_connection_free_says_so(stack, db):
