@@ -295,7 +295,7 @@ class Heartbeat:
 
 
 def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[Heartbeat]:
-    """Leases by job, ids as text."""
+    """Take the leases by job, both ids as text."""
     items = [{"job_id": job, "lease_id": lease} for job, lease in leases.items()]
     return Rpc(
         "heartbeat_jobs",
@@ -307,13 +307,13 @@ def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[Heartbeat]:
 def report_progress(
     job_id: UUID, lease_id: UUID, progress: int, message: str | None = None
 ) -> Rpc[bool]:
-    """The result says whether the job's cancel was requested."""
+    """Return whether the job is to be cancelled."""
     params = given(job_id=job_id, lease_id=lease_id, progress=progress, message=message)
     return Rpc("report_progress", params, lambda data: bool(data["cancel_requested"]))
 
 
 def log_job(job_id: UUID, lease_id: UUID, lines: Sequence[Mapping[str, Any]]) -> Rpc[None]:
-    """Each line is ``{"level", "message", "at"}``."""
+    """Take lines of the form ``{"level", "message", "at"}``."""
     return Rpc("log_job", given(job_id=job_id, lease_id=lease_id, lines=lines), _nothing)
 
 

@@ -128,7 +128,7 @@ def set_schedule(name: str, rhythm: Mapping[str, Any], job: Mapping[str, Any]) -
 
 
 def delete_schedule(name: str) -> Rpc[bool]:
-    """The result says whether there was one."""
+    """Return whether there was such a schedule."""
     params = required(name=name, request_id=new_id())
     return Rpc("delete_schedule", params, lambda data: bool(data["deleted"]))
 
@@ -174,7 +174,7 @@ def get_batch(batch_id: UUID | str) -> Rpc[Batch]:
 
 
 def send_event(name: str, payload: JsonValue, event_id: UUID | str | None) -> Rpc[int]:
-    """The result is how many jobs woke."""
+    """Return the number of jobs that woke."""
     params = required(name=name, payload=payload, event_id=event_id or new_id())
     return Rpc("send_event", params, lambda data: int(data["woken"]))
 

@@ -1,4 +1,4 @@
-"""What callers say: about a job that is to be enqueued, and which jobs they mean."""
+"""Arguments of calls: the options of a new job, the policy of a queue, a filter of jobs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ BackoffPolicy = Literal["constant", "linear", "exponential"]
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long a job waits between its attempts.
+    """The pauses of a job between its attempts.
 
     What is None is looked for in the job's type, then its queue, then the project's settings.
 
@@ -52,7 +52,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """When a job counts as the same as one that is there already.
+    """A rule by which a new job counts as the same as one that exists already.
 
     Args:
         by: The names in the payload that count; None: the whole payload. Job type and owner always
@@ -72,7 +72,7 @@ class Unique:
 
 
 class JobOptions(TypedDict, total=False):
-    """What can be said about a job beside its type and payload.
+    """The options of a job, beside its type and payload.
 
     Attributes:
         priority: Higher runs first; 0 by default.
@@ -163,7 +163,7 @@ class QueueChanges(TypedDict, total=False):
 
 
 class JobFilter(TypedDict, total=False):
-    """Which jobs are meant; all of what is said has to be so.
+    """A filter of jobs; all its conditions must hold.
 
     Attributes:
         job_ids: One of these, 10,000 at most.

@@ -1,4 +1,4 @@
-"""Batches: jobs that belong together."""
+"""Batches of jobs."""
 
 from collections.abc import Iterable, Mapping
 from uuid import UUID
@@ -28,7 +28,7 @@ class AsyncBatches:
         batch_id: UUID | str | None = None,
         metadata: Mapping[str, JsonValue] | None = None,
     ) -> EnqueuedBatch:
-        """Writes jobs that belong together, all or none.
+        """Enqueue jobs as a batch, all or none.
 
         Args:
             jobs: Type, payload and options of each.
@@ -37,6 +37,9 @@ class AsyncBatches:
             batch_id: Its id, made by you; repeating the call returns the batch that is there.
             metadata: A JSON object for your own use.
 
+        Returns:
+            The batch and its jobs.
+
         Raises:
             PictureQueueError: As `Jobs.enqueue_many`.
         """
@@ -44,7 +47,10 @@ class AsyncBatches:
         return await self._project.call(rpc)
 
     async def get(self, batch_id: UUID | str) -> Batch:
-        """Returns how far a batch is.
+        """Return a batch and its progress.
+
+        Returns:
+            The batch.
 
         Raises:
             BatchNotFound: No such batch.

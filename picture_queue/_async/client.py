@@ -1,4 +1,4 @@
-"""The door to a project: groups by noun, nothing of its own."""
+"""The client of a project, with its calls grouped by noun."""
 
 import os
 from datetime import UTC, datetime
@@ -93,10 +93,13 @@ class AsyncPictureQueue:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Makes a client from the environment.
+        """Make a client from the environment.
 
         ``SUPABASE_URL`` and a key variable, or ``PICTURE_QUEUE_DATABASE_URL`` for calls that go
         straight to the database, or both.
+
+        Returns:
+            The client.
 
         Raises:
             SettingsError: Address or key is missing.
@@ -104,7 +107,10 @@ class AsyncPictureQueue:
         return cls(database_url=os.environ.get("PICTURE_QUEUE_DATABASE_URL"))
 
     async def health(self) -> Health:
-        """Returns queues, workers, and job types that wait though no worker knows them.
+        """Return the health of the queues and workers.
+
+        Returns:
+            Queues, workers, and the job types that wait although no worker knows them.
 
         Raises:
             NotAllowed: The key is not a service key.
@@ -112,7 +118,10 @@ class AsyncPictureQueue:
         return await self._project.call(_rpc.queue_status())
 
     async def doctor(self) -> list[Finding]:
-        """Returns what is checked of a project, each with a verdict and a remedy.
+        """Check the project.
+
+        Returns:
+            What was checked, each with a verdict and a remedy.
 
         Raises:
             NotAllowed: The key is not a service key.
@@ -125,17 +134,20 @@ class AsyncPictureQueue:
         Args:
             force: Do the round even if a worker does the maintenance.
 
+        Returns:
+            What was done.
+
         Raises:
             NotAllowed: The key is not a service key.
         """
         return await self._project.call(_rpc.maintain_jobs(force=force))
 
     async def version(self) -> Version:
-        """Returns the version of picture-queue in the project's database."""
+        """Return the version of picture-queue in the project's database."""
         return await self._project.call(_rpc.picture_queue_version())
 
     async def aclose(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         await self._watcher.aclose()
         await self._project.aclose()
 

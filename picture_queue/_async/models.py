@@ -12,5 +12,5 @@ class AsyncModels:
         self._project = project
 
     async def list(self) -> list[Model]:
-        """Returns the models on offer, by id."""
+        """Return the models on offer, by id."""
         return await self._project.call(_rpc.list_models())

@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/batches.py: edit that file.
 
-"""Batches: jobs that belong together."""
+"""Batches of jobs."""
 
 from collections.abc import Iterable, Mapping
 from uuid import UUID
@@ -30,7 +30,7 @@ class Batches:
         batch_id: UUID | str | None = None,
         metadata: Mapping[str, JsonValue] | None = None,
     ) -> EnqueuedBatch:
-        """Writes jobs that belong together, all or none.
+        """Enqueue jobs as a batch, all or none.
 
         Args:
             jobs: Type, payload and options of each.
@@ -39,6 +39,9 @@ class Batches:
             batch_id: Its id, made by you; repeating the call returns the batch that is there.
             metadata: A JSON object for your own use.
 
+        Returns:
+            The batch and its jobs.
+
         Raises:
             PictureQueueError: As `Jobs.enqueue_many`.
         """
@@ -46,7 +49,10 @@ class Batches:
         return self._project.call(rpc)
 
     def get(self, batch_id: UUID | str) -> Batch:
-        """Returns how far a batch is.
+        """Return a batch and its progress.
+
+        Returns:
+            The batch.
 
         Raises:
             BatchNotFound: No such batch.

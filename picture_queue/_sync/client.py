@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/client.py: edit that file.
 
-"""The door to a project: groups by noun, nothing of its own."""
+"""The client of a project, with its calls grouped by noun."""
 
 import os
 from datetime import UTC, datetime
@@ -95,10 +95,13 @@ class PictureQueue:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Makes a client from the environment.
+        """Make a client from the environment.
 
         ``SUPABASE_URL`` and a key variable, or ``PICTURE_QUEUE_DATABASE_URL`` for calls that go
         straight to the database, or both.
+
+        Returns:
+            The client.
 
         Raises:
             SettingsError: Address or key is missing.
@@ -106,7 +109,10 @@ class PictureQueue:
         return cls(database_url=os.environ.get("PICTURE_QUEUE_DATABASE_URL"))
 
     def health(self) -> Health:
-        """Returns queues, workers, and job types that wait though no worker knows them.
+        """Return the health of the queues and workers.
+
+        Returns:
+            Queues, workers, and the job types that wait although no worker knows them.
 
         Raises:
             NotAllowed: The key is not a service key.
@@ -114,7 +120,10 @@ class PictureQueue:
         return self._project.call(_rpc.queue_status())
 
     def doctor(self) -> list[Finding]:
-        """Returns what is checked of a project, each with a verdict and a remedy.
+        """Check the project.
+
+        Returns:
+            What was checked, each with a verdict and a remedy.
 
         Raises:
             NotAllowed: The key is not a service key.
@@ -127,17 +136,20 @@ class PictureQueue:
         Args:
             force: Do the round even if a worker does the maintenance.
 
+        Returns:
+            What was done.
+
         Raises:
             NotAllowed: The key is not a service key.
         """
         return self._project.call(_rpc.maintain_jobs(force=force))
 
     def version(self) -> Version:
-        """Returns the version of picture-queue in the project's database."""
+        """Return the version of picture-queue in the project's database."""
         return self._project.call(_rpc.picture_queue_version())
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         self._watcher.close()
         self._project.close()
 

@@ -14,5 +14,5 @@ class Models:
         self._project = project
 
     def list(self) -> list[Model]:
-        """Returns the models on offer, by id."""
+        """Return the models on offer, by id."""
         return self._project.call(_rpc.list_models())

@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/project.py: edit that file.
 
-"""What concerns a project as a whole: events from outside, and settings."""
+"""External events, and the settings of a project."""
 
 from typing import Any
 from uuid import UUID
@@ -13,7 +13,7 @@ from picture_queue.records_operate import Setting
 
 
 class Events:
-    """Events from outside, which wake the jobs parked on them. Needs a service key."""
+    """External events, which wake the jobs that are parked on them. Needs a service key."""
 
     def __init__(self, project: Backend) -> None:
         self._project = project
@@ -21,7 +21,7 @@ class Events:
     def send(
         self, name: str, payload: JsonValue = None, *, event_id: UUID | str | None = None
     ) -> int:
-        """Send an event and return how many jobs woke.
+        """Send an external event to waiting jobs.
 
         If nobody waits yet, it is kept for a day; a second one of that name replaces the first.
 
@@ -30,6 +30,9 @@ class Events:
             payload: What the handler gets as ``job.event``.
             event_id: The id that its source gave the event, up to 200 characters. If it is sent
                 again with that id within a day, no job is woken twice.
+
+        Returns:
+            The number of jobs that it woke.
 
         Raises:
             InvalidArgument: The name is empty, or longer than 200 characters.
@@ -45,14 +48,17 @@ class Settings:
         self._project = project
 
     def get(self) -> Setting:
-        """Returns the settings."""
+        """Return the settings."""
         return self._project.call(_rpc_operate.get_settings())
 
     def set(self, **changes: Any) -> Setting:
-        """Changes settings.
+        """Change settings.
 
         Args:
             **changes: Fields of `Setting` by name; None: the value of a new project.
+
+        Returns:
+            The settings as they are now.
 
         Raises:
             InvalidArgument: Naming the field and the value.

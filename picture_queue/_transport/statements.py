@@ -22,7 +22,7 @@ where p.proname = $1 and p.pronamespace = 'public'::regnamespace"""
 
 
 class Statement:
-    """How one function is called.
+    """The statement that calls one function.
 
     Args:
         function: Name in the schema ``public``.
@@ -56,7 +56,7 @@ class Statement:
         self._texts: dict[tuple[str, ...], bytes] = {}
 
     def of(self, params: Mapping[str, Any]) -> tuple[bytes, list[bytes | None]]:
-        """Returns the statement that passes these parameters, and their values.
+        """Return the statement that passes these parameters, and their values.
 
         Raises:
             FunctionMissing: The function has no such parameter: it is older, or newer.
@@ -82,7 +82,7 @@ class Statement:
 
 
 def statement_of(function: str, signature: dict[str, Any]) -> Statement:
-    """Returns the statement of a function, from the row of `SIGNATURE`."""
+    """Return the statement of a function, from the row of `SIGNATURE`."""
     types = dict(zip(signature["names"], signature["types"], strict=False))
     return Statement(
         function, types, signature["defaults"], signature["returns"], signature["is_set"]
@@ -90,7 +90,7 @@ def statement_of(function: str, signature: dict[str, Any]) -> Statement:
 
 
 def _bare(default: str | None) -> str | None:
-    """Returns a default without the cast of a literal, which the parameter's type says again.
+    """Return a default without the cast of a literal, which the parameter's type says again.
 
     Of an enqueue that spares the server 6 µs.
     """
