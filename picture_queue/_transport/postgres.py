@@ -5,6 +5,7 @@ state: so it is safe behind a pooler in transaction mode, where the next stateme
 another session.
 """
 
+import threading
 from typing import TypeVar
 
 from psycopg import pq
@@ -35,6 +36,7 @@ class AsyncPostgres:
     def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
         self._pool: AsyncPool | None = None
+        self._renewing = threading.Lock()
         self._statements: dict[str, Statement] = {}
 
     async def call(self, rpc: Rpc[T], deadline: Deadline) -> T:
@@ -76,10 +78,17 @@ class AsyncPostgres:
     def _own_pool(self) -> AsyncPool:
         pool = self._pool
         if pool is None or not pool.owner.is_current():
-            if pool is not None:
-                pool.abandon()
-            pool = self._pool = AsyncPool(self.settings.connections)
+            pool = self._renew_pool()
         return pool
+
+    def _renew_pool(self) -> AsyncPool:
+        with self._renewing:
+            pool = self._pool
+            if pool is None or not pool.owner.is_current():  # no other thread has renewed it
+                if pool is not None:
+                    pool.abandon()
+                pool = self._pool = AsyncPool(self.settings.connections)
+            return pool
 
     async def _learn(
         self, connection: AsyncRawConnection, function: str, deadline: Deadline

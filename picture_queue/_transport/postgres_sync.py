@@ -7,6 +7,7 @@ state: so it is safe behind a pooler in transaction mode, where the next stateme
 another session.
 """
 
+import threading
 from typing import TypeVar
 
 from psycopg import pq
@@ -37,6 +38,7 @@ class Postgres:
     def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
         self._pool: Pool | None = None
+        self._renewing = threading.Lock()
         self._statements: dict[str, Statement] = {}
 
     def call(self, rpc: Rpc[T], deadline: Deadline) -> T:
@@ -78,10 +80,17 @@ class Postgres:
     def _own_pool(self) -> Pool:
         pool = self._pool
         if pool is None or not pool.owner.is_current():
-            if pool is not None:
-                pool.abandon()
-            pool = self._pool = Pool(self.settings.connections)
+            pool = self._renew_pool()
         return pool
+
+    def _renew_pool(self) -> Pool:
+        with self._renewing:
+            pool = self._pool
+            if pool is None or not pool.owner.is_current():  # no other thread has renewed it
+                if pool is not None:
+                    pool.abandon()
+                pool = self._pool = Pool(self.settings.connections)
+            return pool
 
     def _learn(
         self, connection: RawConnection, function: str, deadline: Deadline
