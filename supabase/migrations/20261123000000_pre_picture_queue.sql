@@ -4076,6 +4076,9 @@ begin
   from rows from (jsonb_to_recordset(p_lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(p_lines) - 200
+    -- Those that a call wrote whose answer was lost.
+    and not exists (
+      select from picture_queue.log o where o.job_id = p_job_id and o.at = l.at and o.message = left(l.message, 2000))
   order by l.i;
   delete from picture_queue.log l
   where l.job_id = p_job_id and l.id <= (

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from picture_queue import AsyncPictureQueue, JobStatus, errors
+from picture_queue import AsyncPictureQueue, JobStatus, _rpc, errors
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline
 
@@ -107,6 +107,19 @@ async def test_changes_of_many_jobs_are_counted_as_they_were_made(service, queue
     lose("purge_queue")
     purged = await service.queues.purge(queue)
     assert (purged.matched, purged.changed) == (3, 3)
+
+
+async def test_lines_are_logged_once(service, db, queue, lose):
+    made = await service.jobs.enqueue("x", queue=queue)
+    await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
+    lease = await db.fetchval("select lease_id from job_queue where id = $1", made.id)
+    now = datetime.now(UTC)
+    lines = [{"at": now, "level": "info", "message": message} for message in ("a", "b")]
+    lose("log_job")
+    await service._project.call(_rpc.log_job(made.id, lease, lines))
+    await service._project.call(_rpc.log_job(made.id, lease, [{"message": "b"}] * 2))
+    log = (await service.jobs.history(made.id)).log
+    assert [line.message for line in log] == ["a", "b", "b", "b"]
 
 
 async def test_a_limit_and_a_schedule_are_deleted_once(service, queue, lose):
