@@ -55,8 +55,8 @@ class AsyncPostgrest:
                 leave_open(self._http)
             owner = LoopOwner()
             if self._client is None or self._http is not None:
-                # One httpx client serves REST, Storage and Auth, and is ours to close. HTTP/2 would
-                # save it nothing, is not safe in threads, and loses all calls with a connection.
+                # One httpx client serves REST, Storage and Auth, and is ours to close. HTTP/2 is
+                # not safe in threads, and loses all calls with a connection.
                 self._http = httpx.AsyncClient(timeout=self.settings.timeout)
                 await owner.own(self._http.aclose)
                 self._client = self._make_client(self._http)

@@ -57,8 +57,8 @@ class Postgrest:
                 leave_open(self._http)
             owner = ProcessOwner()
             if self._client is None or self._http is not None:
-                # One httpx client serves REST, Storage and Auth, and is ours to close. HTTP/2 would
-                # save it nothing, is not safe in threads, and loses all calls with a connection.
+                # One httpx client serves REST, Storage and Auth, and is ours to close. HTTP/2 is
+                # not safe in threads, and loses all calls with a connection.
                 self._http = httpx.Client(timeout=self.settings.timeout)
                 owner.own(self._http.close)
                 self._client = self._make_client(self._http)
