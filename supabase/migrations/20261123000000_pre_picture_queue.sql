@@ -7698,9 +7698,9 @@ end
 $$;
 
 -- Deletes rows of these tables that nobody needs any more: throughput older than two days, events nobody waited for and
--- answers kept for a day, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not heard
--- of in an hour, keys under which nothing runs, is paused or waits for a time, lease extensions that ended, and steps
--- that failed and were not tried again. Returns how many rows.
+-- answers that are a day old, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
+-- heard of in an hour, keys under which nothing runs, is paused or waits for a time, lease extensions that ended, and
+-- steps that failed and were not tried again. Returns how many rows.
 create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
