@@ -90,6 +90,9 @@ class AsyncPostgrest:
         try:
             response, content = await self._send(client, rpc.function, body, deadline)
         except Exception as error:
+            # On a dead network the idle connections are lost as well; each would cost a call.
+            for connection in _idle_connections(client.postgrest.session):
+                await connection.aclose()
             raise translate_error(error, self.settings.url, deadline) from error
         kind = response.headers.get("content-type", "")
         if not response.is_success or "html" in kind:  # a page is no answer of an API
@@ -136,6 +139,15 @@ class AsyncPostgrest:
         if self._http is not None and self._owner is not None:
             await self._owner.aclose()
             self._http = self._client = self._owner = None
+
+
+def _idle_connections(http: httpx.AsyncClient) -> list[Any]:
+    # httpx has no public way to close them. Where this does not find them, they close themselves
+    # when they have been idle for five seconds.
+    transports = [http._transport, *http._mounts.values()]
+    pools = [getattr(transport, "_pool", None) for transport in transports]
+    connections = [one for pool in pools for one in getattr(pool, "connections", ())]
+    return [connection for connection in connections if connection.is_idle()]
 
 
 class _Timeouts(dict[str, float]):

@@ -92,6 +92,9 @@ class Postgrest:
         try:
             response, content = self._send(client, rpc.function, body, deadline)
         except Exception as error:
+            # On a dead network the idle connections are lost as well; each would cost a call.
+            for connection in _idle_connections(client.postgrest.session):
+                connection.close()
             raise translate_error(error, self.settings.url, deadline) from error
         kind = response.headers.get("content-type", "")
         if not response.is_success or "html" in kind:  # a page is no answer of an API
@@ -138,6 +141,15 @@ class Postgrest:
         if self._http is not None and self._owner is not None:
             self._owner.close()
             self._http = self._client = self._owner = None
+
+
+def _idle_connections(http: httpx.Client) -> list[Any]:
+    # httpx has no public way to close them. Where this does not find them, they close themselves
+    # when they have been idle for five seconds.
+    transports = [http._transport, *http._mounts.values()]
+    pools = [getattr(transport, "_pool", None) for transport in transports]
+    connections = [one for pool in pools for one in getattr(pool, "connections", ())]
+    return [connection for connection in connections if connection.is_idle()]
 
 
 class _Timeouts(dict[str, float]):

@@ -37,12 +37,14 @@ class Api:
     Attributes:
         asked: The function of each call, without the question for the version.
         sockets: The address of the client's socket, of each call.
+        silent: The sockets that are not answered any more.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.answers: list[Answer] = []
         self.asked: list[str] = []
         self.sockets: list[tuple[str, int]] = []
+        self.silent: set[tuple[str, int]] = set()
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,6 +70,9 @@ class Api:
             self.asked.append(function)
             self.sockets.append(handler.client_address)
             answer = self.answers.pop(0) if self.answers else Answer()
+        if handler.client_address in self.silent:
+            silence(handler)
+            return
         handler.send_response(answer.status)
         for name, value in ({"content-type": "application/json"} | answer.headers).items():
             handler.send_header(name, value)

@@ -84,6 +84,28 @@ async def test_nor_by_async_callers_who_give_up_themselves(api):
     assert len(set(api.sockets)) == 3
 
 
+async def test_all_idle_connections_of_a_dead_network_cost_one_timeout(api):
+    met = threading.Barrier(6)
+
+    def together(handler: Any) -> None:
+        met.wait(10)
+        handler.send_header("content-length", "4")
+        handler.end_headers()
+        handler.wfile.write(b'"ok"')
+
+    async with AsyncPictureQueue(api.url, "key") as pq:
+        await pq._project.call(CALL)
+        api.answers = [Answer(write=together)] * 6
+        await asyncio.gather(*(pq._project.call(CALL) for _ in range(6)))
+        assert len(set(api.sockets)) == 6
+        api.silent = set(api.sockets)
+        with pytest.raises(errors.ConnectionFailed):
+            await pq._project.call(CALL, timeout=0.5)
+        for _ in range(6):
+            assert await pq._project.call(CALL, timeout=10) == "ok"
+    assert len(set(api.sockets)) == 7
+
+
 def test_an_answer_that_does_not_end_is_not_waited_for(api):
     api.answers = [Answer(write=trickle)]
     with pytest.raises(errors.ConnectionFailed, match="no answer in"):
