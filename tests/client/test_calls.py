@@ -296,7 +296,16 @@ sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
 @pytest.mark.parametrize("kind", ["sync", "async", "within"])
 @pytest.mark.parametrize("direct", [False, True])
 def test_a_fork_has_connections_of_its_own(stack, queue, kind, direct):
-    program = [sys.executable, "-P", "-c", FORKS, repr(ways(stack)[direct]), queue, kind]
+    program = [
+        sys.executable,
+        "-P",
+        "-Wignore",
+        "-c",
+        FORKS,
+        repr(ways(stack)[direct]),
+        queue,
+        kind,
+    ]
     found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
     assert (found.returncode, found.stderr) == (0, "")
 
@@ -321,7 +330,15 @@ sys.exit(os.waitpid(child, 0)[1])
 
 
 def test_a_fork_is_told_that_a_client_of_the_callers_is_its_parents(stack):
-    program = [sys.executable, "-P", "-c", FORKED_CLIENT, stack.api_url, stack.service_role_key]
+    program = [
+        sys.executable,
+        "-P",
+        "-Wignore",
+        "-c",
+        FORKED_CLIENT,
+        stack.api_url,
+        stack.service_role_key,
+    ]
     found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
     assert (found.returncode, found.stderr) == (0, "")
 
