@@ -244,6 +244,13 @@ async def test_two_event_loops_at_a_time_are_refused(stack, direct):
         await pq.health()
 
 
+def run(script: str, *args: str) -> None:
+    """Runs a script in a process that may fork: it has one thread."""
+    program = [sys.executable, "-P", "-Wignore", "-c", script, *args]
+    found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 FORKS = """
 import asyncio, os, sys
 from picture_queue import AsyncPictureQueue, PictureQueue
