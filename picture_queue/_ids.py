@@ -5,7 +5,7 @@ import time
 
 
 def new_id() -> str:
-    """Returns a UUID of version 7 (https://www.rfc-editor.org/rfc/rfc9562#section-5.7), as text.
+    """Return a UUID of version 7 (https://www.rfc-editor.org/rfc/rfc9562#section-5.7), as text.
 
     It begins with the time in milliseconds, so rows made together lie together in an index: a
     claim and a report of 500 took a tenth less than with random ids. (Python has `uuid.uuid7` from
@@ -15,7 +15,7 @@ def new_id() -> str:
 
 
 def new_ids(count: int) -> list[str]:
-    """Returns as many: to ask for their randomness once makes them cheap."""
+    """Return many ids; they are cheap, since their randomness is asked for once."""
     start, digits = _start(), os.urandom(10 * count).hex()
     return [_id(start, digits[i : i + 20]) for i in range(0, 20 * count, 20)]
 

@@ -15,7 +15,8 @@ from uuid import UUID
 from pydantic import JsonValue, TypeAdapter
 
 from picture_queue._ids import new_id, new_ids
-from picture_queue.arguments import JobFilter, job_item
+from picture_queue._json import plain
+from picture_queue.arguments import JobFilter, encode_job, encode_jobs
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.records import (
     CancelRequest,
@@ -56,28 +57,21 @@ class Rpc(NamedTuple, Generic[T]):
 
 
 def given(**params: Any) -> dict[str, Any]:
-    """Leaves out None (the function's default holds) and writes ids and times as JSON has them."""
-    return {name: plain(value) for name, value in params.items() if value is not None}
+    """Return the arguments that are not None, as JSON; for the others the function's default holds.
+
+    Raises:
+        InvalidArgument: One of them is no JSON.
+    """
+    return {name: plain(value, name) for name, value in params.items() if value is not None}
 
 
-def plain(value: Any) -> Any:
-    if type(value) in _PLAIN_TYPES:
-        return value
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, datetime):
-        # PostgreSQL would read a naive time in the session's zone, which is not the caller's.
-        return (value if value.tzinfo else value.astimezone()).isoformat()
-    if isinstance(value, dict | Mapping):  # to ask for dict first is much quicker
-        return {
-            key: item if type(item) in _PLAIN_TYPES else plain(item) for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
+def required(**params: Any) -> dict[str, Any]:
+    """Return the arguments as JSON, None as null.
 
-
-_PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
+    Raises:
+        InvalidArgument: One of them is no JSON.
+    """
+    return {name: plain(value, name) for name, value in params.items()}
 
 
 def _nothing(_: Any) -> None:
@@ -97,7 +91,7 @@ def picture_queue_version() -> Rpc[Version]:
 
 
 def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
-    item = job_item(job)
+    item = encode_job(job)
     if not item.keys() <= _PLAIN:
         rpc = enqueue_jobs([job])
         return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
@@ -115,20 +109,34 @@ def _created(job_id: Any) -> Enqueued:
 
 
 def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
-    return Rpc("enqueue_jobs", {"jobs": job_items(jobs)}, enqueued)
+    items, ids = job_items(jobs)
+    return Rpc("enqueue_jobs", {"jobs": items}, lambda data: enqueued(data, ids))
 
 
-def job_items(jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    said = [job_item(job) for job in jobs]
-    return [plain({"job_id": i, **item}) for i, item in zip(new_ids(len(said)), said, strict=True)]
+def job_items(jobs: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the items of enqueue_jobs, and the ids that were made for those that had none."""
+    items = encode_jobs(jobs)
+    ids = new_ids(len(items))
+    made = [{"job_id": i, **item} for i, item in zip(ids, items, strict=True)]
+    return [plain(item, f"jobs[{n}]") for n, item in enumerate(made)], ids
 
 
-def enqueued(data: Any) -> list[Enqueued]:
+def enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
+    """Return what became of each job.
+
+    Args:
+        data: The answer of the database.
+        ids: The ids that were made for this call. Where such a job exists, it is because the answer
+            to the call was lost and the call was repeated: the call created it.
+    """
+    for item, job_id in zip(data, ids, strict=False):
+        if item["outcome"] == "existing" and item["job_id"] == job_id:
+            item["outcome"] = "created"
     return _ENQUEUED.validate_python(data)
 
 
 def get_job(job_id: UUID | str) -> Rpc[Job]:
-    return Rpc("get_job", given(job_id=job_id), Job.model_validate)
+    return Rpc("get_job", required(job_id=job_id), Job.model_validate)
 
 
 def list_jobs(
@@ -139,7 +147,9 @@ def list_jobs(
 
 
 def change_jobs(action: str, filter_: JobFilter, *, preview: bool, limit: int) -> Rpc[Changed]:
-    params = {"action": action, "filter": given(**filter_, limit=limit), "preview": preview}
+    params = required(
+        action=action, filter=given(**filter_, limit=limit), preview=preview, request_id=new_id()
+    )
     return Rpc("change_jobs", params, Changed.model_validate)
 
 
@@ -148,23 +158,23 @@ def failure_reasons(filter_: JobFilter) -> Rpc[list[FailureReason]]:
 
 
 def get_job_history(job_id: UUID | str) -> Rpc[JobHistory]:
-    return Rpc("get_job_history", given(job_id=job_id), JobHistory.model_validate)
+    return Rpc("get_job_history", required(job_id=job_id), JobHistory.model_validate)
 
 
 def job_position(job_id: UUID | str) -> Rpc[JobPosition]:
-    return Rpc("job_position", given(job_id=job_id), JobPosition.model_validate)
+    return Rpc("job_position", required(job_id=job_id), JobPosition.model_validate)
 
 
 def explain_jobs(job_ids: Iterable[UUID | str]) -> Rpc[list[JobExplanation]]:
-    return Rpc("explain_jobs", given(job_ids=list(job_ids)), _EXPLANATIONS.validate_python)
+    return Rpc("explain_jobs", required(job_ids=job_ids), _EXPLANATIONS.validate_python)
 
 
 def cancel_job(job_id: UUID | str) -> Rpc[CancelRequest]:
-    return Rpc("cancel_job", given(job_id=job_id), CancelRequest.model_validate)
+    return Rpc("cancel_job", required(job_id=job_id), CancelRequest.model_validate)
 
 
 def retry_job(job_id: UUID | str) -> Rpc[None]:
-    return Rpc("retry_job", given(job_id=job_id), _nothing)
+    return Rpc("retry_job", required(job_id=job_id, request_id=new_id()), _nothing)
 
 
 def queue_status() -> Rpc[Health]:
@@ -201,7 +211,7 @@ def start_generation(
 
 
 def get_generation(generation_id: UUID | str) -> Rpc[Generation]:
-    return Rpc("get_generation", given(generation_id=generation_id), Generation.model_validate)
+    return Rpc("get_generation", required(generation_id=generation_id), Generation.model_validate)
 
 
 def list_generations(
@@ -216,7 +226,7 @@ def list_generations(
 
 def cancel_generation(generation_id: UUID | str) -> Rpc[CancelRequest]:
     return Rpc(
-        "cancel_generation", given(generation_id=generation_id), CancelRequest.model_validate
+        "cancel_generation", required(generation_id=generation_id), CancelRequest.model_validate
     )
 
 
@@ -285,7 +295,7 @@ class Heartbeat:
 
 
 def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[Heartbeat]:
-    """Leases by job, ids as text."""
+    """Take the leases by job, both ids as text."""
     items = [{"job_id": job, "lease_id": lease} for job, lease in leases.items()]
     return Rpc(
         "heartbeat_jobs",
@@ -297,13 +307,13 @@ def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[Heartbeat]:
 def report_progress(
     job_id: UUID, lease_id: UUID, progress: int, message: str | None = None
 ) -> Rpc[bool]:
-    """The result says whether the job's cancel was requested."""
+    """Return whether the job is to be cancelled."""
     params = given(job_id=job_id, lease_id=lease_id, progress=progress, message=message)
     return Rpc("report_progress", params, lambda data: bool(data["cancel_requested"]))
 
 
 def log_job(job_id: UUID, lease_id: UUID, lines: Sequence[Mapping[str, Any]]) -> Rpc[None]:
-    """Each line is ``{"level", "message", "at"}``."""
+    """Take lines of the form ``{"level", "message", "at"}``."""
     return Rpc("log_job", given(job_id=job_id, lease_id=lease_id, lines=lines), _nothing)
 
 
@@ -342,7 +352,7 @@ def report_jobs(outcomes: Sequence[Mapping[str, Any]], claim: Claim | None = Non
 
 
 def begin_prediction(job_id: UUID, lease_id: UUID) -> Rpc[dict[str, Any]]:
-    return Rpc("begin_prediction", given(job_id=job_id, lease_id=lease_id), dict)
+    return Rpc("begin_prediction", required(job_id=job_id, lease_id=lease_id), dict)
 
 
 def record_prediction(

@@ -8,8 +8,8 @@ from uuid import UUID
 from pydantic import JsonValue, TypeAdapter
 
 from picture_queue._ids import new_id
-from picture_queue._rpc import Rpc, enqueued, given, job_items, plain
-from picture_queue.arguments import NewJob, job_item
+from picture_queue._rpc import Rpc, enqueued, given, job_items, required
+from picture_queue.arguments import NewJob, encode_job
 from picture_queue.records import (
     Changed,
     Enqueued,
@@ -44,7 +44,7 @@ def list_queues() -> Rpc[list[Queue]]:
 
 
 def set_queue(queue: str, changes: Mapping[str, Any]) -> Rpc[Queue]:
-    return Rpc("set_queue", {"queue": queue, "changes": dict(changes)}, Queue.model_validate)
+    return Rpc("set_queue", required(queue=queue, changes=changes), Queue.model_validate)
 
 
 def pause_queue(queue: str, resume_at: datetime | None, reason: str | None) -> Rpc[Queue]:
@@ -53,15 +53,16 @@ def pause_queue(queue: str, resume_at: datetime | None, reason: str | None) -> R
 
 
 def resume_queue(queue: str) -> Rpc[Queue]:
-    return Rpc("resume_queue", {"queue": queue}, Queue.model_validate)
+    return Rpc("resume_queue", required(queue=queue), Queue.model_validate)
 
 
 def drain_queue(queue: str) -> Rpc[Queue]:
-    return Rpc("drain_queue", {"queue": queue}, Queue.model_validate)
+    return Rpc("drain_queue", required(queue=queue), Queue.model_validate)
 
 
 def purge_queue(queue: str, preview: bool) -> Rpc[Changed]:
-    return Rpc("purge_queue", {"queue": queue, "preview": preview}, Changed.model_validate)
+    params = required(queue=queue, preview=preview, request_id=new_id())
+    return Rpc("purge_queue", params, Changed.model_validate)
 
 
 def queue_counts() -> Rpc[list[QueueCounts]]:
@@ -95,7 +96,7 @@ def set_limit(
 
 
 def delete_limit(key: str) -> Rpc[None]:
-    return Rpc("delete_limit", {"key": key}, lambda _: None)
+    return Rpc("delete_limit", required(key=key, request_id=new_id()), lambda _: None)
 
 
 def pause_key(key: str, resume_at: datetime | None) -> Rpc[PausedKey]:
@@ -103,7 +104,7 @@ def pause_key(key: str, resume_at: datetime | None) -> Rpc[PausedKey]:
 
 
 def resume_key(key: str) -> Rpc[PausedKey]:
-    return Rpc("resume_key", {"key": key}, PausedKey.model_validate)
+    return Rpc("resume_key", required(key=key), PausedKey.model_validate)
 
 
 def list_tenants() -> Rpc[list[Tenant]]:
@@ -111,7 +112,7 @@ def list_tenants() -> Rpc[list[Tenant]]:
 
 
 def set_tenant(tenant: str, weight: float) -> Rpc[Tenant]:
-    return Rpc("set_tenant", {"tenant": tenant, "weight": weight}, Tenant.model_validate)
+    return Rpc("set_tenant", required(tenant=tenant, weight=weight), Tenant.model_validate)
 
 
 # Schedules
@@ -122,26 +123,27 @@ def list_schedules() -> Rpc[list[Schedule]]:
 
 
 def set_schedule(name: str, rhythm: Mapping[str, Any], job: Mapping[str, Any]) -> Rpc[Schedule]:
-    params = {"name": name, "schedule": plain({**job_item(job), **given(**rhythm)})}
+    params = required(name=name, schedule={**encode_job(job), **given(**rhythm)})
     return Rpc("set_schedule", params, Schedule.model_validate)
 
 
 def delete_schedule(name: str) -> Rpc[bool]:
-    """The result says whether there was one."""
-    return Rpc("delete_schedule", {"name": name}, lambda data: bool(data["deleted"]))
+    """Return whether there was such a schedule."""
+    params = required(name=name, request_id=new_id())
+    return Rpc("delete_schedule", params, lambda data: bool(data["deleted"]))
 
 
 def pause_schedule(name: str) -> Rpc[Schedule]:
-    return Rpc("pause_schedule", {"name": name}, Schedule.model_validate)
+    return Rpc("pause_schedule", required(name=name), Schedule.model_validate)
 
 
 def resume_schedule(name: str) -> Rpc[Schedule]:
-    return Rpc("resume_schedule", {"name": name}, Schedule.model_validate)
+    return Rpc("resume_schedule", required(name=name), Schedule.model_validate)
 
 
 def run_schedule(name: str) -> Rpc[Enqueued]:
-    params = given(name=name, job_id=new_id())
-    return Rpc("run_schedule", params, lambda data: enqueued([data])[0])
+    params = required(name=name, job_id=new_id())
+    return Rpc("run_schedule", params, lambda data: enqueued([data], [params["job_id"]])[0])
 
 
 # Batches and events
@@ -153,26 +155,28 @@ def enqueue_batch(
     batch_id: UUID | str | None,
     metadata: Mapping[str, JsonValue] | None,
 ) -> Rpc[EnqueuedBatch]:
+    items, ids = job_items(jobs)
     params = given(
-        jobs=job_items(jobs),
-        callback=job_item(callback) if callback else None,
+        jobs=items,
+        callback=encode_job(callback) if callback else None,
         batch_id=batch_id or new_id(),
         metadata=metadata,
     )
     return Rpc(
         "enqueue_batch",
         params,
-        lambda data: EnqueuedBatch(id=data["batch_id"], jobs=tuple(enqueued(data["jobs"]))),
+        lambda data: EnqueuedBatch(id=data["batch_id"], jobs=tuple(enqueued(data["jobs"], ids))),
     )
 
 
 def get_batch(batch_id: UUID | str) -> Rpc[Batch]:
-    return Rpc("get_batch", given(batch_id=batch_id), Batch.model_validate)
+    return Rpc("get_batch", required(batch_id=batch_id), Batch.model_validate)
 
 
-def send_event(name: str, payload: JsonValue) -> Rpc[int]:
-    """The result is how many jobs woke."""
-    return Rpc("send_event", {"name": name, "payload": payload}, lambda data: int(data["woken"]))
+def send_event(name: str, payload: JsonValue, event_id: UUID | str | None) -> Rpc[int]:
+    """Return the number of jobs that woke."""
+    params = required(name=name, payload=payload, event_id=event_id or new_id())
+    return Rpc("send_event", params, lambda data: int(data["woken"]))
 
 
 # The project
@@ -183,7 +187,7 @@ def get_settings() -> Rpc[Setting]:
 
 
 def set_setting(changes: Mapping[str, Any]) -> Rpc[Setting]:
-    return Rpc("set_setting", {"changes": dict(changes)}, Setting.model_validate)
+    return Rpc("set_setting", required(changes=changes), Setting.model_validate)
 
 
 def queue_doctor(client_time: datetime) -> Rpc[list[Finding]]:

@@ -1,6 +1,6 @@
-"""What callers say: about a job that is to be enqueued, and which jobs they mean."""
+"""Arguments of calls: the options of a new job, the policy of a queue, a filter of jobs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Required, TypedDict, get_args
@@ -16,7 +16,7 @@ BackoffPolicy = Literal["constant", "linear", "exponential"]
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long a job waits between its attempts.
+    """The pauses of a job between its attempts.
 
     What is None is looked for in the job's type, then its queue, then the project's settings.
 
@@ -52,7 +52,7 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Unique:
-    """When a job counts as the same as one that is there already.
+    """A rule by which a new job counts as the same as one that exists already.
 
     Args:
         by: The names in the payload that count; None: the whole payload. Job type and owner always
@@ -72,7 +72,7 @@ class Unique:
 
 
 class JobOptions(TypedDict, total=False):
-    """What can be said about a job beside its type and payload.
+    """The options of a job, beside its type and payload.
 
     Attributes:
         priority: Higher runs first; 0 by default.
@@ -163,7 +163,7 @@ class QueueChanges(TypedDict, total=False):
 
 
 class JobFilter(TypedDict, total=False):
-    """Which jobs are meant; all of what is said has to be so.
+    """A filter of jobs; all its conditions must hold.
 
     Attributes:
         job_ids: One of these, 10,000 at most.
@@ -221,25 +221,49 @@ _OPTIONS = {
 _NAMES = {"base": "base_seconds", "cap": "cap_seconds", "period": "period_seconds"}
 
 
-def job_item(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the item of enqueue_jobs for a `NewJob`; None counts as not said.
+def encode_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the item of enqueue_jobs for a `NewJob`; None counts as not given.
 
     A name that is not known stays where it is: the database refuses it and says so.
     """
-    said = {name: value for name, value in job.items() if value is not None}
-    if not _OPTIONS.keys().isdisjoint(said):
+    given = {name: value for name, value in job.items() if value is not None}
+    if not _OPTIONS.keys().isdisjoint(given):
         options = {
-            _OPTIONS[name]: _value(said.pop(name)) for name in list(said) if name in _OPTIONS
+            _OPTIONS[name]: _value(given.pop(name)) for name in list(given) if name in _OPTIONS
         }
-        said["options"] = {**said.get("options", {}), **options}
-    return said
+        given["options"] = {**given.get("options", {}), **options}
+    return given
+
+
+def encode_jobs(jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the items of enqueue_jobs for many jobs.
+
+    Raises:
+        InvalidArgument: It is no list of dicts; names the position and the value.
+    """
+    if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
+        raise _not_acceptable(f"jobs is {jobs!r:.60}, not a list")
+    items = []
+    for i, job in enumerate(jobs):
+        if not isinstance(job, Mapping):
+            raise _not_acceptable(f"jobs[{i}] is {job!r:.60}, not a dict")
+        items.append(encode_job(job))
+    return items
+
+
+def _not_acceptable(detail: str) -> InvalidArgument:
+    return InvalidArgument(
+        "An argument is not acceptable",
+        detail=detail,
+        hint='Pass a list of dicts, such as [{"job_type": "resize", "payload": {"path": "a.png"}}]',
+    )
 
 
 def _value(value: Any) -> Any:
     if isinstance(value, Backoff | Unique):
         return {
-            _NAMES.get(name, name): given
+            _NAMES.get(name, name): part
             for name in value.__slots__
-            if (given := getattr(value, name)) is not None
+            if (part := getattr(value, name)) is not None
         }
     return value

@@ -30,6 +30,7 @@ PictureQueueError
 │   ├── DatabaseTooOld
 │   └── ClientTooOld
 ├── ServerError            (an answer of the project that has no name here)
+│   └── UnreadableAnswer
 ├── JobNotCompleted
 │   ├── JobFailed
 │   └── JobCancelled
@@ -64,9 +65,14 @@ class PictureQueueError(Exception):
         code: Stable code (``PQ_…``) where the database decided, else None.
         detail: The field and the value that caused it.
         hint: What to do about it.
+
+    Attributes:
+        retry_after: Seconds that the server asks to wait before the call is repeated; None where it
+            does not say.
     """
 
     code: str | None = None
+    retry_after: float | None = None
 
     def __init__(
         self,
@@ -251,6 +257,16 @@ class ClientTooOld(VersionMismatch):
 
 class ServerError(PictureQueueError):
     """The project answered with an error that has no name here; ``code`` is the server's."""
+
+
+class UnreadableAnswer(ServerError):
+    """The project's answer cannot be read: it is no JSON, or not of the form that was expected.
+
+    Attributes:
+        answer: The JSON that was received.
+    """
+
+    answer: bytes = b""
 
 
 class JobNotCompleted(PictureQueueError):

@@ -24,7 +24,7 @@ class ProjectSettings:
         url: ``https://<ref>.supabase.co``, or the embedded stack's address.
         key: Service, secret, publishable or anon key; sent as it is, never decoded.
         access_token: A signed-in user's token; calls are then made as that user.
-        timeout: Longest wait for one answer, seconds.
+        timeout: Longest wait for the answer to a call, retries included, seconds.
     """
 
     url: str
@@ -82,7 +82,7 @@ class DatabaseSettings:
     Args:
         url: ``postgresql://user:password@host:port/database``, or libpq's ``key=value`` form. A
             pooler's address will do; for wake-ups by LISTEN it must be one in session mode.
-        timeout: Longest wait for one answer, seconds.
+        timeout: Longest wait for the answer to a call, retries included, seconds.
         connect_timeout: Longest wait for a connection, seconds.
         connections: Most connections at the same time.
     """

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "picture_queue"
 SOURCES = {
     **{
         PACKAGE / "_transport" / f"{way}.py": PACKAGE / "_transport" / f"{way}_sync.py"
-        for way in ("postgres", "postgrest", "project")
+        for way in ("postgres", "postgrest", "backend")
     },
     **{file: PACKAGE / "_sync" / file.name for file in sorted((PACKAGE / "_async").glob("*.py"))},
 }
@@ -24,15 +24,18 @@ RULES = [
     (r"\basync for", "for"),
     (r"\bawait ", ""),
     (r"asyncio\.(Lock|Semaphore)", r"threading.\1"),
-    (r"AsyncWire", "Wire"),
-    (r"AsyncConnection", "Connection"),
+    (r"AsyncRawConnection", "RawConnection"),
+    (r"AsyncPool", "Pool"),
+    (r"LoopOwner, ProcessOwner", "ProcessOwner"),
+    (r"LoopOwner", "ProcessOwner"),
+    (r"connect_async", "connect_sync"),
+    (r"aiter_bytes", "iter_bytes"),
     (r"import asyncio", "import threading"),
     (r"httpx\.AsyncClient", "httpx.Client"),
     (r"AsyncClient", "Client"),
-    (r"acreate_client", "create_client"),
     (r"AsyncRetrying", "Retrying"),
-    (r"Async(Postgrest|Postgres|Project)\b", r"\1"),
-    (r"_transport\.(postgrest|postgres|project)\b", r"_transport.\1_sync"),
+    (r"Async(Postgrest|Postgres|Backend)\b", r"\1"),
+    (r"_transport\.(postgrest|postgres|backend)\b", r"_transport.\1_sync"),
     (r"import postgres\b", "import postgres_sync"),
     (r"= postgres\.", "= postgres_sync."),
     (r"AsyncPictureQueue", "PictureQueue"),

@@ -1,4 +1,4 @@
-"""Batches: jobs that belong together."""
+"""Batches of jobs."""
 
 from collections.abc import Iterable, Mapping
 from uuid import UUID
@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.arguments import NewJob
 from picture_queue.records_operate import (
     Batch,
@@ -17,7 +17,7 @@ from picture_queue.records_operate import (
 class AsyncBatches:
     """The batches of a project. All of it needs a service key."""
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def enqueue(
@@ -28,7 +28,7 @@ class AsyncBatches:
         batch_id: UUID | str | None = None,
         metadata: Mapping[str, JsonValue] | None = None,
     ) -> EnqueuedBatch:
-        """Writes jobs that belong together, all or none.
+        """Enqueue jobs as a batch, all or none.
 
         Args:
             jobs: Type, payload and options of each.
@@ -37,6 +37,9 @@ class AsyncBatches:
             batch_id: Its id, made by you; repeating the call returns the batch that is there.
             metadata: A JSON object for your own use.
 
+        Returns:
+            The batch and its jobs.
+
         Raises:
             PictureQueueError: As `Jobs.enqueue_many`.
         """
@@ -44,7 +47,10 @@ class AsyncBatches:
         return await self._project.call(rpc)
 
     async def get(self, batch_id: UUID | str) -> Batch:
-        """Returns how far a batch is.
+        """Return a batch and its progress.
+
+        Returns:
+            The batch.
 
         Raises:
             BatchNotFound: No such batch.

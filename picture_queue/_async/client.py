@@ -1,4 +1,4 @@
-"""The door to a project: groups by noun, nothing of its own."""
+"""The client of a project, with its calls grouped by noun."""
 
 import os
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from picture_queue._async.project import AsyncEvents, AsyncSettings
 from picture_queue._async.queues import AsyncLimits, AsyncQueues, AsyncTenants
 from picture_queue._async.schedules import AsyncSchedules
 from picture_queue._realtime.follow import Watcher
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.errors import SettingsError
 from picture_queue.records import (
     Health,
@@ -40,7 +40,7 @@ class AsyncPictureQueue:
         database_url: Address of the project's database: calls go straight to it, as the service.
             Address and key of the API are then needed only for pictures and for events over
             Realtime. Needs the extra ``postgres``.
-        timeout: Longest wait for one answer, seconds.
+        timeout: Longest wait for the answer to a call, retries included, seconds.
 
     Raises:
         SettingsError: Address or key is missing or not acceptable, or a user's token is given
@@ -65,7 +65,8 @@ class AsyncPictureQueue:
         database = DatabaseSettings(database_url, timeout) if database_url else None
         settings, api = None, None
         if client is not None:
-            settings = ProjectSettings(str(client.supabase_url), client.supabase_key)
+            address = str(client.supabase_url).rstrip("/")
+            settings = ProjectSettings(address, client.supabase_key, timeout=timeout)
         elif database is None or url or os.environ.get("SUPABASE_URL"):
             settings = ProjectSettings.resolve(url, key, access_token, timeout)
         if settings is not None:
@@ -77,7 +78,7 @@ class AsyncPictureQueue:
                     "A user's token does not go with a database's address, which is the service's",
                     hint="Leave out the one or the other",
                 )
-        self._project = AsyncProject(api, database)
+        self._project = AsyncBackend(api, database)
         self._watcher = Watcher(self._project)
         self.jobs = AsyncJobs(self._project, self._watcher)
         self.generations = AsyncGenerations(self._project, self._watcher)
@@ -92,10 +93,13 @@ class AsyncPictureQueue:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Makes a client from the environment.
+        """Make a client from the environment.
 
         ``SUPABASE_URL`` and a key variable, or ``PICTURE_QUEUE_DATABASE_URL`` for calls that go
         straight to the database, or both.
+
+        Returns:
+            The client.
 
         Raises:
             SettingsError: Address or key is missing.
@@ -103,7 +107,10 @@ class AsyncPictureQueue:
         return cls(database_url=os.environ.get("PICTURE_QUEUE_DATABASE_URL"))
 
     async def health(self) -> Health:
-        """Returns queues, workers, and job types that wait though no worker knows them.
+        """Return the health of the queues and workers.
+
+        Returns:
+            Queues, workers, and the job types that wait although no worker knows them.
 
         Raises:
             NotAllowed: The key is not a service key.
@@ -111,7 +118,10 @@ class AsyncPictureQueue:
         return await self._project.call(_rpc.queue_status())
 
     async def doctor(self) -> list[Finding]:
-        """Returns what is checked of a project, each with a verdict and a remedy.
+        """Check the project.
+
+        Returns:
+            What was checked, each with a verdict and a remedy.
 
         Raises:
             NotAllowed: The key is not a service key.
@@ -124,17 +134,20 @@ class AsyncPictureQueue:
         Args:
             force: Do the round even if a worker does the maintenance.
 
+        Returns:
+            What was done.
+
         Raises:
             NotAllowed: The key is not a service key.
         """
         return await self._project.call(_rpc.maintain_jobs(force=force))
 
     async def version(self) -> Version:
-        """Returns the version of picture-queue in the project's database."""
+        """Return the version of picture-queue in the project's database."""
         return await self._project.call(_rpc.picture_queue_version())
 
     async def aclose(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         await self._watcher.aclose()
         await self._project.aclose()
 

@@ -1,4 +1,4 @@
-"""Generations: start, watch, and get the pictures."""
+"""Generations: pictures that are made on request."""
 
 import builtins
 from collections.abc import AsyncIterator, Mapping
@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.follow import Watcher, follow
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.records import (
     CancelRequest,
     Generation,
@@ -24,9 +24,9 @@ BUCKET = "pictures"
 
 
 class AsyncGenerations:
-    """Pictures asked for: a user's own, or with a service key anybody's."""
+    """The generations of a project: a user's own, or with a service key all of them."""
 
-    def __init__(self, project: AsyncProject, watcher: Watcher) -> None:
+    def __init__(self, project: AsyncBackend, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 
@@ -41,7 +41,7 @@ class AsyncGenerations:
         user_id: UUID | str | None = None,
         priority: int | None = None,
     ) -> StartedGeneration:
-        """Asks for a picture and returns at once.
+        """Start a generation, without waiting for its pictures.
 
         Args:
             prompt: What to draw; empty for models without a prompt.
@@ -51,6 +51,9 @@ class AsyncGenerations:
             idempotency_key: With the same key the first generation is returned.
             user_id: Whose it is; with a service key only, else it is the caller's.
             priority: Higher runs first; with a service key only.
+
+        Returns:
+            The generation and its job.
 
         Raises:
             UnknownModel: The project does not offer the model.
@@ -69,7 +72,7 @@ class AsyncGenerations:
         return await self._project.call(rpc)
 
     async def get(self, generation_id: UUID | str) -> Generation:
-        """Returns a generation with its images.
+        """Return a generation with its images.
 
         Raises:
             GenerationNotFound: No such generation, or not the caller's.
@@ -83,18 +86,24 @@ class AsyncGenerations:
         limit: int = 100,
         before: datetime | None = None,
     ) -> builtins.list[Generation]:
-        """Returns generations with their images, newest first.
+        """Return generations with their images.
 
         Args:
             status: In this state only.
             limit: At most so many, 1000 at most.
             before: ``created_at`` of the last one of the page before.
+
+        Returns:
+            The generations, newest first.
         """
         rpc = _rpc.list_generations(status=status, limit=limit, before=before)
         return await self._project.call(rpc)
 
     async def cancel(self, generation_id: UUID | str) -> CancelRequest:
-        """Cancels it at once while it waits, asks the worker to stop while it runs.
+        """Cancel a generation: at once while it waits; while it runs, its worker is asked to stop.
+
+        Returns:
+            The state of its job.
 
         Raises:
             GenerationNotFound: No such generation, or not the caller's.
@@ -120,7 +129,10 @@ class AsyncGenerations:
             yield event
 
     async def download(self, image: Image) -> bytes:
-        """Returns the bytes of a picture.
+        """Download a picture.
+
+        Returns:
+            Its bytes.
 
         Raises:
             NotFound: The picture is gone, or not the caller's.
@@ -129,10 +141,13 @@ class AsyncGenerations:
         try:
             return await client.storage.from_(BUCKET).download(image.path)
         except Exception as error:
-            raise self._project.named(error) from error
+            raise self._project.translate_error(error) from error
 
     async def save(self, image: Image, path: str | Path) -> Path:
-        """Writes a picture to a file and returns its path.
+        """Write a picture to a file.
+
+        Returns:
+            The path of the file.
 
         Raises:
             NotFound: The picture is gone, or not the caller's.
@@ -142,11 +157,14 @@ class AsyncGenerations:
         return target
 
     async def url(self, image: Image, *, expires_in: int = 3600) -> str:
-        """Returns an address of a picture that anybody can read for a while.
+        """Make an address from which anybody can read a picture for a while.
 
         Args:
             image: The picture.
             expires_in: How long, seconds.
+
+        Returns:
+            The address.
 
         Raises:
             NotFound: The picture is gone, or not the caller's.
@@ -155,5 +173,5 @@ class AsyncGenerations:
         try:
             signed = await client.storage.from_(BUCKET).create_signed_url(image.path, expires_in)
         except Exception as error:
-            raise self._project.named(error) from error
+            raise self._project.translate_error(error) from error
         return str(signed["signedURL"])

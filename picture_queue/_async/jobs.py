@@ -1,4 +1,4 @@
-"""Jobs: enqueue, read, steer, watch."""
+"""Jobs: enqueue, read, change and watch them."""
 
 import builtins
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.follow import Watcher, follow
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.arguments import JobFilter, JobOptions, NewJob
 from picture_queue.errors import JobCancelled, JobFailed
 from picture_queue.records import (
@@ -29,7 +29,7 @@ from picture_queue.records import (
 class AsyncJobs:
     """The jobs of a project: all of them with a service key, a user's own with theirs."""
 
-    def __init__(self, project: AsyncProject, watcher: Watcher) -> None:
+    def __init__(self, project: AsyncBackend, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 
@@ -39,12 +39,15 @@ class AsyncJobs:
         payload: Mapping[str, JsonValue] | None = None,
         **options: Unpack[JobOptions],
     ) -> Enqueued:
-        """Writes a job and says what became of it. Needs a service key.
+        """Enqueue a job. Needs a service key.
 
         Args:
             job_type: Which handler runs it.
             payload: What the handler gets; a JSON object, 64 KiB by default.
             **options: When, where and how it runs; see `JobOptions`.
+
+        Returns:
+            The id of the job, and whether it was created.
 
         Raises:
             InvalidArgument: Naming the field and the value.
@@ -59,10 +62,13 @@ class AsyncJobs:
         return await self._project.call(_rpc.enqueue_job(job))
 
     async def enqueue_many(self, jobs: Iterable[NewJob]) -> builtins.list[Enqueued]:
-        """Writes many jobs in one call, all or none, and says what became of each.
+        """Enqueue many jobs in one call, all or none.
 
         Args:
             jobs: Type, payload and options of each.
+
+        Returns:
+            The id of each job, and whether it was created, in the order of the jobs.
 
         Raises:
             PictureQueueError: As `enqueue`, naming the position as well.
@@ -71,7 +77,7 @@ class AsyncJobs:
         return await self._project.call(_rpc.enqueue_jobs(jobs))
 
     async def get(self, job_id: UUID | str) -> Job:
-        """Returns a job.
+        """Return a job.
 
         Raises:
             JobNotFound: No such job, or not the caller's.
@@ -85,13 +91,16 @@ class AsyncJobs:
         before_seq: int | None = None,
         **filter: Unpack[JobFilter],
     ) -> builtins.list[Job]:
-        """Returns jobs, newest first.
+        """Return jobs.
 
         Args:
             limit: At most so many, 1000 at most.
             before_seq: The ``seq`` of the last job of the page before. A page ends early when
                 it is larger than 8 MiB, so continue until one is empty.
             **filter: Which jobs; see `JobFilter`.
+
+        Returns:
+            The jobs, newest first.
 
         Raises:
             InvalidArgument: Naming the part of the filter and the value.
@@ -106,13 +115,16 @@ class AsyncJobs:
         limit: int = 10_000,
         **filter: Unpack[JobFilter],
     ) -> Changed:
-        """Retries (failed), cancels (unfinished) or discards (finished) many jobs.
+        """Retry failed jobs, cancel unfinished ones, or discard finished ones.
 
         Args:
             action: What to do with them.
             preview: Change nothing, only count.
             limit: At most so many in this call, 10,000 at most.
             **filter: Which jobs; see `JobFilter`. It has to say something.
+
+        Returns:
+            How many jobs matched, and how many changed.
 
         Raises:
             InvalidArgument: Naming the part of the filter and the value.
@@ -121,15 +133,18 @@ class AsyncJobs:
         return await self._project.call(rpc)
 
     async def failure_reasons(self, **filter: Unpack[JobFilter]) -> builtins.list[FailureReason]:
-        """Returns why jobs failed, the most frequent reason first.
+        """Count the reasons for which jobs failed.
 
         Args:
             **filter: Which jobs; see `JobFilter`.
+
+        Returns:
+            The reasons, the most frequent first.
         """
         return await self._project.call(_rpc.failure_reasons(filter))
 
     async def history(self, job_id: UUID | str) -> JobHistory:
-        """Returns the timeline, the failed attempts and the log of a job.
+        """Return the timeline, the failed attempts and the log of a job.
 
         Raises:
             JobNotFound: No such job.
@@ -137,7 +152,7 @@ class AsyncJobs:
         return await self._project.call(_rpc.get_job_history(job_id))
 
     async def position(self, job_id: UUID | str) -> JobPosition:
-        """Returns the place of a job in its line.
+        """Return the position of a job in its queue.
 
         Raises:
             JobNotFound: No such job, or not the caller's.
@@ -155,7 +170,7 @@ class AsyncJobs:
     async def explain(
         self, job_id: UUID | str | Iterable[UUID | str]
     ) -> JobExplanation | builtins.list[JobExplanation]:
-        """Returns why a job does not move.
+        """Explain why a job does not move.
 
         A job that does not exist, or is not the caller's, has the reason ``unknown``.
 
@@ -170,7 +185,10 @@ class AsyncJobs:
         return await self._project.call(_rpc.explain_jobs(job_id))
 
     async def cancel(self, job_id: UUID | str) -> CancelRequest:
-        """Cancels a pending job at once, asks a running one to stop.
+        """Cancel a job: a pending one at once; a running one is asked to stop.
+
+        Returns:
+            The state of the job.
 
         Raises:
             JobNotFound: No such job, or not the caller's.
@@ -179,7 +197,10 @@ class AsyncJobs:
         return await self._project.call(_rpc.cancel_job(job_id))
 
     async def retry(self, job_id: UUID | str) -> Job:
-        """Makes a failed or cancelled job pending again, with one more attempt if none is left.
+        """Retry a failed or cancelled job, with one more attempt if none is left.
+
+        Returns:
+            The job.
 
         Raises:
             JobNotFound: No such job.

@@ -1,16 +1,16 @@
 """The models a project offers."""
 
 from picture_queue import _rpc
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.records import Model
 
 
 class AsyncModels:
     """Reads the catalogue `start_generation` checks against."""
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def list(self) -> list[Model]:
-        """Returns the models on offer, by id."""
+        """Return the models on offer, by id."""
         return await self._project.call(_rpc.list_models())

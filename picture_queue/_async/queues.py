@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Unpack
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.arguments import QueueChanges
 from picture_queue.records import Changed
 from picture_queue.records_operate import (
@@ -21,19 +21,22 @@ from picture_queue.records_operate import (
 class AsyncQueues:
     """The queues of a project."""
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def list(self) -> builtins.list[Queue]:
-        """Returns the queues with their policies and how many jobs each has."""
+        """Return the queues with their policies and how many jobs each has."""
         return await self._project.call(_rpc_operate.list_queues())
 
     async def set(self, queue: str, **changes: Unpack[QueueChanges]) -> Queue:
-        """Makes a queue if it is not there, and changes its policy.
+        """Change the policy of a queue, and make the queue if it does not exist.
 
         Args:
             queue: Its name: letters, digits and ``_ . -``.
             **changes: What to change; see `QueueChanges`.
+
+        Returns:
+            The queue as it is now.
 
         Raises:
             InvalidArgument: Naming the field and the value.
@@ -43,12 +46,15 @@ class AsyncQueues:
     async def pause(
         self, queue: str, *, resume_at: datetime | None = None, reason: str | None = None
     ) -> Queue:
-        """Stops claims from a queue; what runs goes on.
+        """Pause a queue; its running jobs continue.
 
         Args:
             queue: Its name.
             resume_at: Until then; None: until it is resumed.
             reason: For people, shown with the queue.
+
+        Returns:
+            The queue as it is now.
 
         Raises:
             QueueNotFound: No such queue.
@@ -57,7 +63,10 @@ class AsyncQueues:
         return await self._project.call(_rpc_operate.pause_queue(queue, resume_at, reason))
 
     async def resume(self, queue: str) -> Queue:
-        """Ends the pause or the draining of a queue.
+        """Resume a paused or draining queue.
+
+        Returns:
+            The queue as it is now.
 
         Raises:
             QueueNotFound: No such queue.
@@ -65,7 +74,10 @@ class AsyncQueues:
         return await self._project.call(_rpc_operate.resume_queue(queue))
 
     async def drain(self, queue: str) -> Queue:
-        """Refuses new jobs for a queue, and runs what is there.
+        """Drain a queue: refuse new jobs, and run those it has.
+
+        Returns:
+            The queue as it is now.
 
         Raises:
             QueueNotFound: No such queue.
@@ -73,11 +85,14 @@ class AsyncQueues:
         return await self._project.call(_rpc_operate.drain_queue(queue))
 
     async def purge(self, queue: str, *, preview: bool = False) -> Changed:
-        """Cancels what is pending in a queue, up to 10,000 jobs a call.
+        """Cancel the pending jobs of a queue, up to 10,000 in a call.
 
         Args:
             queue: Its name.
             preview: Change nothing, only count.
+
+        Returns:
+            How many jobs matched, and how many were cancelled.
 
         Raises:
             QueueNotFound: No such queue.
@@ -85,7 +100,7 @@ class AsyncQueues:
         return await self._project.call(_rpc_operate.purge_queue(queue, preview))
 
     async def counts(self) -> builtins.list[QueueCounts]:
-        """Returns how many jobs each queue has in each state; it never counts jobs to find out."""
+        """Return how many jobs each queue has in each state, from counters that are kept."""
         return await self._project.call(_rpc_operate.queue_counts())
 
     async def desired_workers(
@@ -96,13 +111,16 @@ class AsyncQueues:
         min_workers: int = 0,
         max_workers: int = 100,
     ) -> DesiredWorkers:
-        """Returns how many workers the jobs that run and that could run are enough for.
+        """Return the recommended number of workers.
 
         Args:
             queue: Of this queue; None: of all.
             jobs_per_worker: How many jobs one worker runs at once.
             min_workers: Never fewer than these.
             max_workers: Never more than these.
+
+        Returns:
+            The number for the jobs that run and those that could run.
 
         Raises:
             QueueNotFound: No such queue.
@@ -112,17 +130,17 @@ class AsyncQueues:
 
 
 class AsyncLimits:
-    """How many jobs of a key run at once, or start in a period.
+    """Limits on how many jobs of a key run at once, or start in a period.
 
     A job runs under the keys ``global``, ``queue:<name>``, ``type:<job type>``, ``user:<id>`` and
     those it was enqueued with.
     """
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def list(self) -> builtins.list[Limit]:
-        """Returns the limits, and the keys that are paused or waited for."""
+        """Return the limits, and the keys that are paused or that jobs wait for."""
         return await self._project.call(_rpc_operate.list_limits())
 
     async def set(
@@ -133,7 +151,7 @@ class AsyncLimits:
         rate: int | None = None,
         period: float | None = None,
     ) -> Limit:
-        """Sets the limit of a key; it holds at once, for what runs already too.
+        """Set the limit of a key. It applies at once, and running jobs count.
 
         Args:
             key: The key, or ``user:*`` for each key of that kind.
@@ -141,13 +159,16 @@ class AsyncLimits:
             rate: So many start in any ``period``.
             period: Seconds.
 
+        Returns:
+            The limit.
+
         Raises:
             InvalidArgument: Naming the field and the value.
         """
         return await self._project.call(_rpc_operate.set_limit(key, max_running, rate, period))
 
     async def delete(self, key: str) -> None:
-        """Ends the limit of a key.
+        """Delete the limit of a key.
 
         Raises:
             LimitNotFound: It has none.
@@ -155,11 +176,14 @@ class AsyncLimits:
         await self._project.call(_rpc_operate.delete_limit(key))
 
     async def pause(self, key: str, resume_at: datetime | None = None) -> PausedKey:
-        """Lets no job of a key start.
+        """Pause a key: none of its jobs start.
 
         Args:
             key: The key.
             resume_at: Until then; None: until it is resumed.
+
+        Returns:
+            The key as it is now.
 
         Raises:
             InvalidArgument: ``resume_at`` is past.
@@ -167,26 +191,33 @@ class AsyncLimits:
         return await self._project.call(_rpc_operate.pause_key(key, resume_at))
 
     async def resume(self, key: str) -> PausedKey:
-        """Ends the pause of a key."""
+        """Resume a paused key.
+
+        Returns:
+            The key as it is now.
+        """
         return await self._project.call(_rpc_operate.resume_key(key))
 
 
 class AsyncTenants:
     """The weights of tenants in queues that share fairly."""
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def list(self) -> builtins.list[Tenant]:
-        """Returns the tenants that have a weight of their own; the others have 1."""
+        """Return the tenants that have a weight of their own; the others have 1."""
         return await self._project.call(_rpc_operate.list_tenants())
 
     async def set(self, tenant: str, weight: float) -> Tenant:
-        """Gives a tenant its weight: with 3 it gets three turns where one with 1 gets one.
+        """Set the weight of a tenant: with 3 it gets three turns where one with 1 gets one.
 
         Args:
             tenant: As its jobs name it, or the id of the owner.
             weight: 0.001 to 1000.
+
+        Returns:
+            The tenant.
 
         Raises:
             InvalidArgument: Naming the value.

@@ -1,4 +1,4 @@
-"""Schedules: jobs that come again."""
+"""Schedules of recurring jobs."""
 
 import builtins
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Literal, Unpack
 from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
 from picture_queue.arguments import JobOptions
 from picture_queue.records import Enqueued
 from picture_queue.records_operate import Schedule
@@ -19,11 +19,11 @@ class AsyncSchedules:
     Workers look after them, and pg_cron where it is; each tick makes one job, however many look.
     """
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
     async def list(self) -> builtins.list[Schedule]:
-        """Returns the schedules, by name."""
+        """Return the schedules, by name."""
         return await self._project.call(_rpc_operate.list_schedules())
 
     async def set(
@@ -39,7 +39,7 @@ class AsyncSchedules:
         paused: bool | None = None,
         **options: Unpack[JobOptions],
     ) -> Schedule:
-        """Makes or changes a schedule; setting the same again changes nothing.
+        """Create or change a schedule; setting the same again changes nothing.
 
         Args:
             name: Its name.
@@ -52,6 +52,9 @@ class AsyncSchedules:
                 forgiven), ``once`` the latest, ``all``.
             paused: Whether it makes no jobs; None leaves that as it is.
             **options: When, where and how its jobs run; see `JobOptions`.
+
+        Returns:
+            The schedule.
 
         Raises:
             InvalidCron: No such expression or time zone.
@@ -68,11 +71,18 @@ class AsyncSchedules:
         return await self._project.call(_rpc_operate.set_schedule(name, rhythm, job))
 
     async def delete(self, name: str) -> bool:
-        """Deletes a schedule; the jobs it made stay. Returns whether there was one."""
+        """Delete a schedule; the jobs it made stay.
+
+        Returns:
+            Whether there was such a schedule.
+        """
         return await self._project.call(_rpc_operate.delete_schedule(name))
 
     async def pause(self, name: str) -> Schedule:
-        """Lets a schedule make no jobs.
+        """Pause a schedule: it makes no jobs.
+
+        Returns:
+            The schedule as it is now.
 
         Raises:
             ScheduleNotFound: No such schedule.
@@ -80,7 +90,10 @@ class AsyncSchedules:
         return await self._project.call(_rpc_operate.pause_schedule(name))
 
     async def resume(self, name: str) -> Schedule:
-        """Lets a schedule go on with its next tick from now.
+        """Resume a schedule with its next run from now.
+
+        Returns:
+            The schedule as it is now.
 
         Raises:
             ScheduleNotFound: No such schedule.
@@ -88,7 +101,10 @@ class AsyncSchedules:
         return await self._project.call(_rpc_operate.resume_schedule(name))
 
     async def run(self, name: str) -> Enqueued:
-        """Makes a job of a schedule now, paused or not; its ticks stay as they are.
+        """Run a schedule now, paused or not; its next run stays as it is.
+
+        Returns:
+            The id of the job.
 
         Raises:
             ScheduleNotFound: No such schedule.

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from picture_queue import _rpc
 from picture_queue._realtime.ears import Ears, Listener
-from picture_queue._transport.base import worth_repeating
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
+from picture_queue._transport.base import is_transient
 from picture_queue.errors import PictureQueueError, WaitTimeout
 from picture_queue.records import (
     Job,
@@ -68,7 +68,7 @@ class Watcher:
         wake_ups: What tells workers of new jobs: the database itself where its address is known.
     """
 
-    def __init__(self, project: AsyncProject) -> None:
+    def __init__(self, project: AsyncBackend) -> None:
         self.project = project
         self.subscriptions: Ears | None = None
         if project.api is not None:
@@ -145,10 +145,10 @@ def _patience(pause: float, deadline: float | None, job_id: UUID) -> float:
     return min(pause, left)
 
 
-async def _look(project: AsyncProject, job_id: UUID, reason: Source) -> JobEvent | None:
+async def _look(project: AsyncBackend, job_id: UUID, reason: Source) -> JobEvent | None:
     try:
         return JobEvent.of(await project.call(_rpc.get_job(job_id)), reason)
     except PictureQueueError as error:
-        if worth_repeating(error):
+        if is_transient(error):
             return None  # the project is away for now; the next look comes by itself
         raise

@@ -19,7 +19,7 @@ from psycopg.pq.abc import PGconn
 from pydantic_core import from_json
 
 from picture_queue._realtime.ears import Listener
-from picture_queue._transport.postgres import connect
+from picture_queue._transport.connection import connect_async
 from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ async def _first(broken: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> 
 
 @asynccontextmanager
 async def _connection(settings: DatabaseSettings) -> AsyncIterator[AsyncConnection[Any]]:
-    connection = await connect(settings)
+    connection = await connect_async(settings)
     try:
         yield connection
     finally:

@@ -10,15 +10,15 @@ from uuid import UUID
 from anyio.from_thread import start_blocking_portal
 
 from picture_queue._realtime import follow as asynchronous
-from picture_queue._transport.project import AsyncProject
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend import AsyncBackend
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.records import JobEvent
 
 
 class Watcher:
     """Which project a watch is about; the connections are made by `follow`."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self.project = project
 
     def close(self) -> None:
@@ -41,14 +41,14 @@ def follow(
 class _Watch:
     """The async half: made, advanced and closed inside the portal's loop."""
 
-    def __init__(self, project: Project, job_id: UUID | str, timeout: float | None) -> None:
+    def __init__(self, project: Backend, job_id: UUID | str, timeout: float | None) -> None:
         api = None
         if project.api is not None:
             from picture_queue._transport.postgrest import AsyncPostgrest
 
             api = AsyncPostgrest(project.api.as_caller())
         database = project.database.settings if project.database is not None else None
-        self._project = AsyncProject(api, database)
+        self._project = AsyncBackend(api, database)
         self._watcher = asynchronous.Watcher(self._project)
         self._events = asynchronous.follow(self._watcher, job_id, timeout)
 

@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/batches.py: edit that file.
 
-"""Batches: jobs that belong together."""
+"""Batches of jobs."""
 
 from collections.abc import Iterable, Mapping
 from uuid import UUID
@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.arguments import NewJob
 from picture_queue.records_operate import (
     Batch,
@@ -19,7 +19,7 @@ from picture_queue.records_operate import (
 class Batches:
     """The batches of a project. All of it needs a service key."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
     def enqueue(
@@ -30,7 +30,7 @@ class Batches:
         batch_id: UUID | str | None = None,
         metadata: Mapping[str, JsonValue] | None = None,
     ) -> EnqueuedBatch:
-        """Writes jobs that belong together, all or none.
+        """Enqueue jobs as a batch, all or none.
 
         Args:
             jobs: Type, payload and options of each.
@@ -39,6 +39,9 @@ class Batches:
             batch_id: Its id, made by you; repeating the call returns the batch that is there.
             metadata: A JSON object for your own use.
 
+        Returns:
+            The batch and its jobs.
+
         Raises:
             PictureQueueError: As `Jobs.enqueue_many`.
         """
@@ -46,7 +49,10 @@ class Batches:
         return self._project.call(rpc)
 
     def get(self, batch_id: UUID | str) -> Batch:
-        """Returns how far a batch is.
+        """Return a batch and its progress.
+
+        Returns:
+            The batch.
 
         Raises:
             BatchNotFound: No such batch.

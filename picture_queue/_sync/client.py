@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/client.py: edit that file.
 
-"""The door to a project: groups by noun, nothing of its own."""
+"""The client of a project, with its calls grouped by noun."""
 
 import os
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from picture_queue._sync.project import Events, Settings
 from picture_queue._sync.queues import Limits, Queues, Tenants
 from picture_queue._sync.schedules import Schedules
 from picture_queue._realtime.portal import Watcher
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.errors import SettingsError
 from picture_queue.records import (
     Health,
@@ -42,7 +42,7 @@ class PictureQueue:
         database_url: Address of the project's database: calls go straight to it, as the service.
             Address and key of the API are then needed only for pictures and for events over
             Realtime. Needs the extra ``postgres``.
-        timeout: Longest wait for one answer, seconds.
+        timeout: Longest wait for the answer to a call, retries included, seconds.
 
     Raises:
         SettingsError: Address or key is missing or not acceptable, or a user's token is given
@@ -67,7 +67,8 @@ class PictureQueue:
         database = DatabaseSettings(database_url, timeout) if database_url else None
         settings, api = None, None
         if client is not None:
-            settings = ProjectSettings(str(client.supabase_url), client.supabase_key)
+            address = str(client.supabase_url).rstrip("/")
+            settings = ProjectSettings(address, client.supabase_key, timeout=timeout)
         elif database is None or url or os.environ.get("SUPABASE_URL"):
             settings = ProjectSettings.resolve(url, key, access_token, timeout)
         if settings is not None:
@@ -79,7 +80,7 @@ class PictureQueue:
                     "A user's token does not go with a database's address, which is the service's",
                     hint="Leave out the one or the other",
                 )
-        self._project = Project(api, database)
+        self._project = Backend(api, database)
         self._watcher = Watcher(self._project)
         self.jobs = Jobs(self._project, self._watcher)
         self.generations = Generations(self._project, self._watcher)
@@ -94,10 +95,13 @@ class PictureQueue:
 
     @classmethod
     def from_env(cls) -> Self:
-        """Makes a client from the environment.
+        """Make a client from the environment.
 
         ``SUPABASE_URL`` and a key variable, or ``PICTURE_QUEUE_DATABASE_URL`` for calls that go
         straight to the database, or both.
+
+        Returns:
+            The client.
 
         Raises:
             SettingsError: Address or key is missing.
@@ -105,7 +109,10 @@ class PictureQueue:
         return cls(database_url=os.environ.get("PICTURE_QUEUE_DATABASE_URL"))
 
     def health(self) -> Health:
-        """Returns queues, workers, and job types that wait though no worker knows them.
+        """Return the health of the queues and workers.
+
+        Returns:
+            Queues, workers, and the job types that wait although no worker knows them.
 
         Raises:
             NotAllowed: The key is not a service key.
@@ -113,7 +120,10 @@ class PictureQueue:
         return self._project.call(_rpc.queue_status())
 
     def doctor(self) -> list[Finding]:
-        """Returns what is checked of a project, each with a verdict and a remedy.
+        """Check the project.
+
+        Returns:
+            What was checked, each with a verdict and a remedy.
 
         Raises:
             NotAllowed: The key is not a service key.
@@ -126,17 +136,20 @@ class PictureQueue:
         Args:
             force: Do the round even if a worker does the maintenance.
 
+        Returns:
+            What was done.
+
         Raises:
             NotAllowed: The key is not a service key.
         """
         return self._project.call(_rpc.maintain_jobs(force=force))
 
     def version(self) -> Version:
-        """Returns the version of picture-queue in the project's database."""
+        """Return the version of picture-queue in the project's database."""
         return self._project.call(_rpc.picture_queue_version())
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         self._watcher.close()
         self._project.close()
 

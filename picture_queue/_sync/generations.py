@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/generations.py: edit that file.
 
-"""Generations: start, watch, and get the pictures."""
+"""Generations: pictures that are made on request."""
 
 import builtins
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.portal import Watcher, follow
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.records import (
     CancelRequest,
     Generation,
@@ -26,9 +26,9 @@ BUCKET = "pictures"
 
 
 class Generations:
-    """Pictures asked for: a user's own, or with a service key anybody's."""
+    """The generations of a project: a user's own, or with a service key all of them."""
 
-    def __init__(self, project: Project, watcher: Watcher) -> None:
+    def __init__(self, project: Backend, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 
@@ -43,7 +43,7 @@ class Generations:
         user_id: UUID | str | None = None,
         priority: int | None = None,
     ) -> StartedGeneration:
-        """Asks for a picture and returns at once.
+        """Start a generation, without waiting for its pictures.
 
         Args:
             prompt: What to draw; empty for models without a prompt.
@@ -53,6 +53,9 @@ class Generations:
             idempotency_key: With the same key the first generation is returned.
             user_id: Whose it is; with a service key only, else it is the caller's.
             priority: Higher runs first; with a service key only.
+
+        Returns:
+            The generation and its job.
 
         Raises:
             UnknownModel: The project does not offer the model.
@@ -71,7 +74,7 @@ class Generations:
         return self._project.call(rpc)
 
     def get(self, generation_id: UUID | str) -> Generation:
-        """Returns a generation with its images.
+        """Return a generation with its images.
 
         Raises:
             GenerationNotFound: No such generation, or not the caller's.
@@ -85,18 +88,24 @@ class Generations:
         limit: int = 100,
         before: datetime | None = None,
     ) -> builtins.list[Generation]:
-        """Returns generations with their images, newest first.
+        """Return generations with their images.
 
         Args:
             status: In this state only.
             limit: At most so many, 1000 at most.
             before: ``created_at`` of the last one of the page before.
+
+        Returns:
+            The generations, newest first.
         """
         rpc = _rpc.list_generations(status=status, limit=limit, before=before)
         return self._project.call(rpc)
 
     def cancel(self, generation_id: UUID | str) -> CancelRequest:
-        """Cancels it at once while it waits, asks the worker to stop while it runs.
+        """Cancel a generation: at once while it waits; while it runs, its worker is asked to stop.
+
+        Returns:
+            The state of its job.
 
         Raises:
             GenerationNotFound: No such generation, or not the caller's.
@@ -122,7 +131,10 @@ class Generations:
             yield event
 
     def download(self, image: Image) -> bytes:
-        """Returns the bytes of a picture.
+        """Download a picture.
+
+        Returns:
+            Its bytes.
 
         Raises:
             NotFound: The picture is gone, or not the caller's.
@@ -131,10 +143,13 @@ class Generations:
         try:
             return client.storage.from_(BUCKET).download(image.path)
         except Exception as error:
-            raise self._project.named(error) from error
+            raise self._project.translate_error(error) from error
 
     def save(self, image: Image, path: str | Path) -> Path:
-        """Writes a picture to a file and returns its path.
+        """Write a picture to a file.
+
+        Returns:
+            The path of the file.
 
         Raises:
             NotFound: The picture is gone, or not the caller's.
@@ -144,11 +159,14 @@ class Generations:
         return target
 
     def url(self, image: Image, *, expires_in: int = 3600) -> str:
-        """Returns an address of a picture that anybody can read for a while.
+        """Make an address from which anybody can read a picture for a while.
 
         Args:
             image: The picture.
             expires_in: How long, seconds.
+
+        Returns:
+            The address.
 
         Raises:
             NotFound: The picture is gone, or not the caller's.
@@ -157,5 +175,5 @@ class Generations:
         try:
             signed = client.storage.from_(BUCKET).create_signed_url(image.path, expires_in)
         except Exception as error:
-            raise self._project.named(error) from error
+            raise self._project.translate_error(error) from error
         return str(signed["signedURL"])

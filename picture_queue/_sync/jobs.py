@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/jobs.py: edit that file.
 
-"""Jobs: enqueue, read, steer, watch."""
+"""Jobs: enqueue, read, change and watch them."""
 
 import builtins
 from collections.abc import Iterator, Iterable, Mapping
@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from picture_queue import _rpc
 from picture_queue._realtime.portal import Watcher, follow
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.arguments import JobFilter, JobOptions, NewJob
 from picture_queue.errors import JobCancelled, JobFailed
 from picture_queue.records import (
@@ -31,7 +31,7 @@ from picture_queue.records import (
 class Jobs:
     """The jobs of a project: all of them with a service key, a user's own with theirs."""
 
-    def __init__(self, project: Project, watcher: Watcher) -> None:
+    def __init__(self, project: Backend, watcher: Watcher) -> None:
         self._project = project
         self._watcher = watcher
 
@@ -41,12 +41,15 @@ class Jobs:
         payload: Mapping[str, JsonValue] | None = None,
         **options: Unpack[JobOptions],
     ) -> Enqueued:
-        """Writes a job and says what became of it. Needs a service key.
+        """Enqueue a job. Needs a service key.
 
         Args:
             job_type: Which handler runs it.
             payload: What the handler gets; a JSON object, 64 KiB by default.
             **options: When, where and how it runs; see `JobOptions`.
+
+        Returns:
+            The id of the job, and whether it was created.
 
         Raises:
             InvalidArgument: Naming the field and the value.
@@ -61,10 +64,13 @@ class Jobs:
         return self._project.call(_rpc.enqueue_job(job))
 
     def enqueue_many(self, jobs: Iterable[NewJob]) -> builtins.list[Enqueued]:
-        """Writes many jobs in one call, all or none, and says what became of each.
+        """Enqueue many jobs in one call, all or none.
 
         Args:
             jobs: Type, payload and options of each.
+
+        Returns:
+            The id of each job, and whether it was created, in the order of the jobs.
 
         Raises:
             PictureQueueError: As `enqueue`, naming the position as well.
@@ -73,7 +79,7 @@ class Jobs:
         return self._project.call(_rpc.enqueue_jobs(jobs))
 
     def get(self, job_id: UUID | str) -> Job:
-        """Returns a job.
+        """Return a job.
 
         Raises:
             JobNotFound: No such job, or not the caller's.
@@ -87,13 +93,16 @@ class Jobs:
         before_seq: int | None = None,
         **filter: Unpack[JobFilter],
     ) -> builtins.list[Job]:
-        """Returns jobs, newest first.
+        """Return jobs.
 
         Args:
             limit: At most so many, 1000 at most.
             before_seq: The ``seq`` of the last job of the page before. A page ends early when
                 it is larger than 8 MiB, so continue until one is empty.
             **filter: Which jobs; see `JobFilter`.
+
+        Returns:
+            The jobs, newest first.
 
         Raises:
             InvalidArgument: Naming the part of the filter and the value.
@@ -108,13 +117,16 @@ class Jobs:
         limit: int = 10_000,
         **filter: Unpack[JobFilter],
     ) -> Changed:
-        """Retries (failed), cancels (unfinished) or discards (finished) many jobs.
+        """Retry failed jobs, cancel unfinished ones, or discard finished ones.
 
         Args:
             action: What to do with them.
             preview: Change nothing, only count.
             limit: At most so many in this call, 10,000 at most.
             **filter: Which jobs; see `JobFilter`. It has to say something.
+
+        Returns:
+            How many jobs matched, and how many changed.
 
         Raises:
             InvalidArgument: Naming the part of the filter and the value.
@@ -123,15 +135,18 @@ class Jobs:
         return self._project.call(rpc)
 
     def failure_reasons(self, **filter: Unpack[JobFilter]) -> builtins.list[FailureReason]:
-        """Returns why jobs failed, the most frequent reason first.
+        """Count the reasons for which jobs failed.
 
         Args:
             **filter: Which jobs; see `JobFilter`.
+
+        Returns:
+            The reasons, the most frequent first.
         """
         return self._project.call(_rpc.failure_reasons(filter))
 
     def history(self, job_id: UUID | str) -> JobHistory:
-        """Returns the timeline, the failed attempts and the log of a job.
+        """Return the timeline, the failed attempts and the log of a job.
 
         Raises:
             JobNotFound: No such job.
@@ -139,7 +154,7 @@ class Jobs:
         return self._project.call(_rpc.get_job_history(job_id))
 
     def position(self, job_id: UUID | str) -> JobPosition:
-        """Returns the place of a job in its line.
+        """Return the position of a job in its queue.
 
         Raises:
             JobNotFound: No such job, or not the caller's.
@@ -157,7 +172,7 @@ class Jobs:
     def explain(
         self, job_id: UUID | str | Iterable[UUID | str]
     ) -> JobExplanation | builtins.list[JobExplanation]:
-        """Returns why a job does not move.
+        """Explain why a job does not move.
 
         A job that does not exist, or is not the caller's, has the reason ``unknown``.
 
@@ -172,7 +187,10 @@ class Jobs:
         return self._project.call(_rpc.explain_jobs(job_id))
 
     def cancel(self, job_id: UUID | str) -> CancelRequest:
-        """Cancels a pending job at once, asks a running one to stop.
+        """Cancel a job: a pending one at once; a running one is asked to stop.
+
+        Returns:
+            The state of the job.
 
         Raises:
             JobNotFound: No such job, or not the caller's.
@@ -181,7 +199,10 @@ class Jobs:
         return self._project.call(_rpc.cancel_job(job_id))
 
     def retry(self, job_id: UUID | str) -> Job:
-        """Makes a failed or cancelled job pending again, with one more attempt if none is left.
+        """Retry a failed or cancelled job, with one more attempt if none is left.
+
+        Returns:
+            The job.
 
         Raises:
             JobNotFound: No such job.

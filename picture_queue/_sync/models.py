@@ -3,16 +3,16 @@
 """The models a project offers."""
 
 from picture_queue import _rpc
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.records import Model
 
 
 class Models:
     """Reads the catalogue `start_generation` checks against."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
     def list(self) -> list[Model]:
-        """Returns the models on offer, by id."""
+        """Return the models on offer, by id."""
         return self._project.call(_rpc.list_models())

@@ -1,53 +1,64 @@
 # Written by scripts/unasync.py from picture_queue/_async/project.py: edit that file.
 
-"""What concerns a project as a whole: events from outside, and settings."""
+"""External events, and the settings of a project."""
 
 from typing import Any
+from uuid import UUID
 
 from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.records_operate import Setting
 
 
 class Events:
-    """Events from outside, which wake the jobs parked on them. Needs a service key."""
+    """External events, which wake the jobs that are parked on them. Needs a service key."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
-    def send(self, name: str, payload: JsonValue = None) -> int:
-        """Tells of an event and returns how many jobs woke.
+    def send(
+        self, name: str, payload: JsonValue = None, *, event_id: UUID | str | None = None
+    ) -> int:
+        """Send an external event to waiting jobs.
 
         If nobody waits yet, it is kept for a day; a second one of that name replaces the first.
 
         Args:
             name: What the handler parked on; the job's id by default.
             payload: What the handler gets as ``job.event``.
+            event_id: The id that its source gave the event, up to 200 characters. If it is sent
+                again with that id within a day, no job is woken twice.
+
+        Returns:
+            The number of jobs that it woke.
 
         Raises:
             InvalidArgument: The name is empty, or longer than 200 characters.
             TooLarge: The payload is above the limit.
         """
-        return self._project.call(_rpc_operate.send_event(name, payload))
+        return self._project.call(_rpc_operate.send_event(name, payload, event_id))
 
 
 class Settings:
     """The defaults and limits of a project. Needs a service key."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
     def get(self) -> Setting:
-        """Returns the settings."""
+        """Return the settings."""
         return self._project.call(_rpc_operate.get_settings())
 
     def set(self, **changes: Any) -> Setting:
-        """Changes settings.
+        """Change settings.
 
         Args:
             **changes: Fields of `Setting` by name; None: the value of a new project.
+
+        Returns:
+            The settings as they are now.
 
         Raises:
             InvalidArgument: Naming the field and the value.

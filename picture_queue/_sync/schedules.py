@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_async/schedules.py: edit that file.
 
-"""Schedules: jobs that come again."""
+"""Schedules of recurring jobs."""
 
 import builtins
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Literal, Unpack
 from pydantic import JsonValue
 
 from picture_queue import _rpc_operate
-from picture_queue._transport.project_sync import Project
+from picture_queue._transport.backend_sync import Backend
 from picture_queue.arguments import JobOptions
 from picture_queue.records import Enqueued
 from picture_queue.records_operate import Schedule
@@ -21,11 +21,11 @@ class Schedules:
     Workers look after them, and pg_cron where it is; each tick makes one job, however many look.
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Backend) -> None:
         self._project = project
 
     def list(self) -> builtins.list[Schedule]:
-        """Returns the schedules, by name."""
+        """Return the schedules, by name."""
         return self._project.call(_rpc_operate.list_schedules())
 
     def set(
@@ -41,7 +41,7 @@ class Schedules:
         paused: bool | None = None,
         **options: Unpack[JobOptions],
     ) -> Schedule:
-        """Makes or changes a schedule; setting the same again changes nothing.
+        """Create or change a schedule; setting the same again changes nothing.
 
         Args:
             name: Its name.
@@ -54,6 +54,9 @@ class Schedules:
                 forgiven), ``once`` the latest, ``all``.
             paused: Whether it makes no jobs; None leaves that as it is.
             **options: When, where and how its jobs run; see `JobOptions`.
+
+        Returns:
+            The schedule.
 
         Raises:
             InvalidCron: No such expression or time zone.
@@ -70,11 +73,18 @@ class Schedules:
         return self._project.call(_rpc_operate.set_schedule(name, rhythm, job))
 
     def delete(self, name: str) -> bool:
-        """Deletes a schedule; the jobs it made stay. Returns whether there was one."""
+        """Delete a schedule; the jobs it made stay.
+
+        Returns:
+            Whether there was such a schedule.
+        """
         return self._project.call(_rpc_operate.delete_schedule(name))
 
     def pause(self, name: str) -> Schedule:
-        """Lets a schedule make no jobs.
+        """Pause a schedule: it makes no jobs.
+
+        Returns:
+            The schedule as it is now.
 
         Raises:
             ScheduleNotFound: No such schedule.
@@ -82,7 +92,10 @@ class Schedules:
         return self._project.call(_rpc_operate.pause_schedule(name))
 
     def resume(self, name: str) -> Schedule:
-        """Lets a schedule go on with its next tick from now.
+        """Resume a schedule with its next run from now.
+
+        Returns:
+            The schedule as it is now.
 
         Raises:
             ScheduleNotFound: No such schedule.
@@ -90,7 +103,10 @@ class Schedules:
         return self._project.call(_rpc_operate.resume_schedule(name))
 
     def run(self, name: str) -> Enqueued:
-        """Makes a job of a schedule now, paused or not; its ticks stay as they are.
+        """Run a schedule now, paused or not; its next run stays as it is.
+
+        Returns:
+            The id of the job.
 
         Raises:
             ScheduleNotFound: No such schedule.

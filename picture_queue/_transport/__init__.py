@@ -1,1 +1,1 @@
-"""Ways to make an `Rpc`: `base` has what they share, `postgrest` goes over HTTPS."""
+"""Transports: an `Rpc` reaches the database through one of them."""

@@ -1,12 +1,21 @@
-"""What every way to the database shares: which failures are worth repeating, and their names."""
+"""The deadline, the retry policy and the errors that all transports share."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-from tenacity import retry_if_exception, stop_after_attempt, wait_random_exponential
+from pydantic_core import from_json
+from tenacity import (
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_random_exponential,
+)
 
 from picture_queue import _rpc
+from picture_queue._rpc import Rpc
 from picture_queue.errors import (
     AuthenticationFailed,
     Busy,
@@ -20,9 +29,12 @@ from picture_queue.errors import (
     PictureQueueError,
     ServerError,
     SettingsError,
+    UnreadableAnswer,
     from_database,
 )
 from picture_queue.records import Version
+
+T = TypeVar("T")
 
 UPGRADE = (
     "Apply the SQL that ships with this version: picture-queue install && supabase db push, "
@@ -48,24 +60,66 @@ _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
     "PGRST302": (NotAuthenticated, "The call needs a key or a token", None),
     "PGRST303": (AuthenticationFailed, "The token is not valid any more", "Sign in again"),
 }
-# Lost or refused connections, a full server, one on its way down or up.
-_AWAY = ("08", "53", "57P")
+# Lost or refused connections, a full server, one that starts or shuts down.
+_UNAVAILABLE = ("08", "53", "57P")
+
+
+class Deadline:
+    """The moment by which a call must be answered, its retries included.
+
+    Args:
+        timeout: Seconds from now.
+    """
+
+    __slots__ = ("_at", "timeout")
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._at = time.monotonic() + timeout
+
+    def remaining(self) -> float:
+        """Return the seconds that are left, 0 when the deadline has passed."""
+        return max(0.0, self._at - time.monotonic())
 
 
 class FunctionMissing(Exception):
     """The API knows no such function: too old, too new, or not installed."""
 
 
-def name_server_code(
+def parse_answer(
+    rpc: Rpc[T], answer: bytes | None, decode: Callable[[bytes], Any] = from_json
+) -> T:
+    """Return the result of a call.
+
+    Args:
+        rpc: The call.
+        answer: The value that its function returned; None: null.
+        decode: Reads the value.
+
+    Raises:
+        UnreadableAnswer: It is no JSON, or not of the form that the call expects.
+    """
+    try:
+        return rpc.parse(None if answer is None else decode(answer))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        unreadable = UnreadableAnswer(
+            f"The answer of {rpc.function} cannot be read",
+            detail=f"{type(error).__name__}: {str(error)[:300]}",
+        )
+        unreadable.answer = answer or b""
+        raise unreadable from error
+
+
+def translate_server_code(
     code: str, message: str, detail: str | None, hint: str | None
 ) -> PictureQueueError:
-    """Returns the exception for what PostgreSQL or PostgREST answered.
+    """Return the exception for an error that PostgreSQL or PostgREST reported.
 
     Args:
         code: SQLSTATE, or PostgREST's own code.
-        message: What it said.
-        detail: More of it.
-        hint: What it advised.
+        message: The server's message.
+        detail: The server's detail.
+        hint: The server's hint.
     """
     ours = from_database(code, message, detail, hint)
     if ours is not None:
@@ -73,7 +127,7 @@ def name_server_code(
     if code in _BY_SERVER_CODE:
         kind, text, advice = _BY_SERVER_CODE[code]
         return kind(text, code=code, detail=message, hint=advice)
-    if code.startswith(_AWAY):
+    if code.startswith(_UNAVAILABLE):
         return Busy("The database is not available now", code=code, detail=message)
     if code == "22023" and message.startswith('role "'):  # of the token
         kind, text, advice = _BY_SERVER_CODE["PGRST301"]
@@ -83,26 +137,42 @@ def name_server_code(
     return ServerError(message or "The project refused the call", code=code, detail=detail)
 
 
-def worth_repeating(error: BaseException) -> bool:
-    """Whether the same call may well succeed a moment later."""
+def is_transient(error: BaseException) -> bool:
+    """Return whether the same call may well succeed a moment later."""
     return isinstance(error, Busy | ConnectionFailed)
 
 
-#: How a call is made again, for tenacity's Retrying and AsyncRetrying. Every Rpc can be.
-REPEATING: dict[str, Any] = {
-    "retry": retry_if_exception(worth_repeating),
+_backoff = wait_random_exponential(0.2, 2.0)  # seconds
+
+
+def _wait(state: RetryCallState) -> float:
+    """Return the seconds before the next attempt; no less than the server asked for."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    return max(getattr(error, "retry_after", None) or 0.0, _backoff(state))
+
+
+#: The one policy by which calls are repeated, for tenacity's Retrying and AsyncRetrying. Every Rpc
+#: may be repeated.
+RETRY_POLICY: dict[str, Any] = {
+    "retry": retry_if_exception(is_transient),
     "stop": stop_after_attempt(4),
-    "wait": wait_random_exponential(0.2, 2.0),  # seconds
+    "wait": _wait,
     "reraise": True,
 }
 
 
+def retry_policy(deadline: Deadline) -> dict[str, Any]:
+    """Return the policy for a call that must be answered by a deadline."""
+    before_deadline = stop_before_delay(deadline.remaining())
+    return {**RETRY_POLICY, "stop": RETRY_POLICY["stop"] | before_deadline}
+
+
 @contextmanager
 def needs_driver() -> Iterator[None]:
-    """Says what to install where the driver for direct connections is missing.
+    """Name the package to install where the driver for direct connections is missing.
 
     Raises:
-        SettingsError: It is.
+        SettingsError: The driver is missing.
     """
     try:
         yield
@@ -115,7 +185,7 @@ def needs_driver() -> Iterator[None]:
 
 
 def check_version(found: Version | None) -> None:
-    """Compares a database's version with this client's.
+    """Compare a database's version with this client's.
 
     Args:
         found: The database's answer, or None when it has no picture-queue functions.

@@ -1,24 +1,24 @@
-"""Calls straight to the database, over connections that are kept.
+"""Calls straight to the database, over a few connections that stay open.
 
 A call is one statement in one round trip, without a named prepared statement and without session
 state: so it is safe behind a pooler in transaction mode, where the next statement may run in
 another session.
 """
 
-import asyncio
-from typing import Any, TypeVar
+import threading
+from typing import TypeVar
 
-from psycopg import AsyncConnection, pq
-from psycopg.conninfo import make_conninfo
+from psycopg import pq
 from psycopg.errors import error_from_result
 from psycopg.pq.abc import PGresult
 from pydantic_core import from_json
 
 from picture_queue._rpc import Rpc
-from picture_queue._transport.answers import AsyncWire
-from picture_queue._transport.base import FunctionMissing
-from picture_queue._transport.sqlstate import name_database_error
+from picture_queue._transport.base import Deadline, FunctionMissing, parse_answer
+from picture_queue._transport.connection import AsyncPool, AsyncRawConnection, connect_async
+from picture_queue._transport.sqlstate import translate_error
 from picture_queue._transport.statements import SIGNATURE, Statement, statement_of
+from picture_queue.errors import ConnectionFailed, SettingsError
 from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
@@ -35,37 +35,65 @@ class AsyncPostgres:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
-        self._idle: list[AsyncWire] = []
-        self._room = asyncio.Semaphore(settings.connections)
+        self._pool: AsyncPool | None = None
+        self._renewing = threading.Lock()
         self._statements: dict[str, Statement] = {}
-        self._closed = False
 
-    async def call(self, rpc: Rpc[T]) -> T:
-        """Makes the call and returns its parsed result.
+    async def call(self, rpc: Rpc[T], deadline: Deadline) -> T:
+        """Make a call and return its parsed result.
+
+        Args:
+            rpc: The call.
+            deadline: When to give up, connecting included.
 
         Raises:
-            PictureQueueError: What the database answered, by name, or that it did not.
+            PictureQueueError: The database refused the call, or did not answer.
         """
-        async with self._room:
-            wire = None
-            try:
-                wire = self._idle.pop() if self._idle else AsyncWire(await connect(self.settings))
-                statement = self._statements.get(rpc.function)
-                if statement is None:
-                    statement = await self._learn(wire, rpc.function)
-                text, values = statement.of(rpc.params)
-                data = _value(await wire.ask(text, values, self.settings.timeout))
-                answer = None if data is None else statement.decode(data)
-            except Exception as error:
-                named = name_database_error(error, self.settings)
-                raise named from (None if named is error else error)
-            finally:
-                if wire is not None:
-                    self._give_back(wire)
-        return rpc.parse(answer)
+        pool = self._own_pool()
+        await pool.acquire_slot(deadline)
+        connection = None
+        try:
+            connection = pool.pop_idle()
+            if connection is None:
+                connection = AsyncRawConnection(await connect_async(self.settings, deadline))
+            statement = self._statements.get(rpc.function)
+            if statement is None:
+                statement = await self._learn(connection, rpc.function, deadline)
+            text, values = statement.of(rpc.params)
+            answer = _value(await connection.execute(text, values, deadline.remaining()))
+        except Exception as error:
+            translated = translate_error(error, self.settings, deadline)
+            if isinstance(translated, FunctionMissing):
+                self._statements.pop(rpc.function, None)  # it may come back, and otherwise
+            if isinstance(translated, ConnectionFailed):
+                pool.close_idle()  # after a restart or on a dead network they are lost as well
+            quiet = translated is error or isinstance(translated, SettingsError)
+            raise translated from (None if quiet else error)
+        finally:
+            if connection is not None:
+                pool.put_back(connection)
+            pool.release_slot()
+        return parse_answer(rpc, answer, statement.decode)
 
-    async def _learn(self, wire: AsyncWire, function: str) -> Statement:
-        answer = await wire.ask(SIGNATURE, [function.encode()], self.settings.timeout)
+    def _own_pool(self) -> AsyncPool:
+        pool = self._pool
+        if pool is None or not pool.owner.is_current():
+            pool = self._renew_pool()
+        return pool
+
+    def _renew_pool(self) -> AsyncPool:
+        with self._renewing:
+            pool = self._pool
+            if pool is None or not pool.owner.is_current():  # no other thread has renewed it
+                if pool is not None:
+                    pool.abandon()
+                pool = self._pool = AsyncPool(self.settings.connections)
+            return pool
+
+    async def _learn(
+        self, connection: AsyncRawConnection, function: str, deadline: Deadline
+    ) -> Statement:
+        answer = await connection.execute(SIGNATURE, [function.encode()], deadline.remaining())
         found = _value(answer)
         if found is None:
             raise FunctionMissing(function)
@@ -73,40 +101,13 @@ class AsyncPostgres:
         self._statements[function] = statement
         return statement
 
-    def _give_back(self, wire: AsyncWire) -> None:
-        # Of one that is not idle nobody knows what it is about to hear.
-        if wire.idle and not self._closed:
-            self._idle.append(wire)
-        else:
-            wire.close()
-
     async def aclose(self) -> None:
-        """Closes the connections; those of running calls when the calls end."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        """Close the connections; those of running calls when the calls end."""
+        if self._pool is not None:
+            self._own_pool().close()
 
 
 def _value(result: PGresult) -> bytes | None:
     if result.status != _ROWS:
         raise error_from_result(result, encoding="utf-8")
     return result.get_value(0, 0) if result.ntuples else None
-
-
-async def connect(settings: DatabaseSettings) -> AsyncConnection[Any]:
-    """Opens a connection.
-
-    Raises:
-        psycopg.Error: It cannot be opened.
-    """
-    return await AsyncConnection.connect(
-        make_conninfo(
-            settings.url,
-            application_name="picture_queue",
-            connect_timeout=settings.connect_timeout,
-            keepalives_idle=30,
-            keepalives_interval=5,
-            keepalives_count=3,
-        ),
-        autocommit=True,
-    )

@@ -1,6 +1,6 @@
 # Written by scripts/unasync.py from picture_queue/_transport/postgres.py: edit that file.
 
-"""Calls straight to the database, over connections that are kept.
+"""Calls straight to the database, over a few connections that stay open.
 
 A call is one statement in one round trip, without a named prepared statement and without session
 state: so it is safe behind a pooler in transaction mode, where the next statement may run in
@@ -8,19 +8,19 @@ another session.
 """
 
 import threading
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from psycopg import Connection, pq
-from psycopg.conninfo import make_conninfo
+from psycopg import pq
 from psycopg.errors import error_from_result
 from psycopg.pq.abc import PGresult
 from pydantic_core import from_json
 
 from picture_queue._rpc import Rpc
-from picture_queue._transport.answers import Wire
-from picture_queue._transport.base import FunctionMissing
-from picture_queue._transport.sqlstate import name_database_error
+from picture_queue._transport.base import Deadline, FunctionMissing, parse_answer
+from picture_queue._transport.connection import Pool, RawConnection, connect_sync
+from picture_queue._transport.sqlstate import translate_error
 from picture_queue._transport.statements import SIGNATURE, Statement, statement_of
+from picture_queue.errors import ConnectionFailed, SettingsError
 from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
@@ -37,37 +37,65 @@ class Postgres:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.settings = settings
-        self._idle: list[Wire] = []
-        self._room = threading.Semaphore(settings.connections)
+        self._pool: Pool | None = None
+        self._renewing = threading.Lock()
         self._statements: dict[str, Statement] = {}
-        self._closed = False
 
-    def call(self, rpc: Rpc[T]) -> T:
-        """Makes the call and returns its parsed result.
+    def call(self, rpc: Rpc[T], deadline: Deadline) -> T:
+        """Make a call and return its parsed result.
+
+        Args:
+            rpc: The call.
+            deadline: When to give up, connecting included.
 
         Raises:
-            PictureQueueError: What the database answered, by name, or that it did not.
+            PictureQueueError: The database refused the call, or did not answer.
         """
-        with self._room:
-            wire = None
-            try:
-                wire = self._idle.pop() if self._idle else Wire(connect(self.settings))
-                statement = self._statements.get(rpc.function)
-                if statement is None:
-                    statement = self._learn(wire, rpc.function)
-                text, values = statement.of(rpc.params)
-                data = _value(wire.ask(text, values, self.settings.timeout))
-                answer = None if data is None else statement.decode(data)
-            except Exception as error:
-                named = name_database_error(error, self.settings)
-                raise named from (None if named is error else error)
-            finally:
-                if wire is not None:
-                    self._give_back(wire)
-        return rpc.parse(answer)
+        pool = self._own_pool()
+        pool.acquire_slot(deadline)
+        connection = None
+        try:
+            connection = pool.pop_idle()
+            if connection is None:
+                connection = RawConnection(connect_sync(self.settings, deadline))
+            statement = self._statements.get(rpc.function)
+            if statement is None:
+                statement = self._learn(connection, rpc.function, deadline)
+            text, values = statement.of(rpc.params)
+            answer = _value(connection.execute(text, values, deadline.remaining()))
+        except Exception as error:
+            translated = translate_error(error, self.settings, deadline)
+            if isinstance(translated, FunctionMissing):
+                self._statements.pop(rpc.function, None)  # it may come back, and otherwise
+            if isinstance(translated, ConnectionFailed):
+                pool.close_idle()  # after a restart or on a dead network they are lost as well
+            quiet = translated is error or isinstance(translated, SettingsError)
+            raise translated from (None if quiet else error)
+        finally:
+            if connection is not None:
+                pool.put_back(connection)
+            pool.release_slot()
+        return parse_answer(rpc, answer, statement.decode)
 
-    def _learn(self, wire: Wire, function: str) -> Statement:
-        answer = wire.ask(SIGNATURE, [function.encode()], self.settings.timeout)
+    def _own_pool(self) -> Pool:
+        pool = self._pool
+        if pool is None or not pool.owner.is_current():
+            pool = self._renew_pool()
+        return pool
+
+    def _renew_pool(self) -> Pool:
+        with self._renewing:
+            pool = self._pool
+            if pool is None or not pool.owner.is_current():  # no other thread has renewed it
+                if pool is not None:
+                    pool.abandon()
+                pool = self._pool = Pool(self.settings.connections)
+            return pool
+
+    def _learn(
+        self, connection: RawConnection, function: str, deadline: Deadline
+    ) -> Statement:
+        answer = connection.execute(SIGNATURE, [function.encode()], deadline.remaining())
         found = _value(answer)
         if found is None:
             raise FunctionMissing(function)
@@ -75,40 +103,13 @@ class Postgres:
         self._statements[function] = statement
         return statement
 
-    def _give_back(self, wire: Wire) -> None:
-        # Of one that is not idle nobody knows what it is about to hear.
-        if wire.idle and not self._closed:
-            self._idle.append(wire)
-        else:
-            wire.close()
-
     def close(self) -> None:
-        """Closes the connections; those of running calls when the calls end."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        """Close the connections; those of running calls when the calls end."""
+        if self._pool is not None:
+            self._own_pool().close()
 
 
 def _value(result: PGresult) -> bytes | None:
     if result.status != _ROWS:
         raise error_from_result(result, encoding="utf-8")
     return result.get_value(0, 0) if result.ntuples else None
-
-
-def connect(settings: DatabaseSettings) -> Connection[Any]:
-    """Opens a connection.
-
-    Raises:
-        psycopg.Error: It cannot be opened.
-    """
-    return Connection.connect(
-        make_conninfo(
-            settings.url,
-            application_name="picture_queue",
-            connect_timeout=settings.connect_timeout,
-            keepalives_idle=30,
-            keepalives_interval=5,
-            keepalives_count=3,
-        ),
-        autocommit=True,
-    )

@@ -1,14 +1,19 @@
-"""Calls over HTTPS through the project's own API, with the unchanged supabase client."""
+"""Calls over HTTPS through the project's own API, with the supabase client's session."""
 
 import asyncio
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
-from supabase import AsyncClient, AsyncClientOptions, acreate_client
+from pydantic_core import from_json
+from supabase import AsyncClient, AsyncClientOptions
 
+from picture_queue._json import encode
 from picture_queue._rpc import Rpc
-from picture_queue._transport.api_errors import name_error
+from picture_queue._transport.api_errors import translate_error, translate_response
+from picture_queue._transport.base import Deadline, parse_answer
+from picture_queue._transport.owner import LoopOwner, ProcessOwner, leave_open
+from picture_queue.errors import SettingsError
 from picture_queue.settings import ProjectSettings
 
 T = TypeVar("T")
@@ -25,54 +30,133 @@ class AsyncPostgrest:
     def __init__(self, settings: ProjectSettings, client: AsyncClient | None = None) -> None:
         self.settings = settings
         self._client = client
+        self._maker = ProcessOwner()
+        self._owner: LoopOwner | None = None
         self._http: httpx.AsyncClient | None = None
         self._opening = asyncio.Lock()
 
     async def client(self) -> AsyncClient:
-        """Returns the supabase client, made at the first call."""
-        async with self._opening:
-            if self._client is None:
-                # One httpx client serves REST, Storage and Auth, and is ours to close.
-                self._http = httpx.AsyncClient(http2=True, timeout=self.settings.timeout)
-                options = AsyncClientOptions(
-                    auto_refresh_token=False, persist_session=False, httpx_client=self._http
-                )
-                if self.settings.access_token:
-                    options.headers["Authorization"] = f"Bearer {self.settings.access_token}"
-                self._client = await acreate_client(
-                    self.settings.url, self.settings.key, options=options
-                )
-            return self._client
-
-    async def call(self, rpc: Rpc[T]) -> T:
-        """Makes the call and returns its parsed result.
+        """Return the supabase client, made at the first call.
 
         Raises:
-            PictureQueueError: What the database or the project answered, by name.
+            SettingsError: A client of the caller's was made before a fork, or in an event loop
+                that is closed.
         """
-        client = self._client or await self.client()
-        try:
-            return rpc.parse((await client.rpc(rpc.function, rpc.params).execute()).data)
-        except Exception as error:
-            named = self.named(error)
-            raise named from (None if named is error else error)
+        if self._owner is None or not self._owner.is_current():
+            await self._open()
+        assert self._client is not None  # noqa: S101 - just opened
+        return self._client
 
-    def named(self, error: Exception) -> Exception:
-        """Returns the exception of this library for a failure of a call of the client."""
-        return name_error(error, self.settings.url)
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._owner is not None and self._owner.is_current():
+                return  # another thread has opened it
+            if self._owner is not None and self._owner.is_inherited():
+                leave_open(self._http)
+            owner = LoopOwner()
+            if self._client is None or self._http is not None:
+                # One httpx client serves REST, Storage and Auth, and is ours to close. HTTP/2 is
+                # not safe in threads, and loses all calls with a connection.
+                self._http = httpx.AsyncClient(timeout=self.settings.timeout)
+                await owner.own(self._http.aclose)
+                self._client = self._make_client(self._http)
+            elif self._owner is not None or self._maker.is_inherited():
+                raise SettingsError(
+                    "The supabase client belongs to another process or event loop",
+                    hint="Make a new one here, and a new PictureQueue of it",
+                )
+            self._owner = owner
+
+    def _make_client(self, http: httpx.AsyncClient) -> AsyncClient:
+        options = AsyncClientOptions(
+            auto_refresh_token=False, persist_session=False, httpx_client=http
+        )
+        if self.settings.access_token:
+            options.headers["Authorization"] = f"Bearer {self.settings.access_token}"
+        return AsyncClient(self.settings.url, self.settings.key, options)
+
+    async def call(self, rpc: Rpc[T], deadline: Deadline) -> T:
+        """Make a call and return its parsed result.
+
+        Args:
+            rpc: The call.
+            deadline: When to give up, connecting included.
+
+        Raises:
+            PictureQueueError: The database or the project refused the call, or did not answer.
+        """
+        client = await self.client()
+        body = encode(rpc.params)
+        try:
+            response, content = await self._send(client, rpc.function, body, deadline)
+        except Exception as error:
+            # On a dead network the idle connections are lost as well; each would cost a call.
+            for connection in _idle_connections(client.postgrest.session):
+                await connection.aclose()
+            raise translate_error(error, self.settings.url, deadline) from error
+        kind = response.headers.get("content-type", "")
+        if not response.is_success or "html" in kind:  # a page is no answer of an API
+            raise translate_response(response, content, self.settings.url)
+        return parse_answer(rpc, content or None, from_json if "json" in kind else bytes.decode)
+
+    async def _send(
+        self, client: AsyncClient, function: str, body: bytes, deadline: Deadline
+    ) -> tuple[httpx.Response, bytes]:
+        rest = client.postgrest
+        headers = rest.headers.copy()
+        headers["Content-Type"] = "application/json"
+        request = rest.session.build_request(
+            "POST", f"{client.rest_url}/rpc/{function}", content=body, headers=headers
+        )
+        request.extensions["timeout"] = _Timeouts(deadline)
+        response = await rest.session.send(request, stream=True)
+        try:
+            parts = []
+            async for part in response.aiter_bytes():
+                parts.append(part)
+                if not deadline.remaining():
+                    raise httpx.ReadTimeout("the answer did not end in time")
+        finally:
+            await response.aclose()
+        return response, b"".join(parts)
+
+    def translate_error(self, error: Exception) -> Exception:
+        """Return the exception of this library for an error that the client raised."""
+        return translate_error(error, self.settings.url)
 
     async def as_caller(self) -> ProjectSettings:
-        """Returns the project as the caller is known to it now, for a second connection."""
+        """Return the project as the caller is known to it now, for a second connection."""
         token = await self.access_token()
         return replace(self.settings, access_token=None if token == self.settings.key else token)
 
     async def access_token(self) -> str:
-        """Returns the token calls are made with now: the user's, or else the key."""
+        """Return the token calls are made with now: the user's, or else the key."""
         header: str = (await self.client()).options.headers.get("Authorization", "")
         return header.removeprefix("Bearer ") or self.settings.key
 
     async def aclose(self) -> None:
-        """Closes the connections, unless the caller brought the client."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = self._client = None
+        """Close the connections, unless the caller brought the client."""
+        if self._http is not None and self._owner is not None:
+            await self._owner.aclose()
+            self._http = self._client = self._owner = None
+
+
+def _idle_connections(http: httpx.AsyncClient) -> list[Any]:
+    # httpx has no public way to close them. Where this does not find them, they close themselves
+    # when they have been idle for five seconds.
+    transports = [http._transport, *http._mounts.values()]
+    pools = [getattr(transport, "_pool", None) for transport in transports]
+    connections = [one for pool in pools for one in getattr(pool, "connections", ())]
+    return [connection for connection in connections if connection.is_idle()]
+
+
+class _Timeouts(dict[str, float]):
+    """The timeouts of an HTTP request, each step of which may take what is left of the deadline."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the seconds for a step (connect, read, write, pool), at least a millisecond."""
+        return max(0.001, self._deadline.remaining())

@@ -133,27 +133,16 @@ def connected(settings: DatabaseSettings) -> Iterator["Connection[Any]"]:
         PictureQueueError: What the database answered, or that it did not.
     """
     with needs_driver():
-        from psycopg import ProgrammingError
-        from psycopg.conninfo import conninfo_to_dict
-
-        from picture_queue._transport.postgres_sync import connect
-        from picture_queue._transport.sqlstate import name_database_error
+        from picture_queue._transport.connection import connect_sync
+        from picture_queue._transport.sqlstate import translate_error
     try:
-        conninfo_to_dict(settings.url)
-    except ProgrammingError:
-        # What is wrong with it is not said: it would quote a password.
-        raise SettingsError(
-            "The database address cannot be read",
-            hint="Copy it from the project's settings: postgresql://user:password@host:port/name",
-        ) from None
-    try:
-        with connect(settings) as connection:
+        with connect_sync(settings) as connection:
             # Behind a pooler in transaction mode a named statement may meet another session.
             connection.prepare_threshold = None
             yield connection
     except Exception as error:
-        named = name_database_error(error, settings)
-        raise named from (None if named is error else error)
+        translated = translate_error(error, settings)
+        raise translated from None if isinstance(translated, SettingsError) else error
 
 
 def _value(connection: "Connection[Any]", sql: str) -> Any:

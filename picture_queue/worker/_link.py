@@ -7,7 +7,7 @@ import time
 from typing import Protocol, TypeVar
 
 from picture_queue._rpc import Rpc
-from picture_queue._transport.base import worth_repeating
+from picture_queue._transport.base import is_transient
 from picture_queue.errors import BY_CODE, PictureQueueError
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def refused(error: BaseException) -> bool:
     if isinstance(error, ValueError | TypeError | RecursionError):
         return True  # it could not be written as JSON, or the database could not read it
     named = isinstance(error, PictureQueueError) and error.code in BY_CODE
-    return named and not worth_repeating(error)
+    return named and not is_transient(error)
 
 
 class Pauses:

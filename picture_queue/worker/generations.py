@@ -8,8 +8,8 @@ from tenacity import AsyncRetrying
 
 from picture_queue import _rpc
 from picture_queue._async.generations import BUCKET
-from picture_queue._transport.base import REPEATING
-from picture_queue._transport.project import AsyncProject
+from picture_queue._transport.backend import AsyncBackend
+from picture_queue._transport.base import RETRY_POLICY
 from picture_queue.replicate.store import Begun, FinalState, SavedImage
 
 
@@ -22,7 +22,7 @@ class ProjectStore:
         lease_id: The lease it is claimed under.
     """
 
-    def __init__(self, project: AsyncProject, job_id: UUID, lease_id: UUID) -> None:
+    def __init__(self, project: AsyncBackend, job_id: UUID, lease_id: UUID) -> None:
         self._project = project
         self._job_id = job_id
         self._lease_id = lease_id
@@ -57,7 +57,7 @@ class ProjectStore:
 
     async def upload(self, path: str, data: bytes, content_type: str) -> None:
         """Writes a file, over one of that path."""
-        async for attempt in AsyncRetrying(**REPEATING):
+        async for attempt in AsyncRetrying(**RETRY_POLICY):
             with attempt:
                 await self._upload(path, data, content_type)
 
@@ -73,4 +73,4 @@ class ProjectStore:
                 path, data, {"content-type": content_type, "upsert": "true"}
             )
         except Exception as error:
-            raise self._project.named(error) from error
+            raise self._project.translate_error(error) from error

@@ -786,6 +786,18 @@ create table picture_queue.signal (
 comment on table picture_queue.signal is 'Outside events nobody waited for yet, kept for a day.';
 alter table picture_queue.signal enable row level security;
 
+-- So that a call whose answer was lost can be repeated. There is a row for each call with an id.
+create table picture_queue.answer (
+  call text not null,
+  id text not null,
+  answer jsonb,
+  at timestamptz not null,
+  constraint answer_pkey primary key (call, id)
+);
+comment on table picture_queue.answer is 'What calls that cannot be made twice answered, kept for a day.';
+create index answer_at on picture_queue.answer (at);
+alter table picture_queue.answer enable row level security;
+
 
 -- 148_table_depth.sql
 
@@ -1083,6 +1095,38 @@ as $$
   from picture_queue.setting s
   left join picture_queue.job_type t on t.name = p_job.job_type
   left join picture_queue.queue q on q.name = p_job.queue
+$$;
+
+
+-- 205_function__answer.sql
+
+-- Calls that cannot be made twice: with an id of the caller's, a repeated one gets the answer of the first.
+
+-- The answer that the call of this id gave before; null if it is new, or has no id. A first call that has not
+-- committed yet is waited for.
+create function picture_queue._first_answer(p_call text, p_id text) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  if p_id is null then
+    return null;
+  end if;
+  insert into picture_queue.answer (call, id, at) values (p_call, p_id, picture_queue._now()) on conflict do nothing;
+  return (select a.answer from picture_queue.answer a where a.call = p_call and a.id = p_id);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
+  return null;
+end
+$$;
+
+-- Keeps the answer for the repetitions of the call, and returns it.
+create function picture_queue._keep_answer(p_call text, p_id text, p_answer jsonb) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update picture_queue.answer a set answer = p_answer where a.call = p_call and a.id = p_id;
+  return p_answer;
+end
 $$;
 
 
@@ -4218,12 +4262,16 @@ comment on function public.cancel_job is 'Cancels a pending job at once; asks a 
 
 -- Gives the job one more attempt, if none is left. A pending job is what a retry leads to: repeating the call changes
 -- nothing.
-create function public.retry_job(job_id uuid) returns jsonb
+create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
+  v_answer jsonb := picture_queue._first_answer('retry_job', request_id::text);
   v_status text;
 begin
+  if v_answer is not null then
+    return v_answer;
+  end if;
   v_status := (picture_queue._locked_job(job_id)).status;
   if v_status in ('processing', 'completed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
@@ -4232,7 +4280,8 @@ begin
     perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
       'cancel the other job first');
   end if;
-  return jsonb_build_object('job_id', job_id, 'status', 'pending');
+  return picture_queue._keep_answer('retry_job', request_id::text,
+    jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when deadlock_detected or lock_not_available then
   return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
 end
@@ -4594,7 +4643,9 @@ $$;
 -- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit; jobs that somebody else has in
 -- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
 -- nothing. A filter that names nothing is refused: it would be every job.
-create function public.change_jobs(action text, filter jsonb, preview boolean default false) returns jsonb
+create function public.change_jobs(
+  action text, filter jsonb, preview boolean default false, request_id uuid default null)
+returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
@@ -4608,8 +4659,12 @@ declare
     when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
   v_matched bigint;
   v_ids uuid[] := array[]::uuid[];
+  v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
+  if v_answer is not null then
+    return v_answer;
+  end if;
   if v_able is null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(action), 100)),
       'retry, cancel or discard');
@@ -4625,9 +4680,9 @@ begin
       v_where || case action when 'cancel' then ' and j.cancel_requested_at is null' else '' end, v_limit)
     into v_ids;
   end if;
-  return jsonb_build_object('matched', v_matched,
+  return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', picture_queue._isolate(action, v_ids::text[], 1000),
-    'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit));
+    'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -4922,13 +4977,18 @@ as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_q
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
 
 -- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
-create function public.purge_queue(queue text, preview boolean default false) returns jsonb
+create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
+returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
   v_ids uuid[] := '{}'::uuid[];
+  v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
 begin
+  if v_answer is not null then
+    return v_answer;
+  end if;
   v_matched := (
     select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
     where j.state in ('pending', 'scheduled', 'blocked', 'waiting'));
@@ -4938,8 +4998,8 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  return jsonb_build_object('matched', v_matched, 'changed', picture_queue._isolate('purge', v_ids::text[], 1000),
-    'more', cardinality(v_ids) = 10000);
+  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object('matched', v_matched,
+    'changed', picture_queue._isolate('purge', v_ids::text[], 1000), 'more', cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -5128,10 +5188,14 @@ begin
 end
 $$;
 
-create function public.delete_limit(key text) returns void
+create function public.delete_limit(key text, request_id uuid default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
+  if picture_queue._first_answer('delete_limit', request_id::text) is not null then
+    return;
+  end if;
+  perform picture_queue._keep_answer('delete_limit', request_id::text, '{}');
   delete from picture_queue.limit_rule r where r.key = delete_limit.key;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))),
@@ -5315,10 +5379,14 @@ comment on function public.get_batch is 'How far a batch is.';
 -- 370_function_event_history.sql
 
 -- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
--- kept for a day, for a job that parks on it later. A second event of that name replaces the first.
-create function public.send_event(name text, payload jsonb default null) returns jsonb
+-- kept for a day, for a job that parks on it later. A second event of that name replaces the first; one with the
+-- event_id of the first is its repetition.
+create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_call text := 'send_event ' || name;
+  v_answer jsonb;
 begin
   if coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
@@ -5326,11 +5394,20 @@ begin
   end if;
   perform picture_queue._refuse_problem(
     'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)));
+  if length(event_id) not between 1 and 200 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('event_id is %s', quote_literal(left(event_id, 300))),
+      'an event_id has 1 to 200 characters');
+  end if;
+  v_answer := picture_queue._first_answer(v_call, event_id);
+  if v_answer is not null then
+    return v_answer;
+  end if;
   perform picture_queue._lock_events(array[name]);
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update set payload = excluded.payload, sent_at = excluded.sent_at;
-  return jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
+  v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
+  return picture_queue._keep_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
   return picture_queue._refuse_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
@@ -5356,6 +5433,10 @@ begin
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
+    -- Those that a call wrote whose answer was lost.
+    and not exists (
+      select from picture_queue.log o
+      where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
   order by l.i;
   delete from picture_queue.log l
   where l.job_id = log_job.job_id and l.id <= (
@@ -5931,12 +6012,17 @@ end
 $$;
 comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
 
-create function public.delete_schedule(name text) returns jsonb
+create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_answer jsonb := picture_queue._first_answer('delete_schedule', request_id::text);
 begin
+  if v_answer is not null then
+    return v_answer;
+  end if;
   delete from picture_queue.schedule s where s.name = delete_schedule.name;
-  return jsonb_build_object('deleted', found);
+  return picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object('deleted', found));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -6982,10 +7068,10 @@ begin
 end
 $$;
 
--- Deletes rows of these tables that nobody needs any more: throughput older than two days, events nobody waited for in
--- a day, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not heard of in an
--- hour, keys under which nothing runs, is paused or waits for a time, lease extensions that ended, and steps that
--- failed and were not tried again. Returns how many rows.
+-- Deletes rows of these tables that nobody needs any more: throughput older than two days, events nobody waited for and
+-- answers that are a day old, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
+-- heard of in an hour, keys under which nothing runs, is paused or waits for a time, lease extensions that ended, and
+-- steps that failed and were not tried again. Returns how many rows.
 create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -7000,6 +7086,7 @@ begin
     from (values
       ('throughput', 't.minute < $1 - interval ''2 days'''),
       ('signal', 't.sent_at < $1 - interval ''1 day'''),
+      ('answer', 't.at < $1 - interval ''1 day'''),
       ('start', 't.at < $1 - make_interval(secs => coalesce('
         || '(select max(r.period_seconds) from picture_queue.limit_rule r), 0))'),
       ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
@@ -7045,7 +7132,7 @@ begin
     exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
   return jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
-      '{throughput,signal,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
+      '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._drop_archive(), 'more', v_batch > 0);
 end
 $$;

@@ -18,3 +18,15 @@ create table picture_queue.signal (
 );
 comment on table picture_queue.signal is 'Outside events nobody waited for yet, kept for a day.';
 alter table picture_queue.signal enable row level security;
+
+-- So that a call whose answer was lost can be repeated. There is a row for each call with an id.
+create table picture_queue.answer (
+  call text not null,
+  id text not null,
+  answer jsonb,
+  at timestamptz not null,
+  constraint answer_pkey primary key (call, id)
+);
+comment on table picture_queue.answer is 'What calls that cannot be made twice answered, kept for a day.';
+create index answer_at on picture_queue.answer (at);
+alter table picture_queue.answer enable row level security;

@@ -6,12 +6,16 @@ comment on function public.cancel_job is 'Cancels a pending job at once; asks a 
 
 -- Gives the job one more attempt, if none is left. A pending job is what a retry leads to: repeating the call changes
 -- nothing.
-create function public.retry_job(job_id uuid) returns jsonb
+create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
+  v_answer jsonb := picture_queue._first_answer('retry_job', request_id::text);
   v_status text;
 begin
+  if v_answer is not null then
+    return v_answer;
+  end if;
   v_status := (picture_queue._locked_job(job_id)).status;
   if v_status in ('processing', 'completed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s', job_id, v_status),
@@ -20,7 +24,8 @@ begin
     perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
       'cancel the other job first');
   end if;
-  return jsonb_build_object('job_id', job_id, 'status', 'pending');
+  return picture_queue._keep_answer('retry_job', request_id::text,
+    jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when deadlock_detected or lock_not_available then
   return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
 end

@@ -125,7 +125,9 @@ $$;
 -- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit; jobs that somebody else has in
 -- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
 -- nothing. A filter that names nothing is refused: it would be every job.
-create function public.change_jobs(action text, filter jsonb, preview boolean default false) returns jsonb
+create function public.change_jobs(
+  action text, filter jsonb, preview boolean default false, request_id uuid default null)
+returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
@@ -139,8 +141,12 @@ declare
     when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
   v_matched bigint;
   v_ids uuid[] := array[]::uuid[];
+  v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
+  if v_answer is not null then
+    return v_answer;
+  end if;
   if v_able is null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(action), 100)),
       'retry, cancel or discard');
@@ -156,9 +162,9 @@ begin
       v_where || case action when 'cancel' then ' and j.cancel_requested_at is null' else '' end, v_limit)
     into v_ids;
   end if;
-  return jsonb_build_object('matched', v_matched,
+  return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', picture_queue._isolate(action, v_ids::text[], 1000),
-    'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit));
+    'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end

@@ -134,13 +134,18 @@ as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_q
 comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
 
 -- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
-create function public.purge_queue(queue text, preview boolean default false) returns jsonb
+create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
+returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
   v_ids uuid[] := '{}'::uuid[];
+  v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
 begin
+  if v_answer is not null then
+    return v_answer;
+  end if;
   v_matched := (
     select coalesce(sum(j.n::bigint), 0) from jsonb_each_text(picture_queue._queue(queue) -> 'jobs') as j (state, n)
     where j.state in ('pending', 'scheduled', 'blocked', 'waiting'));
@@ -150,8 +155,8 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  return jsonb_build_object('matched', v_matched, 'changed', picture_queue._isolate('purge', v_ids::text[], 1000),
-    'more', cardinality(v_ids) = 10000);
+  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object('matched', v_matched,
+    'changed', picture_queue._isolate('purge', v_ids::text[], 1000), 'more', cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end

@@ -85,10 +85,14 @@ begin
 end
 $$;
 
-create function public.delete_limit(key text) returns void
+create function public.delete_limit(key text, request_id uuid default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
+  if picture_queue._first_answer('delete_limit', request_id::text) is not null then
+    return;
+  end if;
+  perform picture_queue._keep_answer('delete_limit', request_id::text, '{}');
   delete from picture_queue.limit_rule r where r.key = delete_limit.key;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))),

@@ -1,8 +1,12 @@
 -- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
--- kept for a day, for a job that parks on it later. A second event of that name replaces the first.
-create function public.send_event(name text, payload jsonb default null) returns jsonb
+-- kept for a day, for a job that parks on it later. A second event of that name replaces the first; one with the
+-- event_id of the first is its repetition.
+create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_call text := 'send_event ' || name;
+  v_answer jsonb;
 begin
   if coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
@@ -10,11 +14,20 @@ begin
   end if;
   perform picture_queue._refuse_problem(
     'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)));
+  if length(event_id) not between 1 and 200 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('event_id is %s', quote_literal(left(event_id, 300))),
+      'an event_id has 1 to 200 characters');
+  end if;
+  v_answer := picture_queue._first_answer(v_call, event_id);
+  if v_answer is not null then
+    return v_answer;
+  end if;
   perform picture_queue._lock_events(array[name]);
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
   on conflict on constraint signal_pkey do update set payload = excluded.payload, sent_at = excluded.sent_at;
-  return jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
+  v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
+  return picture_queue._keep_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
   return picture_queue._refuse_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
@@ -40,6 +53,10 @@ begin
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
+    -- Those that a call wrote whose answer was lost.
+    and not exists (
+      select from picture_queue.log o
+      where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
   order by l.i;
   delete from picture_queue.log l
   where l.job_id = log_job.job_id and l.id <= (

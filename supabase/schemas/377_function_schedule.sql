@@ -56,12 +56,17 @@ end
 $$;
 comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
 
-create function public.delete_schedule(name text) returns jsonb
+create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_answer jsonb := picture_queue._first_answer('delete_schedule', request_id::text);
 begin
+  if v_answer is not null then
+    return v_answer;
+  end if;
   delete from picture_queue.schedule s where s.name = delete_schedule.name;
-  return jsonb_build_object('deleted', found);
+  return picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object('deleted', found));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end

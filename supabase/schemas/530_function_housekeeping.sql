@@ -160,10 +160,10 @@ begin
 end
 $$;
 
--- Deletes rows of these tables that nobody needs any more: throughput older than two days, events nobody waited for in
--- a day, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not heard of in an
--- hour, keys under which nothing runs, is paused or waits for a time, lease extensions that ended, and steps that
--- failed and were not tried again. Returns how many rows.
+-- Deletes rows of these tables that nobody needs any more: throughput older than two days, events nobody waited for and
+-- answers that are a day old, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
+-- heard of in an hour, keys under which nothing runs, is paused or waits for a time, lease extensions that ended, and
+-- steps that failed and were not tried again. Returns how many rows.
 create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -178,6 +178,7 @@ begin
     from (values
       ('throughput', 't.minute < $1 - interval ''2 days'''),
       ('signal', 't.sent_at < $1 - interval ''1 day'''),
+      ('answer', 't.at < $1 - interval ''1 day'''),
       ('start', 't.at < $1 - make_interval(secs => coalesce('
         || '(select max(r.period_seconds) from picture_queue.limit_rule r), 0))'),
       ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
@@ -223,7 +224,7 @@ begin
     exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
   return jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
-      '{throughput,signal,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
+      '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._drop_archive(), 'more', v_batch > 0);
 end
 $$;

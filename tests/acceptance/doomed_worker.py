@@ -45,7 +45,7 @@ def deadly(owner: type, name: str, step: Callable[..., str]) -> None:
 
 async def main() -> None:
     logging.getLogger("realtime").setLevel(logging.CRITICAL)
-    deadly(AsyncPostgrest, "call", lambda self, rpc: rpc.function)
+    deadly(AsyncPostgrest, "call", lambda self, rpc, deadline: rpc.function)
     deadly(AsyncBucketActionsMixin, "upload", lambda *_: "upload")
     for name in ("create", "get", "download"):
         deadly(ReplicateClient, name, lambda *_, name=name: name)

@@ -227,7 +227,7 @@ async def test_anonymous_keys_may_do_nothing(stack, kind):
 
 async def test_a_database_without_our_functions_too_old_or_too_new_is_named(service, monkeypatch):
     async def found(version):
-        async def answered(rpc):
+        async def answered(rpc, deadline):
             return version
 
         async with AsyncPictureQueue("http://unused", "key") as pq:

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from tenacity import stop_after_attempt
 
 from picture_queue import (
     AsyncPictureQueue,
@@ -14,12 +15,14 @@ from picture_queue import (
     SettingsError,
     Worker,
     WorkerSettings,
+    _rpc_operate,
     errors,
 )
 from picture_queue._realtime import notifications
 from picture_queue._realtime.notifications import Notifications
 from picture_queue._rpc import Rpc
-from picture_queue._transport import answers
+from picture_queue._transport.base import RETRY_POLICY
+from picture_queue._transport.connection import AsyncRawConnection
 from picture_queue.settings import DatabaseSettings
 
 
@@ -60,7 +63,7 @@ async def test_a_wrong_password_is_named_and_never_shown(stack):
 
 
 async def test_a_server_that_is_not_there_is_named(stack, monkeypatch):
-    monkeypatch.setattr("picture_queue._transport.base.REPEATING", {})
+    monkeypatch.setitem(RETRY_POLICY, "stop", stop_after_attempt(1))
     text = await refusal(changed(stack.db_url, port=9), errors.ConnectionFailed)
     assert "127.0.0.1:9" in text
     assert "\n" not in text
@@ -120,51 +123,39 @@ async def test_a_session_ended_in_the_middle_of_a_call_is_no_loss(direct, sql, q
     assert [job.id for job in await direct.jobs.list(queue=queue)] == [enqueued.id]
 
 
-async def test_an_answer_that_does_not_come_is_not_waited_for(stack, sql, monkeypatch):
-    monkeypatch.setattr("picture_queue._transport.base.REPEATING", {})
-    async with AsyncPictureQueue(database_url=stack.db_url, timeout=0.3) as pq:
-        await pq.health()
-        async with sql.transaction():
-            await sql.execute("lock table picture_queue.setting in access exclusive mode")
-            began = time.monotonic()
-            with pytest.raises(errors.ConnectionFailed, match=r"0\.3 s"):
-                await pq.settings.get()
-            assert time.monotonic() - began < 25
-        assert await pq.settings.get()
+async def test_an_answer_that_does_not_come_is_not_waited_for(direct, sql):
+    await direct.health()
+    async with sql.transaction():
+        await sql.execute("lock table picture_queue.setting in access exclusive mode")
+        began = time.monotonic()
+        with pytest.raises(errors.ConnectionFailed, match=r"0\.3 s"):
+            await direct._project.call(_rpc_operate.get_settings(), timeout=0.3)
+        assert time.monotonic() - began < 25
+    assert await direct.settings.get()
 
 
 async def test_each_question_on_a_connection_has_its_own_bound(direct):
     await direct.health()
-    wire = direct._project.database._idle.pop()
+    connection = direct._project.database._pool._idle.pop()
     began = time.monotonic()
-    await wire.ask(b"select 1", [], 0.3)
-    await wire.ask(b"select pg_sleep(0.2)", [], 60)
-    await wire.ask(b"select pg_sleep(0.4)", [], 60)  # the bound of the first passes meanwhile
-    await wire.ask(b"select 1", [], 60)
+    await connection.execute(b"select 1", [], 0.3)
+    await connection.execute(b"select pg_sleep(0.2)", [], 60)
+    await connection.execute(b"select pg_sleep(0.4)", [], 60)  # past the first bound
+    await connection.execute(b"select 1", [], 60)
     with pytest.raises(TimeoutError):  # and one that is nearer than that of the one before holds
-        await wire.ask(b"select pg_sleep(60)", [], 0.2)
+        await connection.execute(b"select pg_sleep(60)", [], 0.2)
     assert time.monotonic() - began < 25
-    assert not wire.idle
-    wire.close()
+    assert not connection.idle
+    connection.close()
 
 
-def test_nor_by_sync_callers(stack, monkeypatch):
-    class Silent:
-        def __init__(self, connection):
-            self.idle = False
-
-        def ask(self, text, values, timeout):
-            raise TimeoutError
-
-        def close(self):
-            pass
-
-    with PictureQueue(database_url=stack.db_url, timeout=0.1) as pq:
+def test_nor_by_sync_callers(stack):
+    with PictureQueue(database_url=stack.db_url) as pq:
         pq.health()
-        real = pq._project.database._idle[0]
+        (connection,) = pq._project.database._pool._idle
         with pytest.raises(TimeoutError):
-            real.ask(b"select pg_sleep(10)", [], 0.2)
-        assert not real.idle
+            connection.execute(b"select pg_sleep(10)", [], 0.2)
+        assert not connection.idle
 
 
 async def test_large_calls_and_answers_pass(direct, queue):
@@ -177,13 +168,13 @@ async def test_large_calls_and_answers_pass(direct, queue):
 
 async def test_calls_at_once_share_a_few_connections(direct, sql):
     await asyncio.gather(*(direct.health() for _ in range(50)))
-    assert 1 <= len(direct._project.database._idle) <= DatabaseSettings("").connections
+    assert 1 <= len(direct._project.database._pool._idle) <= DatabaseSettings("").connections
 
 
 async def test_no_statement_is_left_prepared(direct):
     await direct.health()
-    (wire,) = direct._project.database._idle
-    result = await wire.ask(b"select count(*) from pg_prepared_statements", [], 10)
+    (connection,) = direct._project.database._pool._idle
+    result = await connection.execute(b"select count(*) from pg_prepared_statements", [], 10)
     assert result.get_value(0, 0) == b"0"
 
 
@@ -287,8 +278,8 @@ async def test_an_idle_worker_starts_a_job_without_polling(direct, queue):
 
 async def test_what_is_too_large_for_a_socket_is_written_in_pieces(direct):
     await direct.health()
-    (wire,) = direct._project.database._idle
-    assert isinstance(wire, answers.AsyncWire)
+    (connection,) = direct._project.database._pool._idle
+    assert isinstance(connection, AsyncRawConnection)
     value = b"x" * 30_000_000
-    result = await wire.ask(b"select length($1)", [value], 30)
+    result = await connection.execute(b"select length($1)", [value], 30)
     assert result.get_value(0, 0) == b"30000000"

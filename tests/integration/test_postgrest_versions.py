@@ -15,7 +15,7 @@ from supabase import AsyncClientOptions, acreate_client
 
 from picture_queue import AsyncPictureQueue, _rpc, errors
 from picture_queue._rpc import Rpc
-from picture_queue._transport.base import REPEATING, FunctionMissing
+from picture_queue._transport.base import RETRY_POLICY, Deadline, FunctionMissing
 from picture_queue._transport.postgrest import AsyncPostgrest
 from picture_queue.settings import ProjectSettings
 
@@ -93,7 +93,7 @@ async def heard(answer: dict[str, Any]) -> object:
     async with serving(response(answer)) as http:
         way = await api(http)
         try:
-            return await way.call(Rpc("f", {}, lambda value: value))
+            return await way.call(Rpc("f", {}, lambda value: value), Deadline(10))
         except Exception as error:
             return error
 
@@ -122,7 +122,7 @@ async def test_results_are_what_the_function_returned():
 
 @pytest.mark.parametrize("case", ["dberror-92 (16)", "dberror-93 (16)", "config-23", "timeout-07"])
 async def test_what_may_succeed_a_moment_later_is_asked_again(case, monkeypatch):
-    monkeypatch.setitem(REPEATING, "wait", lambda _: 0)
+    monkeypatch.setitem(RETRY_POLICY, "wait", lambda _: 0)
     version = {"version": "0.0.1", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
     answer = dict(answers())[case]
     async with serving(

@@ -67,7 +67,7 @@ class Project:
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self.asked: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
 
-    async def call(self, rpc: Rpc[Any]) -> Any:
+    async def call(self, rpc: Rpc[Any], timeout: float | None = None) -> Any:
         self.asked.put_nowait((rpc.function, rpc.params))
         answer = self.answers[rpc.function](rpc.params)
         return rpc.parse(await answer if inspect.isawaitable(answer) else answer)

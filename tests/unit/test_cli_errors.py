@@ -53,6 +53,7 @@ CODES = {
     errors.MissingProgram: 10,
     errors.PictureQueueError: 1,
     errors.ServerError: 1,
+    errors.UnreadableAnswer: 1,
     errors.JobNotCompleted: 1,
     errors.JobFailed: 1,
     errors.JobCancelled: 1,

@@ -10,7 +10,7 @@ from storage3.exceptions import StorageApiError
 from tenacity import wait_none
 
 from picture_queue import Busy, ConnectionFailed, NotAllowed
-from picture_queue._transport.api_errors import name_error
+from picture_queue._transport.api_errors import translate_error
 from picture_queue.worker import generations
 from picture_queue.worker.generations import ProjectStore
 
@@ -30,14 +30,16 @@ class Bucket:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setitem(generations.REPEATING, "wait", wait_none())
+    monkeypatch.setitem(generations.RETRY_POLICY, "wait", wait_none())
 
 
 def store_of(bucket: Bucket) -> ProjectStore:
     async def client() -> Any:
         return SimpleNamespace(storage=SimpleNamespace(from_=lambda name: bucket))
 
-    project: Any = SimpleNamespace(client=client, named=lambda error: name_error(error, "http://x"))
+    project: Any = SimpleNamespace(
+        client=client, translate_error=lambda error: translate_error(error, "http://x")
+    )
     return ProjectStore(project, UUID(int=1), UUID(int=2))
 
 

@@ -79,13 +79,17 @@ JOBS = [
     Function(
         "send_event",
         "service",
-        "name text, payload jsonb=",
+        "name text, payload jsonb=, event_id text=",
         args={"name": "$event", "payload": {"amount": 42}},
         setup="parked",
         right={"woken": 1},
         repeated={"woken": 0},
         null={"name": INVALID},
-        wrong={"name": (_MAP, {"woken": 0}), "payload": ("paid", {"woken": 1})},
+        wrong={
+            "name": (_MAP, {"woken": 0}),
+            "payload": ("paid", {"woken": 1}),
+            "event_id": (7, {"woken": 1}),
+        },
     ),
     Function(
         "get_job",
@@ -147,7 +151,7 @@ JOBS = [
     Function(
         "retry_job",
         "service",
-        "job_id uuid",
+        "job_id uuid, request_id uuid=",
         args={"job_id": "$job"},
         setup="failed",
         right={"job_id": "$job", "status": "pending"},
@@ -170,7 +174,7 @@ JOBS = [
     Function(
         "change_jobs",
         "service",
-        "action text, filter jsonb, preview boolean=",
+        "action text, filter jsonb, preview boolean=, request_id uuid=",
         args={"action": "discard", "filter": {"queue": "$queue"}, "preview": False},
         setup="failed",
         right={"matched": 1, "changed": 1, "more": False},

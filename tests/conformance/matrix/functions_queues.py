@@ -79,7 +79,7 @@ QUEUES = [
     Function(
         "purge_queue",
         "service",
-        "queue text, preview boolean=",
+        "queue text, preview boolean=, request_id uuid=",
         args={"queue": "$queue", "preview": False},
         setup="pending",
         right={"matched": 1, "changed": 1, "more": False},
@@ -135,7 +135,7 @@ QUEUES = [
     Function(
         "delete_limit",
         "service",
-        "key text",
+        "key text, request_id uuid=",
         args={"key": "$key"},
         setup="limit",
         right=None,
@@ -238,7 +238,7 @@ SCHEDULES = [
     Function(
         "delete_schedule",
         "service",
-        "name text",
+        "name text, request_id uuid=",
         args={"name": "$name"},
         setup="schedule",
         right={"deleted": True},

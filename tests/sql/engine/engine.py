@@ -23,8 +23,8 @@ TABLES = (
     "picture_queue.failed_step", "picture_queue.lease_extension",
     "picture_queue.start", "picture_queue.freed_key", "picture_queue.tenant",
     "picture_queue.schedule", "picture_queue.log", "picture_queue.signal", "picture_queue.depth",
-    "picture_queue.depth_change", "picture_queue.throughput", "picture_queue.worker",
-    "picture_queue.job_type", "picture_queue.breaker", "realtime.messages",
+    "picture_queue.answer", "picture_queue.depth_change", "picture_queue.throughput",
+    "picture_queue.worker", "picture_queue.job_type", "picture_queue.breaker", "realtime.messages",
 )  # fmt: skip
 
 CLOCK = """

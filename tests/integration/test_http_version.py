@@ -1,17 +1,16 @@
-"""Calls take HTTP/2 where a server offers it, as the platform does."""
+"""Calls keep to HTTP/1.1 where a server offers HTTP/2, as the platform does."""
 
 import asyncio
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
-from picture_queue import _rpc
-from picture_queue._transport.postgrest import AsyncPostgrest
-from picture_queue.settings import ProjectSettings
+from picture_queue import AsyncPictureQueue, PictureQueue, _rpc
 
 VERSION = {"version": "1", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 
@@ -52,12 +51,23 @@ async def seen(tmp_path, monkeypatch):
     listener.detach()
 
 
-async def test_calls_take_http2(seen):
+async def test_calls_share_no_connection_at_a_time(seen):
     url, versions = seen
-    way = AsyncPostgrest(ProjectSettings(url, "sb_secret_key"))
-    try:
-        found = await asyncio.gather(*(way.call(_rpc.picture_queue_version()) for _ in range(8)))
-    finally:
-        await way.aclose()
+    async with AsyncPictureQueue(url, "sb_secret_key") as pq:
+        found = await asyncio.gather(*(pq.version() for _ in range(8)))
     assert {each.contract for each in found} == {_rpc.CONTRACT}
-    assert versions == ["2"] * 8
+    assert set(versions) == {"1.1"}
+
+
+async def test_threads_share_a_client(seen):
+    url, versions = seen
+
+    def use(pq: PictureQueue) -> set[int]:
+        return {pq.version().contract for _ in range(10)}
+
+    def use_in_threads() -> set[int]:
+        with PictureQueue(url, "sb_secret_key") as pq, ThreadPoolExecutor(32) as pool:
+            return set().union(*pool.map(use, [pq] * 32))
+
+    assert await asyncio.to_thread(use_in_threads) == {_rpc.CONTRACT}
+    assert set(versions) == {"1.1"}

@@ -1,4 +1,4 @@
-"""A project by whichever ways it is reached: its HTTP API, its database, or both."""
+"""A project, reached over its HTTP API, its database, or both."""
 
 from typing import TYPE_CHECKING, TypeVar
 
@@ -7,17 +7,18 @@ from tenacity import AsyncRetrying
 from picture_queue import _rpc
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import (
-    REPEATING,
     UPGRADE,
+    Deadline,
     FunctionMissing,
     check_version,
+    is_transient,
     needs_driver,
-    worth_repeating,
+    retry_policy,
 )
 from picture_queue.errors import DatabaseTooOld, SettingsError
 from picture_queue.settings import DatabaseSettings
 
-# The two ways are imported by those who go them: a worker beside its database needs 25 MB less.
+# Transports are imported lazily: a worker beside its database needs 25 MB less.
 if TYPE_CHECKING:
     from supabase import AsyncClient
 
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncProject:
+class AsyncBackend:
     """One project. Calls go straight to the database where its address is known.
+
+    This is the only layer that repeats calls and bounds their time.
 
     Args:
         api: The HTTP API; without it there are no files, and no events over Realtime.
@@ -44,58 +47,70 @@ class AsyncProject:
             with needs_driver():
                 from picture_queue._transport import postgres
             self.database = postgres.AsyncPostgres(database)
-        self._way: AsyncPostgres | AsyncPostgrest | None = self.database or self.api
+        transport: AsyncPostgres | AsyncPostgrest | None = self.database or api
+        assert transport is not None  # noqa: S101 - one of the two is there
+        self._transport = transport
         self._version_is_checked = False
 
-    async def call(self, rpc: Rpc[T]) -> T:
-        """Makes the call, again after a lost answer, and returns its parsed result.
+    async def call(self, rpc: Rpc[T], timeout: float | None = None) -> T:
+        """Make a call, repeat it after a transient failure, and return its parsed result.
+
+        Args:
+            rpc: The call.
+            timeout: Longest wait for the answer, retries included, seconds; None: the
+                settings'.
 
         Raises:
-            PictureQueueError: What the database or the project answered, by name.
+            PictureQueueError: The database or the project refused the call, or did not answer.
         """
+        deadline = Deadline(self._transport.settings.timeout if timeout is None else timeout)
         if not self._version_is_checked:
-            await self._check_version()
+            await self._check_version(deadline)
         try:
-            return await self._repeated(rpc)
+            return await self._call(rpc, deadline)
         except FunctionMissing as error:
             # The database changed under a running client: say in which direction.
-            await self._check_version()
+            await self._check_version(deadline)
             raise DatabaseTooOld(
                 "The project's SQL lacks a function", detail=str(error), hint=UPGRADE
             ) from None
 
-    async def _repeated(self, rpc: Rpc[T]) -> T:
-        assert self._way is not None  # noqa: S101 - one of the two is there
+    async def _call(self, rpc: Rpc[T], deadline: Deadline) -> T:
         try:
-            return await self._way.call(rpc)
+            return await self._transport.call(rpc, deadline)
         except Exception as error:
-            if not worth_repeating(error):
+            if not is_transient(error):
                 raise
-        # Only now: to set this up costs a tenth of a call.
-        async for attempt in AsyncRetrying(**REPEATING):
+            failure: Exception | None = error
+        # Only now: to set up tenacity costs a tenth of a call. It takes the failure as that of its
+        # first attempt, so it counts and waits as if it had made it.
+        async for attempt in AsyncRetrying(**retry_policy(deadline)):
             with attempt:
-                return await self._way.call(rpc)
+                if failure is not None:
+                    first, failure = failure, None
+                    raise first
+                return await self._transport.call(rpc, deadline)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _check_version(self) -> None:
+    async def _check_version(self, deadline: Deadline) -> None:
         try:
-            found = await self._repeated(_rpc.picture_queue_version())
+            found = await self._call(_rpc.picture_queue_version(), deadline)
         except FunctionMissing:
             found = None
         check_version(found)
         self._version_is_checked = True
 
     async def client(self) -> "AsyncClient":
-        """Returns the supabase client, for files and Realtime.
+        """Return the supabase client, for files and Realtime.
 
         Raises:
             SettingsError: The API's address or key is not known.
         """
         return await self._api().client()
 
-    def named(self, error: Exception) -> Exception:
-        """Returns the exception of this library for a failure of a call of the client."""
-        return self._api().named(error)
+    def translate_error(self, error: Exception) -> Exception:
+        """Return the exception of this library for an error that the supabase client raised."""
+        return self._api().translate_error(error)
 
     def _api(self) -> "AsyncPostgrest":
         if self.api is None:
@@ -106,7 +121,7 @@ class AsyncProject:
         return self.api
 
     async def aclose(self) -> None:
-        """Closes the connections, unless the caller brought them."""
+        """Close the connections, unless the caller brought them."""
         if self.database is not None:
             await self.database.aclose()
         if self.api is not None:

@@ -1,6 +1,6 @@
-# Written by scripts/unasync.py from picture_queue/_transport/project.py: edit that file.
+# Written by scripts/unasync.py from picture_queue/_transport/backend.py: edit that file.
 
-"""A project by whichever ways it is reached: its HTTP API, its database, or both."""
+"""A project, reached over its HTTP API, its database, or both."""
 
 from typing import TYPE_CHECKING, TypeVar
 
@@ -9,17 +9,18 @@ from tenacity import Retrying
 from picture_queue import _rpc
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import (
-    REPEATING,
     UPGRADE,
+    Deadline,
     FunctionMissing,
     check_version,
+    is_transient,
     needs_driver,
-    worth_repeating,
+    retry_policy,
 )
 from picture_queue.errors import DatabaseTooOld, SettingsError
 from picture_queue.settings import DatabaseSettings
 
-# The two ways are imported by those who go them: a worker beside its database needs 25 MB less.
+# Transports are imported lazily: a worker beside its database needs 25 MB less.
 if TYPE_CHECKING:
     from supabase import Client
 
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Project:
+class Backend:
     """One project. Calls go straight to the database where its address is known.
+
+    This is the only layer that repeats calls and bounds their time.
 
     Args:
         api: The HTTP API; without it there are no files, and no events over Realtime.
@@ -46,58 +49,70 @@ class Project:
             with needs_driver():
                 from picture_queue._transport import postgres_sync
             self.database = postgres_sync.Postgres(database)
-        self._way: Postgres | Postgrest | None = self.database or self.api
+        transport: Postgres | Postgrest | None = self.database or api
+        assert transport is not None  # noqa: S101 - one of the two is there
+        self._transport = transport
         self._version_is_checked = False
 
-    def call(self, rpc: Rpc[T]) -> T:
-        """Makes the call, again after a lost answer, and returns its parsed result.
+    def call(self, rpc: Rpc[T], timeout: float | None = None) -> T:
+        """Make a call, repeat it after a transient failure, and return its parsed result.
+
+        Args:
+            rpc: The call.
+            timeout: Longest wait for the answer, retries included, seconds; None: the
+                settings'.
 
         Raises:
-            PictureQueueError: What the database or the project answered, by name.
+            PictureQueueError: The database or the project refused the call, or did not answer.
         """
+        deadline = Deadline(self._transport.settings.timeout if timeout is None else timeout)
         if not self._version_is_checked:
-            self._check_version()
+            self._check_version(deadline)
         try:
-            return self._repeated(rpc)
+            return self._call(rpc, deadline)
         except FunctionMissing as error:
             # The database changed under a running client: say in which direction.
-            self._check_version()
+            self._check_version(deadline)
             raise DatabaseTooOld(
                 "The project's SQL lacks a function", detail=str(error), hint=UPGRADE
             ) from None
 
-    def _repeated(self, rpc: Rpc[T]) -> T:
-        assert self._way is not None  # noqa: S101 - one of the two is there
+    def _call(self, rpc: Rpc[T], deadline: Deadline) -> T:
         try:
-            return self._way.call(rpc)
+            return self._transport.call(rpc, deadline)
         except Exception as error:
-            if not worth_repeating(error):
+            if not is_transient(error):
                 raise
-        # Only now: to set this up costs a tenth of a call.
-        for attempt in Retrying(**REPEATING):
+            failure: Exception | None = error
+        # Only now: to set up tenacity costs a tenth of a call. It takes the failure as that of its
+        # first attempt, so it counts and waits as if it had made it.
+        for attempt in Retrying(**retry_policy(deadline)):
             with attempt:
-                return self._way.call(rpc)
+                if failure is not None:
+                    first, failure = failure, None
+                    raise first
+                return self._transport.call(rpc, deadline)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _check_version(self) -> None:
+    def _check_version(self, deadline: Deadline) -> None:
         try:
-            found = self._repeated(_rpc.picture_queue_version())
+            found = self._call(_rpc.picture_queue_version(), deadline)
         except FunctionMissing:
             found = None
         check_version(found)
         self._version_is_checked = True
 
     def client(self) -> "Client":
-        """Returns the supabase client, for files and Realtime.
+        """Return the supabase client, for files and Realtime.
 
         Raises:
             SettingsError: The API's address or key is not known.
         """
         return self._api().client()
 
-    def named(self, error: Exception) -> Exception:
-        """Returns the exception of this library for a failure of a call of the client."""
-        return self._api().named(error)
+    def translate_error(self, error: Exception) -> Exception:
+        """Return the exception of this library for an error that the supabase client raised."""
+        return self._api().translate_error(error)
 
     def _api(self) -> "Postgrest":
         if self.api is None:
@@ -108,7 +123,7 @@ class Project:
         return self.api
 
     def close(self) -> None:
-        """Closes the connections, unless the caller brought them."""
+        """Close the connections, unless the caller brought them."""
         if self.database is not None:
             self.database.close()
         if self.api is not None:

@@ -1,0 +1,341 @@
+"""Connections to the database, each statement with a bounded wait for its answer.
+
+psycopg's own wait has no bound: a cancelled one goes on until the server has answered. Here the
+caller closes the connection instead. And psycopg registers and removes the socket's reader for each
+statement, which took half as long as a small call does; here the reader stays registered.
+"""
+
+import asyncio
+import select
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from psycopg import AsyncConnection, Connection, OperationalError, pq
+from psycopg.conninfo import make_conninfo
+from psycopg.pq.abc import PGresult
+
+from picture_queue._transport.base import Deadline
+from picture_queue._transport.owner import LoopOwner, ProcessOwner, leave_open
+from picture_queue.errors import Busy
+from picture_queue.settings import DatabaseSettings
+
+_IDLE = pq.TransactionStatus.IDLE  # looked up once: each call asks for it
+
+
+async def connect_async(
+    settings: DatabaseSettings, deadline: Deadline | None = None
+) -> AsyncConnection[Any]:
+    """Open a connection.
+
+    Args:
+        settings: The database.
+        deadline: When to give up, unless the settings' ``connect_timeout`` ends before.
+
+    Raises:
+        TimeoutError: The deadline passed.
+        psycopg.Error: The connection cannot be opened.
+    """
+    async with asyncio.timeout(None if deadline is None else deadline.remaining()):
+        return await AsyncConnection.connect(_conninfo(settings, deadline), autocommit=True)
+
+
+def connect_sync(settings: DatabaseSettings, deadline: Deadline | None = None) -> Connection[Any]:
+    """Open a connection; see `connect_async`. Less than two seconds are not enough to time out."""
+    return Connection.connect(_conninfo(settings, deadline), autocommit=True)
+
+
+def _conninfo(settings: DatabaseSettings, deadline: Deadline | None) -> str:
+    timeout: float = settings.connect_timeout
+    if deadline is not None:
+        timeout = min(timeout, deadline.remaining())
+    return make_conninfo(
+        settings.url,
+        application_name="picture_queue",
+        connect_timeout=max(2, int(timeout)),  # libpq knows whole seconds, two at least
+        keepalives_idle=30,
+        keepalives_interval=5,
+        keepalives_count=3,
+    )
+
+
+class AsyncRawConnection:
+    """A connection that executes one statement at a time.
+
+    Args:
+        connection: It belongs to this object from now on.
+    """
+
+    def __init__(self, connection: AsyncConnection[Any]) -> None:
+        self._connection = connection
+        self._server = connection.pgconn
+        self._loop = asyncio.get_running_loop()
+        self._socket = self._server.socket
+        self._waiter: asyncio.Future[None] | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop.add_reader(self._socket, self._on_readable)
+
+    async def execute(
+        self, statement: bytes, values: Sequence[bytes | None], timeout: float
+    ) -> PGresult:
+        """Execute a statement and return its result.
+
+        Args:
+            statement: The SQL.
+            values: Its parameters, as text.
+            timeout: Longest wait, seconds.
+
+        Raises:
+            TimeoutError: No answer came in time.
+            psycopg.OperationalError: The connection ended.
+        """
+        server = self._server
+        server.send_query_params(statement, values)
+        self._deadline = self._loop.time() + timeout
+        try:
+            if server.flush():
+                await self._write()
+            result = None
+            while True:  # the call is over when no more results come: commits come before that
+                while server.is_busy():
+                    await self._wait_readable()
+                    server.consume_input()
+                answer = server.get_result()
+                if answer is None:
+                    break
+                result = answer
+        finally:
+            self._waiter = None
+        if result is None:
+            raise OperationalError("the connection ended before the answer")
+        return result
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for the next statement."""
+        return self._server.transaction_status == _IDLE
+
+    def close(self) -> None:
+        """Close it at once, without waiting for the server."""
+        if self._socket >= 0 and not self._loop.is_closed():
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+        self._socket = -1
+        if self._timer is not None:
+            self._timer.cancel()
+        self._server.finish()
+
+    async def _write(self) -> None:
+        """Send what did not fit into the socket's buffer; read too, or both sides could wait."""
+        self._loop.add_writer(self._socket, self._wake)
+        try:
+            while self._server.flush():
+                await self._wait_readable()
+                self._server.consume_input()
+        finally:
+            self._loop.remove_writer(self._socket)
+
+    def _wait_readable(self) -> asyncio.Future[None]:
+        self._waiter = self._loop.create_future()
+        # The timer outlasts the answer, for the statements that follow: to start and cancel one for
+        # each took as long as to make the statement.
+        if self._timer is None or self._deadline < self._timer.when():
+            self._start_timer()
+        return self._waiter
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _on_readable(self) -> None:
+        if self._waiter is not None:
+            self._wake()
+            return
+        # Nothing was asked: this is a notice, or the end of the connection.
+        try:
+            self._server.consume_input()
+        except OperationalError:
+            self.close()
+
+    def _start_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() < self._deadline:
+            self._start_timer()
+        else:
+            self._waiter.set_exception(TimeoutError())
+
+
+class RawConnection:
+    """The same, for callers without an event loop."""
+
+    def __init__(self, connection: Connection[Any]) -> None:
+        self._connection = connection
+        self._server = connection.pgconn
+
+    def execute(self, statement: bytes, values: Sequence[bytes | None], timeout: float) -> PGresult:
+        """Execute a statement and return its result; see `AsyncRawConnection.execute`."""
+        server = self._server
+        deadline = time.monotonic() + timeout
+        server.send_query_params(statement, values)
+        while server.flush():  # read too, or both sides could wait
+            self._wait(deadline, writing=True)
+            server.consume_input()
+        result = None
+        while True:
+            while server.is_busy():
+                self._wait(deadline)
+                server.consume_input()
+            answer = server.get_result()
+            if answer is None:
+                break
+            result = answer
+        if result is None:
+            raise OperationalError("the connection ended before the answer")
+        return result
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for the next statement."""
+        return self._server.transaction_status == _IDLE
+
+    def close(self) -> None:
+        """Close it."""
+        self._server.finish()
+
+    def _wait(self, deadline: float, writing: bool = False) -> None:
+        if not _wait_for_socket(self._server.socket, writing, deadline - time.monotonic()):
+            raise TimeoutError
+
+
+def _poll(socket: int, writing: bool, timeout: float) -> bool:
+    waiting = select.poll()
+    waiting.register(socket, select.POLLIN | select.POLLOUT if writing else select.POLLIN)
+    return bool(waiting.poll(max(0.0, timeout * 1000)))
+
+
+def _select(socket: int, writing: bool, timeout: float) -> bool:
+    readable, writable, _ = select.select(
+        [socket], [socket] if writing else [], [], max(0.0, timeout)
+    )
+    return bool(readable or writable)
+
+
+# select cannot watch sockets above 1023, and Windows has nothing else.
+_wait_for_socket = _poll if hasattr(select, "poll") else _select
+
+
+C = TypeVar("C", AsyncRawConnection, RawConnection)
+
+
+class _Pool(Generic[C]):
+    """The idle connections of one process and event loop."""
+
+    def __init__(self, owner: LoopOwner | ProcessOwner) -> None:
+        self.owner = owner
+        self._idle: list[C] = []
+        self._closed = False
+
+    def pop_idle(self) -> C | None:
+        """Return an idle connection that is not known to be closed, if there is one."""
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # also where another thread took the last one
+                return None
+            if connection.idle:
+                return connection
+            connection.close()
+
+    def put_back(self, connection: C) -> None:
+        """Keep a connection for the next call, or close it."""
+        # A busy connection may still deliver an old answer, so close it.
+        if connection.idle and not self._closed:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def close_idle(self) -> None:
+        """Close the idle connections."""
+        while (connection := self.pop_idle()) is not None:
+            connection.close()
+
+    def close(self) -> None:
+        """Close the connections; those of running calls when the calls end."""
+        self._closed = True
+        self.close_idle()
+
+    def abandon(self) -> None:
+        """Give the connections up, because their process or event loop is not this one."""
+        if self.owner.is_inherited():
+            leave_open(self)
+        else:
+            self.close()
+
+
+class AsyncPool(_Pool[AsyncRawConnection]):
+    """The connections of one event loop.
+
+    Args:
+        size: Most connections at the same time.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(LoopOwner())
+        self._slots = asyncio.Semaphore(size)
+
+    async def acquire_slot(self, deadline: Deadline) -> None:
+        """Wait until fewer than ``size`` connections are in use.
+
+        Raises:
+            Busy: They all stay in use until the deadline.
+        """
+        if self._slots.locked():
+            try:
+                async with asyncio.timeout(deadline.remaining()):
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise _no_slot(deadline) from None
+        else:
+            await self._slots.acquire()
+
+    def release_slot(self) -> None:
+        """Let the next caller use a connection."""
+        self._slots.release()
+
+
+class Pool(_Pool[RawConnection]):
+    """The connections of one process; threads share them.
+
+    Args:
+        size: Most connections at the same time.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(ProcessOwner())
+        self._slots = threading.Semaphore(size)
+
+    def acquire_slot(self, deadline: Deadline) -> None:
+        """Wait until fewer than ``size`` connections are in use; see `AsyncPool.acquire_slot`."""
+        acquire = self._slots.acquire
+        if not acquire(blocking=False) and not acquire(timeout=deadline.remaining()):
+            raise _no_slot(deadline)
+
+    def release_slot(self) -> None:
+        """Let the next caller use a connection."""
+        self._slots.release()
+
+
+def _no_slot(deadline: Deadline) -> Busy:
+    return Busy(
+        f"All connections to the database were in use for {deadline.timeout:g} s",
+        hint="Make fewer calls at the same time",
+    )

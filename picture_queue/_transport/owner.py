@@ -1,0 +1,106 @@
+"""The process and the event loop that may use a connection.
+
+After a fork parent and child share each socket, and would read each other's answers. And a socket
+of asyncio is bound to its event loop.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from picture_queue.errors import SettingsError
+
+_left_open: list[object] = []
+
+
+def leave_open(inherited: object) -> None:
+    """Keep connections of the process that forked this one from being collected.
+
+    To close one would tell the server that the parent has left, and to collect an open one brings a
+    ResourceWarning.
+    """
+    _left_open.append(inherited)
+
+
+class ProcessOwner:
+    """The process that opened a connection."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._close: Callable[[], object] | None = None
+
+    def is_inherited(self) -> bool:
+        """Return whether the connection was opened by a process that forked this one."""
+        return self._pid != os.getpid()
+
+    def is_current(self) -> bool:
+        """Return whether the connection may be used here and now."""
+        return self._pid == os.getpid()
+
+    def own(self, close: Callable[[], object]) -> None:
+        """Take over a connection.
+
+        Args:
+            close: Closes it.
+        """
+        self._close = close
+
+    def close(self) -> None:
+        """Close the connection, if it is this process's own."""
+        if self._close is not None and not self.is_inherited():
+            self._close()
+
+
+class LoopOwner:
+    """The event loop that opened a connection."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
+        self._closing: AsyncGenerator[None, None] | None = None
+
+    def is_inherited(self) -> bool:
+        """Return whether the connection was opened by a process that forked this one."""
+        return self._pid != os.getpid()
+
+    def is_current(self) -> bool:
+        """Return whether the connection may be used here and now.
+
+        Raises:
+            SettingsError: Another event loop opened it, and is not closed.
+        """
+        if self._pid != os.getpid():
+            return False
+        if self._loop is asyncio.get_running_loop():
+            return True
+        if self._loop.is_closed():
+            return False
+        raise SettingsError(
+            "This AsyncPictureQueue belongs to another event loop, which is not closed",
+            hint="Make an AsyncPictureQueue in each event loop",
+        )
+
+    async def own(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Take over a connection, and close it when the event loop ends.
+
+        ``asyncio.run`` finalizes asynchronous generators while the loop can still run tasks.
+
+        Args:
+            close: Closes it.
+        """
+        self._closing = _call_when_finalized(close)
+        await anext(self._closing)
+
+    async def aclose(self) -> None:
+        """Close the connection, if it is this event loop's own."""
+        if self._closing is not None and self.is_current():
+            await self._closing.aclose()
+
+
+async def _call_when_finalized(
+    close: Callable[[], Awaitable[None]],
+) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await close()

@@ -1,0 +1,122 @@
+"""A server whose answers a test writes itself, over real sockets."""
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from picture_queue import _rpc
+
+VERSION = {"version": "1", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
+
+
+@dataclass
+class Answer:
+    """One answer.
+
+    Attributes:
+        status: The HTTP status.
+        body: The body.
+        headers: Further headers.
+        write: Writes the body instead.
+    """
+
+    status: int = 200
+    body: bytes = b'"ok"'
+    headers: dict[str, str] = field(default_factory=dict)
+    write: Callable[[BaseHTTPRequestHandler], None] | None = None
+
+
+class Api:
+    """Answers calls of functions in the order of `answers`, then with "ok".
+
+    Attributes:
+        asked: The function of each call, without the question for the version.
+        sockets: The address of the client's socket, of each call.
+        silent: The sockets that are not answered any more.
+    """
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.answers: list[Answer] = []
+        self.asked: list[str] = []
+        self.sockets: list[tuple[str, int]] = []
+        self.silent: set[tuple[str, int]] = set()
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"]))
+                api._answer(self)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+        function = handler.path.rpartition("/")[2]
+        answer = Answer(body=json.dumps(VERSION).encode())
+        if function != "picture_queue_version":
+            self.asked.append(function)
+            self.sockets.append(handler.client_address)
+            answer = self.answers.pop(0) if self.answers else Answer()
+        if handler.client_address in self.silent:
+            silence(handler)
+            return
+        handler.send_response(answer.status)
+        for name, value in ({"content-type": "application/json"} | answer.headers).items():
+            handler.send_header(name, value)
+        if answer.write is None:
+            handler.send_header("content-length", str(len(answer.body)))
+            handler.end_headers()
+            handler.wfile.write(answer.body)
+        else:
+            answer.write(handler)
+
+    @contextmanager
+    def serving(self) -> Iterator["Api"]:
+        """Serves until the block ends."""
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+
+
+def silence(handler: BaseHTTPRequestHandler) -> None:
+    """Says nothing more on this connection; it stays open until the client closes it."""
+    handler.wfile.flush()
+    handler.close_connection = True
+    while handler.connection.recv(1):
+        pass
+
+
+def trickle(handler: BaseHTTPRequestHandler) -> None:
+    """Sends a byte from time to time, for ever."""
+    handler.send_header("content-length", "1000000")
+    handler.end_headers()
+    pause = threading.Event()
+    try:
+        while not pause.wait(0.05):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+    except OSError:
+        handler.close_connection = True
+
+
+def free_port() -> int:
+    """Returns a port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

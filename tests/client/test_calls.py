@@ -1,0 +1,418 @@
+"""Calls over HTTP: their deadline, their repetition, and the words for what went wrong."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from picture_queue import AsyncPictureQueue, PictureQueue, errors
+from picture_queue._retry_after import parse_retry_after
+from picture_queue._rpc import Rpc
+from tests.client.api import Answer, Api, silence, trickle
+
+CALL: Rpc[Any] = Rpc("f", {}, lambda data: data)
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with Api().serving() as serving:
+        yield serving
+
+
+def call(api: Api, timeout: float | None = None) -> Any:
+    """Makes a call with a sync client, and the same with an async one."""
+    answers, asked = list(api.answers), []
+    with PictureQueue(api.url, "key") as pq:
+        results = [outcome(lambda: pq._project.call(CALL, timeout))]
+    asked.append(len(api.asked))
+    api.answers = answers
+
+    async def use() -> Any:
+        async with AsyncPictureQueue(api.url, "key") as client:
+            return await client._project.call(CALL, timeout)
+
+    results.append(outcome(lambda: asyncio.run(use())))
+    asked.append(len(api.asked) - asked[0])
+    first, second = results
+    assert asked[0] == asked[1]
+    if not isinstance(first, Exception):
+        assert first == second
+        return first
+    assert (type(first), str(first)) == (type(second), str(second))
+    raise second
+
+
+def outcome(work: Any) -> Any:
+    try:
+        return work()
+    except errors.PictureQueueError as error:
+        return error
+
+
+def test_a_connection_that_falls_silent_costs_one_timeout_and_is_not_used_again(api):
+    with PictureQueue(api.url, "key") as pq:
+        assert pq._project.call(CALL) == "ok"
+        api.answers = [Answer(write=silence)]
+        began = time.monotonic()
+        with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.5 s"):
+            pq._project.call(CALL, timeout=0.5)
+        assert time.monotonic() - began < 20
+        assert pq._project.call(CALL) == "ok"
+    assert api.sockets[0] == api.sockets[1] != api.sockets[2]
+
+
+async def test_nor_by_async_callers_who_give_up_themselves(api):
+    async with AsyncPictureQueue(api.url, "key") as pq:
+        assert await pq._project.call(CALL) == "ok"
+        api.answers = [Answer(write=silence), Answer(write=silence)]
+        with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.3 s"):
+            await pq._project.call(CALL, timeout=0.3)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await pq._project.call(CALL)
+        assert await pq._project.call(CALL) == "ok"
+    assert api.sockets[0] == api.sockets[1]
+    assert len(set(api.sockets)) == 3
+
+
+async def test_all_idle_connections_of_a_dead_network_cost_one_timeout(api):
+    met = threading.Barrier(6)
+
+    def together(handler: Any) -> None:
+        met.wait(10)
+        handler.send_header("content-length", "4")
+        handler.end_headers()
+        handler.wfile.write(b'"ok"')
+
+    async with AsyncPictureQueue(api.url, "key") as pq:
+        await pq._project.call(CALL)
+        api.answers = [Answer(write=together)] * 6
+        await asyncio.gather(*(pq._project.call(CALL) for _ in range(6)))
+        assert len(set(api.sockets)) == 6
+        api.silent = set(api.sockets)
+        with pytest.raises(errors.ConnectionFailed):
+            await pq._project.call(CALL, timeout=0.5)
+        for _ in range(6):
+            assert await pq._project.call(CALL, timeout=10) == "ok"
+    assert len(set(api.sockets)) == 7
+
+
+def test_an_answer_that_does_not_end_is_not_waited_for(api):
+    api.answers = [Answer(write=trickle)]
+    with pytest.raises(errors.ConnectionFailed, match="no answer in"):
+        call(api, timeout=0.4)
+
+
+def test_the_servers_wish_to_wait_is_obeyed(api):
+    api.answers = [Answer(429, b"{}", {"retry-after": "1"})]
+    began = time.monotonic()
+    assert call(api) == "ok"
+    assert len(api.asked) == 4  # two by each client
+    assert time.monotonic() - began >= 2
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("by_date", [False, True])
+def test_a_wait_beyond_the_deadline_is_the_callers(api, status, by_date):
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    api.answers = [Answer(status, b"slow down", {"retry-after": at if by_date else "60"})]
+    began = time.monotonic()
+    with pytest.raises(errors.Busy) as busy:
+        call(api, timeout=20)
+    assert 30 < busy.value.retry_after <= 61
+    assert time.monotonic() - began < 15
+    assert len(api.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0), ("1.5", 1.5), ("-3", 0), ("", None), (None, None), ("soon", None),
+        ("nan", None), ("inf", None), ("1e400", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("Wed, 99 Oct 2015", None), (" 7 ", 7),
+    ],
+)  # fmt: skip
+def test_what_a_server_can_write_after_retry_after(text, seconds):
+    assert parse_retry_after(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "says", "calls"),
+    [
+        (Answer(401, b'{"message":"No API key"}'), "AuthenticationFailed", "refused the key", 1),
+        (Answer(401, b""), "AuthenticationFailed", "HTTP 401", 1),
+        (Answer(403, b"<html>", {"content-type": "text/html"}), "AuthenticationFailed", "403", 1),
+        (Answer(401, b'{"title":"no token"}'), "ConnectionFailed", "like a Supabase project", 4),
+        (Answer(413, b"<html>"), "TooLarge", "larger", 1),
+        (Answer(429, b"<html>"), "Busy", "limits the rate of calls", 4),
+        (Answer(500, b"<html>"), "Busy", "is not available now: HTTP 500", 4),
+        (Answer(522, b"<html>"), "Busy", "is not available now: HTTP 522", 4),
+        (Answer(530, b""), "Busy", "is not available now: HTTP 530", 4),
+        (Answer(500, b'{"code":"XX000","message":"oh"}'), "ServerError", "Oh.", 1),
+        (Answer(503, b'{"code":"53300","message":"oh"}'), "Busy", "no free connection", 4),
+        (Answer(404, b"<html>"), "ConnectionFailed", "like a Supabase project: HTTP 404", 4),
+        (Answer(302, b""), "ConnectionFailed", "like a Supabase project: HTTP 302", 4),
+        (Answer(200, b"<html>", {"content-type": "text/html"}), "ConnectionFailed", "like a", 4),
+        (Answer(200, b'{"a":'), "UnreadableAnswer", "answer of f cannot be read", 1),
+        (Answer(200, b"1" * 5000), "UnreadableAnswer", "answer of f cannot be read", 1),
+        (Answer(200, b"[" * 3000 + b"]" * 3000), "UnreadableAnswer", "of f cannot be read", 1),
+    ],
+)
+def test_each_failure_has_its_words(api, monkeypatch, answer, error, says, calls):
+    monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
+    api.answers = [answer] * 4
+    with pytest.raises(errors.PictureQueueError) as failed:
+        call(api)
+    assert type(failed.value).__name__ == error
+    assert says in str(failed.value)
+    assert "\n" not in str(failed.value)
+    assert len(api.asked) == 2 * calls
+
+
+def test_an_answer_of_another_form_is_ours_as_well(api):
+    api.answers = [Answer(body=b"[1]")]
+    with PictureQueue(api.url, "key") as pq, pytest.raises(errors.UnreadableAnswer) as failed:
+        pq.jobs.get("x")
+    assert failed.value.answer == b"[1]"
+
+
+def test_whatever_a_library_below_raises_is_ours(api, monkeypatch):
+    monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
+    with PictureQueue(api.url, "key") as pq:
+        assert pq._project.call(CALL) == "ok"
+        for error in (KeyError(7), RuntimeError("Event loop is closed"), OSError("no route")):
+
+            def fail(*args: Any, error: Exception = error, **kwargs: Any) -> None:
+                raise error
+
+            with monkeypatch.context() as patch:
+                patch.setattr(pq._project.client().postgrest.session, "send", fail)
+                with pytest.raises(errors.ConnectionFailed):
+                    pq._project.call(CALL)
+
+
+# Threads, event loops and processes
+
+
+def ways(stack: Any) -> list[dict[str, str]]:
+    """What a client is made with, over HTTP and direct."""
+    http = {"url": stack.api_url, "key": stack.service_role_key}
+    return [http, {"database_url": stack.db_url}]
+
+
+def test_threads_share_a_client(stack, queue):
+    def use(pq: PictureQueue, n: int) -> None:
+        for i in range(5):
+            made = pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
+            assert pq.jobs.get(made.id).payload == {"n": [n, i]}
+
+    for way in ways(stack):
+        with PictureQueue(**way) as pq, ThreadPoolExecutor(32) as pool:
+            list(pool.map(lambda n, pq=pq: use(pq, n), range(32)))
+
+
+def test_a_client_serves_one_event_loop_after_the_other(stack, queue):
+    async def use(pq: AsyncPictureQueue, n: int) -> None:
+        async def one(i: int) -> None:
+            made = await pq.jobs.enqueue("x", {"n": [n, i]}, queue=queue)
+            assert (await pq.jobs.get(made.id)).payload == {"n": [n, i]}
+
+        await asyncio.gather(*(one(i) for i in range(8)))
+
+    for way in ways(stack):
+        pq = AsyncPictureQueue(**way)
+        for n in range(3):
+            asyncio.run(use(pq, n))
+        asyncio.run(pq.aclose())
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_two_event_loops_at_a_time_are_refused(stack, direct):
+    async with AsyncPictureQueue(**ways(stack)[direct]) as pq:
+        await pq.health()
+        with pytest.raises(errors.SettingsError, match="belongs to another event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(pq.health()))
+        await pq.health()
+
+
+def run(script: str, *args: str) -> None:
+    """Runs a script in a process that may fork: it has one thread."""
+    program = [sys.executable, "-P", "-Wignore", "-c", script, *args]
+    found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+FORKS = """
+import asyncio, os, sys
+from picture_queue import AsyncPictureQueue, PictureQueue
+
+way, queue, kind = eval(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+def use(pq, who):
+    for n in range(8):
+        made = pq.jobs.enqueue("x", {"n": [who, n]}, queue=queue)
+        assert pq.jobs.get(made.id).payload == {"n": [who, n]}
+
+async def use_async(pq, who):
+    for n in range(8):
+        made = await pq.jobs.enqueue("x", {"n": [who, n]}, queue=queue)
+        assert (await pq.jobs.get(made.id)).payload == {"n": [who, n]}
+
+pq = PictureQueue(**way) if kind == "sync" else AsyncPictureQueue(**way)
+
+def run(who):
+    use(pq, who) if kind == "sync" else asyncio.run(use_async(pq, who))
+
+async def fork_within():
+    await use_async(pq, "parent")
+    return fork()
+
+def fork():
+    children = []
+    for n in range(2):
+        child = os.fork()
+        if not child:
+            try:
+                run(n)
+            except BaseException as error:
+                print(repr(error), file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    return children
+
+if kind == "within":
+    children = asyncio.run(fork_within())
+else:
+    run("before")
+    children = fork()
+run("parent")
+sys.exit(sum(os.waitpid(child, 0)[1] for child in children))
+"""
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "within"])
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_fork_has_connections_of_its_own(stack, queue, kind, direct):
+    program = [
+        sys.executable,
+        "-P",
+        "-Wignore",
+        "-c",
+        FORKS,
+        repr(ways(stack)[direct]),
+        queue,
+        kind,
+    ]
+    found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+FORKED_CLIENT = """
+import os, sys
+from supabase import create_client
+from picture_queue import PictureQueue, SettingsError
+
+pq = PictureQueue(client=create_client(sys.argv[1], sys.argv[2]))
+pq.health()
+child = os.fork()
+if not child:
+    try:
+        pq.health()
+    except SettingsError as error:
+        os._exit("Make a new one" not in str(error))
+    os._exit(2)
+pq.health()
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_fork_is_told_that_a_client_of_the_callers_is_its_parents(stack):
+    program = [
+        sys.executable,
+        "-P",
+        "-Wignore",
+        "-c",
+        FORKED_CLIENT,
+        stack.api_url,
+        stack.service_role_key,
+    ]
+    found = subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+# Straight to the database
+
+
+def test_connections_that_all_ended_cost_no_call(stack, queue):
+    with PictureQueue(database_url=stack.db_url) as pq:
+        barrier = threading.Barrier(4)
+
+        def hold(_: int) -> None:
+            barrier.wait(10)
+            pq._project.call(Rpc("enqueue_job", {"job_type": "x", "queue": queue}, str))
+
+        pq.health()
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(5):
+                list(pool.map(hold, range(4)))
+        with PictureQueue(database_url=stack.db_url) as other:
+            other.health()
+            (connection,) = other._project.database._pool._idle
+            connection.execute(
+                b"select pg_terminate_backend(pid) from pg_stat_activity "
+                b"where application_name = 'picture_queue' and pid <> pg_backend_pid()",
+                [],
+                10,
+            )
+        assert pq.health()
+        assert pq.health()
+
+
+def test_a_server_that_says_nothing_is_not_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/x"
+        began = time.monotonic()
+        with PictureQueue(database_url=url) as pq, pytest.raises(errors.ConnectionFailed) as late:
+            pq._project.call(CALL, timeout=0.5)
+        assert "secret" not in str(late.value)
+
+        async def use() -> None:
+            async with AsyncPictureQueue(database_url=url, timeout=0.5) as pq:
+                await pq.health()
+
+        with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.5 s"):
+            asyncio.run(use())
+        assert time.monotonic() - began < 20
+
+
+async def test_a_call_that_finds_no_connection_free_says_so(stack, db):
+    async with AsyncPictureQueue(database_url=stack.db_url) as pq:
+        await pq.health()
+        async with db.transaction():
+            await db.execute("lock table picture_queue.setting in access exclusive mode")
+            waiting = [asyncio.create_task(pq.settings.get()) for _ in range(4)]
+            await asyncio.sleep(0.2)
+            with pytest.raises(errors.Busy, match=r"in use for 0\.3 s"):
+                await pq._project.call(CALL, timeout=0.3)
+        assert len(await asyncio.gather(*waiting)) == 4
+
+
+def test_an_address_without_its_database_or_its_form_is_a_setting(stack):
+    nowhere = stack.db_url.rpartition("/")[0] + "/nowhere"
+    missing = pytest.raises(errors.SettingsError, match='database "nowhere" does not exist')
+    with PictureQueue(database_url=nowhere) as pq, missing:
+        pq.health()
+    unreadable = pytest.raises(errors.SettingsError, match="cannot be read")
+    with PictureQueue(database_url="nonsense:secret") as pq, unreadable as refused:
+        pq.health()
+    assert "secret" not in str(refused.value)

@@ -1,0 +1,176 @@
+"""A call whose answer is lost is repeated, and answers as it did the first time."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from picture_queue import AsyncPictureQueue, JobStatus, _rpc, errors
+from picture_queue._rpc import Rpc
+from picture_queue._transport.base import Deadline
+
+
+@pytest.fixture
+def lose(service: AsyncPictureQueue, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Loses the first answer of a function, once the database has committed."""
+    transport = service._project._transport
+    made = transport.call
+    calls: dict[str, int] = {}
+
+    async def call(rpc: Rpc[Any], deadline: Deadline) -> Any:
+        answer = await made(rpc, deadline)
+        if rpc.function in calls:
+            calls[rpc.function] += 1
+            if calls[rpc.function] == 1:
+                raise errors.ConnectionFailed("cut after the commit")
+        return answer
+
+    monkeypatch.setattr(transport, "call", call)
+
+    def lose(function: str) -> dict[str, int]:
+        calls[function] = 0
+        return calls
+
+    return lose
+
+
+async def park(service, db, name: str, queue: str):
+    """Makes a job that is parked on an event."""
+    made = await service.jobs.enqueue("x", queue=queue)
+    claimed = await db.fetchval("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
+    assert str(made.id) in claimed
+    await db.execute(
+        """select report_jobs(jsonb_build_array(jsonb_build_object(
+          'job_id', j.id, 'lease_id', j.lease_id, 'outcome', 'parked', 'event', $2::text,
+          'delay_seconds', 3600))) from job_queue j where j.id = $1""",
+        made.id,
+        name,
+    )
+    assert (await service.jobs.get(made.id)).hold == "parked"
+    return made.id
+
+
+async def test_an_event_wakes_once_and_says_how_many(service, db, queue, lose):
+    name = f"event-{uuid4()}"
+    await park(service, db, name, queue)
+    calls = lose("send_event")
+    assert await service.events.send(name, {"n": 1}) == 1
+    assert calls == {"send_event": 2}
+    # The repetition is not kept for whoever parks next.
+    assert await db.fetchval("select count(*) from picture_queue.signal where name = $1", name) == 0
+
+
+async def test_an_event_of_a_source_is_known_by_its_id(service, db, queue):
+    name = f"event-{uuid4()}"
+    await park(service, db, name, queue)
+    assert await service.events.send(name, 1, event_id="evt_1") == 1
+    await park(service, db, name, f"{queue}-2")
+    assert await service.events.send(name, 1, event_id="evt_1") == 1  # as the first time
+    assert await service.events.send(f"{name}-other", 1, event_id="evt_1") == 0
+    assert await service.events.send(name, 2, event_id="evt_2") == 1
+    with pytest.raises(errors.InvalidArgument, match="event_id"):
+        await service.events.send(name, 2, event_id="x" * 201)
+
+
+async def test_a_retry_succeeds_although_a_worker_has_the_job_by_then(
+    service, db, queue, lose, monkeypatch
+):
+    made = await service.jobs.enqueue("x", queue=queue)
+    await service.jobs.cancel(made.id)
+    lose("retry_job")
+    transport = service._project._transport
+    call = transport.call
+
+    async def claim_between(rpc, deadline):
+        try:
+            return await call(rpc, deadline)
+        finally:
+            if rpc.function == "retry_job":
+                await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
+
+    monkeypatch.setattr(transport, "call", claim_between)
+    assert (await service.jobs.retry(made.id)).status is JobStatus.PROCESSING
+    with pytest.raises(errors.JobFinished):  # another retry is another call
+        await service.jobs.retry(made.id)
+
+
+async def test_changes_of_many_jobs_are_counted_as_they_were_made(service, queue, lose):
+    jobs = [{"job_type": "x", "queue": queue} for _ in range(3)]
+    await service.jobs.enqueue_many(jobs)
+    lose("change_jobs")
+    assert (await service.jobs.change("cancel", queue=queue)).changed == 3
+    assert (await service.jobs.change("cancel", queue=queue)).changed == 0
+    await service.jobs.enqueue_many(jobs)
+    lose("purge_queue")
+    purged = await service.queues.purge(queue)
+    assert (purged.matched, purged.changed) == (3, 3)
+
+
+async def test_lines_are_logged_once(service, db, queue, lose):
+    made = await service.jobs.enqueue("x", queue=queue)
+    await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
+    lease = await db.fetchval("select lease_id from job_queue where id = $1", made.id)
+    now = datetime.now(UTC)
+    lines = [{"at": now, "level": "info", "message": message} for message in ("a", "b")]
+    lose("log_job")
+    await service._project.call(_rpc.log_job(made.id, lease, lines))
+    await service._project.call(_rpc.log_job(made.id, lease, [{"message": "b"}] * 2))
+    log = (await service.jobs.history(made.id)).log
+    assert [line.message for line in log] == ["a", "b", "b", "b"]
+
+
+async def test_a_limit_and_a_schedule_are_deleted_once(service, queue, lose):
+    await service.limits.set(f"x:{queue}", max_running=1)
+    lose("delete_limit")
+    await service.limits.delete(f"x:{queue}")
+    with pytest.raises(errors.LimitNotFound):
+        await service.limits.delete(f"x:{queue}")
+    await service.schedules.set(queue, "x", every=3600, queue=queue)
+    lose("delete_schedule")
+    assert await service.schedules.delete(queue) is True
+    assert await service.schedules.delete(queue) is False
+
+
+async def test_new_jobs_are_reported_as_created(service, queue, lose):
+    due = datetime.now(UTC) + timedelta(hours=1)
+    lose("enqueue_job")
+    assert (await service.jobs.enqueue("x", queue=queue)).outcome == "created"
+    lose("enqueue_jobs")
+    assert (await service.jobs.enqueue("x", queue=queue, scheduled_for=due)).outcome == "created"
+    keyed = {"job_type": "x", "queue": queue, "idempotency_key": queue}
+    lose("enqueue_jobs")
+    made = await service.jobs.enqueue_many([keyed, keyed, {"job_type": "x", "queue": queue}])
+    assert [job.outcome for job in made] == ["created", "existing", "created"]
+    assert made[0].id == made[1].id
+    again = await service.jobs.enqueue_many([keyed])
+    assert (again[0].outcome, again[0].id) == ("existing", made[0].id)
+    lose("enqueue_batch")
+    batch = await service.batches.enqueue([{"job_type": "x", "queue": queue}] * 2)
+    assert [job.outcome for job in batch.jobs] == ["created"] * 2
+    await service.schedules.set(queue, "x", every=3600, queue=queue)
+    lose("run_schedule")
+    assert (await service.schedules.run(queue)).outcome == "created"
+    with suppress(errors.ScheduleNotFound):
+        await service.schedules.delete(queue)
+    assert len(await service.jobs.list(queue=queue)) == 7
+
+
+async def test_a_repetition_waits_for_the_commit_of_the_first(stack, db, queue):
+    import asyncpg
+
+    other = await asyncpg.connect(stack.db_url, timeout=10)
+    request = uuid4()
+    await db.execute("select set_limit($1, 1)", f"x:{queue}")
+    try:
+        first = other.transaction()
+        await first.start()
+        await other.execute("select delete_limit($1, $2)", f"x:{queue}", request)
+        with pytest.raises(asyncpg.PostgresError, match="PQ_BUSY"):
+            await db.execute("select delete_limit($1, $2)", f"x:{queue}", request)
+        await first.commit()
+        await db.execute("select delete_limit($1, $2)", f"x:{queue}", request)
+    finally:
+        await other.close(timeout=5)

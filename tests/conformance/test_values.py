@@ -1,0 +1,165 @@
+"""Values of Python as JSON: the same over both ways to a project, or the same refusal."""
+
+import dataclasses
+import enum
+import math
+import time
+from collections import deque
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel
+
+from picture_queue import errors
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Size(enum.IntEnum):
+    SMALL = 1
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    at: Decimal
+
+
+class Model(BaseModel):
+    name: str
+    wait: timedelta
+
+
+ACCEPTED: list[tuple[Any, Any]] = [
+    (Decimal("1.50"), "1.50"),
+    ({3, 1, 2}, [1, 2, 3]),
+    (frozenset({"b", "a"}), ["a", "b"]),
+    (Colour.RED, "red"),
+    (Size.SMALL, 1),
+    (Point(1, Decimal("2.0")), {"x": 1, "at": "2.0"}),
+    (Model(name="a", wait=timedelta(seconds=90)), {"name": "a", "wait": "PT1M30S"}),
+    (timedelta(seconds=90), "PT1M30S"),
+    (datetime(2026, 1, 2, 3, 4, tzinfo=UTC), "2026-01-02T03:04:00+00:00"),
+    (date(2026, 1, 2), "2026-01-02"),
+    (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+    (b"abc", "abc"),
+    ((1, 2), [1, 2]),
+    (deque([1, 2]), [1, 2]),
+    ({"n": 1}.keys(), ["n"]),
+    ({1: "a", None: "b"}, {"1": "a", "None": "b"}),
+    ("NaN \\u0000 Infinity", "NaN \\u0000 Infinity"),
+    ("ü€😀", "ü€😀"),
+    (2**70, 2**70),
+]
+
+
+@pytest.mark.parametrize(("value", "read"), ACCEPTED, ids=lambda value: type(value).__name__)
+async def test_a_value_is_read_back_the_same(service, queue, value, read):
+    made = await service.jobs.enqueue("x", {"value": value}, queue=queue)
+    job = await service.jobs.get(made.id)
+    assert job.payload == {"value": read}
+    many = [{"job_type": "x", "queue": queue, "payload": {"value": value}}]
+    (made,) = await service.jobs.enqueue_many(many)
+    assert (await service.jobs.get(made.id)).payload == {"value": read}
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def endless() -> Any:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+REFUSED: list[tuple[Any, str]] = [
+    (math.nan, "payload.a[0] is nan"),
+    (math.inf, "payload.a[0] is inf"),
+    (-math.inf, "payload.a[0] is -inf"),
+    ("\ud83d", "payload.a[0] has U+D83D"),
+    ("a\0b", "payload.a[0] has the character U+0000"),
+    ({"a\0b": 1}, "a name in payload.a[0] has the character U+0000"),
+    ({"\ud83d": 1}, "a name in payload.a[0] has U+D83D"),
+    (b"\xff", "payload.a[0] is of type bytes"),
+    (object(), "payload.a[0] is of type object"),
+    (lambda: 1, "payload.a[0] is of type function"),
+    (nested(3000), "payload is nested deeper than 200 levels"),
+    (nested(150), "payload is nested deeper than 100 levels"),
+    (endless(), "payload is nested deeper than 200 levels"),
+]
+
+
+@pytest.mark.parametrize(("value", "says"), REFUSED, ids=lambda value: type(value).__name__)
+async def test_what_is_no_json_is_refused_with_its_place(service, queue, value, says):
+    with pytest.raises(errors.InvalidArgument) as refused:
+        await service.jobs.enqueue("x", {"a": [value]}, queue=queue)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+async def test_every_place_for_a_value_refuses_the_same(service, queue):
+    calls = {
+        "jobs[1].payload.n is nan": lambda: service.jobs.enqueue_many(
+            [{"job_type": "x"}, {"job_type": "x", "payload": {"n": math.nan}}]
+        ),
+        "options.metadata.n is nan": lambda: service.jobs.enqueue("x", metadata={"n": math.nan}),
+        "metadata.n is nan": lambda: service.batches.enqueue([], metadata={"n": math.nan}),
+        "callback.payload.n is nan": lambda: service.batches.enqueue(
+            [], callback={"job_type": "x", "payload": {"n": math.nan}}
+        ),
+        "schedule.payload.n is nan": lambda: service.schedules.set(
+            "x", "x", {"n": math.nan}, every=5
+        ),
+        "payload.n is nan": lambda: service.events.send("x", {"n": math.nan}),
+        "input.seed is nan": lambda: service.generations.start("x", input={"seed": math.nan}),
+        "prompt has the character U+0000": lambda: service.generations.start("a\0b"),
+        "name has the character U+0000": lambda: service.events.send("a\0b"),
+        "name has U+D83D": lambda: service.events.send("\ud83d"),
+        "queue has the character U+0000": lambda: service.queues.pause("a\0b"),
+        "filter.queue has the character U+0000": lambda: service.jobs.list(queue="a\0b"),
+        "changes.aging_seconds is inf": lambda: service.queues.set(queue, aging_seconds=math.inf),
+        "jobs[0] is 1, not a dict": lambda: service.jobs.enqueue_many([1]),
+        "jobs is 1, not a list": lambda: service.jobs.enqueue_many(1),
+        "jobs is 'x', not a list": lambda: service.batches.enqueue("x"),
+    }
+    for says, call in calls.items():
+        with pytest.raises(errors.InvalidArgument) as refused:
+            await call()
+        assert says in str(refused.value)
+
+
+async def test_an_iterable_is_read_once_although_the_call_is_repeated(service, queue):
+    made = await service.jobs.enqueue(
+        "x", {"n": (n for n in (1, 2))}, queue=queue, tags=(tag for tag in ("a", "b"))
+    )
+    job = await service.jobs.get(made.id)
+    assert (job.payload, sorted(job.tags)) == ({"n": [1, 2]}, ["a", "b"])
+
+
+async def test_an_argument_that_is_none_is_named(service):
+    with pytest.raises((errors.JobNotFound, errors.InvalidArgument)):
+        await service.jobs.get(None)
+
+
+@pytest.fixture
+def far_west(monkeypatch):
+    """The local zone is five hours behind UTC, so `datetime.max` is beyond the calendar."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Etc/GMT+5")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+async def test_a_time_beyond_the_calendar_is_refused(service, queue, far_west):
+    with pytest.raises(errors.InvalidArgument, match="scheduled_for is of type datetime"):
+        await service.jobs.enqueue("x", queue=queue, scheduled_for=datetime.max)
