@@ -54,7 +54,7 @@ RULES = [
     (r"__aexit__", "__exit__"),
     (r"aclose", "close"),
     (r"_async\b", "_sync"),
-    (r"_realtime\.follow", "_realtime.portal"),
+    (r"_realtime\.follow", "_realtime.sync_follow"),
 ]
 
 

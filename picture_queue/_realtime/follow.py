@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from picture_queue import _rpc
-from picture_queue._realtime.ears import Ears, Listener
+from picture_queue._realtime.event_source import EventSource, Listener
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import is_transient
 from picture_queue.errors import PictureQueueError, WaitTimeout
@@ -70,12 +70,12 @@ class Watcher:
 
     def __init__(self, project: AsyncBackend) -> None:
         self.project = project
-        self.subscriptions: Ears | None = None
+        self.subscriptions: EventSource | None = None
         if project.api is not None:
             from picture_queue._realtime.subscriptions import Subscriptions
 
             self.subscriptions = Subscriptions(project.api)
-        self.wake_ups: Ears | None = self.subscriptions
+        self.wake_ups: EventSource | None = self.subscriptions
         if project.database is not None:
             from picture_queue._realtime.notifications import Notifications
 

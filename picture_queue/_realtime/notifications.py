@@ -18,7 +18,7 @@ from psycopg.pq import PGnotify
 from psycopg.pq.abc import PGconn
 from pydantic_core import from_json
 
-from picture_queue._realtime.ears import Listener
+from picture_queue._realtime.event_source import Listener
 from picture_queue._transport.connection import connect_async
 from picture_queue.settings import DatabaseSettings
 
@@ -98,10 +98,10 @@ class Notifications:
             True: it was the proof that failed, and not the connection.
         """
         echoes: asyncio.Queue[str] = asyncio.Queue()
-        async with _connection(self._settings) as ear:
-            await ear.execute(f"listen {_CHANNEL}")
-            await ear.execute(f"listen {_PROOF}")
-            with self._hearing(ear.pgconn, echoes) as broken:
+        async with _connection(self._settings) as connection:
+            await connection.execute(f"listen {_CHANNEL}")
+            await connection.execute(f"listen {_PROOF}")
+            with self._hearing(connection.pgconn, echoes) as broken:
                 while await _first(broken, self._prove(echoes)):
                     self._trust(True)
                     pause = _PROVE_AGAIN * random.uniform(0.8, 1.2)  # noqa: S311 - jitter

@@ -17,7 +17,7 @@ from typing import Any
 
 from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimeSubscribeStates
 
-from picture_queue._realtime.ears import Listener
+from picture_queue._realtime.event_source import Listener
 from picture_queue._transport.postgrest import AsyncPostgrest
 
 _log = logging.getLogger(__name__)

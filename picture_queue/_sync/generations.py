@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue import _rpc
-from picture_queue._realtime.portal import Watcher, follow
+from picture_queue._realtime.sync_follow import Watcher, follow
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.records import (
     CancelRequest,
