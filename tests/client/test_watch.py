@@ -43,7 +43,7 @@ class Watch:
     async def finish(self):
         async with asyncio.timeout(20):
             await self._task
-        versions = [event.version for event in self.events]
+        versions = [event.version for event in self.events if event.explanation is None]
         assert versions == sorted(set(versions)), "versions rise strictly"
         return self.events
 
@@ -81,15 +81,15 @@ def joined(monkeypatch):
     Hears of the topic until the test ends.
     """
     looked = asyncio.Event()
-    look = follow._look
+    read = follow._Following._read
 
-    async def look_and_tell(project, job_id, reason):
-        event = await look(project, job_id, reason)
+    async def read_and_tell(self, job_id, reason, grace=0.0):
+        event = await read(self, job_id, reason, grace)
         if reason == "snapshot":
             looked.set()
         return event
 
-    monkeypatch.setattr(follow, "_look", look_and_tell)
+    monkeypatch.setattr(follow._Following, "_read", read_and_tell)
     with contextlib.ExitStack() as listening:
 
         async def join(pq, topic):
