@@ -64,8 +64,11 @@ class Notifications:
             self._listeners[topic].remove(listener)
             if not self._listeners[topic]:
                 del self._listeners[topic]
-            if not self._listeners:
+            if not self._listeners and self._keeper is not None:
+                # Forgotten at once: a listener that comes before it has ended needs another one.
                 self._keeper.cancel()
+                self._keeper = None
+                self._proven = False
 
     async def aclose(self) -> None:
         """Closes the connection; nothing is told any more."""
