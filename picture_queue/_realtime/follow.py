@@ -5,19 +5,24 @@ import logging
 import math
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, nullcontext
 from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
 
 from picture_queue import _rpc
-from picture_queue._realtime.event_source import EventSource, Listener
+from picture_queue._realtime.event_source import EventSource
 from picture_queue._rpc import Rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import is_transient
-from picture_queue.errors import InvalidArgument, PictureQueueError, WaitTimeout
+from picture_queue.errors import (
+    ConnectionFailed,
+    InvalidArgument,
+    PictureQueueError,
+    WaitTimeout,
+)
 from picture_queue.records import (
     Generation,
     Job,
@@ -60,6 +65,7 @@ class Watcher:
 
     def __init__(self, project: AsyncBackend) -> None:
         self.project = project
+        self._inboxes: set[_Inbox] = set()
         self.subscriptions: EventSource | None = None
         if project.api is not None:
             from picture_queue._realtime.subscriptions import Subscriptions
@@ -71,14 +77,21 @@ class Watcher:
 
             self.wake_ups = Notifications(project.database.settings)
 
-    def listen(self, topic: str, listener: Listener) -> AbstractContextManager[None]:
+    @contextmanager
+    def listen(self, topic: str, inbox: "_Inbox") -> Iterator[None]:
         """Deliver the events of a topic, if there is a source, until the block ends."""
-        if self.subscriptions is None:
-            return nullcontext()
-        return self.subscriptions.listen(topic, listener)
+        source = self.subscriptions
+        self._inboxes.add(inbox)
+        try:
+            with nullcontext() if source is None else source.listen(topic, inbox):
+                yield
+        finally:
+            self._inboxes.discard(inbox)
 
     async def aclose(self) -> None:
-        """Close the socket, and the connection that listens."""
+        """End all watches, and close the socket and the connection that listens."""
+        for inbox in self._inboxes:
+            inbox.close()
         if self.subscriptions is not None:
             await self.subscriptions.aclose()
         if self.wake_ups is not None:
@@ -281,6 +294,7 @@ class _Inbox:
     def __init__(self, job_id: UUID) -> None:
         self._job_id = str(job_id)
         self._items: asyncio.Queue[JobEvent | Source] = asyncio.Queue()
+        self._is_closed = False
         self.connected = False
 
     def joined(self) -> None:
@@ -299,12 +313,26 @@ class _Inbox:
         except ValidationError:
             self._items.put_nowait("snapshot")  # this version cannot read what happened
 
+    def close(self) -> None:
+        """Let `next` raise."""
+        self._is_closed = True
+        self._items.put_nowait("poll")
+
     async def next(self, timeout: float) -> JobEvent | Source:
-        """Return the next event, or the reason to read the row."""
+        """Return the next event, or the reason to read the row.
+
+        Raises:
+            ConnectionFailed: The client was closed.
+        """
         try:
-            return await asyncio.wait_for(self._items.get(), timeout)
+            item = await asyncio.wait_for(self._items.get(), timeout)
         except TimeoutError:
-            return "poll"
+            item = "poll"
+        if self._is_closed:
+            raise ConnectionFailed(
+                "The client was closed during the wait", hint="Keep it open until the job ends"
+            )
+        return item
 
 
 class _Stall:

@@ -54,7 +54,7 @@ class Subscriptions:
         self._listeners: dict[str, list[Listener]] = {}
         self._joined: set[str] = set()
         self._changed = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._closing_socket = False
         self._served = False  # a topic was joined over the socket of the moment
@@ -62,10 +62,11 @@ class Subscriptions:
     @contextmanager
     def listen(self, topic: str, listener: Listener) -> Iterator[None]:
         """Deliver the events of a topic to the listener until the block ends."""
-        if not self._is_kept():
+        if not self._is_running():
             self._changed = asyncio.Event()  # the one before may belong to another event loop
             self._joined.clear()
-            self._keeper = asyncio.create_task(self._keep(), name="picture-queue realtime")
+            self._closed = False
+            self._task = asyncio.create_task(self._run(), name="picture-queue realtime")
         self._listeners.setdefault(topic, []).append(listener)
         self._changed.set()
         if topic in self._joined:
@@ -81,19 +82,18 @@ class Subscriptions:
     async def aclose(self) -> None:
         """Close the socket and end all deliveries."""
         self._closed = True
-        if self._keeper is None or not self._is_kept():
+        if self._task is None or not self._is_running():
             return
         if not self._closing_socket:  # else it ends by itself, and whole
-            self._keeper.cancel()
-        await asyncio.wait([self._keeper], timeout=_CLOSE_TIMEOUT + 1)
+            self._task.cancel()
+        await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT + 1)
 
-    def _is_kept(self) -> bool:
-        keeper = self._keeper
-        if keeper is None or keeper.done():
+    def _is_running(self) -> bool:
+        if self._task is None or self._task.done():
             return False
-        return keeper.get_loop() is asyncio.get_running_loop()
+        return self._task.get_loop() is asyncio.get_running_loop()
 
-    async def _keep(self) -> None:
+    async def _run(self) -> None:
         pause = _FIRST_PAUSE
         while self._listeners and not self._closed:
             try:
