@@ -12,7 +12,7 @@ import pytest
 from realtime import AsyncRealtimeChannel
 
 from picture_queue import AsyncPictureQueue
-from picture_queue._realtime import subscriptions
+from picture_queue._realtime import notifications, subscriptions
 from picture_queue._realtime.notifications import Notifications
 from picture_queue._realtime.subscriptions import Subscriptions
 from picture_queue._transport.postgrest import AsyncPostgrest
@@ -152,3 +152,24 @@ async def test_a_listener_that_comes_as_the_last_one_leaves_hears_wake_ups(stack
             await db.execute("select picture_queue._wake(array[$1], 'again')", queue)
             assert await listener.next() == "wake"
     await source.aclose()
+
+
+async def test_a_server_that_falls_silent_does_not_hold_up_the_end(
+    stack, queue, black_hole, monkeypatch
+):
+    hole, url = await black_hole(stack.db_url)
+    connected = asyncio.Event()
+    connect = notifications.connect_async
+
+    async def connect_for_the_last_time(settings):
+        connection = await connect(settings)
+        hole.fall_silent()
+        connected.set()
+        return connection
+
+    monkeypatch.setattr(notifications, "connect_async", connect_for_the_last_time)
+    source = Notifications(DatabaseSettings(url))
+    with source.listen(f"pq:queue:{queue}", Recorder()):
+        await asyncio.wait_for(connected.wait(), 15)
+        await asyncio.sleep(0.2)  # it asks to listen
+        await asyncio.wait_for(source.aclose(), 4)
