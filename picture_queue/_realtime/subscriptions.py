@@ -140,8 +140,7 @@ class Subscriptions:
             channels.clear()
             for join in joins.values():
                 join.cancel()
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(client.close(), _CLOSE_TIMEOUT)
+            await _close(client)
             self._closing_socket = False
         return self._served
 
@@ -218,6 +217,16 @@ def _reader(client: AsyncRealtimeClient) -> "asyncio.Task[None]":
     if task is None:
         raise ConnectionError("the socket has no reader")
     return task
+
+
+async def _close(client: AsyncRealtimeClient) -> None:
+    connection = client._ws_connection  # not public; `close` forgets it before it is closed
+    try:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(client.close(), _CLOSE_TIMEOUT)
+    finally:
+        if connection is not None:
+            connection.transport.abort()  # a silent server has not closed its side
 
 
 async def _first_of(*events: asyncio.Event, timeout: float) -> None:

@@ -58,9 +58,13 @@ class BlackHole:
     Args:
         host: Where the server is.
         port: Its port.
+
+    Attributes:
+        connections: How many connections clients have open.
     """
 
     def __init__(self, host: str, port: int) -> None:
+        self.connections = 0
         self.port = 0
         self._server = (host, port)
         self._silent = False
@@ -84,7 +88,9 @@ class BlackHole:
         upstream, to_upstream = await asyncio.open_connection(*self._server)
         self._writers += [writer, to_upstream]
         pumps = (self._pass_on(reader, to_upstream), self._pass_on(upstream, writer))
+        self.connections += 1
         await asyncio.gather(*pumps, return_exceptions=True)
+        self.connections -= 1
 
     async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):

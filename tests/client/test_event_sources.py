@@ -154,6 +154,17 @@ async def test_a_listener_that_comes_as_the_last_one_leaves_hears_wake_ups(stack
     await source.aclose()
 
 
+async def test_the_socket_to_a_server_that_falls_silent_is_closed(stack, black_hole, until):
+    hole, url = await black_hole(stack.api_url)
+    async with AsyncPictureQueue(url, stack.service_role_key) as pq:
+        listener = Recorder()
+        with pq._watcher.subscriptions.listen(topic(), listener):
+            assert await listener.next() == "joined"
+            assert hole.connections == 1
+            hole.fall_silent()
+    await until(lambda: hole.connections == 0)
+
+
 async def test_a_server_that_falls_silent_does_not_hold_up_the_end(
     stack, queue, black_hole, monkeypatch
 ):
