@@ -107,7 +107,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Loaded at first use: the supabase client alone takes a third of a second to import.
-_WHERE = {
+_LAZY_EXPORTS = {
     "AsyncPictureQueue": "picture_queue._async.client",
     "PictureQueue": "picture_queue._sync.client",
     **dict.fromkeys(
@@ -177,12 +177,14 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # a type checker that saw it would accept every misspelt import
 
-    return getattr(import_module(_WHERE[name]), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY_EXPORTS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY_EXPORTS[name]), name)
 
 
 __all__ = [

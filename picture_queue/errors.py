@@ -54,7 +54,7 @@ HINT.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from picture_queue.records import Job
+    from picture_queue.records import Job, JobExplanation
 
 
 class PictureQueueError(Exception):
@@ -290,7 +290,13 @@ class JobCancelled(JobNotCompleted):
 
 
 class WaitTimeout(PictureQueueError, TimeoutError):
-    """The wait ended before the job did; the job itself goes on."""
+    """The wait ended before the job did; the job itself goes on.
+
+    Attributes:
+        explanation: Why the job does not move; None: the project did not answer.
+    """
+
+    explanation: "JobExplanation | None" = None
 
 
 class WorkerStuck(PictureQueueError):

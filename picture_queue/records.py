@@ -81,6 +81,7 @@ class JobEvent(Record):
 
     ``source`` says where it was learnt: ``socket`` (an event over Realtime), ``snapshot`` (the row,
     read when the watch began or reconnected) or ``poll`` (the row, read because it was quiet).
+    ``explanation`` says why the job does not move, where an unchanged state is yielded again.
     """
 
     job_id: UUID
@@ -96,6 +97,7 @@ class JobEvent(Record):
     generation_id: UUID | None = None
     error: str | None = None
     source: Source = "socket"
+    explanation: "JobExplanation | None" = None
 
     @property
     def finished(self) -> bool:

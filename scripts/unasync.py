@@ -49,12 +49,13 @@ RULES = [
     (r"AsyncTenants", "Tenants"),
     (r"AsyncEvents", "Events"),
     (r"AsyncSettings", "Settings"),
-    (r"AsyncIterator", "Iterator"),
+    (r"AsyncGenerator\[(\w+), None\]", r"Generator[\1, None, None]"),
+    (r"AsyncGenerator", "Generator"),
     (r"__aenter__", "__enter__"),
     (r"__aexit__", "__exit__"),
     (r"aclose", "close"),
     (r"_async\b", "_sync"),
-    (r"_realtime\.follow", "_realtime.portal"),
+    (r"_realtime\.follow", "_realtime.sync_follow"),
 ]
 
 

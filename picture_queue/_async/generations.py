@@ -1,7 +1,7 @@
 """Generations: pictures that are made on request."""
 
 import builtins
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -111,22 +111,21 @@ class AsyncGenerations:
         """
         return await self._project.call(_rpc.cancel_generation(generation_id))
 
-    async def watch(
+    def watch(
         self, generation_id: UUID | str, *, timeout: float | None = None
-    ) -> AsyncIterator[JobEvent]:
-        """Yields the states of its job as they come, the terminal one last.
+    ) -> AsyncGenerator[JobEvent, None]:
+        """Yield the states of its job as they come, the terminal one last; see `Jobs.watch`.
 
         Args:
             generation_id: The generation.
             timeout: Longest wait for the end, seconds; None waits as long as it takes.
 
         Raises:
+            InvalidArgument: The timeout is not a number of seconds, or below zero.
             GenerationNotFound: No such generation, or not the caller's.
-            WaitTimeout: It did not finish in time; it goes on.
+            WaitTimeout: It did not finish in time, and why; it goes on.
         """
-        generation = await self.get(generation_id)
-        async for event in follow(self._watcher, generation.job_id, timeout):
-            yield event
+        return follow(self._watcher, _rpc.get_generation(generation_id), timeout)
 
     async def download(self, image: Image) -> bytes:
         """Download a picture.

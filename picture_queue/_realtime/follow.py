@@ -1,38 +1,300 @@
-"""Follows a job to its end. An event is a hint, the row is the truth."""
+"""Follow a job to its end. An event is a hint, the row is the truth."""
 
 import asyncio
+import logging
+import math
+import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, nullcontext
+from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
 
 from picture_queue import _rpc
-from picture_queue._realtime.ears import Ears, Listener
+from picture_queue._realtime.event_source import EventSource
+from picture_queue._rpc import Rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import is_transient
-from picture_queue.errors import PictureQueueError, WaitTimeout
+from picture_queue.errors import (
+    ConnectionFailed,
+    InvalidArgument,
+    PictureQueueError,
+    WaitTimeout,
+)
 from picture_queue.records import (
+    Generation,
     Job,
     JobEvent,
+    JobExplanation,
     Source,
 )
 
-#: Seconds between two looks at the row while events come in, and while there is no socket.
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+#: Seconds between two reads of the row while events come in, and while there is no socket.
 POLL_CONNECTED = 5.0
 POLL_ALONE = 1.0
-#: Seconds until the first look where there will never be a socket; the pauses grow by half.
+#: Seconds until the first read where there will never be a socket; the pauses grow by half.
 POLL_FIRST = 0.05
+#: Longest wait for one read, seconds: events that arrive meanwhile have to wait for it.
+READ_TIMEOUT = 5.0
+#: Seconds without a change before the database is asked for the reason; doubled after each answer.
+EXPLAIN_AFTER = 3.0
+EXPLAIN_LONGEST = 60.0
+#: Seconds after the deadline for a last question, so that a timeout holds to within a second.
+GRACE = 0.7
+
+#: Reasons that do not pass by themselves.
+_NEED_SOMEBODY = frozenset(
+    {"no_worker", "queue_paused", "key_paused", "no_maintenance", "step_failed", "lease_expired"}
+)
+
+
+class Watcher:
+    """The sources of events and rows for the watches of one client.
+
+    Attributes:
+        project: The source of rows.
+        subscriptions: The source of events; None where the project's API is not known.
+        wake_ups: The source of wake-ups for workers: the database where its address is known.
+    """
+
+    def __init__(self, project: AsyncBackend) -> None:
+        self.project = project
+        self._inboxes: set[_Inbox] = set()
+        self.subscriptions: EventSource | None = None
+        if project.api is not None:
+            from picture_queue._realtime.subscriptions import Subscriptions
+
+            self.subscriptions = Subscriptions(project.api)
+        self.wake_ups: EventSource | None = self.subscriptions
+        if project.database is not None:
+            from picture_queue._realtime.notifications import Notifications
+
+            self.wake_ups = Notifications(project.database.settings)
+
+    @contextmanager
+    def listen(self, topic: str, inbox: "_Inbox") -> Iterator[None]:
+        """Deliver the events of a topic, if there is a source, until the block ends."""
+        source = self.subscriptions
+        self._inboxes.add(inbox)
+        try:
+            with nullcontext() if source is None else source.listen(topic, inbox):
+                yield
+        finally:
+            self._inboxes.discard(inbox)
+
+    async def aclose(self) -> None:
+        """End all watches, and close the socket and the connection that listens."""
+        for inbox in self._inboxes:
+            inbox.close()
+        if self.subscriptions is not None:
+            await self.subscriptions.aclose()
+        if self.wake_ups is not None:
+            await self.wake_ups.aclose()
+
+
+def check_timeout(timeout: float | None) -> float:
+    """Return a timeout in seconds, infinity for None.
+
+    Raises:
+        InvalidArgument: It is not a number of seconds, or below zero.
+    """
+    if timeout is None:
+        return math.inf
+    if isinstance(timeout, int | float) and timeout >= 0:
+        return float(min(timeout, sys.float_info.max))
+    raise InvalidArgument(
+        f"`timeout` is {timeout!r}", hint="Give seconds, 0 or more, or None to wait without an end"
+    )
+
+
+def follow(
+    watcher: Watcher, target: Rpc[Any], timeout: float | None = None
+) -> AsyncGenerator[JobEvent, None]:
+    """Yield the states of a job, versions rising, until it has finished.
+
+    States may be skipped, the last one never is. When a job does not move, its newest state is
+    yielded again with the reason, and again when the reason changes.
+
+    Args:
+        watcher: The source of events and rows.
+        target: The call that reads the job, or a generation of which it is the job.
+        timeout: Longest wait for the end, seconds; None waits as long as the job takes.
+
+    Raises:
+        InvalidArgument: The timeout is not a number of seconds, or below zero.
+        JobNotFound: No such job, or not the caller's.
+        WaitTimeout: The job did not finish in time.
+    """
+    return _Following(watcher, check_timeout(timeout)).events(target)
+
+
+async def wait_for_job(watcher: Watcher, target: Rpc[Any], timeout: float | None = None) -> Job:
+    """Wait until a job has finished, log why it does not move, and return its row.
+
+    Args:
+        watcher: The source of events and rows.
+        target: The call that reads the job.
+        timeout: Longest wait, seconds; None waits as long as the job takes.
+
+    Raises:
+        PictureQueueError: As `follow`.
+    """
+    following = _Following(watcher, check_timeout(timeout))
+    logged = set()
+    async with aclosing(following.events(target)) as events:
+        async for event in events:
+            why = event.explanation
+            if why is not None and (why.reason, why.key) not in logged:
+                logged.add((why.reason, why.key))
+                level = logging.WARNING if why.reason in _NEED_SOMEBODY else logging.INFO
+                _log.log(level, "Job %s (%s) waits: %s", event.job_id, event.job_type, why.detail)
+    job = following.job
+    if not job.finished:  # its end was an event, which has no result
+        job = await following.find(_rpc.get_job(job.id))
+    return job
+
+
+class _Following:
+    """The course of one wait for a job, each call within its deadline.
+
+    Attributes:
+        job: The row as it was read last.
+    """
+
+    job: Job
+
+    def __init__(self, watcher: Watcher, timeout: float) -> None:
+        self._watcher = watcher
+        self._timeout = timeout
+        self._deadline = math.inf
+        self._is_answering = True
+
+    async def events(self, target: Rpc[Any]) -> AsyncGenerator[JobEvent, None]:
+        self._deadline = time.monotonic() + self._timeout
+        self.job = await self.find(target)
+        job_id, newest = self.job.id, JobEvent.of(self.job, "snapshot")
+        yield newest
+        inbox, stall = _Inbox(job_id), _Stall()
+        alone = POLL_ALONE if self._watcher.subscriptions is not None else POLL_FIRST
+        with nullcontext() if newest.finished else self._watcher.listen(_topic(self.job), inbox):
+            while not newest.finished:
+                pause = POLL_CONNECTED if inbox.connected else alone
+                if self._is_answering:
+                    pause = min(pause, stall.seconds_until_due)
+                item = await inbox.next(self._left(pause))
+                alone = min(alone * 1.5, POLL_ALONE)
+                if self._is_over:
+                    event: JobEvent | None = await self._check_at_deadline(job_id)
+                elif isinstance(item, JobEvent):
+                    event = item
+                else:
+                    event = await self._read(job_id, item)
+                if event is not None and event.version > newest.version:
+                    newest = event
+                    stall = _Stall()
+                    yield newest
+                elif self._is_answering and not stall.seconds_until_due:
+                    explanation = stall.note(await self._explain(job_id))
+                    if explanation is not None:
+                        yield newest.model_copy(
+                            update={"explanation": explanation, "source": "poll"}
+                        )
+
+    async def find(self, target: Rpc[Any]) -> Job:
+        """Return the job that a call reads.
+
+        Raises:
+            WaitTimeout: The project did not answer before the deadline.
+        """
+        try:
+            async with asyncio.timeout(self._left(math.inf, GRACE)):
+                found = await self._watcher.project.call(target)
+                if isinstance(found, Generation):
+                    found = await self._watcher.project.call(_rpc.get_job(found.job_id))
+        except TimeoutError as error:
+            name, value = next(iter(target.params.items()))
+            subject = f"{name.removesuffix('_id').capitalize()} {value}"
+            raise self._timed_out(f"{subject} was not read", None) from error
+        job: Job = found
+        return job
+
+    async def _check_at_deadline(self, job_id: UUID) -> JobEvent:
+        """Return the end of the job if it has finished after all.
+
+        Raises:
+            WaitTimeout: It has not.
+        """
+        explanation = await self._explain(job_id, GRACE)
+        if explanation is not None and explanation.reason == "finished":
+            event = await self._read(job_id, "poll", GRACE)
+            if event is not None:
+                return event
+        raise self._timed_out(f"Job {job_id} did not finish", explanation)
+
+    def _timed_out(self, what: str, explanation: JobExplanation | None) -> WaitTimeout:
+        error = WaitTimeout(
+            f"{what} within {self._timeout:g} s",
+            detail="The project does not answer" if explanation is None else explanation.detail,
+            hint="The job goes on; wait for it again",
+        )
+        error.explanation = explanation
+        return error
+
+    async def _read(self, job_id: UUID, reason: Source, grace: float = 0.0) -> JobEvent | None:
+        """Return the state of the row, None while the project does not answer."""
+        try:
+            self.job = await self._call(_rpc.get_job(job_id), grace)
+        except (PictureQueueError, TimeoutError) as error:
+            if isinstance(error, PictureQueueError) and not is_transient(error):
+                raise
+            if self._is_answering and not self._is_over:
+                self._is_answering = False
+                _log.warning(
+                    "The project does not answer; the wait for job %s goes on: %s",
+                    job_id,
+                    str(error) or f"nothing within {READ_TIMEOUT:g} s",
+                )
+            return None
+        self._is_answering = True
+        return JobEvent.of(self.job, reason)
+
+    async def _explain(self, job_id: UUID, grace: float = 0.0) -> JobExplanation | None:
+        """Return why the job does not move, None if that cannot be found out."""
+        try:
+            return (await self._call(_rpc.explain_jobs([job_id]), grace))[0]
+        except (PictureQueueError, TimeoutError) as error:
+            _log.debug("Why job %s does not move is not known: %s", job_id, error)
+            return None
+
+    async def _call(self, rpc: Rpc[T], grace: float) -> T:
+        left = self._left(READ_TIMEOUT, grace)
+        if not left:
+            raise TimeoutError
+        async with asyncio.timeout(left):
+            return await self._watcher.project.call(rpc)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._left(1) < 0.01  # less is not enough for a call
+
+    def _left(self, most: float, grace: float = 0.0) -> float:
+        """Return the seconds until the deadline, so many at most."""
+        return min(most, max(0.0, self._deadline + grace - time.monotonic()))
 
 
 class _Inbox:
-    """What the socket says, for one watcher."""
+    """The listener of one watch."""
 
     def __init__(self, job_id: UUID) -> None:
         self._job_id = str(job_id)
         self._items: asyncio.Queue[JobEvent | Source] = asyncio.Queue()
+        self._is_closed = False
         self.connected = False
 
     def joined(self) -> None:
@@ -51,104 +313,55 @@ class _Inbox:
         except ValidationError:
             self._items.put_nowait("snapshot")  # this version cannot read what happened
 
+    def close(self) -> None:
+        """Let `next` raise."""
+        self._is_closed = True
+        self._items.put_nowait("poll")
+
     async def next(self, timeout: float) -> JobEvent | Source:
-        """Returns the next event, or the reason to look at the row."""
+        """Return the next event, or the reason to read the row.
+
+        Raises:
+            ConnectionFailed: The client was closed.
+        """
         try:
-            return await asyncio.wait_for(self._items.get(), timeout)
+            item = await asyncio.wait_for(self._items.get(), timeout)
         except TimeoutError:
-            return "poll"
-
-
-class Watcher:
-    """Where watches get their events and rows from.
-
-    Attributes:
-        project: Where the rows are.
-        subscriptions: The events; None where the project's API is not known.
-        wake_ups: What tells workers of new jobs: the database itself where its address is known.
-    """
-
-    def __init__(self, project: AsyncBackend) -> None:
-        self.project = project
-        self.subscriptions: Ears | None = None
-        if project.api is not None:
-            from picture_queue._realtime.subscriptions import Subscriptions
-
-            self.subscriptions = Subscriptions(project.api)
-        self.wake_ups: Ears | None = self.subscriptions
-        if project.database is not None:
-            from picture_queue._realtime.notifications import Notifications
-
-            self.wake_ups = Notifications(project.database.settings)
-
-    def listen(self, topic: str, listener: Listener) -> AbstractContextManager[None]:
-        """Tells the listener of the topic's events until the block ends, where there are any."""
-        if self.subscriptions is None:
-            return nullcontext()
-        return self.subscriptions.listen(topic, listener)
-
-    async def aclose(self) -> None:
-        """Closes the socket, and the connection that listens."""
-        if self.subscriptions is not None:
-            await self.subscriptions.aclose()
-        if self.wake_ups is not None:
-            await self.wake_ups.aclose()
-
-
-async def follow(
-    watcher: Watcher, job_id: UUID | str, timeout: float | None = None
-) -> AsyncGenerator[JobEvent, None]:
-    """Yields the states of a job, versions strictly rising, until it is finished.
-
-    States may be skipped, the last one never is.
-
-    Args:
-        watcher: Where events and rows come from.
-        job_id: The job.
-        timeout: Longest wait for the end, seconds; None waits as long as the job takes.
-
-    Raises:
-        JobNotFound: No such job, or not the caller's.
-        WaitTimeout: The job did not finish in time.
-    """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    job = await watcher.project.call(_rpc.get_job(job_id))
-    newest = JobEvent.of(job, "snapshot")
-    yield newest
-    if newest.finished:
-        return
-    inbox = _Inbox(job.id)
-    alone = POLL_ALONE if watcher.subscriptions is not None else POLL_FIRST
-    with watcher.listen(_topic(job), inbox):
-        while not newest.finished:
-            pause = POLL_CONNECTED if inbox.connected else alone
-            item = await inbox.next(_patience(pause, deadline, job.id))
-            alone = min(alone * 1.5, POLL_ALONE)
-            event = (
-                item if isinstance(item, JobEvent) else await _look(watcher.project, job.id, item)
+            item = "poll"
+        if self._is_closed:
+            raise ConnectionFailed(
+                "The client was closed during the wait", hint="Keep it open until the job ends"
             )
-            if event is not None and event.version > newest.version:
-                newest = event
-                yield newest
+        return item
+
+
+class _Stall:
+    """The time since the last change of a job, and the reason that was told for it."""
+
+    def __init__(self) -> None:
+        self._interval = EXPLAIN_AFTER
+        self._next = time.monotonic() + self._interval
+        self._told: list[tuple[str | None, ...]] | None = None
+
+    @property
+    def seconds_until_due(self) -> float:
+        """The time until the reason should be asked for."""
+        return max(0.0, self._next - time.monotonic())
+
+    def note(self, explanation: JobExplanation | None) -> JobExplanation | None:
+        """Return an explanation if its reasons are others than those of the one before."""
+        self._interval = min(self._interval * 2, EXPLAIN_LONGEST)
+        self._next = time.monotonic() + self._interval
+        if explanation is None:
+            return None
+        told = self._told
+        # Not their sentences, whose counts and times change all the time.
+        self._told = None
+        if not explanation.moves:
+            reasons = explanation.reasons or (explanation,)
+            self._told = [(reason.reason, reason.key, reason.event) for reason in reasons]
+        return None if self._told in (None, told) else explanation
 
 
 def _topic(job: Job) -> str:
     return f"pq:user:{job.user_id}" if job.user_id else f"pq:job:{job.id}"
-
-
-def _patience(pause: float, deadline: float | None, job_id: UUID) -> float:
-    if deadline is None:
-        return pause
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise WaitTimeout(f"Job {job_id} did not finish in time", hint="It goes on; watch it again")
-    return min(pause, left)
-
-
-async def _look(project: AsyncBackend, job_id: UUID, reason: Source) -> JobEvent | None:
-    try:
-        return JobEvent.of(await project.call(_rpc.get_job(job_id)), reason)
-    except PictureQueueError as error:
-        if is_transient(error):
-            return None  # the project is away for now; the next look comes by itself
-        raise

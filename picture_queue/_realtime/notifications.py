@@ -1,8 +1,8 @@
 """Wake-ups by LISTEN, for clients with a connection to the database.
 
 Behind a pooler in transaction mode LISTEN succeeds and nothing ever arrives. So it is trusted only
-once a NOTIFY that another connection sent has come through, and asked again from time to time:
-until then, and whenever the proof fails, listeners are told that nothing is heard, and poll.
+once a NOTIFY that another connection sent has arrived, and that is tested again from time to time.
+Until then, and whenever the test fails, listeners are told that their topics are lost: they poll.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from psycopg import AsyncConnection, OperationalError
+from psycopg import OperationalError
 from psycopg.pq import PGnotify
 from psycopg.pq.abc import PGconn
 from pydantic_core import from_json
 
-from picture_queue._realtime.ears import Listener
-from picture_queue._transport.connection import connect_async
+from picture_queue._realtime.event_source import Listener
+from picture_queue._transport.connection import AsyncRawConnection, connect_async
 from picture_queue.settings import DatabaseSettings
 
 T = TypeVar("T")
@@ -27,17 +27,17 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _CHANNEL = "picture_queue"
-_PROOF = "picture_queue_proof"
-_ECHO = 5.0  # seconds for a NOTIFY of our own to come back
-_PROVE_AGAIN = 30.0  # seconds between two proofs
+_TEST_CHANNEL = "picture_queue_proof"
+_TEST_TIMEOUT = 5.0  # seconds until a NOTIFY of our own has to arrive
+_TEST_INTERVAL = 30.0  # seconds between two tests
 _FIRST_PAUSE = 0.25  # seconds between two connections, doubling
 _LONGEST_PAUSE = 10.0
-_UNPROVEN_PAUSE = 60.0  # where LISTEN does not work: an address does not change its nature
+_UNUSABLE_PAUSE = 60.0  # where LISTEN does not work: an address does not change its nature
 _TOPIC = "pq:queue:"
 
 
 class Notifications:
-    """Listens for the wake-ups of queues.
+    """The wake-ups of queues that one database connection receives.
 
     Args:
         settings: The database.
@@ -46,34 +46,38 @@ class Notifications:
     def __init__(self, settings: DatabaseSettings) -> None:
         self._settings = settings
         self._listeners: dict[str, list[Listener]] = {}
-        self._proven = False
-        self._said = False
-        self._keeper: asyncio.Task[None] | None = None
+        self._delivers = False
+        self._has_warned = False
+        self._task: asyncio.Task[None] | None = None
 
     @contextmanager
     def listen(self, topic: str, listener: Listener) -> Iterator[None]:
-        """Tells the listener of the topic's events until the block ends."""
+        """Deliver the events of a topic to the listener until the block ends."""
+        if self._task is None or self._task.done():
+            self._delivers = False
+            self._task = asyncio.create_task(self._run(), name="picture-queue listen")
         self._listeners.setdefault(topic, []).append(listener)
-        if self._proven:
+        if self._delivers:
             listener.joined()
-        if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._keep(), name="picture-queue listen")
         try:
             yield
         finally:
             self._listeners[topic].remove(listener)
             if not self._listeners[topic]:
                 del self._listeners[topic]
-            if not self._listeners:
-                self._keeper.cancel()
+            if not self._listeners and self._task is not None:
+                # Forgotten at once: a listener that comes before it has ended needs another one.
+                self._task.cancel()
+                self._task = None
+                self._delivers = False
 
     async def aclose(self) -> None:
-        """Closes the connection; nothing is told any more."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        """Close the connection and end all deliveries."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
-    async def _keep(self) -> None:
+    async def _run(self) -> None:
         pause = _FIRST_PAUSE
         while True:
             served = False
@@ -81,33 +85,36 @@ class Notifications:
                 served = await self._serve()
             except Exception as error:
                 # Never fatal: workers poll meanwhile, and the next connection may do.
-                _log.info("LISTEN is away: %s", str(error).strip().split("\n", 1)[0])
-            was_proven = self._proven
-            self._trust(False)
-            if served and not was_proven:
-                pause = _UNPROVEN_PAUSE
-            elif was_proven:
+                reason = str(error).strip() or type(error).__name__
+                _log.info(
+                    "Lost the notification connection; reconnecting: %s", reason.split("\n", 1)[0]
+                )
+            did_deliver = self._delivers
+            self._set_delivers(False)
+            if served and not did_deliver:
+                pause = _UNUSABLE_PAUSE
+            elif did_deliver:
                 pause = _FIRST_PAUSE
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _serve(self) -> bool:
-        """Listens over one connection until it breaks, or a proof fails.
+        """Listen over one connection until it breaks, or the test of it fails.
 
         Returns:
-            True: it was the proof that failed, and not the connection.
+            True: the test failed.
         """
-        echoes: asyncio.Queue[str] = asyncio.Queue()
-        async with _connection(self._settings) as ear:
-            await ear.execute(f"listen {_CHANNEL}")
-            await ear.execute(f"listen {_PROOF}")
-            with self._hearing(ear.pgconn, echoes) as broken:
-                while await _first(broken, self._prove(echoes)):
-                    self._trust(True)
-                    pause = _PROVE_AGAIN * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-                    await _first(broken, asyncio.sleep(pause))
-        if not self._said:
-            self._said = True
+        received: asyncio.Queue[str] = asyncio.Queue()
+        async with _connection(self._settings) as (connection, server):
+            for channel in (_CHANNEL, _TEST_CHANNEL):
+                await connection.execute(f"listen {channel}".encode(), [], _TEST_TIMEOUT)
+            with self._receiving(server, received) as broken:
+                while await _until_broken(broken, self._test_delivery(received)):
+                    self._set_delivers(True)
+                    pause = _TEST_INTERVAL * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                    await _until_broken(broken, asyncio.sleep(pause))
+        if not self._has_warned:
+            self._has_warned = True
             _log.info(
                 "LISTEN does not work at this address of the database: the worker polls. A direct "
                 "address, or a pooler's in session mode, makes it start jobs at once."
@@ -115,12 +122,12 @@ class Notifications:
         return True
 
     @contextmanager
-    def _hearing(
-        self, server: PGconn, echoes: asyncio.Queue[str]
+    def _receiving(
+        self, server: PGconn, received: asyncio.Queue[str]
     ) -> Iterator[asyncio.Future[None]]:
-        """Hears what arrives until the block ends; the future fails when the connection does.
+        """Dispatch what arrives until the block ends; the future fails when the connection does.
 
-        Straight from the socket: psycopg's own generator sets up its watch anew for each notice.
+        Reads straight from the socket: psycopg's own generator registers a reader for each notice.
         """
         loop = asyncio.get_running_loop()
         broken: asyncio.Future[None] = loop.create_future()
@@ -133,7 +140,7 @@ class Notifications:
                 loop.remove_reader(socket)
                 broken.set_exception(error)
             while (notice := server.notifies()) is not None:
-                self._heard(notice, echoes)
+                self._dispatch(notice, received)
 
         loop.add_reader(socket, readable)
         try:
@@ -141,45 +148,50 @@ class Notifications:
         finally:
             loop.remove_reader(socket)
             if not broken.cancel():
-                broken.exception()  # so that nobody complains that it was not looked at
+                broken.exception()  # else asyncio logs that nobody retrieved it
 
-    def _heard(self, notice: PGnotify, echoes: asyncio.Queue[str]) -> None:
-        if notice.relname == _PROOF.encode():
-            echoes.put_nowait(notice.extra.decode())
+    def _dispatch(self, notice: PGnotify, received: asyncio.Queue[str]) -> None:
+        if notice.relname == _TEST_CHANNEL.encode():
+            received.put_nowait(notice.extra.decode())
             return
         try:
             payload = from_json(notice.extra)
             listeners = self._listeners.get(_TOPIC + payload["queue"], ())
         except (ValueError, TypeError, KeyError):  # anybody may send to the channel
-            _log.debug("A notice that is none of ours: %r", notice.extra)
+            _log.debug("Ignored an unknown notice: %r", notice.extra)
             return
         for listener in listeners:
             listener.message("wake", payload)
 
-    async def _prove(self, echoes: asyncio.Queue[str]) -> bool:
-        """Whether a NOTIFY of another connection arrives in time."""
+    async def _test_delivery(self, received: asyncio.Queue[str]) -> bool:
+        """Return whether a NOTIFY that another connection sends arrives in time."""
         token = str(uuid4())
+        values = [_TEST_CHANNEL.encode(), token.encode()]
         try:
-            async with asyncio.timeout(_ECHO):
-                async with _connection(self._settings) as voice:
-                    await voice.execute("select pg_notify(%s, %s)", [_PROOF, token])
-                while await echoes.get() != token:  # another worker's
+            async with asyncio.timeout(_TEST_TIMEOUT):
+                async with _connection(self._settings) as (sender, _):
+                    await sender.execute(b"select pg_notify($1, $2)", values, _TEST_TIMEOUT)
+                while await received.get() != token:  # another worker's
                     pass
         except TimeoutError:
             return False
         return True
 
-    def _trust(self, proven: bool) -> None:
-        if proven == self._proven:
+    def _set_delivers(self, delivers: bool) -> None:
+        if delivers == self._delivers:
             return
-        self._proven = proven
+        self._delivers = delivers
         for listeners in self._listeners.values():
             for listener in listeners:
-                listener.joined() if proven else listener.lost()
+                listener.joined() if delivers else listener.lost()
 
 
-async def _first(broken: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T:
-    """Returns what the work returns, unless the connection breaks before: that is an error."""
+async def _until_broken(broken: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T:
+    """Return what the work returns.
+
+    Raises:
+        psycopg.OperationalError: The connection broke before.
+    """
     task = asyncio.create_task(work)
     try:
         both: set[asyncio.Future[Any]] = {broken, task}
@@ -193,11 +205,13 @@ async def _first(broken: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> 
 
 
 @asynccontextmanager
-async def _connection(settings: DatabaseSettings) -> AsyncIterator[AsyncConnection[Any]]:
+async def _connection(
+    settings: DatabaseSettings,
+) -> AsyncIterator[tuple[AsyncRawConnection, PGconn]]:
     connection = await connect_async(settings)
+    # psycopg's own `execute` cannot be cancelled while the server does not answer.
+    raw = AsyncRawConnection(connection)
     try:
-        yield connection
+        yield raw, connection.pgconn
     finally:
-        # Without a farewell that could hang: nothing is under way that would be missed.
-        connection.pgconn.finish()
-        await connection.close()
+        raw.close()

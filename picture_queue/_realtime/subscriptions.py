@@ -1,10 +1,10 @@
 """One Realtime socket with private topics on it, kept alive.
 
-realtime-py 2.34 gives up in ways nobody hears of: after five failed reconnects, when the server
+realtime-py 2.34 gives up silently in several ways: after five failed reconnects, when the server
 closes a channel (an expired token, for example), and when a callback raises. So its own
-reconnecting is switched off; whatever goes wrong, the whole socket is made anew, with the token of
-that moment. Listeners are told when their topic is joined, since events before that are lost and
-they have to look at the row.
+reconnecting is switched off. Whatever goes wrong, the whole socket is made anew, with the token of
+that moment. Listeners are told when their topic is joined: events before that are lost, so they
+have to read the row.
 """
 
 import asyncio
@@ -15,9 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimeSubscribeStates
+from realtime import (
+    AsyncRealtimeChannel,
+    AsyncRealtimeClient,
+    RealtimeChannelOptions,
+    RealtimeSubscribeStates,
+)
 
-from picture_queue._realtime.ears import Listener
+from picture_queue._realtime.event_source import Listener
 from picture_queue._transport.postgrest import AsyncPostgrest
 
 _log = logging.getLogger(__name__)
@@ -27,6 +32,14 @@ _CLOSE_TIMEOUT = 2.0  # seconds
 _FIRST_PAUSE = 0.25  # seconds between two sockets, doubling
 _LONGEST_PAUSE = 10.0
 _HEARTBEAT = 25  # seconds; Phoenix ends a socket that is silent for 60
+_TOKEN_INTERVAL = 10.0  # seconds between two checks whether the user's token was refreshed
+_CHANNEL: RealtimeChannelOptions = {
+    "config": {
+        "broadcast": {"ack": False, "self": False},
+        "presence": {"key": "", "enabled": False},
+        "private": True,
+    }
+}
 
 
 class Subscriptions:
@@ -41,19 +54,23 @@ class Subscriptions:
         self._listeners: dict[str, list[Listener]] = {}
         self._joined: set[str] = set()
         self._changed = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._closing_socket = False
+        self._served = False  # a topic was joined over the socket of the moment
 
     @contextmanager
     def listen(self, topic: str, listener: Listener) -> Iterator[None]:
-        """Tells the listener of the topic's events until the block ends."""
+        """Deliver the events of a topic to the listener until the block ends."""
+        if not self._is_running():
+            self._changed = asyncio.Event()  # the one before may belong to another event loop
+            self._joined.clear()
+            self._closed = False
+            self._task = asyncio.create_task(self._run(), name="picture-queue realtime")
         self._listeners.setdefault(topic, []).append(listener)
         self._changed.set()
         if topic in self._joined:
             listener.joined()
-        if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._keep(), name="picture-queue realtime")
         try:
             yield
         finally:
@@ -63,15 +80,20 @@ class Subscriptions:
             self._changed.set()
 
     async def aclose(self) -> None:
-        """Closes the socket; nothing is told any more."""
+        """Close the socket and end all deliveries."""
         self._closed = True
-        if self._keeper is None:
+        if self._task is None or not self._is_running():
             return
         if not self._closing_socket:  # else it ends by itself, and whole
-            self._keeper.cancel()
-        await asyncio.wait([self._keeper], timeout=_CLOSE_TIMEOUT + 1)
+            self._task.cancel()
+        await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT + 1)
 
-    async def _keep(self) -> None:
+    def _is_running(self) -> bool:
+        if self._task is None or self._task.done():
+            return False
+        return self._task.get_loop() is asyncio.get_running_loop()
+
+    async def _run(self) -> None:
         pause = _FIRST_PAUSE
         while self._listeners and not self._closed:
             try:
@@ -79,7 +101,7 @@ class Subscriptions:
                     pause = _FIRST_PAUSE
             except Exception as error:
                 # Never fatal: rows are read meanwhile, and the next socket may do.
-                _log.info("Realtime is away: %s", error)
+                _log.info("Realtime does not answer; trying again: %s", error)
             for topic in self._joined:
                 self._tell(topic, "lost")
             self._joined.clear()
@@ -88,35 +110,39 @@ class Subscriptions:
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _serve(self) -> bool:
-        """Serves the listeners over one socket until it breaks or nobody listens.
+        """Serve the listeners over one socket until it breaks or nobody listens.
 
         Returns:
-            Whether a topic was joined, so that the pause before the next socket can be short.
+            True if a topic was joined, so that the pause before the next socket can be short.
         """
         client = await self._make_client()
         broken = asyncio.Event()
         channels: dict[str, AsyncRealtimeChannel] = {}
-        served = False
+        joins: dict[str, asyncio.Task[None]] = {}
+        self._served = False
         try:
             await client.connect()
             _reader(client).add_done_callback(lambda _: broken.set())
             while self._listeners and not broken.is_set():
                 self._changed.clear()
                 for topic in self._listeners.keys() - channels.keys():
-                    channels[topic] = await self._join(client, topic, broken)
-                    served = served or topic in self._joined
-                if not self._listeners:
-                    break  # removing the last channel would close the socket behind our back
+                    channels[topic] = client.channel(topic, _CHANNEL)
+                    # As a task: a join without an answer must not hold up the other topics.
+                    joins[topic] = asyncio.create_task(self._join(client, channels, topic, broken))
                 for topic in channels.keys() - self._listeners.keys():
                     self._joined.discard(topic)
+                    joins.pop(topic).cancel()
                     await client.remove_channel(channels.pop(topic))
-                await _first_of(self._changed, broken)
+                await _first_of(self._changed, broken, timeout=_TOKEN_INTERVAL)
+                await self._refresh_token(client)
         finally:
             self._closing_socket = True
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(client.close(), _CLOSE_TIMEOUT)
+            channels.clear()
+            for join in joins.values():
+                join.cancel()
+            await _close(client)
             self._closing_socket = False
-        return served
+        return self._served
 
     async def _make_client(self) -> AsyncRealtimeClient:
         supabase = await self._project.client()
@@ -130,22 +156,26 @@ class Subscriptions:
         await client.set_auth(await self._project.access_token())
         return client
 
+    async def _refresh_token(self, client: AsyncRealtimeClient) -> None:
+        """Pass a refreshed token of the user's on, before the server closes the topics."""
+        token = await self._project.access_token()
+        if token != client.access_token and client.is_connected:
+            await client.set_auth(token)
+
     async def _join(
-        self, client: AsyncRealtimeClient, topic: str, broken: asyncio.Event
-    ) -> AsyncRealtimeChannel:
-        channel = client.channel(
-            topic,
-            {
-                "config": {
-                    "broadcast": {"ack": False, "self": False},
-                    "presence": {"key": "", "enabled": False},
-                    "private": True,
-                }
-            },
-        )
+        self,
+        client: AsyncRealtimeClient,
+        channels: dict[str, AsyncRealtimeChannel],
+        topic: str,
+        broken: asyncio.Event,
+    ) -> None:
+        channel = channels[topic]
 
         def on_state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
+            if channels.get(topic) is not channel:
+                return  # the leave of a channel is answered, or times out, when another has joined
             if state is RealtimeSubscribeStates.SUBSCRIBED:
+                self._served = True
                 self._joined.add(topic)
                 self._tell(topic, "joined")
                 return
@@ -153,9 +183,7 @@ class Subscriptions:
                 self._joined.discard(topic)
                 self._tell(topic, "lost")
             if state is RealtimeSubscribeStates.CLOSED:
-                # Ours when nobody listens any more; else the server's, and never rejoined.
-                if topic in self._listeners:
-                    broken.set()
+                broken.set()  # by the server, and never joined again
             elif client.is_connected:
                 # The join was refused; realtime-py asks again by itself, other topics go on.
                 _log.info("Realtime refused %s: %s", topic, error)
@@ -163,13 +191,16 @@ class Subscriptions:
                 broken.set()
 
         def on_message(message: Any) -> None:
-            # A callback that raises would end the socket's reader without a word.
+            # A callback that raises would silently end the reader of the socket.
             with contextlib.suppress(KeyError, TypeError):
                 self._tell(topic, "message", message["event"], message["payload"])
 
         channel.on_broadcast("*", on_message)
-        await channel.subscribe(on_state)
-        return channel
+        try:
+            await channel.subscribe(on_state)
+        except Exception as error:
+            _log.info("Realtime did not join %s: %s", topic, error)
+            broken.set()
 
     def _tell(self, topic: str, what: str, *args: Any) -> None:
         for listener in list(self._listeners.get(topic, ())):
@@ -188,10 +219,20 @@ def _reader(client: AsyncRealtimeClient) -> "asyncio.Task[None]":
     return task
 
 
-async def _first_of(*events: asyncio.Event) -> None:
+async def _close(client: AsyncRealtimeClient) -> None:
+    connection = client._ws_connection  # not public; `close` forgets it before it is closed
+    try:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(client.close(), _CLOSE_TIMEOUT)
+    finally:
+        if connection is not None:
+            connection.transport.abort()  # a silent server has not closed its side
+
+
+async def _first_of(*events: asyncio.Event, timeout: float) -> None:
     waits = [asyncio.ensure_future(event.wait()) for event in events]
     try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()

@@ -15,7 +15,7 @@ from picture_queue._sync.models import Models
 from picture_queue._sync.project import Events, Settings
 from picture_queue._sync.queues import Limits, Queues, Tenants
 from picture_queue._sync.schedules import Schedules
-from picture_queue._realtime.portal import Watcher
+from picture_queue._realtime.sync_follow import Watcher
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.errors import SettingsError
 from picture_queue.records import (

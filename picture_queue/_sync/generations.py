@@ -3,7 +3,7 @@
 """Generations: pictures that are made on request."""
 
 import builtins
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue import _rpc
-from picture_queue._realtime.portal import Watcher, follow
+from picture_queue._realtime.sync_follow import Watcher, follow
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.records import (
     CancelRequest,
@@ -115,20 +115,19 @@ class Generations:
 
     def watch(
         self, generation_id: UUID | str, *, timeout: float | None = None
-    ) -> Iterator[JobEvent]:
-        """Yields the states of its job as they come, the terminal one last.
+    ) -> Generator[JobEvent, None, None]:
+        """Yield the states of its job as they come, the terminal one last; see `Jobs.watch`.
 
         Args:
             generation_id: The generation.
             timeout: Longest wait for the end, seconds; None waits as long as it takes.
 
         Raises:
+            InvalidArgument: The timeout is not a number of seconds, or below zero.
             GenerationNotFound: No such generation, or not the caller's.
-            WaitTimeout: It did not finish in time; it goes on.
+            WaitTimeout: It did not finish in time, and why; it goes on.
         """
-        generation = self.get(generation_id)
-        for event in follow(self._watcher, generation.job_id, timeout):
-            yield event
+        return follow(self._watcher, _rpc.get_generation(generation_id), timeout)
 
     def download(self, image: Image) -> bytes:
         """Download a picture.

@@ -3,14 +3,14 @@
 """Jobs: enqueue, read, change and watch them."""
 
 import builtins
-from collections.abc import Iterator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any, Literal, Unpack, overload
 from uuid import UUID
 
 from pydantic import JsonValue
 
 from picture_queue import _rpc
-from picture_queue._realtime.portal import Watcher, follow
+from picture_queue._realtime.sync_follow import Watcher, follow, wait_for_job
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.arguments import JobFilter, JobOptions, NewJob
 from picture_queue.errors import JobCancelled, JobFailed
@@ -211,36 +211,43 @@ class Jobs:
         self._project.call(_rpc.retry_job(job_id))
         return self.get(job_id)
 
-    def watch(self, job_id: UUID | str, *, timeout: float | None = None) -> Iterator[JobEvent]:
-        """Yields the job's states as they come, the terminal one last.
+    def watch(
+        self, job_id: UUID | str, *, timeout: float | None = None
+    ) -> Generator[JobEvent, None, None]:
+        """Yield the job's states as they come, the terminal one last.
 
-        Each event says where it was learnt: ``socket``, ``snapshot`` or ``poll``.
+        Each event says where it was learnt: ``socket``, ``snapshot`` or ``poll``. When the job has
+        not changed for a few seconds and does not run, its state is yielded again with the reason
+        as ``explanation``, and again when the reason changes.
 
         Args:
             job_id: The job.
             timeout: Longest wait for the end, seconds; None waits as long as the job takes.
 
         Raises:
+            InvalidArgument: The timeout is not a number of seconds, or below zero.
             JobNotFound: No such job, or not the caller's.
-            WaitTimeout: It did not finish in time; the job itself goes on.
+            WaitTimeout: It did not finish in time, and why; the job itself goes on.
         """
-        return follow(self._watcher, job_id, timeout)
+        return follow(self._watcher, _rpc.get_job(job_id), timeout)
 
     def result(self, job_id: UUID | str, *, timeout: float | None = None) -> Any:
-        """Waits for the job and returns its result.
+        """Wait for the job and return its result.
+
+        The reason why a job does not move is logged.
 
         Args:
             job_id: The job.
             timeout: Longest wait, seconds.
 
         Raises:
+            InvalidArgument: The timeout is not a number of seconds, or below zero.
+            JobNotFound: No such job, or not the caller's.
             JobFailed: It failed after its last attempt.
             JobCancelled: It was cancelled.
-            WaitTimeout: It did not finish in time; the job itself goes on.
+            WaitTimeout: It did not finish in time, and why; the job itself goes on.
         """
-        for _ in self.watch(job_id, timeout=timeout):
-            pass
-        job = self.get(job_id)
+        job = wait_for_job(self._watcher, _rpc.get_job(job_id), timeout)
         if job.status is JobStatus.FAILED:
             raise JobFailed(job)
         if job.status is JobStatus.CANCELLED:

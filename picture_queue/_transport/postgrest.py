@@ -1,7 +1,6 @@
 """Calls over HTTPS through the project's own API, with the supabase client's session."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
@@ -123,11 +122,6 @@ class AsyncPostgrest:
     def translate_error(self, error: Exception) -> Exception:
         """Return the exception of this library for an error that the client raised."""
         return translate_error(error, self.settings.url)
-
-    async def as_caller(self) -> ProjectSettings:
-        """Return the project as the caller is known to it now, for a second connection."""
-        token = await self.access_token()
-        return replace(self.settings, access_token=None if token == self.settings.key else token)
 
     async def access_token(self) -> str:
         """Return the token calls are made with now: the user's, or else the key."""

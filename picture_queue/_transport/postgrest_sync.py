@@ -3,7 +3,6 @@
 """Calls over HTTPS through the project's own API, with the supabase client's session."""
 
 import threading
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
@@ -125,11 +124,6 @@ class Postgrest:
     def translate_error(self, error: Exception) -> Exception:
         """Return the exception of this library for an error that the client raised."""
         return translate_error(error, self.settings.url)
-
-    def as_caller(self) -> ProjectSettings:
-        """Return the project as the caller is known to it now, for a second connection."""
-        token = self.access_token()
-        return replace(self.settings, access_token=None if token == self.settings.key else token)
 
     def access_token(self) -> str:
         """Return the token calls are made with now: the user's, or else the key."""

@@ -30,10 +30,12 @@ if _missing:
     )
 
 
-def __getattr__(name: str) -> object:
-    # The parts that only fetch a program, or only run the daemon, do not need it.
-    if name == "LocalSupabase":
-        from picture_queue.local.stack import LocalSupabase
+if not TYPE_CHECKING:  # a type checker that saw it would accept every misspelt import
 
-        return LocalSupabase
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        # The parts that only fetch a program, or only run the daemon, do not need it.
+        if name == "LocalSupabase":
+            from picture_queue.local.stack import LocalSupabase
+
+            return LocalSupabase
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from picture_queue import _rpc
-from picture_queue._realtime.ears import Ears
+from picture_queue._realtime.event_source import EventSource
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import check_version
 from picture_queue.claimed_job import ClaimedJob
@@ -59,7 +59,7 @@ class Supervisor:
     def __init__(
         self,
         transport: Transport,
-        wake_ups: Ears | None,
+        wake_ups: EventSource | None,
         registry: Registry,
         settings: WorkerSettings,
         on_stuck: Callable[[], None],
@@ -291,8 +291,8 @@ class Supervisor:
         if self._wake_ups is None:
             return
         for queue in self._settings.queue_names:
-            ear = _Ear(self, queue)
-            self._listening.enter_context(self._wake_ups.listen(f"pq:queue:{queue}", ear))
+            listener = QueueListener(self, queue)
+            self._listening.enter_context(self._wake_ups.listen(f"pq:queue:{queue}", listener))
 
     def hears(self, queue: str, yes: bool) -> None:
         """Notes whether wake-ups of a queue are heard, and looks at what was missed."""
@@ -319,8 +319,8 @@ def _pauses(outcome: Outcome | None) -> bool:
     return isinstance(outcome, Snoozed) and outcome.pause_key is not None
 
 
-class _Ear:
-    """Hears the wake-ups of one queue."""
+class QueueListener:
+    """The listener for the wake-ups of one queue."""
 
     def __init__(self, supervisor: Supervisor, queue: str) -> None:
         self._supervisor = supervisor

@@ -1,8 +1,10 @@
-"""Two signed-up users."""
+"""Two signed-up users, and a network that falls silent."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 import httpx
@@ -48,3 +50,69 @@ async def ada(stack: Any) -> AsyncIterator[Person]:
 async def bob(stack: Any) -> AsyncIterator[Person]:
     async for person in _sign_up(stack):
         yield person
+
+
+class BlackHole:
+    """A TCP proxy that can fall silent: connections stay open, and nothing passes any more.
+
+    Args:
+        host: Where the server is.
+        port: Its port.
+
+    Attributes:
+        connections: How many connections clients have open.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.connections = 0
+        self.port = 0
+        self._server = (host, port)
+        self._silent = False
+        self._listener: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+
+    def fall_silent(self) -> None:
+        self._silent = True
+
+    async def start(self) -> None:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1")
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, to_upstream = await asyncio.open_connection(*self._server)
+        self._writers += [writer, to_upstream]
+        pumps = (self._pass_on(reader, to_upstream), self._pass_on(upstream, writer))
+        self.connections += 1
+        await asyncio.gather(*pumps, return_exceptions=True)
+        self.connections -= 1
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            if not self._silent:
+                sink.write(data)
+        sink.close()
+
+
+@pytest.fixture
+async def black_hole(stack: Any) -> AsyncIterator[Callable[[str], Any]]:
+    """Puts a proxy that can fall silent before an address; returns the proxy and its address."""
+    proxies: list[BlackHole] = []
+
+    async def put_before(url: str) -> tuple[BlackHole, str]:
+        parts = urlsplit(url)
+        assert parts.hostname and parts.port
+        proxy = BlackHole(parts.hostname, parts.port)
+        await proxy.start()
+        proxies.append(proxy)
+        netloc = parts.netloc.replace(f":{parts.port}", f":{proxy.port}")
+        return proxy, urlunsplit(parts._replace(netloc=netloc))
+
+    yield put_before
+    for proxy in proxies:
+        await proxy.stop()

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import jwt
 import pytest
+from realtime import AsyncRealtimeChannel
 
 from picture_queue import AsyncPictureQueue, _rpc, errors
 from picture_queue._realtime import follow
@@ -43,7 +44,7 @@ class Watch:
     async def finish(self):
         async with asyncio.timeout(20):
             await self._task
-        versions = [event.version for event in self.events]
+        versions = [event.version for event in self.events if event.explanation is None]
         assert versions == sorted(set(versions)), "versions rise strictly"
         return self.events
 
@@ -81,15 +82,15 @@ def joined(monkeypatch):
     Hears of the topic until the test ends.
     """
     looked = asyncio.Event()
-    look = follow._look
+    read = follow._Following._read
 
-    async def look_and_tell(project, job_id, reason):
-        event = await look(project, job_id, reason)
+    async def read_and_tell(self, job_id, reason, grace=0.0):
+        event = await read(self, job_id, reason, grace)
         if reason == "snapshot":
             looked.set()
         return event
 
-    monkeypatch.setattr(follow, "_look", look_and_tell)
+    monkeypatch.setattr(follow._Following, "_read", read_and_tell)
     with contextlib.ExitStack() as listening:
 
         async def join(pq, topic):
@@ -172,6 +173,26 @@ async def test_lost_events_are_made_up_for_by_the_row(service, queue, faults, mo
     await faults(drop_messages=100)
     await finish(service, await claim(service, queue))
     assert (await watch.finish())[-1].status is JobStatus.COMPLETED
+
+
+async def test_what_happens_before_the_topic_is_joined_is_read(service, queue, monkeypatch):
+    monkeypatch.setattr(follow, "POLL_ALONE", 60.0)
+    asked, go = asyncio.Event(), asyncio.Event()
+    subscribe = AsyncRealtimeChannel.subscribe
+
+    async def wait_and_subscribe(channel, callback):
+        asked.set()
+        await go.wait()
+        return await subscribe(channel, callback)
+
+    monkeypatch.setattr(AsyncRealtimeChannel, "subscribe", wait_and_subscribe)
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    watch = Watch(service, job_id)
+    await asyncio.wait_for(asked.wait(), 15)
+    await service.jobs.cancel(job_id)
+    go.set()
+    last = (await watch.finish())[-1]
+    assert (last.status, last.source) == (JobStatus.CANCELLED, "snapshot")
 
 
 async def test_late_and_doubled_events_never_go_backwards(service, queue, faults, joined):
@@ -270,5 +291,17 @@ async def test_leaving_a_watch_closes_its_topic(service, queue):
     following = asyncio.ensure_future(anext(events))
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(following, 0.1)
-    keeper = service._watcher.subscriptions._keeper
-    await asyncio.wait_for(keeper, 15)  # ends by itself: nobody listens
+    socket = service._watcher.subscriptions._task
+    await asyncio.wait_for(socket, 15)  # ends by itself: nobody listens
+
+
+async def test_closing_the_client_ends_its_watches(stack, service, queue):
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    pq = AsyncPictureQueue(stack.api_url, stack.service_role_key)
+    watch = Watch(pq, job_id)
+    await watch.until(lambda event: True)
+    await pq.aclose()
+    with pytest.raises(errors.ConnectionFailed, match="The client was closed"):
+        await watch.finish()
+    assert (await anext(pq.jobs.watch(job_id, timeout=20))).status is JobStatus.PENDING
+    await pq.aclose()

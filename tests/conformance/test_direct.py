@@ -249,10 +249,10 @@ async def test_a_listener_that_lost_its_session_says_so_and_comes_back(stack, sq
 
 
 async def test_what_nobody_has_heard_is_not_trusted(stack, queue, monkeypatch):
-    monkeypatch.setattr(notifications, "_ECHO", 0.3)
+    monkeypatch.setattr(notifications, "_TEST_TIMEOUT", 0.3)
     said = asyncio.Queue()
     monkeypatch.setattr(notifications._log, "info", said.put_nowait)
-    monkeypatch.setattr(Notifications, "_heard", lambda self, notice, echoes: None)
+    monkeypatch.setattr(Notifications, "_dispatch", lambda self, notice, received: None)
     ears, ear = Notifications(DatabaseSettings(stack.db_url)), Ear()
     with ears.listen(f"pq:queue:{queue}", ear):
         assert "LISTEN does not work" in await asyncio.wait_for(said.get(), 15)

@@ -35,7 +35,7 @@ def test_so_do_sync_callers(pooled, queue):
 
 
 async def test_a_worker_trusts_no_listen_there_and_lives_on_polling(pooled, queue, monkeypatch):
-    monkeypatch.setattr(notifications, "_ECHO", 0.5)
+    monkeypatch.setattr(notifications, "_TEST_TIMEOUT", 0.5)
     said = asyncio.Queue()
     monkeypatch.setattr(notifications._log, "info", said.put_nowait)
     async with AsyncPictureQueue(database_url=pooled) as pq:

@@ -1,0 +1,186 @@
+"""Event sources deliver to whoever listens, whoever left before or waits beside."""
+
+import asyncio
+import contextlib
+import json
+import time
+from uuid import uuid4
+
+import asyncpg
+import jwt
+import pytest
+from realtime import AsyncRealtimeChannel
+
+from picture_queue import AsyncPictureQueue
+from picture_queue._realtime import notifications, subscriptions
+from picture_queue._realtime.notifications import Notifications
+from picture_queue._realtime.subscriptions import Subscriptions
+from picture_queue._transport.postgrest import AsyncPostgrest
+from picture_queue.settings import DatabaseSettings, ProjectSettings
+
+
+class Recorder:
+    """A listener that keeps what it is told."""
+
+    def __init__(self):
+        self._told = asyncio.Queue()
+
+    def joined(self):
+        self._told.put_nowait("joined")
+
+    def lost(self):
+        self._told.put_nowait("lost")
+
+    def message(self, event, payload):
+        self._told.put_nowait(event)
+
+    async def next(self, timeout=15):
+        return await asyncio.wait_for(self._told.get(), timeout)
+
+
+@pytest.fixture
+def source(service):
+    return service._watcher.subscriptions
+
+
+def topic():
+    return f"pq:job:{uuid4()}"
+
+
+async def send(db, name):
+    await db.execute(
+        "select realtime.send($1::text::jsonb, 'job', $2, true)", json.dumps({"n": 1}), name
+    )
+
+
+async def test_a_topic_that_was_left_and_joined_again_stays_joined(source, db, monkeypatch, until):
+    monkeypatch.setattr(subscriptions, "_JOIN_TIMEOUT", 1)  # for the answer to a leave, too
+    name, other, before, again = topic(), Recorder(), Recorder(), Recorder()
+    with source.listen(topic(), other):
+        assert await other.next() == "joined"
+        with source.listen(name, before):
+            assert await before.next() == "joined"
+        await until(lambda: name not in source._joined)
+        with source.listen(name, again):
+            assert await again.next() == "joined"
+            with pytest.raises(TimeoutError):
+                await again.next(timeout=2)
+            await send(db, name)
+            assert await again.next() == "job"
+        with pytest.raises(TimeoutError):
+            await other.next(timeout=0.1)
+
+
+async def test_a_join_without_an_answer_holds_up_no_other(source, db, monkeypatch, until):
+    subscribe = AsyncRealtimeChannel.subscribe
+    silent, name = topic(), topic()
+    asked = asyncio.Event()
+    clients = []
+
+    def channels():
+        return clients[0].channels
+
+    async def answer_others(channel, callback):
+        if channel.topic.endswith(silent):
+            clients.append(channel.socket)
+            asked.set()
+            await asyncio.Event().wait()
+        return await subscribe(channel, callback)
+
+    monkeypatch.setattr(AsyncRealtimeChannel, "subscribe", answer_others)
+    listener = Recorder()
+    with contextlib.ExitStack() as waiting:
+        waiting.enter_context(source.listen(silent, Recorder()))
+        await asyncio.wait_for(asked.wait(), 15)
+        with source.listen(name, listener):
+            assert await listener.next() == "joined"
+            await send(db, name)
+            assert await listener.next() == "job"
+            waiting.close()  # leaves a topic while its join is under way
+            await until(lambda: f"realtime:{silent}" not in channels())
+            await send(db, name)
+            assert await listener.next() == "job"
+
+
+async def test_a_refreshed_token_is_passed_on_before_the_old_one_expires(
+    stack, ada, db, monkeypatch
+):
+    monkeypatch.setattr(subscriptions, "_TOKEN_INTERVAL", 0.1)
+    claims = jwt.decode(ada.token, options={"verify_signature": False})
+    short = jwt.encode({**claims, "exp": int(time.time()) + 3}, stack.jwt_secret, "HS256")
+    async with AsyncPictureQueue(stack.api_url, stack.anon_key, access_token=short) as pq:
+        listener = Recorder()
+        with pq._watcher.subscriptions.listen(f"pq:user:{ada.id}", listener):
+            assert await listener.next() == "joined"
+            client = await pq._project.client()
+            client.options.headers["Authorization"] = f"Bearer {ada.token}"
+            with pytest.raises(TimeoutError):
+                await listener.next(timeout=4.5)
+            await send(db, f"pq:user:{ada.id}")
+            assert await listener.next() == "job"
+
+
+def test_a_second_event_loop_is_served_as_well(stack):
+    source = Subscriptions(
+        AsyncPostgrest(ProjectSettings.resolve(stack.api_url, stack.service_role_key, None, 30))
+    )
+    name = topic()
+
+    async def hear():
+        listener = Recorder()
+        db = await asyncpg.connect(stack.db_url, timeout=10)
+        with source.listen(name, listener):
+            assert await listener.next() == "joined"
+            await send(db, name)
+            assert await listener.next() == "job"
+            await db.close(timeout=10)
+            # It leaves while the source listens, as asyncio.run does when it ends.
+            asyncio.current_task().cancel()
+            await asyncio.sleep(0)
+
+    for _ in range(2):
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(hear())
+
+
+async def test_a_listener_that_comes_as_the_last_one_leaves_hears_wake_ups(stack, db, queue):
+    source = Notifications(DatabaseSettings(stack.db_url))
+    for _ in range(2):
+        listener = Recorder()
+        with source.listen(f"pq:queue:{queue}", listener):
+            assert await listener.next() == "joined"
+            await db.execute("select picture_queue._wake(array[$1], 'again')", queue)
+            assert await listener.next() == "wake"
+    await source.aclose()
+
+
+async def test_the_socket_to_a_server_that_falls_silent_is_closed(stack, black_hole, until):
+    hole, url = await black_hole(stack.api_url)
+    async with AsyncPictureQueue(url, stack.service_role_key) as pq:
+        listener = Recorder()
+        with pq._watcher.subscriptions.listen(topic(), listener):
+            assert await listener.next() == "joined"
+            assert hole.connections == 1
+            hole.fall_silent()
+    await until(lambda: hole.connections == 0)
+
+
+async def test_a_server_that_falls_silent_does_not_hold_up_the_end(
+    stack, queue, black_hole, monkeypatch
+):
+    hole, url = await black_hole(stack.db_url)
+    connected = asyncio.Event()
+    connect = notifications.connect_async
+
+    async def connect_for_the_last_time(settings):
+        connection = await connect(settings)
+        hole.fall_silent()
+        connected.set()
+        return connection
+
+    monkeypatch.setattr(notifications, "connect_async", connect_for_the_last_time)
+    source = Notifications(DatabaseSettings(url))
+    with source.listen(f"pq:queue:{queue}", Recorder()):
+        await asyncio.wait_for(connected.wait(), 15)
+        await asyncio.sleep(0.2)  # it asks to listen
+        await asyncio.wait_for(source.aclose(), 4)

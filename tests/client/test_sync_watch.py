@@ -1,0 +1,230 @@
+"""A sync watch can be interrupted, left and shared, and goes on with a refreshed token."""
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import jwt
+import pytest
+
+from picture_queue import PictureQueue, errors
+from picture_queue._realtime import follow
+from picture_queue.records import JobStatus
+
+GUARD = 30  # seconds
+
+
+@pytest.fixture
+def pq(stack):
+    with PictureQueue(stack.api_url, stack.service_role_key) as client:
+        yield client
+
+
+@pytest.fixture
+def job_id(pq, queue):
+    return pq.jobs.enqueue("resize", queue=queue).id
+
+
+class Program:
+    """A Python program with `pq` and `job_id`, in a process of its own."""
+
+    def __init__(self, stack, job_id, text, **client):
+        arguments = client or {"url": stack.api_url, "key": stack.service_role_key}
+        script = f"""
+import os, sys, threading
+from picture_queue import PictureQueue, errors
+pq = PictureQueue(**{arguments!r})
+job_id = {str(job_id)!r}
+{text}
+"""
+        environment = {**os.environ, "SUPABASE_URL": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error::ResourceWarning", "-c", script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def line(self):
+        return self.process.stdout.readline().strip()
+
+    def end(self):
+        """Returns its exit code and what it printed to standard error."""
+        try:
+            _, stderr = self.process.communicate(timeout=GUARD)
+        finally:
+            self.process.kill()
+        return self.process.returncode, stderr
+
+
+@pytest.fixture(params=["api", "database"])
+def client(request, stack):
+    if request.param == "api":
+        return {"url": stack.api_url, "key": stack.service_role_key}
+    return {"database_url": stack.db_url}
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "for event in pq.jobs.watch(job_id): print(event.status, flush=True)",
+        "threading.Timer(1, print, ['now'], {'flush': True}).start(); pq.jobs.result(job_id)",
+    ],
+)
+def test_an_interrupt_ends_a_wait_cleanly(stack, job_id, wait, client):
+    program = Program(
+        stack, job_id, f"try:\n    {wait}\nexcept KeyboardInterrupt:\n    print('left')", **client
+    )
+    assert program.line() in ("pending", "now")
+    program.process.send_signal(signal.SIGINT)
+    assert program.line() == "left"
+    assert program.end() == (0, "")
+
+
+def test_a_watch_that_is_still_there_at_the_end_does_not_hang_the_process(stack, job_id, client):
+    program = Program(
+        stack, job_id, "watch = pq.jobs.watch(job_id)\nprint(next(watch).status)", **client
+    )
+    assert program.end() == (0, "")
+
+
+def test_a_fork_is_told_that_the_watch_is_its_parents_and_can_watch_itself(stack, job_id):
+    program = Program(
+        stack,
+        job_id,
+        """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks with threads
+watch = pq.jobs.watch(job_id)
+next(watch)
+if os.fork() == 0:
+    try:
+        next(watch)
+    except errors.ConnectionFailed as error:
+        print(error, flush=True)
+    own = PictureQueue(pq._project.api.settings.url, pq._project.api.settings.key)
+    print(next(own.jobs.watch(job_id)).status, flush=True)
+    os._exit(0)
+os.wait()
+watch.close()
+pq.close()
+""",
+    )
+    assert program.line() == "The wait began in another process. Wait again in this one."
+    assert program.line() == "pending"
+    assert program.end() == (0, "")
+
+
+def listeners(pq):
+    return pq._watcher._background._watcher.subscriptions._listeners
+
+
+def until(condition):
+    deadline = time.monotonic() + GUARD
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_leaving_a_loop_early_releases_its_topic(pq, job_id):
+    watch = pq.jobs.watch(job_id)
+    next(watch)
+    until(lambda: listeners(pq))
+    watch.close()
+    until(lambda: not listeners(pq))
+    for event in pq.jobs.watch(job_id):
+        assert event.status is JobStatus.PENDING
+        break
+    until(lambda: not listeners(pq) and not pq._watcher._background._running)
+    pq.jobs.cancel(job_id)
+    assert [event.status for event in pq.jobs.watch(job_id)] == [JobStatus.CANCELLED]
+
+
+def test_several_threads_watch_over_one_connection(pq, queue):
+    jobs = [pq.jobs.enqueue("resize", queue=queue).id for _ in range(8)]
+    began = threading.Barrier(len(jobs) + 1)
+
+    def watch(job_id):
+        events = pq.jobs.watch(job_id, timeout=GUARD)
+        next(events)
+        began.wait(GUARD)
+        return [event.status for event in events][-1]
+
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        ends = threads.map(watch, jobs)
+        began.wait(GUARD)
+        for job_id in jobs:
+            pq.jobs.cancel(job_id)
+        assert set(ends) == {JobStatus.CANCELLED}
+    assert [t.name for t in threading.enumerate()].count("picture-queue watch") == 1
+
+
+def test_closing_the_client_ends_what_waits(pq, job_id):
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(pq.jobs.result, job_id)
+        until(lambda: pq._watcher._background is not None and listeners(pq))
+        pq.close()
+        with pytest.raises(errors.ConnectionFailed, match="The client was closed"):
+            waiting.result(GUARD)
+
+
+def test_a_forgotten_client_ends_its_thread(stack, pq, job_id):
+    other = PictureQueue(stack.api_url, stack.service_role_key)
+    next(other.jobs.watch(job_id))
+    thread = other._watcher._background._thread
+    other._project.close()
+    del other
+    gc.collect()
+    thread.join(GUARD)
+    assert not thread.is_alive()
+
+
+async def test_it_outlives_the_token_it_began_with(stack, ada, service, monkeypatch):
+    monkeypatch.setattr(follow, "POLL_CONNECTED", 60.0)
+    claims = jwt.decode(ada.token, options={"verify_signature": False})
+    short = jwt.encode({**claims, "exp": int(time.time()) + 3}, stack.jwt_secret, "HS256")
+    started = await service.generations.start("a cat", user_id=ada.id)
+    loop = asyncio.get_running_loop()
+
+    def watch():
+        with PictureQueue(stack.api_url, stack.anon_key, access_token=short) as pq:
+            events = pq.generations.watch(started.id, timeout=GUARD)
+            assert next(events).status is JobStatus.PENDING
+            refresh(pq, ada.token)
+            time.sleep(4.5)  # the first token has expired, and the server closed the topic
+            source = pq._watcher._background._watcher.subscriptions
+            until(lambda: f"pq:user:{ada.id}" in source._joined)
+            asyncio.run_coroutine_threadsafe(service.generations.cancel(started.id), loop)
+            return [event for event in events][-1]
+
+    last = await asyncio.to_thread(watch)
+    assert (last.status, last.source) == (JobStatus.CANCELLED, "socket")
+
+
+async def test_it_reads_as_whoever_is_signed_in_at_the_moment(stack, ada, bob, monkeypatch):
+    monkeypatch.setattr(follow, "POLL_CONNECTED", 0.2)
+    started = await ada.pq.generations.start("a cat")
+
+    def watch():
+        with PictureQueue(stack.api_url, stack.anon_key, access_token=ada.token) as pq:
+            events = pq.generations.watch(started.id, timeout=GUARD)
+            assert next(events).status is JobStatus.PENDING
+            refresh(pq, bob.token)
+            with pytest.raises(errors.JobNotFound):
+                list(events)
+
+    await asyncio.to_thread(watch)
+
+
+def refresh(pq, token):
+    """Does what a refreshed session of supabase-py does."""
+    client = pq._project.client()
+    client.options.headers["Authorization"] = f"Bearer {token}"
+    client._postgrest = None

@@ -1,0 +1,135 @@
+"""A wait ends at its timeout, whatever the network and the arguments are."""
+
+import asyncio
+import math
+
+import pytest
+
+from picture_queue import AsyncPictureQueue, PictureQueue, errors
+from picture_queue._realtime import follow
+from picture_queue.records import JobStatus
+
+#: Seconds; far below the minutes that a call takes to give up on a silent network.
+GUARD = 15
+
+
+@pytest.fixture(params=["api", "database"])
+async def silent(request, stack, black_hole):
+    """Both clients behind a network that can fall silent: the arguments that open them."""
+    if request.param == "api":
+        hole, url = await black_hole(stack.api_url)
+        return hole, {"url": url, "key": stack.service_role_key}
+    hole, url = await black_hole(stack.db_url)
+    return hole, {"database_url": url}
+
+
+async def test_result_ends_in_time_if_the_network_falls_silent(silent, service, queue, monkeypatch):
+    monkeypatch.delenv("SUPABASE_URL", raising=False)
+    hole, arguments = silent
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    async with asyncio.timeout(GUARD), AsyncPictureQueue(**arguments) as pq:
+        assert (await pq.jobs.get(job_id)).status is JobStatus.PENDING
+        waiting = asyncio.create_task(pq.jobs.result(job_id, timeout=1.5))
+        await asyncio.sleep(0.5)
+        hole.fall_silent()
+        with pytest.raises(errors.WaitTimeout, match=r"1\.5 s: The project does not answer"):
+            await waiting
+
+
+async def test_result_ends_in_time_if_nothing_ever_answers(silent, service, queue, monkeypatch):
+    monkeypatch.delenv("SUPABASE_URL", raising=False)
+    hole, arguments = silent
+    hole.fall_silent()
+    async with asyncio.timeout(GUARD), AsyncPictureQueue(**arguments) as pq:
+        for wait in (pq.jobs.result, lambda *a, **k: anext(pq.generations.watch(*a, **k))):
+            with pytest.raises(errors.WaitTimeout, match="was not read within 1 s"):
+                await wait("0190f4c1-0000-7000-8000-000000000000", timeout=1)
+
+
+async def test_sync_waits_end_in_time_as_well(silent, service, queue, monkeypatch):
+    monkeypatch.delenv("SUPABASE_URL", raising=False)
+    hole, arguments = silent
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    loop = asyncio.get_running_loop()
+
+    def wait():
+        with PictureQueue(**arguments) as pq:
+            watch = pq.jobs.watch(job_id, timeout=1)
+            assert next(watch).status is JobStatus.PENDING
+            loop.call_soon_threadsafe(hole.fall_silent)
+            with pytest.raises(errors.WaitTimeout):
+                next(watch)
+            with pytest.raises(errors.WaitTimeout):
+                pq.jobs.result(job_id, timeout=1)
+
+    await asyncio.wait_for(asyncio.to_thread(wait), GUARD)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, -math.inf, "5"])
+async def test_a_timeout_that_is_none_is_refused_before_anything_is_asked(service, timeout):
+    nothing = "0190f4c1-0000-7000-8000-000000000000"
+    with pytest.raises(errors.InvalidArgument, match=r"`timeout` is .*Give seconds"):
+        service.jobs.watch(nothing, timeout=timeout)
+    with pytest.raises(errors.InvalidArgument, match="`timeout` is "):
+        service.generations.watch(nothing, timeout=timeout)
+    with pytest.raises(errors.InvalidArgument, match="`timeout` is "):
+        await service.jobs.result(nothing, timeout=timeout)
+
+
+def test_a_timeout_that_is_none_is_refused_by_the_sync_client(stack):
+    with PictureQueue(stack.api_url, stack.service_role_key) as pq:
+        with pytest.raises(errors.InvalidArgument, match="`timeout` is -1"):
+            pq.jobs.watch("0190f4c1-0000-7000-8000-000000000000", timeout=-1)
+        with pytest.raises(errors.InvalidArgument, match="`timeout` is nan"):
+            pq.jobs.result("0190f4c1-0000-7000-8000-000000000000", timeout=math.nan)
+
+
+async def test_no_time_is_enough_for_one_look(service, queue):
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    watch = service.jobs.watch(job_id, timeout=0)
+    assert (await anext(watch)).status is JobStatus.PENDING
+    with pytest.raises(errors.WaitTimeout, match="within 0 s"):
+        await anext(watch)
+    await service.jobs.cancel(job_id)
+    assert [e.status async for e in service.jobs.watch(job_id, timeout=0)] == [JobStatus.CANCELLED]
+
+
+async def test_an_infinite_timeout_waits_as_none_does(service, queue):
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    await service.jobs.cancel(job_id)
+    with pytest.raises(errors.JobCancelled):
+        await service.jobs.result(job_id, timeout=math.inf)
+    with pytest.raises(errors.JobCancelled):
+        await service.jobs.result(job_id, timeout=10**400)
+
+
+async def test_an_end_that_no_event_told_of_is_seen_at_the_deadline(
+    service, queue, faults, monkeypatch
+):
+    monkeypatch.setattr(follow, "POLL_ALONE", 60.0)
+    await faults(network_cut=True)
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    watch = service.jobs.watch(job_id, timeout=1)
+    assert (await anext(watch)).status is JobStatus.PENDING
+    await service.jobs.cancel(job_id)
+    assert (await anext(watch)).status is JobStatus.CANCELLED
+
+
+async def test_a_job_that_is_deleted_ends_its_watch(service, queue, db, monkeypatch):
+    monkeypatch.setattr(follow, "POLL_CONNECTED", 0.2)
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    watch = service.jobs.watch(job_id, timeout=GUARD)
+    await anext(watch)
+    await db.execute("delete from public.job_queue where id = $1", job_id)
+    with pytest.raises(errors.JobNotFound):
+        await anext(watch)
+
+
+async def test_two_watches_of_one_job_both_see_its_end(service, queue):
+    job_id = (await service.jobs.enqueue("resize", queue=queue)).id
+    watches = [service.jobs.watch(job_id, timeout=GUARD) for _ in range(2)]
+    for watch in watches:
+        await anext(watch)
+    await service.jobs.cancel(job_id)
+    for watch in watches:
+        assert [event.status async for event in watch][-1] is JobStatus.CANCELLED

@@ -1,0 +1,107 @@
+"""Whoever waits is told why the job does not move."""
+
+import asyncio
+import logging
+
+import pytest
+
+from picture_queue import errors
+from picture_queue._realtime import follow
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(follow, "EXPLAIN_AFTER", 0.1)
+    monkeypatch.setattr(follow, "EXPLAIN_LONGEST", 0.1)
+    monkeypatch.setattr(follow, "POLL_CONNECTED", 0.05)
+    monkeypatch.setattr(follow, "POLL_ALONE", 0.05)
+
+
+async def next_reason(watch):
+    async with asyncio.timeout(15):
+        while (event := await anext(watch)).explanation is None:
+            pass
+    return event
+
+
+async def test_a_watch_yields_the_reason_and_each_other_one(service, queue):
+    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+    watch = service.jobs.watch(job_id, timeout=30)
+    first = await anext(watch)
+    told = await next_reason(watch)
+    assert told.explanation.reason == "no_worker"
+    assert "nobody-knows" in told.explanation.detail
+    assert (told.version, told.status, told.hold) == (first.version, first.status, first.hold)
+    await service.queues.pause(queue)
+    assert (await next_reason(watch)).explanation.reason == "queue_paused"
+    await service.queues.resume(queue)
+    assert (await next_reason(watch)).explanation.reason == "no_worker"
+    await service.jobs.cancel(job_id)
+    last = [event async for event in watch][-1]
+    assert last.finished
+    assert last.explanation is None
+
+
+async def test_a_user_is_told_as_well(ada):
+    started = await ada.pq.generations.start("a cat")
+    told = await next_reason(ada.pq.generations.watch(started.id, timeout=30))
+    assert told.explanation.reason == "no_worker"
+
+
+async def test_a_job_that_runs_has_no_reason(service, queue, new_worker):
+    worker = new_worker()
+    go = asyncio.Event()
+
+    @worker.handler("slow")
+    async def slow(payload: dict) -> None:
+        await go.wait()
+
+    async with asyncio.timeout(30), worker:
+        job_id = (await service.jobs.enqueue("slow", queue=queue)).id
+        events = []
+        async for event in service.jobs.watch(job_id):
+            if event.status == "processing" and not go.is_set():
+                asyncio.get_running_loop().call_later(0.5, go.set)
+            events.append(event)
+    assert [e.explanation for e in events if e.status == "processing"] == [None]
+
+
+async def test_result_logs_each_reason_once(service, queue, caplog):
+    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+    with (
+        caplog.at_level(logging.INFO, logger="picture_queue"),
+        pytest.raises(errors.WaitTimeout, match=r"within 1 s: No worker .*nobody-knows") as timeout,
+    ):
+        await service.jobs.result(job_id, timeout=1)
+    assert timeout.value.explanation.reason == "no_worker"
+    told = [record for record in caplog.records if "nobody-knows" in record.getMessage()]
+    assert [record.levelname for record in told] == ["WARNING"]
+    assert f"Job {job_id} (nobody-knows) waits: No worker" in told[0].getMessage()
+
+
+async def test_the_reason_is_asked_for_more_seldom_than_the_row(service, queue, monkeypatch):
+    monkeypatch.setattr(follow, "EXPLAIN_LONGEST", 60.0)
+    called = []
+    call = service._project.call
+
+    async def count(rpc, *more, **options):
+        called.append(rpc.function)
+        return await call(rpc, *more, **options)
+
+    monkeypatch.setattr(service._project, "call", count)
+    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+    with pytest.raises(errors.WaitTimeout):
+        await service.jobs.result(job_id, timeout=2)
+    # After 0.1, 0.3, 0.7 and 1.5 seconds, and at the end.
+    assert 2 <= called.count("explain_jobs") <= 5
+    assert called.count("get_job") > called.count("explain_jobs")
+
+
+async def test_a_reason_that_cannot_be_had_ends_nothing(service, queue, faults):
+    job_id = (await service.jobs.enqueue("nobody-knows", queue=queue)).id
+    await faults(answer_503=1000, path="/rest/v1/rpc/explain_jobs")
+    watch = service.jobs.watch(job_id, timeout=20)
+    await anext(watch)
+    canceller = asyncio.create_task(asyncio.sleep(0.5))
+    canceller.add_done_callback(lambda _: asyncio.ensure_future(service.jobs.cancel(job_id)))
+    assert [event async for event in watch][-1].finished

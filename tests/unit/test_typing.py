@@ -1,0 +1,100 @@
+"""Type checkers see what the library has, and nothing else."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Name of the snippet, its text, and what mypy says of it: nothing, or a part of its error.
+SNIPPETS = {
+    "names": ("from picture_queue import AsyncPictureQueue, JobEvent, PictureQueue, Worker\n", ""),
+    "misspelt_import": (
+        "from picture_queue import PictureQeue\n",
+        'Module "picture_queue" has no attribute "PictureQeue"',
+    ),
+    "misspelt_attribute": (
+        "import picture_queue\npicture_queue.Snoose\n",
+        'Module has no attribute "Snoose"',
+    ),
+    "misspelt_local_import": (
+        "from picture_queue.local import LocalSuperbase\n",
+        'Module "picture_queue.local" has no attribute "LocalSuperbase"',
+    ),
+    "watch": (
+        """
+from contextlib import closing
+from picture_queue import PictureQueue
+
+def watch(pq: PictureQueue, job_id: str) -> str:
+    with closing(pq.jobs.watch(job_id, timeout=5)) as events:
+        for event in events:
+            if event.explanation is not None:
+                return event.explanation.detail
+    pq.generations.watch(job_id).close()
+    return ""
+""",
+        "",
+    ),
+    "async_watch": (
+        """
+from contextlib import aclosing
+from picture_queue import AsyncPictureQueue
+
+async def watch(pq: AsyncPictureQueue, job_id: str) -> None:
+    async with aclosing(pq.jobs.watch(job_id)) as events:
+        async for event in events:
+            print(event.status)
+    await pq.generations.watch(job_id).aclose()
+""",
+        "",
+    ),
+    "event_without_such_a_field": (
+        """
+from picture_queue import PictureQueue
+
+def watch(pq: PictureQueue) -> None:
+    for event in pq.jobs.watch("x"):
+        print(event.state)
+""",
+        '"JobEvent" has no attribute "state"',
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def complaints(tmp_path_factory):
+    """What mypy says of each snippet, all in one run."""
+    folder = tmp_path_factory.mktemp("snippets")
+    for name, (text, _) in SNIPPETS.items():
+        (folder / f"{name}.py").write_text(text)
+    run = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--no-pretty"]
+        + [f"--config-file={ROOT / 'pyproject.toml'}", f"--cache-dir={ROOT / '.mypy_cache'}"]
+        + ["--follow-imports=silent"]
+        + [str(file) for file in sorted(folder.glob("*.py"))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert not run.stderr, run.stderr
+    found: dict[str, list[str]] = {name: [] for name in SNIPPETS}
+    for line in run.stdout.splitlines():
+        if match := re.match(r".*?(\w+)\.py:\d+: error: (.*)", line):
+            found[match[1]].append(match[2])
+    return found
+
+
+@pytest.mark.timeout(600)  # it reads the whole library when the cache is cold
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_mypy_finds_the_mistake_and_no_other(complaints, name):
+    _, expected = SNIPPETS[name]
+    if expected:
+        assert len(complaints[name]) == 1
+        assert expected in complaints[name][0]
+    else:
+        assert complaints[name] == []
