@@ -9,9 +9,11 @@
   backoff), ``public`` (the text the owner of the job sees instead of ``Type: message``), ``counts``
   (False: the job is not at fault, the attempt is given back) and, with that, ``pause_key`` (a limit
   key that rests for ``retry_after`` seconds).
+
+A wait is at most a year: a longer one is shortened to that.
 """
 
-import math
+import inspect
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -25,11 +27,16 @@ from picture_queue.worker.outcomes import (
     Snoozed,
     clean,
     cleaned_json,
-    text_of,
+    describe,
+    storable,
     traceback_of,
+    wait_seconds,
+    wait_until,
 )
 
 _SNOOZE_WITHOUT_A_TIME = 10.0  # seconds
+_DEEPEST_GROUP = 100
+_LONGEST_NAME = 200  # characters of an event or a limit key
 
 
 class Verdict(Exception):
@@ -63,7 +70,7 @@ class Snooze(Verdict):
 
     def outcome(self, queue: str) -> Outcome:
         """Returns what is reported of a job of that queue."""
-        return Snoozed(self.seconds, self.until)
+        return Snoozed(wait_seconds(self.seconds), _instant(self.until))
 
 
 @dataclass(eq=False)
@@ -73,7 +80,7 @@ class Retry(Verdict):
     Args:
         seconds: Time to the next attempt.
         at: Or when, instead. Neither: after the backoff.
-        reason: The error the owner of the job sees.
+        reason: The error the owner of the job sees: a text, or the exception that was the reason.
 
     Raises:
         InvalidArgument: Both are given, or it is no time.
@@ -81,7 +88,7 @@ class Retry(Verdict):
 
     seconds: float | None = None
     at: datetime | None = None
-    reason: str = "The handler asked for another attempt"
+    reason: str | BaseException = "The handler asked for another attempt"
 
     def __post_init__(self) -> None:
         if self.seconds is not None or self.at is not None:
@@ -89,9 +96,11 @@ class Retry(Verdict):
 
     def outcome(self, queue: str) -> Outcome:
         """Returns what is reported of a job of that queue."""
-        # Raised, it has a story to tell: where, and from which exception.
-        detail = traceback_of(self) if self.__traceback__ else None
-        return Failed(clean(self.reason), detail, delay=self.seconds, at=self.at)
+        reason = self.reason
+        text = describe(reason) if isinstance(reason, BaseException) else str(reason)
+        return Failed(
+            clean(text), traceback_of(self), delay=wait_seconds(self.seconds), at=_instant(self.at)
+        )
 
 
 @dataclass(eq=False)
@@ -118,7 +127,8 @@ class RateLimited(Verdict):
 
     def outcome(self, queue: str) -> Outcome:
         """Returns what is reported of a job of that queue."""
-        return Snoozed(self.seconds, pause_key=self.key or f"queue:{queue}")
+        key = self.key or f"queue:{queue}"
+        return Snoozed(wait_seconds(self.seconds), pause_key=key)
 
 
 @dataclass(eq=False)
@@ -144,7 +154,7 @@ class Park(Verdict):
 
     def outcome(self, queue: str) -> Outcome:
         """Returns what is reported of a job of that queue."""
-        return Parked(self.seconds, event=self.event)
+        return Parked(wait_seconds(self.seconds), event=self.event)
 
 
 @dataclass(eq=False)
@@ -180,6 +190,14 @@ def from_value(value: object, queue: str) -> Outcome:
     """
     if isinstance(value, Verdict | PermanentFailure):
         return from_error(value, queue)
+    if inspect.iscoroutine(value):
+        value.close()
+        name = clean(value.__qualname__, 100)
+        return Failed(
+            f"The handler returned a coroutine that it did not await ({name}): write "
+            "`return await …` in a handler defined with `async def`",
+            retryable=False,
+        )
     try:
         return Completed(None if value is None else cleaned_json(value))
     except ValueError as error:
@@ -187,51 +205,84 @@ def from_value(value: object, queue: str) -> Outcome:
 
 
 def from_error(error: BaseException, queue: str) -> Outcome:
-    """Returns the outcome an exception of a handler asks for.
+    """Returns the outcome an exception of a handler asks for; raises nothing.
 
     Args:
         error: What it raised.
         queue: The queue of its job.
     """
+    try:
+        return _outcome_of(error, queue)
+    # An exception's properties are the user's code, and a verdict can be changed after it was made.
+    except BaseException as fault:
+        return _unreadable(error, fault)
+
+
+def _outcome_of(error: BaseException, queue: str) -> Outcome:
     cause = cause_of(error)
     if isinstance(cause, Verdict):
-        return cause.outcome(queue)
-    delay = _seconds(getattr(cause, "retry_after", None))
-    if getattr(cause, "counts", None) is False:
-        key = getattr(cause, "pause_key", None)
+        return _checked(cause.outcome(queue))
+    delay = wait_seconds(_attribute(cause, "retry_after"))
+    if _attribute(cause, "counts") is False:
+        key = _attribute(cause, "pause_key")
         return Snoozed(
             _SNOOZE_WITHOUT_A_TIME if delay is None else delay,
-            pause_key=key if isinstance(key, str) else None,
+            pause_key=key if isinstance(key, str) and _is_name(key) else None,
+            reason=clean(describe(cause)),
         )
-    public = getattr(cause, "public", None)
+    public = _attribute(cause, "public")
     return Failed(
-        clean(public if isinstance(public, str) and public else _named(cause)),
+        clean(public if isinstance(public, str) and public else describe(cause)),
         traceback_of(error),
-        getattr(cause, "retryable", None) is not False,
+        _attribute(cause, "retryable") is not False,
         delay,
     )
 
 
+def _checked(outcome: Outcome) -> Outcome:
+    """Refuses what the database would not accept of a verdict that was changed after its making."""
+    waits = isinstance(outcome, Snoozed | Parked)
+    if waits and getattr(outcome, "delay", None) is None and getattr(outcome, "at", None) is None:
+        raise InvalidArgument("It takes seconds, 0 or more")
+    for name in ("pause_key", "event"):
+        _check_name(name, getattr(outcome, name, None))
+    return outcome
+
+
+def _unreadable(error: BaseException, fault: BaseException) -> Failed:
+    try:
+        text = clean(f"{describe(error)} (it cannot be read: {describe(fault)})")
+    except BaseException:  # what its __str__ returns can be an object of the user's class
+        text = "The handler raised an exception that cannot be read"
+    return Failed(text, traceback_of(error))
+
+
+def _attribute(error: BaseException, name: str) -> object:
+    """Returns an attribute of an exception, None where it has none or its property raises."""
+    try:
+        return getattr(error, name, None)
+    except BaseException:
+        return None
+
+
 def cause_of(error: BaseException) -> BaseException:
     """Returns what was raised, out of the groups that task groups put around it."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    for _ in range(_DEEPEST_GROUP):
+        # Not isinstance(): it asks for a property of the exception.
+        is_group = issubclass(type(error), BaseExceptionGroup)
+        members = _attribute(error, "exceptions") if is_group else None
+        if not isinstance(members, tuple) or len(members) != 1:
+            break
+        error = members[0]
     return error
 
 
-def _named(error: BaseException) -> str:
-    text, kind = text_of(error), type(error).__name__
-    return f"{kind}: {text}" if text else kind
-
-
-def _seconds(value: object) -> float | None:
-    if isinstance(value, int | float) and math.isfinite(value) and value >= 0:
-        return float(value)
-    return None
+def _instant(at: datetime | None) -> str | None:
+    return None if at is None else wait_until(at)
 
 
 def _check_seconds(name: str, seconds: object) -> None:
-    if _seconds(seconds) is None:
+    if wait_seconds(seconds) is None:
         raise InvalidArgument(f"{name} takes seconds, 0 or more", detail=f"seconds is {seconds!r}")
 
 
@@ -241,10 +292,20 @@ def _check_one(name: str, other: str, seconds: object, at: object) -> None:
         _check_seconds(name, seconds)
     elif seconds is not None:
         raise InvalidArgument(f"{name} takes seconds or {other}, not both")
-    elif not isinstance(at, datetime):
+    elif not isinstance(at, datetime) or at != at:  # a missing time of pandas
         raise InvalidArgument(f"{name} takes a datetime", detail=f"{other} is {at!r}")
 
 
-def _check_name(name: str, value: str | None) -> None:
-    if value is not None and not 1 <= len(value) <= 200:
-        raise InvalidArgument(f"A name has 1 to 200 characters: {name} has {len(value)}")
+def _check_name(name: str, value: object) -> None:
+    if value is None or (isinstance(value, str) and _is_name(value)):
+        return
+    if isinstance(value, str) and 1 <= len(value) <= _LONGEST_NAME:
+        raise InvalidArgument(
+            f"The {name} holds a character that a database cannot store", detail=repr(value)
+        )
+    size = len(value) if isinstance(value, str) else repr(value)
+    raise InvalidArgument(f"A name has 1 to {_LONGEST_NAME} characters: {name} has {size}")
+
+
+def _is_name(value: str) -> bool:
+    return 1 <= len(value) <= _LONGEST_NAME and storable(value, _LONGEST_NAME) == value
