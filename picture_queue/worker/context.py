@@ -20,11 +20,13 @@ class Flags:
     Attributes:
         cancel: The job's cancel was requested.
         shutdown: The worker stops.
+        stop: The handler was asked to end: cancel, timeout, lost lease, or the end of the grace.
         stopped: The attempt is over for the worker, whatever the handler still does.
     """
 
     cancel: bool = False
     shutdown: bool = False
+    stop: bool = False
     stopped: bool = False
 
 
@@ -128,7 +130,7 @@ class _Context:
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether the job is being cancelled.
+        """True if the job is being cancelled.
 
         A running handler is stopped then: an async one by `asyncio.CancelledError`. It is true from
         the start for a job that was cancelled while it was parked: such a handler is run, not
@@ -138,8 +140,19 @@ class _Context:
 
     @property
     def shutdown_requested(self) -> bool:
-        """Whether the worker stops: a handler that does not end in time is released."""
+        """True once the worker stops: a handler that does not end in time is released."""
         return self._flags.shutdown
+
+    @property
+    def stop_requested(self) -> bool:
+        """True once the handler should end before its work is done, whatever the reason.
+
+        The job was cancelled, its time is over, its lease is lost, or the worker stops. A plain
+        function cannot be stopped from outside, so a long one looks at this now and then and raises
+        `asyncio.CancelledError`: its job is then cancelled, failed or given back, as the reason
+        says. To return would complete the job, while a worker that stops still waits for it.
+        """
+        return self._flags.stop or self._flags.shutdown
 
     def _check_not_over(self) -> None:
         if self._flags.stopped:
@@ -152,7 +165,7 @@ class _Context:
             raise InvalidArgument(
                 "progress takes percent", detail=f"percent is {percent}, not 0 to 100"
             )
-        return int(percent), None if message is None else clean(message)
+        return int(percent), None if message is None else clean(str(message))
 
 
 class JobContext(_Context):
@@ -214,7 +227,8 @@ class SyncJobContext(_Context):
             asyncio.CancelledError: The attempt is over (cancelled, timed out, released, or its
                 lease is lost). A thread cannot be stopped from outside: let it pass.
         """
-        self._in_the_loop(self._attempt.progress.put, *self._checked(percent, message))
+        said = self._checked(percent, message)
+        self._in_the_loop(lambda: self._attempt.progress.put(*said))
 
     def log(self, message: str, level: Level = "info") -> None:
         """Writes a line into the log of the job, from any thread; see `JobContext.log`.
@@ -228,10 +242,15 @@ class SyncJobContext(_Context):
             asyncio.CancelledError: The attempt is over; see `progress`.
         """
         self._check_not_over()
-        self._in_the_loop(self._attempt.log.put, Line.of(message, level))
+        line = Line.of(message, level)
+        self._in_the_loop(lambda: self._attempt.log.put(line))
 
-    def _in_the_loop(self, function: Callable[..., None], *args: Any) -> None:
+    def _in_the_loop(self, function: Callable[[], None]) -> None:
+        def call() -> None:
+            if not self._flags.stopped:
+                function()
+
         try:
-            self._loop.call_soon_threadsafe(function, *args)
+            self._loop.call_soon_threadsafe(call)
         except RuntimeError as error:  # the worker ended, and its loop with it
             raise asyncio.CancelledError("the worker has stopped") from error
