@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CLOSING = 5.0  # seconds a pool waits for its threads when it is closed
+_CLOSING = 2.0  # seconds a pool waits for its threads when it is closed
 _held: list[object] = []
 
 
