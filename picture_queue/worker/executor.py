@@ -137,6 +137,7 @@ class Attempt:
         "_log",
         "_owner",
         "_progress",
+        "_result",
         "_stop",
         "_task",
         "_timer",
@@ -165,6 +166,7 @@ class Attempt:
         self._progress: Progress | None = None
         self._log: JobLog | None = None
         self._stop: Stop | None = None
+        self._result: list[Outcome | None] = []  # empty until the handler has ended
         self._timer: asyncio.TimerHandle | None = None
         self._began = time.monotonic()
         deadlines.add(self, job.timeout_seconds)
@@ -237,7 +239,7 @@ class Attempt:
             # The end of an event loop waits for all tasks, and this one ignores its cancellation.
             hold_forever(self._task)
 
-    async def _run(self) -> Outcome | None:
+    async def _run(self) -> None:
         """Runs the handler. Nothing that it raises may leave this coroutine.
 
         The event loop itself stops for a SystemExit or KeyboardInterrupt, and for other exceptions
@@ -251,10 +253,11 @@ class Attempt:
                 outcome = await self._call_in_thread()
         except BaseException as error:
             outcome = self._failed(error)
+        # What a task returns is lost if it cancels itself in its last step.
+        self._result = [outcome]
         if self._progress is not None and isinstance(outcome, Snoozed | Parked):
             with contextlib.suppress(asyncio.CancelledError):
                 await self._progress.flush()  # the job shows it while it waits
-        return outcome
 
     async def _call(self) -> object:
         handler = self._handler
@@ -290,18 +293,13 @@ class Attempt:
             return self._stopped(error)
         return verdicts.from_error(error, self.job.queue)
 
-    def _done(self, task: asyncio.Task[Outcome | None]) -> None:
+    def _done(self, task: asyncio.Task[None]) -> None:
         try:
             if not self.settled:
-                self._settle(self._result_of(task))
+                # Without a result it was cancelled before its first step.
+                self._settle(self._result[0] if self._result else self._stopped())
         finally:
             self._owner.ended(self)
-
-    def _result_of(self, task: asyncio.Task[Outcome | None]) -> Outcome | None:
-        if task.cancelled():
-            return self._stopped()
-        error = task.exception()
-        return task.result() if error is None else verdicts.from_error(error, self.job.queue)
 
     def _settle(self, outcome: Outcome | None) -> None:
         self._deadlines.drop(self)

@@ -29,6 +29,7 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9998, 12, 31, 23, 59, tzinfo=UTC)
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (LONGEST_NUMBER + 1))
 
@@ -243,8 +244,8 @@ def describe(error: BaseException) -> str:
 
 
 def clean(text: str, length: int = ERROR_LENGTH) -> str:
-    """Makes one line that a database can store of any text."""
-    return storable(" ".join(text.split()), length)
+    """Makes one line that a database can store and a terminal can show of any text."""
+    return storable(_CONTROL.sub("\ufffd", " ".join(text.split())), length)
 
 
 def traceback_of(error: BaseException) -> str | None:

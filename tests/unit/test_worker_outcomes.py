@@ -186,8 +186,8 @@ def raised(error: BaseException) -> Any:
 
 
 def test_an_exception_is_worth_another_attempt():
-    outcome = raised(ValueError("two\nlines\tand \x00 \ud800"))
-    assert outcome.error == "ValueError: two lines and \ufffd ?"
+    outcome = raised(ValueError("two\nlines\tand \x00 \ud800 \x1b[31m \x9b"))
+    assert outcome.error == "ValueError: two lines and \ufffd ? \ufffd[31m \ufffd"
     assert outcome.retryable
     assert outcome.delay is None
     assert outcome.detail is not None
