@@ -1,26 +1,38 @@
-"""Reads from a handler's signature what it wants: payload, context, and of which type."""
+"""Read from a handler's signature what it wants: payload, context, and of which type."""
 
+import contextlib
 import inspect
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, get_args
 
-from pydantic import PydanticUserError, TypeAdapter
+from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter
 
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker.context import JobContext, SyncJobContext
 
+if sys.version_info >= (3, 14):
+    from annotationlib import Format, ForwardRef
+else:
+    from typing import ForwardRef
+
 _SHAPE = "Write it as (), (payload), (payload, job) or (job: JobContext)"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_MOST_LAYERS = 100
 _CONTEXTS = (JobContext, SyncJobContext)
+_CONTEXT_NAME = re.compile(rf"\b({'|'.join(context.__name__ for context in _CONTEXTS)})\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a handler is called.
+    """The way to call a handler.
 
     Attributes:
-        is_async: It is a coroutine function; else it runs in a thread.
+        is_async: It is called in the event loop, and what it returns is awaited; else it runs in a
+            thread.
         takes_payload: Its first argument is the payload.
         takes_context: Its last argument is the context.
         payload: Validates the payload; None hands the JSON object over as it is.
@@ -32,71 +44,172 @@ class Shape:
     payload: TypeAdapter[Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    name: str
+    annotation: Any  # text where it is not defined when the program runs
+    required: bool
+
+    @property
+    def contexts(self) -> list[str]:
+        """Names of the contexts in its annotation, such as that in ``JobContext | None``."""
+        if isinstance(self.annotation, str):  # imported for type checkers only
+            return _CONTEXT_NAME.findall(self.annotation)
+        types = (self.annotation, *get_args(self.annotation))
+        return [context.__name__ for context in _CONTEXTS if context in types]
+
+
 def shape_of(job_type: str, function: Callable[..., Any]) -> Shape:
-    """Reads a handler's signature.
+    """Read a handler's signature.
 
     Raises:
         InvalidArgument: It cannot be called with a payload and a context, or the type of its
             payload cannot be validated.
     """
+    if inspect.isclass(function):
+        raise _refusal(
+            job_type,
+            f"{function.__name__} is a class",
+            "Register a function, or an instance of the class that has __call__",
+        )
     if not callable(function):
         raise _refusal(job_type, f"{function!r} is not a function", _SHAPE)
-    call = getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
-    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    layers = list(_layers(function))
+    if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in layers):
         raise _refusal(job_type, "it is a generator", "Return a value instead of yielding some")
+    is_async = any(inspect.iscoroutinefunction(layer) for layer in layers)
     wanted = _parameters(job_type, function)
-    takes_context = len(wanted) == 2 or (len(wanted) == 1 and _is_context(wanted[0]))
+    takes_context = len(wanted) == 2 or (len(wanted) == 1 and bool(wanted[0].contexts))
     if takes_context:
         _check_context(job_type, wanted[-1], is_async)
     takes_payload = len(wanted) - takes_context == 1
-    adapter = _adapter(job_type, wanted[0].annotation) if takes_payload else None
+    adapter = _adapter(job_type, wanted[0]) if takes_payload else None
     return Shape(is_async, takes_payload, takes_context, adapter)
 
 
-def _parameters(job_type: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
-    try:
-        signature = inspect.signature(function, eval_str=True)
-    except (NameError, TypeError, ValueError, SyntaxError) as error:
-        raise _refusal(
-            job_type,
-            f"its signature cannot be read: {error}",
-            "Define the types of its arguments at the top level of a module",
-        ) from error
-    parameters = signature.parameters.values()
+def _layers(function: Callable[..., Any]) -> Iterator[Any]:
+    """Yield a callable and what it calls, through partials, decorators and `__call__`."""
+    layer: Any = function
+    for _ in range(_MOST_LAYERS):  # a `__wrapped__` can lead back to itself
+        yield layer
+        if isinstance(layer, partial):
+            layer = layer.func
+        elif hasattr(layer, "__wrapped__"):
+            layer = layer.__wrapped__
+        elif not (inspect.isroutine(layer) or inspect.isclass(layer)):
+            layer = type(layer).__call__
+        else:
+            return
+
+
+def _parameters(job_type: str, function: Callable[..., Any]) -> list[_Parameter]:
+    signature = _signature(job_type, function)
+    parameters = list(signature.parameters.values())
     for parameter in parameters:
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise _refusal(job_type, f"{parameter.name} can only be given by name", _SHAPE)
-    positional = [p for p in parameters if p.kind in _POSITIONAL]
-    required = [p for p in positional if p.default is p.empty]
+    given = [p for p in parameters if p.kind in _POSITIONAL]
+    if not given and any(p.kind not in (*_POSITIONAL, p.KEYWORD_ONLY) for p in parameters):
+        raise _refusal(
+            job_type,
+            f"{signature} does not tell whether it wants the payload and the job",
+            "Name its arguments, or put @functools.wraps(function) on the wrapper",
+        )
+    required = [p for p in given if p.default is p.empty]
+    names = ", ".join(p.name for p in required)
     if len(required) > 2:
-        names = ", ".join(p.name for p in required)
         raise _refusal(job_type, f"it requires {len(required)} arguments ({names})", _SHAPE)
+    if given and given[0].name in ("self", "cls"):
+        raise _refusal(
+            job_type,
+            f"it is a method that is bound to no object ({names})",
+            f"Register the method of an object: worker.handler({job_type!r})(object.method)",
+        )
+    found = [
+        _Parameter(p.name, _resolved(p.annotation, function), p in required) for p in given[:2]
+    ]
+    if len(found) == 2 and found[0].contexts:
+        raise _refusal(job_type, f"its first argument is the context ({names})", _SHAPE)
     # A second argument with a default is the function's own affair, unless it says context.
-    return positional[:1] + [p for p in positional[1:2] if p in required or _is_context(p)]
+    return found[:1] + [p for p in found[1:] if p.required or p.contexts]
 
 
-def _is_context(parameter: inspect.Parameter) -> bool:
-    return parameter.annotation in _CONTEXTS
+def _signature(job_type: str, function: Callable[..., Any]) -> inspect.Signature:
+    """Return its signature, or that of what it wraps if it passes on all it gets."""
+    try:
+        if not inspect.isfunction(function):
+            return _inspect(function, follow_wrapped=True)
+        return _inspect(inspect.unwrap(function, stop=_names_arguments), follow_wrapped=False)
+    except (NameError, TypeError, ValueError, SyntaxError) as error:
+        raise _refusal(job_type, f"its signature cannot be read: {error}", _SHAPE) from error
 
 
-def _check_context(job_type: str, parameter: inspect.Parameter, is_async: bool) -> None:
-    right, wrong = _CONTEXTS if is_async else reversed(_CONTEXTS)
-    if parameter.annotation is wrong:
+def _names_arguments(function: Callable[..., Any]) -> bool:
+    parameters = _inspect(function, follow_wrapped=False).parameters.values()
+    return not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
+
+
+def _inspect(function: Callable[..., Any], *, follow_wrapped: bool) -> inspect.Signature:
+    # Annotations stay as they are written: that of the result may be known to type checkers only.
+    if sys.version_info >= (3, 14):
+        return inspect.signature(
+            function, follow_wrapped=follow_wrapped, annotation_format=Format.FORWARDREF
+        )
+    return inspect.signature(function, follow_wrapped=follow_wrapped)
+
+
+def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
+    """Return what an annotation stands for, or its text if that is not defined."""
+    text = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
+    if not isinstance(text, str):
+        return annotation
+    for layer in _layers(function):
+        with contextlib.suppress(Exception):  # not defined in that module
+            return eval(text, *_names(layer))  # noqa: S307 - what Python itself would evaluate
+    return text
+
+
+def _names(function: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Return the global and local names that the annotations of a function can use."""
+    function = getattr(function, "__func__", function)
+    code = getattr(function, "__code__", None)
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=False) if code else ()
+    local: dict[str, Any] = {}
+    for name, cell in cells:
+        with contextlib.suppress(ValueError):  # not assigned yet
+            local[name] = cell.cell_contents
+    local.update((p.__name__, p) for p in getattr(function, "__type_params__", ()))
+    return getattr(function, "__globals__", {}), local
+
+
+def _check_context(job_type: str, parameter: _Parameter, is_async: bool) -> None:
+    right, wrong = (c.__name__ for c in (_CONTEXTS if is_async else reversed(_CONTEXTS)))
+    if wrong in parameter.contexts and right not in parameter.contexts:
         kind = "an async" if is_async else "a sync"
         raise _refusal(
             job_type,
-            f"{kind} handler takes no {wrong.__name__}",
-            f"Annotate {parameter.name} with {right.__name__}",
+            f"{kind} handler takes no {wrong}",
+            f"Annotate {parameter.name} with {right}",
         )
 
 
-def _adapter(job_type: str, annotation: Any) -> TypeAdapter[Any] | None:
+def _adapter(job_type: str, parameter: _Parameter) -> TypeAdapter[Any] | None:
+    annotation = parameter.annotation
     if annotation in (inspect.Parameter.empty, Any, dict, dict[str, Any]):
         return None
+    if isinstance(annotation, str):
+        raise _refusal(
+            job_type,
+            f"the type of {parameter.name}, {annotation}, is not defined when the program runs",
+            "Define it at the top level of a module, and import it outside of `if TYPE_CHECKING:`",
+        )
     try:
-        return TypeAdapter(annotation)
-    except PydanticUserError as error:  # its subclass for types without a schema included
+        adapter = TypeAdapter(annotation)
+        if not getattr(adapter, "pydantic_complete", True):  # an undefined name in it
+            adapter.rebuild(raise_errors=True)
+        return adapter
+    # That of types without a schema is a subclass.
+    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
         raise _refusal(
             job_type,
             f"its payload cannot be validated as {annotation!r}: {str(error).splitlines()[0]}",

@@ -1,8 +1,9 @@
-"""What a handler knows about its job, and how it says how far it is and what it does."""
+"""The context of a handler: its job, its progress and its log."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -15,21 +16,23 @@ from picture_queue.worker.progress import Progress
 
 @dataclass(slots=True)
 class Flags:
-    """What was asked of an attempt; written by the worker, read by the handler.
+    """Requests to a handler; written by the worker, read by the handler.
 
     Attributes:
         cancel: The job's cancel was requested.
         shutdown: The worker stops.
+        stop: The handler was asked to end: cancel, timeout, lost lease, or the end of the grace.
         stopped: The attempt is over for the worker, whatever the handler still does.
     """
 
     cancel: bool = False
     shutdown: bool = False
+    stop: bool = False
     stopped: bool = False
 
 
 class Attempt(Protocol):
-    """What a context is of."""
+    """The attempt that a context belongs to."""
 
     @property
     def job(self) -> ClaimedJob:
@@ -38,17 +41,17 @@ class Attempt(Protocol):
 
     @property
     def flags(self) -> Flags:
-        """What was asked of it."""
+        """Requests to its handler."""
         ...
 
     @property
     def progress(self) -> Progress:
-        """Where its progress goes."""
+        """Progress of the attempt."""
         ...
 
     @property
     def log(self) -> JobLog:
-        """Where its log goes."""
+        """Log of the attempt."""
         ...
 
 
@@ -108,7 +111,7 @@ class _Context:
 
     @property
     def event(self) -> Any:
-        """What came with the outside event that woke it; None when none did, or nothing came."""
+        """Data of the outside event that woke it; None when none did, or it had none."""
         return self.job.event
 
     @property
@@ -118,7 +121,7 @@ class _Context:
 
     @property
     def user_id(self) -> UUID | None:
-        """Whose job it is."""
+        """Owner of the job."""
         return self.job.user_id
 
     @property
@@ -128,7 +131,7 @@ class _Context:
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether the job is being cancelled.
+        """True if the job is being cancelled.
 
         A running handler is stopped then: an async one by `asyncio.CancelledError`. It is true from
         the start for a job that was cancelled while it was parked: such a handler is run, not
@@ -138,8 +141,19 @@ class _Context:
 
     @property
     def shutdown_requested(self) -> bool:
-        """Whether the worker stops: a handler that does not end in time is released."""
+        """True once the worker stops: a handler that does not end in time is released."""
         return self._flags.shutdown
+
+    @property
+    def stop_requested(self) -> bool:
+        """True once the handler should end before its work is done, whatever the reason.
+
+        The job was cancelled, its time is over, its lease is lost, or the worker stops. A plain
+        function cannot be stopped from outside, so a long one looks at this now and then and raises
+        `asyncio.CancelledError`: its job is then cancelled, failed or given back, as the reason
+        says. To return would complete the job, while a worker that stops still waits for it.
+        """
+        return self._flags.stop or self._flags.shutdown
 
     def _check_not_over(self) -> None:
         if self._flags.stopped:
@@ -148,11 +162,11 @@ class _Context:
 
     def _checked(self, percent: int, message: str | None) -> tuple[int, str | None]:
         self._check_not_over()
-        if not 0 <= percent <= 100:
+        if not isinstance(percent, int | float | Real) or not 0 <= percent <= 100:
             raise InvalidArgument(
-                "progress takes percent", detail=f"percent is {percent}, not 0 to 100"
+                "progress takes percent", detail=f"percent is {percent!r}, not 0 to 100"
             )
-        return int(percent), None if message is None else clean(message)
+        return int(percent), None if message is None else clean(str(message))
 
 
 class JobContext(_Context):
@@ -161,7 +175,7 @@ class JobContext(_Context):
     __slots__ = ()
 
     async def progress(self, percent: int, message: str | None = None) -> None:
-        """Says how far the job is. Cheap to call often: the latest value goes out, four a second.
+        """Say how far the job is. Cheap to call often: the latest value goes out, four a second.
 
         Args:
             percent: 0 to 100.
@@ -176,7 +190,7 @@ class JobContext(_Context):
         await asyncio.sleep(0)
 
     def log(self, message: str, level: Level = "info") -> None:
-        """Writes a line into the log of the job; the last 200 are kept.
+        """Write a line into the log of the job; the last 200 are kept.
 
         Lines travel together, within a second and before the outcome. A line that cannot be
         written is lost, and the job goes on.
@@ -203,7 +217,7 @@ class SyncJobContext(_Context):
         self._loop = asyncio.get_running_loop()
 
     def progress(self, percent: int, message: str | None = None) -> None:
-        """Says how far the job is, from any thread; see `JobContext.progress`.
+        """Say how far the job is, from any thread; see `JobContext.progress`.
 
         Args:
             percent: 0 to 100.
@@ -214,10 +228,11 @@ class SyncJobContext(_Context):
             asyncio.CancelledError: The attempt is over (cancelled, timed out, released, or its
                 lease is lost). A thread cannot be stopped from outside: let it pass.
         """
-        self._in_the_loop(self._attempt.progress.put, *self._checked(percent, message))
+        said = self._checked(percent, message)
+        self._in_the_loop(lambda: self._attempt.progress.put(*said))
 
     def log(self, message: str, level: Level = "info") -> None:
-        """Writes a line into the log of the job, from any thread; see `JobContext.log`.
+        """Write a line into the log of the job, from any thread; see `JobContext.log`.
 
         Args:
             message: For operators; 2,000 characters are kept.
@@ -228,10 +243,15 @@ class SyncJobContext(_Context):
             asyncio.CancelledError: The attempt is over; see `progress`.
         """
         self._check_not_over()
-        self._in_the_loop(self._attempt.log.put, Line.of(message, level))
+        line = Line.of(message, level)
+        self._in_the_loop(lambda: self._attempt.log.put(line))
 
-    def _in_the_loop(self, function: Callable[..., None], *args: Any) -> None:
+    def _in_the_loop(self, function: Callable[[], None]) -> None:
+        def call() -> None:
+            if not self._flags.stopped:
+                function()
+
         try:
-            self._loop.call_soon_threadsafe(function, *args)
+            self._loop.call_soon_threadsafe(call)
         except RuntimeError as error:  # the worker ended, and its loop with it
             raise asyncio.CancelledError("the worker has stopped") from error

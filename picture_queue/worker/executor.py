@@ -1,15 +1,19 @@
-"""Runs one attempt of a job to its outcome. Writes nothing: what comes of it is a value."""
+"""Run one attempt of a job to its outcome. Writes nothing: what comes of it is a value."""
 
 import asyncio
+import contextlib
 import enum
+import inspect
 import logging
 import time
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.worker import verdicts
-from picture_queue.worker._threads import Raised, in_thread
+from picture_queue.worker._tasks import on_task
+from picture_queue.worker._threads import Raised, hold_forever, in_thread
 from picture_queue.worker.context import Flags, JobContext, SyncJobContext
 from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.outcomes import (
@@ -19,12 +23,16 @@ from picture_queue.worker.outcomes import (
     Parked,
     Released,
     Snoozed,
+    clean,
+    describe,
     traceback_of,
 )
 from picture_queue.worker.progress import Progress
 from picture_queue.worker.registry import Handler
 
 _log = logging.getLogger(__name__)
+#: Apart from the lines about ends, so that a program can show one without the other.
+_tracebacks = logging.getLogger(f"{__name__}.tracebacks")
 
 #: Seconds a stopped async handler gets to clean up before the attempt ends without it.
 CLEANUP = 25.0
@@ -39,24 +47,24 @@ class Stop(enum.Enum):
     LOST = enum.auto()  # the lease is gone: whatever comes of it is dropped
 
 
-class Owner(Protocol):
-    """Who an attempt works for."""
+class AttemptListener(Protocol):
+    """The part of a worker that is told of attempts, and sends what their handlers say."""
 
     def settled(self, attempt: "Attempt") -> None:
-        """It has its outcome."""
+        """Take the outcome."""
 
     def ended(self, attempt: "Attempt") -> None:
-        """Nothing of its handler runs any more; it settled before."""
+        """Take the slot back, after `settled`: nothing of the handler runs any more."""
 
     async def send_progress(self, attempt: "Attempt", percent: int, message: str | None) -> None:
-        """Writes the progress of its job; raises nothing."""
+        """Write the progress of its job; raises nothing."""
 
     async def send_log(self, attempt: "Attempt", lines: list[Line]) -> None:
-        """Writes lines into the log of its job; raises nothing."""
+        """Write lines into the log of its job; raises nothing."""
 
 
 class Deadlines:
-    """Stops attempts whose time is over, with one timer for all.
+    """Stop attempts whose time is over, with one timer for all.
 
     A timer each would cost more than the rest of a small job. Attempts of one length end in the
     order they began, so only the first of each length is looked at.
@@ -68,14 +76,14 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, attempt: "Attempt", seconds: float) -> None:
-        """Gives an attempt that begins now so many seconds."""
+        """Give an attempt that begins now so many seconds."""
         due = self._loop.time() + seconds
         self._by_length.setdefault(seconds, {})[attempt] = due
         if self._timer is None or due < self._timer.when():
             self._wait_until(due)
 
     def drop(self, attempt: "Attempt") -> None:
-        """Lets an attempt be."""
+        """Forget an attempt."""
         attempts = self._by_length.get(attempt.job.timeout_seconds)
         if attempts is not None:
             attempts.pop(attempt, None)
@@ -95,7 +103,9 @@ class Deadlines:
                     break
                 late.append(attempt)
             for attempt in late:
-                attempt.stop(Stop.TIMEOUT)
+                del attempts[attempt]
+                # In a callback of its own: what fails there keeps no other from its timeout.
+                self._loop.call_soon(attempt.stop, Stop.TIMEOUT)
             if not attempts:
                 del self._by_length[seconds]
         firsts = [next(iter(attempts.values())) for attempts in self._by_length.values()]
@@ -113,7 +123,7 @@ class Attempt:
     Args:
         handler: What to run.
         job: What to run it for.
-        owner: Hears of it.
+        owner: Told when it has its outcome and when it has ended.
         deadlines: Stop it when its time is over.
 
     Attributes:
@@ -131,8 +141,10 @@ class Attempt:
         "_log",
         "_owner",
         "_progress",
+        "_result",
         "_stop",
         "_task",
+        "_tasks",
         "_timer",
         "duration",
         "job",
@@ -144,8 +156,8 @@ class Attempt:
         self,
         handler: Handler,
         job: ClaimedJob,
-        owner: "Owner",
-        deadlines: "Deadlines",
+        owner: AttemptListener,
+        deadlines: Deadlines,
     ) -> None:
         self.job = job
         self.settled = False
@@ -159,50 +171,54 @@ class Attempt:
         self._progress: Progress | None = None
         self._log: JobLog | None = None
         self._stop: Stop | None = None
+        self._tasks: WeakSet[asyncio.Future[Any]] | None = None  # that the handler started
+        self._result: list[Outcome | None] = []  # empty until the handler has ended
         self._timer: asyncio.TimerHandle | None = None
         self._began = time.monotonic()
         deadlines.add(self, job.timeout_seconds)
         loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._run(), name=f"{job.job_type} {job.key}")
+        # Not by the task factory of the loop: an eager one would run the handler here and now.
+        self._task = asyncio.Task(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
         self._task.add_done_callback(self._done)
 
     @property
     def flags(self) -> Flags:
-        """What was asked of it."""
+        """Requests to the handler."""
         return self._flags
 
     @property
     def progress(self) -> Progress:
-        """How far the handler says it is."""
+        """Progress that the handler reports."""
         if self._progress is None:
             self._progress = Progress(partial(self._owner.send_progress, self))
         return self._progress
 
     @property
     def log(self) -> JobLog:
-        """What the handler wrote; the lease that fences it ends with the report of the outcome."""
+        """Lines of the handler; the lease that fences them ends with the report of the outcome."""
         if self._log is None:
             self._log = JobLog(partial(self._owner.send_log, self))
         return self._log
 
     @property
     def has_unsent_lines(self) -> bool:
-        """Whether lines of its log are on their way, or wait to be."""
+        """True while lines of its log are on their way, or wait to be."""
         return self._log is not None and self._log.waiting
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of the handler runs any more."""
+        """True once nothing of the handler runs any more."""
         return self._task.done()
 
     def stop(self, reason: Stop) -> None:
-        """Stops the handler. The first reason holds, but a lost lease outweighs every other."""
+        """Stop the handler. The first reason holds, but a lost lease outweighs every other."""
         if self.settled:
             return
         if reason is Stop.CANCEL:
             if self._flags.cancel:
                 return  # it knows, and may be busy undoing
             self._flags.cancel = True
+        self._flags.stop = True
         stopping = self._stop is not None
         if reason is Stop.LOST or not stopping:
             self._stop = reason
@@ -216,61 +232,90 @@ class Attempt:
         self._timer = self._task.get_loop().call_later(CLEANUP, self.give_up)
 
     def announce_shutdown(self) -> None:
-        """Lets the handler know that the worker stops; it goes on."""
+        """Tell the handler that the worker stops; it goes on."""
         self._flags.shutdown = True
 
     def give_up(self) -> None:
-        """Settles a stopped attempt without waiting for its handler."""
+        """Settle a stopped attempt without waiting for its handler."""
+        is_async = self._handler.shape.is_async
         if not self.settled:
-            if self._handler.shape.is_async:
+            if is_async:
                 _log.warning("The handler of job %s has not stopped and goes on", self.job.key)
             self._settle(self._stopped())
+        if is_async and self._flags.shutdown and not self.ended:
+            # The end of an event loop waits for all tasks, and this one ignores its cancellation,
+            # or waits for one that does.
+            for task in (self._task, *(self._tasks or ())):
+                hold_forever(task)
 
-    async def _run(self) -> Outcome | None:
+    def _add_task(self, task: asyncio.Future[Any]) -> None:
+        if self._tasks is None:
+            self._tasks = WeakSet()
+        self._tasks.add(task)
+
+    async def _run(self) -> None:
+        """Run the handler. Nothing that it raises may leave this coroutine.
+
+        The event loop itself stops for a SystemExit or KeyboardInterrupt, and for other exceptions
+        the outcome would be lost.
+        """
         outcome: Outcome | None
+        on_task.set(self._add_task)
         try:
             if self._handler.shape.is_async:
                 outcome = verdicts.from_value(await self._call(), self.job.queue)
             else:
                 outcome = await self._call_in_thread()
-        # A handler that calls sys.exit() ends its job, not the worker.
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             outcome = self._failed(error)
+        # What a task returns is lost if it cancels itself in its last step.
+        self._result = [outcome]
         if self._progress is not None and isinstance(outcome, Snoozed | Parked):
-            await self._progress.flush()  # the job shows it while it waits
-        return outcome
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._progress.flush()  # the job shows it while it waits
+        on_task.set(None)  # the task keeps its context, which would keep this attempt
 
     async def _call(self) -> object:
         handler = self._handler
         context = JobContext(self) if handler.shape.takes_context else None
-        return await handler.function(*handler.arguments(self.job.payload, context))
+        value = handler.function(*handler.arguments(self.job.payload, context))
+        # What wraps an async function may return at once.
+        return await value if inspect.isawaitable(value) else value
 
     async def _call_in_thread(self) -> Outcome | None:
         handler, job = self._handler, self.job
         context = SyncJobContext(self) if handler.shape.takes_context else None
-        arguments = handler.arguments(job.payload, context)
-        value = await in_thread(f"{job.job_type} {job.key}", handler.function, *arguments)
-        if isinstance(value, Raised):
-            return self._failed(value.error)
-        return verdicts.from_value(value, job.queue)
+
+        def call() -> Outcome:
+            value = handler.function(*handler.arguments(job.payload, context))
+            return verdicts.from_value(value, job.queue)
+
+        ended: Outcome | Raised = await in_thread(f"{job.job_type} {job.key}", call)
+        return self._failed(ended.error) if isinstance(ended, Raised) else ended
 
     def _failed(self, error: BaseException) -> Outcome | None:
-        is_verdict = isinstance(verdicts.cause_of(error), verdicts.Verdict)
-        if self._stop is not None and not is_verdict:
+        kind = type(verdicts.cause_of(error))
+        if issubclass(kind, verdicts.Verdict):
+            return verdicts.from_error(error, self.job.queue)
+        if issubclass(kind, asyncio.CancelledError):
+            return self._stopped(error)
+        if self._stop is not None:
             _log.info(
-                "The handler of job %s failed while it was stopped", self.job.id, exc_info=error
+                "The handler of job %s failed while it was stopped: %s\n%s",
+                self.job.key,
+                clean(describe(error)),
+                traceback_of(error),
             )
             return self._stopped(error)
-        outcome = verdicts.from_error(error, self.job.queue)
-        # Of a failure the outcome says more than a log could, and a verdict speaks for itself.
-        if isinstance(outcome, Snoozed) and not is_verdict:
-            _log.info("Job %s waits %g s: %s", self.job.id, outcome.delay, error)
-        return outcome
+        return verdicts.from_error(error, self.job.queue)
 
-    def _done(self, task: asyncio.Task[Outcome | None]) -> None:
-        if not self.settled:
-            self._settle(self._stopped() if task.cancelled() else task.result())
-        self._owner.ended(self)
+    def _done(self, task: asyncio.Task[None]) -> None:
+        try:
+            if not self.settled:
+                # Without a result it was cancelled before its first step.
+                self._settle(self._result[0] if self._result else self._stopped())
+        finally:
+            self._owner.ended(self)
 
     def _settle(self, outcome: Outcome | None) -> None:
         self._deadlines.drop(self)
@@ -285,18 +330,49 @@ class Attempt:
         if self.outcome is None and self._log is not None:
             self._log.drop()
         self._owner.settled(self)
+        self._log_outcome()
 
     def _stopped(self, error: BaseException | None = None) -> Outcome | None:
-        detail = traceback_of(error) if error else None
         match self._stop:
             case Stop.TIMEOUT:
                 limit = f"{self.job.timeout_seconds:g}"
-                return Failed(f"TimeoutError: the job did not end within {limit} s", detail)
+                # The traceback of a cancellation shows what the handler waited for.
+                return Failed(
+                    f"TimeoutError: the job did not end within {limit} s", _detail_of(error)
+                )
             case Stop.CANCEL:
                 return Cancelled()
             case Stop.SHUTDOWN:
                 return Released()
             case Stop.LOST:
                 return None
+            case None if self._flags.shutdown:  # the handler saw it and gives the job back
+                return Released()
             case None:  # the handler let a cancellation of its own escape
-                return Failed("CancelledError: the handler cancelled itself", detail)
+                return Failed("CancelledError: the handler cancelled itself", _detail_of(error))
+
+    def _log_outcome(self) -> None:
+        job, outcome, level = self.job, self.outcome, logging.INFO
+        of, reason, detail = "", None, None
+        if isinstance(outcome, Failed):
+            is_last = not outcome.retryable or job.attempt >= job.max_attempts
+            level = logging.ERROR if is_last else logging.WARNING
+            of = f" of {job.max_attempts}" if outcome.retryable else ", for good"
+            reason, detail = outcome.error, outcome.detail
+        elif isinstance(outcome, Snoozed):
+            reason = outcome.reason
+        if _log.isEnabledFor(level):
+            name = outcome.name if outcome else "lost its lease"
+            _log.log(
+                level,
+                "Job %s (%s) %s, attempt %d%s%s (%.3f s)",
+                *(job.key, job.job_type, name, job.attempt, of),
+                f": {reason}" if reason else "",
+                self.duration,
+            )
+        if detail:
+            _tracebacks.info("The traceback of job %s:\n%s", job.key, detail)
+
+
+def _detail_of(error: BaseException | None) -> str | None:
+    return None if error is None else traceback_of(error)

@@ -24,7 +24,7 @@ from picture_queue.worker.executor import CLEANUP, Attempt, Deadlines, Stop
 from picture_queue.worker.heartbeat import Heartbeat, Lease, Leases
 from picture_queue.worker.joblog import Line
 from picture_queue.worker.maintenance import MaintenanceLoop
-from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed
+from picture_queue.worker.outcomes import Outcome, Released, Snoozed
 from picture_queue.worker.prefetch import Prefetch, lease_holds
 from picture_queue.worker.registry import Registry
 from picture_queue.worker.reporter import Reporter
@@ -220,15 +220,6 @@ class Supervisor:
             task.add_done_callback(self._logging.discard)
         else:
             self._reporter.put(job, outcome, attempt.duration)
-        if isinstance(outcome, Failed):
-            _log.warning(
-                "Job %s (%s) failed, attempt %d of %d: %s",
-                job.id,
-                job.job_type,
-                job.attempt,
-                job.max_attempts,
-                outcome.error,
-            )
         if not (attempt.ended or self._stopping):
             self._stuck.watch(attempt)
         if self._stopping and all(other.settled for other in self._attempts):

@@ -1,4 +1,4 @@
-"""What a handler decides about its job, returned or raised, and what becomes of it.
+"""Decisions of handlers about their jobs, returned or raised, and the outcomes they make.
 
 - a value that is JSON → `Completed`;
 - a `Verdict` → what it says: run it later (`Snooze`), try again (`Retry`), everybody wait
@@ -9,13 +9,16 @@
   backoff), ``public`` (the text the owner of the job sees instead of ``Type: message``), ``counts``
   (False: the job is not at fault, the attempt is given back) and, with that, ``pause_key`` (a limit
   key that rests for ``retry_after`` seconds).
+
+A wait is at most a year: a longer one is shortened to that.
 """
 
-import math
+import inspect
 from dataclasses import dataclass
 from datetime import datetime
 
 from picture_queue.errors import InvalidArgument
+from picture_queue.worker._tasks import ExitOfTask
 from picture_queue.worker.outcomes import (
     Cancelled,
     Completed,
@@ -25,18 +28,23 @@ from picture_queue.worker.outcomes import (
     Snoozed,
     clean,
     cleaned_json,
-    text_of,
+    describe,
+    storable,
     traceback_of,
+    wait_seconds,
+    wait_until,
 )
 
 _SNOOZE_WITHOUT_A_TIME = 10.0  # seconds
+_DEEPEST_GROUP = 100
+_LONGEST_NAME = 200  # characters of an event or a limit key
 
 
 class Verdict(Exception):
     """Return it, or raise it from wherever the handler finds out."""
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
+        """Return what is reported of a job of that queue."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -45,7 +53,7 @@ class Verdict(Exception):
 
 @dataclass(eq=False)
 class Snooze(Verdict):
-    """Runs the job again later; the attempt is given back.
+    """Run the job again later; the attempt is given back.
 
     Args:
         seconds: How much later.
@@ -62,18 +70,18 @@ class Snooze(Verdict):
         _check_one("Snooze", "until", self.seconds, self.until)
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
-        return Snoozed(self.seconds, self.until)
+        """Return what is reported of a job of that queue."""
+        return Snoozed(wait_seconds(self.seconds), _instant(self.until))
 
 
 @dataclass(eq=False)
 class Retry(Verdict):
-    """Ends the attempt as failed; the next one, if one is left, comes when it says.
+    """End the attempt as failed; the next one, if one is left, comes when it says.
 
     Args:
         seconds: Time to the next attempt.
         at: Or when, instead. Neither: after the backoff.
-        reason: The error the owner of the job sees.
+        reason: The error the owner of the job sees: a text, or the exception that was the reason.
 
     Raises:
         InvalidArgument: Both are given, or it is no time.
@@ -81,17 +89,19 @@ class Retry(Verdict):
 
     seconds: float | None = None
     at: datetime | None = None
-    reason: str = "The handler asked for another attempt"
+    reason: str | BaseException = "The handler asked for another attempt"
 
     def __post_init__(self) -> None:
         if self.seconds is not None or self.at is not None:
             _check_one("Retry", "at", self.seconds, self.at)
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
-        # Raised, it has a story to tell: where, and from which exception.
-        detail = traceback_of(self) if self.__traceback__ else None
-        return Failed(clean(self.reason), detail, delay=self.seconds, at=self.at)
+        """Return what is reported of a job of that queue."""
+        reason = self.reason
+        text = describe(reason) if isinstance(reason, BaseException) else str(reason)
+        return Failed(
+            clean(text), traceback_of(self), delay=wait_seconds(self.seconds), at=_instant(self.at)
+        )
 
 
 @dataclass(eq=False)
@@ -117,13 +127,14 @@ class RateLimited(Verdict):
         _check_name("key", self.key)
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
-        return Snoozed(self.seconds, pause_key=self.key or f"queue:{queue}")
+        """Return what is reported of a job of that queue."""
+        key = self.key or f"queue:{queue}"
+        return Snoozed(wait_seconds(self.seconds), pause_key=key)
 
 
 @dataclass(eq=False)
 class Park(Verdict):
-    """Waits for something outside without a worker; the attempt is kept.
+    """Wait for something outside without a worker; the attempt is kept.
 
     Args:
         seconds: After so long the job is run again to look.
@@ -143,16 +154,16 @@ class Park(Verdict):
         _check_name("event", self.event)
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
-        return Parked(self.seconds, event=self.event)
+        """Return what is reported of a job of that queue."""
+        return Parked(wait_seconds(self.seconds), event=self.event)
 
 
 @dataclass(eq=False)
 class Cancel(Verdict):
-    """Ends the job as cancelled."""
+    """End the job as cancelled."""
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
+        """Return what is reported of a job of that queue."""
         return Cancelled()
 
 
@@ -172,7 +183,7 @@ class PermanentFailure(Exception):
 
 
 def from_value(value: object, queue: str) -> Outcome:
-    """Returns the outcome a handler's return value asks for.
+    """Return the outcome a handler's return value asks for.
 
     Args:
         value: What it returned.
@@ -180,6 +191,14 @@ def from_value(value: object, queue: str) -> Outcome:
     """
     if isinstance(value, Verdict | PermanentFailure):
         return from_error(value, queue)
+    if inspect.iscoroutine(value):
+        value.close()
+        name = clean(value.__qualname__, 100)
+        return Failed(
+            f"The handler returned a coroutine that it did not await ({name}): write "
+            "`return await …` in a handler defined with `async def`",
+            retryable=False,
+        )
     try:
         return Completed(None if value is None else cleaned_json(value))
     except ValueError as error:
@@ -187,64 +206,109 @@ def from_value(value: object, queue: str) -> Outcome:
 
 
 def from_error(error: BaseException, queue: str) -> Outcome:
-    """Returns the outcome an exception of a handler asks for.
+    """Return the outcome an exception of a handler asks for; raises nothing.
 
     Args:
         error: What it raised.
         queue: The queue of its job.
     """
+    try:
+        return _outcome_of(error, queue)
+    # An exception's properties are the user's code, and a verdict can be changed after it was made.
+    except BaseException as fault:
+        return _unreadable(error, fault)
+
+
+def _outcome_of(error: BaseException, queue: str) -> Outcome:
     cause = cause_of(error)
     if isinstance(cause, Verdict):
-        return cause.outcome(queue)
-    delay = _seconds(getattr(cause, "retry_after", None))
-    if getattr(cause, "counts", None) is False:
-        key = getattr(cause, "pause_key", None)
+        return _checked(cause.outcome(queue))
+    delay = wait_seconds(_attribute(cause, "retry_after"))
+    if _attribute(cause, "counts") is False:
+        key = _attribute(cause, "pause_key")
         return Snoozed(
             _SNOOZE_WITHOUT_A_TIME if delay is None else delay,
-            pause_key=key if isinstance(key, str) else None,
+            pause_key=key if isinstance(key, str) and _is_name(key) else None,
+            reason=clean(describe(cause)),
         )
-    public = getattr(cause, "public", None)
+    public = _attribute(cause, "public")
     return Failed(
-        clean(public if isinstance(public, str) and public else _named(cause)),
+        clean(public if isinstance(public, str) and public else describe(cause)),
         traceback_of(error),
-        getattr(cause, "retryable", None) is not False,
+        _attribute(cause, "retryable") is not False,
         delay,
     )
 
 
+def _checked(outcome: Outcome) -> Outcome:
+    """Refuse what the database would not accept of a verdict that was changed after its making."""
+    waits = isinstance(outcome, Snoozed | Parked)
+    if waits and getattr(outcome, "delay", None) is None and getattr(outcome, "at", None) is None:
+        raise InvalidArgument("It takes seconds, 0 or more")
+    for name in ("pause_key", "event"):
+        _check_name(name, getattr(outcome, name, None))
+    return outcome
+
+
+def _unreadable(error: BaseException, fault: BaseException) -> Failed:
+    try:
+        text = clean(f"{describe(error)} (it cannot be read: {describe(fault)})")
+    except BaseException:  # what its __str__ returns can be an object of the user's class
+        text = "The handler raised an exception that cannot be read"
+    return Failed(text, traceback_of(error))
+
+
+def _attribute(error: BaseException, name: str) -> object:
+    """Return an attribute of an exception, None where it has none or its property raises."""
+    try:
+        return getattr(error, name, None)
+    except BaseException:
+        return None
+
+
 def cause_of(error: BaseException) -> BaseException:
-    """Returns what was raised, out of the groups that task groups put around it."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    """Return what was raised, out of the groups that task groups put around it."""
+    for _ in range(_DEEPEST_GROUP):
+        if type(error) is ExitOfTask and error.__cause__ is not None:
+            error = error.__cause__
+        # Not isinstance(): it asks for a property of the exception.
+        is_group = issubclass(type(error), BaseExceptionGroup)
+        members = _attribute(error, "exceptions") if is_group else None
+        if not isinstance(members, tuple) or len(members) != 1:
+            break
+        error = members[0]
     return error
 
 
-def _named(error: BaseException) -> str:
-    text, kind = text_of(error), type(error).__name__
-    return f"{kind}: {text}" if text else kind
-
-
-def _seconds(value: object) -> float | None:
-    if isinstance(value, int | float) and math.isfinite(value) and value >= 0:
-        return float(value)
-    return None
+def _instant(at: datetime | None) -> str | None:
+    return None if at is None else wait_until(at)
 
 
 def _check_seconds(name: str, seconds: object) -> None:
-    if _seconds(seconds) is None:
+    if wait_seconds(seconds) is None:
         raise InvalidArgument(f"{name} takes seconds, 0 or more", detail=f"seconds is {seconds!r}")
 
 
 def _check_one(name: str, other: str, seconds: object, at: object) -> None:
-    """Refuses what is not either seconds or a time."""
+    """Refuse what is not either seconds or a time."""
     if at is None:
         _check_seconds(name, seconds)
     elif seconds is not None:
         raise InvalidArgument(f"{name} takes seconds or {other}, not both")
-    elif not isinstance(at, datetime):
+    elif not isinstance(at, datetime) or at != at:  # a missing time of pandas
         raise InvalidArgument(f"{name} takes a datetime", detail=f"{other} is {at!r}")
 
 
-def _check_name(name: str, value: str | None) -> None:
-    if value is not None and not 1 <= len(value) <= 200:
-        raise InvalidArgument(f"A name has 1 to 200 characters: {name} has {len(value)}")
+def _check_name(name: str, value: object) -> None:
+    if value is None or (isinstance(value, str) and _is_name(value)):
+        return
+    if isinstance(value, str) and 1 <= len(value) <= _LONGEST_NAME:
+        raise InvalidArgument(
+            f"The {name} holds a character that a database cannot store", detail=repr(value)
+        )
+    size = len(value) if isinstance(value, str) else repr(value)
+    raise InvalidArgument(f"A name has 1 to {_LONGEST_NAME} characters: {name} has {size}")
+
+
+def _is_name(value: str) -> bool:
+    return 1 <= len(value) <= _LONGEST_NAME and storable(value, _LONGEST_NAME) == value

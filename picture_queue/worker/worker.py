@@ -1,19 +1,28 @@
 """The worker, as its user meets it."""
 
 import asyncio
-import contextlib
+import inspect
 import logging
-import signal
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue.arguments import Backoff
-from picture_queue.errors import InvalidArgument, WorkerStuck
+from picture_queue.errors import (
+    InvalidArgument,
+    PictureQueueError,
+    VersionMismatch,
+    WorkerStuck,
+)
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._signals import Signals
+from picture_queue.worker._stop_signals import on_stop_signal
+from picture_queue.worker._tasks import guard_tasks
+from picture_queue.worker._threads import hold_forever, use_daemon_threads
+from picture_queue.worker.outcomes import describe, traceback_of
 from picture_queue.worker.registry import Policy, Registry, as_backoff
 from picture_queue.worker.supervisor import Supervisor
 
@@ -21,9 +30,14 @@ _log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: Seconds a stop waits for the answer to a registration that is on its way.
+_REGISTRATION_TIMEOUT = 3.0
+#: Seconds each callback after a stop gets, and the closing of the connections.
+_CLOSE_TIMEOUT = 10.0
+
 
 class Worker:
-    """Claims jobs and runs their handlers.
+    """Claim jobs and run their handlers.
 
     Args:
         client: The project, with a service key; it stays the caller's to close. Without it one is
@@ -58,11 +72,16 @@ class Worker:
         self._own_client: AsyncPictureQueue | None = None
         self._registry = Registry()
         self._signals = Signals()
-        self._after_stop: list[Callable[[], Awaitable[None]]] = []
+        self._after_stop: list[Callable[[], Awaitable[None] | None]] = []
         self._supervisor: Supervisor | None = None
-        self._stopping: asyncio.Task[None] | None = None
-        self._stop_asked = asyncio.Event()
         self._recycle = False
+        self._was_run = False
+        self._stop_asked = False
+        # Of the event loop it runs in; the next run may be in another one.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._wake_run = asyncio.Event()
 
     @property
     def job_types(self) -> tuple[str, ...]:
@@ -76,7 +95,7 @@ class Worker:
 
     @property
     def recycle(self) -> bool:
-        """Whether it stops, or stopped, since only a new process can free what handlers hold.
+        """True if it stops, or stopped, since only a new process can free what handlers hold.
 
         A thread cannot be ended from outside. A handler that goes on ``stuck_after`` seconds after
         its timeout, its cancel or the loss of its lease counts as stuck; when half of the slots are
@@ -95,7 +114,7 @@ class Worker:
         backoff: Backoff | float | None = None,
         backoff_cap: float | None = None,
     ) -> Callable[[F], F]:
-        """Registers the function below it as the handler of a job type.
+        """Register the function below it as the handler of a job type.
 
         Its first argument is the payload. Annotated with a pydantic model, a dataclass or a
         TypedDict, the payload is validated before the function runs; one that does not fit fails
@@ -117,6 +136,11 @@ class Worker:
             InvalidArgument: A name or a number is out of range, the function cannot be called with
                 payload and context, the type has a handler already, or the worker runs.
         """
+        if not isinstance(job_type, str):
+            raise InvalidArgument(
+                f"The job type of a handler is {job_type!r}, not text",
+                hint='Use @worker.handler("<job type>")',
+            )
         if self._supervisor is not None:
             raise InvalidArgument(
                 f"{job_type!r} comes too late", hint="Register handlers before the worker starts"
@@ -130,24 +154,41 @@ class Worker:
 
         return register
 
-    def after_stop(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """Has something called at the end of each stop, to close what the handlers use."""
+    def after_stop(self, callback: Callable[[], Awaitable[None] | None]) -> None:
+        """Call a function at the end of each stop, to close what the handlers use.
+
+        Args:
+            callback: It gets 10 seconds; what it raises is logged.
+        """
         self._after_stop.append(callback)
 
-    async def run(self) -> None:
-        """Works until SIGTERM or SIGINT, or until `stop` is called from another task.
+    def run(self) -> Coroutine[Any, Any, None]:
+        """Work until SIGTERM or SIGINT, or until `stop` is called from another task.
 
         The first signal lets running jobs finish for ``shutdown_grace`` seconds, a second one
-        releases them at once.
+        releases them at once, a third one ends the process. All workers of a process stop together.
+        It may be run again afterwards, in another event loop too.
 
         Raises:
             WorkerStuck: It ended by itself: see `recycle`. End the process, or start it anew.
             PictureQueueError: The project does not answer, refuses the key, or does not fit.
+            InvalidArgument: It runs in another event loop.
         """
-        with self._handling_signals():
+        # This is no coroutine function, so that a stop() before the coroutine's first step counts.
+        if self._was_run:
+            self._stop_asked = False  # that stop was for the run before
+        self._was_run = True
+        return self._run()
+
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(run)  # for frameworks that ask whether it is one
+
+    async def _run(self) -> None:
+        with on_stop_signal(self._signalled):
             try:
-                await self._start_unless_stopped()
-                await self._stop_asked.wait()
+                if not self._stop_asked:
+                    await self.start()
+                    await self._wake_run.wait()
             finally:
                 await self.stop()
         if self._recycle:
@@ -156,33 +197,31 @@ class Worker:
                 hint="Start a new process, and give what they wait for a timeout of its own",
             )
 
-    async def _start_unless_stopped(self) -> None:
-        """Starts; a signal that comes before the project's answer ends the wait for it."""
-        starting = asyncio.ensure_future(self.start())
-        stopping = asyncio.ensure_future(self._stop_asked.wait())
-        try:
-            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                starting.result()
-        finally:
-            for task in (starting, stopping):
-                task.cancel()
-            await asyncio.wait({starting, stopping})
-
     async def start(self) -> None:
-        """Registers the worker and begins to claim; returns then.
+        """Register the worker, begin to claim, and return.
 
         Raises:
             PictureQueueError: The project does not answer, refuses the key, or does not fit.
+            InvalidArgument: It runs in another event loop.
         """
+        self._leave_closed_loop()
+        self._was_run = True
+        self._stop_asked = False
         if self._supervisor is not None:
-            return
-        self._stop_asked.clear()
-        self._stopping = None
+            if self._stopping is None:
+                return
+            await asyncio.shield(self._stopping)
+            if self._stop_asked:
+                return
         self._recycle = False
+        self._stopping = None
+        self._loop = asyncio.get_running_loop()
+        self._wake_run = asyncio.Event()
         client = self._client
         if client is None:
             client = self._own_client = AsyncPictureQueue.from_env()
+        use_daemon_threads(self.settings.concurrency)
+        guard_tasks()
         self._supervisor = Supervisor(
             client._project,
             client._watcher.wake_ups,
@@ -191,18 +230,40 @@ class Worker:
             self._stop_to_recycle,
             self._signals,
         )
+        starting = self._starting = asyncio.create_task(self._supervisor.start())
         try:
-            await self._supervisor.start()
-        except BaseException:
-            self._supervisor = None
-            await self._close()
+            await asyncio.wait({starting})
+        except asyncio.CancelledError:
+            await self.stop()
             raise
+        if starting.cancelled() or starting.exception() is not None:
+            await self.stop()  # it may be registered all the same
+        if not starting.cancelled():
+            starting.result()
 
     async def stop(self) -> None:
-        """Lets running jobs finish for ``shutdown_grace`` seconds, releases the rest, and ends."""
+        """Let running jobs finish for ``shutdown_grace`` seconds, release the rest, and end.
+
+        Before the worker was run for the first time, it makes `run` return at once.
+
+        Raises:
+            InvalidArgument: The worker runs in another event loop.
+        """
+        self._leave_closed_loop()
         self._begin_to_stop()
         if self._stopping is not None:
             await asyncio.shield(self._stopping)
+
+    def _leave_closed_loop(self) -> None:
+        """Forget a run whose event loop was closed before it had stopped."""
+        if self._loop is None or self._loop is asyncio.get_running_loop():
+            return
+        if self._supervisor is not None and not self._loop.is_closed():
+            raise InvalidArgument(
+                "The worker runs in another event loop",
+                hint="Call it there: asyncio.run_coroutine_threadsafe(worker.stop(), loop)",
+            )
+        self._supervisor = self._stopping = None
 
     def _stop_to_recycle(self) -> None:
         _log.error("Stuck handlers hold half of the slots: the worker finishes the rest and ends")
@@ -210,25 +271,35 @@ class Worker:
         self._begin_to_stop()
 
     def _begin_to_stop(self) -> None:
-        self._stop_asked.set()
+        self._stop_asked = True
+        self._wake_run.set()
         if self._stopping is None and self._supervisor is not None:
             self._stopping = asyncio.create_task(self._stop(self._supervisor))
 
     async def _stop(self, supervisor: Supervisor) -> None:
         try:
-            await supervisor.stop()
+            if self._starting is not None:
+                # A registration that is written after its removal would stay.
+                await asyncio.wait({self._starting}, timeout=_REGISTRATION_TIMEOUT)
+                self._starting.cancel()
+                await asyncio.wait({self._starting})
+            if self._may_be_registered():
+                await supervisor.stop()
         finally:
             self._supervisor = None
             await self._close()
 
+    def _may_be_registered(self) -> bool:
+        starting = self._starting
+        error = None if starting is None or starting.cancelled() else starting.exception()
+        # Its version is looked at once it is registered; after other answers it is not.
+        return isinstance(error, VersionMismatch) or not isinstance(error, PictureQueueError)
+
     async def _close(self) -> None:
         for callback in self._after_stop:
-            try:
-                await callback()
-            except Exception:
-                _log.exception("A callback after the stop failed")
+            await _within(_CLOSE_TIMEOUT, "A callback after the stop", callback)
         if self._own_client is not None:
-            await self._own_client.aclose()
+            await _within(_CLOSE_TIMEOUT, "Closing the connections", self._own_client.aclose)
             self._own_client = None
 
     async def __aenter__(self) -> Self:
@@ -247,25 +318,35 @@ class Worker:
         if self._recycle:
             _log.info("Stopping for good")
             self._recycle = False
-        elif self._stop_asked.is_set():
+        elif self._stop_asked:
             _log.warning("Stopping now: running jobs are released")
+            if self._starting is not None:
+                self._starting.cancel()
             if self._supervisor is not None:
                 self._supervisor.hurry()
         else:
             _log.info("Stopping: running jobs get %g s", self.settings.shutdown_grace)
-            self._stop_asked.set()
+            self._begin_to_stop()
 
-    @contextlib.contextmanager
-    def _handling_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        taken = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # Not from another thread than the main one, and not on Windows: stop() works there.
-            with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
-                loop.add_signal_handler(number, self._signalled)
-                taken.append(number)
+
+async def _within(
+    seconds: float, what: str, function: Callable[[], Awaitable[None] | None]
+) -> None:
+    """Call what may hang, or raise anything, and go on after so many seconds."""
+
+    async def call() -> None:
         try:
-            yield
-        finally:
-            for number in taken:
-                loop.remove_signal_handler(number)
+            result = function()
+            if inspect.isawaitable(result):
+                await result
+        except BaseException as error:
+            _log.error("%s failed: %s\n%s", what, describe(error), traceback_of(error))
+
+    task = asyncio.create_task(call())
+    await asyncio.wait({task}, timeout=seconds)
+    if not task.done():
+        _log.error("%s has not ended in %g s", what, seconds)
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.0)
+    if not task.done():
+        hold_forever(task)

@@ -3,17 +3,27 @@
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from picture_queue.replicate.errors import RateLimited
-from picture_queue.worker import JobContext, Snooze, SyncJobContext, executor
+from picture_queue.worker import (
+    Cancel,
+    JobContext,
+    PermanentFailure,
+    Retry,
+    Snooze,
+    SyncJobContext,
+    executor,
+)
 from picture_queue.worker.executor import Attempt, Deadlines, Stop
 from picture_queue.worker.joblog import Line
 from picture_queue.worker.outcomes import Cancelled, Completed, Failed, Outcome, Released, Snoozed
@@ -133,6 +143,200 @@ async def test_a_handler_that_exits_ends_its_job_only(run):
     assert outcome.error == "SystemExit: 3"
 
 
+class Panic(BaseException):
+    """As Rust extensions raise it: no `Exception`."""
+
+
+class NoHeader(Exception):
+    @property
+    def retry_after(self) -> float:
+        return {}["Retry-After"]
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise Panic
+
+
+class Checked(BaseModel):
+    size: int
+
+    @field_validator("size")
+    @classmethod
+    def check(cls, size: int) -> int:
+        raise Panic("in the validator")
+
+
+def recurse() -> None:
+    recurse()
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (Panic("at the core"), "Panic: at the core"),
+        (SystemExit(3), "SystemExit: 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (GeneratorExit(), "GeneratorExit"),
+        (StopAsyncIteration(), "StopAsyncIteration"),
+        (NoHeader("429"), "NoHeader: 429"),
+        (Unprintable(), "Unprintable"),
+        (Retry(1, reason=ValueError("no")), "ValueError: no"),  # as its documentation permits
+        (BaseExceptionGroup("tasks", [Panic("one")]), "Panic: one"),
+        (ExceptionGroup("tasks", [ValueError(), KeyError()]), "ExceptionGroup: tasks (2 sub-ex"),
+    ],
+)
+async def test_whatever_a_handler_raises_is_its_outcome(run, error, says, is_async):
+    async def handle() -> None:
+        raise error
+
+    def handle_in_a_thread() -> None:
+        raise error
+
+    ran = run(handle if is_async else handle_in_a_thread)
+    outcome = await ran.outcome()
+    assert isinstance(outcome, Failed)
+    assert outcome.error.startswith(says)
+    await ran.end()
+
+
+async def test_a_handler_may_recurse_too_deeply(run):
+    async def handle() -> None:
+        recurse()
+
+    ran = run(handle)
+    outcome = await ran.outcome()
+    assert isinstance(outcome, Failed)
+    assert outcome.error.startswith("RecursionError")
+    await ran.end()
+
+
+async def test_a_validator_may_raise_anything(run):
+    async def handle(payload: Any) -> None: ...
+    def handle_in_a_thread(payload: Any) -> None: ...
+
+    for function in (handle, handle_in_a_thread):
+        function.__annotations__["payload"] = Checked
+        ran = run(function, payload={"size": 1})
+        outcome = await ran.outcome()
+        assert isinstance(outcome, Failed)
+        assert outcome.error == "Panic: in the validator"
+        await ran.end()
+
+
+async def test_a_slot_is_given_back_although_its_listener_fails(run):
+    async def handle() -> None: ...
+
+    ran = run(handle)
+
+    def fail(attempt: Attempt) -> None:
+        ran.said.append("settled")
+        raise RuntimeError("no")
+
+    ran.settled = fail
+    failed: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: failed.append(context))
+    await ran.end()
+    assert len(failed) == 1
+
+
+class Stoppable:
+    """Stands for an attempt at its timeout."""
+
+    def __init__(self, fails: bool) -> None:
+        self.stopped = asyncio.Event()
+        self._fails = fails
+
+    def stop(self, reason: Stop) -> None:
+        if self._fails:
+            raise RuntimeError("no")
+        self.stopped.set()
+
+
+async def test_a_timeout_that_fails_keeps_no_other_from_its_own():
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    deadlines: Any = Deadlines()
+    good = [Stoppable(False), Stoppable(False)]
+    for attempt, seconds in ((Stoppable(True), 0.01), (good[0], 0.01), (good[1], 0.02)):
+        deadlines.add(attempt, seconds)
+    for attempt in good:
+        await asyncio.wait_for(attempt.stopped.wait(), 5)
+
+
+async def test_a_wrapper_may_await_or_return_at_once(run):
+    async def inner(payload: dict[str, Any]) -> str:
+        return "awaited"
+
+    @functools.wraps(inner)
+    def cached(*args: Any) -> Any:
+        return args[0].get("cached") or inner(*args)
+
+    assert await run(cached).outcome() == Completed("awaited")
+    assert await run(cached, payload={"cached": "at once"}).outcome() == Completed("at once")
+
+
+async def test_a_sync_handler_that_returns_a_coroutine_is_told_so(run):
+    async def inner() -> None: ...
+
+    outcome = await run(lambda: inner()).outcome()
+    assert isinstance(outcome, Failed)
+    assert "returned a coroutine" in outcome.error
+
+
+# The log of the worker
+
+
+@pytest.mark.parametrize(
+    ("value", "level", "says"),
+    [
+        ("done", "INFO", "Job {id} (resize) completed, attempt 1 ("),
+        (Snooze(5), "INFO", "Job {id} (resize) snoozed, attempt 1 ("),
+        (Cancel(), "INFO", "Job {id} (resize) cancelled, attempt 1 ("),
+        (Retry(), "WARNING", "Job {id} (resize) failed, attempt 1 of 3: The handler asked for"),
+        (PermanentFailure("no"), "ERROR", "Job {id} (resize) failed, attempt 1, for good: no ("),
+    ],
+)
+async def test_each_attempt_is_one_line(run, caplog, value, level, says):
+    caplog.set_level(logging.INFO)
+
+    async def handle() -> Any:
+        return value
+
+    ran = run(handle)
+    await ran.end()
+    (record,) = [r for r in caplog.records if r.name == executor.__name__]
+    assert record.levelname == level
+    assert record.getMessage().startswith(says.format(id=ran.attempt.job.key))
+    assert record.getMessage().endswith(" s)")
+
+
+async def test_a_failure_is_logged_with_its_traceback(run, caplog):
+    caplog.set_level(logging.INFO)
+
+    async def handle() -> None:
+        raise ValueError("no")
+
+    ran = run(handle, attempt=3)
+    await ran.end()
+    line, traceback = caplog.records
+    assert line.levelname == "ERROR"
+    assert "failed, attempt 3 of 3: ValueError: no" in line.getMessage()
+    assert "Traceback" not in line.getMessage()
+    assert traceback.levelname == "INFO"
+    assert traceback.getMessage().startswith(f"The traceback of job {ran.attempt.job.key}:\nTrace")
+    assert "in handle" in traceback.getMessage()
+
+
+async def test_a_line_that_nobody_reads_is_not_made(run, caplog, monkeypatch):
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(executor._log, "log", None)
+
+    async def handle() -> None: ...
+
+    await run(handle).end()
+
+
 async def test_a_cancellation_of_the_handlers_own_is_a_failure(run):
     async def handle() -> None:
         raise asyncio.CancelledError
@@ -147,6 +351,8 @@ async def test_an_attempt_ends_at_its_timeout(run):
     assert isinstance(outcome, Failed)
     assert outcome.error == "TimeoutError: the job did not end within 0.02 s"
     assert outcome.retryable
+    assert outcome.detail is not None
+    assert "in __call__" in outcome.detail, "it shows what the handler waited for"
 
 
 async def test_a_handler_that_fails_while_it_is_stopped_timed_out_all_the_same(run):
@@ -273,7 +479,7 @@ async def test_a_failure_that_gives_the_attempt_back_is_logged(run, caplog):
         raise RateLimited("Replicate answered 429", retry_after=3)
 
     assert await run(handle).outcome() == Snoozed(3)
-    assert "waits 3 s: Replicate answered 429" in caplog.text
+    assert "snoozed, attempt 1: RateLimited: Replicate answered 429. (" in caplog.text
 
 
 async def test_a_verdict_raised_while_it_is_stopped_is_honoured(run):
@@ -342,6 +548,52 @@ async def test_a_thread_is_reported_at_once_and_keeps_its_slot(run, reason, outc
     await ran.end()
     assert len(stopped) == 1
     assert ran.progress == []
+
+
+@pytest.mark.parametrize("reason", list(Stop))
+async def test_a_thread_can_see_that_it_is_to_stop(run, reason):
+    stopped = threading.Event()
+    seen: list[tuple[bool, bool]] = []
+
+    def handle(job: SyncJobContext) -> None:
+        seen.append((job.stop_requested, job.cancel_requested))
+        stopped.wait(5)
+        seen.append((job.stop_requested, job.cancel_requested))
+
+    ran = run(handle)
+    ran.attempt.stop(reason)
+    stopped.set()
+    await ran.end()
+    assert seen[-1] == (True, reason is Stop.CANCEL)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_handler_that_sees_the_shutdown_can_give_its_job_back(run, is_async):
+    async def handle(job: JobContext) -> None:
+        while not job.stop_requested:  # noqa: ASYNC110 - as a handler in chunks would
+            await asyncio.sleep(0)
+        raise asyncio.CancelledError
+
+    def handle_in_a_thread(job: SyncJobContext) -> None:
+        while not job.stop_requested:
+            time.sleep(0.001)
+        raise asyncio.CancelledError
+
+    ran = run(handle if is_async else handle_in_a_thread)
+    ran.attempt.announce_shutdown()
+    assert await ran.outcome() == Released()
+    await ran.end()
+
+
+async def test_a_job_cancelled_while_parked_is_not_asked_to_stop(run):
+    handler = Never()
+    ran = run(handler, cancel_requested_at="2026-01-01T00:00:00Z")
+    await handler.started.wait()
+    ran.attempt.stop(Stop.CANCEL)
+    assert not handler.context.stop_requested
+    ran.attempt.stop(Stop.SHUTDOWN)
+    assert handler.context.stop_requested
+    await ran.end()
 
 
 async def test_a_thread_ends_at_its_timeout_for_the_worker(run):

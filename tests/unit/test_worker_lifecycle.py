@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -168,6 +169,7 @@ async def test_a_worker_that_does_not_fit_its_database_refuses_to_start(
         await worker.run()
     assert worker.name is None
     assert closed == [True]
+    await project.next("unregister_worker")
 
 
 async def test_a_project_that_never_answers_is_not_waited_for(bench, project, monkeypatch):
@@ -322,6 +324,218 @@ async def test_a_signal_before_the_first_answer_ends_the_wait(bench, project):
     await asyncio.wait_for(running, 5)
 
 
+async def test_one_signal_stops_all_workers_and_the_handler_from_before_returns(project, row):
+    received: list[int] = []
+
+    def mine(number: int, frame: Any) -> None:
+        received.append(number)
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        workers = [Bench(type(project)(), row).worker() for _ in range(3)]
+        third = workers.pop()
+        running = [asyncio.create_task(worker.run()) for worker in workers]
+        for worker in workers:
+            await worker._signals.idle.next()
+        await workers[0].stop()
+        await asyncio.wait_for(running[0], 5)
+        running.append(asyncio.create_task(third.run()))
+        await third._signals.idle.next()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(asyncio.gather(*running), 5)
+        assert received == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: received)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def test_the_third_signal_is_not_the_workers(bench):
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        worker = bench.worker()
+        running = asyncio.create_task(worker.run())
+        await worker._signals.idle.next()
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        await until(lambda: received)
+        await asyncio.wait_for(running, 5)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_process_that_a_handler_forked_can_be_ended(bench):
+    worker = bench.worker()
+    running = asyncio.create_task(worker.run())
+    await worker._signals.idle.next()
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+    assert not running.done()
+    await worker.stop()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_a_worker_of_another_thread_stops_with_that_of_the_main_thread(bench, project, row):
+    other = Bench(type(project)(), row)
+    started = threading.Event()
+
+    def work() -> None:
+        async def main() -> None:
+            worker = other.worker()
+            running = asyncio.ensure_future(worker.run())
+            await worker._signals.idle.next()
+            started.set()
+            await running
+
+        asyncio.run(main())
+
+    worker = bench.worker()
+    running = asyncio.create_task(worker.run())
+    await worker._signals.idle.next()
+    thread = asyncio.get_running_loop().run_in_executor(None, work)
+    await until(started.is_set)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(asyncio.gather(running, thread), 5)
+
+
+async def test_a_stop_before_the_run_counts(bench, project):
+    worker = bench.worker()
+    await worker.stop()
+    await asyncio.wait_for(worker.run(), 5)
+    assert project.asked.empty()
+
+
+async def test_a_stop_before_the_first_step_of_a_run_counts(bench):
+    worker = bench.worker()
+    for _ in range(2):
+        running = asyncio.create_task(worker.run())
+        await worker.stop()
+        await asyncio.wait_for(running, 5)
+
+
+def test_a_worker_runs_again_in_another_event_loop(bench, project):
+    worker = bench.worker()
+
+    @worker.handler("resize")
+    async def resize() -> None: ...
+
+    async def main() -> None:
+        project.asked = asyncio.Queue()
+        worker._signals.watch()
+        job = bench.job()
+        running = asyncio.create_task(worker.run())
+        await worker._signals.reported.next()
+        assert bench.reported[job]["outcome"] == "completed"
+        await worker.stop()
+        await asyncio.wait_for(running, 5)
+        await worker.stop()  # once more, as cleanup code does, is no stop of the next run
+
+    for _ in range(3):
+        asyncio.run(main())
+
+
+def test_a_worker_whose_event_loop_was_closed_runs_again(bench, project):
+    worker = bench.worker()
+
+    async def abandon() -> None:
+        project.asked = asyncio.Queue()
+        await worker.start()
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    with pytest.raises(RuntimeError, match="stopped before"):
+        loop.run_until_complete(abandon())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+
+    async def main() -> None:
+        worker._signals.watch()
+        async with worker:
+            await worker._signals.idle.next()
+
+    asyncio.run(main())
+
+
+async def test_a_worker_runs_in_one_event_loop_at_a_time(bench):
+    async with bench.worker() as worker:
+        loop = asyncio.get_running_loop()
+        for method in (worker.start, worker.stop, worker.run):
+            with pytest.raises(InvalidArgument, match="runs in another event loop"):
+                await loop.run_in_executor(None, asyncio.run, method())
+
+
+async def never(params: dict[str, Any]) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("how", ["stop", "cancel", "signal"])
+@pytest.mark.parametrize("is_answered", [True, False])
+async def test_a_stop_during_the_start_leaves_nothing_registered(
+    bench, project, monkeypatch, how, is_answered
+):
+    monkeypatch.setattr("picture_queue.worker.worker._REGISTRATION_TIMEOUT", 5 * is_answered)
+    registered: set[str] = set()
+    go = asyncio.Event()
+
+    async def register(params: dict[str, Any]) -> Any:
+        await go.wait()
+        registered.add(params["worker"])
+        return VERSION
+
+    project.answers["register_worker"] = register
+    project.answers["unregister_worker"] = lambda params: registered.discard(params["worker"])
+    worker = bench.worker()
+    bench.job()
+    running = asyncio.create_task(worker.run())
+    await project.next("register_worker")
+    if how == "stop":
+        stopping = asyncio.create_task(worker.stop())
+    elif how == "cancel":
+        running.cancel()
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
+    await until(lambda: worker._stopping is not None)
+    if is_answered:
+        go.set()
+    await asyncio.wait({running}, timeout=5)
+    assert running.done()
+    assert running.cancelled() is (how == "cancel")
+    if how == "stop":
+        await asyncio.wait_for(stopping, 5)
+    assert registered == set()
+    await project.next("unregister_worker")
+
+
+async def test_a_start_that_was_stopped_returns(bench, project):
+    go = asyncio.Event()
+
+    async def register(params: dict[str, Any]) -> Any:
+        await go.wait()
+        return VERSION
+
+    project.answers["register_worker"] = register
+    worker = bench.worker()
+    starting = asyncio.create_task(worker.start())
+    await project.next("register_worker")
+    stopping = asyncio.create_task(worker.stop())
+    await until(lambda: worker._stopping is not None)
+    again = asyncio.create_task(worker.start())  # it waits for the stop, and starts
+    go.set()
+    await asyncio.wait_for(asyncio.gather(starting, stopping, again), 5)
+    assert worker.name is not None
+    await worker.stop()
+
+
 async def test_run_ends_when_somebody_stops_it(bench):
     worker = bench.worker()
     running = asyncio.create_task(worker.run())
@@ -351,22 +565,37 @@ async def test_jobs_that_come_while_it_stops_are_given_back_unrun(bench, project
     assert not handler.started.is_set()
 
 
-async def test_what_follows_a_stop_follows_although_one_of_it_fails(bench, caplog):
+async def test_what_follows_a_stop_follows_although_one_of_it_fails(bench, caplog, monkeypatch):
+    monkeypatch.setattr("picture_queue.worker.worker._CLOSE_TIMEOUT", 0.01)
     worker = bench.worker()
     closed: list[str] = []
 
     async def fail() -> None:
         raise RuntimeError("no")
 
+    async def exit_() -> None:
+        raise SystemExit(3)
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def hang_on() -> None:
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                continue
+
     async def close() -> None:
         closed.append("closed")
 
-    worker.after_stop(fail)
-    worker.after_stop(close)
+    for callback in (fail, exit_, hang, hang_on, close, lambda: closed.append("sync")):
+        worker.after_stop(callback)
     async with worker:
         pass
-    assert closed == ["closed"]
-    assert "A callback after the stop failed" in caplog.text
+    assert closed == ["closed", "sync"]
+    for says in ("failed: RuntimeError: no", "failed: SystemExit: 3", "has not ended in 0.01 s"):
+        assert f"A callback after the stop {says}" in caplog.text
 
 
 # Wake-ups and answers

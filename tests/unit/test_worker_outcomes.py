@@ -2,13 +2,16 @@
 
 import math
 import re
+import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from picture_queue.errors import InvalidArgument
 from picture_queue.replicate import errors as replicate
@@ -35,6 +38,8 @@ from picture_queue.worker.verdicts import (
 )
 
 LATER = datetime(2027, 1, 1, tzinfo=UTC)
+LATER_TEXT = "2027-01-01T00:00:00+00:00"
+YEAR = 31_536_000.0
 
 
 class Size(BaseModel):
@@ -48,6 +53,22 @@ class Point:
 
 class Unserializable:
     pass
+
+
+class Panic(BaseException):
+    """As Rust extensions raise it: no `Exception`."""
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def raising() -> Any:
+    yield 1
+    raise Panic("halfway")
 
 
 @pytest.mark.parametrize(
@@ -71,10 +92,12 @@ def test_a_returned_value_becomes_an_outcome(value, outcome):
     ("verdict", "outcome"),
     [
         (Snooze(3), Snoozed(3)),
-        (Snooze(until=LATER), Snoozed(at=LATER)),
+        (Snooze(until=LATER), Snoozed(at=LATER_TEXT)),
         (Retry(), Failed("The handler asked for another attempt")),
         (Retry(3, reason="not\nyet"), Failed("not yet", delay=3)),
-        (Retry(at=LATER), Failed("The handler asked for another attempt", at=LATER)),
+        (Retry(at=LATER), Failed("The handler asked for another attempt", at=LATER_TEXT)),
+        (Retry(1, reason=KeyError("a")), Failed("KeyError: 'a'", delay=1)),
+        (Retry(1, reason=7), Failed("7", delay=1)),  # type: ignore[arg-type]
         (RateLimited(3), Snoozed(3, pause_key="queue:q")),
         (RateLimited(3, "api"), Snoozed(3, pause_key="api")),
         (Park(60), Parked(60)),
@@ -118,6 +141,10 @@ def test_a_permanent_failure_may_be_returned_too():
         ("\ud800", "not JSON"),
         ({"text": "a\x00b"}, "U\\+0000"),
         ({"\x00": 1}, "U\\+0000"),
+        ({"n": 10**400}, "a number of over 308 digits"),
+        (nested(101), "nested deeper than 100 levels"),
+        (nested(3000), "not JSON"),
+        (raising(), "not JSON: .*Panic: halfway"),
     ],
 )
 def test_what_cannot_be_stored_fails_the_job_for_good(value, says):
@@ -125,6 +152,22 @@ def test_what_cannot_be_stored_fails_the_job_for_good(value, says):
     assert isinstance(outcome, Failed)
     assert not outcome.retryable
     assert re.search(says, outcome.error)
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 400, nested(100), [nested(2)] * 200, {"[" * 200: '\\"' + "{" * 200}, 10**300]
+)
+def test_what_only_looks_too_long_or_too_deep_is_stored(value):
+    assert from_value(value, "q") == Completed(value)
+
+
+async def test_a_coroutine_that_was_not_awaited_is_named():
+    async def draw() -> None: ...
+
+    outcome = from_value(draw(), "q")
+    assert isinstance(outcome, Failed)
+    assert re.search(r"returned a coroutine .*draw.* `return await", outcome.error)
+    assert not outcome.retryable
 
 
 def test_a_huge_result_is_refused_here(monkeypatch):
@@ -143,8 +186,8 @@ def raised(error: BaseException) -> Any:
 
 
 def test_an_exception_is_worth_another_attempt():
-    outcome = raised(ValueError("two\nlines\tand \x00 \ud800"))
-    assert outcome.error == "ValueError: two lines and \ufffd ?"
+    outcome = raised(ValueError("two\nlines\tand \x00 \ud800 \x1b[31m \x9b"))
+    assert outcome.error == "ValueError: two lines and \ufffd ? \ufffd[31m \ufffd"
     assert outcome.retryable
     assert outcome.delay is None
     assert outcome.detail is not None
@@ -211,6 +254,165 @@ def test_what_is_not_the_jobs_fault_gives_the_attempt_back():
     assert raised(error) == Snoozed(10.0, pause_key="type:generate-image")
 
 
+# Waits: what the database accepts
+
+
+@pytest.mark.parametrize(
+    ("seconds", "delay"),
+    [
+        (40_000_000, YEAR),
+        (1771404540, YEAR),
+        (10**400, YEAR),
+        (1e300, YEAR),
+        (1e-50, 0.0),
+        (0.0004, 0.0),
+        (Fraction(1, 3), 0.333),
+        (True, 1.0),
+    ],
+)
+def test_a_wait_is_shortened_to_what_the_database_accepts(seconds, delay):
+    assert from_value(Snooze(seconds), "q") == Snoozed(delay)
+    assert from_value(Park(seconds), "q") == Parked(delay)
+    assert from_value(RateLimited(seconds, "api"), "q") == Snoozed(delay, pause_key="api")
+    error = ValueError("no")
+    error.retry_after = seconds  # type: ignore[attr-defined]
+    outcome = raised(error)
+    assert (outcome.error, outcome.delay) == ("ValueError: no", delay)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "UTC"])
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [
+        (datetime.max, "9998-12-31T23:59:00+00:00"),
+        (datetime.min, "1970-01-01T00:00:00+00:00"),
+        (datetime.max.replace(tzinfo=UTC), "9998-12-31T23:59:00+00:00"),
+        (
+            datetime.max.replace(tzinfo=timezone(timedelta(hours=-14))),
+            "9998-12-31T23:59:00+00:00",
+        ),
+        (
+            datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+            "1970-01-01T00:00:00+00:00",
+        ),
+        (datetime(2027, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))), LATER_TEXT),
+    ],
+)
+def test_a_time_is_moved_to_what_the_database_accepts(at, text, zone, monkeypatch):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert from_value(Snooze(until=at), "q") == Snoozed(at=text)
+        assert without_detail(raised(Retry(at=at))).at == text
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_naive_time_is_one_of_the_workers_zone(monkeypatch):
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        assert from_value(Snooze(until=datetime(2027, 1, 1, 1)), "q") == Snoozed(at=LATER_TEXT)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+# Exceptions whose own code fails
+
+
+class Broken(Exception):
+    """Its properties raise, as `headers["Retry-After"]` does where there is none."""
+
+    @property
+    def retry_after(self) -> float:
+        return {}["Retry-After"]
+
+    @property
+    def counts(self) -> bool:
+        raise Panic
+
+    @property
+    def public(self) -> str:
+        raise SystemExit
+
+    @property
+    def retryable(self) -> bool:
+        raise KeyboardInterrupt
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise Panic
+
+    __repr__ = __str__
+
+
+class Odd(str):
+    __slots__ = ()
+
+    def split(self, *args: Any) -> Any:
+        raise Panic
+
+
+class OddlyPublic(Exception):
+    public = Odd("shown")
+
+
+class OddGroup(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> Any:
+        raise Panic
+
+
+class OddClass(Exception):
+    @property
+    def __class__(self) -> Any:
+        raise Panic
+
+
+def changed(verdict: Any, **fields: Any) -> Any:
+    for name, value in fields.items():
+        setattr(verdict, name, value)
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (Broken("no"), "Broken: no"),
+        (Unprintable(), "Unprintable"),
+        (OddlyPublic("no"), "OddlyPublic: no"),
+        (OddGroup("tasks", [ValueError("a")]), "OddGroup: tasks"),
+        (Retry(1, reason=Unprintable()), "Unprintable"),
+        (ExceptionGroup("tasks", [Broken("no")]), "Broken: no"),
+        (BaseExceptionGroup("tasks", [Panic("no")]), "Panic: no"),
+        (changed(Snooze(1), seconds=math.nan), "Snooze.*seconds=nan"),
+        (changed(Snooze(1), seconds=None), "Snooze.*seconds=None"),
+        (changed(Park(1), seconds="soon"), "Park.*seconds='soon'"),
+        (changed(Park(1), event="a\x00"), "Park.*event='a"),
+        (changed(RateLimited(1), key="k" * 201), "RateLimited"),
+    ],
+)
+def test_an_exception_whose_own_code_fails_keeps_its_error(error, says):
+    outcome = raised(error)
+    assert isinstance(outcome, Failed)
+    assert re.search(says, outcome.error)
+    to_json(outcome.as_json())
+
+
+def test_an_exception_that_denies_its_class_keeps_its_error():
+    assert raised(OddClass("no")).error.startswith("OddClass: no")
+
+
+def test_a_pause_key_that_the_database_refuses_is_left_out():
+    error = replicate.RateLimited("429", retry_after=3)
+    for key in ("", "k" * 201, "a\x00", 7):
+        error.pause_key = key  # type: ignore[assignment]
+        assert raised(error) == Snoozed(3.0)
+
+
 @pytest.mark.parametrize("kind", [Snooze, Park])
 @pytest.mark.parametrize("seconds", [-1, math.inf, "soon", None])
 def test_a_time_that_is_none_is_refused_where_it_is_written(kind, seconds):
@@ -229,6 +431,8 @@ def test_a_time_that_is_none_is_refused_where_it_is_written(kind, seconds):
         (lambda: RateLimited(-1), "RateLimited takes seconds"),
         (lambda: RateLimited(1, ""), "key has 0"),
         (lambda: Park(1, "e" * 201), "event has 201"),
+        (lambda: Park(1, "e\x00"), "event holds a character that a database cannot store"),
+        (lambda: RateLimited(1, 7), "key has 7"),  # type: ignore[arg-type]
     ],
 )
 def test_a_verdict_that_makes_no_sense_is_refused_where_it_is_written(make, says):
@@ -251,11 +455,12 @@ def test_a_verdict_that_makes_no_sense_is_refused_where_it_is_written(make, says
             },
         ),
         (
-            Failed("no", at=LATER),
-            {"outcome": "failed", "error": "no", "retryable": True, "run_at": LATER.isoformat()},
+            Failed("no", at=LATER_TEXT),
+            {"outcome": "failed", "error": "no", "retryable": True, "run_at": LATER_TEXT},
         ),
         (Snoozed(3), {"outcome": "snoozed", "delay_seconds": 3}),
-        (Snoozed(at=LATER), {"outcome": "snoozed", "run_at": LATER.isoformat()}),
+        (Snoozed(at=LATER_TEXT), {"outcome": "snoozed", "run_at": LATER_TEXT}),
+        (Snoozed(3, reason="429"), {"outcome": "snoozed", "delay_seconds": 3, "detail": "429"}),
         (
             Snoozed(3, pause_key="api"),
             {"outcome": "snoozed", "delay_seconds": 3, "pause_key": "api"},

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
-from typing import Annotated, Any
+from functools import lru_cache, partial, wraps
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import pytest
@@ -13,6 +13,10 @@ from typing_extensions import TypedDict
 from picture_queue import Backoff, InvalidArgument, JobContext, PermanentFailure, Worker
 from picture_queue.worker import SyncJobContext
 from picture_queue.worker.registry import Handler, Policy, Registry
+
+if TYPE_CHECKING:
+    import only_for_type_checkers
+    from only_for_type_checkers import OnlyForTypeCheckers
 
 
 class Resize(BaseModel):
@@ -84,6 +88,92 @@ def test_signatures_that_are_taken(function, is_async, arguments):
     ]
 
 
+# What is called in the end is behind a decorator, a partial or an object.
+
+
+def passing_on(function: Any) -> Any:
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def with_database(function: Any) -> Any:
+    @wraps(function)
+    async def wrapper(payload: Any, job: Any) -> Any:
+        return await function(payload, job, "database")
+
+    return wrapper
+
+
+async def typed(payload: Resize, job: JobContext) -> None: ...
+async def two_more(payload: Resize, job: JobContext, database: str) -> None: ...
+async def as_text(payload: "Resize", job: "JobContext") -> "OnlyForTypeCheckers": ...
+async def context_as_text(payload: "Resize", job: "OnlyForTypeCheckers") -> None: ...
+async def only_context_as_text(job: "only_for_type_checkers.JobContext") -> None: ...
+async def maybe_context(payload: Resize, job: JobContext | None = None) -> None: ...
+async def with_rest(payload: Resize, *rest: Any, **named: Any) -> None: ...
+def in_a_thread_typed(payload: Resize, job: SyncJobContext) -> None: ...
+
+
+class Decorated:
+    @passing_on
+    async def __call__(self, payload: Resize, job: JobContext) -> None: ...
+
+    @passing_on
+    async def method(self, payload: Resize, job: JobContext) -> None: ...
+
+    @staticmethod
+    async def static(payload: Resize, job: JobContext) -> None: ...
+
+    @classmethod
+    async def of_class(cls, payload: Resize, job: JobContext) -> None: ...
+
+
+def local() -> Any:
+    class Local(BaseModel):
+        width: int
+
+    async def handle(payload: "Local", job: "JobContext") -> "Local":
+        return Local(width=payload.width)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("function", "is_async", "takes"),
+    [
+        (passing_on(typed), True, "payload job"),
+        (passing_on(passing_on(typed)), True, "payload job"),
+        (passing_on(in_a_thread_typed), False, "payload job"),
+        (with_database(two_more), True, "payload job"),
+        (passing_on(with_database(two_more)), True, "payload job"),
+        (as_text, True, "payload job"),
+        (context_as_text, True, "payload job"),
+        (only_context_as_text, True, "job"),
+        (maybe_context, True, "payload job"),
+        (with_rest, True, "payload"),
+        (Decorated(), True, "payload job"),
+        (Decorated().method, True, "payload job"),
+        (Decorated.static, True, "payload job"),
+        (Decorated.__dict__["static"], True, "payload job"),
+        (Decorated.of_class, True, "payload job"),
+        (partial(two_more, database="database"), True, "payload job"),
+        (partial(passing_on(typed)), True, "payload job"),
+        (partial(Decorated()), True, "payload job"),
+        (lru_cache(in_a_thread_typed), False, "payload job"),
+        (local(), True, "payload job"),
+    ],
+)
+def test_what_a_callable_calls_in_the_end_decides(function, is_async, takes):
+    shape = handler(function).shape
+    assert shape.is_async is is_async
+    assert shape.takes_payload is ("payload" in takes)
+    assert shape.takes_context is ("job" in takes)
+    assert (shape.payload is not None) is shape.takes_payload
+
+
 async def three(payload, job, more): ...  # type: ignore[no-untyped-def]
 async def by_name(payload, *, size): ...  # type: ignore[no-untyped-def]
 async def stream(payload):  # type: ignore[no-untyped-def]
@@ -97,7 +187,16 @@ def steps(payload):  # type: ignore[no-untyped-def]
 async def sync_context(payload, job: SyncJobContext): ...  # type: ignore[no-untyped-def]
 def async_context(payload, job: JobContext): ...  # type: ignore[no-untyped-def]
 async def unknown(payload: "Nowhere"): ...  # type: ignore[no-untyped-def,name-defined]  # noqa: F821
+async def unknown_inside(payload: "list[Nowhere]"): ...  # type: ignore[no-untyped-def,name-defined]  # noqa: F821
+async def incomplete(payload: "Incomplete") -> None: ...
 async def no_schema(payload: Registry) -> None: ...
+async def context_first(job: JobContext, payload: Resize) -> None: ...
+def by_name_only(**payload: Any) -> None: ...
+def anything(*args: Any, **kwargs: Any) -> None: ...
+
+
+class Incomplete(BaseModel):
+    inner: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
 
 
 @pytest.mark.parametrize(
@@ -109,7 +208,15 @@ async def no_schema(payload: Registry) -> None: ...
         (steps, "generator"),
         (sync_context, "async handler takes no SyncJobContext.*JobContext"),
         (async_context, "sync handler takes no JobContext.*SyncJobContext"),
-        (unknown, "Nowhere"),
+        (unknown, "the type of payload, Nowhere, is not defined .* `if TYPE_CHECKING:`"),
+        (unknown_inside, r"the type of payload, list\[Nowhere\], is not defined"),
+        (incomplete, "Incomplete.*Nowhere"),
+        (context_first, r"its first argument is the context .job, payload."),
+        (anything, r"\*args.* does not tell .* @functools.wraps"),
+        (by_name_only, r"\*\*payload.* does not tell"),
+        (Callable_, "Callable_ is a class. Register a function, or an instance"),
+        (Resize, "Resize is a class"),
+        (Callable_.method, r"bound to no object .self, payload. .*object.method"),
         (no_schema, "Registry"),
         ("resize", "not a function"),
     ],
@@ -167,6 +274,13 @@ def test_a_job_type_is_a_name(name):
         Worker().handler(name)(nothing)
 
 
+def test_a_handler_without_parentheses_is_refused_where_it_is_written():
+    with pytest.raises(InvalidArgument, match=r'Use @worker.handler\("<job type>"\)'):
+
+        @Worker().handler
+        async def resize() -> None: ...
+
+
 def test_a_job_type_has_one_handler():
     worker = Worker()
     assert worker.handler("resize")(nothing) is nothing
@@ -179,6 +293,8 @@ def test_a_job_type_has_one_handler():
     ("policy", "says"),
     [
         ({"timeout": 0}, "timeout is 0"),
+        ({"timeout": "60"}, "timeout is '60'"),
+        ({"timeout": float("nan")}, "timeout is nan"),
         ({"timeout": float("inf")}, "timeout is inf"),
         ({"max_attempts": 0}, "max_attempts is 0"),
         ({"lease": 0.5}, "lease is 0.5"),

@@ -1,0 +1,89 @@
+"""SIGTERM and SIGINT for all workers of a process.
+
+An event loop keeps one handler a signal, and forgets the one that was there before. Here each
+worker adds its own, and the last one to leave puts back what was there.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+#: Signals that workers handle; the next one ends the process.
+_HANDLED = 2
+
+_Listener = tuple[asyncio.AbstractEventLoop, Callable[[], None]]
+
+_listeners: list[_Listener] = []
+_previous: dict[int, Any] = {}  # the handlers that were there before
+_users = 0  # workers of the main thread
+_received = 0
+_process = 0
+
+
+@contextlib.contextmanager
+def on_stop_signal(callback: Callable[[], None]) -> Iterator[None]:
+    """Call a function in the running event loop for each SIGTERM and SIGINT.
+
+    The handlers are installed by workers of the main thread: Python permits it there only. A worker
+    in another thread is told of signals while one runs in the main thread.
+
+    Args:
+        callback: What to call. The third signal is left to the handler that was there before, which
+            ends the process unless it is one of the user's.
+    """
+    listener = (asyncio.get_running_loop(), callback)
+    in_main = threading.current_thread() is threading.main_thread()
+    _listeners.append(listener)
+    if in_main:
+        _install()
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+        if in_main:
+            _uninstall()
+
+
+def _install() -> None:
+    global _users, _received, _process
+    _users += 1
+    if _users > 1:
+        return
+    _received, _process = 0, os.getpid()
+    for number in _NUMBERS:
+        with contextlib.suppress(ValueError, OSError):  # a subinterpreter
+            _previous[number] = signal.signal(number, _handle)
+
+
+def _uninstall() -> None:
+    global _users
+    _users -= 1
+    if _users == 0:
+        _restore()
+
+
+def _restore() -> None:
+    for number, handler in _previous.items():
+        # One that was installed in the meantime stays. None: it was not installed from Python.
+        if signal.getsignal(number) is _handle:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    _previous.clear()
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    global _received
+    _received += 1
+    # A process that a handler forked is not the worker.
+    if _received > _HANDLED or os.getpid() != _process:
+        _restore()
+        signal.raise_signal(number)
+        return
+    for loop, callback in list(_listeners):
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(callback)

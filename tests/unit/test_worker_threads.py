@@ -1,0 +1,112 @@
+"""The threads of `asyncio.to_thread` in handlers."""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from picture_queue.worker import _threads
+from picture_queue.worker._threads import DaemonThreadPool, use_daemon_threads
+
+
+@pytest.fixture
+def pool() -> Iterator[DaemonThreadPool]:
+    pool = DaemonThreadPool(2)
+    yield pool
+    pool.shutdown()
+
+
+async def test_to_thread_behaves_as_ever():
+    use_daemon_threads(1)
+    use_daemon_threads(1)  # again changes nothing
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    variable.set("kept")
+
+    def look(text: str, *, times: int) -> tuple[str, bool]:
+        return variable.get() + text * times, threading.current_thread().daemon
+
+    assert await asyncio.to_thread(look, "!", times=2) == ("kept!!", True)
+    with pytest.raises(SystemExit):
+        await asyncio.to_thread(exit_)
+    assert await asyncio.gather(*(asyncio.to_thread(int, n) for n in range(100))) == [*range(100)]
+
+
+def exit_() -> None:
+    raise SystemExit(3)
+
+
+async def test_a_pool_that_the_user_chose_is_kept():
+    chosen = ThreadPoolExecutor(1, thread_name_prefix="mine")
+    asyncio.get_running_loop().set_default_executor(chosen)
+    use_daemon_threads(1)
+    name = await asyncio.to_thread(lambda: threading.current_thread().name)
+    assert name.startswith("mine")
+
+
+async def test_the_pool_that_asyncio_made_is_replaced():
+    await asyncio.to_thread(int)
+    use_daemon_threads(1)
+    assert await asyncio.to_thread(lambda: threading.current_thread().daemon)
+
+
+def test_threads_are_used_again_and_not_more_than_permitted(pool):
+    names = {pool.submit(lambda: threading.current_thread().name).result(5) for _ in range(10)}
+    assert len(names) <= 2
+    both = threading.Barrier(3)
+    waiting = [pool.submit(both.wait, 5) for _ in range(2)]
+    third = pool.submit(int)
+    assert not third.done()
+    both.wait(5)
+    for future in (*waiting, third):
+        future.result(5)
+
+
+async def test_calls_that_hang_leave_threads_for_others(pool):
+    loop = asyncio.get_running_loop()
+    until = threading.Event()
+    for _ in range(3 * 2):
+        hanging = loop.run_in_executor(pool, until.wait, 30)
+        assert await loop.run_in_executor(pool, int) == 0
+        hanging.cancel()
+    assert await asyncio.gather(*(loop.run_in_executor(pool, int) for _ in range(10))) == [0] * 10
+    assert 3 * 2 < len(pool._pool) <= 3 * 2 + 2
+    until.set()
+    while len(pool._pool) > 2:  # noqa: ASYNC110 - a thread ends when it likes
+        await asyncio.sleep(0.001)
+
+
+def test_a_closed_pool_finishes_what_it_has_and_takes_no_more(pool):
+    go = threading.Event()
+    futures = [pool.submit(go.wait, 5) for _ in range(3)]
+    pool.shutdown(wait=False)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(int)
+    go.set()
+    assert all(future.result(5) for future in futures)
+    pool.shutdown()
+    assert not pool._pool
+
+
+def test_calls_that_wait_can_be_cancelled(pool):
+    go = threading.Event()
+    running = [pool.submit(go.wait, 5) for _ in range(2)]
+    waiting = [pool.submit(int) for _ in range(3)]
+    assert waiting[0].cancel()
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in waiting)
+    go.set()
+    assert all(future.result(5) for future in running)
+    pool.shutdown()
+    assert not pool._pool
+
+
+def test_a_closed_pool_does_not_wait_for_a_call_that_hangs(pool, monkeypatch):
+    monkeypatch.setattr(_threads, "_CLOSING", 0.01)
+    until = threading.Event()
+    hanging = pool.submit(until.wait, 30)
+    pool.shutdown()
+    assert not hanging.done()
+    until.set()

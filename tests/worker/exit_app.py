@@ -1,0 +1,93 @@
+"""A worker whose handlers do not end: ``python exit_app.py <queue> <kind> [runs]``.
+
+Its parent waits for the lines it prints, stops it by signals, and waits for the end of the process.
+"""
+
+import asyncio
+import sys
+import threading
+
+from picture_queue import Worker, WorkerSettings
+
+QUEUE, KIND, *REST = sys.argv[1:]
+
+
+def new_worker() -> Worker:
+    """Makes a worker that stops at once."""
+    return Worker(settings=WorkerSettings(queues=(QUEUE,), poll_interval=0.1, shutdown_grace=0.1))
+
+
+worker = new_worker()
+
+
+def say(text: str) -> None:
+    """Tells the parent."""
+    print(text, flush=True)
+
+
+def hang() -> None:
+    """Keeps its thread for ever."""
+    say("started")
+    threading.Event().wait()
+
+
+async def keep_on() -> None:
+    """Ignores its cancellation."""
+    say("started")
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            continue
+
+
+async def ignore_everything() -> None:
+    """Ignores even that its coroutine is closed."""
+    say("started")
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except BaseException:
+            continue
+
+
+@worker.handler("hangs", timeout=60, max_attempts=1)
+async def hangs() -> None:
+    """Does not end."""
+    match KIND:
+        case "thread":
+            await asyncio.to_thread(hang)
+        case "shielded thread":
+            await asyncio.shield(asyncio.to_thread(hang))
+        case "swallows":
+            await keep_on()
+        case "starts":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(keep_on())
+        case "ignores":
+            await ignore_everything()
+        case "leaves a task":
+            asyncio.get_running_loop().left = asyncio.create_task(asyncio.to_thread(hang))  # type: ignore[attr-defined]
+            await asyncio.Event().wait()
+
+
+@worker.handler("hangs-in-thread", timeout=60, max_attempts=1)
+def hangs_in_thread() -> None:
+    """Does not end."""
+    hang()
+
+
+async def two() -> None:
+    """Runs two workers beside each other."""
+    other = new_worker()
+    other.handler("other")(lambda: say("other"))
+    await asyncio.gather(worker.run(), other.run())
+
+
+if __name__ == "__main__":
+    if KIND == "two":
+        asyncio.run(two())
+    else:
+        for _ in range(int(REST[0]) if REST else 1):
+            asyncio.run(worker.run())
+            say("stopped")

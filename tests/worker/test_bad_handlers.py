@@ -1,0 +1,348 @@
+"""Handlers that end in every way Python knows, beside ordinary jobs in the same worker."""
+
+import asyncio
+import functools
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field, field_validator, model_serializer
+
+from picture_queue import (
+    AsyncPictureQueue,
+    JobContext,
+    JobFailed,
+    JobStatus,
+    Park,
+    PermanentFailure,
+    RateLimited,
+    Retry,
+    Snooze,
+    Worker,
+)
+from picture_queue.worker import SyncJobContext
+
+YEAR = 31_536_000
+
+
+@pytest.fixture(params=["http", "direct"])
+async def service(request: pytest.FixtureRequest, stack: Any) -> AsyncIterator[AsyncPictureQueue]:
+    if request.param == "http":
+        made = AsyncPictureQueue(stack.api_url, stack.service_role_key)
+    else:
+        made = AsyncPictureQueue(database_url=stack.db_url)
+    async with made as pq:
+        yield pq
+
+
+class Panic(BaseException):
+    """As Rust extensions raise it: no `Exception`."""
+
+
+class NoHeader(Exception):
+    @property
+    def retry_after(self) -> float:
+        return {}["Retry-After"]
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise Panic
+
+    __repr__ = __str__
+
+
+class LaterEpoch(Exception):
+    retry_after = 1771404540
+
+
+class Validated(BaseModel):
+    size: int = Field(default_factory=lambda: raise_(Panic("in the default")))
+
+    @field_validator("size")
+    @classmethod
+    def check(cls, size: int) -> int:
+        raise Panic("in the validator")
+
+
+class Serialized(BaseModel):
+    @model_serializer
+    def serialize(self) -> Any:
+        raise Panic("in the serializer")
+
+
+def raise_(error: BaseException) -> Any:
+    raise error
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def swallow_and_fail() -> Any:
+    try:
+        asyncio.current_task().cancel()  # type: ignore[union-attr]
+    finally:
+        raise_(Panic("in finally"))
+
+
+async def fail_later(error: BaseException) -> None:
+    await asyncio.sleep(0)
+    raise error
+
+
+async def in_a_group(error: BaseException) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail_later(error))
+        await asyncio.sleep(60)
+
+
+async def gathered(error: BaseException) -> None:
+    await asyncio.gather(asyncio.sleep(60), fail_later(error))
+
+
+# What a handler starts, and what its owner reads.
+STARTED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: in_a_group(Panic("in a task")), "Panic: in a task"),
+    (lambda: in_a_group(SystemExit(3)), "SystemExit: 3"),
+    (lambda: in_a_group(KeyboardInterrupt("k")), "KeyboardInterrupt: k"),
+    (lambda: gathered(SystemExit(4)), "SystemExit: 4"),
+    (lambda: asyncio.create_task(fail_later(KeyboardInterrupt("k"))), "KeyboardInterrupt: k"),
+    (lambda: asyncio.to_thread(raise_, SystemExit(5)), "SystemExit: 5"),
+    (lambda: asyncio.wait_for(fail_later(SystemExit(6)), 60), "SystemExit: 6"),
+]
+
+
+def recurse() -> Any:
+    return recurse()
+
+
+# What a handler does, and what its owner reads.
+BAD: list[tuple[Callable[[], Any], str]] = [
+    (lambda: raise_(Panic("at the core")), "Panic: at the core"),
+    (lambda: raise_(GeneratorExit("g")), "GeneratorExit: g"),
+    (lambda: raise_(KeyboardInterrupt("k")), "KeyboardInterrupt: k"),
+    (lambda: raise_(StopAsyncIteration("s")), "StopAsyncIteration: s"),
+    (lambda: sys.exit(3), "SystemExit: 3"),
+    (lambda: raise_(asyncio.CancelledError()), "CancelledError: the handler cancelled itself"),
+    (lambda: raise_(NoHeader("429")), "NoHeader: 429"),
+    (lambda: raise_(Unprintable()), "Unprintable"),
+    (lambda: raise_(Retry(0, reason=Unprintable())), "Unprintable"),
+    (lambda: raise_(Retry(0, reason=ValueError("why"))), "ValueError: why"),
+    (lambda: raise_(ExceptionGroup("tasks", [Unprintable()])), "Unprintable"),
+    (lambda: raise_(BaseExceptionGroup("tasks", [Panic("one")])), "Panic: one"),
+    (recurse, "RecursionError: maximum recursion depth exceeded"),
+    (lambda: raise_(PermanentFailure("the file is no picture")), "the file is no picture"),
+    (lambda: raise_(ValueError("a\x00b\ud800" + "x" * 100_000)), "ValueError: a\ufffdb?xx"),
+    (lambda: Serialized(), "The result is not JSON"),
+    (lambda: object(), "The result is not JSON"),
+    (lambda: nested(101), "The result is nested deeper than 100 levels"),
+    (lambda: nested(3000), "The result is not JSON"),
+    (lambda: 10**5000, "The result"),
+    (lambda: {"text": "\ud800"}, "The result is not JSON"),
+    (lambda: "a\x00b", "The result holds the character U+0000"),
+    (lambda: "x" * 9_000_000, "The result has 9000002 bytes"),
+    (
+        lambda: fail_later(Panic()),
+        "The handler returned a coroutine that it did not await (fail_later)",
+    ),
+]
+
+
+def add_handlers(worker: Worker, is_async: bool) -> None:
+    """Registers those that end badly, and two that do not."""
+
+    async def bad(payload: dict[str, int]) -> Any:
+        return BAD[payload["n"]][0]()
+
+    def bad_in_a_thread(payload: dict[str, int]) -> Any:
+        return BAD[payload["n"]][0]()
+
+    worker.handler("bad", max_attempts=1)(bad if is_async else bad_in_a_thread)
+
+    @worker.handler("invalid", max_attempts=1)
+    async def invalid(payload: Validated) -> None: ...
+
+    @worker.handler("starts", max_attempts=1)
+    async def starts(payload: dict[str, int]) -> None:
+        await STARTED[payload["n"]][0]()
+
+    @worker.handler("finally", max_attempts=1)
+    async def in_finally() -> None:
+        swallow_and_fail()
+
+    @worker.handler("fine")
+    async def fine(payload: dict[str, int]) -> int:
+        return payload["n"]
+
+    both = asyncio.Barrier(2)
+
+    @worker.handler("meets", max_attempts=1)
+    async def meets() -> str:
+        await both.wait()
+        return "met"
+
+
+KINDS: list[tuple[str, dict[str, int], str]] = [
+    *(("bad", {"n": n}, says) for n, (_, says) in enumerate(BAD)),
+    *(("starts", {"n": n}, says) for n, (_, says) in enumerate(STARTED)),
+    ("invalid", {"size": 1}, "Panic: in the validator"),
+    ("invalid", {}, "Panic: in the default"),
+    ("finally", {}, "Panic: in finally"),
+]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_bad_end_is_that_of_its_own_job_and_frees_its_slot(
+    service, queue, new_worker, caplog, is_async
+):
+    caplog.set_level(logging.INFO, logger="picture_queue")
+    worker = new_worker(concurrency=2, poll_interval=0.1)
+    add_handlers(worker, is_async)
+    async with worker:
+        jobs = []
+        for n, (job_type, payload, says) in enumerate(KINDS):
+            bad = await service.jobs.enqueue(job_type, payload, queue=queue)
+            jobs.append((bad.id, says, await service.jobs.enqueue("fine", {"n": n}, queue=queue)))
+        for n, (bad_id, says, fine) in enumerate(jobs):
+            assert await service.jobs.result(fine.id, timeout=15) == n
+            with pytest.raises(JobFailed):
+                await service.jobs.result(bad_id, timeout=15)
+            failed = await service.jobs.get(bad_id)
+            assert (failed.attempt, failed.error[: len(says)]) == (1, says)
+        # All slots are free: each of these waits for the other.
+        both = [await service.jobs.enqueue("meets", queue=queue) for _ in range(2)]
+        for job in both:
+            assert await service.jobs.result(job.id, timeout=15) == "met"
+    assert "goes on" not in caplog.text
+    first_id = jobs[0][0]
+    history = await service.jobs.history(first_id)
+    assert "raise_" in history.attempts[0].detail
+    assert "Traceback" in caplog.text
+    assert f"{first_id} (bad) failed, attempt 1 of 1: Panic: at the core" in caplog.text
+
+
+# Waits that the database would refuse
+
+
+WAITS: list[tuple[Callable[[], Any], str, float | None]] = [
+    (lambda: Snooze(until=datetime.max), "scheduled", None),
+    (lambda: Snooze(seconds=40_000_000), "scheduled", YEAR),
+    (lambda: Snooze(10**400), "scheduled", YEAR),
+    (lambda: Park(1e300), "parked", YEAR),
+    (lambda: raise_(Retry(at=datetime.max)), "scheduled", None),
+    (lambda: raise_(Retry(1e9, reason="later")), "scheduled", YEAR),
+    (lambda: RateLimited(1e9, key="an-api-of-no-other-test"), "scheduled", YEAR),
+    (lambda: raise_(LaterEpoch("busy")), "scheduled", YEAR),
+]
+
+
+async def test_a_wait_is_shortened_and_holds_nobody_up(service, queue, new_worker, until):
+    worker = new_worker(concurrency=2, poll_interval=0.1)
+
+    @worker.handler("waits")
+    async def waits(payload: dict[str, int]) -> Any:
+        return WAITS[payload["n"]][0]()
+
+    @worker.handler("again")
+    async def again(job: JobContext) -> Any:
+        runs.append(job.attempt)
+        return "done" if len(runs) > 1 else Snooze(until=datetime.min)
+
+    @worker.handler("fine")
+    async def fine() -> str:
+        return "done"
+
+    runs: list[int] = []
+    async with worker:
+        waiting = [
+            await service.jobs.enqueue("waits", {"n": n}, queue=queue) for n in range(len(WAITS))
+        ]
+        at_once = await service.jobs.enqueue("again", queue=queue)
+        for _ in range(5):
+            job = await service.jobs.enqueue("fine", queue=queue)
+            assert await service.jobs.result(job.id, timeout=15) == "done"
+        assert await service.jobs.result(at_once.id, timeout=15) == "done"
+        for job, (_, hold, seconds) in zip(waiting, WAITS, strict=True):
+
+            async def is_put_off(job_id: Any = job.id) -> bool:
+                return (await service.jobs.get(job_id)).status is not JobStatus.PROCESSING or (
+                    await service.jobs.get(job_id)
+                ).hold == "parked"
+
+            await until(is_put_off)
+            found = await service.jobs.get(job.id)
+            assert found.hold == hold
+            wait = (found.scheduled_for - found.updated_at).total_seconds()
+            assert wait > 200 * YEAR if seconds is None else wait == pytest.approx(seconds, abs=2)
+        assert (await service.jobs.get(waiting[-1].id)).error == "LaterEpoch: busy"
+        await asyncio.wait_for(worker.stop(), 15)
+
+
+# Handlers that look whether they are to stop
+
+
+@pytest.mark.parametrize("why", ["timeout", "cancel", "lost lease", "shutdown"])
+async def test_a_polite_thread_sees_why_it_is_to_stop(service, queue, new_worker, db, why):
+    worker = new_worker(lease=3600, shutdown_grace=15)
+    loop = asyncio.get_running_loop()
+    started, stopped = asyncio.Event(), asyncio.Event()
+    seen = SimpleNamespace(cancel=None, shutdown=None)
+
+    @worker.handler("polite", timeout=0.3 if why == "timeout" else 600, max_attempts=1)
+    def polite(job: SyncJobContext) -> None:
+        loop.call_soon_threadsafe(started.set)
+        while not job.stop_requested:
+            pass
+        seen.cancel, seen.shutdown = job.cancel_requested, job.shutdown_requested
+        loop.call_soon_threadsafe(stopped.set)
+        raise asyncio.CancelledError
+
+    async with worker:
+        await worker._signals.listening.next()
+        job = await service.jobs.enqueue("polite", queue=queue)
+        await asyncio.wait_for(started.wait(), 15)
+        if why == "cancel":
+            await service.jobs.cancel(job.id)
+        elif why == "lost lease":
+            await db.execute(
+                "update job_queue set lease_id = gen_random_uuid() where id = $1", job.id
+            )
+            worker._supervisor._heartbeat.beat_now()
+        elif why == "shutdown":
+            await asyncio.wait_for(worker.stop(), 10)
+        await asyncio.wait_for(stopped.wait(), 15)
+        if why == "timeout":
+            with pytest.raises(JobFailed, match="TimeoutError"):
+                await service.jobs.result(job.id, timeout=15)
+    assert seen.cancel is (why == "cancel")
+    if why == "shutdown":
+        given_back = await service.jobs.get(job.id)
+        assert (given_back.status, given_back.attempt) == (JobStatus.PENDING, 0)
+
+
+async def test_a_wrapper_is_called_as_what_it_wraps(service, queue, new_worker):
+    worker = new_worker()
+
+    def logged(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    @worker.handler("wrapped")
+    @logged
+    async def wrapped(payload: dict[str, int], job: JobContext) -> list[int]:
+        return [payload["n"], job.attempt]
+
+    async with worker:
+        job = await service.jobs.enqueue("wrapped", {"n": 7}, queue=queue)
+        assert await service.jobs.result(job.id, timeout=15) == [7, 1]

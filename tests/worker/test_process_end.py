@@ -1,0 +1,102 @@
+"""A worker that has stopped lets its process end, whatever its handlers still do."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from picture_queue import AsyncPictureQueue, JobStatus
+
+APP = Path(__file__).with_name("exit_app.py")
+
+
+@pytest.fixture(params=["http", "direct"])
+def project(request: pytest.FixtureRequest, stack: Any) -> dict[str, str]:
+    """The variables by which a worker reaches the project."""
+    if request.param == "http":
+        return {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
+    return {"PICTURE_QUEUE_DATABASE_URL": stack.db_url}
+
+
+@pytest.fixture
+async def run_app(project, queue) -> AsyncIterator[Callable[..., Any]]:
+    processes: list[asyncio.subprocess.Process] = []
+
+    async def run(*args: str) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, APP, queue, *args),
+            env={"PATH": os.environ["PATH"], **project},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def said(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    line = await asyncio.wait_for(process.stdout.readline(), 20)
+    return line.decode().strip()
+
+
+@pytest.mark.parametrize(
+    ("project", "kind", "signals"),
+    [
+        ("http", "thread", 1),
+        ("direct", "shielded thread", 1),
+        ("http", "sync", 1),
+        ("direct", "leaves a task", 1),
+        ("http", "swallows", 2),
+        ("direct", "ignores", 2),
+        ("http", "starts", 2),
+    ],
+    indirect=["project"],
+)
+async def test_a_process_ends_although_a_handler_does_not(
+    service: AsyncPictureQueue, queue: str, run_app: Callable[..., Any], kind: str, signals: int
+) -> None:
+    job_type = "hangs-in-thread" if kind == "sync" else "hangs"
+    job = await service.jobs.enqueue(job_type, queue=queue)
+    process = await run_app(kind)
+    assert await said(process) == "started"
+    for _ in range(signals):
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)  # two signals at once would be one
+    assert await said(process) == "stopped"
+    assert await asyncio.wait_for(process.wait(), 15) == 0
+    given_back = await service.jobs.get(job.id)
+    assert (given_back.status, given_back.attempt) == (JobStatus.PENDING, 0)
+
+
+async def test_two_workers_of_a_process_stop_together(
+    service: AsyncPictureQueue, queue: str, run_app: Callable[..., Any]
+) -> None:
+    process = await run_app("two")
+    await service.jobs.enqueue("other", queue=queue)
+    assert await said(process) == "other"
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 15) == 0
+    workers = (await service.health()).workers
+    assert queue not in [name for worker in workers for name in worker.queues]
+
+
+async def test_a_worker_runs_twice_in_a_process(
+    service: AsyncPictureQueue, queue: str, run_app: Callable[..., Any]
+) -> None:
+    process = await run_app("thread", "2")
+    await service.jobs.enqueue("hangs", queue=queue)
+    for _ in range(2):  # the first gives the job back
+        assert await said(process) == "started"
+        process.send_signal(signal.SIGTERM)
+        assert await said(process) == "stopped"
+    assert await asyncio.wait_for(process.wait(), 15) == 0
