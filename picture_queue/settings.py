@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from picture_queue.errors import SettingsError
 
@@ -33,18 +34,24 @@ class ProjectSettings:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be an address.
+        """Refuse what cannot be an address or a key.
 
         Raises:
-            SettingsError: The URL is not http(s), or the key is empty.
+            SettingsError: The URL is not http(s), or the key or the token is not printable ASCII.
         """
-        if not self.url.startswith(("http://", "https://")):
+        if not _is_http(self.url):
             raise SettingsError(
                 f"SUPABASE_URL is {self.url!r}, not an http:// or https:// address",
                 hint="Copy it from the project's API settings, or run: picture-queue local status",
             )
         if not self.key:
             raise SettingsError("The Supabase key is empty", hint=f"Set one of {_names()}")
+        for name, value in (("key", self.key), ("access token", self.access_token or "")):
+            if not _is_header(value):
+                raise SettingsError(
+                    f"The Supabase {name} has a character that is not printable ASCII",
+                    hint="Copy it again from where it is shown, as one line",
+                )
 
     @classmethod
     def resolve(
@@ -93,6 +100,20 @@ class DatabaseSettings:
     connections: int = 4
 
 
+def _is_http(url: str) -> bool:
+    if any(c.isspace() or not c.isprintable() for c in url):
+        return False
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets, or a port that is not a number
+        return False
+
+
+def _is_header(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
 def _names() -> str:
     return ", ".join(KEY_VARIABLES)
 
@@ -108,6 +129,23 @@ class ReplicateSettings:
 
     token: str = field(repr=False)
     base_url: str = REPLICATE_URL
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a token or an address.
+
+        Raises:
+            SettingsError: Naming the setting.
+        """
+        if not self.token.strip() or not _is_header(self.token.strip()):
+            raise SettingsError(
+                "REPLICATE_API_TOKEN is blank, or has a character that is not printable ASCII",
+                hint="Copy it from https://replicate.com/account/api-tokens",
+            )
+        if not _is_http(self.base_url):
+            raise SettingsError(
+                f"REPLICATE_BASE_URL is {self.base_url!r}, not an http:// or https:// address",
+                hint=f"Unset it to use {REPLICATE_URL}",
+            )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "ReplicateSettings | None":

@@ -24,6 +24,12 @@ def translate_error(
         settings: The address, of which the host is named and never the password.
         deadline: The bound of the call.
     """
+    if not _is_readable(settings.url):
+        # What is wrong with it is not said: it would quote a password.
+        return SettingsError(
+            "PICTURE_QUEUE_DATABASE_URL (or --db-url) cannot be read as a database address",
+            hint="Copy it from the project's settings: postgresql://user:password@host:port/name",
+        )
     if isinstance(error, TimeoutError):
         timeout = settings.timeout if deadline is None else deadline.timeout
         return ConnectionFailed(
@@ -50,12 +56,6 @@ def translate_error(
 
 
 def _connection_error(error: Error, message: str, settings: DatabaseSettings) -> Exception:
-    if not _is_readable(settings.url):
-        # What is wrong with it is not said: it would quote a password.
-        return SettingsError(
-            "The database address cannot be read",
-            hint="Copy it from the project's settings: postgresql://user:password@host:port/name",
-        )
     # While connecting libpq keeps the server's message, but not its code.
     if isinstance(error, OperationalError):
         if re.search('database ".*" does not exist', message):
@@ -87,9 +87,9 @@ def _is_readable(url: str) -> bool:
     """Return whether libpq can read a database's address."""
     try:
         conninfo_to_dict(url)
-    except ProgrammingError:
+    except (ProgrammingError, UnicodeError):
         return False
-    return True
+    return not url.isspace()
 
 
 def _server(settings: DatabaseSettings) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
+from pydantic import ValidationError
 
 from picture_queue import __version__, _rpc
 from picture_queue._resources import migrations
@@ -128,8 +129,13 @@ async def _installed(
     """Says whether the API takes the key, and has our functions in a version that fits."""
     body = _json(answer)
     code = body.get("code") if isinstance(body, dict) else None
+    remedy = "check that SUPABASE_URL is a Supabase project's"
     if answer.status_code == 200:
-        return _version(Version.model_validate(body))
+        try:
+            return _version(Version.model_validate(body))
+        except ValidationError:
+            detail = "it does not answer like a Supabase project: HTTP 200 without a version"
+            return False, [_finding("api", "bad", detail, remedy)]
     took = _finding("api", "ok", "it answers, and takes the key")
     if code == "42501" and kind.access == "users":
         # Known, and closed to whoever is not signed in, as it should be.
@@ -139,7 +145,6 @@ async def _installed(
     if answer.status_code == 401:
         remedy = "copy the key from the project's API settings"
         return False, [_finding("api", "bad", f"the key was refused: {_text(answer)}", remedy)]
-    remedy = "check that SUPABASE_URL is a Supabase project's"
     return False, [_finding("api", "bad", f"HTTP {answer.status_code}: {_text(answer)}", remedy)]
 
 
@@ -214,7 +219,7 @@ async def _join(settings: ProjectSettings) -> str | None:
 def _json(answer: httpx.Response) -> Any:
     try:
         return answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

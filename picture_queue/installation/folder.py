@@ -72,7 +72,7 @@ def install(project: Path, package_version: str, now: datetime | None = None) ->
     """
     if not project.is_dir():
         raise SettingsError(
-            f"{project} is no directory",
+            f"`{project}` is not a directory",
             hint="Run `supabase init` in your project first, or name its directory with --dir",
         )
     directory, shipped = project / "migrations", migrations()

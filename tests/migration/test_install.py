@@ -188,6 +188,6 @@ def test_two_at_once_are_one_after_the_other(project: Path) -> None:
 
 
 def test_without_a_project_it_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="is no directory") as refused:
+    with pytest.raises(SettingsError, match="is not a directory") as refused:
         install(tmp_path / "supabase")
     assert "supabase init" in (refused.value.hint or "")
