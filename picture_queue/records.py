@@ -191,7 +191,7 @@ class QueueHealth(Record):
     """One row of the view ``queue_health``.
 
     `failed_last_day` counts jobs that failed in the last 24 hours and are still failed, among the
-    newest 10,000 of all queues.
+    newest 10,000 of all queues. ``resume_at`` None: a paused queue stays so until it is resumed.
     """
 
     queue: str
@@ -202,16 +202,32 @@ class QueueHealth(Record):
     failed_last_day: int
     oldest_pending_seconds: float
     workers: int
+    paused: bool = False
+    resume_at: datetime | None = None
+    pause_reason: str | None = None
+    draining: bool = False
 
 
 class WorkerSeen(Record):
-    """A worker heard of in the last minute."""
+    """A worker heard of in the last minute.
+
+    Attributes:
+        worker: Its name.
+        queues: The queues it claims from.
+        job_types: The job types that it has handlers for.
+        idle: Its last claim found fewer jobs than it could take.
+        seen_at: When it was last heard of.
+        seen_seconds: How long ago that is, by the clock of the database.
+        running: Number of jobs that it holds.
+    """
 
     worker: str
     queues: tuple[str, ...]
     job_types: tuple[str, ...]
     idle: bool
     seen_at: datetime
+    seen_seconds: float = 0.0
+    running: int = 0
 
 
 class WaitingType(Record):

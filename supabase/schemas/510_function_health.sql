@@ -2,14 +2,26 @@
 -- that wait although no worker knows them. Such jobs stay at the head of their line, so the first 5,000
 -- of each queue are looked at.
 create function public.queue_status() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   select jsonb_build_object(
-    'queues', (select coalesce(jsonb_agg(to_jsonb(h)), '[]') from public.queue_health h),
+    'queues', (
+      select coalesce(jsonb_agg(to_jsonb(h) || jsonb_build_object('paused', p.paused, 'draining', q.draining,
+        'resume_at', case when p.paused then nullif(q.paused_until, 'infinity') end,
+        'pause_reason', case when p.paused then q.pause_reason end) order by h.queue), '[]')
+      from public.queue_health h
+      join picture_queue.queue q on q.name = h.queue
+      cross join lateral (select coalesce(q.paused_until > picture_queue._now(), false) as paused) p),
     'workers', (
       select coalesce(jsonb_agg(jsonb_build_object('worker', w.name, 'queues', w.queues, 'job_types', w.job_types,
-        'idle', w.idle, 'seen_at', w.seen_at) order by w.name), '[]')
-      from picture_queue.worker w where w.seen_at > picture_queue._now() - interval '1 minute'),
+        'idle', w.idle, 'seen_at', w.seen_at,
+        'seen_seconds', round(greatest(extract(epoch from picture_queue._now() - w.seen_at), 0), 1),
+        'running', coalesce(l.running, 0)) order by w.name), '[]')
+      from picture_queue.worker w
+      left join (
+        select j.worker, count(*) as running from public.job_queue j
+        where j.status = 'processing' and j.hold is null group by j.worker) l on l.worker = w.name
+      where w.seen_at > picture_queue._now() - interval '1 minute'),
     'job_types_without_worker', (
       select coalesce(jsonb_agg(jsonb_build_object('job_type', u.job_type, 'queue', u.queue, 'pending', u.pending)
         order by u.job_type, u.queue), '[]')
