@@ -7,10 +7,51 @@ from uuid import UUID
 from tenacity import AsyncRetrying
 
 from picture_queue import _rpc
+from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._async.generations import BUCKET
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import RETRY_POLICY
+from picture_queue.errors import NotFound, SettingsError
 from picture_queue.replicate.store import Begun, FinalState, SavedImage
+
+
+def expect_api(client: AsyncPictureQueue) -> None:
+    """Check that a client knows the API through which pictures are stored.
+
+    Raises:
+        SettingsError: It knows the database only.
+    """
+    if client._project.api is None:
+        raise SettingsError(
+            "Pictures are stored through the project's API, and SUPABASE_URL is not set",
+            hint="Set SUPABASE_URL and a service key beside PICTURE_QUEUE_DATABASE_URL",
+        )
+
+
+async def expect_storage(client: AsyncPictureQueue) -> None:
+    """Check that pictures can be stored, before a job that makes one is claimed or written.
+
+    Raises:
+        SettingsError: The client knows no API, or its key cannot see the bucket.
+        PictureQueueError: The API does not answer, or refuses the key.
+    """
+    expect_api(client)
+    await client.version()  # says what is wrong with an address, a key, or a project without SQL
+    project = client._project
+    async for attempt in AsyncRetrying(**RETRY_POLICY):
+        with attempt:
+            api = await project.client()
+            try:
+                await api.storage.get_bucket(BUCKET)
+            except Exception as error:
+                translated = project.translate_error(error)
+                if isinstance(translated, NotFound):
+                    translated = SettingsError(
+                        f"Storage shows no bucket {BUCKET} to this key",
+                        hint="Set SUPABASE_URL and a service key of this project; "
+                        "picture-queue doctor checks both",
+                    )
+                raise translated from error
 
 
 class ProjectStore:
