@@ -27,3 +27,7 @@ with PictureQueue.from_env() as pq:
     first = pq.jobs.enqueue("charge", {"order": 7}, queue=QUEUE, idempotency_key="order-7")
     again = pq.jobs.enqueue("charge", {"order": 7}, queue=QUEUE, idempotency_key="order-7")
     assert first.id == again.id
+
+    # Clean up after the example.
+    pq.jobs.cancel(first.id)
+    pq.jobs.change("discard", queue=QUEUE)
