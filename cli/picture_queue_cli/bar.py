@@ -1,4 +1,4 @@
-"""The live bar of a job, on standard error; where that is no terminal, it says nothing."""
+"""The progress bar of a job, on standard error if that is a terminal."""
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from picture_queue_cli.render import err
+from picture_queue_cli.render import err, visible
 
 if TYPE_CHECKING:
     from picture_queue.records import JobEvent
@@ -20,7 +20,7 @@ _MARKS = {
 
 
 class _Mark(SpinnerColumn):
-    """A spinner, and at the end how it ended."""
+    """A spinner, and at the end a mark for success or failure."""
 
     def render(self, task: Task) -> RenderableType:
         return _MARKS.get(task.fields["status"]) or super().render(task)
@@ -37,7 +37,7 @@ class _Elapsed(ProgressColumn):
 
 
 class Bar:
-    """Shows the states of one job."""
+    """Show the states of one job."""
 
     def __init__(self) -> None:
         console = err()
@@ -53,11 +53,11 @@ class Bar:
         self._task = self._progress.add_task("", total=None, status="pending")
 
     def show(self, event: "JobEvent") -> None:
-        """Shows a state; the bar pulses until there is progress."""
+        """Show a state; the bar pulses until there is progress."""
         moving = event.finished or event.progress > 0
         self._progress.update(
             self._task,
-            description=_words(event),
+            description=visible(_words(event)),
             total=100 if moving else None,
             completed=event.progress,
             status=str(event.status),
@@ -91,7 +91,7 @@ def _words(event: "JobEvent") -> str:
 
 
 def event_line(event: "JobEvent") -> str:
-    """Returns a state as one line, for a log or a pipe."""
+    """Return a state as one line, for a log or a pipe."""
     at = event.at.astimezone().strftime("%H:%M:%S.%f")[:-3]
     hold = f" ({event.hold})" if event.hold else ""
     message = f"  {event.message}" if event.message else ""

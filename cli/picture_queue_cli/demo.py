@@ -1,4 +1,4 @@
-"""``picture-queue demo``: a picture from nothing, as a user of the project sees it come."""
+"""``picture-queue demo``: a picture on a local stack, as a user sees it come."""
 
 from typing import Annotated
 
@@ -15,18 +15,18 @@ MODEL = "black-forest-labs/flux-dev"
 
 def demo(
     *,
-    prompt: Annotated[str, typer.Option(help="What to draw.")] = PROMPT,
-    model: Annotated[str, typer.Option(help="Which model draws.")] = MODEL,
+    prompt: Annotated[str, typer.Option(help="Describe the picture.")] = PROMPT,
+    model: Annotated[str, typer.Option(help="Use this model.")] = MODEL,
     directory: OutDirectory = DEFAULT_DIRECTORY,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave it running, and print addresses and keys.")
     ] = False,
     cut_socket: Annotated[
-        bool, typer.Option("--cut-socket", help="Cut Realtime off once the job is claimed.")
+        bool, typer.Option("--cut-socket", help="Cut off Realtime once the job is claimed.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """See it work: a Supabase on this machine, a user, a picture.
+    """Run everything on this machine and generate a picture.
 
     Starts Supabase, a worker and a simulator of Replicate, signs a user up,
     asks for a picture as that user, follows it over Realtime, saves it, and

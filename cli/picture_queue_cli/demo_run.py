@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from rich.text import Text
-
 from picture_queue.errors import JobCancelled, JobFailed, LocalStackError, PictureQueueError
 from picture_queue_cli.bar import Bar
 from picture_queue_cli.demo_stack import (
@@ -27,7 +25,7 @@ from picture_queue_cli.demo_stack import (
 from picture_queue_cli.local import show_status
 from picture_queue_cli.pictures import save_pictures
 from picture_queue_cli.preview import preview
-from picture_queue_cli.render import out, print_json, talk
+from picture_queue_cli.render import out, print_json, styled, talk
 from picture_queue_cli.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -178,10 +176,10 @@ def _show(result: _Result) -> None:
         if picture is not None:
             console.print(picture)
             console.print()
-        console.print(Text(str(path), style="bold"), soft_wrap=True)
+        console.print(styled(str(path), "bold"), soft_wrap=True)
     console.print()
     console.print(result.timeline.as_table())
-    console.print(Text(result.timeline.sources(), style="dim"))
+    console.print(styled(result.timeline.sources(), "dim"))
     console.print()
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from picture_queue.errors import LocalStackError, PortTaken
 from picture_queue_cli.project import running_stack
-from picture_queue_cli.render import err, talk
+from picture_queue_cli.render import err, styled, talk
 
 ANSWER_TIMEOUT = 30.0  # seconds
 
@@ -26,9 +26,9 @@ _API = "the real one, by REPLICATE_API_TOKEN; it charges for this"
 
 
 def done(label: str, text: str) -> None:
-    """Says that a step is done."""
+    """Print that a step is done."""
     mark = ("✓ ", "green")
-    line = Text.assemble(mark, (label.ljust(_LABEL_WIDTH), "bold"), (text, "dim"))
+    line = Text.assemble(mark, (label.ljust(_LABEL_WIDTH), "bold"), styled(text, "dim"))
     err().print(line, soft_wrap=True)
 
 

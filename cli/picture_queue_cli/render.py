@@ -1,6 +1,7 @@
-"""What a person sees: the result on standard output, everything else on standard error."""
+"""Output: the result on standard output, everything else on standard error."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from picture_queue.records import Record
+    from picture_queue.records import JobExplanation, Record
 
 _STYLES = {
     "pending": "cyan",
@@ -23,64 +24,92 @@ _STYLES = {
 }
 # Into a pipe nothing is wrapped or cut.
 _PIPE_WIDTH = 10_000
+_LONGEST_ERROR = 900  # characters
+# Controls of a terminal, characters that reorder or break the line around them, half characters.
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    r"""Return a text with its control characters written as escapes, such as ``\x1b``.
+
+    What users and servers write must not move the cursor or change a terminal's settings.
+    """
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def styled(text: str, style: str = "") -> Text:
+    """Return a text in a style, with its control characters visible."""
+    return Text(visible(text), style=style)
+
+
+class _Console(Console):
+    """A console that shows every string as it is: no markup, and control characters visible."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
 
 
 def out() -> Console:
-    """Returns the console of results."""
+    """Return the console of results."""
     return _console_of(sys.stdout, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def err() -> Console:
-    """Returns the console of talk, errors and progress."""
+    """Return the console of talk, errors and progress."""
     return _console_of(sys.stderr)
 
 
 @lru_cache(maxsize=2)
 def _console_of(stream: IO[str], width: int | None = None) -> Console:
     # One for each stream: what is printed beside a live bar goes above it.
-    return Console(file=stream, highlight=False, width=width)
+    return _Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
 def talk(text: str) -> None:
-    """Says something beside the result."""
-    err().print(Text(text, style="dim"), soft_wrap=True)
+    """Print something beside the result."""
+    err().print(styled(text, "dim"), soft_wrap=True)
 
 
 def complain(text: str) -> None:
-    """Says in one line what went wrong."""
-    line = Text.assemble(("error: ", "bold red"), (" ".join(text.split()), "red"))
-    err().print(line, soft_wrap=True)
+    """Say in one line what went wrong."""
+    line = " ".join(text.split())
+    if len(line) > _LONGEST_ERROR:  # it quotes a long argument; what to do stands at the end
+        line = f"{line[: _LONGEST_ERROR - 200]} … {line[-200:]}"
+    shown = Text.assemble(("error: ", "bold red"), styled(line, "red"))
+    err().print(shown, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """Says what should be looked at, though it went on."""
-    err().print(Text(f"! {text}", style="yellow"), soft_wrap=True)
+    """Print a warning."""
+    err().print(styled(f"! {text}", "yellow"), soft_wrap=True)
 
 
 def print_line(text: str) -> None:
-    """Prints a bare result, such as an id or a path."""
-    out().print(Text(text), soft_wrap=True)
+    """Print a result in one line, such as an id or a path."""
+    out().print(text.replace("\n", r"\n"), soft_wrap=True)
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """Prints one JSON document; with ``indent=None`` in one line, for streams."""
+    """Print one JSON document; with ``indent=None`` in one line, for streams."""
     sys.stdout.write(json.dumps(value, indent=indent, default=str) + "\n")
     sys.stdout.flush()
 
 
 def plain(record: "Record") -> dict[str, Any]:
-    """Returns a record as JSON has it."""
+    """Return a record as JSON has it."""
     return record.model_dump(mode="json")
 
 
 def status_text(status: str, hold: str | None = None) -> Text:
-    """Returns a job's status in its colour, with what holds it."""
-    text = Text(status, style=_STYLES.get(status, ""))
-    return text.append(f" ({hold})", style="dim") if hold else text
+    """Return a job's status in its colour, with the reason that holds it."""
+    text = styled(status, _STYLES.get(status, ""))
+    return text.append(styled(f" ({hold})", "dim")) if hold else text
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """Returns an empty table without frames.
+    """Return an empty table without frames.
 
     Args:
         columns: The headings.
@@ -95,18 +124,28 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def pairs(rows: Mapping[str, Any]) -> Table:
-    """Returns names and values side by side; what is None is left out."""
+    """Return names and values side by side, without those that are None."""
     made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in rows.items():
         if value is not None:
-            made.add_row(name, value if isinstance(value, Text) else Text(str(value)))
+            made.add_row(name, value if isinstance(value, Text) else str(value))
     return made
 
 
+def reason_lines(why: "JobExplanation") -> str | None:
+    """Return why a job does not move, one reason a line; None if it runs or has finished."""
+    if why.moves:
+        return None
+    return "\n".join(
+        f"{reason.detail} (until {local_time(reason.until)})" if reason.until else reason.detail
+        for reason in why.reasons or (why,)
+    )
+
+
 def ago(moment: datetime | None) -> str:
-    """Says how long ago something was, or how long it is until then."""
+    """Return how long ago something was, or how long it is until then."""
     if moment is None:
         return ""
     seconds = (datetime.now(UTC) - moment).total_seconds()
@@ -114,7 +153,7 @@ def ago(moment: datetime | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Says a length of time in one unit."""
+    """Return a length of time in one unit."""
     seconds = max(seconds, 0.0)
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
@@ -123,5 +162,5 @@ def duration(seconds: float) -> str:
 
 
 def local_time(moment: datetime | None) -> str | None:
-    """Returns a moment in the reader's own zone."""
+    """Return a time in the reader's own zone."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z") if moment else None
