@@ -18,12 +18,12 @@ def adopt(
     *,
     db_url: DatabaseUrl = None,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Do it, tell what came of it, and undo it.")
+        bool, typer.Option("--preview", help="Do it, print the outcome, and undo it.")
     ] = False,
     yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Take over a project that runs a job queue already: its jobs come along, nothing is dropped.
+    """Take over the jobs of another queue in the project.
 
     What is in the way moves into the schema picture_queue_before, in one transaction, which holds
     the old table while it lasts. Another one follows the preview only after a yes.

@@ -23,6 +23,7 @@ from picture_queue_cli import (
     watch,
     worker,
 )
+from picture_queue_cli.commands import Commands
 from picture_queue_cli.errors import Program
 from picture_queue_cli.project import Target
 from picture_queue_cli.render import print_line
@@ -32,7 +33,7 @@ _JOBS = "Jobs"
 _OPERATE = "Operate"
 _SET_UP = "Set up"
 
-app = typer.Typer(
+app = Commands(
     cls=Program,
     name="picture-queue",
     no_args_is_help=True,
@@ -54,15 +55,17 @@ def root(
     ctx: typer.Context,
     *,
     url: Annotated[
-        str | None, typer.Option(metavar="URL", help="The Supabase project's address.")
+        str | None, typer.Option(metavar="URL", help="Use the Supabase project at this address.")
     ] = None,
-    key: Annotated[str | None, typer.Option(metavar="KEY", help="One of its keys.")] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Use this key of the project.")
+    ] = None,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """A job queue in your Supabase project's own Postgres, with image generation built in."""
+    """Run a job queue and image generation in your Supabase project's own Postgres."""
     ctx.obj = Target(url, key)
 
 
@@ -90,5 +93,5 @@ app.command(rich_help_panel=_SET_UP)(adopting.adopt)
 
 
 def main() -> None:
-    """Runs the program."""
+    """Run the program."""
     app(prog_name="picture-queue")

@@ -8,18 +8,26 @@ from uuid import UUID
 import typer
 
 from picture_queue.errors import InvalidArgument
+from picture_queue_cli.commands import Commands
 from picture_queue_cli.project import connect
-from picture_queue_cli.reading import read_json, read_object, read_text
+from picture_queue_cli.reading import (
+    expect_object,
+    parse_json,
+    read_json,
+    read_object,
+    read_text,
+)
 from picture_queue_cli.render import err, out, pairs, plain, print_json, print_line, talk
 from picture_queue_cli.sharing import JsonFlag
 
 if TYPE_CHECKING:
     from picture_queue import Batch
 
-app = typer.Typer(no_args_is_help=True, help="Jobs that belong together.")
-events = typer.Typer(no_args_is_help=True, help="Tell of what happens outside.")
+app = Commands(no_args_is_help=True, help="Enqueue and follow batches of jobs.")
+events = Commands(no_args_is_help=True, help="Send an external event to waiting jobs.")
 
 _LOOK = 0.5  # seconds between two looks at a batch
+_JOB = """A job is '{"job_type": "resize", "payload": {…}}'"""
 
 
 @app.command()
@@ -27,19 +35,19 @@ def enqueue(
     ctx: typer.Context,
     jobs: Annotated[
         str,
-        typer.Argument(help="A JSON list of jobs, or one a line: @FILE, or - for standard input."),
+        typer.Argument(help="Give jobs as a JSON list or lines, @FILE, or - (stdin)."),
     ],
     *,
     callback: Annotated[
-        str | None, typer.Option(help="A job, as JSON, for when all have finished.")
+        str | None, typer.Option(help="Enqueue this job (JSON) when all have finished.")
     ] = None,
-    metadata: Annotated[str | None, typer.Option(help="A JSON object that comes with it.")] = None,
+    metadata: Annotated[str | None, typer.Option(help="Attach a JSON object.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write jobs that belong together, and print the batch's id."""
+    """Enqueue jobs as a batch and print its id."""
     items = _jobs(jobs)
-    then: Any = read_object(callback, "callback") if callback else None
-    about = read_object(metadata, "metadata") if metadata else None
+    then: Any = read_object(callback, "callback") if callback is not None else None
+    about = read_object(metadata, "metadata") if metadata is not None else None
     with connect(ctx) as pq:
         made = pq.batches.enqueue(items, callback=then, metadata=about)
     if as_json:
@@ -52,29 +60,32 @@ def enqueue(
 def _jobs(text: str) -> Any:
     content = read_text(text, "list of jobs").strip()
     if content.startswith("["):
-        return read_json(content, "list of jobs")
-    found = []
-    for number, line in enumerate(content.splitlines(), 1):
-        try:
-            found.append(json.loads(line))
-        except ValueError as error:
-            raise InvalidArgument(
-                "The list of jobs is not JSON",
-                detail=f"line {number}: {error}",
-                hint="""A job is '{"job_type": "resize", "payload": {…}}'""",
-            ) from error
-    return found
+        places = [(f"Item {n}", job) for n, job in enumerate(_parse(content), 1)]
+    else:
+        lines = enumerate(content.split("\n"), 1)
+        places = [(f"Line {n}", _parse(line, n)) for n, line in lines if line.strip()]
+    return [expect_object(job, f"{place} of the list", _JOB) for place, job in places]
+
+
+def _parse(text: str, line: int | None = None) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        place = "" if line is None else f"line {line}: "
+        raise InvalidArgument(
+            "The list of jobs is not JSON", detail=f"{place}{error}", hint=_JOB
+        ) from error
 
 
 @app.command()
 def show(
     ctx: typer.Context,
-    batch_id: Annotated[UUID, typer.Argument(metavar="BATCH_ID", help="The batch's id.")],
+    batch_id: Annotated[UUID, typer.Argument(metavar="BATCH_ID", help="Name the batch by its id.")],
     *,
-    watch: Annotated[bool, typer.Option(help="Follow it to its end.")] = False,
+    watch: Annotated[bool, typer.Option(help="Follow the batch to its end.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show how far a batch is."""
+    """Show the progress of a batch."""
     with connect(ctx) as pq:
         batch = pq.batches.get(batch_id)
         if watch and batch.open:
@@ -110,14 +121,14 @@ def _details(batch: "Batch") -> dict[str, Any]:
 @events.command()
 def send(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="What jobs parked on; a job's id by default.")],
+    name: Annotated[str, typer.Argument(help="Name the event that jobs are parked on.")],
     payload: Annotated[
-        str, typer.Argument(help="What they get: JSON, @FILE, or - for standard input.")
+        str, typer.Argument(help="Pass them JSON, @FILE, or - for standard input.")
     ] = "null",
     *,
     as_json: JsonFlag = False,
 ) -> None:
-    """Wake the jobs that wait for an event; it is kept for a day if none does."""
+    """Send an event to the jobs that wait for it."""
     content = read_json(payload, "payload")
     with connect(ctx) as pq:
         woken = pq.events.send(name, content)

@@ -1,4 +1,4 @@
-"""``picture-queue doctor``: the way to a project, and what the database says of itself."""
+"""``picture-queue doctor``: checks of the way to a project and of its database."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +9,7 @@ from picture_queue.errors import PictureQueueError, SettingsError
 from picture_queue_cli.errors import ExitCode
 from picture_queue_cli.installing import DatabaseUrl
 from picture_queue_cli.project import Target, resolve
-from picture_queue_cli.render import out, plain, print_json, table
+from picture_queue_cli.render import out, plain, print_json, styled, table
 from picture_queue_cli.sharing import JsonFlag
 
 if TYPE_CHECKING:
@@ -25,14 +25,22 @@ def doctor(
     db_url: DatabaseUrl = None,
     check: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Only this check, which has to be ok; may be repeated."),
+        typer.Option(metavar="NAME", help="Expect this check to be ok; repeatable."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Look the project over: what is wrong, and what to do. Exits with 1 if something is bad."""
+    """Check the project, and say what to do about problems.
+
+    The exit code is 1 if a check is bad, or one of --check is not ok.
+    """
     from picture_queue.settings import DatabaseSettings
 
     database = DatabaseSettings(db_url) if db_url else None
+    if database is None and check and "migrations" in check:
+        raise SettingsError(
+            "--check migrations needs the database, and no address of it is set",
+            hint="Set --db-url or PICTURE_QUEUE_DATABASE_URL",
+        )
     found = _examine(resolve(ctx), database)
     tolerated = {"ok"} if check else {"ok", "warn"}
     if check:
@@ -85,7 +93,7 @@ def _project(target: Target) -> "ProjectSettings":
 def _inside(
     settings: "ProjectSettings | None", database: "DatabaseSettings | None"
 ) -> "list[Finding]":
-    """Asks the database about itself, and who works."""
+    """Ask the database about itself, and for its workers."""
     from picture_queue import PictureQueue
 
     try:
@@ -118,8 +126,8 @@ def _show(found: "list[Finding]") -> None:
     shown = table("", "check", "finding")
     for finding in found:
         word, style = _VERDICTS[finding.verdict]
-        detail = Text(finding.detail)
+        detail = styled(finding.detail)
         if finding.remedy and finding.verdict != "ok":
-            detail.append(f"\n{finding.remedy}", style="cyan")
+            detail.append(styled(f"\n{finding.remedy}", "cyan"))
         shown.add_row(Text(word, style=style), finding.check, detail)
     out().print(shown)

@@ -19,22 +19,22 @@ _TALK = {
 @describing
 def enqueue(
     ctx: typer.Context,
-    job_type: Annotated[str, typer.Argument(help="Which handler runs it.")],
+    job_type: Annotated[str, typer.Argument(help="Name the handler that runs it.")],
     payload: Annotated[
-        str, typer.Argument(help="A JSON object, @FILE to read one, or - for standard input.")
+        str, typer.Argument(help="Pass a JSON object, @FILE, or - for standard input.")
     ] = "{}",
     *,
     options: dict[str, Any],
     at: Annotated[
-        str | None, typer.Option(help="Not before: 2030-01-31T08:00, or with a zone at its end.")
+        str | None, typer.Option(help="Start at 2030-01-31T08:00, local time or with a zone.")
     ] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="With the same key the first job is returned.")
+        str | None, typer.Option(help="Return the first job enqueued with this key.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a job and print its id."""
-    if at and "delay" in options:
+    """Enqueue a job and print its id."""
+    if at is not None and "delay" in options:
         raise typer.BadParameter("give one of --delay and --at, not both")
     content = read_object(payload)
     scheduled_for = moment(at, "--at")

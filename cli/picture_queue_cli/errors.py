@@ -21,6 +21,7 @@ code  meaning
 
 import os
 import sys
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
@@ -28,11 +29,12 @@ import typer
 from typer.core import TyperGroup
 
 from picture_queue import errors
+from picture_queue_cli.commands import check_values
 from picture_queue_cli.render import complain
 
 
 class ExitCode(IntEnum):
-    """What the program tells its caller; see the table of this module."""
+    """The exit codes of the program; see the table of this module."""
 
     OK = 0
     FAILED = 1
@@ -74,7 +76,7 @@ _UsageError: Any = typer.BadParameter.__base__
 
 
 def exit_code(error: errors.PictureQueueError) -> ExitCode:
-    """Returns the exit code of an error."""
+    """Return the exit code of an error."""
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
@@ -82,12 +84,13 @@ class Program(TyperGroup):
     """The root command: every expected error is one line on standard error and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command.
+        """Run the command.
 
         Raises:
             typer.Exit: With the exit code of the error.
         """
         try:
+            check_values(ctx)
             return super().invoke(ctx)
         except errors.PictureQueueError as error:
             complain(str(error))
@@ -97,11 +100,12 @@ class Program(TyperGroup):
             raise typer.Exit(ExitCode.INTERRUPTED) from error
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the program and exits.
+        """Run the program and exit.
 
         Raises:
             SystemExit: Always.
         """
+        _prepare_streams()
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except _UsageError as error:
@@ -112,11 +116,35 @@ class Program(TyperGroup):
         except typer.Abort:
             complain("Nothing was done.")
             code = ExitCode.FAILED
-        except BrokenPipeError:
-            # Whoever read our output has seen enough; Python would complain once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # whoever read our output has seen enough
+            _drop_output()
+            code = ExitCode.FAILED
+        except OSError as error:
+            _drop_output()
+            place = f": {os.fsdecode(error.filename)}" if error.filename else ""
+            complain(f"{error.strerror or error}{place}.")
             code = ExitCode.FAILED
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _prepare_streams() -> None:
+    """Replace closed streams, and let the others print every character in some way."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for good
+        elif mode == "w":
+            with suppress(AttributeError, ValueError):  # not a text stream, or closed
+                stream.reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Discard output that cannot be written: Python would complain about it again at exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage(error: Any) -> str:

@@ -1,4 +1,4 @@
-"""``picture-queue install`` and ``migrate``: the SQL into a project, each way for itself."""
+"""``picture-queue install`` and ``migrate``: two ways to put the SQL into a project."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from picture_queue.settings import DatabaseSettings
 
 _PUSH = "supabase db push"
-Folder = Annotated[Path, typer.Option("--dir", metavar="DIR", help="What `supabase init` made.")]
+Folder = Annotated[
+    Path, typer.Option("--dir", metavar="DIR", help="Use the directory that `supabase init` made.")
+]
 DatabaseUrl = Annotated[
     str | None,
     typer.Option(
         "--db-url",
         metavar="URL",
         envvar="PICTURE_QUEUE_DATABASE_URL",
-        help="postgresql://… of the database, as the project's settings show it.",
+        help="Connect to the database at postgresql://…",
     ),
 ]
 _FOLDER = Path("supabase")
@@ -30,7 +32,7 @@ _FOLDER = Path("supabase")
 def install(
     *, directory: Folder = _FOLDER, db_url: DatabaseUrl = None, as_json: JsonFlag = False
 ) -> None:
-    """Write the SQL into your project's folder, for `supabase db push`. Prints the files."""
+    """Write the migrations into your project's folder."""
     from picture_queue import __version__
     from picture_queue.installation import folder
 
@@ -72,11 +74,11 @@ def migrate(
     *,
     db_url: DatabaseUrl = None,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Change nothing, only say what would be applied.")
+        bool, typer.Option("--preview", help="Print the migrations, change nothing.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Apply the SQL straight to the database, without the Supabase CLI. Prints what it applied."""
+    """Apply the migrations straight to the database."""
     from picture_queue.installation import database
 
     settings = database_settings(db_url)
@@ -100,14 +102,14 @@ def migrate(
 
 
 def database_settings(db_url: str | None) -> "DatabaseSettings":
-    """Returns the database of the command line.
+    """Return the database of the command line.
 
     Raises:
         SettingsError: None is named.
     """
     from picture_queue.settings import DatabaseSettings
 
-    if not db_url:
+    if not (db_url and db_url.strip()):
         raise SettingsError(
             "No database is named",
             hint="Set --db-url or PICTURE_QUEUE_DATABASE_URL to the address of role postgres, from "

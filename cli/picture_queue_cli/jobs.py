@@ -1,4 +1,4 @@
-"""``picture-queue jobs``: see jobs, and steer one or many."""
+"""``picture-queue jobs``: show jobs, and change one or many."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from uuid import UUID
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
+from picture_queue_cli.commands import Commands
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
     ago,
@@ -18,21 +18,23 @@ from picture_queue_cli.render import (
     pairs,
     plain,
     print_json,
+    reason_lines,
     status_text,
+    styled,
     table,
     talk,
 )
-from picture_queue_cli.sharing import JsonFlag, PreviewFlag, YesFlag, filtering
+from picture_queue_cli.sharing import JsonFlag, PreviewFlag, YesFlag, confirm, filtering
 
 if TYPE_CHECKING:
     from picture_queue import Job, JobExplanation, JobHistory, PictureQueue
 
-app = typer.Typer(no_args_is_help=True, help="See and steer jobs.")
+app = Commands(no_args_is_help=True, help="Show and change jobs.")
 
-JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", help="The job's id.")]
+JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", help="Name the job by its id.")]
 JobIds = Annotated[
     list[UUID] | None,
-    typer.Argument(metavar="[JOB_ID]...", help="The jobs; or say which with the options."),
+    typer.Argument(metavar="[JOB_ID]...", help="Name the jobs, or select them by options."),
 ]
 
 _WIDE = 110  # characters of a screen that have room for all columns
@@ -44,7 +46,7 @@ def list_jobs(
     ctx: typer.Context,
     *,
     filter: dict[str, Any],
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="List at most so many.")] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """List jobs, newest first."""
@@ -60,7 +62,7 @@ def list_jobs(
 
 
 def _overview(jobs: "Sequence[Job]", *, wide: bool) -> Table:
-    """Returns jobs as a table; where there is room, with more about them."""
+    """Return jobs as a table, with more columns where there is room."""
     shown = table("id", "type", *(("queue", "attempt") if wide else ()), "status", "created")
     for job in jobs:
         state = status_text(job.status, job.hold)
@@ -83,29 +85,19 @@ def show(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> Non
         out().print(pairs(_details(job, why)))
 
 
-def _reasons(why: "JobExplanation") -> str | None:
-    """Returns why a job does not move, one reason a line; None if it does."""
-    if why.moves:
-        return None
-    return "\n".join(
-        f"{reason.detail} (until {local_time(reason.until)})" if reason.until else reason.detail
-        for reason in why.reasons or (why,)
-    )
-
-
 def _details(job: "Job", why: "JobExplanation") -> dict[str, Any]:
     return {
         "id": job.id,
         "type": job.job_type,
         "queue": job.queue,
         "status": status_text(job.status, job.hold),
-        "why": _reasons(why),
+        "why": reason_lines(why),
         "progress": f"{job.progress} %" + (f", {job.message}" if job.message else ""),
         "attempt": f"{job.attempt} of {job.max_attempts}",
         "priority": job.priority,
         "user": job.user_id,
         "generation": job.generation_id,
-        "tenant": job.tenant,
+        "tenant": job.tenant or None,
         "batch": job.batch_id,
         "tags": ", ".join(job.tags) if job.tags else None,
         "limit keys": ", ".join(job.limit_keys) if job.limit_keys else None,
@@ -128,7 +120,7 @@ def _details(job: "Job", why: "JobExplanation") -> dict[str, Any]:
 
 @app.command()
 def history(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> None:
-    """Show a job's place in line, its changes of state, and what its handler wrote."""
+    """Show a job's place in line, states, log and tracebacks."""
     with connect(ctx) as pq:
         told = pq.jobs.history(job_id)
         place = pq.jobs.position(job_id)
@@ -150,21 +142,28 @@ def _show_history(told: "JobHistory") -> None:
             status_text(step.status, step.hold),
             str(step.attempt),
             step.worker or "",
-            Text(step.error or "", style="red"),
+            styled(step.error or "", "red"),
         )
     out().print(steps)
     if told.log:
         lines = table("when", "level", "message")
         for line in told.log:
-            lines.add_row(local_time(line.at), line.level, Text(line.message))
+            lines.add_row(local_time(line.at), line.level, line.message)
         out().print()
         out().print(lines)
+    shown = None
+    for attempt in told.attempts:
+        if attempt.detail and attempt.detail != shown:
+            shown = attempt.detail
+            out().print()
+            out().print(f"Attempt {attempt.attempt}, {local_time(attempt.ended_at)}:", style="dim")
+            out().print(shown, soft_wrap=True)
 
 
 @app.command()
 @filtering
 def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = False) -> None:
-    """Show why jobs failed: equal errors once, the most frequent first."""
+    """Show why jobs failed, the most frequent reason first."""
     with connect(ctx) as pq:
         found = pq.jobs.failure_reasons(**filter)
     if as_json:
@@ -176,7 +175,7 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
     shown = table("jobs", "reason", "types", "last", right=("jobs",))
     for reason in found:
         last = ago(reason.last_at)
-        shown.add_row(str(reason.count), Text(reason.reason), ", ".join(reason.job_types), last)
+        shown.add_row(str(reason.count), reason.reason, ", ".join(reason.job_types), last)
     out().print(shown)
 
 
@@ -191,7 +190,7 @@ def cancel(
     yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Cancel jobs: at once while they wait; running ones are asked to stop."""
+    """Cancel jobs; running ones are asked to stop."""
     if not job_ids:
         _change(ctx, "cancel", filter, preview=preview, yes=yes, as_json=as_json)
         return
@@ -219,7 +218,7 @@ def retry(
     yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make failed jobs pending again; cancelled ones too, by id or with --status cancelled."""
+    """Retry failed jobs, or cancelled ones that you name."""
     if not job_ids:
         _change(ctx, "retry", filter, preview=preview, yes=yes, as_json=as_json)
         return
@@ -266,7 +265,7 @@ def _change(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Counts the jobs of a filter, asks, and changes them, as many calls as it takes."""
+    """Count the jobs of a filter, ask, and change them in as many calls as it takes."""
     if not filter:
         raise typer.BadParameter(
             "say which jobs: their ids, or options such as --queue and --status"
@@ -277,7 +276,7 @@ def _change(
         if matched and not preview:
             if not yes:
                 jobs = "1 job" if matched == 1 else f"{matched} jobs"
-                typer.confirm(f"{action.capitalize()} {jobs}?", abort=True, err=True)
+                confirm(f"{action.capitalize()} {jobs}?")
             changed = _change_all(pq, action, filter, matched)
     if as_json:
         print_json({"matched": matched, "changed": changed})

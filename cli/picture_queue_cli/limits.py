@@ -3,27 +3,29 @@
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
+from picture_queue_cli.commands import Commands
 from picture_queue_cli.project import connect
 from picture_queue_cli.queues import For, Until
+from picture_queue_cli.reading import expect_filled, until
 from picture_queue_cli.reading import rate as read_rate
-from picture_queue_cli.reading import until
-from picture_queue_cli.render import local_time, out, plain, print_json, table, talk
+from picture_queue_cli.render import local_time, out, plain, print_json, styled, table, talk
 from picture_queue_cli.sharing import JsonFlag
 
-app = typer.Typer(no_args_is_help=True, help="Limit how many jobs of a key run, or start.")
-tenants = typer.Typer(no_args_is_help=True, help="Weigh the tenants that share a queue.")
+app = Commands(no_args_is_help=True, help="Limit how many jobs of a key run or start.")
+tenants = Commands(no_args_is_help=True, help="Set tenant weights for fair sharing.")
 
 Key = Annotated[
     str,
-    typer.Argument(help="global, queue:NAME, type:NAME, user:ID, your own; or user:* for each."),
+    typer.Argument(
+        callback=expect_filled, help="Name a key: global, queue:NAME, type:NAME, user:ID."
+    ),
 ]
 
 
 @app.command("list")
 def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
-    """List the limits, and the keys that are paused or waited for."""
+    """List limits, and keys that are paused or waited for."""
     with connect(ctx) as pq:
         found = pq.limits.list()
     if as_json:
@@ -43,7 +45,7 @@ def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
             "" if limit.max_running is None else str(limit.max_running),
             "" if limit.rate is None else f"{limit.rate} in {limit.period_seconds:g} s",
             str(limit.waiting),
-            Text(state, style="yellow"),
+            styled(state, "yellow"),
         )
     out().print(shown)
 
@@ -53,11 +55,17 @@ def set_limit(
     ctx: typer.Context,
     key: Key,
     *,
-    max_running: Annotated[int | None, typer.Option(help="So many run at once.")] = None,
-    rate: Annotated[str | None, typer.Option(help="So many start in any time: 10/1m.")] = None,
+    max_running: Annotated[
+        int | None, typer.Option(max=2_147_483_647, help="Run at most so many at once.")
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="Start at most so many in a time: 10/1m.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Set the limit of a key; it holds at once."""
+    """Set the limit of a key, or with user:* of each user."""
+    if max_running is None and rate is None:
+        raise typer.BadParameter("give --max-running, --rate or both")
     number, period = read_rate(rate)
     with connect(ctx) as pq:
         limit = pq.limits.set(key, max_running=max_running, rate=number, period=period)
@@ -68,17 +76,19 @@ def set_limit(
 
 
 @app.command()
-def delete(ctx: typer.Context, key: Key) -> None:
-    """End the limit of a key."""
+def delete(ctx: typer.Context, key: Key, *, as_json: JsonFlag = False) -> None:
+    """Delete the limit of a key."""
     with connect(ctx) as pq:
         pq.limits.delete(key)
+    if as_json:
+        print_json({"key": key, "deleted": True})
 
 
 @app.command()
 def pause(
     ctx: typer.Context, key: Key, *, length: For = None, at: Until = None, as_json: JsonFlag = False
 ) -> None:
-    """Let no job of a key start."""
+    """Pause a key: none of its jobs starts."""
     end = until(length, at)
     with connect(ctx) as pq:
         paused = pq.limits.pause(key, end)
@@ -97,7 +107,7 @@ def resume(ctx: typer.Context, key: Key, *, as_json: JsonFlag = False) -> None:
 
 @tenants.command("list")
 def list_tenants(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
-    """List the tenants that have a weight of their own; the others have 1."""
+    """List tenant weights; the others have 1."""
     with connect(ctx) as pq:
         found = pq.tenants.list()
     if as_json:
@@ -115,12 +125,14 @@ def list_tenants(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
 @tenants.command("set")
 def set_tenant(
     ctx: typer.Context,
-    tenant: Annotated[str, typer.Argument(help="As its jobs name it, or the owner's id.")],
-    weight: Annotated[float, typer.Argument(help="3 gets three turns where 1 gets one.")],
+    tenant: Annotated[
+        str, typer.Argument(callback=expect_filled, help="Name the tenant as its jobs do.")
+    ],
+    weight: Annotated[float, typer.Argument(help="Give it so many turns where 1 gets one.")],
     *,
     as_json: JsonFlag = False,
 ) -> None:
-    """Give a tenant its weight."""
+    """Set the weight of a tenant."""
     with connect(ctx) as pq:
         made = pq.tenants.set(tenant, weight)
     if as_json:

@@ -9,17 +9,18 @@ import typer
 from rich.text import Text
 
 from picture_queue.errors import MissingProgram
+from picture_queue_cli.commands import Commands
 from picture_queue_cli.render import err, out, print_json, talk
 from picture_queue_cli.sharing import JsonFlag
 
-app = typer.Typer(
+app = Commands(
     no_args_is_help=True,
-    help="Run a whole Supabase on this machine, without Docker.",
+    help="Run Supabase on this machine, without Docker.",
 )
 
 DataDirectory = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Where its data is kept; a directory of the user's."),
+    typer.Option(metavar="DIR", help="Keep its data in this directory."),
 ]
 _LABELS = {
     "API_URL": "API",
@@ -57,7 +58,7 @@ def expect_installed() -> None:
 def start(
     *,
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Port of the API; 0 takes a free one.")
+        int, typer.Option(min=0, max=65_535, help="Serve the API on this port; 0 takes a free one.")
     ] = 54321,
     data_dir: DataDirectory = None,
     worker: Annotated[
@@ -65,7 +66,7 @@ def start(
     ] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Start it in the background; it runs until `local stop`."""
+    """Start it in the background."""
     expect_installed()
     from picture_queue.local.stack import start_background
 
@@ -117,7 +118,7 @@ def status(*, data_dir: DataDirectory = None, as_json: JsonFlag = False) -> None
 def reset(
     *,
     data_dir: DataDirectory = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Stop it and delete its data."""
     expect_installed()

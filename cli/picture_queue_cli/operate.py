@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
+from picture_queue_cli.commands import Commands
 from picture_queue_cli.project import connect
 from picture_queue_cli.reading import changes
 from picture_queue_cli.render import out, pairs, plain, print_json, talk
 from picture_queue_cli.sharing import JsonFlag
 
-settings = typer.Typer(no_args_is_help=True, help="See and change the project's defaults.")
+settings = Commands(no_args_is_help=True, help="Show and change the project's defaults.")
 
 
 @settings.command()
@@ -27,7 +28,8 @@ def show(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
 def set_settings(
     ctx: typer.Context,
     values: Annotated[
-        list[str], typer.Argument(metavar="NAME=VALUE...", help="max_attempts=5; =default.")
+        list[str],
+        typer.Argument(metavar="NAME=VALUE...", help="Set max_attempts=5, or =default to reset."),
     ],
     *,
     as_json: JsonFlag = False,
@@ -45,7 +47,7 @@ def set_settings(
 def maintain(
     ctx: typer.Context,
     *,
-    force: Annotated[bool, typer.Option(help="Run even if a worker does it.")] = False,
+    force: Annotated[bool, typer.Option(help="Run it even if a worker does it.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run one round of maintenance."""

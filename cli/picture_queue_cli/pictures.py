@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from picture_queue import AsyncPictureQueue, Generation, Image
 
 OutDirectory = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Where the pictures are saved.")
+    Path, typer.Option("--out", metavar="DIR", help="Save the pictures in this directory.")
 ]
 DEFAULT_DIRECTORY = Path("outputs")
 
@@ -21,11 +21,13 @@ _NAME_LENGTH = 40
 
 
 def make_directory(path: Path) -> None:
-    """Makes the directory, before anything is asked for that has to go there.
+    """Make the directory, before anything is asked for that has to go there.
 
     Raises:
         typer.BadParameter: It cannot be made, or not be written to.
     """
+    if path.exists() and not path.is_dir():
+        raise typer.BadParameter(f"`{path}` is not a directory", param_hint="--out")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -37,7 +39,7 @@ def make_directory(path: Path) -> None:
 async def save_pictures(
     pq: "AsyncPictureQueue", generation: "Generation", directory: Path
 ) -> list[Path]:
-    """Saves the pictures of a generation and returns their paths.
+    """Save the pictures of a generation and return their paths.
 
     Raises:
         NotFound: A picture is gone.
@@ -54,7 +56,7 @@ async def save_pictures(
 
 
 def file_name(generation: "Generation", image: "Image") -> str:
-    """Returns a name that says what is in it and is never used twice."""
+    """Return a file name that tells the prompt and is unique."""
     words = _NOT_IN_NAMES.sub("-", generation.prompt.lower()).strip("-")[:_NAME_LENGTH].strip("-")
     number = f"-{image.n}" if len(generation.images) > 1 else ""
     # mimetypes knows image/webp since Python 3.13.

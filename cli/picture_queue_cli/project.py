@@ -1,4 +1,4 @@
-"""Which project a command talks to: options, the environment, or a running embedded stack."""
+"""The project of a command: from options, the environment, or a running embedded stack."""
 
 import os
 from collections.abc import Coroutine
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from picture_queue.errors import PictureQueueError
+from picture_queue.errors import PictureQueueError, SettingsError
 from picture_queue_cli.render import talk
 
 if TYPE_CHECKING:
@@ -32,10 +32,15 @@ class Target:
 
 
 def resolve(ctx: typer.Context) -> Target:
-    """Returns what the command line says, or else what a running embedded stack says of itself."""
+    """Return the project of the command line or the environment, else a running embedded stack.
+
+    Raises:
+        SettingsError: A key or a token is given, and calls would go to the database without it.
+    """
     given = ctx.find_object(Target) or Target()
     direct = os.environ.get("PICTURE_QUEUE_DATABASE_URL")
     if direct and not given.url:
+        _expect_no_other_identity(given)
         return replace(given, database_url=direct)
     if given.url or os.environ.get("SUPABASE_URL"):
         return given
@@ -47,8 +52,20 @@ def resolve(ctx: typer.Context) -> Target:
     return Target(stack["API_URL"], key, stack["REPLICATE_URL"])
 
 
+def _expect_no_other_identity(given: Target) -> None:
+    for name, value in (
+        ("--key", given.key),
+        ("SUPABASE_ACCESS_TOKEN", os.environ.get("SUPABASE_ACCESS_TOKEN")),
+    ):
+        if value:
+            raise SettingsError(
+                f"{name} is set beside PICTURE_QUEUE_DATABASE_URL, whose calls do not use it",
+                hint="Unset PICTURE_QUEUE_DATABASE_URL, or give --url to call the API",
+            )
+
+
 def running_stack() -> dict[str, str] | None:
-    """Returns the status of the stack in the default data directory, None without one."""
+    """Return the status of the stack in the default data directory, None without one."""
     try:
         from picture_queue.local.stack import status
 
@@ -58,14 +75,14 @@ def running_stack() -> dict[str, str] | None:
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Runs async work to its end; Ctrl-C cancels it."""
+    """Run async work to its end; Ctrl-C cancels it."""
     import asyncio
 
     asyncio.run(work)
 
 
 def connect(ctx: typer.Context) -> "PictureQueue":
-    """Returns a client of the project.
+    """Return a client of the project.
 
     Raises:
         SettingsError: Address or key is missing or not acceptable.
@@ -78,7 +95,7 @@ def connect(ctx: typer.Context) -> "PictureQueue":
 
 
 def connect_async(ctx: typer.Context) -> "AsyncPictureQueue":
-    """Returns an async client of the project, for what is followed live.
+    """Return an async client of the project, for what is followed live.
 
     Raises:
         SettingsError: Address or key is missing or not acceptable.

@@ -1,12 +1,13 @@
-"""``picture-queue queues``: their policies, and what they take and run."""
+"""``picture-queue queues``: show queues and change their settings."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
+from picture_queue_cli.commands import Commands
 from picture_queue_cli.project import connect
-from picture_queue_cli.reading import changes, until
+from picture_queue_cli.reading import changes, expect_filled, until
 from picture_queue_cli.render import (
     duration,
     local_time,
@@ -14,21 +15,26 @@ from picture_queue_cli.render import (
     pairs,
     plain,
     print_json,
+    styled,
     table,
     talk,
 )
-from picture_queue_cli.sharing import JsonFlag, PreviewFlag, YesFlag
+from picture_queue_cli.sharing import JsonFlag, PreviewFlag, YesFlag, confirm
 
 if TYPE_CHECKING:
     from picture_queue import Queue
+    from picture_queue.records import QueueHealth
 
-app = typer.Typer(no_args_is_help=True, help="See and steer queues.")
+app = Commands(no_args_is_help=True, help="Show queues and change their settings.")
 
-Name = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue.")]
-For = Annotated[str | None, typer.Option("--for", help="For so long: 10m, 2h; else until resumed.")]
-Until = Annotated[str | None, typer.Option("--until", help="Until then: 2030-01-31T08:00.")]
+Name = Annotated[
+    str, typer.Argument(metavar="QUEUE", callback=expect_filled, help="Name the queue.")
+]
+For = Annotated[str | None, typer.Option("--for", help="Pause for this time: 10m, 2h.")]
+Until = Annotated[str | None, typer.Option("--until", help="Pause until 2030-01-31T08:00.")]
 
 _BAR = 24  # characters
+_MOST = 2_147_483_647
 _PARTS = (
     ("processing", "yellow"),
     ("parked", "magenta"),
@@ -41,7 +47,7 @@ _PARTS = (
 
 @app.command("list")
 def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
-    """List the queues and how many jobs each has."""
+    """List the queues with their numbers of jobs."""
     with connect(ctx) as pq:
         queues = {queue.name: queue for queue in pq.queues.list()}
         counts = pq.queues.counts()
@@ -63,13 +69,13 @@ def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
             Text(str(row.failed), style="red" if row.failed else ""),
             str(row.finished_last_minute),
             "" if row.oldest_seconds is None else duration(row.oldest_seconds),
-            _state(queues[row.queue]),
+            queue_state(queues[row.queue]),
         )
     out().print(shown)
 
 
 def _bar(parts: dict[str, int], largest: int) -> Text:
-    """Draws the jobs of a queue, each state in its colour, beside the fullest queue."""
+    """Draw the jobs of a queue, each state in its colour, on the scale of the fullest."""
     bar = Text()
     for name, style in _PARTS:
         cells = -(-_BAR * parts[name] // largest) if largest else 0
@@ -77,17 +83,18 @@ def _bar(parts: dict[str, int], largest: int) -> Text:
     return bar
 
 
-def _state(queue: "Queue") -> Text:
+def queue_state(queue: "Queue | QueueHealth") -> Text:
+    """Return whether a queue is paused or draining."""
     if queue.paused:
         end = f" until {local_time(queue.resume_at)}" if queue.resume_at else ""
         reason = f": {queue.pause_reason}" if queue.pause_reason else ""
-        return Text(f"paused{end}{reason}", style="yellow")
+        return styled(f"paused{end}{reason}", "yellow")
     return Text("draining" if queue.draining else "", style="yellow")
 
 
 @app.command()
 def show(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
-    """Show the policy of a queue."""
+    """Show the settings of a queue."""
     with connect(ctx) as pq:
         found = {row.name: row for row in pq.queues.list()}.get(queue)
     if found is None:
@@ -103,12 +110,12 @@ def set_queue(
     queue: Name,
     settings: Annotated[
         list[str],
-        typer.Argument(metavar="NAME=VALUE...", help="max_attempts=5 fair_share=true; =default."),
+        typer.Argument(metavar="NAME=VALUE...", help="Set max_attempts=5, or =default to reset."),
     ],
     *,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a queue, or change its policy."""
+    """Create a queue, or change its settings."""
     changed = changes(settings)
     with connect(ctx) as pq:
         _print(pq.queues.set(queue, **changed), as_json)
@@ -121,10 +128,10 @@ def pause(
     *,
     length: For = None,
     at: Until = None,
-    reason: Annotated[str | None, typer.Option(help="Why, for others to see.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Say why, for others to see.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Let nothing more start; what runs goes on."""
+    """Pause a queue; running jobs go on."""
     end = until(length, at)
     with connect(ctx) as pq:
         _print(pq.queues.pause(queue, resume_at=end, reason=reason), as_json)
@@ -132,14 +139,14 @@ def pause(
 
 @app.command()
 def resume(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
-    """End a pause, or draining."""
+    """Resume a queue that is paused or draining."""
     with connect(ctx) as pq:
         _print(pq.queues.resume(queue), as_json)
 
 
 @app.command()
 def drain(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
-    """Take no new jobs, and run those that are there."""
+    """Refuse new jobs and run those that are there."""
     with connect(ctx) as pq:
         _print(pq.queues.drain(queue), as_json)
 
@@ -153,13 +160,13 @@ def purge(
     yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Cancel everything that is pending."""
+    """Cancel all pending jobs of a queue."""
     with connect(ctx) as pq:
         matched = pq.queues.purge(queue, preview=True).matched
         changed = 0
         if matched and not preview:
             if not yes:
-                typer.confirm(f"Cancel {matched} pending jobs of {queue}?", abort=True, err=True)
+                confirm(f"Cancel {matched} pending jobs of {queue}?")
             while True:
                 done = pq.queues.purge(queue)
                 changed += done.changed
@@ -176,14 +183,22 @@ def purge(
 @app.command()
 def workers(
     ctx: typer.Context,
-    queue: Annotated[str | None, typer.Argument(help="Of this queue; else of all.")] = None,
+    queue: Annotated[str | None, typer.Argument(help="Count this queue only.")] = None,
     *,
-    jobs_per_worker: Annotated[int, typer.Option(min=1, help="How many one runs at once.")] = 10,
-    min_workers: Annotated[int, typer.Option("--min", min=0, help="Never fewer.")] = 0,
-    max_workers: Annotated[int, typer.Option("--max", min=0, help="Never more.")] = 100,
+    jobs_per_worker: Annotated[
+        int, typer.Option(min=1, max=_MOST, help="Let a worker run so many.")
+    ] = 10,
+    min_workers: Annotated[
+        int, typer.Option("--min", min=0, max=_MOST, help="Recommend at least so many.")
+    ] = 0,
+    max_workers: Annotated[
+        int, typer.Option("--max", min=0, max=_MOST, help="Recommend at most so many.")
+    ] = 100,
     as_json: JsonFlag = False,
 ) -> None:
-    """Say how many workers the jobs at hand are enough for."""
+    """Print the recommended number of workers."""
+    if min_workers > max_workers:
+        raise typer.BadParameter(f"--min {min_workers} is above --max {max_workers}")
     with connect(ctx) as pq:
         found = pq.queues.desired_workers(
             queue,
@@ -208,4 +223,4 @@ def _print(queue: "Queue", as_json: bool) -> None:
         if name not in ("paused", "resume_at", "pause_reason", "draining", "jobs", "created_at")
     }
     jobs = ", ".join(f"{count} {state}" for state, count in sorted(queue.jobs.items()))
-    out().print(pairs({**rows, "jobs": jobs or "none", "state": _state(queue) or "open"}))
+    out().print(pairs({**rows, "jobs": jobs or "none", "state": queue_state(queue) or "open"}))

@@ -1,4 +1,4 @@
-"""``picture-queue schedules``: jobs that come again."""
+"""``picture-queue schedules``: recurring jobs."""
 
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from picture_queue_cli.commands import Commands
 from picture_queue_cli.project import connect
-from picture_queue_cli.reading import read_object, seconds
+from picture_queue_cli.reading import expect_filled, read_object, seconds
 from picture_queue_cli.render import (
     ago,
     local_time,
@@ -16,6 +17,7 @@ from picture_queue_cli.render import (
     plain,
     print_json,
     print_line,
+    styled,
     table,
     talk,
 )
@@ -24,13 +26,15 @@ from picture_queue_cli.sharing import JsonFlag, describing
 if TYPE_CHECKING:
     from picture_queue import Schedule
 
-app = typer.Typer(no_args_is_help=True, help="Let jobs come again.")
+app = Commands(no_args_is_help=True, help="Schedule recurring jobs.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", callback=expect_filled, help="Name the schedule.")
+]
 
 
 class Missed(StrEnum):
-    """What is made up for when ticks passed unseen."""
+    """The ways to treat runs that were missed."""
 
     SKIP = "skip"
     ONCE = "once"
@@ -56,7 +60,7 @@ def list_schedules(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
             _rhythm(schedule),
             Text("paused", style="yellow") if schedule.paused else Text(ago(schedule.next_at)),
             ago(schedule.last_at),
-            Text(schedule.last_error or "", style="red"),
+            styled(schedule.last_error or "", "red"),
         )
     out().print(shown)
 
@@ -72,24 +76,28 @@ def _rhythm(schedule: "Schedule") -> str:
 def set_schedule(
     ctx: typer.Context,
     name: Name,
-    job_type: Annotated[str, typer.Argument(help="Which handler runs its jobs.")],
+    job_type: Annotated[str, typer.Argument(help="Name the handler that runs its jobs.")],
     payload: Annotated[
-        str, typer.Argument(help="A JSON object, @FILE to read one, or - for standard input.")
+        str, typer.Argument(help="Pass a JSON object, @FILE, or - for standard input.")
     ] = "{}",
     *,
     options: dict[str, Any],
-    cron: Annotated[
-        str | None, typer.Option(help="'30 9 * * mon-fri', or @daily and the like.")
+    cron: Annotated[str | None, typer.Option(help="Run at '30 9 * * mon-fri', or @daily.")] = None,
+    every: Annotated[
+        str | None, typer.Option(help="Run at this interval instead: 90s, 10m, 2h.")
     ] = None,
-    every: Annotated[str | None, typer.Option(help="Instead of --cron: 90s, 10m, 2h.")] = None,
-    timezone: Annotated[str, typer.Option(help="Where it is that time of day.")] = "UTC",
-    missed: Annotated[Missed, typer.Option(help="What to make up for.")] = Missed.ONCE,
+    timezone: Annotated[str, typer.Option(help="Read --cron in this time zone.")] = "UTC",
+    missed: Annotated[
+        Missed, typer.Option(help="Choose what to do about missed runs.")
+    ] = Missed.ONCE,
     paused: Annotated[
-        bool | None, typer.Option("--paused/--not-paused", help="Whether it makes no jobs.")
+        bool | None, typer.Option("--paused/--not-paused", help="Pause it, or let it run.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make or change a schedule."""
+    """Create or change a schedule."""
+    if (cron is None) == (every is None):
+        raise typer.BadParameter("give one of --cron and --every")
     content = read_object(payload)
     length = seconds(every, "--every")
     with connect(ctx) as pq:
@@ -108,30 +116,36 @@ def set_schedule(
 
 
 @app.command()
-def delete(ctx: typer.Context, name: Name) -> None:
+def delete(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
     """Delete a schedule; the jobs it made stay."""
     with connect(ctx) as pq:
         if not pq.schedules.delete(name):
-            talk("There was none.")
+            from picture_queue import ScheduleNotFound
+
+            raise ScheduleNotFound(
+                "No such schedule", detail=name, hint="See: picture-queue schedules list"
+            )
+    if as_json:
+        print_json({"name": name, "deleted": True})
 
 
 @app.command()
 def pause(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
-    """Let a schedule make no jobs."""
+    """Pause a schedule."""
     with connect(ctx) as pq:
         _print(pq.schedules.pause(name), as_json)
 
 
 @app.command()
 def resume(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
-    """Let a schedule go on with its next tick from now."""
+    """Resume a schedule from its next run."""
     with connect(ctx) as pq:
         _print(pq.schedules.resume(name), as_json)
 
 
 @app.command()
 def run(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
-    """Make a job of a schedule now, and print its id."""
+    """Run a schedule now and print the job's id."""
     with connect(ctx) as pq:
         made = pq.schedules.run(name)
     if as_json:

@@ -1,6 +1,7 @@
-"""Options that several commands have in common, written once."""
+"""Options and questions that several commands share."""
 
 import inspect
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any
@@ -9,10 +10,11 @@ from uuid import UUID
 import typer
 
 from picture_queue_cli.reading import moment, read_object, seconds
+from picture_queue_cli.render import err
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-PreviewFlag = Annotated[bool, typer.Option("--preview", help="Change nothing, only count.")]
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+PreviewFlag = Annotated[bool, typer.Option("--preview", help="Count the jobs, change nothing.")]
 
 
 class Status(StrEnum):
@@ -26,7 +28,7 @@ class Status(StrEnum):
 
 
 class Hold(StrEnum):
-    """What can hold a job."""
+    """The reasons that hold a job."""
 
     SCHEDULED = "scheduled"
     BLOCKED = "blocked"
@@ -35,7 +37,7 @@ class Hold(StrEnum):
 
 
 class OnConflict(StrEnum):
-    """What becomes of a job that is the same as one that is there."""
+    """The ways to treat a job that is the same as an unfinished one."""
 
     IGNORE = "ignore"
     REPLACE = "replace"
@@ -43,7 +45,7 @@ class OnConflict(StrEnum):
 
 
 class OnParentFailure(StrEnum):
-    """What becomes of a job when one it waits for fails."""
+    """The ways to treat a job when one that it depends on fails."""
 
     CANCEL = "cancel"
     FAIL = "fail"
@@ -55,52 +57,68 @@ def _option(kind: Any, text: str, *names: str) -> Any:
 
 
 _FILTER: dict[str, Any] = {
-    "queue": _option(str | None, "Of this queue only."),
-    "status": _option(Status | None, "In this state only."),
-    "hold": _option(Hold | None, "Held for this reason only."),
-    "job_type": _option(str | None, "Of this job type only.", "--type"),
-    "tag": _option(str | None, "With this tag."),
-    "user_id": _option(UUID | None, "Of this user."),
-    "tenant": _option(str | None, "On this tenant's account."),
-    "batch_id": _option(UUID | None, "In this batch.", "--batch"),
-    "error": _option(str | None, "With this text in the error."),
-    "reason": _option(str | None, "Failed for this reason, as `jobs reasons` shows it."),
-    "metadata": _option(str | None, "With this JSON object in the metadata."),
-    "created_before": _option(str | None, "Enqueued before: 2030-01-31T08:00."),
-    "created_after": _option(str | None, "Enqueued after."),
-    "finished_before": _option(str | None, "Finished before."),
-    "finished_after": _option(str | None, "Finished after."),
+    "queue": _option(str | None, "Select jobs of this queue."),
+    "status": _option(Status | None, "Select jobs with this status."),
+    "hold": _option(Hold | None, "Select jobs held for this reason."),
+    "job_type": _option(str | None, "Select jobs of this type.", "--type"),
+    "tag": _option(str | None, "Select jobs with this tag."),
+    "user_id": _option(UUID | None, "Select jobs of this user."),
+    "tenant": _option(str | None, "Select jobs of this tenant."),
+    "batch_id": _option(UUID | None, "Select jobs of this batch.", "--batch"),
+    "error": _option(str | None, "Select jobs with this text in their error."),
+    "reason": _option(str | None, "Select jobs that failed for a reason of `jobs reasons`."),
+    "metadata": _option(str | None, "Select jobs whose metadata has this JSON object."),
+    "created_before": _option(str | None, "Select jobs enqueued before 2030-01-31T08:00."),
+    "created_after": _option(str | None, "Select jobs enqueued after this time."),
+    "finished_before": _option(str | None, "Select jobs finished before this time."),
+    "finished_after": _option(str | None, "Select jobs finished after this time."),
 }
 _JOB: dict[str, Any] = {
-    "queue": _option(str | None, "Which queue; the job type's own."),
-    "priority": _option(int, "Higher runs first."),
-    "delay": _option(str | None, "Not before this time is over: 90s, 10m, 2h or 1d."),
-    "max_attempts": _option(int | None, "Attempts before it fails; the job type's own."),
-    "timeout": _option(str | None, "Longest run of one attempt: 90s, 10m."),
-    "expires_in": _option(str | None, "Not to be started after: 10m, 2h."),
-    "tag": _option(list[str], "A word to find it by; may be repeated."),
-    "metadata": _option(str | None, "A JSON object that comes with it."),
-    "tenant": _option(str | None, "On whose account it runs where tenants share a queue."),
-    "limit_key": _option(list[str], "A key it runs under, such as model:flux; may be repeated."),
-    "depends_on": _option(list[UUID], "A job that has to finish first; may be repeated."),
-    "on_parent_failure": _option(
-        OnParentFailure | None, "What becomes of it when one of those fails."
-    ),
-    "unique": _option(bool, "Not if there is an unfinished one with this payload."),
-    "unique_by": _option(list[str], "Compare only this key of the payload; may be repeated."),
-    "on_conflict": _option(OnConflict, "What becomes of one that is not unique."),
-    "user_id": _option(UUID | None, "Whose it is: that user may read, watch and cancel it."),
+    "queue": _option(str | None, "Use this queue instead of the job type's."),
+    "priority": _option(int, "Run before jobs of a lower priority."),
+    "delay": _option(str | None, "Start after this delay: 90s, 10m, 2h or 1d."),
+    "max_attempts": _option(int | None, "Fail after so many attempts."),
+    "timeout": _option(str | None, "Stop an attempt after this time: 90s, 10m."),
+    "expires_in": _option(str | None, "Do not start later than this: 10m, 2h."),
+    "tag": _option(list[str], "Add a word to find the job by; repeatable."),
+    "metadata": _option(str | None, "Attach a JSON object."),
+    "tenant": _option(str | None, "Run it for this tenant of a shared queue."),
+    "limit_key": _option(list[str], "Run it under a limit key: model:flux; repeatable."),
+    "depends_on": _option(list[UUID], "Wait for this job to finish; repeatable."),
+    "on_parent_failure": _option(OnParentFailure | None, "Choose what to do if such a job fails."),
+    "unique": _option(bool, "Skip if an unfinished job has this payload."),
+    "unique_by": _option(list[str], "Compare only this key of the payload; repeatable."),
+    "on_conflict": _option(OnConflict, "Choose what to do if such a job exists."),
+    "user_id": _option(UUID | None, "Let this user read, watch and cancel it."),
 }
 _DEFAULTS: dict[str, Any] = {"priority": 0, "unique": False, "on_conflict": OnConflict.IGNORE}
 
 
+def confirm(question: str) -> None:
+    """Ask a person whether to go on.
+
+    Raises:
+        typer.Abort: The answer is no.
+        typer.BadParameter: Nobody can answer.
+    """
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:  # the end of the input, or Ctrl-C
+        err().print()
+        if sys.stdin.isatty():
+            raise
+        raise typer.BadParameter("nobody is here to answer", param_hint="--yes") from None
+    if not agreed:
+        raise typer.Abort
+
+
 def filtering(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of a `JobFilter`; it gets them as ``filter``."""
+    """Give a command the options of a `JobFilter`; it gets them as ``filter``."""
     return _sharing(command, "filter", _FILTER, _as_filter)
 
 
 def describing(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the `JobOptions`; it gets them as ``options``."""
+    """Give a command the `JobOptions`; it gets them as ``options``."""
     return _sharing(command, "options", _JOB, _as_options)
 
 
@@ -110,7 +128,7 @@ def _sharing(
     shared: dict[str, Any],
     value: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> Callable[..., None]:
-    """Puts options in the place of one parameter; typer reads them off the signature."""
+    """Replace one parameter by options; typer reads them from the signature."""
 
     def outer(**given: Any) -> None:
         command(**{name: value({key: given.pop(key) for key in shared})}, **given)
@@ -156,7 +174,9 @@ def _as_options(given: dict[str, Any]) -> dict[str, Any]:
         "expires_in": seconds(given["expires_in"], "--expires-in"),
         "tags": given.pop("tag"),
         "limit_keys": given.pop("limit_key"),
-        "metadata": read_object(given["metadata"], "metadata") if given["metadata"] else None,
+        "metadata": None
+        if given["metadata"] is None
+        else read_object(given["metadata"], "metadata"),
         "unique": Unique(by=by or None, on_conflict=on_conflict.value) if wants_unique else None,
     }
     return {

@@ -4,18 +4,28 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from picture_queue.errors import ConnectionFailed, SettingsError, WorkerStuck
+from picture_queue.errors import (
+    ConnectionFailed,
+    PictureQueueError,
+    SettingsError,
+    WorkerStuck,
+)
 from picture_queue_cli.project import Target, resolve, run
-from picture_queue_cli.render import complain
+from picture_queue_cli.reading import expect_filled
+from picture_queue_cli.render import complain, visible
 
 if TYPE_CHECKING:
     from picture_queue import Worker
     from picture_queue.settings import ReplicateSettings
+
+_JOBS = "picture_queue.worker.executor"  # logs how each job ended
 
 
 def worker(
@@ -23,29 +33,37 @@ def worker(
     *,
     app: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:NAME", help="Your own worker; the built-in one draws."),
+        typer.Option(
+            metavar="MODULE:NAME", help="Run your own worker instead of the built-in one."
+        ),
     ] = None,
     queues: Annotated[
         list[str] | None,
         typer.Option(
             "--queue",
             metavar="QUEUE[=WEIGHT]",
-            help="Claim from this queue; repeatable. With weights each gets its share.",
+            help="Claim from this queue, with this weight; repeatable.",
         ),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Jobs at the same time.")
+        int | None, typer.Option(min=1, max=1000, help="Run so many jobs at the same time.")
     ] = None,
     lease: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="How long a job is ours without a heartbeat."),
+        typer.Option(metavar="SECONDS", help="Keep a job so long without a heartbeat."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Its name in the list of workers.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(callback=expect_filled, help="Use this name among the workers."),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log each job that finishes.")
+    ] = False,
 ) -> None:
     """Run jobs until Ctrl-C or SIGTERM; running ones get time to finish.
 
-    The built-in worker draws pictures and needs REPLICATE_API_TOKEN; beside
-    the embedded stack it asks the simulator.
+    The built-in worker generates pictures and needs REPLICATE_API_TOKEN;
+    beside the embedded stack it asks the simulator.
     """
     asked = {
         "queues": weighted(queues) if queues else None,
@@ -56,14 +74,33 @@ def worker(
     settings = {setting: value for setting, value in asked.items() if value is not None}
     own = load(app) if app is not None else None
     target = resolve(ctx)
-    # The program's output is its log.
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    _start_log(verbose)
     run(_work(own, target, settings))
 
 
+class _Formatter(logging.Formatter):
+    """Writes control characters as escapes: errors of jobs quote what users sent."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def _start_log(verbose: bool) -> None:
+    """Log to standard error: the log is the program's output."""
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        # A line for each finished job is too much for a busy worker.
+        return verbose or record.levelno >= logging.WARNING or record.name != _JOBS
+
+    handler = logging.StreamHandler()
+    handler.addFilter(is_shown)
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
 def start_anew() -> NoReturn:
-    """Replaces this process by a fresh one of the same command line and the same id."""
+    """Replace this process by a fresh one of the same command line and the same id."""
     logging.info("The worker starts anew")
     sys.stdout.flush()
     sys.stderr.flush()
@@ -71,7 +108,7 @@ def start_anew() -> NoReturn:
 
 
 def weighted(queues: list[str]) -> tuple[str, ...] | dict[str, float]:
-    """Reads ``--queue``: names, or with a weight somewhere, names with their weights.
+    """Read ``--queue``: names, or names with their weights if one has a weight.
 
     Raises:
         SettingsError: A weight is no number.
@@ -108,11 +145,14 @@ async def _work(own: "Worker | None", target: Target, settings: dict[str, Any]) 
 async def _work_built_in(target: Target, settings: dict[str, Any]) -> None:
     from picture_queue import AsyncPictureQueue, WorkerSettings
     from picture_queue.worker.builtin import builtin_worker
+    from picture_queue.worker.generations import expect_storage
 
     chosen, replicate = WorkerSettings(**settings), _replicate(target)
     if replicate is not None:
         logging.info("Pictures come from %s", replicate.base_url)
     async with AsyncPictureQueue(target.url, target.key, database_url=target.database_url) as pq:
+        if replicate is not None:
+            await expect_storage(pq)
         await builtin_worker(pq, chosen, replicate).run()
 
 
@@ -128,7 +168,7 @@ def _replicate(target: Target) -> "ReplicateSettings | None":
 
 
 def _export(target: Target) -> None:
-    """Puts the project into the environment, where a worker without a client looks for it."""
+    """Put the project into the environment, where a worker without a client looks for it."""
     for name, value in (("SUPABASE_URL", target.url), ("SUPABASE_KEY", target.key)):
         if value:
             os.environ[name] = value
@@ -137,13 +177,13 @@ def _export(target: Target) -> None:
 
 
 def load(app: str) -> "Worker":
-    """Imports a worker, looking in the current directory too.
+    """Import a worker, looking in the current directory too.
 
     Args:
         app: ``module:name``.
 
     Raises:
-        SettingsError: There is no such module or name, or it is no worker.
+        SettingsError: The module cannot be imported, or has no worker of that name.
     """
     from picture_queue import Worker
 
@@ -154,11 +194,23 @@ def load(app: str) -> "Worker":
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), name, None)
+    except PictureQueueError:
+        raise
     except ModuleNotFoundError as error:
+        top = module.split(".")[0]
+        missing = error.name or top
+        hint = f"Run this where {top} lies, or install it" if missing == top else None
         raise SettingsError(
             f"--app {app} cannot be imported",
             detail=str(error),
-            hint=f"Run this where {module.split('.')[0]} lies, or install it",
+            hint=hint or f"Install {missing}, which {top} imports",
+        ) from error
+    except Exception as error:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise SettingsError(
+            f"--app {app} cannot be imported",
+            detail=f"{type(error).__name__}: {text}",
+            hint=f"See {_place(error)}",
         ) from error
     if not isinstance(found, Worker):
         what = "has no such name" if found is None else f"is of type {type(found).__name__}"
@@ -166,3 +218,11 @@ def load(app: str) -> "Worker":
             f"--app {app} is no worker", detail=f"it {what}", hint=f"Write there: {name} = Worker()"
         )
     return found
+
+
+def _place(error: Exception) -> str:
+    """Return the file and line where an exception was raised, or the syntax is wrong."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}, line {error.lineno}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(last.filename).name}, line {last.lineno}"

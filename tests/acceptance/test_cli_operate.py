@@ -165,7 +165,7 @@ def test_a_limit_is_set_seen_and_ended(cli: Cli, rpc: Rpc, queue: str) -> None:
     assert cli("limits", "pause", key, "--for", "10m").exit_code == 0
     assert "paused until" in cli("limits", "list").stdout
     assert cli("limits", "resume", key).exit_code == 0
-    assert cli("limits", "delete", key).exit_code == 0
+    assert answer(cli("limits", "delete", key, "--json")) == {"key": key, "deleted": True}
     assert cli("limits", "delete", key).exit_code == 4
 
 
@@ -188,13 +188,16 @@ def test_a_schedule_is_set_run_paused_and_deleted(cli: Cli, queue: str) -> None:
     assert answer(cli("jobs", "show", job_id, "--json"))["metadata"]["schedule"] == queue
     assert "paused" in cli("schedules", "pause", queue).stdout
     assert answer(cli("schedules", "resume", queue, "--json"))["next_at"]
-    assert cli("schedules", "delete", queue).exit_code == 0
-    assert cli("schedules", "run", queue).exit_code == 4
+    gone = answer(cli("schedules", "delete", queue, "--json"))
+    assert gone == {"name": queue, "deleted": True}
+    for command in ("run", "delete"):
+        done = cli("schedules", command, queue)
+        assert (done.exit_code, queue in done.stderr) == (4, True)
 
 
 def test_a_batch_comes_from_a_list_or_from_lines(cli: Cli, rpc: Rpc, queue: str) -> None:
     job = {"job_type": "resize", "queue": queue}
-    lines = "\n".join(json.dumps(job) for _ in range(2))
+    lines = "\n\n".join(json.dumps(job) for _ in range(2)) + "\n \n"  # blank lines do not count
     callback = json.dumps({"job_type": "done", "queue": queue})
     batch_id = cli("batches", "enqueue", "-", "--callback", callback, input=lines).stdout.strip()
     report(rpc, claim(rpc, queue), "completed")
@@ -256,10 +259,14 @@ def test_the_doctor_shows_verdicts(cli: Cli) -> None:
         (("limits", "set", "k", "--rate", "fast"), 2, "10/1m"),
         (("tenants", "set", "t", "0"), 3, "weight"),
         (("schedules", "set", "s", "t", "--cron", "61 * * * *"), 3, "61"),
-        (("schedules", "set", "s", "t"), 3, "cron and every_seconds"),
+        (("schedules", "set", "s", "t"), 2, "one of --cron and --every"),
         (("enqueue", "t", "--delay", "1h", "--at", "2030-01-31T08:00"), 2, "not both"),
         (("enqueue", "t", "--metadata", "[1]"), 3, "not a JSON object"),
         (("batches", "show", str(uuid4())), 4, "No such batch"),
+        (("queues", "set", "q", "fair_share=true", "aging_seconds=5"), 3, "aging_seconds is 5"),
+        (("settings", "set", "max_attempts=0"), 3, "1 to "),
+        (("enqueue", "a job"), 3, "of job types also :"),
+        (("limits", "set", "k", "--max-running", "9" * 12), 2, "--max-running"),
         (("jobs", "list", "--created-after", "yesterday"), 2, "2030-01-31T08:00"),
         (("settings", "set", "colour=red"), 3, "colour"),
     ],

@@ -20,10 +20,9 @@ from picture_queue.records import (
 from picture_queue.records import Image as Picture
 from picture_queue_cli import render
 from picture_queue_cli.bar import event_line
-from picture_queue_cli.generate import parse_inputs
 from picture_queue_cli.pictures import file_name
 from picture_queue_cli.preview import preview
-from picture_queue_cli.reading import changes, moment, rate, read_object, until
+from picture_queue_cli.reading import changes, moment, named_values, rate, read_object, until
 from picture_queue_cli.reading import seconds as read_seconds
 from picture_queue_cli.sharing import Status
 from picture_queue_cli.timeline import Timeline
@@ -62,7 +61,7 @@ def test_a_payload_comes_from_the_argument_a_file_or_standard_input(
 ) -> None:
     file = tmp_path / "payload.json"
     file.write_text('{"a": "ä"}', encoding="utf-8")
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"a": 2}'))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"a": 2}')))
     assert read_object('{"a": 1}') == {"a": 1}
     assert read_object(f"@{file}") == {"a": "ä"}
     assert read_object("-") == {"a": 2}
@@ -97,10 +96,11 @@ def test_a_payload_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ('seed="7"', "7"),
         ("style=a=b", "a=b"),
         ("note=", ""),
+        ("seed=NaN", "NaN"),
     ],
 )
 def test_an_input_is_json_where_it_can_be(text: str, value: object) -> None:
-    assert list(parse_inputs([text]).values()) == [value]
+    assert list(named_values([text]).values()) == [value]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,334 @@
+"""Wrong input ends in one line that names the field, before any project is asked."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.text import Text
+from typer.testing import CliRunner, Result
+
+from picture_queue.errors import SettingsError
+from picture_queue.settings import KEY_VARIABLES, ReplicateSettings
+from picture_queue_cli import render
+from picture_queue_cli.app import app
+from picture_queue_cli.worker import _Formatter, load
+
+NOBODY = "00000000-0000-4000-8000-000000000000"
+DEEP = "[" * 3000 + "]" * 3000
+NO_UTF8 = "boat \udcff"  # as the byte FF of a command line arrives
+SECRET = "postgres://user:s3cret@"
+UNSET = {
+    name: None
+    for name in (
+        *KEY_VARIABLES,
+        "SUPABASE_URL",
+        "SUPABASE_ACCESS_TOKEN",
+        "REPLICATE_API_TOKEN",
+        "REPLICATE_BASE_URL",
+        "PICTURE_QUEUE_DATABASE_URL",
+    )
+}
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+
+
+def call(*args: str, input: str | bytes | None = None, **environ: str | None) -> Result:
+    runner = CliRunner(env=UNSET | environ)
+    return runner.invoke(app, args, input=input, prog_name="picture-queue")
+
+
+def refused(done: Result, code: int, *said: str) -> None:
+    """Checks that an error is one line with an exit code, and names what is wrong."""
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert (done.exit_code, done.stdout) == (code, ""), done.output
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    for part in said:
+        assert part in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        # JSON that not every reader can read
+        (("enqueue", "x", '{"a":NaN}'), 3, ("payload", "NaN")),
+        (("enqueue", "x", '{"a":-Infinity}'), 3, ("payload", "-Infinity")),
+        (("enqueue", "x", '{"a":1e999}'), 3, ("payload", "1e999", "above 1e308")),
+        (("enqueue", "x", f'{{"a":{"9" * 5000}}}'), 3, ("payload", "a number of 5000 digits")),
+        (("enqueue", "x", r'{"t":"\ud83d"}'), 3, ("payload", r"\ud83d", "half of a character")),
+        (("enqueue", "x", f'{{"a":{DEEP}}}'), 3, ("payload", "nested too deeply")),
+        (("enqueue", "x", "{}", "--metadata", '{"a":NaN}'), 3, ("metadata", "NaN")),
+        (("enqueue", "x", "{}", "--metadata", ""), 3, ("metadata is not JSON",)),
+        (("enqueue", "x", "@."), 3, ("payload", ".: Is a directory")),
+        (("jobs", "list", "--metadata", DEEP), 3, ("metadata", "nested too deeply")),
+        (("events", "send", "x", "NaN"), 3, ("payload", "NaN")),
+        (("schedules", "set", "x", "y", '{"a":NaN}', "--every", "1m"), 3, ("payload", "NaN")),
+        (("batches", "enqueue", "[1]"), 3, ("Item 1 of the list", "it is 1")),
+        (("batches", "enqueue", '{"a":1}\n\n[2]'), 3, ("Line 3 of the list", "it is [2]")),
+        (("batches", "enqueue", '{"a":NaN}'), 3, ("line 1", "NaN")),
+        (("batches", "enqueue", "[]", "--callback", ""), 3, ("callback is not JSON",)),
+        # text that is not UTF-8
+        (("generate", NO_UTF8), 3, ("PROMPT is 'boat", "not UTF-8")),
+        (("enqueue", NO_UTF8), 3, ("JOB_TYPE is 'boat", "not UTF-8")),
+        (("enqueue", "x", "--tag", NO_UTF8), 3, ("--tag is 'boat", "not UTF-8")),
+        (("queues", "pause", NO_UTF8), 3, ("QUEUE is 'boat", "not UTF-8")),
+        (("--url", NO_UTF8, "health"), 3, ("--url is 'boat", "not UTF-8")),
+        (("migrate", "--db-url", NO_UTF8), 3, ("--db-url is not UTF-8 text",)),
+        (("--key", NO_UTF8, "health"), 3, ("--key is not UTF-8 text",)),
+        (("jobs", "show", NO_UTF8), 2, ("JOB_ID",)),
+        # numbers and times
+        (("tenants", "set", "x", "nan"), 3, ("WEIGHT is nan",)),
+        (("tenants", "set", "x", "1e999"), 3, ("WEIGHT is inf",)),
+        (("watch", NOBODY, "--timeout", "inf"), 3, ("--timeout is inf",)),
+        (("worker", "--lease", "nan"), 3, ("--lease is nan",)),
+        (("worker", "--queue", "a=nan"), 2, ("weight of a is nan",)),
+        (("enqueue", "x", "--delay", "9" * 400), 2, ("--delay", "above ten years")),
+        (("enqueue", "x", "--delay", "nan"), 2, ("--delay", "not a time like 90s")),
+        (("enqueue", "x", "--delay", ""), 2, ("--delay", "not a time like 90s")),
+        (("enqueue", "x", "--at", ""), 2, ("--at", "not a time like 2030")),
+        (("jobs", "list", "--created-before", "9999-99-99"), 2, ("--created-before",)),
+        (("queues", "pause", "x", "--for", "9" * 30 + "d"), 2, ("--for", "above ten years")),
+        (("queues", "pause", "x", "--for", "1h", "--until", ""), 2, ("not both",)),
+        (("limits", "set", "x", "--rate", "²/1m"), 2, ("--rate", "not a rate like 10/1m")),
+        (("limits", "set", "x", "--rate", "9" * 5000 + "/1m"), 2, ("--rate", "not a rate")),
+        (("limits", "set", "x", "--rate", "1/nan"), 2, ("--rate",)),
+        (("limits", "set", "x"), 2, ("--max-running, --rate or both",)),
+        (("limits", "set", "x", "--max-running", "9" * 30), 2, ("--max-running",)),
+        (("queues", "workers", "--max", "9" * 5000), 2, ("--max",)),
+        # what contradicts itself
+        (("queues", "workers", "q", "--min", "10", "--max", "2"), 2, ("--min 10", "--max 2")),
+        (
+            ("schedules", "set", "x", "y", "--cron", "@daily", "--every", "1m"),
+            2,
+            ("one of --cron and --every",),
+        ),
+        (("schedules", "set", "x", "y"), 2, ("one of --cron and --every",)),
+        # blank names
+        (("limits", "pause", ""), 2, ("KEY: '' is blank",)),
+        (("limits", "delete", "\u00a0"), 2, ("KEY", "is blank")),
+        (("queues", "pause", " "), 2, ("QUEUE: ' ' is blank",)),
+        (("schedules", "delete", ""), 2, ("NAME: '' is blank",)),
+        (("tenants", "set", "", "1"), 2, ("TENANT: '' is blank",)),
+        (("worker", "--name", " "), 2, ("--name: ' ' is blank",)),
+        (("migrate", "--db-url", " "), 2, ("No database is named", "--db-url")),
+        # files and directories
+        (("install", "--dir", "foo"), 2, ("error: `foo` is not a directory",)),
+        (("generate", "x", "--out", "/dev/null"), 2, ("--out", "`/dev/null` is not a directory")),
+        # half a configuration
+        (("doctor", "--check", "migrations"), 2, ("--check migrations", "--db-url")),
+        (("worker", "--app", "..:x"), 2, ("--app ..:x cannot be imported",)),
+        (("jobs", "list"), 2, ("SUPABASE_URL is not set",)),
+    ],
+    ids=lambda value: (
+        " ".join(map(str, value))[:50].encode("ascii", "replace").decode()
+        if isinstance(value, tuple)
+        else ""
+    ),
+)
+def test_wrong_input_is_one_line_that_names_the_field(
+    args: tuple[str, ...], code: int, said: tuple[str, ...]
+) -> None:
+    refused(call(*args), code, *said)
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"SUPABASE_URL": "nonsense"}, ("SUPABASE_URL is 'nonsense'",)),
+        ({"SUPABASE_URL": "http://"}, ("SUPABASE_URL is 'http:",)),
+        ({"SUPABASE_URL": "http://[::1"}, ("SUPABASE_URL",)),
+        ({"SUPABASE_URL": "http://x:port"}, ("SUPABASE_URL",)),
+        ({"SUPABASE_URL": "http://a b"}, ("SUPABASE_URL",)),
+        ({"SUPABASE_URL": "http://\udcff"}, ("SUPABASE_URL",)),
+        ({"SUPABASE_URL": "http://x", "SUPABASE_KEY": "schlüssel"}, ("key", "printable ASCII")),
+        ({"SUPABASE_URL": "http://x", "SUPABASE_KEY": "a\nb"}, ("key", "printable ASCII")),
+        (
+            {"SUPABASE_URL": "http://x", "SUPABASE_KEY": "a", "SUPABASE_ACCESS_TOKEN": "\x1b"},
+            ("access token", "printable ASCII"),
+        ),
+        ({"PICTURE_QUEUE_DATABASE_URL": "nonsense"}, ("PICTURE_QUEUE_DATABASE_URL",)),
+        ({"PICTURE_QUEUE_DATABASE_URL": " "}, ("PICTURE_QUEUE_DATABASE_URL",)),
+        ({"PICTURE_QUEUE_DATABASE_URL": f"{SECRET}[x"}, ("PICTURE_QUEUE_DATABASE_URL",)),
+        ({"PICTURE_QUEUE_DATABASE_URL": "\udcff=x"}, ("PICTURE_QUEUE_DATABASE_URL",)),
+        (
+            {"PICTURE_QUEUE_DATABASE_URL": f"{SECRET}x", "SUPABASE_ACCESS_TOKEN": "x"},
+            ("SUPABASE_ACCESS_TOKEN", "PICTURE_QUEUE_DATABASE_URL"),
+        ),
+    ],
+    ids=lambda value: ascii(value)[:60] if isinstance(value, dict) else "",
+)
+def test_a_wrong_environment_is_one_line_that_names_the_variable(
+    environ: dict[str, str], said: tuple[str, ...]
+) -> None:
+    done = call("jobs", "list", **{"SUPABASE_KEY": "x", **environ})
+    refused(done, 2, *said)
+    assert "s3cret" not in done.stderr
+
+
+def test_a_time_outside_the_calendar_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        refused(call("enqueue", "x", "--at", "0001-01-01"), 2, "--at", "0001-01-01")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_key_beside_a_database_address_is_refused() -> None:
+    done = call("--key", "x", "jobs", "list", PICTURE_QUEUE_DATABASE_URL=f"{SECRET}x")
+    refused(done, 2, "--key", "PICTURE_QUEUE_DATABASE_URL", "--url")
+
+
+@pytest.mark.parametrize(
+    ("token", "url", "said"),
+    [
+        (" ", "https://x", "REPLICATE_API_TOKEN"),
+        ("é", "https://x", "REPLICATE_API_TOKEN"),
+        ("x", "nonsense", "REPLICATE_BASE_URL is 'nonsense'"),
+    ],
+)
+def test_wrong_settings_of_replicate_are_named(token: str, url: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        ReplicateSettings(token, url)
+
+
+@pytest.mark.parametrize("command", [("enqueue", "x", "-"), ("batches", "enqueue", "-")])
+def test_standard_input_that_is_not_utf8_is_refused(command: tuple[str, ...]) -> None:
+    refused(call(*command, input=b'{"a": "\xff"}'), 3, "standard input: it is not UTF-8 text")
+
+
+# --- streams ---
+
+
+def run(*args: str, shell: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Runs the program at the end of a line of the shell."""
+    program = f"{sys.executable} -m picture_queue_cli {' '.join(args)}"
+    kept = {name: value for name, value in os.environ.items() if name not in UNSET}
+    return subprocess.run(
+        ["/bin/sh", "-c", shell.format(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=kept | environ,
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "shell", "said"),
+    [
+        (("--help",), "{} | head -1", ""),
+        (("--version",), "{} >&-", ""),
+        (("jobs", "list"), "{} <&- >&-", "SUPABASE_URL is not set"),
+        (("enqueue", "x", "-"), "{} <&-", "payload is not JSON"),
+        (("--version",), "{} >/dev/full", "No space left on device"),
+        (("jobs", "list"), "{} 2>&-", ""),
+        (("--version",), "PYTHONIOENCODING=ascii {}", ""),
+        (("queues", "purgé"), "PYTHONIOENCODING=ascii {}", r"purg\xe9"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_closed_full_and_narrow_streams_are_no_traceback(
+    args: tuple[str, ...], shell: str, said: str
+) -> None:
+    done = run(*args, shell=shell)
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == (1 if said else 0)
+
+
+# --- one's own worker ---
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1 / 0\n", "ZeroDivisionError: division by zero. See broken.py, line 1"),
+        ("def\n", "SyntaxError: invalid syntax. See broken.py, line 1"),
+        ("import nowhere_to_be_found\n", "Install nowhere_to_be_found, which broken imports"),
+    ],
+)
+def test_an_app_that_cannot_be_imported_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    with pytest.raises(SettingsError) as caught:
+        load("broken:worker")
+    assert said in str(caught.value)
+
+
+# --- what others wrote ---
+
+ATTACK = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil[/red][bold]"
+SHOWN = r"\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202eevil[/red][bold]"
+
+
+@pytest.fixture
+def screen(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """Returns what was printed."""
+    return lambda: "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        render.talk,
+        render.warn,
+        render.print_line,
+        lambda text: render.out().print(text),
+        lambda text: render.out().print(render.pairs({"error": text})),
+        lambda text: render.out().print(render.styled(text, "red")),
+        lambda text: render.out().print(render.status_text("pending", text)),
+    ],
+)
+def test_control_characters_are_visible_and_markup_is_text(
+    screen: Callable[[], str], show: Any
+) -> None:
+    show(ATTACK)
+    printed = screen()
+    assert SHOWN in printed
+    assert not set("\x1b\x07\r\x9b\u202e") & set(printed)
+
+
+def test_an_error_shows_control_characters(screen: Callable[[], str]) -> None:
+    render.complain(ATTACK)
+    assert screen() == f"error: {SHOWN}\n".replace(r"\r", " ")
+
+
+def test_an_error_that_quotes_a_long_argument_keeps_its_ends(screen: Callable[[], str]) -> None:
+    render.complain(f"No such thing: {'x' * 9000}. See: --help")
+    printed = screen()
+    assert len(printed) < 1000
+    assert printed.startswith("error: No such thing: xxx") and printed.endswith("See: --help\n")
+
+
+def test_cells_of_tables_are_text(screen: Callable[[], str]) -> None:
+    table = render.table("one", "two")
+    table.add_row(ATTACK, render.styled(ATTACK))
+    render.out().print(table)
+    assert screen().count(SHOWN) == 2
+
+
+def test_a_result_of_one_line_stays_one(screen: Callable[[], str]) -> None:
+    render.print_line("a\nb")
+    assert screen() == "a\\nb\n"
+
+
+def test_lines_of_the_log_show_control_characters() -> None:
+    record = logging.LogRecord("x", 30, "x.py", 1, "failed: %s", (ATTACK,), None)
+    assert _Formatter("%(message)s").format(record) == f"failed: {SHOWN}"
+
+
+def test_text_of_our_own_keeps_its_style() -> None:
+    assert render.styled("a", "red") == Text("a", style="red")
