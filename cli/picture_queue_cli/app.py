@@ -65,7 +65,7 @@ def root(
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Run a job queue and image generation in your Supabase project's own Postgres."""
+    """Run jobs and generate pictures in your Supabase project."""
     ctx.obj = Target(url, key)
 
 

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from picture_queue.errors import PictureQueueError, SettingsError
 from picture_queue_cli.errors import ExitCode
+from picture_queue_cli.health import is_late
 from picture_queue_cli.installing import DatabaseUrl
 from picture_queue_cli.project import Target, resolve
 from picture_queue_cli.render import out, plain, print_json, styled, table
@@ -102,7 +103,8 @@ def _inside(
             settings.key if settings else None,
             database_url=database.url if database else None,
         ) as pq:
-            return [*pq.doctor(), _workers(len(pq.health().workers))]
+            running = sum(not is_late(worker) for worker in pq.health().workers)
+            return [*pq.doctor(), _workers(running)]
     except PictureQueueError as error:
         detail = f"{error.message}: {error.detail}" if error.detail else error.message
         return [_finding("queue_doctor", "bad", detail, error.hint)]

@@ -1,7 +1,5 @@
 """``picture-queue generate``: from a prompt to files."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -15,16 +13,17 @@ from picture_queue_cli.pictures import (
     save_pictures,
 )
 from picture_queue_cli.project import connect_async, run
+from picture_queue_cli.reading import named_values
 from picture_queue_cli.render import print_json, print_line, talk
 from picture_queue_cli.sharing import JsonFlag
-from picture_queue_cli.watch import Timeout, expect_completed, going_on_without_us
+from picture_queue_cli.watch import Timeout, expect_completed, follow
 
 if TYPE_CHECKING:
     from picture_queue import AsyncPictureQueue, StartedGeneration
 
 
 def _known_models(incomplete: str) -> list[str]:
-    """Completes a model's name from the catalogue this package ships."""
+    """Complete a model's name from the catalogue this package ships."""
     from picture_queue.replicate.catalog import models
 
     return [name for name in models() if name.startswith(incomplete)]
@@ -32,23 +31,23 @@ def _known_models(incomplete: str) -> list[str]:
 
 def generate(
     ctx: typer.Context,
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    prompt: Annotated[str, typer.Argument(help="Describe the picture.")],
     *,
     model: Annotated[
         str | None,
-        typer.Option(autocompletion=_known_models, help="Which model; the project's default."),
+        typer.Option(autocompletion=_known_models, help="Use this model instead of the default."),
     ] = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
             metavar="NAME=VALUE",
-            help="A further input of the model, such as num_outputs=2; repeatable.",
+            help="Set an input of the model: num_outputs=2; repeatable.",
         ),
     ] = None,
     out: OutDirectory = DEFAULT_DIRECTORY,
     user_id: Annotated[
-        UUID | None, typer.Option(help="Whose it is; with a service key only.")
+        UUID | None, typer.Option(help="Make it for this user; needs a service key.")
     ] = None,
     watch: Annotated[
         bool, typer.Option("--watch/--no-watch", help="Wait for the pictures, or print the id.")
@@ -56,30 +55,12 @@ def generate(
     timeout: Timeout = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Ask for a picture, watch it come, and save it."""
-    given = parse_inputs(inputs or ())
+    """Generate a picture, follow its progress and save it."""
+    given = named_values(inputs or [], "--input")
     if watch:
         make_directory(out)
     asked = {"prompt": prompt, "model_id": model, "input": given, "user_id": user_id}
     run(_generate(ctx, asked, out if watch else None, timeout, as_json))
-
-
-def parse_inputs(pairs: Sequence[str]) -> dict[str, Any]:
-    """Reads ``name=value`` pairs; a value is JSON where it can be read so, else a string.
-
-    Raises:
-        typer.BadParameter: A pair has no name or no equals sign.
-    """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not (name and equals):
-            raise typer.BadParameter(f"{pair!r} is not NAME=VALUE", param_hint="--input")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
 
 
 async def _generate(
@@ -89,7 +70,12 @@ async def _generate(
     timeout: float | None,
     as_json: bool,
 ) -> None:
+    from picture_queue.worker.generations import expect_api, expect_storage
+
     async with connect_async(ctx) as pq:
+        if out is not None:
+            # Over the API the first call checks the key; straight to the database none would.
+            await expect_storage(pq) if pq._project.database else expect_api(pq)
         started = await pq.generations.start(**asked)
         if out is not None:
             await _deliver(pq, started, out, timeout, as_json)
@@ -112,14 +98,9 @@ async def _deliver(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Watches a generation, saves its pictures and says where they are."""
-    from picture_queue_cli.bar import Bar
-
+    """Follow a generation, save its pictures and print where they are."""
     talk(f"Generation {started.id}")
-    last = None
-    with going_on_without_us(started.id), Bar() as bar:
-        async for last in pq.generations.watch(started.id, timeout=timeout):
-            bar.show(last)
+    last = await follow(pq, started.job_id, started.id, timeout)
     generation = await pq.generations.get(started.id)
     paths = await save_pictures(pq, generation, out)
     if as_json:
@@ -147,5 +128,4 @@ async def _deliver(
     else:
         for path in paths:
             print_line(str(path))
-    if last is not None:
-        await expect_completed(pq, last)
+    await expect_completed(pq, last)

@@ -1,32 +1,57 @@
-"""``picture-queue health`` and ``picture-queue models``: what a project has to offer."""
+"""``picture-queue health`` and ``picture-queue models``: the state and the models of a project."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from picture_queue_cli.project import connect
-from picture_queue_cli.render import ago, duration, out, plain, print_json, table, talk
+from picture_queue_cli.queues import queue_state
+from picture_queue_cli.render import duration, out, plain, print_json, styled, table, talk
 from picture_queue_cli.sharing import JsonFlag
 
 if TYPE_CHECKING:
-    from picture_queue import Health, Model
+    from picture_queue import Health, Model, PictureQueue
+    from picture_queue.records import WorkerSeen
+
+# Seconds: a worker writes that it is there every 20 s at most.
+_LATE = 25.0
+_LOOKED_AT = 100  # of the newest pending jobs
+# Usual waits, and what the other warnings say.
+_USUAL = ("waiting_for_worker", "no_worker", "scheduled", "retry", "running", "finished", "unknown")
 
 
 def health(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
-    """Show queues, workers, and jobs that nobody will run."""
+    """Show queues, workers, and jobs that do not move."""
     with connect(ctx) as pq:
         found = pq.health()
+        held = _held(pq)
     if as_json:
-        print_json(plain(found))
+        print_json({**plain(found), "held": held})
     else:
-        _show_health(found)
+        _show_health(found, held)
 
 
-def _show_health(found: "Health") -> None:
+def _held(pq: "PictureQueue") -> list[dict[str, Any]]:
+    """Return why pending jobs do not move, each reason once with the number of such jobs."""
+    jobs = pq.jobs.list(status="pending", limit=_LOOKED_AT)
+    queues = {job.id: job.queue for job in jobs}
+    counts = Counter(
+        (queues[why.job_id], why.reason, why.detail)
+        for why in (pq.jobs.explain(list(queues)) if queues else [])
+        if why.job_id in queues and why.reason not in _USUAL
+    )
+    return [
+        {"queue": queue, "reason": reason, "detail": detail, "jobs": count}
+        for (queue, reason, detail), count in counts.most_common()
+    ]
+
+
+def _show_health(found: "Health", held: list[dict[str, Any]]) -> None:
     console = out()
-    numbers = ("pending", "scheduled", "processing", "parked", "failed today", "workers")
-    queues = table("queue", *numbers, "oldest", right=(*numbers, "oldest"))
+    numbers = ("pending", "scheduled", "processing", "parked", "failed in 24 h", "workers")
+    queues = table("queue", *numbers, "oldest", "", right=(*numbers, "oldest"))
     for row in found.queues:
         queues.add_row(
             row.queue,
@@ -37,6 +62,7 @@ def _show_health(found: "Health") -> None:
             Text(str(row.failed_last_day), style="red" if row.failed_last_day else ""),
             str(row.workers),
             duration(row.oldest_pending_seconds) if row.pending else "",
+            queue_state(row),
         )
     console.print(queues)
     if found.workers:
@@ -46,28 +72,47 @@ def _show_health(found: "Health") -> None:
                 worker.worker,
                 ", ".join(worker.queues),
                 ", ".join(worker.job_types),
-                Text("idle", style="green") if worker.idle else Text("busy", style="yellow"),
-                ago(worker.seen_at),
+                _worker_state(worker),
+                f"{duration(worker.seen_seconds)} ago",
             )
         console.print()
         console.print(workers)
-    for number, warning in enumerate(_warnings(found)):
+    for number, warning in enumerate(_warnings(found, held)):
         if number == 0:
             console.print()
-        console.print(Text(f"! {warning}", style="yellow"), soft_wrap=True)
+        console.print(styled(f"! {warning}", "yellow"), soft_wrap=True)
 
 
-def _warnings(found: "Health") -> list[str]:
+def is_late(worker: "WorkerSeen") -> bool:
+    """Return whether a worker has not been heard of for longer than it keeps quiet."""
+    return worker.seen_seconds > _LATE
+
+
+def _worker_state(worker: "WorkerSeen") -> Text:
+    running = f", it holds {_jobs(worker.running)}" if worker.running else ""
+    if is_late(worker):
+        return Text(f"not heard of for {worker.seen_seconds:.0f} s{running}", style="red")
+    if worker.running:
+        return Text(f"busy with {_jobs(worker.running)}", style="yellow")
+    return Text("idle", style="green")
+
+
+def _warnings(found: "Health", held: list[dict[str, Any]]) -> list[str]:
     warnings = [
         f"{_jobs(waiting.pending)} of type {waiting.job_type} in queue {waiting.queue}: "
         "no running worker knows that type."
         for waiting in found.job_types_without_worker
     ]
+    warnings += [
+        f"{_jobs(why['jobs'])} in queue {why['queue']} of the newest {_LOOKED_AT} pending: "
+        f"{why['detail']}"
+        for why in held
+    ]
     if found.stuck:
         warnings.append(
             f"{_jobs(found.stuck)} processing for too long; the view stuck_jobs has them."
         )
-    if not found.workers:
+    if all(is_late(worker) for worker in found.workers):
         warnings.append("No worker is running. Start one: picture-queue worker")
     return warnings
 
@@ -82,7 +127,7 @@ def models(
     *,
     as_json: JsonFlag = False,
 ) -> None:
-    """List the models on offer, or the inputs of one."""
+    """List the models, or the inputs of one."""
     with connect(ctx) as pq:
         found = pq.models.list()
     if model_id is not None:
@@ -92,7 +137,7 @@ def models(
     else:
         shown = table("model", "kind", "seconds", "USD", right=("seconds", "USD"))
         for model in found:
-            name = Text(model.model_id)
+            name = styled(model.model_id)
             if model.default:
                 name.append("  default", style="green")
             shown.add_row(

@@ -1,18 +1,22 @@
 """``picture-queue watch``: follow a job or a generation to its end."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 
+from picture_queue.errors import PictureQueueError
 from picture_queue_cli.project import connect_async, run
-from picture_queue_cli.render import plain, print_json, print_line, talk
+from picture_queue_cli.render import plain, print_json, print_line, reason_lines, talk
 
 if TYPE_CHECKING:
     from picture_queue import AsyncPictureQueue, JobEvent
+
+_FIRST_EXPLANATION = 3.0  # seconds a job may wait until it is said why
+_EXPLANATION_INTERVAL = 5.0  # seconds
 
 Timeout = Annotated[
     float | None, typer.Option(min=0.1, metavar="SECONDS", help="Stop waiting after this time.")
@@ -21,9 +25,7 @@ Timeout = Annotated[
 
 def watch(
     ctx: typer.Context,
-    some_id: Annotated[
-        UUID, typer.Argument(metavar="ID", help="The id of a job or of a generation.")
-    ],
+    some_id: Annotated[UUID, typer.Argument(metavar="ID", help="Follow this job or generation.")],
     *,
     timeout: Timeout = None,
     as_json: Annotated[
@@ -38,21 +40,17 @@ def watch(
 
 
 async def _watch(ctx: typer.Context, some_id: UUID, timeout: float | None, as_json: bool) -> None:
-    from picture_queue_cli.bar import Bar, event_line
+    from picture_queue_cli.bar import event_line
+
+    def show(event: "JobEvent") -> None:
+        if as_json:
+            print_json(plain(event), indent=None)
+        elif not sys.stdout.isatty():
+            print_line(event_line(event))
 
     async with connect_async(ctx) as pq:
         job_id = await _job_of(pq, some_id)
-        last = None
-        with going_on_without_us(some_id), Bar() as bar:
-            async for event in pq.jobs.watch(job_id, timeout=timeout):
-                last = event
-                bar.show(event)
-                if as_json:
-                    print_json(plain(event), indent=None)
-                elif not sys.stdout.isatty():
-                    print_line(event_line(event))
-        if last is not None:
-            await expect_completed(pq, last)
+        await expect_completed(pq, await follow(pq, job_id, some_id, timeout, show))
 
 
 async def _job_of(pq: "AsyncPictureQueue", some_id: UUID) -> UUID:
@@ -67,9 +65,74 @@ async def _job_of(pq: "AsyncPictureQueue", some_id: UUID) -> UUID:
             raise unknown from None
 
 
+async def follow(
+    pq: "AsyncPictureQueue",
+    job_id: UUID,
+    some_id: UUID,
+    timeout: float | None,
+    show: "Callable[[JobEvent], None] | None" = None,
+) -> "JobEvent | None":
+    """Follow a job with a progress bar, and say why it does not move while it waits.
+
+    Args:
+        pq: The project.
+        job_id: The job.
+        some_id: The id to come back with: the job's or its generation's.
+        timeout: Longest wait for the end, seconds; None: no limit.
+        show: Called with each state.
+
+    Returns:
+        The last state.
+
+    Raises:
+        WaitTimeout: It did not finish in time.
+    """
+    from picture_queue_cli.bar import Bar
+
+    last = None
+    async with _explaining(pq, job_id):
+        with _hint_on_interrupt(some_id), Bar() as bar:
+            async for last in pq.jobs.watch(job_id, timeout=timeout):
+                bar.show(last)
+                if show is not None:
+                    show(last)
+    return last
+
+
+@asynccontextmanager
+async def _explaining(pq: "AsyncPictureQueue", job_id: UUID) -> AsyncIterator[None]:
+    """Say why a job does not move, during the block."""
+    import asyncio
+
+    task = asyncio.create_task(_explain(pq, job_id))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _explain(pq: "AsyncPictureQueue", job_id: UUID) -> None:
+    import asyncio
+
+    told = None
+    wait = _FIRST_EXPLANATION
+    while True:
+        await asyncio.sleep(wait)
+        wait = _EXPLANATION_INTERVAL
+        with suppress(PictureQueueError):  # the watch itself reports what is wrong
+            why = await pq.jobs.explain(job_id)
+            # The sentences have counts and times, which change all the time.
+            reasons = [reason.reason for reason in why.reasons or (why,)]
+            text = reason_lines(why)
+            if text is not None and reasons != told:
+                talk(text)
+            told = reasons
+
+
 @contextmanager
-def going_on_without_us(some_id: UUID) -> Iterator[None]:
-    """Says how to come back when the person who watches leaves."""
+def _hint_on_interrupt(some_id: UUID) -> Iterator[None]:
+    """Say how to come back when the person who watches leaves."""
     from asyncio import CancelledError
 
     try:
@@ -79,8 +142,8 @@ def going_on_without_us(some_id: UUID) -> Iterator[None]:
         raise
 
 
-async def expect_completed(pq: "AsyncPictureQueue", last: "JobEvent") -> None:
-    """Returns when the last state of a watch is completed.
+async def expect_completed(pq: "AsyncPictureQueue", last: "JobEvent | None") -> None:
+    """Return if the last state of a watch is completed.
 
     Raises:
         JobFailed: It failed; its message is the job's.
@@ -88,6 +151,6 @@ async def expect_completed(pq: "AsyncPictureQueue", last: "JobEvent") -> None:
     """
     from picture_queue import JobCancelled, JobFailed
 
-    if last.status != "completed":
+    if last is not None and last.status != "completed":
         job = await pq.jobs.get(last.job_id)
         raise (JobFailed if last.status == "failed" else JobCancelled)(job)

@@ -60,10 +60,11 @@ def worker(
         bool, typer.Option("--verbose", "-v", help="Log each job that finishes.")
     ] = False,
 ) -> None:
-    """Run jobs until Ctrl-C or SIGTERM; running ones get time to finish.
+    """Run jobs until Ctrl-C or SIGTERM.
 
-    The built-in worker generates pictures and needs REPLICATE_API_TOKEN;
-    beside the embedded stack it asks the simulator.
+    Running jobs get time to finish. The built-in worker generates pictures
+    and needs REPLICATE_API_TOKEN; beside the embedded stack it asks the
+    simulator.
     """
     asked = {
         "queues": weighted(queues) if queues else None,

@@ -14,11 +14,14 @@ from rich.console import Console
 from picture_queue.errors import InvalidArgument
 from picture_queue.records import (
     Generation,
+    Health,
     JobEvent,
     JobStatus,
+    WorkerSeen,
 )
 from picture_queue.records import Image as Picture
-from picture_queue_cli import render
+from picture_queue_cli import health, render
+from picture_queue_cli.app import app
 from picture_queue_cli.bar import event_line
 from picture_queue_cli.pictures import file_name
 from picture_queue_cli.preview import preview
@@ -47,6 +50,18 @@ def event(status: str, progress: int = 0, source: Any = "socket", **more: Any) -
             **more,
         }
     )
+
+
+def test_help_is_short() -> None:
+    lines = []
+    waiting: list[Any] = [typer.main.get_command(app)]
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        lines += [command.help.split("\n")[0], *(p.help for p in command.params)]
+    own = [line for line in lines if line and "completion" not in line]
+    assert len(own) > 150
+    assert [line for line in own if len(line) >= 60 or not line[0].isupper()] == []
 
 
 # --- what it reads ---
@@ -166,6 +181,32 @@ def test_moments_lie_before_or_ahead() -> None:
     assert render.ago(now - timedelta(seconds=300.2)) == "5 min ago"
     assert render.ago(now + timedelta(seconds=300.2)) == "in 5 min"
     assert render.ago(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "running", "state", "warns"),
+    [
+        (3, 0, "idle", False),
+        (3, 2, "busy with 2 jobs", False),
+        (37, 0, "not heard of for 37 s", True),
+        (37, 1, "not heard of for 37 s, it holds 1 job", True),
+    ],
+)
+def test_a_worker_that_is_not_heard_of_does_not_count(
+    seconds: float, running: int, state: str, warns: bool
+) -> None:
+    worker = WorkerSeen(
+        worker="w",
+        queues=("default",),
+        job_types=(),
+        idle=True,
+        seen_at=NOW,
+        seen_seconds=seconds,
+        running=running,
+    )
+    found = Health(queues=(), workers=(worker,), job_types_without_worker=(), stuck=0)
+    assert health._worker_state(worker).plain == state
+    assert bool(health._warnings(found, [])) is warns
 
 
 def test_a_state_is_one_line() -> None:

@@ -1,0 +1,295 @@
+"""``health`` shows what holds jobs up, and commands that wait say why they do."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from typer.testing import Result
+
+from picture_queue import PictureQueue
+from picture_queue_cli import watch
+
+TASKS = r"""
+from picture_queue import PermanentFailure, Worker
+
+worker = Worker()
+
+@worker.handler("good")
+async def good(payload: dict) -> None:
+    pass
+
+@worker.handler("permanent")
+async def permanent(payload: dict) -> None:
+    raise PermanentFailure("no \x1b[2J")
+"""
+Cli = Callable[..., Result]
+Rpc = Callable[..., Any]
+
+
+@pytest.fixture
+def execute(stack: Any) -> Callable[..., None]:
+    """Runs a statement as the owner of the tables."""
+
+    def call(sql: str, *values: Any) -> None:
+        async def run() -> None:
+            connection = await asyncpg.connect(stack.db_url, timeout=10)
+            try:
+                await connection.execute(sql, *values)
+            finally:
+                await connection.close(timeout=5)
+
+        asyncio.run(run())
+
+    return call
+
+
+@pytest.fixture
+def worker(rpc: Rpc, queue: str) -> str:
+    """A worker in the list of workers; nothing runs it."""
+    name = f"w-{uuid4().hex[:8]}"
+    rpc("register_worker", worker=name, queues=[queue], job_types={"resize": {}})
+    return name
+
+
+@contextmanager
+def running(
+    stack: Any, directory: Path, queue: str, *args: str
+) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+    """Runs a worker that is in the list of workers; gives the process, its name and its log."""
+    (directory / "tasks.py").write_text(TASKS)
+    name, log = f"w-{uuid4().hex[:8]}", directory / "worker.log"
+    environ = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
+    command = [sys.executable, "-m", "picture_queue_cli", "worker", "--name", name, *args]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*command, "--app", "tasks:worker", "--queue", queue],
+            env={**os.environ, **environ},
+            cwd=directory,
+            stderr=file,
+            text=True,
+        )
+    try:
+        with PictureQueue(stack.api_url, stack.service_role_key) as pq:
+            deadline = time.monotonic() + 30
+            while name not in {seen.worker for seen in pq.health().workers}:
+                assert process.poll() is None and time.monotonic() < deadline
+        yield process, name, log
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that wait say why at once."""
+    monkeypatch.setattr(watch, "_FIRST_EXPLANATION", 0.05)
+
+
+def line_of(cli: Cli, name: str) -> str:
+    done = cli("health")
+    assert done.exit_code == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{name} ")]
+    return line
+
+
+def test_a_worker_that_holds_jobs_is_busy(cli: Cli, rpc: Rpc, queue: str, worker: str) -> None:
+    assert "idle" in line_of(cli, worker)
+    cli("enqueue", "resize", "--queue", queue)
+    rpc("claim_jobs", worker=worker, queues=[queue], job_types=["resize"], max_jobs=5)
+    assert "busy with 1 job" in line_of(cli, worker)
+    found = json.loads(cli("health", "--json").stdout)["workers"]
+    assert [seen["running"] for seen in found if seen["worker"] == worker] == [1]
+
+
+def test_a_killed_worker_is_not_idle(
+    cli: Cli, stack: Any, tmp_path: Path, queue: str, execute: Callable[..., None]
+) -> None:
+    with running(stack, tmp_path, queue) as (process, name, _):
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    line = "idle"
+    while "idle" in line:  # a claim that was on its way when it was killed counts as a sign of life
+        assert time.monotonic() < deadline, line
+        execute(
+            "update picture_queue.worker set seen_at = now() - interval '37 s' where name = $1",
+            name,
+        )
+        line = line_of(cli, name)
+    assert "not heard of for 3" in line
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_a_verbose_worker_logs_each_finished_job(
+    cli: Cli, stack: Any, tmp_path: Path, queue: str, verbose: bool
+) -> None:
+    with running(stack, tmp_path, queue, *(["-v"] if verbose else [])) as (process, _, log):
+        ids = [
+            cli("enqueue", kind, "--queue", queue).stdout.strip() for kind in ("good", "permanent")
+        ]
+        assert [cli("watch", job_id, "--timeout", "30").exit_code for job_id in ids] == [0, 1]
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        text = log.read_text()
+    assert (f"Job {ids[0]} (good) completed" in text) is verbose
+    (failure,) = [line for line in text.splitlines() if f"Job {ids[1]} (permanent)" in line]
+    assert ": no " in failure and "\x1b" not in text
+    assert 'raise PermanentFailure("no' in text
+
+
+def test_a_paused_queue_is_shown_as_paused(cli: Cli, queue: str) -> None:
+    cli("enqueue", "resize", "--queue", queue)
+    cli("queues", "pause", queue, "--reason", "repairs")
+    assert "paused: repairs" in line_of(cli, queue)
+    assert f"1 job in queue {queue}" in cli("health").stdout
+    assert f"Queue {queue} is paused." in cli("health").stdout
+    found = json.loads(cli("health", "--json").stdout)
+    (row,) = [row for row in found["queues"] if row["queue"] == queue]
+    assert (row["paused"], row["pause_reason"], row["resume_at"]) == (True, "repairs", None)
+    (held,) = [row for row in found["held"] if row["queue"] == queue]
+    assert (held["reason"], held["jobs"]) == ("queue_paused", 1)
+    cli("queues", "resume", queue)
+    assert "paused" not in line_of(cli, queue)
+
+
+def test_failed_counts_the_jobs_of_a_day(cli: Cli, rpc: Rpc, queue: str) -> None:
+    job_id = cli("enqueue", "resize", "--queue", queue, "--max-attempts", "2").stdout.strip()
+    for _ in range(2):
+        jobs = rpc("claim_jobs", worker="hand", queues=[queue], job_types=["resize"], max_jobs=1)
+        outcome = {"job_id": job_id, "lease_id": jobs[0]["lease_id"], "outcome": "failed"}
+        rpc("report_jobs", outcomes=[{**outcome, "error": "no", "delay_seconds": 0}])
+        rpc("maintain_jobs", force=True)
+    assert "failed in 24 h" in cli("health").stdout
+    (row,) = [
+        row for row in json.loads(cli("health", "--json").stdout)["queues"] if row["queue"] == queue
+    ]
+    assert row["failed_last_day"] == 1
+    cli("jobs", "retry", job_id)
+    assert " 0 " in line_of(cli, queue)
+
+
+def test_watch_says_why_a_job_waits(cli: Cli, queue: str, quick: None) -> None:
+    job_id = cli("enqueue", f"odd-{queue}", "--queue", queue).stdout.strip()
+    done = cli("watch", job_id, "--timeout", "2")
+    assert done.exit_code == 8
+    reason = f"No worker seen in the last minute takes jobs of type odd-{queue}"
+    assert done.stderr.count(reason) == 1
+
+
+def test_generate_says_why_a_picture_waits(cli: Cli, quick: None) -> None:
+    cli("queues", "pause", "default", "--for", "10m")
+    try:
+        done = cli("generate", "a cat", "--timeout", "2")
+        assert done.exit_code == 8
+        assert "Queue default is paused. (until " in done.stderr
+    finally:
+        cli("queues", "resume", "default")
+
+
+# --- pictures that could not be stored ---
+
+
+def generation_ids(rpc: Rpc) -> set[str]:
+    return {row["id"] for row in rpc("list_generations", filter={"limit": 1000})}
+
+
+@pytest.mark.parametrize("api", ["none", "wrong key", "key of users"])
+def test_generate_that_could_not_save_writes_nothing(
+    cli: Cli, rpc: Rpc, stack: Any, api: str
+) -> None:
+    environ = direct(stack, api)
+    before = generation_ids(rpc)
+    done = cli("generate", "a cat", "--timeout", "1", **environ)
+    assert (done.exit_code, done.stdout) == (5 if api == "wrong key" else 2, ""), done.stderr
+    assert done.stderr.count("\n") == 1
+    if api == "none":
+        assert "SUPABASE_URL is not set" in done.stderr
+    assert generation_ids(rpc) == before
+
+
+def test_generate_without_saving_needs_no_api(cli: Cli, rpc: Rpc, stack: Any) -> None:
+    done = cli("generate", "a cat", "--no-watch", **direct(stack, "none"))
+    assert done.exit_code == 0, done.stderr
+    rpc("cancel_generation", generation_id=done.stdout.strip())
+
+
+@pytest.mark.parametrize("api", ["none", "wrong key", "key of users"])
+def test_a_worker_that_could_not_store_pictures_does_not_start(
+    stack: Any, rpc: Rpc, tmp_path: Path, api: str
+) -> None:
+    name = f"w-{uuid4().hex[:8]}"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SUPABASE_", "REPLICATE_"))}
+    environ = {k: v for k, v in direct(stack, api).items() if v is not None}
+    done = subprocess.run(
+        [sys.executable, "-m", "picture_queue_cli", "worker", "--name", name],
+        env=kept | environ | {"REPLICATE_API_TOKEN": "r8_test"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=40,
+    )
+    assert done.returncode == (5 if api == "wrong key" else 2), done.stderr
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: ") and "Traceback" not in done.stderr
+    assert name not in {seen["worker"] for seen in rpc("queue_status")["workers"]}
+
+
+def direct(stack: Any, api: str) -> dict[str, str | None]:
+    """The environment of calls straight to the database, beside an API as named."""
+    url = None if api == "none" else stack.api_url
+    key = {"none": None, "wrong key": "wrong", "key of users": stack.anon_key}[api]
+    return {
+        "SUPABASE_URL": url,
+        "SUPABASE_KEY": key,
+        "PICTURE_QUEUE_DATABASE_URL": stack.db_url,
+    }
+
+
+# --- what was written by others ---
+
+ATTACK = "\x1b]0;owned\x07\x1b[2J[/red]"
+
+
+def test_what_others_wrote_does_not_reach_the_terminal(cli: Cli, rpc: Rpc, queue: str) -> None:
+    made = cli("enqueue", "resize", "--queue", queue, "--idempotency-key", queue + ATTACK)
+    job_id = made.stdout.strip()
+    (job,) = rpc("claim_jobs", worker="hand", queues=[queue], job_types=["resize"], max_jobs=1)
+    lines = [{"level": "info", "message": f"log {ATTACK}"}]
+    rpc("log_job", job_id=job_id, lease_id=job["lease_id"], lines=lines)
+    outcome = {"job_id": job_id, "lease_id": job["lease_id"], "outcome": "failed"}
+    failure = {"error": f"no {ATTACK}", "detail": f"Traceback\n  {ATTACK}", "retryable": False}
+    rpc("report_jobs", outcomes=[{**outcome, **failure}])
+    cli("limits", "pause", f"key {queue} [/red]")
+    for command in (
+        ("jobs", "show", job_id),
+        ("jobs", "history", job_id),
+        ("jobs", "reasons", "--queue", queue),
+        ("watch", job_id),
+    ):
+        done = cli(*command)
+        assert not set("\x1b\x07\x9b") & set(done.output), command
+        assert r"\x1b]" in done.output and "[/red]" in done.output, command
+    assert f"key {queue} [/red]" in cli("limits", "list").stdout
+    cli("limits", "resume", f"key {queue} [/red]")
+
+
+def test_the_traceback_of_a_failed_attempt_is_in_the_history(
+    cli: Cli, rpc: Rpc, queue: str
+) -> None:
+    job_id = cli("enqueue", "resize", "--queue", queue, "--max-attempts", "1").stdout.strip()
+    (job,) = rpc("claim_jobs", worker="hand", queues=[queue], job_types=["resize"], max_jobs=1)
+    outcome = {"job_id": job_id, "lease_id": job["lease_id"], "outcome": "failed", "error": "no"}
+    rpc("report_jobs", outcomes=[{**outcome, "detail": "Traceback:\n  line 7, in resize"}])
+    text = cli("jobs", "history", job_id).stdout
+    assert "Attempt 1, " in text
+    assert "Traceback:\n  line 7, in resize" in text
