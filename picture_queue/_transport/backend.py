@@ -15,7 +15,12 @@ from picture_queue._transport.base import (
     needs_driver,
     retry_policy,
 )
-from picture_queue.errors import DatabaseTooOld, SettingsError
+from picture_queue.errors import (
+    ConnectionFailed,
+    DatabaseTooOld,
+    SettingsError,
+    UnreadableAnswer,
+)
 from picture_queue.settings import DatabaseSettings
 
 # Transports are imported lazily: a worker beside its database needs 25 MB less.
@@ -97,6 +102,12 @@ class AsyncBackend:
             found = await self._call(_rpc.picture_queue_version(), deadline)
         except FunctionMissing:
             found = None
+        except UnreadableAnswer as error:  # its form is the same in all versions
+            raise ConnectionFailed(
+                "The address does not answer like a Supabase project",
+                detail="the answer of picture_queue_version is another's",
+                hint="Check SUPABASE_URL: it is the project's base address, without a path",
+            ) from error
         check_version(found)
         self._version_is_checked = True
 

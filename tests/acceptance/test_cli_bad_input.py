@@ -178,8 +178,11 @@ def answering(answer: Any, status: int = 200) -> Iterator[str]:
         ),
         ({"code": "PGRST202", "message": "no function", "details": None, "hint": None}, 404, 7, ""),
         ({"hello": "I am a web shop"}, 404, 6, "does not answer like a Supabase project"),
+        ({"hello": "I am a web shop"}, 200, 6, "does not answer like a Supabase project"),
+        ([], 200, 6, "does not answer like a Supabase project"),
+        (None, 200, 6, "does not answer like a Supabase project"),
     ],
-    ids=["database too old", "client too old", "not installed", "no Supabase"],
+    ids=["database too old", "client too old", "not installed", "404", "object", "list", "null"],
 )
 def test_a_project_that_does_not_fit_is_named(
     cli: Cli, answer: Any, status: int, code: int, said: str
