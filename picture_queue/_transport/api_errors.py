@@ -1,6 +1,8 @@
 """Errors of the HTTP API as the exceptions of this library."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -17,6 +19,7 @@ from picture_queue.errors import (
     NotFound,
     PictureQueueError,
     ServerError,
+    SettingsError,
     TooLarge,
 )
 
@@ -30,6 +33,23 @@ _BY_STORAGE_STATUS: dict[str, type[PictureQueueError]] = {
     "413": TooLarge,
     "429": Busy,
 }
+
+
+@contextmanager
+def needs_usable_environment() -> Iterator[None]:
+    """Name the variables that httpx reads, where it cannot use one of them.
+
+    Raises:
+        SettingsError: It cannot.
+    """
+    try:
+        yield
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        raise SettingsError(
+            "The proxy or the certificates of the environment cannot be used",
+            detail=str(error),
+            hint="Check ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE and SSL_CERT_DIR",
+        ) from error
 
 
 def translate_error(error: Exception, url: str, deadline: Deadline | None = None) -> Exception:

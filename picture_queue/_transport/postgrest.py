@@ -9,7 +9,11 @@ from supabase import AsyncClient, AsyncClientOptions
 
 from picture_queue._json import encode
 from picture_queue._rpc import Rpc
-from picture_queue._transport.api_errors import translate_error, translate_response
+from picture_queue._transport.api_errors import (
+    needs_usable_environment,
+    translate_error,
+    translate_response,
+)
 from picture_queue._transport.base import Deadline, parse_answer
 from picture_queue._transport.owner import LoopOwner, ProcessOwner, leave_open
 from picture_queue.errors import SettingsError
@@ -56,7 +60,8 @@ class AsyncPostgrest:
             if self._client is None or self._http is not None:
                 # One httpx client serves REST, Storage and Auth, and is ours to close. HTTP/2 is
                 # not safe in threads, and loses all calls with a connection.
-                self._http = httpx.AsyncClient(timeout=self.settings.timeout)
+                with needs_usable_environment():
+                    self._http = httpx.AsyncClient(timeout=self.settings.timeout)
                 await owner.own(self._http.aclose)
                 self._client = self._make_client(self._http)
             elif self._owner is not None or self._maker.is_inherited():

@@ -11,7 +11,11 @@ from supabase import Client, ClientOptions
 
 from picture_queue._json import encode
 from picture_queue._rpc import Rpc
-from picture_queue._transport.api_errors import translate_error, translate_response
+from picture_queue._transport.api_errors import (
+    needs_usable_environment,
+    translate_error,
+    translate_response,
+)
 from picture_queue._transport.base import Deadline, parse_answer
 from picture_queue._transport.owner import ProcessOwner, leave_open
 from picture_queue.errors import SettingsError
@@ -58,7 +62,8 @@ class Postgrest:
             if self._client is None or self._http is not None:
                 # One httpx client serves REST, Storage and Auth, and is ours to close. HTTP/2 is
                 # not safe in threads, and loses all calls with a connection.
-                self._http = httpx.Client(timeout=self.settings.timeout)
+                with needs_usable_environment():
+                    self._http = httpx.Client(timeout=self.settings.timeout)
                 owner.own(self._http.close)
                 self._client = self._make_client(self._http)
             elif self._owner is not None or self._maker.is_inherited():

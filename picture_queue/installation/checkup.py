@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from picture_queue import __version__, _rpc
 from picture_queue._resources import migrations
+from picture_queue._transport.api_errors import needs_usable_environment
 from picture_queue._transport.base import check_version
 from picture_queue.errors import PictureQueueError, VersionMismatch
 from picture_queue.installation import state
@@ -52,7 +53,9 @@ async def examine_api(settings: ProjectSettings) -> Checkup:
     findings = [_address(settings.url), _key(kind)]
     headers = {"apikey": settings.key}
     base = f"{settings.url}/rest/v1"
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=_TIMEOUT) as http:
+    with needs_usable_environment():
+        http = httpx.AsyncClient(base_url=base, headers=headers, timeout=_TIMEOUT)
+    async with http:
         try:
             answer = await http.post("/rpc/picture_queue_version", json={})
         except httpx.HTTPError as error:

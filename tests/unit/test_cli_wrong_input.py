@@ -155,6 +155,9 @@ def test_wrong_input_is_one_line_that_names_the_field(
             {"SUPABASE_URL": "http://x", "SUPABASE_KEY": "a", "SUPABASE_ACCESS_TOKEN": "\x1b"},
             ("access token", "printable ASCII"),
         ),
+        ({"SUPABASE_URL": "http://x", "ALL_PROXY": "socks5://127.0.0.1:1"}, ("ALL_PROXY",)),
+        ({"SUPABASE_URL": "http://x", "ALL_PROXY": "nonsense://x"}, ("ALL_PROXY",)),
+        ({"SUPABASE_URL": "http://x", "SSL_CERT_FILE": "/nowhere"}, ("SSL_CERT_FILE",)),
         ({"PICTURE_QUEUE_DATABASE_URL": "nonsense"}, ("PICTURE_QUEUE_DATABASE_URL",)),
         ({"PICTURE_QUEUE_DATABASE_URL": " "}, ("PICTURE_QUEUE_DATABASE_URL",)),
         ({"PICTURE_QUEUE_DATABASE_URL": f"{SECRET}[x"}, ("PICTURE_QUEUE_DATABASE_URL",)),
@@ -169,8 +172,9 @@ def test_wrong_input_is_one_line_that_names_the_field(
 def test_a_wrong_environment_is_one_line_that_names_the_variable(
     environ: dict[str, str], said: tuple[str, ...]
 ) -> None:
-    done = call("jobs", "list", **{"SUPABASE_KEY": "x", **environ})
-    refused(done, 2, *said)
+    for command in (("jobs", "list"), ("watch", NOBODY)):
+        done = call(*command, **{"SUPABASE_KEY": "x", **environ})
+        refused(done, 2, *said)
     assert "s3cret" not in done.stderr
 
 
