@@ -1,22 +1,18 @@
 """``picture-queue watch``: follow a job or a generation to its end."""
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 
-from picture_queue.errors import PictureQueueError
 from picture_queue_cli.project import connect_async, run
 from picture_queue_cli.render import plain, print_json, print_line, reason_lines, talk
 
 if TYPE_CHECKING:
     from picture_queue import AsyncPictureQueue, JobEvent
-
-_FIRST_EXPLANATION = 3.0  # seconds a job may wait until it is said why
-_EXPLANATION_INTERVAL = 5.0  # seconds
 
 Timeout = Annotated[
     float | None, typer.Option(min=0.1, metavar="SECONDS", help="Stop waiting after this time.")
@@ -90,44 +86,15 @@ async def follow(
     from picture_queue_cli.bar import Bar
 
     last = None
-    async with _explaining(pq, job_id):
-        with _hint_on_interrupt(some_id), Bar() as bar:
-            async for last in pq.jobs.watch(job_id, timeout=timeout):
-                bar.show(last)
-                if show is not None:
-                    show(last)
+    with _hint_on_interrupt(some_id), Bar() as bar:
+        async for last in pq.jobs.watch(job_id, timeout=timeout):
+            if last.explanation is not None:
+                talk(reason_lines(last.explanation) or "")
+                continue
+            bar.show(last)
+            if show is not None:
+                show(last)
     return last
-
-
-@asynccontextmanager
-async def _explaining(pq: "AsyncPictureQueue", job_id: UUID) -> AsyncIterator[None]:
-    """Say why a job does not move, during the block."""
-    import asyncio
-
-    task = asyncio.create_task(_explain(pq, job_id))
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def _explain(pq: "AsyncPictureQueue", job_id: UUID) -> None:
-    import asyncio
-
-    told = None
-    wait = _FIRST_EXPLANATION
-    while True:
-        await asyncio.sleep(wait)
-        wait = _EXPLANATION_INTERVAL
-        with suppress(PictureQueueError):  # the watch itself reports what is wrong
-            why = await pq.jobs.explain(job_id)
-            # The sentences have counts and times, which change all the time.
-            reasons = [reason.reason for reason in why.reasons or (why,)]
-            text = reason_lines(why)
-            if text is not None and reasons != told:
-                talk(text)
-            told = reasons
 
 
 @contextmanager
