@@ -2336,8 +2336,8 @@ $$;
 
 -- Refuses what a look at arguments found, if it found anything.
 create function picture_queue._refuse_problem(p_problem text, p_hint text default
-  'names are letters, digits and _ . - (of job types also :); payload and metadata are JSON objects; durations are in seconds, '
-  'times are ISO 8601 from 1970 to 9998')
+  'names are letters, digits and _ . - (of job types also :); payload and metadata are JSON objects; '
+  'durations are in seconds, times are ISO 8601 from 1970 to 9998')
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
