@@ -366,15 +366,19 @@ async def claim_pages(world: World) -> int:
 
 
 @pytest.mark.parametrize("pages", [report_pages, enqueue_pages, claim_pages])
-@pytest.mark.parametrize("leave_dead", [inside.leave_dead_dependencies, inside.leave_dead_workers])
-async def test_rows_that_a_held_snapshot_keeps_are_not_read(world, leave_dead, pages):
-    """20,000 dead rows of dependencies or workers do not make a call read more pages."""
+@pytest.mark.parametrize(
+    ("leave_dead", "count"),
+    # Each update of one row passes over its dead versions, so many of them take minutes.
+    [(inside.leave_dead_dependencies, 20_000), (inside.leave_dead_workers, 5_000)],
+)
+async def test_rows_that_a_held_snapshot_keeps_are_not_read(world, leave_dead, count, pages):
+    """Dead rows of dependencies or workers do not make a call read more pages."""
     await world.enqueue(TYPE, {})
     await world.claim()
     for _ in range(3):
         before = await pages(world)
     await world.hold("select 1 from job_queue")
-    await leave_dead(world.owner, 20_000)
+    await leave_dead(world.owner, count)
     for _ in range(3):
         after = await pages(world)
     assert after <= before * 1.5 + 30, f"{before} pages, then {after}"
