@@ -11,6 +11,7 @@ from typing import Protocol
 
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.worker import verdicts
+from picture_queue.worker._tasks import in_handler
 from picture_queue.worker._threads import Raised, hold_forever, in_thread
 from picture_queue.worker.context import Flags, JobContext, SyncJobContext
 from picture_queue.worker.joblog import JobLog, Line
@@ -246,6 +247,7 @@ class Attempt:
         the outcome would be lost.
         """
         outcome: Outcome | None
+        in_handler.set(True)
         try:
             if self._handler.shape.is_async:
                 outcome = verdicts.from_value(await self._call(), self.job.queue)

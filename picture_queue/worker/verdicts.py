@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from picture_queue.errors import InvalidArgument
+from picture_queue.worker._tasks import ExitOfTask
 from picture_queue.worker.outcomes import (
     Cancelled,
     Completed,
@@ -268,6 +269,8 @@ def _attribute(error: BaseException, name: str) -> object:
 def cause_of(error: BaseException) -> BaseException:
     """Returns what was raised, out of the groups that task groups put around it."""
     for _ in range(_DEEPEST_GROUP):
+        if type(error) is ExitOfTask and error.__cause__ is not None:
+            error = error.__cause__
         # Not isinstance(): it asks for a property of the exception.
         is_group = issubclass(type(error), BaseExceptionGroup)
         members = _attribute(error, "exceptions") if is_group else None

@@ -19,6 +19,7 @@ from picture_queue.errors import (
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._signals import Signals
 from picture_queue.worker._stop_signals import on_stop_signal
+from picture_queue.worker._tasks import guard_tasks
 from picture_queue.worker._threads import hold_forever, use_daemon_threads
 from picture_queue.worker.outcomes import describe, traceback_of
 from picture_queue.worker.registry import Policy, Registry, as_backoff
@@ -216,6 +217,7 @@ class Worker:
         if client is None:
             client = self._own_client = AsyncPictureQueue.from_env()
         use_daemon_threads(self.settings.concurrency)
+        guard_tasks()
         self._supervisor = Supervisor(
             client._project,
             client._watcher.wake_ups,

@@ -91,14 +91,31 @@ def swallow_and_fail() -> Any:
         raise_(Panic("in finally"))
 
 
-async def in_a_group() -> None:
-    async with asyncio.TaskGroup() as group:
-        group.create_task(fail_later())
-
-
-async def fail_later() -> None:
+async def fail_later(error: BaseException) -> None:
     await asyncio.sleep(0)
-    raise Panic("in a task")
+    raise error
+
+
+async def in_a_group(error: BaseException) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail_later(error))
+        await asyncio.sleep(60)
+
+
+async def gathered(error: BaseException) -> None:
+    await asyncio.gather(asyncio.sleep(60), fail_later(error))
+
+
+# What a handler starts, and what its owner reads.
+STARTED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: in_a_group(Panic("in a task")), "Panic: in a task"),
+    (lambda: in_a_group(SystemExit(3)), "SystemExit: 3"),
+    (lambda: in_a_group(KeyboardInterrupt("k")), "KeyboardInterrupt: k"),
+    (lambda: gathered(SystemExit(4)), "SystemExit: 4"),
+    (lambda: asyncio.create_task(fail_later(KeyboardInterrupt("k"))), "KeyboardInterrupt: k"),
+    (lambda: asyncio.to_thread(raise_, SystemExit(5)), "SystemExit: 5"),
+    (lambda: asyncio.wait_for(fail_later(SystemExit(6)), 60), "SystemExit: 6"),
+]
 
 
 def recurse() -> Any:
@@ -130,7 +147,10 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: {"text": "\ud800"}, "The result is not JSON"),
     (lambda: "a\x00b", "The result holds the character U+0000"),
     (lambda: "x" * 9_000_000, "The result has 9000002 bytes"),
-    (lambda: fail_later(), "The handler returned a coroutine that it did not await (fail_later)"),
+    (
+        lambda: fail_later(Panic()),
+        "The handler returned a coroutine that it did not await (fail_later)",
+    ),
 ]
 
 
@@ -151,9 +171,9 @@ async def test_a_bad_end_is_that_of_its_own_job_and_frees_its_slot(
     @worker.handler("invalid", max_attempts=1)
     async def invalid(payload: Validated) -> None: ...
 
-    @worker.handler("group", max_attempts=1)
-    async def group() -> None:
-        await in_a_group()
+    @worker.handler("starts", max_attempts=1)
+    async def starts(payload: dict[str, int]) -> None:
+        await STARTED[payload["n"]][0]()
 
     @worker.handler("finally", max_attempts=1)
     async def in_finally() -> None:
@@ -168,7 +188,7 @@ async def test_a_bad_end_is_that_of_its_own_job_and_frees_its_slot(
         *(("bad", {"n": n}, says) for n, (_, says) in enumerate(BAD)),
         ("invalid", {"size": 1}, "Panic: in the validator"),
         ("invalid", {}, "Panic: in the default"),
-        ("group", {}, "Panic: in a task"),
+        *(("starts", {"n": n}, says) for n, (_, says) in enumerate(STARTED)),
         ("finally", {}, "Panic: in finally"),
     ]
     async with worker:

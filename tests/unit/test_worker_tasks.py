@@ -1,0 +1,88 @@
+"""Tasks that handlers start."""
+
+import asyncio
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from picture_queue.worker._tasks import ExitOfTask, guard_tasks, in_handler
+
+
+@pytest.fixture
+def as_handler() -> Iterator[None]:
+    token = in_handler.set(True)
+    yield
+    in_handler.reset(token)
+
+
+async def leave(error: BaseException) -> None:
+    await asyncio.sleep(0)
+    raise error
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+async def test_a_task_of_a_handler_does_not_stop_the_event_loop(as_handler, error):
+    guard_tasks()
+    with pytest.raises(ExitOfTask) as exited:
+        await asyncio.create_task(leave(error))
+    assert exited.value.__cause__ is error
+
+
+async def test_other_ends_are_as_ever(as_handler):
+    guard_tasks()
+    with pytest.raises(ValueError, match="no"):
+        await asyncio.create_task(leave(ValueError("no")))
+    assert await asyncio.create_task(asyncio.sleep(0, "done")) == "done"
+    waiting = asyncio.create_task(asyncio.Event().wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_a_task_that_was_cancelled_before_its_first_step_is_no_warning(as_handler):
+    guard_tasks()
+    task = asyncio.create_task(leave(ValueError()))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    del task
+    gc.collect()
+
+
+async def test_a_guarded_task_shows_its_name_and_stack(as_handler):
+    guard_tasks()
+    task = asyncio.create_task(leave(ValueError("no")), name="mine")
+    assert task.get_name() == "mine"
+    assert "leave" in repr(task)
+    assert [frame.f_code.co_name for frame in task.get_stack()] == ["leave"]
+    with pytest.raises(ValueError, match="no"):
+        await task
+
+
+async def test_tasks_of_others_are_made_as_before():
+    made: list[Any] = []
+
+    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+        made.append(coroutine)
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    guard_tasks()
+    guard_tasks()  # again changes nothing
+    coroutine = leave(ValueError("no"))
+    with pytest.raises(ValueError, match="no"):
+        await loop.create_task(coroutine)
+    assert made == [coroutine]
+
+
+def test_outside_of_handlers_an_exit_stops_the_event_loop():
+    async def main(check: Callable[[], None]) -> None:
+        check()
+        await asyncio.create_task(leave(SystemExit(3)))
+
+    with pytest.raises(SystemExit):
+        asyncio.run(main(guard_tasks))
