@@ -172,7 +172,8 @@ class Attempt:
         self._began = time.monotonic()
         deadlines.add(self, job.timeout_seconds)
         loop = asyncio.get_running_loop()
-        self._task = loop.create_task(self._run(), name=f"{job.job_type} {job.key}")
+        # Not by the task factory of the loop: an eager one would run the handler here and now.
+        self._task = asyncio.Task(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
         self._task.add_done_callback(self._done)
 
     @property
