@@ -1,4 +1,4 @@
-"""Reads from a handler's signature what it wants: payload, context, and of which type."""
+"""Read from a handler's signature what it wants: payload, context, and of which type."""
 
 import contextlib
 import inspect
@@ -28,7 +28,7 @@ _CONTEXT_NAME = re.compile(rf"\b({'|'.join(context.__name__ for context in _CONT
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How a handler is called.
+    """The way to call a handler.
 
     Attributes:
         is_async: It is called in the event loop, and what it returns is awaited; else it runs in a
@@ -60,7 +60,7 @@ class _Parameter:
 
 
 def shape_of(job_type: str, function: Callable[..., Any]) -> Shape:
-    """Reads a handler's signature.
+    """Read a handler's signature.
 
     Raises:
         InvalidArgument: It cannot be called with a payload and a context, or the type of its
@@ -88,7 +88,7 @@ def shape_of(job_type: str, function: Callable[..., Any]) -> Shape:
 
 
 def _layers(function: Callable[..., Any]) -> Iterator[Any]:
-    """Yields a callable and what it calls, through partials, decorators and `__call__`."""
+    """Yield a callable and what it calls, through partials, decorators and `__call__`."""
     layer: Any = function
     for _ in range(_MOST_LAYERS):  # a `__wrapped__` can lead back to itself
         yield layer
@@ -135,7 +135,7 @@ def _parameters(job_type: str, function: Callable[..., Any]) -> list[_Parameter]
 
 
 def _signature(job_type: str, function: Callable[..., Any]) -> inspect.Signature:
-    """Returns its signature, or that of what it wraps if it passes on all it gets."""
+    """Return its signature, or that of what it wraps if it passes on all it gets."""
     try:
         if not inspect.isfunction(function):
             return _inspect(function, follow_wrapped=True)
@@ -159,7 +159,7 @@ def _inspect(function: Callable[..., Any], *, follow_wrapped: bool) -> inspect.S
 
 
 def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
-    """Returns what an annotation stands for, or its text if that is not defined."""
+    """Return what an annotation stands for, or its text if that is not defined."""
     text = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
     if not isinstance(text, str):
         return annotation
@@ -170,7 +170,7 @@ def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
 
 
 def _names(function: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Returns the global and local names that the annotations of a function can use."""
+    """Return the global and local names that the annotations of a function can use."""
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
     cells = zip(code.co_freevars, function.__closure__ or (), strict=False) if code else ()

@@ -13,8 +13,8 @@ from types import FrameType
 from typing import Any
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
-#: Signals that a worker may take to stop; the next one ends the process.
-_PATIENCE = 2
+#: Signals that workers handle; the next one ends the process.
+_HANDLED = 2
 
 _Listener = tuple[asyncio.AbstractEventLoop, Callable[[], None]]
 
@@ -26,7 +26,7 @@ _received = 0
 
 @contextlib.contextmanager
 def on_stop_signal(callback: Callable[[], None]) -> Iterator[None]:
-    """Calls a function in the running event loop for each SIGTERM and SIGINT.
+    """Call a function in the running event loop for each SIGTERM and SIGINT.
 
     The handlers are installed by workers of the main thread: Python permits it there only. A worker
     in another thread is told of signals while one runs in the main thread.
@@ -77,7 +77,7 @@ def _restore() -> None:
 def _handle(number: int, frame: FrameType | None) -> None:
     global _received
     _received += 1
-    if _received > _PATIENCE:
+    if _received > _HANDLED:
         _restore()
         signal.raise_signal(number)
         return

@@ -1,8 +1,9 @@
-"""Tasks that handlers start must not stop the event loop.
+"""Tasks that handlers start must neither stop the event loop nor keep it from ending.
 
 A SystemExit or KeyboardInterrupt that leaves a task stops its event loop, and with it the worker
 and all its other jobs. An attempt catches those of its handler; here are those of other tasks that
-the handler starts, as `asyncio.TaskGroup` does.
+the handler starts, as `asyncio.TaskGroup` does. An attempt is told of them, since one of them may
+ignore its cancellation as a handler can.
 """
 
 import asyncio
@@ -10,8 +11,10 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
 from typing import Any
 
-#: True in the context of a handler, and of whatever it starts.
-in_handler: ContextVar[bool] = ContextVar("picture_queue_in_handler", default=False)
+#: In the context of a handler, and of whatever it starts: takes the tasks that are started there.
+on_task: ContextVar[Callable[[asyncio.Future[Any]], None] | None] = ContextVar(
+    "picture_queue_on_task", default=None
+)
 
 
 class ExitOfTask(BaseException):
@@ -49,7 +52,7 @@ class _Guarded(Coroutine[Any, Any, Any]):
 
 
 class _TaskFactory:
-    """Makes the tasks of an event loop, as the factory that was there before or as asyncio does."""
+    """A factory of tasks in front of the one that was there before."""
 
     def __init__(self, previous: Callable[..., Any] | None) -> None:
         self._make = previous or _new_task
@@ -57,9 +60,12 @@ class _TaskFactory:
     def __call__(
         self, loop: asyncio.AbstractEventLoop, coroutine: Any, /, **options: Any
     ) -> asyncio.Future[Any]:
-        if in_handler.get() and isinstance(coroutine, Coroutine):
+        take = on_task.get()
+        if take is not None and isinstance(coroutine, Coroutine):
             coroutine = _Guarded(coroutine)
         made: asyncio.Future[Any] = self._make(loop, coroutine, **options)
+        if take is not None:
+            take(made)
         return made
 
 
@@ -70,7 +76,7 @@ def _new_task(
 
 
 def guard_tasks() -> None:
-    """Has the tasks that handlers start in this event loop guarded."""
+    """Guard the tasks that handlers start in this event loop."""
     loop = asyncio.get_running_loop()
     factory = loop.get_task_factory()
     if not isinstance(factory, _TaskFactory):

@@ -24,7 +24,7 @@ _held: list[object] = []
 
 
 class Raised:
-    """What a function raised, carried over from its thread."""
+    """An exception, carried over from the thread that raised it."""
 
     __slots__ = ("error",)
 
@@ -33,7 +33,7 @@ class Raised:
 
 
 def in_thread(name: str, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-    """Starts the function, with the context variables of the caller.
+    """Start the function, with the context variables of the caller.
 
     Args:
         name: Name of the thread.
@@ -103,7 +103,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
         self._lock = threading.Lock()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Calls the function in one of the threads.
+        """Call the function in one of the threads.
 
         Raises:
             RuntimeError: The pool is closed.
@@ -123,7 +123,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes no more calls, and waits a few seconds at most for those that run."""
+        """Take no more calls, and wait a few seconds at most for those that run."""
         with self._lock:
             while cancel_futures and not self._calls.empty():
                 if (call := self._calls.get()) is not None:
@@ -160,13 +160,15 @@ def use_daemon_threads(concurrency: int) -> None:
             chosen.shutdown(wait=False)
 
 
-def hold_forever(task: asyncio.Task[Any]) -> None:
-    """Lets the event loop and the interpreter end without a task that ignores its cancellation.
+def hold_forever(task: asyncio.Future[Any]) -> None:
+    """Let the event loop and the interpreter end without a task that ignores its cancellation.
 
     The end of `asyncio.run` waits for all tasks it knows. A task that is not known any more would
     be closed with its last reference, which runs its code once more. So it stays referenced: the
     stack of a daemon thread is never unwound.
     """
+    if task.done() or not isinstance(task, asyncio.Task):
+        return
     asyncio.tasks._unregister_task(task)
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     _held.append(task)

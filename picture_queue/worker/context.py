@@ -1,8 +1,9 @@
-"""What a handler knows about its job, and how it says how far it is and what it does."""
+"""The context of a handler: its job, its progress and its log."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from picture_queue.worker.progress import Progress
 
 @dataclass(slots=True)
 class Flags:
-    """What was asked of an attempt; written by the worker, read by the handler.
+    """Requests to a handler; written by the worker, read by the handler.
 
     Attributes:
         cancel: The job's cancel was requested.
@@ -31,7 +32,7 @@ class Flags:
 
 
 class Attempt(Protocol):
-    """What a context is of."""
+    """The attempt that a context belongs to."""
 
     @property
     def job(self) -> ClaimedJob:
@@ -40,17 +41,17 @@ class Attempt(Protocol):
 
     @property
     def flags(self) -> Flags:
-        """What was asked of it."""
+        """Requests to its handler."""
         ...
 
     @property
     def progress(self) -> Progress:
-        """Where its progress goes."""
+        """Progress of the attempt."""
         ...
 
     @property
     def log(self) -> JobLog:
-        """Where its log goes."""
+        """Log of the attempt."""
         ...
 
 
@@ -110,7 +111,7 @@ class _Context:
 
     @property
     def event(self) -> Any:
-        """What came with the outside event that woke it; None when none did, or nothing came."""
+        """Data of the outside event that woke it; None when none did, or it had none."""
         return self.job.event
 
     @property
@@ -120,7 +121,7 @@ class _Context:
 
     @property
     def user_id(self) -> UUID | None:
-        """Whose job it is."""
+        """Owner of the job."""
         return self.job.user_id
 
     @property
@@ -161,9 +162,9 @@ class _Context:
 
     def _checked(self, percent: int, message: str | None) -> tuple[int, str | None]:
         self._check_not_over()
-        if not 0 <= percent <= 100:
+        if not isinstance(percent, int | float | Real) or not 0 <= percent <= 100:
             raise InvalidArgument(
-                "progress takes percent", detail=f"percent is {percent}, not 0 to 100"
+                "progress takes percent", detail=f"percent is {percent!r}, not 0 to 100"
             )
         return int(percent), None if message is None else clean(str(message))
 
@@ -174,7 +175,7 @@ class JobContext(_Context):
     __slots__ = ()
 
     async def progress(self, percent: int, message: str | None = None) -> None:
-        """Says how far the job is. Cheap to call often: the latest value goes out, four a second.
+        """Say how far the job is. Cheap to call often: the latest value goes out, four a second.
 
         Args:
             percent: 0 to 100.
@@ -189,7 +190,7 @@ class JobContext(_Context):
         await asyncio.sleep(0)
 
     def log(self, message: str, level: Level = "info") -> None:
-        """Writes a line into the log of the job; the last 200 are kept.
+        """Write a line into the log of the job; the last 200 are kept.
 
         Lines travel together, within a second and before the outcome. A line that cannot be
         written is lost, and the job goes on.
@@ -216,7 +217,7 @@ class SyncJobContext(_Context):
         self._loop = asyncio.get_running_loop()
 
     def progress(self, percent: int, message: str | None = None) -> None:
-        """Says how far the job is, from any thread; see `JobContext.progress`.
+        """Say how far the job is, from any thread; see `JobContext.progress`.
 
         Args:
             percent: 0 to 100.
@@ -231,7 +232,7 @@ class SyncJobContext(_Context):
         self._in_the_loop(lambda: self._attempt.progress.put(*said))
 
     def log(self, message: str, level: Level = "info") -> None:
-        """Writes a line into the log of the job, from any thread; see `JobContext.log`.
+        """Write a line into the log of the job, from any thread; see `JobContext.log`.
 
         Args:
             message: For operators; 2,000 characters are kept.

@@ -1,4 +1,4 @@
-"""Runs one attempt of a job to its outcome. Writes nothing: what comes of it is a value."""
+"""Run one attempt of a job to its outcome. Writes nothing: what comes of it is a value."""
 
 import asyncio
 import contextlib
@@ -7,11 +7,12 @@ import inspect
 import logging
 import time
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import WeakSet
 
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.worker import verdicts
-from picture_queue.worker._tasks import in_handler
+from picture_queue.worker._tasks import on_task
 from picture_queue.worker._threads import Raised, hold_forever, in_thread
 from picture_queue.worker.context import Flags, JobContext, SyncJobContext
 from picture_queue.worker.joblog import JobLog, Line
@@ -45,23 +46,23 @@ class Stop(enum.Enum):
 
 
 class AttemptListener(Protocol):
-    """What is told of an attempt, and sends what its handler says."""
+    """The part of a worker that is told of attempts, and sends what their handlers say."""
 
     def settled(self, attempt: "Attempt") -> None:
-        """Takes the outcome."""
+        """Take the outcome."""
 
     def ended(self, attempt: "Attempt") -> None:
-        """Takes the slot back, after `settled`: nothing of the handler runs any more."""
+        """Take the slot back, after `settled`: nothing of the handler runs any more."""
 
     async def send_progress(self, attempt: "Attempt", percent: int, message: str | None) -> None:
-        """Writes the progress of its job; raises nothing."""
+        """Write the progress of its job; raises nothing."""
 
     async def send_log(self, attempt: "Attempt", lines: list[Line]) -> None:
-        """Writes lines into the log of its job; raises nothing."""
+        """Write lines into the log of its job; raises nothing."""
 
 
 class Deadlines:
-    """Stops attempts whose time is over, with one timer for all.
+    """Stop attempts whose time is over, with one timer for all.
 
     A timer each would cost more than the rest of a small job. Attempts of one length end in the
     order they began, so only the first of each length is looked at.
@@ -73,14 +74,14 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, attempt: "Attempt", seconds: float) -> None:
-        """Gives an attempt that begins now so many seconds."""
+        """Give an attempt that begins now so many seconds."""
         due = self._loop.time() + seconds
         self._by_length.setdefault(seconds, {})[attempt] = due
         if self._timer is None or due < self._timer.when():
             self._wait_until(due)
 
     def drop(self, attempt: "Attempt") -> None:
-        """Lets an attempt be."""
+        """Forget an attempt."""
         attempts = self._by_length.get(attempt.job.timeout_seconds)
         if attempts is not None:
             attempts.pop(attempt, None)
@@ -141,6 +142,7 @@ class Attempt:
         "_result",
         "_stop",
         "_task",
+        "_tasks",
         "_timer",
         "duration",
         "job",
@@ -167,6 +169,7 @@ class Attempt:
         self._progress: Progress | None = None
         self._log: JobLog | None = None
         self._stop: Stop | None = None
+        self._tasks: WeakSet[asyncio.Future[Any]] | None = None  # that the handler started
         self._result: list[Outcome | None] = []  # empty until the handler has ended
         self._timer: asyncio.TimerHandle | None = None
         self._began = time.monotonic()
@@ -178,35 +181,35 @@ class Attempt:
 
     @property
     def flags(self) -> Flags:
-        """What was asked of it."""
+        """Requests to the handler."""
         return self._flags
 
     @property
     def progress(self) -> Progress:
-        """How far the handler says it is."""
+        """Progress that the handler reports."""
         if self._progress is None:
             self._progress = Progress(partial(self._owner.send_progress, self))
         return self._progress
 
     @property
     def log(self) -> JobLog:
-        """What the handler wrote; the lease that fences it ends with the report of the outcome."""
+        """Lines of the handler; the lease that fences them ends with the report of the outcome."""
         if self._log is None:
             self._log = JobLog(partial(self._owner.send_log, self))
         return self._log
 
     @property
     def has_unsent_lines(self) -> bool:
-        """Whether lines of its log are on their way, or wait to be."""
+        """True while lines of its log are on their way, or wait to be."""
         return self._log is not None and self._log.waiting
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of the handler runs any more."""
+        """True once nothing of the handler runs any more."""
         return self._task.done()
 
     def stop(self, reason: Stop) -> None:
-        """Stops the handler. The first reason holds, but a lost lease outweighs every other."""
+        """Stop the handler. The first reason holds, but a lost lease outweighs every other."""
         if self.settled:
             return
         if reason is Stop.CANCEL:
@@ -227,28 +230,35 @@ class Attempt:
         self._timer = self._task.get_loop().call_later(CLEANUP, self.give_up)
 
     def announce_shutdown(self) -> None:
-        """Tells the handler that the worker stops; it goes on."""
+        """Tell the handler that the worker stops; it goes on."""
         self._flags.shutdown = True
 
     def give_up(self) -> None:
-        """Settles a stopped attempt without waiting for its handler."""
+        """Settle a stopped attempt without waiting for its handler."""
         is_async = self._handler.shape.is_async
         if not self.settled:
             if is_async:
                 _log.warning("The handler of job %s has not stopped and goes on", self.job.key)
             self._settle(self._stopped())
         if is_async and self._flags.shutdown and not self.ended:
-            # The end of an event loop waits for all tasks, and this one ignores its cancellation.
-            hold_forever(self._task)
+            # The end of an event loop waits for all tasks, and this one ignores its cancellation,
+            # or waits for one that does.
+            for task in (self._task, *(self._tasks or ())):
+                hold_forever(task)
+
+    def _add_task(self, task: asyncio.Future[Any]) -> None:
+        if self._tasks is None:
+            self._tasks = WeakSet()
+        self._tasks.add(task)
 
     async def _run(self) -> None:
-        """Runs the handler. Nothing that it raises may leave this coroutine.
+        """Run the handler. Nothing that it raises may leave this coroutine.
 
         The event loop itself stops for a SystemExit or KeyboardInterrupt, and for other exceptions
         the outcome would be lost.
         """
         outcome: Outcome | None
-        in_handler.set(True)
+        on_task.set(self._add_task)
         try:
             if self._handler.shape.is_async:
                 outcome = verdicts.from_value(await self._call(), self.job.queue)
@@ -261,6 +271,7 @@ class Attempt:
         if self._progress is not None and isinstance(outcome, Snoozed | Parked):
             with contextlib.suppress(asyncio.CancelledError):
                 await self._progress.flush()  # the job shows it while it waits
+        on_task.set(None)  # the task keeps its context, which would keep this attempt
 
     async def _call(self) -> object:
         handler = self._handler

@@ -1,4 +1,4 @@
-"""How an attempt ended, as the worker reports it.
+"""The ends of attempts, as the worker reports them.
 
 The fields of an outcome are JSON that the database accepts, from the moment it is made. Outcomes
 are reported many in one call, so one that could not be encoded there would hold up all others.
@@ -36,12 +36,12 @@ _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (LONGEST_NUMBER + 1))
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended."""
+    """The end of an attempt."""
 
     name: ClassVar[str]
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the outcome as `report_jobs` takes it, without the ids."""
+        """Return the outcome as `report_jobs` takes it, without the ids."""
         return {"outcome": self.name}
 
 
@@ -53,7 +53,7 @@ class Completed(Outcome):
     result: Any = None
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the outcome as `report_jobs` takes it, without the ids."""
+        """Return the outcome as `report_jobs` takes it, without the ids."""
         return {"outcome": self.name, "result": self.result}
 
 
@@ -77,7 +77,7 @@ class Failed(Outcome):
     at: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the outcome as `report_jobs` takes it, without the ids."""
+        """Return the outcome as `report_jobs` takes it, without the ids."""
         return _given(
             outcome=self.name,
             error=self.error,
@@ -106,7 +106,7 @@ class Snoozed(Outcome):
     reason: str | None = field(default=None, compare=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the outcome as `report_jobs` takes it, without the ids."""
+        """Return the outcome as `report_jobs` takes it, without the ids."""
         return _given(
             outcome=self.name,
             delay_seconds=self.delay,
@@ -118,7 +118,7 @@ class Snoozed(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Parked(Outcome):
-    """Waits outside of workers, at most ``delay`` seconds; the attempt is kept.
+    """The job waits outside of workers, at most ``delay`` seconds; the attempt is kept.
 
     Attributes:
         delay: Seconds until it is run again to look; see `wait_seconds`.
@@ -130,7 +130,7 @@ class Parked(Outcome):
     event: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the outcome as `report_jobs` takes it, without the ids."""
+        """Return the outcome as `report_jobs` takes it, without the ids."""
         return _given(outcome=self.name, delay_seconds=self.delay, event=self.event)
 
 
@@ -156,7 +156,7 @@ def _given(**fields: Any) -> dict[str, Any]:
 
 
 def cleaned_json(value: object) -> Any:
-    """Returns a result as plain JSON.
+    """Return a result as plain JSON.
 
     Raises:
         ValueError: Saying why it cannot be stored.
@@ -177,7 +177,7 @@ def cleaned_json(value: object) -> Any:
 
 
 def _check_readable(data: bytes) -> None:
-    """Refuses JSON that could be stored and then not be read, nor any list of jobs with it."""
+    """Refuse JSON that could be stored and then not be read, nor any list of jobs with it."""
     # Few results have so many brackets or digits that they must be looked at.
     if data.count(b"[") + data.count(b"{") <= DEEPEST_RESULT and not _LONG_NUMBER.search(data):
         return
@@ -192,7 +192,7 @@ def _check_readable(data: bytes) -> None:
 
 
 def wait_seconds(value: object) -> float | None:
-    """Returns a wait that the database accepts: at most a year, in milliseconds.
+    """Return a wait that the database accepts: at most a year, in milliseconds.
 
     Args:
         value: Seconds, as a handler or an exception names them.
@@ -213,7 +213,7 @@ def wait_seconds(value: object) -> float | None:
 
 
 def wait_until(at: datetime) -> str:
-    """Returns a time as the database accepts it, from 1970 to 9998.
+    """Return a time as the database accepts it, from 1970 to 9998.
 
     Args:
         at: A naive time is one of the worker's zone, which need not be that of the database.
@@ -226,7 +226,7 @@ def wait_until(at: datetime) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Returns what an exception says, nothing where that fails."""
+    """Return what an exception says, nothing where that fails."""
     try:
         return str(error)
     except BaseException:  # somebody's __str__
@@ -234,7 +234,7 @@ def text_of(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Returns the type of an exception and what it says."""
+    """Return the type of an exception and what it says."""
     text = text_of(error)
     try:
         kind = type(error).__name__
@@ -244,12 +244,12 @@ def describe(error: BaseException) -> str:
 
 
 def clean(text: str, length: int = ERROR_LENGTH) -> str:
-    """Makes one line that a database can store and a terminal can show of any text."""
+    """Make one line that a database can store and a terminal can show of any text."""
     return storable(_CONTROL.sub("\ufffd", " ".join(text.split())), length)
 
 
 def traceback_of(error: BaseException) -> str | None:
-    """Returns the end of a traceback, which is where the cause stands; None if it has none."""
+    """Return the end of a traceback, which is where the cause stands; None if it has none."""
     try:
         if error.__traceback__ is None:
             return None
@@ -260,6 +260,6 @@ def traceback_of(error: BaseException) -> str | None:
 
 
 def storable(text: str, length: int) -> str:
-    """Makes text that a database can store of any text, and not more of it."""
+    """Make text that a database can store of any text, and not more of it."""
     text = text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= length else text[: length - 1] + "…"

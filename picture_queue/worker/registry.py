@@ -21,7 +21,7 @@ _SHOWN = 100  # characters of a value in an error
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How jobs of a type are run; None leaves it to the queue, then to the project.
+    """Settings of the jobs of a type; None leaves one to the queue, then to the project.
 
     Args:
         queue: Where they are enqueued.
@@ -53,13 +53,14 @@ class Policy:
             ("lease", 1),
         ):
             value = getattr(self, name)
-            if value is not None and not (low <= value and math.isfinite(value)):
+            is_right = isinstance(value, int | float) and low <= value < math.inf
+            if value is not None and not is_right:
                 raise InvalidArgument(
-                    f"The policy's {name} is {value}", hint=f"Choose {low} or more"
+                    f"The policy's {name} is {value!r}", hint=f"Choose {low} or more"
                 )
 
     def as_json(self) -> dict[str, Any]:
-        """Returns what is set, as `register_worker` takes it."""
+        """Return what is set, as `register_worker` takes it."""
         backoff = self.backoff or Backoff()
         given = {
             "queue": self.queue,
@@ -75,7 +76,7 @@ class Policy:
 
 
 def as_backoff(backoff: Backoff | float | None, cap: float | None) -> Backoff | None:
-    """Returns what a handler says of its backoff as one value.
+    """Return what a handler says of its backoff as one value.
 
     Raises:
         InvalidArgument: A number is out of range, or the cap is said twice.
@@ -99,7 +100,7 @@ class Handler:
     policy: Policy
 
     def arguments(self, payload: dict[str, Any], context: object) -> list[Any]:
-        """Returns what the function is called with.
+        """Return what the function is called with.
 
         Raises:
             PermanentFailure: The payload does not fit; names the field and its value.
@@ -128,7 +129,7 @@ class Registry:
         self._handlers: dict[str, Handler] = {}
 
     def add(self, job_type: str, function: Callable[..., Any], policy: Policy) -> None:
-        """Registers a handler.
+        """Register a handler.
 
         Raises:
             InvalidArgument: The name, or the function's signature, is not acceptable, or the type
@@ -162,7 +163,7 @@ class Registry:
         return ("default", *sorted(named - {"default"}))
 
     def policies(self) -> dict[str, dict[str, Any]]:
-        """Returns the policy of each type, as `register_worker` takes them."""
+        """Return the policy of each type, as `register_worker` takes them."""
         return {handler.job_type: handler.policy.as_json() for handler in self}
 
 

@@ -1,4 +1,4 @@
-"""What a handler decides about its job, returned or raised, and what becomes of it.
+"""Decisions of handlers about their jobs, returned or raised, and the outcomes they make.
 
 - a value that is JSON → `Completed`;
 - a `Verdict` → what it says: run it later (`Snooze`), try again (`Retry`), everybody wait
@@ -44,7 +44,7 @@ class Verdict(Exception):
     """Return it, or raise it from wherever the handler finds out."""
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
+        """Return what is reported of a job of that queue."""
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Verdict(Exception):
 
 @dataclass(eq=False)
 class Snooze(Verdict):
-    """Runs the job again later; the attempt is given back.
+    """Run the job again later; the attempt is given back.
 
     Args:
         seconds: How much later.
@@ -70,13 +70,13 @@ class Snooze(Verdict):
         _check_one("Snooze", "until", self.seconds, self.until)
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
+        """Return what is reported of a job of that queue."""
         return Snoozed(wait_seconds(self.seconds), _instant(self.until))
 
 
 @dataclass(eq=False)
 class Retry(Verdict):
-    """Ends the attempt as failed; the next one, if one is left, comes when it says.
+    """End the attempt as failed; the next one, if one is left, comes when it says.
 
     Args:
         seconds: Time to the next attempt.
@@ -96,7 +96,7 @@ class Retry(Verdict):
             _check_one("Retry", "at", self.seconds, self.at)
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
+        """Return what is reported of a job of that queue."""
         reason = self.reason
         text = describe(reason) if isinstance(reason, BaseException) else str(reason)
         return Failed(
@@ -127,14 +127,14 @@ class RateLimited(Verdict):
         _check_name("key", self.key)
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
+        """Return what is reported of a job of that queue."""
         key = self.key or f"queue:{queue}"
         return Snoozed(wait_seconds(self.seconds), pause_key=key)
 
 
 @dataclass(eq=False)
 class Park(Verdict):
-    """Waits for something outside without a worker; the attempt is kept.
+    """Wait for something outside without a worker; the attempt is kept.
 
     Args:
         seconds: After so long the job is run again to look.
@@ -154,16 +154,16 @@ class Park(Verdict):
         _check_name("event", self.event)
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
+        """Return what is reported of a job of that queue."""
         return Parked(wait_seconds(self.seconds), event=self.event)
 
 
 @dataclass(eq=False)
 class Cancel(Verdict):
-    """Ends the job as cancelled."""
+    """End the job as cancelled."""
 
     def outcome(self, queue: str) -> Outcome:
-        """Returns what is reported of a job of that queue."""
+        """Return what is reported of a job of that queue."""
         return Cancelled()
 
 
@@ -183,7 +183,7 @@ class PermanentFailure(Exception):
 
 
 def from_value(value: object, queue: str) -> Outcome:
-    """Returns the outcome a handler's return value asks for.
+    """Return the outcome a handler's return value asks for.
 
     Args:
         value: What it returned.
@@ -206,7 +206,7 @@ def from_value(value: object, queue: str) -> Outcome:
 
 
 def from_error(error: BaseException, queue: str) -> Outcome:
-    """Returns the outcome an exception of a handler asks for; raises nothing.
+    """Return the outcome an exception of a handler asks for; raises nothing.
 
     Args:
         error: What it raised.
@@ -241,7 +241,7 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
 
 
 def _checked(outcome: Outcome) -> Outcome:
-    """Refuses what the database would not accept of a verdict that was changed after its making."""
+    """Refuse what the database would not accept of a verdict that was changed after its making."""
     waits = isinstance(outcome, Snoozed | Parked)
     if waits and getattr(outcome, "delay", None) is None and getattr(outcome, "at", None) is None:
         raise InvalidArgument("It takes seconds, 0 or more")
@@ -259,7 +259,7 @@ def _unreadable(error: BaseException, fault: BaseException) -> Failed:
 
 
 def _attribute(error: BaseException, name: str) -> object:
-    """Returns an attribute of an exception, None where it has none or its property raises."""
+    """Return an attribute of an exception, None where it has none or its property raises."""
     try:
         return getattr(error, name, None)
     except BaseException:
@@ -267,7 +267,7 @@ def _attribute(error: BaseException, name: str) -> object:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Returns what was raised, out of the groups that task groups put around it."""
+    """Return what was raised, out of the groups that task groups put around it."""
     for _ in range(_DEEPEST_GROUP):
         if type(error) is ExitOfTask and error.__cause__ is not None:
             error = error.__cause__
@@ -290,7 +290,7 @@ def _check_seconds(name: str, seconds: object) -> None:
 
 
 def _check_one(name: str, other: str, seconds: object, at: object) -> None:
-    """Refuses what is not either seconds or a time."""
+    """Refuse what is not either seconds or a time."""
     if at is None:
         _check_seconds(name, seconds)
     elif seconds is not None:

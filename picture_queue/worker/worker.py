@@ -36,7 +36,7 @@ _CLOSE_TIMEOUT = 10.0
 
 
 class Worker:
-    """Claims jobs and runs their handlers.
+    """Claim jobs and run their handlers.
 
     Args:
         client: The project, with a service key; it stays the caller's to close. Without it one is
@@ -94,7 +94,7 @@ class Worker:
 
     @property
     def recycle(self) -> bool:
-        """Whether it stops, or stopped, since only a new process can free what handlers hold.
+        """True if it stops, or stopped, since only a new process can free what handlers hold.
 
         A thread cannot be ended from outside. A handler that goes on ``stuck_after`` seconds after
         its timeout, its cancel or the loss of its lease counts as stuck; when half of the slots are
@@ -113,7 +113,7 @@ class Worker:
         backoff: Backoff | float | None = None,
         backoff_cap: float | None = None,
     ) -> Callable[[F], F]:
-        """Registers the function below it as the handler of a job type.
+        """Register the function below it as the handler of a job type.
 
         Its first argument is the payload. Annotated with a pydantic model, a dataclass or a
         TypedDict, the payload is validated before the function runs; one that does not fit fails
@@ -154,7 +154,7 @@ class Worker:
         return register
 
     def after_stop(self, callback: Callable[[], Awaitable[None] | None]) -> None:
-        """Calls a function at the end of each stop, to close what the handlers use.
+        """Call a function at the end of each stop, to close what the handlers use.
 
         Args:
             callback: It gets 10 seconds; what it raises is logged.
@@ -162,7 +162,7 @@ class Worker:
         self._after_stop.append(callback)
 
     def run(self) -> Coroutine[Any, Any, None]:
-        """Works until SIGTERM or SIGINT, or until `stop` is called from another task.
+        """Work until SIGTERM or SIGINT, or until `stop` is called from another task.
 
         The first signal lets running jobs finish for ``shutdown_grace`` seconds, a second one
         releases them at once, a third one ends the process. All workers of a process stop together.
@@ -194,7 +194,7 @@ class Worker:
             )
 
     async def start(self) -> None:
-        """Registers the worker and begins to claim; returns then.
+        """Register the worker, begin to claim, and return.
 
         Raises:
             PictureQueueError: The project does not answer, refuses the key, or does not fit.
@@ -238,7 +238,7 @@ class Worker:
             starting.result()
 
     async def stop(self) -> None:
-        """Lets running jobs finish for ``shutdown_grace`` seconds, releases the rest, and ends.
+        """Let running jobs finish for ``shutdown_grace`` seconds, release the rest, and end.
 
         Before the worker was run for the first time, it makes `run` return at once.
 
@@ -251,7 +251,7 @@ class Worker:
             await asyncio.shield(self._stopping)
 
     def _leave_closed_loop(self) -> None:
-        """Forgets a run whose event loop was closed before it had stopped."""
+        """Forget a run whose event loop was closed before it had stopped."""
         if self._loop is None or self._loop is asyncio.get_running_loop():
             return
         if self._supervisor is not None and not self._loop.is_closed():
@@ -328,7 +328,7 @@ class Worker:
 async def _within(
     seconds: float, what: str, function: Callable[[], Awaitable[None] | None]
 ) -> None:
-    """Calls what may hang, or raise anything, and goes on after so many seconds."""
+    """Call what may hang, or raise anything, and go on after so many seconds."""
 
     async def call() -> None:
         try:

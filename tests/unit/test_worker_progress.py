@@ -120,10 +120,10 @@ async def test_progress_comes_out_of_a_thread(claimed):
     assert await wire.next() == (30, "half")
 
 
-@pytest.mark.parametrize("percent", [-1, 101])
+@pytest.mark.parametrize("percent", [-1, 101, float("nan"), "50", None])
 async def test_progress_is_percent(claimed, percent):
     context = JobContext(attempt_of(claimed(), Flags(), Progress(Wire().send), silent()))
-    with pytest.raises(InvalidArgument, match=f"percent is {percent}, not 0 to 100"):
+    with pytest.raises(InvalidArgument, match=f"percent is {percent!r}, not 0 to 100"):
         await context.progress(percent)
 
 

@@ -293,6 +293,8 @@ def test_a_job_type_has_one_handler():
     ("policy", "says"),
     [
         ({"timeout": 0}, "timeout is 0"),
+        ({"timeout": "60"}, "timeout is '60'"),
+        ({"timeout": float("nan")}, "timeout is nan"),
         ({"timeout": float("inf")}, "timeout is inf"),
         ({"max_attempts": 0}, "max_attempts is 0"),
         ({"lease": 0.5}, "lease is 0.5"),

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from picture_queue.worker._tasks import ExitOfTask, guard_tasks, in_handler
+from picture_queue.worker._tasks import ExitOfTask, guard_tasks, on_task
 
 
 @pytest.fixture
-def as_handler() -> Iterator[None]:
-    token = in_handler.set(True)
-    yield
-    in_handler.reset(token)
+def as_handler() -> Iterator[list[Any]]:
+    started: list[Any] = []
+    token = on_task.set(started.append)
+    yield started
+    on_task.reset(token)
 
 
 async def leave(error: BaseException) -> None:
@@ -35,6 +36,7 @@ async def test_other_ends_are_as_ever(as_handler):
     with pytest.raises(ValueError, match="no"):
         await asyncio.create_task(leave(ValueError("no")))
     assert await asyncio.create_task(asyncio.sleep(0, "done")) == "done"
+    assert len(as_handler) == 2
     waiting = asyncio.create_task(asyncio.Event().wait())
     await asyncio.sleep(0)
     waiting.cancel()

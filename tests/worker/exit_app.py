@@ -61,6 +61,9 @@ async def hangs() -> None:
             await asyncio.shield(asyncio.to_thread(hang))
         case "swallows":
             await keep_on()
+        case "starts":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(keep_on())
         case "ignores":
             await ignore_everything()
         case "leaves a task":

@@ -58,6 +58,7 @@ async def said(process: asyncio.subprocess.Process) -> str:
         ("direct", "leaves a task", 1),
         ("http", "swallows", 2),
         ("direct", "ignores", 2),
+        ("http", "starts", 2),
     ],
     indirect=["project"],
 )
