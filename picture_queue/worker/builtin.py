@@ -3,6 +3,7 @@
 import logging
 
 from picture_queue._async.client import AsyncPictureQueue
+from picture_queue.errors import SettingsError
 from picture_queue.replicate.client import ReplicateClient
 from picture_queue.replicate.handler import (
     JOB_TYPE,
@@ -62,9 +63,15 @@ def add_generations(
         handling: How the handler waits for predictions.
 
     Raises:
+        SettingsError: The client has no address of the project's API, which stores the pictures.
         InvalidArgument: The worker has such a handler, or runs already.
         ValueError: The address or the token is not acceptable.
     """
+    if client._project.api is None:
+        raise SettingsError(
+            f"The worker for {JOB_TYPE} stores pictures over the project's API, which it lacks",
+            hint="Set SUPABASE_URL and a key beside PICTURE_QUEUE_DATABASE_URL",
+        )
     api = ReplicateClient(replicate.token, base_url=replicate.base_url)
 
     def store_for(job: GenerationJob) -> ProjectStore:
