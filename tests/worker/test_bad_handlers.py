@@ -21,6 +21,7 @@ from picture_queue import (
     RateLimited,
     Retry,
     Snooze,
+    Worker,
 )
 from picture_queue.worker import SyncJobContext
 
@@ -154,11 +155,8 @@ BAD: list[tuple[Callable[[], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize("is_async", [True, False])
-async def test_a_bad_end_is_that_of_its_own_job_and_frees_its_slot(
-    service, queue, new_worker, db, caplog, is_async
-):
-    worker = new_worker(concurrency=2, poll_interval=0.1)
+def add_handlers(worker: Worker, is_async: bool) -> None:
+    """Registers those that end badly, and two that do not."""
 
     async def bad(payload: dict[str, int]) -> Any:
         return BAD[payload["n"]][0]()
@@ -183,33 +181,50 @@ async def test_a_bad_end_is_that_of_its_own_job_and_frees_its_slot(
     async def fine(payload: dict[str, int]) -> int:
         return payload["n"]
 
-    expected = {}
-    kinds: list[tuple[str, dict[str, int], str]] = [
-        *(("bad", {"n": n}, says) for n, (_, says) in enumerate(BAD)),
-        ("invalid", {"size": 1}, "Panic: in the validator"),
-        ("invalid", {}, "Panic: in the default"),
-        *(("starts", {"n": n}, says) for n, (_, says) in enumerate(STARTED)),
-        ("finally", {}, "Panic: in finally"),
-    ]
+    both = asyncio.Barrier(2)
+
+    @worker.handler("meets", max_attempts=1)
+    async def meets() -> str:
+        await both.wait()
+        return "met"
+
+
+KINDS: list[tuple[str, dict[str, int], str]] = [
+    *(("bad", {"n": n}, says) for n, (_, says) in enumerate(BAD)),
+    *(("starts", {"n": n}, says) for n, (_, says) in enumerate(STARTED)),
+    ("invalid", {"size": 1}, "Panic: in the validator"),
+    ("invalid", {}, "Panic: in the default"),
+    ("finally", {}, "Panic: in finally"),
+]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_bad_end_is_that_of_its_own_job_and_frees_its_slot(
+    service, queue, new_worker, caplog, is_async
+):
+    worker = new_worker(concurrency=2, poll_interval=0.1)
+    add_handlers(worker, is_async)
     async with worker:
-        fines = []
-        for n, (job_type, payload, says) in enumerate(kinds):
-            job = await service.jobs.enqueue(job_type, payload, queue=queue)
-            expected[job.id] = says
-            fines.append(await service.jobs.enqueue("fine", {"n": n}, queue=queue))
-        for n, job in enumerate(fines):
-            assert await service.jobs.result(job.id, timeout=15) == n
-        for job_id, says in expected.items():
+        jobs = []
+        for n, (job_type, payload, says) in enumerate(KINDS):
+            bad = await service.jobs.enqueue(job_type, payload, queue=queue)
+            jobs.append((bad.id, says, await service.jobs.enqueue("fine", {"n": n}, queue=queue)))
+        for n, (bad_id, says, fine) in enumerate(jobs):
+            assert await service.jobs.result(fine.id, timeout=15) == n
             with pytest.raises(JobFailed):
-                await service.jobs.result(job_id, timeout=15)
-            failed = await service.jobs.get(job_id)
+                await service.jobs.result(bad_id, timeout=15)
+            failed = await service.jobs.get(bad_id)
             assert (failed.attempt, failed.error[: len(says)]) == (1, says)
-        assert worker._supervisor._demand().start_jobs == 2, "all slots are free"
+        # All slots are free: each of these waits for the other.
+        both = [await service.jobs.enqueue("meets", queue=queue) for _ in range(2)]
+        for job in both:
+            assert await service.jobs.result(job.id, timeout=15) == "met"
     assert "goes on" not in caplog.text
-    history = await service.jobs.history(next(iter(expected)))
+    first_id = jobs[0][0]
+    history = await service.jobs.history(first_id)
     assert "raise_" in history.attempts[0].detail
     assert "Traceback" in caplog.text
-    assert f"{next(iter(expected))} (bad) failed, attempt 1 of 1: Panic: at the core" in caplog.text
+    assert f"{first_id} (bad) failed, attempt 1 of 1: Panic: at the core" in caplog.text
 
 
 # Waits that the database would refuse
