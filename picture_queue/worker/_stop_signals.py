@@ -6,6 +6,7 @@ worker adds its own, and the last one to leave puts back what was there.
 
 import asyncio
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ _listeners: list[_Listener] = []
 _previous: dict[int, Any] = {}  # the handlers that were there before
 _users = 0  # workers of the main thread
 _received = 0
+_process = 0
 
 
 @contextlib.contextmanager
@@ -49,11 +51,11 @@ def on_stop_signal(callback: Callable[[], None]) -> Iterator[None]:
 
 
 def _install() -> None:
-    global _users, _received
+    global _users, _received, _process
     _users += 1
     if _users > 1:
         return
-    _received = 0
+    _received, _process = 0, os.getpid()
     for number in _NUMBERS:
         with contextlib.suppress(ValueError, OSError):  # a subinterpreter
             _previous[number] = signal.signal(number, _handle)
@@ -77,7 +79,8 @@ def _restore() -> None:
 def _handle(number: int, frame: FrameType | None) -> None:
     global _received
     _received += 1
-    if _received > _HANDLED:
+    # A process that a handler forked is not the worker.
+    if _received > _HANDLED or os.getpid() != _process:
         _restore()
         signal.raise_signal(number)
         return

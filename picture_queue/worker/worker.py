@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -178,6 +179,9 @@ class Worker:
             self._stop_asked = False  # that stop was for the run before
         self._was_run = True
         return self._run()
+
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(run)  # for frameworks that ask whether it is one
 
     async def _run(self) -> None:
         with on_stop_signal(self._signalled):

@@ -365,6 +365,23 @@ async def test_the_third_signal_is_not_the_workers(bench):
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+async def test_a_process_that_a_handler_forked_can_be_ended(bench):
+    worker = bench.worker()
+    running = asyncio.create_task(worker.run())
+    await worker._signals.idle.next()
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+    assert not running.done()
+    await worker.stop()
+    await asyncio.wait_for(running, 5)
+
+
 async def test_a_worker_of_another_thread_stops_with_that_of_the_main_thread(bench, project, row):
     other = Bench(type(project)(), row)
     started = threading.Event()
