@@ -31,6 +31,8 @@ from picture_queue.worker.progress import Progress
 from picture_queue.worker.registry import Handler
 
 _log = logging.getLogger(__name__)
+#: Apart from the lines about ends, so that a program can show one without the other.
+_tracebacks = logging.getLogger(f"{__name__}.tracebacks")
 
 #: Seconds a stopped async handler gets to clean up before the attempt ends without it.
 CLEANUP = 25.0
@@ -363,12 +365,13 @@ class Attempt:
             name = outcome.name if outcome else "lost its lease"
             _log.log(
                 level,
-                "Job %s (%s) %s, attempt %d%s%s (%.3f s)%s",
+                "Job %s (%s) %s, attempt %d%s%s (%.3f s)",
                 *(job.key, job.job_type, name, job.attempt, of),
                 f": {reason}" if reason else "",
                 self.duration,
-                f"\n{detail}" if detail else "",
             )
+        if detail:
+            _tracebacks.info("The traceback of job %s:\n%s", job.key, detail)
 
 
 def _detail_of(error: BaseException | None) -> str | None:

@@ -312,16 +312,20 @@ async def test_each_attempt_is_one_line(run, caplog, value, level, says):
 
 
 async def test_a_failure_is_logged_with_its_traceback(run, caplog):
+    caplog.set_level(logging.INFO)
+
     async def handle() -> None:
         raise ValueError("no")
 
     ran = run(handle, attempt=3)
     await ran.end()
-    (record,) = caplog.records
-    assert record.levelname == "ERROR"
-    assert "failed, attempt 3 of 3: ValueError: no" in record.getMessage()
-    assert "Traceback" in record.getMessage()
-    assert "in handle" in record.getMessage()
+    line, traceback = caplog.records
+    assert line.levelname == "ERROR"
+    assert "failed, attempt 3 of 3: ValueError: no" in line.getMessage()
+    assert "Traceback" not in line.getMessage()
+    assert traceback.levelname == "INFO"
+    assert traceback.getMessage().startswith(f"The traceback of job {ran.attempt.job.key}:\nTrace")
+    assert "in handle" in traceback.getMessage()
 
 
 async def test_a_line_that_nobody_reads_is_not_made(run, caplog, monkeypatch):

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
@@ -202,6 +203,7 @@ KINDS: list[tuple[str, dict[str, int], str]] = [
 async def test_a_bad_end_is_that_of_its_own_job_and_frees_its_slot(
     service, queue, new_worker, caplog, is_async
 ):
+    caplog.set_level(logging.INFO, logger="picture_queue")
     worker = new_worker(concurrency=2, poll_interval=0.1)
     add_handlers(worker, is_async)
     async with worker:
