@@ -66,38 +66,56 @@ def in_thread(name: str, function: Callable[..., Any], *args: Any) -> asyncio.Fu
     return result
 
 
-class _Call:
-    """A call that waits for a thread."""
+class _Call(Future[Any]):
+    """A call of a pool.
 
-    __slots__ = ("_function", "future")
+    Args:
+        function: What to call.
+        on_abandoned: Called if nobody waits any more for the call while it runs.
+    """
 
-    def __init__(self, future: Future[Any], function: Callable[[], Any]) -> None:
-        self.future = future
+    def __init__(
+        self, function: Callable[[], Any], on_abandoned: Callable[["_Call"], None]
+    ) -> None:
+        super().__init__()
+        self.is_abandoned = False
         self._function = function
+        self._on_abandoned = on_abandoned
+
+    def cancel(self) -> bool:
+        """Cancel the call; one that runs goes on."""
+        is_cancelled = super().cancel()
+        if not is_cancelled:
+            self._on_abandoned(self)
+        return is_cancelled
 
     def run(self) -> None:
-        if not self.future.set_running_or_notify_cancel():
+        if not self.set_running_or_notify_cancel():
             return
         try:
             result = self._function()
         except BaseException as error:
-            self.future.set_exception(error)
+            self.set_exception(error)
+            del self  # the exception has this frame, and would keep itself alive
         else:
-            self.future.set_result(result)
+            self.set_result(result)
 
 
 class DaemonThreadPool(ThreadPoolExecutor):
     """A pool of daemon threads, for `asyncio.to_thread` in handlers.
 
+    A thread whose call was abandoned, by the timeout of a job for instance, does not count: calls
+    that hang must not leave other handlers without threads.
+
     Args:
-        max_workers: Threads at most. A call that never returns keeps one.
+        max_workers: Threads at most.
     """
 
     def __init__(self, max_workers: int) -> None:
         super().__init__(max_workers)
         self._most = max_workers
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._pool: list[threading.Thread] = []
+        self._pool: set[threading.Thread] = set()
         self._unfinished = 0  # calls that wait or run
         self._closed = False
         self._lock = threading.Lock()
@@ -108,41 +126,53 @@ class DaemonThreadPool(ThreadPoolExecutor):
         Raises:
             RuntimeError: The pool is closed.
         """
-        future: Future[T] = Future()
+        call = _Call(partial(fn, *args, **kwargs), self._abandon)
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._unfinished += 1
-            self._calls.put(_Call(future, partial(fn, *args, **kwargs)))
-            if self._unfinished > len(self._pool) and len(self._pool) < self._most:
-                thread = threading.Thread(
-                    target=self._work, name=f"picture-queue-{len(self._pool)}", daemon=True
-                )
-                self._pool.append(thread)
-                thread.start()
-        return future
+            self._calls.put(call)
+            self._add_thread()
+        return call
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and wait a few seconds at most for those that run."""
         with self._lock:
+            self._closed = True
             while cancel_futures and not self._calls.empty():
                 if (call := self._calls.get()) is not None:
-                    call.future.cancel()
-            if not self._closed or cancel_futures:
-                self._closed = True
-                for _ in self._pool:
-                    self._calls.put(None)
-        if wait:
-            until = time.monotonic() + _CLOSING
-            for thread in self._pool:
-                thread.join(max(0.0, until - time.monotonic()))
+                    call.cancel()
+            for _ in self._pool:
+                self._calls.put(None)
+            threads = list(self._pool)
+        until = time.monotonic() + _CLOSING
+        for thread in threads if wait else ():
+            thread.join(max(0.0, until - time.monotonic()))
+
+    def _add_thread(self) -> None:
+        if len(self._pool) < min(self._unfinished, self._most):
+            thread = threading.Thread(target=self._work, name="picture-queue", daemon=True)
+            self._pool.add(thread)
+            thread.start()
+
+    def _abandon(self, call: _Call) -> None:
+        with self._lock:
+            if call.running() and not call.is_abandoned:
+                call.is_abandoned = True
+                self._most += 1
+                self._add_thread()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             call.run()
-            del call  # the next one may be long in coming
             with self._lock:
                 self._unfinished -= 1
+                self._most -= call.is_abandoned
+                if len(self._pool) > self._most:
+                    self._pool.discard(threading.current_thread())
+                    return
+            del call  # the next one may be long in coming
+        self._pool.discard(threading.current_thread())
 
 
 def use_daemon_threads(concurrency: int) -> None:

@@ -64,6 +64,20 @@ def test_threads_are_used_again_and_not_more_than_permitted(pool):
         future.result(5)
 
 
+async def test_calls_that_hang_leave_threads_for_others(pool):
+    loop = asyncio.get_running_loop()
+    until = threading.Event()
+    for _ in range(3 * 2):
+        hanging = loop.run_in_executor(pool, until.wait, 30)
+        assert await loop.run_in_executor(pool, int) == 0
+        hanging.cancel()
+    assert await asyncio.gather(*(loop.run_in_executor(pool, int) for _ in range(10))) == [0] * 10
+    assert 3 * 2 < len(pool._pool) <= 3 * 2 + 2
+    until.set()
+    while len(pool._pool) > 2:  # noqa: ASYNC110 - a thread ends when it likes
+        await asyncio.sleep(0.001)
+
+
 def test_a_closed_pool_finishes_what_it_has_and_takes_no_more(pool):
     go = threading.Event()
     futures = [pool.submit(go.wait, 5) for _ in range(3)]
@@ -73,7 +87,7 @@ def test_a_closed_pool_finishes_what_it_has_and_takes_no_more(pool):
     go.set()
     assert all(future.result(5) for future in futures)
     pool.shutdown()
-    assert not any(thread.is_alive() for thread in pool._pool)
+    assert not pool._pool
 
 
 def test_calls_that_wait_can_be_cancelled(pool):
@@ -86,7 +100,7 @@ def test_calls_that_wait_can_be_cancelled(pool):
     go.set()
     assert all(future.result(5) for future in running)
     pool.shutdown()
-    assert not any(thread.is_alive() for thread in pool._pool)
+    assert not pool._pool
 
 
 def test_a_closed_pool_does_not_wait_for_a_call_that_hangs(pool, monkeypatch):
