@@ -62,9 +62,10 @@ class _Context:
         job: The job as it was claimed.
     """
 
-    __slots__ = ("_attempt", "_flags", "job")
+    __slots__ = ("_attempt", "_flags", "_loop", "job")
 
     def __init__(self, attempt: Attempt) -> None:
+        self._loop = asyncio.get_running_loop()
         self.job = attempt.job
         self._attempt = attempt
         self._flags = attempt.flags
@@ -155,6 +156,37 @@ class _Context:
         """
         return self._flags.stop or self._flags.shutdown
 
+    def log(self, message: str, level: Level = "info") -> None:
+        """Write a line into the log of the job, from any thread; the last 200 are kept.
+
+        Lines travel together, within a second and before the outcome. A line that cannot be
+        written is lost, and the job goes on.
+
+        Args:
+            message: For operators; 2,000 characters are kept.
+            level: ``debug``, ``info``, ``warning`` or ``error``.
+
+        Raises:
+            InvalidArgument: There is no such level.
+            asyncio.CancelledError: The attempt is over; see `SyncJobContext.progress`.
+        """
+        self._check_not_over()
+        line = Line.of(message, level)
+        if asyncio._get_running_loop() is self._loop:
+            self._attempt.log.put(line)
+        else:
+            self._in_the_loop(lambda: self._attempt.log.put(line))
+
+    def _in_the_loop(self, function: Callable[[], None]) -> None:
+        def call() -> None:
+            if not self._flags.stopped:
+                function()
+
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError as error:  # the worker ended, and its loop with it
+            raise asyncio.CancelledError("the worker has stopped") from error
+
     def _check_not_over(self) -> None:
         if self._flags.stopped:
             # Whoever still runs was told to stop, or is a task the handler left behind.
@@ -189,32 +221,11 @@ class JobContext(_Context):
         # A handler that never waits gets no cancellation and lets nothing out.
         await asyncio.sleep(0)
 
-    def log(self, message: str, level: Level = "info") -> None:
-        """Write a line into the log of the job; the last 200 are kept.
-
-        Lines travel together, within a second and before the outcome. A line that cannot be
-        written is lost, and the job goes on.
-
-        Args:
-            message: For operators; 2,000 characters are kept.
-            level: ``debug``, ``info``, ``warning`` or ``error``.
-
-        Raises:
-            InvalidArgument: There is no such level.
-            asyncio.CancelledError: The attempt is over.
-        """
-        self._check_not_over()
-        self._attempt.log.put(Line.of(message, level))
-
 
 class SyncJobContext(_Context):
     """The context of a sync handler, which runs in a thread of its own."""
 
-    __slots__ = ("_loop",)
-
-    def __init__(self, attempt: Attempt) -> None:
-        super().__init__(attempt)
-        self._loop = asyncio.get_running_loop()
+    __slots__ = ()
 
     def progress(self, percent: int, message: str | None = None) -> None:
         """Say how far the job is, from any thread; see `JobContext.progress`.
@@ -230,28 +241,3 @@ class SyncJobContext(_Context):
         """
         said = self._checked(percent, message)
         self._in_the_loop(lambda: self._attempt.progress.put(*said))
-
-    def log(self, message: str, level: Level = "info") -> None:
-        """Write a line into the log of the job, from any thread; see `JobContext.log`.
-
-        Args:
-            message: For operators; 2,000 characters are kept.
-            level: ``debug``, ``info``, ``warning`` or ``error``.
-
-        Raises:
-            InvalidArgument: There is no such level.
-            asyncio.CancelledError: The attempt is over; see `progress`.
-        """
-        self._check_not_over()
-        line = Line.of(message, level)
-        self._in_the_loop(lambda: self._attempt.log.put(line))
-
-    def _in_the_loop(self, function: Callable[[], None]) -> None:
-        def call() -> None:
-            if not self._flags.stopped:
-                function()
-
-        try:
-            self._loop.call_soon_threadsafe(call)
-        except RuntimeError as error:  # the worker ended, and its loop with it
-            raise asyncio.CancelledError("the worker has stopped") from error

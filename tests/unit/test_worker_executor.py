@@ -284,6 +284,18 @@ async def test_a_sync_handler_that_returns_a_coroutine_is_told_so(run):
     assert "returned a coroutine" in outcome.error
 
 
+async def test_an_async_handler_may_log_from_a_thread(run):
+    async def handle(job: JobContext) -> None:
+        job.log("before")
+        await asyncio.to_thread(job.log, "in a thread")
+        job.log("after")
+
+    ran = run(handle)
+    await ran.end()
+    await ran.attempt.log.flush()
+    assert [line.message for line in ran.lines] == ["before", "in a thread", "after"]
+
+
 # The log of the worker
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -370,13 +371,19 @@ async def test_a_process_that_a_handler_forked_can_be_ended(bench):
     worker = bench.worker()
     running = asyncio.create_task(worker.run())
     await worker._signals.idle.next()
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        signal.pause()
+        os.write(writer, b"!")  # a signal before here is lost: Python forgets it after a fork
+        for _ in range(1000):
+            time.sleep(0.01)  # noqa: ASYNC251 - not pause(), which a signal just before it does not end
         os._exit(0)
+    await asyncio.to_thread(os.read, reader, 1)
     os.kill(child, signal.SIGTERM)
     _, status = await asyncio.to_thread(os.waitpid, child, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
+    os.close(reader)
+    os.close(writer)
     assert not running.done()
     await worker.stop()
     await asyncio.wait_for(running, 5)

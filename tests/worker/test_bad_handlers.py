@@ -60,6 +60,12 @@ class LaterEpoch(Exception):
     retry_after = 1771404540
 
 
+class Throttled(Exception):
+    counts = False
+    retry_after = 1e9
+    pause_key = "k" * 300  # longer than the database takes: it is left out
+
+
 class Validated(BaseModel):
     size: int = Field(default_factory=lambda: raise_(Panic("in the default")))
 
@@ -240,6 +246,8 @@ WAITS: list[tuple[Callable[[], Any], str, float | None]] = [
     (lambda: raise_(Retry(at=datetime.max)), "scheduled", None),
     (lambda: raise_(Retry(1e9, reason="later")), "scheduled", YEAR),
     (lambda: RateLimited(1e9, key="an-api-of-no-other-test"), "scheduled", YEAR),
+    (lambda: raise_(Throttled("429\x00")), "scheduled", YEAR),
+    (lambda: Park(1e9, event="\U0001f600" * 200), "parked", YEAR),
     (lambda: raise_(LaterEpoch("busy")), "scheduled", YEAR),
 ]
 
