@@ -75,6 +75,11 @@ class Worker:
         return self._supervisor.name if self._supervisor else None
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it runs and its project answers; false while the project refuses its key."""
+        return self._supervisor is not None and self._supervisor.is_ready
+
+    @property
     def recycle(self) -> bool:
         """Whether it stops, or stopped, since only a new process can free what handlers hold.
 
@@ -250,7 +255,7 @@ class Worker:
         elif self._stop_asked.is_set():
             _log.warning("Stopping now: running jobs are released")
             if self._supervisor is not None:
-                self._supervisor.hurry()
+                self._supervisor.stop_now()
         else:
             _log.info("Stopping: running jobs get %g s", self.settings.shutdown_grace)
             self._stop_asked.set()
