@@ -1,6 +1,5 @@
 """Writes outcomes, many in one call. An outcome is kept until the database has answered for it."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -19,9 +18,6 @@ _log = logging.getLogger(__name__)
 #: Outcomes in one call at most.
 BATCH = 500
 _REPORT_TIMEOUT = 20.0  # seconds for an answer, retries included
-#: Seconds that outcomes wait for others while jobs end by the dozen; else they are sent at once.
-_GATHER_TIME = 0.005
-_MANY = 24  # outcomes in a call
 
 
 class Report:
@@ -81,7 +77,6 @@ class Reporter(BackgroundLoop):
         # One report a job: where there is a second, the first one's lease has ended.
         self._waiting: dict[str, Report] = {}
         self._batch_size = BATCH
-        self._last_size = 0
 
     def put(self, job: ClaimedJob, outcome: Outcome, duration: float = 0.0) -> None:
         """Take an outcome; it is written in the background."""
@@ -121,10 +116,7 @@ class Reporter(BackgroundLoop):
         if not self._waiting:
             await self._wait(None)
             return
-        if self._last_size >= _MANY and len(self._waiting) < BATCH // 2 and not self.stopping:
-            await asyncio.sleep(_GATHER_TIME)
         batch = list(islice(self._waiting.values(), self._batch_size))
-        self._last_size = len(batch)
         if await self._write(batch):
             self._delay.reset()
             self._batch_size = min(self._batch_size * 2, BATCH)

@@ -17,9 +17,9 @@ _log = logging.getLogger(__name__)
 #: Jobs of one claim at most, as `claim_jobs` has it.
 MAX_CLAIM = 1000
 #: Jobs held ahead at most, for each slot.
-AHEAD_PER_SLOT = 50
+AHEAD_PER_SLOT = 100
 #: Seconds of work to hold ahead, at the rate at which jobs have ended since the last claim.
-AHEAD_SECONDS = 0.05
+AHEAD_SECONDS = 0.1
 #: Seconds a job is held ahead at most: then it is given back, for a worker that has a free slot.
 MAX_HELD = 1.0
 
@@ -129,7 +129,7 @@ class Slots:
             return 0
         elapsed = max(time.monotonic() - self._claimed_at, 1e-3)
         expected = int(self._ended * AHEAD_SECONDS / elapsed)
-        return min(expected, AHEAD_PER_SLOT * self.concurrency)
+        return min(expected, AHEAD_PER_SLOT * self.concurrency, MAX_CLAIM)
 
     def note_claim(self) -> None:
         """Note that a claim is being sent."""
