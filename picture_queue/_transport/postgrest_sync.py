@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
-from pydantic_core import from_json
 from supabase import Client, ClientOptions
 
 from picture_queue._json import encode
@@ -15,6 +14,7 @@ from picture_queue._rpc import Rpc
 from picture_queue._transport.api_errors import translate_error, translate_response
 from picture_queue._transport.base import Deadline, parse_answer
 from picture_queue._transport.owner import ProcessOwner, leave_open
+from picture_queue._transport.unreadable import read_json
 from picture_queue.errors import SettingsError
 from picture_queue.settings import ProjectSettings
 
@@ -99,7 +99,7 @@ class Postgrest:
         kind = response.headers.get("content-type", "")
         if not response.is_success or "html" in kind:  # a page is no answer of an API
             raise translate_response(response, content, self.settings.url)
-        return parse_answer(rpc, content or None, from_json if "json" in kind else bytes.decode)
+        return parse_answer(rpc, content or None, read_json if "json" in kind else bytes.decode)
 
     def _send(
         self, client: Client, function: str, body: bytes, deadline: Deadline

@@ -200,6 +200,8 @@ class Supervisor:
             self._heartbeat.added(lease)
         if self._stopping or not lease.holds:
             self._release(job)
+        elif job.unreadable is not None:
+            self._refuse(job, f"The job cannot be read: {job.unreadable}")
         elif self._slots.free > 0:
             self._begin(lease)
         else:
@@ -209,13 +211,17 @@ class Supervisor:
         """Give back a job that was not started."""
         self._reporter.put(job, Released())
 
+    def _refuse(self, job: ClaimedJob, error: str) -> None:
+        """Fail a job that cannot be started; those claimed with it are to run."""
+        _log.error("Job %s (%s) fails without a start: %s", job.key, job.job_type, error)
+        self._reporter.put(job, Failed(clean(error), retryable=False))
+
     def _begin(self, lease: Lease) -> None:
         job = lease.job
         try:
             attempt = Attempt(self._registry[job.job_type], job, self, self._deadlines)
-        except Exception as error:  # of this job alone: those claimed with it are to run
-            _log.exception("Job %s cannot be started and fails", job.key)
-            self._reporter.put(job, Failed(clean(f"The job cannot be started: {error!r}")))
+        except Exception as error:
+            self._refuse(job, f"The job cannot be started: {error!r}")
             return
         self._slots.start(lease, attempt)
         if lease.cancelled:
