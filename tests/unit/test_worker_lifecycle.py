@@ -90,12 +90,18 @@ class Bench:
         return job_id
 
 
-@pytest.fixture
-def bench(project, row, monkeypatch):
+@pytest.fixture(autouse=True)
+def connect(monkeypatch):
+    """Lets heartbeats reach the project of the test."""
+
     async def connect(backend: Any) -> Any:
         return backend.for_thread()
 
     monkeypatch.setattr("picture_queue.worker.supervisor.connect", connect)
+
+
+@pytest.fixture
+def bench(project, row):
     return Bench(project, row)
 
 
