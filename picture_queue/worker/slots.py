@@ -19,7 +19,7 @@ MAX_CLAIM = 1000
 #: Jobs held ahead at most, for each slot.
 AHEAD_PER_SLOT = 100
 #: Seconds of work to hold ahead, at the rate at which jobs have ended since the last claim.
-AHEAD_SECONDS = 0.1
+AHEAD_SECONDS = 0.25
 #: Seconds a job is held ahead at most: then it is given back, for a worker that has a free slot.
 MAX_HELD = 1.0
 

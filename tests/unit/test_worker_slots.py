@@ -70,9 +70,9 @@ async def test_free_slots_are_in_demand(slots, claimed):
     [
         (10, 10.0, 0),  # pictures
         (9, 0.001, 0),  # too few to tell
-        (10, 0.5, 2),  # requests
-        (20, 0.1, 20),
-        (10_000, 0.1, 10 * module.AHEAD_PER_SLOT),
+        (10, 0.5, 5),  # requests
+        (20, 0.25, 20),
+        (10_000, 0.25, 10 * module.AHEAD_PER_SLOT),
     ],
 )
 async def test_as_many_are_held_ahead_as_end_in_a_moment(
@@ -91,7 +91,7 @@ async def test_few_are_not_worth_a_claim_while_others_are_held(slots, claimed, c
         run(slots, claimed())
     slots.note_claim()
     slots._ended = 100
-    clock.seconds += 0.1
+    clock.seconds += 0.25
     assert slots.demand() == (100, 0)
     for _ in range(51):
         slots.hold(lease_of(slots, claimed()))
