@@ -3,7 +3,7 @@
 import logging
 import random
 import time
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from picture_queue._rpc import Rpc
 from picture_queue.errors import (
@@ -15,19 +15,14 @@ from picture_queue.errors import (
     PictureQueueError,
 )
 
+if TYPE_CHECKING:
+    from picture_queue._transport.backend import AsyncBackend
+
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 _ALARM_INTERVAL = 60.0  # seconds between two error messages about the same fault
-
-
-class Transport(Protocol):
-    """The part of a transport that a worker uses."""
-
-    async def call(self, rpc: Rpc[T], timeout: float | None = None) -> T:
-        """Make the call within so many seconds, retries included; return its parsed result."""
-        ...
 
 
 class ConnectionStatus:
@@ -87,8 +82,8 @@ class ConnectionStatus:
 class WorkerCalls:
     """Makes the calls of one worker."""
 
-    def __init__(self, transport: Transport, status: ConnectionStatus) -> None:
-        self._transport = transport
+    def __init__(self, backend: "AsyncBackend", status: ConnectionStatus) -> None:
+        self._backend = backend
         self.status = status
 
     async def call(
@@ -110,7 +105,7 @@ class WorkerCalls:
         if pause > 0 and not urgent:
             raise Busy(f"The API asked for {pause:.0f} more seconds without calls")
         try:
-            result = await self._transport.call(rpc, timeout)
+            result = await self._backend.call(rpc, timeout)
         except Exception as error:
             self.status.note_pause(error)
             if counts:

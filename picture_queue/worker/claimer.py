@@ -95,7 +95,6 @@ class Claimer(BackgroundLoop):
         if self._open is None:
             self._open = self._claim(demand)
             self._sent_at = time.monotonic()
-            self._slots.note_claim()
         self._requested = False
         try:
             jobs = await self._calls.call(_rpc.claim_jobs(self._open), _CLAIM_TIMEOUT)
@@ -122,6 +121,7 @@ class Claimer(BackgroundLoop):
 
     def _take_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
         self._open = None
+        self._slots.note_answer(len(jobs))
         # Jitter: workers that were started together do not poll together for ever.
         interval = self._settings.poll_interval * random.uniform(0.8, 1.0)  # noqa: S311
         self._next_poll = time.monotonic() + interval

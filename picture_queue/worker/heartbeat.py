@@ -9,18 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from logging import getLogger
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from picture_queue import _rpc
-from picture_queue._rpc import Rpc
 from picture_queue.worker._calls import ConnectionStatus, RetryDelay, is_refusal
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.slots import Lease, Slots
 
 if TYPE_CHECKING:
     from picture_queue._transport.backend import AsyncBackend
-
-T = TypeVar("T")
+    from picture_queue._transport.backend_sync import Backend
 
 _log = getLogger(__name__)
 
@@ -32,27 +30,6 @@ _FAULT_DELAY = 1.0  # seconds
 _STOP_TIMEOUT = 3.0  # seconds for the thread to end
 
 
-class Connection(Protocol):
-    """A transport for a thread."""
-
-    def call(self, rpc: Rpc[T], timeout: float | None = None) -> T:
-        """Make the call within so many seconds, retries included; return its parsed result."""
-        ...
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
-class LeaseListener(Protocol):
-    """Acts on the answers to heartbeats; called in the event loop of the worker."""
-
-    def cancel_requested(self, lease: Lease) -> None:
-        """Cancel a job."""
-
-    def lease_lost(self, lease: Lease, reason: str) -> None:
-        """Stop a job whose lease ended."""
-
-
 class Heartbeat:
     """Prolongs the leases at a third of their length, and learns which jobs to stop.
 
@@ -60,35 +37,35 @@ class Heartbeat:
     it. It warns of those that block the event loop for as long as a third of a lease.
 
     Args:
-        connection: Makes the calls, and is closed at the end; used in the thread only.
-        status: Notes whether they succeed.
+        status: Notes whether its calls succeed.
         worker: Name of the worker.
         slots: Has the leases.
-        listener: Acts on the answers.
+        on_cancel: Called in the event loop of the worker with a job to cancel.
+        on_lost: Called there with a lease that ended, and the reason.
         signals: For tests.
     """
 
     def __init__(
         self,
-        connection: Connection,
         status: ConnectionStatus,
         worker: str,
         slots: Slots,
-        listener: LeaseListener,
+        on_cancel: Callable[[Lease], None],
+        on_lost: Callable[[Lease, str], None],
         signals: Signals,
     ) -> None:
-        self._connection = connection
         self._status = status
         self._worker = worker
         self._slots = slots
-        self._listener = listener
+        self._on_cancel = on_cancel
+        self._on_lost = on_lost
         self._signals = signals
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._loop_ran_at = time.monotonic()
         self._blocked_by: str | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._connection: Backend
         self._ended = asyncio.Event()
         self._woken = threading.Event()
         self._stopping = False
@@ -97,10 +74,15 @@ class Heartbeat:
         self._retry_at = 0.0
         self._beaten_at = self._planned_at = time.monotonic()
 
-    def start(self) -> None:
-        """Start the thread."""
+    def start(self, connection: "Backend") -> None:
+        """Start the thread.
+
+        Args:
+            connection: Makes the calls, in the thread only, and is closed there at the end.
+        """
+        self._connection = connection
         self._note_loop_runs()
-        self._thread.start()
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def beat_now(self) -> None:
         """Ask at once which jobs to stop."""
@@ -116,8 +98,9 @@ class Heartbeat:
         """End the thread, unless it waits for an answer for too long."""
         self._stopping = True
         self._woken.set()
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._timer is None:
+            return
+        self._timer.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_TIMEOUT):
                 await self._ended.wait()
@@ -173,11 +156,12 @@ class Heartbeat:
         self._beaten_at = sent_at
         for lease in leases:
             if lease.job.key in answer.lost:
-                self._lose(lease, "the database gave it to somebody else or ended it")
+                reason = "the database gave it to somebody else or ended it"
+                self._notify(self._on_lost, lease, reason)
                 continue
             lease.confirmed_at = sent_at
             if lease.job.key in answer.cancel:
-                self._notify(self._listener.cancel_requested, lease)
+                self._notify(self._on_cancel, lease)
         self._notify(self._signals.beaten.emit, None)
 
     def _note_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
@@ -191,10 +175,8 @@ class Heartbeat:
         for lease in leases:
             # An outcome is kept: nobody may have swept the job when the database is back.
             if not (lease.holds or lease.is_settled):
-                self._lose(lease, "no heartbeat was answered for its whole length")
-
-    def _lose(self, lease: Lease, reason: str) -> None:
-        self._notify(self._listener.lease_lost, lease, reason)
+                reason = "no heartbeat was answered for its whole length"
+                self._notify(self._on_lost, lease, reason)
 
     def _notify(self, function: Callable[..., Any], *args: Any) -> None:
         try:
@@ -236,7 +218,7 @@ class Heartbeat:
         )
 
 
-async def connect(backend: "AsyncBackend") -> Connection:
+async def connect(backend: "AsyncBackend") -> "Backend":
     """Return a connection to the same project for a thread; it is opened by the first call."""
     from picture_queue._transport.backend_sync import Backend
 

@@ -1,5 +1,6 @@
 """Writes outcomes, many in one call. An outcome is kept until the database has answered for it."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -12,11 +13,14 @@ from picture_queue.worker._calls import RetryDelay, WorkerCalls
 from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.outcomes import Failed, Outcome, Released, clean
+from picture_queue.worker.slots import Slots
 
 _log = logging.getLogger(__name__)
 
 #: Outcomes in one call at most.
 BATCH = 500
+#: Seconds that outcomes wait for others while jobs end by the hundred; else they are sent at once.
+_GATHER_TIME = 0.005
 _REPORT_TIMEOUT = 20.0  # seconds for an answer, retries included
 
 
@@ -55,6 +59,7 @@ class Reporter(BackgroundLoop):
 
     Args:
         calls: Makes the calls.
+        slots: Says whether jobs end by the hundred.
         on_written: Called with the jobs for whose outcomes the database has answered.
         signals: For tests.
         locked: Takes the outcomes of jobs that somebody has locked, so that they hold up nobody;
@@ -64,12 +69,14 @@ class Reporter(BackgroundLoop):
     def __init__(
         self,
         calls: WorkerCalls,
+        slots: Slots,
         on_written: Callable[[Sequence[ClaimedJob]], None],
         signals: Signals,
         locked: "Reporter | None" = None,
     ) -> None:
         super().__init__()
         self._calls = calls
+        self._slots = slots
         self._on_written = on_written
         self._signals = signals
         self._locked = locked
@@ -116,6 +123,8 @@ class Reporter(BackgroundLoop):
         if not self._waiting:
             await self._wait(None)
             return
+        if self._slots.in_bulk and len(self._waiting) < BATCH // 2 and not self.stopping:
+            await asyncio.sleep(_GATHER_TIME)
         batch = list(islice(self._waiting.values(), self._batch_size))
         if await self._write(batch):
             self._delay.reset()

@@ -14,12 +14,12 @@ from picture_queue.worker.executor import Attempt
 
 _log = logging.getLogger(__name__)
 
-#: Jobs of one claim at most, as `claim_jobs` has it.
+#: Jobs of one claim at most, as `claim_jobs` has it, and jobs held ahead at most.
 MAX_CLAIM = 1000
-#: Jobs held ahead at most, for each slot.
-AHEAD_PER_SLOT = 100
-#: Seconds of work to hold ahead, at the rate at which jobs have ended since the last claim.
+#: Seconds of work to hold ahead, at the rate at which jobs end since the last claim was answered.
 AHEAD_SECONDS = 0.25
+#: Jobs that are worth a claim while others are held ahead, or half of what is to be held.
+WORTH_A_CALL = 250
 #: Seconds a job is held ahead at most: then it is given back, for a worker that has a free slot.
 MAX_HELD = 1.0
 
@@ -98,8 +98,9 @@ class Slots:
         self._leases: dict[str, Lease] = {}  # by id of the job
         self._lock = threading.Lock()
         self._pausing: set[str] = set()
-        self._ended = 0  # since the last claim
-        self._claimed_at = time.monotonic()
+        self._last_claimed = 0
+        self._ended = 0  # since the last claim was answered
+        self._answered_at = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
 
     # --- demand ---
@@ -108,6 +109,11 @@ class Slots:
     def free(self) -> int:
         """Number of free slots."""
         return self.concurrency - len(self.running)
+
+    @property
+    def in_bulk(self) -> bool:
+        """Whether jobs end so quickly that others are held ahead."""
+        return bool(self._held)
 
     def demand(self) -> Demand:
         """Return how many jobs to claim now.
@@ -120,21 +126,25 @@ class Slots:
         unwritten = len(self._leases) - len(self._held) - len(self.running)
         # A few are not worth a call while others are held, and outcomes that cannot be written
         # must not pile up.
-        if wanted < max(1, ahead // 2) or unwritten >= 2 * self.concurrency + 4 * ahead:
+        if (
+            wanted < max(1, min(ahead // 2, WORTH_A_CALL))
+            or unwritten >= 2 * self.concurrency + 4 * ahead
+        ):
             return Demand(0, self.free)
         return Demand(0 if self._pausing else min(wanted, MAX_CLAIM), self.free)
 
     def _target_ahead(self) -> int:
         if self._ended < self.concurrency:
             return 0
-        elapsed = max(time.monotonic() - self._claimed_at, 1e-3)
+        elapsed = max(time.monotonic() - self._answered_at, 1e-3)
         expected = int(self._ended * AHEAD_SECONDS / elapsed)
-        return min(expected, AHEAD_PER_SLOT * self.concurrency, MAX_CLAIM)
+        return min(expected, 16 * self._last_claimed, MAX_CLAIM)  # the first that end say little
 
-    def note_claim(self) -> None:
-        """Note that a claim is being sent."""
+    def note_answer(self, count: int) -> None:
+        """Note that a claim was answered with so many jobs, which can end from here on."""
+        self._last_claimed = count
         self._ended = 0
-        self._claimed_at = time.monotonic()
+        self._answered_at = time.monotonic()
 
     def pause_claims(self, job: ClaimedJob) -> None:
         """Claim nothing before the outcome of this job is written: it pauses a limit key."""

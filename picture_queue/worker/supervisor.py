@@ -87,26 +87,24 @@ class Supervisor:
         self._heard: set[str] = set()
         self._slots = Slots(settings.concurrency, self._release)
         # Those of locked jobs have a call of their own, and hold up nobody.
-        locked = Reporter(self._calls, self._written, signals)
-        self._reporter = Reporter(self._calls, self._written, signals, locked)
+        locked = Reporter(self._calls, self._slots, self._written, signals)
+        self._reporter = Reporter(self._calls, self._slots, self._written, signals, locked)
+        types = registry.job_types
         self._claimer = Claimer(
-            self._calls,
-            self.name,
-            registry.job_types,
-            self._settings,
-            self._slots,
-            self._take,
-            signals,
+            self._calls, self.name, types, self._settings, self._slots, self._take, signals
         )
         self._maintenance = MaintenanceLoop(
             self._calls, self.name, self._claimer.request_claim, signals
         )
-        self._heartbeat: Heartbeat | None = None
+        self._heartbeat = Heartbeat(
+            self._status, self.name, self._slots, self._cancel, self._lose, signals
+        )
+        self._is_started = False
 
     @property
     def is_ready(self) -> bool:
         """Whether it claims jobs, and its last call was answered."""
-        return self._heartbeat is not None and not self._stopping and self._status.is_up
+        return self._is_started and not self._stopping and self._status.is_up
 
     # --- start and stop ---
 
@@ -121,15 +119,12 @@ class Supervisor:
         )
         version = await self._backend.call(call, _REGISTER_TIMEOUT)
         check_version(version)
-        connection = await connect(self._backend)
-        self._heartbeat = Heartbeat(
-            connection, self._status, self.name, self._slots, self, self._signals
-        )
-        self._heartbeat.start()
+        self._heartbeat.start(await connect(self._backend))
         self._reporter.start()
         self._claimer.start()
         self._maintenance.start()
         self._listen()
+        self._is_started = True
         _log.info(
             "Worker %s serves %s with handlers for %s",
             self.name,
@@ -157,8 +152,7 @@ class Supervisor:
         if self._logging:
             await asyncio.wait(self._logging, timeout=_LAST_REPORT_TIMEOUT)
         await self._reporter.stop(_LAST_REPORT_TIMEOUT)
-        if self._heartbeat is not None:
-            await self._heartbeat.stop()
+        await self._heartbeat.stop()
         with contextlib.suppress(Exception):  # it is forgotten within a minute anyway
             await self._backend.call(_rpc.unregister_worker(self.name), _UNREGISTER_TIMEOUT)
         _log.info("Worker %s has stopped", self.name)
@@ -178,15 +172,12 @@ class Supervisor:
             wait.cancel()
 
     def _warn_of_unserved_queues(self) -> None:
+        message = (
+            "%s jobs are enqueued to %r, which this worker does not serve: add it to its queues"
+        )
         for handler in self._registry:
-            queue = handler.policy.queue
-            if queue is not None and queue not in self._settings.queue_names:
-                _log.warning(
-                    "%s jobs are enqueued to %r, which this worker does not serve: add it to the "
-                    "queues of WorkerSettings",
-                    handler.job_type,
-                    queue,
-                )
+            if handler.policy.queue not in (None, *self._settings.queue_names):
+                _log.warning(message, handler.job_type, handler.policy.queue)
 
     # --- the way of a job ---
 
@@ -196,8 +187,7 @@ class Supervisor:
         older = self._slots.add(lease)
         if older is not None and older.attempt is not None:
             older.attempt.stop(Stop.LOST)
-        if self._heartbeat is not None:
-            self._heartbeat.added(lease)
+        self._heartbeat.added(lease)
         if self._stopping or not lease.holds:
             self._release(job)
         elif job.unreadable is not None:
@@ -303,20 +293,20 @@ class Supervisor:
         except StaleLease:
             lease = self._slots.find(attempt.job.key)
             if lease is not None and lease.attempt is attempt:
-                self.lease_lost(lease, f"the database refused its {name}")
+                self._lose(lease, f"the database refused its {name}")
         except Exception as error:
             _log.debug("The %s of job %s was not written: %s", name, attempt.job.id, error)
         return None
 
     # --- answers to heartbeats ---
 
-    def cancel_requested(self, lease: Lease) -> None:
+    def _cancel(self, lease: Lease) -> None:
         """Cancel a job, or have it cancelled when it starts."""
         if lease.attempt is not None:
             lease.attempt.stop(Stop.CANCEL)
         lease.cancelled = True
 
-    def lease_lost(self, lease: Lease, reason: str) -> None:
+    def _lose(self, lease: Lease, reason: str) -> None:
         """Stop a job whose lease ended."""
         self._slots.drop(lease.job)
         if lease.attempt is not None and not lease.attempt.settled:
@@ -340,13 +330,12 @@ class Supervisor:
         self._claimer.hears_wake_ups = len(self._heard) == len(set(self._settings.queue_names))
         if yes:
             self._claimer.request_claim()
-            if self._heartbeat is not None:
-                self._heartbeat.beat_now()
+            self._heartbeat.beat_now()
             self._signals.listening.emit(len(self._heard))
 
     def wake_up(self, reason: str) -> None:
         """Do what a wake-up asks for."""
-        if reason == "cancel" and self._heartbeat is not None:
+        if reason == "cancel":
             self._heartbeat.beat_now()
         elif reason == "maintain":
             self._maintenance.run_now()

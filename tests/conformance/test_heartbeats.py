@@ -102,7 +102,9 @@ async def test_a_blocked_handler_is_stopped_once_the_event_loop_runs_again(
             if request_ == "cancel":
                 connection.execute("select cancel_job(%s)", [job.id])
             else:
-                connection.execute("update job_queue set lease_id = gen_random_uuid() where id = %s", [job.id])
+                connection.execute(
+                    "update job_queue set lease_id = gen_random_uuid() where id = %s", [job.id]
+                )
         time.sleep(LEASE)  # noqa: ASYNC251
         await asyncio.sleep(30)
         went_on = True

@@ -28,7 +28,7 @@ class FakeSlots:
         wanted = 0 if self.is_paused else max(0, self.free + self.ahead)
         return Demand(wanted, self.free)
 
-    def note_claim(self) -> None: ...
+    def note_answer(self, count: int) -> None: ...
 
 
 class Bench:

@@ -38,13 +38,16 @@ class Bench:
         self.cancelled: asyncio.Queue[Lease] = asyncio.Queue()
         self.lost: asyncio.Queue[tuple[Lease, str]] = asyncio.Queue()
         self.connection = project.for_thread()
-        self.heart = Heartbeat(self.connection, self.status, "w", self.slots, self, self.signals)
+        self.heart = Heartbeat(
+            self.status, "w", self.slots, self.cancelled.put_nowait, self.lose, self.signals
+        )
         project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
 
-    def cancel_requested(self, lease: Lease) -> None:
-        self.cancelled.put_nowait(lease)
+    def start(self) -> None:
+        connection: Any = self.connection
+        self.heart.start(connection)
 
-    def lease_lost(self, lease: Lease, reason: str) -> None:
+    def lose(self, lease: Lease, reason: str) -> None:
         self.slots.drop(lease.job)
         self.lost.put_nowait((lease, reason))
 
@@ -60,7 +63,7 @@ class Bench:
 @pytest.fixture
 async def bench(project, claimed) -> AsyncIterator[Bench]:
     made = Bench(project, claimed)
-    made.heart.start()
+    made.start()
     yield made
     await made.heart.stop()
     assert made.connection.closed.is_set()
@@ -110,7 +113,7 @@ async def test_a_job_that_is_held_ahead_is_prolonged_like_a_running_one(bench):
 async def test_a_worker_without_leases_shows_that_it_lives(project, claimed, monkeypatch):
     monkeypatch.setattr(heartbeat, "PRESENCE", 0.02)
     bench = Bench(project, claimed)
-    bench.heart.start()
+    bench.start()
     assert (await project.next("heartbeat_jobs"))["leases"] == []
     await bench.heart.stop()
 
@@ -163,7 +166,7 @@ async def test_a_blocked_event_loop_stops_no_heartbeat_and_is_named(
         return rpc.parse({"cancel": [], "lost": []})
 
     monkeypatch.setattr(bench.connection, "call", answer)
-    bench.heart.start()
+    bench.start()
     lease = bench.hold(lease_seconds=0.6)
 
     async def block() -> None:
@@ -219,7 +222,7 @@ async def test_a_worker_without_jobs_keeps_the_pause(project, claimed, monkeypat
     monkeypatch.setattr(heartbeat, "PRESENCE", 0.02)
     bench = Bench(project, claimed)
     bench.status.quiet_until = time.monotonic() + 0.5
-    bench.heart.start()
+    bench.start()
     began = time.monotonic()
     await project.next("heartbeat_jobs")
     assert time.monotonic() - began >= 0.45
@@ -238,8 +241,7 @@ async def test_a_worker_that_was_never_stopped_leaves_no_thread(project, claimed
             raise RuntimeError("Event loop is closed")
 
     monkeypatch.setattr(bench.connection, "call", answer)
-    bench.heart.start()
+    bench.start()
     monkeypatch.setattr(bench.heart, "_loop", ClosedLoop())
     bench.heart.beat_now()
-    await asyncio.to_thread(bench.heart._thread.join, 5)
-    assert not bench.heart._thread.is_alive()
+    assert await asyncio.to_thread(bench.connection.closed.wait, 5)

@@ -12,6 +12,7 @@ from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.outcomes import Completed, Failed, Outcome, Released
 from picture_queue.worker.reporter import Reporter
+from picture_queue.worker.slots import Slots
 
 
 class Bench:
@@ -25,8 +26,9 @@ class Bench:
         self.one_ended = asyncio.Event()
         project.answers["report_jobs"] = self.take
         calls = WorkerCalls(project, ConnectionStatus())
-        self.locked = Reporter(calls, self._written, self.signals)
-        self.reporter = Reporter(calls, self._written, self.signals, self.locked)
+        slots = Slots(10, lambda job: None)
+        self.locked = Reporter(calls, slots, self._written, self.signals)
+        self.reporter = Reporter(calls, slots, self._written, self.signals, self.locked)
 
     def _written(self, jobs: Any) -> None:
         self.ended += [job.id for job in jobs]

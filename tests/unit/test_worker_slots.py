@@ -72,13 +72,13 @@ async def test_free_slots_are_in_demand(slots, claimed):
         (9, 0.001, 0),  # too few to tell
         (10, 0.5, 5),  # requests
         (20, 0.25, 20),
-        (10_000, 0.25, 10 * module.AHEAD_PER_SLOT),
+        (10_000, 0.25, module.MAX_CLAIM),
     ],
 )
 async def test_as_many_are_held_ahead_as_end_in_a_moment(
     slots, claimed, clock, count, seconds, ahead
 ):
-    slots.note_claim()
+    slots.note_answer(100)
     for _ in range(min(count, 20)):
         finish(slots, run(slots, claimed()))
     slots._ended = count
@@ -86,10 +86,18 @@ async def test_as_many_are_held_ahead_as_end_in_a_moment(
     assert slots.demand() == (min(10 + ahead, 1000), 10)
 
 
+async def test_the_first_jobs_that_end_say_little(slots, claimed, clock):
+    slots.note_answer(10)
+    for _ in range(10):
+        finish(slots, run(slots, claimed()))
+    clock.seconds += 0.001
+    assert slots.demand() == (170, 10)
+
+
 async def test_few_are_not_worth_a_claim_while_others_are_held(slots, claimed, clock):
     for _ in range(10):
         run(slots, claimed())
-    slots.note_claim()
+    slots.note_answer(100)
     slots._ended = 100
     clock.seconds += 0.25
     assert slots.demand() == (100, 0)
@@ -101,7 +109,7 @@ async def test_few_are_not_worth_a_claim_while_others_are_held(slots, claimed, c
 
 
 async def test_outcomes_that_cannot_be_written_do_not_pile_up(slots, claimed, clock):
-    slots.note_claim()
+    slots.note_answer(100)
     attempts = [run(slots, claimed()) for _ in range(20)]
     clock.seconds += 20
     for attempt in attempts[:19]:
