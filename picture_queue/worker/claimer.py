@@ -14,7 +14,7 @@ from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.slots import Demand, Slots
 
-_CLAIM_TIMEOUT = 20.0  # seconds for an answer, retries included
+_CLAIM_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
 class Claimer(BackgroundLoop):

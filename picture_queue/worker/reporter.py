@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 BATCH = 500
 #: Seconds that outcomes wait for others while jobs end by the hundred; else they are sent at once.
 _GATHER_TIME = 0.005
-_REPORT_TIMEOUT = 20.0  # seconds for an answer, retries included
+_REPORT_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
 class Report:

@@ -252,8 +252,7 @@ class Supervisor:
         self._stuck.ended(attempt)
         if self._stopping:
             return
-        lease = self._slots.next_held()
-        if lease is not None:
+        while self._slots.free > 0 and (lease := self._slots.next_held()) is not None:
             self._begin(lease)
         self._claimer.slot_freed()
 
