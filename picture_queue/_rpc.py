@@ -353,26 +353,13 @@ def maintain_jobs(*, force: bool = False, worker: str | None = None) -> Rpc[Main
     return Rpc("maintain_jobs", given(force=force, worker=worker), Maintenance.model_validate)
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """The answer to a report: ok, repeated or stale by id of the job, and the jobs of the claim."""
-
-    outcomes: dict[str, str]
-    jobs: list[ClaimedJob]
-
-
-def report_jobs(outcomes: Sequence[Mapping[str, Any]], claim: Claim | None = None) -> Rpc[Reported]:
+def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, str]]:
+    """The result has the answer to each outcome (ok, repeated, stale, …) by the id of its job."""
     # Each is plain already: looking through hundreds again would take longer than to send them.
-    params: dict[str, Any] = {"outcomes": outcomes}
-    if claim is not None:
-        params["claim"] = claim.params()
     return Rpc(
         "report_jobs",
-        params,
-        lambda data: Reported(
-            {item["job_id"]: item["outcome"] for item in data["outcomes"]},
-            _claimed(data["jobs"]),
-        ),
+        {"outcomes": outcomes},
+        lambda data: {item["job_id"]: item["outcome"] for item in data["outcomes"]},
     )
 
 

@@ -6,6 +6,7 @@ import math
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from logging import getLogger
@@ -27,6 +28,7 @@ _log = getLogger(__name__)
 PRESENCE = 20.0
 _MIN_TIMEOUT = 1.0  # seconds for an answer, however short the lease
 _FAULT_DELAY = 1.0  # seconds
+_FRAMES = 6  # of the code that blocks the event loop
 _STOP_TIMEOUT = 3.0  # seconds for the thread to end
 
 
@@ -208,7 +210,8 @@ class Heartbeat:
         if lease is not None:
             culprit = f"The handler of job {lease.job.id} ({lease.job.job_type})"
         frame = sys._current_frames().get(self._loop_thread)
-        place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else "?"
+        stack = traceback.extract_stack(frame, limit=_FRAMES)
+        place = ", called at ".join(f"{at.filename}:{at.lineno}" for at in reversed(stack))
         self._blocked_by = culprit
         _log.warning(
             "%s has blocked the event loop for %.1f s, at %s: await there, or make it a plain def",

@@ -144,7 +144,7 @@ class Reporter(BackgroundLoop):
         call = _rpc.report_jobs([report.item for report in batch])
         try:
             # At the end of the worker there is no later.
-            answer = await self._calls.call(call, _REPORT_TIMEOUT, urgent=self.stopping)
+            answers = await self._calls.call(call, _REPORT_TIMEOUT, urgent=self.stopping)
         except Exception as error:
             if not _is_at_fault(error):
                 if len(batch) == 1 and isinstance(error, Busy) and self._locked is not None:
@@ -156,7 +156,7 @@ class Reporter(BackgroundLoop):
                 return all([await self._write(half) for half in (batch[:middle], batch[middle:])])
             self._fail_job(batch[0], str(error))
             return True
-        return self._take_answer(batch, answer.outcomes)
+        return self._take_answer(batch, answers)
 
     def _take_answer(self, batch: list[Report], answers: dict[str, str]) -> bool:
         written = []
