@@ -64,7 +64,7 @@ class Heartbeat:
         self._signals = signals
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._loop_ran_at = time.monotonic()
+        self._loop_ran_at = self._checked_at = time.monotonic()
         self._blocked_by: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._connection: Backend
@@ -199,10 +199,13 @@ class Heartbeat:
         self._timer = self._loop.call_later(min(shortest / 12, 0.5), self._note_loop_runs)
 
     def _check_loop(self, limit: float) -> None:
-        blocked = time.monotonic() - self._loop_ran_at
+        now = time.monotonic()
+        blocked, self._checked_at, before = now - self._loop_ran_at, now, self._checked_at
         # Ticks are a quarter of the limit apart: a block is noticed before it has lasted so long.
         if blocked < 0.75 * limit or self._blocked_by is not None:
             return
+        if now - before > 0.75 * limit:
+            return  # this thread did not run either: the process was stopped
         task = asyncio.current_task(self._loop)
         name = task.get_name() if task is not None else "a callback"
         lease = self._slots.find(name.rpartition(" ")[2])  # as attempts name their tasks

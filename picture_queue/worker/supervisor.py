@@ -320,7 +320,7 @@ class Supervisor:
         if self._wake_ups is None:
             return
         for queue in self._settings.queue_names:
-            listener = _QueueListener(self, queue)
+            listener = QueueListener(self, queue)
             self._listening.enter_context(self._wake_ups.listen(f"pq:queue:{queue}", listener))
 
     def set_listening(self, queue: str, yes: bool) -> None:
@@ -344,8 +344,8 @@ class Supervisor:
             self._claimer.request_claim()
 
 
-class _QueueListener:
-    """Receives the wake-ups of one queue."""
+class QueueListener:
+    """The listener for the wake-ups of one queue."""
 
     def __init__(self, supervisor: Supervisor, queue: str) -> None:
         self._supervisor = supervisor

@@ -199,6 +199,19 @@ async def test_code_of_no_handler_that_blocks_is_named_by_its_task(bench, caplog
     assert "Code of somebody's has blocked the event loop for" in caplog.text
 
 
+async def test_a_process_that_was_stopped_blames_no_handler(bench, caplog):
+    """After SIGSTOP and SIGCONT neither the event loop nor the thread has run for a while."""
+    bench.hold(lease_seconds=30)
+    await asyncio.sleep(0.1)
+    bench.heart._loop_ran_at -= 60
+    bench.heart._checked_at -= 60
+    bench.heart._check_loop(10)
+    assert caplog.text == ""
+    bench.heart._loop_ran_at -= 60
+    bench.heart._check_loop(10)
+    assert "has blocked the event loop" in caplog.text
+
+
 async def test_a_pause_that_the_api_asks_for_costs_no_lease(bench, project):
     """A heartbeat is sent at a third of the lease where the lease would end in the pause."""
     calls: list[float] = []
