@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from picture_queue import JobContext, JobStatus
+from picture_queue.worker.slots import Slots
 
 LEASE = 1.5  # seconds
 LONG = 3 * LEASE
@@ -51,6 +52,39 @@ async def test_a_handler_that_blocks_the_event_loop_costs_no_lease(
     text = f"The handler of job {job.id} (blocks) has blocked the event loop for "
     assert text in caplog.text
     assert "test_heartbeats.py" in caplog.text
+
+
+async def test_jobs_that_are_held_ahead_run_once_although_the_event_loop_is_blocked(
+    stack, service, queue, new_worker, monkeypatch, until
+):
+    """Their leases are prolonged too; none loses an attempt, and the last attempts are not held."""
+    monkeypatch.setattr(Slots, "_target_ahead", lambda self: 5)
+    worker = new_worker(lease=LEASE, concurrency=1, poll_interval=0.2)
+    ran: list[tuple[int, int]] = []
+
+    @worker.handler("blocks")
+    async def blocks(payload: dict[str, int], job: JobContext) -> None:
+        ran.append((payload["n"], job.attempt))
+        if payload["n"] == 0:
+            ends = time.monotonic() + LONG
+            with sweeps(stack) as sweep:
+                while time.monotonic() < ends:
+                    sweep()
+                    time.sleep(0.1)  # noqa: ASYNC251
+
+    jobs = await service.jobs.enqueue_many(
+        {"job_type": "blocks", "payload": {"n": n}, "queue": queue, "max_attempts": 1 + n % 2}
+        for n in range(6)
+    )
+
+    async def are_finished() -> bool:
+        found = await service.jobs.list(queue=queue)
+        return len(found) == len(jobs) and all(job.finished_at for job in found)
+
+    async with worker:
+        await until(are_finished, timeout=40)
+    assert sorted(ran) == [(n, 1) for n in range(6)]
+    assert {(await service.jobs.get(job.id)).status for job in jobs} == {JobStatus.COMPLETED}
 
 
 async def test_handlers_that_take_all_connections_cost_no_lease(
