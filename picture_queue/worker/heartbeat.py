@@ -224,6 +224,13 @@ class Heartbeat:
         )
 
 
+def own_connections(backend: "AsyncBackend") -> "AsyncBackend":
+    """Return the same project with connections that handlers cannot take."""
+    if backend.database is None:
+        return backend
+    return type(backend)(None, backend.database.settings)
+
+
 async def connect(backend: "AsyncBackend") -> "Backend":
     """Return a connection to the same project for a thread; it is opened by the first call."""
     from picture_queue._transport.backend_sync import Backend

@@ -21,7 +21,7 @@ from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.executor import CLEANUP, Attempt, Deadlines, Stop
-from picture_queue.worker.heartbeat import Heartbeat, connect
+from picture_queue.worker.heartbeat import Heartbeat, connect, own_connections
 from picture_queue.worker.joblog import Line
 from picture_queue.worker.maintenance import MaintenanceLoop
 from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed, clean
@@ -70,13 +70,14 @@ class Supervisor:
         signals: Signals,
     ) -> None:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
-        self._backend = backend
+        self._client_backend = backend
+        self._backend = own_connections(backend)
         self._wake_ups = wake_ups
         self._registry = registry
         self._settings = replace(settings, queues=settings.queues or registry.queues())
         self._signals = signals
         self._status = ConnectionStatus()
-        self._calls = WorkerCalls(backend, self._status)
+        self._calls = WorkerCalls(self._backend, self._status)
         self._deadlines = Deadlines()
         self._stuck = Stuck(settings.concurrency, settings.stuck_after, on_stuck)
         self._logging: set[asyncio.Task[None]] = set()  # writing the last lines of attempts
@@ -155,6 +156,8 @@ class Supervisor:
         await self._heartbeat.stop()
         with contextlib.suppress(Exception):  # it is forgotten within a minute anyway
             await self._backend.call(_rpc.unregister_worker(self.name), _UNREGISTER_TIMEOUT)
+        if self._backend is not self._client_backend:
+            await self._backend.aclose()
         _log.info("Worker %s has stopped", self.name)
 
     def stop_now(self) -> None:

@@ -1,13 +1,14 @@
 """Leases that hold although handlers block the event loop, or take all connections."""
 
 import asyncio
+import contextlib
 import time
 from contextlib import contextmanager
 
 import psycopg
 import pytest
 
-from picture_queue import JobContext, JobStatus
+from picture_queue import Busy, JobContext, JobStatus
 from picture_queue.worker.slots import Slots
 
 LEASE = 1.5  # seconds
@@ -87,11 +88,11 @@ async def test_jobs_that_are_held_ahead_run_once_although_the_event_loop_is_bloc
     assert {(await service.jobs.get(job.id)).status for job in jobs} == {JobStatus.COMPLETED}
 
 
-async def test_handlers_that_take_all_connections_cost_no_lease(
+async def test_handlers_that_take_all_connections_cost_no_lease_and_stop_no_others(
     stack, service, queue, new_worker, db
 ):
     """They wait for a row that somebody has locked."""
-    worker = new_worker(lease=LEASE, concurrency=4)
+    worker = new_worker(lease=LEASE, concurrency=5, poll_interval=0.2)
     locked = await service.jobs.enqueue("locked", queue=queue)
     attempts: list[int] = []
     started = asyncio.Semaphore(0)
@@ -100,7 +101,11 @@ async def test_handlers_that_take_all_connections_cost_no_lease(
     async def waits(job: JobContext) -> None:
         attempts.append(job.attempt)
         started.release()
-        await service.jobs.cancel(locked.id)
+        with contextlib.suppress(Busy):
+            await service.jobs.cancel(locked.id)
+
+    @worker.handler("fine")
+    async def fine() -> None: ...
 
     jobs = [await service.jobs.enqueue("waits", queue=queue) for _ in range(4)]
     async with db.transaction():
@@ -108,6 +113,9 @@ async def test_handlers_that_take_all_connections_cost_no_lease(
         await worker.start()
         for _ in jobs:
             await asyncio.wait_for(started.acquire(), 15)
+        with psycopg.connect(stack.db_url, autocommit=True) as sql:
+            row = sql.execute("select enqueue_job('fine', queue => %s)", [queue]).fetchone()
+        assert await worker._signals.reported.next() == (row[0], "ok")
         ends = time.monotonic() + LONG
         with sweeps(stack) as sweep:
             while time.monotonic() < ends:

@@ -64,6 +64,8 @@ class Project:
     the answer, or raises. It may be async.
     """
 
+    database = None
+
     def __init__(self) -> None:
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self.asked: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
