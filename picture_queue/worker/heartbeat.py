@@ -240,4 +240,6 @@ async def connect(backend: "AsyncBackend") -> "Backend":
     from picture_queue._transport.postgrest_sync import Postgrest
 
     assert backend.api is not None  # noqa: S101 - one of the two is there
-    return Backend(Postgrest(await backend.api.as_caller()))
+    settings, token = backend.api.settings, await backend.api.access_token()
+    token_of_user = None if token == settings.key else token
+    return Backend(Postgrest(replace(settings, access_token=token_of_user)))
