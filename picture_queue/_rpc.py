@@ -6,13 +6,14 @@ A value of `Rpc` is a call that a transport can make, and make again after a los
 needs an id gets it here, so a repetition meets what the first call wrote.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 
 from picture_queue._ids import new_id, new_ids
 from picture_queue._json import plain
@@ -37,6 +38,9 @@ from picture_queue.records import (
 )
 
 T = TypeVar("T")
+R = TypeVar("R", bound=BaseModel)
+
+_log = logging.getLogger(__name__)
 
 #: The contract this client is written for; see `picture_queue_version` in SQL.
 CONTRACT = 2
@@ -78,12 +82,36 @@ def _nothing(_: Any) -> None:
     return None
 
 
-_JOBS = TypeAdapter(list[Job])
+def _rows(record: type[R]) -> Callable[[Any], list[R]]:
+    """Return a parser of rows; one that does not fit is logged and left out."""
+    rows = TypeAdapter(list[record])  # type: ignore[valid-type]
+
+    def parse(data: Any) -> list[R]:
+        try:
+            return rows.validate_python(data)
+        except ValidationError:
+            if not isinstance(data, list):
+                raise
+        found = []
+        for row in data:
+            try:
+                found.append(record.model_validate(row))
+            except ValidationError as error:
+                row_id = row.get("id") if isinstance(row, dict) else row
+                _log.error(
+                    "%s %s cannot be read and is left out: %s", record.__name__, row_id, error
+                )
+        return found
+
+    return parse
+
+
+_parse_jobs = _rows(Job)
+_parse_generations = _rows(Generation)
+_parse_models = _rows(Model)
 _EXPLANATIONS = TypeAdapter(list[JobExplanation])
 _ENQUEUED = TypeAdapter(list[Enqueued])
 _REASONS = TypeAdapter(list[FailureReason])
-_GENERATIONS = TypeAdapter(list[Generation])
-_MODELS = TypeAdapter(list[Model])
 
 
 def picture_queue_version() -> Rpc[Version]:
@@ -143,7 +171,7 @@ def list_jobs(
     filter_: JobFilter, *, limit: int = 100, before_seq: int | None = None
 ) -> Rpc[list[Job]]:
     params = given(**filter_, limit=limit, before_seq=before_seq)
-    return Rpc("list_jobs", {"filter": params}, _JOBS.validate_python)
+    return Rpc("list_jobs", {"filter": params}, _parse_jobs)
 
 
 def change_jobs(action: str, filter_: JobFilter, *, preview: bool, limit: int) -> Rpc[Changed]:
@@ -221,7 +249,7 @@ def list_generations(
     before: datetime | None = None,
 ) -> Rpc[list[Generation]]:
     filter_ = given(status=status, limit=limit, before=before)
-    return Rpc("list_generations", {"filter": filter_}, _GENERATIONS.validate_python)
+    return Rpc("list_generations", {"filter": filter_}, _parse_generations)
 
 
 def cancel_generation(generation_id: UUID | str) -> Rpc[CancelRequest]:
@@ -231,7 +259,7 @@ def cancel_generation(generation_id: UUID | str) -> Rpc[CancelRequest]:
 
 
 def list_models() -> Rpc[list[Model]]:
-    return Rpc("list_models", {}, _MODELS.validate_python)
+    return Rpc("list_models", {}, _parse_models)
 
 
 # The worker
@@ -325,26 +353,13 @@ def maintain_jobs(*, force: bool = False, worker: str | None = None) -> Rpc[Main
     return Rpc("maintain_jobs", given(force=force, worker=worker), Maintenance.model_validate)
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """The answer to a report: ok, repeated or stale by id of the job, and the jobs of the claim."""
-
-    outcomes: dict[str, str]
-    jobs: list[ClaimedJob]
-
-
-def report_jobs(outcomes: Sequence[Mapping[str, Any]], claim: Claim | None = None) -> Rpc[Reported]:
+def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, str]]:
+    """The result has the answer to each outcome (ok, repeated, stale, …) by the id of its job."""
     # Each is plain already: looking through hundreds again would take longer than to send them.
-    params: dict[str, Any] = {"outcomes": outcomes}
-    if claim is not None:
-        params["claim"] = claim.params()
     return Rpc(
         "report_jobs",
-        params,
-        lambda data: Reported(
-            {item["job_id"]: item["outcome"] for item in data["outcomes"]},
-            _claimed(data["jobs"]),
-        ),
+        {"outcomes": outcomes},
+        lambda data: {item["job_id"]: item["outcome"] for item in data["outcomes"]},
     )
 
 

@@ -6,6 +6,22 @@ from typing import Any
 from uuid import UUID
 
 
+class Unreadable(dict[str, str]):
+    """Takes the place of a field that cannot be read, as ``{"unreadable": reason}``.
+
+    Args:
+        reason: The fault.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(unreadable=reason)
+
+    @property
+    def reason(self) -> str:
+        """The fault."""
+        return self["unreadable"]
+
+
 class ClaimedJob:
     """A job as its worker gets it, with the lease that fences every later write.
 
@@ -63,6 +79,14 @@ class ClaimedJob:
         """The payload as it was enqueued."""
         payload: dict[str, Any] = self._row["payload"]
         return payload
+
+    @property
+    def unreadable(self) -> str | None:
+        """The field of the row that Python cannot read, and why; None where there is none."""
+        for name, value in self._row.items():
+            if isinstance(value, Unreadable):
+                return f"{name}: {value.reason}"
+        return None
 
     @property
     def priority(self) -> int:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from pydantic_core import from_json
 from tenacity import (
     RetryCallState,
     retry_if_exception,
@@ -16,6 +15,7 @@ from tenacity import (
 
 from picture_queue import _rpc
 from picture_queue._rpc import Rpc
+from picture_queue._transport.unreadable import read_json
 from picture_queue.errors import (
     AuthenticationFailed,
     Busy,
@@ -87,7 +87,7 @@ class FunctionMissing(Exception):
 
 
 def parse_answer(
-    rpc: Rpc[T], answer: bytes | None, decode: Callable[[bytes], Any] = from_json
+    rpc: Rpc[T], answer: bytes | None, decode: Callable[[bytes], Any] = read_json
 ) -> T:
     """Return the result of a call.
 

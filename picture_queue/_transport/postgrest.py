@@ -4,7 +4,6 @@ import asyncio
 from typing import Any, TypeVar
 
 import httpx
-from pydantic_core import from_json
 from supabase import AsyncClient, AsyncClientOptions
 
 from picture_queue._json import encode
@@ -16,6 +15,7 @@ from picture_queue._transport.api_errors import (
 )
 from picture_queue._transport.base import Deadline, parse_answer
 from picture_queue._transport.owner import LoopOwner, ProcessOwner, leave_open
+from picture_queue._transport.unreadable import read_json
 from picture_queue.errors import SettingsError
 from picture_queue.settings import ProjectSettings
 
@@ -101,7 +101,7 @@ class AsyncPostgrest:
         kind = response.headers.get("content-type", "")
         if not response.is_success or "html" in kind:  # a page is no answer of an API
             raise translate_response(response, content, self.settings.url)
-        return parse_answer(rpc, content or None, from_json if "json" in kind else bytes.decode)
+        return parse_answer(rpc, content or None, read_json if "json" in kind else bytes.decode)
 
     async def _send(
         self, client: AsyncClient, function: str, body: bytes, deadline: Deadline

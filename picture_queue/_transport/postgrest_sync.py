@@ -6,7 +6,6 @@ import threading
 from typing import Any, TypeVar
 
 import httpx
-from pydantic_core import from_json
 from supabase import Client, ClientOptions
 
 from picture_queue._json import encode
@@ -18,6 +17,7 @@ from picture_queue._transport.api_errors import (
 )
 from picture_queue._transport.base import Deadline, parse_answer
 from picture_queue._transport.owner import ProcessOwner, leave_open
+from picture_queue._transport.unreadable import read_json
 from picture_queue.errors import SettingsError
 from picture_queue.settings import ProjectSettings
 
@@ -103,7 +103,7 @@ class Postgrest:
         kind = response.headers.get("content-type", "")
         if not response.is_success or "html" in kind:  # a page is no answer of an API
             raise translate_response(response, content, self.settings.url)
-        return parse_answer(rpc, content or None, from_json if "json" in kind else bytes.decode)
+        return parse_answer(rpc, content or None, read_json if "json" in kind else bytes.decode)
 
     def _send(
         self, client: Client, function: str, body: bytes, deadline: Deadline

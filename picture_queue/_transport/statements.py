@@ -4,10 +4,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic_core import from_json
-
 from picture_queue._json import encode, encode_text
 from picture_queue._transport.base import FunctionMissing
+from picture_queue._transport.unreadable import read_json
 
 #: The parameters of a function with their types and defaults, and what it returns; no row when
 #: there is none.
@@ -45,7 +44,7 @@ class Statement:
         self._function = function
         self._encoders = {name: _encoder(type_) for name, type_ in types.items()}
         self._defaults = dict(zip(types, map(_bare, defaults), strict=False))
-        self.decode: Callable[[bytes], Any] = from_json
+        self.decode: Callable[[bytes], Any] = read_json
         call = f'public."{function}"({{}})'
         if is_set:
             self._select = f"select coalesce(jsonb_agg(r), '[]')::text from {call} r"  # noqa: S608

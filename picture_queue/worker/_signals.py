@@ -1,4 +1,4 @@
-"""What happens inside a worker, for tests to wait for instead of sleeping.
+"""Events inside a worker, for tests to wait for instead of sleeping.
 
 In production nobody watches, and a signal costs one comparison.
 """
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Signal(Generic[T]):
-    """Something that happens again and again, each time with a value."""
+    """An event that occurs repeatedly, each time with a value."""
 
     def __init__(self) -> None:
         self._seen: asyncio.Queue[T] | None = None
@@ -24,22 +24,22 @@ class Signal(Generic[T]):
         return self._seen is not None
 
     def emit(self, value: T) -> None:
-        """Says that it happened."""
+        """Note that the event occurred."""
         if self._seen is not None:
             self._seen.put_nowait(value)
 
     def watch(self) -> None:
-        """Remembers from now on what happens."""
+        """Keep values from now on."""
         self._seen = asyncio.Queue()
 
     async def next(self, timeout: float = 10.0) -> T:
-        """Returns the next value that was not returned yet.
+        """Return the next value that was not returned yet.
 
         Args:
             timeout: Longest wait, seconds.
 
         Raises:
-            TimeoutError: It did not happen in time.
+            TimeoutError: The event did not occur in time.
         """
         assert self._seen is not None, "watch first"  # noqa: S101 - a mistake in a test
         async with asyncio.timeout(timeout):
@@ -47,29 +47,26 @@ class Signal(Generic[T]):
 
 
 class Signals:
-    """The signals of one worker.
-
-    Attributes:
-        idle: A claim found less than it asked for, twice in a row.
-        claimed: The ids of the jobs of a claim that found some.
-        settled: A job's attempt has an outcome, or none because its lease is lost.
-        reported: The database's answer to an outcome: ok, repeated or stale.
-        beaten: A heartbeat was answered.
-        maintained: The answer to a call for maintenance.
-        listening: The number of queues whose wake-ups are heard.
-    """
+    """The signals of one worker."""
 
     def __init__(self) -> None:
+        #: A claim found less than it asked for, twice in a row.
         self.idle: Signal[None] = Signal()
+        #: The ids of the jobs of a claim that found some.
         self.claimed: Signal[tuple[UUID, ...]] = Signal()
+        #: An attempt has an outcome, or none because its lease is lost.
         self.settled: Signal[tuple[UUID, str | None]] = Signal()
+        #: The database's answer to an outcome: ok, repeated or stale.
         self.reported: Signal[tuple[UUID, str]] = Signal()
+        #: A heartbeat was answered.
         self.beaten: Signal[None] = Signal()
+        #: The answer to a call for maintenance.
         self.maintained: Signal[Maintenance] = Signal()
+        #: The number of queues whose wake-ups arrive.
         self.listening: Signal[int] = Signal()
 
     def watch(self) -> "Signals":
-        """Watches all of them and returns itself."""
+        """Watch all of them and return itself."""
         for signal in vars(self).values():
             signal.watch()
         return self

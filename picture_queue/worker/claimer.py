@@ -1,192 +1,142 @@
-"""Asks for jobs: as many as there are free slots, when there may be some."""
+"""Claims jobs: as many as the worker can take, when there may be some."""
 
-import asyncio
-import logging
 import random
+import time
 from collections.abc import Callable
-from typing import NamedTuple
 from uuid import uuid4
 
 from picture_queue import _rpc
 from picture_queue._rpc import Claim
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.settings import WorkerSettings
-from picture_queue.worker._link import Link, Pauses
-from picture_queue.worker._service import Service
+from picture_queue.worker._calls import RetryDelay, WorkerCalls, is_refusal
+from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
+from picture_queue.worker.slots import Demand, Slots
 
-_log = logging.getLogger(__name__)
-
-#: Jobs of one claim at most, as `claim_jobs` has it.
-MOST = 1000
-_ANSWER = 20.0  # seconds for an answer, repetitions included
+_CLAIM_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
-class Demand(NamedTuple):
-    """Numbers of jobs that a worker asks for in one claim.
+class Claimer(BackgroundLoop):
+    """Keeps the slots of a worker filled. Nobody else claims.
 
-    Attributes:
-        max_jobs: With those it holds until a slot is free.
-        start_jobs: Its free slots.
-    """
-
-    max_jobs: int
-    start_jobs: int
-
-
-class Claimer(Service):
-    """Keeps the slots of a worker filled.
-
-    There is one question at a time, its own or one that travels with a report. Whose answer was
-    lost is asked again as it was, with the same request id: the database gives the same jobs.
+    There is one claim at a time. One whose answer was lost is repeated as it was, with the same
+    request id: the database gives the same jobs.
 
     Args:
-        link: Makes the calls.
+        calls: Makes the calls.
         worker: Name of the worker.
         job_types: The types that have a handler.
         settings: Queues, lease and poll interval.
-        demand: Returns how many jobs could be taken now.
-        launch: Takes a job, and when its lease was asked for by the clock of the event loop.
+        slots: How many jobs to claim.
+        take: Takes a job, and the time of the monotonic clock when its lease was asked for.
         signals: For tests.
 
     Attributes:
-        reports_wait: Says whether outcomes are about to be sent, which can ask along: a pause of
-            the queue among them is to hold for what is claimed next.
-        least: Says how many jobs are worth a call of their own. Above one, jobs end so fast that
-            claims do not wait for reports: the database works on both at the same time.
-        on_answer: Called with the seconds an answer took.
+        hears_wake_ups: Whether the worker is woken when there are jobs. If not, each free slot is
+            a reason to claim.
     """
 
     def __init__(
         self,
-        link: Link,
+        calls: WorkerCalls,
         worker: str,
         job_types: tuple[str, ...],
         settings: WorkerSettings,
-        demand: Callable[[], Demand],
-        launch: Callable[[ClaimedJob, float], None],
+        slots: Slots,
+        take: Callable[[ClaimedJob, float], None],
         signals: Signals,
     ) -> None:
         super().__init__()
-        self._link = link
+        self.hears_wake_ups = False
+        self._calls = calls
         self._worker = worker
         self._job_types = job_types
         self._settings = settings
-        self._demand = demand
-        self._launch = launch
+        self._slots = slots
+        self._take = take
         self._signals = signals
-        self._pauses = Pauses()
-        self._clock = asyncio.get_running_loop().time
-        self._open: Claim | None = None  # asked, and not answered yet
-        self._asked_at = 0.0  # when it was asked first
-        self._asking = False
-        self._wanted = True  # something happened: look without waiting for the poll
-        self._more = True  # the last answer was full, so there may be more
-        self._in_vain = False  # the last answer was empty
-        self._next_poll = self._clock()
-        self.hears_wake_ups = False  # until then a report always asks along
-        self.reports_wait: Callable[[], bool] = lambda: False
-        self.least: Callable[[], int] = lambda: 1
-        self.on_answer: Callable[[float], None] = lambda seconds: None
+        self._delay = RetryDelay()
+        self._open: Claim | None = None  # sent, and not answered yet
+        self._sent_at = 0.0  # when it was sent first
+        self._requested = True
+        self._may_be_more = True  # the last answer filled the slots
+        self._was_empty = False  # the last answer had no job
+        self._next_poll = 0.0
 
-    @property
-    def in_bulk(self) -> bool:
-        """Whether jobs end so fast that claims go by themselves."""
-        return self.least() > 1
-
-    def look(self) -> None:
-        """Looks for jobs at once, or as soon as a slot is free."""
-        self._wanted = True
+    def request_claim(self) -> None:
+        """Claim at once, or as soon as a slot is free."""
+        self._requested = True
         self.wake()
 
-    def ask_along(self) -> Claim | None:
-        """Returns a question to travel with a report, or None when there is nothing to ask.
+    def slot_freed(self) -> None:
+        """Claim for a slot that is free now, if there may be a job for it."""
+        if not self.hears_wake_ups:
+            self._requested = True
+        self.demand_changed()
 
-        Whoever takes it calls `answered` or `unanswered`.
-        """
-        if self.in_bulk:
-            return None
-        due = self._more or self._wanted or self._clock() >= self._next_poll
-        return self._question() if due or not self.hears_wake_ups else None
-
-    def answered(self, claim: Claim | None, jobs: list[ClaimedJob]) -> None:
-        """Takes the answer to a question and launches its jobs."""
-        if claim is None:
+    def demand_changed(self) -> None:
+        """Claim the jobs that can be taken now, if there may be some."""
+        if (self._requested or self._may_be_more) and self._slots.demand().max_jobs:
             self.wake()
+
+    async def _tick(self) -> None:
+        demand = self._slots.demand()
+        # Once there was nothing to hold ahead, the next claim waits for a free slot.
+        may_be_more = self._may_be_more and (demand.start_jobs > 0 or not self._was_empty)
+        if not (self._requested or may_be_more):
+            wait = self._next_poll - time.monotonic()
+            if wait > 0:
+                await self._wait(wait)
+                return
+        if not demand.max_jobs:
+            await self._wait(None)  # until a slot is free
             return
-        asked_at = self._asked_at
-        self._open, self._asking = None, False
-        self.on_answer(self._clock() - asked_at)
-        self._next_poll = self._clock() + self._poll_interval()
+        if self._open is None:
+            self._open = self._claim(demand)
+            self._sent_at = time.monotonic()
+        self._requested = False
+        try:
+            jobs = await self._calls.call(_rpc.claim_jobs(self._open), _CLAIM_TIMEOUT)
+        except Exception as error:
+            if is_refusal(error):
+                self._calls.status.alarm(f"The project refuses claims: {error}")
+            self._requested = True
+            await self._sleep(self._delay.next())
+            return
+        self._delay.reset()
+        self._take_answer(self._open, jobs)
+
+    def _claim(self, demand: Demand) -> Claim:
+        return Claim(
+            self._worker,
+            self._settings.queue_names,
+            self._job_types,
+            demand.max_jobs,
+            self._settings.lease,
+            uuid4(),
+            self._settings.weights,
+            min(demand.start_jobs, demand.max_jobs),
+        )
+
+    def _take_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
+        self._open = None
+        self._slots.note_answer(len(jobs))
+        # Jitter: workers that were started together do not poll together for ever.
+        interval = self._settings.poll_interval * random.uniform(0.8, 1.0)  # noqa: S311
+        self._next_poll = time.monotonic() + interval
         # A job in its last attempt is not claimed ahead: an answer that fills the free slots does
         # not say that there is no more.
-        free = claim.max_jobs if claim.start_jobs is None else claim.start_jobs
-        full = len(jobs) >= min(claim.max_jobs, free)
-        if not full and self._more:
+        is_full = len(jobs) >= min(claim.max_jobs, claim.start_jobs or 0)
+        if not is_full and self._may_be_more:
             # The database has only now noted that this worker is idle: a job written in the
             # meantime woke nobody.
-            self._wanted = True
-        elif not full:
+            self._requested = True
+        elif not is_full:
             self._signals.idle.emit(None)
-        self._more = full
-        self._in_vain = not jobs
+        self._may_be_more = is_full
+        self._was_empty = not jobs
         for job in jobs:
-            self._launch(job, asked_at)
+            self._take(job, self._sent_at)
         if jobs and self._signals.claimed.watched:
             self._signals.claimed.emit(tuple(job.id for job in jobs))
-        self.wake()
-
-    def unanswered(self, claim: Claim | None) -> None:
-        """Keeps a question whose answer was lost."""
-        if claim is not None:
-            self._asking, self._wanted = False, True
-            self.wake()
-
-    def _question(self) -> Claim | None:
-        if self._asking or self.stopping:
-            return None
-        if self._open is None:
-            max_jobs, start_jobs = self._demand()
-            max_jobs = min(max_jobs, MOST)
-            if max_jobs < self.least():
-                return None
-            self._open = Claim(
-                self._worker,
-                self._settings.queue_names,
-                self._job_types,
-                max_jobs,
-                self._settings.lease,
-                uuid4(),
-                self._settings.weights,
-                min(start_jobs, max_jobs),
-            )
-            self._asked_at = self._clock()
-        self._asking, self._wanted = True, False
-        return self._open
-
-    async def _round(self) -> None:
-        in_bulk = self.in_bulk
-        # Once nothing could be claimed ahead, the next bulk claim waits for a free slot.
-        more = self._more and not (self._in_vain and self._demand().start_jobs == 0)
-        at_once = self._wanted or (more and in_bulk)
-        wait = 0.0 if at_once else self._next_poll - self._clock()
-        if wait > 0:
-            await self._pause(wait)
-            return
-        claim = self._question() if in_bulk or not self.reports_wait() else None
-        if claim is None:
-            # No slot is free, or a report asks in a moment: both end with a wake-up.
-            await self._pause(None)
-            return
-        try:
-            jobs = await self._link.call(_rpc.claim_jobs(claim), _ANSWER)
-        except Exception:  # the link has logged it
-            self.unanswered(claim)
-            await self._rest(self._pauses.next())
-            return
-        self._pauses.reset()
-        self.answered(claim, jobs)
-
-    def _poll_interval(self) -> float:
-        # Jitter: workers that were started together do not ask together for ever.
-        return self._settings.poll_interval * random.uniform(0.8, 1.0)  # noqa: S311

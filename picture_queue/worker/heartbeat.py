@@ -1,169 +1,245 @@
-"""Keeps the leases of a worker alive: one call for all of them."""
+"""Keeps the leases of a worker alive, from a thread and over a connection of its own."""
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+import math
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
 from logging import getLogger
+from typing import TYPE_CHECKING, Any
 
 from picture_queue import _rpc
-from picture_queue._rpc import Heartbeat as Answer
-from picture_queue.claimed_job import ClaimedJob
-from picture_queue.worker._link import Link, Pauses
-from picture_queue.worker._service import Service
+from picture_queue.worker._calls import ConnectionStatus, RetryDelay, is_refusal
 from picture_queue.worker._signals import Signals
-from picture_queue.worker.executor import Attempt, Stop
+from picture_queue.worker.slots import Lease, Slots
+
+if TYPE_CHECKING:
+    from picture_queue._transport.backend import AsyncBackend
+    from picture_queue._transport.backend_sync import Backend
 
 _log = getLogger(__name__)
 
-#: Seconds between two signs of life when no lease asks for more: a worker that is not heard of for
+#: Seconds between two heartbeats when no lease asks for more: a worker that is not heard of for
 #: a minute is neither shown as alive nor woken.
 PRESENCE = 20.0
-_SHORTEST_WAIT = 1.0  # seconds for an answer, however short the lease
+_MIN_TIMEOUT = 1.0  # seconds for an answer, however short the lease
+_FAULT_DELAY = 1.0  # seconds
+_FRAMES = 6  # of the code that blocks the event loop
+_STOP_TIMEOUT = 3.0  # seconds for the thread to end
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
-    """A lease of this worker.
-
-    Attributes:
-        attempt: Who works under it.
-        confirmed_at: When the question was sent whose answer granted or prolonged it, by the clock
-            of the event loop: the lease holds at least ``seconds`` from then.
-    """
-
-    attempt: Attempt
-    confirmed_at: float
-
-    @property
-    def seconds(self) -> float:
-        """Its length."""
-        return self.attempt.job.lease_seconds
-
-    @property
-    def due(self) -> float:
-        """When it wants to be prolonged."""
-        return self.confirmed_at + self.seconds / 3
-
-    @property
-    def ends(self) -> float:
-        """Until when it surely holds."""
-        return self.confirmed_at + self.seconds
-
-
-class Leases:
-    """The leases of the jobs that run, or whose outcome is not reported yet."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, Lease] = {}  # by id of the job
-
-    def __iter__(self) -> Iterator[Lease]:
-        return iter(self._held.values())
-
-    def ids(self) -> dict[str, str]:
-        """Returns the lease of each job."""
-        return {key: lease.attempt.job.lease_key for key, lease in self._held.items()}
-
-    def add(self, lease: Lease) -> None:
-        """Takes a lease; one that was held for the same job is lost with that."""
-        key = lease.attempt.job.key
-        older = self._held.get(key)
-        self._held[key] = lease
-        if older is not None:
-            older.attempt.stop(Stop.LOST)
-
-    def drop(self, job: ClaimedJob) -> None:
-        """Forgets a lease that ended."""
-        held = self._held.get(job.key)
-        if held is not None and held.attempt.job.lease_key == job.lease_key:
-            del self._held[job.key]
-
-
-class Heartbeat(Service):
+class Heartbeat:
     """Prolongs the leases at a third of their length, and learns which jobs to stop.
 
+    Handlers that block the event loop, or take all connections of the worker's client, do not stop
+    it. It warns of those that block the event loop for as long as a third of a lease.
+
     Args:
-        link: Makes the calls.
+        status: Notes whether its calls succeed.
         worker: Name of the worker.
-        leases: What to prolong.
+        slots: Has the leases.
+        on_cancel: Called in the event loop of the worker with a job to cancel.
+        on_lost: Called there with a lease that ended, and the reason.
         signals: For tests.
     """
 
-    def __init__(self, link: Link, worker: str, leases: Leases, signals: Signals) -> None:
-        super().__init__()
-        self._link = link
+    def __init__(
+        self,
+        status: ConnectionStatus,
+        worker: str,
+        slots: Slots,
+        on_cancel: Callable[[Lease], None],
+        on_lost: Callable[[Lease, str], None],
+        signals: Signals,
+    ) -> None:
+        self._status = status
         self._worker = worker
-        self._leases = leases
+        self._slots = slots
+        self._on_cancel = on_cancel
+        self._on_lost = on_lost
         self._signals = signals
-        self._pauses = Pauses(first=0.2, longest=2.0)
-        self._clock = asyncio.get_running_loop().time
-        self._beaten_at = self._clock()
-        self._planned = self._beaten_at
-        self._asked = False
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
+        self._loop_ran_at = self._checked_at = time.monotonic()
+        self._blocked_by: str | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._connection: Backend
+        self._ended = asyncio.Event()
+        self._woken = threading.Event()
+        self._stopping = False
+        self._requested = False
+        self._delay = RetryDelay()
+        self._retry_at = 0.0
+        self._beaten_at = self._planned_at = time.monotonic()
+
+    def start(self, connection: "Backend") -> None:
+        """Start the thread.
+
+        Args:
+            connection: Makes the calls, in the thread only, and is closed there at the end.
+        """
+        self._connection = connection
+        self._note_loop_runs()
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def beat_now(self) -> None:
-        """Asks before the time is there: something was cancelled."""
-        self._asked = True
-        self.wake()
+        """Ask at once which jobs to stop."""
+        self._requested = True
+        self._woken.set()
 
-    def hold(self, lease: Lease) -> None:
-        """Keeps a new lease alive from now on."""
-        self._leases.add(lease)
-        if lease.due < self._planned:
-            self.wake()
+    def added(self, lease: Lease) -> None:
+        """Plan to prolong a new lease in time."""
+        if lease.due_at < self._planned_at:
+            self._woken.set()
 
-    async def _round(self) -> None:
-        due = [lease.due for lease in self._leases]
-        self._planned = min([*due, self._beaten_at + PRESENCE])
-        wait = self._planned - self._clock()
-        if self._asked or wait <= 0:
-            self._asked = False
-            await self._beat()
-        else:
-            await self._pause(wait)
-
-    async def _beat(self) -> None:
-        asked_at = self._clock()
-        leases = list(self._leases)
-        call = _rpc.heartbeat_jobs(self._worker, self._leases.ids())
-        try:
-            answer = await self._link.call(call, _patience(leases, asked_at))
-        except Exception:  # the link has logged it
-            self._let_go_of_the_expired()
-            await self._rest(self._pauses.next())
+    async def stop(self) -> None:
+        """End the thread, unless it waits for an answer for too long."""
+        self._stopping = True
+        self._woken.set()
+        if self._timer is None:
             return
-        self._pauses.reset()
-        self._beaten_at = asked_at
-        self._take(answer, leases, asked_at)
-        self._signals.beaten.emit(None)
+        self._timer.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_TIMEOUT):
+                await self._ended.wait()
 
-    def _take(self, answer: Answer, leases: list[Lease], asked_at: float) -> None:
+    # --- in the thread ---
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                wait = self._tick()
+            except Exception:
+                _log.exception("The heartbeat failed and continues")
+                wait = _FAULT_DELAY
+            self._woken.wait(wait)
+            self._woken.clear()
+        with contextlib.suppress(Exception):
+            self._connection.close()
+        self._notify(self._ended.set)
+
+    def _tick(self) -> float:
+        """Beat if it is time for it; return the seconds until the next tick."""
+        self._planned_at = math.inf  # what is added from here on wakes the thread
+        leases = self._slots.leases()
+        shortest = min((lease.seconds for lease in leases), default=3 * PRESENCE)
+        self._check_loop(shortest / 3)
+        due = min([lease.due_at for lease in leases] + [self._beaten_at + PRESENCE])
+        self._planned_at = max(due, self._retry_at)
+        wait = self._planned_at - time.monotonic()
+        if self._requested or wait <= 0:
+            self._requested = False
+            self._beat(leases, shortest)
+            return 0.0
+        return min(wait, shortest / 12)
+
+    def _beat(self, leases: list[Lease], shortest: float) -> None:
+        sent_at = time.monotonic()
+        # A pause that the API asked for must not cost leases.
+        pause = self._status.quiet_until - sent_at
+        if pause > 0 and all(lease.ends_at > self._status.quiet_until for lease in leases):
+            self._retry_at = self._status.quiet_until
+            return
+        held = {lease.job.key: lease.job.lease_key for lease in leases}
+        # Time for another attempt while all leases hold.
+        soonest = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
+        timeout = max(_MIN_TIMEOUT, min(soonest, shortest / 3))
+        try:
+            answer = self._connection.call(_rpc.heartbeat_jobs(self._worker, held), timeout)
+        except Exception as error:
+            self._note_failure(error, leases, shortest)
+            return
+        self._status.succeeded()
+        self._delay.reset()
+        self._beaten_at = sent_at
         for lease in leases:
-            key = lease.attempt.job.key
-            if key in answer.lost:
-                self._lose(lease, "the database gave it to somebody else or ended it")
+            if lease.job.key in answer.lost:
+                reason = "the database gave it to somebody else or ended it"
+                self._notify(self._on_lost, lease, reason)
                 continue
-            lease.confirmed_at = asked_at
-            if key in answer.cancel:
-                lease.attempt.stop(Stop.CANCEL)
+            lease.confirmed_at = sent_at
+            if lease.job.key in answer.cancel:
+                self._notify(self._on_cancel, lease)
+        self._notify(self._signals.beaten.emit, None)
 
-    def _let_go_of_the_expired(self) -> None:
-        now = self._clock()
-        for lease in list(self._leases):
+    def _note_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
+        self._status.note_pause(error)
+        self._status.failed(error, "heartbeat_jobs")
+        if is_refusal(error):
+            self._status.alarm(f"The project refuses heartbeats: {error}")
+        now = time.monotonic()
+        pause = min(self._status.quiet_until - now, shortest / 3)
+        self._retry_at = now + max(self._delay.next(), pause)
+        for lease in leases:
             # An outcome is kept: nobody may have swept the job when the database is back.
-            if now >= lease.ends and not lease.attempt.settled:
-                self._lose(lease, "no heartbeat was answered for its whole length")
+            if not (lease.holds or lease.is_settled):
+                reason = "no heartbeat was answered for its whole length"
+                self._notify(self._on_lost, lease, reason)
 
-    def _lose(self, lease: Lease, why: str) -> None:
-        job = lease.attempt.job
-        if not lease.attempt.settled:
-            _log.warning("The lease of job %s is lost and its handler stopped: %s", job.id, why)
-        self._leases.drop(job)
-        lease.attempt.stop(Stop.LOST)
+    def _notify(self, function: Callable[..., Any], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the event loop was closed, and the worker never stopped
+            self._stopping = True
+
+    # --- the watch over the event loop ---
+
+    def _note_loop_runs(self) -> None:
+        now = time.monotonic()
+        if self._blocked_by is not None:
+            seconds = now - self._loop_ran_at
+            _log.warning("%s blocked the event loop for %.1f s", self._blocked_by, seconds)
+            self._blocked_by = None
+        self._loop_ran_at = now
+        shortest = min((lease.seconds for lease in self._slots.leases()), default=PRESENCE)
+        self._timer = self._loop.call_later(min(shortest / 12, 0.5), self._note_loop_runs)
+
+    def _check_loop(self, limit: float) -> None:
+        now = time.monotonic()
+        blocked, self._checked_at, before = now - self._loop_ran_at, now, self._checked_at
+        # Ticks are a quarter of the limit apart: a block is noticed before it has lasted so long.
+        if blocked < 0.75 * limit or self._blocked_by is not None:
+            return
+        if now - before > 0.75 * limit:
+            return  # this thread did not run either: the process was stopped
+        task = asyncio.current_task(self._loop)
+        name = task.get_name() if task is not None else "a callback"
+        lease = self._slots.find(name.rpartition(" ")[2])  # as attempts name their tasks
+        culprit = f"Code of {name}"
+        if lease is not None:
+            culprit = f"The handler of job {lease.job.id} ({lease.job.job_type})"
+        frame = sys._current_frames().get(self._loop_thread)
+        stack = traceback.extract_stack(frame, limit=_FRAMES)
+        place = ", called at ".join(f"{at.filename}:{at.lineno}" for at in reversed(stack))
+        self._blocked_by = culprit
+        _log.warning(
+            "%s has blocked the event loop for %.1f s, at %s: await there, or make it a plain def",
+            culprit,
+            blocked,
+            place,
+        )
 
 
-def _patience(leases: list[Lease], now: float) -> float:
-    """Seconds to wait for an answer: room for another try while all leases hold."""
-    if not leases:
-        return PRESENCE
-    soonest = min(lease.ends for lease in leases) - now
-    return max(_SHORTEST_WAIT, min(soonest, min(lease.seconds for lease in leases) / 3))
+def own_connections(backend: "AsyncBackend") -> "AsyncBackend":
+    """Return the same project with connections that handlers cannot take."""
+    if backend.database is None:
+        return backend
+    return type(backend)(None, backend.database.settings)
+
+
+async def connect(backend: "AsyncBackend") -> "Backend":
+    """Return a connection to the same project for a thread; it is opened by the first call."""
+    from picture_queue._transport.backend_sync import Backend
+
+    if backend.database is not None:
+        return Backend(None, replace(backend.database.settings, connections=1))
+    from picture_queue._transport.postgrest_sync import Postgrest
+
+    assert backend.api is not None  # noqa: S101 - one of the two is there
+    settings, token = backend.api.settings, await backend.api.access_token()
+    token_of_user = None if token == settings.key else token
+    return Backend(Postgrest(replace(settings, access_token=token_of_user)))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from picture_queue.errors import InvalidArgument
-from picture_queue.worker._trickle import Trickle
+from picture_queue.worker._batch_sender import BatchSender
 from picture_queue.worker.outcomes import storable
 
 #: Seconds that lines wait for each other.
@@ -51,7 +51,7 @@ _LEVELS = f"Use {', '.join(get_args(Level))}"
 Send = Callable[[list[Line]], Coroutine[Any, Any, None]]
 
 
-class JobLog(Trickle[Line]):
+class JobLog(BatchSender[Line]):
     """Gathers what a handler writes.
 
     Args:
@@ -67,5 +67,5 @@ class JobLog(Trickle[Line]):
         """Takes a line; it goes out within a second."""
         self._add(line)
 
-    def _due(self, now: float) -> float:
+    def _due_at(self, now: float) -> float:
         return now if len(self._waiting) >= BATCH else now + INTERVAL

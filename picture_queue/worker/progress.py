@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from picture_queue.worker._trickle import Trickle
+from picture_queue.worker._batch_sender import BatchSender
 
 #: Seconds between the end of a report and the next.
 INTERVAL = 0.25
@@ -11,8 +11,8 @@ INTERVAL = 0.25
 Send = Callable[[int, str | None], Coroutine[Any, Any, None]]
 
 
-class Progress(Trickle[tuple[int, str | None]]):
-    """Thins out what a handler says.
+class Progress(BatchSender[tuple[int, str | None]]):
+    """Sends the latest progress of a handler, four times a second at most.
 
     Args:
         send: Writes one value; raises nothing.
@@ -24,8 +24,8 @@ class Progress(Trickle[tuple[int, str | None]]):
         super().__init__(lambda values: send(*values[0]), keep=1)
 
     def put(self, percent: int, message: str | None) -> None:
-        """Takes a value; it goes out at once or when its turn comes."""
+        """Take a value; it is sent at once, or after the pause."""
         self._add((percent, message))
 
-    def _due(self, now: float) -> float:
+    def _due_at(self, now: float) -> float:
         return self._ended_at + INTERVAL

@@ -2,92 +2,104 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
 from picture_queue import _rpc
 from picture_queue.claimed_job import ClaimedJob
-from picture_queue.errors import TooLarge
-from picture_queue.worker._link import Link, Pauses
-from picture_queue.worker._service import Service
+from picture_queue.errors import Busy, TooLarge
+from picture_queue.worker._calls import RetryDelay, WorkerCalls
+from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
-from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.outcomes import Failed, Outcome, Released, clean
+from picture_queue.worker.slots import Slots
 
 _log = logging.getLogger(__name__)
 
 #: Outcomes in one call at most.
 BATCH = 500
-_ANSWER = 20.0  # seconds for an answer, repetitions included
-#: Seconds outcomes wait for others while jobs end by the hundred; else they are sent at once.
-_LINGER = 0.005
+#: Seconds that outcomes wait for others while jobs end by the hundred; else they are sent at once.
+_GATHER_TIME = 0.005
+_REPORT_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
-@dataclass(slots=True, eq=False)
 class Report:
-    """What is to be written about one attempt."""
+    """An attempt's outcome, as it is written. It is encoded here, where it can fail alone.
 
-    job: ClaimedJob
-    outcome: Outcome
-    duration: float
+    Args:
+        job: The job.
+        outcome: Its outcome.
+        duration: Seconds the attempt took.
+    """
 
-    def as_json(self) -> dict[str, Any]:
-        """Returns the report as `report_jobs` takes it."""
-        return {
+    __slots__ = ("duration", "item", "job", "outcome")
+
+    def __init__(self, job: ClaimedJob, outcome: Outcome, duration: float) -> None:
+        self.job = job
+        self.duration = duration
+        try:
+            self.replace(outcome)
+        except Exception as error:
+            self.replace(_unwritable(repr(error)))
+
+    def replace(self, outcome: Outcome) -> None:
+        """Report this outcome instead."""
+        self.outcome = outcome
+        self.item: dict[str, Any] = {
             "job_id": self.job.key,
             "lease_id": self.job.lease_key,
             "duration_seconds": round(self.duration, 4),
-            **self.outcome.as_json(),
+            **outcome.as_json(),
         }
 
 
-class Reporter(Service):
-    """Sends what has come together since the last answer, and claims in the same round trip.
+class Reporter(BackgroundLoop):
+    """Sends the outcomes that have gathered since the last answer.
 
     Args:
-        link: Makes the calls.
-        claimer: Asks for the next jobs where slots are free.
-        on_reported: Called with the job once the database has answered.
+        calls: Makes the calls.
+        slots: Says whether jobs end by the hundred.
+        on_written: Called with the jobs for whose outcomes the database has answered.
         signals: For tests.
+        locked: Takes the outcomes of jobs that somebody has locked, so that they hold up nobody;
+            None: they are repeated here.
     """
 
     def __init__(
         self,
-        link: Link,
-        claimer: Claimer,
-        on_reported: Callable[[ClaimedJob], None],
+        calls: WorkerCalls,
+        slots: Slots,
+        on_written: Callable[[Sequence[ClaimedJob]], None],
         signals: Signals,
+        locked: "Reporter | None" = None,
     ) -> None:
         super().__init__()
-        self._link = link
-        self._claimer = claimer
-        self._on_reported = on_reported
+        self._calls = calls
+        self._slots = slots
+        self._on_written = on_written
         self._signals = signals
-        self._pauses = Pauses(first=0.1, longest=5.0)
+        self._locked = locked
+        self._delay = RetryDelay(first=0.1)
         # One report a job: where there is a second, the first one's lease has ended.
         self._waiting: dict[str, Report] = {}
-        self._batch = BATCH
-        self._in_trouble = False  # the last call failed: claims do not wait for the next
+        self._batch_size = BATCH
 
     def put(self, job: ClaimedJob, outcome: Outcome, duration: float = 0.0) -> None:
-        """Takes an outcome; it is written from the background."""
-        self._waiting[job.key] = Report(job, outcome, duration)
-        self.wake()
+        """Take an outcome; it is written in the background."""
+        self._add(Report(job, outcome, duration))
 
-    def will_ask(self) -> bool:
-        """Whether a call is about to be made, or on its way, that can ask for jobs as well."""
-        return bool(self._waiting) and not self._in_trouble
+    def start(self) -> None:
+        """Start to write outcomes."""
+        super().start()
+        if self._locked is not None:
+            self._locked.start()
 
-    @property
-    def backlog(self) -> int:
-        """Number of outcomes the database has not answered for."""
-        return len(self._waiting)
-
-    async def stop(self, patience: float) -> None:
-        """Writes what is left, and says what could not be written."""
-        await super().stop(patience)
+    async def stop(self, timeout: float) -> None:
+        """Write the outcomes that are left, and log those that could not be written."""
+        await super().stop(timeout)
+        if self._locked is not None:
+            await self._locked.stop(timeout)
         for report in self._waiting.values():
             _log.error(
                 "The outcome of job %s (%s) could not be written; the job runs again once its "
@@ -96,82 +108,105 @@ class Reporter(Service):
                 report.outcome.name,
             )
 
-    def _finished(self) -> bool:
+    def _add(self, report: Report) -> None:
+        self._waiting[report.job.key] = report
+        self.wake()
+
+    def _remove(self, report: Report) -> None:
+        if self._waiting.get(report.job.key) is report:
+            del self._waiting[report.job.key]
+
+    def _is_finished(self) -> bool:
         return not self._waiting
 
-    async def _round(self) -> None:
+    async def _tick(self) -> None:
         if not self._waiting:
-            await self._pause(None)
+            await self._wait(None)
             return
-        if self._claimer.in_bulk and len(self._waiting) < BATCH // 2 and not self.stopping:
-            await asyncio.sleep(_LINGER)
-        batch = list(islice(self._waiting.values(), self._batch))
+        if self._slots.in_bulk and len(self._waiting) < BATCH // 2 and not self.stopping:
+            await asyncio.sleep(_GATHER_TIME)
+        batch = list(islice(self._waiting.values(), self._batch_size))
         if await self._write(batch):
-            self._in_trouble = False
-            self._pauses.reset()
-            self._batch = min(self._batch * 2, BATCH)
+            self._delay.reset()
+            self._batch_size = min(self._batch_size * 2, BATCH)
             return
-        self._in_trouble = True
-        self._claimer.wake()
-        # Smaller, and others first: one report that cannot be sent must not hold up the rest.
-        self._batch = max(1, len(batch) // 2)
+        # Others first: one report that cannot be sent must not hold up the others.
         for report in batch:
             if self._waiting.get(report.job.key) is report:
                 self._waiting[report.job.key] = self._waiting.pop(report.job.key)
-        await asyncio.sleep(self._pauses.next())
+        await self._sleep(self._delay.next())
 
     async def _write(self, batch: list[Report]) -> bool:
-        """Makes one call; False when the same reports are to be sent again."""
-        # A report that is looked at on its own must not fail for what a claim brings.
-        claim = self._claimer.ask_along() if self._batch > 1 else None
-        call = _rpc.report_jobs([report.as_json() for report in batch], claim)
-        try:
-            answer = await self._link.call(call, _ANSWER)
-        except Exception as error:  # the link has logged it
-            self._claimer.unanswered(claim)
-            if len(batch) > 1 or claim or not _is_at_fault(error):
-                return False
-            self._replace(batch[0], str(error))
-            return True
-        self._claimer.answered(claim, answer.jobs)
-        written = True
-        for report in batch:
-            outcome = answer.outcomes.get(report.job.key, "stale")
-            if outcome == "busy":  # somebody has the job locked; the others are written
-                written = False
-            elif outcome == "refused":
-                self._replace(report, "the database refused it; queue_doctor() says why")
-            else:
-                self._answered(report, outcome)
-        return written
+        """Send a batch; return whether it can be followed by the next without a delay.
 
-    def _answered(self, report: Report, answer: str) -> None:
-        if self._waiting.get(report.job.key) is report:
-            del self._waiting[report.job.key]
+        A batch that is refused as a whole is halved until the report at fault is alone.
+        """
+        call = _rpc.report_jobs([report.item for report in batch])
+        try:
+            # At the end of the worker there is no later.
+            answers = await self._calls.call(call, _REPORT_TIMEOUT, urgent=self.stopping)
+        except Exception as error:
+            if not _is_at_fault(error):
+                if len(batch) == 1 and isinstance(error, Busy) and self._locked is not None:
+                    self._hand_over(batch[0], self._locked)
+                self._batch_size = max(1, len(batch) // 2)
+                return False
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                return all([await self._write(half) for half in (batch[:middle], batch[middle:])])
+            self._fail_job(batch[0], str(error))
+            return True
+        return self._take_answer(batch, answers)
+
+    def _take_answer(self, batch: list[Report], answers: dict[str, str]) -> bool:
+        written = []
+        is_done = True
+        for report in batch:
+            answer = answers.get(report.job.key, "stale")
+            if answer == "refused":
+                self._fail_job(report, "the database refused it; queue_doctor() says why")
+            elif answer != "busy":
+                self._note_answer(report, answer)
+                written.append(report.job)
+            elif self._locked is not None:
+                self._hand_over(report, self._locked)
+            else:
+                is_done = False
+        if written:
+            self._on_written(written)
+        return is_done
+
+    def _hand_over(self, report: Report, locked: "Reporter") -> None:
+        self._remove(report)
+        locked._add(report)
+
+    def _note_answer(self, report: Report, answer: str) -> None:
+        self._remove(report)
         if answer == "stale" and not isinstance(report.outcome, Released):
             _log.warning(
                 "The work on job %s was not recorded: its lease had ended (outcome: %s)",
                 report.job.key,
                 report.outcome.name,
             )
-        self._on_reported(report.job)
         if self._signals.reported.watched:
             self._signals.reported.emit((report.job.id, answer))
 
-    def _replace(self, report: Report, error: str) -> None:
-        """Fails a job whose outcome the database can never take."""
+    def _fail_job(self, report: Report, error: str) -> None:
+        """Report a failure instead of an outcome that the database can never take."""
         if self._waiting.get(report.job.key) is not report:
             return
-        if isinstance(report.outcome, Failed) and not report.outcome.detail:
-            _log.error("The failure of job %s cannot be written: %s", report.job.key, error)
-            del self._waiting[report.job.key]
-            self._on_reported(report.job)
+        if not (isinstance(report.outcome, Failed) and not report.outcome.detail):
+            report.replace(_unwritable(error))
             return
-        report.outcome = Failed(
-            clean(f"The outcome of the job could not be written: {error}"), retryable=False
-        )
+        _log.error("The failure of job %s cannot be written: %s", report.job.key, error)
+        self._remove(report)
+        self._on_written([report.job])
+
+
+def _unwritable(error: str) -> Failed:
+    return Failed(clean(f"The outcome of the job could not be written: {error}"), retryable=False)
 
 
 def _is_at_fault(error: Exception) -> bool:
-    """Whether the outcome, not the way to the database, is what went wrong."""
+    """Return whether the outcome, not the way to the database, is the cause."""
     return isinstance(error, ValueError | TypeError | RecursionError | TooLarge)

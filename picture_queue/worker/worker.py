@@ -94,6 +94,11 @@ class Worker:
         return self._supervisor.name if self._supervisor else None
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it runs and its project answers; false while the project refuses its key."""
+        return self._supervisor is not None and self._supervisor.is_ready
+
+    @property
     def recycle(self) -> bool:
         """True if it stops, or stopped, since only a new process can free what handlers hold.
 
@@ -323,7 +328,7 @@ class Worker:
             if self._starting is not None:
                 self._starting.cancel()
             if self._supervisor is not None:
-                self._supervisor.hurry()
+                self._supervisor.stop_now()
         else:
             _log.info("Stopping: running jobs get %g s", self.settings.shutdown_grace)
             self._begin_to_stop()

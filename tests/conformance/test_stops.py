@@ -76,7 +76,7 @@ async def test_a_thread_is_given_up_at_its_timeout_and_keeps_its_slot(service, q
         job = await service.jobs.enqueue("stuck", queue=queue)
         with pytest.raises(JobFailed, match="TimeoutError"):
             await service.jobs.result(job.id, timeout=15)
-        assert worker._supervisor._demand().start_jobs == 1
+        assert worker._supervisor._slots.free == 1
         until.set()
 
 

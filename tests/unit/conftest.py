@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -63,6 +64,8 @@ class Project:
     the answer, or raises. It may be async.
     """
 
+    database = None
+
     def __init__(self) -> None:
         self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self.asked: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
@@ -72,6 +75,10 @@ class Project:
         answer = self.answers[rpc.function](rpc.params)
         return rpc.parse(await answer if inspect.isawaitable(answer) else answer)
 
+    def for_thread(self) -> "ThreadProject":
+        """Returns the same project for another thread."""
+        return ThreadProject(self)
+
     async def next(self, function: str) -> dict[str, Any]:
         """Returns the parameters of the next call of a function that was not looked at yet."""
         async with asyncio.timeout(5):
@@ -79,6 +86,22 @@ class Project:
                 name, params = await self.asked.get()
                 if name == function:
                     return params
+
+
+class ThreadProject:
+    """A project that is called from a thread; its answers come from the event loop of the test."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._loop = asyncio.get_running_loop()
+        self.closed = threading.Event()
+
+    def call(self, rpc: Rpc[Any], timeout: float | None = None) -> Any:
+        answering = asyncio.run_coroutine_threadsafe(self._project.call(rpc), self._loop)
+        return answering.result(timeout)
+
+    def close(self) -> None:
+        self.closed.set()
 
 
 @pytest.fixture

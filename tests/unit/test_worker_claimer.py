@@ -1,56 +1,82 @@
 """Claims: how many, when, and again when the answer was lost."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from picture_queue import _rpc
-from picture_queue.claimed_job import ClaimedJob
-from picture_queue.errors import Busy
+from picture_queue.errors import Busy, InvalidArgument, NotAuthenticated
 from picture_queue.settings import WorkerSettings
-from picture_queue.worker._link import Link
+from picture_queue.worker import _calls
+from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
 from picture_queue.worker._signals import Signals
-from picture_queue.worker.claimer import Claimer, Demand
+from picture_queue.worker.claimer import Claimer
+from picture_queue.worker.slots import Demand
+
+
+class FakeSlots:
+    """A demand that the test sets."""
+
+    def __init__(self) -> None:
+        self.free = 3
+        self.ahead = 0
+        self.is_paused = False
+
+    def demand(self) -> Demand:
+        wanted = 0 if self.is_paused else max(0, self.free + self.ahead)
+        return Demand(wanted, self.free)
+
+    def note_answer(self, count: int) -> None: ...
 
 
 class Bench:
     """A claimer, its slots, and a database that gives what it was told to."""
 
     def __init__(self, project: Any, row: Any, poll_interval: float = 30.0) -> None:
-        self.free = 3
-        self.ahead = 0
-        self.launched: list[Any] = []
+        self.slots = FakeSlots()
+        self.taken: list[Any] = []
         self.asked_at: list[float] = []
         self.stock = 0
         self.project = project
         self.signals = Signals().watch()
+        self.status = ConnectionStatus()
         self._row = row
         project.answers["claim_jobs"] = self.give
         settings = WorkerSettings(queues=("a", "b"), poll_interval=poll_interval, lease=12)
+        slots: Any = self.slots
         self.claimer = Claimer(
-            Link(project), "w", ("resize",), settings, self._demand, self._launch, self.signals
+            WorkerCalls(project, self.status),
+            "w",
+            ("resize",),
+            settings,
+            slots,
+            self._take,
+            self.signals,
         )
-
-    def _demand(self) -> Demand:
-        return Demand(self.free + self.ahead, self.free)
+        self.claimer.hears_wake_ups = True
 
     def give(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         count = min(self.stock, params["max_jobs"])
         self.stock -= count
         return [self._row() for _ in range(count)]
 
-    def _launch(self, job: Any, asked_at: float) -> None:
-        self.launched.append(job)
+    def _take(self, job: Any, asked_at: float) -> None:
+        self.taken.append(job)
         self.asked_at.append(asked_at)
-        self.free -= 1
+        self.slots.free -= 1
 
     async def idle(self) -> None:
-        """Waits until there is nothing more to claim, and forgets the questions so far."""
+        """Waits until there is nothing more to claim, and forgets the claims so far."""
         await self.signals.idle.next()
         while not self.project.asked.empty():
             self.project.asked.get_nowait()
+
+    async def no_claim_follows(self) -> bool:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return bool(self.project.asked.empty())
 
 
 @pytest.fixture
@@ -60,7 +86,7 @@ async def bench(project, row) -> AsyncIterator[Bench]:
     await made.claimer.stop(1)
 
 
-async def test_a_question_says_who_asks_for_what(bench, project):
+async def test_a_claim_says_who_claims_what(bench, project):
     bench.claimer.start()
     params = await project.next("claim_jobs")
     assert params.pop("request_id")
@@ -74,26 +100,23 @@ async def test_a_question_says_who_asks_for_what(bench, project):
     }
 
 
-@pytest.mark.parametrize(
-    ("free", "ahead", "asked"), [(2, 4, (6, 2)), (0, 5, (5, 0)), (3, -2, (1, 1)), (0, 0, None)]
-)
-async def test_a_claim_says_how_many_jobs_can_start_at_once(bench, free, ahead, asked):
-    bench.free, bench.ahead = free, ahead
-    claim = bench.claimer.ask_along()
-    assert (claim and (claim.max_jobs, claim.start_jobs)) == asked
-    if claim is not None:
-        params = _rpc.report_jobs([], claim).params["claim"]
-        assert (params["max_jobs"], params["start_jobs"]) == asked
+@pytest.mark.parametrize(("free", "ahead", "asked"), [(2, 4, (6, 2)), (0, 5, (5, 0))])
+async def test_a_claim_says_how_many_jobs_can_start_at_once(bench, project, free, ahead, asked):
+    bench.slots.free, bench.slots.ahead = free, ahead
+    bench.claimer.start()
+    params = await project.next("claim_jobs")
+    assert (params["max_jobs"], params["start_jobs"]) == asked
 
 
 async def test_free_slots_are_filled_in_one_round_trip(bench, project):
     bench.stock = 5
     bench.claimer.start()
     assert len(await bench.signals.claimed.next()) == 3
-    assert len(bench.launched) == 3
-    # There may be more, but there is no slot: the next question waits for one.
-    bench.free = 2
-    bench.claimer.look()
+    assert len(bench.taken) == 3
+    # There may be more, but there is no slot: the next claim waits for one.
+    assert await bench.no_claim_follows() is False
+    bench.slots.free = 2
+    bench.claimer.slot_freed()
     assert len(await bench.signals.claimed.next()) == 2
     first, second = [await project.next("claim_jobs") for _ in range(2)]
     assert (first["max_jobs"], second["max_jobs"]) == (3, 2)
@@ -107,11 +130,11 @@ async def test_whoever_turns_idle_asks_once_more(bench, project):
     assert project.asked.empty()
 
 
-async def test_a_wake_up_makes_an_idle_worker_look(bench, project):
+async def test_a_wake_up_makes_an_idle_worker_claim(bench, project):
     bench.claimer.start()
     await bench.idle()
     bench.stock = 1
-    bench.claimer.look()
+    bench.claimer.request_claim()
     assert len(await bench.signals.claimed.next()) == 1
     await bench.idle()
     assert project.asked.empty()
@@ -120,15 +143,15 @@ async def test_a_wake_up_makes_an_idle_worker_look(bench, project):
 async def test_a_wake_up_without_a_free_slot_is_remembered(bench, project):
     bench.claimer.start()
     await bench.idle()
-    bench.free, bench.stock = 0, 1
-    bench.claimer.look()
+    bench.slots.free, bench.stock = 0, 1
+    bench.claimer.request_claim()
     await asyncio.sleep(0)
-    bench.free = 1
-    bench.claimer.wake()
+    bench.slots.free = 1
+    bench.claimer.slot_freed()
     assert len(await bench.signals.claimed.next()) == 1
 
 
-async def test_a_wake_up_during_a_question_leads_to_another(bench, project):
+async def test_a_wake_up_during_a_claim_leads_to_another(bench, project):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
@@ -138,11 +161,21 @@ async def test_a_wake_up_during_a_question_leads_to_another(bench, project):
     bench.claimer.start()
     await bench.idle()
     project.answers["claim_jobs"] = slow
-    bench.claimer.look()
+    bench.claimer.request_claim()
     await project.next("claim_jobs")
-    bench.claimer.look()
+    bench.claimer.request_claim()
     answer.set_result(None)
     await project.next("claim_jobs")
+
+
+@pytest.mark.parametrize("hears", [True, False])
+async def test_a_free_slot_is_a_reason_to_claim_where_there_may_be_a_job(bench, project, hears):
+    """An idle worker is woken; one that cannot be woken has to ask."""
+    bench.claimer.start()
+    await bench.idle()
+    bench.claimer.hears_wake_ups = hears
+    bench.claimer.slot_freed()
+    assert await bench.no_claim_follows() is hears
 
 
 async def test_without_wake_ups_it_polls(project, row):
@@ -154,7 +187,7 @@ async def test_without_wake_ups_it_polls(project, row):
     await bench.claimer.stop(1)
 
 
-async def test_an_unanswered_question_is_asked_again_as_it_was(bench, project, monkeypatch):
+async def test_an_unanswered_claim_is_repeated_as_it_was(bench, project):
     failures = [Busy("not now"), TimeoutError()]
 
     def fail_first(params: dict[str, Any]) -> Any:
@@ -168,8 +201,8 @@ async def test_an_unanswered_question_is_asked_again_as_it_was(bench, project, m
     assert len(await bench.signals.claimed.next()) == 2
     asked = [await project.next("claim_jobs") for _ in range(3)]
     assert asked[0] == asked[1] == asked[2]
-    # The lease counts from the first question: its answer may be the one that was lost.
-    assert bench.asked_at[0] < asyncio.get_running_loop().time() - 0.1
+    # The lease counts from the first call: its answer may be the one that was lost.
+    assert bench.asked_at[0] < time.monotonic() - 0.1
 
 
 async def test_an_outage_is_logged_once(bench, project, caplog):
@@ -185,57 +218,91 @@ async def test_an_outage_is_logged_once(bench, project, caplog):
     bench.claimer.start()
     await bench.signals.idle.next()
     messages = [record.getMessage() for record in caplog.records]
-    assert messages[0] == "The worker gets no answer and tries on: Not now."
-    assert messages[1].startswith("The worker gets answers again after")
+    assert messages[0] == "The worker's calls fail and are repeated (claim_jobs): Not now."
+    assert messages[1].startswith("The worker's calls succeed again after")
     assert len(messages) == 2
 
 
+async def test_the_delay_after_a_long_outage_is_short():
+    delay = _calls.RetryDelay()
+    assert max(delay.next() for _ in range(1000)) <= 2.0
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (NotAuthenticated("no such key"), "The project refuses the worker"),
+        (InvalidArgument("lease_seconds is 0"), "The project refuses claims"),
+    ],
+)
+async def test_a_refused_worker_raises_an_alarm_that_is_repeated(
+    bench, project, caplog, monkeypatch, error, text
+):
+    monkeypatch.setattr(_calls, "_ALARM_INTERVAL", 0.0)
+    failures = [error] * 3
+
+    def refuse(params: dict[str, Any]) -> Any:
+        if failures:
+            raise failures.pop()
+        return bench.give(params)
+
+    project.answers["claim_jobs"] = refuse
+    bench.claimer.start()
+    for _ in range(3):
+        await project.next("claim_jobs")
+        assert bench.status.is_up is not isinstance(error, NotAuthenticated)
+    await bench.signals.idle.next()
+    assert bench.status.is_up
+    alarms = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(alarms) == 3
+    assert all(text in record.getMessage() for record in alarms)
+
+
+async def test_alarms_are_not_repeated_at_every_attempt(caplog):
+    status = ConnectionStatus()
+    for _ in range(10):
+        status.failed(NotAuthenticated("no such key"), "claim_jobs")
+    assert len(caplog.records) == 1
+
+
+async def test_no_call_is_made_while_the_api_asks_for_a_pause(bench, project):
+    throttled = Busy("too many calls")
+    throttled.retry_after = 0.5
+
+    def limit(params: dict[str, Any]) -> Any:
+        project.answers["claim_jobs"] = bench.give
+        raise throttled
+
+    project.answers["claim_jobs"] = limit
+    bench.stock = 1
+    began = time.monotonic()
+    bench.claimer.start()
+    assert len(await bench.signals.claimed.next()) == 1
+    assert time.monotonic() - began >= 0.5
+    assert [name for name, _ in (project.asked.get_nowait(), project.asked.get_nowait())]
+    # Neither does any other loop of the worker make one.
+    bench.status.note_pause(throttled)
+    with pytest.raises(Busy, match="without calls"):
+        await WorkerCalls(project, bench.status).call(None, 1.0)  # type: ignore[arg-type]
+
+
 async def test_an_unexpected_fault_does_not_end_the_claimer(bench, project, caplog, monkeypatch):
-    monkeypatch.setattr("picture_queue.worker._service._AFTER_A_FAULT", 0.0)
-    question = bench.claimer._question
+    monkeypatch.setattr("picture_queue.worker._loop._FAULT_DELAY", 0.0)
+    claim = bench.claimer._claim
     faults = [RuntimeError("a bug")]
 
-    def faulty() -> Any:
+    def faulty(demand: Demand) -> Any:
         if faults:
             raise faults.pop()
-        return question()
+        return claim(demand)
 
-    monkeypatch.setattr(bench.claimer, "_question", faulty)
+    monkeypatch.setattr(bench.claimer, "_claim", faulty)
     bench.claimer.start()
     await bench.signals.idle.next()
-    assert "Claimer failed and goes on" in caplog.text
+    assert "Claimer failed and continues" in caplog.text
 
 
-# Questions that travel with reports
-
-
-async def test_a_report_brings_a_question_while_there_may_be_more(bench, project):
-    bench.stock = 3
-    bench.claimer.hears_wake_ups = True
-    bench.claimer.start()
-    await bench.signals.claimed.next()
-    assert bench.claimer.ask_along() is None, "no slot is free"
-    bench.free = 1
-    claim = bench.claimer.ask_along()
-    assert claim is not None
-    assert claim.max_jobs == 1
-    assert bench.claimer.ask_along() is None, "one question at a time"
-    bench.claimer.answered(claim, [])
-    await bench.signals.idle.next()
-    assert bench.claimer.ask_along() is None, "an idle worker is woken instead"
-    bench.claimer.hears_wake_ups = False
-    assert bench.claimer.ask_along() is not None, "one that cannot be woken always asks"
-
-
-async def test_the_question_of_a_lost_report_stays_open(bench, project):
-    claim = bench.claimer.ask_along()
-    assert claim is not None
-    bench.claimer.unanswered(claim)
-    bench.claimer.start()
-    assert (await project.next("claim_jobs"))["request_id"] == str(claim.request_id)
-
-
-async def test_a_stopping_worker_asks_for_nothing_but_takes_the_last_answer(bench, project):
+async def test_a_stopping_worker_claims_nothing_but_takes_the_last_answer(bench, project):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
@@ -248,21 +315,40 @@ async def test_a_stopping_worker_asks_for_nothing_but_takes_the_last_answer(benc
     await project.next("claim_jobs")
     stopping = asyncio.create_task(bench.claimer.stop(5))
     await asyncio.sleep(0)
-    assert bench.claimer.ask_along() is None
     answer.set_result(None)
     await stopping
-    assert len(bench.launched) == 1
+    assert len(bench.taken) == 1
     assert project.asked.empty()
 
 
-async def test_an_answer_that_fills_the_free_slots_may_not_be_all_there_is(bench, row):
+async def test_nothing_is_claimed_while_claims_are_paused(bench, project):
+    bench.claimer.start()
+    await bench.idle()
+    bench.slots.is_paused, bench.stock = True, 1
+    bench.claimer.request_claim()
+    assert await bench.no_claim_follows()
+    bench.slots.is_paused = False
+    bench.claimer.demand_changed()
+    assert len(await bench.signals.claimed.next()) == 1
+
+
+async def test_an_answer_that_fills_the_free_slots_may_not_be_all_there_is(bench, project):
     """Jobs in their last attempt are not claimed ahead, so fewer come than were asked for."""
-    bench.free, bench.ahead = 2, 4
-    bench.claimer.hears_wake_ups = True
-    for _ in range(2):  # the first answer that is not full leads to one more question anyway
-        claim = bench.claimer.ask_along()
-        assert claim is not None
-        assert (claim.max_jobs, claim.start_jobs) == (6, 2)
-        bench.claimer.answered(claim, [ClaimedJob(row()), ClaimedJob(row())])
-        bench.free = 2
-    assert bench.claimer.ask_along() is not None
+    bench.slots.free, bench.slots.ahead = 2, 4
+    bench.stock = 2
+    bench.claimer.start()
+    await bench.signals.claimed.next()
+    bench.stock = 2
+    bench.slots.free, bench.slots.ahead = 2, 4
+    bench.claimer.slot_freed()
+    assert len(await bench.signals.claimed.next()) == 2
+
+
+async def test_after_a_claim_ahead_in_vain_the_next_waits_for_a_free_slot(bench, project):
+    bench.slots.free, bench.slots.ahead = 0, 4
+    bench.claimer.start()
+    await project.next("claim_jobs")
+    assert await bench.no_claim_follows()
+    bench.slots.free = 1
+    bench.claimer.slot_freed()
+    assert (await project.next("claim_jobs"))["start_jobs"] == 1

@@ -12,8 +12,16 @@ from typing import Any
 
 import pytest
 
-from picture_queue import InvalidArgument, JobContext, Worker, WorkerSettings, _rpc, errors
-from picture_queue.worker.prefetch import Prefetch
+from picture_queue import (
+    InvalidArgument,
+    JobContext,
+    RateLimited,
+    Worker,
+    WorkerSettings,
+    _rpc,
+    errors,
+)
+from picture_queue.worker import slots, supervisor
 
 VERSION = {"version": "0.1.0", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 
@@ -74,16 +82,23 @@ class Bench:
             {"job_id": item["job_id"], "outcome": "ok", "status": "x"}
             for item in params["outcomes"]
         ]
-        return {
-            "outcomes": answers,
-            "jobs": self.claim(params["claim"]) if "claim" in params else [],
-        }
+        return {"outcomes": answers, "jobs": []}
 
     def job(self, **columns: Any) -> str:
         """Puts a job into the queue and returns its id."""
         self.jobs.append(self.row(**columns))
         job_id: str = self.jobs[-1]["id"]
         return job_id
+
+
+@pytest.fixture(autouse=True)
+def connect(monkeypatch):
+    """Lets heartbeats reach the project of the test."""
+
+    async def connect(backend: Any) -> Any:
+        return backend.for_thread()
+
+    monkeypatch.setattr("picture_queue.worker.supervisor.connect", connect)
 
 
 @pytest.fixture
@@ -174,13 +189,12 @@ async def test_a_worker_that_does_not_fit_its_database_refuses_to_start(
 
 
 async def test_a_project_that_never_answers_is_not_waited_for(bench, project, monkeypatch):
-    monkeypatch.setattr("picture_queue.worker.supervisor._REGISTERING", 0.01)
+    async def call(rpc: Any, timeout: float | None = None) -> Any:
+        assert timeout == supervisor._REGISTER_TIMEOUT
+        raise errors.ConnectionFailed("no answer in time")
 
-    async def never(params: dict[str, Any]) -> None:
-        await asyncio.Event().wait()
-
-    project.answers["register_worker"] = never
-    with pytest.raises(errors.ConnectionFailed, match="no answer"):
+    monkeypatch.setattr(project, "call", call)
+    with pytest.raises(errors.ConnectionFailed, match="No answer"):
         await bench.worker().run()
 
 
@@ -238,16 +252,9 @@ async def test_a_queue_nobody_serves_is_named(bench, caplog):
 
 async def test_the_weights_of_queues_travel_with_each_claim(bench):
     worker = bench.worker(queues={"a": 3, "b": 1})
-    handler = Waits(worker)
     async with worker:
         claim = await bench.project.next("claim_jobs")
         assert (claim["queues"], claim["weights"]) == (["a", "b"], [3, 1])
-        bench.job()
-        worker._supervisor._claimer.look()
-        await handler.running()
-        bench.subscriptions.listeners["pq:queue:a"].lost()  # a report asks along from now on
-        handler.go.set()
-        assert (await bench.project.next("report_jobs"))["claim"]["weights"] == [3, 1]
 
 
 async def test_a_wake_up_for_maintenance_leads_to_a_round_and_to_no_claim(bench, project):
@@ -635,18 +642,19 @@ async def test_a_cancel_is_asked_about_at_once(bench):
     assert handler.context.cancel_requested
 
 
-async def test_a_worker_that_hears_nothing_asks_with_every_report(bench, project):
+async def test_a_worker_that_hears_nothing_claims_whenever_a_slot_is_free(bench, project):
     worker = bench.worker(concurrency=1)
     handler = Waits(worker)
     async with worker:
         await worker._signals.idle.next()
         bench.subscriptions.listeners["pq:queue:default"].lost()
         bench.job()
-        worker._supervisor._claimer.look()
+        worker._supervisor._claimer.request_claim()
         await handler.running()
+        second = bench.job()
         handler.go.set()
-        while "claim" not in await project.next("report_jobs"):
-            pass
+        while second not in bench.reported:
+            await worker._signals.reported.next()
 
 
 @pytest.mark.parametrize(
@@ -693,16 +701,16 @@ async def test_progress_that_does_not_arrive_is_no_reason_to_stop(bench, project
 
 
 @pytest.fixture
-async def clock(monkeypatch):
-    """Lets the clock of the event loop jump, as it does when a handler blocks the loop."""
-    loop = asyncio.get_running_loop()
-    real, jump = loop.time, SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(loop, "time", lambda: real() + jump.seconds)
+def clock(monkeypatch):
+    """Lets the clock of leases jump, as it does while the event loop is blocked."""
+    jump = SimpleNamespace(seconds=0.0)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + jump.seconds)
+    monkeypatch.setattr(slots, "time", clock)
     return jump
 
 
 async def test_jobs_held_past_their_lease_are_not_started(bench, project, clock, monkeypatch):
-    monkeypatch.setattr(Prefetch, "worth_having", 3)
+    monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 3)
     worker = bench.worker(concurrency=1)
     started: list[str] = []
 
@@ -713,7 +721,7 @@ async def test_jobs_held_past_their_lease_are_not_started(bench, project, clock,
 
     jobs = [bench.job(lease_seconds=30) for _ in range(4)]
     async with worker:
-        await worker._signals.reported.next(timeout=3600)
+        await worker._signals.reported.next()
     claim = await project.next("claim_jobs")
     assert (claim["max_jobs"], claim["start_jobs"]) == (4, 1)
     assert started == jobs[:1]
@@ -731,14 +739,75 @@ async def test_a_job_that_comes_after_its_lease_is_given_back(bench, project, cl
     project.answers["claim_jobs"] = late
     job = bench.job(lease_seconds=30)
     async with worker:
-        await worker._signals.reported.next(timeout=3600)
+        await worker._signals.reported.next()
     assert bench.reported[job]["outcome"] == "released"
     assert not handler.started.is_set()
 
 
+async def test_a_job_that_cannot_be_started_fails_alone(bench):
+    worker = bench.worker()
+
+    @worker.handler("resize")
+    async def resize() -> int:
+        return 1
+
+    bad, good = bench.job(timeout_seconds=None), bench.job()
+    async with worker:
+        for _ in range(2):
+            await worker._signals.reported.next()
+    assert bench.reported[bad]["outcome"] == "failed"
+    assert bench.reported[good]["outcome"] == "completed"
+
+
+async def test_nothing_is_claimed_before_the_pause_of_a_key_is_written(bench, project):
+    """What is claimed after a snooze that pauses a key must not be under that key."""
+    answer = asyncio.Event()
+
+    async def slow(params: dict[str, Any]) -> Any:
+        await answer.wait()
+        return bench.report(params)
+
+    project.answers["report_jobs"] = slow
+    worker = bench.worker(concurrency=1)
+
+    @worker.handler("resize")
+    async def limited() -> None:
+        raise RateLimited(30, key="model:flux")
+
+    async with worker:
+        bench.job()
+        bench.subscriptions.wake("default", "enqueue")
+        params = await project.next("report_jobs")
+        assert params["outcomes"][0]["pause_key"] == "model:flux"
+        while not project.asked.empty():
+            project.asked.get_nowait()
+        bench.job()
+        bench.subscriptions.wake("default", "enqueue")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert project.asked.empty()
+        answer.set()
+        await project.next("claim_jobs")
+
+
+async def test_a_worker_is_ready_while_its_project_lets_it_in(bench, project):
+    worker = bench.worker(poll_interval=0.02)
+    async with worker:
+        await worker._signals.idle.next()
+        assert worker.is_ready
+
+        def refuse(params: dict[str, Any]) -> Any:
+            raise errors.AuthenticationFailed("the key was rotated")
+
+        project.answers["claim_jobs"] = refuse
+        await until(lambda: not worker.is_ready)
+        project.answers["claim_jobs"] = bench.claim
+        await until(lambda: worker.is_ready)
+
+
 async def test_outcomes_do_not_pile_up_when_they_cannot_be_written(bench, project, monkeypatch):
     # Ahead it would claim by how quick the machine is just now.
-    monkeypatch.setattr(Prefetch, "worth_having", 0)
+    monkeypatch.setattr(slots, "AHEAD_SECONDS", 0.0)
     open_again = False
 
     def fail_at_first(params: dict[str, Any]) -> Any:
@@ -758,7 +827,7 @@ async def test_outcomes_do_not_pile_up_when_they_cannot_be_written(bench, projec
         for _ in range(4):
             bench.subscriptions.wake("default", "enqueue")
             await worker._signals.settled.next()
-        await until(lambda: not worker._supervisor._attempts)
+        await until(lambda: not worker._supervisor._slots.running)
         bench.subscriptions.wake("default", "enqueue")
         for _ in range(10):
             await asyncio.sleep(0)

@@ -8,7 +8,7 @@ import pytest
 
 from picture_queue.errors import Busy
 from picture_queue.worker import maintenance
-from picture_queue.worker._link import Pauses
+from picture_queue.worker._calls import ConnectionStatus, RetryDelay, WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.maintenance import MaintenanceLoop
 
@@ -23,7 +23,9 @@ class Bench:
         self.called_at: list[float] = []
         self.work = asyncio.Event()
         project.answers["maintain_jobs"] = self.give
-        self.loop = MaintenanceLoop(project, "w", self.work.set, self.signals)
+        self.loop = MaintenanceLoop(
+            WorkerCalls(project, ConnectionStatus()), "w", self.work.set, self.signals
+        )
 
     def give(self, params: dict[str, Any]) -> dict[str, Any]:
         self.called_at.append(asyncio.get_running_loop().time())
@@ -130,7 +132,7 @@ async def test_a_worker_without_the_lease_asks_again(bench):
 )
 async def test_failures_in_a_row_are_logged_once(bench, project, caplog, failure):
     caplog.set_level("INFO")
-    bench.loop._pauses = Pauses(first=0.001, longest=0.002)
+    bench.loop._delay = RetryDelay(first=0.001, longest=0.002)
     failures = [failure] * 10
 
     def fail_first(params: dict[str, Any]) -> Any:
@@ -149,8 +151,8 @@ async def test_failures_in_a_row_are_logged_once(bench, project, caplog, failure
     assert second == "Maintenance works again after 10 failures"
 
 
-async def test_pauses_between_failures_grow(bench, project):
-    bench.loop._pauses = Pauses(first=0.004, longest=0.064)
+async def test_delays_between_failures_grow(bench, project):
+    bench.loop._delay = RetryDelay(first=0.004, longest=0.064)
 
     def fail(params: dict[str, Any]) -> Any:
         bench.give(params)
@@ -164,16 +166,18 @@ async def test_pauses_between_failures_grow(bench, project):
     assert bench.called_at[5] - bench.called_at[0] >= (0.004 + 0.008 + 0.016 + 0.032 + 0.064) / 2
 
 
-async def test_a_call_without_an_answer_ends(bench, project, monkeypatch):
-    monkeypatch.setattr(maintenance, "_CALL_TIMEOUT", 0.01)
+async def test_a_call_has_a_bound(bench, project, monkeypatch):
+    timeouts: list[float | None] = []
+    call = project.call
 
-    async def never(params: dict[str, Any]) -> None:
-        await asyncio.Event().wait()
+    async def note(rpc: Any, timeout: float | None = None) -> Any:
+        timeouts.append(timeout)
+        return await call(rpc, timeout)
 
-    project.answers["maintain_jobs"] = never
+    monkeypatch.setattr(project, "call", note)
     bench.loop.start()
-    for _ in range(2):
-        await project.next("maintain_jobs")
+    await bench.signals.maintained.next()
+    assert timeouts == [maintenance._CALL_TIMEOUT]
 
 
 async def test_a_stop_waits_for_no_answer(bench, project):

@@ -7,13 +7,12 @@ from uuid import UUID
 import pytest
 
 from picture_queue import errors
-from picture_queue.settings import WorkerSettings
 from picture_queue.worker import reporter
-from picture_queue.worker._link import Link
+from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
 from picture_queue.worker._signals import Signals
-from picture_queue.worker.claimer import Claimer, Demand
-from picture_queue.worker.outcomes import Completed, Failed, Released
+from picture_queue.worker.outcomes import Completed, Failed, Outcome, Released
 from picture_queue.worker.reporter import Reporter
+from picture_queue.worker.slots import Slots
 
 
 class Bench:
@@ -23,28 +22,21 @@ class Bench:
         self.project = project
         self.claimed = claimed
         self.signals = Signals().watch()
-        self.launched: list[UUID] = []
         self.ended: list[UUID] = []
         self.one_ended = asyncio.Event()
-        self.free = 0
-        self.given: list[dict[str, Any]] = []
         project.answers["report_jobs"] = self.take
-        project.answers["claim_jobs"] = lambda params: []
-        link = Link(project)
-        self.claimer = Claimer(
-            link,
-            "w",
-            ("resize",),
-            WorkerSettings(),
-            lambda: Demand(self.free, self.free),
-            lambda job, asked_at: self.launched.append(job.id),
-            self.signals,
-        )
-        self.reporter = Reporter(link, self.claimer, self._ended, self.signals)
+        calls = WorkerCalls(project, ConnectionStatus())
+        slots = Slots(10, lambda job: None)
+        self.locked = Reporter(calls, slots, self._written, self.signals)
+        self.reporter = Reporter(calls, slots, self._written, self.signals, self.locked)
 
-    def _ended(self, job: Any) -> None:
-        self.ended.append(job.id)
+    def _written(self, jobs: Any) -> None:
+        self.ended += [job.id for job in jobs]
         self.one_ended.set()
+
+    @property
+    def backlog(self) -> int:
+        return len(self.reporter._waiting) + len(self.locked._waiting)
 
     def take(self, params: dict[str, Any], answer: str = "ok") -> dict[str, Any]:
         return {
@@ -52,7 +44,7 @@ class Bench:
                 {"job_id": item["job_id"], "outcome": answer, "status": "completed"}
                 for item in params["outcomes"]
             ],
-            "jobs": self.given if "claim" in params else [],
+            "jobs": [],
         }
 
     def put(self, result: Any = None) -> Any:
@@ -88,7 +80,7 @@ async def test_an_outcome_is_written_at_once(bench, project):
         ]
     }
     assert bench.ended == [job.id]
-    assert bench.reporter.backlog == 0
+    assert bench.backlog == 0
 
 
 async def test_what_comes_together_meanwhile_goes_in_one_call(bench, project):
@@ -107,17 +99,7 @@ async def test_what_comes_together_meanwhile_goes_in_one_call(bench, project):
     assert [job_id for job_id, _ in (await bench.reported(21))[1:]] == [job.id for job in later]
 
 
-async def test_a_claim_travels_along(bench, project, row):
-    bench.free, bench.given = 4, [row(), row()]
-    bench.put()
-    await bench.reported(1)
-    params = await project.next("report_jobs")
-    assert params["claim"]["max_jobs"] == 4
-    assert [str(job_id) for job_id in bench.launched] == [job["id"] for job in bench.given]
-
-
 async def test_an_outcome_is_repeated_until_it_is_answered(bench, project):
-    bench.free = 1
     failures = [errors.ConnectionFailed("cut"), TimeoutError(), errors.AuthenticationFailed("old")]
 
     def fail_first(params: dict[str, Any]) -> Any:
@@ -141,24 +123,82 @@ async def test_a_report_that_never_arrives_does_not_hold_up_the_others(bench, pr
     project.answers["report_jobs"] = fail_for_one
     bad, *good = [bench.put() for _ in range(4)]
     assert {job_id for job_id, _ in await bench.reported(3)} == {job.id for job in good}
-    assert bench.reporter.backlog == 1
+    assert bench.backlog == 1
 
 
-async def test_an_outcome_whose_job_is_locked_is_sent_again_and_the_others_are_done(bench, project):
-    def answer_one(params: dict[str, Any]) -> Any:
+async def test_outcomes_of_locked_jobs_are_repeated_apart_from_the_others(bench, project):
+    """Somebody has the rows of two jobs locked: the others are written without a delay."""
+
+    def answer(params: dict[str, Any]) -> Any:
         answered = bench.take(params)
+        calls.append([item["job_id"] for item in params["outcomes"]])
         for one in answered["outcomes"]:
-            if one["job_id"] == str(locked.id) and len(calls) < 3:
+            if one["job_id"] in locked and not unlocked.is_set():
                 one["outcome"] = "busy"
-        calls.append(len(params["outcomes"]))
         return answered
 
+    calls: list[list[str]] = []
+    unlocked = asyncio.Event()
+    project.answers["report_jobs"] = answer
+    jobs = [bench.put() for _ in range(5)]
+    locked = {jobs[0].key, jobs[3].key}
+    free = {job.id for job in jobs if job.key not in locked}
+    assert {job_id for job_id, _ in await bench.reported(3)} == free
+    for _ in range(20):  # each is written in its own call, while those of locked jobs are repeated
+        job = bench.put()
+        assert await bench.reported(1) == [(job.id, "ok")]
+    assert all(locked.isdisjoint(call) or locked.issuperset(call) for call in calls[1:])
+    unlocked.set()
+    assert {job_id for job_id, _ in await bench.reported(2)} == {jobs[0].id, jobs[3].id}
+    assert bench.backlog == 0
+
+
+async def test_an_outcome_that_finds_its_job_locked_alone_holds_up_nobody(bench, project):
+    def answer(params: dict[str, Any]) -> Any:
+        if len(params["outcomes"]) == 1 and params["outcomes"][0]["job_id"] == locked.key:
+            raise errors.Busy("somebody has it locked")
+        return bench.take(params)
+
+    project.answers["report_jobs"] = answer
+    locked = bench.put()
+    await project.next("report_jobs")
+    jobs = [bench.put() for _ in range(3)]
+    assert {job_id for job_id, _ in await bench.reported(3)} == {job.id for job in jobs}
+    assert bench.backlog == 1
+
+
+async def test_a_batch_that_is_refused_as_a_whole_is_halved_without_a_delay(bench, project):
+    """The one at fault fails its job; the others are written as they are."""
+
+    def refuse_one(params: dict[str, Any]) -> Any:
+        calls.append(len(params["outcomes"]))
+        if any(item.get("result") == "bad" for item in params["outcomes"]):
+            raise errors.InvalidArgument("no such value", code="22P02")
+        return bench.take(params)
+
     calls: list[int] = []
-    project.answers["report_jobs"] = answer_one
-    locked, *good = [bench.put() for _ in range(4)]
-    assert {job_id for job_id, _ in await bench.reported(3)} == {job.id for job in good}
-    assert await bench.signals.reported.next() == (locked.id, "ok")
-    assert len(calls) == 4 and locked.id in bench.ended
+    project.answers["report_jobs"] = refuse_one
+    jobs = [bench.put("bad" if n == 5 else "good") for n in range(16)]
+    first = [job_id for job_id, _ in await bench.reported(15)]
+    assert set(first) == {job.id for job in jobs} - {jobs[5].id}
+    assert (await bench.reported(1))[0][0] == jobs[5].id
+    assert len(calls) < 14
+
+
+async def test_an_outcome_that_cannot_be_encoded_fails_its_job_alone(bench, project):
+    class Odd(Outcome):
+        name = "completed"
+
+        def as_json(self) -> dict[str, Any]:
+            raise OverflowError("date value out of range")
+
+    job, good = bench.claimed(), bench.put("good")
+    bench.reporter.put(job, Odd())
+    assert {job_id for job_id, _ in await bench.reported(2)} == {job.id, good.id}
+    items = {item["job_id"]: item for item in (await project.next("report_jobs"))["outcomes"]}
+    assert items[good.key]["outcome"] == "completed"
+    assert items[job.key]["outcome"] == "failed"
+    assert "date value out of range" in items[job.key]["error"]
 
 
 @pytest.mark.parametrize("refuses", ["the result", "everything"])
@@ -186,7 +226,7 @@ async def test_an_outcome_that_the_database_refuses_fails_its_job_or_gives_it_up
         while other.id not in bench.ended:
             await bench.one_ended.wait()
             bench.one_ended.clear()
-    assert bench.reporter.backlog == 0
+    assert bench.backlog == 0
     assert ("cannot be written" in caplog.text) == (refuses == "everything")
 
 
@@ -219,7 +259,7 @@ async def test_what_cannot_even_be_failed_is_left_to_its_lease(bench, project, c
 
     project.answers["report_jobs"] = refuse
     job = bench.put()
-    while bench.reporter.backlog:
+    while bench.backlog:
         await project.next("report_jobs")
         await asyncio.sleep(0)
     assert "cannot be written" in caplog.text
@@ -276,9 +316,13 @@ async def test_a_stop_writes_what_is_left(bench, project):
 
 async def test_a_stop_says_what_could_not_be_written(bench, project, caplog):
     def refuse(params: dict[str, Any]) -> Any:
+        calls.append(params)
         raise errors.ConnectionFailed("gone")
+
+    calls: list[Any] = []
 
     project.answers["report_jobs"] = refuse
     job = bench.put()
     await bench.reporter.stop(0.05)
     assert f"The outcome of job {job.id} (completed) could not be written" in caplog.text
+    assert len(calls) < 10, "it waits between attempts, also while it stops"

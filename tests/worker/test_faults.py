@@ -99,8 +99,8 @@ async def test_an_outage_ends_nothing_and_is_logged_once(
         job = await service.jobs.enqueue("fine", queue=queue)
         assert await service.jobs.result(job.id, timeout=30) == 1
     messages = [record.getMessage() for record in caplog.records]
-    assert len([text for text in messages if "gets no answer and tries on" in text]) == 1
-    assert len([text for text in messages if "gets answers again" in text]) == 1
+    assert len([text for text in messages if "calls fail and are repeated" in text]) == 1
+    assert len([text for text in messages if "calls succeed again" in text]) == 1
 
 
 async def test_without_its_socket_a_worker_lives_on_polling(service, queue, new_worker, faults):

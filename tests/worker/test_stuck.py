@@ -182,5 +182,5 @@ async def test_a_job_ends_although_its_worker_does_not_stop_it(
         with pytest.raises(JobCancelled if limit == "cancel" else JobFailed):
             await service.jobs.result(job.id, timeout=15)
         assert not go.is_set(), "its handler still runs"
-        assert worker._supervisor._leases.ids() == {}
+        assert worker._supervisor._slots.leases() == []
         go.set()

@@ -1,4 +1,4 @@
-"""Sends what gathers about one attempt: at most one call on its way, and a pause between two."""
+"""Sends the values that gather about one attempt: one call at a time, and a pause between two."""
 
 import asyncio
 import math
@@ -10,12 +10,12 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Trickle(ABC, Generic[T]):
-    """Gathers values and sends what is there in one call.
+class BatchSender(ABC, Generic[T]):
+    """Gathers values and sends those that wait in one call.
 
     Args:
         send: Writes values; raises nothing.
-        keep: Values kept at most; the oldest go first.
+        keep: Values kept at most; the oldest are dropped first.
     """
 
     __slots__ = ("_ended_at", "_send", "_sending", "_timer", "_waiting")
@@ -25,20 +25,19 @@ class Trickle(ABC, Generic[T]):
         self._waiting: deque[T] = deque(maxlen=keep)
         self._sending: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._ended_at = -math.inf  # when the last call ended, by the clock of the event loop
+        self._ended_at = -math.inf  # of the last call, by the clock of the event loop
 
     @abstractmethod
-    def _due(self, now: float) -> float:
-        """Returns when what waits may go out, by the clock of the event loop."""
+    def _due_at(self, now: float) -> float:
+        """Return when to send the values that wait, by the clock of the event loop."""
 
     @property
     def waiting(self) -> bool:
-        """Whether something was not sent yet, or is on its way."""
+        """Whether a value was not sent yet, or is being sent."""
         return bool(self._waiting) or self._sending is not None
 
     async def flush(self) -> None:
-        """Sends what was not sent yet, without a pause, and waits for it."""
-        self._stop_timer()
+        """Send the values that wait, without a pause, and wait for the answer."""
         while self.waiting:
             if self._sending is None:
                 self._begin()
@@ -48,7 +47,7 @@ class Trickle(ABC, Generic[T]):
                 await asyncio.sleep(0)  # its callback comes with the next turn of the loop
 
     def drop(self) -> None:
-        """Forgets what was not sent yet."""
+        """Forget the values that were not sent yet."""
         self._waiting.clear()
         self._stop_timer()
 
@@ -60,16 +59,14 @@ class Trickle(ABC, Generic[T]):
         if not self._waiting or self._sending:
             return
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        due = self._due(now)
-        if due <= now:
-            self._stop_timer()
+        due_at = self._due_at(loop.time())
+        if due_at <= loop.time():
             self._begin()
         elif self._timer is None:
-            self._timer = loop.call_at(due, self._begin)
+            self._timer = loop.call_at(due_at, self._begin)
 
     def _begin(self) -> None:
-        self._timer = None
+        self._stop_timer()
         if self._waiting:
             values = list(self._waiting)
             self._waiting.clear()

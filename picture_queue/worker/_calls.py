@@ -1,0 +1,148 @@
+"""The worker's calls to its project, and whether they succeed."""
+
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from picture_queue._rpc import Rpc
+from picture_queue.errors import (
+    BY_CODE,
+    Busy,
+    ConnectionFailed,
+    NotAllowed,
+    NotAuthenticated,
+    PictureQueueError,
+)
+
+if TYPE_CHECKING:
+    from picture_queue._transport.backend import AsyncBackend
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_ALARM_INTERVAL = 60.0  # seconds between two error messages about the same fault
+
+
+class ConnectionStatus:
+    """Whether the project answers the worker. All its calls share one, from whichever thread.
+
+    Attributes:
+        quiet_until: Time of the monotonic clock before which no call is made, since the API asked
+            for that (``Retry-After``).
+    """
+
+    def __init__(self) -> None:
+        self.quiet_until = 0.0
+        self._failing_since: float | None = None
+        self._alarmed_at: dict[str, float] = {}
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the last call was answered."""
+        return self._failing_since is None
+
+    def succeeded(self) -> None:
+        """Note that the project answered."""
+        if self._failing_since is not None:
+            seconds = time.monotonic() - self._failing_since
+            self._failing_since = None
+            self._alarmed_at.clear()
+            _log.info("The worker's calls succeed again after %.1f s", seconds)
+
+    def failed(self, error: Exception, function: str) -> None:
+        """Note that a call failed: it was refused, or not answered, or the worker is locked out."""
+        if is_refusal(error):
+            self.succeeded()
+            return
+        is_first = self._failing_since is None
+        if is_first:
+            self._failing_since = time.monotonic()
+        reason = str(error) or type(error).__name__
+        if isinstance(error, NotAuthenticated | NotAllowed):
+            self.alarm(f"The project refuses the worker, which can do nothing: {reason}")
+        elif is_first:
+            _log.warning("The worker's calls fail and are repeated (%s): %s", function, reason)
+
+    def note_pause(self, error: Exception) -> None:
+        """Note for how long the API asked for a pause, if it did."""
+        seconds = getattr(error, "retry_after", None) or 0.0
+        self.quiet_until = max(self.quiet_until, time.monotonic() + seconds)
+
+    def alarm(self, message: str) -> None:
+        """Log an error, and again every minute while it lasts."""
+        now = time.monotonic()
+        last = self._alarmed_at.get(message)
+        if last is None or now - last >= _ALARM_INTERVAL:
+            self._alarmed_at[message] = now
+            _log.error(message)
+
+
+class WorkerCalls:
+    """Makes the calls of one worker."""
+
+    def __init__(self, backend: "AsyncBackend", status: ConnectionStatus) -> None:
+        self._backend = backend
+        self.status = status
+
+    async def call(
+        self, rpc: Rpc[T], timeout: float, *, urgent: bool = False, counts: bool = True
+    ) -> T:
+        """Make a call.
+
+        Args:
+            rpc: The call.
+            timeout: Longest wait for the answer, retries included, seconds.
+            urgent: Make it although the API asked for a pause.
+            counts: Whether its result says if the project is up.
+
+        Raises:
+            PictureQueueError: The database refused the call, or did not answer, or the API asked
+                for a pause that is not over.
+        """
+        pause = self.status.quiet_until - time.monotonic()
+        if pause > 0 and not urgent:
+            raise Busy(f"The API asked for {pause:.0f} more seconds without calls")
+        try:
+            result = await self._backend.call(rpc, timeout)
+        except Exception as error:
+            self.status.note_pause(error)
+            if counts:
+                self.status.failed(error, rpc.function)
+            raise
+        if counts:
+            self.status.succeeded()
+        return result
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether the call itself is at fault, so that it fails again if it is repeated."""
+    if isinstance(error, NotAuthenticated | NotAllowed | Busy | ConnectionFailed):
+        return False
+    if isinstance(error, ValueError | TypeError | RecursionError):
+        return True  # it could not be written as JSON, or the database could not read it
+    return isinstance(error, PictureQueueError) and error.code in BY_CODE
+
+
+class RetryDelay:
+    """Growing delays between attempts, with jitter.
+
+    Args:
+        first: The first delay, seconds.
+        longest: The longest, seconds: how late a worker may notice that an outage is over.
+    """
+
+    def __init__(self, first: float = 0.2, longest: float = 2.0) -> None:
+        self._first = first
+        self._longest = longest
+        self._next = first
+
+    def next(self) -> float:
+        """Return the delay before the next attempt."""
+        delay, self._next = self._next, min(self._next * 2, self._longest)
+        return delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load
+
+    def reset(self) -> None:
+        """Start over, after a success."""
+        self._next = self._first

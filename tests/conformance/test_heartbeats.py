@@ -1,0 +1,158 @@
+"""Leases that hold although handlers block the event loop, or take all connections."""
+
+import asyncio
+import contextlib
+import time
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from picture_queue import Busy, JobContext, JobStatus
+from picture_queue.worker.slots import Slots
+
+LEASE = 1.5  # seconds
+LONG = 3 * LEASE
+
+
+@contextmanager
+def sweeps(stack):
+    """Gives a function that ends the leases that are over, as another worker would."""
+    with psycopg.connect(stack.db_url, autocommit=True) as connection:
+        yield lambda: connection.execute("select maintain_jobs(force => true)")
+
+
+async def test_a_handler_that_blocks_the_event_loop_costs_no_lease(
+    stack, service, queue, new_worker, caplog
+):
+    worker = new_worker(lease=LEASE)
+    attempts: list[int] = []
+
+    @worker.handler("blocks")
+    async def blocks(job: JobContext) -> None:
+        attempts.append(job.attempt)
+        ends = time.monotonic() + LONG
+        with sweeps(stack) as sweep:
+            while time.monotonic() < ends:
+                sweep()
+                time.sleep(0.1)  # noqa: ASYNC251
+
+    @worker.handler("waits")
+    async def waits(job: JobContext) -> None:
+        attempts.append(job.attempt)
+        await asyncio.sleep(0.1)
+
+    other = await service.jobs.enqueue("waits", queue=queue)
+    job = await service.jobs.enqueue("blocks", queue=queue)
+    async with worker:
+        for _ in range(2):
+            await worker._signals.reported.next(timeout=40)
+    for job_id in (job.id, other.id):
+        assert (await service.jobs.get(job_id)).status is JobStatus.COMPLETED
+    assert attempts == [1, 1]
+    text = f"The handler of job {job.id} (blocks) has blocked the event loop for "
+    assert text in caplog.text
+    assert "test_heartbeats.py" in caplog.text
+
+
+async def test_jobs_that_are_held_ahead_run_once_although_the_event_loop_is_blocked(
+    stack, service, queue, new_worker, monkeypatch, until
+):
+    """Their leases are prolonged too; none loses an attempt, and the last attempts are not held."""
+    monkeypatch.setattr(Slots, "_target_ahead", lambda self: 5)
+    worker = new_worker(lease=LEASE, concurrency=1, poll_interval=0.2)
+    ran: list[tuple[int, int]] = []
+
+    @worker.handler("blocks")
+    async def blocks(payload: dict[str, int], job: JobContext) -> None:
+        ran.append((payload["n"], job.attempt))
+        if payload["n"] == 0:
+            ends = time.monotonic() + LONG
+            with sweeps(stack) as sweep:
+                while time.monotonic() < ends:
+                    sweep()
+                    time.sleep(0.1)  # noqa: ASYNC251
+
+    jobs = await service.jobs.enqueue_many(
+        {"job_type": "blocks", "payload": {"n": n}, "queue": queue, "max_attempts": 1 + n % 2}
+        for n in range(6)
+    )
+
+    async def are_finished() -> bool:
+        found = await service.jobs.list(queue=queue)
+        return len(found) == len(jobs) and all(job.finished_at for job in found)
+
+    async with worker:
+        await until(are_finished, timeout=40)
+    assert sorted(ran) == [(n, 1) for n in range(6)]
+    assert {(await service.jobs.get(job.id)).status for job in jobs} == {JobStatus.COMPLETED}
+
+
+async def test_handlers_that_take_all_connections_cost_no_lease_and_stop_no_others(
+    stack, service, queue, new_worker, db
+):
+    """They wait for a row that somebody has locked."""
+    worker = new_worker(lease=LEASE, concurrency=5, poll_interval=0.2)
+    locked = await service.jobs.enqueue("locked", queue=queue)
+    attempts: list[int] = []
+    started = asyncio.Semaphore(0)
+
+    @worker.handler("waits")
+    async def waits(job: JobContext) -> None:
+        attempts.append(job.attempt)
+        started.release()
+        with contextlib.suppress(Busy):
+            await service.jobs.cancel(locked.id)
+
+    @worker.handler("fine")
+    async def fine() -> None: ...
+
+    jobs = [await service.jobs.enqueue("waits", queue=queue) for _ in range(4)]
+    async with db.transaction():
+        await db.execute("select from job_queue where id = $1 for update", locked.id)
+        await worker.start()
+        for _ in jobs:
+            await asyncio.wait_for(started.acquire(), 15)
+        with psycopg.connect(stack.db_url, autocommit=True) as sql:
+            row = sql.execute("select enqueue_job('fine', queue => %s)", [queue]).fetchone()
+        assert await worker._signals.reported.next() == (row[0], "ok")
+        ends = time.monotonic() + LONG
+        with sweeps(stack) as sweep:
+            while time.monotonic() < ends:
+                await asyncio.to_thread(sweep)
+                await asyncio.sleep(0.1)
+    for _ in jobs:
+        await worker._signals.reported.next(timeout=40)
+    await worker.stop()
+    assert attempts == [1, 1, 1, 1]
+    for job in jobs:
+        assert (await service.jobs.get(job.id)).status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("request_", ["cancel", "lose"])
+async def test_a_blocked_handler_is_stopped_once_the_event_loop_runs_again(
+    stack, service, queue, new_worker, db, request_
+):
+    """The heartbeat learns meanwhile that the job was cancelled, or that its lease is gone."""
+    worker = new_worker(lease=LEASE)
+    went_on = False
+
+    @worker.handler("blocks")
+    async def blocks(job: JobContext) -> None:
+        nonlocal went_on
+        with psycopg.connect(stack.db_url, autocommit=True) as connection:
+            if request_ == "cancel":
+                connection.execute("select cancel_job(%s)", [job.id])
+            else:
+                connection.execute(
+                    "update job_queue set lease_id = gen_random_uuid() where id = %s", [job.id]
+                )
+        time.sleep(LEASE)  # noqa: ASYNC251
+        await asyncio.sleep(30)
+        went_on = True
+
+    job = await service.jobs.enqueue("blocks", queue=queue)
+    async with worker:
+        outcome = "cancelled" if request_ == "cancel" else None
+        assert await worker._signals.settled.next(timeout=40) == (job.id, outcome)
+    assert not went_on

@@ -1,0 +1,54 @@
+"""Rows of which Python cannot read a part, as SQL and older versions can store them."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from picture_queue import JobStatus, Worker, WorkerSettings
+
+LONG_NUMBER = """jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"""
+DEEP = """('{"a": ' || repeat('[', 3000) || repeat(']', 3000) || '}')::jsonb"""
+
+
+@pytest.fixture(params=[LONG_NUMBER, DEEP], ids=["a long number", "deep nesting"])
+async def jobs(service: Any, queue: str, db: Any, request: pytest.FixtureRequest) -> list[Any]:
+    """Five jobs, of which the third has an unreadable payload."""
+    made = [await service.jobs.enqueue("resize", {"n": n}, queue=queue) for n in range(5)]
+    await db.execute(
+        f"update job_queue set payload = {request.param} where id = $1",
+        made[2].id,
+    )
+    return made
+
+
+async def test_an_unreadable_job_fails_alone(service, queue, jobs, caplog):
+    worker = Worker(service, WorkerSettings(queues=(queue,), poll_interval=30))
+    worker._signals.watch()
+    ran: list[int] = []
+
+    @worker.handler("resize")
+    async def resize(payload: dict[str, int]) -> None:
+        ran.append(payload["n"])
+
+    async with worker:
+        for _ in jobs:
+            await worker._signals.reported.next()
+    assert sorted(ran) == [0, 1, 3, 4]
+    found = {job.id: job for job in await service.jobs.list(queue=queue)}
+    failed = found.pop(jobs[2].id)
+    assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1)
+    assert failed.error is not None and failed.error.startswith("The job cannot be read: payload: ")
+    assert {job.status for job in found.values()} == {JobStatus.COMPLETED}
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert str(failed.id) in record.getMessage()
+
+
+async def test_a_list_shows_the_neighbours_of_an_unreadable_job(service, queue, jobs):
+    found = {job.id: job.payload for job in await service.jobs.list(queue=queue)}
+    assert found.keys() == {job.id for job in jobs}
+    assert [found[job.id] for job in jobs if job is not jobs[2]] == [
+        {"n": n} for n in range(5) if n != 2
+    ]
+    assert found[jobs[2].id].keys() == {"unreadable"}
+    assert (await service.jobs.get(jobs[2].id)).payload == found[jobs[2].id]

@@ -1,0 +1,192 @@
+"""Slots: how many jobs to claim, and what becomes of those that are held ahead."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from picture_queue.worker import slots as module
+from picture_queue.worker.slots import Lease, Slots
+
+
+@pytest.fixture
+async def returned():
+    return asyncio.Queue()
+
+
+@pytest.fixture
+async def slots(returned):
+    made = Slots(10, returned.put_nowait)
+    yield made
+    made.release_held()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Sets the time of leases and claims."""
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    return now
+
+
+def lease_of(slots: Slots, job: Any, age: float = 0.0) -> Lease:
+    """A lease that was asked for some seconds ago."""
+    lease = Lease(job, time.monotonic() - age)
+    slots.add(lease)
+    return lease
+
+
+class Attempt:
+    """What slots need of an attempt."""
+
+    def __init__(self, job: Any) -> None:
+        self.job = job
+        self.settled = False
+
+
+def run(slots: Slots, job: Any) -> Any:
+    attempt: Any = Attempt(job)
+    slots.start(lease_of(slots, job), attempt)
+    return attempt
+
+
+def finish(slots: Slots, attempt: Any) -> None:
+    slots.end(attempt)
+    slots.drop(attempt.job)
+
+
+async def test_free_slots_are_in_demand(slots, claimed):
+    assert slots.demand() == (10, 10)
+    attempt = run(slots, claimed())
+    assert slots.demand() == (9, 9)
+    finish(slots, attempt)
+    assert slots.demand() == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "ahead"),
+    [
+        (10, 10.0, 0),  # pictures
+        (9, 0.001, 0),  # too few to tell
+        (10, 0.5, 5),  # requests
+        (20, 0.25, 20),
+        (10_000, 0.25, module.MAX_CLAIM),
+    ],
+)
+async def test_as_many_are_held_ahead_as_end_in_a_moment(
+    slots, claimed, clock, count, seconds, ahead
+):
+    slots.note_answer(100)
+    for _ in range(min(count, 20)):
+        finish(slots, run(slots, claimed()))
+    slots._ended = count
+    clock.seconds += seconds
+    assert slots.demand() == (min(10 + ahead, 1000), 10)
+
+
+async def test_the_first_jobs_that_end_say_little(slots, claimed, clock):
+    slots.note_answer(10)
+    for _ in range(10):
+        finish(slots, run(slots, claimed()))
+    clock.seconds += 0.001
+    assert slots.demand() == (170, 10)
+
+
+async def test_few_are_not_worth_a_claim_while_others_are_held(slots, claimed, clock):
+    for _ in range(10):
+        run(slots, claimed())
+    slots.note_answer(100)
+    slots._ended = 100
+    clock.seconds += 0.25
+    assert slots.demand() == (100, 0)
+    for _ in range(51):
+        slots.hold(lease_of(slots, claimed()))
+    assert slots.demand() == (0, 0)
+    slots.next_held()
+    assert slots.demand() == (50, 0)
+
+
+async def test_outcomes_that_cannot_be_written_do_not_pile_up(slots, claimed, clock):
+    slots.note_answer(100)
+    attempts = [run(slots, claimed()) for _ in range(20)]
+    clock.seconds += 20
+    for attempt in attempts[:19]:
+        slots.end(attempt)
+    assert slots.demand().max_jobs == 9
+    slots.end(attempts[19])
+    assert slots.demand().max_jobs == 0
+    slots.drop(attempts[0].job)
+    assert slots.demand().max_jobs == 10
+
+
+async def test_nothing_is_claimed_before_a_pause_is_written(slots, claimed, returned):
+    attempt, held = run(slots, claimed()), claimed()
+    slots.hold(lease_of(slots, held))
+    slots.pause_claims(attempt.job)
+    assert await returned.get() is held, "those behind it are to wait as well"
+    slots.end(attempt)
+    assert slots.demand().max_jobs == 0
+    slots.drop(attempt.job)
+    assert slots.demand().max_jobs == 10
+
+
+async def test_held_jobs_start_in_their_order(slots, claimed):
+    leases = [lease_of(slots, claimed()) for _ in range(3)]
+    for lease in leases:
+        slots.hold(lease)
+    assert [slots.next_held() for _ in leases] == leases
+    assert slots.next_held() is None
+
+
+async def test_who_waits_too_long_for_a_slot_goes_back(slots, claimed, returned, monkeypatch):
+    monkeypatch.setattr(module, "MAX_HELD", 0.05)
+    early, late = claimed(), claimed()
+    slots.hold(lease_of(slots, early))
+    await asyncio.sleep(0.04)
+    slots.next_held()
+    slots.hold(lease_of(slots, late))
+    began = time.monotonic()
+    async with asyncio.timeout(5):
+        assert await returned.get() is late
+    assert time.monotonic() - began >= 0.04
+    assert slots.next_held() is None
+
+
+async def test_a_job_held_past_its_lease_is_neither_started_nor_given_back(
+    slots, claimed, returned, caplog
+):
+    past, held = claimed(lease_seconds=5), claimed(lease_seconds=60)
+    for job in (past, held):
+        slots.hold(lease_of(slots, job, age=10))
+    assert slots.next_held().job is held
+    assert slots.find(past.key) is None, "nobody prolongs it"
+    for job in (past, held):
+        slots.hold(lease_of(slots, job, age=10))
+    slots.release_held()
+    assert returned.get_nowait() is held
+    assert returned.empty()
+    assert caplog.text.count("Dropped 1 jobs that were claimed ahead") == 2
+
+
+async def test_a_held_job_whose_lease_was_prolonged_is_started(slots, claimed):
+    lease = lease_of(slots, claimed(lease_seconds=5), age=10)
+    slots.hold(lease)
+    lease.confirmed_at = time.monotonic()  # as a heartbeat does, while the event loop is blocked
+    assert slots.next_held() is lease
+
+
+async def test_a_held_job_whose_lease_is_lost_is_not_started(slots, claimed):
+    lease = lease_of(slots, claimed())
+    slots.hold(lease)
+    slots.drop(lease.job)
+    assert slots.next_held() is None
+
+
+async def test_a_newer_lease_of_a_job_replaces_an_older(slots, claimed):
+    older = lease_of(slots, claimed())
+    again = claimed(id=older.job.key)
+    assert slots.add(Lease(again, 0.0)) is older
+    assert not slots.drop(older.job)
+    assert slots.drop(again)

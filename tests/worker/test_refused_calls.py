@@ -1,0 +1,115 @@
+"""A worker whose API refuses its calls for a while: a rate limit, a key that was rotated."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from picture_queue import AsyncPictureQueue, Worker, WorkerSettings
+from picture_queue.worker import _calls
+
+
+class Api:
+    """Passes calls on to the real API, or refuses them."""
+
+    def __init__(self, url: str) -> None:
+        self.url = ""
+        self.refusal: Response | None = None
+        self.refused: list[str] = []
+        self._http = httpx.AsyncClient(base_url=url, timeout=30)
+
+    async def answer(self, request: Request) -> Response:
+        if self.refusal is not None:
+            self.refused.append(request.url.path)
+            return self.refusal
+        headers = {k: v for k, v in request.headers.items() if k not in ("host", "content-length")}
+        found = await self._http.request(
+            request.method, request.url.path, content=await request.body(), headers=headers
+        )
+        kind = found.headers.get("content-type", "application/json")
+        return Response(found.content, found.status_code, media_type=kind)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+
+@pytest.fixture
+async def api(stack: Any) -> AsyncIterator[Api]:
+    made = Api(stack.api_url)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = Config()
+    config.bind = [f"fd://{listener.fileno()}"]
+    app: Any = Starlette(routes=[Route("/{path:path}", made.answer, methods=["GET", "POST"])])
+    stop = asyncio.Event()
+    serving = asyncio.create_task(serve(app, config, shutdown_trigger=stop.wait))
+    made.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    yield made
+    stop.set()
+    await asyncio.wait([serving], timeout=10)
+    listener.detach()
+    await made.aclose()
+
+
+@pytest.fixture
+async def worker(stack: Any, api: Api, queue: str) -> AsyncIterator[Worker]:
+    """A worker that goes through that API, polls quickly and is started."""
+    async with AsyncPictureQueue(api.url, stack.service_role_key) as pq:
+        settings = WorkerSettings(queues=(queue,), poll_interval=0.05, shutdown_grace=0)
+        made = Worker(pq, settings)
+        made._signals.watch()
+
+        @made.handler("fine")
+        async def fine() -> int:
+            return 1
+
+        async with made:
+            await made._signals.idle.next()
+            yield made
+
+
+async def test_the_whole_worker_is_quiet_for_as_long_as_the_api_asks(
+    service, queue, api, worker, until
+):
+    pause = 4.0
+    api.refusal = Response("slow down", 429, headers={"Retry-After": f"{pause:g}"})
+    began = time.monotonic()
+    await until(lambda: api.refused)
+    job = await service.jobs.enqueue("fine", queue=queue)
+    await asyncio.sleep(pause - (time.monotonic() - began) - 0.5)
+    # Those that were on their way together, and the first of each.
+    assert len([path for path in api.refused if "/rpc/" in path]) <= 3
+    api.refusal = None
+    assert await service.jobs.result(job.id, timeout=30) == 1
+
+
+async def test_a_refused_key_is_an_alarm_until_it_is_accepted_again(
+    service, queue, api, worker, until, caplog, monkeypatch
+):
+    monkeypatch.setattr(_calls, "_ALARM_INTERVAL", 0.2)
+    assert worker.is_ready
+
+    def alarms() -> list[str]:
+        return [
+            record.getMessage()
+            for record in caplog.records
+            if record.levelname == "ERROR" and "refuses the worker" in record.getMessage()
+        ]
+
+    api.refusal = Response('{"message": "Invalid API key"}', 401, media_type="application/json")
+    await until(lambda: len(alarms()) >= 2)
+    assert not worker.is_ready
+    assert "refused the key" in alarms()[0]
+    api.refusal = None
+    job = await service.jobs.enqueue("fine", queue=queue)
+    assert await service.jobs.result(job.id, timeout=30) == 1
+    await until(lambda: worker.is_ready)
