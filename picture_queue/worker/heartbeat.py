@@ -110,7 +110,8 @@ class Heartbeat:
     # --- in the thread ---
 
     def _run(self) -> None:
-        while not self._stopping:
+        # A worker that was not stopped must not keep the leases of jobs that ended with its loop.
+        while not (self._stopping or self._loop.is_closed()):
             try:
                 wait = self._tick()
             except Exception:

@@ -250,6 +250,9 @@ async def test_a_worker_that_was_never_stopped_leaves_no_thread(project, claimed
         return rpc.parse({"cancel": [], "lost": []})
 
     class ClosedLoop:
+        def is_closed(self) -> bool:
+            return False  # it is closed just after that
+
         def call_soon_threadsafe(self, *args: Any) -> None:
             raise RuntimeError("Event loop is closed")
 
