@@ -173,7 +173,7 @@ def test_a_failed_job_is_exit_code_1(cli: Cli, rpc: Rpc, queue: str) -> None:
 def test_a_wait_has_an_end(cli: Cli, queue: str) -> None:
     done = cli("watch", enqueued(cli, "--queue", queue), "--timeout", "0.3")
     assert done.exit_code == 8
-    assert "did not finish in time" in done.stderr
+    assert "did not finish within 0.3 s" in done.stderr
 
 
 def watching(stack: Any, job_id: str) -> subprocess.Popen[str]:

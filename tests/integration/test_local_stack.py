@@ -375,15 +375,16 @@ async def test_an_orphaned_server_is_ended_at_the_next_start(data_dir: Path) -> 
 @pytest.mark.parametrize("program", ["postgrest", "postgres"])
 async def test_a_program_that_dies_is_started_again(program: str, data_dir: Path) -> None:
     with quick(data_dir) as stack:
-        Footprint.of(data_dir).programs[program].kill()
+        killed = Footprint.of(data_dir).programs[program]
+        killed.kill()
+
+        async def has_ended() -> bool:
+            return not runs(killed)
 
         async def answers() -> bool:
             return (await _version(stack.api_url, stack.secret_key)).status_code == 200
 
-        async def is_down() -> bool:
-            return not await answers()
-
-        await _eventually(is_down)
+        await _eventually(has_ended)
         await _eventually(answers)
 
 
