@@ -166,7 +166,8 @@ class WorkerSettings:
             "default": 1}``, each queue that has jobs gets its share of the starts.
         concurrency: Jobs at the same time.
         lease: Length of a lease; heartbeats prolong it every third of that.
-        poll_interval: Longest time between two looks when idle; wake-ups make it shorter.
+        poll_interval: Longest time between two claims of an idle worker; twice that while it is
+            woken by new jobs.
         shutdown_grace: Time running jobs get to finish at shutdown before they are released.
         stuck_after: Time a handler may go on after it was given up (timeout, cancel, lost lease)
             before its slot counts as lost. When half of them are, the worker ends to be started

@@ -124,6 +124,8 @@ class Claimer(BackgroundLoop):
         self._slots.note_answer(len(jobs))
         # Jitter: workers that were started together do not poll together for ever.
         interval = self._settings.poll_interval * random.uniform(0.8, 1.0)  # noqa: S311
+        if self.hears_wake_ups:
+            interval *= 2
         self._next_poll = time.monotonic() + interval
         # A job in its last attempt is not claimed ahead: an answer that fills the free slots does
         # not say that there is no more.

@@ -1231,7 +1231,7 @@ begin
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
   v_ids := array(select m.id from unnest(v_applied.moved) m);
-  if v_applied.due_at < v_now + interval '1 second' then
+  if v_applied.due_at < v_now + interval '2 seconds' then
     perform picture_queue._plan_maintenance(v_applied.due_at);
   end if;
   if v_applied.takes_turn then
@@ -2863,7 +2863,7 @@ begin
     select m.queue, 'pending', m.hold, count(*), v_now from made m group by m.queue, m.hold
   )
   select array_agg(m.id), min(m.scheduled_for) filter (where m.hold = 'scheduled') into v_made, v_due from made m;
-  if v_due < v_now + interval '1 second' then
+  if v_due < v_now + interval '2 seconds' then
     perform picture_queue._plan_maintenance(v_due);
   end if;
   return v_made;
@@ -7307,11 +7307,12 @@ begin
 end
 $$;
 
--- When something becomes due next after p_now, a second later at most.
+-- When something becomes due next after p_now, two seconds later at most: whoever writes what is due before that
+-- tells the maintaining worker.
 create function picture_queue._next_due(p_now timestamptz) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
-  select least(p_now + interval '1 second',
+  select least(p_now + interval '2 seconds',
     (select j.scheduled_for from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for > p_now order by j.scheduled_for limit 1),
     (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > p_now order by s.next_at limit 1),

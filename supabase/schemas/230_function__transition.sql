@@ -27,7 +27,7 @@ begin
     v_has_children := exists (select from picture_queue.dependency d where d.parent_id = any (v_ids));
   end if;
   v_ids := array(select m.id from unnest(v_applied.moved) m);
-  if v_applied.due_at < v_now + interval '1 second' then
+  if v_applied.due_at < v_now + interval '2 seconds' then
     perform picture_queue._plan_maintenance(v_applied.due_at);
   end if;
   if v_applied.takes_turn then

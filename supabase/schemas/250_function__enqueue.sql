@@ -195,7 +195,7 @@ begin
     select m.queue, 'pending', m.hold, count(*), v_now from made m group by m.queue, m.hold
   )
   select array_agg(m.id), min(m.scheduled_for) filter (where m.hold = 'scheduled') into v_made, v_due from made m;
-  if v_due < v_now + interval '1 second' then
+  if v_due < v_now + interval '2 seconds' then
     perform picture_queue._plan_maintenance(v_due);
   end if;
   return v_made;

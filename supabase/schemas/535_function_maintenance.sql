@@ -82,11 +82,12 @@ begin
 end
 $$;
 
--- When something becomes due next after p_now, a second later at most.
+-- When something becomes due next after p_now, two seconds later at most: whoever writes what is due before that
+-- tells the maintaining worker.
 create function picture_queue._next_due(p_now timestamptz) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
-  select least(p_now + interval '1 second',
+  select least(p_now + interval '2 seconds',
     (select j.scheduled_for from public.job_queue j
       where j.hold in ('scheduled', 'parked') and j.scheduled_for > p_now order by j.scheduled_for limit 1),
     (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > p_now order by s.next_at limit 1),

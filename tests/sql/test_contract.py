@@ -235,6 +235,6 @@ async def test_maintain_promotes_and_sweeps(db):
     assert answer["swept"] >= 1
     assert answer["promoted"] >= 1
     assert answer["leased"] is True
-    assert 0 <= answer["next_in"] <= 1
+    assert 0 <= answer["next_in"] <= 2
     assert (await db.job(job["id"]))["status"] == "pending"
     assert (await db.job(late))["hold"] is None
