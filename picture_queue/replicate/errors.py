@@ -4,7 +4,7 @@ ReplicateError
 ├── RateLimited          429: nothing was made; wait ``retry_after``
 ├── OutOfCredit          402: the account cannot pay; nobody's prompt is at fault
 ├── ServiceUnavailable   5xx or no answer, on a call that is safe to repeat
-│   └── NotReached       no connection: nothing was sent
+│   └── NotReached       no connection: nothing was sent, the attempt is given back
 ├── OutcomeUnknown       a create whose answer was lost: look before creating again
 ├── Unauthorized         401, 403: the token is missing, wrong or not permitted
 ├── RequestRefused       any other 4xx
@@ -28,6 +28,8 @@ three-digit ones come from the models and were seen in public reports).
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from picture_queue.errors import PictureQueueError
@@ -100,7 +102,9 @@ class ServiceUnavailable(ReplicateError):
 
 
 class NotReached(ServiceUnavailable):
-    """No connection could be made: the request was never sent."""
+    """No connection could be made: the request was never sent, so no job is at fault."""
+
+    counts = False
 
 
 class OutcomeUnknown(ReplicateError):
@@ -234,16 +238,41 @@ _SECONDS_IN_TEXT = re.compile(r"resets? in ~?(\d+(?:\.\d+)?)\s*s", re.IGNORECASE
 
 
 def _retry_after(headers: Mapping[str, str], problem: dict[str, Any]) -> float | None:
-    """Seconds to wait: from the header, else the body, else the text, else None."""
-    for stated in (headers.get("retry-after"), problem.get("retry_after")):
+    """Return the seconds to wait: from the header, else the body, else the text, else None.
+
+    A wait of 0 counts as none: the server that has just refused a request is not asked at once.
+    """
+    header = headers.get("retry-after")
+    for stated in (header, _seconds_until(header, headers.get("date")), problem.get("retry_after")):
         try:
             seconds = float(stated)  # type: ignore[arg-type]  # None and dates end in the except
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue
-        if seconds >= 0:
+        if seconds > 0:
             return seconds
     match = _SECONDS_IN_TEXT.search(str(problem.get("detail", "")))
     return float(match[1]) if match else None
+
+
+def _seconds_until(stated: str | None, now: str | None) -> float | None:
+    """Return the seconds until an HTTP date, None where it is none.
+
+    Args:
+        stated: The date.
+        now: The time by the server's clock, as it said in the same answer; ours may be wrong.
+    """
+    moment = _http_date(stated)
+    if moment is None:
+        return None
+    return (moment - (_http_date(now) or datetime.now(UTC))).total_seconds()
+
+
+def _http_date(text: str | None) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text or "")
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _fields(problem: dict[str, Any]) -> str | None:

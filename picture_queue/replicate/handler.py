@@ -65,7 +65,8 @@ class HandlerSettings:
         longest_look: Longest time between two looks.
         grace: Time between the two looks for the prediction of a create whose answer was lost.
         undo: Time for taking back what a cancelled job began.
-        pause: Time a throttled job waits when Replicate does not say how long.
+        pause: Time a job waits that Replicate throttles without saying how long, or that could not
+            reach it.
         parallel: Pictures fetched and stored at the same time.
     """
 
@@ -146,7 +147,8 @@ class _Attempt:
             if error.tries is not None and self._job.attempt >= error.tries:
                 error.retryable = False
             if not error.counts:
-                # The account is throttled, not the job: no other one would fare better.
+                # The account is throttled or Replicate is out of reach: no other job would fare
+                # better.
                 error.pause_key = PAUSE_KEY
                 if error.retry_after is None:
                     error.retry_after = self._settings.pause

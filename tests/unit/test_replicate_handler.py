@@ -555,6 +555,36 @@ async def test_without_credit_the_job_waits(world: World) -> None:
     assert "billing" not in (world.db.rows[0].error or "")
 
 
+class _Outage(httpx.AsyncBaseTransport):
+    """Refuses connections while `on`."""
+
+    def __init__(self, behind: httpx.AsyncBaseTransport) -> None:
+        self.behind = behind
+        self.on = True
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.on and not request.url.path.startswith("/_simulator"):
+            raise httpx.ConnectError("refused", request=request)
+        return await self.behind.handle_async_request(request)
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["before the create", "after it"])
+async def test_an_outage_of_replicate_gives_the_attempt_back(world: World, recorded: bool) -> None:
+    generation = world.generation(num_outputs=2)
+    if recorded:
+        death = (await calls_of_a_whole_run()).index("after record")
+        await mortal_run(world, generation, death)
+    outage = world.http._transport = _Outage(world.http._transport)
+    for _ in range(5):  # more than the attempts of a job
+        with pytest.raises(errors.NotReached) as caught:
+            await world.run(generation)
+        assert (caught.value.counts, caught.value.retry_after) == (False, FAST.pause)
+        assert caught.value.pause_key == "type:generate-image"
+    outage.on = False
+    await world.run(generation)
+    assert len(await world.paid()) == 1
+
+
 async def test_a_refused_input_fails_for_good(world: World) -> None:
     with pytest.raises(errors.InputRejected) as caught:
         await world.run(world.generation(num_outputs=99))

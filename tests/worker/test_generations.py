@@ -1,15 +1,20 @@
 """The built-in handler: from a wish to a stored picture, over the project's own API."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
 from picture_queue import AsyncPictureQueue, JobCancelled, JobStatus, Worker, WorkerSettings
+from picture_queue.replicate.client import RetryPolicy
+from picture_queue.replicate.download import DownloadRules
 from picture_queue.replicate.handler import HandlerSettings
 from picture_queue.settings import ReplicateSettings
 from picture_queue.worker.builtin import builtin_worker
+
+from ..faults.proxy import Proxy
 
 QUICK = HandlerSettings(first_look=0.05, longest_look=0.1)
 
@@ -63,6 +68,30 @@ async def test_a_throttled_account_rests_for_all_generations(stack, service, new
             await service.jobs.result(generation.job_id, timeout=30)
     assert (await service.jobs.get(first.job_id)).attempt == 0
     await service.generations.cancel(first.id)
+
+
+async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monkeypatch):
+    policy = RetryPolicy(tries=2, first_wait=0.01)
+    monkeypatch.setattr("picture_queue.replicate.client.RetryPolicy", lambda: policy)
+    address = httpx.URL(stack.replicate_url)
+    # The simulator's pictures have its own address.
+    rules = DownloadRules(origins=(f"http://{address.host}:{address.port}",))
+    monkeypatch.setattr("picture_queue.replicate.client.DownloadRules", lambda: rules)
+    with Proxy(address.host, address.port, "http") as proxy:
+        proxy.refuse()
+        replicate = ReplicateSettings("r8_test", f"http://127.0.0.1:{proxy.port}/v1")
+        quick = replace(QUICK, pause=0.1)
+        settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
+        worker = builtin_worker(service, settings, replicate, quick)
+        worker._signals.watch()
+        started = await service.generations.start("a lighthouse")
+        async with worker:
+            for _ in range(5):  # more than the attempts of a job
+                assert await worker._signals.settled.next() == (started.job_id, "snoozed")
+            proxy.heal()
+            result = await service.jobs.result(started.job_id, timeout=30)
+    assert len(result["images"]) == 1
+    assert (await service.jobs.get(started.job_id)).attempt == 1
 
 
 async def test_a_cancel_stops_the_prediction(stack, service, new_builtin, reached, db):

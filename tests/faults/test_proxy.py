@@ -1,0 +1,186 @@
+"""The proxy of the tests does what its faults say, in each language."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import pytest
+
+from .h2_front import h2_front, tls_for
+from .languages import Answer
+from .proxy import Proxy
+
+SILENT = 0.5  # seconds without an answer; a fault lasts longer than any wait
+
+
+@pytest.fixture(params=["http", "h2"])
+def web(request, stack, tmp_path) -> Iterator[tuple[Proxy, Any]]:
+    """A proxy in front of the gateway, and how to make a client for it."""
+    api = urlsplit(stack.api_url)
+    headers = {"apikey": stack.service_role_key}
+    if request.param == "http":
+        with Proxy(api.hostname, api.port, "http") as proxy:
+            yield (
+                proxy,
+                lambda: httpx.AsyncClient(
+                    base_url=f"http://127.0.0.1:{proxy.port}", headers=headers, timeout=10
+                ),
+            )
+        return
+    context, authority = tls_for(tmp_path)
+    trusted = ssl.create_default_context(cafile=authority)
+    with (
+        h2_front(api.hostname, api.port) as front,
+        Proxy("127.0.0.1", front, "h2", context) as proxy,
+    ):
+        yield (
+            proxy,
+            lambda: httpx.AsyncClient(
+                base_url=f"https://localhost:{proxy.port}",
+                headers=headers,
+                timeout=10,
+                http2=True,
+                verify=trusted,
+            ),
+        )
+
+
+@pytest.fixture
+async def client(web) -> AsyncIterator[httpx.AsyncClient]:
+    async with web[1]() as client:
+        assert (await ask(client)).status_code == 200
+        yield client
+
+
+@pytest.fixture
+def proxy(web) -> Proxy:
+    return web[0]
+
+
+async def ask(client: httpx.AsyncClient, timeout: float = 10) -> httpx.Response:
+    return await client.post("/rest/v1/rpc/picture_queue_version", json={}, timeout=timeout)
+
+
+async def test_the_language_is_what_it_says(client, proxy):
+    version = {"http": "HTTP/1.1", "h2": "HTTP/2"}[proxy.language]
+    answers = await asyncio.gather(*(ask(client) for _ in range(20)))
+    assert {answer.http_version for answer in answers} == {version}
+
+
+@pytest.mark.parametrize("fault", ["black_hole", "half_open"])
+async def test_silent_connections_stay_silent_and_new_ones_work(web, client, proxy, fault):
+    getattr(proxy, fault)()
+    with pytest.raises(httpx.ReadTimeout):
+        await ask(client, SILENT)
+    proxy.heal()
+    async with web[1]() as new:
+        assert (await ask(new)).status_code == 200
+
+
+async def test_a_black_hole_of_everything_takes_new_connections_too(web, proxy):
+    proxy.black_hole(new=True)
+    async with web[1]() as new:
+        with pytest.raises(httpx.TimeoutException):
+            await ask(new, SILENT)
+    proxy.heal()
+    async with web[1]() as new:
+        assert (await ask(new)).status_code == 200
+
+
+async def test_what_is_stalled_comes_later(client, proxy):
+    proxy.stall()
+    asking = asyncio.create_task(ask(client))
+    await asyncio.wait({asking}, timeout=SILENT)
+    assert not asking.done()
+    proxy.heal()
+    assert (await asking).status_code == 200
+
+
+async def test_what_is_delayed_comes_late(client, proxy):
+    proxy.delay(0.2)
+    with pytest.raises(httpx.ReadTimeout):
+        await ask(client, 0.1)
+
+
+async def test_refused_connections_are_refused_and_those_there_go_on(web, client, proxy):
+    proxy.refuse()
+    assert (await ask(client)).status_code == 200
+    async with web[1]() as new:
+        with pytest.raises(httpx.ConnectError):
+            await ask(new)
+    proxy.heal()
+    async with web[1]() as new:
+        assert (await ask(new)).status_code == 200
+
+
+async def test_connections_are_reset(client, proxy):
+    proxy.stall()
+    asking = asyncio.create_task(ask(client))
+    await asyncio.wait({asking}, timeout=SILENT)
+    proxy.reset()
+    proxy.heal()
+    with pytest.raises(httpx.TransportError):
+        await asking
+    assert (await ask(client)).status_code == 200
+
+
+@pytest.mark.parametrize("fault", ["lose_answers", "garble_answers"])
+async def test_answers_are_lost_after_the_call_was_carried_out(client, proxy, db, queue, fault):
+    getattr(proxy, fault)(2)
+    for n in (1, 2):
+        with pytest.raises(httpx.TransportError):
+            await client.post("/rest/v1/rpc/enqueue_job", json={"job_type": "x", "queue": queue})
+        assert await db.fetchval("select count(*) from job_queue where queue = $1", queue) == n
+    assert proxy.lost == 2
+    assert (await ask(client)).status_code == 200
+
+
+async def test_requests_are_answered_here(stack):
+    api = urlsplit(stack.api_url)
+    with Proxy(api.hostname, api.port, "http") as proxy:
+        proxy.answer(Answer(429, b"{}", (("retry-after", "7"),), count=2))
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{proxy.port}",
+            headers={"apikey": stack.service_role_key},
+        ) as client:
+            answers = [await ask(client) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [429, 429, 200]
+    assert answers[0].headers["retry-after"] == "7"
+    assert proxy.answered == 2
+
+
+# Postgres
+
+
+@pytest.fixture
+async def postgres(stack) -> AsyncIterator[tuple[Proxy, Any]]:
+    database = urlsplit(stack.db_url)
+    with Proxy(database.hostname, database.port, "postgres") as proxy:
+        netloc = f"{database.username}:{database.password}@127.0.0.1:{proxy.port}"
+        dsn = database._replace(netloc=netloc).geturl()
+        connection = await asyncpg.connect(dsn, timeout=10)
+        yield proxy, connection
+        connection.terminate()
+
+
+async def test_postgres_falls_silent(postgres):
+    proxy, connection = postgres
+    assert await connection.fetchval("select 1") == 1
+    proxy.half_open()
+    with pytest.raises(TimeoutError):
+        await connection.fetchval("select 1", timeout=SILENT)
+
+
+async def test_an_answer_of_postgres_is_lost_after_the_commit(postgres, db, queue):
+    proxy, connection = postgres
+    proxy.lose_answers()
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await connection.execute(
+            f"select enqueue_job('x', queue => '{queue}'), repeat('x', 1000000)"
+        )
+    assert await db.fetchval("select count(*) from job_queue where queue = $1", queue) == 1
+    assert proxy.lost == 1

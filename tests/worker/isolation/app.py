@@ -1,0 +1,54 @@
+"""The worker of the suite: ``picture-queue worker --app app:worker``.
+
+Environment: ``SUITE_SETTINGS``, a JSON object of worker settings, and ``SUITE_MUTATION``, the
+isolation that is taken out.
+"""
+
+import asyncio
+import json
+import os
+from typing import Any
+
+import misbehaviour
+
+from picture_queue import JobContext, Worker, WorkerSettings
+from picture_queue.worker import SyncJobContext
+
+worker = Worker(settings=WorkerSettings(**json.loads(os.environ["SUITE_SETTINGS"])))
+
+
+@worker.handler("ordinary")
+async def ordinary(payload: dict[str, Any], job: JobContext) -> int:
+    """Take a moment, in which others run, or as long as it is told."""
+    await asyncio.sleep(payload.get("seconds", 0.05))
+    result: int = payload["n"]
+    return result
+
+
+@worker.handler("ordinary-thread")
+def ordinary_in_thread(payload: dict[str, Any]) -> int:
+    """Return at once, from a thread."""
+    result: int = payload["n"]
+    return result
+
+
+@worker.handler("bad")
+async def bad(payload: dict[str, Any], job: JobContext) -> object:
+    """Misbehave when the others have started."""
+    print("started", job.id, flush=True)
+    await asyncio.sleep(payload.get("after", 0.05))
+    return await misbehaviour.misbehave(payload["kind"], job)
+
+
+@worker.handler("bad-thread")
+def bad_in_thread(payload: dict[str, Any], job: SyncJobContext) -> object:
+    """Misbehave in a thread."""
+    print("started", job.id, flush=True)
+    return misbehaviour.misbehave_in_thread(payload["kind"])
+
+
+if mutation := os.environ.get("SUITE_MUTATION"):
+    # Only here: it needs the inside of the worker, which the suite does not.
+    import mutations
+
+    mutations.apply(mutation)

@@ -1,0 +1,211 @@
+"""Everything bad that may stand beside ordinary jobs in a worker."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from . import misbehaviour
+from .world import CONCURRENCY, World, expect
+
+REASON = misbehaviour.REASON
+
+Check = Callable[["asyncpg.Record"], bool]
+Step = Callable[[World, Sequence[UUID]], Awaitable[None]]
+
+
+async def nothing(world: World, bad: Sequence[UUID]) -> None:
+    """Nothing more is bad."""
+
+
+def failed(row: "asyncpg.Record") -> bool:
+    return row["status"] == "failed"
+
+
+def waits(row: "asyncpg.Record") -> bool:
+    return (row["status"], row["hold"]) == ("pending", "scheduled")
+
+
+def ended(row: "asyncpg.Record") -> bool:
+    return row["status"] in ("completed", "failed")
+
+
+def runs(row: "asyncpg.Record") -> bool:
+    return row["status"] == "processing"
+
+
+def cannot_start(row: "asyncpg.Record") -> bool:
+    return row["status"] == "pending"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One bad item.
+
+    Attributes:
+        name: What it is.
+        job: The bad job.
+        count: How many stand beside as many ordinary jobs; as many as there are slots by default,
+            so that nothing goes on where each costs one for good.
+        state: What becomes of a bad job while ordinary ones run.
+        says: What its row, its history or a line of the log about it says.
+        spoil: Makes the jobs bad, or places what is bad beside them, before they may start.
+        why: Asks for the reason in another way.
+        settings: Settings of the worker that it needs; then it gets one of its own.
+        is_stopped: Whether the stop is tried with it; then it gets a worker of its own, too.
+    """
+
+    name: str
+    job: dict[str, Any] = field(default_factory=dict)
+    count: int = CONCURRENCY
+    state: Check = failed
+    says: str = ""
+    spoil: Step = nothing
+    why: Step = nothing
+    settings: dict[str, Any] = field(default_factory=dict)
+    is_stopped: bool = False
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it needs a worker of its own."""
+        return self.is_stopped or bool(self.settings)
+
+
+def bad(kind: str, job_type: str = "bad", **options: Any) -> dict[str, Any]:
+    return {"job_type": job_type, "payload": {"kind": kind}, "max_attempts": 1, **options}
+
+
+# Handlers ----------------------------------------------------------------------------------------
+
+HUGE = ("result of 100 MB", "raises 10 MB of text")
+UNSPEAKABLE = {
+    "__str__ raises": "Unspeakable",
+    "raises without end": "RecursionError",
+}
+
+HANDLERS = (
+    *(
+        Kind(f"{name}{where}", bad(name, job_type), says=UNSPEAKABLE.get(name, REASON),
+             count=1 if name in HUGE else CONCURRENCY)
+        for name in misbehaviour.RAISES
+        for where, job_type in (("", "bad"), (" in a thread", "bad-thread"))
+    ),
+    *(Kind(name, bad(name, max_attempts=2), state=waits,
+           says=REASON if "epoch" in name else "") for name in misbehaviour.WAITS),
+)  # fmt: skip
+
+STUCK = (
+    Kind("swallows cancels", bad("swallows cancels", timeout=0.3), count=1, state=runs,
+         says="has not stopped|still runs|did not end", is_stopped=True),
+    Kind("swallows cancels at the stop", bad("swallows cancels"), count=1, state=runs,
+         says="has not stopped|still runs|not end|released|gave", is_stopped=True),
+    Kind("leaves a task that swallows cancels", bad("leaves a task that swallows cancels"),
+         state=ended, is_stopped=True),
+    Kind("waits in a thread of asyncio for ever",
+         bad("waits in a thread of asyncio for ever", timeout=0.3), count=1,
+         says="did not end within", is_stopped=True),
+    Kind("never ends in its thread",
+         bad(misbehaviour.NEVER_ENDS, "bad-thread", timeout=0.3), count=1,
+         says="did not end within", is_stopped=True),
+)  # fmt: skip
+
+
+# Results -----------------------------------------------------------------------------------------
+
+# What JSON can say of these is null, or a text: that or a failure is right.
+CAN_COMPLETE = (
+    "result NaN",
+    "result with infinity",
+    "result with a decimal beyond floats",
+)
+RESULTS = tuple(
+    Kind(name, bad(name), count=1 if name in HUGE else CONCURRENCY,
+         state=ended if name in CAN_COMPLETE else failed,
+         says="" if name in CAN_COMPLETE else "[Rr]esult|JSON|large")
+    for name in misbehaviour.RESULTS
+)  # fmt: skip
+
+
+# Rows --------------------------------------------------------------------------------------------
+
+
+def spoil_payload(sql: str) -> Step:
+    """Give the jobs a payload that the validator would refuse."""
+
+    async def spoil(world: World, bad: Sequence[UUID]) -> None:
+        await world.db.execute(f"update job_queue set payload = {sql} where id = any($1)", bad)
+
+    return spoil
+
+
+ROWS = (
+    Kind("number of 5,000 digits in the payload", bad(misbehaviour.HARMLESS), count=2, state=failed,
+         spoil=spoil_payload("jsonb_build_object('n', ('1' || repeat('0', 5000))::numeric)"),
+         says="(?i)payload|digits|number|read"),
+    Kind("payload nested 3,000 times", bad(misbehaviour.HARMLESS), count=2, state=failed,
+         spoil=spoil_payload("""(repeat('{"a":', 3000) || '1' || repeat('}', 3000))::jsonb"""),
+         says="(?i)payload|nest|depth|recursion|deep|read"),
+    Kind("payload that is no object", bad(misbehaviour.HARMLESS), count=2, state=failed,
+         spoil=spoil_payload("'[1]'"), says="(?i)payload|object|list"),
+    Kind("payload without what the handler wants", bad(misbehaviour.HARMLESS), state=failed,
+         spoil=spoil_payload("'{}'"), says="kind"),
+)  # fmt: skip
+
+
+# Settings ----------------------------------------------------------------------------------------
+
+REFUSAL = "a trigger of the user refuses it"
+
+
+def trigger(condition: str) -> Step:
+    """Refuse some changes of the bad jobs, as a trigger of the user's may."""
+
+    async def spoil(world: World, bad: Sequence[UUID]) -> None:
+        name = f"refuse_{world.queue.replace('-', '_')}"
+        await world.db.execute(
+            f"""create or replace function public.{name}() returns trigger language plpgsql
+            as $$ begin raise exception '{REFUSAL}'; end $$;
+            create or replace trigger {name} before update on public.job_queue for each row
+            when (old.queue = '{world.queue}' and old.job_type = 'bad' and {condition})
+            execute function public.{name}()"""
+        )
+
+    return spoil
+
+
+async def drop_trigger(world: World, bad: Sequence[UUID]) -> None:
+    """Take the trigger away; what it refused is shown by the doctor until then."""
+    told = str(await world.db.fetchval("select queue_doctor()"))
+    name = f"refuse_{world.queue.replace('-', '_')}"
+    await world.db.execute(f"drop function public.{name}() cascade")
+    told += "".join([await world.history(job) for job in bad]) + world.worker.log
+    expect(REFUSAL in told, f"nothing says {REFUSAL!r}: {told[-3000:]}")
+
+
+async def pause_key(world: World, bad: Sequence[UUID]) -> None:
+    await world.service.limits.pause(PAUSED_KEY)
+
+
+PAUSED_KEY = "isolation-paused"
+
+
+async def explain(world: World, bad: Sequence[UUID]) -> None:
+    """The reason why a job does not move is given for each."""
+    for found in await world.service.jobs.explain(bad):
+        expect(found.reason in ("key_paused", "limit", "no_worker"), f"{found}")
+
+
+SETTINGS = (
+    Kind("trigger that refuses completions", bad(misbehaviour.HARMLESS),
+         count=2, state=lambda row: row["status"] in ("processing", "failed"),
+         spoil=trigger("new.status = 'completed'"), why=drop_trigger, settings={"lease": 30}),
+    Kind("trigger that refuses starts", bad(misbehaviour.HARMLESS), count=2, state=cannot_start,
+         spoil=trigger("new.status = 'processing'"), why=drop_trigger, settings={"lease": 30}),
+    Kind("paused limit key", bad(misbehaviour.HARMLESS, limit_keys=[PAUSED_KEY]),
+         state=cannot_start, spoil=pause_key, why=explain),
+    Kind("job type that nobody knows", {"job_type": "unknown-to-all"}, state=cannot_start,
+         why=explain),
+    Kind("timeout of nothing", bad("swallows cancels", timeout=0.001), says="did not end"),
+)  # fmt: skip

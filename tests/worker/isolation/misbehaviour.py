@@ -1,0 +1,187 @@
+"""What bad handlers do. Imported by the worker of the suite, and by the tests for the names."""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, model_serializer
+
+from picture_queue import JobContext, Retry, Snooze
+
+REASON = "the real reason"
+
+
+class Alien(BaseException):
+    """An exception as extensions raise it: no Exception."""
+
+
+def raiser(error: Callable[[], BaseException]) -> Callable[[], NoReturn]:
+    def run() -> NoReturn:
+        raise error()
+
+    return run
+
+
+def with_property(name: str) -> Callable[[], NoReturn]:
+    """Raise an exception that has a property which raises, as one that reads a header does."""
+
+    def broken(self: object) -> NoReturn:
+        raise KeyError("Retry-After")
+
+    kind = type("Throttled", (Exception,), {name: property(broken)})
+    return raiser(lambda: kind(REASON))
+
+
+class Unspeakable(Exception):
+    """An exception that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError(REASON)
+
+
+class Epoch(Exception):
+    """An exception that says when, where seconds are wanted."""
+
+    retry_after = 1_771_404_540
+
+
+def recurse() -> NoReturn:
+    recurse()
+
+
+# What raises. By name; a plain function, called in an async handler or in a thread.
+RAISES: dict[str, Callable[[], NoReturn]] = {
+    "raises BaseException": raiser(lambda: Alien(REASON)),
+    "raises a group of BaseException": raiser(
+        lambda: BaseExceptionGroup("both", [Alien(REASON), ValueError("no")])
+    ),
+    "raises KeyboardInterrupt": raiser(lambda: KeyboardInterrupt(REASON)),
+    "raises GeneratorExit": raiser(lambda: GeneratorExit(REASON)),
+    "raises StopIteration": raiser(lambda: StopIteration(REASON)),
+    "raises StopAsyncIteration": raiser(lambda: StopAsyncIteration(REASON)),
+    "raises CancelledError": raiser(lambda: asyncio.CancelledError(REASON)),
+    "calls sys.exit": lambda: sys.exit(REASON),
+    "raises without end": recurse,
+    "raises 10 MB of text": raiser(lambda: ValueError(REASON + "x" * 10_000_000)),
+    "raises a lone surrogate": raiser(lambda: ValueError(REASON + "\ud83d\x00")),
+    "property retry_after raises": with_property("retry_after"),
+    "property retryable raises": with_property("retryable"),
+    "property counts raises": with_property("counts"),
+    "property public raises": with_property("public"),
+    "property __notes__ raises": with_property("__notes__"),
+    "__str__ raises": raiser(Unspeakable),
+    "retry with an exception as its reason": raiser(
+        lambda: Retry(reason=ValueError(REASON))  # type: ignore[arg-type]
+    ),
+}
+
+# What waits too long. The job waits, or it says why not.
+WAITS: dict[str, Callable[[], object]] = {
+    "snooze until the last moment": lambda: Snooze(until=datetime.max),
+    "snooze until the first moment": lambda: Snooze(until=datetime.min),
+    "snooze of a year and more": lambda: Snooze(seconds=40_000_000),
+    "retry after an epoch": raiser(lambda: Epoch(REASON)),
+}
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def circle() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+class BrokenModel(BaseModel):
+    """A value with a serialiser of its own that raises."""
+
+    @model_serializer
+    def serialise(self) -> dict[str, Any]:
+        raise RuntimeError(REASON)
+
+
+# What no database takes, or no reader reads.
+RESULTS: dict[str, Callable[[], object]] = {
+    "result that is no JSON": object,
+    "result whose serialiser raises": BrokenModel,
+    "result with keys that are no text": lambda: {object(): 1},
+    "result of 2 MB": lambda: "x" * 2_000_000,
+    "result of 9 MB": lambda: "x" * 9_000_000,
+    "result of 100 MB": lambda: "x" * 100_000_000,
+    "result NaN": lambda: float("nan"),
+    "result with infinity": lambda: {"a": [float("-inf")]},
+    "result with a lone surrogate": lambda: "\ud83d",
+    "result with U+0000": lambda: "a\x00b",
+    "result that is no UTF-8": lambda: b"\xff\xfe",
+    "result that holds itself": circle,
+    "result nested 3,000 times": lambda: nested(3000),
+    "result with a number of 5,000 digits": lambda: 10**5000,
+    "result with a decimal beyond floats": lambda: Decimal("1e5000"),
+}
+
+
+async def swallow_cancels() -> NoReturn:
+    """Go on whatever happens."""
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            continue
+
+
+async def leave_task() -> None:
+    task = asyncio.create_task(swallow_cancels())
+    _LEFT.append(task)
+    await asyncio.sleep(0.01)
+
+
+_LEFT: list["asyncio.Task[Any]"] = []
+
+
+async def block_loop() -> str:
+    time.sleep(BLOCKED)  # noqa: ASYNC251 - the fault
+    return "done"
+
+
+BLOCKED = 8.0  # seconds, several leases
+
+
+async def block_in_executor() -> None:
+    await asyncio.to_thread(threading.Event().wait)
+
+
+# What does not end, or keeps others from running.
+STUCK: dict[str, Callable[[], Awaitable[object]]] = {
+    "swallows cancels": swallow_cancels,
+    "leaves a task that swallows cancels": leave_task,
+    "waits in a thread of asyncio for ever": block_in_executor,
+    "blocks the event loop": block_loop,
+}
+NEVER_ENDS = "never ends in its thread"
+HARMLESS = "does nothing wrong itself"
+
+
+async def misbehave(name: str, job: JobContext) -> object:
+    """Do in an async handler what is called so."""
+    if name in STUCK:
+        return await STUCK[name]()
+    return misbehave_in_thread(name)
+
+
+def misbehave_in_thread(name: str) -> object:
+    """Do in a thread what is called so."""
+    if name == NEVER_ENDS:
+        threading.Event().wait()
+    if name == HARMLESS:
+        return "done"
+    return {**RAISES, **WAITS, **RESULTS}[name]()

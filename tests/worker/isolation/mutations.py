@@ -1,0 +1,121 @@
+"""Isolations of the worker, and how each is taken out. Imported by the worker of the suite.
+
+Each mutation replaces functions of the worker. One whose function is gone fails: then this list
+must follow the worker.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from picture_queue._transport import api_errors, unreadable
+from picture_queue.worker import executor, heartbeat, outcomes, supervisor
+from picture_queue.worker import verdicts as verdicts_module
+from picture_queue.worker import worker as worker_module
+
+
+def replace(owner: object, name: str, new: Callable[..., Any]) -> Callable[..., Any]:
+    """Replace a function and return the old one; the new one is made of it."""
+    old: Callable[..., Any] = getattr(owner, name)
+    setattr(owner, name, new)
+    return old
+
+
+def catch_no_base_exception() -> None:
+    """Let a BaseException of a handler out of its attempt."""
+
+    def failed(self: Any, error: BaseException) -> Any:
+        if not isinstance(error, Exception):
+            raise error
+        return old(self, error)
+
+    old = replace(executor.Attempt, "_failed", failed)
+
+
+def read_properties_unguarded() -> None:
+    """Read what an exception says of itself without a guard."""
+    replace(verdicts_module, "_attribute", lambda error, name: getattr(error, name, None))
+    replace(verdicts_module, "from_error", verdicts_module._outcome_of)
+
+
+def leave_waits_unbounded() -> None:
+    """Send waits as the handler said them."""
+    replace(verdicts_module, "wait_seconds", lambda value: value)
+    replace(verdicts_module, "wait_until", lambda at: at.isoformat())
+
+
+def store_any_json() -> None:
+    """Send results that nobody can read."""
+    replace(outcomes, "_check_readable", lambda data: None)
+
+
+def read_all_or_nothing() -> None:
+    """Read an answer as a whole or not at all."""
+
+    def members(text: str) -> Any:
+        raise ValueError("The answer cannot be read")
+
+    replace(unreadable, "_members", members)
+
+
+def beat_in_the_event_loop() -> None:
+    """Have heartbeats wait for the event loop of the handlers."""
+
+    def beat(self: Any, *args: Any) -> Any:
+        ran = threading.Event()
+        self._notify(ran.set)
+        ran.wait()
+        return old(self, *args)
+
+    old = replace(heartbeat.Heartbeat, "_beat", beat)
+
+
+def name_no_blocker() -> None:
+    """Do not watch the event loop."""
+    replace(heartbeat.Heartbeat, "_check_loop", lambda self, limit: None)
+
+
+def wait_for_stuck_handlers() -> None:
+    """Give a handler that does not stop an hour."""
+    for module in (executor, supervisor):
+        assert module.CLEANUP
+        module.CLEANUP = 3600.0  # type: ignore[misc]
+
+
+def wait_for_stuck_tasks() -> None:
+    """Let the end of the event loop wait for tasks that ignore their cancellation."""
+    replace(executor, "hold_forever", lambda task: None)
+
+
+def wait_for_stuck_threads() -> None:
+    """Let the end of the event loop wait for threads."""
+    replace(worker_module, "use_daemon_threads", lambda concurrency: None)
+
+
+def ignore_retry_after() -> None:
+    """Do not read for how long the API asks to be left alone."""
+    replace(api_errors, "parse_retry_after", lambda text: None)
+
+
+MUTATIONS: dict[str, Callable[[], None]] = {
+    mutation.__name__: mutation
+    for mutation in (
+        catch_no_base_exception,
+        read_properties_unguarded,
+        leave_waits_unbounded,
+        store_any_json,
+        read_all_or_nothing,
+        beat_in_the_event_loop,
+        name_no_blocker,
+        wait_for_stuck_handlers,
+        wait_for_stuck_tasks,
+        wait_for_stuck_threads,
+        ignore_retry_after,
+    )
+}
+
+
+def apply(name: str) -> None:
+    """Take out the isolation of this name, and say so."""
+    MUTATIONS[name]()
+    print("took out:", name, flush=True)

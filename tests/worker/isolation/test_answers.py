@@ -1,0 +1,159 @@
+"""Bad answers of the project: the worker goes on, says what is wrong, and does not hammer."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+
+from ...databases import address, execute
+from ...faults.languages import Answer
+from ...faults.proxy import Proxy
+from .flows import ordinary
+from .test_connections import proxied
+from .world import World, expect
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A bad answer.
+
+    Attributes:
+        name: What it is.
+        status: Status code.
+        body: The body.
+        content_type: Its type.
+        says: What the log says.
+    """
+
+    name: str
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    says: str = "(?i)answer|calls fail"
+
+
+HTML = b"<!DOCTYPE html><html><head><title>522: Connection timed out</title></head></html>"
+KEY = b'{"message":"Invalid API key","hint":"Double check your key"}'
+ANSWERS = (
+    Bad("garbage", 200, b"\x00\xff\xfe{{{"),
+    Bad("nothing", 200, b""),
+    Bad("null", 200, b"null"),
+    Bad("another shape", 200, b'{"another": ["shape"]}'),
+    Bad("number of 5,000 digits", 200, b'[{"n": 1' + b"0" * 5000 + b"}]"),
+    Bad("nested 3,000 times", 200, b"[" * 3000 + b"]" * 3000),
+    Bad("522", 522, HTML, "text/html"),
+    Bad("500", 500, b"", "text/plain"),
+    Bad("302", 302, b"", "text/plain"),
+    Bad("401", 401, KEY, says="ERROR.*[Kk]ey"),
+)
+
+
+def answer(bad: Bad, **where: Any) -> Answer:
+    headers = (("content-type", bad.content_type), ("location", "/elsewhere"))
+    return Answer(bad.status, bad.body, headers, **where)
+
+
+@pytest.mark.parametrize("bad", ANSWERS, ids=lambda bad: bad.name)
+async def test_jobs_complete_after_some_answers_of(start, stack, service, db, tmp_path, bad):
+    with proxied(stack, "http", tmp_path) as (proxy, environment):
+        queue, worker = start(environment)
+        world = World(service, db, queue, worker)
+        await world.completed_at_once(await world.enqueue(*ordinary()))
+        proxy.answer(answer(bad, count=10))
+        jobs = await world.enqueue(*ordinary())
+
+        async def given() -> bool:
+            return proxy.answered >= 10
+
+        await world.until(given, "the worker asks no more")
+        await world.completed_at_once(jobs)
+        world.logged(bad.says)
+        await worker.stop(world.guard)
+
+
+@pytest.mark.parametrize("call", ["heartbeat_jobs", "maintain_jobs"])
+@pytest.mark.parametrize("bad", ANSWERS, ids=lambda bad: bad.name)
+async def test_jobs_complete_while_one_call_gets_but(
+    start, stack, service, db, tmp_path, call, bad
+):
+    with proxied(stack, "http", tmp_path) as (proxy, environment):
+        queue, worker = start(environment, lease=12)
+        world = World(service, db, queue, worker)
+        proxy.answer(answer(bad, path=f"/rest/v1/rpc/{call}"))
+        # It is prolonged before it ends, and ends before its lease does.
+        long = {"job_type": "ordinary", "payload": {"n": 1, "seconds": 5}}
+        jobs = await world.enqueue(long, *ordinary())
+
+        async def given() -> bool:
+            return proxy.answered > 0
+
+        await world.until(given, f"{call} is not called")
+        jobs += await world.enqueue(*ordinary())
+        await world.completed_at_once(jobs)
+        await worker.stop(world.guard)
+
+
+async def test_a_throttled_worker_asks_when_it_was_told_to(start, stack, service, db, tmp_path):
+    with proxied(stack, "http", tmp_path) as (proxy, environment):
+        queue, worker = start(environment)
+        world = World(service, db, queue, worker)
+        await throttle(world, proxy)
+        await worker.stop(world.guard)
+
+
+async def throttle(world: World, proxy: Proxy) -> None:
+    """Answer 429, and count how often the worker asks before the time it was told."""
+
+    async def given() -> bool:
+        return proxy.answered > 0
+
+    await world.completed_at_once(await world.enqueue(*ordinary()))
+    headers = (("retry-after", "10"), ("content-type", "application/json"))
+    proxy.answer(Answer(429, b'{"message":"Too many requests"}', headers))
+    await world.until(given, "the worker asks no more")
+    jobs = await world.enqueue(*ordinary())
+    await asyncio.sleep(5)
+    # Each kind of call once or twice; a slow machine makes fewer, not more.
+    expect(proxy.answered <= 10, f"{proxy.answered} requests in 5 s: {world.worker.log[-3000:]}")
+    proxy.heal()
+    await world.completed_at_once(jobs)
+
+
+async def test_a_password_that_changed_is_an_alarm_and_no_end(start, stack, service, db):
+    role = f"rotated_{uuid4().hex[:8]}"
+    await db.execute(f"create role {role} login password 'first' in role service_role")
+    database = urlsplit(stack.db_url)
+    netloc = f"{role}:first@{database.hostname}:{database.port}"
+    url = database._replace(netloc=netloc).geturl()
+    queue, worker = start({"PICTURE_QUEUE_DATABASE_URL": url})
+    world = World(service, db, queue, worker)
+    try:
+        await world.completed_at_once(await world.enqueue(*ordinary()))
+        await db.execute(f"alter role {role} password 'second'")
+        await _end_sessions(stack, role)
+
+        async def said() -> bool:
+            return "password" in worker.log
+
+        jobs = await world.enqueue(*ordinary())
+        await world.until(said, "nothing is said of the password")
+        world.logged("ERROR.*password")
+        await db.execute(f"alter role {role} password 'first'")
+        await world.completed_at_once(jobs)
+        await worker.stop(world.guard)
+    finally:
+        worker.kill()
+        await _end_sessions(stack, role)
+        await db.execute(f"drop role {role}")
+
+
+async def _end_sessions(stack: Any, role: str) -> None:
+    await execute(
+        address(stack.db_url, "postgres"),
+        f"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'",
+    )

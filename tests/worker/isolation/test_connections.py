@@ -1,0 +1,124 @@
+"""A bad connection: calls get through again, no job is lost, and no attempt.
+
+Between the worker and its project stands a proxy. What a fault leaves alone (new connections, other
+calls) is used while it lasts; after one of everything the worker goes on when it is over.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from ...faults.h2_front import h2_front, tls_for
+from ...faults.proxy import Proxy
+from .flows import ordinary
+from .world import World
+
+pytestmark = pytest.mark.timeout(300)
+
+WAYS = ("http", "tls", "direct")
+LEASE = 30  # seconds; a call's timeout has to be shorter
+LONG = 3.0  # seconds a fault of everything lasts
+
+
+@contextmanager
+def proxied(stack: Any, way: str, directory: Any) -> Iterator[tuple[Proxy, dict[str, str]]]:
+    """Put a proxy in front of the project.
+
+    Yields:
+        The proxy, and the environment of a worker behind it.
+    """
+    api, database = urlsplit(stack.api_url), urlsplit(stack.db_url)
+    with ExitStack() as opened:
+        if way == "direct":
+            proxy = opened.enter_context(Proxy(database.hostname, database.port, "postgres"))
+            netloc = f"{database.username}:{database.password}@127.0.0.1:{proxy.port}"
+            yield proxy, {"PICTURE_QUEUE_DATABASE_URL": database._replace(netloc=netloc).geturl()}
+            return
+        environment = {"SUPABASE_KEY": stack.service_role_key}
+        if way == "tls":  # over HTTP/2 or HTTP/1.1, as the client chooses
+            context, authority = tls_for(directory)
+            front = opened.enter_context(h2_front(api.hostname, api.port))
+            proxy = opened.enter_context(Proxy("127.0.0.1", front, "h2", context))
+            environment |= {
+                "SUPABASE_URL": f"https://localhost:{proxy.port}",
+                "SSL_CERT_FILE": str(authority),
+            }
+        else:
+            proxy = opened.enter_context(Proxy(api.hostname, api.port, "http"))
+            environment["SUPABASE_URL"] = f"http://127.0.0.1:{proxy.port}"
+        yield proxy, environment
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault of the connection.
+
+    Attributes:
+        name: What it is.
+        begin: Switches it on.
+        of_all: Whether nothing gets through while it lasts.
+        says: What the log says of it; "" where calls that are repeated at once need no line.
+    """
+
+    name: str
+    begin: Callable[[Proxy], None]
+    of_all: bool = False
+    says: str = ""
+
+
+def refuse(proxy: Proxy) -> None:
+    proxy.refuse()
+    proxy.reset()
+
+
+ANSWER = "(?i)no answer|not answer|calls fail"
+FAULTS = (
+    Fault("black hole", lambda proxy: proxy.black_hole(), says=ANSWER),
+    Fault("half open", lambda proxy: proxy.half_open(), says=ANSWER),
+    Fault("reset", lambda proxy: proxy.reset()),
+    Fault("lost answers", lambda proxy: proxy.lose_answers(3)),
+    Fault("garbled answers", lambda proxy: proxy.garble_answers(3)),
+    Fault("delay", lambda proxy: proxy.delay(0.3)),
+    Fault("black hole of everything", lambda proxy: proxy.black_hole(new=True), True, ANSWER),
+    Fault("refused", refuse, True, ANSWER),
+    Fault("stalled", lambda proxy: proxy.stall(), True),
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+async def test_jobs_complete_in_their_attempt_beside(
+    start, stack, service, db, tmp_path, way, fault
+):
+    with proxied(stack, way, tmp_path) as (proxy, environment):
+        queue, worker = start(environment, lease=LEASE)
+        await run(World(service, db, queue, worker, guard=60), proxy, fault)
+        await worker.stop(60)
+
+
+async def run(world: World, proxy: Proxy, fault: Fault) -> None:
+    """Have a fault while jobs run and others are enqueued."""
+
+    async def all_run() -> bool:
+        return all(row["status"] == "processing" for row in await world.rows(running))
+
+    await world.completed_at_once(await world.enqueue(*ordinary()))
+    running = await world.enqueue(*[
+        {"job_type": "ordinary", "payload": {"n": n, "seconds": LONG}} for n in range(2)
+    ])  # fmt: skip
+    await world.until(all_run, "the jobs do not start")
+    fault.begin(proxy)
+    enqueued = await world.enqueue(*ordinary())
+    if fault.of_all:
+        await asyncio.sleep(LONG)
+        proxy.heal()
+    await world.completed_at_once([*running, *enqueued])
+    if fault.says:
+        world.logged(fault.says)
+    proxy.heal()
+    await world.completed_at_once(await world.enqueue(*ordinary()))
