@@ -90,8 +90,6 @@ begin
     if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
       if picture_queue._is_transient(sqlstate) then
         perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-      elsif sqlstate like '22%' then  -- a value that is not of its type
-        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
       elsif sqlstate like 'PT%' then
         raise;
       end if;
@@ -135,6 +133,8 @@ begin
     || jsonb_build_object('result', result))) #> '{outcomes,0}';
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
+  elsif v_outcome ->> 'outcome' = 'busy' then
+    perform picture_queue._refuse('PQ_BUSY', v_outcome ->> 'error', 'repeat the call');
   elsif v_outcome ->> 'outcome' = 'refused' then
     perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', job_id, v_outcome ->> 'error'),
       'look for a trigger or constraint of yours on public.job_queue');
