@@ -1766,7 +1766,8 @@ begin
   )
   select count(*) into v_done from taken;
   perform picture_queue._finish_batches(v_locked);
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (p_ids);
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
+  where f.id = any (array(select o.id from picture_queue.follow_up o where o.id = any (p_ids) for update skip locked));
   return v_done;
 end
 $$;
@@ -2040,6 +2041,7 @@ begin
     insert into picture_queue.limit_key (key, due_at)
     select k.key, k.at from look k
     where k.at is not null and not exists (select from picture_queue.limit_key l where l.key = k.key)
+    returning due_at
   ),
   changed as (
     update picture_queue.limit_key l set due_at = k.at, version = l.version + 1
@@ -2048,7 +2050,7 @@ begin
       and l.due_at is distinct from k.at
     returning l.due_at
   )
-  select min(c.due_at) into v_next from changed c;
+  select min(d.due_at) into v_next from (select due_at from made union all select due_at from changed) d;
   if v_next is not null then
     perform picture_queue._plan_maintenance(v_next);
   end if;
@@ -2092,6 +2094,9 @@ begin
     where (
       select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
+      and not exists (
+        select from picture_queue.failed_step f
+        where f.kind = 'key' and f.subject = k.key and f.retry_at > picture_queue._now())
     limit 100), 100);
 end
 $$;
@@ -2152,7 +2157,7 @@ as $$
 declare
   v_wanted text[];
   v_keys text[];
-  v_has_all boolean;
+  v_is_complete boolean;
   v_counts integer[];
   v_found integer;
 begin
@@ -2163,7 +2168,7 @@ begin
     where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
       and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules)));
   v_keys := picture_queue._lock_keys(v_wanted);
-  v_has_all := cardinality(v_keys) = cardinality(v_wanted);
+  v_is_complete := cardinality(v_keys) = cardinality(v_wanted);
   with uncounted as (
     select j.id, k.keys
     from public.job_queue j
@@ -2183,13 +2188,17 @@ begin
   select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found from sums s;
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  -- Not counted while there are more than fit into one step, or a key is locked.
-  set counted = r.counted or v_found < p_limit and v_has_all,
+  -- Not counted while more jobs run than fit into one step, or a key or job is locked. One job that somebody keeps
+  -- locked for ten seconds does not stop its key for longer: from then on the limit may be exceeded by that job.
+  set counted = r.counted or v_found < p_limit and v_is_complete and not (l.has_uncounted and l.is_new),
     count_at = case when v_found >= p_limit then picture_queue._now()
-      when picture_queue._now() < r.created_at + interval '10 seconds' or picture_queue._has_uncounted(r.key)
-      then picture_queue._now() + interval '1 second' end
-  where r.key = any (array(
-    select o.key from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked));
+      when l.is_new or l.has_uncounted then picture_queue._now() + interval '1 second' end
+  from (
+    select o.key, picture_queue._now() < o.created_at + interval '10 seconds' as is_new,
+      picture_queue._has_uncounted(o.key) as has_uncounted
+    from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
+  ) l
+  where r.key = any (p_rules) and r.key = l.key;
   return v_found;
 end
 $$;
@@ -3247,7 +3256,9 @@ begin
       ) as base
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
-      and j.lease_expires_at > v_now
+      and (j.lease_expires_at > v_now or exists (
+        select from picture_queue.lease_extension x
+        where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))
     order by j.claimed_ahead is true, array_position(p_order, j.id), j.rank, j.turn, j.seq));
 end
 $$;
@@ -3375,7 +3386,9 @@ begin
       where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
     exists (select from public.job_queue j
       where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker
-        and j.lease_expires_at > v_now) as is_repeated,
+        and (j.lease_expires_at > v_now or exists (
+          select from picture_queue.lease_extension x
+          where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))) as is_repeated,
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.due_at is not null) as is_limited,
     exists (select from picture_queue.failed_step f where f.kind = 'claim') as some_failed,
@@ -3810,6 +3823,7 @@ $$;
 -- (lease_extension).
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+set lock_timeout = '10ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -3853,7 +3867,8 @@ begin
   left join held h on h.id = l.job_id;
   -- What was prolonged beside a row ends with the lease in the row, which a cancel may have shortened.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
-    delete from picture_queue.lease_extension x where x.job_id = any (v_free);
+    delete from picture_queue.lease_extension x where x.job_id = any (array(
+      select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));
   end if;
   update picture_queue.worker w set seen_at = v_now
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
@@ -3944,8 +3959,9 @@ create function picture_queue._wake_by_events(p_ids bigint[], p_limit integer) r
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_jobs uuid[] := array(
-    select f.subject from picture_queue.follow_up f where f.id = any (p_ids) order by f.id limit p_limit for update skip locked);
+  v_mine bigint[] := array(
+    select f.id from picture_queue.follow_up f where f.id = any (p_ids) order by f.id limit p_limit for update skip locked);
+  v_jobs uuid[] := array(select f.subject from picture_queue.follow_up f where f.id = any (v_mine));
 begin
   perform picture_queue._isolate('wake', array(
     select j::text from unnest(v_jobs) j
@@ -3954,8 +3970,8 @@ begin
       where e.kind = 'wake' and e.subject = j::text and e.retry_at > picture_queue._now())), p_limit);
   perform picture_queue._take_events(array(select distinct j.parked_on from public.job_queue j where j.id = any (v_jobs)));
   delete from picture_queue.follow_up f
-  where f.id = any (p_ids) and not exists (select from public.job_queue j where j.id = f.subject and j.hold = 'parked');
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '1 second' where f.id = any (p_ids);
+  where f.id = any (v_mine) and not exists (select from public.job_queue j where j.id = f.subject and j.hold = 'parked');
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '1 second' where f.id = any (v_mine);
   return cardinality(v_jobs);
 end
 $$;
@@ -4141,9 +4157,13 @@ begin
   end;
   for v_item in select e from jsonb_array_elements(leases) e loop
     begin
-      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
-    exception when others then
-      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+      begin
+        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
+      exception when others then
+        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+      end;
+    exception when lock_not_available then
+      continue;  -- another heartbeat is prolonging this lease
     end;
     v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
       'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
@@ -7238,6 +7258,8 @@ declare
   v_done jsonb := '{}'::jsonb;
   v_settled integer := 0;
   v_overdue text[] := '{}'::text[];
+  v_failed_keys text[] := array(
+    select f.subject from picture_queue.failed_step f where f.kind = 'key' and f.retry_at > v_now);
 begin
   if p_sweeps then
     v_overdue := picture_queue._overdue_jobs(p_limit);
@@ -7271,15 +7293,20 @@ begin
     order by b.finished_at limit p_limit), p_limit);
   v_done := v_done || jsonb_build_object('counted', picture_queue._isolate('rule', array(
     select r.key from picture_queue.limit_rule r
-    where r.count_at <= v_now or r.count_at is null and not r.counted limit 100), p_limit),
+    where (r.count_at <= v_now or r.count_at is null and not r.counted) and not exists (
+      select from picture_queue.failed_step f where f.kind = 'rule' and f.subject = r.key and f.retry_at > v_now)
+    limit 100), p_limit),
   'reordered', picture_queue._isolate('reorder', array(
     select q.name from picture_queue.queue q
     where q.reorder_after is not null and not exists (
       select from picture_queue.failed_step f where f.kind = 'reorder' and f.subject = q.name and f.retry_at > v_now)), p_limit * 5));
   return v_done || jsonb_build_object('settled', v_settled, 'keys', picture_queue._isolate('key', array(
-    (select distinct f.key from (select o.key from picture_queue.freed_key o limit p_limit * 10) f limit p_limit)
+    (select distinct f.key
+      from (select o.key from picture_queue.freed_key o where o.key <> all (v_failed_keys) limit p_limit * 10) f
+      limit p_limit)
     union
-    (select k.key from picture_queue.limit_key k where k.due_at <= v_now limit p_limit)), p_limit));
+    (select k.key from picture_queue.limit_key k
+      where k.due_at <= v_now and k.key <> all (v_failed_keys) limit p_limit)), p_limit));
 end
 $$;
 

@@ -211,7 +211,8 @@ begin
   )
   select count(*) into v_done from taken;
   perform picture_queue._finish_batches(v_locked);
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (p_ids);
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
+  where f.id = any (array(select o.id from picture_queue.follow_up o where o.id = any (p_ids) for update skip locked));
   return v_done;
 end
 $$;

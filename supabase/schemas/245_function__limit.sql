@@ -147,6 +147,7 @@ begin
     insert into picture_queue.limit_key (key, due_at)
     select k.key, k.at from look k
     where k.at is not null and not exists (select from picture_queue.limit_key l where l.key = k.key)
+    returning due_at
   ),
   changed as (
     update picture_queue.limit_key l set due_at = k.at, version = l.version + 1
@@ -155,7 +156,7 @@ begin
       and l.due_at is distinct from k.at
     returning l.due_at
   )
-  select min(c.due_at) into v_next from changed c;
+  select min(d.due_at) into v_next from (select due_at from made union all select due_at from changed) d;
   if v_next is not null then
     perform picture_queue._plan_maintenance(v_next);
   end if;
@@ -199,6 +200,9 @@ begin
     where (
       select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
+      and not exists (
+        select from picture_queue.failed_step f
+        where f.kind = 'key' and f.subject = k.key and f.retry_at > picture_queue._now())
     limit 100), 100);
 end
 $$;
@@ -259,7 +263,7 @@ as $$
 declare
   v_wanted text[];
   v_keys text[];
-  v_has_all boolean;
+  v_is_complete boolean;
   v_counts integer[];
   v_found integer;
 begin
@@ -270,7 +274,7 @@ begin
     where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
       and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules)));
   v_keys := picture_queue._lock_keys(v_wanted);
-  v_has_all := cardinality(v_keys) = cardinality(v_wanted);
+  v_is_complete := cardinality(v_keys) = cardinality(v_wanted);
   with uncounted as (
     select j.id, k.keys
     from public.job_queue j
@@ -290,13 +294,17 @@ begin
   select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found from sums s;
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  -- Not counted while there are more than fit into one step, or a key is locked.
-  set counted = r.counted or v_found < p_limit and v_has_all,
+  -- Not counted while more jobs run than fit into one step, or a key or job is locked. One job that somebody keeps
+  -- locked for ten seconds does not stop its key for longer: from then on the limit may be exceeded by that job.
+  set counted = r.counted or v_found < p_limit and v_is_complete and not (l.has_uncounted and l.is_new),
     count_at = case when v_found >= p_limit then picture_queue._now()
-      when picture_queue._now() < r.created_at + interval '10 seconds' or picture_queue._has_uncounted(r.key)
-      then picture_queue._now() + interval '1 second' end
-  where r.key = any (array(
-    select o.key from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked));
+      when l.is_new or l.has_uncounted then picture_queue._now() + interval '1 second' end
+  from (
+    select o.key, picture_queue._now() < o.created_at + interval '10 seconds' as is_new,
+      picture_queue._has_uncounted(o.key) as has_uncounted
+    from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
+  ) l
+  where r.key = any (p_rules) and r.key = l.key;
   return v_found;
 end
 $$;

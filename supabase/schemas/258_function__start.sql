@@ -119,7 +119,9 @@ begin
       ) as base
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
-      and j.lease_expires_at > v_now
+      and (j.lease_expires_at > v_now or exists (
+        select from picture_queue.lease_extension x
+        where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))
     order by j.claimed_ahead is true, array_position(p_order, j.id), j.rank, j.turn, j.seq));
 end
 $$;

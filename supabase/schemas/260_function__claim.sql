@@ -118,7 +118,9 @@ begin
       where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
     exists (select from public.job_queue j
       where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker
-        and j.lease_expires_at > v_now) as is_repeated,
+        and (j.lease_expires_at > v_now or exists (
+          select from picture_queue.lease_extension x
+          where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))) as is_repeated,
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.due_at is not null) as is_limited,
     exists (select from picture_queue.failed_step f where f.kind = 'claim') as some_failed,

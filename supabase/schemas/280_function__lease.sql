@@ -37,6 +37,7 @@ $$;
 -- (lease_extension).
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+set lock_timeout = '10ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -80,7 +81,8 @@ begin
   left join held h on h.id = l.job_id;
   -- What was prolonged beside a row ends with the lease in the row, which a cancel may have shortened.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
-    delete from picture_queue.lease_extension x where x.job_id = any (v_free);
+    delete from picture_queue.lease_extension x where x.job_id = any (array(
+      select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));
   end if;
   update picture_queue.worker w set seen_at = v_now
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));

@@ -24,9 +24,13 @@ begin
   end;
   for v_item in select e from jsonb_array_elements(leases) e loop
     begin
-      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
-    exception when others then
-      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+      begin
+        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
+      exception when others then
+        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+      end;
+    exception when lock_not_available then
+      continue;  -- another heartbeat is prolonging this lease
     end;
     v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
       'lost', (v_answer -> 'lost') || (v_one -> 'lost'));

@@ -12,6 +12,8 @@ declare
   v_done jsonb := '{}'::jsonb;
   v_settled integer := 0;
   v_overdue text[] := '{}'::text[];
+  v_failed_keys text[] := array(
+    select f.subject from picture_queue.failed_step f where f.kind = 'key' and f.retry_at > v_now);
 begin
   if p_sweeps then
     v_overdue := picture_queue._overdue_jobs(p_limit);
@@ -45,15 +47,20 @@ begin
     order by b.finished_at limit p_limit), p_limit);
   v_done := v_done || jsonb_build_object('counted', picture_queue._isolate('rule', array(
     select r.key from picture_queue.limit_rule r
-    where r.count_at <= v_now or r.count_at is null and not r.counted limit 100), p_limit),
+    where (r.count_at <= v_now or r.count_at is null and not r.counted) and not exists (
+      select from picture_queue.failed_step f where f.kind = 'rule' and f.subject = r.key and f.retry_at > v_now)
+    limit 100), p_limit),
   'reordered', picture_queue._isolate('reorder', array(
     select q.name from picture_queue.queue q
     where q.reorder_after is not null and not exists (
       select from picture_queue.failed_step f where f.kind = 'reorder' and f.subject = q.name and f.retry_at > v_now)), p_limit * 5));
   return v_done || jsonb_build_object('settled', v_settled, 'keys', picture_queue._isolate('key', array(
-    (select distinct f.key from (select o.key from picture_queue.freed_key o limit p_limit * 10) f limit p_limit)
+    (select distinct f.key
+      from (select o.key from picture_queue.freed_key o where o.key <> all (v_failed_keys) limit p_limit * 10) f
+      limit p_limit)
     union
-    (select k.key from picture_queue.limit_key k where k.due_at <= v_now limit p_limit)), p_limit));
+    (select k.key from picture_queue.limit_key k
+      where k.due_at <= v_now and k.key <> all (v_failed_keys) limit p_limit)), p_limit));
 end
 $$;
 
