@@ -21,9 +21,13 @@
 -- exposed by the API; a leading underscore marks what only our own functions call. Parameters of
 -- public functions are plain words, private ones are p_, variables v_.
 --
--- Plans. What runs all day has seq_page_cost = 100, so that a plan made while a table was empty, and
--- kept by its session, is still right when the table is full: it goes through the index. Rows are found
--- by = any (array) for the same reason.
+-- Idioms. Sessions keep plans, and a plan may be made while a table is empty and used when it is full. These
+-- forms, which return everywhere, keep such a plan on the right index:
+-- - `set seq_page_cost = 100` on what runs all day: an index wins even while the table is empty;
+-- - `where id = any (array)` beside or instead of a join: the rows are looked up by their ids;
+-- - `offset 0` in a subselect: the planner does not merge it into the outer query, so it is evaluated once;
+-- - `(select true from … limit 1)` instead of exists: it is looked up for each row and never becomes a join;
+-- - `= any (array(select … for update skip locked))`: changes the rows that nobody has locked, and waits for none.
 do $$
 begin
   if to_regnamespace('picture_queue') is not null then
@@ -56,8 +60,8 @@ create type picture_queue.change as (
   lease_expired boolean    -- the lease ended unheard: it is forgotten, so that a late report is stale
 );
 
--- A job after a change of state: as little as every caller of _transition needs. To hand on whole rows
--- costs more than to read those few again that are needed.
+-- A job after a change of state. Only these columns, since handing on whole rows costs more: the few callers that
+-- need more read the row again.
 create type picture_queue.moved as (
   id uuid,
   queue text,
@@ -85,7 +89,7 @@ create type picture_queue.applied as (
   long_lived boolean,      -- their history has to be cut
   has_generation boolean,
   ended uuid[],            -- ran under limit keys and do not any more
-  unblocked uuid[],        -- had been unblocked for a key and do not need it now
+  unblocked uuid[],        -- every moved job with blocked_on set, unless it was just blocked or unblocked
   takes_turn boolean,      -- get a place behind their tenant's last
   due_at timestamptz,      -- the first of those that wait for a time
   batches jsonb            -- batch_id, from and to of each change in a batch
@@ -111,7 +115,7 @@ create type picture_queue.outcome as (
 -- A job that could be claimed, with what decides whether it may.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- under which it would run; once admitted only the limited ones
+  keys text[],             -- before _admit all keys it runs under; after it the limited ones, which are its slots
   blocked_on text          -- one of them that lets no more start
 );
 
@@ -441,11 +445,11 @@ alter table picture_queue.worker enable row level security;
 
 -- 140_table_job_queue.sql
 
--- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report
--- is recognised; lease_expires_at says whether a lease is in force. It has no check constraints: Postgres
--- reads each anew from its text in every statement that writes a row, which cost as much as the rest of an
--- enqueue. What they said is said where rows come from: picture_queue.edge (states), the checks of input,
--- _transition; and queue_doctor() looks for rows that do not fit.
+-- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report is recognised;
+-- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of
+-- them again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are
+-- enforced by picture_queue.edge (states), the checks of input and _transition; queue_doctor() reports rows that
+-- break them.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -454,6 +458,7 @@ create table public.job_queue (
   payload jsonb not null default '{}',
   priority integer not null default 0,
   status text not null default 'pending',
+  -- Why a pending job cannot be claimed: scheduled, blocked, waiting. A parked job has the status processing.
   hold text,
   attempt integer not null default 0,
   max_attempts integer not null default 3,
@@ -469,7 +474,9 @@ create table public.job_queue (
   turn double precision not null default 0,
   tenant text,
   limit_keys text[],
+  -- The limited keys under which it counts as running: from its claim on, even if it is claimed ahead.
   slots text[],
+  -- The key that blocks it. It stays when the job is unblocked, delayed, finished or retried, until its next start.
   blocked_on text,
   parked_on text,
   event jsonb,
@@ -487,11 +494,12 @@ create table public.job_queue (
   error text,
   version bigint not null default 1,
   lease_id uuid,
+  -- null: there is no lease. A past time: the lease has expired, but a report still counts until the sweep.
   lease_expires_at timestamptz,
   lease_seconds real,
   lease_is_legacy boolean not null default false,
-  -- true: claimed before its worker had a slot for it; false: its lease expired that way once, so that it
-  -- is not claimed ahead again.
+  -- true: claimed before its worker had a slot for it. false: its lease expired that way once, so it is not
+  -- claimed ahead again. null: neither.
   claimed_ahead boolean,
   worker text,
   cancel_requested_at timestamptz,
@@ -563,8 +571,8 @@ comment on table picture_queue.follow_up is
   'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch,
   a parked job that its event could not wake.';
 comment on column picture_queue.follow_up.data is
-  'Of a batch: how much its counts change. Of a child: the transaction before which its parents may have finished'
-  ' unseen.';
+  'Of a batch: how much its counts change. Of a child: "before" is a transaction id; once every transaction with a'
+  ' lower id has ended, no parent can have missed the child. "looks" is how often it was looked at.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 alter table picture_queue.follow_up enable row level security;
@@ -611,6 +619,11 @@ comment on column picture_queue.maintenance.step_size is
 comment on table picture_queue.maintenance is
   'The lease of maintenance: one worker for the whole project, for some seconds.';
 comment on column picture_queue.maintenance.tidied is 'The latest round was one of housekeeping.';
+comment on column picture_queue.maintenance.done_at is 'When the latest round began.';
+comment on column picture_queue.maintenance.look_at is
+  'When the next round is to begin; what becomes due earlier wakes the worker that has the lease.';
+comment on column picture_queue.maintenance.sweep_at is 'When to look for expired leases next.';
+comment on column picture_queue.maintenance.fold_at is 'When to add up depth_change next.';
 insert into picture_queue.maintenance default values;
 alter table picture_queue.maintenance enable row level security;
 
@@ -677,13 +690,13 @@ comment on table picture_queue.limit_rule is 'How many jobs of a key may run at 
 comment on column picture_queue.limit_rule.counted is
   'Jobs that were running when the rule was made are counted; before that none of its keys starts.';
 comment on column picture_queue.limit_rule.count_at is
-  'When running jobs that do not count under the rule yet are looked for next: claims under way did not know it.';
+  'When to look again for running jobs not counted yet: claims that began before the rule may still start some.';
 alter table picture_queue.limit_rule enable row level security;
 
 -- How many jobs run under each limited key, and until when it is paused. Whoever reads the row to decide, or
--- changes it, holds the advisory lock of the key (_lock_keys), so there is one row a key without a unique
--- index. version rises with each change: the newest row comes first in the index, even while an old snapshot
--- keeps all the row versions before it from being cleaned up.
+-- changes it, holds the advisory lock of the key (_lock_keys). That lock makes sure that each key has one row, so no
+-- unique index is needed. version rises with each change: the newest row version comes first in the index, even
+-- while an old snapshot keeps the versions before it from being cleaned up.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
@@ -706,8 +719,8 @@ comment on table picture_queue.start is 'The latest starts of each key that has 
 create index start_key on picture_queue.start (key, at);
 alter table picture_queue.start enable row level security;
 
--- Keys under which n jobs fewer run, or (n = 0) at which somebody has to look again. Appended, so that
--- whoever ends a job needs no lock; the next claim or maintenance subtracts n from limit_key.running and
+-- One row says that n jobs of this key ended. n = 0: none ended, but a waiting job may start now. Rows are appended,
+-- so that whoever ends a job needs no lock; the next claim or maintenance subtracts n from limit_key.running and
 -- unblocks jobs that wait for the key.
 create table picture_queue.freed_key (
   key text not null,
@@ -715,7 +728,7 @@ create table picture_queue.freed_key (
   at timestamptz not null default clock_timestamp()
 );
 comment on table picture_queue.freed_key is 'Limit keys under which fewer jobs run, not yet counted in limit_key.';
--- Claims read the last seconds of both only, so that entries an old snapshot keeps are not in the way.
+-- Claims read recent rows only, so index entries that an old snapshot keeps cost nothing.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);
 alter table picture_queue.freed_key enable row level security;
@@ -1205,9 +1218,9 @@ $$;
 -- Makes every change of state but a claim (_start), many at a time, along the edges of picture_queue.edge. A
 -- change whose edge does not exist is left out of what is returned, so the caller sees what happened; so is
 -- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
--- of their ids, unless every change names its lease. The rows, their history, the counts and the events are
--- written here; what is left to do for other jobs is written down as follow-ups, the first of which are done at
--- once unless the caller goes on with them itself (p_begins_follow_ups false).
+-- of their ids, unless every change names its lease. The rows, their history (of all actions but complete), the
+-- counts and the events are written here. What is left to do for other jobs is written down as follow-ups; the first
+-- of them are done at once, unless the caller does them itself (p_begins_follow_ups false).
 create function picture_queue._transition(p_changes picture_queue.change[], p_begins_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1342,7 +1355,7 @@ $$;
 
 -- 232_function__after_move.sql
 
--- What _apply_changes does with special jobs, each only where there are such jobs.
+-- Steps of _transition for special jobs, each only where there are such jobs. _start takes the first two as well.
 
 -- Keeps the last 50 rows of history of each job.
 create function picture_queue._bound_history(p_ids uuid[]) returns void
@@ -1442,7 +1455,7 @@ $$;
 
 -- Work for others, done so that a bad item ends alone.
 
--- Whether an error passes by itself: a deadlock, a lock that was not to be had, too little of something.
+-- Whether an error passes by itself: a deadlock (40), a lack of resources (53), a lock timeout (55), PQ_BUSY.
 create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
@@ -1483,9 +1496,9 @@ begin
 end
 $$;
 
--- Does a step for up to a thousand subjects at once, since their rows are held in memory; for the halves of more,
--- and of those for which it fails, until who makes it fail stands alone. That one is written down in failed_step and
--- left alone until its retry_at; all others are done, as long as the round of maintenance has time
+-- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
+-- which it fails, are split in half, down to the one subject for which it fails. That one is written to failed_step,
+-- and callers leave it out until its retry_at. All others are done, as long as the round of maintenance has time
 -- (picture_queue.deadline). Returns how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -1534,7 +1547,8 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Tells whoever does the maintenance that something is due at that time, if they would look later.
+-- Wakes the worker that has the lease of maintenance if something is due before its next round. Only sends a message;
+-- what is due is found in the tables.
 create function picture_queue._plan_maintenance(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1635,10 +1649,11 @@ begin
     where f.id = any (v_mine) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
-    -- What is left of the others is locked by somebody, or failed.
+    -- Children that are still not settled are locked or failed: look again in 0.2 seconds.
     if v_settled = 0 or v_left > 0 then
       update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
     end if;
+    -- Children that ended have children of their own: -infinity, the default, is on the follow-ups just made.
     v_ids := array(
       select f.id from picture_queue.follow_up f
       where f.kind = 'parent' and f.subject = any (v_children::uuid[]) and f.due_at = '-infinity');
@@ -1670,7 +1685,8 @@ begin
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
   )
-  -- By name rather than by a join, which for thousands of children would look at each pair.
+  -- By name rather than by a join, which for thousands of children would look at each pair. Of several parents the
+  -- first by id is named: in an object the last value of a key wins, hence the descending order.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
@@ -1838,11 +1854,11 @@ $$;
 
 -- 240_function__move_jobs.sql
 
--- The step that moves jobs, each by itself, whatever the reason: they are due (promote), their lease ended (sweep),
--- they were not to start any more (expire), their key has capacity (unblock), their event came (wake), their queue is
--- purged (purge). Each job is looked at again under its lock; one that somebody has locked is left. A lease that ended
--- unheard counts as an attempt, so that a job that kills its worker ends; one that was claimed ahead had not started
--- and loses none. Returns how many jobs moved.
+-- Moves jobs, each by itself. The kind says why: promote (they are due), sweep (their lease expired), expire (they were
+-- not started before expires_at), unblock (their key has capacity), wake (their event came), purge (their queue is
+-- purged). Each job is checked again under its lock; a job that somebody has locked is left as it is. An expired lease
+-- counts as an attempt, so that a job that kills its worker ends; a job claimed ahead had not started and loses none.
+-- Returns how many jobs moved.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1933,8 +1949,8 @@ begin
 end
 $$;
 
--- From when on claims read freed_key. Maintenance reads all of it; what is older than its last round and this
--- slack, which is for transactions that took as long, is gone or for the next round.
+-- From when on claims read freed_key: from 10 seconds before the last round of maintenance. Older rows are counted
+-- already, or were committed late and wait for the next round, which reads all.
 create function picture_queue._freed_since() returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.maintenance m); end $$;
@@ -1964,9 +1980,9 @@ begin
 end
 $$;
 
--- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
--- milliseconds, in one order for all, so nobody waits long or in a circle. There are 1,024 locks, so that no
--- transaction takes more; keys that share one only wait for each other.
+-- Locks keys until the transaction ends and returns those it got. Waits up to 50 milliseconds for each lock, in one
+-- order for all callers; if one is not free by then, takes those that are free. Keys share 1,024 locks, so that no
+-- transaction takes more; sharing can delay but causes no error.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '50ms'
@@ -1989,8 +2005,8 @@ begin
     left join lateral (
       select l.ctid from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1) newest on true
     left join lateral (
-      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) row on true
-    where newest.ctid is null or row.is_free);
+      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) held on true
+    where newest.ctid is null or held.is_free);
 end
 $$;
 
@@ -2014,9 +2030,9 @@ begin
 end
 $$;
 
--- Sets when to look at locked keys by the clock: when the pause ends or the rate permits one more start; in a
--- second where jobs wait although one could start (more than a look unblocks, or those unblocked are not claimed
--- yet, or take no slot of the key in the end); not at all where only the end of a job helps.
+-- Sets when to look at locked keys again: when the pause ends or the rate permits one more start; else one second
+-- from now, if jobs still wait although the key has capacity (more wait than one look unblocks, or those unblocked
+-- are not claimed yet, or are blocked on another key by then); else never, since only the end of a job helps.
 create function picture_queue._plan_keys(p_keys text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2057,10 +2073,10 @@ begin
 end
 $$;
 
--- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue
--- and job type as many as may start, less those that were unblocked before and are not claimed yet. So what one
--- queue or type cannot claim (it is paused, or has no worker) is in nobody's way; what is unblocked too many is
--- blocked again by the claim that meets it. Keys that somebody has locked are left for the next.
+-- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue and
+-- job type as many as may start, less those that were unblocked before and are not claimed yet. Counted per queue and
+-- type, so that a paused queue, or a type without a worker, does not hold back others. Too many may be unblocked;
+-- claims block the surplus again. Keys that somebody has locked are left for the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2220,7 +2236,7 @@ declare
     select r.key from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r);
   v_locked text[] := '{}'::text[];
   v_busy text[] := '{}'::text[];
-  v_capacity jsonb;  -- of each limited key that we locked; null: any number
+  v_capacity jsonb;  -- how many more may start, by key: those we locked whose running jobs are counted
   v_candidate picture_queue.candidate;
   v_starting picture_queue.candidate[] := '{}'::picture_queue.candidate[];
   v_blocked picture_queue.candidate[] := '{}'::picture_queue.candidate[];
@@ -2249,7 +2265,7 @@ begin
     continue when v_candidate.keys && v_busy;
     select array_agg(k), min(k) filter (where (v_capacity ->> k)::integer <= 0)
     into v_candidate.keys, v_candidate.blocked_on
-    from (select distinct unnest(v_candidate.keys) as k) k
+    from (select distinct u.k from unnest(v_candidate.keys) as u (k)) d
     where v_capacity ? k;
     if v_candidate.blocked_on is not null then
       v_blocked := v_blocked || v_candidate;
@@ -2291,8 +2307,8 @@ begin
 end
 $$;
 
--- Blocks those of the candidates that are over a limit, and plans when to look at their keys again. A job that had
--- been unblocked for another key leaves that key's turn to the next.
+-- Blocks those of the candidates that are over a limit, and plans when to look at their keys again. If a job had been
+-- unblocked for another key, that key is looked at again, so that another job can use the slot.
 create function picture_queue._block(p_candidates picture_queue.candidate[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3226,8 +3242,8 @@ begin
 end
 $$;
 
--- The jobs that a lease of a worker holds, as the worker gets them: what is null or nought is left out where
--- most jobs have nothing else. p_order: the order of a claim by weights; null: that of the queues.
+-- The jobs that a lease of a worker holds, as the worker gets them. Optional fields are added only if at least one
+-- differs from its default. p_order: the order of a claim by weights; null: that of the queues.
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text, p_order uuid[]) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -3266,14 +3282,16 @@ $$;
 
 -- 260_function__claim.sql
 
--- A claim in three parts: pick jobs, start them (258), or, when the call is repeated, read what its lease holds.
--- It does nobody else's work: maintenance promotes, sweeps and settles.
+-- A claim in three parts: pick jobs, start them (_start), or, when the call is repeated, read what its lease holds.
+-- It does no work for others, except that it unblocks jobs whose limit key has capacity: maintenance promotes, sweeps
+-- and settles.
 
--- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. What is not
--- to start any more is left to maintenance. p_heads: where the queues begin (_remember_heads); p_with_keys: the keys
--- of the jobs are needed.
+-- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. Jobs past
+-- expires_at are left to maintenance. p_open_queues: those of the claim that are not paused; p_heads: where the queues
+-- begin (_remember_heads); p_with_keys: the keys of the jobs are needed; p_some_failed: leave out jobs whose start
+-- failed lately.
 create function picture_queue._pick(
-  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
+  p_claim picture_queue.claim, p_open_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
   p_some_failed boolean)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3285,7 +3303,7 @@ begin
     -- The keys as _keys has them, which to call for each job takes longer than to pick it.
     select row(p.id, case when p_with_keys then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
       || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
-    from unnest(p_queues) as w (name)
+    from unnest(p_open_queues) as w (name)
     cross join lateral (
       select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
         coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
@@ -3313,7 +3331,7 @@ $$;
 -- Picks by weights: each queue gets its share. The gaps between its jobs are drawn so that they come at the rate of its
 -- weight, which holds for claims of one job as well as of many.
 create function picture_queue._pick_by_weight(
-  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
+  p_claim picture_queue.claim, p_open_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
   p_some_failed boolean)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3321,7 +3339,7 @@ as $$
 begin
   return array(
     select row(c.id, c.keys, null)::picture_queue.candidate
-    from unnest(p_queues) as w (name)
+    from unnest(p_open_queues) as w (name)
     cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_heads, p_limit, p_with_keys, p_some_failed))
       with ordinality as c (id, keys, blocked_on, n)
     order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
@@ -3330,12 +3348,12 @@ begin
 end
 $$;
 
--- Where many entries of the index had to be passed over (of jobs claimed while an old snapshot keeps them from
--- being cleaned up, or of types the worker cannot run), notes how far, and for a moment the next claims of this
--- worker begin there: at the first job found, or at the end of the queue if there was none. What comes before
--- that meanwhile, a retry or a higher priority, is seen when the moment is over: 5 seconds at most.
--- p_read: entries it read; p_ids: what it found.
-create function picture_queue._remember_heads(p_claim picture_queue.claim, p_queues text[], p_read bigint, p_ids uuid[])
+-- Stores a start position in worker.heads, for a claim that passed over many index entries (of jobs claimed while an
+-- old snapshot keeps the entries, or of types the worker cannot run): the first job found, or the end of the queue if
+-- there was none. The claims of this worker begin there for up to 5 seconds; jobs before it (a retry, a higher
+-- priority) wait as long. p_read: how many entries were read; p_ids: the jobs found.
+create function picture_queue._remember_heads(
+  p_claim picture_queue.claim, p_open_queues text[], p_read bigint, p_ids uuid[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3343,7 +3361,7 @@ begin
   update picture_queue.worker w set
     heads = (
       select jsonb_object_agg(q.name, jsonb_build_array(h.rank, h.turn, h.seq))
-      from unnest(p_queues) as q (name)
+      from unnest(p_open_queues) as q (name)
       cross join lateral (
         (select j.rank, j.turn, j.seq from public.job_queue j
           where j.id = any (p_ids) and j.queue = q.name order by j.rank, j.turn, j.seq limit 1)
@@ -3359,16 +3377,16 @@ begin
 end
 $$;
 
--- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the
--- request is the id of the lease. Where jobs may be over a limit, or start one by one (p_isolated), it looks past those
--- that do not start, at more and more jobs, until it has enough to start or has seen 5,000 (1,000 one by one): then
--- workers are told to look again.
-create function picture_queue._claim(p_claim picture_queue.claim, p_isolated boolean) returns jsonb
+-- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
+-- the id of the lease. If that lease holds nothing any more, the call is a new claim. Where jobs may be over a limit,
+-- or start one by one (p_one_by_one), it repeats with larger picks until enough jobs start, or 5,000 (1,000 one by
+-- one) were started or blocked: then it tells workers to claim again.
+create function picture_queue._claim(p_claim picture_queue.claim, p_one_by_one boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_left picture_queue.claim := p_claim;  -- what is still to be had
+  v_left picture_queue.claim := p_claim;  -- how many it may still start
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
   v_is_selective boolean;
@@ -3404,18 +3422,18 @@ begin
   end if;
   v_left.lease_seconds := v_known.lease_seconds;
   v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs);
-  v_is_selective := v_known.is_limited or p_isolated;
+  v_is_selective := v_known.is_limited or p_one_by_one;
   if v_known.is_limited then
     perform picture_queue._unblock_freed_keys();
   end if;
   loop
     v_picked := case when p_claim.weights is null then picture_queue._pick(
-        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_isolated)
+        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one)
       else picture_queue._pick_by_weight(
-        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_isolated) end;
+        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one) end;
     exit when v_picked = '{}';
     v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs) else v_picked end;
-    v_ids := v_ids || case when p_isolated then picture_queue._start_each(v_admitted, v_left)
+    v_ids := v_ids || case when p_one_by_one then picture_queue._start_each(v_admitted, v_left)
       else picture_queue._start(v_admitted, v_left) end;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
     v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs) - cardinality(v_ids);
@@ -3423,7 +3441,7 @@ begin
     -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
     exit when not v_is_selective or cardinality(v_picked) < v_take or least(v_left.max_jobs, v_left.start_jobs) <= 0
       or v_admitted = '{}' and v_take >= 1000;
-    if v_seen >= (case when p_isolated then 1000 else 5000 end) then
+    if v_seen >= (case when p_one_by_one then 1000 else 5000 end) then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
     end if;
@@ -3432,8 +3450,7 @@ begin
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
   end if;
-  -- Its row is written when it becomes idle or every 5 seconds, not at each claim: until then enqueues may wake a
-  -- worker that is busy.
+  -- Not at each claim, but when it becomes idle or every 5 seconds: until then enqueues may wake a busy worker.
   if not coalesce(p_claim.is_legacy or v_known.is_known and (v_known.idle or v_left.max_jobs = 0), false) then
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
   end if;
@@ -3463,7 +3480,7 @@ begin
 end
 $$;
 
--- Refuses transactions that do not see what others commit meanwhile: a lease or a limit could be given out twice.
+-- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
 create function picture_queue._check_isolation() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -3595,7 +3612,7 @@ begin
       'status', coalesce(m.status, j.status))
     from unnest(v_outcomes) o
     left join unnest(v_moved) m on m.id = o.job_id
-    -- Of two leases of one job in one report, that of its row is the one that counted.
+    -- If a report names two leases of a job, the one on the row is valid; the other is stale.
     left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
     order by o.i));
 end
@@ -3816,11 +3833,11 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job that was to
--- stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever its worker says.
--- One cancelled while parked has its grace from its last claim, which is to undo. It waits for nobody: where
--- somebody else has the row of a job locked, or it is not to be written (p_beside), the lease is prolonged beside it
--- (lease_extension).
+-- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job with a cancel
+-- request, or past its timeout, keeps its lease until its grace has passed; then the heartbeat ends the lease and
+-- answers that it is lost. A job cancelled while parked is claimed once more, so that its handler can undo its work;
+-- its grace begins at that claim. Where somebody else has the row of a job locked, or the row is not to be written
+-- (p_beside), the lease is prolonged beside it (lease_extension). It waits no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '10ms'
@@ -4096,8 +4113,9 @@ $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
 -- Leases up to max_jobs jobs of these types to a worker, which starts start_jobs of them at once (null: all) and
--- holds the others ahead. Repeating it with the same request_id gives the jobs that lease still holds. weights,
--- one a queue, give each queue its share; without them the queues are one line by priority.
+-- holds the others ahead; those count under limits as well. Repeating it with the same request_id gives the jobs that
+-- lease still holds. lease_seconds is for jobs whose type and queue have none of their own. weights, one a queue, give
+-- each queue its share; without them the jobs of all queues are taken by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default 30,
   request_id uuid default gen_random_uuid(), weights real[] default null, start_jobs integer default null)
@@ -4211,8 +4229,9 @@ $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
--- be written together (one is not well formed, or its job is locked for longer than a moment), they are written one
--- by one, so that none holds up the others; a report of one such outcome fails.
+-- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
+-- one, so that none holds up the others. With a single outcome, a locked job raises PQ_BUSY, a malformed value
+-- PQ_INVALID_ARGUMENT; any other error is answered refused.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -7369,8 +7388,9 @@ end
 $$;
 
 -- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
--- A caller without a name does a round when nobody has the lease, but does not take it. Forced, a round is done whoever
--- has the lease. Answers what was done and when to call again: next_in, in seconds.
+-- A caller without a name does a round when nobody has the lease, but does not take it. Forced (the default here, for
+-- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers what was done and when to call
+-- again: next_in, in seconds.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -7401,8 +7421,8 @@ begin
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
-  -- Housekeeping has rounds of its own, so that what is due does not wait for it, and never two in a row: there may be
-  -- more of it than fits, or somebody may have the row locked that says it is done.
+  -- Housekeeping has rounds of its own. Two of them never follow each other, so due work is delayed by one round at
+  -- most, although there may be more housekeeping than fits, or somebody may have the row locked that says it is done.
   v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
   v_is_tidying := p_force or (v_prunes or v_state.fold_at <= v_now) and not (v_state.tidied and v_has_row);
   if v_is_tidying then

@@ -1,9 +1,9 @@
 -- Makes every change of state but a claim (_start), many at a time, along the edges of picture_queue.edge. A
 -- change whose edge does not exist is left out of what is returned, so the caller sees what happened; so is
 -- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
--- of their ids, unless every change names its lease. The rows, their history, the counts and the events are
--- written here; what is left to do for other jobs is written down as follow-ups, the first of which are done at
--- once unless the caller goes on with them itself (p_begins_follow_ups false).
+-- of their ids, unless every change names its lease. The rows, their history (of all actions but complete), the
+-- counts and the events are written here. What is left to do for other jobs is written down as follow-ups; the first
+-- of them are done at once, unless the caller does them itself (p_begins_follow_ups false).
 create function picture_queue._transition(p_changes picture_queue.change[], p_begins_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100

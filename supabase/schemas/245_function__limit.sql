@@ -39,8 +39,8 @@ begin
 end
 $$;
 
--- From when on claims read freed_key. Maintenance reads all of it; what is older than its last round and this
--- slack, which is for transactions that took as long, is gone or for the next round.
+-- From when on claims read freed_key: from 10 seconds before the last round of maintenance. Older rows are counted
+-- already, or were committed late and wait for the next round, which reads all.
 create function picture_queue._freed_since() returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.maintenance m); end $$;
@@ -70,9 +70,9 @@ begin
 end
 $$;
 
--- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
--- milliseconds, in one order for all, so nobody waits long or in a circle. There are 1,024 locks, so that no
--- transaction takes more; keys that share one only wait for each other.
+-- Locks keys until the transaction ends and returns those it got. Waits up to 50 milliseconds for each lock, in one
+-- order for all callers; if one is not free by then, takes those that are free. Keys share 1,024 locks, so that no
+-- transaction takes more; sharing can delay but causes no error.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '50ms'
@@ -95,8 +95,8 @@ begin
     left join lateral (
       select l.ctid from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1) newest on true
     left join lateral (
-      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) row on true
-    where newest.ctid is null or row.is_free);
+      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) held on true
+    where newest.ctid is null or held.is_free);
 end
 $$;
 
@@ -120,9 +120,9 @@ begin
 end
 $$;
 
--- Sets when to look at locked keys by the clock: when the pause ends or the rate permits one more start; in a
--- second where jobs wait although one could start (more than a look unblocks, or those unblocked are not claimed
--- yet, or take no slot of the key in the end); not at all where only the end of a job helps.
+-- Sets when to look at locked keys again: when the pause ends or the rate permits one more start; else one second
+-- from now, if jobs still wait although the key has capacity (more wait than one look unblocks, or those unblocked
+-- are not claimed yet, or are blocked on another key by then); else never, since only the end of a job helps.
 create function picture_queue._plan_keys(p_keys text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -163,10 +163,10 @@ begin
 end
 $$;
 
--- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue
--- and job type as many as may start, less those that were unblocked before and are not claimed yet. So what one
--- queue or type cannot claim (it is paused, or has no worker) is in nobody's way; what is unblocked too many is
--- blocked again by the claim that meets it. Keys that somebody has locked are left for the next.
+-- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue and
+-- job type as many as may start, less those that were unblocked before and are not claimed yet. Counted per queue and
+-- type, so that a paused queue, or a type without a worker, does not hold back others. Too many may be unblocked;
+-- claims block the surplus again. Keys that somebody has locked are left for the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

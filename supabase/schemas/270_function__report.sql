@@ -88,7 +88,7 @@ begin
       'status', coalesce(m.status, j.status))
     from unnest(v_outcomes) o
     left join unnest(v_moved) m on m.id = o.job_id
-    -- Of two leases of one job in one report, that of its row is the one that counted.
+    -- If a report names two leases of a job, the one on the row is valid; the other is stale.
     left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
     order by o.i));
 end

@@ -23,8 +23,9 @@ $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
 -- Leases up to max_jobs jobs of these types to a worker, which starts start_jobs of them at once (null: all) and
--- holds the others ahead. Repeating it with the same request_id gives the jobs that lease still holds. weights,
--- one a queue, give each queue its share; without them the queues are one line by priority.
+-- holds the others ahead; those count under limits as well. Repeating it with the same request_id gives the jobs that
+-- lease still holds. lease_seconds is for jobs whose type and queue have none of their own. weights, one a queue, give
+-- each queue its share; without them the jobs of all queues are taken by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default 30,
   request_id uuid default gen_random_uuid(), weights real[] default null, start_jobs integer default null)

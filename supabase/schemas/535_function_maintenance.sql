@@ -123,8 +123,9 @@ end
 $$;
 
 -- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
--- A caller without a name does a round when nobody has the lease, but does not take it. Forced, a round is done whoever
--- has the lease. Answers what was done and when to call again: next_in, in seconds.
+-- A caller without a name does a round when nobody has the lease, but does not take it. Forced (the default here, for
+-- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers what was done and when to call
+-- again: next_in, in seconds.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -155,8 +156,8 @@ begin
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
-  -- Housekeeping has rounds of its own, so that what is due does not wait for it, and never two in a row: there may be
-  -- more of it than fits, or somebody may have the row locked that says it is done.
+  -- Housekeeping has rounds of its own. Two of them never follow each other, so due work is delayed by one round at
+  -- most, although there may be more housekeeping than fits, or somebody may have the row locked that says it is done.
   v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
   v_is_tidying := p_force or (v_prunes or v_state.fold_at <= v_now) and not (v_state.tidied and v_has_row);
   if v_is_tidying then
