@@ -66,7 +66,8 @@ create type picture_queue.moved as (
   id uuid,
   queue text,
   status text,
-  hold text
+  hold text,
+  lease_id uuid
 );
 
 -- A claim, as a worker asks for it.
@@ -76,7 +77,7 @@ create type picture_queue.claim as (
   job_types text[],        -- null: every type
   max_jobs integer,
   start_jobs integer,      -- how many of them it starts at once; the others are claimed ahead
-  lease_seconds real,
+  lease_seconds real,      -- where job type and queue say nothing; null: that of setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- of the queues; null: they are one line by priority
   is_legacy boolean        -- by a caller that never heartbeats
@@ -1279,30 +1280,28 @@ declare
 begin
   with moved as (
     update public.job_queue j set
-      status = e.to_status,
-      hold = e.to_hold,
-      attempt = j.attempt + e.attempt_delta,
-      max_attempts = case when e.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
-      scheduled_for = case when e.retries or e.wakes then null
-        when e.to_hold in ('scheduled', 'parked') and e.action <> 'await' then e.run_at else j.scheduled_for end,
+      status = c.to_status, hold = c.to_hold, attempt = j.attempt + c.attempt_delta,
+      max_attempts = case when c.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
+      scheduled_for = case when c.retries or c.wakes then null
+        when c.to_hold in ('scheduled', 'parked') and c.action <> 'await' then c.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
-      lease_id = case when e.lease_expired then null else j.lease_id end,
+      lease_id = case when c.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
-      claimed_ahead = case when e.lease_expired and j.claimed_ahead then false else j.claimed_ahead end,
-      blocked_on = case when e.action = 'block' then e.key else j.blocked_on end,
-      parked_on = case when e.parks then e.key else j.parked_on end,
+      claimed_ahead = case when c.lease_expired and j.claimed_ahead then false else j.claimed_ahead end,
+      blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
+      parked_on = case when c.parks then c.key else j.parked_on end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
-      expires_at = case when e.parks or e.retries then null else j.expires_at end,
-      event = case when e.wakes then e.result when e.parks then null else j.event end,
-      finished_at = case when e.to_status in ('completed', 'failed', 'cancelled') then p_now end,
-      cancel_requested_at = case when e.retries then null else j.cancel_requested_at end,
-      progress = case when e.completes then 100 when e.starts_over then 0 else j.progress end,
-      message = case when e.completes or e.starts_over then null else j.message end,
-      result = case when e.completes then e.result when e.retries then null else j.result end,
+      expires_at = case when c.parks or c.retries then null else j.expires_at end,
+      event = case when c.wakes then c.result when c.parks then null else j.event end,
+      finished_at = case when c.to_status in ('completed', 'failed', 'cancelled') then p_now end,
+      cancel_requested_at = case when c.retries then null else j.cancel_requested_at end,
+      progress = case when c.completes then 100 when c.starts_over then 0 else j.progress end,
+      message = case when c.completes or c.starts_over then null else j.message end,
+      result = case when c.completes then c.result when c.retries then null else j.result end,
       -- One that expires between two attempts keeps the error of the last.
-      error = case when e.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, e.error)
-        when e.errs then e.error when e.completes or e.retries then null
-        when e.action = 'cancel' then coalesce(e.error, j.error) else j.error end,
+      error = case when c.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, c.error)
+        when c.errs then c.error when c.completes or c.retries then null
+        when c.action = 'cancel' then coalesce(c.error, j.error) else j.error end,
       version = j.version + 1, updated_at = p_now
     from (
       -- Worked out once for a change, not for each column that depends on it.
@@ -1312,12 +1311,13 @@ begin
         c.action in ('fail', 'back_off', 'expire') as errs
       from unnest(p_changes) c
       join picture_queue.edge e on e.action = c.action offset 0
-    ) e
-    where j.id = any (p_ids) and j.id = e.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    ) c
+    where j.id = any (p_ids) and j.id = c.job_id and c.from_status = j.status and c.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.
-      and (e.lease_id is null or j.lease_id = e.lease_id and j.lease_expires_at is not null)
-    returning j.id, e.action, e.from_status, e.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id, j.generation_id,
-      j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.scheduled_for, j.error, e.detail, e.duration_seconds
+      and (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
+    returning j.id, j.lease_id, c.action, c.from_status, c.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id,
+      j.generation_id, j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.scheduled_for, j.error, c.detail,
+      c.duration_seconds
   ),
   remembered as (
     insert into picture_queue.history
@@ -1337,7 +1337,7 @@ begin
     cross join lateral (values (m.from_status, m.from_hold, -1), (m.status, m.hold, 1)) as d (status, hold, n)
     group by m.queue, d.status, d.hold having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved),
+  select array_agg(row(m.id, m.queue, m.status, m.hold, m.lease_id)::picture_queue.moved),
     bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))),
     bool_or(m.version > 50), bool_or(m.generation_id is not null),
     array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null),
@@ -1767,7 +1767,7 @@ begin
       union all
       select o.id from picture_queue.follow_up o
       where o.id = any (p_ids) and o.kind = 'batch'
-        and (select b.id from picture_queue.batch b where b.id = o.subject) is null))
+        and not exists (select from picture_queue.batch b where b.id = o.subject)))
     returning f.subject, f.data
   ),
   sums as (
@@ -3421,7 +3421,6 @@ begin
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
   end if;
   v_left.lease_seconds := v_known.lease_seconds;
-  v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs);
   v_is_selective := v_known.is_limited or p_one_by_one;
   if v_known.is_limited then
     perform picture_queue._unblock_freed_keys();
@@ -3436,7 +3435,7 @@ begin
     v_ids := v_ids || case when p_one_by_one then picture_queue._start_each(v_admitted, v_left)
       else picture_queue._start(v_admitted, v_left) end;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs) - cardinality(v_ids);
+    v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
     v_seen := v_seen + cardinality(v_admitted);
     -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
     exit when not v_is_selective or cardinality(v_picked) < v_take or least(v_left.max_jobs, v_left.start_jobs) <= 0
@@ -3498,9 +3497,7 @@ create function picture_queue._claim_isolated(p_claim picture_queue.claim) retur
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   begin
@@ -3583,7 +3580,6 @@ declare
   v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
-  v_twice boolean := cardinality(v_ids) < cardinality(v_outcomes);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
@@ -3607,13 +3603,12 @@ begin
   return to_jsonb(array(
     select jsonb_build_object(
       'job_id', o.job_id,
-      'outcome', case when m.id is not null and (not v_twice or j.lease_id = o.lease_id) then 'ok'
-        when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
+      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
       'status', coalesce(m.status, j.status))
     from unnest(v_outcomes) o
-    left join unnest(v_moved) m on m.id = o.job_id
     -- If a report names two leases of a job, the one on the row is valid; the other is stale.
-    left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
+    left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
+    left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
     order by o.i));
 end
 $$;
@@ -3854,8 +3849,8 @@ begin
   with held as (
     select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_free) as is_free, least(
         v_now + make_interval(secs => j.lease_seconds),
-        greatest(j.cancel_requested_at, case when j.cancel_requested_at is not null then j.started_at end)
-          + make_interval(secs => s.cancel_grace_seconds),
+        case when j.cancel_requested_at is not null then
+          greatest(j.cancel_requested_at, j.started_at) + make_interval(secs => s.cancel_grace_seconds) end,
         j.started_at + make_interval(secs => s.timeout_grace_seconds
           + coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, s.timeout_seconds))) as lease_ends_at
     from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
@@ -4096,7 +4091,7 @@ create function public.claim_next_job(queue text default null) returns setof pub
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1, null,
+  v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1, 1,
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true);
   v_jobs jsonb;
 begin
@@ -4114,17 +4109,17 @@ comment on function public.claim_next_job is 'Claims one job under a long lease,
 
 -- Leases up to max_jobs jobs of these types to a worker, which starts start_jobs of them at once (null: all) and
 -- holds the others ahead; those count under limits as well. Repeating it with the same request_id gives the jobs that
--- lease still holds. lease_seconds is for jobs whose type and queue have none of their own. weights, one a queue, give
--- each queue its share; without them the jobs of all queues are taken by priority.
+-- lease still holds. lease_seconds is for jobs whose type and queue have none of their own (null: the project's
+-- setting). weights, one a queue, give each queue its share; without them the jobs of all queues are taken by priority.
 create function public.claim_jobs(
-  worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default 30,
+  worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, start_jobs integer default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), start_jobs,
-    coalesce(lease_seconds, 30), coalesce(request_id, gen_random_uuid()), weights, false);
+  v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(start_jobs, max_jobs, 1),
+    lease_seconds, coalesce(request_id, gen_random_uuid()), weights, false);
   v_problem text := case
     when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'

@@ -18,7 +18,8 @@ create type picture_queue.moved as (
   id uuid,
   queue text,
   status text,
-  hold text
+  hold text,
+  lease_id uuid
 );
 
 -- A claim, as a worker asks for it.
@@ -28,7 +29,7 @@ create type picture_queue.claim as (
   job_types text[],        -- null: every type
   max_jobs integer,
   start_jobs integer,      -- how many of them it starts at once; the others are claimed ahead
-  lease_seconds real,
+  lease_seconds real,      -- where job type and queue say nothing; null: that of setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- of the queues; null: they are one line by priority
   is_legacy boolean        -- by a caller that never heartbeats

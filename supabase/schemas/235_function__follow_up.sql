@@ -198,7 +198,7 @@ begin
       union all
       select o.id from picture_queue.follow_up o
       where o.id = any (p_ids) and o.kind = 'batch'
-        and (select b.id from picture_queue.batch b where b.id = o.subject) is null))
+        and not exists (select from picture_queue.batch b where b.id = o.subject)))
     returning f.subject, f.data
   ),
   sums as (

@@ -137,7 +137,6 @@ begin
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
   end if;
   v_left.lease_seconds := v_known.lease_seconds;
-  v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs);
   v_is_selective := v_known.is_limited or p_one_by_one;
   if v_known.is_limited then
     perform picture_queue._unblock_freed_keys();
@@ -152,7 +151,7 @@ begin
     v_ids := v_ids || case when p_one_by_one then picture_queue._start_each(v_admitted, v_left)
       else picture_queue._start(v_admitted, v_left) end;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs) - cardinality(v_ids);
+    v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
     v_seen := v_seen + cardinality(v_admitted);
     -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
     exit when not v_is_selective or cardinality(v_picked) < v_take or least(v_left.max_jobs, v_left.start_jobs) <= 0
@@ -214,9 +213,7 @@ create function picture_queue._claim_isolated(p_claim picture_queue.claim) retur
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   begin

@@ -59,7 +59,6 @@ declare
   v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
-  v_twice boolean := cardinality(v_ids) < cardinality(v_outcomes);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
@@ -83,13 +82,12 @@ begin
   return to_jsonb(array(
     select jsonb_build_object(
       'job_id', o.job_id,
-      'outcome', case when m.id is not null and (not v_twice or j.lease_id = o.lease_id) then 'ok'
-        when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
+      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
       'status', coalesce(m.status, j.status))
     from unnest(v_outcomes) o
-    left join unnest(v_moved) m on m.id = o.job_id
     -- If a report names two leases of a job, the one on the row is valid; the other is stale.
-    left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
+    left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
+    left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
     order by o.i));
 end
 $$;

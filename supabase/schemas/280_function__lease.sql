@@ -51,8 +51,8 @@ begin
   with held as (
     select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_free) as is_free, least(
         v_now + make_interval(secs => j.lease_seconds),
-        greatest(j.cancel_requested_at, case when j.cancel_requested_at is not null then j.started_at end)
-          + make_interval(secs => s.cancel_grace_seconds),
+        case when j.cancel_requested_at is not null then
+          greatest(j.cancel_requested_at, j.started_at) + make_interval(secs => s.cancel_grace_seconds) end,
         j.started_at + make_interval(secs => s.timeout_grace_seconds
           + coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, s.timeout_seconds))) as lease_ends_at
     from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
