@@ -300,9 +300,10 @@ begin
     count_at = case when v_found >= p_limit then picture_queue._now()
       when l.is_new or l.has_uncounted then picture_queue._now() + interval '1 second' end
   from (
-    select o.key, picture_queue._now() < o.created_at + interval '10 seconds' as is_new,
-      picture_queue._has_uncounted(o.key) as has_uncounted
-    from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
+    select o.key, n.is_new, (not o.counted or not n.is_new) and picture_queue._has_uncounted(o.key) as has_uncounted
+    from picture_queue.limit_rule o
+    cross join lateral (select picture_queue._now() < o.created_at + interval '10 seconds' as is_new) n
+    where o.key = any (p_rules) for update of o skip locked
   ) l
   where r.key = any (p_rules) and r.key = l.key;
   return v_found;
