@@ -21,9 +21,13 @@
 -- exposed by the API; a leading underscore marks what only our own functions call. Parameters of
 -- public functions are plain words, private ones are p_, variables v_.
 --
--- Plans. What runs all day has seq_page_cost = 100, so that a plan made while a table was empty, and
--- kept by its session, is still right when the table is full: it goes through the index. Rows are found
--- by = any (array) for the same reason.
+-- Idioms. Sessions keep plans, and a plan may be made while a table is empty and used when it is full. These
+-- forms, which return everywhere, keep such a plan on the right index:
+-- - `set seq_page_cost = 100` on what runs all day: an index wins even while the table is empty;
+-- - `where id = any (array)` beside or instead of a join: the rows are looked up by their ids;
+-- - `offset 0` in a subselect: the planner does not merge it into the outer query, so it is evaluated once;
+-- - `(select true from … limit 1)` instead of exists: it is looked up for each row and never becomes a join;
+-- - `= any (array(select … for update skip locked))`: changes the rows that nobody has locked, and waits for none.
 do $$
 begin
   if to_regnamespace('picture_queue') is not null then
@@ -56,13 +60,14 @@ create type picture_queue.change as (
   lease_expired boolean    -- the lease ended unheard: it is forgotten, so that a late report is stale
 );
 
--- A job after a change of state: as little as every caller of _transition needs. To hand on whole rows
--- costs more than to read those few again that are needed.
+-- A job after a change of state. Only these columns, since handing on whole rows costs more: the few callers that
+-- need more read the row again.
 create type picture_queue.moved as (
   id uuid,
   queue text,
   status text,
-  hold text
+  hold text,
+  lease_id uuid
 );
 
 -- A claim, as a worker asks for it.
@@ -72,7 +77,7 @@ create type picture_queue.claim as (
   job_types text[],        -- null: every type
   max_jobs integer,
   start_jobs integer,      -- how many of them it starts at once; the others are claimed ahead
-  lease_seconds real,
+  lease_seconds real,      -- where job type and queue say nothing; null: that of setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- of the queues; null: they are one line by priority
   is_legacy boolean        -- by a caller that never heartbeats
@@ -85,7 +90,7 @@ create type picture_queue.applied as (
   long_lived boolean,      -- their history has to be cut
   has_generation boolean,
   ended uuid[],            -- ran under limit keys and do not any more
-  unblocked uuid[],        -- had been unblocked for a key and do not need it now
+  unblocked uuid[],        -- every moved job with blocked_on set, unless it was just blocked or unblocked
   takes_turn boolean,      -- get a place behind their tenant's last
   due_at timestamptz,      -- the first of those that wait for a time
   batches jsonb            -- batch_id, from and to of each change in a batch
@@ -111,7 +116,7 @@ create type picture_queue.outcome as (
 -- A job that could be claimed, with what decides whether it may.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- under which it would run; once admitted only the limited ones
+  keys text[],             -- before _admit all keys it runs under; after it the limited ones, which are its slots
   blocked_on text          -- one of them that lets no more start
 );
 
@@ -441,11 +446,11 @@ alter table picture_queue.worker enable row level security;
 
 -- 140_table_job_queue.sql
 
--- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report
--- is recognised; lease_expires_at says whether a lease is in force. It has no check constraints: Postgres
--- reads each anew from its text in every statement that writes a row, which cost as much as the rest of an
--- enqueue. What they said is said where rows come from: picture_queue.edge (states), the checks of input,
--- _transition; and queue_doctor() looks for rows that do not fit.
+-- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report is recognised;
+-- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of
+-- them again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are
+-- enforced by picture_queue.edge (states), the checks of input and _transition; queue_doctor() reports rows that
+-- break them.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -454,6 +459,7 @@ create table public.job_queue (
   payload jsonb not null default '{}',
   priority integer not null default 0,
   status text not null default 'pending',
+  -- Why a pending job cannot be claimed: scheduled, blocked, waiting. A parked job has the status processing.
   hold text,
   attempt integer not null default 0,
   max_attempts integer not null default 3,
@@ -469,7 +475,9 @@ create table public.job_queue (
   turn double precision not null default 0,
   tenant text,
   limit_keys text[],
+  -- The limited keys under which it counts as running: from its claim on, even if it is claimed ahead.
   slots text[],
+  -- The key that blocks it. It stays when the job is unblocked, delayed, finished or retried, until its next start.
   blocked_on text,
   parked_on text,
   event jsonb,
@@ -487,11 +495,12 @@ create table public.job_queue (
   error text,
   version bigint not null default 1,
   lease_id uuid,
+  -- null: there is no lease. A past time: the lease has expired, but a report still counts until the sweep.
   lease_expires_at timestamptz,
   lease_seconds real,
   lease_is_legacy boolean not null default false,
-  -- true: claimed before its worker had a slot for it; false: its lease expired that way once, so that it
-  -- is not claimed ahead again.
+  -- true: claimed before its worker had a slot for it. false: its lease expired that way once, so it is not
+  -- claimed ahead again. null: neither.
   claimed_ahead boolean,
   worker text,
   cancel_requested_at timestamptz,
@@ -563,8 +572,8 @@ comment on table picture_queue.follow_up is
   'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch,
   a parked job that its event could not wake.';
 comment on column picture_queue.follow_up.data is
-  'Of a batch: how much its counts change. Of a child: the transaction before which its parents may have finished'
-  ' unseen.';
+  'Of a batch: how much its counts change. Of a child: "before" is a transaction id; once every transaction with a'
+  ' lower id has ended, no parent can have missed the child. "looks" is how often it was looked at.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 alter table picture_queue.follow_up enable row level security;
@@ -611,6 +620,11 @@ comment on column picture_queue.maintenance.step_size is
 comment on table picture_queue.maintenance is
   'The lease of maintenance: one worker for the whole project, for some seconds.';
 comment on column picture_queue.maintenance.tidied is 'The latest round was one of housekeeping.';
+comment on column picture_queue.maintenance.done_at is 'When the latest round began.';
+comment on column picture_queue.maintenance.look_at is
+  'When the next round is to begin; what becomes due earlier wakes the worker that has the lease.';
+comment on column picture_queue.maintenance.sweep_at is 'When to look for expired leases next.';
+comment on column picture_queue.maintenance.fold_at is 'When to add up depth_change next.';
 insert into picture_queue.maintenance default values;
 alter table picture_queue.maintenance enable row level security;
 
@@ -677,13 +691,13 @@ comment on table picture_queue.limit_rule is 'How many jobs of a key may run at 
 comment on column picture_queue.limit_rule.counted is
   'Jobs that were running when the rule was made are counted; before that none of its keys starts.';
 comment on column picture_queue.limit_rule.count_at is
-  'When running jobs that do not count under the rule yet are looked for next: claims under way did not know it.';
+  'When to look again for running jobs not counted yet: claims that began before the rule may still start some.';
 alter table picture_queue.limit_rule enable row level security;
 
 -- How many jobs run under each limited key, and until when it is paused. Whoever reads the row to decide, or
--- changes it, holds the advisory lock of the key (_lock_keys), so there is one row a key without a unique
--- index. version rises with each change: the newest row comes first in the index, even while an old snapshot
--- keeps all the row versions before it from being cleaned up.
+-- changes it, holds the advisory lock of the key (_lock_keys). That lock makes sure that each key has one row, so no
+-- unique index is needed. version rises with each change: the newest row version comes first in the index, even
+-- while an old snapshot keeps the versions before it from being cleaned up.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
@@ -706,8 +720,8 @@ comment on table picture_queue.start is 'The latest starts of each key that has 
 create index start_key on picture_queue.start (key, at);
 alter table picture_queue.start enable row level security;
 
--- Keys under which n jobs fewer run, or (n = 0) at which somebody has to look again. Appended, so that
--- whoever ends a job needs no lock; the next claim or maintenance subtracts n from limit_key.running and
+-- One row says that n jobs of this key ended. n = 0: none ended, but a waiting job may start now. Rows are appended,
+-- so that whoever ends a job needs no lock; the next claim or maintenance subtracts n from limit_key.running and
 -- unblocks jobs that wait for the key.
 create table picture_queue.freed_key (
   key text not null,
@@ -715,7 +729,7 @@ create table picture_queue.freed_key (
   at timestamptz not null default clock_timestamp()
 );
 comment on table picture_queue.freed_key is 'Limit keys under which fewer jobs run, not yet counted in limit_key.';
--- Claims read the last seconds of both only, so that entries an old snapshot keeps are not in the way.
+-- Claims read recent rows only, so index entries that an old snapshot keeps cost nothing.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);
 alter table picture_queue.freed_key enable row level security;
@@ -1205,9 +1219,9 @@ $$;
 -- Makes every change of state but a claim (_start), many at a time, along the edges of picture_queue.edge. A
 -- change whose edge does not exist is left out of what is returned, so the caller sees what happened; so is
 -- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
--- of their ids, unless every change names its lease. The rows, their history, the counts and the events are
--- written here; what is left to do for other jobs is written down as follow-ups, the first of which are done at
--- once unless the caller goes on with them itself (p_begins_follow_ups false).
+-- of their ids, unless every change names its lease. The rows, their history (of all actions but complete), the
+-- counts and the events are written here. What is left to do for other jobs is written down as follow-ups; the first
+-- of them are done at once, unless the caller does them itself (p_begins_follow_ups false).
 create function picture_queue._transition(p_changes picture_queue.change[], p_begins_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1266,30 +1280,28 @@ declare
 begin
   with moved as (
     update public.job_queue j set
-      status = e.to_status,
-      hold = e.to_hold,
-      attempt = j.attempt + e.attempt_delta,
-      max_attempts = case when e.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
-      scheduled_for = case when e.retries or e.wakes then null
-        when e.to_hold in ('scheduled', 'parked') and e.action <> 'await' then e.run_at else j.scheduled_for end,
+      status = c.to_status, hold = c.to_hold, attempt = j.attempt + c.attempt_delta,
+      max_attempts = case when c.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
+      scheduled_for = case when c.retries or c.wakes then null
+        when c.to_hold in ('scheduled', 'parked') and c.action <> 'await' then c.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
-      lease_id = case when e.lease_expired then null else j.lease_id end,
+      lease_id = case when c.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
-      claimed_ahead = case when e.lease_expired and j.claimed_ahead then false else j.claimed_ahead end,
-      blocked_on = case when e.action = 'block' then e.key else j.blocked_on end,
-      parked_on = case when e.parks then e.key else j.parked_on end,
+      claimed_ahead = case when c.lease_expired and j.claimed_ahead then false else j.claimed_ahead end,
+      blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
+      parked_on = case when c.parks then c.key else j.parked_on end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
-      expires_at = case when e.parks or e.retries then null else j.expires_at end,
-      event = case when e.wakes then e.result when e.parks then null else j.event end,
-      finished_at = case when e.to_status in ('completed', 'failed', 'cancelled') then p_now end,
-      cancel_requested_at = case when e.retries then null else j.cancel_requested_at end,
-      progress = case when e.completes then 100 when e.starts_over then 0 else j.progress end,
-      message = case when e.completes or e.starts_over then null else j.message end,
-      result = case when e.completes then e.result when e.retries then null else j.result end,
+      expires_at = case when c.parks or c.retries then null else j.expires_at end,
+      event = case when c.wakes then c.result when c.parks then null else j.event end,
+      finished_at = case when c.to_status in ('completed', 'failed', 'cancelled') then p_now end,
+      cancel_requested_at = case when c.retries then null else j.cancel_requested_at end,
+      progress = case when c.completes then 100 when c.starts_over then 0 else j.progress end,
+      message = case when c.completes or c.starts_over then null else j.message end,
+      result = case when c.completes then c.result when c.retries then null else j.result end,
       -- One that expires between two attempts keeps the error of the last.
-      error = case when e.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, e.error)
-        when e.errs then e.error when e.completes or e.retries then null
-        when e.action = 'cancel' then coalesce(e.error, j.error) else j.error end,
+      error = case when c.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, c.error)
+        when c.errs then c.error when c.completes or c.retries then null
+        when c.action = 'cancel' then coalesce(c.error, j.error) else j.error end,
       version = j.version + 1, updated_at = p_now
     from (
       -- Worked out once for a change, not for each column that depends on it.
@@ -1299,12 +1311,13 @@ begin
         c.action in ('fail', 'back_off', 'expire') as errs
       from unnest(p_changes) c
       join picture_queue.edge e on e.action = c.action offset 0
-    ) e
-    where j.id = any (p_ids) and j.id = e.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    ) c
+    where j.id = any (p_ids) and j.id = c.job_id and c.from_status = j.status and c.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.
-      and (e.lease_id is null or j.lease_id = e.lease_id and j.lease_expires_at is not null)
-    returning j.id, e.action, e.from_status, e.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id, j.generation_id,
-      j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.scheduled_for, j.error, e.detail, e.duration_seconds
+      and (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
+    returning j.id, j.lease_id, c.action, c.from_status, c.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id,
+      j.generation_id, j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.scheduled_for, j.error, c.detail,
+      c.duration_seconds
   ),
   remembered as (
     insert into picture_queue.history
@@ -1324,7 +1337,7 @@ begin
     cross join lateral (values (m.from_status, m.from_hold, -1), (m.status, m.hold, 1)) as d (status, hold, n)
     group by m.queue, d.status, d.hold having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved),
+  select array_agg(row(m.id, m.queue, m.status, m.hold, m.lease_id)::picture_queue.moved),
     bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))),
     bool_or(m.version > 50), bool_or(m.generation_id is not null),
     array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null),
@@ -1342,7 +1355,7 @@ $$;
 
 -- 232_function__after_move.sql
 
--- What _apply_changes does with special jobs, each only where there are such jobs.
+-- Steps of _transition for special jobs, each only where there are such jobs. _start takes the first two as well.
 
 -- Keeps the last 50 rows of history of each job.
 create function picture_queue._bound_history(p_ids uuid[]) returns void
@@ -1442,7 +1455,7 @@ $$;
 
 -- Work for others, done so that a bad item ends alone.
 
--- Whether an error passes by itself: a deadlock, a lock that was not to be had, too little of something.
+-- Whether an error passes by itself: a deadlock (40), a lack of resources (53), a lock timeout (55), PQ_BUSY.
 create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
@@ -1483,9 +1496,9 @@ begin
 end
 $$;
 
--- Does a step for up to a thousand subjects at once, since their rows are held in memory; for the halves of more,
--- and of those for which it fails, until who makes it fail stands alone. That one is written down in failed_step and
--- left alone until its retry_at; all others are done, as long as the round of maintenance has time
+-- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
+-- which it fails, are split in half, down to the one subject for which it fails. That one is written to failed_step,
+-- and callers leave it out until its retry_at. All others are done, as long as the round of maintenance has time
 -- (picture_queue.deadline). Returns how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -1534,7 +1547,8 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Tells whoever does the maintenance that something is due at that time, if they would look later.
+-- Wakes the worker that has the lease of maintenance if something is due before its next round. Only sends a message;
+-- what is due is found in the tables.
 create function picture_queue._plan_maintenance(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1635,10 +1649,11 @@ begin
     where f.id = any (v_mine) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
-    -- What is left of the others is locked by somebody, or failed.
+    -- Children that are still not settled are locked or failed: look again in 0.2 seconds.
     if v_settled = 0 or v_left > 0 then
       update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
     end if;
+    -- Children that ended have children of their own: -infinity, the default, is on the follow-ups just made.
     v_ids := array(
       select f.id from picture_queue.follow_up f
       where f.kind = 'parent' and f.subject = any (v_children::uuid[]) and f.due_at = '-infinity');
@@ -1670,7 +1685,8 @@ begin
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
   )
-  -- By name rather than by a join, which for thousands of children would look at each pair.
+  -- By name rather than by a join, which for thousands of children would look at each pair. Of several parents the
+  -- first by id is named: in an object the last value of a key wins, hence the descending order.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
@@ -1751,7 +1767,7 @@ begin
       union all
       select o.id from picture_queue.follow_up o
       where o.id = any (p_ids) and o.kind = 'batch'
-        and (select b.id from picture_queue.batch b where b.id = o.subject) is null))
+        and not exists (select from picture_queue.batch b where b.id = o.subject)))
     returning f.subject, f.data
   ),
   sums as (
@@ -1766,7 +1782,8 @@ begin
   )
   select count(*) into v_done from taken;
   perform picture_queue._finish_batches(v_locked);
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (p_ids);
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
+  where f.id = any (array(select o.id from picture_queue.follow_up o where o.id = any (p_ids) for update skip locked));
   return v_done;
 end
 $$;
@@ -1837,11 +1854,11 @@ $$;
 
 -- 240_function__move_jobs.sql
 
--- The step that moves jobs, each by itself, whatever the reason: they are due (promote), their lease ended (sweep),
--- they were not to start any more (expire), their key has capacity (unblock), their event came (wake), their queue is
--- purged (purge). Each job is looked at again under its lock; one that somebody has locked is left. A lease that ended
--- unheard counts as an attempt, so that a job that kills its worker ends; one that was claimed ahead had not started
--- and loses none. Returns how many jobs moved.
+-- Moves jobs, each by itself. The kind says why: promote (they are due), sweep (their lease expired), expire (they were
+-- not started before expires_at), unblock (their key has capacity), wake (their event came), purge (their queue is
+-- purged). Each job is checked again under its lock; a job that somebody has locked is left as it is. An expired lease
+-- counts as an attempt, so that a job that kills its worker ends; a job claimed ahead had not started and loses none.
+-- Returns how many jobs moved.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1932,8 +1949,8 @@ begin
 end
 $$;
 
--- From when on claims read freed_key. Maintenance reads all of it; what is older than its last round and this
--- slack, which is for transactions that took as long, is gone or for the next round.
+-- From when on claims read freed_key: from 10 seconds before the last round of maintenance. Older rows are counted
+-- already, or were committed late and wait for the next round, which reads all.
 create function picture_queue._freed_since() returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.maintenance m); end $$;
@@ -1963,9 +1980,9 @@ begin
 end
 $$;
 
--- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
--- milliseconds, in one order for all, so nobody waits long or in a circle. There are 1,024 locks, so that no
--- transaction takes more; keys that share one only wait for each other.
+-- Locks keys until the transaction ends and returns those it got. Waits up to 50 milliseconds for each lock, in one
+-- order for all callers; if one is not free by then, takes those that are free. Keys share 1,024 locks, so that no
+-- transaction takes more; sharing can delay but causes no error.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '50ms'
@@ -1988,8 +2005,8 @@ begin
     left join lateral (
       select l.ctid from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1) newest on true
     left join lateral (
-      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) row on true
-    where newest.ctid is null or row.is_free);
+      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) held on true
+    where newest.ctid is null or held.is_free);
 end
 $$;
 
@@ -2013,9 +2030,9 @@ begin
 end
 $$;
 
--- Sets when to look at locked keys by the clock: when the pause ends or the rate permits one more start; in a
--- second where jobs wait although one could start (more than a look unblocks, or those unblocked are not claimed
--- yet, or take no slot of the key in the end); not at all where only the end of a job helps.
+-- Sets when to look at locked keys again: when the pause ends or the rate permits one more start; else one second
+-- from now, if jobs still wait although the key has capacity (more wait than one look unblocks, or those unblocked
+-- are not claimed yet, or are blocked on another key by then); else never, since only the end of a job helps.
 create function picture_queue._plan_keys(p_keys text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -2040,6 +2057,7 @@ begin
     insert into picture_queue.limit_key (key, due_at)
     select k.key, k.at from look k
     where k.at is not null and not exists (select from picture_queue.limit_key l where l.key = k.key)
+    returning due_at
   ),
   changed as (
     update picture_queue.limit_key l set due_at = k.at, version = l.version + 1
@@ -2048,17 +2066,17 @@ begin
       and l.due_at is distinct from k.at
     returning l.due_at
   )
-  select min(c.due_at) into v_next from changed c;
+  select min(d.due_at) into v_next from (select due_at from made union all select due_at from changed) d;
   if v_next is not null then
     perform picture_queue._plan_maintenance(v_next);
   end if;
 end
 $$;
 
--- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue
--- and job type as many as may start, less those that were unblocked before and are not claimed yet. So what one
--- queue or type cannot claim (it is paused, or has no worker) is in nobody's way; what is unblocked too many is
--- blocked again by the claim that meets it. Keys that somebody has locked are left for the next.
+-- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue and
+-- job type as many as may start, less those that were unblocked before and are not claimed yet. Counted per queue and
+-- type, so that a paused queue, or a type without a worker, does not hold back others. Too many may be unblocked;
+-- claims block the surplus again. Keys that somebody has locked are left for the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2092,6 +2110,9 @@ begin
     where (
       select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
+      and not exists (
+        select from picture_queue.failed_step f
+        where f.kind = 'key' and f.subject = k.key and f.retry_at > picture_queue._now())
     limit 100), 100);
 end
 $$;
@@ -2152,7 +2173,7 @@ as $$
 declare
   v_wanted text[];
   v_keys text[];
-  v_has_all boolean;
+  v_is_complete boolean;
   v_counts integer[];
   v_found integer;
 begin
@@ -2163,7 +2184,7 @@ begin
     where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
       and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules)));
   v_keys := picture_queue._lock_keys(v_wanted);
-  v_has_all := cardinality(v_keys) = cardinality(v_wanted);
+  v_is_complete := cardinality(v_keys) = cardinality(v_wanted);
   with uncounted as (
     select j.id, k.keys
     from public.job_queue j
@@ -2183,13 +2204,18 @@ begin
   select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found from sums s;
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  -- Not counted while there are more than fit into one step, or a key is locked.
-  set counted = r.counted or v_found < p_limit and v_has_all,
+  -- Not counted while more jobs run than fit into one step, or a key or job is locked. One job that somebody keeps
+  -- locked for ten seconds does not stop its key for longer: from then on the limit may be exceeded by that job.
+  set counted = r.counted or v_found < p_limit and v_is_complete and not (l.has_uncounted and l.is_new),
     count_at = case when v_found >= p_limit then picture_queue._now()
-      when picture_queue._now() < r.created_at + interval '10 seconds' or picture_queue._has_uncounted(r.key)
-      then picture_queue._now() + interval '1 second' end
-  where r.key = any (array(
-    select o.key from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked));
+      when l.is_new or l.has_uncounted then picture_queue._now() + interval '1 second' end
+  from (
+    select o.key, n.is_new, (not o.counted or not n.is_new) and picture_queue._has_uncounted(o.key) as has_uncounted
+    from picture_queue.limit_rule o
+    cross join lateral (select picture_queue._now() < o.created_at + interval '10 seconds' as is_new) n
+    where o.key = any (p_rules) for update of o skip locked
+  ) l
+  where r.key = any (p_rules) and r.key = l.key;
   return v_found;
 end
 $$;
@@ -2211,7 +2237,7 @@ declare
     select r.key from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r);
   v_locked text[] := '{}'::text[];
   v_busy text[] := '{}'::text[];
-  v_capacity jsonb;  -- of each limited key that we locked; null: any number
+  v_capacity jsonb;  -- how many more may start, by key: those we locked whose running jobs are counted
   v_candidate picture_queue.candidate;
   v_starting picture_queue.candidate[] := '{}'::picture_queue.candidate[];
   v_blocked picture_queue.candidate[] := '{}'::picture_queue.candidate[];
@@ -2240,7 +2266,7 @@ begin
     continue when v_candidate.keys && v_busy;
     select array_agg(k), min(k) filter (where (v_capacity ->> k)::integer <= 0)
     into v_candidate.keys, v_candidate.blocked_on
-    from (select distinct unnest(v_candidate.keys) as k) k
+    from (select distinct u.k from unnest(v_candidate.keys) as u (k)) d
     where v_capacity ? k;
     if v_candidate.blocked_on is not null then
       v_blocked := v_blocked || v_candidate;
@@ -2282,8 +2308,8 @@ begin
 end
 $$;
 
--- Blocks those of the candidates that are over a limit, and plans when to look at their keys again. A job that had
--- been unblocked for another key leaves that key's turn to the next.
+-- Blocks those of the candidates that are over a limit, and plans when to look at their keys again. If a job had been
+-- unblocked for another key, that key is looked at again, so that another job can use the slot.
 create function picture_queue._block(p_candidates picture_queue.candidate[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3217,8 +3243,8 @@ begin
 end
 $$;
 
--- The jobs that a lease of a worker holds, as the worker gets them: what is null or nought is left out where
--- most jobs have nothing else. p_order: the order of a claim by weights; null: that of the queues.
+-- The jobs that a lease of a worker holds, as the worker gets them. Optional fields are added only if at least one
+-- differs from its default. p_order: the order of a claim by weights; null: that of the queues.
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text, p_order uuid[]) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -3247,7 +3273,9 @@ begin
       ) as base
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
-      and j.lease_expires_at > v_now
+      and (j.lease_expires_at > v_now or exists (
+        select from picture_queue.lease_extension x
+        where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))
     order by j.claimed_ahead is true, array_position(p_order, j.id), j.rank, j.turn, j.seq));
 end
 $$;
@@ -3255,14 +3283,16 @@ $$;
 
 -- 260_function__claim.sql
 
--- A claim in three parts: pick jobs, start them (258), or, when the call is repeated, read what its lease holds.
--- It does nobody else's work: maintenance promotes, sweeps and settles.
+-- A claim in three parts: pick jobs, start them (_start), or, when the call is repeated, read what its lease holds.
+-- It does no work for others, except that it unblocks jobs whose limit key has capacity: maintenance promotes, sweeps
+-- and settles.
 
--- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. What is not
--- to start any more is left to maintenance. p_heads: where the queues begin (_remember_heads); p_with_keys: the keys
--- of the jobs are needed.
+-- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. Jobs past
+-- expires_at are left to maintenance. p_open_queues: those of the claim that are not paused; p_heads: where the queues
+-- begin (_remember_heads); p_with_keys: the keys of the jobs are needed; p_some_failed: leave out jobs whose start
+-- failed lately.
 create function picture_queue._pick(
-  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
+  p_claim picture_queue.claim, p_open_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
   p_some_failed boolean)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3274,7 +3304,7 @@ begin
     -- The keys as _keys has them, which to call for each job takes longer than to pick it.
     select row(p.id, case when p_with_keys then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
       || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
-    from unnest(p_queues) as w (name)
+    from unnest(p_open_queues) as w (name)
     cross join lateral (
       select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
         coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
@@ -3302,7 +3332,7 @@ $$;
 -- Picks by weights: each queue gets its share. The gaps between its jobs are drawn so that they come at the rate of its
 -- weight, which holds for claims of one job as well as of many.
 create function picture_queue._pick_by_weight(
-  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
+  p_claim picture_queue.claim, p_open_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
   p_some_failed boolean)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3310,7 +3340,7 @@ as $$
 begin
   return array(
     select row(c.id, c.keys, null)::picture_queue.candidate
-    from unnest(p_queues) as w (name)
+    from unnest(p_open_queues) as w (name)
     cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_heads, p_limit, p_with_keys, p_some_failed))
       with ordinality as c (id, keys, blocked_on, n)
     order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
@@ -3319,12 +3349,12 @@ begin
 end
 $$;
 
--- Where many entries of the index had to be passed over (of jobs claimed while an old snapshot keeps them from
--- being cleaned up, or of types the worker cannot run), notes how far, and for a moment the next claims of this
--- worker begin there: at the first job found, or at the end of the queue if there was none. What comes before
--- that meanwhile, a retry or a higher priority, is seen when the moment is over: 5 seconds at most.
--- p_read: entries it read; p_ids: what it found.
-create function picture_queue._remember_heads(p_claim picture_queue.claim, p_queues text[], p_read bigint, p_ids uuid[])
+-- Stores a start position in worker.heads, for a claim that passed over many index entries (of jobs claimed while an
+-- old snapshot keeps the entries, or of types the worker cannot run): the first job found, or the end of the queue if
+-- there was none. The claims of this worker begin there for up to 5 seconds; jobs before it (a retry, a higher
+-- priority) wait as long. p_read: how many entries were read; p_ids: the jobs found.
+create function picture_queue._remember_heads(
+  p_claim picture_queue.claim, p_open_queues text[], p_read bigint, p_ids uuid[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3332,7 +3362,7 @@ begin
   update picture_queue.worker w set
     heads = (
       select jsonb_object_agg(q.name, jsonb_build_array(h.rank, h.turn, h.seq))
-      from unnest(p_queues) as q (name)
+      from unnest(p_open_queues) as q (name)
       cross join lateral (
         (select j.rank, j.turn, j.seq from public.job_queue j
           where j.id = any (p_ids) and j.queue = q.name order by j.rank, j.turn, j.seq limit 1)
@@ -3348,16 +3378,16 @@ begin
 end
 $$;
 
--- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the
--- request is the id of the lease. Where jobs may be over a limit, or start one by one (p_isolated), it looks past those
--- that do not start, at more and more jobs, until it has enough to start or has seen 5,000 (1,000 one by one): then
--- workers are told to look again.
-create function picture_queue._claim(p_claim picture_queue.claim, p_isolated boolean) returns jsonb
+-- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
+-- the id of the lease. If that lease holds nothing any more, the call is a new claim. Where jobs may be over a limit,
+-- or start one by one (p_one_by_one), it repeats with larger picks until enough jobs start, or 5,000 (1,000 one by
+-- one) were started or blocked: then it tells workers to claim again.
+create function picture_queue._claim(p_claim picture_queue.claim, p_one_by_one boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_left picture_queue.claim := p_claim;  -- what is still to be had
+  v_left picture_queue.claim := p_claim;  -- how many it may still start
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
   v_is_selective boolean;
@@ -3375,7 +3405,9 @@ begin
       where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
     exists (select from public.job_queue j
       where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker
-        and j.lease_expires_at > v_now) as is_repeated,
+        and (j.lease_expires_at > v_now or exists (
+          select from picture_queue.lease_extension x
+          where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))) as is_repeated,
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.due_at is not null) as is_limited,
     exists (select from picture_queue.failed_step f where f.kind = 'claim') as some_failed,
@@ -3390,27 +3422,26 @@ begin
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
   end if;
   v_left.lease_seconds := v_known.lease_seconds;
-  v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs);
-  v_is_selective := v_known.is_limited or p_isolated;
+  v_is_selective := v_known.is_limited or p_one_by_one;
   if v_known.is_limited then
     perform picture_queue._unblock_freed_keys();
   end if;
   loop
     v_picked := case when p_claim.weights is null then picture_queue._pick(
-        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_isolated)
+        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one)
       else picture_queue._pick_by_weight(
-        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_isolated) end;
+        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one) end;
     exit when v_picked = '{}';
     v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs) else v_picked end;
-    v_ids := v_ids || case when p_isolated then picture_queue._start_each(v_admitted, v_left)
+    v_ids := v_ids || case when p_one_by_one then picture_queue._start_each(v_admitted, v_left)
       else picture_queue._start(v_admitted, v_left) end;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs) - cardinality(v_ids);
+    v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
     v_seen := v_seen + cardinality(v_admitted);
     -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
     exit when not v_is_selective or cardinality(v_picked) < v_take or least(v_left.max_jobs, v_left.start_jobs) <= 0
       or v_admitted = '{}' and v_take >= 1000;
-    if v_seen >= (case when p_isolated then 1000 else 5000 end) then
+    if v_seen >= (case when p_one_by_one then 1000 else 5000 end) then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
     end if;
@@ -3419,8 +3450,7 @@ begin
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
   end if;
-  -- Its row is written when it becomes idle or every 5 seconds, not at each claim: until then enqueues may wake a
-  -- worker that is busy.
+  -- Not at each claim, but when it becomes idle or every 5 seconds: until then enqueues may wake a busy worker.
   if not coalesce(p_claim.is_legacy or v_known.is_known and (v_known.idle or v_left.max_jobs = 0), false) then
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
   end if;
@@ -3450,7 +3480,7 @@ begin
 end
 $$;
 
--- Refuses transactions that do not see what others commit meanwhile: a lease or a limit could be given out twice.
+-- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
 create function picture_queue._check_isolation() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -3468,9 +3498,7 @@ create function picture_queue._claim_isolated(p_claim picture_queue.claim) retur
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   begin
@@ -3492,7 +3520,8 @@ $$;
 
 -- 270_function__report.sql
 
--- The outcomes a worker reports, with their types. What is not well formed is refused before anything is written.
+-- Reads the reported outcomes with their types. Refuses the report, before anything is written, if one of them is
+-- malformed.
 create function picture_queue._outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -3503,11 +3532,16 @@ begin
   if not picture_queue._is_list(p_outcomes) then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list of {job_id, lease_id, outcome}');
   end if;
-  v_outcomes := array(
-    select row(o.*)::picture_queue.outcome
-    from rows from (jsonb_to_recordset(p_outcomes) as (job_id uuid, lease_id uuid, outcome text, result jsonb, error text,
-      detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text))
-      with ordinality o);
+  begin
+    v_outcomes := array(
+      select row(o.*)::picture_queue.outcome
+      from rows from (jsonb_to_recordset(p_outcomes) as (job_id uuid, lease_id uuid, outcome text, result jsonb, error text,
+        detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text))
+        with ordinality o);
+  exception when data_exception then
+    -- A value has the wrong type. Caught here, since a trigger of the project may raise the same errors for a job.
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+  end;
   select format('outcomes[%s]: %s', o.i - 1, p.problem) into v_problem
   from unnest(v_outcomes) o
   cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
@@ -3537,8 +3571,8 @@ end
 $$;
 
 -- Writes how attempts ended, fenced by their leases. Answers for each, in the order asked: ok; repeated (this
--- lease reported before, nothing changed); stale (the lease ended, nothing changed). A result above the limit
--- fails its job, since no repetition makes it smaller.
+-- lease reported before, nothing changed); stale (the lease ended, nothing changed). Of several outcomes under one
+-- lease the first counts. A result above the limit fails its job, since no repetition makes it smaller.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -3547,7 +3581,6 @@ declare
   v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
-  v_twice boolean := cardinality(v_ids) < cardinality(v_outcomes);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
@@ -3558,7 +3591,9 @@ begin
     -- The common case needs to know nothing of the jobs: the lease decides, as they are written.
     v_changes := array(
       select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, o.lease_id, null, false)::picture_queue.change
-      from (select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o) o);
+      from (
+        select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o order by o.job_id, o.lease_id, o.i
+      ) o);
   else
     v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
   end if;
@@ -3569,13 +3604,12 @@ begin
   return to_jsonb(array(
     select jsonb_build_object(
       'job_id', o.job_id,
-      'outcome', case when m.id is not null and (not v_twice or j.lease_id = o.lease_id) then 'ok'
-        when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
+      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
       'status', coalesce(m.status, j.status))
     from unnest(v_outcomes) o
-    left join unnest(v_moved) m on m.id = o.job_id
-    -- Of two leases of one job in one report, that of its row is the one that counted.
-    left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
+    -- If a report names two leases of a job, the one on the row is valid; the other is stale.
+    left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
+    left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
     order by o.i));
 end
 $$;
@@ -3597,7 +3631,10 @@ declare
 begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
-      if exists (select from public.job_queue j where j.id = (v_item ->> 'job_id')::uuid and j.id <> all (v_free)) then
+      if exists (
+        select from public.job_queue j
+        where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) and j.id <> all (v_free))
+      then
         v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'outcome', 'busy', 'status', null);
       else
         v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
@@ -3633,9 +3670,10 @@ begin
   ),
   asked as (
     select distinct on (o.job_id) o.*, h.cancelled, h.attempts_left,
-      case when o.result is null then false else octet_length(o.result::text) > p_largest end as too_large
+      o.outcome = 'completed' and coalesce(octet_length(o.result::text) > p_largest, false) as too_large
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
+    order by o.job_id, o.i
   ),
   wished as (
     select a.*, case
@@ -3656,8 +3694,9 @@ begin
           -- Without a poll time only the event wakes it, or a cancel.
           when 'snooze' then 0 end))) end,
       w.result,
-      case when w.too_large then 'The result is larger than the project allows (setting max_result_bytes).'
-        when w.action in ('fail', 'back_off') then coalesce(left(w.error, 2000), 'The job failed without saying why.') end,
+      case when w.action in ('fail', 'back_off') then case
+        when w.too_large then 'The result is larger than the project allows (setting max_result_bytes).'
+        else coalesce(left(w.error, 2000), 'The job failed without saying why.') end end,
       w.detail, w.duration_seconds, null,
       case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, false)::picture_queue.change)
   into v_changes
@@ -3790,13 +3829,14 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job that was to
--- stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever its worker says.
--- One cancelled while parked has its grace from its last claim, which is to undo. It waits for nobody: where
--- somebody else has the row of a job locked, or it is not to be written (p_beside), the lease is prolonged beside it
--- (lease_extension).
+-- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job with a cancel
+-- request, or past its timeout, keeps its lease until its grace has passed; then the heartbeat ends the lease and
+-- answers that it is lost. A job cancelled while parked is claimed once more, so that its handler can undo its work;
+-- its grace begins at that claim. Where somebody else has the row of a job locked, or the row is not to be written
+-- (p_beside), the lease is prolonged beside it (lease_extension). It waits no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+set lock_timeout = '10ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -3810,8 +3850,8 @@ begin
   with held as (
     select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_free) as is_free, least(
         v_now + make_interval(secs => j.lease_seconds),
-        greatest(j.cancel_requested_at, case when j.cancel_requested_at is not null then j.started_at end)
-          + make_interval(secs => s.cancel_grace_seconds),
+        case when j.cancel_requested_at is not null then
+          greatest(j.cancel_requested_at, j.started_at) + make_interval(secs => s.cancel_grace_seconds) end,
         j.started_at + make_interval(secs => s.timeout_grace_seconds
           + coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, s.timeout_seconds))) as lease_ends_at
     from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
@@ -3840,7 +3880,8 @@ begin
   left join held h on h.id = l.job_id;
   -- What was prolonged beside a row ends with the lease in the row, which a cancel may have shortened.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
-    delete from picture_queue.lease_extension x where x.job_id = any (v_free);
+    delete from picture_queue.lease_extension x where x.job_id = any (array(
+      select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));
   end if;
   update picture_queue.worker w set seen_at = v_now
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
@@ -3931,8 +3972,9 @@ create function picture_queue._wake_by_events(p_ids bigint[], p_limit integer) r
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_jobs uuid[] := array(
-    select f.subject from picture_queue.follow_up f where f.id = any (p_ids) order by f.id limit p_limit for update skip locked);
+  v_mine bigint[] := array(
+    select f.id from picture_queue.follow_up f where f.id = any (p_ids) order by f.id limit p_limit for update skip locked);
+  v_jobs uuid[] := array(select f.subject from picture_queue.follow_up f where f.id = any (v_mine));
 begin
   perform picture_queue._isolate('wake', array(
     select j::text from unnest(v_jobs) j
@@ -3941,8 +3983,8 @@ begin
       where e.kind = 'wake' and e.subject = j::text and e.retry_at > picture_queue._now())), p_limit);
   perform picture_queue._take_events(array(select distinct j.parked_on from public.job_queue j where j.id = any (v_jobs)));
   delete from picture_queue.follow_up f
-  where f.id = any (p_ids) and not exists (select from public.job_queue j where j.id = f.subject and j.hold = 'parked');
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '1 second' where f.id = any (p_ids);
+  where f.id = any (v_mine) and not exists (select from public.job_queue j where j.id = f.subject and j.hold = 'parked');
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '1 second' where f.id = any (v_mine);
   return cardinality(v_jobs);
 end
 $$;
@@ -4050,7 +4092,7 @@ create function public.claim_next_job(queue text default null) returns setof pub
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1, null,
+  v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1, 1,
     (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true);
   v_jobs jsonb;
 begin
@@ -4067,17 +4109,18 @@ $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
 -- Leases up to max_jobs jobs of these types to a worker, which starts start_jobs of them at once (null: all) and
--- holds the others ahead. Repeating it with the same request_id gives the jobs that lease still holds. weights,
--- one a queue, give each queue its share; without them the queues are one line by priority.
+-- holds the others ahead; those count under limits as well. Repeating it with the same request_id gives the jobs that
+-- lease still holds. lease_seconds is for jobs whose type and queue have none of their own (null: the project's
+-- setting). weights, one a queue, give each queue its share; without them the jobs of all queues are taken by priority.
 create function public.claim_jobs(
-  worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default 30,
+  worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, start_jobs integer default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), start_jobs,
-    coalesce(lease_seconds, 30), coalesce(request_id, gen_random_uuid()), weights, false);
+  v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(start_jobs, max_jobs, 1),
+    lease_seconds, coalesce(request_id, gen_random_uuid()), weights, false);
   v_problem text := case
     when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
@@ -4128,9 +4171,13 @@ begin
   end;
   for v_item in select e from jsonb_array_elements(leases) e loop
     begin
-      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
-    exception when others then
-      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+      begin
+        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
+      exception when others then
+        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+      end;
+    exception when lock_not_available then
+      continue;  -- another heartbeat is prolonging this lease
     end;
     v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
       'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
@@ -4178,8 +4225,9 @@ $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
--- be written together (one is not well formed, or its job is locked for longer than a moment), they are written one
--- by one, so that none holds up the others; a report of one such outcome fails.
+-- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
+-- one, so that none holds up the others. With a single outcome, a locked job raises PQ_BUSY, a malformed value
+-- PQ_INVALID_ARGUMENT; any other error is answered refused.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -4194,8 +4242,6 @@ begin
     if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
       if picture_queue._is_transient(sqlstate) then
         perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-      elsif sqlstate like '22%' then  -- a value that is not of its type
-        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
       elsif sqlstate like 'PT%' then
         raise;
       end if;
@@ -4239,6 +4285,8 @@ begin
     || jsonb_build_object('result', result))) #> '{outcomes,0}';
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
+  elsif v_outcome ->> 'outcome' = 'busy' then
+    perform picture_queue._refuse('PQ_BUSY', v_outcome ->> 'error', 'repeat the call');
   elsif v_outcome ->> 'outcome' = 'refused' then
     perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', job_id, v_outcome ->> 'error'),
       'look for a trigger or constraint of yours on public.job_queue');
@@ -7237,6 +7285,8 @@ declare
   v_done jsonb := '{}'::jsonb;
   v_settled integer := 0;
   v_overdue text[] := '{}'::text[];
+  v_failed_keys text[] := array(
+    select f.subject from picture_queue.failed_step f where f.kind = 'key' and f.retry_at > v_now);
 begin
   if p_sweeps then
     v_overdue := picture_queue._overdue_jobs(p_limit);
@@ -7270,15 +7320,20 @@ begin
     order by b.finished_at limit p_limit), p_limit);
   v_done := v_done || jsonb_build_object('counted', picture_queue._isolate('rule', array(
     select r.key from picture_queue.limit_rule r
-    where r.count_at <= v_now or r.count_at is null and not r.counted limit 100), p_limit),
+    where (r.count_at <= v_now or r.count_at is null and not r.counted) and not exists (
+      select from picture_queue.failed_step f where f.kind = 'rule' and f.subject = r.key and f.retry_at > v_now)
+    limit 100), p_limit),
   'reordered', picture_queue._isolate('reorder', array(
     select q.name from picture_queue.queue q
     where q.reorder_after is not null and not exists (
       select from picture_queue.failed_step f where f.kind = 'reorder' and f.subject = q.name and f.retry_at > v_now)), p_limit * 5));
   return v_done || jsonb_build_object('settled', v_settled, 'keys', picture_queue._isolate('key', array(
-    (select distinct f.key from (select o.key from picture_queue.freed_key o limit p_limit * 10) f limit p_limit)
+    (select distinct f.key
+      from (select o.key from picture_queue.freed_key o where o.key <> all (v_failed_keys) limit p_limit * 10) f
+      limit p_limit)
     union
-    (select k.key from picture_queue.limit_key k where k.due_at <= v_now limit p_limit)), p_limit));
+    (select k.key from picture_queue.limit_key k
+      where k.due_at <= v_now and k.key <> all (v_failed_keys) limit p_limit)), p_limit));
 end
 $$;
 
@@ -7342,8 +7397,9 @@ end
 $$;
 
 -- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
--- A caller without a name does a round when nobody has the lease, but does not take it. Forced, a round is done whoever
--- has the lease. Answers what was done and when to call again: next_in, in seconds.
+-- A caller without a name does a round when nobody has the lease, but does not take it. Forced (the default here, for
+-- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers what was done and when to call
+-- again: next_in, in seconds.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -7374,8 +7430,8 @@ begin
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
-  -- Housekeeping has rounds of its own, so that what is due does not wait for it, and never two in a row: there may be
-  -- more of it than fits, or somebody may have the row locked that says it is done.
+  -- Housekeeping has rounds of its own. Two of them never follow each other, so due work is delayed by one round at
+  -- most, although there may be more housekeeping than fits, or somebody may have the row locked that says it is done.
   v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
   v_is_tidying := p_force or (v_prunes or v_state.fold_at <= v_now) and not (v_state.tidied and v_has_row);
   if v_is_tidying then

@@ -19,9 +19,13 @@
 -- exposed by the API; a leading underscore marks what only our own functions call. Parameters of
 -- public functions are plain words, private ones are p_, variables v_.
 --
--- Plans. What runs all day has seq_page_cost = 100, so that a plan made while a table was empty, and
--- kept by its session, is still right when the table is full: it goes through the index. Rows are found
--- by = any (array) for the same reason.
+-- Idioms. Sessions keep plans, and a plan may be made while a table is empty and used when it is full. These
+-- forms, which return everywhere, keep such a plan on the right index:
+-- - `set seq_page_cost = 100` on what runs all day: an index wins even while the table is empty;
+-- - `where id = any (array)` beside or instead of a join: the rows are looked up by their ids;
+-- - `offset 0` in a subselect: the planner does not merge it into the outer query, so it is evaluated once;
+-- - `(select true from … limit 1)` instead of exists: it is looked up for each row and never becomes a join;
+-- - `= any (array(select … for update skip locked))`: changes the rows that nobody has locked, and waits for none.
 do $$
 begin
   if to_regnamespace('picture_queue') is not null then

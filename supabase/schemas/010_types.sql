@@ -12,13 +12,14 @@ create type picture_queue.change as (
   lease_expired boolean    -- the lease ended unheard: it is forgotten, so that a late report is stale
 );
 
--- A job after a change of state: as little as every caller of _transition needs. To hand on whole rows
--- costs more than to read those few again that are needed.
+-- A job after a change of state. Only these columns, since handing on whole rows costs more: the few callers that
+-- need more read the row again.
 create type picture_queue.moved as (
   id uuid,
   queue text,
   status text,
-  hold text
+  hold text,
+  lease_id uuid
 );
 
 -- A claim, as a worker asks for it.
@@ -28,7 +29,7 @@ create type picture_queue.claim as (
   job_types text[],        -- null: every type
   max_jobs integer,
   start_jobs integer,      -- how many of them it starts at once; the others are claimed ahead
-  lease_seconds real,
+  lease_seconds real,      -- where job type and queue say nothing; null: that of setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- of the queues; null: they are one line by priority
   is_legacy boolean        -- by a caller that never heartbeats
@@ -41,7 +42,7 @@ create type picture_queue.applied as (
   long_lived boolean,      -- their history has to be cut
   has_generation boolean,
   ended uuid[],            -- ran under limit keys and do not any more
-  unblocked uuid[],        -- had been unblocked for a key and do not need it now
+  unblocked uuid[],        -- every moved job with blocked_on set, unless it was just blocked or unblocked
   takes_turn boolean,      -- get a place behind their tenant's last
   due_at timestamptz,      -- the first of those that wait for a time
   batches jsonb            -- batch_id, from and to of each change in a batch
@@ -67,7 +68,7 @@ create type picture_queue.outcome as (
 -- A job that could be claimed, with what decides whether it may.
 create type picture_queue.candidate as (
   id uuid,
-  keys text[],             -- under which it would run; once admitted only the limited ones
+  keys text[],             -- before _admit all keys it runs under; after it the limited ones, which are its slots
   blocked_on text          -- one of them that lets no more start
 );
 

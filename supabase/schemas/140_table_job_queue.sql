@@ -1,8 +1,8 @@
--- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report
--- is recognised; lease_expires_at says whether a lease is in force. It has no check constraints: Postgres
--- reads each anew from its text in every statement that writes a row, which cost as much as the rest of an
--- enqueue. What they said is said where rows come from: picture_queue.edge (states), the checks of input,
--- _transition; and queue_doctor() looks for rows that do not fit.
+-- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report is recognised;
+-- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of
+-- them again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are
+-- enforced by picture_queue.edge (states), the checks of input and _transition; queue_doctor() reports rows that
+-- break them.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
   seq bigint generated always as identity,
@@ -11,6 +11,7 @@ create table public.job_queue (
   payload jsonb not null default '{}',
   priority integer not null default 0,
   status text not null default 'pending',
+  -- Why a pending job cannot be claimed: scheduled, blocked, waiting. A parked job has the status processing.
   hold text,
   attempt integer not null default 0,
   max_attempts integer not null default 3,
@@ -26,7 +27,9 @@ create table public.job_queue (
   turn double precision not null default 0,
   tenant text,
   limit_keys text[],
+  -- The limited keys under which it counts as running: from its claim on, even if it is claimed ahead.
   slots text[],
+  -- The key that blocks it. It stays when the job is unblocked, delayed, finished or retried, until its next start.
   blocked_on text,
   parked_on text,
   event jsonb,
@@ -44,11 +47,12 @@ create table public.job_queue (
   error text,
   version bigint not null default 1,
   lease_id uuid,
+  -- null: there is no lease. A past time: the lease has expired, but a report still counts until the sweep.
   lease_expires_at timestamptz,
   lease_seconds real,
   lease_is_legacy boolean not null default false,
-  -- true: claimed before its worker had a slot for it; false: its lease expired that way once, so that it
-  -- is not claimed ahead again.
+  -- true: claimed before its worker had a slot for it. false: its lease expired that way once, so it is not
+  -- claimed ahead again. null: neither.
   claimed_ahead boolean,
   worker text,
   cancel_requested_at timestamptz,

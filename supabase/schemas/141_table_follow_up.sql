@@ -12,8 +12,8 @@ comment on table picture_queue.follow_up is
   'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch,
   a parked job that its event could not wake.';
 comment on column picture_queue.follow_up.data is
-  'Of a batch: how much its counts change. Of a child: the transaction before which its parents may have finished'
-  ' unseen.';
+  'Of a batch: how much its counts change. Of a child: "before" is a transaction id; once every transaction with a'
+  ' lower id has ended, no parent can have missed the child. "looks" is how often it was looked at.';
 create index follow_up_subject on picture_queue.follow_up (subject);
 create index follow_up_due on picture_queue.follow_up (due_at, id);
 alter table picture_queue.follow_up enable row level security;
@@ -60,5 +60,10 @@ comment on column picture_queue.maintenance.step_size is
 comment on table picture_queue.maintenance is
   'The lease of maintenance: one worker for the whole project, for some seconds.';
 comment on column picture_queue.maintenance.tidied is 'The latest round was one of housekeeping.';
+comment on column picture_queue.maintenance.done_at is 'When the latest round began.';
+comment on column picture_queue.maintenance.look_at is
+  'When the next round is to begin; what becomes due earlier wakes the worker that has the lease.';
+comment on column picture_queue.maintenance.sweep_at is 'When to look for expired leases next.';
+comment on column picture_queue.maintenance.fold_at is 'When to add up depth_change next.';
 insert into picture_queue.maintenance default values;
 alter table picture_queue.maintenance enable row level security;

@@ -18,13 +18,13 @@ comment on table picture_queue.limit_rule is 'How many jobs of a key may run at 
 comment on column picture_queue.limit_rule.counted is
   'Jobs that were running when the rule was made are counted; before that none of its keys starts.';
 comment on column picture_queue.limit_rule.count_at is
-  'When running jobs that do not count under the rule yet are looked for next: claims under way did not know it.';
+  'When to look again for running jobs not counted yet: claims that began before the rule may still start some.';
 alter table picture_queue.limit_rule enable row level security;
 
 -- How many jobs run under each limited key, and until when it is paused. Whoever reads the row to decide, or
--- changes it, holds the advisory lock of the key (_lock_keys), so there is one row a key without a unique
--- index. version rises with each change: the newest row comes first in the index, even while an old snapshot
--- keeps all the row versions before it from being cleaned up.
+-- changes it, holds the advisory lock of the key (_lock_keys). That lock makes sure that each key has one row, so no
+-- unique index is needed. version rises with each change: the newest row version comes first in the index, even
+-- while an old snapshot keeps the versions before it from being cleaned up.
 create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
@@ -47,8 +47,8 @@ comment on table picture_queue.start is 'The latest starts of each key that has 
 create index start_key on picture_queue.start (key, at);
 alter table picture_queue.start enable row level security;
 
--- Keys under which n jobs fewer run, or (n = 0) at which somebody has to look again. Appended, so that
--- whoever ends a job needs no lock; the next claim or maintenance subtracts n from limit_key.running and
+-- One row says that n jobs of this key ended. n = 0: none ended, but a waiting job may start now. Rows are appended,
+-- so that whoever ends a job needs no lock; the next claim or maintenance subtracts n from limit_key.running and
 -- unblocks jobs that wait for the key.
 create table picture_queue.freed_key (
   key text not null,
@@ -56,7 +56,7 @@ create table picture_queue.freed_key (
   at timestamptz not null default clock_timestamp()
 );
 comment on table picture_queue.freed_key is 'Limit keys under which fewer jobs run, not yet counted in limit_key.';
--- Claims read the last seconds of both only, so that entries an old snapshot keeps are not in the way.
+-- Claims read recent rows only, so index entries that an old snapshot keeps cost nothing.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);
 alter table picture_queue.freed_key enable row level security;

@@ -1,9 +1,9 @@
 -- Makes every change of state but a claim (_start), many at a time, along the edges of picture_queue.edge. A
 -- change whose edge does not exist is left out of what is returned, so the caller sees what happened; so is
 -- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
--- of their ids, unless every change names its lease. The rows, their history, the counts and the events are
--- written here; what is left to do for other jobs is written down as follow-ups, the first of which are done at
--- once unless the caller goes on with them itself (p_begins_follow_ups false).
+-- of their ids, unless every change names its lease. The rows, their history (of all actions but complete), the
+-- counts and the events are written here. What is left to do for other jobs is written down as follow-ups; the first
+-- of them are done at once, unless the caller does them itself (p_begins_follow_ups false).
 create function picture_queue._transition(p_changes picture_queue.change[], p_begins_follow_ups boolean default true)
 returns picture_queue.moved[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -62,30 +62,28 @@ declare
 begin
   with moved as (
     update public.job_queue j set
-      status = e.to_status,
-      hold = e.to_hold,
-      attempt = j.attempt + e.attempt_delta,
-      max_attempts = case when e.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
-      scheduled_for = case when e.retries or e.wakes then null
-        when e.to_hold in ('scheduled', 'parked') and e.action <> 'await' then e.run_at else j.scheduled_for end,
+      status = c.to_status, hold = c.to_hold, attempt = j.attempt + c.attempt_delta,
+      max_attempts = case when c.retries then greatest(j.max_attempts, j.attempt + 1) else j.max_attempts end,
+      scheduled_for = case when c.retries or c.wakes then null
+        when c.to_hold in ('scheduled', 'parked') and c.action <> 'await' then c.run_at else j.scheduled_for end,
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
-      lease_id = case when e.lease_expired then null else j.lease_id end,
+      lease_id = case when c.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
-      claimed_ahead = case when e.lease_expired and j.claimed_ahead then false else j.claimed_ahead end,
-      blocked_on = case when e.action = 'block' then e.key else j.blocked_on end,
-      parked_on = case when e.parks then e.key else j.parked_on end,
+      claimed_ahead = case when c.lease_expired and j.claimed_ahead then false else j.claimed_ahead end,
+      blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
+      parked_on = case when c.parks then c.key else j.parked_on end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
-      expires_at = case when e.parks or e.retries then null else j.expires_at end,
-      event = case when e.wakes then e.result when e.parks then null else j.event end,
-      finished_at = case when e.to_status in ('completed', 'failed', 'cancelled') then p_now end,
-      cancel_requested_at = case when e.retries then null else j.cancel_requested_at end,
-      progress = case when e.completes then 100 when e.starts_over then 0 else j.progress end,
-      message = case when e.completes or e.starts_over then null else j.message end,
-      result = case when e.completes then e.result when e.retries then null else j.result end,
+      expires_at = case when c.parks or c.retries then null else j.expires_at end,
+      event = case when c.wakes then c.result when c.parks then null else j.event end,
+      finished_at = case when c.to_status in ('completed', 'failed', 'cancelled') then p_now end,
+      cancel_requested_at = case when c.retries then null else j.cancel_requested_at end,
+      progress = case when c.completes then 100 when c.starts_over then 0 else j.progress end,
+      message = case when c.completes or c.starts_over then null else j.message end,
+      result = case when c.completes then c.result when c.retries then null else j.result end,
       -- One that expires between two attempts keeps the error of the last.
-      error = case when e.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, e.error)
-        when e.errs then e.error when e.completes or e.retries then null
-        when e.action = 'cancel' then coalesce(e.error, j.error) else j.error end,
+      error = case when c.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, c.error)
+        when c.errs then c.error when c.completes or c.retries then null
+        when c.action = 'cancel' then coalesce(c.error, j.error) else j.error end,
       version = j.version + 1, updated_at = p_now
     from (
       -- Worked out once for a change, not for each column that depends on it.
@@ -95,12 +93,13 @@ begin
         c.action in ('fail', 'back_off', 'expire') as errs
       from unnest(p_changes) c
       join picture_queue.edge e on e.action = c.action offset 0
-    ) e
-    where j.id = any (p_ids) and j.id = e.job_id and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    ) c
+    where j.id = any (p_ids) and j.id = c.job_id and c.from_status = j.status and c.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.
-      and (e.lease_id is null or j.lease_id = e.lease_id and j.lease_expires_at is not null)
-    returning j.id, e.action, e.from_status, e.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id, j.generation_id,
-      j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.scheduled_for, j.error, e.detail, e.duration_seconds
+      and (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
+    returning j.id, j.lease_id, c.action, c.from_status, c.from_hold, j.status, j.hold, j.queue, j.tenant, j.batch_id,
+      j.generation_id, j.version, j.slots, j.blocked_on, j.attempt, j.worker, j.started_at, j.scheduled_for, j.error, c.detail,
+      c.duration_seconds
   ),
   remembered as (
     insert into picture_queue.history
@@ -120,7 +119,7 @@ begin
     cross join lateral (values (m.from_status, m.from_hold, -1), (m.status, m.hold, 1)) as d (status, hold, n)
     group by m.queue, d.status, d.hold having sum(d.n) <> 0
   )
-  select array_agg(row(m.id, m.queue, m.status, m.hold)::picture_queue.moved),
+  select array_agg(row(m.id, m.queue, m.status, m.hold, m.lease_id)::picture_queue.moved),
     bool_or(m.queue <> all (array(select q.name from picture_queue.queue q where q.events = 'none'))),
     bool_or(m.version > 50), bool_or(m.generation_id is not null),
     array_agg(m.id) filter (where m.slots is not null and m.from_status = 'processing' and m.from_hold is null),

@@ -1,4 +1,4 @@
--- What _apply_changes does with special jobs, each only where there are such jobs.
+-- Steps of _transition for special jobs, each only where there are such jobs. _start takes the first two as well.
 
 -- Keeps the last 50 rows of history of each job.
 create function picture_queue._bound_history(p_ids uuid[]) returns void

@@ -1,6 +1,6 @@
 -- Work for others, done so that a bad item ends alone.
 
--- Whether an error passes by itself: a deadlock, a lock that was not to be had, too little of something.
+-- Whether an error passes by itself: a deadlock (40), a lack of resources (53), a lock timeout (55), PQ_BUSY.
 create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
@@ -41,9 +41,9 @@ begin
 end
 $$;
 
--- Does a step for up to a thousand subjects at once, since their rows are held in memory; for the halves of more,
--- and of those for which it fails, until who makes it fail stands alone. That one is written down in failed_step and
--- left alone until its retry_at; all others are done, as long as the round of maintenance has time
+-- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
+-- which it fails, are split in half, down to the one subject for which it fails. That one is written to failed_step,
+-- and callers leave it out until its retry_at. All others are done, as long as the round of maintenance has time
 -- (picture_queue.deadline). Returns how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -92,7 +92,8 @@ exception when lock_not_available or deadlock_detected then
 end
 $$;
 
--- Tells whoever does the maintenance that something is due at that time, if they would look later.
+-- Wakes the worker that has the lease of maintenance if something is due before its next round. Only sends a message;
+-- what is due is found in the tables.
 create function picture_queue._plan_maintenance(p_at timestamptz) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

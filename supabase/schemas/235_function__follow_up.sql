@@ -80,10 +80,11 @@ begin
     where f.id = any (v_mine) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
-    -- What is left of the others is locked by somebody, or failed.
+    -- Children that are still not settled are locked or failed: look again in 0.2 seconds.
     if v_settled = 0 or v_left > 0 then
       update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
     end if;
+    -- Children that ended have children of their own: -infinity, the default, is on the follow-ups just made.
     v_ids := array(
       select f.id from picture_queue.follow_up f
       where f.kind = 'parent' and f.subject = any (v_children::uuid[]) and f.due_at = '-infinity');
@@ -115,7 +116,8 @@ begin
       where d.child_id = any (v_children) and (p.id is null or p.finished_at is not null)))
     returning d.child_id, d.parent_id, d.on_parent_failure
   )
-  -- By name rather than by a join, which for thousands of children would look at each pair.
+  -- By name rather than by a join, which for thousands of children would look at each pair. Of several parents the
+  -- first by id is named: in an object the last value of a key wins, hence the descending order.
   select coalesce(jsonb_object_agg(s.child_id, jsonb_build_array(
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
@@ -196,7 +198,7 @@ begin
       union all
       select o.id from picture_queue.follow_up o
       where o.id = any (p_ids) and o.kind = 'batch'
-        and (select b.id from picture_queue.batch b where b.id = o.subject) is null))
+        and not exists (select from picture_queue.batch b where b.id = o.subject)))
     returning f.subject, f.data
   ),
   sums as (
@@ -211,7 +213,8 @@ begin
   )
   select count(*) into v_done from taken;
   perform picture_queue._finish_batches(v_locked);
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (p_ids);
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
+  where f.id = any (array(select o.id from picture_queue.follow_up o where o.id = any (p_ids) for update skip locked));
   return v_done;
 end
 $$;

@@ -1,8 +1,8 @@
--- The step that moves jobs, each by itself, whatever the reason: they are due (promote), their lease ended (sweep),
--- they were not to start any more (expire), their key has capacity (unblock), their event came (wake), their queue is
--- purged (purge). Each job is looked at again under its lock; one that somebody has locked is left. A lease that ended
--- unheard counts as an attempt, so that a job that kills its worker ends; one that was claimed ahead had not started
--- and loses none. Returns how many jobs moved.
+-- Moves jobs, each by itself. The kind says why: promote (they are due), sweep (their lease expired), expire (they were
+-- not started before expires_at), unblock (their key has capacity), wake (their event came), purge (their queue is
+-- purged). Each job is checked again under its lock; a job that somebody has locked is left as it is. An expired lease
+-- counts as an attempt, so that a job that kills its worker ends; a job claimed ahead had not started and loses none.
+-- Returns how many jobs moved.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

@@ -39,8 +39,8 @@ begin
 end
 $$;
 
--- From when on claims read freed_key. Maintenance reads all of it; what is older than its last round and this
--- slack, which is for transactions that took as long, is gone or for the next round.
+-- From when on claims read freed_key: from 10 seconds before the last round of maintenance. Older rows are counted
+-- already, or were committed late and wait for the next round, which reads all.
 create function picture_queue._freed_since() returns timestamptz
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.maintenance m); end $$;
@@ -70,9 +70,9 @@ begin
 end
 $$;
 
--- Locks keys until the transaction ends and returns those it got: what somebody else has is waited for 50
--- milliseconds, in one order for all, so nobody waits long or in a circle. There are 1,024 locks, so that no
--- transaction takes more; keys that share one only wait for each other.
+-- Locks keys until the transaction ends and returns those it got. Waits up to 50 milliseconds for each lock, in one
+-- order for all callers; if one is not free by then, takes those that are free. Keys share 1,024 locks, so that no
+-- transaction takes more; sharing can delay but causes no error.
 create function picture_queue._lock_keys(p_keys text[]) returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '50ms'
@@ -95,8 +95,8 @@ begin
     left join lateral (
       select l.ctid from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1) newest on true
     left join lateral (
-      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) row on true
-    where newest.ctid is null or row.is_free);
+      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) held on true
+    where newest.ctid is null or held.is_free);
 end
 $$;
 
@@ -120,9 +120,9 @@ begin
 end
 $$;
 
--- Sets when to look at locked keys by the clock: when the pause ends or the rate permits one more start; in a
--- second where jobs wait although one could start (more than a look unblocks, or those unblocked are not claimed
--- yet, or take no slot of the key in the end); not at all where only the end of a job helps.
+-- Sets when to look at locked keys again: when the pause ends or the rate permits one more start; else one second
+-- from now, if jobs still wait although the key has capacity (more wait than one look unblocks, or those unblocked
+-- are not claimed yet, or are blocked on another key by then); else never, since only the end of a job helps.
 create function picture_queue._plan_keys(p_keys text[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -147,6 +147,7 @@ begin
     insert into picture_queue.limit_key (key, due_at)
     select k.key, k.at from look k
     where k.at is not null and not exists (select from picture_queue.limit_key l where l.key = k.key)
+    returning due_at
   ),
   changed as (
     update picture_queue.limit_key l set due_at = k.at, version = l.version + 1
@@ -155,17 +156,17 @@ begin
       and l.due_at is distinct from k.at
     returning l.due_at
   )
-  select min(c.due_at) into v_next from changed c;
+  select min(d.due_at) into v_next from (select due_at from made union all select due_at from changed) d;
   if v_next is not null then
     perform picture_queue._plan_maintenance(v_next);
   end if;
 end
 $$;
 
--- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue
--- and job type as many as may start, less those that were unblocked before and are not claimed yet. So what one
--- queue or type cannot claim (it is paused, or has no worker) is in nobody's way; what is unblocked too many is
--- blocked again by the claim that meets it. Keys that somebody has locked are left for the next.
+-- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue and
+-- job type as many as may start, less those that were unblocked before and are not claimed yet. Counted per queue and
+-- type, so that a paused queue, or a type without a worker, does not hold back others. Too many may be unblocked;
+-- claims block the surplus again. Keys that somebody has locked are left for the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -199,6 +200,9 @@ begin
     where (
       select true from public.job_queue j
       where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
+      and not exists (
+        select from picture_queue.failed_step f
+        where f.kind = 'key' and f.subject = k.key and f.retry_at > picture_queue._now())
     limit 100), 100);
 end
 $$;
@@ -259,7 +263,7 @@ as $$
 declare
   v_wanted text[];
   v_keys text[];
-  v_has_all boolean;
+  v_is_complete boolean;
   v_counts integer[];
   v_found integer;
 begin
@@ -270,7 +274,7 @@ begin
     where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
       and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules)));
   v_keys := picture_queue._lock_keys(v_wanted);
-  v_has_all := cardinality(v_keys) = cardinality(v_wanted);
+  v_is_complete := cardinality(v_keys) = cardinality(v_wanted);
   with uncounted as (
     select j.id, k.keys
     from public.job_queue j
@@ -290,13 +294,18 @@ begin
   select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found from sums s;
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  -- Not counted while there are more than fit into one step, or a key is locked.
-  set counted = r.counted or v_found < p_limit and v_has_all,
+  -- Not counted while more jobs run than fit into one step, or a key or job is locked. One job that somebody keeps
+  -- locked for ten seconds does not stop its key for longer: from then on the limit may be exceeded by that job.
+  set counted = r.counted or v_found < p_limit and v_is_complete and not (l.has_uncounted and l.is_new),
     count_at = case when v_found >= p_limit then picture_queue._now()
-      when picture_queue._now() < r.created_at + interval '10 seconds' or picture_queue._has_uncounted(r.key)
-      then picture_queue._now() + interval '1 second' end
-  where r.key = any (array(
-    select o.key from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked));
+      when l.is_new or l.has_uncounted then picture_queue._now() + interval '1 second' end
+  from (
+    select o.key, n.is_new, (not o.counted or not n.is_new) and picture_queue._has_uncounted(o.key) as has_uncounted
+    from picture_queue.limit_rule o
+    cross join lateral (select picture_queue._now() < o.created_at + interval '10 seconds' as is_new) n
+    where o.key = any (p_rules) for update of o skip locked
+  ) l
+  where r.key = any (p_rules) and r.key = l.key;
   return v_found;
 end
 $$;

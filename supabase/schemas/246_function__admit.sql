@@ -12,7 +12,7 @@ declare
     select r.key from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r);
   v_locked text[] := '{}'::text[];
   v_busy text[] := '{}'::text[];
-  v_capacity jsonb;  -- of each limited key that we locked; null: any number
+  v_capacity jsonb;  -- how many more may start, by key: those we locked whose running jobs are counted
   v_candidate picture_queue.candidate;
   v_starting picture_queue.candidate[] := '{}'::picture_queue.candidate[];
   v_blocked picture_queue.candidate[] := '{}'::picture_queue.candidate[];
@@ -41,7 +41,7 @@ begin
     continue when v_candidate.keys && v_busy;
     select array_agg(k), min(k) filter (where (v_capacity ->> k)::integer <= 0)
     into v_candidate.keys, v_candidate.blocked_on
-    from (select distinct unnest(v_candidate.keys) as k) k
+    from (select distinct u.k from unnest(v_candidate.keys) as u (k)) d
     where v_capacity ? k;
     if v_candidate.blocked_on is not null then
       v_blocked := v_blocked || v_candidate;
@@ -83,8 +83,8 @@ begin
 end
 $$;
 
--- Blocks those of the candidates that are over a limit, and plans when to look at their keys again. A job that had
--- been unblocked for another key leaves that key's turn to the next.
+-- Blocks those of the candidates that are over a limit, and plans when to look at their keys again. If a job had been
+-- unblocked for another key, that key is looked at again, so that another job can use the slot.
 create function picture_queue._block(p_candidates picture_queue.candidate[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

@@ -89,8 +89,8 @@ begin
 end
 $$;
 
--- The jobs that a lease of a worker holds, as the worker gets them: what is null or nought is left out where
--- most jobs have nothing else. p_order: the order of a claim by weights; null: that of the queues.
+-- The jobs that a lease of a worker holds, as the worker gets them. Optional fields are added only if at least one
+-- differs from its default. p_order: the order of a claim by weights; null: that of the queues.
 create function picture_queue._leased_jobs(p_lease_id uuid, p_worker text, p_order uuid[]) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -119,7 +119,9 @@ begin
       ) as base
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
-      and j.lease_expires_at > v_now
+      and (j.lease_expires_at > v_now or exists (
+        select from picture_queue.lease_extension x
+        where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))
     order by j.claimed_ahead is true, array_position(p_order, j.id), j.rank, j.turn, j.seq));
 end
 $$;

@@ -1,11 +1,13 @@
--- A claim in three parts: pick jobs, start them (258), or, when the call is repeated, read what its lease holds.
--- It does nobody else's work: maintenance promotes, sweeps and settles.
+-- A claim in three parts: pick jobs, start them (_start), or, when the call is repeated, read what its lease holds.
+-- It does no work for others, except that it unblocks jobs whose limit key has capacity: maintenance promotes, sweeps
+-- and settles.
 
--- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. What is not
--- to start any more is left to maintenance. p_heads: where the queues begin (_remember_heads); p_with_keys: the keys
--- of the jobs are needed.
+-- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. Jobs past
+-- expires_at are left to maintenance. p_open_queues: those of the claim that are not paused; p_heads: where the queues
+-- begin (_remember_heads); p_with_keys: the keys of the jobs are needed; p_some_failed: leave out jobs whose start
+-- failed lately.
 create function picture_queue._pick(
-  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
+  p_claim picture_queue.claim, p_open_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
   p_some_failed boolean)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -17,7 +19,7 @@ begin
     -- The keys as _keys has them, which to call for each job takes longer than to pick it.
     select row(p.id, case when p_with_keys then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
       || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
-    from unnest(p_queues) as w (name)
+    from unnest(p_open_queues) as w (name)
     cross join lateral (
       select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
         coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
@@ -45,7 +47,7 @@ $$;
 -- Picks by weights: each queue gets its share. The gaps between its jobs are drawn so that they come at the rate of its
 -- weight, which holds for claims of one job as well as of many.
 create function picture_queue._pick_by_weight(
-  p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
+  p_claim picture_queue.claim, p_open_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
   p_some_failed boolean)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -53,7 +55,7 @@ as $$
 begin
   return array(
     select row(c.id, c.keys, null)::picture_queue.candidate
-    from unnest(p_queues) as w (name)
+    from unnest(p_open_queues) as w (name)
     cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_heads, p_limit, p_with_keys, p_some_failed))
       with ordinality as c (id, keys, blocked_on, n)
     order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
@@ -62,12 +64,12 @@ begin
 end
 $$;
 
--- Where many entries of the index had to be passed over (of jobs claimed while an old snapshot keeps them from
--- being cleaned up, or of types the worker cannot run), notes how far, and for a moment the next claims of this
--- worker begin there: at the first job found, or at the end of the queue if there was none. What comes before
--- that meanwhile, a retry or a higher priority, is seen when the moment is over: 5 seconds at most.
--- p_read: entries it read; p_ids: what it found.
-create function picture_queue._remember_heads(p_claim picture_queue.claim, p_queues text[], p_read bigint, p_ids uuid[])
+-- Stores a start position in worker.heads, for a claim that passed over many index entries (of jobs claimed while an
+-- old snapshot keeps the entries, or of types the worker cannot run): the first job found, or the end of the queue if
+-- there was none. The claims of this worker begin there for up to 5 seconds; jobs before it (a retry, a higher
+-- priority) wait as long. p_read: how many entries were read; p_ids: the jobs found.
+create function picture_queue._remember_heads(
+  p_claim picture_queue.claim, p_open_queues text[], p_read bigint, p_ids uuid[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -75,7 +77,7 @@ begin
   update picture_queue.worker w set
     heads = (
       select jsonb_object_agg(q.name, jsonb_build_array(h.rank, h.turn, h.seq))
-      from unnest(p_queues) as q (name)
+      from unnest(p_open_queues) as q (name)
       cross join lateral (
         (select j.rank, j.turn, j.seq from public.job_queue j
           where j.id = any (p_ids) and j.queue = q.name order by j.rank, j.turn, j.seq limit 1)
@@ -91,16 +93,16 @@ begin
 end
 $$;
 
--- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the
--- request is the id of the lease. Where jobs may be over a limit, or start one by one (p_isolated), it looks past those
--- that do not start, at more and more jobs, until it has enough to start or has seen 5,000 (1,000 one by one): then
--- workers are told to look again.
-create function picture_queue._claim(p_claim picture_queue.claim, p_isolated boolean) returns jsonb
+-- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
+-- the id of the lease. If that lease holds nothing any more, the call is a new claim. Where jobs may be over a limit,
+-- or start one by one (p_one_by_one), it repeats with larger picks until enough jobs start, or 5,000 (1,000 one by
+-- one) were started or blocked: then it tells workers to claim again.
+create function picture_queue._claim(p_claim picture_queue.claim, p_one_by_one boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_left picture_queue.claim := p_claim;  -- what is still to be had
+  v_left picture_queue.claim := p_claim;  -- how many it may still start
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
   v_is_selective boolean;
@@ -118,7 +120,9 @@ begin
       where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
     exists (select from public.job_queue j
       where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker
-        and j.lease_expires_at > v_now) as is_repeated,
+        and (j.lease_expires_at > v_now or exists (
+          select from picture_queue.lease_extension x
+          where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))) as is_repeated,
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.due_at is not null) as is_limited,
     exists (select from picture_queue.failed_step f where f.kind = 'claim') as some_failed,
@@ -133,27 +137,26 @@ begin
     return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
   end if;
   v_left.lease_seconds := v_known.lease_seconds;
-  v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs);
-  v_is_selective := v_known.is_limited or p_isolated;
+  v_is_selective := v_known.is_limited or p_one_by_one;
   if v_known.is_limited then
     perform picture_queue._unblock_freed_keys();
   end if;
   loop
     v_picked := case when p_claim.weights is null then picture_queue._pick(
-        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_isolated)
+        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one)
       else picture_queue._pick_by_weight(
-        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_isolated) end;
+        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one) end;
     exit when v_picked = '{}';
     v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs) else v_picked end;
-    v_ids := v_ids || case when p_isolated then picture_queue._start_each(v_admitted, v_left)
+    v_ids := v_ids || case when p_one_by_one then picture_queue._start_each(v_admitted, v_left)
       else picture_queue._start(v_admitted, v_left) end;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    v_left.start_jobs := coalesce(p_claim.start_jobs, p_claim.max_jobs) - cardinality(v_ids);
+    v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
     v_seen := v_seen + cardinality(v_admitted);
     -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
     exit when not v_is_selective or cardinality(v_picked) < v_take or least(v_left.max_jobs, v_left.start_jobs) <= 0
       or v_admitted = '{}' and v_take >= 1000;
-    if v_seen >= (case when p_isolated then 1000 else 5000 end) then
+    if v_seen >= (case when p_one_by_one then 1000 else 5000 end) then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
     end if;
@@ -162,8 +165,7 @@ begin
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
   end if;
-  -- Its row is written when it becomes idle or every 5 seconds, not at each claim: until then enqueues may wake a
-  -- worker that is busy.
+  -- Not at each claim, but when it becomes idle or every 5 seconds: until then enqueues may wake a busy worker.
   if not coalesce(p_claim.is_legacy or v_known.is_known and (v_known.idle or v_left.max_jobs = 0), false) then
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
   end if;
@@ -193,7 +195,7 @@ begin
 end
 $$;
 
--- Refuses transactions that do not see what others commit meanwhile: a lease or a limit could be given out twice.
+-- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
 create function picture_queue._check_isolation() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -211,9 +213,7 @@ create function picture_queue._claim_isolated(p_claim picture_queue.claim) retur
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform picture_queue._check_isolation();
-  end if;
+  perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   begin

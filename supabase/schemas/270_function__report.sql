@@ -1,4 +1,5 @@
--- The outcomes a worker reports, with their types. What is not well formed is refused before anything is written.
+-- Reads the reported outcomes with their types. Refuses the report, before anything is written, if one of them is
+-- malformed.
 create function picture_queue._outcomes(p_outcomes jsonb) returns picture_queue.outcome[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -9,11 +10,16 @@ begin
   if not picture_queue._is_list(p_outcomes) then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list of {job_id, lease_id, outcome}');
   end if;
-  v_outcomes := array(
-    select row(o.*)::picture_queue.outcome
-    from rows from (jsonb_to_recordset(p_outcomes) as (job_id uuid, lease_id uuid, outcome text, result jsonb, error text,
-      detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text))
-      with ordinality o);
+  begin
+    v_outcomes := array(
+      select row(o.*)::picture_queue.outcome
+      from rows from (jsonb_to_recordset(p_outcomes) as (job_id uuid, lease_id uuid, outcome text, result jsonb, error text,
+        detail text, retryable boolean, delay_seconds real, run_at timestamptz, duration_seconds real, event text, pause_key text))
+        with ordinality o);
+  exception when data_exception then
+    -- A value has the wrong type. Caught here, since a trigger of the project may raise the same errors for a job.
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
+  end;
   select format('outcomes[%s]: %s', o.i - 1, p.problem) into v_problem
   from unnest(v_outcomes) o
   cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
@@ -43,8 +49,8 @@ end
 $$;
 
 -- Writes how attempts ended, fenced by their leases. Answers for each, in the order asked: ok; repeated (this
--- lease reported before, nothing changed); stale (the lease ended, nothing changed). A result above the limit
--- fails its job, since no repetition makes it smaller.
+-- lease reported before, nothing changed); stale (the lease ended, nothing changed). Of several outcomes under one
+-- lease the first counts. A result above the limit fails its job, since no repetition makes it smaller.
 create function picture_queue._report(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
@@ -53,7 +59,6 @@ declare
   v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
-  v_twice boolean := cardinality(v_ids) < cardinality(v_outcomes);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
@@ -64,7 +69,9 @@ begin
     -- The common case needs to know nothing of the jobs: the lease decides, as they are written.
     v_changes := array(
       select row(o.job_id, 'complete', null, o.result, null, null, o.duration_seconds, o.lease_id, null, false)::picture_queue.change
-      from (select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o) o);
+      from (
+        select distinct on (o.job_id, o.lease_id) o.* from unnest(v_outcomes) o order by o.job_id, o.lease_id, o.i
+      ) o);
   else
     v_changes := picture_queue._changes_of(v_outcomes, v_ids, v_largest);
   end if;
@@ -75,13 +82,12 @@ begin
   return to_jsonb(array(
     select jsonb_build_object(
       'job_id', o.job_id,
-      'outcome', case when m.id is not null and (not v_twice or j.lease_id = o.lease_id) then 'ok'
-        when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
+      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
       'status', coalesce(m.status, j.status))
     from unnest(v_outcomes) o
-    left join unnest(v_moved) m on m.id = o.job_id
-    -- Of two leases of one job in one report, that of its row is the one that counted.
-    left join public.job_queue j on (m.id is null or v_twice) and j.id = o.job_id and j.id = any (v_ids)
+    -- If a report names two leases of a job, the one on the row is valid; the other is stale.
+    left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
+    left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
     order by o.i));
 end
 $$;
@@ -103,7 +109,10 @@ declare
 begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
-      if exists (select from public.job_queue j where j.id = (v_item ->> 'job_id')::uuid and j.id <> all (v_free)) then
+      if exists (
+        select from public.job_queue j
+        where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) and j.id <> all (v_free))
+      then
         v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'outcome', 'busy', 'status', null);
       else
         v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
@@ -139,9 +148,10 @@ begin
   ),
   asked as (
     select distinct on (o.job_id) o.*, h.cancelled, h.attempts_left,
-      case when o.result is null then false else octet_length(o.result::text) > p_largest end as too_large
+      o.outcome = 'completed' and coalesce(octet_length(o.result::text) > p_largest, false) as too_large
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
+    order by o.job_id, o.i
   ),
   wished as (
     select a.*, case
@@ -162,8 +172,9 @@ begin
           -- Without a poll time only the event wakes it, or a cancel.
           when 'snooze' then 0 end))) end,
       w.result,
-      case when w.too_large then 'The result is larger than the project allows (setting max_result_bytes).'
-        when w.action in ('fail', 'back_off') then coalesce(left(w.error, 2000), 'The job failed without saying why.') end,
+      case when w.action in ('fail', 'back_off') then case
+        when w.too_large then 'The result is larger than the project allows (setting max_result_bytes).'
+        else coalesce(left(w.error, 2000), 'The job failed without saying why.') end end,
       w.detail, w.duration_seconds, null,
       case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, false)::picture_queue.change)
   into v_changes

@@ -30,13 +30,14 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job that was to
--- stop, or whose time is over, gets its grace and no more: then its lease ends at once, whatever its worker says.
--- One cancelled while parked has its grace from its last claim, which is to undo. It waits for nobody: where
--- somebody else has the row of a job locked, or it is not to be written (p_beside), the lease is prolonged beside it
--- (lease_extension).
+-- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job with a cancel
+-- request, or past its timeout, keeps its lease until its grace has passed; then the heartbeat ends the lease and
+-- answers that it is lost. A job cancelled while parked is claimed once more, so that its handler can undo its work;
+-- its grace begins at that claim. Where somebody else has the row of a job locked, or the row is not to be written
+-- (p_beside), the lease is prolonged beside it (lease_extension). It waits no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+set lock_timeout = '10ms'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -50,8 +51,8 @@ begin
   with held as (
     select j.id, j.lease_id, j.cancel_requested_at, j.id = any (v_free) as is_free, least(
         v_now + make_interval(secs => j.lease_seconds),
-        greatest(j.cancel_requested_at, case when j.cancel_requested_at is not null then j.started_at end)
-          + make_interval(secs => s.cancel_grace_seconds),
+        case when j.cancel_requested_at is not null then
+          greatest(j.cancel_requested_at, j.started_at) + make_interval(secs => s.cancel_grace_seconds) end,
         j.started_at + make_interval(secs => s.timeout_grace_seconds
           + coalesce(j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, s.timeout_seconds))) as lease_ends_at
     from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
@@ -80,7 +81,8 @@ begin
   left join held h on h.id = l.job_id;
   -- What was prolonged beside a row ends with the lease in the row, which a cancel may have shortened.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
-    delete from picture_queue.lease_extension x where x.job_id = any (v_free);
+    delete from picture_queue.lease_extension x where x.job_id = any (array(
+      select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));
   end if;
   update picture_queue.worker w set seen_at = v_now
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));

@@ -78,8 +78,9 @@ create function picture_queue._wake_by_events(p_ids bigint[], p_limit integer) r
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_jobs uuid[] := array(
-    select f.subject from picture_queue.follow_up f where f.id = any (p_ids) order by f.id limit p_limit for update skip locked);
+  v_mine bigint[] := array(
+    select f.id from picture_queue.follow_up f where f.id = any (p_ids) order by f.id limit p_limit for update skip locked);
+  v_jobs uuid[] := array(select f.subject from picture_queue.follow_up f where f.id = any (v_mine));
 begin
   perform picture_queue._isolate('wake', array(
     select j::text from unnest(v_jobs) j
@@ -88,8 +89,8 @@ begin
       where e.kind = 'wake' and e.subject = j::text and e.retry_at > picture_queue._now())), p_limit);
   perform picture_queue._take_events(array(select distinct j.parked_on from public.job_queue j where j.id = any (v_jobs)));
   delete from picture_queue.follow_up f
-  where f.id = any (p_ids) and not exists (select from public.job_queue j where j.id = f.subject and j.hold = 'parked');
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '1 second' where f.id = any (p_ids);
+  where f.id = any (v_mine) and not exists (select from public.job_queue j where j.id = f.subject and j.hold = 'parked');
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '1 second' where f.id = any (v_mine);
   return cardinality(v_jobs);
 end
 $$;

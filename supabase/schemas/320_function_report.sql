@@ -24,9 +24,13 @@ begin
   end;
   for v_item in select e from jsonb_array_elements(leases) e loop
     begin
-      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
-    exception when others then
-      v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+      begin
+        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
+      exception when others then
+        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+      end;
+    exception when lock_not_available then
+      continue;  -- another heartbeat is prolonging this lease
     end;
     v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
       'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
@@ -74,8 +78,9 @@ $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
 
 -- Writes how attempts ended and, in the same round trip, claims the next jobs if claim is given. If the outcomes cannot
--- be written together (one is not well formed, or its job is locked for longer than a moment), they are written one
--- by one, so that none holds up the others; a report of one such outcome fails.
+-- be written together (one is malformed, or its job is locked for longer than lock_timeout), they are written one by
+-- one, so that none holds up the others. With a single outcome, a locked job raises PQ_BUSY, a malformed value
+-- PQ_INVALID_ARGUMENT; any other error is answered refused.
 create function public.report_jobs(outcomes jsonb, claim jsonb default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '300ms'
 as $$
@@ -90,8 +95,6 @@ begin
     if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
       if picture_queue._is_transient(sqlstate) then
         perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-      elsif sqlstate like '22%' then  -- a value that is not of its type
-        perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
       elsif sqlstate like 'PT%' then
         raise;
       end if;
@@ -135,6 +138,8 @@ begin
     || jsonb_build_object('result', result))) #> '{outcomes,0}';
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
+  elsif v_outcome ->> 'outcome' = 'busy' then
+    perform picture_queue._refuse('PQ_BUSY', v_outcome ->> 'error', 'repeat the call');
   elsif v_outcome ->> 'outcome' = 'refused' then
     perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', job_id, v_outcome ->> 'error'),
       'look for a trigger or constraint of yours on public.job_queue');

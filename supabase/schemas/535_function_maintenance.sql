@@ -12,6 +12,8 @@ declare
   v_done jsonb := '{}'::jsonb;
   v_settled integer := 0;
   v_overdue text[] := '{}'::text[];
+  v_failed_keys text[] := array(
+    select f.subject from picture_queue.failed_step f where f.kind = 'key' and f.retry_at > v_now);
 begin
   if p_sweeps then
     v_overdue := picture_queue._overdue_jobs(p_limit);
@@ -45,15 +47,20 @@ begin
     order by b.finished_at limit p_limit), p_limit);
   v_done := v_done || jsonb_build_object('counted', picture_queue._isolate('rule', array(
     select r.key from picture_queue.limit_rule r
-    where r.count_at <= v_now or r.count_at is null and not r.counted limit 100), p_limit),
+    where (r.count_at <= v_now or r.count_at is null and not r.counted) and not exists (
+      select from picture_queue.failed_step f where f.kind = 'rule' and f.subject = r.key and f.retry_at > v_now)
+    limit 100), p_limit),
   'reordered', picture_queue._isolate('reorder', array(
     select q.name from picture_queue.queue q
     where q.reorder_after is not null and not exists (
       select from picture_queue.failed_step f where f.kind = 'reorder' and f.subject = q.name and f.retry_at > v_now)), p_limit * 5));
   return v_done || jsonb_build_object('settled', v_settled, 'keys', picture_queue._isolate('key', array(
-    (select distinct f.key from (select o.key from picture_queue.freed_key o limit p_limit * 10) f limit p_limit)
+    (select distinct f.key
+      from (select o.key from picture_queue.freed_key o where o.key <> all (v_failed_keys) limit p_limit * 10) f
+      limit p_limit)
     union
-    (select k.key from picture_queue.limit_key k where k.due_at <= v_now limit p_limit)), p_limit));
+    (select k.key from picture_queue.limit_key k
+      where k.due_at <= v_now and k.key <> all (v_failed_keys) limit p_limit)), p_limit));
 end
 $$;
 
@@ -117,8 +124,9 @@ end
 $$;
 
 -- Does the maintenance of the project: one worker at a time, under a lease of five seconds that its calls prolong.
--- A caller without a name does a round when nobody has the lease, but does not take it. Forced, a round is done whoever
--- has the lease. Answers what was done and when to call again: next_in, in seconds.
+-- A caller without a name does a round when nobody has the lease, but does not take it. Forced (the default here, for
+-- cron; not that of maintain_jobs), a round is done whoever has the lease. Answers what was done and when to call
+-- again: next_in, in seconds.
 create function picture_queue.maintain(p_force boolean default true, p_worker text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -149,8 +157,8 @@ begin
   if not v_has_row and not p_force and v_state.done_at > v_now - interval '10 seconds' then
     return '{"leased": false, "next_in": 1}'::jsonb;
   end if;
-  -- Housekeeping has rounds of its own, so that what is due does not wait for it, and never two in a row: there may be
-  -- more of it than fits, or somebody may have the row locked that says it is done.
+  -- Housekeeping has rounds of its own. Two of them never follow each other, so due work is delayed by one round at
+  -- most, although there may be more housekeeping than fits, or somebody may have the row locked that says it is done.
   v_prunes := p_force or (select s.maintained_at <= v_now - interval '1 minute' from picture_queue.setting s);
   v_is_tidying := p_force or (v_prunes or v_state.fold_at <= v_now) and not (v_state.tidied and v_has_row);
   if v_is_tidying then

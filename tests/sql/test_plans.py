@@ -412,7 +412,7 @@ async def plan(many, text, types, values):
 
 PICKING = {
     "p_claim": "picture_queue.claim",
-    "p_queues": "text[]",
+    "p_open_queues": "text[]",
     "p_heads": "jsonb",
     "p_limit": "integer",
     "p_with_keys": "boolean",
@@ -432,7 +432,7 @@ async def test_the_plan_of_a_pick(many):
         {
             "p_claim": f"row('w', array['{many.queue}'], '{{sql-resize}}', 20, null, 30, "
             "gen_random_uuid(), null, false)::picture_queue.claim",
-            "p_queues": f"array['{many.queue}']",
+            "p_open_queues": f"array['{many.queue}']",
             "p_limit": "20",
             "p_with_keys": "true",
             "p_some_failed": "false",

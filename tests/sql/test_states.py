@@ -49,6 +49,14 @@ async def test_a_claim_in_a_report_has_the_defaults_of_a_claim(db):
     assert job["id"] == str(first) and job["lease_seconds"] == 30
 
 
+async def test_a_claim_without_lease_seconds_has_that_of_the_setting(db):
+    await db.enqueue()
+    await db.value("""select set_setting('{"lease_seconds": 45}')""")
+    claim = "select claim_jobs('w1', $1, '{sql-resize}')"
+    (job,) = await db.value(claim, [db.queue])
+    assert job["lease_seconds"] == 45
+
+
 async def test_completing_stores_the_result_and_ends_the_lease(db):
     await db.enqueue()
     (job,) = await db.claim()

@@ -114,3 +114,11 @@ async def leave_dead_workers(connection: Connection, count: int) -> None:
           end loop;
         end $$"""
     )
+
+
+async def plan_started_key(connection: Connection, key: str) -> None:
+    """Plan the next look at a key under which a job started, and of which there is no row."""
+    await connection.execute(
+        "insert into picture_queue.start (key, at) values ($1, picture_queue._now())", key
+    )
+    await connection.execute("select picture_queue._plan_keys($1)", [key])

@@ -1,0 +1,179 @@
+"""Steps that fail, and rows that open transactions hold: others neither repeat nor wait."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from . import inside
+from .world import EVENT, QUEUE, TYPE, World
+
+pytestmark = pytest.mark.timeout(120)
+
+KEY = "model:flux"
+KEYED: dict[str, Any] = {"options": {"limit_keys": [KEY]}}
+HANG = 5  # seconds after which a call that should not wait counts as waiting
+
+
+async def refuse_updates(world: World, table: str) -> None:
+    await world.owner.execute(
+        f"""create function refuse() returns trigger language plpgsql
+        as $$ begin raise exception 'not now'; end $$;
+        create trigger refuse before update on picture_queue.{table} for each row
+        execute function refuse()"""
+    )
+
+
+async def test_a_key_whose_step_failed_is_not_tried_again_before_its_time(world):
+    await world.call("select set_limit($1, 1)", KEY)
+    job, _ = [await world.enqueue(TYPE, KEYED) for _ in range(2)]
+    await world.claim()
+    await refuse_updates(world, "limit_key")
+    await world.report([job])
+    for _ in range(4):
+        await world.claim()
+        await world.maintain(1)
+    steps = await inside.failed_steps(world.owner)
+    assert [(step["kind"], step["subject"], step["failures"]) for step in steps] == [
+        ("key", KEY, 1)
+    ]
+    await world.owner.execute("drop trigger refuse on picture_queue.limit_key")
+    await world.pass_time(3)
+    await world.maintain()
+    assert len(await world.claim()) == 1
+
+
+async def test_a_rule_whose_step_failed_is_not_tried_again_before_its_time(world):
+    await world.enqueue(TYPE, KEYED)
+    await world.claim()
+    await world.call("select set_limit($1, 1)", KEY)
+    await refuse_updates(world, "limit_rule")
+    await world.maintain(4)
+    steps = await inside.failed_steps(world.owner)
+    assert [(step["kind"], step["failures"]) for step in steps] == [("rule", 1)]
+
+
+async def test_a_running_job_whose_row_is_locked_counts_under_a_new_limit(world):
+    await world.enqueue(TYPE, KEYED)
+    [running] = await world.claim()
+    await world.enqueue(TYPE, KEYED)
+    holder = await world.hold("select from job_queue where id::text = $1 for update", running["id"])
+    await world.call("select set_limit($1, 1)", KEY)
+    for _ in range(3):
+        await world.maintain(1)
+        await world.pass_time(1)
+        assert await world.claim() == []
+    await holder.execute("rollback")
+    for _ in range(3):
+        await world.pass_time(1)
+        await world.maintain(1)
+    assert await world.claim() == []
+    assert await world.report([running["id"]]) == ["ok"]
+    await world.maintain(1)
+    assert len(await world.claim()) == 1
+
+
+async def test_a_job_locked_for_long_does_not_stop_its_key_for_ever(world):
+    await world.enqueue(TYPE, KEYED)
+    [running] = await world.claim()
+    await world.enqueue(TYPE, KEYED)
+    await world.hold("select from job_queue where id::text = $1 for update", running["id"])
+    await world.call("select set_limit($1, 1)", KEY)
+    await world.pass_time(11)
+    await world.maintain(1)
+    assert len(await world.claim()) == 1
+
+
+async def make_batch(world: World, count: int) -> list[str]:
+    item = {"job_type": TYPE, "queue": QUEUE}
+    answer = await world.call("select enqueue_batch($1)", [item] * count)
+    world.noted["batch"] = answer["batch_id"]
+    await world.claim()
+    return [job["job_id"] for job in answer["jobs"]]
+
+
+async def test_counting_a_batch_does_not_wait_for_one_who_counts_it(world):
+    first, second = await make_batch(world, 2)
+    batch = world.noted["batch"]
+    holder = await world.hold(
+        "select from picture_queue.batch where id::text = $1 for update", batch
+    )
+    await world.report([first])
+    await holder.execute("rollback")
+    other = await world.session("other")
+    await other.begin()
+    item = {**world.leases([second])[0], "outcome": "completed"}
+    await other.call("select report_jobs($1)", [item])
+    await world.pass_time(1)
+    await asyncio.wait_for(world.maintain(1), HANG)
+    assert await inside.failed_steps(world.owner) == []
+    await other.commit()
+    assert (await world.call("select get_batch($1::text::uuid)", batch))["open"] == 0
+
+
+async def test_waking_by_an_event_does_not_wait_for_its_locked_follow_up(world):
+    job = await world.enqueue(TYPE, {})
+    await world.claim()
+    await world.report([job], "parked", event=EVENT)
+    holder = await world.hold("select from job_queue where id::text = $1 for update", job)
+    await world.call("select send_event($1)", EVENT)
+    await holder.execute("rollback")
+    await world.hold("select from picture_queue.follow_up where kind = 'event' for update")
+    await world.pass_time(1)
+    await asyncio.wait_for(world.maintain(1), HANG)
+    assert await inside.failed_steps(world.owner) == []
+
+
+async def test_a_new_row_of_a_key_tells_maintenance_when_it_is_due(world):
+    """The row was pruned although jobs have started under the key's rate."""
+    await world.call("select set_limit($1, rate => 1, period_seconds => 0.3)", KEY)
+    await world.call("select register_worker('w', $1, '{}')", [QUEUE])
+    await world.call("select maintain_jobs(worker => 'w')")
+    await world.call("select maintain_jobs(worker => 'w')")
+    heard: list[str] = []
+    listener = await world.session("listener")
+    await listener.connection.add_listener(
+        "picture_queue", lambda *message: heard.append(message[3])
+    )
+    await inside.plan_started_key(world.owner, KEY)
+    await listener.connection.execute("select 1")
+    assert [text for text in heard if "maintain" in text]
+
+
+async def test_a_repeated_claim_gives_a_job_whose_lease_was_prolonged_beside_it(world):
+    job, request = await world.enqueue(TYPE, {}), str(uuid4())
+    sql = "select claim_jobs('w', $1, $2, 5, 6, $3::text::uuid)", [QUEUE], [TYPE], request
+    [first] = await world.call(*sql)
+    later = await world.enqueue(TYPE, {})
+    await world.hold("select from job_queue where id::text = $1 for update", job)
+    for _ in range(2):
+        await world.pass_time(4)
+        answer = await world.call("select heartbeat_jobs('w', $1)", [world.lease(first)])
+        assert answer["lost"] == []
+    assert [one["id"] for one in await world.call(*sql)] == [job]
+    assert await world.states([later]) == ["pending"]
+
+
+@pytest.mark.parametrize("free", [True, False], ids=["row is free", "row is locked"])
+async def test_a_heartbeat_does_not_wait_for_an_open_heartbeat(world, free):
+    """The first heartbeat, never committed, prolongs the lease beside the locked row."""
+    jobs = [await world.enqueue(TYPE, {}) for _ in range(2)]
+    await world.claim(lease=60)
+    leases = world.leases(jobs)
+    holder = await world.hold("select from job_queue where id::text = $1 for update", jobs[0])
+    if free:
+        await world.call("select heartbeat_jobs('w', $1)", leases[:1])
+    open_one = await world.session("open")
+    await open_one.begin()
+    await open_one.call("select heartbeat_jobs('w', $1)", leases[:1])
+    if free:
+        await holder.execute("rollback")
+    await world.pass_time(1)
+    beat = world.call("select heartbeat_jobs('w', $1)", leases)
+    answer = await asyncio.wait_for(beat, HANG)
+    assert answer == {"cancel": [], "lost": []}
+    ends = await world.owner.fetchval(
+        "select lease_expires_at - picture_queue._now() from job_queue where id::text = $1", jobs[1]
+    )
+    assert ends.total_seconds() == 60
