@@ -1369,7 +1369,7 @@ $$;
 
 -- The generations of these jobs show their state.
 create function picture_queue._mirror_generations(p_ids uuid[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
   update public.generations g
   set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at
@@ -2141,9 +2141,12 @@ begin
           and (j.queue, j.job_type) > (p.queue, p.job_type)
         order by j.queue, j.job_type limit 1) o
       where p.n < 200
-    )
+    ),
+    -- All together are a thousand or so, whatever the number of pairs: a claim may be waiting for them.
+    share (n) as (select greatest(1000 / count(*), 1) from pair)
     select distinct d.id::text
     from pair p
+    cross join share s
     left join (select * from picture_queue._capacity(p_keys) where capacity is not null) c on c.key = p.key
     cross join lateral (
       select j.id from public.job_queue j
@@ -2153,13 +2156,13 @@ begin
           select from picture_queue.failed_step f
           where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
       order by j.rank, j.turn, j.seq
-      limit greatest(0, coalesce(c.capacity, 1000) - (
+      limit greatest(0, least(c.capacity, s.n) - (
         -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
         select count(*) from (
           select u.updated_at from public.job_queue u
           where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
             and u.queue = p.queue and u.job_type = p.job_type
-          order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o
+          order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, least(c.capacity, s.n))) o
         where o.updated_at > picture_queue._now() - interval '3 seconds'))
     ) d);
 end
@@ -2228,7 +2231,8 @@ $$;
 -- The candidates that a claim is to deal with, with those of their keys that are limited: first up to p_max_jobs that
 -- may start, then those to be blocked since one of their keys is full. Those whose keys somebody else has locked are
 -- left out. The keys stay locked until the transaction ends.
-create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
+create function picture_queue._admit(
+  p_candidates picture_queue.candidate[], p_max_jobs integer, p_start_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2263,7 +2267,11 @@ begin
 
   foreach v_candidate in array p_candidates loop
     exit when cardinality(v_starting) = p_max_jobs;
-    continue when v_candidate.keys && v_busy;
+    continue when v_candidate.keys && v_busy
+      -- A job that _start would not claim ahead takes no room from others.
+      or cardinality(v_starting) >= p_start_jobs and exists (
+        select from public.job_queue j
+        where j.id = v_candidate.id and (j.attempt + 1 >= j.max_attempts or j.claimed_ahead is false));
     select array_agg(k), min(k) filter (where (v_capacity ->> k)::integer <= 0)
     into v_candidate.keys, v_candidate.blocked_on
     from (select distinct u.k from unnest(v_candidate.keys) as u (k)) d
@@ -2749,8 +2757,9 @@ begin
   if v_queues <> '{}' then
     perform picture_queue._wake(v_queues, 'enqueue');
   end if;
-  if v_found = '{}' then
-    -- Rows as JSON take half the time of as many objects built of their parts.
+  if v_found = '{}' and cardinality(v_rest) = cardinality(v_jobs) then
+    -- All were made in the first round, so in the order asked. Rows as JSON take half the time
+    -- of as many objects built of their parts.
     return to_jsonb(array(select m from (select u.id as job_id, 'created' as outcome from unnest(v_made) as u (id)) m));
   end if;
   return (
@@ -3374,7 +3383,7 @@ begin
       ) h),
     heads_until = case when w.heads_until > picture_queue._now() then w.heads_until
       else picture_queue._now() + make_interval(secs => least(p_read * 0.000005, 5)) end
-  where w.name = p_claim.worker;
+  where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_claim.worker for update skip locked));
 end
 $$;
 
@@ -3432,7 +3441,7 @@ begin
       else picture_queue._pick_by_weight(
         p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one) end;
     exit when v_picked = '{}';
-    v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs) else v_picked end;
+    v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs, v_left.start_jobs) else v_picked end;
     v_ids := v_ids || case when p_one_by_one then picture_queue._start_each(v_admitted, v_left)
       else picture_queue._start(v_admitted, v_left) end;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
@@ -3552,8 +3561,9 @@ begin
       when o.outcome is null
         or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
         then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
-      when length(o.event) not between 1 and 200 then format('event is %s', g.item -> 'event')
-      when length(o.pause_key) not between 1 and 200 then format('pause_key is %s', g.item -> 'pause_key')
+      when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
+      when picture_queue._limit_key_problem(o.pause_key, false) is not null and o.pause_key is not null
+        then format('pause_key is %s', g.item -> 'pause_key')
       -- Beyond these clients cannot read it, nor any list that has it.
       when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
         then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
@@ -3586,7 +3596,8 @@ declare
 begin
   if not exists (
     select from unnest(v_outcomes) o
-    where o.outcome <> 'completed' or octet_length(o.result::text) > v_largest)
+    where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_largest, 200)
+      and picture_queue._json_problem(o.result, v_largest) is not null)
   then
     -- The common case needs to know nothing of the jobs: the lease decides, as they are written.
     v_changes := array(
@@ -3670,14 +3681,14 @@ begin
   ),
   asked as (
     select distinct on (o.job_id) o.*, h.cancelled, h.attempts_left,
-      o.outcome = 'completed' and coalesce(octet_length(o.result::text) > p_largest, false) as too_large
+      case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_largest) end as problem
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
     order by o.job_id, o.i
   ),
   wished as (
     select a.*, case
-        when a.outcome = 'completed' and not a.too_large then 'complete'
+        when a.outcome = 'completed' and a.problem is null then 'complete'
         when a.outcome = 'cancelled' or a.cancelled then 'cancel'
         when a.outcome = 'failed' and coalesce(a.retryable, true) and a.attempts_left then 'back_off'
         when a.outcome in ('failed', 'completed') then 'fail'
@@ -3695,7 +3706,9 @@ begin
           when 'snooze' then 0 end))) end,
       w.result,
       case when w.action in ('fail', 'back_off') then case
-        when w.too_large then 'The result is larger than the project allows (setting max_result_bytes).'
+        when w.problem like '% bytes, the limit is %'
+          then 'The result is larger than the project allows (setting max_result_bytes).'
+        when w.problem is not null then 'The result ' || w.problem
         else coalesce(left(w.error, 2000), 'The job failed without saying why.') end end,
       w.detail, w.duration_seconds, null,
       case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, false)::picture_queue.change)
@@ -4984,6 +4997,16 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(q order by q ->> 'name'), '[]') from picture_queue._queues() q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
+-- What is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
+create function picture_queue._resume_at_problem(p_at timestamptz) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return case when p_at <= picture_queue._now() then format('resume_at is %s, which is past', p_at)
+    when p_at > '9998-12-31T23:59Z' then format('resume_at is %s, not a time to 9998', p_at) end;
+end
+$$;
+
 -- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
@@ -4991,8 +5014,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 begin
   perform picture_queue._queue(queue);
-  perform picture_queue._refuse_problem(case when resume_at <= picture_queue._now()
-    then format('resume_at is %s, which is past', resume_at) end, 'name a time to come, or none');
+  perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time to come, or none');
   update picture_queue.queue q
   set paused_until = coalesce(resume_at, 'infinity'), pause_reason = left(pause_queue.reason, 500)
   where q.name = pause_queue.queue;
@@ -5034,6 +5056,7 @@ declare
   v_ids uuid[] := '{}'::uuid[];
   v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
 begin
+  perform picture_queue._check_isolation();
   if v_answer is not null then
     return v_answer;
   end if;
@@ -5282,8 +5305,8 @@ create function public.pause_key(key text, resume_at timestamptz default null) r
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, false),
-    case when resume_at <= picture_queue._now() then format('resume_at is %s, which is past', resume_at) end),
+  perform picture_queue._refuse_problem(
+    coalesce(picture_queue._limit_key_problem(key, false), picture_queue._resume_at_problem(resume_at)),
     'name one key, and a resume_at to come or none');
   perform picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
   return jsonb_build_object('key', key, 'paused', true, 'resume_at', nullif(resume_at, 'infinity'));
@@ -5436,6 +5459,7 @@ declare
   v_call text := 'send_event ' || name;
   v_answer jsonb;
 begin
+  perform picture_queue._check_isolation();
   if coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
       'a name has 1 to 200 characters, none of them a control character');
@@ -5475,6 +5499,10 @@ begin
   then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
       'levels are debug, info, warning and error');
+  elsif exists (
+    select from jsonb_to_recordset(lines) as l (at timestamptz) where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z')
+  then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines has a time that is not from 1970 to 9998');
   end if;
   insert into picture_queue.log (job_id, attempt, at, level, message)
   select log_job.job_id, v_attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
@@ -7180,20 +7208,25 @@ declare
   v_batch integer;
   v_pruned integer := 0;
   v_rounds integer := 0;
+  v_done jsonb;
 begin
   -- One at a time: the archive's partitions, and no waiting for each other.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
     return '{}'::jsonb;
   end if;
+  -- A lock that somebody keeps, of a table that jobs are pruned into or from, costs this round and no other.
+  perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
     v_batch := picture_queue._prune(1000);
     v_pruned := v_pruned + v_batch;
     v_rounds := v_rounds + 1;
     exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  return jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
+  v_done := jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._drop_archive(), 'more', v_batch > 0);
+  perform set_config('picture_queue.deadline', '', true);
+  return v_done;
 end
 $$;
 

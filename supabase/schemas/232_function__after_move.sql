@@ -12,7 +12,7 @@ $$;
 
 -- The generations of these jobs show their state.
 create function picture_queue._mirror_generations(p_ids uuid[]) returns void
-language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
   update public.generations g
   set status = j.status, error = j.error, finished_at = j.finished_at, updated_at = j.updated_at

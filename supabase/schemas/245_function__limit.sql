@@ -231,9 +231,12 @@ begin
           and (j.queue, j.job_type) > (p.queue, p.job_type)
         order by j.queue, j.job_type limit 1) o
       where p.n < 200
-    )
+    ),
+    -- All together are a thousand or so, whatever the number of pairs: a claim may be waiting for them.
+    share (n) as (select greatest(1000 / count(*), 1) from pair)
     select distinct d.id::text
     from pair p
+    cross join share s
     left join (select * from picture_queue._capacity(p_keys) where capacity is not null) c on c.key = p.key
     cross join lateral (
       select j.id from public.job_queue j
@@ -243,13 +246,13 @@ begin
           select from picture_queue.failed_step f
           where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
       order by j.rank, j.turn, j.seq
-      limit greatest(0, coalesce(c.capacity, 1000) - (
+      limit greatest(0, least(c.capacity, s.n) - (
         -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
         select count(*) from (
           select u.updated_at from public.job_queue u
           where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
             and u.queue = p.queue and u.job_type = p.job_type
-          order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, coalesce(c.capacity, 1000))) o
+          order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, least(c.capacity, s.n))) o
         where o.updated_at > picture_queue._now() - interval '3 seconds'))
     ) d);
 end

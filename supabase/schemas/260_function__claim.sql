@@ -89,7 +89,7 @@ begin
       ) h),
     heads_until = case when w.heads_until > picture_queue._now() then w.heads_until
       else picture_queue._now() + make_interval(secs => least(p_read * 0.000005, 5)) end
-  where w.name = p_claim.worker;
+  where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_claim.worker for update skip locked));
 end
 $$;
 
@@ -147,7 +147,7 @@ begin
       else picture_queue._pick_by_weight(
         p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one) end;
     exit when v_picked = '{}';
-    v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs) else v_picked end;
+    v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs, v_left.start_jobs) else v_picked end;
     v_ids := v_ids || case when p_one_by_one then picture_queue._start_each(v_admitted, v_left)
       else picture_queue._start(v_admitted, v_left) end;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
@@ -170,7 +170,7 @@ begin
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
-  if v_read > p_claim.max_jobs + 20000 then
+  if v_read > p_claim.max_jobs + 20000 and (not v_is_selective or cardinality(v_picked) < v_take) then
     perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
   end if;
   return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(

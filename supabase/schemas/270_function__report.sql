@@ -30,8 +30,9 @@ begin
       when o.outcome is null
         or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
         then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
-      when length(o.event) not between 1 and 200 then format('event is %s', g.item -> 'event')
-      when length(o.pause_key) not between 1 and 200 then format('pause_key is %s', g.item -> 'pause_key')
+      when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
+      when picture_queue._limit_key_problem(o.pause_key, false) is not null and o.pause_key is not null
+        then format('pause_key is %s', g.item -> 'pause_key')
       -- Beyond these clients cannot read it, nor any list that has it.
       when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
         then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
@@ -64,7 +65,8 @@ declare
 begin
   if not exists (
     select from unnest(v_outcomes) o
-    where o.outcome <> 'completed' or octet_length(o.result::text) > v_largest)
+    where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_largest, 200)
+      and picture_queue._json_problem(o.result, v_largest) is not null)
   then
     -- The common case needs to know nothing of the jobs: the lease decides, as they are written.
     v_changes := array(
@@ -148,14 +150,14 @@ begin
   ),
   asked as (
     select distinct on (o.job_id) o.*, h.cancelled, h.attempts_left,
-      o.outcome = 'completed' and coalesce(octet_length(o.result::text) > p_largest, false) as too_large
+      case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_largest) end as problem
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
     order by o.job_id, o.i
   ),
   wished as (
     select a.*, case
-        when a.outcome = 'completed' and not a.too_large then 'complete'
+        when a.outcome = 'completed' and a.problem is null then 'complete'
         when a.outcome = 'cancelled' or a.cancelled then 'cancel'
         when a.outcome = 'failed' and coalesce(a.retryable, true) and a.attempts_left then 'back_off'
         when a.outcome in ('failed', 'completed') then 'fail'
@@ -173,7 +175,9 @@ begin
           when 'snooze' then 0 end))) end,
       w.result,
       case when w.action in ('fail', 'back_off') then case
-        when w.too_large then 'The result is larger than the project allows (setting max_result_bytes).'
+        when w.problem like '% bytes, the limit is %'
+          then 'The result is larger than the project allows (setting max_result_bytes).'
+        when w.problem is not null then 'The result ' || w.problem
         else coalesce(left(w.error, 2000), 'The job failed without saying why.') end end,
       w.detail, w.duration_seconds, null,
       case when w.action = 'park' then coalesce(w.event, w.job_id::text) end, false)::picture_queue.change)

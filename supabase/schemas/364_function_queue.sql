@@ -93,6 +93,16 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(q order by q ->> 'name'), '[]') from picture_queue._queues() q $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
+-- What is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
+create function picture_queue._resume_at_problem(p_at timestamptz) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return case when p_at <= picture_queue._now() then format('resume_at is %s, which is past', p_at)
+    when p_at > '9998-12-31T23:59Z' then format('resume_at is %s, not a time to 9998', p_at) end;
+end
+$$;
+
 -- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
@@ -100,8 +110,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 begin
   perform picture_queue._queue(queue);
-  perform picture_queue._refuse_problem(case when resume_at <= picture_queue._now()
-    then format('resume_at is %s, which is past', resume_at) end, 'name a time to come, or none');
+  perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time to come, or none');
   update picture_queue.queue q
   set paused_until = coalesce(resume_at, 'infinity'), pause_reason = left(pause_queue.reason, 500)
   where q.name = pause_queue.queue;
@@ -143,6 +152,7 @@ declare
   v_ids uuid[] := '{}'::uuid[];
   v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
 begin
+  perform picture_queue._check_isolation();
   if v_answer is not null then
     return v_answer;
   end if;

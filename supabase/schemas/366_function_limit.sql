@@ -131,8 +131,8 @@ create function public.pause_key(key text, resume_at timestamptz default null) r
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, false),
-    case when resume_at <= picture_queue._now() then format('resume_at is %s, which is past', resume_at) end),
+  perform picture_queue._refuse_problem(
+    coalesce(picture_queue._limit_key_problem(key, false), picture_queue._resume_at_problem(resume_at)),
     'name one key, and a resume_at to come or none');
   perform picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
   return jsonb_build_object('key', key, 'paused', true, 'resume_at', nullif(resume_at, 'infinity'));

@@ -8,6 +8,7 @@ declare
   v_call text := 'send_event ' || name;
   v_answer jsonb;
 begin
+  perform picture_queue._check_isolation();
   if coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]' then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
       'a name has 1 to 200 characters, none of them a control character');
@@ -47,6 +48,10 @@ begin
   then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
       'levels are debug, info, warning and error');
+  elsif exists (
+    select from jsonb_to_recordset(lines) as l (at timestamptz) where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z')
+  then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines has a time that is not from 1970 to 9998');
   end if;
   insert into picture_queue.log (job_id, attempt, at, level, message)
   select log_job.job_id, v_attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)

@@ -212,20 +212,25 @@ declare
   v_batch integer;
   v_pruned integer := 0;
   v_rounds integer := 0;
+  v_done jsonb;
 begin
   -- One at a time: the archive's partitions, and no waiting for each other.
   if not pg_catalog.pg_try_advisory_xact_lock(1903326071, 1) then
     return '{}'::jsonb;
   end if;
+  -- A lock that somebody keeps, of a table that jobs are pruned into or from, costs this round and no other.
+  perform set_config('picture_queue.deadline', (clock_timestamp() + make_interval(secs => p_seconds + 1))::text, true);
   loop
     v_batch := picture_queue._prune(1000);
     v_pruned := v_pruned + v_batch;
     v_rounds := v_rounds + 1;
     exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
-  return jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
+  v_done := jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
     'dropped_partitions', picture_queue._drop_archive(), 'more', v_batch > 0);
+  perform set_config('picture_queue.deadline', '', true);
+  return v_done;
 end
 $$;
 

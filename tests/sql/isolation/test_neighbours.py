@@ -1,0 +1,145 @@
+"""Locked rows, many waiting jobs and odd values: what they cost the calls of others."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from .world import EVENT, QUEUE, TYPE, Refused, World
+
+pytestmark = pytest.mark.timeout(120)
+
+KEY = "model:flux"
+KEYED: dict[str, Any] = {"options": {"limit_keys": [KEY]}}
+HANG = 3  # seconds after which a call that should not wait counts as waiting
+
+
+async def refused(world: World, sql: str, *args: Any) -> str:
+    with pytest.raises(Refused) as caught:
+        await world.ask(sql, *args)
+    return str(caught.value)
+
+
+async def test_ids_are_answered_in_the_order_asked(world):
+    """Also where a job is made in a second round, after the unique one that kept it out."""
+
+    def job(k: int, **options: Any) -> dict[str, Any]:
+        return {"job_type": TYPE, "queue": QUEUE, "payload": {"k": k}, "options": options}
+
+    unique = {"unique": {"by": ["k"], "period_seconds": 1}}
+    await world.call("select enqueue_jobs($1)", [job(1, **unique)])
+    await world.pass_time(1.5)
+    made = await world.call("select enqueue_jobs($1)", [job(1, **unique), job(2), job(3)])
+    rows = [await world.call("select get_job($1::text::uuid)", item["job_id"]) for item in made]
+    assert [row["payload"]["k"] for row in rows] == [1, 2, 3]
+
+
+async def test_a_locked_table_of_the_archive_does_not_stop_maintenance(world):
+    await world.call("select set_setting('{\"archive\": true}')")
+    old = [await world.enqueue(TYPE, {}) for _ in range(40)]
+    await world.claim()
+    await world.report(old)
+    await world.pass_time(400 * 86400)
+    await world.hold("lock table picture_queue.archive in access exclusive mode")
+    late = await world.enqueue(TYPE, {"options": {"delay_seconds": 1}})
+    await world.pass_time(2)
+    for _ in range(3):
+        await asyncio.wait_for(world.maintain(1), HANG)
+    assert [job["id"] for job in await world.claim()] == [late]
+
+
+async def test_many_kinds_of_jobs_that_wait_for_a_key_delay_no_claim(world):
+    await world.call("select set_limit($1, 1000)", KEY)
+    await world.owner.execute(
+        "insert into job_queue (job_type, queue, status, hold, blocked_on, limit_keys) "
+        f"select 'z' || g % 100, 'elsewhere', 'pending', 'blocked', '{KEY}', '{{{KEY}}}' "
+        "from generate_series(1, 20000) g"
+    )
+    await world.owner.execute(f"insert into picture_queue.freed_key (key, n) values ('{KEY}', 0)")
+    await world.enqueue(TYPE, {})
+    assert len(await asyncio.wait_for(world.claim(), HANG)) == 1
+    left = await world.owner.fetchval("select count(*) from job_queue where hold = 'blocked'")
+    assert 18_000 <= left < 20_000
+
+
+async def test_a_locked_generation_delays_neither_sweep_nor_claim(world):
+    bound = await world.enqueue(TYPE, {"generation_id": str(uuid4())})
+    await world.owner.execute(
+        "insert into generations (id, job_id, model_id, prompt) "
+        f"select generation_id, id, 'm', 'x' from job_queue where id::text = '{bound}'"
+    )
+    others = [await world.enqueue(TYPE, {}) for _ in range(3)]
+    await world.hold("select from generations for update")
+    claimed = await asyncio.wait_for(world.claim(), HANG)
+    assert {job["id"] for job in claimed} == set(others)
+    assert bound not in {job["id"] for job in claimed}
+
+
+@pytest.mark.parametrize(
+    ("sql", "args"),
+    [
+        ("select pause_queue($1, '290000-01-01')", [QUEUE]),
+        ("select pause_key($1, '290000-01-01')", [KEY]),
+    ],
+)
+async def test_a_pause_ends_at_a_time_that_clients_can_read(world, sql, args):
+    await world.enqueue(TYPE, {})
+    assert "resume_at" in await refused(world, sql, *args)
+
+
+async def test_a_result_that_clients_cannot_read_fails_its_job_alone(world):
+    odd, plain = [await world.enqueue(TYPE, {}) for _ in range(2)]
+    await world.claim()
+    odd_lease, plain_lease = world.leases([odd]), world.leases([plain])
+    outcomes = (
+        f'[{{"job_id": "{odd}", "lease_id": "{odd_lease[0]["lease_id"]}", "outcome": "completed", '
+        f'"result": {{"n": 1e5000}}}}, {{"job_id": "{plain}", '
+        f'"lease_id": "{plain_lease[0]["lease_id"]}", "outcome": "completed", "result": 1}}]'
+    )
+    answer = await world.owner.fetchval(f"select report_jobs('{outcomes}')::text")
+    assert answer.count('"ok"') == 2
+    assert await world.states([odd, plain]) == ["failed", "completed"]
+    error = await world.owner.fetchval("select error from job_queue where id::text = $1", odd)
+    assert "beyond 1e308" in error
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("event", "a\nb"), ("pause_key", "a*"), ("pause_key", "a\nb")]
+)
+async def test_names_that_no_call_can_use_later_are_refused(world, field, value):
+    job = await world.enqueue(TYPE, {})
+    await world.claim()
+    outcome = {**world.leases([job])[0], "outcome": "parked", field: value}
+    assert field in await refused(world, "select report_jobs($1)", [outcome])
+
+
+async def test_a_locked_row_of_a_worker_delays_no_claim(world):
+    await world.owner.execute(
+        "insert into job_queue (job_type, queue, rank) "
+        f"select 'unknown', '{QUEUE}', -5 from generate_series(1, 40000)"
+    )
+    await world.enqueue(TYPE, {})
+    await world.claim()
+    await world.enqueue(TYPE, {})
+    await world.hold("select from picture_queue.worker for update")
+    assert len(await asyncio.wait_for(world.claim(), HANG)) == 1
+
+
+async def test_a_job_that_cannot_start_takes_no_room_of_a_limit(world):
+    await world.call("select set_limit($1, 2)", KEY)
+    jobs = [
+        await world.enqueue(TYPE, {**KEYED, "max_attempts": attempts}) for attempts in (3, 1, 3)
+    ]
+    claimed = await world.call(
+        "select claim_jobs('w', $1, $2, 3, start_jobs => 1)", [QUEUE], [TYPE]
+    )
+    assert [job["id"] for job in claimed] == [jobs[0], jobs[2]]
+
+
+@pytest.mark.parametrize("sql", [f"select purge_queue('{QUEUE}')", f"select send_event('{EVENT}')"])
+async def test_calls_that_must_see_what_others_commit_refuse_other_isolation(world, sql):
+    await world.enqueue(TYPE, {})
+    session = await world.session("reader", default_transaction_isolation="repeatable read")
+    with pytest.raises(Refused, match="isolation"):
+        await session.ask(sql)
