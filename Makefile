@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance test-all test-sql test-extra test-matrix test-long check format bench bench-quick bench-engine bench-smoke upgrade-fixture clean
+.PHONY: help setup demo test conformance test-all test-sql test-extra test-matrix test-long test-kill check format bench bench-quick bench-engine bench-smoke upgrade-fixture clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,9 @@ test-all: test test-extra test-matrix ## Run all tests, with those that need pac
 
 test-long: $(READY) ## Check 2,000 long random histories of the engine (some 20 minutes), then the races
 	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine -s
+
+test-kill: $(READY) ## Kill workers, Postgres and connections for five minutes, count what is lost (SECONDS=)
+	@$(BIN)/python -m tests.kill $(if $(SECONDS),--seconds $(SECONDS))
 
 check: $(READY) ## Lint, types, layers, SQL, and that what is generated is up to date
 	@$(BIN)/ruff check .

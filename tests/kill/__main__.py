@@ -1,0 +1,280 @@
+"""Kills everything that can be killed while jobs run, and counts what was lost.
+
+``python -m tests.kill [--seconds 300] [--workers 4] [--rate 10] [--seed N]``, or `make test-kill`.
+Jobs are enqueued at a steady pace for workers over HTTP and for workers straight to the database.
+When all is well again they must all end. Exits with 1 when a job was lost, ran twice in one attempt
+(under one lease), or lost an attempt that never started.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import random
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from picture_queue.local import LocalSupabase
+
+from ..databases import connect
+from ..faults.proxy import Proxy
+from .chaos import LEASE, QUEUE, Chaos, Workers
+
+GUARD = 180.0  # seconds for what is left when all is well again
+STOP = 60.0  # seconds for a worker to stop
+CHANCE = 0.3  # seconds from the answer to a claim to the start of its jobs, on a busy machine
+ATTEMPTS = 100  # more than a job can lose to kills
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        enqueued: Jobs that were enqueued.
+        lost: Jobs that did not complete with their own result.
+        twice: Attempts that ran twice under one lease.
+        unstarted: Attempts that were used up by jobs that a worker held and never started.
+        unclaimed: Attempts that were used up by claims whose worker was killed, or fell silent for
+            as long as the lease, before it had the answer and could start the job. The database
+            cannot tell them from those of a job that kills its worker as it starts, which have to
+            count.
+        attempts: Attempts in all.
+        crashes: Workers that ended by themselves after they had started.
+        refused: Workers that ended since the project did not answer at their start.
+        unstopped: Workers that did not stop when they were asked to.
+        done: How often each bad thing was done.
+        seconds: From the end of the chaos to that of the last job.
+        seed: Of the random choices.
+    """
+
+    enqueued: int
+    lost: int
+    twice: int
+    unstarted: int
+    unclaimed: int
+    attempts: int
+    crashes: int
+    refused: int
+    unstopped: int
+    done: dict[str, int]
+    seconds: float
+    seed: int
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing was lost."""
+        return not (self.lost or self.twice or self.unstarted or self.crashes or self.unstopped)
+
+    def __str__(self) -> str:
+        done = ", ".join(f"{name} {count}" for name, count in sorted(self.done.items()))
+        return (
+            f"{'good' if self.is_good else 'BAD'} (seed {self.seed})\n"
+            f"  jobs enqueued                   {self.enqueued:6}\n"
+            f"  jobs lost                       {self.lost:6}\n"
+            f"  run twice within one attempt    {self.twice:6}\n"
+            f"  attempts lost without a start   {self.unstarted:6} of {self.attempts}\n"
+            f"  attempts of unanswered claims   {self.unclaimed:6}\n"
+            f"  workers that crashed            {self.crashes:6}\n"
+            f"  workers that could not start    {self.refused:6}\n"
+            f"  workers that did not stop       {self.unstopped:6}\n"
+            f"  seconds until all jobs ended    {self.seconds:6.1f}\n"
+            f"  {done}"
+        )
+
+
+class Enqueuer:
+    """Enqueues jobs at a steady pace, and notes those whose enqueue was answered."""
+
+    def __init__(self, dsn: str, rate: float, seed: int) -> None:
+        self._dsn = dsn
+        self._rate = rate
+        self._began = monotonic()
+        self._random = random.Random(seed)
+        self.jobs: dict[UUID, int] = {}
+
+    async def run(self) -> None:
+        """Enqueue until cancelled."""
+        while True:
+            # Postgres is stopped now and then.
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection = await connect(self._dsn, command_timeout=10)
+                try:
+                    await self._enqueue(connection)
+                finally:
+                    connection.terminate()
+            await asyncio.sleep(0.2)
+
+    async def _enqueue(self, connection: Any) -> None:
+        while True:
+            job, n = uuid4(), len(self.jobs)
+            seconds = self._random.choice((0, 0, 0, 0.1, 0.1, 0.3, 1.2 * LEASE))
+            await connection.fetchval(
+                "select enqueue_job('work', $1, 0, $2, max_attempts => $3, job_id => $4)",
+                {"n": n, "seconds": seconds}, QUEUE, ATTEMPTS, job,
+            )  # fmt: skip
+            self.jobs[job] = n
+            # By the clock: what a busy machine kept from being enqueued follows.
+            await asyncio.sleep(max(0.0, self._began + len(self.jobs) / self._rate - monotonic()))
+
+
+async def unfinished(dsn: str, jobs: list[UUID]) -> int:
+    connection = await connect(dsn)
+    try:
+        found: int = await connection.fetchval(
+            "select count(*) from job_queue where id = any($1) and finished_at is null", jobs
+        )
+        return found
+    finally:
+        await connection.close()
+
+
+async def wait_for_the_end(dsn: str, jobs: list[UUID]) -> float:
+    """Wait until all jobs have ended, at most `GUARD`; return the seconds."""
+    began = monotonic()
+    while monotonic() - began < GUARD:
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            if not await unfinished(dsn, jobs):
+                break
+        await asyncio.sleep(0.5)
+    return monotonic() - began
+
+
+Attempt: TypeAlias = tuple[UUID, UUID]  # the job and its lease
+
+
+def notes(
+    directory: Path, interruptions: Mapping[str, list[float]]
+) -> tuple[dict[Attempt, float], Counter[Attempt]]:
+    """When the workers had the jobs of their claims, and how often each attempt was started.
+
+    A job whose worker was interrupted right then had no chance to start.
+    """
+    claimed: dict[Attempt, float] = {}
+    started = Counter[Attempt]()
+    for file in directory.glob("notes-*"):
+        for line in file.read_text().splitlines():
+            event, job, lease, at = line.split()
+            attempt = (UUID(job), UUID(lease))
+            if event == "claimed":
+                passed = [moment - float(at) for moment in interruptions.get(file.name, ())]
+                if not any(0 <= seconds < CHANCE for seconds in passed):
+                    claimed.setdefault(attempt, float(at))
+            else:
+                started[attempt] += 1
+    return claimed, started
+
+
+async def check(
+    dsn: str, jobs: dict[UUID, int], directory: Path, interruptions: Mapping[str, list[float]]
+) -> dict[str, int]:
+    """Compare the database with what was enqueued, and with what the workers noted."""
+    connection = await connect(dsn)
+    rows = await connection.fetch(
+        "select id, status, result, attempt, error, array(select extract(epoch from at) from ("
+        "select started_at union all select h.started_at from picture_queue.history h "
+        "where h.job_id = j.id) s (at) where at is not null)::float[] as starts "
+        "from job_queue j where id = any($1)",
+        list(jobs),
+    )
+    await connection.close()
+    found = {row["id"]: row for row in rows}
+    claimed, started = notes(directory, interruptions)
+    assert claimed, "the workers noted no claim: their app must follow the client"
+    claims = Counter(
+        job for (job, _), at in claimed.items()
+        # An answer that a frozen worker reads after its lease is as good as none.
+        if job in found and any(abs(at - start) < LEASE / 2 for start in found[job]["starts"])
+    )  # fmt: skip
+    starts = Counter(job for job, _ in started)
+    lost = [
+        job for job, n in jobs.items()
+        if job not in found or (found[job]["status"], found[job]["result"]) != ("completed", n)
+    ]  # fmt: skip
+    counts = {
+        "lost": len(lost),
+        "twice": sum(count - 1 for count in started.values()),
+        "unstarted": 0,
+        "unclaimed": 0,
+        "attempts": sum(row["attempt"] for row in rows),
+    }
+    for job in lost[:20]:
+        print("lost:", dict(found.get(job, {"id": job})), file=sys.stderr)
+    for (job, lease), count in started.items():
+        if count > 1:
+            print(f"started {count} times: job {job}, lease {lease}", file=sys.stderr)
+    for row in rows:
+        # An attempt that was given back is not among those of the row.
+        job, attempts = row["id"], row["attempt"]
+        unstarted = max(0, min(attempts, claims[job]) - starts[job])
+        counts["unstarted"] += unstarted
+        counts["unclaimed"] += max(0, attempts - max(claims[job], starts[job]))
+        if unstarted:
+            print(f"{unstarted} attempts were claimed, not started: {dict(row)}", file=sys.stderr)
+    return counts
+
+
+async def kill_everything(seconds: float, workers: int, rate: float, seed: int) -> Result:
+    """Run the test.
+
+    Args:
+        seconds: How long bad things are done.
+        workers: Worker processes.
+        rate: Jobs enqueued a second.
+        seed: Of the random choices.
+    """
+    with ExitStack() as opened:
+        # Committed data has to outlive an immediate stop.
+        stack = opened.enter_context(LocalSupabase(durable=True))
+        api, database = urlsplit(stack.api_url), urlsplit(stack.db_url)
+        assert api.hostname and api.port and database.hostname and database.port
+        proxies = (
+            opened.enter_context(Proxy(api.hostname, api.port, "http")),
+            opened.enter_context(Proxy(database.hostname, database.port, "postgres")),
+        )
+        directory = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        pool = Workers(stack, proxies, directory, workers)
+        pool.start_all()
+        enqueuer, chaos = Enqueuer(stack.db_url, rate, seed), Chaos(stack, proxies, pool, seed)
+        try:
+            enqueuing = asyncio.create_task(enqueuer.run())
+            await chaos.run(seconds)
+            enqueuing.cancel()
+            await asyncio.wait([enqueuing])
+            left = await wait_for_the_end(stack.db_url, list(enqueuer.jobs))
+            unstopped = await pool.stop_all(STOP)
+        finally:
+            pool.kill_all()
+        checked = await check(stack.db_url, enqueuer.jobs, directory, pool.interruptions)
+        return Result(
+            len(enqueuer.jobs), **checked, crashes=pool.crashes, refused=pool.refused,
+            unstopped=unstopped, done=dict(chaos.done), seconds=left, seed=seed,
+        )  # fmt: skip
+
+
+def main() -> int:
+    """Read the arguments, run, and print the report."""
+    parser = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=10, help="jobs enqueued a second")
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    given = parser.parse_args()
+    print(f"seed {given.seed}: {given.seconds:g} s of kills", flush=True)
+    result = asyncio.run(kill_everything(given.seconds, given.workers, given.rate, given.seed))
+    print(result)
+    return 0 if result.is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+"""Workers, and what is done to them and to everything they need."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import psutil
+
+from picture_queue.local import LocalSupabase
+
+from ..faults.proxy import Proxy
+
+HERE = Path(__file__).parent
+LEASE = 4.0  # seconds
+QUEUE = "kill"
+_BETWEEN_SIGNALS = 15.0  # seconds
+
+
+class Workers:
+    """Worker processes, half over HTTP and half straight to the database.
+
+    Args:
+        stack: The project.
+        proxies: What stands in front of its gateway, and of its Postgres.
+        directory: Where the notes of the workers and their logs go.
+        count: How many.
+
+    Attributes:
+        interruptions: When each was killed or stopped, by the name of the file of its notes.
+    """
+
+    def __init__(
+        self, stack: LocalSupabase, proxies: tuple[Proxy, Proxy], directory: Path, count: int
+    ) -> None:
+        gateway, postgres = proxies
+        database = urlsplit(stack.db_url)
+        netloc = f"{database.username}:{database.password}@127.0.0.1:{postgres.port}"
+        self._environments = (
+            {
+                "SUPABASE_URL": f"http://127.0.0.1:{gateway.port}",
+                "SUPABASE_KEY": stack.service_role_key,
+            },
+            {"PICTURE_QUEUE_DATABASE_URL": database._replace(netloc=netloc).geturl()},
+        )
+        self._directory = directory
+        self._count = count
+        self._started = 0
+        self._logs: dict[int, Path] = {}
+        self._notes: dict[int, str] = {}
+        self.interruptions: defaultdict[str, list[float]] = defaultdict(list)
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.stopped: set[int] = set()
+        self.crashes = self.refused = 0
+
+    def start(self, place: int) -> None:
+        """Start the worker of a place; its transport goes with the place."""
+        self._started += 1
+        env = {name: text for name, text in os.environ.items() if not name.startswith("SUPABASE_")}
+        self._notes[place] = f"notes-{self._started}"
+        env |= {
+            "KILL_QUEUE": QUEUE,
+            "KILL_LEASE": str(LEASE),
+            "KILL_NOTES": str(self._directory / self._notes[place]),
+            **self._environments[place % 2],
+        }
+        self._logs[place] = self._directory / f"worker-{self._started}.log"
+        with self._logs[place].open("wb") as log:
+            self.processes[place] = subprocess.Popen(
+                [sys.executable, "-m", "picture_queue_cli", "worker", "--app", "app:worker"],
+                cwd=HERE,
+                env=env,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def start_all(self) -> None:
+        """Start a worker wherever none runs; one that ended by itself is counted."""
+        for place in range(self._count):
+            process = self.processes.get(place)
+            if process is None or process.poll() is not None:
+                if process is not None:
+                    self._note_end(self._logs[place].read_text())
+                self.start(place)
+
+    def _note_end(self, log: str) -> None:
+        if " serves " in log:
+            self.crashes += 1
+            print(f"a worker ended by itself:\n{log[-2000:]}", file=sys.stderr)
+        else:
+            self.refused += 1
+
+    def note_interruption(self, place: int) -> None:
+        """Note that a worker is about to be killed or stopped."""
+        self.interruptions[self._notes[place]].append(time.time())
+
+    def kill(self, place: int) -> None:
+        """Kill a worker, and start another in its place."""
+        process = self.processes[place]
+        self.note_interruption(place)
+        process.kill()
+        process.wait()
+        self.stopped.discard(place)
+        self.start(place)
+
+    def kill_all(self) -> None:
+        """End all at once."""
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+
+    async def stop_all(self, seconds: float) -> int:
+        """Ask all to stop; return how many did not, and are killed."""
+        for process in self.processes.values():
+            process.send_signal(signal.SIGTERM)
+        late = 0
+        for process in self.processes.values():
+            try:
+                await asyncio.to_thread(process.wait, seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                late += 1
+        return late
+
+
+class Chaos:
+    """Does one bad thing after the other, at random.
+
+    Args:
+        stack: The project.
+        proxies: In front of its gateway, and of its Postgres.
+        workers: The workers.
+        seed: Of the choices.
+
+    Attributes:
+        done: How often each thing was done.
+    """
+
+    def __init__(
+        self, stack: LocalSupabase, proxies: tuple[Proxy, Proxy], workers: Workers, seed: int
+    ) -> None:
+        self._stack = stack
+        self._proxies = proxies
+        self._workers = workers
+        self._random = random.Random(seed)
+        self._beside: set[asyncio.Task[None]] = set()
+        self.done: Counter[str] = Counter()
+        self._signalled_at: dict[signal.Signals, float] = defaultdict(lambda: -_BETWEEN_SIGNALS)
+        self._weights: dict[Callable[[], Awaitable[None]], float] = {
+            self._kill_worker: 8,
+            self._freeze_worker: 5,
+            self._terminate_backends: 5,
+            self._lose_answers: 4,
+            self._black_hole: 3,
+            self._half_open: 2,
+            self._black_hole_everything: 1,
+            self._cut_gateway: 2,
+            self._kill_postgrest: 1,
+            self._stop_postgres: 1,
+        }
+
+    async def run(self, seconds: float) -> None:
+        """Do so for so long, and put everything right at the end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    await asyncio.sleep(self._random.uniform(0.3, 1.5))
+                    (act,) = self._random.choices(list(self._weights), list(self._weights.values()))
+                    if act not in (self._kill_postgrest, self._stop_postgres):
+                        self.done[act.__name__.strip("_").replace("_", " ")] += 1
+                    await act()
+                    self._workers.start_all()
+        await asyncio.gather(*self._beside)
+        for proxy in self._proxies:
+            proxy.heal()
+        for place in list(self._workers.stopped):
+            self._go_on(place)
+        self._workers.start_all()
+
+    # Workers -----------------------------------------------------------------------------------
+
+    def _any_worker(self) -> int:
+        return self._random.choice(list(self._workers.processes))
+
+    async def _kill_worker(self) -> None:
+        self._workers.kill(self._any_worker())
+
+    async def _freeze_worker(self) -> None:
+        """Stop a worker for less than its lease, or for more."""
+        place = self._any_worker()
+        process = self._workers.processes[place]
+        self._workers.note_interruption(place)
+        process.send_signal(signal.SIGSTOP)
+        self._workers.stopped.add(place)
+        seconds = self._random.choice((0.5, LEASE, 2 * LEASE))
+
+        async def thaw() -> None:
+            await asyncio.sleep(seconds)
+            if self._workers.processes[place] is process:
+                self._go_on(place)
+
+        self._start_beside(thaw())
+
+    def _go_on(self, place: int) -> None:
+        self._workers.processes[place].send_signal(signal.SIGCONT)
+        self._workers.stopped.discard(place)
+
+    # The network -------------------------------------------------------------------------------
+
+    def _any_proxy(self) -> Proxy:
+        return self._random.choice(self._proxies)
+
+    async def _lose_answers(self) -> None:
+        self._any_proxy().lose_answers(self._random.randint(1, 5))
+
+    async def _black_hole(self) -> None:
+        self._any_proxy().black_hole()
+
+    async def _half_open(self) -> None:
+        self._any_proxy().half_open()
+
+    async def _black_hole_everything(self) -> None:
+        proxy = self._any_proxy()
+        proxy.black_hole(new=True)
+        await asyncio.sleep(self._random.uniform(1, 1.5 * LEASE))
+        proxy.heal()
+
+    async def _cut_gateway(self) -> None:
+        """Have the gateway as if it had been killed: connections reset, new ones refused."""
+        gateway = self._proxies[0]
+        gateway.refuse()
+        gateway.reset()
+        await asyncio.sleep(self._random.uniform(0.5, LEASE))
+        gateway.heal()
+
+    # The project -------------------------------------------------------------------------------
+
+    async def _terminate_backends(self) -> None:
+        """End some sessions, of PostgREST's and of workers that go straight to the database."""
+        with contextlib.suppress(OSError, asyncpg.PostgresError, TimeoutError):
+            await execute(
+                self._superuser,
+                "select pg_terminate_backend(pid) from pg_stat_activity where random() < 0.5 "
+                "and backend_type = 'client backend' and pid <> pg_backend_pid()",
+            )
+
+    async def _stop_postgres(self) -> None:
+        """Stop Postgres without a checkpoint; the stack starts it again, and it recovers."""
+        pid = int((self._stack.data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+        await self._signal(pid, signal.SIGQUIT)
+
+    async def _kill_postgrest(self) -> None:
+        for process in psutil.process_iter(["name"]):
+            if process.info["name"] == "postgrest" and self._is_ours(process):
+                await self._signal(process.pid, signal.SIGKILL)
+
+    async def _signal(self, pid: int, number: signal.Signals) -> None:
+        """Signal a program of the stack, unless it was signalled a short time ago.
+
+        The stack gives up on a program that dies more than five times in a minute.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._signalled_at[number] < _BETWEEN_SIGNALS:
+            return
+        self._signalled_at[number] = now
+        self.done[f"signal {number.name} to the stack"] += 1
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            own = {child.pid for child in psutil.Process().children(recursive=True)}
+            return process.pid in own
+        return False
+
+    @property
+    def _superuser(self) -> str:
+        return self._stack.db_url.replace("postgres:", "supabase_admin:", 1)
+
+    def _start_beside(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+
+async def execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn, timeout=5)
+    try:
+        await connection.execute(statement, timeout=5)
+    finally:
+        await connection.close(timeout=5)
