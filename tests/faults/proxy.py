@@ -58,7 +58,6 @@ class Proxy:
         self._connections: set[_Connection] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self.port = 0
         self.accepted = self.lost = self.answered = 0
         # What is switched on. Changed in the thread of the connections only.
@@ -160,11 +159,11 @@ class Proxy:
             self._listener = socket.create_server(("127.0.0.1", self.port), backlog=512)
             self._listener.setblocking(False)
             self.port = self._listener.getsockname()[1]
-            self._accepting = asyncio.create_task(self._accept(self._listener))
+            asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def _stop_listening(self) -> None:
-        if self._listener is not None and self._accepting is not None:
-            self._accepting.cancel()
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
@@ -172,18 +171,21 @@ class Proxy:
         for connection in list(self._connections):
             connection.abort()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            client, _ = await loop.sock_accept(listener)
-            self.accepted += 1
-            serving = asyncio.create_task(self._serve(client))
-            self._serving.add(serving)
-            serving.add_done_callback(self._serving.discard)
-
-    async def _serve(self, client: socket.socket) -> None:
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return  # the client has gone
+        self.accepted += 1
         connection = _Connection(self, client)
+        # Here, since at the end a task may be cancelled before its first step.
         self._connections.add(connection)
+        serving = asyncio.create_task(self._serve(connection))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
+    async def _serve(self, connection: "_Connection") -> None:
         try:
             await connection.run()
         except OSError:
@@ -330,4 +332,6 @@ class _Connection:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if self._client is not None:
             self._client.transport.abort()
+        else:
+            self._socket.close()
         self.end_server()

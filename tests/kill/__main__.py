@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from .chaos import LEASE, QUEUE, Chaos, Workers
 
 GUARD = 180.0  # seconds for what is left when all is well again
 STOP = 60.0  # seconds for a worker to stop
+CHANCE = 0.3  # seconds from the answer to a claim to the start of its jobs, on a busy machine
 ATTEMPTS = 100  # more than a job can lose to kills
 
 
@@ -44,8 +46,9 @@ class Result:
         twice: Attempts that ran twice under one lease.
         unstarted: Attempts that were used up by jobs that a worker held and never started.
         unclaimed: Attempts that were used up by claims whose worker was killed, or fell silent for
-            as long as the lease, before it had the answer. The database cannot tell them from
-            those of a job that kills its worker as it starts, which have to count.
+            as long as the lease, before it had the answer and could start the job. The database
+            cannot tell them from those of a job that kills its worker as it starts, which have to
+            count.
         attempts: Attempts in all.
         crashes: Workers that ended by themselves after they had started.
         refused: Workers that ended since the project did not answer at their start.
@@ -150,8 +153,13 @@ async def wait_for_the_end(dsn: str, jobs: list[UUID]) -> float:
 Attempt: TypeAlias = tuple[UUID, UUID]  # the job and its lease
 
 
-def notes(directory: Path) -> tuple[dict[Attempt, float], Counter[Attempt]]:
-    """When the workers had the jobs of their claims, and how often each attempt was started."""
+def notes(
+    directory: Path, interruptions: Mapping[str, list[float]]
+) -> tuple[dict[Attempt, float], Counter[Attempt]]:
+    """When the workers had the jobs of their claims, and how often each attempt was started.
+
+    A job whose worker was interrupted right then had no chance to start.
+    """
     claimed: dict[Attempt, float] = {}
     started = Counter[Attempt]()
     for file in directory.glob("notes-*"):
@@ -159,13 +167,17 @@ def notes(directory: Path) -> tuple[dict[Attempt, float], Counter[Attempt]]:
             event, job, lease, at = line.split()
             attempt = (UUID(job), UUID(lease))
             if event == "claimed":
-                claimed.setdefault(attempt, float(at))
+                passed = [moment - float(at) for moment in interruptions.get(file.name, ())]
+                if not any(0 <= seconds < CHANCE for seconds in passed):
+                    claimed.setdefault(attempt, float(at))
             else:
                 started[attempt] += 1
     return claimed, started
 
 
-async def check(dsn: str, jobs: dict[UUID, int], directory: Path) -> dict[str, int]:
+async def check(
+    dsn: str, jobs: dict[UUID, int], directory: Path, interruptions: Mapping[str, list[float]]
+) -> dict[str, int]:
     """Compare the database with what was enqueued, and with what the workers noted."""
     connection = await connect(dsn)
     rows = await connection.fetch(
@@ -177,7 +189,7 @@ async def check(dsn: str, jobs: dict[UUID, int], directory: Path) -> dict[str, i
     )
     await connection.close()
     found = {row["id"]: row for row in rows}
-    claimed, started = notes(directory)
+    claimed, started = notes(directory, interruptions)
     assert claimed, "the workers noted no claim: their app must follow the client"
     claims = Counter(
         job for (job, _), at in claimed.items()
@@ -243,7 +255,7 @@ async def kill_everything(seconds: float, workers: int, rate: float, seed: int) 
             unstopped = await pool.stop_all(STOP)
         finally:
             pool.kill_all()
-        checked = await check(stack.db_url, enqueuer.jobs, directory)
+        checked = await check(stack.db_url, enqueuer.jobs, directory, pool.interruptions)
         return Result(
             len(enqueuer.jobs), **checked, crashes=pool.crashes, refused=pool.refused,
             unstopped=unstopped, done=dict(chaos.done), seconds=left, seed=seed,
