@@ -28,10 +28,9 @@ three-digit ones come from the models and were seen in public reports).
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
+from picture_queue._retry_after import parse_retry_after
 from picture_queue.errors import PictureQueueError
 
 MAX_RETRY_AFTER = 300.0
@@ -242,37 +241,15 @@ def _retry_after(headers: Mapping[str, str], problem: dict[str, Any]) -> float |
 
     A wait of 0 counts as none: the server that has just refused a request is not asked at once.
     """
-    header = headers.get("retry-after")
-    for stated in (header, _seconds_until(header, headers.get("date")), problem.get("retry_after")):
+    for stated in (parse_retry_after(headers.get("retry-after")), problem.get("retry_after")):
         try:
-            seconds = float(stated)  # type: ignore[arg-type]  # None and dates end in the except
+            seconds = float(stated)  # type: ignore[arg-type]  # None ends in the except
         except (TypeError, ValueError, OverflowError):
             continue
         if seconds > 0:
             return seconds
     match = _SECONDS_IN_TEXT.search(str(problem.get("detail", "")))
     return float(match[1]) if match else None
-
-
-def _seconds_until(stated: str | None, now: str | None) -> float | None:
-    """Return the seconds until an HTTP date, None where it is none.
-
-    Args:
-        stated: The date.
-        now: The time by the server's clock, as it said in the same answer; ours may be wrong.
-    """
-    moment = _http_date(stated)
-    if moment is None:
-        return None
-    return (moment - (_http_date(now) or datetime.now(UTC))).total_seconds()
-
-
-def _http_date(text: str | None) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(text or "")
-    except (ValueError, OverflowError):
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _fields(problem: dict[str, Any]) -> str | None:

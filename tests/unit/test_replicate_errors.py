@@ -70,23 +70,18 @@ def test_the_header_wins_over_the_body() -> None:
     assert error.retry_after == 2.0
 
 
-PAST = "Wed, 21 Oct 2015 07:28:00 GMT"
-
-
-@pytest.mark.parametrize("header", [PAST, "Wed, 99 Oct 2026 07:28:00 GMT", "nan", "-3", "0", ""])
+@pytest.mark.parametrize(
+    "header",
+    ["Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 99 Oct 2026 07:28:00 GMT", "nan", "-3", "0", ""],
+)
 def test_a_header_that_names_no_wait_gives_none(header: str) -> None:
     assert errors.from_response(429, {"retry-after": header}, None).retry_after is None
 
 
-def test_a_date_is_a_wait_by_the_clock_of_the_server() -> None:
-    headers = {"retry-after": PAST, "date": "Wed, 21 Oct 2015 07:27:10 GMT"}
-    for status in (429, 503):
-        assert errors.from_response(status, headers, None).retry_after == 50.0
-
-
-def test_a_date_is_a_wait_by_our_clock_where_the_server_tells_no_time() -> None:
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_date_is_a_wait(status: int) -> None:
     soon = format_datetime(datetime.now(UTC) + timedelta(minutes=4), usegmt=True)
-    wait = errors.from_response(429, {"retry-after": soon}, None).retry_after
+    wait = errors.from_response(status, {"retry-after": soon}, None).retry_after
     assert wait is not None
     assert 60 < wait <= 240
 
@@ -95,7 +90,7 @@ def test_a_number_of_the_body_that_no_float_holds_is_no_wait() -> None:
     assert errors.from_response(429, {}, {"retry_after": 10**400}).retry_after is None
 
 
-@pytest.mark.parametrize("header", ["86400", "inf"])
+@pytest.mark.parametrize("header", ["86400", "Tue, 01 Jan 2999 00:00:00 GMT"])
 def test_the_wait_is_capped(header: str) -> None:
     error = errors.from_response(429, {"retry-after": header}, None)
     assert error.retry_after == errors.MAX_RETRY_AFTER
