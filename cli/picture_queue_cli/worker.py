@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 _JOBS = "picture_queue.worker.executor"  # logs how each job ended
 
 
+_END_TIMEOUT = 5.0  # seconds for tasks that handlers left behind
+
+
 def worker(
     ctx: typer.Context,
     *,
@@ -129,6 +132,8 @@ def weighted(queues: list[str]) -> tuple[str, ...] | dict[str, float]:
 
 
 async def _work(own: "Worker | None", target: Target, settings: dict[str, Any]) -> None:
+    from picture_queue.worker._tasks import end_tasks
+
     try:
         if own is not None:
             _export(target)
@@ -141,6 +146,8 @@ async def _work(own: "Worker | None", target: Target, settings: dict[str, Any]) 
     except WorkerStuck as error:
         complain(str(error))
         start_anew()  # from here: the end of the event loop would wait for threads
+    finally:
+        await end_tasks(_END_TIMEOUT)
 
 
 async def _work_built_in(target: Target, settings: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
 from typing import Any
 
+from picture_queue.worker._threads import hold_forever
+
 #: In the context of a handler, and of whatever it starts: takes the tasks that are started there.
 on_task: ContextVar[Callable[[asyncio.Future[Any]], None] | None] = ContextVar(
     "picture_queue_on_task", default=None
@@ -81,3 +83,18 @@ def guard_tasks() -> None:
     factory = loop.get_task_factory()
     if not isinstance(factory, _TaskFactory):
         loop.set_task_factory(_TaskFactory(factory))
+
+
+async def end_tasks(seconds: float) -> None:
+    """Cancel what still runs in this event loop, so that the loop can end.
+
+    Args:
+        seconds: Time to end for each; the loop ends without those that take longer.
+    """
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=seconds)
+    for task in tasks:
+        hold_forever(task)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from picture_queue._transport import api_errors, unreadable
-from picture_queue.worker import executor, heartbeat, outcomes, supervisor
+from picture_queue.worker import _tasks, executor, heartbeat, outcomes, supervisor
 from picture_queue.worker import verdicts as verdicts_module
 from picture_queue.worker import worker as worker_module
 
@@ -84,7 +84,8 @@ def wait_for_stuck_handlers() -> None:
 
 def wait_for_stuck_tasks() -> None:
     """Let the end of the event loop wait for tasks that ignore their cancellation."""
-    replace(executor, "hold_forever", lambda task: None)
+    for module in (executor, _tasks):
+        replace(module, "hold_forever", lambda task: None)
 
 
 def wait_for_stuck_threads() -> None:
