@@ -3464,7 +3464,7 @@ begin
     perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
-  if v_read > p_claim.max_jobs + 20000 then
+  if v_read > p_claim.max_jobs + 20000 and (not v_is_selective or cardinality(v_picked) < v_take) then
     perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
   end if;
   return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
