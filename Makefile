@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance test-all test-sql test-extra test-matrix test-long test-kill check format bench bench-quick bench-engine bench-smoke upgrade-fixture clean
+.PHONY: help setup demo test conformance test-all test-sql test-extra test-matrix test-faults test-long test-kill check format bench bench-quick bench-engine bench-smoke upgrade-fixture clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,6 +39,9 @@ test-matrix: $(READY) $(NPM_READY) ## Run the SQL's tests and the workers' on Po
 	@$(BIN)/python scripts/test_matrix.py $(POSTGRES)
 
 test-all: test test-extra test-matrix ## Run all tests, with those that need packages of Debian or npm
+
+test-faults: $(READY) ## Run the tests of workers behind bad connections, stuck handlers and mutations (some 15 minutes)
+	@$(BIN)/python scripts/run_tests.py -m slow -n 2 --dist loadscope $(ARGS)
 
 test-long: $(READY) ## Check 2,000 long random histories of the engine (some 20 minutes), then the races
 	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine -s

@@ -233,7 +233,7 @@ begin
       where p.n < 200
     ),
     -- All together are a thousand or so, whatever the number of pairs: a claim may be waiting for them.
-    share (n) as (select greatest(1000 / count(*), 1) from pair)
+    share (n) as (select greatest(1000 / greatest(count(*), 1), 1) from pair)
     select distinct d.id::text
     from pair p
     cross join share s

@@ -18,7 +18,7 @@ from ...faults.proxy import Proxy
 from .flows import ordinary
 from .world import World
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 WAYS = ("http", "tls", "direct")
 LEASE = 30  # seconds; a call's timeout has to be shorter

@@ -41,6 +41,7 @@ async def test_the_worker_stops_after_all_that(shared, service, db, way):
         shared.give_up(way)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALONE, ids=lambda kind: kind.name)
 async def test_ordinary_jobs_complete_and_the_worker_stops_beside(
     start, stack, service, db, way, kind

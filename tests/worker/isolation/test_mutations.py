@@ -12,7 +12,7 @@ from .test_connections import proxied
 from .test_isolation import block
 from .world import NotIsolated, World
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 GUARD = 20.0  # seconds; what hangs has been noticed
 Case = Callable[[World], Awaitable[None]]
