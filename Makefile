@@ -40,7 +40,7 @@ test-matrix: $(READY) $(NPM_READY) ## Run the SQL's tests and the workers' on Po
 
 test-all: test test-extra test-matrix ## Run all tests, with those that need packages of Debian or npm
 
-test-faults: $(READY) ## Run the tests of workers behind bad connections, stuck handlers and mutations (some 15 minutes)
+test-faults: $(READY) ## Run the tests of workers beside bad connections, answers and handlers that take minutes (some 15)
 	@$(BIN)/python scripts/run_tests.py -m slow -n 2 --dist loadscope $(ARGS)
 
 test-long: $(READY) ## Check 2,000 long random histories of the engine (some 20 minutes), then the races

@@ -16,7 +16,7 @@ from .flows import ordinary
 from .test_connections import proxied
 from .world import World, expect
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 @dataclass(frozen=True)
