@@ -114,7 +114,7 @@ class AsyncRawConnection:
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for the next statement."""
+        """True while no statement runs."""
         return self._server.transaction_status == _IDLE
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class RawConnection:
 
     @property
     def idle(self) -> bool:
-        """Whether it waits for the next statement."""
+        """True while no statement runs."""
         return self._server.transaction_status == _IDLE
 
     def close(self) -> None:

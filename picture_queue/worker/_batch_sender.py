@@ -33,7 +33,7 @@ class BatchSender(ABC, Generic[T]):
 
     @property
     def waiting(self) -> bool:
-        """Whether a value was not sent yet, or is being sent."""
+        """True while a value is not sent yet, or is being sent."""
         return bool(self._waiting) or self._sending is not None
 
     async def flush(self) -> None:

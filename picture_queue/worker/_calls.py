@@ -26,7 +26,7 @@ _ALARM_INTERVAL = 60.0  # seconds between two error messages about the same faul
 
 
 class ConnectionStatus:
-    """Whether the project answers the worker. All its calls share one, from whichever thread.
+    """The state of the connection to the project, shared by all calls of a worker, in any thread.
 
     Attributes:
         quiet_until: Time of the monotonic clock before which no call is made, since the API asked
@@ -40,7 +40,7 @@ class ConnectionStatus:
 
     @property
     def is_up(self) -> bool:
-        """Whether the last call was answered."""
+        """True if the last call was answered."""
         return self._failing_since is None
 
     def succeeded(self) -> None:

@@ -39,7 +39,7 @@ class BackgroundLoop(ABC):
 
     @property
     def stopping(self) -> bool:
-        """Whether `stop` was called."""
+        """True once `stop` was called."""
         return self._stop_asked.is_set()
 
     def wake(self) -> None:

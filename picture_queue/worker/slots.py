@@ -70,12 +70,12 @@ class Lease:
 
     @property
     def holds(self) -> bool:
-        """Whether it surely holds now."""
+        """True until the lease may have ended."""
         return time.monotonic() < self.ends_at
 
     @property
     def is_settled(self) -> bool:
-        """Whether its attempt has an outcome, which is yet to be written."""
+        """True once its attempt has an outcome, which is yet to be written."""
         return self.attempt is not None and self.attempt.settled
 
 
@@ -112,7 +112,7 @@ class Slots:
 
     @property
     def in_bulk(self) -> bool:
-        """Whether jobs end so quickly that others are held ahead."""
+        """True while other jobs are held ahead, since jobs end quickly."""
         return bool(self._held)
 
     def demand(self) -> Demand:

@@ -104,7 +104,7 @@ class Supervisor:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it claims jobs, and its last call was answered."""
+        """True while the worker claims jobs and its last call was answered."""
         return self._is_started and not self._stopping and self._status.is_up
 
     # --- start and stop ---

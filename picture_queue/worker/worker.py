@@ -95,7 +95,7 @@ class Worker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it runs and its project answers; false while the project refuses its key."""
+        """True while the worker runs and the project answers and accepts its key."""
         return self._supervisor is not None and self._supervisor.is_ready
 
     @property

@@ -204,7 +204,7 @@ def test_whatever_a_library_below_raises_is_ours(api, monkeypatch):
 
 
 def ways(stack: Any) -> list[dict[str, str]]:
-    """What a client is made with, over HTTP and direct."""
+    """The arguments of a client, over HTTP and direct."""
     http = {"url": stack.api_url, "key": stack.service_role_key}
     return [http, {"database_url": stack.db_url}]
 

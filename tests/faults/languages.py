@@ -1,4 +1,4 @@
-"""What the proxy understands of HTTP/1.1, HTTP/2 and Postgres: where an answer begins and ends."""
+"""The parts of HTTP/1.1, HTTP/2 and Postgres that the proxy reads: the bounds of answers."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -64,7 +64,7 @@ class Answers:
         self._asked = True
 
     def received(self, data: bytes) -> tuple[bool, bool]:
-        """Whether an answer begins, and whether one ends, with these bytes of the server."""
+        """Return whether an answer begins, and whether one ends, with these bytes of the server."""
         if self._language == "h2":
             found = self._has_headers(data)
             return found, found
@@ -86,7 +86,7 @@ class Answers:
         return begins, ends
 
     def _has_headers(self, data: bytes) -> bool:
-        """Whether a frame of HTTP/2 ends here that has the headers of an answer."""
+        """Return whether an HTTP/2 frame with the headers of an answer ends here."""
         self._frames += data
         found = False
         while len(self._frames) >= 9:

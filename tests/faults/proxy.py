@@ -195,7 +195,7 @@ class Proxy:
             connection.close()
 
     def take_loss(self) -> bool:
-        """Whether the answer that begins is to be lost."""
+        """Return whether to lose the answer that begins."""
         if self._losing <= 0:
             return False
         self._losing -= 1
@@ -213,7 +213,7 @@ class Proxy:
 
     @property
     def answers_itself(self) -> bool:
-        """Whether requests are looked at, to be answered here."""
+        """True if the proxy reads requests, to answer them itself."""
         return self._answer is not None
 
 
@@ -275,7 +275,7 @@ class _Connection:
                 await sink.drain()
 
     def _asked(self, data: bytes) -> bytes:
-        """What the server gets of these bytes of the client."""
+        """Return the bytes to pass on to the server, of these that the client sent."""
         self._answers.asked()
         if not self._request and not self._proxy.answers_itself:
             return data
@@ -293,7 +293,7 @@ class _Connection:
         return b""
 
     def _answered(self, data: bytes) -> bytes:
-        """What the client gets of these bytes of the server.
+        """Return the bytes to pass on to the client, of these that the server sent.
 
         Raises:
             ConnectionResetError: Nothing, and the connection ends.

@@ -1,4 +1,4 @@
-"""What faults of the network cost a client, over HTTP, HTTPS and straight to the database."""
+"""The cost of network faults to a client, over HTTP, HTTPS and straight to the database."""
 
 import asyncio
 import time

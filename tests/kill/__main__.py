@@ -38,7 +38,7 @@ ATTEMPTS = 100  # more than a job can lose to kills
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         enqueued: Jobs that were enqueued.
@@ -73,7 +73,7 @@ class Result:
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing was lost."""
+        """True if nothing was lost."""
         return not (self.lost or self.twice or self.unstarted or self.crashes or self.unstopped)
 
     def __str__(self) -> str:

@@ -67,7 +67,7 @@ def watch(pq: PictureQueue) -> None:
 
 @pytest.fixture(scope="module")
 def complaints(tmp_path_factory):
-    """What mypy says of each snippet, all in one run."""
+    """Return the messages of mypy about each snippet, all from one run."""
     folder = tmp_path_factory.mktemp("snippets")
     for name, (text, _) in SNIPPETS.items():
         (folder / f"{name}.py").write_text(text)

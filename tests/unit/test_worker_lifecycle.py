@@ -760,7 +760,7 @@ async def test_a_job_that_cannot_be_started_fails_alone(bench):
 
 
 async def test_nothing_is_claimed_before_the_pause_of_a_key_is_written(bench, project):
-    """What is claimed after a snooze that pauses a key must not be under that key."""
+    """After a snooze that pauses a key, no job under that key is claimed."""
     answer = asyncio.Event()
 
     async def slow(params: dict[str, Any]) -> Any:

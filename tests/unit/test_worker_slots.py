@@ -39,7 +39,7 @@ def lease_of(slots: Slots, job: Any, age: float = 0.0) -> Lease:
 
 
 class Attempt:
-    """What slots need of an attempt."""
+    """The part of an attempt that slots use."""
 
     def __init__(self, job: Any) -> None:
         self.job = job

@@ -1,4 +1,4 @@
-"""What mypy says of handlers."""
+"""Messages of mypy about handlers."""
 
 import subprocess
 import sys

@@ -69,7 +69,7 @@ class Kind:
 
     @property
     def is_alone(self) -> bool:
-        """Whether it needs a worker of its own."""
+        """True if it needs a worker of its own."""
         return self.is_stopped or bool(self.settings)
 
 

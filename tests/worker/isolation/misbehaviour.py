@@ -1,4 +1,4 @@
-"""What bad handlers do. Imported by the worker of the suite, and by the tests for the names."""
+"""The bad handlers. Imported by the worker of the suite, and by the tests for their names."""
 
 import asyncio
 import sys

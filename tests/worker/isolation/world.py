@@ -67,12 +67,12 @@ class Process:
 
     @property
     def log(self) -> str:
-        """What it has written so far."""
+        """The output so far."""
         return self._log.read_text("utf-8", "replace")
 
     @property
     def ended(self) -> bool:
-        """Whether the process has ended."""
+        """True once the process has ended."""
         return self._process.poll() is not None
 
     def kill(self) -> None:
@@ -167,7 +167,7 @@ class World:
     # Reasons -----------------------------------------------------------------------------------
 
     async def history(self, job: UUID) -> str:
-        """What the attempts of a job left behind."""
+        """Return the traces that the attempts of a job left."""
         rows = await self.db.fetch(
             "select action, error, detail from picture_queue.history where job_id = $1", job
         )
