@@ -14,6 +14,7 @@ A wait is at most a year: a longer one is shortened to that.
 """
 
 import inspect
+import re
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,7 +30,6 @@ from picture_queue.worker.outcomes import (
     clean,
     cleaned_json,
     describe,
-    storable,
     traceback_of,
     wait_seconds,
     wait_until,
@@ -38,6 +38,7 @@ from picture_queue.worker.outcomes import (
 _SNOOZE_WITHOUT_A_TIME = 10.0  # seconds
 _DEEPEST_GROUP = 100
 _LONGEST_NAME = 200  # characters of an event or a limit key
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # in such a name
 
 
 class Verdict(Exception):
@@ -116,7 +117,7 @@ class RateLimited(Verdict):
 
     Raises:
         InvalidArgument: ``seconds`` is negative or not a number, or the key has not 1 to 200
-            characters.
+            characters, none of them ``*`` or a control character.
     """
 
     seconds: float
@@ -143,7 +144,7 @@ class Park(Verdict):
 
     Raises:
         InvalidArgument: ``seconds`` is negative or not a number, or the name has not 1 to 200
-            characters.
+            characters, none of them a control character.
     """
 
     seconds: float
@@ -228,7 +229,7 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
         key = _attribute(cause, "pause_key")
         return Snoozed(
             _SNOOZE_WITHOUT_A_TIME if delay is None else delay,
-            pause_key=key if isinstance(key, str) and _is_name(key) else None,
+            pause_key=key if isinstance(key, str) and _is_name("pause_key", key) else None,
             reason=clean(describe(cause)),
         )
     public = _attribute(cause, "public")
@@ -300,15 +301,24 @@ def _check_one(name: str, other: str, seconds: object, at: object) -> None:
 
 
 def _check_name(name: str, value: object) -> None:
-    if value is None or (isinstance(value, str) and _is_name(value)):
+    """Refuse the name of an event or a limit key that `report_jobs` would refuse."""
+    if value is None or (isinstance(value, str) and _is_name(name, value)):
         return
-    if isinstance(value, str) and 1 <= len(value) <= _LONGEST_NAME:
+    if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_NAME:
+        size = len(value) if isinstance(value, str) else repr(value)
+        raise InvalidArgument(f"A name has 1 to {_LONGEST_NAME} characters: {name} has {size}")
+    if "*" in value and not _FORBIDDEN.search(value):
         raise InvalidArgument(
-            f"The {name} holds a character that a database cannot store", detail=repr(value)
+            f"The {name} stands for many keys", detail=repr(value), hint="Name one key, without *"
         )
-    size = len(value) if isinstance(value, str) else repr(value)
-    raise InvalidArgument(f"A name has 1 to {_LONGEST_NAME} characters: {name} has {size}")
+    raise InvalidArgument(
+        f"The {name} holds a character that a database cannot store", detail=repr(value)
+    )
 
 
-def _is_name(value: str) -> bool:
-    return 1 <= len(value) <= _LONGEST_NAME and storable(value, _LONGEST_NAME) == value
+def _is_name(name: str, value: str) -> bool:
+    return (
+        1 <= len(value) <= _LONGEST_NAME
+        and _FORBIDDEN.search(value) is None
+        and not (name != "event" and "*" in value)
+    )

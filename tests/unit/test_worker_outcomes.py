@@ -408,7 +408,7 @@ def test_an_exception_that_denies_its_class_keeps_its_error():
 
 def test_a_pause_key_that_the_database_refuses_is_left_out():
     error = replicate.RateLimited("429", retry_after=3)
-    for key in ("", "k" * 201, "a\x00", 7):
+    for key in ("", "k" * 201, "a\x00", "a\nb", "user:*", 7):
         error.pause_key = key  # type: ignore[assignment]
         assert raised(error) == Snoozed(3.0)
 
@@ -432,6 +432,8 @@ def test_a_time_that_is_none_is_refused_where_it_is_written(kind, seconds):
         (lambda: RateLimited(1, ""), "key has 0"),
         (lambda: Park(1, "e" * 201), "event has 201"),
         (lambda: Park(1, "e\x00"), "event holds a character that a database cannot store"),
+        (lambda: Park(1, "a\nb"), "event holds a character that a database cannot store"),
+        (lambda: RateLimited(1, "user:*"), "key stands for many keys"),
         (lambda: RateLimited(1, 7), "key has 7"),  # type: ignore[arg-type]
     ],
 )
