@@ -1,4 +1,4 @@
-"""Enqueues a job and waits for its result; `examples/worker_app.py` has the handler."""
+"""Enqueue a job and wait for its result; `examples/worker_app.py` has the handler."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from picture_queue import AsyncPictureQueue, JobFailed
 
 
 async def main() -> None:
-    """Enqueues, waits, prints."""
+    """Enqueue a job and print its result."""
     async with AsyncPictureQueue.from_env() as pq:
         job = await pq.jobs.enqueue(
             "resize", {"path": "a.png"}, priority=5, idempotency_key="a.png"

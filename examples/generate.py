@@ -1,4 +1,4 @@
-"""Asks for a picture, follows it live and saves it.
+"""Generate a picture, follow its progress and save it.
 
 Needs a running project: `picture-queue local start`, then the variables it prints.
 """

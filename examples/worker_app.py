@@ -1,4 +1,4 @@
-"""A worker with handlers of its own: `picture-queue worker --app examples.worker_app:worker`."""
+"""A worker with its own handlers: `picture-queue worker --app examples.worker_app:worker`."""
 
 import time
 
@@ -10,7 +10,7 @@ worker = Worker()
 
 
 class Resize(BaseModel):
-    """What a `resize` job must say; anything else fails the job with the field's name."""
+    """The payload of `resize` jobs. Another payload fails the job and names the field."""
 
     path: str
     width: int = 256
@@ -18,19 +18,19 @@ class Resize(BaseModel):
 
 @worker.handler("resize", timeout=60, max_attempts=5)
 async def resize(payload: Resize, job: JobContext) -> dict[str, object]:
-    """Runs in the event loop."""
+    """Report progress; a coroutine runs in the event loop."""
     await job.progress(40, f"reading {payload.path}")
     return {"path": payload.path, "width": payload.width, "attempt": job.attempt}
 
 
 @worker.handler("report")
 def report(payload: dict[str, object]) -> str:
-    """Is a plain function, so it runs in a thread."""
+    """Count the lines; a plain function runs in a thread."""
     time.sleep(0.01)
     return f"{len(payload)} lines"
 
 
 @worker.handler("poll-supplier")
 async def poll_supplier(payload: dict[str, object]) -> Snooze | str:
-    """Puts itself off until there is something to do; no attempt is counted."""
+    """Snooze until the delivery is there; a snooze counts no attempt."""
     return "delivered" if payload.get("delivered") else Snooze(seconds=30)

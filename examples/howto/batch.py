@@ -1,4 +1,4 @@
-"""Dependencies and batches: an album is made when all of its pictures are."""
+"""Dependencies and batches: make an album when all of its pictures are ready."""
 
 import asyncio
 from typing import Any
@@ -12,24 +12,24 @@ worker = Worker(queues=[QUEUE])
 
 @worker.handler("fetch", queue=QUEUE)
 async def fetch(payload: dict[str, str]) -> str:
-    """Comes first."""
+    """Fetch a picture."""
     return payload["path"]
 
 
 @worker.handler("shrink", queue=QUEUE)
 async def shrink(payload: dict[str, str]) -> str:
-    """Waits for the fetch of its picture."""
+    """Shrink a picture, after it was fetched."""
     return payload["path"]
 
 
 @worker.handler("make-album", queue=QUEUE)
 async def make_album(payload: dict[str, Any]) -> str:
-    """Runs once, when all others have finished, however they ended."""
+    """Make the album, once, when all other jobs have finished."""
     return f"{payload['completed']} of {payload['total']}"
 
 
 async def main() -> None:
-    """Enqueues three pictures of two jobs each, and follows the whole."""
+    """Enqueue two jobs for each of three pictures, and wait for the batch."""
     jobs: list[NewJob] = []
     for name in ("a", "b", "c"):
         first, payload = uuid4(), {"path": f"{name}.png"}

@@ -1,4 +1,4 @@
-"""Cancels and timeouts: a handler is told, may tidy up, and is over whatever it does."""
+"""Cancellation and timeouts: the handler is told and may clean up; then its attempt ends."""
 
 import asyncio
 
@@ -9,18 +9,18 @@ worker = Worker(queues=["howto-cancel"])
 
 @worker.handler("render", queue="howto-cancel", timeout=1, max_attempts=1)
 async def render(payload: dict[str, float], job: JobContext) -> str:
-    """Takes its time."""
+    """Render for a number of seconds."""
     try:
         await job.progress(1, "rendering")
         await asyncio.sleep(payload["seconds"])
     except asyncio.CancelledError:
-        job.log("removing what was half done")  # a cancel, a timeout, a lost lease
+        job.log("removing partial files")  # after a cancel, a timeout or a lost lease
         raise
     return "done"
 
 
 async def main() -> None:
-    """Cancels one job while it runs, and lets another run out of time."""
+    """Cancel a running job, and let another one time out."""
     async with AsyncPictureQueue.from_env() as pq, worker:
         job = await pq.jobs.enqueue("render", {"seconds": 30}, timeout=60)
         async for event in pq.jobs.watch(job.id, timeout=30):

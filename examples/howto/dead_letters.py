@@ -1,4 +1,4 @@
-"""Dead letters: why jobs failed, and doing something about many of them at once."""
+"""Dead letters: group failed jobs by reason, and retry or discard many at once."""
 
 import asyncio
 
@@ -11,14 +11,14 @@ repaired = False
 
 @worker.handler("store", queue=QUEUE, max_attempts=1)
 async def store(payload: dict[str, int]) -> str:
-    """Fails until somebody has made room."""
+    """Store a file; fails while the disk is full."""
     if not repaired:
         raise OSError(f"no space for file {payload['n']}")
     return "stored"
 
 
 async def main() -> None:
-    """Lets ten jobs fail for one reason, repairs it, and retries them."""
+    """Let ten jobs fail for one reason, repair it, and retry them."""
     global repaired
     async with AsyncPictureQueue.from_env() as pq, worker:
         jobs = await pq.jobs.enqueue_many(
@@ -28,7 +28,7 @@ async def main() -> None:
             async for _ in pq.jobs.watch(job.id, timeout=30):
                 pass
         (reason,) = await pq.jobs.failure_reasons(queue=QUEUE)
-        print(reason.count, "times:", reason.reason)  # numbers and ids are taken out
+        print(reason.count, "times:", reason.reason)  # numbers and ids are replaced
 
         repaired = True
         which = {"queue": QUEUE, "reason": reason.reason}

@@ -1,4 +1,4 @@
--- A job that is written with the rest of a transaction, or not at all.
+-- The job is written with the rest of the transaction, or not at all.
 create table orders (id bigint primary key, email text not null);
 
 begin;

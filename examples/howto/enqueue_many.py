@@ -1,4 +1,4 @@
-"""Bulk, delay, priority, expiry, tags: what can be said of a job when it is enqueued."""
+"""Enqueue many jobs in one call, and one job with priority, delay, expiry and tags."""
 
 from picture_queue import NewJob, PictureQueue
 
@@ -15,9 +15,9 @@ with PictureQueue.from_env() as pq:
         "report",
         {"month": "2030-01"},
         queue="howto-enqueue",
-        priority=5,  # before those of priority 0
-        delay=3600,  # not before an hour is over
-        expires_in=7200,  # and not after two
+        priority=5,  # before jobs of priority 0
+        delay=3600,  # starts after an hour
+        expires_in=7200,  # fails if it has not started after two
         max_attempts=5,
         timeout=120,
         tags=["monthly"],

@@ -1,4 +1,4 @@
-"""Fair share: who comes with ten jobs does not wait for somebody else's thousand."""
+"""Fair sharing: ten jobs of one tenant do not wait for the thousand jobs of another."""
 
 import asyncio
 
@@ -12,17 +12,17 @@ all_started = asyncio.Event()
 
 @worker.handler("thumbnail", queue=QUEUE)
 async def thumbnail(payload: dict[str, str]) -> None:
-    """Notes whose turn it was."""
+    """Record the tenant."""
     started.append(payload["tenant"])
     if len(started) == 100:
         all_started.set()
 
 
 async def main() -> None:
-    """Enqueues a lot for one tenant, then a little for two others."""
+    """Enqueue many jobs for one tenant, then a few for two others."""
     async with AsyncPictureQueue.from_env() as pq:
         await pq.queues.set(QUEUE, fair_share=True)
-        await pq.tenants.set("carol", 3)  # three turns where others get one
+        await pq.tenants.set("carol", 3)  # three turns for each turn of the others
         for tenant, count in (("ada", 60), ("bob", 10), ("carol", 30)):
             await pq.jobs.enqueue_many(
                 NewJob(job_type="thumbnail", payload={"tenant": tenant}, queue=QUEUE, tenant=tenant)
@@ -30,7 +30,7 @@ async def main() -> None:
             )
         async with worker:
             await asyncio.wait_for(all_started.wait(), 30)
-    # While all three have jobs, five starts are one of ada's, one of bob's and three of carol's.
+    # While all three have jobs, of five starts one is ada's, one bob's and three are carol's.
     assert 8 <= started[:50].count("bob") <= 10
     assert 28 <= started[:50].count("carol") <= 30
     print({tenant: started[:50].count(tenant) for tenant in ("ada", "bob", "carol")})

@@ -1,4 +1,4 @@
-"""Limits: how many jobs of a key run at once, however many workers there are."""
+"""Limits: bound how many jobs of a key run at once, over all workers."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ running, most = 0, 0
 
 @worker.handler("draw", queue="howto-limits")
 async def draw(payload: dict[str, int]) -> None:
-    """Notes how many run beside it."""
+    """Record how many of these jobs run at the same time."""
     global running, most
     running += 1
     most = max(most, running)
@@ -19,10 +19,10 @@ async def draw(payload: dict[str, int]) -> None:
 
 
 async def main() -> None:
-    """Draws with two at a time, then with none while the key is paused."""
+    """Run two jobs at a time, then none while the key is paused."""
     async with AsyncPictureQueue.from_env() as pq, worker:
-        await pq.limits.set("model:flux", max_running=2)  # at once, for all workers
-        await pq.limits.set("user:*", rate=100, period=60)  # for each user: 100 starts a minute
+        await pq.limits.set("model:flux", max_running=2)  # takes effect at once, for all workers
+        await pq.limits.set("user:*", rate=100, period=60)  # each user: 100 starts a minute
         jobs = await pq.jobs.enqueue_many(
             NewJob(job_type="draw", payload={"n": n}, limit_keys=["model:flux"]) for n in range(8)
         )

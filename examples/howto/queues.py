@@ -1,4 +1,4 @@
-"""Queues: policies, pauses, draining and purging, all of it while workers run."""
+"""Queues: set policies, pause, drain and purge while workers run."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,12 +16,12 @@ with PictureQueue.from_env() as pq:
     assert paused.paused
     pq.queues.resume(QUEUE)
 
-    pq.queues.drain(QUEUE)  # what is there runs, nothing new is taken
+    pq.queues.drain(QUEUE)  # runs the jobs it has, accepts no new ones
     try:
         pq.jobs.enqueue("resize", {"path": "b.png"}, queue=QUEUE)
     except QueueDraining as error:
         print(error)
 
-    assert pq.queues.purge(QUEUE, preview=True).matched == 1  # what would be cancelled
+    assert pq.queues.purge(QUEUE, preview=True).matched == 1  # only counts
     assert pq.queues.purge(QUEUE).changed == 1
     pq.queues.resume(QUEUE)

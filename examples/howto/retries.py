@@ -1,4 +1,4 @@
-"""Retries: by a policy, at a time the handler chooses, for the whole queue, or not at all."""
+"""Retries: after a backoff, at a time of the handler's, with the queue paused, or none."""
 
 import asyncio
 
@@ -21,21 +21,21 @@ answers = iter([503, 429, 202, 200])
     "call-api", queue="howto-retries", max_attempts=3, backoff=Backoff("constant", base=0.5)
 )
 async def call_api(payload: dict[str, str], job: JobContext) -> str:
-    """Calls somebody who is busy at first."""
+    """Call an API that is busy at first."""
     if payload["url"] == "nowhere":
-        raise PermanentFailure("There is no such address")  # no other attempt
+        raise PermanentFailure("There is no such address")  # no retry
     match next(answers):
         case 503:
-            raise ConnectionError("busy")  # another attempt after the backoff
+            raise ConnectionError("busy")  # retried after the backoff
         case 429:
-            raise RateLimited(0.5)  # the whole queue rests; no attempt is counted
+            raise RateLimited(0.5)  # pauses the queue; counts no attempt
         case 202:
-            raise Retry(seconds=0.5)  # an attempt is counted, the time is ours
+            raise Retry(seconds=0.5)  # counts an attempt; retried at this time
     return f"attempt {job.attempt}"
 
 
 async def main() -> None:
-    """Runs one job that succeeds in the end, and one that cannot."""
+    """Run a job that succeeds at its third attempt, and one that fails for good."""
     async with AsyncPictureQueue.from_env() as pq, worker:
         job = await pq.jobs.enqueue("call-api", {"url": "a"})
         assert await pq.jobs.result(job.id, timeout=30) == "attempt 3"

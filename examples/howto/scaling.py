@@ -1,4 +1,4 @@
-"""Counts: depth, age, throughput and place in line, without ever counting jobs."""
+"""Counts: depth, age, throughput and position in the queue, without scanning jobs."""
 
 from picture_queue import NewJob, PictureQueue
 
@@ -13,7 +13,7 @@ with PictureQueue.from_env() as pq:
 
     assert pq.jobs.position(jobs[-1].id).position == 45
 
-    # Ten jobs a worker: five workers, what runs already counted in.
+    # Ten jobs for each worker: five workers. Running jobs are included.
     wanted = pq.queues.desired_workers(QUEUE, jobs_per_worker=10, max_workers=20)
     assert wanted.desired == 5
 

@@ -1,4 +1,4 @@
-"""Schedules: jobs that come again, one a tick, however many workers look."""
+"""Schedules: recurring jobs, one for each tick, with any number of workers."""
 
 from picture_queue import InvalidCron, PictureQueue
 
@@ -7,15 +7,15 @@ with PictureQueue.from_env() as pq:
         "nightly-report",
         "report",
         {"full": True},
-        cron="30 3 * * mon-fri",  # half past three in Berlin, in summer and in winter
+        cron="30 3 * * mon-fri",  # 03:30 in Berlin, in summer and in winter
         timezone="Europe/Berlin",
-        missed="once",  # if nobody looked for a week, one report, not five
+        missed="once",  # one report after an outage of a week, not five
         queue="howto-schedules",
     )
     print("next:", nightly.next_at)
     pq.schedules.set("heartbeat", "ping", every=30, queue="howto-schedules", missed="skip")
 
-    now = pq.schedules.run("nightly-report")  # its ticks stay as they are
+    now = pq.schedules.run("nightly-report")  # does not change its ticks
     assert pq.jobs.get(now.id).metadata["schedule"] == "nightly-report"
     assert pq.schedules.pause("heartbeat").next_at is None
     assert pq.schedules.resume("heartbeat").next_at is not None

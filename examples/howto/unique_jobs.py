@@ -1,4 +1,4 @@
-"""Jobs that should not be there twice: ignored, replaced, or put off until it is quiet."""
+"""Unique jobs: ignore, replace or debounce a duplicate."""
 
 from picture_queue import PictureQueue, Unique
 
@@ -6,24 +6,24 @@ QUEUE = "howto-unique"
 
 
 def index(pq: PictureQueue, page: int, text: str, unique: Unique) -> str:
-    """Asks for a page to be indexed and returns what became of that."""
+    """Enqueue the indexing of a page and return the outcome."""
     payload = {"page": page, "text": text}
     job = pq.jobs.enqueue("index-page", payload, queue=QUEUE, delay=5, unique=unique)
     return job.outcome
 
 
 with PictureQueue.from_env() as pq:
-    by_page = ["page"]  # the same page is the same job, whatever the text
+    by_page = ["page"]  # jobs for the same page are equal, whatever the text
     assert index(pq, 1, "a", Unique(by=by_page)) == "created"
     assert index(pq, 1, "b", Unique(by=by_page)) == "existing"
     assert index(pq, 1, "c", Unique(by=by_page, on_conflict="replace")) == "replaced"
-    # Each edit pushes the time on: the job runs once, five seconds after the last of them.
+    # Each edit postpones the job: it runs once, five seconds after the last edit.
     assert index(pq, 1, "d", Unique(by=by_page, on_conflict="debounce")) == "debounced"
     (job,) = pq.jobs.list(queue=QUEUE, status="pending")
     assert job.payload == {"page": 1, "text": "d"}
     pq.jobs.cancel(job.id)
 
-    # An idempotency key makes one call repeatable: the first job is found, finished or not.
+    # An idempotency key makes a call repeatable: it returns the first job, finished or not.
     first = pq.jobs.enqueue("charge", {"order": 7}, queue=QUEUE, idempotency_key="order-7")
     again = pq.jobs.enqueue("charge", {"order": 7}, queue=QUEUE, idempotency_key="order-7")
     assert first.id == again.id

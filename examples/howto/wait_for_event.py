@@ -1,4 +1,4 @@
-"""A job that waits for something outside, without a worker, until it is told or looks itself."""
+"""Park a job until an external event arrives, or until it polls."""
 
 import asyncio
 from typing import Any
@@ -11,16 +11,16 @@ worker = Worker(queues=["howto-events"])
 
 @worker.handler("ship-order", queue="howto-events")
 async def ship_order(payload: dict[str, str], job: JobContext) -> Park | dict[str, Any]:
-    """Ships when the order is paid."""
+    """Ship the order when it is paid."""
     if job.event is None:
         job.log("not paid yet")
-        # Woken by the event, or after an hour to look for itself.
+        # Woken by the event, or after an hour, to check itself.
         return Park(3600, event=f"paid:{payload['order']}")
     return {"shipped": payload["order"], "paid": job.event["amount"], "attempt": job.attempt}
 
 
 async def main() -> None:
-    """Enqueues, and tells of the payment as a webhook's handler would."""
+    """Enqueue the job, and send the event as the handler of a webhook would."""
     async with AsyncPictureQueue.from_env() as pq, worker:
         order = uuid4().hex
         job = await pq.jobs.enqueue("ship-order", {"order": order})
