@@ -6,17 +6,17 @@ import typer
 
 from picture_queue import __version__
 from picture_queue_cli import (
-    adopting,
+    adopt,
     batches,
     demo,
     doctor,
     enqueue,
     generate,
     health,
-    installing,
     jobs,
     limits,
     local,
+    migrate,
     operate,
     queues,
     schedules,
@@ -87,9 +87,9 @@ app.add_typer(operate.settings, name="settings", rich_help_panel=_OPERATE)
 app.command(rich_help_panel=_OPERATE)(doctor.doctor)
 app.command(rich_help_panel=_OPERATE)(operate.maintain)
 app.add_typer(local.app, name="local", rich_help_panel=_SET_UP)
-app.command(rich_help_panel=_SET_UP)(installing.install)
-app.command(rich_help_panel=_SET_UP)(installing.migrate)
-app.command(rich_help_panel=_SET_UP)(adopting.adopt)
+app.command(rich_help_panel=_SET_UP)(migrate.install)
+app.command(rich_help_panel=_SET_UP)(migrate.migrate)
+app.command(rich_help_panel=_SET_UP)(adopt.adopt)
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
-"""How the SQL gets into a project: as files for the Supabase CLI, or straight into the database.
+"""Installation of the SQL in a project: as files for the Supabase CLI, or directly.
 
 - `folder`: writes the migrations into the project's ``supabase/migrations/``.
-- `state`: reads what a database holds, and who keeps it.
-- `database`: applies the migrations, where no Supabase CLI does.
+- `database`: applies the migrations to a database, without the Supabase CLI.
+- `state`: reads which migrations a database has, and which tool applies them.
+- `adopt`: takes over a project that runs another job queue, with `relocate` and `copy_jobs`.
+- `checkup`: the doctor's checks from outside the database.
 """

@@ -1,7 +1,7 @@
-"""Takes over a project that already runs a job queue: another system's, or an unreleased of ours.
+"""Takes over a project that runs a job queue: of another system, or an unreleased version of ours.
 
-One transaction moves what is in the way aside, installs picture-queue, and copies the jobs. A
-preview is the same transaction, rolled back: what it tells is what would be.
+One transaction relocates the conflicting objects, installs picture-queue, and copies the jobs. A
+preview is the same transaction, rolled back, so its report is exact.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from picture_queue._resources import Migration, migrations
 from picture_queue.errors import InstallationRefused, MigrationFailed
 from picture_queue.installation import state
 from picture_queue.installation.database import LIMITS, LOCK, apply
-from picture_queue.installation.state import Keeper, connected
+from picture_queue.installation.state import MigrationTool, connected
 from picture_queue.settings import DatabaseSettings
 
 if TYPE_CHECKING:
@@ -20,37 +20,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Adoption:
-    """What came of it.
+    """The result of an adoption.
 
     Args:
-        schema: Where what was in the way is now; None: nothing was.
+        schema: The schema of the relocated objects; None: there were none.
         moved: The objects that were moved there.
-        jobs: The jobs by state, as they came along.
-        carried: The rows of each table that came along.
-        notes: What a person should look at.
+        jobs: The copied jobs by state.
+        copied: The number of rows copied from each table.
+        notes: Objects that a person must review.
         applied: The migrations that were applied.
     """
 
     schema: str | None = None
     moved: list[str] = field(default_factory=list)
     jobs: dict[str, int] = field(default_factory=dict)
-    carried: dict[str, int] = field(default_factory=dict)
+    copied: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     applied: list[str] = field(default_factory=list)
 
 
 def adopt(settings: DatabaseSettings, *, preview: bool) -> Adoption:
-    """Takes over the job queue of a database; one that is taken over already stays as it is.
+    """Take over the job queue of a database; repeated, it changes nothing.
 
     Args:
-        settings: The database; its user owns what is in the way.
-        preview: Change nothing, only tell.
+        settings: The database; its user owns the conflicting objects.
+        preview: Roll back, and only report.
 
     Raises:
-        InstallationRefused: The Supabase CLI keeps this database's picture-queue, or a job cannot
-            come along; nothing was changed.
+        InstallationRefused: The Supabase CLI applies the migrations of this database, or a job
+            cannot be copied; nothing was changed.
         MigrationFailed: A migration cannot be applied; nothing was changed.
-        PictureQueueError: The database does not answer, or its user may not do that.
+        PictureQueueError: The database does not answer, or its user lacks the permission.
     """
     from psycopg import Rollback
 
@@ -68,14 +68,14 @@ def adopt(settings: DatabaseSettings, *, preview: bool) -> Adoption:
 def _is_current(connection: "Connection[Any]", shipped: list[Migration]) -> bool:
     """Whether there is nothing to take over."""
     found = state.read(connection, shipped)
-    if found.keeper is Keeper.CLI:
-        state.expect_keeper(found, Keeper.MIGRATE)
-    if found.keeper is Keeper.NOBODY:
+    if found.tool is MigrationTool.CLI:
+        state.expect_tool(found, MigrationTool.MIGRATE)
+    if found.tool is MigrationTool.NONE:
         raise InstallationRefused(
             "There is no job queue to take over",
             hint="Install picture-queue with: picture-queue migrate",
         )
-    if found.keeper is not Keeper.MIGRATE:
+    if found.tool is not MigrationTool.MIGRATE:
         return False
     known = {file.name: file.digest for file in shipped}
     newer = found.applied.keys() - known.keys()
@@ -87,15 +87,15 @@ def _is_current(connection: "Connection[Any]", shipped: list[Migration]) -> bool
 def _take_over(connection: "Connection[Any]", shipped: list[Migration]) -> Adoption:
     from psycopg import Error
 
-    from picture_queue.installation.aside import set_aside
-    from picture_queue.installation.carry import carry, states_of
+    from picture_queue.installation.copy_jobs import copy_jobs, count_by_state
+    from picture_queue.installation.relocate import relocate
 
     try:
         connection.execute(LIMITS)
-        aside = set_aside(connection, shipped)
+        relocation = relocate(connection, shipped)
         for file in shipped:
             apply(connection, file)
-        carried = carry(connection, aside)
+        copied = copy_jobs(connection, relocation)
     except Error as error:
         said = error.diag
         raise MigrationFailed(
@@ -104,10 +104,10 @@ def _take_over(connection: "Connection[Any]", shipped: list[Migration]) -> Adopt
             hint="Nothing was changed",
         ) from error
     return Adoption(
-        schema=aside.schema,
-        moved=aside.moved + (["schema picture_queue"] if aside.private else []),
-        jobs=states_of(connection, "public.job_queue"),
-        carried=carried,
-        notes=aside.notes,
+        schema=relocation.schema,
+        moved=relocation.moved + (["schema picture_queue"] if relocation.private else []),
+        jobs=count_by_state(connection, "public.job_queue"),
+        copied=copied,
+        notes=relocation.notes,
         applied=[file.name for file in shipped],
     )

@@ -1,7 +1,7 @@
-"""The doctor's part outside the database: address, key, API, Realtime, and who keeps the SQL.
+"""The doctor's checks from outside: address, key, API, Realtime, and the migrations.
 
-Each check answers findings, with a remedy where something is wrong, and none raises: a project that
-does not answer is a finding too. What the database says of itself is `queue_doctor()`.
+Each check returns findings, with a remedy if something is wrong, and none raises: a project that
+does not answer is a finding too. The checks inside the database are in `queue_doctor()`.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from picture_queue._transport.base import check_version
 from picture_queue.errors import PictureQueueError, VersionMismatch
 from picture_queue.installation import state
 from picture_queue.installation.keys import KeyKind, kind_of
-from picture_queue.installation.state import Keeper
+from picture_queue.installation.state import MigrationTool
 from picture_queue.records import Version
 from picture_queue.records_operate import Finding
 from picture_queue.settings import DatabaseSettings, ProjectSettings
@@ -34,12 +34,12 @@ Verdict = Literal["ok", "warn", "bad"]
 
 @dataclass(frozen=True)
 class Checkup:
-    """What was found outside the database.
+    """The findings from outside the database.
 
     Args:
-        findings: The findings, in the order things were looked at.
-        has_sql: Whether the API has our functions, and this client fits them.
-        may_operate: Whether the key is one of a service, which alone may ask `queue_doctor()`.
+        findings: The findings, in the order of the checks.
+        has_sql: True if the API has our functions, in a version that fits this client.
+        may_operate: True if the key is a service key, which `queue_doctor()` requires.
     """
 
     findings: list[Finding]
@@ -48,7 +48,7 @@ class Checkup:
 
 
 async def examine_api(settings: ProjectSettings) -> Checkup:
-    """Looks at a project through its API."""
+    """Check a project through its API."""
     kind = kind_of(settings.key, settings.url)
     findings = [_address(settings.url), _key(kind)]
     headers = {"apikey": settings.key}
@@ -70,30 +70,30 @@ async def examine_api(settings: ProjectSettings) -> Checkup:
 
 
 def examine_database(settings: DatabaseSettings | None) -> list[Finding]:
-    """Looks at who applies the migrations of a database, and what is left to apply."""
+    """Check which tool applies the migrations of a database, and which are pending."""
     if settings is None:
-        detail = "who applies them was not looked at: set --db-url or PICTURE_QUEUE_DATABASE_URL"
+        detail = "not checked: set --db-url or PICTURE_QUEUE_DATABASE_URL"
         return [_finding("migrations", "ok", detail)]
     shipped = migrations()
     try:
         with state.connected(settings) as connection:
             found = state.read(connection, shipped)
         found.expect_known(shipped)
-        if found.keeper in (Keeper.OLD_SYSTEM, Keeper.UNKNOWN):
-            state.expect_keeper(found, Keeper.MIGRATE)
+        if found.tool in (MigrationTool.OTHER_QUEUE, MigrationTool.UNKNOWN):
+            state.expect_tool(found, MigrationTool.MIGRATE)
     except PictureQueueError as error:
         return [_finding("migrations", "bad", _said(error), error.hint)]
     left = [file.name for file in shipped if file.name not in found.applied]
     commands = {
-        Keeper.MIGRATE: "picture-queue migrate",
-        Keeper.CLI: "picture-queue install && supabase db push",
+        MigrationTool.MIGRATE: "picture-queue migrate",
+        MigrationTool.CLI: "picture-queue install && supabase db push",
     }
-    if found.keeper is Keeper.NOBODY:
+    if found.tool is MigrationTool.NONE:
         return [_finding("migrations", "bad", "picture-queue is not in the database", _INSTALL)]
     if left:
         detail = f"not applied yet: {', '.join(left)}"
-        return [_finding("migrations", "bad", detail, commands[found.keeper])]
-    detail = f"all {len(shipped)} applied, by `{found.keeper}`"
+        return [_finding("migrations", "bad", detail, commands[found.tool])]
+    detail = f"all {len(shipped)} applied, by `{found.tool}`"
     return [_finding("migrations", "ok", detail)]
 
 
@@ -167,37 +167,39 @@ async def _not_installed(http: httpx.AsyncClient) -> Finding:
     except httpx.HTTPError:
         table = None
     if table is not None and table.status_code == 200:
-        detail = "the project runs a job queue of its own: public.job_queue is there"
+        detail = "the project has another job queue: public.job_queue exists"
         return _finding("version", "bad", detail, _ADOPT)
     return _finding("version", "bad", "the project has no picture-queue functions", _INSTALL)
 
 
 async def _postgrest(http: httpx.AsyncClient) -> Finding:
-    # The description of the API names the server's version; hosted gateways replace the header.
+    # The OpenAPI document has the server's version; hosted gateways replace the header.
     try:
         body = _json(await http.get("/", headers={"Accept": "application/openapi+json"}))
         version = body["info"]["version"]
     except (httpx.HTTPError, KeyError, TypeError):
-        return _finding("postgrest", "ok", "it does not tell its version")
+        return _finding("postgrest", "ok", "it does not report its version")
     return _finding("postgrest", "ok", f"version {version}")
 
 
 async def _realtime(settings: ProjectSettings, kind: KeyKind) -> Finding:
-    remedy = "see Realtime in the project's settings: it has to be on, and allow private channels"
+    remedy = "turn Realtime on in the project's settings, with private channels"
     if kind.access == "users":
-        return _finding("realtime", "ok", "not tried: a private channel needs a user or a service")
+        return _finding(
+            "realtime", "ok", "not tried: a private channel needs a user's token or a service key"
+        )
     try:
         async with asyncio.timeout(_TIMEOUT):
             refused = await _join(settings)
     except Exception as error:
         refused = f"no channel can be opened: {str(error) or type(error).__name__}"
     if refused:
-        return _finding("realtime", "bad", f"{refused}; who watches polls", remedy)
+        return _finding("realtime", "bad", f"{refused}; watches poll instead", remedy)
     return _finding("realtime", "ok", "a private channel was joined")
 
 
 async def _join(settings: ProjectSettings) -> str | None:
-    """Joins a private channel nobody else uses; returns why that was refused."""
+    """Join a private channel of our own; return why that was refused."""
     from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
 
     answered: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
@@ -241,5 +243,5 @@ def _finding(check: str, verdict: Verdict, detail: str, remedy: str | None = Non
 
 
 def is_bad(findings: Iterable[Finding]) -> bool:
-    """Whether one of the findings is bad."""
+    """Return whether one of the findings is bad."""
     return any(finding.verdict == "bad" for finding in findings)

@@ -1,8 +1,8 @@
-"""Applies the migrations straight to a database, where no Supabase CLI does.
+"""Applies the migrations to a database, without the Supabase CLI.
 
-Each file is one transaction: its statements and its row in ``picture_queue.migration``. A lock of
-the transaction, which a pooler passes on where it would lose one of the session, lets one run at a
-time do that; the next looks again at what is left.
+Each file is one transaction: its statements and its row in ``picture_queue.migration``. An advisory
+lock of the transaction, which works behind a pooler where a session lock does not, admits one run
+at a time; the next one reads again which files are pending.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from picture_queue._resources import Migration, migrations, place_of
 from picture_queue.errors import MigrationFailed
 from picture_queue.installation import state
-from picture_queue.installation.state import Keeper, connected
+from picture_queue.installation.state import MigrationTool, connected
 from picture_queue.settings import DatabaseSettings
 
 if TYPE_CHECKING:
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 # A number of our own: the first eight bytes of the SHA-256 of "picture-queue migrate".
 LOCK = "select pg_catalog.pg_advisory_xact_lock(4238266008931965025)"
-# Roles of the platform have time limits. What waits for a table makes others wait behind it.
+# Roles of the platform have timeouts. A statement that waits for a table lock blocks others.
 LIMITS = "set local statement_timeout = 0; set local lock_timeout = '30s'"
 _RECORD = "insert into picture_queue.migration (name, digest) values (%s, %s)"
 
 
 def migrate(settings: DatabaseSettings, applied: Callable[[str], None]) -> list[str]:
-    """Applies the migrations the database does not have, each in one transaction.
+    """Apply the pending migrations, each in one transaction.
 
     Args:
-        settings: The database; its user owns, or comes to own, schema ``picture_queue``.
-        applied: Called with the name of each as soon as it is applied.
+        settings: The database; its user owns, or will own, the schema ``picture_queue``.
+        applied: Called with the name of each migration after its commit.
 
     Returns:
-        Those names.
+        These names.
 
     Raises:
-        InstallationRefused: Another way keeps the database, or what is in it is not what ships.
-        MigrationFailed: Nothing of that file was applied; those before it stay.
-        PictureQueueError: The database does not answer, or its user may not do that.
+        InstallationRefused: Another tool applies the migrations, or the applied ones differ.
+        MigrationFailed: A file was not applied; those before it stay.
+        PictureQueueError: The database does not answer, or its user lacks the permission.
     """
     done = []
     with connected(settings) as connection:
@@ -48,7 +48,7 @@ def migrate(settings: DatabaseSettings, applied: Callable[[str], None]) -> list[
 
 
 def pending(settings: DatabaseSettings) -> list[str]:
-    """Returns the names `migrate` would apply; changes nothing.
+    """Return the names of the pending migrations.
 
     Raises:
         InstallationRefused: As `migrate`.
@@ -58,21 +58,21 @@ def pending(settings: DatabaseSettings) -> list[str]:
         return [file.name for file in _pending(connection)]
 
 
-def expect_keeper(settings: DatabaseSettings, keeper: Keeper) -> None:
-    """Checks that a way of applying migrations may go on with the database.
+def expect_tool(settings: DatabaseSettings, tool: MigrationTool) -> None:
+    """Check that a tool may apply migrations to the database.
 
     Raises:
-        InstallationRefused: Another way keeps it, or what is there has to be moved first.
+        InstallationRefused: Another tool applies them, or another queue must be adopted first.
         PictureQueueError: The database does not answer.
     """
     with connected(settings) as connection:
-        state.expect_keeper(state.read(connection, migrations()), keeper)
+        state.expect_tool(state.read(connection, migrations()), tool)
 
 
 def _pending(connection: "Connection[Any]") -> list[Migration]:
     shipped = migrations()
     found = state.read(connection, shipped)
-    state.expect_keeper(found, Keeper.MIGRATE)
+    state.expect_tool(found, MigrationTool.MIGRATE)
     found.expect_known(shipped)
     return [file for file in shipped if file.name not in found.applied]
 
@@ -88,7 +88,7 @@ def _apply_next(connection: "Connection[Any]") -> str | None:
 
 
 def apply(connection: "Connection[Any]", file: Migration) -> None:
-    """Runs a migration in the open transaction and writes down that it was.
+    """Run a migration in the open transaction and record it.
 
     Raises:
         MigrationFailed: A statement failed.
@@ -97,7 +97,7 @@ def apply(connection: "Connection[Any]", file: Migration) -> None:
 
     try:
         connection.execute(LIMITS)
-        # Without parameters it goes out as it is, all statements at once.
+        # Without parameters all statements are sent at once, unchanged.
         connection.execute(file.sql.encode())
         connection.execute(_RECORD, (file.name, file.digest))
     except Error as error:

@@ -1,8 +1,8 @@
-"""Writes the migrations that ship with the package into a project's ``supabase/migrations/``.
+"""Writes the migrations of this package into a project's ``supabase/migrations/``.
 
 The Supabase CLI applies files in the order of the digits before their name, and refuses one that is
-older than what a database has (``supabase db push``). So each file is stamped anew, later than the
-project's newest and than now, and known again by the original name behind the new digits.
+older than the last applied one (``supabase db push``). So each file gets a new timestamp, later
+than the project's newest and than now, and is identified by the original name after it.
 """
 
 import re
@@ -19,19 +19,19 @@ from picture_queue.errors import InstallationRefused, SettingsError
 # The names the CLI takes (pkg/migration/list.go of https://github.com/supabase/cli).
 _MIGRATION = re.compile(r"([0-9]+)_(.*)\.sql")
 _HEADER = re.compile(r"-- (\S+) of picture-queue (\S+), sha256 ([0-9a-f]{64})\. .*")
-# Made by whoever writes, so that there is one, and what is unfinished lies nowhere else.
+# Created by the one process that writes, so there is only one; unfinished files are only in it.
 _STAGING = ".picture-queue-install"
 
 
 @dataclass(frozen=True)
 class Installation:
-    """What an installation found and did.
+    """The result of an installation.
 
     Args:
-        directory: Where the migrations are.
+        directory: The directory of the migrations.
         written: Files written now.
-        present: Files that were there, as they ship.
-        edited: Files that were there and are not as they were installed.
+        present: Files that exist unchanged.
+        edited: Files that exist and were edited.
     """
 
     directory: Path
@@ -44,10 +44,10 @@ class Installation:
 class _File:
     path: Path
     version: str
-    original: str  # behind the new digits; the whole name where it was copied as it is
+    original: str  # the name after the timestamp; the whole name of a copied file
 
     def state(self, shipped: Migration) -> str:
-        """Returns ``present``, ``edited``, or ``other``: installed by another state of ours."""
+        """Return ``present``, ``edited``, or ``other``: of another version of the migration."""
         text = self.path.read_text(encoding="utf-8", errors="replace")
         first, _, rest = text.partition("\n")
         header = _HEADER.fullmatch(first.rstrip())
@@ -59,16 +59,16 @@ class _File:
 
 
 def install(project: Path, package_version: str, now: datetime | None = None) -> Installation:
-    """Writes the migrations the folder does not have: all of them, or nothing.
+    """Write the missing migrations into the folder, all or none.
 
     Args:
         project: The project's ``supabase`` directory, as ``supabase init`` made it.
         package_version: Named in the files.
-        now: The time of the new stamps; None: now.
+        now: The time for the timestamps; None: now.
 
     Raises:
         SettingsError: There is no such directory, or it cannot be written.
-        InstallationRefused: What is in the folder does not permit it; nothing was written.
+        InstallationRefused: The files in the folder conflict; nothing was written.
     """
     if not project.is_dir():
         raise SettingsError(
@@ -109,7 +109,7 @@ def _install(
 
 @contextmanager
 def _staging(project: Path) -> Iterator[Path]:
-    """Gives the one directory for what is being written, and takes it away again."""
+    """Create the staging directory, and remove it afterwards."""
     path = project / _STAGING
     try:
         path.mkdir()
@@ -126,7 +126,7 @@ def _staging(project: Path) -> Iterator[Path]:
 
 
 def _move(staging: Path, directory: Path, names: list[str]) -> list[Path]:
-    """Moves whole files into the folder, oldest first; takes them out again if one fails."""
+    """Move complete files into the folder, oldest first; remove them again if one fails."""
     moved: list[Path] = []
     try:
         for name in names:
@@ -139,7 +139,7 @@ def _move(staging: Path, directory: Path, names: list[str]) -> list[Path]:
 
 
 def _files(directory: Path) -> list[_File]:
-    """Returns the migrations of the folder in the order the CLI applies them."""
+    """Return the migrations of the folder in the order in which the CLI applies them."""
     matches = [
         (path, _MIGRATION.fullmatch(path.name)) for path in directory.iterdir() if path.is_file()
     ]
@@ -148,7 +148,7 @@ def _files(directory: Path) -> list[_File]:
 
 
 def _found(files: list[_File], shipped: list[Migration]) -> list[tuple[Migration, _File]]:
-    """Joins what ships with what is there; it has to be the first so many, in their order."""
+    """Match our migrations with the files; these must be the first ones, in their order."""
     found = []
     for migration in shipped:
         mine = [f for f in files if migration.name in (f.original, f.path.stem)]
@@ -175,15 +175,15 @@ def _expect_order(found: list[tuple[Migration, _File]], shipped: list[Migration]
     for migration, wanted in zip(there, shipped, strict=False):
         if migration is not wanted:
             raise InstallationRefused(
-                f"{wanted.name} is missing, and {migration.name}, which comes after it, is there",
+                f"{wanted.name} is missing, but {migration.name}, which comes after it, exists",
                 hint="Take the file from your version control, or install into an empty folder",
             )
     names = [file.path.name for _, file in found]
     if names != sorted(names):
         raise InstallationRefused(
-            "The installed migrations are stamped out of order",
+            "The timestamps of the installed migrations are out of order",
             detail=", ".join(names),
-            hint="Rename those that no database has yet",
+            hint="Rename those that are not applied to any database yet",
         )
 
 
@@ -194,16 +194,16 @@ def _is_ours(path: Path, known: set[str]) -> bool:
 
 
 def _names(missing: list[Migration], files: list[_File], now: datetime) -> list[str]:
-    """Returns the file names of what is to be written: later than now, and than the newest."""
+    """Return the names of the files to write, with timestamps after now and after the newest."""
     stamp = int(now.astimezone(UTC).strftime("%Y%m%d%H%M%S"))
     newest = max((file.version for file in files), default="")
-    # The CLI compares digits as text.
+    # The CLI compares timestamps as text.
     if missing and newest >= str(stamp):
         if len(newest) != len(str(stamp)):
             raise InstallationRefused(
-                "No time stamp comes after the newest migration of the folder",
+                "No timestamp comes after the newest migration of the folder",
                 detail=newest,
-                hint="Give it fourteen digits, such as `supabase migration new` writes",
+                hint="Give it fourteen digits, as `supabase migration new` does",
             )
         stamp = int(newest) + 1
     return [f"{stamp + i}_{migration.file_name}" for i, migration in enumerate(missing)]
@@ -218,8 +218,8 @@ def _with_header(migration: Migration, version: str) -> str:
 
 def _other_state(file: _File, shipped: Migration) -> InstallationRefused:
     return InstallationRefused(
-        f"{file.path.name} is of another state of picture-queue than this package",
-        detail=f"before 0.1.0 is released, {shipped.name} still changes and has no upgrade",
-        hint="If no database has it yet, delete the file and install again; if one has, see "
-        "docs/supabase.md, Before 0.1.0",
+        f"{file.path.name} is of another version of picture-queue than this package",
+        detail=f"before the release of 0.1.0, {shipped.name} still changes and has no upgrade",
+        hint="If no database has it yet, delete the file and install again; else see "
+        "docs/supabase.md, Pre-release schemas",
     )

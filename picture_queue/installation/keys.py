@@ -1,6 +1,6 @@
-"""What kind of key this is, as far as its text tells.
+"""The kind of a key, as far as its text shows.
 
-Only the doctor looks: calls send a key as it is.
+Only the doctor reads it; calls send a key as it is.
 """
 
 import base64
@@ -20,10 +20,10 @@ class KeyKind:
     """A kind of key.
 
     Args:
-        name: As the project's settings call it.
-        access: Whose rights it gives.
-        problem: Why it cannot work, None where nothing speaks against it.
-        remedy: What to do then.
+        name: Its name in the project's settings.
+        access: Whose permissions it has.
+        problem: Why it cannot work; None: no problem found.
+        remedy: The fix for the problem.
     """
 
     name: str
@@ -33,7 +33,7 @@ class KeyKind:
 
 
 def kind_of(key: str, url: str) -> KeyKind:
-    """Tells the kind of a key.
+    """Return the kind of a key.
 
     Args:
         key: The key.
@@ -45,7 +45,7 @@ def kind_of(key: str, url: str) -> KeyKind:
         return KeyKind("publishable key (sb_publishable_)", "users")
     claims = _claims(key)
     if claims is None:
-        return KeyKind("a key of no kind that Supabase gives out", "unknown", remedy=_SERVICE)
+        return KeyKind("unrecognised key format", "unknown", remedy=_SERVICE)
     role = claims.get("role")
     name = f"legacy key of role {role}"
     if role not in ("anon", "service_role"):

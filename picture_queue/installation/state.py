@@ -1,4 +1,4 @@
-"""What a database holds of picture-queue, and who keeps it: read in one statement."""
+"""The migrations that a database has, and the tool that applies them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from picture_queue.settings import DatabaseSettings
 if TYPE_CHECKING:
     from psycopg import Connection
 
-# Names the catalogue by text: none of these tables has to be there.
+# to_regclass takes names as text, so none of these tables must exist.
 _READ = """
 select jsonb_build_object(
   'schema', to_regnamespace('picture_queue') is not null,
@@ -26,33 +26,33 @@ _OWN = "select name, digest from picture_queue.migration"
 _CLI = "select version, name from supabase_migrations.schema_migrations"
 
 
-class Keeper(StrEnum):
-    """Who applies the migrations of a database."""
+class MigrationTool(StrEnum):
+    """The tool that applies the migrations of a database."""
 
-    NOBODY = "nobody"  # picture-queue is not in it
+    NONE = "none"  # picture-queue is not installed
     MIGRATE = "picture-queue migrate"
     CLI = "supabase db push"
-    UNKNOWN = "unknown"  # it is in it, and in nobody's list
-    OLD_SYSTEM = "old system"  # another job_queue is in its place
+    UNKNOWN = "unknown"  # it is installed, but no list has its migrations
+    OTHER_QUEUE = "other queue"  # another table public.job_queue exists
 
 
 @dataclass(frozen=True)
 class State:
-    """What is in a database.
+    """The installation in a database.
 
     Args:
-        keeper: Who applies its migrations.
-        applied: The names of ours that are applied, with their digests where those are known.
+        tool: The tool that applies its migrations.
+        applied: Names of applied migrations of ours, with their digests if known.
     """
 
-    keeper: Keeper
+    tool: MigrationTool
     applied: dict[str, str | None]
 
     def expect_known(self, shipped: list[Migration]) -> None:
-        """Checks that the database holds the first so many of what ships, and as it ships.
+        """Check that the applied migrations are those of this package, unchanged.
 
         Raises:
-            InstallationRefused: It holds more, or something else.
+            InstallationRefused: One is unknown, or was changed before its release.
         """
         known = {file.name: file for file in shipped}
         for name, digest in self.applied.items():
@@ -62,15 +62,15 @@ class State:
                     hint="Upgrade this package: pip install --upgrade picture-queue",
                 )
             if digest not in (None, known[name].digest):
-                raise _unreleased(f"{name} was applied as it stood before it was released")
+                raise _unreleased(f"{name} was applied in a version from before its release")
 
 
 def read(connection: "Connection[Any]", shipped: list[Migration]) -> State:
-    """Reads the state of a database.
+    """Read the state of a database.
 
     Args:
-        connection: To it.
-        shipped: What the package ships.
+        connection: A connection to it.
+        shipped: The migrations of this package.
 
     Raises:
         psycopg.Error: It cannot be read.
@@ -80,64 +80,64 @@ def read(connection: "Connection[Any]", shipped: list[Migration]) -> State:
     if there["own_list"]:
         own = dict(connection.execute(_OWN).fetchall())
     if own:
-        return State(Keeper.MIGRATE, own)
+        return State(MigrationTool.MIGRATE, own)
     pushed = set()
     if there["cli_list"]:
         for version, name in connection.execute(_CLI):
-            # Stamped anew by `install`, or applied as the file ships.
+            # With the timestamp of `install`, or with the original one.
             pushed |= {name, f"{version}_{name}"}
     ours: dict[str, str | None] = {file.name: None for file in shipped if file.name in pushed}
     if ours and there["schema"]:
-        return State(Keeper.CLI, ours)
+        return State(MigrationTool.CLI, ours)
     if there["schema"]:
-        return State(Keeper.UNKNOWN, {})
-    return State(Keeper.OLD_SYSTEM if there["jobs"] else Keeper.NOBODY, {})
+        return State(MigrationTool.UNKNOWN, {})
+    return State(MigrationTool.OTHER_QUEUE if there["jobs"] else MigrationTool.NONE, {})
 
 
-def expect_keeper(state: State, wanted: Keeper) -> None:
-    """Checks that a way of applying migrations may go on with a database.
+def expect_tool(state: State, wanted: MigrationTool) -> None:
+    """Check that a tool may apply migrations to a database.
 
     Args:
-        state: The database's.
-        wanted: The way.
+        state: The state of the database.
+        wanted: The tool.
 
     Raises:
-        InstallationRefused: Another way keeps it, or what is there has to be moved first.
+        InstallationRefused: Another tool applies them, or another queue must be adopted first.
     """
-    if state.keeper in (Keeper.NOBODY, wanted):
+    if state.tool in (MigrationTool.NONE, wanted):
         return
-    if state.keeper is Keeper.OLD_SYSTEM:
+    if state.tool is MigrationTool.OTHER_QUEUE:
         raise InstallationRefused(
-            "The database runs a job queue of its own: public.job_queue is there",
-            hint="See what would become of it: picture-queue adopt --preview",
+            "The database has another job queue: public.job_queue exists",
+            hint="Preview its adoption: picture-queue adopt --preview",
         )
-    if state.keeper is Keeper.UNKNOWN:
-        raise _unreleased("The database has picture-queue, and nobody's list has its migrations")
+    if state.tool is MigrationTool.UNKNOWN:
+        raise _unreleased("The database has picture-queue, but no list has its migrations")
     commands = {
-        Keeper.CLI: "picture-queue install && supabase db push; the embedded stack does it "
-        "at its start",
-        Keeper.MIGRATE: "picture-queue migrate",
+        MigrationTool.CLI: "picture-queue install && supabase db push; the embedded stack applies "
+        "them at its start",
+        MigrationTool.MIGRATE: "picture-queue migrate",
     }
     raise InstallationRefused(
-        f"The migrations of this database are applied by `{state.keeper}`",
-        hint=f"Go on with: {commands[state.keeper]}",
+        f"The migrations of this database are applied by `{state.tool}`",
+        hint=f"Use: {commands[state.tool]}",
     )
 
 
 @contextmanager
 def connected(settings: DatabaseSettings) -> Iterator["Connection[Any]"]:
-    """Opens a connection for the block; what goes wrong in it has a name of this library.
+    """Open a connection for the block, and translate its errors.
 
     Raises:
         SettingsError: The driver is not installed.
-        PictureQueueError: What the database answered, or that it did not.
+        PictureQueueError: The database refused a statement, or did not answer.
     """
     with needs_driver():
         from picture_queue._transport.connection import connect_sync
         from picture_queue._transport.sqlstate import translate_error
     try:
         with connect_sync(settings) as connection:
-            # Behind a pooler in transaction mode a named statement may meet another session.
+            # Behind a pooler in transaction mode a named statement may reach another session.
             connection.prepare_threshold = None
             yield connection
     except Exception as error:
@@ -153,6 +153,6 @@ def _value(connection: "Connection[Any]", sql: str) -> Any:
 def _unreleased(message: str) -> InstallationRefused:
     return InstallationRefused(
         message,
-        hint="Before 0.1.0 states have no upgrade. picture-queue adopt --preview says what would "
-        "come along to a new one",
+        hint="Pre-release schemas cannot be upgraded. Preview their adoption: "
+        "picture-queue adopt --preview",
     )

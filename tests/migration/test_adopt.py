@@ -39,7 +39,7 @@ async def take_over(database: Any, *, preview: bool = False) -> Adoption:
 async def test_it_is_recognised_and_the_doctor_names_the_command(old: Any) -> None:
     (finding,) = await asyncio.to_thread(examine_database, old.settings)
     assert finding.verdict == "bad"
-    assert "a job queue of its own" in finding.detail
+    assert "another job queue" in finding.detail
     assert "picture-queue adopt --preview" in (finding.remedy or "")
 
 
@@ -112,9 +112,9 @@ async def test_nothing_is_dropped(old: Any) -> None:
 async def test_what_a_person_should_look_at_is_told(old: Any) -> None:
     notes = "\n".join((await take_over(old, preview=True)).notes)
     for text in (
-        "trigger job_queue_updated goes with public.job_queue",
-        "public.generation_costs refers to public.job_queue",
-        "view public.my_dashboard goes on to show the old rows",
+        "trigger job_queue_updated moves with public.job_queue",
+        "public.generation_costs references public.job_queue",
+        "view public.my_dashboard still shows the old rows",
         "publication supabase_realtime",
         "function public.count_my_jobs() names job_queue",
     ):
@@ -137,7 +137,7 @@ async def test_a_state_nobody_knows_is_refused_and_nothing_changes(old: Any) -> 
     await old.run("alter type public.job_status add value 'on_fire'")
     await old.run("update job_queue set status = 'on_fire' where id = $1", FAILED)
     before = await old.rows(OBJECTS)
-    with pytest.raises(InstallationRefused, match="states that are not known: on_fire"):
+    with pytest.raises(InstallationRefused, match="unknown states: on_fire"):
         await take_over(old)
     assert await old.rows(OBJECTS) == before
 
@@ -145,7 +145,7 @@ async def test_a_state_nobody_knows_is_refused_and_nothing_changes(old: Any) -> 
 async def test_a_job_without_a_state_is_refused(bare: Any) -> None:
     await bare.run("create table job_queue (id uuid, type text, status text)")
     await bare.run("insert into job_queue (type) values ('resize')")
-    with pytest.raises(InstallationRefused, match="states that are not known: None"):
+    with pytest.raises(InstallationRefused, match="unknown states: None"):
         await take_over(bare)
 
 
@@ -185,7 +185,7 @@ async def test_jobs_with_numbers_for_ids_get_new_ones_and_keep_the_old(bare: Any
 
 async def test_a_table_that_is_no_queue_is_refused(bare: Any) -> None:
     await bare.run("create table job_queue (id uuid)")
-    with pytest.raises(InstallationRefused, match="it is no job queue"):
+    with pytest.raises(InstallationRefused, match="it is not a job queue"):
         await take_over(bare)
 
 

@@ -25,7 +25,7 @@ def test_install_prints_what_it_wrote_and_says_what_comes_next(cli: Cli, tmp_pat
     Path(line).write_text("-- mine now\n")
     edited = cli("install")
     assert (edited.exit_code, edited.stdout) == (0, "")
-    assert f"! {line} is not as it was installed" in edited.stderr
+    assert f"! {line} was edited" in edited.stderr
 
 
 def test_install_without_a_project_says_what_to_do(cli: Cli) -> None:
@@ -58,7 +58,7 @@ def test_install_leaves_a_database_to_migrate(cli: Cli, bare: Any, tmp_path: Pat
     assert cli("migrate", "--db-url", bare.url).exit_code == 0
     done = cli("install", "--db-url", bare.url)
     assert (done.exit_code, done.stdout) == (9, "")
-    assert "Go on with: picture-queue migrate" in done.stderr
+    assert "Use: picture-queue migrate" in done.stderr
     assert not (tmp_path / "supabase" / "migrations").exists()
 
 

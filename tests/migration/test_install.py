@@ -96,7 +96,7 @@ def test_the_stamp_is_later_than_now_and_than_the_newest(
 def test_a_name_nothing_comes_after_is_refused(project: Path) -> None:
     (project / "migrations").mkdir()
     (project / "migrations" / "999_a.sql").touch()
-    with pytest.raises(InstallationRefused, match="No time stamp comes after") as refused:
+    with pytest.raises(InstallationRefused, match="No timestamp comes after") as refused:
         install(project)
     assert refused.value.detail == "999"
     assert names(project) == ["999_a.sql"]
@@ -130,7 +130,7 @@ def test_a_file_of_another_unreleased_state_is_refused_with_what_to_do(
 ) -> None:
     before = install(project)
     ship(Migration(ONE.file_name, "select 'rewritten';\n"), TWO, instead=True)
-    with pytest.raises(InstallationRefused, match="another state of picture-queue") as refused:
+    with pytest.raises(InstallationRefused, match="another version of picture-queue") as refused:
         install(project)
     assert "docs/supabase.md" in (refused.value.hint or "")
     assert names(project) == [path.name for path in before.written]
@@ -146,7 +146,7 @@ def test_a_folder_of_a_newer_package_is_refused(project: Path, ship: Any) -> Non
 
 def test_a_gap_is_refused(project: Path) -> None:
     install(project).written[0].unlink()
-    with pytest.raises(InstallationRefused, match=r"pre_one is missing, and .*post_two"):
+    with pytest.raises(InstallationRefused, match=r"pre_one is missing, but .*post_two"):
         install(project)
 
 

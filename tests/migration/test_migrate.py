@@ -16,8 +16,8 @@ from picture_queue.errors import (
     PictureQueueError,
     SettingsError,
 )
-from picture_queue.installation.database import LOCK, expect_keeper, migrate, pending
-from picture_queue.installation.state import Keeper
+from picture_queue.installation.database import LOCK, expect_tool, migrate, pending
+from picture_queue.installation.state import MigrationTool
 from picture_queue.local.migrate import apply_migrations
 from picture_queue.settings import DatabaseSettings
 
@@ -105,7 +105,7 @@ async def test_a_database_the_cli_keeps_is_left_to_it(bare: Any) -> None:
         refused = await refusal(bare)
         assert "applied by `supabase db push`" in refused.message
         assert "picture-queue install && supabase db push" in (refused.hint or "")
-        await asyncio.to_thread(expect_keeper, bare.settings, Keeper.CLI)
+        await asyncio.to_thread(expect_tool, bare.settings, MigrationTool.CLI)
 
 
 async def test_other_migrations_of_the_cli_are_nothing_to_us(bare: Any) -> None:
@@ -122,8 +122,8 @@ async def test_other_migrations_of_the_cli_are_nothing_to_us(bare: Any) -> None:
 async def test_a_database_that_migrate_keeps_is_not_installed_into(bare: Any) -> None:
     await run(bare)
     with pytest.raises(InstallationRefused, match="applied by `picture-queue migrate`") as refused:
-        await asyncio.to_thread(expect_keeper, bare.settings, Keeper.CLI)
-    assert refused.value.hint == "Go on with: picture-queue migrate"
+        await asyncio.to_thread(expect_tool, bare.settings, MigrationTool.CLI)
+    assert refused.value.hint == "Use: picture-queue migrate"
 
 
 async def test_whoever_applies_the_file_by_hand_is_told_why_it_fails(bare: Any) -> None:
@@ -150,16 +150,16 @@ async def test_an_unreleased_state_is_refused_with_what_to_do(bare: Any) -> None
     await run(bare)
     await bare.run("update picture_queue.migration set digest = 'of yesterday'")
     refused = await refusal(bare)
-    assert "before it was released" in refused.message
+    assert "before its release" in refused.message
     assert "picture-queue adopt --preview" in (refused.hint or "")
     await bare.run("truncate picture_queue.migration")
-    assert "nobody's list" in (await refusal(bare)).message
+    assert "no list" in (await refusal(bare)).message
 
 
 async def test_another_job_queue_is_refused_with_what_to_do(bare: Any) -> None:
     await bare.run("create table public.job_queue (id uuid)")
     refused = await refusal(bare)
-    assert "a job queue of its own" in refused.message
+    assert "another job queue" in refused.message
     assert "picture-queue adopt --preview" in (refused.hint or "")
 
 

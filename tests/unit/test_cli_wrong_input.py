@@ -119,7 +119,7 @@ def refused(done: Result, code: int, *said: str) -> None:
         (("schedules", "delete", ""), 2, ("NAME: '' is blank",)),
         (("tenants", "set", "", "1"), 2, ("TENANT: '' is blank",)),
         (("worker", "--name", " "), 2, ("--name: ' ' is blank",)),
-        (("migrate", "--db-url", " "), 2, ("No database is named", "--db-url")),
+        (("migrate", "--db-url", " "), 2, ("No database is given", "--db-url")),
         # files and directories
         (("install", "--dir", "foo"), 2, ("error: `foo` is not a directory",)),
         (("generate", "x", "--out", "/dev/null"), 2, ("--out", "`/dev/null` is not a directory")),

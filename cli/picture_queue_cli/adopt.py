@@ -1,4 +1,4 @@
-"""``picture-queue adopt``: a project that runs a job queue already."""
+"""``picture-queue adopt``: take over a project with another job queue."""
 
 import sys
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from picture_queue_cli.installing import DatabaseUrl, database_settings
+from picture_queue_cli.migrate import DatabaseUrl, database_settings
 from picture_queue_cli.render import out, pairs, print_json, talk, warn
 from picture_queue_cli.sharing import JsonFlag, YesFlag
 
@@ -18,15 +18,15 @@ def adopt(
     *,
     db_url: DatabaseUrl = None,
     preview: Annotated[
-        bool, typer.Option("--preview", help="Do it, print the outcome, and undo it.")
+        bool, typer.Option("--preview", help="Run it, print the result, and roll back.")
     ] = False,
     yes: YesFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Take over the jobs of another queue in the project.
 
-    What is in the way moves into the schema picture_queue_before, in one transaction, which holds
-    the old table while it lasts. Another one follows the preview only after a yes.
+    Moves conflicting objects into the schema picture_queue_before and copies the jobs, in one
+    transaction that locks the old table. Shows a preview and asks before it changes anything.
     """
     from picture_queue.installation.adopt import adopt as take_over
 
@@ -37,8 +37,8 @@ def adopt(
         if preview or found.schema is None:
             return
         if not sys.stdin.isatty():
-            raise typer.BadParameter("nobody is here to ask", param_hint="--yes")
-        typer.confirm("Do that?", abort=True, err=True)
+            raise typer.BadParameter("there is no terminal to ask on", param_hint="--yes")
+        typer.confirm("Adopt this queue?", abort=True, err=True)
     _show(take_over(settings, preview=False), as_json, done=True)
 
 
@@ -47,7 +47,7 @@ def _show(found: "Adoption", as_json: bool, *, done: bool) -> None:
         print_json({"done": done, **asdict(found)})
         return
     if found.schema is None:
-        talk("Nothing to do: picture-queue keeps this database already.")
+        talk("Nothing to do: picture-queue already manages this database.")
         return
     jobs = ", ".join(f"{count} {status}" for status, count in found.jobs.items())
     console = out()
@@ -56,7 +56,7 @@ def _show(found: "Adoption", as_json: bool, *, done: bool) -> None:
             {
                 "moved to": found.schema,
                 "objects": "\n".join(found.moved),
-                "jobs kept": jobs or "none",
+                "jobs copied": jobs or "none",
                 "applied": "\n".join(found.applied),
             }
         )

@@ -1,4 +1,4 @@
-"""``picture-queue install`` and ``migrate``: two ways to put the SQL into a project."""
+"""``picture-queue install`` and ``migrate``: the SQL as files, or applied directly."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,14 +56,14 @@ def install(
 def _expect_not_migrated(db_url: str) -> None:
     from picture_queue.installation import database, state
 
-    database.expect_keeper(database_settings(db_url), state.Keeper.CLI)
+    database.expect_tool(database_settings(db_url), state.MigrationTool.CLI)
 
 
 def _show(done: "Installation") -> None:
     for path in done.written:
         print_line(str(path))
     for path in done.edited:
-        warn(f"{path} is not as it was installed; it was left as it is.")
+        warn(f"{path} was edited after its installation, and is not changed.")
     if done.written:
         talk(f"Next: {_PUSH}, then picture-queue doctor")
     else:
@@ -78,7 +78,7 @@ def migrate(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Apply the migrations straight to the database."""
+    """Apply the migrations to the database."""
     from picture_queue.installation import database
 
     settings = database_settings(db_url)
@@ -105,13 +105,13 @@ def database_settings(db_url: str | None) -> "DatabaseSettings":
     """Return the database of the command line.
 
     Raises:
-        SettingsError: None is named.
+        SettingsError: No database is given.
     """
     from picture_queue.settings import DatabaseSettings
 
     if not (db_url and db_url.strip()):
         raise SettingsError(
-            "No database is named",
+            "No database is given",
             hint="Set --db-url or PICTURE_QUEUE_DATABASE_URL to the address of role postgres, from "
             "the project's settings (Connect, Direct connection or Session pooler)",
         )

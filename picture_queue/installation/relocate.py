@@ -1,8 +1,8 @@
-"""Moves what is in the way of an installation into a schema of its own; nothing is dropped.
+"""Moves conflicting objects into a schema of their own; nothing is dropped.
 
-In the way are the objects of `public` that bear a name of ours, and an unreleased `picture_queue`.
-Tables go with their rows, indexes, triggers, policies and rights, into a schema that the API does
-not expose and nobody but its owner may use.
+These are the objects of `public` whose names we use, and an unreleased schema `picture_queue`.
+Tables keep their rows, indexes, triggers, policies and grants. The API does not expose the new
+schema, and only its owner may use it.
 """
 
 import re
@@ -36,23 +36,23 @@ where p.pronamespace = 'public'::regnamespace and p.proname = any (%(names)s) an
   select from pg_catalog.pg_depend d where d.objid = p.oid and d.deptype = 'e')
 order by 1, 2
 """
-# What goes on, and means something else afterwards or hears nothing any more.
+# Objects that still reference the old tables, or get no events any more.
 _NOTES = """
 with moved as (
   select c.oid from pg_catalog.pg_class c
   where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f')
     and c.relname = any (%(names)s)
 )
-select format('trigger %%I goes with %%s and does not fire for new rows', t.tgname,
+select format('trigger %%I moves with %%s and does not fire for new rows', t.tgname,
   t.tgrelid::regclass)
 from pg_catalog.pg_trigger t join moved m on m.oid = t.tgrelid where not t.tgisinternal
 union all
-select format('%%s refers to %%s, and goes on to refer to the old rows', c.conrelid::regclass,
+select format('%%s references %%s and still references the old rows', c.conrelid::regclass,
   c.confrelid::regclass)
 from pg_catalog.pg_constraint c join moved m on m.oid = c.confrelid
 where c.contype = 'f' and c.conrelid not in (select m.oid from moved m)
 union all
-select distinct format('view %%s goes on to show the old rows of %%s', w.ev_class::regclass,
+select distinct format('view %%s still shows the old rows of %%s', w.ev_class::regclass,
   d.refobjid::regclass)
 from pg_catalog.pg_depend d
 join pg_catalog.pg_rewrite w on w.oid = d.objid
@@ -60,12 +60,12 @@ join moved m on m.oid = d.refobjid
 where d.classid = 'pg_catalog.pg_rewrite'::regclass
   and w.ev_class not in (select m.oid from moved m)
 union all
-select format('publication %%I: who follows the changes of %%s hears nothing any more', p.pubname,
+select format('publication %%I: subscribers to changes of %%s get no more events', p.pubname,
   r.prrelid::regclass)
 from pg_catalog.pg_publication_rel r
 join pg_catalog.pg_publication p on p.oid = r.prpubid join moved m on m.oid = r.prrelid
 union all
-select format('function %%s names job_queue, which from now on is the new table',
+select format('function %%s names job_queue, which is now the new table',
   f.oid::regprocedure)
 from pg_catalog.pg_proc f
 join pg_catalog.pg_namespace n on n.oid = f.pronamespace
@@ -74,7 +74,7 @@ where f.prosrc ~ '\\mjob_queue\\M' and n.nspname not in ('pg_catalog', 'informat
   and not (n.nspname = 'public' and f.proname = any (%(names)s))
 order by 1
 """
-# Ours, on tables of others: the installation makes the same ones again.
+# Our policies on tables of the platform: the installation creates them again.
 _POLICIES = """
 select p.polname, p.polrelid::regclass::text from pg_catalog.pg_policy p
 where p.polname in ('picture_queue: read own topics', 'picture_queue: read own pictures')
@@ -86,14 +86,14 @@ select * from cron.job where jobname in ('process-job-queue', 'prune-job-queue')
 
 
 @dataclass(frozen=True)
-class Aside:
-    """What was moved.
+class Relocation:
+    """The objects that were moved.
 
     Args:
-        schema: Where what was in `public` is now.
-        private: Where what was `picture_queue` is now; None where there was none.
-        moved: Each object, as it was called.
-        notes: What goes on beside, and is to be looked at by a person.
+        schema: The new schema of the objects of `public`.
+        private: The new name of schema `picture_queue`; None if there was none.
+        moved: Each moved object, by its old name.
+        notes: Objects that a person must review.
     """
 
     schema: str
@@ -102,14 +102,14 @@ class Aside:
     notes: list[str]
 
 
-def set_aside(connection: "Connection[Any]", shipped: list[Migration]) -> Aside:
-    """Moves what is in the way, in the open transaction.
+def relocate(connection: "Connection[Any]", shipped: list[Migration]) -> Relocation:
+    """Move conflicting objects, in the open transaction.
 
     Raises:
-        psycopg.Error: Something cannot be moved; it belongs to another role.
+        psycopg.Error: An object cannot be moved; it belongs to another role.
     """
     names = {"names": [name for file in shipped for name in _CREATED.findall(file.sql)]}
-    # So that every name is written out.
+    # So that the catalogue prints qualified names.
     connection.execute("set local search_path = ''")
     notes = [note for (note,) in connection.execute(_NOTES, names)]
     relations = connection.execute(_RELATIONS, names).fetchall()
@@ -118,7 +118,7 @@ def set_aside(connection: "Connection[Any]", shipped: list[Migration]) -> Aside:
     private = _rename_private(connection, f"{schema}_private")
     connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
     for kind, name in [*relations, *functions]:
-        # Both come from the catalogue, quoted.
+        # Both come quoted from the catalogue.
         move = f"alter {kind} {name} set schema "
         connection.execute(sql.SQL(move) + sql.Identifier(schema))
     for policy, table in connection.execute(_POLICIES).fetchall():
@@ -127,7 +127,7 @@ def set_aside(connection: "Connection[Any]", shipped: list[Migration]) -> Aside:
     _keep_cron_jobs(connection, schema)
     connection.execute("set local search_path to default")
     moved = [f"{kind} {name}" for kind, name in [*relations, *functions]]
-    return Aside(schema, private, moved, notes)
+    return Relocation(schema, private, moved, notes)
 
 
 def _free_name(connection: "Connection[Any]") -> str:
@@ -150,7 +150,7 @@ def _rename_private(connection: "Connection[Any]", name: str) -> str | None:
 
 
 def _keep_cron_jobs(connection: "Connection[Any]", schema: str) -> None:
-    """Copies our jobs of pg_cron: the installation puts its own commands under their names."""
+    """Copy the pg_cron jobs whose names the installation reuses."""
     there = connection.execute("select to_regclass('cron.job') is not null").fetchone()
     if there == (True,):
         connection.execute(sql.SQL(_CRON_JOBS).format(schema=sql.Identifier(schema)))

@@ -1,8 +1,8 @@
-"""Copies the jobs of what was set aside into the new tables.
+"""Copies jobs from relocated tables into the new ones.
 
-Of an unreleased picture-queue every table comes along, column by column where both have it. Of
-another system its jobs do: their ids, payloads, states, attempts and times. A job that is being run
-keeps running: it gets a lease for ten minutes that its worker may end with `complete_job`.
+From an unreleased picture-queue it copies every table, in the columns that both have. From another
+system it copies the jobs: ids, payloads, states, attempts and times. A running job gets a lease of
+ten minutes, which its worker may end with `complete_job`.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 
 from picture_queue.errors import InstallationRefused
-from picture_queue.installation.aside import Aside
+from picture_queue.installation.relocate import Relocation
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-# Written by the installation itself, counted anew, or a partition for each month.
+# Written by the installation, recounted, or partitioned by month.
 _NOT_COPIED = {"edge", "migration", "depth", "depth_change", "archive"}
 _COLUMNS = """
 select a.attname, format_type(a.atttypid, null)
@@ -35,7 +35,7 @@ _REFERENCES = """
 select c.conrelid::regclass::text, c.confrelid::regclass::text from pg_catalog.pg_constraint c
 where c.contype = 'f' and c.conrelid <> c.confrelid
 """
-# Rows that were copied with their numbers.
+# Identity columns were copied, so their sequences must continue after them.
 _ADVANCE = """
 select pg_catalog.setval(pg_catalog.pg_get_serial_sequence({name}, {column}),
   (select max({identifier}) from {table})) where exists (select from {table})
@@ -45,7 +45,7 @@ select a.attname from pg_catalog.pg_attribute a
 where a.attrelid = to_regclass(%s) and a.attidentity <> '' and not a.attisdropped
 """
 STATES = ("pending", "processing", "completed", "failed", "cancelled")
-# Ours, and what others call it; the first that is there counts.
+# Our column, and its names in other systems; the first that exists is used.
 _NAMES = {
     "job_type": ("job_type", "type"),
     "payload": ("payload", "data"),
@@ -85,55 +85,58 @@ order by o.created_at, o.id
 """
 
 
-def carry(connection: "Connection[Any]", aside: Aside) -> dict[str, int]:
-    """Copies what was set aside, in the open transaction.
+def copy_jobs(connection: "Connection[Any]", relocation: Relocation) -> dict[str, int]:
+    """Copy the relocated jobs, in the open transaction.
 
     Returns:
-        How many rows of each table came along.
+        The number of rows copied from each table.
 
     Raises:
-        InstallationRefused: A job is in no state that is known, or one would be lost.
+        InstallationRefused: A job has an unknown state, or would be lost.
         psycopg.Error: A row does not fit.
     """
-    old = f"{aside.schema}.job_queue"
+    old = f"{relocation.schema}.job_queue"
     if not _columns(connection, old):
         return {}
-    carried = _tables(connection, aside) if aside.private else _jobs(connection, old)
+    is_ours = relocation.private is not None
+    copied = _copy_tables(connection, relocation) if is_ours else _copy_jobs(connection, old)
     connection.execute("select picture_queue.repair()")
     _expect_all(connection, old)
-    return carried
+    return copied
 
 
-def states_of(connection: "Connection[Any]", table: str) -> dict[str, int]:
-    """Counts the jobs of a table by their states."""
+def count_by_state(connection: "Connection[Any]", table: str) -> dict[str, int]:
+    """Count the jobs of a table by state."""
     query = sql.SQL("select status::text, count(*) from {} group by 1 order by 1")
     return dict(connection.execute(query.format(_identifier(table))).fetchall())
 
 
-def _tables(connection: "Connection[Any]", aside: Aside) -> dict[str, int]:
-    """Copies every table that the old schema has too, those first that others refer to."""
+def _copy_tables(connection: "Connection[Any]", relocation: Relocation) -> dict[str, int]:
+    """Copy every table that both schemas have, referenced tables first."""
     tables = {name: (table, schema) for name, table, schema in connection.execute(_TABLES)}
     order: TopologicalSorter[str] = TopologicalSorter({name: set() for name in tables})
     for child, parent in connection.execute(_REFERENCES):
         if child in tables and parent in tables:
             order.add(child, parent)
-    carried = {}
+    copied = {}
     for name in order.static_order():
         table, schema = tables[name]
-        source = f"{aside.private if schema == 'picture_queue' else aside.schema}.{table}"
+        source = f"{relocation.private if schema == 'picture_queue' else relocation.schema}.{table}"
         if table in _NOT_COPIED or not (old := _columns(connection, source)):
             continue
-        carried[table] = _copy(connection, f"{schema}.{table}", source, old)
-    return carried
+        copied[table] = _copy_table(connection, f"{schema}.{table}", source, old)
+    return copied
 
 
-def _copy(connection: "Connection[Any]", target: str, source: str, old: Mapping[str, str]) -> int:
-    """Copies rows as they are; what the installation wrote gives way, but for newer models."""
+def _copy_table(
+    connection: "Connection[Any]", target: str, source: str, old: Mapping[str, str]
+) -> int:
+    """Copy rows as they are, in place of those of the installation; newer models stay."""
     values: dict[str, sql.Composable] = {
         name: sql.Identifier(name) for name in _columns(connection, target) if name in old
     }
     if target == "public.job_queue" and "rank" not in old:
-        values["rank"] = sql.SQL("-priority")  # claims ordered by priority itself
+        values["rank"] = sql.SQL("-priority")  # older claims were ordered by priority
     if target != "picture_queue.model":
         connection.execute(sql.SQL("delete from {} where true").format(_identifier(target)))
     query = sql.SQL(
@@ -158,18 +161,18 @@ def _copy(connection: "Connection[Any]", target: str, source: str, old: Mapping[
     return copied
 
 
-def _jobs(connection: "Connection[Any]", table: str) -> dict[str, int]:
-    """Copies the jobs of another system."""
+def _copy_jobs(connection: "Connection[Any]", table: str) -> dict[str, int]:
+    """Copy the jobs of another system."""
     types = _columns(connection, table)
     if "status" not in types or not {"job_type", "type"} & types.keys():
         raise InstallationRefused(
-            "public.job_queue has no columns status and job_type; it is no job queue",
+            "public.job_queue has no columns status and job_type, so it is not a job queue",
             hint="Rename that table yourself, then run: picture-queue migrate",
         )
-    unknown = sorted(str(state) for state in states_of(connection, table).keys() - set(STATES))
+    unknown = sorted(str(state) for state in count_by_state(connection, table).keys() - set(STATES))
     if unknown:
         raise InstallationRefused(
-            f"Jobs are in states that are not known: {', '.join(unknown)}",
+            f"Jobs have unknown states: {', '.join(unknown)}",
             hint=f"Set them to one of {', '.join(STATES)} first",
         )
     query = sql.SQL(_INSERT).format(columns=_expressions(types), table=_identifier(table))
@@ -177,12 +180,12 @@ def _jobs(connection: "Connection[Any]", table: str) -> dict[str, int]:
 
 
 def _expressions(types: dict[str, str]) -> sql.Composable:
-    """Returns what the old row gives for each of our columns, converted."""
+    """Return the expression for each of our columns, converted from the old row."""
 
     def of(column: str, kind: str, otherwise: str) -> sql.Composable:
         for name in _NAMES[column]:
             if name in types and (kind != "uuid" or types[name] == "uuid"):
-                # A text that holds no JSON becomes a JSON text.
+                # Text becomes a JSON string.
                 is_text = kind == "jsonb" and types[name] not in ("json", "jsonb")
                 convert = "to_jsonb(o.{})" if is_text else "o.{}::text::" + kind
                 found = sql.SQL(convert).format(sql.Identifier(name))
@@ -218,7 +221,7 @@ def _expressions(types: dict[str, str]) -> sql.Composable:
 
 
 def _columns(connection: "Connection[Any]", table: str) -> dict[str, str]:
-    """Returns the columns of a table with their types; none where there is no such table."""
+    """Return the columns of a table with their types; none if the table does not exist."""
     return dict(connection.execute(_COLUMNS, (table,)).fetchall())
 
 
