@@ -1,4 +1,4 @@
-"""The examples run as they stand, against the embedded stack."""
+"""The examples and the Python blocks of the README run as they stand, on the embedded stack."""
 
 import os
 import re
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
 
 
 @pytest.fixture
@@ -38,8 +39,12 @@ def worker(environment, *options: str) -> Iterator[None]:
 
 
 def run(environment, name: str, directory: Path) -> str:
+    return run_text(environment, (ROOT / "examples" / name).read_text("utf-8"), directory)
+
+
+def run_text(environment, text: str, directory: Path) -> str:
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / name],
+        [sys.executable, "-c", text],
         env=environment,
         cwd=directory,
         capture_output=True,
@@ -62,6 +67,22 @@ def test_enqueue_gets_its_result_from_the_worker_app(environment, tmp_path):
     with worker(environment, "--app", "examples.worker_app:worker"):
         output = run(environment, "enqueue.py", tmp_path)
     assert output == "{'path': 'a.png', 'width': 256, 'attempt': 1}\n"
+
+
+def test_the_first_block_of_the_readme_saves_a_picture(environment, tmp_path):
+    with worker(environment):
+        output = run_text(environment, README[0], tmp_path)
+    assert output.splitlines()[-1] == "completed 100"
+    assert (tmp_path / "lighthouse.webp").stat().st_size > 0
+
+
+def test_the_other_blocks_of_the_readme_run_a_job(environment, tmp_path):
+    handlers, enqueue = README[1:]
+    assert handlers.startswith("# jobs.py\n")
+    (tmp_path / "jobs.py").write_text(handlers, "utf-8")
+    with worker({**environment, "PYTHONPATH": str(tmp_path)}, "--app", "jobs:worker"):
+        output = run_text(environment, enqueue, tmp_path)
+    assert output == "{'width': 256}\n"
 
 
 def test_no_two_examples_serve_one_job_type():
