@@ -1,4 +1,4 @@
-"""Python values as JSON: the one serialiser, for both transports, the CLI and schedules.
+"""Python values as JSON: the one serialiser, for arguments and for the results of handlers.
 
 What pydantic can write as JSON is accepted, in its format: a Decimal is text, a timedelta ISO 8601,
 an Enum its value. A naive time is local, and a set is sorted, so that equal sets are equal JSON.
@@ -14,13 +14,13 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import from_json, to_json, to_jsonable_python
 
 from picture_queue.errors import InvalidArgument
 
 _PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
 _SEQUENCES = (list, tuple, deque, range, KeysView, ValuesView, Iterator)
-_DEEPEST = 200  # levels that readers of JSON read
+_DEEPEST = 100  # levels that the database accepts
 
 
 def plain(value: Any, field: str = "") -> Any:
@@ -57,6 +57,23 @@ def encode(value: Any, field: str = "") -> bytes:
     if b"\\u0000" in data or b"NaN" in data or b"Infinity" in data:
         _refuse_fault(value, field)
     return data
+
+
+def plain_result(value: Any) -> tuple[Any, int]:
+    """Return the result of a handler as plain JSON, and its size in bytes.
+
+    A number that is not finite becomes null: one missing measurement must not fail the job.
+
+    Raises:
+        InvalidArgument: A part of it is no JSON; names the part.
+    """
+    field = "result"
+    value = plain(value, field)
+    try:
+        value = from_json(to_json(value, inf_nan_mode="null"))
+    except Exception as error:
+        raise _refusal(value, field, error) from error
+    return value, len(encode(value, field))
 
 
 def encode_text(value: str, field: str) -> bytes:

@@ -3,7 +3,6 @@
 import logging
 
 from picture_queue._async.client import AsyncPictureQueue
-from picture_queue.errors import SettingsError
 from picture_queue.replicate.client import ReplicateClient
 from picture_queue.replicate.handler import (
     JOB_TYPE,
@@ -13,7 +12,7 @@ from picture_queue.replicate.handler import (
 )
 from picture_queue.settings import ReplicateSettings, WorkerSettings
 from picture_queue.worker.context import JobContext
-from picture_queue.worker.generations import ProjectStore
+from picture_queue.worker.generations import ProjectStore, expect_api
 from picture_queue.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -67,11 +66,7 @@ def add_generations(
         InvalidArgument: The worker has such a handler, or runs already.
         ValueError: The address or the token is not acceptable.
     """
-    if client._project.api is None:
-        raise SettingsError(
-            f"The worker for {JOB_TYPE} stores pictures over the project's API, which it lacks",
-            hint="Set SUPABASE_URL and a key beside PICTURE_QUEUE_DATABASE_URL",
-        )
+    expect_api(client)
     api = ReplicateClient(replicate.token, base_url=replicate.base_url)
 
     def store_for(job: GenerationJob) -> ProjectStore:

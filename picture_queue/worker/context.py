@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from picture_queue.claimed_job import ClaimedJob
 from picture_queue.errors import InvalidArgument
-from picture_queue.worker.joblog import JobLog, Level, Line
+from picture_queue.worker.joblog import Level, Line
 from picture_queue.worker.outcomes import clean
-from picture_queue.worker.progress import Progress
+
+if TYPE_CHECKING:
+    from picture_queue.worker.executor import Attempt
 
 
 @dataclass(slots=True)
@@ -31,30 +32,6 @@ class Flags:
     stopped: bool = False
 
 
-class Attempt(Protocol):
-    """The attempt that a context belongs to."""
-
-    @property
-    def job(self) -> ClaimedJob:
-        """The job as it was claimed."""
-        ...
-
-    @property
-    def flags(self) -> Flags:
-        """Requests to its handler."""
-        ...
-
-    @property
-    def progress(self) -> Progress:
-        """Progress of the attempt."""
-        ...
-
-    @property
-    def log(self) -> JobLog:
-        """Log of the attempt."""
-        ...
-
-
 class _Context:
     """The parts that sync and async handlers have in common.
 
@@ -64,7 +41,7 @@ class _Context:
 
     __slots__ = ("_attempt", "_flags", "_loop", "job")
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: "Attempt") -> None:
         self._loop = asyncio.get_running_loop()
         self.job = attempt.job
         self._attempt = attempt

@@ -360,7 +360,7 @@ class Attempt:
             of = f" of {job.max_attempts}" if outcome.retryable else ", for good"
             reason, detail = outcome.error, outcome.detail
         elif isinstance(outcome, Snoozed):
-            reason = outcome.reason
+            reason = outcome.detail
         if _log.isEnabledFor(level):
             name = outcome.name if outcome else "lost its lease"
             _log.log(
