@@ -3907,29 +3907,47 @@ $$;
 
 -- Cancels a job of the caller's: at once while it is pending; a running one is asked to stop (its
 -- worker hears with the next heartbeat); a parked one is claimed once more so that its handler can
--- undo what it started. Cancelling twice is the same as once.
-create function picture_queue.cancel_job(p_job_id uuid) returns jsonb
+-- undo what it started. Cancelling twice is the same as once. Repeated with its request id, after its answer was
+-- lost, it gives the same answer, although the job may have ended by then.
+create function picture_queue.cancel_job(p_job_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue;
+  v_request text := p_job_id || '/' || p_request_id;
+  v_answer jsonb;
 begin
   perform picture_queue._check_isolation();
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+  end if;
+  v_answer := (select a.answer from picture_queue.answer a where a.call = 'cancel_job' and a.id = v_request);
+  if v_answer is not null then
+    return v_answer;
   elsif v_job.status in ('completed', 'failed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
-  elsif v_job.status <> 'cancelled' and v_job.cancel_requested_at is null then
-    perform picture_queue._cancel_jobs(array[p_job_id]);
-    select * into v_job from public.job_queue where id = p_job_id;
+  elsif v_job.status = 'cancelled' or v_job.cancel_requested_at is not null then
+    return picture_queue._cancel_answer(v_job);
   end if;
-  return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
-    'cancel_requested', v_job.cancel_requested_at is not null);
+  perform picture_queue._cancel_jobs(array[p_job_id]);
+  select * into v_job from public.job_queue where id = p_job_id;
+  v_answer := picture_queue._cancel_answer(v_job);
+  -- Only of a call that changed the job, so that nobody fills the table by repeating it with new ids.
+  insert into picture_queue.answer (call, id, answer, at)
+  select 'cancel_job', v_request, v_answer, picture_queue._now() where v_request is not null;
+  return v_answer;
 exception when deadlock_detected or lock_not_available then
   return picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
 end
+$$;
+
+create function picture_queue._cancel_answer(p_job public.job_queue) returns jsonb
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object('job_id', p_job.id, 'status', p_job.status,
+    'cancel_requested', p_job.cancel_requested_at is not null)
 $$;
 
 -- Between a job that parks on an event and the sender of that event: whoever comes second sees what
@@ -4081,12 +4099,16 @@ end
 $$;
 comment on function public.enqueue_job is 'Writes one job and returns its id.';
 
--- Writes many jobs, all or none; answers id and outcome of each.
-create function public.enqueue_jobs(jobs jsonb) returns jsonb
+-- Writes many jobs, all or none; answers id and outcome of each. Repeated with its request id, it gives the same answer.
+create function public.enqueue_jobs(jobs jsonb, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 begin
-  return picture_queue._enqueue(jobs);
+  if request_id is null then
+    return picture_queue._enqueue(jobs);
+  end if;
+  return coalesce(picture_queue._first_answer('enqueue_jobs', request_id::text),
+    picture_queue._keep_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
 exception
   when deadlock_detected then
     return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
@@ -4316,9 +4338,9 @@ comment on function public.complete_job is 'Ends one attempt: completed, or retr
 -- 330_function_cancel_retry.sql
 
 -- Owners and service keys. The rights are in picture_queue.cancel_job, which knows the caller.
-create function public.cancel_job(job_id uuid) returns jsonb
+create function public.cancel_job(job_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
-as $$ select picture_queue.cancel_job(job_id) $$;
+as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
 -- Gives the job one more attempt, if none is left. A pending job is what a retry leads to: repeating the call changes
@@ -5373,16 +5395,21 @@ comment on function public.list_tenants is 'The tenants with a weight of their o
 -- 368_function_batch.sql
 
 -- Writes jobs that belong together. When all have finished, however they ended, the callback job is
--- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id and job ids
--- gives the same answer.
+-- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id gives the jobs that are
+-- there; with the same request_id, the same answer.
 create function public.enqueue_batch(
-  jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}')
+  jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}',
+  request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_answer jsonb := picture_queue._first_answer('enqueue_batch', request_id::text);
   v_jobs jsonb;
 begin
+  if v_answer is not null then
+    return v_answer;
+  end if;
   batch_id := coalesce(batch_id, gen_random_uuid());
   metadata := coalesce(nullif(metadata, 'null'), '{}');
   callback := nullif(callback, 'null');
@@ -5405,9 +5432,9 @@ begin
   values (enqueue_batch.batch_id, enqueue_batch.callback, enqueue_batch.metadata, picture_queue._now())
   on conflict (id) do nothing;
   if not found then
-    return jsonb_build_object('batch_id', batch_id, 'jobs', (
+    return picture_queue._keep_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
-      from public.job_queue j where j.batch_id = enqueue_batch.batch_id));
+      from public.job_queue j where j.batch_id = enqueue_batch.batch_id)));
   end if;
   v_jobs := picture_queue._enqueue(case when jsonb_typeof(jobs) = 'array' then (
     select coalesce(jsonb_agg(e.item || jsonb_build_object('options',
@@ -5416,7 +5443,8 @@ begin
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- One without jobs has finished.
   perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
-  return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
+  return picture_queue._keep_answer('enqueue_batch', request_id::text,
+    jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
 exception
   when deadlock_detected then
     return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
@@ -6321,7 +6349,7 @@ comment on function public.start_generation is 'Asks for a picture; answers at o
 -- 420_function_generation.sql
 
 -- Cancels the job of a generation of the caller's.
-create function picture_queue.cancel_generation(p_generation_id uuid) returns jsonb
+create function picture_queue.cancel_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -6332,13 +6360,13 @@ begin
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('generation_id is %s', p_generation_id));
   end if;
-  return picture_queue.cancel_job(v_job_id) || jsonb_build_object('generation_id', p_generation_id);
+  return picture_queue.cancel_job(v_job_id, p_request_id) || jsonb_build_object('generation_id', p_generation_id);
 end
 $$;
 
-create function public.cancel_generation(generation_id uuid) returns jsonb
+create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
-as $$ select picture_queue.cancel_generation(generation_id) $$;
+as $$ select picture_queue.cancel_generation(generation_id, request_id) $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller''s.';
 
 -- The models on offer, with their inputs.
