@@ -29,7 +29,8 @@ async def test_no_function_tells_a_foreign_id_from_a_missing_one(world: World, a
         """select p.proname, n.name
         from pg_proc p, unnest(p.proargnames, p.proargtypes::oid[]) as n (name, type)
         where p.pronamespace = 'public'::regnamespace and n.type = 'uuid'::regtype
-          and n.name <> 'request_id' and has_function_privilege('authenticated', p.oid, 'execute')"""
+          and n.name <> 'request_id'
+          and has_function_privilege('authenticated', p.oid, 'execute')"""
     )
     assert len(parameters) >= 5
     for function, name in parameters:
