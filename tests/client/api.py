@@ -61,7 +61,7 @@ class Api:
                 body = self.rfile.read(int(self.headers.get("content-length", "0")))
                 api._answer(self, body)
 
-            do_GET = do_POST  # noqa: N815 - named by http.server
+            do_GET = do_POST
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
