@@ -324,13 +324,13 @@ class JobReason(Record):
         period_seconds: Of limit: the period.
         queue: Of no_worker and queue_paused.
         job_type: Of no_worker.
-        pause_reason: Of queue_paused: what the operator said.
+        pause_reason: Of queue_paused: what the operator said; of key_paused: what a handler said.
         parents: Of parents: up to 10 jobs that have not finished.
         parent_count: Of parents: how many there are; 100: or more.
         event: Of event: the name of the event.
         worker: Of running and lease_expired.
         step: Of step_failed: the step.
-        error: Of step_failed and retry.
+        error: Of step_failed and retry; of scheduled: why a handler put it off.
     """
 
     reason: str

@@ -359,8 +359,9 @@ class Attempt:
             level = logging.ERROR if is_last else logging.WARNING
             of = f" of {job.max_attempts}" if outcome.retryable else ", for good"
             reason, detail = outcome.error, outcome.detail
-        elif isinstance(outcome, Snoozed):
-            reason = outcome.detail
+        elif isinstance(outcome, Snoozed) and outcome.detail is not None:
+            # An exception for which the job is not at fault: it may go on for ever.
+            level, reason = logging.WARNING, outcome.detail
         if _log.isEnabledFor(level):
             name = outcome.name if outcome else "lost its lease"
             _log.log(

@@ -702,10 +702,12 @@ create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
   paused_until timestamptz,
+  pause_reason text,
   due_at timestamptz,
   version bigint not null default 0
 );
 comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
+comment on column picture_queue.limit_key.pause_reason is 'Why a handler paused it; null where an operator did.';
 comment on column picture_queue.limit_key.due_at is
   'When jobs blocked on the key may start again by the clock: a pause or the period of a rate ends.';
 create index limit_key_newest on picture_queue.limit_key (key, version desc);
@@ -3736,7 +3738,8 @@ begin
   end if;
   if exists (select from unnest(p_outcomes) o where o.pause_key is not null) then
     for v_pause in
-      select o.pause_key as key, max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
+      select o.pause_key as key, left(max(o.detail), 500) as reason,
+        max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from unnest(p_outcomes) o
       join unnest(p_moved) m on m.id = o.job_id
       where o.pause_key is not null
@@ -3750,7 +3753,8 @@ begin
           and coalesce(q.paused_until, '-infinity') < v_pause.until;
       elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
         perform picture_queue._add_running(array[v_pause.key], '{0}');
-        update picture_queue.limit_key k set paused_until = v_pause.until, due_at = v_pause.until, version = k.version + 1
+        update picture_queue.limit_key k set paused_until = v_pause.until, pause_reason = v_pause.reason,
+          due_at = v_pause.until, version = k.version + 1
         where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
         perform picture_queue._plan_maintenance(v_pause.until);
       end if;
@@ -5360,7 +5364,9 @@ begin
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
-  update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1 where k.key = p_key;
+  update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, due_at = p_until,
+    version = k.version + 1
+  where k.key = p_key;
   perform picture_queue._plan_maintenance(p_until);
 end
 $$;
@@ -6850,7 +6856,9 @@ begin
       and f.subject = any (array[j.id::text, j.blocked_on]) and (f.kind <> 'claim' or f.retry_at > v_now)
     order by f.retry_at desc limit 1) f on true
   left join lateral (
-    select h.action = 'back_off' as is_retry from picture_queue.history h
+    select h.action = 'back_off' as is_retry,
+      case when h.action = 'snooze' and p_user_id is null then h.detail end as put_off
+    from picture_queue.history h
     where j.hold = 'scheduled' and h.job_id = j.id order by h.id desc limit 1) h on true
   left join lateral (
     -- A heartbeat that found the row locked prolonged the lease beside it.
@@ -6895,8 +6903,9 @@ begin
       case when h.is_retry then 'retry' else 'scheduled' end, j.scheduled_for,
       case when m.needs_maintenance then 'It is due and becomes claimable in a moment.'
         when h.is_retry then format('Attempt %s of %s failed; the next one is scheduled.', j.attempt, j.max_attempts)
+        when h.put_off is not null then format('A handler put it off: %s', left(h.put_off, 500))
         else 'It is scheduled for later.' end,
-      jsonb_build_object('error', case when h.is_retry then j.error end))
+      jsonb_build_object('error', case when h.is_retry then j.error else left(h.put_off, 500) end))
   ) as r (rank, holds, reason, until, detail, more)
   where j.id = any (p_ids) and r.holds;
 end
@@ -6932,7 +6941,10 @@ begin
   cross join lateral (select picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) as keys offset 0) a
   left join picture_queue.queue q on q.name = j.queue and q.paused_until > v_now
   left join lateral (
-    select k.key, s.until from unnest(a.keys) as k (key)
+    select k.key, s.until, (
+        select l.pause_reason from picture_queue.limit_key l
+        where p_user_id is null and l.key = k.key order by l.version desc limit 1) as reason
+    from unnest(a.keys) as k (key)
     cross join lateral (select (v_keys #>> array[k.key, 'paused_until'])::timestamptz as until) s
     where v_keys #> array[k.key, 'is_paused'] = 'true'
     order by s.until desc nulls first limit 1) paused on true
@@ -6951,7 +6963,8 @@ begin
       format('No worker seen in the last minute takes jobs of type %s from queue %s.', j.job_type, j.queue),
       jsonb_build_object('queue', j.queue, 'job_type', j.job_type)),
     (case j.hold when 'blocked' then 1 else 6 end, paused.key is not null, 'key_paused', paused.until,
-      format('Limit key %s is paused.', paused.key), jsonb_build_object('key', paused.key)),
+      format('Limit key %s is paused%s', paused.key, coalesce(': ' || paused.reason, '.')),
+      jsonb_build_object('key', paused.key, 'pause_reason', paused.reason)),
     (case j.hold when 'blocked' then 1 else 7 end, own.key is not null, 'limit', (own.state ->> 'free_at')::timestamptz,
       case when own.is_full then
           format('Limit key %s is full', own.key) || case
