@@ -11,6 +11,7 @@ from collections.abc import Iterator, KeysView, Mapping, ValuesView
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,8 @@ from pydantic_core import from_json, to_json, to_jsonable_python
 from picture_queue.errors import InvalidArgument
 
 _PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
-_SEQUENCES = (list, tuple, deque, range, KeysView, ValuesView, Iterator)
+_SEQUENCES = (list, tuple, deque, range, KeysView, ValuesView)
+_LONGEST_ITERATOR = 1_000_000  # items: one without end must not hang the program
 _DEEPEST = 100  # levels that the database accepts
 
 
@@ -118,11 +120,20 @@ def _converted(value: Any) -> Any:
         return _plain(value.value)
     if isinstance(value, Mapping):
         return _plain(dict(value))
+    if isinstance(value, Iterator):
+        value = list(islice(value, _LONGEST_ITERATOR + 1))
+        if len(value) > _LONGEST_ITERATOR:
+            raise ValueError(f"an iterator of over {_LONGEST_ITERATOR} items")
+        return _plain(value)
     if isinstance(value, _SEQUENCES):
         return _plain(list(value))
     if isinstance(value, set | frozenset):
         return sorted(map(_plain, value), key=to_json)
-    if is_dataclass(value) and not hasattr(value, "__pydantic_serializer__"):
+    if (
+        is_dataclass(value)
+        and not isinstance(value, type)
+        and not hasattr(value, "__pydantic_serializer__")
+    ):
         return _plain({field.name: getattr(value, field.name) for field in fields(value)})
     return to_jsonable_python(value)
 

@@ -149,12 +149,14 @@ class _Context:
         """
         self._check_not_over()
         line = Line.of(message, level)
-        if asyncio._get_running_loop() is self._loop:
-            self._attempt.log.put(line)
-        else:
-            self._in_the_loop(lambda: self._attempt.log.put(line))
+        self._in_the_loop(lambda: self._attempt.log.put(line))
 
     def _in_the_loop(self, function: Callable[[], None]) -> None:
+        """Call a function in the worker's event loop; this may be another thread, or another loop."""
+        if asyncio._get_running_loop() is self._loop:
+            function()
+            return
+
         def call() -> None:
             if not self._flags.stopped:
                 function()
@@ -169,13 +171,14 @@ class _Context:
             # Whoever still runs was told to stop, or is a task the handler left behind.
             raise asyncio.CancelledError("the attempt is over")
 
-    def _checked(self, percent: int, message: str | None) -> tuple[int, str | None]:
+    def _report(self, percent: int, message: str | None) -> None:
         self._check_not_over()
         if not isinstance(percent, int | float | Real) or not 0 <= percent <= 100:
             raise InvalidArgument(
                 "progress takes percent", detail=f"percent is {percent!r}, not 0 to 100"
             )
-        return int(percent), None if message is None else clean(str(message))
+        text = None if message is None else clean(str(message))
+        self._in_the_loop(lambda: self._attempt.progress.put(int(percent), text))
 
 
 class JobContext(_Context):
@@ -194,7 +197,7 @@ class JobContext(_Context):
             InvalidArgument: ``percent`` is out of range.
             asyncio.CancelledError: The attempt is over.
         """
-        self._attempt.progress.put(*self._checked(percent, message))
+        self._report(percent, message)
         # A handler that never waits gets no cancellation and lets nothing out.
         await asyncio.sleep(0)
 
@@ -216,5 +219,4 @@ class SyncJobContext(_Context):
             asyncio.CancelledError: The attempt is over (cancelled, timed out, released, or its
                 lease is lost). A thread cannot be stopped from outside: let it pass.
         """
-        said = self._checked(percent, message)
-        self._in_the_loop(lambda: self._attempt.progress.put(*said))
+        self._report(percent, message)

@@ -5,6 +5,7 @@ import contextlib
 import enum
 import inspect
 import logging
+import os
 import time
 from functools import partial
 from typing import Any, Protocol
@@ -260,6 +261,7 @@ class Attempt:
         the outcome would be lost.
         """
         outcome: Outcome | None
+        pid = os.getpid()
         on_task.set(self._add_task)
         try:
             if self._handler.shape.is_async:
@@ -268,6 +270,11 @@ class Attempt:
                 outcome = await self._call_in_thread()
         except BaseException as error:
             outcome = self._failed(error)
+        if os.getpid() != pid:
+            # The handler forked, and this is the child. It shares the sockets of the event loop, and
+            # would go on as a second worker of the same jobs.
+            _log.error("The handler of job %s returned in a fork, which is ended", self.job.key)
+            os._exit(1)
         # What a task returns is lost if it cancels itself in its last step.
         self._result = [outcome]
         if self._progress is not None and isinstance(outcome, Snoozed | Parked):

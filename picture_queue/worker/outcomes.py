@@ -159,6 +159,8 @@ def text_of(value: object) -> str:
 def describe(error: BaseException) -> str:
     """Return the type of an exception and what it says."""
     text = text_of(error)
+    if text.isspace():
+        text = ""
     try:
         kind = type(error).__name__
     except BaseException:  # a property of its metaclass
@@ -168,6 +170,7 @@ def describe(error: BaseException) -> str:
 
 def clean(text: str, length: int = ERROR_LENGTH) -> str:
     """Make one line that a database can store and a terminal can show of any text."""
+    text = text[: 10 * length]  # an exception can quote a file, and the event loop waits here
     return storable(_CONTROL.sub("\ufffd", " ".join(text.split())), length)
 
 
@@ -184,5 +187,5 @@ def traceback_of(error: BaseException) -> str | None:
 
 def storable(text: str, length: int) -> str:
     """Make text that a database can store of any text, and not more of it."""
-    text = text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+    text = text[: length + 1].replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= length else text[: length - 1] + "…"

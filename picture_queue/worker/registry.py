@@ -41,7 +41,8 @@ class Policy:
     backoff: Backoff | None = None
 
     def __post_init__(self) -> None:
-        if self.queue is not None and not _QUEUE.fullmatch(self.queue):
+        queue: object = self.queue
+        if queue is not None and not (isinstance(queue, str) and _QUEUE.fullmatch(queue)):
             raise InvalidArgument(
                 "That is no name for a queue",
                 detail=repr(self.queue),

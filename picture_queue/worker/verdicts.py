@@ -40,6 +40,7 @@ from picture_queue.worker.outcomes import (
 #: Largest result that is sent, in bytes of JSON; the database has its own, smaller limit.
 LARGEST_RESULT = 8 * 1024 * 1024
 
+_NO_REASON = "The handler asked for another attempt"
 _SNOOZE_WITHOUT_A_TIME = 10.0  # seconds
 _DEEPEST_GROUP = 100
 _LONGEST_NAME = 200  # characters of an event or a limit key
@@ -99,7 +100,7 @@ class Retry(Verdict):
 
     seconds: float | None = None
     at: datetime | None = None
-    reason: str | BaseException = "The handler asked for another attempt"
+    reason: str | BaseException = _NO_REASON
 
     def outcome(self, queue: str) -> Outcome:
         """Return what is reported of a job of that queue."""
@@ -108,7 +109,7 @@ class Retry(Verdict):
             delay, at = _wait("Retry", self.seconds, "at", self.at)
         reason = self.reason
         text = describe(reason) if isinstance(reason, BaseException) else text_of(reason)
-        return Failed(clean(text), traceback_of(self), delay_seconds=delay, run_at=at)
+        return Failed(clean(text) or _NO_REASON, traceback_of(self), delay_seconds=delay, run_at=at)
 
 
 @dataclass(eq=False)
@@ -190,6 +191,11 @@ def from_value(value: object, queue: str) -> Outcome:
     """
     if isinstance(value, Verdict | PermanentFailure):
         return from_error(value, queue)
+    if isinstance(value, type) and issubclass(value, Verdict | PermanentFailure):
+        name = clean(value.__name__, 100)
+        return Failed(
+            f"The handler returned the class {name}: return an instance, {name}(…)", retryable=False
+        )
     if inspect.iscoroutine(value):
         value.close()
         name = clean(value.__qualname__, 100)
@@ -231,7 +237,10 @@ def from_error(error: BaseException, queue: str) -> Outcome:
 def _outcome_of(error: BaseException, queue: str) -> Outcome:
     cause = cause_of(error)
     if isinstance(cause, Verdict):
-        return cause.outcome(queue)
+        outcome: object = cause.outcome(queue)
+        if not isinstance(outcome, Outcome):  # of a subclass of the user's
+            raise TypeError(f"its outcome() returned {outcome!r}")
+        return outcome
     delay = wait_seconds(_attribute(cause, "retry_after"))
     if _attribute(cause, "counts") is False:
         key: Any = _attribute(cause, "pause_key")
@@ -242,7 +251,7 @@ def _outcome_of(error: BaseException, queue: str) -> Outcome:
         )
     public = _attribute(cause, "public")
     return Failed(
-        clean(public if isinstance(public, str) and public else describe(cause)),
+        (isinstance(public, str) and clean(public)) or clean(describe(cause)),
         traceback_of(error),
         _attribute(cause, "retryable") is not False,
         delay,

@@ -889,7 +889,7 @@ async def test_an_outage_of_storage_gives_the_attempt_back(world: World) -> None
     for outage, counts in ((3600.0, False), (0.0, True)):
         store = _StorageAway(world.db, generation)
         settings = replace(FAST, outage=outage)
-        with pytest.raises(errors.ServiceUnavailable, match="project.*refused") as caught:
+        with pytest.raises(errors.ServiceUnavailable, match=r"project.*refused") as caught:
             await image_handler(world.client, lambda _, s=store: s, settings)({}, Job())
         assert (caught.value.counts, caught.value.retryable) == (counts, True)
         assert caught.value.pause_key is None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -172,6 +173,8 @@ def test_a_permanent_failure_may_be_returned_too():
         (nested(300), "cannot be stored: result is nested deeper than 100 levels"),
         (nested(3000), "cannot be stored"),
         (raising(), "cannot be stored: .*Panic: halfway"),
+        ({"n": count()}, "cannot be stored: result.*over 1000000 items"),
+        (Point, "cannot be stored: .*of type type"),
     ],
 )
 def test_what_cannot_be_stored_fails_the_job_for_good(value, says):
@@ -232,6 +235,26 @@ def test_an_exception_whose_text_fails_is_named():
             raise RuntimeError("no text either")
 
     assert raised(Broken()).error == "Broken"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermanentFailure(" \n"), "PermanentFailure"),
+        (ValueError("\t"), "ValueError"),
+        (Retry(1, reason=""), "The handler asked for another attempt"),
+    ],
+)
+def test_an_error_is_never_blank(error, says):
+    assert raised(error).error == says
+
+
+@pytest.mark.parametrize("kind", [Snooze, Cancel, PermanentFailure])
+def test_a_class_in_place_of_an_instance_is_named(kind):
+    outcome = from_value(kind, "q")
+    assert isinstance(outcome, Failed)
+    assert not outcome.retryable
+    assert f"the class {kind.__name__}: return an instance, {kind.__name__}(…)" in outcome.error
 
 
 def test_texts_are_bounded():
@@ -397,6 +420,11 @@ class OddGroup(ExceptionGroup[Exception]):
         raise Panic
 
 
+class Speechless(Snooze):
+    def outcome(self, queue: str) -> Any:
+        return None
+
+
 class OddClass(Exception):
     @property
     def __class__(self) -> Any:
@@ -414,7 +442,7 @@ def changed(verdict: Any, **fields: Any) -> Any:
     [
         (Broken("no"), "Broken: no"),
         (Unprintable(), "Unprintable"),
-        (OddlyPublic("no"), "OddlyPublic: no"),
+        (OddlyPublic("no"), "shown"),
         (OddGroup("tasks", [ValueError("a")]), "OddGroup: tasks"),
         (Retry(1, reason=Unprintable()), "Unprintable"),
         (ExceptionGroup("tasks", [Broken("no")]), "Broken: no"),
@@ -424,6 +452,8 @@ def changed(verdict: Any, **fields: Any) -> Any:
         (changed(Park(1), seconds="soon"), "Park.*seconds='soon'"),
         (changed(Park(1), event="a\x00"), "Park.*event='a"),
         (changed(RateLimited(1), key="k" * 201), "RateLimited"),
+        (Verdict(), "Verdict"),
+        (Speechless(1), "Speechless.*outcome\\(\\) returned None"),
     ],
 )
 def test_an_exception_whose_own_code_fails_keeps_its_error(error, says):
