@@ -1,4 +1,4 @@
-"""Read from a handler's signature what it wants: payload, context, and of which type."""
+"""Read a handler's signature: whether it takes the payload and the context, and their types."""
 
 import contextlib
 import inspect

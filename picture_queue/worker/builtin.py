@@ -1,4 +1,4 @@
-"""The worker that comes with the package: it makes pictures."""
+"""The built-in worker, which generates pictures."""
 
 import logging
 
@@ -17,7 +17,8 @@ from picture_queue.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
 
-#: Seconds for one attempt: the deadline of a prediction, and room for a search and the pictures.
+#: Seconds for one attempt: the deadline of a prediction, and time to search for a lost one and to
+#: store the pictures.
 TIMEOUT = 900.0
 
 
@@ -27,7 +28,7 @@ def builtin_worker(
     replicate: ReplicateSettings | None = None,
     handling: HandlerSettings | None = None,
 ) -> Worker:
-    """Makes a worker with the handler of ``generate-image``.
+    """Make a worker with the handler of ``generate-image``.
 
     Without a token that handler is left out: such jobs stay pending, and `health` names them.
 
@@ -53,7 +54,7 @@ def add_generations(
     replicate: ReplicateSettings,
     handling: HandlerSettings | None = None,
 ) -> None:
-    """Registers the handler of ``generate-image`` on a worker of yours.
+    """Register the handler of ``generate-image`` on a worker of yours.
 
     Args:
         worker: Not started yet; it closes the connections to Replicate when it stops.

@@ -152,7 +152,7 @@ class _Context:
         self._in_the_loop(lambda: self._attempt.log.put(line))
 
     def _in_the_loop(self, function: Callable[[], None]) -> None:
-        """Call a function in the worker's event loop; this may be another thread, or another loop."""
+        """Call a function in the worker's event loop, from any thread or event loop."""
         if asyncio._get_running_loop() is self._loop:
             function()
             return

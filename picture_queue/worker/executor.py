@@ -40,7 +40,7 @@ CLEANUP = 25.0
 
 
 class Stop(enum.Enum):
-    """Why an attempt is stopped."""
+    """Reason to stop an attempt."""
 
     TIMEOUT = enum.auto()
     CANCEL = enum.auto()
@@ -55,7 +55,7 @@ class AttemptListener(Protocol):
         """Take the outcome."""
 
     def ended(self, attempt: "Attempt") -> None:
-        """Take the slot back, after `settled`: nothing of the handler runs any more."""
+        """Take the slot back, after `settled`: the handler has ended."""
 
     async def send_progress(self, attempt: "Attempt", percent: int, message: str | None) -> None:
         """Write the progress of its job; raises nothing."""
@@ -117,7 +117,7 @@ class Deadlines:
 class Attempt:
     """One attempt: the handler, its deadline, and what can stop it.
 
-    It *settles* once, with an outcome, and *ends* once, when nothing of the handler runs any more.
+    It *settles* once, with an outcome, and *ends* once, when its handler has ended.
     The two differ for a thread, which cannot be stopped, and for a coroutine that ignores its
     cancellation: the attempt settles and its slot stays taken.
 
@@ -208,7 +208,7 @@ class Attempt:
 
     @property
     def ended(self) -> bool:
-        """True once nothing of the handler runs any more."""
+        """True once the handler has ended."""
         return self._task.done()
 
     def stop(self, reason: Stop) -> None:
@@ -271,8 +271,8 @@ class Attempt:
         except BaseException as error:
             outcome = self._failed(error)
         if os.getpid() != pid:
-            # The handler forked, and this is the child. It shares the sockets of the event loop, and
-            # would go on as a second worker of the same jobs.
+            # The handler forked, and this is the child. It shares the sockets of the event loop,
+            # and would go on as a second worker of the same jobs.
             _log.error("The handler of job %s returned in a fork, which is ended", self.job.key)
             os._exit(1)
         # What a task returns is lost if it cancels itself in its last step.

@@ -63,12 +63,12 @@ class ProjectStore:
         self._lease_id = lease_id
 
     async def begin(self) -> Begun:
-        """Commits a row in state ``creating``, or gives back the row of an earlier attempt."""
+        """Commit a row in state ``creating``, or return the row of an earlier attempt."""
         call = _rpc.begin_prediction(self._job_id, self._lease_id)
         return Begun.model_validate(await self._project.call(call))
 
     async def record(self, row_id: UUID, prediction_id: str) -> None:
-        """Stores the id of the prediction.
+        """Store the id of the prediction.
 
         Raises:
             Conflict: Another row owns that prediction.
@@ -85,13 +85,13 @@ class ProjectStore:
         error: str | None = None,
         metrics: dict[str, Any] | None = None,
     ) -> None:
-        """Ends the row."""
+        """End the row."""
         await self._project.call(
             _rpc.finish_prediction(self._job_id, self._lease_id, row_id, state, error, metrics)
         )
 
     async def upload(self, path: str, data: bytes, content_type: str) -> None:
-        """Writes a file, over one of that path."""
+        """Write a file, over one of that path."""
         headers = {
             "Content-Type": content_type,
             "Cache-Control": "max-age=3600",
@@ -101,6 +101,6 @@ class ProjectStore:
         await self._project.storage(call, _UPLOAD_TIMEOUT)
 
     async def save_images(self, images: Sequence[SavedImage]) -> None:
-        """Writes the images of the generation."""
+        """Write the images of the generation."""
         rows = [image.model_dump(mode="json") for image in images]
         await self._project.call(_rpc.save_images(self._job_id, self._lease_id, rows))

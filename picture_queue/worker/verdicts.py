@@ -114,7 +114,7 @@ class Retry(Verdict):
 
 @dataclass(eq=False)
 class RateLimited(Verdict):
-    """Somebody outside said how long to leave them alone; the attempt is given back.
+    """Run the job again once a rate limit outside is over; the attempt is given back.
 
     No job under the key starts for so long.
 
