@@ -1,4 +1,4 @@
-"""Python values as JSON: the one serialiser, for both transports, the CLI and schedules.
+"""Python values as JSON: the one serialiser, for arguments and for the results of handlers.
 
 What pydantic can write as JSON is accepted, in its format: a Decimal is text, a timedelta ISO 8601,
 an Enum its value. A naive time is local, and a set is sorted, so that equal sets are equal JSON.
@@ -11,16 +11,18 @@ from collections.abc import Iterator, KeysView, Mapping, ValuesView
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import from_json, to_json, to_jsonable_python
 
 from picture_queue.errors import InvalidArgument
 
 _PLAIN_TYPES = frozenset({str, int, float, bool, type(None)})
-_SEQUENCES = (list, tuple, deque, range, KeysView, ValuesView, Iterator)
-_DEEPEST = 200  # levels that readers of JSON read
+_SEQUENCES = (list, tuple, deque, range, KeysView, ValuesView)
+_LONGEST_ITERATOR = 1_000_000  # items: one without end must not hang the program
+_DEEPEST = 100  # levels that the database accepts
 
 
 def plain(value: Any, field: str = "") -> Any:
@@ -57,6 +59,23 @@ def encode(value: Any, field: str = "") -> bytes:
     if b"\\u0000" in data or b"NaN" in data or b"Infinity" in data:
         _refuse_fault(value, field)
     return data
+
+
+def plain_result(value: Any) -> tuple[Any, int]:
+    """Return the result of a handler as plain JSON, and its size in bytes.
+
+    A number that is not finite becomes null: one missing measurement must not fail the job.
+
+    Raises:
+        InvalidArgument: A part of it is no JSON; names the part.
+    """
+    field = "result"
+    value = plain(value, field)
+    try:
+        value = from_json(to_json(value, inf_nan_mode="null"))
+    except Exception as error:
+        raise _refusal(value, field, error) from error
+    return value, len(encode(value, field))
 
 
 def encode_text(value: str, field: str) -> bytes:
@@ -101,11 +120,20 @@ def _converted(value: Any) -> Any:
         return _plain(value.value)
     if isinstance(value, Mapping):
         return _plain(dict(value))
+    if isinstance(value, Iterator):
+        value = list(islice(value, _LONGEST_ITERATOR + 1))
+        if len(value) > _LONGEST_ITERATOR:
+            raise ValueError(f"an iterator of over {_LONGEST_ITERATOR} items")
+        return _plain(value)
     if isinstance(value, _SEQUENCES):
         return _plain(list(value))
     if isinstance(value, set | frozenset):
         return sorted(map(_plain, value), key=to_json)
-    if is_dataclass(value) and not hasattr(value, "__pydantic_serializer__"):
+    if (
+        is_dataclass(value)
+        and not isinstance(value, type)
+        and not hasattr(value, "__pydantic_serializer__")
+    ):
         return _plain({field.name: getattr(value, field.name) for field in fields(value)})
     return to_jsonable_python(value)
 

@@ -137,16 +137,22 @@ def _created(job_id: Any) -> Enqueued:
 
 
 def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
-    items, ids = job_items(jobs)
-    return Rpc("enqueue_jobs", {"jobs": items}, lambda data: enqueued(data, ids))
+    params, ids = new_jobs(jobs)
+    return Rpc("enqueue_jobs", params, lambda data: enqueued(data, ids))
 
 
-def job_items(jobs: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the items of enqueue_jobs, and the ids that were made for those that had none."""
+def new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments for new jobs, and the ids that were made for those that have none.
+
+    Where the caller made an id, only the database can tell a repetition of this call from a job
+    that was there before: the call gets a request id, which costs it a row.
+    """
     items = encode_jobs(jobs)
     ids = new_ids(len(items))
+    request_id = new_id() if any("job_id" in item for item in items) else None
     made = [{"job_id": i, **item} for i, item in zip(ids, items, strict=True)]
-    return [plain(item, f"jobs[{n}]") for n, item in enumerate(made)], ids
+    encoded = [plain(item, f"jobs[{n}]") for n, item in enumerate(made)]
+    return {"jobs": encoded, **given(request_id=request_id)}, ids
 
 
 def enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
@@ -198,7 +204,8 @@ def explain_jobs(job_ids: Iterable[UUID | str]) -> Rpc[list[JobExplanation]]:
 
 
 def cancel_job(job_id: UUID | str) -> Rpc[CancelRequest]:
-    return Rpc("cancel_job", required(job_id=job_id), CancelRequest.model_validate)
+    params = required(job_id=job_id, request_id=new_id())
+    return Rpc("cancel_job", params, CancelRequest.model_validate)
 
 
 def retry_job(job_id: UUID | str) -> Rpc[None]:
@@ -253,9 +260,8 @@ def list_generations(
 
 
 def cancel_generation(generation_id: UUID | str) -> Rpc[CancelRequest]:
-    return Rpc(
-        "cancel_generation", required(generation_id=generation_id), CancelRequest.model_validate
-    )
+    params = required(generation_id=generation_id, request_id=new_id())
+    return Rpc("cancel_generation", params, CancelRequest.model_validate)
 
 
 def list_models() -> Rpc[list[Model]]:

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import JsonValue, TypeAdapter
 
 from picture_queue._ids import new_id
-from picture_queue._rpc import Rpc, enqueued, given, job_items, required
+from picture_queue._rpc import Rpc, enqueued, given, new_jobs, required
 from picture_queue.arguments import NewJob, encode_job
 from picture_queue.records import (
     Changed,
@@ -155,9 +155,8 @@ def enqueue_batch(
     batch_id: UUID | str | None,
     metadata: Mapping[str, JsonValue] | None,
 ) -> Rpc[EnqueuedBatch]:
-    items, ids = job_items(jobs)
-    params = given(
-        jobs=items,
+    params, ids = new_jobs(jobs)
+    params |= given(
         callback=encode_job(callback) if callback else None,
         batch_id=batch_id or new_id(),
         metadata=metadata,

@@ -1,4 +1,4 @@
-"""What a worker gets when it claims."""
+"""A job as a claim returns it."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,7 +7,7 @@ from uuid import UUID
 
 
 class Unreadable(dict[str, str]):
-    """Takes the place of a field that cannot be read, as ``{"unreadable": reason}``.
+    """Replacement for a field that cannot be read: ``{"unreadable": reason}``.
 
     Args:
         reason: The fault.
@@ -125,7 +125,7 @@ class ClaimedJob:
 
     @property
     def message(self) -> str | None:
-        """What an earlier attempt said last."""
+        """The last message of an earlier attempt."""
         message: str | None = self._row.get("message")
         return message
 
@@ -142,12 +142,12 @@ class ClaimedJob:
 
     @property
     def event(self) -> Any:
-        """What came with the outside event that woke it; None where none did."""
+        """Data of the outside event that woke it; None where none did."""
         return self._row.get("event")
 
     @property
     def user_id(self) -> UUID | None:
-        """Whose job it is."""
+        """Owner of the job."""
         return _uuid(self._row.get("user_id"))
 
     @property
@@ -162,7 +162,7 @@ class ClaimedJob:
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether somebody cancelled it while it was parked."""
+        """True if it was cancelled while it was parked."""
         return self._row.get("cancel_requested_at") is not None
 
     @property

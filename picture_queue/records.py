@@ -1,4 +1,4 @@
-"""What the database holds, as values. They know no client and do no I/O."""
+"""The rows and answers of the database, as values. They know no client and do no I/O."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue
 
 
 class JobStatus(StrEnum):
-    """Where a job is; ``hold`` says why a job that is not finished does not move."""
+    """State of a job; ``hold`` says why a job that is not finished does not move."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -19,7 +19,7 @@ class JobStatus(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether no change follows, short of an explicit retry."""
+        """True if no change follows, short of an explicit retry."""
         return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
@@ -72,7 +72,7 @@ class Job(Record):
 
     @property
     def finished(self) -> bool:
-        """Whether the job is completed, failed or cancelled."""
+        """True if the job is completed, failed or cancelled."""
         return self.status.finished
 
 
@@ -101,12 +101,12 @@ class JobEvent(Record):
 
     @property
     def finished(self) -> bool:
-        """Whether this is the last event of a watch."""
+        """True for the last event of a watch."""
         return self.status.finished
 
     @classmethod
     def of(cls, job: Job, source: Source) -> "JobEvent":
-        """Returns the visible state of a row."""
+        """Return the visible state of a row."""
         return cls(
             **{
                 name: getattr(job, name)
@@ -119,7 +119,7 @@ class JobEvent(Record):
 
 
 class Enqueued(Record):
-    """What became of an enqueue.
+    """The outcome of an enqueue.
 
     ``created``: a new job. ``existing``: one was there, with the same id, idempotency key or unique
     key. ``replaced``, ``debounced``: one with the same unique key was there, and has changed.
@@ -152,7 +152,7 @@ class Image(Record):
 
 
 class Generation(Record):
-    """What somebody asked for; its status follows the job."""
+    """A request for pictures; its status follows its job."""
 
     id: UUID
     user_id: UUID | None
@@ -239,7 +239,7 @@ class WaitingType(Record):
 
 
 class Health(Record):
-    """What an operator asks first."""
+    """The state of queues and workers."""
 
     queues: tuple[QueueHealth, ...]
     workers: tuple[WorkerSeen, ...]
@@ -277,7 +277,7 @@ class Maintenance(Record):
 
 
 class Changed(Record):
-    """What a change of many jobs did, or, as a preview, would do.
+    """The effect of a change of many jobs, or, as a preview, what it would be.
 
     ``more``: there are jobs left for another call.
     """
@@ -288,7 +288,7 @@ class Changed(Record):
 
 
 class FailureReason(Record):
-    """Why jobs failed: equal errors once, with ids, numbers and quoted text taken out."""
+    """A reason for which jobs failed: equal errors once, without ids, numbers and quoted text."""
 
     reason: str
     count: int
@@ -324,13 +324,13 @@ class JobReason(Record):
         period_seconds: Of limit: the period.
         queue: Of no_worker and queue_paused.
         job_type: Of no_worker.
-        pause_reason: Of queue_paused: what the operator said.
+        pause_reason: Of queue_paused: what the operator said; of key_paused: what a handler said.
         parents: Of parents: up to 10 jobs that have not finished.
         parent_count: Of parents: how many there are; 100: or more.
         event: Of event: the name of the event.
         worker: Of running and lease_expired.
         step: Of step_failed: the step.
-        error: Of step_failed and retry.
+        error: Of step_failed and retry; of scheduled: why a handler put it off.
     """
 
     reason: str
@@ -353,7 +353,7 @@ class JobReason(Record):
 
 
 class JobExplanation(JobReason):
-    """Why a job does not move: the first thing that stops it.
+    """The reason why a job does not move: the first thing that stops it.
 
     Attributes:
         job_id: The job.
@@ -398,7 +398,7 @@ class FailedAttempt(Record):
 
 
 class LogLine(Record):
-    """What a handler wrote about its job."""
+    """A line that a handler logged about its job."""
 
     at: datetime
     attempt: int
@@ -407,7 +407,7 @@ class LogLine(Record):
 
 
 class JobHistory(Record):
-    """What happened to a job: the last 50 changes of state, and the last 200 lines of its log."""
+    """The last 50 changes of state of a job, and the last 200 lines of its log."""
 
     timeline: tuple[Transition, ...]
     attempts: tuple[FailedAttempt, ...]

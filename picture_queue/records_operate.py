@@ -1,4 +1,4 @@
-"""What operators see, as values: queues, limits, schedules, batches, settings. See `records`."""
+"""The values that operators see: queues, limits, schedules, batches, settings. See `records`."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -37,7 +37,7 @@ class Queue(Record):
 
 
 class QueueCounts(Record):
-    """How many jobs of a queue are in each state; a finished job counts as long as it is kept.
+    """Number of jobs of a queue in each state; a finished job counts as long as it is kept.
 
     ``oldest_seconds`` is how long the oldest job that could be claimed has waited.
     """
@@ -58,7 +58,7 @@ class QueueCounts(Record):
 
 
 class DesiredWorkers(Record):
-    """How many workers the jobs that run (``running``) and could run (``ready``) are enough for."""
+    """Recommended number of workers for the jobs that run (``running``) or could (``ready``)."""
 
     desired: int
     running: int
@@ -82,7 +82,7 @@ class Limit(Record):
 
 
 class PausedKey(Record):
-    """Whether the jobs of a key may start; ``resume_at`` None: not before it is resumed."""
+    """A paused or resumed limit key; ``resume_at`` None: it stays so until it is resumed."""
 
     key: str
     paused: bool
@@ -97,7 +97,7 @@ class Tenant(Record):
 
 
 class Schedule(Record):
-    """Jobs that come again. ``job`` is what each is made of.
+    """A schedule of recurring jobs. ``job`` has their type, payload and options.
 
     ``last_error`` says why the latest tick made no job, None if it did.
     """

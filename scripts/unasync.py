@@ -24,6 +24,8 @@ RULES = [
     (r"\basync for", "for"),
     (r"\bawait ", ""),
     (r"asyncio\.(Lock|Semaphore)", r"threading.\1"),
+    (r"Awaitable, ", ""),
+    (r"Awaitable\[(\w+)\]", r"\1"),
     (r"AsyncRawConnection", "RawConnection"),
     (r"AsyncPool", "Pool"),
     (r"LoopOwner, ProcessOwner", "ProcessOwner"),

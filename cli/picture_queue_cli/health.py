@@ -40,7 +40,8 @@ def _held(pq: "PictureQueue") -> list[dict[str, Any]]:
     counts = Counter(
         (queues[why.job_id], why.reason, why.detail)
         for why in (pq.jobs.explain(list(queues)) if queues else [])
-        if why.job_id in queues and why.reason not in _USUAL
+        if why.job_id in queues
+        and (why.reason not in _USUAL or (why.reason == "scheduled" and why.error))
     )
     return [
         {"queue": queue, "reason": reason, "detail": detail, "jobs": count}

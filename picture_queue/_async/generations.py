@@ -9,8 +9,11 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue import _rpc
+from picture_queue._json import encode
 from picture_queue._realtime.follow import Watcher, follow
+from picture_queue._rpc import Rpc
 from picture_queue._transport.backend import AsyncBackend
+from picture_queue._transport.base import StorageCall, parse_answer
 from picture_queue.records import (
     CancelRequest,
     Generation,
@@ -135,12 +138,9 @@ class AsyncGenerations:
 
         Raises:
             NotFound: The picture is gone, or not the caller's.
+            ConnectionFailed: It did not come in the time that a call of this client gets.
         """
-        client = await self._project.client()
-        try:
-            return await client.storage.from_(BUCKET).download(image.path)
-        except Exception as error:
-            raise self._project.translate_error(error) from error
+        return await self._project.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
 
     async def save(self, image: Image, path: str | Path) -> Path:
         """Write a picture to a file.
@@ -168,9 +168,12 @@ class AsyncGenerations:
         Raises:
             NotFound: The picture is gone, or not the caller's.
         """
-        client = await self._project.client()
-        try:
-            signed = await client.storage.from_(BUCKET).create_signed_url(image.path, expires_in)
-        except Exception as error:
-            raise self._project.translate_error(error) from error
-        return str(signed["signedURL"])
+        call = StorageCall(
+            "POST",
+            f"object/sign/{BUCKET}/{image.path}",
+            encode({"expiresIn": expires_in}),
+            {"Content-Type": "application/json"},
+        )
+        answer = await self._project.storage(call)
+        path = parse_answer(Rpc("create_signed_url", {}, lambda data: data["signedURL"]), answer)
+        return f"{self._project.storage_url}{path}"

@@ -6,7 +6,7 @@ from picture_queue.records import Model
 
 
 class AsyncModels:
-    """Reads the catalogue `start_generation` checks against."""
+    """The models that `generations.start` accepts."""
 
     def __init__(self, project: AsyncBackend) -> None:
         self._project = project

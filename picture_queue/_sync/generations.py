@@ -11,8 +11,11 @@ from uuid import UUID
 from pydantic import JsonValue
 
 from picture_queue import _rpc
+from picture_queue._json import encode
 from picture_queue._realtime.sync_follow import Watcher, follow
+from picture_queue._rpc import Rpc
 from picture_queue._transport.backend_sync import Backend
+from picture_queue._transport.base import StorageCall, parse_answer
 from picture_queue.records import (
     CancelRequest,
     Generation,
@@ -137,12 +140,9 @@ class Generations:
 
         Raises:
             NotFound: The picture is gone, or not the caller's.
+            ConnectionFailed: It did not come in the time that a call of this client gets.
         """
-        client = self._project.client()
-        try:
-            return client.storage.from_(BUCKET).download(image.path)
-        except Exception as error:
-            raise self._project.translate_error(error) from error
+        return self._project.storage(StorageCall("GET", f"object/{BUCKET}/{image.path}"))
 
     def save(self, image: Image, path: str | Path) -> Path:
         """Write a picture to a file.
@@ -170,9 +170,12 @@ class Generations:
         Raises:
             NotFound: The picture is gone, or not the caller's.
         """
-        client = self._project.client()
-        try:
-            signed = client.storage.from_(BUCKET).create_signed_url(image.path, expires_in)
-        except Exception as error:
-            raise self._project.translate_error(error) from error
-        return str(signed["signedURL"])
+        call = StorageCall(
+            "POST",
+            f"object/sign/{BUCKET}/{image.path}",
+            encode({"expiresIn": expires_in}),
+            {"Content-Type": "application/json"},
+        )
+        answer = self._project.storage(call)
+        path = parse_answer(Rpc("create_signed_url", {}, lambda data: data["signedURL"]), answer)
+        return f"{self._project.storage_url}{path}"

@@ -8,7 +8,7 @@ from picture_queue.records import Model
 
 
 class Models:
-    """Reads the catalogue `start_generation` checks against."""
+    """The models that `generations.start` accepts."""
 
     def __init__(self, project: Backend) -> None:
         self._project = project

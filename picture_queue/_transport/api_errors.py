@@ -7,7 +7,6 @@ from typing import Any
 
 import httpx
 from pydantic_core import from_json
-from storage3.exceptions import StorageApiError
 
 from picture_queue._retry_after import parse_retry_after
 from picture_queue._transport.base import Deadline, FunctionMissing, translate_server_code
@@ -62,10 +61,6 @@ def translate_error(error: Exception, url: str, deadline: Deadline | None = None
     """
     if isinstance(error, PictureQueueError | FunctionMissing):
         return error
-    if isinstance(error, StorageApiError):
-        status = str(error.status)
-        kind = Busy if status[:1] == "5" else _BY_STORAGE_STATUS.get(status, ServerError)
-        return kind(f"Storage refused: {error.message}", code=error.code)
     if isinstance(error, httpx.TimeoutException) and deadline is not None:
         reason = f"no answer in {deadline.timeout:g} s"
     else:
@@ -79,7 +74,7 @@ def translate_error(error: Exception, url: str, deadline: Deadline | None = None
 
 
 def translate_response(response: httpx.Response, content: bytes, url: str) -> Exception:
-    """Return the exception for an answer that is not the JSON of a result.
+    """Return the exception for an answer that is not a result.
 
     Args:
         response: Its status and headers.
@@ -87,10 +82,19 @@ def translate_response(response: httpx.Response, content: bytes, url: str) -> Ex
         url: The project's address, for the message.
     """
     body = _json_object(content)
-    error = _by_body(body, url) or _by_status(response, body, url)
+    error = _by_storage(body) or _by_body(body, url) or _by_status(response, body, url)
     if isinstance(error, Busy):
         error.retry_after = parse_retry_after(response.headers.get("retry-after"))
     return error
+
+
+def _by_storage(body: dict[str, Any]) -> PictureQueueError | None:
+    """Read what Storage says; None where the answer is somebody else's."""
+    status = str(body.get("statusCode") or "")
+    if not status:
+        return None
+    kind = Busy if status[:1] == "5" else _BY_STORAGE_STATUS.get(status, ServerError)
+    return kind(f"Storage refused: {body.get('message')}", code=str(body.get("error")))
 
 
 def _by_body(body: dict[str, Any], url: str) -> Exception | None:

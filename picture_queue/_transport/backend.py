@@ -1,5 +1,7 @@
 """A project, reached over its HTTP API, its database, or both."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from tenacity import AsyncRetrying
@@ -10,6 +12,7 @@ from picture_queue._transport.base import (
     UPGRADE,
     Deadline,
     FunctionMissing,
+    StorageCall,
     check_version,
     is_transient,
     needs_driver,
@@ -72,7 +75,7 @@ class AsyncBackend:
         if not self._version_is_checked:
             await self._check_version(deadline)
         try:
-            return await self._call(rpc, deadline)
+            return await self._repeat(partial(self._transport.call, rpc), deadline)
         except FunctionMissing as error:
             # The database changed under a running client: say in which direction.
             await self._check_version(deadline)
@@ -80,9 +83,30 @@ class AsyncBackend:
                 "The project's SQL lacks a function", detail=str(error), hint=UPGRADE
             ) from None
 
-    async def _call(self, rpc: Rpc[T], deadline: Deadline) -> T:
+    async def storage(self, call: StorageCall, timeout: float | None = None) -> bytes:
+        """Make a call of Storage, repeat it after a transient failure, and return its answer.
+
+        Args:
+            call: The call.
+            timeout: Longest wait for the answer, retries included, seconds; None: the
+                settings'.
+
+        Raises:
+            SettingsError: The API's address or key is not known.
+            PictureQueueError: Storage refused the call, or did not answer.
+        """
+        api = self._api()
+        deadline = Deadline(api.settings.timeout if timeout is None else timeout)
+        return await self._repeat(partial(api.storage, call), deadline)
+
+    @property
+    def storage_url(self) -> str:
+        """The address of Storage."""
+        return f"{self._api().settings.url}/storage/v1"
+
+    async def _repeat(self, call: Callable[[Deadline], Awaitable[T]], deadline: Deadline) -> T:
         try:
-            return await self._transport.call(rpc, deadline)
+            return await call(deadline)
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -94,12 +118,13 @@ class AsyncBackend:
                 if failure is not None:
                     first, failure = failure, None
                     raise first
-                return await self._transport.call(rpc, deadline)
+                return await call(deadline)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _check_version(self, deadline: Deadline) -> None:
         try:
-            found = await self._call(_rpc.picture_queue_version(), deadline)
+            version = partial(self._transport.call, _rpc.picture_queue_version())
+            found = await self._repeat(version, deadline)
         except FunctionMissing:
             found = None
         except UnreadableAnswer as error:  # its form is the same in all versions
@@ -112,16 +137,12 @@ class AsyncBackend:
         self._version_is_checked = True
 
     async def client(self) -> "AsyncClient":
-        """Return the supabase client, for files and Realtime.
+        """Return the supabase client, for Realtime.
 
         Raises:
             SettingsError: The API's address or key is not known.
         """
         return await self._api().client()
-
-    def translate_error(self, error: Exception) -> Exception:
-        """Return the exception of this library for an error that the supabase client raised."""
-        return self._api().translate_error(error)
 
     def _api(self) -> "AsyncPostgrest":
         if self.api is None:

@@ -2,6 +2,8 @@
 
 """A project, reached over its HTTP API, its database, or both."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from tenacity import Retrying
@@ -12,6 +14,7 @@ from picture_queue._transport.base import (
     UPGRADE,
     Deadline,
     FunctionMissing,
+    StorageCall,
     check_version,
     is_transient,
     needs_driver,
@@ -74,7 +77,7 @@ class Backend:
         if not self._version_is_checked:
             self._check_version(deadline)
         try:
-            return self._call(rpc, deadline)
+            return self._repeat(partial(self._transport.call, rpc), deadline)
         except FunctionMissing as error:
             # The database changed under a running client: say in which direction.
             self._check_version(deadline)
@@ -82,9 +85,30 @@ class Backend:
                 "The project's SQL lacks a function", detail=str(error), hint=UPGRADE
             ) from None
 
-    def _call(self, rpc: Rpc[T], deadline: Deadline) -> T:
+    def storage(self, call: StorageCall, timeout: float | None = None) -> bytes:
+        """Make a call of Storage, repeat it after a transient failure, and return its answer.
+
+        Args:
+            call: The call.
+            timeout: Longest wait for the answer, retries included, seconds; None: the
+                settings'.
+
+        Raises:
+            SettingsError: The API's address or key is not known.
+            PictureQueueError: Storage refused the call, or did not answer.
+        """
+        api = self._api()
+        deadline = Deadline(api.settings.timeout if timeout is None else timeout)
+        return self._repeat(partial(api.storage, call), deadline)
+
+    @property
+    def storage_url(self) -> str:
+        """The address of Storage."""
+        return f"{self._api().settings.url}/storage/v1"
+
+    def _repeat(self, call: Callable[[Deadline], T], deadline: Deadline) -> T:
         try:
-            return self._transport.call(rpc, deadline)
+            return call(deadline)
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -96,12 +120,13 @@ class Backend:
                 if failure is not None:
                     first, failure = failure, None
                     raise first
-                return self._transport.call(rpc, deadline)
+                return call(deadline)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _check_version(self, deadline: Deadline) -> None:
         try:
-            found = self._call(_rpc.picture_queue_version(), deadline)
+            version = partial(self._transport.call, _rpc.picture_queue_version())
+            found = self._repeat(version, deadline)
         except FunctionMissing:
             found = None
         except UnreadableAnswer as error:  # its form is the same in all versions
@@ -114,16 +139,12 @@ class Backend:
         self._version_is_checked = True
 
     def client(self) -> "Client":
-        """Return the supabase client, for files and Realtime.
+        """Return the supabase client, for Realtime.
 
         Raises:
             SettingsError: The API's address or key is not known.
         """
         return self._api().client()
-
-    def translate_error(self, error: Exception) -> Exception:
-        """Return the exception of this library for an error that the supabase client raised."""
-        return self._api().translate_error(error)
 
     def _api(self) -> "Postgrest":
         if self.api is None:

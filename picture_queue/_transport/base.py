@@ -1,8 +1,9 @@
 """The deadline, the retry policy and the errors that all transports share."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tenacity import (
@@ -80,6 +81,23 @@ class Deadline:
     def remaining(self) -> float:
         """Return the seconds that are left, 0 when the deadline has passed."""
         return max(0.0, self._at - time.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class StorageCall:
+    """One call of Storage; it may be repeated.
+
+    Args:
+        method: The HTTP method.
+        path: What follows the address of Storage.
+        content: The body.
+        headers: Headers beside those of the client.
+    """
+
+    method: str
+    path: str
+    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class FunctionMissing(Exception):

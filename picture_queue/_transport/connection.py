@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from psycopg import AsyncConnection, Connection, OperationalError, pq
+from psycopg import AsyncConnection, OperationalError, pq
 from psycopg.conninfo import make_conninfo
-from psycopg.pq.abc import PGresult
+from psycopg.pq.abc import PGconn, PGresult
 
 from picture_queue._transport.base import Deadline
 from picture_queue._transport.owner import LoopOwner, ProcessOwner, leave_open
@@ -38,22 +38,36 @@ async def connect_async(
         psycopg.Error: The connection cannot be opened.
     """
     async with asyncio.timeout(None if deadline is None else deadline.remaining()):
-        return await AsyncConnection.connect(_conninfo(settings, deadline), autocommit=True)
+        return await AsyncConnection.connect(conninfo(settings), autocommit=True)
 
 
-def connect_sync(settings: DatabaseSettings, deadline: Deadline | None = None) -> Connection[Any]:
-    """Open a connection; see `connect_async`. Less than two seconds are not enough to time out."""
-    return Connection.connect(_conninfo(settings, deadline), autocommit=True)
+def connect_sync(settings: DatabaseSettings, deadline: Deadline) -> PGconn:
+    """Open a connection; see `connect_async`.
+
+    psycopg waits for two seconds at least, and for whole ones.
+    """
+    until = time.monotonic() + min(settings.connect_timeout, deadline.remaining())
+    server = pq.PGconn.connect_start(conninfo(settings).encode())
+    try:
+        while (status := server.connect_poll()) != pq.PollingStatus.OK:
+            if status == pq.PollingStatus.FAILED:
+                raise OperationalError(server.get_error_message())
+            is_writing = status == pq.PollingStatus.WRITING
+            if not _wait_for_socket(server.socket, is_writing, until - time.monotonic()):
+                raise TimeoutError
+    except BaseException:
+        server.finish()
+        raise
+    server.nonblocking = 1
+    return server
 
 
-def _conninfo(settings: DatabaseSettings, deadline: Deadline | None) -> str:
-    timeout: float = settings.connect_timeout
-    if deadline is not None:
-        timeout = min(timeout, deadline.remaining())
+def conninfo(settings: DatabaseSettings) -> str:
+    """Return the address of a database with the options of our connections."""
     return make_conninfo(
         settings.url,
         application_name="picture_queue",
-        connect_timeout=max(2, int(timeout)),  # libpq knows whole seconds, two at least
+        connect_timeout=settings.connect_timeout,
         keepalives_idle=30,
         keepalives_interval=5,
         keepalives_count=3,
@@ -175,11 +189,14 @@ class AsyncRawConnection:
 
 
 class RawConnection:
-    """The same, for callers without an event loop."""
+    """The same, for callers without an event loop.
 
-    def __init__(self, connection: Connection[Any]) -> None:
-        self._connection = connection
-        self._server = connection.pgconn
+    Args:
+        server: The connection; it belongs to this object from now on.
+    """
+
+    def __init__(self, server: PGconn) -> None:
+        self._server = server
 
     def execute(self, statement: bytes, values: Sequence[bytes | None], timeout: float) -> PGresult:
         """Execute a statement and return its result; see `AsyncRawConnection.execute`."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from supabase import AsyncClient, AsyncClientOptions
@@ -13,7 +14,7 @@ from picture_queue._transport.api_errors import (
     translate_error,
     translate_response,
 )
-from picture_queue._transport.base import Deadline, parse_answer
+from picture_queue._transport.base import Deadline, StorageCall, parse_answer
 from picture_queue._transport.owner import LoopOwner, ProcessOwner, leave_open
 from picture_queue._transport.unreadable import read_json
 from picture_queue.errors import SettingsError
@@ -90,43 +91,53 @@ class AsyncPostgrest:
             PictureQueueError: The database or the project refused the call, or did not answer.
         """
         client = await self.client()
-        body = encode(rpc.params)
+        headers = {**client.postgrest.headers, "Content-Type": "application/json"}
+        request = client.postgrest.session.build_request(
+            "POST",
+            f"{client.rest_url}/rpc/{rpc.function}",
+            content=encode(rpc.params),
+            headers=headers,
+        )
+        response, content = await self._send(client, request, deadline)
+        kind = response.headers.get("content-type", "")
+        if "html" in kind:  # a page is no answer of an API
+            raise translate_response(response, content, self.settings.url)
+        return parse_answer(rpc, content or None, read_json if "json" in kind else bytes.decode)
+
+    async def storage(self, call: StorageCall, deadline: Deadline) -> bytes:
+        """Make a call of Storage and return its answer.
+
+        Args:
+            call: The call.
+            deadline: When to give up, connecting included.
+
+        Raises:
+            PictureQueueError: Storage refused the call, or did not answer.
+        """
+        client = await self.client()
+        request = client.postgrest.session.build_request(
+            call.method,
+            f"{client.storage_url}{quote(call.path)}",
+            content=call.content,
+            headers={**client.options.headers, **call.headers},
+        )
+        return (await self._send(client, request, deadline))[1]
+
+    async def _send(
+        self, client: AsyncClient, request: httpx.Request, deadline: Deadline
+    ) -> tuple[httpx.Response, bytes]:
+        request.extensions["timeout"] = _Timeouts(deadline)
         try:
-            response, content = await self._send(client, rpc.function, body, deadline)
+            response = await client.postgrest.session.send(request, stream=True)
+            content = await _read(response, deadline)
         except Exception as error:
             # On a dead network the idle connections are lost as well; each would cost a call.
             for connection in _idle_connections(client.postgrest.session):
                 await connection.aclose()
             raise translate_error(error, self.settings.url, deadline) from error
-        kind = response.headers.get("content-type", "")
-        if not response.is_success or "html" in kind:  # a page is no answer of an API
+        if not response.is_success:
             raise translate_response(response, content, self.settings.url)
-        return parse_answer(rpc, content or None, read_json if "json" in kind else bytes.decode)
-
-    async def _send(
-        self, client: AsyncClient, function: str, body: bytes, deadline: Deadline
-    ) -> tuple[httpx.Response, bytes]:
-        rest = client.postgrest
-        headers = rest.headers.copy()
-        headers["Content-Type"] = "application/json"
-        request = rest.session.build_request(
-            "POST", f"{client.rest_url}/rpc/{function}", content=body, headers=headers
-        )
-        request.extensions["timeout"] = _Timeouts(deadline)
-        response = await rest.session.send(request, stream=True)
-        try:
-            parts = []
-            async for part in response.aiter_bytes():
-                parts.append(part)
-                if not deadline.remaining():
-                    raise httpx.ReadTimeout("the answer did not end in time")
-        finally:
-            await response.aclose()
-        return response, b"".join(parts)
-
-    def translate_error(self, error: Exception) -> Exception:
-        """Return the exception of this library for an error that the client raised."""
-        return translate_error(error, self.settings.url)
+        return response, content
 
     async def access_token(self) -> str:
         """Return the token calls are made with now: the user's, or else the key."""
@@ -138,6 +149,18 @@ class AsyncPostgrest:
         if self._http is not None and self._owner is not None:
             await self._owner.aclose()
             self._http = self._client = self._owner = None
+
+
+async def _read(response: httpx.Response, deadline: Deadline) -> bytes:
+    try:
+        parts = []
+        async for part in response.aiter_bytes():
+            parts.append(part)
+            if not deadline.remaining():
+                raise httpx.ReadTimeout("the answer did not end in time")
+    finally:
+        await response.aclose()
+    return b"".join(parts)
 
 
 def _idle_connections(http: httpx.AsyncClient) -> list[Any]:

@@ -4,6 +4,7 @@
 
 import threading
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from supabase import Client, ClientOptions
@@ -15,7 +16,7 @@ from picture_queue._transport.api_errors import (
     translate_error,
     translate_response,
 )
-from picture_queue._transport.base import Deadline, parse_answer
+from picture_queue._transport.base import Deadline, StorageCall, parse_answer
 from picture_queue._transport.owner import ProcessOwner, leave_open
 from picture_queue._transport.unreadable import read_json
 from picture_queue.errors import SettingsError
@@ -92,43 +93,53 @@ class Postgrest:
             PictureQueueError: The database or the project refused the call, or did not answer.
         """
         client = self.client()
-        body = encode(rpc.params)
+        headers = {**client.postgrest.headers, "Content-Type": "application/json"}
+        request = client.postgrest.session.build_request(
+            "POST",
+            f"{client.rest_url}/rpc/{rpc.function}",
+            content=encode(rpc.params),
+            headers=headers,
+        )
+        response, content = self._send(client, request, deadline)
+        kind = response.headers.get("content-type", "")
+        if "html" in kind:  # a page is no answer of an API
+            raise translate_response(response, content, self.settings.url)
+        return parse_answer(rpc, content or None, read_json if "json" in kind else bytes.decode)
+
+    def storage(self, call: StorageCall, deadline: Deadline) -> bytes:
+        """Make a call of Storage and return its answer.
+
+        Args:
+            call: The call.
+            deadline: When to give up, connecting included.
+
+        Raises:
+            PictureQueueError: Storage refused the call, or did not answer.
+        """
+        client = self.client()
+        request = client.postgrest.session.build_request(
+            call.method,
+            f"{client.storage_url}{quote(call.path)}",
+            content=call.content,
+            headers={**client.options.headers, **call.headers},
+        )
+        return (self._send(client, request, deadline))[1]
+
+    def _send(
+        self, client: Client, request: httpx.Request, deadline: Deadline
+    ) -> tuple[httpx.Response, bytes]:
+        request.extensions["timeout"] = _Timeouts(deadline)
         try:
-            response, content = self._send(client, rpc.function, body, deadline)
+            response = client.postgrest.session.send(request, stream=True)
+            content = _read(response, deadline)
         except Exception as error:
             # On a dead network the idle connections are lost as well; each would cost a call.
             for connection in _idle_connections(client.postgrest.session):
                 connection.close()
             raise translate_error(error, self.settings.url, deadline) from error
-        kind = response.headers.get("content-type", "")
-        if not response.is_success or "html" in kind:  # a page is no answer of an API
+        if not response.is_success:
             raise translate_response(response, content, self.settings.url)
-        return parse_answer(rpc, content or None, read_json if "json" in kind else bytes.decode)
-
-    def _send(
-        self, client: Client, function: str, body: bytes, deadline: Deadline
-    ) -> tuple[httpx.Response, bytes]:
-        rest = client.postgrest
-        headers = rest.headers.copy()
-        headers["Content-Type"] = "application/json"
-        request = rest.session.build_request(
-            "POST", f"{client.rest_url}/rpc/{function}", content=body, headers=headers
-        )
-        request.extensions["timeout"] = _Timeouts(deadline)
-        response = rest.session.send(request, stream=True)
-        try:
-            parts = []
-            for part in response.iter_bytes():
-                parts.append(part)
-                if not deadline.remaining():
-                    raise httpx.ReadTimeout("the answer did not end in time")
-        finally:
-            response.close()
-        return response, b"".join(parts)
-
-    def translate_error(self, error: Exception) -> Exception:
-        """Return the exception of this library for an error that the client raised."""
-        return translate_error(error, self.settings.url)
+        return response, content
 
     def access_token(self) -> str:
         """Return the token calls are made with now: the user's, or else the key."""
@@ -140,6 +151,18 @@ class Postgrest:
         if self._http is not None and self._owner is not None:
             self._owner.close()
             self._http = self._client = self._owner = None
+
+
+def _read(response: httpx.Response, deadline: Deadline) -> bytes:
+    try:
+        parts = []
+        for part in response.iter_bytes():
+            parts.append(part)
+            if not deadline.remaining():
+                raise httpx.ReadTimeout("the answer did not end in time")
+    finally:
+        response.close()
+    return b"".join(parts)
 
 
 def _idle_connections(http: httpx.Client) -> list[Any]:

@@ -133,10 +133,12 @@ def connected(settings: DatabaseSettings) -> Iterator["Connection[Any]"]:
         PictureQueueError: The database refused a statement, or did not answer.
     """
     with needs_driver():
-        from picture_queue._transport.connection import connect_sync
+        from psycopg import Connection
+
+        from picture_queue._transport.connection import conninfo
         from picture_queue._transport.sqlstate import translate_error
     try:
-        with connect_sync(settings) as connection:
+        with Connection.connect(conninfo(settings), autocommit=True) as connection:
             # Behind a pooler in transaction mode a named statement may reach another session.
             connection.prepare_threshold = None
             yield connection

@@ -256,7 +256,11 @@ class ReplicateClient:
                 **options,
             )
         except _NEVER_SENT as error:
-            raise errors.NotReached("Replicate is out of reach", detail=_reason(error)) from error
+            raise errors.NotReached(
+                f"Replicate is out of reach at {self._base_url}",
+                detail=_reason(error),
+                hint="Check the network of the worker, and REPLICATE_BASE_URL if it is set",
+            ) from error
         except httpx.RequestError as error:
             raise errors.ServiceUnavailable(
                 "Replicate did not answer", detail=_reason(error)

@@ -65,8 +65,7 @@ async def download(
         OutputExpired: 404 or 410.
         OutputRefused: Against the rules.
         OutputError: Any other refusal of the server.
-        RateLimited: 429.
-        ServiceUnavailable: 5xx, or the connection was lost; safe to repeat.
+        ServiceUnavailable: 429, 5xx, or the connection was lost; safe to repeat.
     """
     if link.startswith("data:"):
         return _decode(link, rules.max_bytes)
@@ -87,7 +86,7 @@ async def download(
                     return await _read(response, rules.max_bytes)
         except httpx.RequestError as error:
             raise errors.ServiceUnavailable(
-                "The output could not be fetched", detail=type(error).__name__
+                f"The output could not be fetched from {url.hostname}", detail=type(error).__name__
             ) from error
     raise errors.OutputRefused("The output is behind too many redirects")
 
@@ -97,7 +96,11 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
     if status in (404, 410):
         raise errors.OutputExpired("The output is no longer there", status=status)
     if status == 429 or status >= 500:
-        raise errors.from_response(status, response.headers, None)
+        # Of one file: it is not the account that is throttled.
+        error = errors.from_response(status, response.headers, None)
+        raise errors.ServiceUnavailable(
+            f"The output's server answered {status}", retry_after=error.retry_after, status=status
+        )
     if status != 200:
         raise errors.OutputError(f"The output's server answered {status}", status=status)
     too_large = errors.OutputRefused(

@@ -11,10 +11,11 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from picture_queue.errors import Conflict, StaleLease
+from picture_queue.errors import Busy, Conflict, ConnectionFailed, StaleLease
 from picture_queue.replicate import errors, orphans
 from picture_queue.replicate._tasks import to_its_end
 from picture_queue.replicate.client import ReplicateClient
@@ -67,6 +68,8 @@ class HandlerSettings:
         undo: Time for taking back what a cancelled job began.
         pause: Time a job waits that Replicate throttles without saying how long, or that could not
             reach it.
+        outage: Time from the begin of a prediction for which an outage of Replicate, of the host of
+            its output, or of the project costs no attempt. Replicate keeps the output for an hour.
         parallel: Pictures fetched and stored at the same time.
     """
 
@@ -77,6 +80,7 @@ class HandlerSettings:
     grace: float = 15.0
     undo: float = 10.0
     pause: float = 10.0
+    outage: float = 3600.0
     parallel: int = 4
 
 
@@ -143,16 +147,32 @@ class _Attempt:
             if self._job.cancel_requested:
                 await self._undo()
             raise
+        except (Busy, ConnectionFailed) as error:
+            unavailable = errors.ServiceUnavailable(
+                "The project does not answer", detail=str(error), retry_after=error.retry_after
+            )
+            raise await self._judged(unavailable) from error
         except errors.ReplicateError as error:
-            if error.tries is not None and self._job.attempt >= error.tries:
-                error.retryable = False
-            if not error.counts:
-                # The account is throttled or Replicate is out of reach: no other job would fare
-                # better.
-                error.pause_key = PAUSE_KEY
-                if error.retry_after is None:
-                    error.retry_after = self._settings.pause
-            raise
+            raise await self._judged(error)  # noqa: B904 - it is the same
+
+    async def _judged(self, error: errors.ReplicateError) -> errors.ReplicateError:
+        """Decide whether the attempt counts, and for how long who has to wait."""
+        if error.tries is not None and self._job.attempt >= error.tries:
+            error.retryable = False
+        if not error.counts:
+            # The account is throttled or Replicate is out of reach: no other job would fare better.
+            error.pause_key = PAUSE_KEY
+        elif isinstance(error, errors.ServiceUnavailable) and self._begun is not None:
+            # What was begun is paid for. Others may fare better, so they do not wait.
+            age = datetime.now(UTC) - self._begun.prediction.created_at
+            error.counts = age.total_seconds() > self._settings.outage
+            if self._prediction is not None and self._prediction.status == "succeeded":
+                error.public = "The picture was made and waits to be stored."
+        if not error.counts:
+            if error.retry_after is None:
+                error.retry_after = self._settings.pause
+            await self._show(0, error.public)
+        return error
 
     async def _generate(self) -> dict[str, Any]:
         begun, prediction = await self._obtain()

@@ -1,4 +1,4 @@
-"""Sends the values that gather about one attempt: one call at a time, and a pause between two."""
+"""A sender of the values of one attempt: one call at a time, and a pause between two."""
 
 import asyncio
 import math
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class BatchSender(ABC, Generic[T]):
-    """Gathers values and sends those that wait in one call.
+    """Collect values, and send those that wait in one call.
 
     Args:
         send: Writes values; raises nothing.

@@ -1,4 +1,4 @@
-"""Read from a handler's signature what it wants: payload, context, and of which type."""
+"""Read a handler's signature: whether it takes the payload and the context, and their types."""
 
 import contextlib
 import inspect
@@ -165,7 +165,9 @@ def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
         return annotation
     for layer in _layers(function):
         with contextlib.suppress(Exception):  # not defined in that module
-            return eval(text, *_names(layer))  # noqa: S307 - what Python itself would evaluate
+            value = eval(text, *_names(layer))  # noqa: S307 - what Python itself would evaluate
+            # A quoted annotation, in a module whose annotations are text anyway.
+            return _resolved(value, layer) if isinstance(value, str) else value
     return text
 
 

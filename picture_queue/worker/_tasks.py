@@ -20,7 +20,7 @@ on_task: ContextVar[Callable[[asyncio.Future[Any]], None] | None] = ContextVar(
 
 
 class ExitOfTask(BaseException):
-    """Stands for the SystemExit or KeyboardInterrupt of a task, which is its cause."""
+    """Replacement for the SystemExit or KeyboardInterrupt of a task, which is its cause."""
 
 
 class _Guarded(Coroutine[Any, Any, Any]):

@@ -176,7 +176,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
 
 
 def use_daemon_threads(concurrency: int) -> None:
-    """Has `asyncio.to_thread` use daemon threads in this event loop, unless the user chose a pool.
+    """Make `asyncio.to_thread` use daemon threads in this event loop, unless the user chose a pool.
 
     Args:
         concurrency: Jobs at the same time: each may keep a thread.

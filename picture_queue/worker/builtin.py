@@ -1,9 +1,8 @@
-"""The worker that comes with the package: it makes pictures."""
+"""The built-in worker, which generates pictures."""
 
 import logging
 
 from picture_queue._async.client import AsyncPictureQueue
-from picture_queue.errors import SettingsError
 from picture_queue.replicate.client import ReplicateClient
 from picture_queue.replicate.handler import (
     JOB_TYPE,
@@ -13,12 +12,13 @@ from picture_queue.replicate.handler import (
 )
 from picture_queue.settings import ReplicateSettings, WorkerSettings
 from picture_queue.worker.context import JobContext
-from picture_queue.worker.generations import ProjectStore
+from picture_queue.worker.generations import ProjectStore, expect_api
 from picture_queue.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
 
-#: Seconds for one attempt: the deadline of a prediction, and room for a search and the pictures.
+#: Seconds for one attempt: the deadline of a prediction, and time to search for a lost one and to
+#: store the pictures.
 TIMEOUT = 900.0
 
 
@@ -28,7 +28,7 @@ def builtin_worker(
     replicate: ReplicateSettings | None = None,
     handling: HandlerSettings | None = None,
 ) -> Worker:
-    """Makes a worker with the handler of ``generate-image``.
+    """Make a worker with the handler of ``generate-image``.
 
     Without a token that handler is left out: such jobs stay pending, and `health` names them.
 
@@ -54,7 +54,7 @@ def add_generations(
     replicate: ReplicateSettings,
     handling: HandlerSettings | None = None,
 ) -> None:
-    """Registers the handler of ``generate-image`` on a worker of yours.
+    """Register the handler of ``generate-image`` on a worker of yours.
 
     Args:
         worker: Not started yet; it closes the connections to Replicate when it stops.
@@ -67,11 +67,7 @@ def add_generations(
         InvalidArgument: The worker has such a handler, or runs already.
         ValueError: The address or the token is not acceptable.
     """
-    if client._project.api is None:
-        raise SettingsError(
-            f"The worker for {JOB_TYPE} stores pictures over the project's API, which it lacks",
-            hint="Set SUPABASE_URL and a key beside PICTURE_QUEUE_DATABASE_URL",
-        )
+    expect_api(client)
     api = ReplicateClient(replicate.token, base_url=replicate.base_url)
 
     def store_for(job: GenerationJob) -> ProjectStore:

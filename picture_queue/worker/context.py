@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from picture_queue.claimed_job import ClaimedJob
 from picture_queue.errors import InvalidArgument
-from picture_queue.worker.joblog import JobLog, Level, Line
+from picture_queue.worker.joblog import Level, Line
 from picture_queue.worker.outcomes import clean
-from picture_queue.worker.progress import Progress
+
+if TYPE_CHECKING:
+    from picture_queue.worker.executor import Attempt
 
 
 @dataclass(slots=True)
@@ -31,30 +32,6 @@ class Flags:
     stopped: bool = False
 
 
-class Attempt(Protocol):
-    """The attempt that a context belongs to."""
-
-    @property
-    def job(self) -> ClaimedJob:
-        """The job as it was claimed."""
-        ...
-
-    @property
-    def flags(self) -> Flags:
-        """Requests to its handler."""
-        ...
-
-    @property
-    def progress(self) -> Progress:
-        """Progress of the attempt."""
-        ...
-
-    @property
-    def log(self) -> JobLog:
-        """Log of the attempt."""
-        ...
-
-
 class _Context:
     """The parts that sync and async handlers have in common.
 
@@ -64,7 +41,7 @@ class _Context:
 
     __slots__ = ("_attempt", "_flags", "_loop", "job")
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: "Attempt") -> None:
         self._loop = asyncio.get_running_loop()
         self.job = attempt.job
         self._attempt = attempt
@@ -172,12 +149,14 @@ class _Context:
         """
         self._check_not_over()
         line = Line.of(message, level)
-        if asyncio._get_running_loop() is self._loop:
-            self._attempt.log.put(line)
-        else:
-            self._in_the_loop(lambda: self._attempt.log.put(line))
+        self._in_the_loop(lambda: self._attempt.log.put(line))
 
     def _in_the_loop(self, function: Callable[[], None]) -> None:
+        """Call a function in the worker's event loop, from any thread or event loop."""
+        if asyncio._get_running_loop() is self._loop:
+            function()
+            return
+
         def call() -> None:
             if not self._flags.stopped:
                 function()
@@ -192,13 +171,14 @@ class _Context:
             # Whoever still runs was told to stop, or is a task the handler left behind.
             raise asyncio.CancelledError("the attempt is over")
 
-    def _checked(self, percent: int, message: str | None) -> tuple[int, str | None]:
+    def _report(self, percent: int, message: str | None) -> None:
         self._check_not_over()
         if not isinstance(percent, int | float | Real) or not 0 <= percent <= 100:
             raise InvalidArgument(
                 "progress takes percent", detail=f"percent is {percent!r}, not 0 to 100"
             )
-        return int(percent), None if message is None else clean(str(message))
+        text = None if message is None else clean(str(message))
+        self._in_the_loop(lambda: self._attempt.progress.put(int(percent), text))
 
 
 class JobContext(_Context):
@@ -217,7 +197,7 @@ class JobContext(_Context):
             InvalidArgument: ``percent`` is out of range.
             asyncio.CancelledError: The attempt is over.
         """
-        self._attempt.progress.put(*self._checked(percent, message))
+        self._report(percent, message)
         # A handler that never waits gets no cancellation and lets nothing out.
         await asyncio.sleep(0)
 
@@ -239,5 +219,4 @@ class SyncJobContext(_Context):
             asyncio.CancelledError: The attempt is over (cancelled, timed out, released, or its
                 lease is lost). A thread cannot be stopped from outside: let it pass.
         """
-        said = self._checked(percent, message)
-        self._in_the_loop(lambda: self._attempt.progress.put(*said))
+        self._report(percent, message)

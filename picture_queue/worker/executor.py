@@ -5,6 +5,7 @@ import contextlib
 import enum
 import inspect
 import logging
+import os
 import time
 from functools import partial
 from typing import Any, Protocol
@@ -39,7 +40,7 @@ CLEANUP = 25.0
 
 
 class Stop(enum.Enum):
-    """Why an attempt is stopped."""
+    """Reason to stop an attempt."""
 
     TIMEOUT = enum.auto()
     CANCEL = enum.auto()
@@ -54,7 +55,7 @@ class AttemptListener(Protocol):
         """Take the outcome."""
 
     def ended(self, attempt: "Attempt") -> None:
-        """Take the slot back, after `settled`: nothing of the handler runs any more."""
+        """Take the slot back, after `settled`: the handler has ended."""
 
     async def send_progress(self, attempt: "Attempt", percent: int, message: str | None) -> None:
         """Write the progress of its job; raises nothing."""
@@ -116,7 +117,7 @@ class Deadlines:
 class Attempt:
     """One attempt: the handler, its deadline, and what can stop it.
 
-    It *settles* once, with an outcome, and *ends* once, when nothing of the handler runs any more.
+    It *settles* once, with an outcome, and *ends* once, when its handler has ended.
     The two differ for a thread, which cannot be stopped, and for a coroutine that ignores its
     cancellation: the attempt settles and its slot stays taken.
 
@@ -207,7 +208,7 @@ class Attempt:
 
     @property
     def ended(self) -> bool:
-        """True once nothing of the handler runs any more."""
+        """True once the handler has ended."""
         return self._task.done()
 
     def stop(self, reason: Stop) -> None:
@@ -260,6 +261,7 @@ class Attempt:
         the outcome would be lost.
         """
         outcome: Outcome | None
+        pid = os.getpid()
         on_task.set(self._add_task)
         try:
             if self._handler.shape.is_async:
@@ -268,6 +270,11 @@ class Attempt:
                 outcome = await self._call_in_thread()
         except BaseException as error:
             outcome = self._failed(error)
+        if os.getpid() != pid:
+            # The handler forked, and this is the child. It shares the sockets of the event loop,
+            # and would go on as a second worker of the same jobs.
+            _log.error("The handler of job %s returned in a fork, which is ended", self.job.key)
+            os._exit(1)
         # What a task returns is lost if it cancels itself in its last step.
         self._result = [outcome]
         if self._progress is not None and isinstance(outcome, Snoozed | Parked):
@@ -359,8 +366,9 @@ class Attempt:
             level = logging.ERROR if is_last else logging.WARNING
             of = f" of {job.max_attempts}" if outcome.retryable else ", for good"
             reason, detail = outcome.error, outcome.detail
-        elif isinstance(outcome, Snoozed):
-            reason = outcome.reason
+        elif isinstance(outcome, Snoozed) and outcome.detail is not None:
+            # An exception for which the job is not at fault: it may go on for ever.
+            level, reason = logging.WARNING, outcome.detail
         if _log.isEnabledFor(level):
             name = outcome.name if outcome else "lost its lease"
             _log.log(

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from tenacity import AsyncRetrying
-
 from picture_queue import _rpc
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._async.generations import BUCKET
 from picture_queue._transport.backend import AsyncBackend
-from picture_queue._transport.base import RETRY_POLICY
+from picture_queue._transport.base import StorageCall
 from picture_queue.errors import NotFound, SettingsError
 from picture_queue.replicate.store import Begun, FinalState, SavedImage
+
+#: Seconds for a file to be stored, retries included.
+_UPLOAD_TIMEOUT = 120.0
 
 
 def expect_api(client: AsyncPictureQueue) -> None:
@@ -37,21 +38,14 @@ async def expect_storage(client: AsyncPictureQueue) -> None:
     """
     expect_api(client)
     await client.version()  # says what is wrong with an address, a key, or a project without SQL
-    project = client._project
-    async for attempt in AsyncRetrying(**RETRY_POLICY):
-        with attempt:
-            api = await project.client()
-            try:
-                await api.storage.get_bucket(BUCKET)
-            except Exception as error:
-                translated = project.translate_error(error)
-                if isinstance(translated, NotFound):
-                    translated = SettingsError(
-                        f"Storage shows no bucket {BUCKET} to this key",
-                        hint="Set SUPABASE_URL and a service key of this project; "
-                        "picture-queue doctor checks both",
-                    )
-                raise translated from error
+    try:
+        await client._project.storage(StorageCall("GET", f"bucket/{BUCKET}"))
+    except NotFound as error:
+        raise SettingsError(
+            f"Storage shows no bucket {BUCKET} to this key",
+            hint="Set SUPABASE_URL and a service key of this project; "
+            "picture-queue doctor checks both",
+        ) from error
 
 
 class ProjectStore:
@@ -69,12 +63,12 @@ class ProjectStore:
         self._lease_id = lease_id
 
     async def begin(self) -> Begun:
-        """Commits a row in state ``creating``, or gives back the row of an earlier attempt."""
+        """Commit a row in state ``creating``, or return the row of an earlier attempt."""
         call = _rpc.begin_prediction(self._job_id, self._lease_id)
         return Begun.model_validate(await self._project.call(call))
 
     async def record(self, row_id: UUID, prediction_id: str) -> None:
-        """Stores the id of the prediction.
+        """Store the id of the prediction.
 
         Raises:
             Conflict: Another row owns that prediction.
@@ -91,27 +85,22 @@ class ProjectStore:
         error: str | None = None,
         metrics: dict[str, Any] | None = None,
     ) -> None:
-        """Ends the row."""
+        """End the row."""
         await self._project.call(
             _rpc.finish_prediction(self._job_id, self._lease_id, row_id, state, error, metrics)
         )
 
     async def upload(self, path: str, data: bytes, content_type: str) -> None:
-        """Writes a file, over one of that path."""
-        async for attempt in AsyncRetrying(**RETRY_POLICY):
-            with attempt:
-                await self._upload(path, data, content_type)
+        """Write a file, over one of that path."""
+        headers = {
+            "Content-Type": content_type,
+            "Cache-Control": "max-age=3600",
+            "x-upsert": "true",
+        }
+        call = StorageCall("POST", f"object/{BUCKET}/{path}", data, headers)
+        await self._project.storage(call, _UPLOAD_TIMEOUT)
 
     async def save_images(self, images: Sequence[SavedImage]) -> None:
-        """Writes the images of the generation."""
+        """Write the images of the generation."""
         rows = [image.model_dump(mode="json") for image in images]
         await self._project.call(_rpc.save_images(self._job_id, self._lease_id, rows))
-
-    async def _upload(self, path: str, data: bytes, content_type: str) -> None:
-        client = await self._project.client()
-        try:
-            await client.storage.from_(BUCKET).upload(
-                path, data, {"content-type": content_type, "upsert": "true"}
-            )
-        except Exception as error:
-            raise self._project.translate_error(error) from error

@@ -1,4 +1,4 @@
-"""The log of one attempt: its lines travel together, and the newest are kept."""
+"""The log of one attempt. Its lines are sent in batches, and the newest are kept."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from picture_queue.errors import InvalidArgument
 from picture_queue.worker._batch_sender import BatchSender
 from picture_queue.worker.outcomes import storable
 
-#: Seconds that lines wait for each other.
+#: Seconds between a line and the call that sends it with those that followed.
 INTERVAL = 1.0
-#: Lines that do not wait any longer.
+#: Lines that are sent without that wait.
 BATCH = 50
 #: Lines kept of those that could not be sent yet: the database keeps no more of a job either.
 KEPT = 200
@@ -30,7 +30,7 @@ class Line:
 
     @classmethod
     def of(cls, message: object, level: Level) -> "Line":
-        """Makes a line of what a handler says.
+        """Make a line of what a handler logs.
 
         Raises:
             InvalidArgument: There is no such level.
@@ -42,7 +42,7 @@ class Line:
         return cls(datetime.now(UTC), level, storable(str(message), _LENGTH))
 
     def as_json(self) -> dict[str, Any]:
-        """Returns the line as `log_job` takes it."""
+        """Return the line as `log_job` takes it."""
         return {"at": self.at, "level": self.level, "message": self.message}
 
 
@@ -52,7 +52,7 @@ Send = Callable[[list[Line]], Coroutine[Any, Any, None]]
 
 
 class JobLog(BatchSender[Line]):
-    """Gathers what a handler writes.
+    """Sender of the lines of one attempt.
 
     Args:
         send: Writes lines; raises nothing.
@@ -64,7 +64,7 @@ class JobLog(BatchSender[Line]):
         super().__init__(send, keep=KEPT)
 
     def put(self, line: Line) -> None:
-        """Takes a line; it goes out within a second."""
+        """Take a line; it is sent within a second."""
         self._add(line)
 
     def _due_at(self, now: float) -> float:

@@ -1,4 +1,4 @@
-"""Progress of one attempt: the latest value wins."""
+"""The progress of one attempt. Of the values that wait, only the latest is sent."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,7 +12,7 @@ Send = Callable[[int, str | None], Coroutine[Any, Any, None]]
 
 
 class Progress(BatchSender[tuple[int, str | None]]):
-    """Sends the latest progress of a handler, four times a second at most.
+    """Sender of the latest progress of a handler, four times a second at most.
 
     Args:
         send: Writes one value; raises nothing.

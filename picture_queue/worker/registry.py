@@ -1,4 +1,4 @@
-"""Which function handles which job type, and the policy of each type."""
+"""The handlers of a worker by job type, and the policy of each type."""
 
 import math
 import re
@@ -41,7 +41,8 @@ class Policy:
     backoff: Backoff | None = None
 
     def __post_init__(self) -> None:
-        if self.queue is not None and not _QUEUE.fullmatch(self.queue):
+        queue: object = self.queue
+        if queue is not None and not (isinstance(queue, str) and _QUEUE.fullmatch(queue)):
             raise InvalidArgument(
                 "That is no name for a queue",
                 detail=repr(self.queue),
@@ -76,10 +77,10 @@ class Policy:
 
 
 def as_backoff(backoff: Backoff | float | None, cap: float | None) -> Backoff | None:
-    """Return what a handler says of its backoff as one value.
+    """Return the backoff that a handler was registered with.
 
     Raises:
-        InvalidArgument: A number is out of range, or the cap is said twice.
+        InvalidArgument: A number is out of range, or the cap is given twice.
     """
     if isinstance(backoff, Backoff):
         if cap is not None:
@@ -100,7 +101,7 @@ class Handler:
     policy: Policy
 
     def arguments(self, payload: dict[str, Any], context: object) -> list[Any]:
-        """Return what the function is called with.
+        """Return the arguments for the function.
 
         Raises:
             PermanentFailure: The payload does not fit; names the field and its value.

@@ -1,4 +1,4 @@
-"""Counts the handlers that go on although their attempt is over: each keeps its slot."""
+"""Count the handlers that go on although their attempt is over: each keeps its slot."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ _log = logging.getLogger(__name__)
 
 
 class Stuck:
-    """Watches attempts that were given up, and says when too few slots are left.
+    """Watch over attempts that were given up; it tells when too few slots are left.
 
     A thread cannot be ended from outside, and a coroutine can refuse to: only the end of the
     process frees what they hold.
@@ -30,12 +30,12 @@ class Stuck:
         self._said = False
 
     def watch(self, attempt: Attempt) -> None:
-        """Takes an attempt that settled while its handler goes on."""
+        """Take an attempt that settled while its handler goes on."""
         loop = asyncio.get_running_loop()
         self._timers[attempt] = loop.call_later(self._patience, self._is_stuck, attempt)
 
     def ended(self, attempt: Attempt) -> bool:
-        """Forgets an attempt whose handler has ended; returns whether it was late."""
+        """Forget an attempt whose handler has ended; return whether it was late."""
         timer = self._timers.pop(attempt, None)
         self._stuck.discard(attempt)
         if timer is None:
@@ -44,7 +44,7 @@ class Stuck:
         return True
 
     def close(self) -> None:
-        """Watches no longer."""
+        """Stop watching."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()

@@ -17,7 +17,9 @@ import inspect
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+from picture_queue._json import plain_result
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker._tasks import ExitOfTask
 from picture_queue.worker.outcomes import (
@@ -28,13 +30,17 @@ from picture_queue.worker.outcomes import (
     Parked,
     Snoozed,
     clean,
-    cleaned_json,
     describe,
+    text_of,
     traceback_of,
     wait_seconds,
     wait_until,
 )
 
+#: Largest result that is sent, in bytes of JSON; the database has its own, smaller limit.
+LARGEST_RESULT = 8 * 1024 * 1024
+
+_NO_REASON = "The handler asked for another attempt"
 _SNOOZE_WITHOUT_A_TIME = 10.0  # seconds
 _DEEPEST_GROUP = 100
 _LONGEST_NAME = 200  # characters of an event or a limit key
@@ -42,10 +48,17 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # in such a name
 
 
 class Verdict(Exception):
-    """Return it, or raise it from wherever the handler finds out."""
+    """Decision about a job. Return it, or raise it from wherever the handler finds out."""
+
+    def __post_init__(self) -> None:
+        self.outcome("")  # refuses what makes no sense where it is written
 
     def outcome(self, queue: str) -> Outcome:
-        """Return what is reported of a job of that queue."""
+        """Return what is reported of a job of that queue.
+
+        Raises:
+            InvalidArgument: The verdict makes no sense.
+        """
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -67,12 +80,9 @@ class Snooze(Verdict):
     seconds: float | None = None
     until: datetime | None = None
 
-    def __post_init__(self) -> None:
-        _check_one("Snooze", "until", self.seconds, self.until)
-
     def outcome(self, queue: str) -> Outcome:
         """Return what is reported of a job of that queue."""
-        return Snoozed(wait_seconds(self.seconds), _instant(self.until))
+        return Snoozed(*_wait("Snooze", self.seconds, "until", self.until))
 
 
 @dataclass(eq=False)
@@ -90,30 +100,27 @@ class Retry(Verdict):
 
     seconds: float | None = None
     at: datetime | None = None
-    reason: str | BaseException = "The handler asked for another attempt"
-
-    def __post_init__(self) -> None:
-        if self.seconds is not None or self.at is not None:
-            _check_one("Retry", "at", self.seconds, self.at)
+    reason: str | BaseException = _NO_REASON
 
     def outcome(self, queue: str) -> Outcome:
         """Return what is reported of a job of that queue."""
+        delay, at = None, None
+        if self.seconds is not None or self.at is not None:
+            delay, at = _wait("Retry", self.seconds, "at", self.at)
         reason = self.reason
-        text = describe(reason) if isinstance(reason, BaseException) else str(reason)
-        return Failed(
-            clean(text), traceback_of(self), delay=wait_seconds(self.seconds), at=_instant(self.at)
-        )
+        text = describe(reason) if isinstance(reason, BaseException) else text_of(reason)
+        return Failed(clean(text) or _NO_REASON, traceback_of(self), delay_seconds=delay, run_at=at)
 
 
 @dataclass(eq=False)
 class RateLimited(Verdict):
-    """Somebody outside said how long to leave them alone; the attempt is given back.
+    """Run the job again once a rate limit outside is over; the attempt is given back.
 
     No job under the key starts for so long.
 
     Args:
         seconds: How long, such as the ``Retry-After`` of an answer 429.
-        key: The limit key that rests; by default ``queue:<the job's queue>``, the whole queue.
+        key: The limit key to pause; by default ``queue:<the job's queue>``, the whole queue.
 
     Raises:
         InvalidArgument: ``seconds`` is negative or not a number, or the key has not 1 to 200
@@ -123,14 +130,10 @@ class RateLimited(Verdict):
     seconds: float
     key: str | None = None
 
-    def __post_init__(self) -> None:
-        _check_seconds("RateLimited", self.seconds)
-        _check_name("key", self.key)
-
     def outcome(self, queue: str) -> Outcome:
         """Return what is reported of a job of that queue."""
-        key = self.key or f"queue:{queue}"
-        return Snoozed(wait_seconds(self.seconds), pause_key=key)
+        key = _checked_name("key", self.key) or f"queue:{queue}"
+        return Snoozed(_seconds("RateLimited", self.seconds), pause_key=key)
 
 
 @dataclass(eq=False)
@@ -150,13 +153,9 @@ class Park(Verdict):
     seconds: float
     event: str | None = None
 
-    def __post_init__(self) -> None:
-        _check_seconds("Park", self.seconds)
-        _check_name("event", self.event)
-
     def outcome(self, queue: str) -> Outcome:
         """Return what is reported of a job of that queue."""
-        return Parked(wait_seconds(self.seconds), event=self.event)
+        return Parked(_seconds("Park", self.seconds), _checked_name("event", self.event))
 
 
 @dataclass(eq=False)
@@ -192,6 +191,11 @@ def from_value(value: object, queue: str) -> Outcome:
     """
     if isinstance(value, Verdict | PermanentFailure):
         return from_error(value, queue)
+    if isinstance(value, type) and issubclass(value, Verdict | PermanentFailure):
+        name = clean(value.__name__, 100)
+        return Failed(
+            f"The handler returned the class {name}: return an instance, {name}(…)", retryable=False
+        )
     if inspect.iscoroutine(value):
         value.close()
         name = clean(value.__qualname__, 100)
@@ -200,10 +204,20 @@ def from_value(value: object, queue: str) -> Outcome:
             "`return await …` in a handler defined with `async def`",
             retryable=False,
         )
+    if value is None:
+        return Completed()
     try:
-        return Completed(None if value is None else cleaned_json(value))
-    except ValueError as error:
-        return Failed(clean(str(error)), retryable=False)
+        result, size = plain_result(value)
+    except BaseException as error:  # a serializer of the user's own can raise anything
+        reason = (isinstance(error, InvalidArgument) and error.detail) or describe(error)
+        return Failed(clean(f"The result cannot be stored: {reason}"), retryable=False)
+    if size > LARGEST_RESULT:
+        return Failed(
+            f"The result has {size} bytes, the limit is {LARGEST_RESULT}: "
+            "put it into Storage and return its path",
+            retryable=False,
+        )
+    return Completed(result)
 
 
 def from_error(error: BaseException, queue: str) -> Outcome:
@@ -223,32 +237,25 @@ def from_error(error: BaseException, queue: str) -> Outcome:
 def _outcome_of(error: BaseException, queue: str) -> Outcome:
     cause = cause_of(error)
     if isinstance(cause, Verdict):
-        return _checked(cause.outcome(queue))
+        outcome: object = cause.outcome(queue)
+        if not isinstance(outcome, Outcome):  # of a subclass of the user's
+            raise TypeError(f"its outcome() returned {outcome!r}")
+        return outcome
     delay = wait_seconds(_attribute(cause, "retry_after"))
     if _attribute(cause, "counts") is False:
-        key = _attribute(cause, "pause_key")
+        key: Any = _attribute(cause, "pause_key")
         return Snoozed(
             _SNOOZE_WITHOUT_A_TIME if delay is None else delay,
-            pause_key=key if isinstance(key, str) and _is_name("pause_key", key) else None,
-            reason=clean(describe(cause)),
+            pause_key=None if _fault_of_name("pause_key", key) else key,
+            detail=clean(describe(cause)),
         )
     public = _attribute(cause, "public")
     return Failed(
-        clean(public if isinstance(public, str) and public else describe(cause)),
+        (isinstance(public, str) and clean(public)) or clean(describe(cause)),
         traceback_of(error),
         _attribute(cause, "retryable") is not False,
         delay,
     )
-
-
-def _checked(outcome: Outcome) -> Outcome:
-    """Refuse what the database would not accept of a verdict that was changed after its making."""
-    waits = isinstance(outcome, Snoozed | Parked)
-    if waits and getattr(outcome, "delay", None) is None and getattr(outcome, "at", None) is None:
-        raise InvalidArgument("It takes seconds, 0 or more")
-    for name in ("pause_key", "event"):
-        _check_name(name, getattr(outcome, name, None))
-    return outcome
 
 
 def _unreadable(error: BaseException, fault: BaseException) -> Failed:
@@ -281,44 +288,38 @@ def cause_of(error: BaseException) -> BaseException:
     return error
 
 
-def _instant(at: datetime | None) -> str | None:
-    return None if at is None else wait_until(at)
+def _seconds(verdict: str, value: object) -> float:
+    seconds = wait_seconds(value)
+    if seconds is None:
+        raise InvalidArgument(f"{verdict} takes seconds, 0 or more", detail=f"seconds is {value!r}")
+    return seconds
 
 
-def _check_seconds(name: str, seconds: object) -> None:
-    if wait_seconds(seconds) is None:
-        raise InvalidArgument(f"{name} takes seconds, 0 or more", detail=f"seconds is {seconds!r}")
-
-
-def _check_one(name: str, other: str, seconds: object, at: object) -> None:
-    """Refuse what is not either seconds or a time."""
+def _wait(verdict: str, seconds: object, name: str, at: Any) -> tuple[float | None, str | None]:
+    """Return the one of the two that is given: the seconds or the time."""
     if at is None:
-        _check_seconds(name, seconds)
-    elif seconds is not None:
-        raise InvalidArgument(f"{name} takes seconds or {other}, not both")
-    elif not isinstance(at, datetime) or at != at:  # a missing time of pandas
-        raise InvalidArgument(f"{name} takes a datetime", detail=f"{other} is {at!r}")
+        return _seconds(verdict, seconds), None
+    if seconds is not None:
+        raise InvalidArgument(f"{verdict} takes seconds or {name}, not both")
+    if not isinstance(at, datetime) or at != at:  # a missing time of pandas
+        raise InvalidArgument(f"{verdict} takes a datetime", detail=f"{name} is {at!r}")
+    return None, wait_until(at)
 
 
-def _check_name(name: str, value: object) -> None:
-    """Refuse the name of an event or a limit key that `report_jobs` would refuse."""
-    if value is None or (isinstance(value, str) and _is_name(name, value)):
-        return
+def _checked_name(name: str, value: str | None) -> str | None:
+    fault = None if value is None else _fault_of_name(name, value)
+    if fault is not None:
+        raise InvalidArgument(fault, detail=repr(value))
+    return value
+
+
+def _fault_of_name(name: str, value: object) -> str | None:
+    """Return the fault for which `report_jobs` would refuse the name of an event or a limit key."""
     if not isinstance(value, str) or not 1 <= len(value) <= _LONGEST_NAME:
         size = len(value) if isinstance(value, str) else repr(value)
-        raise InvalidArgument(f"A name has 1 to {_LONGEST_NAME} characters: {name} has {size}")
-    if "*" in value and not _FORBIDDEN.search(value):
-        raise InvalidArgument(
-            f"The {name} stands for many keys", detail=repr(value), hint="Name one key, without *"
-        )
-    raise InvalidArgument(
-        f"The {name} holds a character that a database cannot store", detail=repr(value)
-    )
-
-
-def _is_name(name: str, value: str) -> bool:
-    return (
-        1 <= len(value) <= _LONGEST_NAME
-        and _FORBIDDEN.search(value) is None
-        and not (name != "event" and "*" in value)
-    )
+        return f"A name has 1 to {_LONGEST_NAME} characters: {name} has {size}"
+    if _FORBIDDEN.search(value):
+        return f"The {name} holds a character that a database cannot store"
+    if "*" in value and name != "event":
+        return f"The {name} stands for many keys: name one, without *"
+    return None

@@ -1,4 +1,4 @@
-"""The worker, as its user meets it."""
+"""The public interface of a worker."""
 
 import asyncio
 import inspect

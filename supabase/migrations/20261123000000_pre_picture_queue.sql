@@ -702,10 +702,12 @@ create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
   paused_until timestamptz,
+  pause_reason text,
   due_at timestamptz,
   version bigint not null default 0
 );
 comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
+comment on column picture_queue.limit_key.pause_reason is 'Why a handler paused it; null where an operator did.';
 comment on column picture_queue.limit_key.due_at is
   'When jobs blocked on the key may start again by the clock: a pause or the period of a rate ends.';
 create index limit_key_newest on picture_queue.limit_key (key, version desc);
@@ -3736,7 +3738,8 @@ begin
   end if;
   if exists (select from unnest(p_outcomes) o where o.pause_key is not null) then
     for v_pause in
-      select o.pause_key as key, max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
+      select o.pause_key as key, left(max(o.detail), 500) as reason,
+        max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from unnest(p_outcomes) o
       join unnest(p_moved) m on m.id = o.job_id
       where o.pause_key is not null
@@ -3750,7 +3753,8 @@ begin
           and coalesce(q.paused_until, '-infinity') < v_pause.until;
       elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
         perform picture_queue._add_running(array[v_pause.key], '{0}');
-        update picture_queue.limit_key k set paused_until = v_pause.until, due_at = v_pause.until, version = k.version + 1
+        update picture_queue.limit_key k set paused_until = v_pause.until, pause_reason = v_pause.reason,
+          due_at = v_pause.until, version = k.version + 1
         where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
         perform picture_queue._plan_maintenance(v_pause.until);
       end if;
@@ -3907,29 +3911,47 @@ $$;
 
 -- Cancels a job of the caller's: at once while it is pending; a running one is asked to stop (its
 -- worker hears with the next heartbeat); a parked one is claimed once more so that its handler can
--- undo what it started. Cancelling twice is the same as once.
-create function picture_queue.cancel_job(p_job_id uuid) returns jsonb
+-- undo what it started. Cancelling twice is the same as once. Repeated with its request id, after its answer was
+-- lost, it gives the same answer, although the job may have ended by then.
+create function picture_queue.cancel_job(p_job_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue;
+  v_request text := p_job_id || '/' || p_request_id;
+  v_answer jsonb;
 begin
   perform picture_queue._check_isolation();
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+  end if;
+  v_answer := (select a.answer from picture_queue.answer a where a.call = 'cancel_job' and a.id = v_request);
+  if v_answer is not null then
+    return v_answer;
   elsif v_job.status in ('completed', 'failed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
-  elsif v_job.status <> 'cancelled' and v_job.cancel_requested_at is null then
-    perform picture_queue._cancel_jobs(array[p_job_id]);
-    select * into v_job from public.job_queue where id = p_job_id;
+  elsif v_job.status = 'cancelled' or v_job.cancel_requested_at is not null then
+    return picture_queue._cancel_answer(v_job);
   end if;
-  return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
-    'cancel_requested', v_job.cancel_requested_at is not null);
+  perform picture_queue._cancel_jobs(array[p_job_id]);
+  select * into v_job from public.job_queue where id = p_job_id;
+  v_answer := picture_queue._cancel_answer(v_job);
+  -- Only of a call that changed the job, so that nobody fills the table by repeating it with new ids.
+  insert into picture_queue.answer (call, id, answer, at)
+  select 'cancel_job', v_request, v_answer, picture_queue._now() where v_request is not null;
+  return v_answer;
 exception when deadlock_detected or lock_not_available then
   return picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
 end
+$$;
+
+create function picture_queue._cancel_answer(p_job public.job_queue) returns jsonb
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object('job_id', p_job.id, 'status', p_job.status,
+    'cancel_requested', p_job.cancel_requested_at is not null)
 $$;
 
 -- Between a job that parks on an event and the sender of that event: whoever comes second sees what
@@ -4081,12 +4103,16 @@ end
 $$;
 comment on function public.enqueue_job is 'Writes one job and returns its id.';
 
--- Writes many jobs, all or none; answers id and outcome of each.
-create function public.enqueue_jobs(jobs jsonb) returns jsonb
+-- Writes many jobs, all or none; answers id and outcome of each. Repeated with its request id, it gives the same answer.
+create function public.enqueue_jobs(jobs jsonb, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 begin
-  return picture_queue._enqueue(jobs);
+  if request_id is null then
+    return picture_queue._enqueue(jobs);
+  end if;
+  return coalesce(picture_queue._first_answer('enqueue_jobs', request_id::text),
+    picture_queue._keep_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
 exception
   when deadlock_detected then
     return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
@@ -4316,9 +4342,9 @@ comment on function public.complete_job is 'Ends one attempt: completed, or retr
 -- 330_function_cancel_retry.sql
 
 -- Owners and service keys. The rights are in picture_queue.cancel_job, which knows the caller.
-create function public.cancel_job(job_id uuid) returns jsonb
+create function public.cancel_job(job_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
-as $$ select picture_queue.cancel_job(job_id) $$;
+as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
 -- Gives the job one more attempt, if none is left. A pending job is what a retry leads to: repeating the call changes
@@ -5338,7 +5364,9 @@ begin
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
-  update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1 where k.key = p_key;
+  update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, due_at = p_until,
+    version = k.version + 1
+  where k.key = p_key;
   perform picture_queue._plan_maintenance(p_until);
 end
 $$;
@@ -5373,16 +5401,21 @@ comment on function public.list_tenants is 'The tenants with a weight of their o
 -- 368_function_batch.sql
 
 -- Writes jobs that belong together. When all have finished, however they ended, the callback job is
--- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id and job ids
--- gives the same answer.
+-- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id gives the jobs that are
+-- there; with the same request_id, the same answer.
 create function public.enqueue_batch(
-  jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}')
+  jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}',
+  request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_answer jsonb := picture_queue._first_answer('enqueue_batch', request_id::text);
   v_jobs jsonb;
 begin
+  if v_answer is not null then
+    return v_answer;
+  end if;
   batch_id := coalesce(batch_id, gen_random_uuid());
   metadata := coalesce(nullif(metadata, 'null'), '{}');
   callback := nullif(callback, 'null');
@@ -5405,9 +5438,9 @@ begin
   values (enqueue_batch.batch_id, enqueue_batch.callback, enqueue_batch.metadata, picture_queue._now())
   on conflict (id) do nothing;
   if not found then
-    return jsonb_build_object('batch_id', batch_id, 'jobs', (
+    return picture_queue._keep_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
-      from public.job_queue j where j.batch_id = enqueue_batch.batch_id));
+      from public.job_queue j where j.batch_id = enqueue_batch.batch_id)));
   end if;
   v_jobs := picture_queue._enqueue(case when jsonb_typeof(jobs) = 'array' then (
     select coalesce(jsonb_agg(e.item || jsonb_build_object('options',
@@ -5416,7 +5449,8 @@ begin
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- One without jobs has finished.
   perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
-  return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
+  return picture_queue._keep_answer('enqueue_batch', request_id::text,
+    jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
 exception
   when deadlock_detected then
     return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
@@ -6321,7 +6355,7 @@ comment on function public.start_generation is 'Asks for a picture; answers at o
 -- 420_function_generation.sql
 
 -- Cancels the job of a generation of the caller's.
-create function picture_queue.cancel_generation(p_generation_id uuid) returns jsonb
+create function picture_queue.cancel_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -6332,13 +6366,13 @@ begin
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('generation_id is %s', p_generation_id));
   end if;
-  return picture_queue.cancel_job(v_job_id) || jsonb_build_object('generation_id', p_generation_id);
+  return picture_queue.cancel_job(v_job_id, p_request_id) || jsonb_build_object('generation_id', p_generation_id);
 end
 $$;
 
-create function public.cancel_generation(generation_id uuid) returns jsonb
+create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
-as $$ select picture_queue.cancel_generation(generation_id) $$;
+as $$ select picture_queue.cancel_generation(generation_id, request_id) $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller''s.';
 
 -- The models on offer, with their inputs.
@@ -6822,7 +6856,9 @@ begin
       and f.subject = any (array[j.id::text, j.blocked_on]) and (f.kind <> 'claim' or f.retry_at > v_now)
     order by f.retry_at desc limit 1) f on true
   left join lateral (
-    select h.action = 'back_off' as is_retry from picture_queue.history h
+    select h.action = 'back_off' as is_retry,
+      case when h.action = 'snooze' and p_user_id is null then h.detail end as put_off
+    from picture_queue.history h
     where j.hold = 'scheduled' and h.job_id = j.id order by h.id desc limit 1) h on true
   left join lateral (
     -- A heartbeat that found the row locked prolonged the lease beside it.
@@ -6867,8 +6903,9 @@ begin
       case when h.is_retry then 'retry' else 'scheduled' end, j.scheduled_for,
       case when m.needs_maintenance then 'It is due and becomes claimable in a moment.'
         when h.is_retry then format('Attempt %s of %s failed; the next one is scheduled.', j.attempt, j.max_attempts)
+        when h.put_off is not null then format('A handler put it off: %s', left(h.put_off, 500))
         else 'It is scheduled for later.' end,
-      jsonb_build_object('error', case when h.is_retry then j.error end))
+      jsonb_build_object('error', case when h.is_retry then j.error else left(h.put_off, 500) end))
   ) as r (rank, holds, reason, until, detail, more)
   where j.id = any (p_ids) and r.holds;
 end
@@ -6904,7 +6941,10 @@ begin
   cross join lateral (select picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) as keys offset 0) a
   left join picture_queue.queue q on q.name = j.queue and q.paused_until > v_now
   left join lateral (
-    select k.key, s.until from unnest(a.keys) as k (key)
+    select k.key, s.until, (
+        select l.pause_reason from picture_queue.limit_key l
+        where p_user_id is null and l.key = k.key order by l.version desc limit 1) as reason
+    from unnest(a.keys) as k (key)
     cross join lateral (select (v_keys #>> array[k.key, 'paused_until'])::timestamptz as until) s
     where v_keys #> array[k.key, 'is_paused'] = 'true'
     order by s.until desc nulls first limit 1) paused on true
@@ -6923,7 +6963,8 @@ begin
       format('No worker seen in the last minute takes jobs of type %s from queue %s.', j.job_type, j.queue),
       jsonb_build_object('queue', j.queue, 'job_type', j.job_type)),
     (case j.hold when 'blocked' then 1 else 6 end, paused.key is not null, 'key_paused', paused.until,
-      format('Limit key %s is paused.', paused.key), jsonb_build_object('key', paused.key)),
+      format('Limit key %s is paused%s', paused.key, coalesce(': ' || paused.reason, '.')),
+      jsonb_build_object('key', paused.key, 'pause_reason', paused.reason)),
     (case j.hold when 'blocked' then 1 else 7 end, own.key is not null, 'limit', (own.state ->> 'free_at')::timestamptz,
       case when own.is_full then
           format('Limit key %s is full', own.key) || case

@@ -29,10 +29,12 @@ create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
   paused_until timestamptz,
+  pause_reason text,
   due_at timestamptz,
   version bigint not null default 0
 );
 comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
+comment on column picture_queue.limit_key.pause_reason is 'Why a handler paused it; null where an operator did.';
 comment on column picture_queue.limit_key.due_at is
   'When jobs blocked on the key may start again by the clock: a pause or the period of a rate ends.';
 create index limit_key_newest on picture_queue.limit_key (key, version desc);

@@ -205,7 +205,8 @@ begin
   end if;
   if exists (select from unnest(p_outcomes) o where o.pause_key is not null) then
     for v_pause in
-      select o.pause_key as key, max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
+      select o.pause_key as key, left(max(o.detail), 500) as reason,
+        max(coalesce(o.run_at, picture_queue._now() + make_interval(secs => coalesce(o.delay_seconds, 0)))) as until
       from unnest(p_outcomes) o
       join unnest(p_moved) m on m.id = o.job_id
       where o.pause_key is not null
@@ -219,7 +220,8 @@ begin
           and coalesce(q.paused_until, '-infinity') < v_pause.until;
       elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
         perform picture_queue._add_running(array[v_pause.key], '{0}');
-        update picture_queue.limit_key k set paused_until = v_pause.until, due_at = v_pause.until, version = k.version + 1
+        update picture_queue.limit_key k set paused_until = v_pause.until, pause_reason = v_pause.reason,
+          due_at = v_pause.until, version = k.version + 1
         where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
         perform picture_queue._plan_maintenance(v_pause.until);
       end if;

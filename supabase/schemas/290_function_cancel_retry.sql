@@ -1,28 +1,46 @@
 -- Cancels a job of the caller's: at once while it is pending; a running one is asked to stop (its
 -- worker hears with the next heartbeat); a parked one is claimed once more so that its handler can
--- undo what it started. Cancelling twice is the same as once.
-create function picture_queue.cancel_job(p_job_id uuid) returns jsonb
+-- undo what it started. Cancelling twice is the same as once. Repeated with its request id, after its answer was
+-- lost, it gives the same answer, although the job may have ended by then.
+create function picture_queue.cancel_job(p_job_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue;
+  v_request text := p_job_id || '/' || p_request_id;
+  v_answer jsonb;
 begin
   perform picture_queue._check_isolation();
   select * into v_job from public.job_queue
   where id = p_job_id and (picture_queue._is_service() or user_id = picture_queue._caller_id()) for update;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
+  end if;
+  v_answer := (select a.answer from picture_queue.answer a where a.call = 'cancel_job' and a.id = v_request);
+  if v_answer is not null then
+    return v_answer;
   elsif v_job.status in ('completed', 'failed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
-  elsif v_job.status <> 'cancelled' and v_job.cancel_requested_at is null then
-    perform picture_queue._cancel_jobs(array[p_job_id]);
-    select * into v_job from public.job_queue where id = p_job_id;
+  elsif v_job.status = 'cancelled' or v_job.cancel_requested_at is not null then
+    return picture_queue._cancel_answer(v_job);
   end if;
-  return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
-    'cancel_requested', v_job.cancel_requested_at is not null);
+  perform picture_queue._cancel_jobs(array[p_job_id]);
+  select * into v_job from public.job_queue where id = p_job_id;
+  v_answer := picture_queue._cancel_answer(v_job);
+  -- Only of a call that changed the job, so that nobody fills the table by repeating it with new ids.
+  insert into picture_queue.answer (call, id, answer, at)
+  select 'cancel_job', v_request, v_answer, picture_queue._now() where v_request is not null;
+  return v_answer;
 exception when deadlock_detected or lock_not_available then
   return picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
 end
+$$;
+
+create function picture_queue._cancel_answer(p_job public.job_queue) returns jsonb
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object('job_id', p_job.id, 'status', p_job.status,
+    'cancel_requested', p_job.cancel_requested_at is not null)
 $$;
 
 -- Between a job that parks on an event and the sender of that event: whoever comes second sees what

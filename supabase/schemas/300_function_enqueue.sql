@@ -74,12 +74,16 @@ end
 $$;
 comment on function public.enqueue_job is 'Writes one job and returns its id.';
 
--- Writes many jobs, all or none; answers id and outcome of each.
-create function public.enqueue_jobs(jobs jsonb) returns jsonb
+-- Writes many jobs, all or none; answers id and outcome of each. Repeated with its request id, it gives the same answer.
+create function public.enqueue_jobs(jobs jsonb, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 begin
-  return picture_queue._enqueue(jobs);
+  if request_id is null then
+    return picture_queue._enqueue(jobs);
+  end if;
+  return coalesce(picture_queue._first_answer('enqueue_jobs', request_id::text),
+    picture_queue._keep_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
 exception
   when deadlock_detected then
     return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');

@@ -1,7 +1,7 @@
 -- Owners and service keys. The rights are in picture_queue.cancel_job, which knows the caller.
-create function public.cancel_job(job_id uuid) returns jsonb
+create function public.cancel_job(job_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
-as $$ select picture_queue.cancel_job(job_id) $$;
+as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
 -- Gives the job one more attempt, if none is left. A pending job is what a retry leads to: repeating the call changes

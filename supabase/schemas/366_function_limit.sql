@@ -164,7 +164,9 @@ begin
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
-  update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1 where k.key = p_key;
+  update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, due_at = p_until,
+    version = k.version + 1
+  where k.key = p_key;
   perform picture_queue._plan_maintenance(p_until);
 end
 $$;

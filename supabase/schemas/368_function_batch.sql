@@ -1,14 +1,19 @@
 -- Writes jobs that belong together. When all have finished, however they ended, the callback job is
--- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id and job ids
--- gives the same answer.
+-- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id gives the jobs that are
+-- there; with the same request_id, the same answer.
 create function public.enqueue_batch(
-  jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}')
+  jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}',
+  request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_answer jsonb := picture_queue._first_answer('enqueue_batch', request_id::text);
   v_jobs jsonb;
 begin
+  if v_answer is not null then
+    return v_answer;
+  end if;
   batch_id := coalesce(batch_id, gen_random_uuid());
   metadata := coalesce(nullif(metadata, 'null'), '{}');
   callback := nullif(callback, 'null');
@@ -31,9 +36,9 @@ begin
   values (enqueue_batch.batch_id, enqueue_batch.callback, enqueue_batch.metadata, picture_queue._now())
   on conflict (id) do nothing;
   if not found then
-    return jsonb_build_object('batch_id', batch_id, 'jobs', (
+    return picture_queue._keep_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
-      from public.job_queue j where j.batch_id = enqueue_batch.batch_id));
+      from public.job_queue j where j.batch_id = enqueue_batch.batch_id)));
   end if;
   v_jobs := picture_queue._enqueue(case when jsonb_typeof(jobs) = 'array' then (
     select coalesce(jsonb_agg(e.item || jsonb_build_object('options',
@@ -42,7 +47,8 @@ begin
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- One without jobs has finished.
   perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
-  return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
+  return picture_queue._keep_answer('enqueue_batch', request_id::text,
+    jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
 exception
   when deadlock_detected then
     return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');

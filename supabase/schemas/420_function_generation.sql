@@ -1,5 +1,5 @@
 -- Cancels the job of a generation of the caller's.
-create function picture_queue.cancel_generation(p_generation_id uuid) returns jsonb
+create function picture_queue.cancel_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -10,13 +10,13 @@ begin
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('generation_id is %s', p_generation_id));
   end if;
-  return picture_queue.cancel_job(v_job_id) || jsonb_build_object('generation_id', p_generation_id);
+  return picture_queue.cancel_job(v_job_id, p_request_id) || jsonb_build_object('generation_id', p_generation_id);
 end
 $$;
 
-create function public.cancel_generation(generation_id uuid) returns jsonb
+create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
-as $$ select picture_queue.cancel_generation(generation_id) $$;
+as $$ select picture_queue.cancel_generation(generation_id, request_id) $$;
 comment on function public.cancel_generation is 'Cancels a generation of the caller''s.';
 
 -- The models on offer, with their inputs.

@@ -51,7 +51,9 @@ begin
       and f.subject = any (array[j.id::text, j.blocked_on]) and (f.kind <> 'claim' or f.retry_at > v_now)
     order by f.retry_at desc limit 1) f on true
   left join lateral (
-    select h.action = 'back_off' as is_retry from picture_queue.history h
+    select h.action = 'back_off' as is_retry,
+      case when h.action = 'snooze' and p_user_id is null then h.detail end as put_off
+    from picture_queue.history h
     where j.hold = 'scheduled' and h.job_id = j.id order by h.id desc limit 1) h on true
   left join lateral (
     -- A heartbeat that found the row locked prolonged the lease beside it.
@@ -96,8 +98,9 @@ begin
       case when h.is_retry then 'retry' else 'scheduled' end, j.scheduled_for,
       case when m.needs_maintenance then 'It is due and becomes claimable in a moment.'
         when h.is_retry then format('Attempt %s of %s failed; the next one is scheduled.', j.attempt, j.max_attempts)
+        when h.put_off is not null then format('A handler put it off: %s', left(h.put_off, 500))
         else 'It is scheduled for later.' end,
-      jsonb_build_object('error', case when h.is_retry then j.error end))
+      jsonb_build_object('error', case when h.is_retry then j.error else left(h.put_off, 500) end))
   ) as r (rank, holds, reason, until, detail, more)
   where j.id = any (p_ids) and r.holds;
 end
@@ -133,7 +136,10 @@ begin
   cross join lateral (select picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys) as keys offset 0) a
   left join picture_queue.queue q on q.name = j.queue and q.paused_until > v_now
   left join lateral (
-    select k.key, s.until from unnest(a.keys) as k (key)
+    select k.key, s.until, (
+        select l.pause_reason from picture_queue.limit_key l
+        where p_user_id is null and l.key = k.key order by l.version desc limit 1) as reason
+    from unnest(a.keys) as k (key)
     cross join lateral (select (v_keys #>> array[k.key, 'paused_until'])::timestamptz as until) s
     where v_keys #> array[k.key, 'is_paused'] = 'true'
     order by s.until desc nulls first limit 1) paused on true
@@ -152,7 +158,8 @@ begin
       format('No worker seen in the last minute takes jobs of type %s from queue %s.', j.job_type, j.queue),
       jsonb_build_object('queue', j.queue, 'job_type', j.job_type)),
     (case j.hold when 'blocked' then 1 else 6 end, paused.key is not null, 'key_paused', paused.until,
-      format('Limit key %s is paused.', paused.key), jsonb_build_object('key', paused.key)),
+      format('Limit key %s is paused%s', paused.key, coalesce(': ' || paused.reason, '.')),
+      jsonb_build_object('key', paused.key, 'pause_reason', paused.reason)),
     (case j.hold when 'blocked' then 1 else 7 end, own.key is not null, 'limit', (own.state ->> 'free_at')::timestamptz,
       case when own.is_full then
           format('Limit key %s is full', own.key) || case

@@ -36,13 +36,17 @@ class Api:
 
     Attributes:
         asked: The function of each call, without the question for the version.
+        paths: The method and the path of each call.
         sockets: The address of the client's socket, of each call.
+        received: The headers and the body of the last call.
         silent: The sockets that are not answered any more.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.answers: list[Answer] = []
         self.asked: list[str] = []
+        self.paths: list[str] = []
+        self.received: tuple[dict[str, str], bytes] = ({}, b"")
         self.sockets: list[tuple[str, int]] = []
         self.silent: set[tuple[str, int]] = set()
         api = self
@@ -54,8 +58,10 @@ class Api:
                 pass
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["content-length"]))
-                api._answer(self)
+                body = self.rfile.read(int(self.headers.get("content-length", "0")))
+                api._answer(self, body)
+
+            do_GET = do_POST
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -63,11 +69,13 @@ class Api:
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+    def _answer(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
         function = handler.path.rpartition("/")[2]
         answer = Answer(body=json.dumps(VERSION).encode())
         if function != "picture_queue_version":
             self.asked.append(function)
+            self.paths.append(f"{handler.command} {handler.path}")
+            self.received = ({k.lower(): v for k, v in handler.headers.items()}, body)
             self.sockets.append(handler.client_address)
             answer = self.answers.pop(0) if self.answers else Answer()
         if handler.client_address in self.silent:

@@ -17,6 +17,7 @@ import pytest
 from picture_queue import AsyncPictureQueue, PictureQueue, errors
 from picture_queue._retry_after import parse_retry_after
 from picture_queue._rpc import Rpc
+from picture_queue._transport import connection
 from tests.client.api import Answer, Api, silence, trickle
 
 CALL: Rpc[Any] = Rpc("f", {}, lambda data: data)
@@ -393,6 +394,24 @@ def test_a_server_that_says_nothing_is_not_waited_for():
         with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.5 s"):
             asyncio.run(use())
         assert time.monotonic() - began < 20
+
+
+def test_a_sync_call_waits_no_longer_for_a_connection_than_its_timeout(monkeypatch):
+    """psycopg waits for whole seconds, and for two at least."""
+    waits: list[float] = []
+    wait = connection._wait_for_socket
+
+    def note(socket: int, writing: bool, timeout: float) -> bool:
+        waits.append(timeout)
+        return wait(socket, writing, timeout)
+
+    monkeypatch.setattr(connection, "_wait_for_socket", note)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"postgresql://user:secret@127.0.0.1:{server.getsockname()[1]}/x"
+        with PictureQueue(database_url=url) as pq, pytest.raises(errors.ConnectionFailed):
+            pq._project.call(CALL, timeout=0.5)
+    assert waits
+    assert max(waits) <= 0.5
 
 
 async def test_a_call_that_finds_no_connection_free_says_so(stack, db):

@@ -220,7 +220,7 @@ async def test_a_handler_can_cancel_its_job(service, queue, new_worker):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (object(), "The result is not JSON"),
+        (object(), "The result cannot be stored"),
         ("a\x00b", "U\\+0000"),
         ("x" * 2_000_000, r"larger than the project allows \(setting max_result_bytes\)"),
         (10**400, "a number of over 308 digits"),

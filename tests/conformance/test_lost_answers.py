@@ -97,6 +97,42 @@ async def test_a_retry_succeeds_although_a_worker_has_the_job_by_then(
         await service.jobs.retry(made.id)
 
 
+async def test_a_cancel_answers_the_same_although_the_job_ended_by_then(
+    service, db, queue, lose, monkeypatch
+):
+    made = await service.jobs.enqueue("x", queue=queue)
+    await db.execute("select claim_jobs('w', array[$1], array['x'], 1, 30)", queue)
+    lose("cancel_job")
+    transport = service._project._transport
+    call = transport.call
+
+    async def complete_between(rpc, deadline):
+        try:
+            return await call(rpc, deadline)
+        finally:
+            if rpc.function == "cancel_job":
+                await db.execute(
+                    """select report_jobs(jsonb_build_array(jsonb_build_object('job_id', j.id,
+                      'lease_id', j.lease_id, 'outcome', 'completed'))) from job_queue j
+                    where j.id = $1""",
+                    made.id,
+                )
+
+    monkeypatch.setattr(transport, "call", complete_between)
+    asked = await service.jobs.cancel(made.id)
+    assert (asked.status, asked.cancel_requested) == (JobStatus.PROCESSING, True)
+    with pytest.raises(errors.JobFinished):  # another cancel is another call
+        await service.jobs.cancel(made.id)
+
+
+async def test_a_generation_is_cancelled_once(service, db, lose):
+    started = await service.generations.start("a boat")
+    lose("cancel_generation")
+    first = await service.generations.cancel(started.id)
+    assert first.status is JobStatus.CANCELLED
+    assert (await service.generations.cancel(started.id)) == first
+
+
 async def test_changes_of_many_jobs_are_counted_as_they_were_made(service, queue, lose):
     jobs = [{"job_type": "x", "queue": queue} for _ in range(3)]
     await service.jobs.enqueue_many(jobs)
@@ -150,12 +186,25 @@ async def test_new_jobs_are_reported_as_created(service, queue, lose):
     lose("enqueue_batch")
     batch = await service.batches.enqueue([{"job_type": "x", "queue": queue}] * 2)
     assert [job.outcome for job in batch.jobs] == ["created"] * 2
+    own_ids = [{"job_type": "x", "queue": queue, "job_id": uuid4()} for _ in range(3)]
+    lose("enqueue_jobs")
+    assert (await service.jobs.enqueue(**own_ids[0])).outcome == "created"
+    assert (await service.jobs.enqueue(**own_ids[0])).outcome == "existing"
+    lose("enqueue_jobs")
+    made = await service.jobs.enqueue_many(own_ids[:2])
+    assert [job.outcome for job in made] == ["existing", "created"]
+    batch_id = uuid4()
+    lose("enqueue_batch")
+    batch = await service.batches.enqueue(own_ids[2:], batch_id=batch_id)
+    assert [job.outcome for job in batch.jobs] == ["created"]
+    batch = await service.batches.enqueue(own_ids[2:], batch_id=batch_id)
+    assert [job.outcome for job in batch.jobs] == ["existing"]
     await service.schedules.set(queue, "x", every=3600, queue=queue)
     lose("run_schedule")
     assert (await service.schedules.run(queue)).outcome == "created"
     with suppress(errors.ScheduleNotFound):
         await service.schedules.delete(queue)
-    assert len(await service.jobs.list(queue=queue)) == 7
+    assert len(await service.jobs.list(queue=queue)) == 10
 
 
 async def test_a_repetition_waits_for_the_commit_of_the_first(stack, db, queue):

@@ -92,9 +92,9 @@ REFUSED: list[tuple[Any, str]] = [
     (b"\xff", "payload.a[0] is of type bytes"),
     (object(), "payload.a[0] is of type object"),
     (lambda: 1, "payload.a[0] is of type function"),
-    (nested(3000), "payload is nested deeper than 200 levels"),
+    (nested(3000), "payload is nested deeper than 100 levels"),
     (nested(150), "payload is nested deeper than 100 levels"),
-    (endless(), "payload is nested deeper than 200 levels"),
+    (endless(), "payload is nested deeper than 100 levels"),
 ]
 
 

@@ -24,11 +24,12 @@ def alike(answer: Answer, asked: str) -> tuple[Any, ...]:
 
 
 async def test_no_function_tells_a_foreign_id_from_a_missing_one(world: World, admin: Any):
-    """Every parameter of type uuid of what users may call, from the catalogue."""
+    """Every parameter of type uuid that names a thing, of what users may call."""
     parameters = await admin.fetch(
         """select p.proname, n.name
         from pg_proc p, unnest(p.proargnames, p.proargtypes::oid[]) as n (name, type)
         where p.pronamespace = 'public'::regnamespace and n.type = 'uuid'::regtype
+          and n.name <> 'request_id'
           and has_function_privilege('authenticated', p.oid, 'execute')"""
     )
     assert len(parameters) >= 5
@@ -40,6 +41,15 @@ async def test_no_function_tells_a_foreign_id_from_a_missing_one(world: World, a
             assert answer.status == 404, (function, answer)
             answers.append(alike(answer, asked))
         assert answers[0] == answers[1], function
+
+
+async def test_a_request_id_of_somebody_else_gives_nothing_away(world: World):
+    request = str(uuid4())
+    started = (await world.rpc("owner", "start_generation", prompt="a boat")).json
+    for function, name in (("cancel_job", "job_id"), ("cancel_generation", "generation_id")):
+        asked = {name: started[name], "request_id": request}
+        assert (await world.rpc("owner", function, **asked)).status == 200
+        assert (await world.rpc("stranger", function, **asked)).status == 404
 
 
 async def test_no_reason_tells_a_foreign_job_from_a_missing_one(world: World):

@@ -14,8 +14,8 @@ SCHEMAS = Path(__file__).parents[2] / "supabase" / "schemas"
 #: Every public function: its parameters, which have defaults (=), and who may execute it.
 FUNCTIONS = {
     "begin_prediction": ("job_id, lease_id", "service"),
-    "cancel_generation": ("generation_id", "user"),
-    "cancel_job": ("job_id", "user"),
+    "cancel_generation": ("generation_id, request_id=", "user"),
+    "cancel_job": ("job_id, request_id=", "user"),
     "claim_jobs": (
         "worker, queues, job_types, max_jobs=, lease_seconds=, request_id=, weights=, start_jobs=",
         "service",
@@ -27,10 +27,10 @@ FUNCTIONS = {
         "idempotency_key=, job_id=, options=",
         "service",
     ),
-    "enqueue_jobs": ("jobs", "service"),
+    "enqueue_jobs": ("jobs, request_id=", "service"),
     "delete_limit": ("key, request_id=", "service"),
     "drain_queue": ("queue", "service"),
-    "enqueue_batch": ("jobs, callback=, batch_id=, metadata=", "service"),
+    "enqueue_batch": ("jobs, callback=, batch_id=, metadata=, request_id=", "service"),
     "change_jobs": ("action, filter, preview=, request_id=", "service"),
     "desired_workers": (
         "queue=, jobs_per_worker=, min_workers=, max_workers=",

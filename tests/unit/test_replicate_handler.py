@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from picture_queue.errors import Conflict, StaleLease
+from picture_queue.errors import Conflict, ConnectionFailed, StaleLease
 from picture_queue.local.simulator import SimulatorSettings, create_app
 from picture_queue.replicate import errors
 from picture_queue.replicate.catalog import models
@@ -853,15 +853,46 @@ class _Empty(_Faking):
         return (await self._client.get(prediction_id)).model_copy(update={"output": None})
 
 
-async def test_a_download_that_fails_now_is_tried_again_by_the_next_attempt(world: World) -> None:
-    await world.switch(kind="server_error", on="file", count=10)
-    generation = world.generation(num_outputs=2)
+@pytest.mark.parametrize("kind", ["server_error", "rate_limit"])
+async def test_a_download_that_fails_now_is_tried_again_by_the_next_attempt(
+    world: World, kind: str
+) -> None:
+    await world.switch(kind=kind, on="file", count=10)
+    generation, job = world.generation(num_outputs=2), Job()
     with pytest.raises(errors.ServiceUnavailable) as caught:
-        await world.run(generation)
+        await world.run(generation, job)
     assert caught.value.retryable
+    # The attempt is given back, and no other job waits.
+    assert (caught.value.counts, caught.value.pause_key) == (False, None)
+    assert job.shown[-1][1] == "The picture was made and waits to be stored."
+    # After an hour it counts, so that the job ends.
+    await world.switch(kind=kind, on="file", count=10)
+    with pytest.raises(errors.ServiceUnavailable) as caught:
+        await world.run(generation, settings=replace(FAST, outage=0.0))
+    assert caught.value.counts
     await world.http.post(
         "/_simulator/faults", json={"kind": "fail"}
     )  # for a create, if there is one
+    await world.run(generation)
+    await assert_paid_once(world, generation)
+
+
+class _StorageAway(Store):
+    """Storage cannot be reached."""
+
+    async def upload(self, path: str, data: bytes, content_type: str) -> None:
+        raise ConnectionFailed("http://x does not answer", detail="refused")
+
+
+async def test_an_outage_of_storage_gives_the_attempt_back(world: World) -> None:
+    generation = world.generation(num_outputs=2)
+    for outage, counts in ((3600.0, False), (0.0, True)):
+        store = _StorageAway(world.db, generation)
+        settings = replace(FAST, outage=outage)
+        with pytest.raises(errors.ServiceUnavailable, match=r"project.*refused") as caught:
+            await image_handler(world.client, lambda _, s=store: s, settings)({}, Job())
+        assert (caught.value.counts, caught.value.retryable) == (counts, True)
+        assert caught.value.pause_key is None
     await world.run(generation)
     await assert_paid_once(world, generation)
 

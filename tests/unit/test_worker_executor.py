@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 import functools
 import logging
+import os
 import sys
 import threading
 import time
@@ -617,3 +618,34 @@ async def test_a_thread_ends_at_its_timeout_for_the_worker(run):
     assert ran.said == ["settled"]
     until.set()
     await ran.end()
+
+
+# Forks and other event loops
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_a_fork_that_returns_from_its_handler_is_ended(run):
+    async def handle() -> str:
+        pid = os.fork()
+        if pid == 0:
+            return "of the child"
+        _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+        return f"the child ended with {os.waitstatus_to_exitcode(status)}"
+
+    assert await run(handle).outcome() == Completed("the child ended with 1")
+
+
+async def test_a_handler_reports_from_another_event_loop(run):
+    async def handle(job: JobContext) -> None:
+        def work() -> None:
+            asyncio.run(job.progress(40))
+            job.log("a line")
+
+        await asyncio.to_thread(work)
+        await asyncio.sleep(0)
+
+    ran = run(handle)
+    assert await ran.outcome() == Completed()
+    await ran.attempt.log.flush()
+    assert ran.progress == [40]
+    assert [line.message for line in ran.lines] == ["a line"]

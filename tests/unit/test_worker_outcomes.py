@@ -1,21 +1,26 @@
 """What a handler returns or raises, and the outcome that makes of it."""
 
+import enum
 import math
 import re
 import time
+from collections import deque
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from fractions import Fraction
+from itertools import count
 from typing import Any
 from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
+from picture_queue._json import encode, plain
 from picture_queue.errors import InvalidArgument
 from picture_queue.replicate import errors as replicate
-from picture_queue.worker import outcomes
+from picture_queue.worker import outcomes, verdicts
 from picture_queue.worker.outcomes import (
     Cancelled,
     Completed,
@@ -51,6 +56,10 @@ class Point:
     x: int
 
 
+class Colour(enum.Enum):
+    RED = "red"
+
+
 class Unserializable:
     pass
 
@@ -78,7 +87,7 @@ def raising() -> Any:
         ({"a": [1, 2.5, "ü", None]}, Completed({"a": [1, 2.5, "ü", None]})),
         (Size(width=3), Completed({"width": 3})),
         (Point(4), Completed({"x": 4})),
-        ({"at": datetime(2026, 1, 1, tzinfo=UTC)}, Completed({"at": "2026-01-01T00:00:00Z"})),
+        ({"at": datetime(2026, 1, 1, tzinfo=UTC)}, Completed({"at": "2026-01-01T00:00:00+00:00"})),
         (UUID(int=1), Completed("00000000-0000-0000-0000-000000000001")),
         ({"loss": math.nan}, Completed({"loss": None})),
         ("a backslash \\u0000", Completed("a backslash \\u0000")),
@@ -89,15 +98,34 @@ def test_a_returned_value_becomes_an_outcome(value, outcome):
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        Decimal("1.50"),
+        {"c", "a", "b"},
+        datetime(2026, 1, 1),
+        datetime(2026, 1, 1, tzinfo=UTC),
+        timedelta(seconds=90),
+        Colour.RED,
+        {Colour.RED: (1, b"abc")},
+        deque([1]),
+        Size(width=3),
+        [Point(4)],
+    ],
+)
+def test_a_result_is_written_as_an_argument_is(value):
+    assert from_value(value, "q") == Completed(from_json(encode(plain(value))))
+
+
+@pytest.mark.parametrize(
     ("verdict", "outcome"),
     [
         (Snooze(3), Snoozed(3)),
-        (Snooze(until=LATER), Snoozed(at=LATER_TEXT)),
+        (Snooze(until=LATER), Snoozed(run_at=LATER_TEXT)),
         (Retry(), Failed("The handler asked for another attempt")),
-        (Retry(3, reason="not\nyet"), Failed("not yet", delay=3)),
-        (Retry(at=LATER), Failed("The handler asked for another attempt", at=LATER_TEXT)),
-        (Retry(1, reason=KeyError("a")), Failed("KeyError: 'a'", delay=1)),
-        (Retry(1, reason=7), Failed("7", delay=1)),  # type: ignore[arg-type]
+        (Retry(3, reason="not\nyet"), Failed("not yet", delay_seconds=3)),
+        (Retry(at=LATER), Failed("The handler asked for another attempt", run_at=LATER_TEXT)),
+        (Retry(1, reason=KeyError("a")), Failed("KeyError: 'a'", delay_seconds=1)),
+        (Retry(1, reason=7), Failed("7", delay_seconds=1)),  # type: ignore[arg-type]
         (RateLimited(3), Snoozed(3, pause_key="queue:q")),
         (RateLimited(3, "api"), Snoozed(3, pause_key="api")),
         (Park(60), Parked(60)),
@@ -137,14 +165,16 @@ def test_a_permanent_failure_may_be_returned_too():
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (Unserializable(), "not JSON: .*Unserializable"),
-        ("\ud800", "not JSON"),
+        (Unserializable(), "cannot be stored: .*Unserializable"),
+        ("\ud800", "cannot be stored"),
         ({"text": "a\x00b"}, "U\\+0000"),
         ({"\x00": 1}, "U\\+0000"),
-        ({"n": 10**400}, "a number of over 308 digits"),
-        (nested(101), "nested deeper than 100 levels"),
-        (nested(3000), "not JSON"),
-        (raising(), "not JSON: .*Panic: halfway"),
+        ({"n": 10**5000}, "cannot be stored: .*out of range"),
+        (nested(300), "cannot be stored: result is nested deeper than 100 levels"),
+        (nested(3000), "cannot be stored"),
+        (raising(), "cannot be stored: .*Panic: halfway"),
+        ({"n": count()}, "cannot be stored: result.*over 1000000 items"),
+        (Point, "cannot be stored: .*of type type"),
     ],
 )
 def test_what_cannot_be_stored_fails_the_job_for_good(value, says):
@@ -171,7 +201,7 @@ async def test_a_coroutine_that_was_not_awaited_is_named():
 
 
 def test_a_huge_result_is_refused_here(monkeypatch):
-    monkeypatch.setattr(outcomes, "LARGEST_RESULT", 10)
+    monkeypatch.setattr(verdicts, "LARGEST_RESULT", 10)
     outcome = from_value("x" * 20, "q")
     assert isinstance(outcome, Failed)
     assert "22 bytes" in outcome.error
@@ -189,7 +219,7 @@ def test_an_exception_is_worth_another_attempt():
     outcome = raised(ValueError("two\nlines\tand \x00 \ud800 \x1b[31m \x9b"))
     assert outcome.error == "ValueError: two lines and \ufffd ? \ufffd[31m \ufffd"
     assert outcome.retryable
-    assert outcome.delay is None
+    assert outcome.delay_seconds is None
     assert outcome.detail is not None
     assert "Traceback" in outcome.detail
     assert "raise error" in outcome.detail
@@ -205,6 +235,26 @@ def test_an_exception_whose_text_fails_is_named():
             raise RuntimeError("no text either")
 
     assert raised(Broken()).error == "Broken"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermanentFailure(" \n"), "PermanentFailure"),
+        (ValueError("\t"), "ValueError"),
+        (Retry(1, reason=""), "The handler asked for another attempt"),
+    ],
+)
+def test_an_error_is_never_blank(error, says):
+    assert raised(error).error == says
+
+
+@pytest.mark.parametrize("kind", [Snooze, Cancel, PermanentFailure])
+def test_a_class_in_place_of_an_instance_is_named(kind):
+    outcome = from_value(kind, "q")
+    assert isinstance(outcome, Failed)
+    assert not outcome.retryable
+    assert f"the class {kind.__name__}: return an instance, {kind.__name__}(…)" in outcome.error
 
 
 def test_texts_are_bounded():
@@ -228,7 +278,11 @@ def test_the_attributes_of_an_exception_are_honoured():
         public = "come back later"
 
     outcome = raised(Refused("secret"))
-    assert (outcome.error, outcome.retryable, outcome.delay) == ("come back later", True, 7.0)
+    assert (outcome.error, outcome.retryable, outcome.delay_seconds) == (
+        "come back later",
+        True,
+        7.0,
+    )
     assert outcome.detail is not None
     assert "secret" in outcome.detail
 
@@ -237,7 +291,7 @@ def test_the_attributes_of_an_exception_are_honoured():
 def test_a_retry_after_that_is_no_time_is_ignored(retry_after):
     error = ValueError("x")
     error.retry_after = retry_after  # type: ignore[attr-defined]
-    assert raised(error).delay is None
+    assert raised(error).delay_seconds is None
 
 
 def test_a_failure_in_a_task_group_is_seen_through():
@@ -277,7 +331,7 @@ def test_a_wait_is_shortened_to_what_the_database_accepts(seconds, delay):
     error = ValueError("no")
     error.retry_after = seconds  # type: ignore[attr-defined]
     outcome = raised(error)
-    assert (outcome.error, outcome.delay) == ("ValueError: no", delay)
+    assert (outcome.error, outcome.delay_seconds) == ("ValueError: no", delay)
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "UTC"])
@@ -302,8 +356,8 @@ def test_a_time_is_moved_to_what_the_database_accepts(at, text, zone, monkeypatc
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
-        assert from_value(Snooze(until=at), "q") == Snoozed(at=text)
-        assert without_detail(raised(Retry(at=at))).at == text
+        assert from_value(Snooze(until=at), "q") == Snoozed(run_at=text)
+        assert without_detail(raised(Retry(at=at))).run_at == text
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -313,7 +367,7 @@ def test_a_naive_time_is_one_of_the_workers_zone(monkeypatch):
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
     try:
-        assert from_value(Snooze(until=datetime(2027, 1, 1, 1)), "q") == Snoozed(at=LATER_TEXT)
+        assert from_value(Snooze(until=datetime(2027, 1, 1, 1)), "q") == Snoozed(run_at=LATER_TEXT)
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -366,6 +420,11 @@ class OddGroup(ExceptionGroup[Exception]):
         raise Panic
 
 
+class Speechless(Snooze):
+    def outcome(self, queue: str) -> Any:
+        return None
+
+
 class OddClass(Exception):
     @property
     def __class__(self) -> Any:
@@ -383,7 +442,7 @@ def changed(verdict: Any, **fields: Any) -> Any:
     [
         (Broken("no"), "Broken: no"),
         (Unprintable(), "Unprintable"),
-        (OddlyPublic("no"), "OddlyPublic: no"),
+        (OddlyPublic("no"), "shown"),
         (OddGroup("tasks", [ValueError("a")]), "OddGroup: tasks"),
         (Retry(1, reason=Unprintable()), "Unprintable"),
         (ExceptionGroup("tasks", [Broken("no")]), "Broken: no"),
@@ -393,6 +452,8 @@ def changed(verdict: Any, **fields: Any) -> Any:
         (changed(Park(1), seconds="soon"), "Park.*seconds='soon'"),
         (changed(Park(1), event="a\x00"), "Park.*event='a"),
         (changed(RateLimited(1), key="k" * 201), "RateLimited"),
+        (Verdict(), "Verdict"),
+        (Speechless(1), "Speechless.*outcome\\(\\) returned None"),
     ],
 )
 def test_an_exception_whose_own_code_fails_keeps_its_error(error, says):
@@ -457,12 +518,12 @@ def test_a_verdict_that_makes_no_sense_is_refused_where_it_is_written(make, says
             },
         ),
         (
-            Failed("no", at=LATER_TEXT),
+            Failed("no", run_at=LATER_TEXT),
             {"outcome": "failed", "error": "no", "retryable": True, "run_at": LATER_TEXT},
         ),
         (Snoozed(3), {"outcome": "snoozed", "delay_seconds": 3}),
-        (Snoozed(at=LATER_TEXT), {"outcome": "snoozed", "run_at": LATER_TEXT}),
-        (Snoozed(3, reason="429"), {"outcome": "snoozed", "delay_seconds": 3, "detail": "429"}),
+        (Snoozed(run_at=LATER_TEXT), {"outcome": "snoozed", "run_at": LATER_TEXT}),
+        (Snoozed(3, detail="429"), {"outcome": "snoozed", "delay_seconds": 3, "detail": "429"}),
         (
             Snoozed(3, pause_key="api"),
             {"outcome": "snoozed", "delay_seconds": 3, "pause_key": "api"},

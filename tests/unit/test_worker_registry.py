@@ -174,6 +174,18 @@ def test_what_a_callable_calls_in_the_end_decides(function, is_async, takes):
     assert (shape.payload is not None) is shape.takes_payload
 
 
+def test_quoted_annotations_in_a_module_of_texts_are_read():
+    """As `from __future__ import annotations` makes them."""
+
+    async def handle(payload: Any, job: Any) -> None: ...
+
+    handle.__annotations__ |= {"payload": "'Resize'", "job": "'JobContext'"}
+    shape = handler(handle).shape
+    assert shape.payload is not None
+    assert shape.payload.validate_python({"path": "a"}) == Resize(path="a")
+    assert shape.takes_context
+
+
 async def three(payload, job, more): ...  # type: ignore[no-untyped-def]
 async def by_name(payload, *, size): ...  # type: ignore[no-untyped-def]
 async def stream(payload):  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -64,6 +65,11 @@ class Throttled(Exception):
     counts = False
     retry_after = 1e9
     pause_key = "k" * 300  # longer than the database takes: it is left out
+
+
+class Speechless(Snooze):
+    def outcome(self, queue: str) -> Any:
+        return None
 
 
 class Validated(BaseModel):
@@ -147,13 +153,19 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (recurse, "RecursionError: maximum recursion depth exceeded"),
     (lambda: raise_(PermanentFailure("the file is no picture")), "the file is no picture"),
     (lambda: raise_(ValueError("a\x00b\ud800" + "x" * 100_000)), "ValueError: a\ufffdb?xx"),
-    (lambda: Serialized(), "The result is not JSON"),
-    (lambda: object(), "The result is not JSON"),
+    (lambda: Serialized(), "The result cannot be stored"),
+    (lambda: object(), "The result cannot be stored"),
     (lambda: nested(101), "The result is nested deeper than 100 levels"),
-    (lambda: nested(3000), "The result is not JSON"),
+    (lambda: nested(3000), "The result cannot be stored"),
     (lambda: 10**5000, "The result"),
-    (lambda: {"text": "\ud800"}, "The result is not JSON"),
-    (lambda: "a\x00b", "The result holds the character U+0000"),
+    (lambda: {"n": 10**400}, "The result has a number beyond 1e308"),
+    (lambda: itertools.count(), "The result cannot be stored"),
+    (lambda: Snooze, "The handler returned the class Snooze: return an instance"),
+    (lambda: Speechless(1), "Speechless: Speechless(seconds=1, until=None)"),
+    (lambda: raise_(Speechless(1)), "Speechless: Speechless(seconds=1, until=None)"),
+    (lambda: raise_(PermanentFailure(" ")), "PermanentFailure"),
+    (lambda: {"text": "\ud800"}, "The result cannot be stored"),
+    (lambda: "a\x00b", "The result cannot be stored: result has the character U+0000"),
     (lambda: "x" * 9_000_000, "The result has 9000002 bytes"),
     (
         lambda: fail_later(Panic()),

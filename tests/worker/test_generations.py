@@ -94,6 +94,53 @@ async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monke
     assert (await service.jobs.get(started.job_id)).attempt == 1
 
 
+async def test_an_outage_of_storage_costs_no_attempt(stack, service, faults, monkeypatch):
+    monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
+    await faults(answer_503=1000, path="/storage/v1/object/pictures")
+    replicate = ReplicateSettings("r8_test", stack.replicate_url)
+    settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
+    worker = builtin_worker(service, settings, replicate, replace(QUICK, pause=0.1))
+    worker._signals.watch()
+    started = await service.generations.start("a lighthouse")
+    async with worker:
+        for _ in range(5):  # more than the attempts of a job
+            assert await worker._signals.settled.next() == (started.job_id, "snoozed")
+        await faults(answer_503=0, path="/storage/v1/object/pictures")
+        result = await service.jobs.result(started.job_id, timeout=30)
+    assert len(result["images"]) == 1
+    assert (await service.jobs.get(started.job_id)).attempt == 1
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "http://no-such-host.invalid/v1"])
+async def test_a_wrong_address_of_replicate_is_told_where_people_look(
+    service, caplog, monkeypatch, db, url
+):
+    policy = RetryPolicy(tries=1)
+    monkeypatch.setattr("picture_queue.replicate.client.RetryPolicy", lambda: policy)
+    settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05, concurrency=1)
+    worker = builtin_worker(service, settings, ReplicateSettings("r8_test", url), QUICK)
+    worker._signals.watch()
+    first, second = [await service.generations.start(f"lighthouse {n}") for n in range(2)]
+    says = f"NotReached: Replicate is out of reach at {url}: ConnectError: "
+    async with worker:
+        assert await worker._signals.settled.next() == (first.job_id, "snoozed")
+        await worker._signals.reported.next()
+        put_off, paused = await service.jobs.explain([first.job_id, second.job_id])
+        assert (put_off.reason, paused.reason) == ("scheduled", "key_paused")
+        assert put_off.detail.startswith(f"A handler put it off: {says}")
+        assert put_off.error.startswith(says)
+        assert paused.detail.startswith(f"Limit key type:generate-image is paused: {says}")
+        assert paused.pause_reason.startswith(says)
+        assert "REPLICATE_BASE_URL" in paused.detail
+        message = (await service.jobs.get(first.job_id)).message
+        assert message == "The image service is not available at the moment."
+    (warning,) = [line for line in caplog.records if says in line.getMessage()]
+    assert warning.levelname == "WARNING"
+    for started in (first, second):
+        await service.generations.cancel(started.id)
+    await db.execute("select resume_key('type:generate-image')")
+
+
 async def test_a_cancel_stops_the_prediction(stack, service, new_builtin, reached, db):
     # The simulator's pictures take a third of a second; this one is caught before that.
     started = await service.generations.start("a lighthouse")

@@ -43,7 +43,7 @@ JOBS = [
     Function(
         "enqueue_jobs",
         "service",
-        "jobs jsonb",
+        "jobs jsonb, request_id uuid=",
         args={"jobs": [_ITEM]},
         right=_CREATED,
         repeated=_EXISTING,
@@ -53,7 +53,7 @@ JOBS = [
     Function(
         "enqueue_batch",
         "service",
-        "jobs jsonb, callback jsonb=, batch_id uuid=, metadata jsonb=",
+        "jobs jsonb, callback jsonb=, batch_id uuid=, metadata jsonb=, request_id uuid=",
         args={
             "jobs": [_ITEM],
             "callback": {"job_type": TYPE, "queue": "$queue"},
@@ -141,7 +141,7 @@ JOBS = [
     Function(
         "cancel_job",
         "user",
-        "job_id uuid",
+        "job_id uuid, request_id uuid=",
         args={"job_id": "$job"},
         setup="pending",
         right={"job_id": "$job", "status": "cancelled", "cancel_requested": True},

@@ -188,7 +188,7 @@ GENERATIONS = [
     Function(
         "cancel_generation",
         "user",
-        "generation_id uuid",
+        "generation_id uuid, request_id uuid=",
         args={"generation_id": "$generation"},
         setup="generation",
         right={

@@ -1,0 +1,146 @@
+"""Calls of Storage: their deadline, their repetition, and the words for what went wrong."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from picture_queue import AsyncPictureQueue, PictureQueue, errors
+from picture_queue.records import Image
+from picture_queue.worker.generations import ProjectStore, expect_storage
+from tests.client.api import Answer, Api, silence, trickle
+
+IMAGE = Image(
+    id=UUID(int=1),
+    generation_id=UUID(int=2),
+    n=1,
+    path="some body/a#b?.png",
+    mime_type="image/png",
+    width=1,
+    height=1,
+    bytes=3,
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+OBJECT = "object/pictures/some%20body/a%23b%3F.png"
+SIGN = f"object/sign/{OBJECT.removeprefix('object/')}"
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
+    with Api().serving() as serving:
+        yield serving
+
+
+def refusal(status: int) -> Answer:
+    """The answer of Storage, which has its status in the body."""
+    body = {"statusCode": str(status), "error": "x", "message": "no"}
+    return Answer(400 if status < 500 else status, json.dumps(body).encode())
+
+
+def download(api: Api, timeout: float) -> bytes:
+    with PictureQueue(api.url, "key", timeout=timeout) as pq:
+        return pq.generations.download(IMAGE)
+
+
+def download_async(api: Api, timeout: float) -> bytes:
+    async def use() -> bytes:
+        async with AsyncPictureQueue(api.url, "key", timeout=timeout) as pq:
+            return await pq.generations.download(IMAGE)
+
+    return asyncio.run(use())
+
+
+def upload(api: Api, timeout: float) -> None:
+    async def use() -> None:
+        async with AsyncPictureQueue(api.url, "key", timeout=timeout) as pq:
+            store = ProjectStore(pq._project, UUID(int=1), UUID(int=2))
+            await store.upload(IMAGE.path, b"png", "image/png")
+
+    asyncio.run(use())
+
+
+def sign(api: Api, timeout: float) -> str:
+    with PictureQueue(api.url, "key", timeout=timeout) as pq:
+        return pq.generations.url(IMAGE, expires_in=60)
+
+
+SIGNED = json.dumps({"signedURL": f"/{SIGN}?token=t"}).encode()
+CALLS: list[tuple[Callable[[Api, float], Any], str, bytes]] = [
+    (download, f"GET /storage/v1/{OBJECT}", b"png"),
+    (download_async, f"GET /storage/v1/{OBJECT}", b"png"),
+    (upload, f"POST /storage/v1/{OBJECT}", b"{}"),
+    (sign, f"POST /storage/v1/{SIGN}", SIGNED),
+]
+
+
+@pytest.mark.parametrize(("call", "path", "body"), CALLS)
+@pytest.mark.parametrize(
+    "failure",
+    [
+        refusal(503),
+        refusal(429),
+        Answer(502, b"<html>"),
+        Answer(write=lambda handler: handler.connection.shutdown(2)),
+    ],
+)
+def test_a_call_that_failed_is_repeated(api, call, path, body, failure):
+    api.answers = [failure, failure, Answer(body=body)]
+    result = call(api, 10)
+    assert api.paths == [path] * 3
+    if call is sign:
+        assert result == f"{api.url}/storage/v1/{SIGN}?token=t"
+    elif call is upload:
+        headers, sent = api.received
+        assert sent == b"png"
+        assert (headers["content-type"], headers["x-upsert"]) == ("image/png", "true")
+        assert headers["authorization"] == "Bearer key"
+    else:
+        assert result == b"png"
+
+
+@pytest.mark.parametrize(("call", "path", "body"), CALLS)
+def test_repeating_a_call_has_an_end(api, call, path, body):
+    api.answers = [refusal(503)] * 9
+    with pytest.raises(errors.Busy, match="Storage refused: no"):
+        call(api, 10)
+    assert len(api.paths) == 4
+
+
+@pytest.mark.parametrize(("call", "path", "body"), CALLS)
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(403, errors.NotAllowed), (404, errors.NotFound), (413, errors.TooLarge)],
+)
+def test_a_refusal_is_not_repeated(api, call, path, body, status, error):
+    api.answers = [refusal(status)]
+    with pytest.raises(error, match="Storage refused: no"):
+        call(api, 10)
+    assert len(api.paths) == 1
+
+
+@pytest.mark.parametrize("call", [download, download_async, sign])
+@pytest.mark.parametrize("write", [silence, trickle])
+def test_an_answer_that_does_not_end_is_not_waited_for(api, call, write):
+    api.answers = [Answer(write=write)] * 9
+    with pytest.raises(errors.ConnectionFailed, match=r"no answer in 0\.4 s"):
+        call(api, 0.4)
+
+
+def test_an_address_of_another_form_is_ours_as_well(api):
+    api.answers = [Answer(body=b"[]")]
+    with pytest.raises(errors.UnreadableAnswer):
+        sign(api, 10)
+
+
+async def test_a_bucket_that_the_key_does_not_see_is_a_setting(api):
+    api.answers = [refusal(404)]
+    async with AsyncPictureQueue(api.url, "key") as pq:
+        with pytest.raises(errors.SettingsError, match="no bucket pictures"):
+            await expect_storage(pq)
+        assert api.paths == ["GET /storage/v1/bucket/pictures"]
+        await expect_storage(pq)
