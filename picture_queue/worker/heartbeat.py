@@ -33,7 +33,7 @@ _STOP_TIMEOUT = 3.0  # seconds for the thread to end
 
 
 class Heartbeat:
-    """Prolongs the leases at a third of their length, and learns which jobs to stop.
+    """Confirms that jobs have started, prolongs their leases, and learns which jobs to stop.
 
     Handlers that block the event loop, or take all connections of the worker's client, do not stop
     it. It warns of those that block the event loop for as long as a third of a lease.
@@ -42,7 +42,8 @@ class Heartbeat:
         status: Notes whether its calls succeed.
         worker: Name of the worker.
         slots: Has the leases.
-        on_cancel: Called in the event loop of the worker with a job to cancel.
+        on_confirmed: Called in the event loop of the worker with a job whose start is confirmed.
+        on_cancel: Called there with a job to cancel.
         on_lost: Called there with a lease that ended, and the reason.
         signals: For tests.
     """
@@ -52,6 +53,7 @@ class Heartbeat:
         status: ConnectionStatus,
         worker: str,
         slots: Slots,
+        on_confirmed: Callable[[Lease], None],
         on_cancel: Callable[[Lease], None],
         on_lost: Callable[[Lease, str], None],
         signals: Signals,
@@ -59,6 +61,7 @@ class Heartbeat:
         self._status = status
         self._worker = worker
         self._slots = slots
+        self._on_confirmed = on_confirmed
         self._on_cancel = on_cancel
         self._on_lost = on_lost
         self._signals = signals
@@ -91,8 +94,8 @@ class Heartbeat:
         self._requested = True
         self._woken.set()
 
-    def added(self, lease: Lease) -> None:
-        """Plan to prolong a new lease in time."""
+    def started(self, lease: Lease) -> None:
+        """Plan to confirm the start of a job, and to prolong its lease."""
         if lease.due_at < self._planned_at:
             self._woken.set()
 
@@ -133,19 +136,23 @@ class Heartbeat:
         self._planned_at = max(due, self._retry_at)
         wait = self._planned_at - time.monotonic()
         if self._requested or wait <= 0:
+            named = [lease for lease in leases if lease.due_at <= time.monotonic()]
+            if self._requested or any(lease.start_confirmed for lease in named) or not named:
+                named = leases  # all in one call
             self._requested = False
-            self._beat(leases, shortest)
+            self._beat(leases, shortest, named)
             return 0.0
         return min(wait, shortest / 12)
 
-    def _beat(self, leases: list[Lease], shortest: float) -> None:
+    def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> None:
+        """Prolong the leases that are named."""
         sent_at = time.monotonic()
         # A pause that the API asked for must not cost leases.
         pause = self._status.quiet_until - sent_at
         if pause > 0 and all(lease.ends_at > self._status.quiet_until for lease in leases):
             self._retry_at = self._status.quiet_until
             return
-        held = {lease.job.key: lease.job.lease_key for lease in leases}
+        held = {lease.job.key: lease.job.lease_key for lease in named}
         # Time for another attempt while all leases hold.
         soonest = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
         timeout = max(_MIN_TIMEOUT, min(soonest, shortest / 3))
@@ -157,12 +164,15 @@ class Heartbeat:
         self._status.succeeded()
         self._delay.reset()
         self._beaten_at = sent_at
-        for lease in leases:
+        for lease in named:
             if lease.job.key in answer.lost:
                 reason = "the database gave it to somebody else or ended it"
                 self._notify(self._on_lost, lease, reason)
                 continue
             lease.confirmed_at = sent_at
+            if not lease.start_confirmed:
+                lease.start_confirmed = True
+                self._notify(self._on_confirmed, lease)
             if lease.job.key in answer.cancel:
                 self._notify(self._on_cancel, lease)
         self._notify(self._signals.beaten.emit, None)

@@ -14,7 +14,7 @@ from picture_queue.worker._calls import ConnectionStatus
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import Stop
 from picture_queue.worker.heartbeat import Heartbeat
-from picture_queue.worker.slots import Lease, Slots
+from picture_queue.worker.slots import CONFIRM_AFTER, Lease, Slots
 
 
 class Attempt:
@@ -35,11 +35,18 @@ class Bench:
         self.signals = Signals().watch()
         self.slots = Slots(10, lambda job: None)
         self.status = ConnectionStatus()
+        self.confirmed: asyncio.Queue[Lease] = asyncio.Queue()
         self.cancelled: asyncio.Queue[Lease] = asyncio.Queue()
         self.lost: asyncio.Queue[tuple[Lease, str]] = asyncio.Queue()
         self.connection = project.for_thread()
         self.heart = Heartbeat(
-            self.status, "w", self.slots, self.cancelled.put_nowait, self.lose, self.signals
+            self.status,
+            "w",
+            self.slots,
+            self.confirmed.put_nowait,
+            self.cancelled.put_nowait,
+            self.lose,
+            self.signals,
         )
         project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
 
@@ -51,12 +58,13 @@ class Bench:
         self.slots.drop(lease.job)
         self.lost.put_nowait((lease, reason))
 
-    def hold(self, age: float = 0.0, **columns: Any) -> Any:
+    def hold(self, age: float = 0.0, confirmed: bool = True, **columns: Any) -> Any:
         """Holds a lease that was asked for some seconds ago."""
         attempt: Any = Attempt(self.claimed(**columns))
-        lease = Lease(attempt.job, time.monotonic() - age, attempt)
+        lease = Lease(attempt.job, time.monotonic() - age, start_confirmed=confirmed)
         self.slots.add(lease)
-        self.heart.added(lease)
+        self.slots.start(lease, attempt)
+        self.heart.started(lease)
         return lease
 
 
@@ -100,14 +108,43 @@ async def test_a_short_lease_is_prolonged_in_time_although_a_long_one_came_first
     await bench.signals.beaten.next()
 
 
-async def test_a_job_that_is_held_ahead_is_prolonged_like_a_running_one(bench):
-    lease = Lease(bench.claimed(lease_seconds=0.3), time.monotonic())
-    began = lease.confirmed_at
+async def test_a_job_that_is_held_ahead_is_not_confirmed(bench, project):
+    bench.slots.add(Lease(bench.claimed(lease_seconds=0.3), time.monotonic() - 0.3))
+    bench.heart.beat_now()
+    assert (await project.next("heartbeat_jobs"))["leases"] == []
+
+
+async def test_a_start_is_confirmed_soon_and_by_itself(bench, project):
+    """A job of a tenth of a second costs no heartbeat, a longer one a small one."""
+    bench.hold()
+    lease = bench.hold(confirmed=False)
+    params = await project.next("heartbeat_jobs")
+    assert time.monotonic() - lease.started_at >= CONFIRM_AFTER
+    assert [item["job_id"] for item in params["leases"]] == [lease.job.key]
+    assert await bench.confirmed.get() is lease
+    assert lease.start_confirmed
+
+
+async def test_a_job_that_waits_for_its_confirmation_does_not_wait_long(bench):
+    lease = Lease(bench.claimed(), time.monotonic())
     bench.slots.add(lease)
-    bench.slots.hold(lease)
-    bench.heart.added(lease)
-    await bench.signals.beaten.next()
-    assert lease.confirmed_at > began
+    bench.slots.confirm(lease)
+    bench.heart.started(lease)
+    assert await bench.confirmed.get() is lease
+
+
+async def test_a_confirmation_that_was_not_answered_is_repeated(bench, project):
+    answers = iter([ConnectionFailed("cut"), ConnectionFailed("cut")])
+
+    def answer(params: dict[str, Any]) -> Any:
+        if error := next(answers, None):
+            raise error
+        return {"cancel": [], "lost": []}
+
+    project.answers["heartbeat_jobs"] = answer
+    lease = bench.hold(confirmed=False)
+    assert await bench.confirmed.get() is lease
+    assert bench.confirmed.empty()
 
 
 async def test_a_worker_without_leases_shows_that_it_lives(project, claimed, monkeypatch):
