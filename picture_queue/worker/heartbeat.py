@@ -68,6 +68,7 @@ class Heartbeat:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._loop_ran_at = self._checked_at = time.monotonic()
+        self._cpu_time = time.process_time()
         self._blocked_by: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._connection: Backend
@@ -212,11 +213,20 @@ class Heartbeat:
     def _check_loop(self, limit: float) -> None:
         now = time.monotonic()
         blocked, self._checked_at, before = now - self._loop_ran_at, now, self._checked_at
+        cpu_time = time.process_time() - self._cpu_time
+        self._cpu_time += cpu_time
         # Ticks are a quarter of the limit apart: a block is noticed before it has lasted so long.
         if blocked < 0.75 * limit or self._blocked_by is not None:
             return
         if now - before > 0.75 * limit:
-            return  # this thread did not run either: the process was stopped
+            # This thread did not run either: the process was stopped, or computed all the while.
+            if cpu_time > 0.05 * (now - before):  # little on a busy machine
+                _log.warning(
+                    "No thread could run for %.1f s, nor heartbeats: a handler held the GIL. Run "
+                    "what does so in a process of its own",
+                    now - before,
+                )
+            return
         task = asyncio.current_task(self._loop)
         name = task.get_name() if task is not None else "a callback"
         lease = self._slots.find(name.rpartition(" ")[2])  # as attempts name their tasks

@@ -249,6 +249,16 @@ async def test_a_process_that_was_stopped_blames_no_handler(bench, caplog):
     assert "has blocked the event loop" in caplog.text
 
 
+async def test_a_handler_that_holds_the_gil_is_told_of(bench, caplog):
+    """No thread of the process can send a heartbeat meanwhile; afterwards the log says why."""
+    bench.hold(lease_seconds=0.6)
+    await asyncio.sleep(0.1)
+    sum(range(5 * 10**7))  # one call into C: no other thread runs before it returns
+    async with asyncio.timeout(5):
+        while "held the GIL" not in caplog.text:  # noqa: ASYNC110 - it is a thread that logs
+            await asyncio.sleep(0.01)
+
+
 async def test_a_pause_that_the_api_asks_for_costs_no_lease(bench, project):
     """A heartbeat is sent at a third of the lease where the lease would end in the pause."""
     calls: list[float] = []
