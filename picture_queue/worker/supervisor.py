@@ -29,7 +29,7 @@ from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed, cl
 from picture_queue.worker.registry import Registry
 from picture_queue.worker.reporter import Reporter
 from picture_queue.worker.slots import Lease, Slots
-from picture_queue.worker.stuck import Stuck
+from picture_queue.worker.stuck import StuckDetector
 
 if TYPE_CHECKING:
     from picture_queue._transport.backend import AsyncBackend
@@ -81,7 +81,7 @@ class Supervisor:
         self._status = ConnectionStatus()
         self._calls = WorkerCalls(self._backend, self._status)
         self._deadlines = Deadlines()
-        self._stuck = Stuck(settings.concurrency, settings.stuck_after, on_stuck)
+        self._stuck = StuckDetector(settings.concurrency, settings.stuck_after, on_stuck)
         self._logging: set[asyncio.Task[None]] = set()  # writing the last lines of attempts
         self._stopping = False
         self._stop_now = asyncio.Event()
