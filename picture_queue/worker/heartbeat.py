@@ -13,7 +13,8 @@ from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
 from picture_queue import _rpc
-from picture_queue.worker._calls import ConnectionStatus, RetryDelay, is_refusal
+from picture_queue.errors import PictureQueueError
+from picture_queue.worker._calls import RetryDelay, WorkerCalls, is_refusal
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.slots import Lease, Slots
 
@@ -26,6 +27,8 @@ _log = getLogger(__name__)
 #: Seconds between two heartbeats when no lease asks for more: a worker that is not heard of for
 #: a minute is neither shown as alive nor woken.
 PRESENCE = 20.0
+_QUICK_JOB = 0.001  # seconds: the outcome of such a job confirms its start as soon
+_CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
 _MIN_TIMEOUT = 1.0  # seconds for an answer, however short the lease
 _FAULT_DELAY = 1.0  # seconds
 _FRAMES = 6  # of the code that blocks the event loop
@@ -39,7 +42,7 @@ class Heartbeat:
     it. It warns of those that block the event loop for as long as a third of a lease.
 
     Args:
-        status: Notes whether its calls succeed.
+        calls: Makes calls in the event loop, and notes whether those of the thread succeed.
         worker: Name of the worker.
         slots: Has the leases.
         on_confirmed: Called in the event loop of the worker with a job whose start is confirmed.
@@ -50,7 +53,7 @@ class Heartbeat:
 
     def __init__(
         self,
-        status: ConnectionStatus,
+        calls: WorkerCalls,
         worker: str,
         slots: Slots,
         on_confirmed: Callable[[Lease], None],
@@ -58,7 +61,8 @@ class Heartbeat:
         on_lost: Callable[[Lease, str], None],
         signals: Signals,
     ) -> None:
-        self._status = status
+        self._calls = calls
+        self._status = calls.status
         self._worker = worker
         self._slots = slots
         self._on_confirmed = on_confirmed
@@ -79,6 +83,7 @@ class Heartbeat:
         self._delay = RetryDelay()
         self._retry_at = 0.0
         self._beaten_at = self._planned_at = time.monotonic()
+        self._confirming: asyncio.Task[None] | None = None
 
     def start(self, connection: "Backend") -> None:
         """Start the thread.
@@ -96,20 +101,42 @@ class Heartbeat:
         self._woken.set()
 
     def started(self, lease: Lease) -> None:
-        """Plan to confirm the start of a job, and to prolong its lease."""
+        """Confirm the start of a job soon, and prolong its lease in time.
+
+        Jobs that end at once cost no call. While they end by the hundred, it is left to the thread,
+        and so is what fails.
+        """
         if lease.due_at < self._planned_at:
             self._woken.set()
+        if not (lease.start_confirmed or self._confirming or self._slots.in_bulk):
+            self._confirming = asyncio.create_task(self._confirm_starts())
 
     async def stop(self) -> None:
         """End the thread, unless it waits for an answer for too long."""
         self._stopping = True
         self._woken.set()
+        if self._confirming is not None:
+            self._confirming.cancel()
         if self._timer is None:
             return
         self._timer.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_TIMEOUT):
                 await self._ended.wait()
+
+    async def _confirm_starts(self) -> None:
+        try:
+            await asyncio.sleep(_QUICK_JOB)
+            while named := [lease for lease in self._slots.leases() if lease.is_unconfirmed]:
+                sent_at = time.monotonic()
+                call = _rpc.heartbeat_jobs(self._worker, _ids(named))
+                answer = await self._calls.call(call, _MIN_TIMEOUT, counts=False)
+                self._take_answer(answer, named, sent_at)
+                await asyncio.sleep(_CONFIRM_INTERVAL)
+        except PictureQueueError as error:
+            _log.debug("Starts were not confirmed, the thread does it: %s", error)
+        finally:
+            self._confirming = None
 
     # --- in the thread ---
 
@@ -153,18 +180,20 @@ class Heartbeat:
         if pause > 0 and all(lease.ends_at > self._status.quiet_until for lease in leases):
             self._retry_at = self._status.quiet_until
             return
-        held = {lease.job.key: lease.job.lease_key for lease in named}
         # Time for another attempt while all leases hold.
         soonest = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
         timeout = max(_MIN_TIMEOUT, min(soonest, shortest / 3))
         try:
-            answer = self._connection.call(_rpc.heartbeat_jobs(self._worker, held), timeout)
+            answer = self._connection.call(_rpc.heartbeat_jobs(self._worker, _ids(named)), timeout)
         except Exception as error:
             self._note_failure(error, leases, shortest)
             return
         self._status.succeeded()
         self._delay.reset()
         self._beaten_at = sent_at
+        self._take_answer(answer, named, sent_at)
+
+    def _take_answer(self, answer: _rpc.Heartbeat, named: list[Lease], sent_at: float) -> None:
         for lease in named:
             if lease.job.key in answer.lost:
                 reason = "the database gave it to somebody else or ended it"
@@ -243,6 +272,10 @@ class Heartbeat:
             blocked,
             place,
         )
+
+
+def _ids(leases: list[Lease]) -> dict[str, str]:
+    return {lease.job.key: lease.job.lease_key for lease in leases}
 
 
 def own_connections(backend: "AsyncBackend") -> "AsyncBackend":

@@ -71,6 +71,11 @@ class Lease:
         return time.monotonic() < self.ends_at
 
     @property
+    def is_unconfirmed(self) -> bool:
+        """True while a heartbeat should confirm that its handler runs."""
+        return not (self.started_at is None or self.start_confirmed or self.is_settled)
+
+    @property
     def is_settled(self) -> bool:
         """True once its attempt has an outcome, which is yet to be written."""
         return self.attempt is not None and self.attempt.settled

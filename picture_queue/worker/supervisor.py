@@ -100,7 +100,7 @@ class Supervisor:
             self._calls, self.name, self._claimer.request_claim, signals
         )
         self._heartbeat = Heartbeat(
-            self._status,
+            self._calls,
             self.name,
             self._slots,
             self._start_confirmed,

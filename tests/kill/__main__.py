@@ -32,6 +32,10 @@ from .chaos import LEASE, QUEUE, Chaos, Workers
 
 GUARD = 180.0  # seconds for what is left when all is well again
 STOP = 60.0  # seconds for a worker to stop
+# Of asyncpg's as its session is terminated; the last one while it prepares a statement.
+LOST_CONNECTION = (
+    OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
+)  # fmt: skip
 ATTEMPTS = 100  # more than a job can lose to kills
 
 
@@ -106,8 +110,8 @@ class Enqueuer:
         """Enqueue until cancelled."""
         while True:
             # Postgres is stopped now and then.
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                connection = await connect(self._dsn, command_timeout=10)
+            with contextlib.suppress(*LOST_CONNECTION):
+                connection = await connect(self._dsn, command_timeout=5)
                 try:
                     await self._enqueue(connection)
                 finally:
@@ -142,7 +146,7 @@ async def wait_for_the_end(dsn: str, jobs: list[UUID]) -> float:
     """Wait until all jobs have ended, at most `GUARD`; return the seconds."""
     began = monotonic()
     while monotonic() - began < GUARD:
-        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with contextlib.suppress(*LOST_CONNECTION):
             if not await unfinished(dsn, jobs):
                 break
         await asyncio.sleep(0.5)
@@ -216,7 +220,8 @@ async def kill_everything(seconds: float, workers: int, rate: float, seed: int) 
             enqueuing = asyncio.create_task(enqueuer.run())
             await chaos.run(seconds)
             enqueuing.cancel()
-            await asyncio.wait([enqueuing])
+            with contextlib.suppress(asyncio.CancelledError):
+                await enqueuing
             left = await wait_for_the_end(stack.db_url, list(enqueuer.jobs))
             unstopped = await pool.stop_all(STOP)
         finally:

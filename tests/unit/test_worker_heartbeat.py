@@ -10,7 +10,7 @@ import pytest
 
 from picture_queue.errors import Busy, ConnectionFailed
 from picture_queue.worker import heartbeat
-from picture_queue.worker._calls import ConnectionStatus
+from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import Stop
 from picture_queue.worker.heartbeat import Heartbeat
@@ -40,7 +40,7 @@ class Bench:
         self.lost: asyncio.Queue[tuple[Lease, str]] = asyncio.Queue()
         self.connection = project.for_thread()
         self.heart = Heartbeat(
-            self.status,
+            WorkerCalls(project, self.status),
             "w",
             self.slots,
             self.confirmed.put_nowait,
@@ -114,15 +114,25 @@ async def test_a_job_that_is_held_ahead_is_not_confirmed(bench, project):
     assert (await project.next("heartbeat_jobs"))["leases"] == []
 
 
-async def test_a_start_is_confirmed_soon_and_by_itself(bench, project):
-    """A job of a tenth of a second costs no heartbeat, a longer one a small one."""
+@pytest.mark.parametrize("in_bulk", [False, True])
+async def test_a_start_is_confirmed_soon_and_by_itself(bench, project, in_bulk):
+    if in_bulk:
+        bench.slots.hold(Lease(bench.claimed(), time.monotonic()))
     bench.hold()
     lease = bench.hold(confirmed=False)
     params = await project.next("heartbeat_jobs")
-    assert time.monotonic() - lease.started_at >= CONFIRM_AFTER
+    assert (time.monotonic() - lease.started_at >= CONFIRM_AFTER) or not in_bulk
     assert [item["job_id"] for item in params["leases"]] == [lease.job.key]
     assert await bench.confirmed.get() is lease
     assert lease.start_confirmed
+
+
+async def test_a_job_that_ended_at_once_costs_no_heartbeat(bench, project):
+    lease = bench.hold(confirmed=False)
+    lease.attempt.settled = True
+    other = bench.hold(confirmed=False)
+    params = await project.next("heartbeat_jobs")
+    assert [item["job_id"] for item in params["leases"]] == [other.job.key]
 
 
 async def test_a_job_that_waits_for_its_confirmation_does_not_wait_long(bench):
