@@ -286,8 +286,7 @@ def unregister_worker(worker: str) -> Rpc[None]:
 class Claim:
     """A request for jobs; ``request_id`` makes it repeatable.
 
-    ``start_jobs`` of ``max_jobs`` can start at once; the worker holds the others until a slot is
-    free. None: all of them start at once.
+    ``confirms_start``: until a heartbeat or a report of a job, it counts as not started.
     """
 
     worker: str
@@ -297,7 +296,7 @@ class Claim:
     lease_seconds: float
     request_id: UUID
     weights: tuple[float, ...] | None = None
-    start_jobs: int | None = None
+    confirms_start: bool = False
 
     def params(self) -> dict[str, Any]:
         return given(
@@ -308,7 +307,7 @@ class Claim:
             lease_seconds=self.lease_seconds,
             request_id=self.request_id,
             weights=self.weights,
-            start_jobs=self.start_jobs,
+            confirms_start=self.confirms_start,
         )
 
 

@@ -104,6 +104,11 @@ class ClaimedJob:
         return int(self._row["max_attempts"])
 
     @property
+    def confirm_start(self) -> bool:
+        """Whether the database is to note the start before the handler runs."""
+        return bool(self._row.get("confirm_start"))
+
+    @property
     def lease_seconds(self) -> float:
         """Length of the lease, seconds."""
         return float(self._row["lease_seconds"])

@@ -12,7 +12,7 @@ from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import RetryDelay, WorkerCalls, is_refusal
 from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
-from picture_queue.worker.slots import Demand, Slots
+from picture_queue.worker.slots import Slots
 
 _CLAIM_TIMEOUT = 10.0  # seconds for an answer, retries included
 
@@ -60,8 +60,7 @@ class Claimer(BackgroundLoop):
         self._open: Claim | None = None  # sent, and not answered yet
         self._sent_at = 0.0  # when it was sent first
         self._requested = True
-        self._may_be_more = True  # the last answer filled the slots
-        self._was_empty = False  # the last answer had no job
+        self._may_be_more = True  # the last answer had as many as it asked for
         self._next_poll = 0.0
 
     def request_claim(self) -> None:
@@ -77,19 +76,16 @@ class Claimer(BackgroundLoop):
 
     def demand_changed(self) -> None:
         """Claim the jobs that can be taken now, if there may be some."""
-        if (self._requested or self._may_be_more) and self._slots.demand().max_jobs:
+        if (self._requested or self._may_be_more) and self._slots.demand():
             self.wake()
 
     async def _tick(self) -> None:
-        demand = self._slots.demand()
-        # Once there was nothing to hold ahead, the next claim waits for a free slot.
-        may_be_more = self._may_be_more and (demand.start_jobs > 0 or not self._was_empty)
-        if not (self._requested or may_be_more):
+        if not (self._requested or self._may_be_more):
             wait = self._next_poll - time.monotonic()
             if wait > 0:
                 await self._wait(wait)
                 return
-        if not demand.max_jobs:
+        if not (demand := self._slots.demand()):
             await self._wait(None)  # until a slot is free
             return
         if self._open is None:
@@ -107,16 +103,16 @@ class Claimer(BackgroundLoop):
         self._delay.reset()
         self._take_answer(self._open, jobs)
 
-    def _claim(self, demand: Demand) -> Claim:
+    def _claim(self, demand: int) -> Claim:
         return Claim(
             self._worker,
             self._settings.queue_names,
             self._job_types,
-            demand.max_jobs,
+            demand,
             self._settings.lease,
             uuid4(),
             self._settings.weights,
-            min(demand.start_jobs, demand.max_jobs),
+            confirms_start=True,
         )
 
     def _take_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
@@ -127,9 +123,7 @@ class Claimer(BackgroundLoop):
         if self.hears_wake_ups:
             interval *= 2
         self._next_poll = time.monotonic() + interval
-        # A job in its last attempt is not claimed ahead: an answer that fills the free slots does
-        # not say that there is no more.
-        is_full = len(jobs) >= min(claim.max_jobs, claim.start_jobs or 0)
+        is_full = len(jobs) >= claim.max_jobs
         if not is_full and self._may_be_more:
             # The database has only now noted that this worker is idle: a job written in the
             # meantime woke nobody.
@@ -137,7 +131,6 @@ class Claimer(BackgroundLoop):
         elif not is_full:
             self._signals.idle.emit(None)
         self._may_be_more = is_full
-        self._was_empty = not jobs
         for job in jobs:
             self._take(job, self._sent_at)
         if jobs and self._signals.claimed.watched:

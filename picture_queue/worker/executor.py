@@ -38,6 +38,9 @@ _tracebacks = logging.getLogger(f"{__name__}.tracebacks")
 #: Seconds a stopped async handler gets to clean up before the attempt ends without it.
 CLEANUP = 25.0
 
+#: Parts of a result that is written as JSON in the event loop, at most.
+LARGE = 10_000
+
 
 class Stop(enum.Enum):
     """Reason to stop an attempt."""
@@ -265,7 +268,7 @@ class Attempt:
         on_task.set(self._add_task)
         try:
             if self._handler.shape.is_async:
-                outcome = verdicts.from_value(await self._call(), self.job.queue)
+                outcome = await self._outcome_of(await self._call())
             else:
                 outcome = await self._call_in_thread()
         except BaseException as error:
@@ -288,6 +291,14 @@ class Attempt:
         value = handler.function(*handler.arguments(self.job.payload, context))
         # What wraps an async function may return at once.
         return await value if inspect.isawaitable(value) else value
+
+    async def _outcome_of(self, value: object) -> Outcome | None:
+        if not _is_large(value):
+            return verdicts.from_value(value, self.job.queue)
+        # To write it as JSON can take seconds, in which other jobs are to go on.
+        name = f"{self.job.job_type} {self.job.key}"
+        ended: Outcome | Raised = await in_thread(name, verdicts.from_value, value, self.job.queue)
+        return self._failed(ended.error) if isinstance(ended, Raised) else ended
 
     async def _call_in_thread(self) -> Outcome | None:
         handler, job = self._handler, self.job
@@ -380,6 +391,19 @@ class Attempt:
             )
         if detail:
             _tracebacks.info("The traceback of job %s:\n%s", job.key, detail)
+
+
+def _is_large(value: object) -> bool:
+    """Return whether a result has more than some thousand parts."""
+    left: list[Any] = [value]
+    size = 0
+    while left and size <= LARGE:
+        part = left.pop()
+        if type(part) in (dict, list, tuple, set, frozenset):  # no class of the user's own
+            size += len(part)
+            if size <= LARGE:
+                left.extend(part.values() if type(part) is dict else part)
+    return size > LARGE
 
 
 def _detail_of(error: BaseException | None) -> str | None:

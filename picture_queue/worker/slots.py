@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.worker.executor import Attempt
@@ -22,18 +22,8 @@ AHEAD_SECONDS = 0.25
 WORTH_A_CALL = 250
 #: Seconds a job is held ahead at most: then it is given back, for a worker that has a free slot.
 MAX_HELD = 1.0
-
-
-class Demand(NamedTuple):
-    """The number of jobs to claim.
-
-    Attributes:
-        max_jobs: With those that are held until a slot is free.
-        start_jobs: The free slots.
-    """
-
-    max_jobs: int
-    start_jobs: int
+#: Seconds after which the start of a job is confirmed, unless its outcome is reported before.
+CONFIRM_AFTER = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -44,14 +34,16 @@ class Lease:
         job: The job.
         confirmed_at: Time of the monotonic clock when the call was sent that granted or prolonged
             the lease: it holds at least ``seconds`` from then.
-        attempt: The attempt that runs it; None before it starts, and when it is given back.
-        cancelled: Its cancel was requested while it was held.
+        started_at: Time when it got a slot; None: it is held ahead, or given back.
+        start_confirmed: Whether the database knows that it has started.
+        attempt: The attempt that runs it; None before that.
     """
 
     job: ClaimedJob
     confirmed_at: float
+    started_at: float | None = None
+    start_confirmed: bool = False
     attempt: Attempt | None = None
-    cancelled: bool = False
 
     @property
     def seconds(self) -> float:
@@ -60,8 +52,13 @@ class Lease:
 
     @property
     def due_at(self) -> float:
-        """When to prolong it."""
-        return self.confirmed_at + self.seconds / 3
+        """When to confirm its start, and then when to prolong it."""
+        if self.started_at is None:
+            return math.inf
+        prolong_at = self.confirmed_at + self.seconds / 3
+        if self.start_confirmed:
+            return prolong_at
+        return min(prolong_at, self.started_at + (0 if self.attempt is None else CONFIRM_AFTER))
 
     @property
     def ends_at(self) -> float:
@@ -72,6 +69,11 @@ class Lease:
     def holds(self) -> bool:
         """True until the lease may have ended."""
         return time.monotonic() < self.ends_at
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """True while a heartbeat should confirm that its handler runs."""
+        return not (self.started_at is None or self.start_confirmed or self.is_settled)
 
     @property
     def is_settled(self) -> bool:
@@ -94,7 +96,8 @@ class Slots:
         self.concurrency = concurrency
         self.running: set[Attempt] = set()  # each takes a slot, also after it has settled
         self._release = release
-        self._held: deque[tuple[Lease, float]] = deque()  # with the time it was put there
+        self.confirming: set[Lease] = set()  # each has a slot, and starts once that is confirmed
+        self._held: deque[tuple[Lease, float]] = deque()  # with the time to give it back
         self._leases: dict[str, Lease] = {}  # by id of the job
         self._lock = threading.Lock()
         self._pausing: set[str] = set()
@@ -108,14 +111,14 @@ class Slots:
     @property
     def free(self) -> int:
         """Number of free slots."""
-        return self.concurrency - len(self.running)
+        return self.concurrency - len(self.running) - len(self.confirming)
 
     @property
     def in_bulk(self) -> bool:
         """True while other jobs are held ahead, since jobs end quickly."""
         return bool(self._held)
 
-    def demand(self) -> Demand:
+    def demand(self) -> int:
         """Return how many jobs to claim now.
 
         Jobs are claimed ahead while they end quickly, so that the slots have work until the next
@@ -123,15 +126,15 @@ class Slots:
         """
         ahead = self._target_ahead()
         wanted = self.free + ahead - len(self._held)
-        unwritten = len(self._leases) - len(self._held) - len(self.running)
+        unwritten = len(self._leases) - len(self._held) - self.concurrency + self.free
         # A few are not worth a call while others are held, and outcomes that cannot be written
         # must not pile up.
         if (
             wanted < max(1, min(ahead // 2, WORTH_A_CALL))
             or unwritten >= 2 * self.concurrency + 4 * ahead
         ):
-            return Demand(0, self.free)
-        return Demand(0 if self._pausing else min(wanted, MAX_CLAIM), self.free)
+            return 0
+        return 0 if self._pausing else min(wanted, MAX_CLAIM)
 
     def _target_ahead(self) -> int:
         if self._ended < self.concurrency:
@@ -154,9 +157,9 @@ class Slots:
     # --- leases ---
 
     def leases(self) -> list[Lease]:
-        """Return the leases to prolong."""
+        """Return the leases to prolong: of the jobs that have started."""
         with self._lock:
-            return list(self._leases.values())
+            return [lease for lease in self._leases.values() if lease.started_at is not None]
 
     def find(self, job_key: str) -> Lease | None:
         """Return the lease of a job."""
@@ -175,14 +178,22 @@ class Slots:
         lease = self._leases.get(job.key)
         if lease is None or lease.job.lease_key != job.lease_key:
             return False
+        self.confirming.discard(lease)
         with self._lock:
             del self._leases[job.key]
         return True
 
     # --- slots ---
 
+    def confirm(self, lease: Lease) -> None:
+        """Give a slot to a job whose start is to be confirmed before."""
+        lease.started_at = time.monotonic()
+        self.confirming.add(lease)
+
     def start(self, lease: Lease, attempt: Attempt) -> None:
         """Give a slot to an attempt."""
+        self.confirming.discard(lease)
+        lease.started_at = time.monotonic()
         lease.attempt = attempt
         self.running.add(attempt)
 
@@ -193,9 +204,10 @@ class Slots:
 
     def hold(self, lease: Lease) -> None:
         """Hold a job until a slot is free."""
-        self._held.append((lease, time.monotonic()))
+        seconds = min(MAX_HELD, lease.seconds / 3)
+        self._held.append((lease, time.monotonic() + seconds))
         if self._timer is None:
-            self._set_timer(MAX_HELD)
+            self._set_timer(seconds)
 
     def next_held(self) -> Lease | None:
         """Return the job that is held longest, of those whose lease surely holds."""
@@ -214,7 +226,9 @@ class Slots:
         return found
 
     def release_held(self) -> None:
-        """Give back all jobs that are held ahead."""
+        """Give back all jobs that have not started."""
+        while self.confirming:
+            self._release(self.confirming.pop().job)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -227,5 +241,5 @@ class Slots:
     def _check_held(self) -> None:
         self._timer = None
         if self._held:
-            rest = self._held[0][1] + MAX_HELD - time.monotonic()
+            rest = min(until for _, until in self._held) - time.monotonic()
             self._set_timer(rest) if rest > 0 else self.release_held()

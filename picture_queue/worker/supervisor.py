@@ -13,11 +13,12 @@ from uuid import uuid4
 from picture_queue import _rpc
 from picture_queue._realtime.event_source import EventSource
 from picture_queue._rpc import Rpc
-from picture_queue._transport.base import check_version
+from picture_queue._transport.base import Deadline, check_version
 from picture_queue.claimed_job import ClaimedJob
-from picture_queue.errors import StaleLease
+from picture_queue.errors import Busy, ConnectionFailed, StaleLease
+from picture_queue.records import Version
 from picture_queue.settings import WorkerSettings
-from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
+from picture_queue.worker._calls import ConnectionStatus, RetryDelay, WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.executor import CLEANUP, Attempt, Deadlines, Stop
@@ -28,7 +29,7 @@ from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed, cl
 from picture_queue.worker.registry import Registry
 from picture_queue.worker.reporter import Reporter
 from picture_queue.worker.slots import Lease, Slots
-from picture_queue.worker.stuck import Stuck
+from picture_queue.worker.stuck import StuckDetector
 
 if TYPE_CHECKING:
     from picture_queue._transport.backend import AsyncBackend
@@ -39,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 # Seconds for an answer, retries included.
 _REGISTER_TIMEOUT = 60.0
+_REGISTER_TRY = 10.0  # of these: a connection may be dead
 _PROGRESS_TIMEOUT = 5.0  # of a report of progress, or of lines of a log
 _LAST_CLAIM_TIMEOUT = 5.0
 _LAST_REPORT_TIMEOUT = 15.0
@@ -79,7 +81,7 @@ class Supervisor:
         self._status = ConnectionStatus()
         self._calls = WorkerCalls(self._backend, self._status)
         self._deadlines = Deadlines()
-        self._stuck = Stuck(settings.concurrency, settings.stuck_after, on_stuck)
+        self._stuck = StuckDetector(settings.concurrency, settings.stuck_after, on_stuck)
         self._logging: set[asyncio.Task[None]] = set()  # writing the last lines of attempts
         self._stopping = False
         self._stop_now = asyncio.Event()
@@ -98,7 +100,13 @@ class Supervisor:
             self._calls, self.name, self._claimer.request_claim, signals
         )
         self._heartbeat = Heartbeat(
-            self._status, self.name, self._slots, self._cancel, self._lose, signals
+            self._calls,
+            self.name,
+            self._slots,
+            self._start_confirmed,
+            self._cancel,
+            self._lose,
+            signals,
         )
         self._is_started = False
 
@@ -115,11 +123,7 @@ class Supervisor:
         Raises:
             PictureQueueError: The project does not answer, refuses the key, or does not fit.
         """
-        call = _rpc.register_worker(
-            self.name, self._settings.queue_names, self._registry.policies()
-        )
-        version = await self._backend.call(call, _REGISTER_TIMEOUT)
-        check_version(version)
+        check_version(await self._register())
         self._heartbeat.start(await connect(self._backend))
         self._reporter.start()
         self._claimer.start()
@@ -133,6 +137,21 @@ class Supervisor:
             ", ".join(self._registry.job_types) or "nothing",
         )
         self._warn_of_unserved_queues()
+
+    async def _register(self) -> Version:
+        """Register the worker. The project may be restarting, so it gets some time to answer."""
+        queues, policies = self._settings.queue_names, self._registry.policies()
+        deadline, delay = Deadline(_REGISTER_TIMEOUT), RetryDelay()
+        while True:
+            try:
+                call = _rpc.register_worker(self.name, queues, policies)
+                return await self._backend.call(call, min(deadline.remaining(), _REGISTER_TRY))
+            except (Busy, ConnectionFailed) as error:
+                pause = max(delay.next(), error.retry_after or 0.0)
+                if pause >= deadline.remaining():
+                    raise
+                _log.warning("The worker cannot register and tries again: %s", error)
+            await asyncio.sleep(pause)
 
     async def stop(self) -> None:
         """End in order: no more claims, then the attempts, their outcomes, their leases."""
@@ -190,7 +209,6 @@ class Supervisor:
         older = self._slots.add(lease)
         if older is not None and older.attempt is not None:
             older.attempt.stop(Stop.LOST)
-        self._heartbeat.added(lease)
         if self._stopping or not lease.holds:
             self._release(job)
         elif job.unreadable is not None:
@@ -210,15 +228,32 @@ class Supervisor:
         self._reporter.put(job, Failed(clean(error), retryable=False))
 
     def _begin(self, lease: Lease) -> None:
+        """Give a job a slot. It starts there at once, or when the database has noted its start."""
+        if lease.job.confirm_start:
+            self._slots.confirm(lease)
+            self._heartbeat.started(lease)
+        else:
+            self._start(lease)
+
+    def _start_confirmed(self, lease: Lease) -> None:
+        if lease not in self._slots.confirming:
+            return
+        if lease.holds:
+            self._start(lease)
+        else:  # another worker may have it
+            self._slots.drop(lease.job)
+        self._fill_slots()
+
+    def _start(self, lease: Lease) -> None:
         job = lease.job
         try:
             attempt = Attempt(self._registry[job.job_type], job, self, self._deadlines)
         except Exception as error:
+            self._slots.confirming.discard(lease)
             self._refuse(job, f"The job cannot be started: {error!r}")
             return
         self._slots.start(lease, attempt)
-        if lease.cancelled:
-            attempt.stop(Stop.CANCEL)
+        self._heartbeat.started(lease)
 
     def settled(self, attempt: Attempt) -> None:
         """Have its outcome written."""
@@ -244,6 +279,9 @@ class Supervisor:
         """Give its slot to the next job."""
         self._slots.end(attempt)
         self._stuck.ended(attempt)
+        self._fill_slots()
+
+    def _fill_slots(self) -> None:
         if self._stopping:
             return
         while self._slots.free > 0 and (lease := self._slots.next_held()) is not None:
@@ -294,15 +332,15 @@ class Supervisor:
     # --- answers to heartbeats ---
 
     def _cancel(self, lease: Lease) -> None:
-        """Cancel a job, or have it cancelled when it starts."""
         if lease.attempt is not None:
             lease.attempt.stop(Stop.CANCEL)
-        lease.cancelled = True
 
     def _lose(self, lease: Lease, reason: str) -> None:
         """Stop a job whose lease ended."""
         self._slots.drop(lease.job)
-        if lease.attempt is not None and not lease.attempt.settled:
+        if lease.attempt is None:
+            self._fill_slots()
+        elif not lease.attempt.settled:
             _log.warning(
                 "The lease of job %s is lost and its handler stopped: %s", lease.job.id, reason
             )

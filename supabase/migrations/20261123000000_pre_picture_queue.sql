@@ -76,11 +76,11 @@ create type picture_queue.claim as (
   queues text[],           -- null: every queue
   job_types text[],        -- null: every type
   max_jobs integer,
-  start_jobs integer,      -- how many of them it starts at once; the others are claimed ahead
   lease_seconds real,      -- where job type and queue say nothing; null: that of setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- of the queues; null: they are one line by priority
-  is_legacy boolean        -- by a caller that never heartbeats
+  is_legacy boolean,       -- by a caller that never heartbeats
+  confirms_start boolean   -- the worker confirms that a job has started: until then an expired lease costs no attempt
 );
 
 -- What changes of jobs have made of them, with what is special about some: see _transition.
@@ -499,9 +499,8 @@ create table public.job_queue (
   lease_expires_at timestamptz,
   lease_seconds real,
   lease_is_legacy boolean not null default false,
-  -- true: claimed before its worker had a slot for it. false: its lease expired that way once, so it is not
-  -- claimed ahead again. null: neither.
-  claimed_ahead boolean,
+  -- Claims in a row whose worker has not confirmed that the job has started; 0: the start counts.
+  unconfirmed_claims smallint not null default 0,
   worker text,
   cancel_requested_at timestamptz,
   created_at timestamptz not null default now(),
@@ -1289,7 +1288,8 @@ begin
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
       lease_id = case when c.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
-      claimed_ahead = case when c.lease_expired and j.claimed_ahead then false else j.claimed_ahead end,
+      -- Its worker has spoken, unless its lease expired.
+      unconfirmed_claims = case when c.from_status = 'processing' and c.lease_expired is not true then 0 else j.unconfirmed_claims end,
       blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
       parked_on = case when c.parks then c.key else j.parked_on end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
@@ -1859,8 +1859,9 @@ $$;
 -- Moves jobs, each by itself. The kind says why: promote (they are due), sweep (their lease expired), expire (they were
 -- not started before expires_at), unblock (their key has capacity), wake (their event came), purge (their queue is
 -- purged). Each job is checked again under its lock; a job that somebody has locked is left as it is. An expired lease
--- counts as an attempt, so that a job that kills its worker ends; a job claimed ahead had not started and loses none.
--- Returns how many jobs moved.
+-- counts as an attempt, so that a job that kills its worker ends. It does not where the worker was to confirm the start
+-- and has not: the job had not started. After 20 such claims in a row it does, since the job may be what kills its
+-- workers before they can say anything. Returns how many jobs moved.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -1873,7 +1874,7 @@ begin
       j.id,
       case p_kind
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
-        when 'sweep' then case when j.cancel_requested_at is not null then 'cancel' when j.claimed_ahead then 'release'
+        when 'sweep' then case when j.cancel_requested_at is not null then 'cancel' when j.unconfirmed_claims between 1 and 20 then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
         when 'expire' then 'abandon'
         when 'purge' then 'cancel'
@@ -1888,7 +1889,10 @@ begin
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)
     from (
-      select j.id, j.hold, j.attempt, j.max_attempts, j.cancel_requested_at, j.claimed_ahead, j.parked_on
+      select j.id, j.hold, j.attempt, j.max_attempts, j.cancel_requested_at, j.parked_on,
+        -- A start may be confirmed beside the row (_heartbeat).
+        case when not exists (select from picture_queue.lease_extension x where x.job_id = j.id and x.lease_id = j.lease_id)
+          then j.unconfirmed_claims end as unconfirmed_claims
       from public.job_queue j
       where j.id = any (p_ids) and case p_kind
         when 'promote' then j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
@@ -2233,8 +2237,7 @@ $$;
 -- The candidates that a claim is to deal with, with those of their keys that are limited: first up to p_max_jobs that
 -- may start, then those to be blocked since one of their keys is full. Those whose keys somebody else has locked are
 -- left out. The keys stay locked until the transaction ends.
-create function picture_queue._admit(
-  p_candidates picture_queue.candidate[], p_max_jobs integer, p_start_jobs integer)
+create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -2269,11 +2272,7 @@ begin
 
   foreach v_candidate in array p_candidates loop
     exit when cardinality(v_starting) = p_max_jobs;
-    continue when v_candidate.keys && v_busy
-      -- A job that _start would not claim ahead takes no room from others.
-      or cardinality(v_starting) >= p_start_jobs and exists (
-        select from public.job_queue j
-        where j.id = v_candidate.id and (j.attempt + 1 >= j.max_attempts or j.claimed_ahead is false));
+    continue when v_candidate.keys && v_busy;
     select array_agg(k), min(k) filter (where (v_capacity ->> k)::integer <= 0)
     into v_candidate.keys, v_candidate.blocked_on
     from (select distinct u.k from unnest(v_candidate.keys) as u (k)) d
@@ -3165,9 +3164,7 @@ $$;
 
 -- The two halves of a claim beside the pick: jobs start under a lease, and are answered as their worker gets them.
 
--- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Jobs after
--- the first p_claim.start_jobs are claimed ahead, unless that is their last attempt or they were lost that way before.
--- Returns the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer
+-- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Returns the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer
 -- statements: of a claim by an idle worker each counts.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3192,7 +3189,7 @@ begin
           offset 0
         ) l),
       lease_is_legacy = p_claim.is_legacy,
-      claimed_ahead = case when c.n > p_claim.start_jobs then true when not j.claimed_ahead then false end,
+      unconfirmed_claims = case when p_claim.confirms_start then least(j.unconfirmed_claims + 1, 100) else 0 end,
       slots = c.keys,
       blocked_on = null,
       -- Uniqueness that does not cover running jobs ends when the job starts.
@@ -3205,7 +3202,6 @@ begin
     from unnest(array(select s from unnest(p_candidates) s where s.blocked_on is null))
       with ordinality as c (id, keys, blocked_on, n)
     where j.id = any (array(select s.id from unnest(p_candidates) s where s.blocked_on is null)) and j.id = c.id
-      and (c.n <= p_claim.start_jobs or j.attempt + 1 < j.max_attempts and coalesce(j.claimed_ahead, true))
     returning j.id, j.queue, j.generation_id, j.version, j.slots, c.n
   ),
   counted as (
@@ -3238,14 +3234,12 @@ returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_left picture_queue.claim := p_claim;
   v_candidate picture_queue.candidate;
   v_ids uuid[] := '{}'::uuid[];
 begin
   foreach v_candidate in array p_candidates loop
     begin
-      v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
-      v_ids := v_ids || picture_queue._start(array[v_candidate], v_left);
+      v_ids := v_ids || picture_queue._start(array[v_candidate], p_claim);
     exception when others then
       perform picture_queue._note_failure('claim', v_candidate.id::text, sqlerrm);
     end;
@@ -3267,11 +3261,13 @@ begin
     select
       case when num_nonnulls(j.user_id, j.generation_id, j.batch_id, j.tags, j.event, j.message,
           j.cancel_requested_at, j.scheduled_for) = 0 and j.priority = 0 and j.progress = 0 and j.metadata = '{}'
+          and not b.confirm_start
         then b.base
         else b.base || jsonb_build_object(
           'priority', j.priority, 'progress', j.progress, 'user_id', j.user_id, 'generation_id', j.generation_id, 'batch_id', j.batch_id,
           'tags', coalesce(to_jsonb(j.tags), '[]'), 'metadata', j.metadata, 'event', j.event, 'message', j.message,
-          'cancel_requested_at', j.cancel_requested_at, 'scheduled_for', j.scheduled_for) end
+          'cancel_requested_at', j.cancel_requested_at, 'scheduled_for', j.scheduled_for,
+          'confirm_start', b.confirm_start) end
     from public.job_queue j
     left join picture_queue.job_type t on t.name = j.job_type
     left join picture_queue.queue q on q.name = j.queue
@@ -3281,13 +3277,15 @@ begin
         'max_attempts', j.max_attempts, 'created_at', j.created_at, 'version', j.version, 'lease_id', j.lease_id,
         'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
           j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
-      ) as base
+      ) as base,
+      -- Where an uncounted start would matter: in the last attempt, and after a claim that may have ended with one.
+      j.unconfirmed_claims > 1 or j.unconfirmed_claims = 1 and j.attempt >= j.max_attempts as confirm_start
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
       and (j.lease_expires_at > v_now or exists (
         select from picture_queue.lease_extension x
         where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))
-    order by j.claimed_ahead is true, array_position(p_order, j.id), j.rank, j.turn, j.seq));
+    order by array_position(p_order, j.id), j.rank, j.turn, j.seq));
 end
 $$;
 
@@ -3443,14 +3441,13 @@ begin
       else picture_queue._pick_by_weight(
         p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one) end;
     exit when v_picked = '{}';
-    v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs, v_left.start_jobs) else v_picked end;
+    v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs) else v_picked end;
     v_ids := v_ids || case when p_one_by_one then picture_queue._start_each(v_admitted, v_left)
       else picture_queue._start(v_admitted, v_left) end;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
     v_seen := v_seen + cardinality(v_admitted);
     -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
-    exit when not v_is_selective or cardinality(v_picked) < v_take or least(v_left.max_jobs, v_left.start_jobs) <= 0
+    exit when not v_is_selective or cardinality(v_picked) < v_take or v_left.max_jobs <= 0
       or v_admitted = '{}' and v_take >= 1000;
     if v_seen >= (case when p_one_by_one then 1000 else 5000 end) then
       perform picture_queue._wake(v_known.queues, 'again');
@@ -3846,7 +3843,7 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job with a cancel
+-- Prolongs the leases that still hold, and notes that their jobs have started. Answers the jobs to cancel, and those whose lease is lost. A job with a cancel
 -- request, or past its timeout, keeps its lease until its grace has passed; then the heartbeat ends the lease and
 -- answers that it is lost. A job cancelled while parked is claimed once more, so that its handler can undo its work;
 -- its grace begins at that claim. Where somebody else has the row of a job locked, or the row is not to be written
@@ -3880,7 +3877,7 @@ begin
   ),
   prolonged as (
     update public.job_queue j
-    set lease_expires_at = greatest(h.lease_ends_at, v_now), updated_at = v_now
+    set lease_expires_at = greatest(h.lease_ends_at, v_now), unconfirmed_claims = 0, updated_at = v_now
     from held h
     where j.id = any (v_free) and j.id = h.id
   ),
@@ -4131,8 +4128,8 @@ create function public.claim_next_job(queue text default null) returns setof pub
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1, 1,
-    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true);
+  v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1,
+    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true, false);
   v_jobs jsonb;
 begin
   v_jobs := picture_queue._claim_isolated(v_claim);
@@ -4147,19 +4144,19 @@ end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
--- Leases up to max_jobs jobs of these types to a worker, which starts start_jobs of them at once (null: all) and
--- holds the others ahead; those count under limits as well. Repeating it with the same request_id gives the jobs that
+-- Leases up to max_jobs jobs of these types to a worker. It may hold some of them ahead; those count under limits as
+-- well. confirms_start: its first heartbeat of a job says that the job has started. Repeating it with the same request_id gives the jobs that
 -- lease still holds. lease_seconds is for jobs whose type and queue have none of their own (null: the project's
 -- setting). weights, one a queue, give each queue its share; without them the jobs of all queues are taken by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
-  request_id uuid default gen_random_uuid(), weights real[] default null, start_jobs integer default null)
+  request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(start_jobs, max_jobs, 1),
-    lease_seconds, coalesce(request_id, gen_random_uuid()), weights, false);
+  v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), lease_seconds,
+    coalesce(request_id, gen_random_uuid()), weights, false, coalesce(confirms_start, false));
   v_problem text := case
     when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
@@ -4169,7 +4166,6 @@ declare
     when cardinality(weights) <> cardinality(queues) then 'weights are not as many as queues'
     when not 0 < all (weights) then format('weights are %s, not above 0', weights)
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
-    when start_jobs < 0 then format('start_jobs is %s, not 0 or more', start_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
   end;
 begin
@@ -4247,6 +4243,7 @@ begin
   update public.job_queue j set
     progress = report_progress.progress,
     message = left(report_progress.message, 500),
+    unconfirmed_claims = 0,
     version = j.version + 1,
     updated_at = v_now,
     progress_event_at = case when v_announce then v_now else j.progress_event_at end
@@ -4290,10 +4287,10 @@ begin
   if jsonb_typeof(claim) <> 'null' then
     begin
       select public.claim_jobs(
-        c.worker, c.queues, c.job_types, c.max_jobs, c.lease_seconds, c.request_id, c.weights, c.start_jobs)
+        c.worker, c.queues, c.job_types, c.max_jobs, c.lease_seconds, c.request_id, c.weights, c.confirms_start)
       into v_jobs
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
-        lease_seconds real, request_id uuid, weights real[], start_jobs integer);
+        lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when data_exception then
       perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
     end;

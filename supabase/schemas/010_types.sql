@@ -28,11 +28,11 @@ create type picture_queue.claim as (
   queues text[],           -- null: every queue
   job_types text[],        -- null: every type
   max_jobs integer,
-  start_jobs integer,      -- how many of them it starts at once; the others are claimed ahead
   lease_seconds real,      -- where job type and queue say nothing; null: that of setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- of the queues; null: they are one line by priority
-  is_legacy boolean        -- by a caller that never heartbeats
+  is_legacy boolean,       -- by a caller that never heartbeats
+  confirms_start boolean   -- the worker confirms that a job has started: until then an expired lease costs no attempt
 );
 
 -- What changes of jobs have made of them, with what is special about some: see _transition.

@@ -51,9 +51,8 @@ create table public.job_queue (
   lease_expires_at timestamptz,
   lease_seconds real,
   lease_is_legacy boolean not null default false,
-  -- true: claimed before its worker had a slot for it. false: its lease expired that way once, so it is not
-  -- claimed ahead again. null: neither.
-  claimed_ahead boolean,
+  -- Claims in a row whose worker has not confirmed that the job has started; 0: the start counts.
+  unconfirmed_claims smallint not null default 0,
   worker text,
   cancel_requested_at timestamptz,
   created_at timestamptz not null default now(),

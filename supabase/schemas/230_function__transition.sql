@@ -69,7 +69,8 @@ begin
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
       lease_id = case when c.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
-      claimed_ahead = case when c.lease_expired and j.claimed_ahead then false else j.claimed_ahead end,
+      -- Its worker has spoken, unless its lease expired.
+      unconfirmed_claims = case when c.from_status = 'processing' and c.lease_expired is not true then 0 else j.unconfirmed_claims end,
       blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
       parked_on = case when c.parks then c.key else j.parked_on end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.

@@ -3,8 +3,7 @@
 -- The candidates that a claim is to deal with, with those of their keys that are limited: first up to p_max_jobs that
 -- may start, then those to be blocked since one of their keys is full. Those whose keys somebody else has locked are
 -- left out. The keys stay locked until the transaction ends.
-create function picture_queue._admit(
-  p_candidates picture_queue.candidate[], p_max_jobs integer, p_start_jobs integer)
+create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -39,11 +38,7 @@ begin
 
   foreach v_candidate in array p_candidates loop
     exit when cardinality(v_starting) = p_max_jobs;
-    continue when v_candidate.keys && v_busy
-      -- A job that _start would not claim ahead takes no room from others.
-      or cardinality(v_starting) >= p_start_jobs and exists (
-        select from public.job_queue j
-        where j.id = v_candidate.id and (j.attempt + 1 >= j.max_attempts or j.claimed_ahead is false));
+    continue when v_candidate.keys && v_busy;
     select array_agg(k), min(k) filter (where (v_capacity ->> k)::integer <= 0)
     into v_candidate.keys, v_candidate.blocked_on
     from (select distinct u.k from unnest(v_candidate.keys) as u (k)) d

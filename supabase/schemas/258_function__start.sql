@@ -1,8 +1,6 @@
 -- The two halves of a claim beside the pick: jobs start under a lease, and are answered as their worker gets them.
 
--- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Jobs after
--- the first p_claim.start_jobs are claimed ahead, unless that is their last attempt or they were lost that way before.
--- Returns the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer
+-- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Returns the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer
 -- statements: of a claim by an idle worker each counts.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -27,7 +25,7 @@ begin
           offset 0
         ) l),
       lease_is_legacy = p_claim.is_legacy,
-      claimed_ahead = case when c.n > p_claim.start_jobs then true when not j.claimed_ahead then false end,
+      unconfirmed_claims = case when p_claim.confirms_start then least(j.unconfirmed_claims + 1, 100) else 0 end,
       slots = c.keys,
       blocked_on = null,
       -- Uniqueness that does not cover running jobs ends when the job starts.
@@ -40,7 +38,6 @@ begin
     from unnest(array(select s from unnest(p_candidates) s where s.blocked_on is null))
       with ordinality as c (id, keys, blocked_on, n)
     where j.id = any (array(select s.id from unnest(p_candidates) s where s.blocked_on is null)) and j.id = c.id
-      and (c.n <= p_claim.start_jobs or j.attempt + 1 < j.max_attempts and coalesce(j.claimed_ahead, true))
     returning j.id, j.queue, j.generation_id, j.version, j.slots, c.n
   ),
   counted as (
@@ -73,14 +70,12 @@ returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_left picture_queue.claim := p_claim;
   v_candidate picture_queue.candidate;
   v_ids uuid[] := '{}'::uuid[];
 begin
   foreach v_candidate in array p_candidates loop
     begin
-      v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
-      v_ids := v_ids || picture_queue._start(array[v_candidate], v_left);
+      v_ids := v_ids || picture_queue._start(array[v_candidate], p_claim);
     exception when others then
       perform picture_queue._note_failure('claim', v_candidate.id::text, sqlerrm);
     end;
@@ -102,11 +97,13 @@ begin
     select
       case when num_nonnulls(j.user_id, j.generation_id, j.batch_id, j.tags, j.event, j.message,
           j.cancel_requested_at, j.scheduled_for) = 0 and j.priority = 0 and j.progress = 0 and j.metadata = '{}'
+          and not b.confirm_start
         then b.base
         else b.base || jsonb_build_object(
           'priority', j.priority, 'progress', j.progress, 'user_id', j.user_id, 'generation_id', j.generation_id, 'batch_id', j.batch_id,
           'tags', coalesce(to_jsonb(j.tags), '[]'), 'metadata', j.metadata, 'event', j.event, 'message', j.message,
-          'cancel_requested_at', j.cancel_requested_at, 'scheduled_for', j.scheduled_for) end
+          'cancel_requested_at', j.cancel_requested_at, 'scheduled_for', j.scheduled_for,
+          'confirm_start', b.confirm_start) end
     from public.job_queue j
     left join picture_queue.job_type t on t.name = j.job_type
     left join picture_queue.queue q on q.name = j.queue
@@ -116,12 +113,14 @@ begin
         'max_attempts', j.max_attempts, 'created_at', j.created_at, 'version', j.version, 'lease_id', j.lease_id,
         'lease_seconds', j.lease_seconds, 'timeout_seconds', coalesce(
           j.timeout_seconds, t.timeout_seconds, q.timeout_seconds, (select s.timeout_seconds from picture_queue.setting s))
-      ) as base
+      ) as base,
+      -- Where an uncounted start would matter: in the last attempt, and after a claim that may have ended with one.
+      j.unconfirmed_claims > 1 or j.unconfirmed_claims = 1 and j.attempt >= j.max_attempts as confirm_start
       offset 0) b
     where j.lease_id = p_lease_id and j.worker = p_worker and j.status = 'processing' and j.hold is null
       and (j.lease_expires_at > v_now or exists (
         select from picture_queue.lease_extension x
         where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))
-    order by j.claimed_ahead is true, array_position(p_order, j.id), j.rank, j.turn, j.seq));
+    order by array_position(p_order, j.id), j.rank, j.turn, j.seq));
 end
 $$;

@@ -147,14 +147,13 @@ begin
       else picture_queue._pick_by_weight(
         p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one) end;
     exit when v_picked = '{}';
-    v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs, v_left.start_jobs) else v_picked end;
+    v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs) else v_picked end;
     v_ids := v_ids || case when p_one_by_one then picture_queue._start_each(v_admitted, v_left)
       else picture_queue._start(v_admitted, v_left) end;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
     v_seen := v_seen + cardinality(v_admitted);
     -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
-    exit when not v_is_selective or cardinality(v_picked) < v_take or least(v_left.max_jobs, v_left.start_jobs) <= 0
+    exit when not v_is_selective or cardinality(v_picked) < v_take or v_left.max_jobs <= 0
       or v_admitted = '{}' and v_take >= 1000;
     if v_seen >= (case when p_one_by_one then 1000 else 5000 end) then
       perform picture_queue._wake(v_known.queues, 'again');

@@ -30,7 +30,7 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job with a cancel
+-- Prolongs the leases that still hold, and notes that their jobs have started. Answers the jobs to cancel, and those whose lease is lost. A job with a cancel
 -- request, or past its timeout, keeps its lease until its grace has passed; then the heartbeat ends the lease and
 -- answers that it is lost. A job cancelled while parked is claimed once more, so that its handler can undo its work;
 -- its grace begins at that claim. Where somebody else has the row of a job locked, or the row is not to be written
@@ -64,7 +64,7 @@ begin
   ),
   prolonged as (
     update public.job_queue j
-    set lease_expires_at = greatest(h.lease_ends_at, v_now), updated_at = v_now
+    set lease_expires_at = greatest(h.lease_ends_at, v_now), unconfirmed_claims = 0, updated_at = v_now
     from held h
     where j.id = any (v_free) and j.id = h.id
   ),

@@ -61,6 +61,7 @@ begin
   update public.job_queue j set
     progress = report_progress.progress,
     message = left(report_progress.message, 500),
+    unconfirmed_claims = 0,
     version = j.version + 1,
     updated_at = v_now,
     progress_event_at = case when v_announce then v_now else j.progress_event_at end
@@ -104,10 +105,10 @@ begin
   if jsonb_typeof(claim) <> 'null' then
     begin
       select public.claim_jobs(
-        c.worker, c.queues, c.job_types, c.max_jobs, c.lease_seconds, c.request_id, c.weights, c.start_jobs)
+        c.worker, c.queues, c.job_types, c.max_jobs, c.lease_seconds, c.request_id, c.weights, c.confirms_start)
       into v_jobs
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
-        lease_seconds real, request_id uuid, weights real[], start_jobs integer);
+        lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
     exception when data_exception then
       perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
     end;

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -34,9 +33,6 @@ class Workers:
         proxies: What stands in front of its gateway, and of its Postgres.
         directory: Where the notes of the workers and their logs go.
         count: How many.
-
-    Attributes:
-        interruptions: When each was killed or stopped, by the name of the file of its notes.
     """
 
     def __init__(
@@ -56,8 +52,6 @@ class Workers:
         self._count = count
         self._started = 0
         self._logs: dict[int, Path] = {}
-        self._notes: dict[int, str] = {}
-        self.interruptions: defaultdict[str, list[float]] = defaultdict(list)
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.stopped: set[int] = set()
         self.crashes = self.refused = 0
@@ -66,11 +60,10 @@ class Workers:
         """Start the worker of a place; its transport goes with the place."""
         self._started += 1
         env = {name: text for name, text in os.environ.items() if not name.startswith("SUPABASE_")}
-        self._notes[place] = f"notes-{self._started}"
         env |= {
             "KILL_QUEUE": QUEUE,
             "KILL_LEASE": str(LEASE),
-            "KILL_NOTES": str(self._directory / self._notes[place]),
+            "KILL_NOTES": str(self._directory / f"notes-{self._started}"),
             **self._environments[place % 2],
         }
         self._logs[place] = self._directory / f"worker-{self._started}.log"
@@ -99,15 +92,11 @@ class Workers:
             print(f"a worker ended by itself:\n{log[-2000:]}", file=sys.stderr)
         else:
             self.refused += 1
-
-    def note_interruption(self, place: int) -> None:
-        """Note that a worker is about to be killed or stopped."""
-        self.interruptions[self._notes[place]].append(time.time())
+            print(f"a worker could not start:\n{log[-2000:]}", file=sys.stderr)
 
     def kill(self, place: int) -> None:
         """Kill a worker, and start another in its place."""
         process = self.processes[place]
-        self.note_interruption(place)
         process.kill()
         process.wait()
         self.stopped.discard(place)
@@ -199,7 +188,6 @@ class Chaos:
         """Stop a worker for less than its lease, or for more."""
         place = self._any_worker()
         process = self._workers.processes[place]
-        self._workers.note_interruption(place)
         process.send_signal(signal.SIGSTOP)
         self._workers.stopped.add(place)
         seconds = self._random.choice((0.5, LEASE, 2 * LEASE))

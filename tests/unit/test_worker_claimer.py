@@ -13,7 +13,6 @@ from picture_queue.worker import _calls
 from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
-from picture_queue.worker.slots import Demand
 
 
 class FakeSlots:
@@ -24,9 +23,8 @@ class FakeSlots:
         self.ahead = 0
         self.is_paused = False
 
-    def demand(self) -> Demand:
-        wanted = 0 if self.is_paused else max(0, self.free + self.ahead)
-        return Demand(wanted, self.free)
+    def demand(self) -> int:
+        return 0 if self.is_paused else max(0, self.free + self.ahead)
 
     def note_answer(self, count: int) -> None: ...
 
@@ -96,16 +94,8 @@ async def test_a_claim_says_who_claims_what(bench, project):
         "job_types": ["resize"],
         "max_jobs": 3,
         "lease_seconds": 12,
-        "start_jobs": 3,
+        "confirms_start": True,
     }
-
-
-@pytest.mark.parametrize(("free", "ahead", "asked"), [(2, 4, (6, 2)), (0, 5, (5, 0))])
-async def test_a_claim_says_how_many_jobs_can_start_at_once(bench, project, free, ahead, asked):
-    bench.slots.free, bench.slots.ahead = free, ahead
-    bench.claimer.start()
-    params = await project.next("claim_jobs")
-    assert (params["max_jobs"], params["start_jobs"]) == asked
 
 
 async def test_free_slots_are_filled_in_one_round_trip(bench, project):
@@ -291,7 +281,7 @@ async def test_an_unexpected_fault_does_not_end_the_claimer(bench, project, capl
     claim = bench.claimer._claim
     faults = [RuntimeError("a bug")]
 
-    def faulty(demand: Demand) -> Any:
+    def faulty(demand: int) -> Any:
         if faults:
             raise faults.pop()
         return claim(demand)
@@ -330,25 +320,3 @@ async def test_nothing_is_claimed_while_claims_are_paused(bench, project):
     bench.slots.is_paused = False
     bench.claimer.demand_changed()
     assert len(await bench.signals.claimed.next()) == 1
-
-
-async def test_an_answer_that_fills_the_free_slots_may_not_be_all_there_is(bench, project):
-    """Jobs in their last attempt are not claimed ahead, so fewer come than were asked for."""
-    bench.slots.free, bench.slots.ahead = 2, 4
-    bench.stock = 2
-    bench.claimer.start()
-    await bench.signals.claimed.next()
-    bench.stock = 2
-    bench.slots.free, bench.slots.ahead = 2, 4
-    bench.claimer.slot_freed()
-    assert len(await bench.signals.claimed.next()) == 2
-
-
-async def test_after_a_claim_ahead_in_vain_the_next_waits_for_a_free_slot(bench, project):
-    bench.slots.free, bench.slots.ahead = 0, 4
-    bench.claimer.start()
-    await project.next("claim_jobs")
-    assert await bench.no_claim_follows()
-    bench.slots.free = 1
-    bench.claimer.slot_freed()
-    assert (await project.next("claim_jobs"))["start_jobs"] == 1

@@ -24,6 +24,7 @@ from picture_queue.worker import (
     Snooze,
     SyncJobContext,
     executor,
+    verdicts,
 )
 from picture_queue.worker.executor import Attempt, Deadlines, Stop
 from picture_queue.worker.joblog import Line
@@ -106,6 +107,43 @@ async def test_a_handler_returns(run):
     assert await ran.outcome() == Completed({"a": 1})
     await ran.end()
     assert 0 <= ran.attempt.duration < 5
+
+
+def _circle() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "in_loop", "outcome"),
+    [
+        (None, True, Completed),
+        ({"n": [1, 2, 3]}, True, Completed),
+        ([[]] * 10_000, True, Completed),
+        ([[]] * 10_001, False, Completed),
+        ({"parts": [{"n": [n] * 100} for n in range(100)]}, False, Completed),
+        (_circle(), False, Failed),
+    ],
+    ids=["nothing", "small", "limit", "long", "nested", "endless"],
+)
+async def test_a_large_result_is_written_as_json_beside_the_event_loop(
+    run, monkeypatch, value, in_loop, outcome
+):
+    threads: list[int] = []
+    write = verdicts.from_value
+
+    def from_value(value: object, queue: str) -> Outcome:
+        threads.append(threading.get_ident())
+        return write(value, queue)
+
+    monkeypatch.setattr(verdicts, "from_value", from_value)
+
+    async def handler() -> object:
+        return value
+
+    assert isinstance(await run(handler).outcome(), outcome)
+    assert [thread == threading.get_ident() for thread in threads] == [in_loop]
 
 
 async def test_a_handler_raises(run):

@@ -10,11 +10,11 @@ import pytest
 
 from picture_queue.errors import Busy, ConnectionFailed
 from picture_queue.worker import heartbeat
-from picture_queue.worker._calls import ConnectionStatus
+from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import Stop
 from picture_queue.worker.heartbeat import Heartbeat
-from picture_queue.worker.slots import Lease, Slots
+from picture_queue.worker.slots import CONFIRM_AFTER, Lease, Slots
 
 
 class Attempt:
@@ -35,11 +35,18 @@ class Bench:
         self.signals = Signals().watch()
         self.slots = Slots(10, lambda job: None)
         self.status = ConnectionStatus()
+        self.confirmed: asyncio.Queue[Lease] = asyncio.Queue()
         self.cancelled: asyncio.Queue[Lease] = asyncio.Queue()
         self.lost: asyncio.Queue[tuple[Lease, str]] = asyncio.Queue()
         self.connection = project.for_thread()
         self.heart = Heartbeat(
-            self.status, "w", self.slots, self.cancelled.put_nowait, self.lose, self.signals
+            WorkerCalls(project, self.status),
+            "w",
+            self.slots,
+            self.confirmed.put_nowait,
+            self.cancelled.put_nowait,
+            self.lose,
+            self.signals,
         )
         project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
 
@@ -51,12 +58,13 @@ class Bench:
         self.slots.drop(lease.job)
         self.lost.put_nowait((lease, reason))
 
-    def hold(self, age: float = 0.0, **columns: Any) -> Any:
+    def hold(self, age: float = 0.0, confirmed: bool = True, **columns: Any) -> Any:
         """Holds a lease that was asked for some seconds ago."""
         attempt: Any = Attempt(self.claimed(**columns))
-        lease = Lease(attempt.job, time.monotonic() - age, attempt)
+        lease = Lease(attempt.job, time.monotonic() - age, start_confirmed=confirmed)
         self.slots.add(lease)
-        self.heart.added(lease)
+        self.slots.start(lease, attempt)
+        self.heart.started(lease)
         return lease
 
 
@@ -100,14 +108,53 @@ async def test_a_short_lease_is_prolonged_in_time_although_a_long_one_came_first
     await bench.signals.beaten.next()
 
 
-async def test_a_job_that_is_held_ahead_is_prolonged_like_a_running_one(bench):
-    lease = Lease(bench.claimed(lease_seconds=0.3), time.monotonic())
-    began = lease.confirmed_at
+async def test_a_job_that_is_held_ahead_is_not_confirmed(bench, project):
+    bench.slots.add(Lease(bench.claimed(lease_seconds=0.3), time.monotonic() - 0.3))
+    bench.heart.beat_now()
+    assert (await project.next("heartbeat_jobs"))["leases"] == []
+
+
+@pytest.mark.parametrize("in_bulk", [False, True])
+async def test_a_start_is_confirmed_soon_and_by_itself(bench, project, in_bulk):
+    if in_bulk:
+        bench.slots.hold(Lease(bench.claimed(), time.monotonic()))
+    bench.hold()
+    lease = bench.hold(confirmed=False)
+    params = await project.next("heartbeat_jobs")
+    assert (time.monotonic() - lease.started_at >= CONFIRM_AFTER) or not in_bulk
+    assert [item["job_id"] for item in params["leases"]] == [lease.job.key]
+    assert await bench.confirmed.get() is lease
+    assert lease.start_confirmed
+
+
+async def test_a_job_that_ended_at_once_costs_no_heartbeat(bench, project):
+    lease = bench.hold(confirmed=False)
+    lease.attempt.settled = True
+    other = bench.hold(confirmed=False)
+    params = await project.next("heartbeat_jobs")
+    assert [item["job_id"] for item in params["leases"]] == [other.job.key]
+
+
+async def test_a_job_that_waits_for_its_confirmation_does_not_wait_long(bench):
+    lease = Lease(bench.claimed(), time.monotonic())
     bench.slots.add(lease)
-    bench.slots.hold(lease)
-    bench.heart.added(lease)
-    await bench.signals.beaten.next()
-    assert lease.confirmed_at > began
+    bench.slots.confirm(lease)
+    bench.heart.started(lease)
+    assert await bench.confirmed.get() is lease
+
+
+async def test_a_confirmation_that_was_not_answered_is_repeated(bench, project):
+    answers = iter([ConnectionFailed("cut"), ConnectionFailed("cut")])
+
+    def answer(params: dict[str, Any]) -> Any:
+        if error := next(answers, None):
+            raise error
+        return {"cancel": [], "lost": []}
+
+    project.answers["heartbeat_jobs"] = answer
+    lease = bench.hold(confirmed=False)
+    assert await bench.confirmed.get() is lease
+    assert bench.confirmed.empty()
 
 
 async def test_a_worker_without_leases_shows_that_it_lives(project, claimed, monkeypatch):
@@ -210,6 +257,16 @@ async def test_a_process_that_was_stopped_blames_no_handler(bench, caplog):
     bench.heart._loop_ran_at -= 60
     bench.heart._check_loop(10)
     assert "has blocked the event loop" in caplog.text
+
+
+async def test_a_handler_that_holds_the_gil_is_told_of(bench, caplog):
+    """No thread of the process can send a heartbeat meanwhile; afterwards the log says why."""
+    bench.hold(lease_seconds=0.6)
+    await asyncio.sleep(0.1)
+    sum(range(5 * 10**7))  # one call into C: no other thread runs before it returns
+    async with asyncio.timeout(5):
+        while "held the GIL" not in caplog.text:  # noqa: ASYNC110 - it is a thread that logs
+            await asyncio.sleep(0.01)
 
 
 async def test_a_pause_that_the_api_asks_for_costs_no_lease(bench, project):

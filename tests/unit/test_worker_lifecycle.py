@@ -189,13 +189,38 @@ async def test_a_worker_that_does_not_fit_its_database_refuses_to_start(
 
 
 async def test_a_project_that_never_answers_is_not_waited_for(bench, project, monkeypatch):
+    timeouts: list[Any] = []
+
     async def call(rpc: Any, timeout: float | None = None) -> Any:
-        assert timeout == supervisor._REGISTER_TIMEOUT
+        timeouts.append(timeout)
         raise errors.ConnectionFailed("no answer in time")
 
     monkeypatch.setattr(project, "call", call)
-    with pytest.raises(errors.ConnectionFailed, match="No answer"):
-        await bench.worker().run()
+    monkeypatch.setattr(supervisor, "_REGISTER_TIMEOUT", 0.5)
+    async with asyncio.timeout(5):
+        with pytest.raises(errors.ConnectionFailed, match="No answer"):
+            await bench.worker().run()
+    assert len(timeouts) >= 2
+    assert all(0 < timeout <= 0.5 for timeout in timeouts)
+
+
+@pytest.mark.parametrize("error", [errors.ConnectionFailed("down"), errors.Busy("starting")])
+async def test_a_worker_that_starts_while_the_project_is_away_waits_for_it(
+    bench, project, error, caplog
+):
+    faults = [error] * 3
+
+    def register(params: dict[str, Any]) -> Any:
+        if faults:
+            raise faults.pop()
+        return VERSION
+
+    project.answers["register_worker"] = register
+    worker = bench.worker()
+    async with asyncio.timeout(10):
+        async with worker:
+            await worker._signals.idle.next()
+    assert caplog.text.count("The worker cannot register and tries again") == 3
 
 
 async def test_a_worker_needs_a_project(monkeypatch):
@@ -723,9 +748,76 @@ async def test_jobs_held_past_their_lease_are_not_started(bench, project, clock,
     async with worker:
         await worker._signals.reported.next()
     claim = await project.next("claim_jobs")
-    assert (claim["max_jobs"], claim["start_jobs"]) == (4, 1)
+    assert claim["max_jobs"] == 4
     assert started == jobs[:1]
     assert bench.reported.keys() == set(jobs[:1])
+
+
+async def test_a_last_attempt_starts_when_the_database_has_noted_it(bench, project):
+    worker = bench.worker(concurrency=1)
+    handler = Waits(worker)
+    noting, note = asyncio.Event(), asyncio.Event()
+
+    async def beat(params: dict[str, Any]) -> Any:
+        if params["leases"]:
+            noting.set()
+            await note.wait()
+        return bench.beat
+
+    project.answers["heartbeat_jobs"] = beat
+    job = bench.job(confirm_start=True)
+    async with worker:
+        await asyncio.wait_for(noting.wait(), 5)
+        assert worker._supervisor._slots.free == 0
+        assert not handler.started.is_set()
+        note.set()
+        await handler.running()
+        handler.go.set()
+        await worker._signals.reported.next()
+    assert bench.reported[job]["outcome"] == "completed"
+
+
+async def test_a_stop_gives_back_what_waits_for_its_confirmation(bench, project):
+    worker = bench.worker()
+    handler = Waits(worker)
+    noting, note = asyncio.Event(), asyncio.Event()
+
+    async def beat(params: dict[str, Any]) -> Any:
+        noting.set()
+        await note.wait()
+        return bench.beat
+
+    project.answers["heartbeat_jobs"] = beat
+    job = bench.job(confirm_start=True)
+    async with worker:
+        await asyncio.wait_for(noting.wait(), 5)
+        asyncio.get_running_loop().call_later(0.1, note.set)
+    assert bench.reported[job]["outcome"] == "released"
+    assert not handler.started.is_set()
+
+
+async def test_a_job_that_is_lost_before_its_confirmation_makes_way(bench, project):
+    worker = bench.worker(concurrency=1)
+    handler = Waits(worker)
+    lost, job = bench.job(confirm_start=True), bench.job()
+    bench.beat = {"cancel": [], "lost": [lost]}
+    async with worker:
+        await handler.running()
+        assert str(handler.context.id) == job
+        handler.go.set()
+        await worker._signals.reported.next()
+    assert bench.reported.keys() == {job}
+
+
+async def test_a_cancelled_job_that_waits_for_its_confirmation_is_cancelled(bench, project):
+    worker = bench.worker()
+    handler = Waits(worker)
+    job = bench.job(confirm_start=True)
+    bench.beat = {"cancel": [job], "lost": []}
+    async with worker:
+        await worker._signals.reported.next()
+    assert bench.reported[job]["outcome"] == "cancelled"
+    assert not handler.started.is_set()
 
 
 async def test_a_job_that_comes_after_its_lease_is_given_back(bench, project, clock):
@@ -785,7 +877,8 @@ async def test_nothing_is_claimed_before_the_pause_of_a_key_is_written(bench, pr
         bench.subscriptions.wake("default", "enqueue")
         for _ in range(20):
             await asyncio.sleep(0)
-        assert project.asked.empty()
+        calls = [project.asked.get_nowait()[0] for _ in range(project.asked.qsize())]
+        assert "claim_jobs" not in calls
         answer.set()
         await project.next("claim_jobs")
 

@@ -58,11 +58,11 @@ def finish(slots: Slots, attempt: Any) -> None:
 
 
 async def test_free_slots_are_in_demand(slots, claimed):
-    assert slots.demand() == (10, 10)
+    assert slots.demand() == 10
     attempt = run(slots, claimed())
-    assert slots.demand() == (9, 9)
+    assert slots.demand() == 9
     finish(slots, attempt)
-    assert slots.demand() == (10, 10)
+    assert slots.demand() == 10
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ async def test_as_many_are_held_ahead_as_end_in_a_moment(
         finish(slots, run(slots, claimed()))
     slots._ended = count
     clock.seconds += seconds
-    assert slots.demand() == (min(10 + ahead, 1000), 10)
+    assert slots.demand() == min(10 + ahead, 1000)
 
 
 async def test_the_first_jobs_that_end_say_little(slots, claimed, clock):
@@ -91,7 +91,7 @@ async def test_the_first_jobs_that_end_say_little(slots, claimed, clock):
     for _ in range(10):
         finish(slots, run(slots, claimed()))
     clock.seconds += 0.001
-    assert slots.demand() == (170, 10)
+    assert slots.demand() == 170
 
 
 async def test_few_are_not_worth_a_claim_while_others_are_held(slots, claimed, clock):
@@ -100,12 +100,12 @@ async def test_few_are_not_worth_a_claim_while_others_are_held(slots, claimed, c
     slots.note_answer(100)
     slots._ended = 100
     clock.seconds += 0.25
-    assert slots.demand() == (100, 0)
+    assert slots.demand() == 100
     for _ in range(51):
         slots.hold(lease_of(slots, claimed()))
-    assert slots.demand() == (0, 0)
+    assert slots.demand() == 0
     slots.next_held()
-    assert slots.demand() == (50, 0)
+    assert slots.demand() == 50
 
 
 async def test_outcomes_that_cannot_be_written_do_not_pile_up(slots, claimed, clock):
@@ -114,11 +114,11 @@ async def test_outcomes_that_cannot_be_written_do_not_pile_up(slots, claimed, cl
     clock.seconds += 20
     for attempt in attempts[:19]:
         slots.end(attempt)
-    assert slots.demand().max_jobs == 9
+    assert slots.demand() == 9
     slots.end(attempts[19])
-    assert slots.demand().max_jobs == 0
+    assert slots.demand() == 0
     slots.drop(attempts[0].job)
-    assert slots.demand().max_jobs == 10
+    assert slots.demand() == 10
 
 
 async def test_nothing_is_claimed_before_a_pause_is_written(slots, claimed, returned):
@@ -127,9 +127,9 @@ async def test_nothing_is_claimed_before_a_pause_is_written(slots, claimed, retu
     slots.pause_claims(attempt.job)
     assert await returned.get() is held, "those behind it are to wait as well"
     slots.end(attempt)
-    assert slots.demand().max_jobs == 0
+    assert slots.demand() == 0
     slots.drop(attempt.job)
-    assert slots.demand().max_jobs == 10
+    assert slots.demand() == 10
 
 
 async def test_held_jobs_start_in_their_order(slots, claimed):
@@ -170,18 +170,39 @@ async def test_a_job_held_past_its_lease_is_neither_started_nor_given_back(
     assert caplog.text.count("Dropped 1 jobs that were claimed ahead") == 2
 
 
-async def test_a_held_job_whose_lease_was_prolonged_is_started(slots, claimed):
-    lease = lease_of(slots, claimed(lease_seconds=5), age=10)
-    slots.hold(lease)
-    lease.confirmed_at = time.monotonic()  # as a heartbeat does, while the event loop is blocked
-    assert slots.next_held() is lease
-
-
 async def test_a_held_job_whose_lease_is_lost_is_not_started(slots, claimed):
     lease = lease_of(slots, claimed())
     slots.hold(lease)
     slots.drop(lease.job)
     assert slots.next_held() is None
+
+
+async def test_a_job_is_held_for_a_third_of_its_lease_at_most(slots, claimed, returned):
+    job = claimed(lease_seconds=0.3)
+    slots.hold(lease_of(slots, job))
+    async with asyncio.timeout(0.9):
+        assert await returned.get() is job
+
+
+async def test_a_job_that_waits_for_its_confirmation_has_a_slot(slots, claimed, returned):
+    lease = lease_of(slots, claimed())
+    slots.confirm(lease)
+    assert (slots.free, slots.demand()) == (9, 9)
+    assert slots.leases() == [lease]
+    slots.start(lease, Attempt(lease.job))
+    assert (slots.free, slots.confirming) == (9, set())
+
+
+@pytest.mark.parametrize("end", ["release", "drop"])
+async def test_a_slot_is_free_again_when_a_job_does_not_start(slots, claimed, returned, end):
+    lease = lease_of(slots, claimed())
+    slots.confirm(lease)
+    if end == "drop":
+        slots.drop(lease.job)
+    else:
+        slots.release_held()
+        assert await returned.get() is lease.job
+    assert slots.free == 10
 
 
 async def test_a_newer_lease_of_a_job_replaces_an_older(slots, claimed):

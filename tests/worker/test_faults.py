@@ -165,6 +165,15 @@ async def line(process: asyncio.subprocess.Process) -> str:
         return (await process.stdout.readline()).decode().strip()
 
 
+async def confirmed(db, job_id):
+    """Wait until the database knows that the job has started."""
+    async with asyncio.timeout(20):
+        while await db.fetchval(
+            "select unconfirmed_claims > 0 from job_queue where id = $1", job_id
+        ):
+            await asyncio.sleep(0.01)
+
+
 async def test_a_killed_worker_is_taken_over(stack, service, queue, reached, db):
     job = await service.jobs.enqueue("slow", queue=queue)
     async with running(stack, queue) as first, running(stack, queue) as second:
@@ -174,6 +183,7 @@ async def test_a_killed_worker_is_taken_over(stack, service, queue, reached, db)
         assert started.result() == "started 1"
         victim = lines.pop(started)
         ((waiting, survivor),) = lines.items()
+        await confirmed(db, job.id)
         victim.send_signal(signal.SIGKILL)
         assert await waiting == "started 2"
         survivor.terminate()

@@ -37,7 +37,7 @@ WORKERS = [
         "claim_jobs",
         "service",
         "worker text, queues text[], job_types text[], max_jobs integer=, lease_seconds real=, "
-        "request_id uuid=, weights real[]=, start_jobs integer=",
+        "request_id uuid=, weights real[]=, confirms_start boolean=",
         args={
             "worker": "$worker",
             "queues": ["$queue"],
@@ -46,7 +46,7 @@ WORKERS = [
             "lease_seconds": 60,
             "request_id": "$lease",
             "weights": [1],
-            "start_jobs": 5,
+            "confirms_start": True,
         },
         setup="pending",
         right=[{**_LEASED, "lease_seconds": 60}],

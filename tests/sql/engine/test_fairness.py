@@ -107,7 +107,7 @@ async def test_queues_share_every_part_of_one_large_claim(db):
         job = {"job_type": "sql-resize", "queue": queue}
         await db.value("select enqueue_jobs($1)", [job] * 400)
     jobs = await db.value(
-        "select claim_jobs('w1', $1, array['sql-resize'], 400, weights => $2, start_jobs => 4)",
+        "select claim_jobs('w1', $1, array['sql-resize'], 400, weights => $2)",
         [db.queue, other], [1.0, 3.0],
     )  # fmt: skip
     # A worker runs what it holds in the order of the answer, and may stop or give back the rest.

@@ -384,24 +384,85 @@ async def test_rows_that_a_held_snapshot_keeps_are_not_read(world, leave_dead, c
     assert after <= before * 1.5 + 30, f"{before} pages, then {after}"
 
 
-# Jobs claimed ahead ------------------------------------------------------------------------------
+# Claims whose jobs never start --------------------------------------------------------------------
 
-CLAIM_AHEAD = "select claim_jobs('w', $1, $2, 4, 10, start_jobs => $3)"
+UNCONFIRMED = "select claim_jobs('w', $1, $2, 4, 10, confirms_start => true)"
 
 
-async def test_a_job_claimed_ahead_that_never_started_loses_no_attempt(world):
-    made = [await world.enqueue(TYPE, {}) for _ in range(4)]
-    assert len(await world.call(CLAIM_AHEAD, [QUEUE], [TYPE], 1)) == 4
+async def lose_claim(world):
+    """Claim jobs, and let their leases expire."""
+    jobs = await world.call(UNCONFIRMED, [QUEUE], [TYPE])
     await world.pass_time(11)
     await world.maintain()
-    rows = [await world.call("select get_job($1::text::uuid)", job) for job in made]
-    assert [row["attempt"] for row in rows] == [1, 0, 0, 0]
+    return jobs
 
 
-async def test_a_last_attempt_is_never_claimed_ahead(world):
-    made = [await world.enqueue(TYPE, {"max_attempts": 1}) for _ in range(4)]
-    jobs = await world.call(CLAIM_AHEAD, [QUEUE], [TYPE], 1)
-    assert [job["id"] for job in jobs] == made[:1]
+async def get(world, job):
+    return await world.call("select get_job($1::text::uuid)", job)
+
+
+@pytest.mark.parametrize("max_attempts", [1, 3])
+async def test_a_job_that_never_started_loses_no_attempt(world, max_attempts):
+    job = await world.enqueue(TYPE, {"max_attempts": max_attempts})
+    assert len(await lose_claim(world)) == 1
+    row = await get(world, job)
+    assert (row["status"], row["attempt"]) == ("pending", 0)
+
+
+@pytest.mark.parametrize(
+    "confirm",
+    [
+        "select heartbeat_jobs('w', jsonb_build_array(jsonb_build_object("
+        "'job_id', $1::text, 'lease_id', $2::text)))",
+        "select report_progress($1::text::uuid, $2::text::uuid, 50)",
+    ],
+)
+async def test_a_job_whose_start_was_confirmed_loses_its_attempt(world, confirm):
+    job = await world.enqueue(TYPE, {})
+    (claimed,) = await world.call(UNCONFIRMED, [QUEUE], [TYPE])
+    await world.call(confirm, job, claimed["lease_id"])
+    await world.pass_time(21)
+    await world.maintain()
+    assert (await get(world, job))["attempt"] == 1
+
+
+async def test_a_start_confirmed_beside_a_locked_row_counts(world):
+    job = await world.enqueue(TYPE, {})
+    (claimed,) = await world.call(UNCONFIRMED, [QUEUE], [TYPE])
+    holder = await world.hold("select from job_queue for update")
+    await world.call(
+        "select heartbeat_jobs('w', jsonb_build_array(jsonb_build_object("
+        "'job_id', $1::text, 'lease_id', $2::text)))",
+        job, claimed["lease_id"],
+    )  # fmt: skip
+    await holder.execute("rollback")
+    await world.pass_time(21)
+    await world.maintain()
+    assert (await get(world, job))["attempt"] == 1
+
+
+async def test_a_claim_that_does_not_confirm_starts_counts(world):
+    job = await world.enqueue(TYPE, {})
+    await world.claim()
+    await world.pass_time(3600)
+    await world.maintain()
+    assert (await get(world, job))["attempt"] == 1
+
+
+async def test_a_worker_confirms_a_last_attempt_and_what_was_lost_before_it_starts(world):
+    await world.enqueue(TYPE, {"max_attempts": 1})
+    await world.enqueue(TYPE, {"max_attempts": 3})
+    asked = [[job.get("confirm_start", False) for job in await lose_claim(world)] for _ in range(2)]
+    assert asked == [[True, False], [True, True]]
+
+
+async def test_a_job_that_kills_every_worker_before_it_speaks_ends(world):
+    job = await world.enqueue(TYPE, {"max_attempts": 1})
+    for _ in range(20):
+        await lose_claim(world)
+        assert (await get(world, job))["status"] == "pending"
+    await lose_claim(world)
+    assert (await get(world, job))["status"] == "failed"
 
 
 # Maintenance -------------------------------------------------------------------------------------

@@ -126,17 +126,6 @@ async def test_a_locked_row_of_a_worker_delays_no_claim(world):
     assert len(await asyncio.wait_for(world.claim(), HANG)) == 1
 
 
-async def test_a_job_that_cannot_start_takes_no_room_of_a_limit(world):
-    await world.call("select set_limit($1, 2)", KEY)
-    jobs = [
-        await world.enqueue(TYPE, {**KEYED, "max_attempts": attempts}) for attempts in (3, 1, 3)
-    ]
-    claimed = await world.call(
-        "select claim_jobs('w', $1, $2, 3, start_jobs => 1)", [QUEUE], [TYPE]
-    )
-    assert [job["id"] for job in claimed] == [jobs[0], jobs[2]]
-
-
 @pytest.mark.parametrize("sql", [f"select purge_queue('{QUEUE}')", f"select send_event('{EVENT}')"])
 async def test_calls_that_must_see_what_others_commit_refuse_other_isolation(world, sql):
     await world.enqueue(TYPE, {})
