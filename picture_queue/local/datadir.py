@@ -107,6 +107,8 @@ class DataDir:
         owner = user.uid if user else os.geteuid()
         if info.st_uid == owner and stat.S_IMODE(info.st_mode) == 0o700:
             return
+        if self.daemon() is not None:
+            raise self._already_running()  # of an older version
         self._expect_only_ours(directory, info)
         os.fchmod(directory, 0o700)
         # Nobody else can add anything any more: what is found now is what stays.
@@ -217,17 +219,19 @@ class DataDir:
             if descriptor is not None:
                 return descriptor
             if self.daemon() is not None:
-                raise StackAlreadyRunning(
-                    "A stack is already running in this data directory",
-                    detail=str(self.path),
-                    hint=f"See it with {self.command('status')}, "
-                    f"or stop it with {self.command('stop')}.",
-                )
+                raise self._already_running()
             if time.monotonic() > deadline:
                 raise LocalStackError(
                     "The programs of an earlier stack do not end", detail=str(self.path)
                 )
             await asyncio.sleep(_POLL)
+
+    def _already_running(self) -> StackAlreadyRunning:
+        return StackAlreadyRunning(
+            "A stack is already running in this data directory",
+            detail=str(self.path),
+            hint=f"See it with {self.command('status')}, or stop it with {self.command('stop')}.",
+        )
 
     def _try_lock(self) -> int | None:
         descriptor = open_own(self._lock, os.O_RDWR | os.O_CREAT, self._owner())

@@ -190,10 +190,9 @@ async def _connections(stack: LocalSupabase) -> list[str]:
 
 def _make_old(directory: Path) -> None:
     """Turn a stack's data into what an older version left, with a table that has to survive."""
-    statements = [f"alter role {role} password 'postgres'" for role in ROLES]
+    passwords = "".join(f"alter role {role} password 'postgres';" for role in ROLES)
     with LocalSupabase(directory, durable=False) as stack:
-        for statement in ("create table public.kept ()", *statements):
-            asyncio.run(execute(stack.superuser_url, statement))
+        asyncio.run(execute(stack.superuser_url, f"create table public.kept (); {passwords}"))
     (directory / "secrets.json").unlink()
     directory.chmod(0o755)
     if os.geteuid() == 0:
