@@ -11,7 +11,7 @@ fail() {
 if command -v uv >/dev/null 2>&1; then
   echo "Making $VENV with uv"
   uv venv --quiet --allow-existing --python '>=3.11' "$VENV"
-  uv pip install --quiet --python "$VENV/bin/python" --editable '.[dev]'
+  uv pip install --quiet --compile-bytecode --python "$VENV/bin/python" --editable '.[dev]'
 else
   command -v "$PYTHON" >/dev/null 2>&1 ||
     fail "$PYTHON is not there. Install Python 3.11 or newer (Debian: apt-get install python3 python3-venv)."
@@ -24,6 +24,9 @@ else
   "$PYTHON" -m venv "$VENV"
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 fi
+
+# Root's stack runs as a user who cannot write it where the code lies.
+"$VENV/bin/python" -m compileall -q picture_queue cli
 
 echo "Fetching PostgREST for the embedded stack, unless it is there"
 "$VENV/bin/python" -m picture_queue.local.fetch

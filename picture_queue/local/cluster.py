@@ -6,17 +6,23 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 
 from picture_queue.errors import LocalStackError
-from picture_queue.local.binaries import find_postgres, for_user
-from picture_queue.local.keys import DATABASE_PASSWORD
-from picture_queue.local.migrate import apply_migrations, apply_platform, platform_digest
-from picture_queue.local.paths import ServiceUser, reachable
+from picture_queue.local.binaries import Program
+from picture_queue.local.keys import Secrets
+from picture_queue.local.migrate import (
+    apply_migrations,
+    apply_platform,
+    platform_digest,
+    set_passwords,
+)
+from picture_queue.local.ownership import make_own_directory, open_log, write_own
+from picture_queue.local.ports import HOST
 from picture_queue.local.processes import (
     exit_code,
     program_environment,
@@ -32,12 +38,14 @@ SUPERUSER = "supabase_admin"
 _INITDB_TIMEOUT = 120.0
 _START_TIMEOUT = 60.0  # seconds; recovery after a crash is part of a start
 _ORPHAN_TIMEOUT = 20.0
+_SINGLE_USER_TIMEOUT = 60.0
+_SOCKET_PATH_LIMIT = 100  # bytes; Linux takes 107, macOS 103
 _POLL = 0.01
 # Fast shutdown, then immediate: the next start recovers from the write-ahead log.
 STOP_SIGNALS = ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0))
 _SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",  # two stacks never meet, and no path is too long
+    "listen_addresses": HOST,
+    "unix_socket_directories": ".",  # the cluster's own, in which the server runs
     "max_connections": "100",
     "wal_level": "logical",  # as on the platform
     "timezone": "UTC",
@@ -50,55 +58,64 @@ _SETTINGS = {
 
 
 class Cluster:
-    """A cluster in a directory. Everything in it belongs to the user that runs Postgres.
+    """A cluster in a directory.
 
     Args:
         directory: The stack's data directory; exists.
+        program: The Postgres that made it, or is going to.
+        secrets: The passwords of its roles.
         port: TCP port on loopback.
         log: File for the server's output.
-        user: Who runs the server; None is the caller.
         durable: False trades safety against power loss for speed; for data thrown away anyway.
     """
 
     def __init__(
         self,
         directory: Path,
-        port: int,
+        program: Program,
         *,
+        secrets: Secrets,
+        port: int,
         log: Path,
-        user: ServiceUser | None,
         durable: bool = True,
     ) -> None:
         self._data = directory / "postgres"
         self._marker = directory / "platform.sha256"
+        self._password_file = directory / "password"
+        self._secrets = secrets
         self._log = log
-        self._user = user
         self._durable = durable
-        self.program = for_user(find_postgres(self._made_by()), user)
+        self.program = program
         self.port = port
+        # Nobody else can listen on a socket in a directory that is closed to them, as they can on
+        # a port while the server is down: the stack's own programs say their passwords only here.
+        socket = self._data / f".s.PGSQL.{port}"
+        self._socket_fits = len(os.fsencode(socket)) <= _SOCKET_PATH_LIMIT
 
     @property
     def dsn(self) -> str:
         """The address for users: role `postgres`."""
-        return self._dsn("postgres")
+        return f"postgresql://postgres:{self._secrets.database_password}@{self._tcp}"
 
     @property
     def superuser_dsn(self) -> str:
         """The address for the stack itself."""
-        return self._dsn(SUPERUSER)
+        return self._own_dsn(SUPERUSER, self._secrets.superuser_password)
 
     @property
     def authenticator_dsn(self) -> str:
         """The address for PostgREST."""
-        return self._dsn("authenticator")
+        return self._own_dsn("authenticator", self._secrets.authenticator_password)
 
-    def _dsn(self, role: str) -> str:
-        return f"postgresql://{role}:{DATABASE_PASSWORD}@127.0.0.1:{self.port}/postgres"
+    def _own_dsn(self, role: str, password: str) -> str:
+        if not self._socket_fits:
+            return f"postgresql://{role}:{password}@{self._tcp}"
+        place = quote(str(self._data), safe="")
+        return f"postgresql://{role}:{password}@/postgres?host={place}&port={self.port}"
 
-    def _made_by(self) -> int | None:
-        with contextlib.suppress(OSError, ValueError):
-            return int((self._data / "PG_VERSION").read_text())
-        return None
+    @property
+    def _tcp(self) -> str:
+        return f"{HOST}:{self.port}/postgres"
 
     @property
     def complete(self) -> bool:
@@ -119,25 +136,20 @@ class Cluster:
             return
         # Without the marker an earlier first start was interrupted; nobody has seen its data.
         shutil.rmtree(self._data, ignore_errors=True)
-        self._data.mkdir(mode=0o700)
-        if self._user:
-            os.chown(self._data, self._user.uid, self._user.gid)
-        if not reachable(self._data, self._user):
-            self._data.rmdir()
-            raise _unreachable(self._data.parent, self._user)
-        with tempfile.NamedTemporaryFile("w", dir=self._data.parent) as password:
-            password.write(DATABASE_PASSWORD)
-            password.flush()
-            if self._user:
-                os.fchown(password.fileno(), self._user.uid, self._user.gid)
-            await self._initdb(guard, password.name)
+        make_own_directory(self._data)
+        write_own(self._password_file, self._secrets.superuser_password)
+        try:
+            await self._initdb(guard)
+        finally:
+            self._password_file.unlink()
 
-    async def _initdb(self, guard: Guard, password_file: str) -> None:
+    async def _initdb(self, guard: Guard) -> None:
         unicode_rules = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
         process = spawn(
             [
                 self.program.path / "initdb",
-                *("--pgdata", self._data, "--username", SUPERUSER, "--pwfile", password_file),
+                *("--pgdata", self._data, "--username", SUPERUSER),
+                *("--pwfile", self._password_file),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"),
                 *(unicode_rules if self.program.major >= 17 else ()),
                 "--no-sync",  # of an empty cluster; a crash before the marker makes a new one
@@ -146,7 +158,6 @@ class Cluster:
             log=self._log,
             cwd=self._data.parent,
             env=program_environment(),
-            user=self._user,
         )
         guard.add(process)
         try:
@@ -161,6 +172,45 @@ class Cluster:
             guard.remove(process)
         if process.returncode:
             raise LocalStackError("initdb failed", detail=tail(self._log))
+
+    def replace_passwords(self) -> None:
+        """Give the roles of a stopped cluster the passwords of `secrets`, whatever they had.
+
+        Raises:
+            LocalStackError: Postgres failed.
+        """
+        # Without a network: with the old passwords, which everybody knows, nobody may come first.
+        try:
+            with open_log(self._log) as log:
+                subprocess.run(
+                    [
+                        *(self.program.path / "postgres", "--single", "-D", self._data),
+                        *("-c", "log_min_error_statement=panic", "postgres"),
+                    ],
+                    input=self._password_sql().encode(),
+                    stdout=log,
+                    stderr=log,
+                    cwd=self._data,
+                    env=program_environment(),
+                    start_new_session=True,
+                    check=True,
+                    timeout=_SINGLE_USER_TIMEOUT,
+                )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise LocalStackError(
+                "The passwords of an older version cannot be replaced", detail=tail(self._log)
+            ) from error
+
+    def _password_sql(self) -> str:
+        passwords = {
+            SUPERUSER: self._secrets.superuser_password,
+            "authenticator": self._secrets.authenticator_password,
+            "postgres": self._secrets.database_password,
+        }
+        # Single-user mode takes a line for a statement.
+        return "".join(
+            f"alter role {role} password '{password}';\n" for role, password in passwords.items()
+        )
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Starts the server on `port`; `ready` tells when it takes connections.
@@ -180,7 +230,6 @@ class Cluster:
             log=self._log,
             cwd=self._data,
             env=program_environment(),
-            user=self._user,
         )
 
     async def ready(self, process: subprocess.Popen[bytes]) -> None:
@@ -234,14 +283,6 @@ class Cluster:
         """
         if not self.complete:
             await apply_platform(self.superuser_dsn)
+            await set_passwords(self.superuser_dsn, self._password_sql())
             self._marker.write_text(platform_digest() + "\n")
         return await apply_migrations(self.dsn) if migrations else []
-
-
-def _unreachable(path: Path, user: ServiceUser | None) -> LocalStackError:
-    who = user.name if user else "the caller"
-    return LocalStackError(
-        f"User {who}, who runs Postgres for root, cannot reach the data directory",
-        detail=str(path),
-        hint="Choose a directory below /var/lib or /tmp, or start the stack as an ordinary user.",
-    )

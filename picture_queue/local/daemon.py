@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from picture_queue.errors import LocalStackError, PictureQueueError
-from picture_queue.local import keys
-from picture_queue.local.binaries import find_postgrest, for_user
 from picture_queue.local.cluster import STOP_SIGNALS, Cluster
 from picture_queue.local.datadir import DataDir
+from picture_queue.local.keys import Secrets
 from picture_queue.local.options import Options, parse
-from picture_queue.local.paths import service_user
+from picture_queue.local.ownership import open_log
 from picture_queue.local.ports import free_port, listen, listen_near
 from picture_queue.local.processes import rotate, trim
 from picture_queue.local.programs import PostgREST, launch_worker, worker_environment
@@ -57,7 +56,6 @@ class Daemon:
         self._options = options
         self._say = say
         self._data = DataDir(options.data_dir)
-        self._user = service_user()
         self._stopping = asyncio.Event()
         self._failure: str | None = None
         self._parent_lives = True
@@ -114,19 +112,21 @@ class Daemon:
         importing = asyncio.to_thread(importlib.import_module, "picture_queue.local.servers")
         loading = asyncio.create_task(importing)
         stack.callback(loading.cancel)
-        cluster = await self._postgres(stack, guard, free_port(port and port + 1))
-        server = await self._postgrest(stack, guard, cluster)
+        secrets = self._data.secrets() or Secrets.generate()
+        cluster = await self._postgres(stack, guard, secrets, free_port(port and port + 1))
+        server = await self._postgrest(stack, guard, cluster, secrets.jwt_secret)
         apps: servers.Apps = (await loading).Apps(
-            self._data, cluster, server, api, simulator, self._options.replicate_seconds
+            self._data, secrets, cluster, server, api, simulator, self._options.replicate_seconds
         )
         stack.push_async_callback(apps.stop)
         await apps.start()
-        status = self._status(cluster, server, apps)
+        status = self._status(secrets, cluster, server, apps)
         if self._options.worker:
             await self._worker(stack, guard, status)
         trimming = asyncio.create_task(self._trim_logs())
         stack.callback(trimming.cancel)
-        self._data.write_state({"pid": os.getpid(), "status": status})
+        state = {"pid": os.getpid(), "status": status, "superuser_url": cluster.superuser_dsn}
+        self._data.write_state(state)
         stack.callback(self._data.clear_state)
         return status
 
@@ -155,16 +155,23 @@ class Daemon:
         await guard.ended()
         self._fail("The guard process ended")
 
-    async def _postgres(self, stack: contextlib.AsyncExitStack, guard: Guard, port: int) -> Cluster:
-        cluster = await asyncio.to_thread(
-            Cluster,
+    async def _postgres(
+        self, stack: contextlib.AsyncExitStack, guard: Guard, secrets: Secrets, port: int
+    ) -> Cluster:
+        cluster = Cluster(
             self._data.path,
-            port,
+            self._options.postgres,
+            secrets=secrets,
+            port=port,
             log=self._data.log("postgres"),
-            user=self._user,
             durable=self._options.durable,
         )
         await cluster.initialise(guard)
+        if self._data.secrets() is None:
+            if cluster.complete:
+                # An older version made it, with passwords that everybody knows.
+                await asyncio.to_thread(cluster.replace_passwords)
+            self._data.write_secrets(secrets)
         service = Service(
             "Postgres", cluster.launch, guard, STOP_SIGNALS, self._fail, cluster.ready
         )
@@ -175,11 +182,13 @@ class Daemon:
         return cluster
 
     async def _postgrest(
-        self, stack: contextlib.AsyncExitStack, guard: Guard, cluster: Cluster
+        self, stack: contextlib.AsyncExitStack, guard: Guard, cluster: Cluster, jwt_secret: str
     ) -> PostgREST:
-        program = await asyncio.to_thread(lambda: for_user(find_postgrest(), self._user))
         server = PostgREST(
-            program, database_url=cluster.authenticator_dsn, data=self._data, user=self._user
+            self._options.postgrest,
+            database_url=cluster.authenticator_dsn,
+            jwt_secret=jwt_secret,
+            data=self._data,
         )
         service = Service(
             "PostgREST", server.launch, guard, _POSTGREST_STOP, self._fail, server.ready
@@ -191,7 +200,9 @@ class Daemon:
     async def _worker(
         self, stack: contextlib.AsyncExitStack, guard: Guard, status: dict[str, str]
     ) -> None:
-        env = worker_environment(status["API_URL"], status["REPLICATE_URL"])
+        env = worker_environment(
+            status["API_URL"], status["SERVICE_ROLE_KEY"], status["REPLICATE_URL"]
+        )
         service = Service(
             "The worker",
             lambda: launch_worker(self._data, env),
@@ -203,15 +214,17 @@ class Daemon:
         stack.push_async_callback(service.stop)
         await service.start()
 
-    def _status(self, cluster: Cluster, server: PostgREST, apps: "servers.Apps") -> dict[str, str]:
+    def _status(
+        self, secrets: Secrets, cluster: Cluster, server: PostgREST, apps: "servers.Apps"
+    ) -> dict[str, str]:
         return {
             "API_URL": apps.api_url,
             "DB_URL": cluster.dsn,
-            "ANON_KEY": keys.ANON_KEY,
-            "SERVICE_ROLE_KEY": keys.SERVICE_ROLE_KEY,
-            "PUBLISHABLE_KEY": keys.PUBLISHABLE_KEY,
-            "SECRET_KEY": keys.SECRET_KEY,
-            "JWT_SECRET": keys.JWT_SECRET,
+            "ANON_KEY": secrets.anon_key,
+            "SERVICE_ROLE_KEY": secrets.service_role_key,
+            "PUBLISHABLE_KEY": secrets.publishable_key,
+            "SECRET_KEY": secrets.secret_key,
+            "JWT_SECRET": secrets.jwt_secret,
             "REPLICATE_URL": apps.replicate_url,
             "DATA_DIR": str(self._data.path),
             "POSTGRES": str(cluster.program),
@@ -227,7 +240,7 @@ class Daemon:
 
 def _log_to(data: DataDir) -> None:
     """Sends logging, tracebacks and whatever else is written to standard error to our log."""
-    with data.log("daemon").open("ab") as log:
+    with open_log(data.log("daemon")) as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"

@@ -1,4 +1,9 @@
-"""A stack's data directory: its files, its lock, and what the running stack says about itself."""
+"""A stack's data directory: its files, its secrets, its lock, and the running stack's status.
+
+It belongs to the user that the stack runs as, and is closed to everybody else. Root hands it over
+to the service user before anything runs in it; from then on root only reads files there, signals
+processes of that user, and deletes.
+"""
 
 import asyncio
 import contextlib
@@ -6,21 +11,41 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from picture_queue.errors import LocalStackError, StackAlreadyRunning
-from picture_queue.local.paths import default_data_dir, make_directory
+from picture_queue.local.keys import Secrets
+from picture_queue.local.ownership import (
+    describe,
+    expect_safe_path,
+    make_own_directory,
+    open_own,
+    read_own,
+    user_name,
+    write_own,
+)
+from picture_queue.local.paths import (
+    ServiceUser,
+    default_data_dir,
+    expect_passable,
+    make_directory,
+    service_user,
+)
 from picture_queue.local.processes import runs
 
 _POLL = 0.02
 _CLEANUP_TIMEOUT = 30.0  # seconds a killed stack's guard may take
 _CLOCK_SLACK = 2.0  # seconds two readings of one process's start may differ
 # Everything a stack writes. `--data-dir` may name a directory with other people's files.
-_OURS = ("postgres", "platform.sha256", "storage", "logs", "state.json", "lock")
+_OURS = {"postgres", "platform.sha256", "storage", "logs", "lock", "state.json", "secrets.json"}
+_OURS |= {"state.new", "secrets.new", "password", "password.new"}  # left by a start that was killed
+_ELSEWHERE = "Choose another with --data-dir."
 
 
 class DataDir:
@@ -36,6 +61,7 @@ class DataDir:
         self.storage = self.path / "storage"
         self._lock = self.path / "lock"
         self._state = self.path / "state.json"
+        self._secrets = self.path / "secrets.json"
 
     def log(self, name: str) -> Path:
         """Returns the log file of one program."""
@@ -46,21 +72,133 @@ class DataDir:
         option = "" if self.path == default_data_dir() else f" --data-dir {self.path}"
         return f"`picture-queue local {verb}{option}`"
 
-    def make(self) -> None:
-        """Makes the directories.
+    def prepare(self, user: ServiceUser | None) -> None:
+        """Make the directory, close it to others, and hand it over to the service user.
+
+        Args:
+            user: Who the stack runs as; None is the caller.
 
         Raises:
-            LocalStackError: They cannot be made.
+            LocalStackError: It cannot be made, or others can exchange or have filled it.
         """
         try:
-            make_directory(self.path)
-            for directory in (self.logs, self.storage):
-                directory.mkdir(mode=0o700, exist_ok=True)
+            expect_safe_path(self.path.parent)
+            make_directory(self.path.parent)
+            expect_safe_path(self.path.parent)
+            if user:
+                expect_passable(self.path.parent, user)
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            self.exists()
+            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                self._close_and_hand_over(directory, user)
+            finally:
+                os.close(directory)
         except OSError as error:
             raise LocalStackError(
                 f"The data directory cannot be made: {error.strerror}",
+                detail=str(error.filename or self.path),
+                hint=_ELSEWHERE,
+            ) from error
+
+    def _close_and_hand_over(self, directory: int, user: ServiceUser | None) -> None:
+        info = os.fstat(directory)
+        owner = user.uid if user else os.geteuid()
+        if info.st_uid == owner and stat.S_IMODE(info.st_mode) == 0o700:
+            return
+        if self.daemon() is not None:
+            raise self._already_running()  # of an older version
+        self._expect_only_ours(directory, info)
+        os.fchmod(directory, 0o700)
+        # Nobody else can add anything any more: what is found now is what stays.
+        self._expect_only_ours(directory, info)
+        if user and info.st_uid != owner:
+            # An earlier version, started by root, left files of root.
+            for inside, name, _ in _entries(directory):
+                os.chown(name, user.uid, user.gid, dir_fd=inside, follow_symlinks=False)
+            os.fchown(directory, user.uid, user.gid)
+
+    def _expect_only_ours(self, directory: int, info: os.stat_result) -> None:
+        """Check that closing the directory takes nothing from others, and opens nothing of theirs.
+
+        Args:
+            directory: Its descriptor.
+            info: What it was like at first.
+        """
+        names = os.listdir(directory)
+        if not _OURS.issuperset(names):
+            raise LocalStackError(
+                "The data directory holds other files, and a stack closes its directory to others",
+                detail=describe(self.path, info),
+                hint="Choose an empty directory or a new one with --data-dir.",
+            )
+        if names and info.st_mode & 0o022:
+            raise LocalStackError(
+                "Other users can write into the data directory",
+                detail=describe(self.path, info),
+                hint=_ELSEWHERE,
+            )
+        for _, name, entry in _entries(directory):
+            if stat.S_ISLNK(entry.st_mode) or entry.st_uid not in self._owners():
+                raise LocalStackError(
+                    f"The data directory holds {name!r}, which is a symlink or somebody else's",
+                    detail=describe(self.path, info),
+                    hint=_ELSEWHERE,
+                )
+
+    def _owners(self) -> set[int]:
+        """Return whose the directory may be: the caller's, or the service user's for root."""
+        user = service_user()
+        return {os.geteuid(), user.uid} if user else {os.geteuid()}
+
+    def exists(self) -> bool:
+        """Tell whether the directory exists.
+
+        Raises:
+            LocalStackError: It belongs to somebody else, is a symlink, or no directory.
+        """
+        try:
+            info = self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise LocalStackError(
+                f"The data directory cannot be read: {error.strerror}", detail=str(self.path)
+            ) from error
+        if stat.S_ISLNK(info.st_mode):
+            raise LocalStackError(
+                "The data directory is a symlink",
+                detail=f"{self.path} -> {os.readlink(self.path)}",
+                hint="Name the directory itself with --data-dir.",
+            )
+        if not stat.S_ISDIR(info.st_mode):
+            raise LocalStackError(
+                "The data directory is not a directory", detail=str(self.path), hint=_ELSEWHERE
+            )
+        if info.st_uid not in self._owners():
+            raise LocalStackError(
+                f"The data directory belongs to {user_name(info.st_uid)}, "
+                f"and you are {user_name(os.geteuid())}",
+                detail=describe(self.path, info),
+                hint=_ELSEWHERE,
+            )
+        return True
+
+    def make(self) -> None:
+        """Make the directories in it, as the user that the stack runs as.
+
+        Raises:
+            LocalStackError: They cannot be made, or something else is there.
+        """
+        try:
+            for directory in (self.logs, self.storage):
+                make_own_directory(directory)
+        except OSError as error:
+            raise LocalStackError(
+                f"The data directory cannot be used: {error.strerror}",
                 detail=str(error.filename),
-                hint="Choose another with --data-dir.",
+                hint=_ELSEWHERE,
             ) from error
 
     async def lock(self) -> int:
@@ -81,20 +219,22 @@ class DataDir:
             if descriptor is not None:
                 return descriptor
             if self.daemon() is not None:
-                raise StackAlreadyRunning(
-                    "A stack is already running in this data directory",
-                    detail=str(self.path),
-                    hint=f"See it with {self.command('status')}, "
-                    f"or stop it with {self.command('stop')}.",
-                )
+                raise self._already_running()
             if time.monotonic() > deadline:
                 raise LocalStackError(
                     "The programs of an earlier stack do not end", detail=str(self.path)
                 )
             await asyncio.sleep(_POLL)
 
+    def _already_running(self) -> StackAlreadyRunning:
+        return StackAlreadyRunning(
+            "A stack is already running in this data directory",
+            detail=str(self.path),
+            hint=f"See it with {self.command('status')}, or stop it with {self.command('stop')}.",
+        )
+
     def _try_lock(self) -> int | None:
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_own(self._lock, os.O_RDWR | os.O_CREAT, self._owner())
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # `delete` may have taken the file away between the two calls.
@@ -110,39 +250,73 @@ class DataDir:
 
     def locked(self) -> bool:
         """Tells whether a stack, or what is left of one, is running here."""
+        if not self.exists():
+            return False
         try:
-            with self._lock.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            descriptor = open_own(self._lock, os.O_RDONLY, self._owner())
         except FileNotFoundError:
             return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
             return True
+        finally:
+            os.close(descriptor)
         return False
+
+    def _owner(self) -> int:
+        return self.path.lstat().st_uid
 
     def daemon(self) -> psutil.Process | None:
         """Returns the daemon that holds the lock; None when there is none or it was killed."""
         if not self.locked():
             return None
         with contextlib.suppress(OSError, ValueError, KeyError, psutil.Error):
-            owner = json.loads(self._lock.read_text())
+            owner = json.loads(read_own(self._lock, self._owner()))
             process = psutil.Process(owner["pid"])
             same = abs(process.create_time() - owner["started"]) < _CLOCK_SLACK
+            # Root is going to signal it: the service user, who wrote the file, names its own only.
+            same = same and process.uids().effective == self._owner()
             return process if same and runs(process) else None
         return None
 
+    def postgres_version(self) -> int | None:
+        """Return the major version of the Postgres that made the data; None without data."""
+        with contextlib.suppress(OSError, ValueError, LocalStackError):
+            return int(read_own(self.path / "postgres" / "PG_VERSION", self._owner()))
+        return None
+
+    def secrets(self) -> Secrets | None:
+        """Return the stack's secrets; None when an older version made it, or none has started.
+
+        Raises:
+            LocalStackError: The file cannot be read.
+        """
+        try:
+            return Secrets(**json.loads(read_own(self._secrets, self._owner())))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise LocalStackError(
+                f"The stack's secrets cannot be read: {error}",
+                detail=str(self._secrets),
+                hint="Delete the file: the next start makes new ones.",
+            ) from error
+
+    def write_secrets(self, secrets: Secrets) -> None:
+        """Keep the secrets for later starts; for the owner's eyes only."""
+        write_own(self._secrets, json.dumps(secrets.as_json(), indent=2))
+
     def write_state(self, state: dict[str, Any]) -> None:
-        """Tells other processes about the running stack; for the owner's eyes only."""
-        scratch = self._state.with_suffix(".new")
-        with open(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(state, file, indent=2)
-        scratch.replace(self._state)
+        """Tell other processes about the running stack; for the owner's eyes only."""
+        write_own(self._state, json.dumps(state, indent=2))
 
     def read_state(self) -> dict[str, Any] | None:
-        """Returns what the running stack wrote; None when none is ready here."""
+        """Return what the running stack wrote; None when none is ready here."""
         if self.daemon() is None:
             return None
         with contextlib.suppress(OSError, ValueError):
-            state: dict[str, Any] = json.loads(self._state.read_text())
+            state: dict[str, Any] = json.loads(read_own(self._state, self._owner()))
             return state
         return None
 
@@ -157,8 +331,9 @@ class DataDir:
             StackAlreadyRunning: A stack is running here.
             LocalStackError: Something cannot be deleted.
         """
-        if not self.path.exists():
+        if not self.exists():
             return
+        expect_safe_path(self.path.parent)
         descriptor = self._try_lock()
         if descriptor is None:
             raise StackAlreadyRunning(
@@ -181,3 +356,15 @@ class DataDir:
             ) from error
         finally:
             os.close(descriptor)
+
+
+def _entries(directory: int) -> Iterator[tuple[int, str, os.stat_result]]:
+    """Yield what is in a data directory, with the descriptor of the directory that has it.
+
+    Of Postgres only its directory: what is below has belonged to the server from the first.
+    """
+    for place, names, files, inside in os.fwalk(".", dir_fd=directory):
+        for name in (*names, *files):
+            yield inside, name, os.stat(name, dir_fd=inside, follow_symlinks=False)
+        if place == "." and "postgres" in names:
+            names.remove("postgres")

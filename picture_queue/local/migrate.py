@@ -48,6 +48,20 @@ async def apply_platform(superuser_dsn: str) -> None:
         await connection.close(timeout=_CONNECT_TIMEOUT)
 
 
+async def set_passwords(superuser_dsn: str, sql: str) -> None:
+    """Run the statements that give roles their passwords, and keep them out of the server's log.
+
+    Raises:
+        LocalStackError: A statement failed.
+    """
+    connection = await _connect(superuser_dsn)
+    try:
+        await connection.execute("set log_min_error_statement = panic; set log_statement = none")
+        await _execute(connection, "The passwords", sql)
+    finally:
+        await connection.close(timeout=_CONNECT_TIMEOUT)
+
+
 async def apply_migrations(dsn: str) -> list[str]:
     """Applies the migrations the database does not have yet, each in one transaction.
 

@@ -4,6 +4,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from picture_queue.local.binaries import Program
+
 
 @dataclass(frozen=True)
 class Options:
@@ -11,6 +13,8 @@ class Options:
 
     Args:
         data_dir: Where it keeps its data.
+        postgres: The Postgres to run.
+        postgrest: The PostgREST to run.
         port: Port of the API; 0 takes a free one.
         worker: Whether it runs a worker beside it.
         durable: False trades safety against power loss for speed.
@@ -21,6 +25,8 @@ class Options:
     """
 
     data_dir: Path
+    postgres: Program
+    postgrest: Program
     port: int = 0
     worker: bool = False
     durable: bool = True
@@ -32,6 +38,8 @@ class Options:
     def arguments(self) -> list[str]:
         """Returns the command line that `parse` turns into this value."""
         words = ["--data-dir", str(self.data_dir), "--port", str(self.port)]
+        for name, program in (("--postgres", self.postgres), ("--postgrest", self.postgrest)):
+            words += [name, str(program.path), program.version, program.origin]
         if self.replicate_seconds is not None:
             words += ["--replicate-seconds", str(self.replicate_seconds)]
         switches = {
@@ -48,6 +56,8 @@ def parse(words: list[str]) -> Options:
     """Reads the daemon's command line."""
     parser = argparse.ArgumentParser(prog="python -m picture_queue.local.daemon")
     parser.add_argument("--data-dir", type=Path, required=True)
+    for name in ("--postgres", "--postgrest"):
+        parser.add_argument(name, nargs=3, required=True, metavar=("PATH", "VERSION", "ORIGIN"))
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--replicate-seconds", type=float)
     parser.add_argument("--worker", action="store_true")
@@ -55,4 +65,8 @@ def parse(words: list[str]) -> Options:
     parser.add_argument("--lifeline", action="store_true")
     parser.add_argument("--temporary", action="store_true")
     parser.add_argument("--no-migrations", dest="migrations", action="store_false")
-    return Options(**vars(parser.parse_args(words)))
+    given = vars(parser.parse_args(words))
+    for name in ("postgres", "postgrest"):
+        path, version, origin = given[name]
+        given[name] = Program(Path(path), version, origin)
+    return Options(**given)

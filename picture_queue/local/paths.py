@@ -1,10 +1,12 @@
 """Where the embedded stack keeps its files, and the user its programs run as.
 
-Postgres refuses to run as root. Started by root, the stack's programs therefore run as an
-unprivileged user, who has to reach both the binaries and the data: `reachable` tells, and the
-defaults for root lie under /var instead of a home that is usually closed to others.
+Nothing of a stack runs as root. Started by root, it runs as an unprivileged user, who has to reach
+both the binaries and the data: `reachable` tells, and the defaults for root lie under /var instead
+of a home that is usually closed to others.
 """
 
+import contextlib
+import errno
 import os
 import pwd
 import stat
@@ -15,13 +17,14 @@ from pathlib import Path
 import platformdirs
 
 from picture_queue.errors import LocalStackError
+from picture_queue.local.ownership import describe, expect_safe_path
 
 _APP = "picture-queue"
 
 
 @dataclass(frozen=True)
 class ServiceUser:
-    """The unprivileged user that runs the programs when root starts the stack."""
+    """The unprivileged user that a stack runs as when root starts it."""
 
     name: str
     uid: int
@@ -36,15 +39,17 @@ def service_user() -> ServiceUser | None:
     """
     if os.geteuid() != 0:
         return None
-    for name in ("postgres", "nobody"):
+    # An account of its own shares its files with no other program.
+    for name in (_APP, "postgres", "nobody"):
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
             continue
         return ServiceUser(name, entry.pw_uid, entry.pw_gid)
     raise LocalStackError(
-        "Postgres refuses to run as root, and there is no user `postgres` or `nobody` to run it",
-        hint="Create one (`useradd --system postgres`) or start the stack as an ordinary user.",
+        "A stack does not run as root, and there is no other user to run it",
+        detail=f"Looked for {_APP}, postgres and nobody",
+        hint=f"Create one (`useradd --system {_APP}`) or start the stack as an ordinary user.",
     )
 
 
@@ -59,6 +64,23 @@ def reachable(path: Path, user: ServiceUser | None) -> bool:
         )
     except OSError:
         return False
+
+
+def expect_passable(path: Path, user: ServiceUser) -> None:
+    """Check that a user may pass a directory and all above it, as far as they exist.
+
+    Raises:
+        LocalStackError: One of them is closed to the user.
+    """
+    resolved = path.resolve()
+    for directory in (*reversed(resolved.parents), resolved):
+        if directory.exists() and not _allowed(directory, user, 0o1):
+            raise LocalStackError(
+                f"User {user.name}, who runs the stack for root, cannot pass {directory}",
+                detail=describe(directory, directory.stat()),
+                hint="Choose a data directory below one that everybody may pass, such as /var/lib, "
+                "or start the stack as an ordinary user.",
+            )
 
 
 def _allowed(path: Path, user: ServiceUser, bits: int) -> bool:
@@ -86,18 +108,23 @@ def cache_dir() -> Path:
         wanted = platformdirs.user_cache_path(_APP)
     # A daemon account often has a home that does not exist; its temporary directory does.
     fallback = Path(tempfile.gettempdir()) / f"{_APP}-{os.geteuid()}"
+    reasons = []
     for path in (wanted, fallback):
-        if _usable(path):
+        try:
+            _make_cache(path)
+        except (LocalStackError, OSError) as error:
+            reasons.append(str(error))
+        else:
             return path
     raise LocalStackError(
         "There is no directory to keep programs in",
-        detail=f"Neither {wanted} nor {fallback} can be written.",
+        detail="; ".join(reasons),
         hint="Set XDG_CACHE_HOME to a directory of yours.",
     )
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory and those above it, passable for everybody whatever the umask says.
+    """Make a directory and those above it, passable for everybody whatever the umask says.
 
     Raises:
         OSError: It cannot be made.
@@ -105,16 +132,30 @@ def make_directory(path: Path) -> None:
     if path.is_dir():
         return
     make_directory(path.parent)
-    path.mkdir(exist_ok=True)
-    path.chmod(0o755)
+    # What somebody else makes meanwhile is theirs, and its mode is not ours to change.
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        path.chmod(0o755)
 
 
-def _usable(path: Path) -> bool:
-    try:
-        make_directory(path)
-        info = path.lstat()
-    except OSError:
-        return False
-    # We run what lies here: in a shared /tmp somebody else may have made the directory first.
-    mine = stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid()
-    return mine and not info.st_mode & 0o022 and os.access(path, os.W_OK | os.X_OK)
+def _make_cache(path: Path) -> None:
+    """Make the cache, or check the one that is there: what lies in it is run.
+
+    Raises:
+        LocalStackError: Others can put programs there.
+        OSError: It cannot be made or written.
+    """
+    expect_safe_path(path.parent)
+    make_directory(path.parent)
+    # Root's is for the service user too.
+    mode = 0o755 if os.geteuid() == 0 else 0o700
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        path.chmod(mode)
+    expect_safe_path(path)
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+        raise LocalStackError("Others can put programs into the cache", detail=describe(path, info))
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    path.chmod(mode)

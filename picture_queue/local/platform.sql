@@ -36,10 +36,6 @@ begin
 end
 $$;
 
--- The password `supabase start` uses for every login role; such a cluster listens on loopback only.
-alter role authenticator password 'postgres';
-alter role postgres password 'postgres';
-
 grant anon, authenticated, service_role to authenticator;
 grant anon, authenticated, service_role, authenticator to postgres with admin option;
 -- The platform lets `postgres` write policies on these owners' tables through the extension

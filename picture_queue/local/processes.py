@@ -13,17 +13,18 @@ from pathlib import Path
 import psutil
 
 from picture_queue.errors import LocalStackError
-from picture_queue.local.paths import ServiceUser
+from picture_queue.local.ownership import open_log, open_own
 
 _POLL = 0.02
 LOG_LIMIT = 5_000_000  # bytes of one log file; one older file of that size is kept beside it
-# Settings of other servers, clients and tools in the caller's environment are not for our programs.
-_FOREIGN = ("PG", "LC_", "LANG")
+# All that Postgres and PostgREST may have of the caller's environment: no settings of other servers
+# and clients, and above all no tokens, which SQL could read there.
+_NEEDED = ("PATH", "HOME", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 def program_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Returns the caller's environment without what would configure our programs by accident."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+    """Return the environment of a program that is not ours."""
+    kept = {name: os.environ[name] for name in _NEEDED if name in os.environ}
     return kept | {"LC_ALL": "C"} | dict(extra or {})
 
 
@@ -33,7 +34,7 @@ def spawn(
     log: Path,
     cwd: Path,
     env: Mapping[str, str],
-    user: ServiceUser | None = None,
+    descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Starts a program in a session of its own, so that Ctrl-C in a terminal does not reach it.
 
@@ -42,14 +43,13 @@ def spawn(
         log: File that its output is appended to.
         cwd: Its working directory.
         env: Its whole environment.
-        user: Who it runs as; None is the caller.
+        descriptors: What it inherits beside its output.
 
     Raises:
         LocalStackError: It cannot be started.
     """
-    groups: list[str | int] | None = [] if user else None
     try:
-        with log.open("ab") as output:
+        with open_log(log) as output:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -58,13 +58,10 @@ def spawn(
                 cwd=cwd,
                 env=env,
                 start_new_session=True,
-                user=user.uid if user else None,
-                group=user.gid if user else None,
-                extra_groups=groups,
+                pass_fds=descriptors,
             )
     except OSError as error:
-        who = f" as user {user.name}" if user else ""
-        raise LocalStackError(f"{command[0]} cannot be started{who}: {error.strerror}") from error
+        raise LocalStackError(f"{command[0]} cannot be started: {error.strerror}") from error
 
 
 async def exit_code(process: subprocess.Popen[bytes]) -> int:
@@ -129,18 +126,21 @@ def rotate(log: Path) -> None:
 
 
 def trim(log: Path) -> None:
-    """Moves a log aside that has grown over the limit while programs go on appending to it."""
+    """Move a log aside that has grown over the limit while programs go on appending to it."""
     if log.exists() and log.stat().st_size > LOG_LIMIT:
-        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        aside = log.with_name(f"{log.name}.1")
+        aside.unlink(missing_ok=True)
+        with log.open("rb") as old, open_log(aside) as copy:
+            shutil.copyfileobj(old, copy)
         os.truncate(log, 0)
 
 
 def tail(log: Path, lines: int = 12) -> str:
-    """Returns the last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message."""
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 8192))
+        with open(open_own(log, os.O_RDONLY, log.parent.stat().st_uid), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 8192))
             text = file.read().decode("utf-8", "replace")
-    except OSError:
+    except (OSError, LocalStackError):
         return ""
     return "\n".join(text.splitlines()[-lines:])

@@ -9,10 +9,10 @@ import time
 from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import Program
 from picture_queue.local.datadir import DataDir
-from picture_queue.local.keys import JWT_SECRET, SERVICE_ROLE_KEY, SIMULATOR_TOKEN
-from picture_queue.local.paths import ServiceUser
+from picture_queue.local.keys import SIMULATOR_TOKEN
 from picture_queue.local.ports import HOST, free_port
 from picture_queue.local.processes import program_environment, spawn, tail
+from picture_queue.local.runtime import inherited_descriptors
 
 _READY_TIMEOUT = 30.0
 _REQUEST_TIMEOUT = 5.0
@@ -28,17 +28,17 @@ class PostgREST:
     Args:
         program: The program to run.
         database_url: DSN of the role `authenticator`.
+        jwt_secret: HS256 secret of the tokens it takes.
         data: Where its log goes.
-        user: Who runs it; None is the caller.
     """
 
     def __init__(
-        self, program: Program, *, database_url: str, data: DataDir, user: ServiceUser | None
+        self, program: Program, *, database_url: str, jwt_secret: str, data: DataDir
     ) -> None:
         self.program = program
         self._database_url = database_url
+        self._jwt_secret = jwt_secret
         self._log = data.log("postgrest")
-        self._user = user
         self._port = free_port()
         self._admin_port = free_port()
 
@@ -58,7 +58,6 @@ class PostgREST:
             log=self._log,
             cwd=self.program.path.parent,
             env=program_environment(self._settings()),
-            user=self._user,
         )
 
     def _settings(self) -> dict[str, str]:
@@ -75,7 +74,7 @@ class PostgREST:
             "DB_POOL_ACQUISITION_TIMEOUT": "10",
             "DB_CHANNEL": "pgrst",
             "DB_CHANNEL_ENABLED": "true",
-            "JWT_SECRET": JWT_SECRET,
+            "JWT_SECRET": self._jwt_secret,
             "LOG_LEVEL": "warn",
         }
         return {f"PGRST_{name}": value for name, value in settings.items()}
@@ -112,7 +111,7 @@ async def status_of(port: int, path: str) -> int | None:
         return None
 
 
-def worker_environment(api_url: str, replicate_url: str) -> dict[str, str]:
+def worker_environment(api_url: str, service_key: str, replicate_url: str) -> dict[str, str]:
     """Returns the environment of the worker: this stack, and Replicate as the caller wants it.
 
     With a real `REPLICATE_API_TOKEN` in the environment the real API is used.
@@ -125,18 +124,20 @@ def worker_environment(api_url: str, replicate_url: str) -> dict[str, str]:
     }
     if not kept.get("REPLICATE_API_TOKEN"):
         kept |= {"REPLICATE_API_TOKEN": SIMULATOR_TOKEN, "REPLICATE_BASE_URL": replicate_url}
-    return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": SERVICE_ROLE_KEY}
+    return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": service_key}
 
 
 def launch_worker(data: DataDir, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Starts a worker with the built-in handlers, as the caller itself.
+    """Start a worker with the built-in handlers.
 
     Raises:
         LocalStackError: It cannot be started.
     """
     return spawn(
-        [sys.executable, "-m", "picture_queue_cli", "worker"],
+        # -P: what lies in the working directory is not to be imported.
+        [sys.executable, "-P", "-m", "picture_queue_cli", "worker"],
         log=data.log("worker"),
         cwd=data.path,
         env=env,
+        descriptors=inherited_descriptors(),
     )

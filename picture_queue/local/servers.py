@@ -9,9 +9,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from picture_queue.errors import LocalStackError
-from picture_queue.local import gateway, keys, simulator
+from picture_queue.local import gateway, simulator
 from picture_queue.local.cluster import Cluster
 from picture_queue.local.datadir import DataDir
+from picture_queue.local.keys import Secrets
 from picture_queue.local.ports import HOST
 from picture_queue.local.programs import PostgREST, status_of
 
@@ -26,6 +27,7 @@ class Apps:
 
     Args:
         data: Where the gateway stores objects.
+        secrets: The stack's keys.
         cluster: The database; started.
         postgrest: What the gateway puts behind ``/rest/v1``.
         api: The gateway's socket.
@@ -36,6 +38,7 @@ class Apps:
     def __init__(
         self,
         data: DataDir,
+        secrets: Secrets,
         cluster: Cluster,
         postgrest: PostgREST,
         api: socket.socket,
@@ -50,13 +53,13 @@ class Apps:
             gateway.GatewaySettings(
                 postgrest_url=postgrest.url,
                 database_url=cluster.superuser_dsn,
-                jwt_secret=keys.JWT_SECRET,
+                jwt_secret=secrets.jwt_secret,
                 api_url=self.api_url,
                 storage_dir=data.storage,
-                anon_key=keys.ANON_KEY,
-                service_role_key=keys.SERVICE_ROLE_KEY,
-                publishable_key=keys.PUBLISHABLE_KEY,
-                secret_key=keys.SECRET_KEY,
+                anon_key=secrets.anon_key,
+                service_role_key=secrets.service_role_key,
+                publishable_key=secrets.publishable_key,
+                secret_key=secrets.secret_key,
             )
         )
         simulator_app = simulator.create_app(

@@ -19,26 +19,28 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import psutil
 
 from picture_queue import errors
 from picture_queue.errors import LocalStackError, StackNotRunning
+from picture_queue.local.binaries import find_postgres, for_user
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.fetch import ensure_postgrest
 from picture_queue.local.options import Options
-from picture_queue.local.paths import default_data_dir
+from picture_queue.local.paths import ServiceUser, default_data_dir, service_user
 from picture_queue.local.ports import DEFAULT_API_PORT
 from picture_queue.local.processes import runs, tail, wait_until
+from picture_queue.local.runtime import runtime_for
 
 _START_TIMEOUT = 120.0  # seconds
 _STOP_TIMEOUT = 60.0  # the sum of what each part is given
 _KILL_TIMEOUT = 30.0
+_SHOWN_LINES = 12  # of a log, in an error message
 
 Notice = Callable[[str], None]
 
@@ -102,8 +104,8 @@ class LocalSupabase:
         notice: Notice = print_notice,
     ) -> None:
         self._temporary = data_dir is None
-        self._options = Options(
-            data_dir=Path(data_dir or ""),
+        self._directory = Path(data_dir or "")
+        self._settings: dict[str, Any] = dict(
             port=port,
             worker=worker,
             durable=not self._temporary if durable is None else durable,
@@ -128,13 +130,9 @@ class LocalSupabase:
         """
         if self._process:
             raise errors.StackAlreadyRunning("This stack is running already")
-        ensure_postgrest(self._notice)
-        options = self._options
-        if self._temporary:
-            options = replace(options, data_dir=_temporary_directory())
-        self._data = DataDir(options.data_dir)
+        self._data = DataDir(_temporary_directory() if self._temporary else self._directory)
         try:
-            self._process, self._status = _launch(options, self._data)
+            self._process, self._status = _launch(self._data, self._notice, **self._settings)
         except BaseException:
             self._delete_temporary()
             raise
@@ -170,6 +168,19 @@ class LocalSupabase:
         if self._process is None or self._process.poll() is not None:
             raise StackNotRunning("This stack is not running")
         return dict(self._status)
+
+    @property
+    def superuser_url(self) -> str:
+        """Address of the database for the superuser `supabase_admin`, over its socket.
+
+        Raises:
+            StackNotRunning: It has not been started, or has ended.
+        """
+        state = self._data and self._data.read_state()
+        if not state:
+            raise StackNotRunning("This stack is not running")
+        url: str = state["superuser_url"]
+        return url
 
     def __enter__(self) -> Self:
         """Starts the stack."""
@@ -230,9 +241,8 @@ def start_background(
         MissingProgram: Postgres or PostgREST is missing and could not be fetched.
         LocalStackError: It did not start for another reason.
     """
-    ensure_postgrest(notice)
-    options = Options(data_dir=data_dir or default_data_dir(), port=port, worker=worker)
-    process, status = _launch(options, DataDir(options.data_dir))
+    data = DataDir(data_dir or default_data_dir())
+    process, status = _launch(data, notice, port=port, worker=worker)
     # It is to outlive us; if we outlive it after all, somebody has to collect it.
     threading.Thread(target=process.wait, name="stack-ended", daemon=True).start()
     return status
@@ -242,8 +252,8 @@ def status(data_dir: Path | None = None) -> dict[str, str]:
     """Tells about the stack running in a data directory.
 
     Returns:
-        API_URL, DB_URL, ANON_KEY, SERVICE_ROLE_KEY, PUBLISHABLE_KEY, SECRET_KEY, JWT_SECRET,
-        REPLICATE_URL, DATA_DIR, POSTGRES and POSTGREST.
+        API_URL, DB_URL, ANON_KEY, SERVICE_ROLE_KEY, PUBLISHABLE_KEY, SECRET_KEY,
+        JWT_SECRET, REPLICATE_URL, DATA_DIR, POSTGRES and POSTGREST.
 
     Raises:
         StackNotRunning: There is none, or it is not ready yet.
@@ -288,27 +298,63 @@ def reset(data_dir: Path | None = None) -> None:
     data.delete()
 
 
-def _launch(options: Options, data: DataDir) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
-    """Starts a daemon and waits for its one line."""
-    data.make()
-    with data.log("daemon").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "picture_queue.local.daemon", *options.arguments()],
-            stdin=subprocess.PIPE if options.lifeline else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            # Ctrl-C is for this process, which then stops the daemon.
-            start_new_session=True,
-        )
-    try:
-        answer = _read_answer(process, data)
-    except BaseException:
-        _end(process, data)
-        raise
+def _launch(
+    data: DataDir, notice: Notice, **settings: Any
+) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
+    """Start a daemon and wait for its one line.
+
+    Args:
+        data: Its directory.
+        notice: Called with one line when something has to be downloaded first.
+        settings: More of `Options`.
+    """
+    user = service_user()
+    data.prepare(user)
+    # Found by us, since the service user may not reach them where they are.
+    postgrest = for_user(ensure_postgrest(notice), user)
+    postgres = for_user(find_postgres(data.postgres_version()), user)
+    options = Options(data.path, postgres, postgrest, **settings)
+    runtime = runtime_for(user)
+    # Until the daemon has its log; as a file without a name, since the directory may be the
+    # service user's.
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                # -P: what lies in the working directory is not to be imported.
+                [runtime.program, "-P", "-m", "picture_queue.local.daemon", *options.arguments()],
+                stdin=subprocess.PIPE if options.lifeline else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                # Ctrl-C is for this process, which then stops the daemon.
+                start_new_session=True,
+                pass_fds=runtime.descriptors,
+                env=_environment(runtime.environment, data, user),
+                **_identity(user),
+            )
+        finally:
+            runtime.close()
+        try:
+            answer = _read_answer(process, data, complaints)
+        except BaseException:
+            _end(process, data)
+            raise
     return process, answer
 
 
-def _read_answer(process: subprocess.Popen[bytes], data: DataDir) -> dict[str, str]:
+def _environment(
+    extra: Mapping[str, str], data: DataDir, user: ServiceUser | None
+) -> dict[str, str]:
+    own = {"HOME": str(data.path), "USER": user.name, "LOGNAME": user.name} if user else {}
+    return {**os.environ, **own, **extra}
+
+
+def _identity(user: ServiceUser | None) -> dict[str, Any]:
+    return {"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}
+
+
+def _read_answer(
+    process: subprocess.Popen[bytes], data: DataDir, complaints: IO[bytes]
+) -> dict[str, str]:
     assert process.stdout  # noqa: S101  # for mypy; it is a pipe
     deadline = time.monotonic() + _START_TIMEOUT
     line = b""
@@ -316,10 +362,11 @@ def _read_answer(process: subprocess.Popen[bytes], data: DataDir) -> dict[str, s
         while not line.endswith(b"\n"):
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([pipe], [], [], left)[0]:
-                raise _not_started(data, f"not ready after {_START_TIMEOUT:.0f} s")
+                reason = f"not ready after {_START_TIMEOUT:.0f} s"
+                raise _not_started(data, reason, complaints)
             piece = os.read(pipe.fileno(), 65536)
             if not piece:
-                raise _not_started(data, "it ended unexpectedly")
+                raise _not_started(data, "it ended unexpectedly", complaints)
             line += piece
     answer: dict[str, Any] = json.loads(line)
     if "error" in answer:
@@ -352,7 +399,7 @@ def _expect_unlocked(data: DataDir) -> None:
 
 def _temporary_directory() -> Path:
     path = Path(tempfile.mkdtemp(prefix="picture-queue-"))
-    path.chmod(0o711)  # Postgres may run as somebody else; its own directory is closed again
+    path.chmod(0o711)  # for a stack below it; a stack in it closes it
     return path
 
 
@@ -362,6 +409,8 @@ def _not_running(data: DataDir) -> StackNotRunning:
     )
 
 
-def _not_started(data: DataDir, reason: str) -> LocalStackError:
-    log = tail(data.log("daemon"))
+def _not_started(data: DataDir, reason: str, complaints: IO[bytes]) -> LocalStackError:
+    complaints.seek(0)
+    said = complaints.read().decode("utf-8", "replace").splitlines()
+    log = "\n".join(said[-_SHOWN_LINES:]) or tail(data.log("daemon"), _SHOWN_LINES)
     return LocalStackError(f"The stack did not start: {reason}", detail=log or None)

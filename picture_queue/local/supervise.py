@@ -14,6 +14,7 @@ from pathlib import Path
 
 from picture_queue.errors import PictureQueueError
 from picture_queue.local.processes import exit_code, stop
+from picture_queue.local.runtime import inherited_descriptors
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Guard:
             [sys.executable, "-P", script, *([doomed] if doomed else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            pass_fds=[lock],
+            pass_fds=[lock, *inherited_descriptors()],
             cwd="/",
             start_new_session=True,
         )

@@ -91,11 +91,11 @@ def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
 
     @contextlib.contextmanager
     def make(stack: Any) -> Iterator[Platform]:
-        admin = address(stack.db_url, "postgres")
+        admin = address(stack.superuser_url, "postgres")
         database = f"platform_{uuid4().hex[:8]}"
         asyncio.run(execute(admin, f"create database {database}"))
         try:
-            dsn = address(stack.db_url, database)
+            dsn = address(stack.superuser_url, database)
             yield Platform(_settings(stack, dsn, tmp_path_factory.mktemp("s")))
         finally:
             asyncio.run(execute(admin, f"drop database {database} with (force)"))

@@ -23,9 +23,8 @@ import asyncpg
 import jwt
 import pytest
 
-from picture_queue.local.binaries import find_postgrest, for_user
+from picture_queue.local.binaries import find_postgrest
 from picture_queue.local.datadir import DataDir
-from picture_queue.local.paths import service_user
 from picture_queue.local.programs import PostgREST
 from picture_queue.local.stack import LocalSupabase
 
@@ -276,11 +275,10 @@ def parsed(text: str) -> Any:
 
 
 @contextlib.contextmanager
-def postgrest(data: DataDir, database_url: str) -> Iterator[str]:
+def postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator[str]:
     """A PostgREST of the recordings' own; gives its address."""
-    user = service_user()
     server = PostgREST(
-        for_user(find_postgrest(), user), database_url=database_url, data=data, user=user
+        find_postgrest(), database_url=database_url, jwt_secret=jwt_secret, data=data
     )
     process = server.launch()
     try:
@@ -309,8 +307,15 @@ def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
     data.make()
     with LocalSupabase() as own, new_platform(own) as platform:
         asyncio.run(load(platform))
-        login = platform.settings.database_url.replace("supabase_admin:", "authenticator:", 1)
-        with postgrest(data, login) as address, platform.serve(postgrest_url=address) as url:
+        secrets = DataDir(own.data_dir).secrets()
+        login = platform.settings.database_url.replace(
+            f"supabase_admin:{secrets.superuser_password}",
+            f"authenticator:{secrets.authenticator_password}",
+        )
+        with (
+            postgrest(data, login, own.jwt_secret) as address,
+            platform.serve(postgrest_url=address) as url,
+        ):
             yield url, platform
 
 

@@ -273,7 +273,7 @@ class Chaos:
 
     @property
     def _superuser(self) -> str:
-        return self._stack.db_url.replace("postgres:", "supabase_admin:", 1)
+        return self._stack.superuser_url
 
     def _start_beside(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

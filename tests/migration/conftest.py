@@ -56,11 +56,11 @@ class Database:
 def bare(stack: Any) -> Iterator[Database]:
     """A database as a new project has it."""
     name = f"bare_{uuid4().hex[:8]}"
-    admin = address(stack.db_url, "postgres", "supabase_admin")
+    admin = address(stack.superuser_url, "postgres")
     asyncio.run(execute(admin, f"create database {name} owner postgres"))
     try:
-        asyncio.run(apply_platform(address(stack.db_url, name, "supabase_admin")))
-        yield Database(address(stack.db_url, name, "postgres"))
+        asyncio.run(apply_platform(address(stack.superuser_url, name)))
+        yield Database(address(stack.db_url, name))
     finally:
         asyncio.run(execute(admin, f"drop database {name} with (force)"))
 

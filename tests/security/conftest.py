@@ -63,6 +63,6 @@ def debian() -> Iterator[LocalSupabase]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(DEBIAN))
         with LocalSupabase() as stack:
-            superuser = stack.db_url.replace("//postgres:", "//supabase_admin:", 1)
-            asyncio.run(execute(superuser, "create extension plpgsql_check schema extensions"))
+            extension = "create extension plpgsql_check schema extensions"
+            asyncio.run(execute(stack.superuser_url, extension))
             yield stack

@@ -121,12 +121,12 @@ async def db(stack: Any) -> AsyncIterator[Database]:
 def own_database(stack: Any) -> Iterator[str]:
     """A database for one file: what others leave in the tables would change what is read."""
     name = f"own_{uuid4().hex[:8]}"
-    admin = address(stack.db_url, "postgres")
-    url = address(stack.db_url, name, user="postgres")
+    admin = address(stack.superuser_url, "postgres")
+    url = address(stack.db_url, name)
 
     async def make() -> None:
         await execute(admin, f"create database {name} owner postgres")
-        await apply_platform(address(stack.db_url, name))
+        await apply_platform(address(stack.superuser_url, name))
         for _, sql in migrations():
             await execute(url, sql)
 

