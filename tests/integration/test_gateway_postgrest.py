@@ -310,7 +310,10 @@ def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with LocalSupabase() as own, new_platform(own) as platform:
         asyncio.run(load(platform))
         login = platform.settings.database_url.replace("supabase_admin:", "authenticator:", 1)
-        with postgrest(data, login) as address, platform.serve(postgrest_url=address) as url:
+        with (
+            postgrest(data, login) as address,
+            platform.serve(postgrest_url=address, allowed_origins=("http://example.com",)) as url,
+        ):
             yield url, platform
 
 

@@ -189,6 +189,10 @@ def _answering_errors(handler: Handler) -> Handler:
             return await handler(request)
         except AuthError as error:
             return error.response(request)
+        except asyncpg.DataError:
+            # Too long for its column, or a zero byte, which no text in Postgres can hold.
+            unstorable = AuthError(400, "validation_failed", "A value cannot be stored")
+            return unstorable.response(request)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             unavailable = AuthError(503, "unexpected_failure", "the database is not there")
             return unavailable.response(request)
