@@ -17,7 +17,7 @@ _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
 _HEADER_VALUE: Final = re.compile(r"[\x20-\x7e\xa0-\xff]*")
 # What a browser shows and never runs; its viewer of PDF does not work in a sandbox.
 _PASSIVE: Final = re.compile(
-    r"((image|audio|video)/[\w.-]+|application/pdf) *(;.*)?", re.IGNORECASE
+    r"((image|audio|video)/[\w.-]+|application/pdf) *(;[^,]*)?", re.IGNORECASE
 )
 
 
