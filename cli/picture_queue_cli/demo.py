@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from picture_queue_cli.local import expect_installed
+from picture_queue_cli.local import RealReplicate, expect_installed
 from picture_queue_cli.pictures import DEFAULT_DIRECTORY, OutDirectory, make_directory
 from picture_queue_cli.sharing import JsonFlag
 
@@ -24,18 +24,18 @@ def demo(
     cut_socket: Annotated[
         bool, typer.Option("--cut-socket", help="Cut off Realtime once the job is claimed.")
     ] = False,
+    real_replicate: RealReplicate = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run everything on this machine and generate a picture.
 
     Starts Supabase, a worker and a simulator of Replicate, signs a user up,
     asks for a picture as that user, follows it over Realtime, saves it, and
-    stops everything. With REPLICATE_API_TOKEN the real Replicate draws, for
-    its price.
+    stops everything.
     """
     expect_installed()
     make_directory(directory)
     # What it takes to run it is loaded when it is run.
     from picture_queue_cli.demo_run import Wish, run_demo
 
-    run_demo(Wish(prompt, model, directory, keep, cut_socket, as_json))
+    run_demo(Wish(prompt, model, directory, keep, cut_socket, real_replicate, as_json))

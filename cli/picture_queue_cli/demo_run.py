@@ -45,6 +45,7 @@ class Wish:
         directory: Where the picture is saved; it exists.
         keep: Leave the stack running.
         cut_socket: Cut Realtime off once the job is claimed.
+        real_replicate: Use the real Replicate.
         as_json: Print JSON.
     """
 
@@ -53,6 +54,7 @@ class Wish:
     directory: Path
     keep: bool
     cut_socket: bool
+    real_replicate: bool
     as_json: bool
 
 
@@ -75,7 +77,7 @@ def run_demo(wish: Wish) -> None:
         JobCancelled: Somebody cancelled it.
         LocalStackError: The stack does not start.
     """
-    with running(wish.keep) as stack:
+    with running(wish.keep, wish.real_replicate) as stack:
         result = asyncio.run(_run(stack, wish))
         if wish.as_json:
             print_json(_as_json(result) | ({"stack": stack.status} if wish.keep else {}))

@@ -1,7 +1,6 @@
 """The embedded stack as the demo uses it: started and stopped, or found running and left alone."""
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -21,7 +20,7 @@ _JOB_TYPE = "generate-image"
 _WORKER_TIMEOUT = 20.0  # seconds; it starts together with the stack
 _POLL = 0.05
 _LABEL_WIDTH = 12
-_SIMULATOR = "a simulator; with REPLICATE_API_TOKEN the real one draws"
+_SIMULATOR = "a simulator; --real-replicate takes the real one"
 _API = "the real one, by REPLICATE_API_TOKEN; it charges for this"
 
 
@@ -39,10 +38,12 @@ class Stack:
     Args:
         status: Addresses and keys.
         ours: Whether the demo started it.
+        real_replicate: Whether the demo started its worker for the real Replicate.
     """
 
     status: dict[str, str]
     ours: bool
+    real_replicate: bool = False
 
     @property
     def api_url(self) -> str:
@@ -56,31 +57,43 @@ class Stack:
 
 
 @contextmanager
-def running(keep: bool) -> Iterator[Stack]:
+def running(keep: bool, real_replicate: bool) -> Iterator[Stack]:
     """Runs a stack in the user's data directory as long as the block.
 
     Args:
         keep: Leave it running afterwards, unless the block breaks off.
+        real_replicate: Let its worker use the real Replicate.
+
+    Raises:
+        LocalStackError: A stack is running, whose worker cannot be told to use the real Replicate.
     """
     found = running_stack()
+    if found is not None and real_replicate:
+        raise LocalStackError(
+            "--real-replicate is for a stack that the demo starts, and one is running",
+            hint="Stop it: picture-queue local stop",
+        )
     if found is not None:
         done("Supabase", f"{found['API_URL']}, running already; it is left running")
         yield Stack(found, ours=False)
         return
-    with _kept() if keep else _as_long_as_the_block() as status:
+    run = _kept if keep else _as_long_as_the_block
+    with run(real_replicate) as status:
         done("Supabase", _describe(status))
-        done("Replicate", _API if _has_token() else _SIMULATOR)
-        yield Stack(status, ours=True)
+        done("Replicate", _API if real_replicate else _SIMULATOR)
+        yield Stack(status, ours=True, real_replicate=real_replicate)
     if not keep:
         talk("Everything is stopped. The data is kept for the next time.")
 
 
 @contextmanager
-def _as_long_as_the_block() -> Iterator[dict[str, str]]:
+def _as_long_as_the_block(real_replicate: bool) -> Iterator[dict[str, str]]:
     from picture_queue.local.paths import default_data_dir
     from picture_queue.local.stack import LocalSupabase
 
-    stack = LocalSupabase(default_data_dir(), worker=True, notice=talk)
+    stack = LocalSupabase(
+        default_data_dir(), worker=True, real_replicate=real_replicate, notice=talk
+    )
     with _starting():
         stack.start()
     try:
@@ -91,15 +104,15 @@ def _as_long_as_the_block() -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def _kept() -> Iterator[dict[str, str]]:
+def _kept(real_replicate: bool) -> Iterator[dict[str, str]]:
     from picture_queue.local.stack import start_background, stop
 
     with _starting():
         try:
-            status = start_background(notice=talk)
+            status = start_background(real_replicate=real_replicate, notice=talk)
         except PortTaken as error:
             talk(f"{error.message}; another one is chosen.")
-            status = start_background(port=0, notice=talk)
+            status = start_background(port=0, real_replicate=real_replicate, notice=talk)
     try:
         yield status
     except BaseException:
@@ -120,10 +133,6 @@ def _starting() -> Iterator[None]:
 def _describe(status: dict[str, str]) -> str:
     postgres, postgrest = (status[name].split()[0] for name in ("POSTGRES", "POSTGREST"))
     return f"{status['API_URL']} on Postgres {postgres} and PostgREST {postgrest}"
-
-
-def _has_token() -> bool:
-    return bool(os.environ.get("REPLICATE_API_TOKEN"))
 
 
 async def worker_is_ready(stack: Stack) -> None:
@@ -183,8 +192,8 @@ async def realtime_switch(stack: Stack) -> AsyncIterator[Callable[[], Awaitable[
 async def who_drew(stack: Stack, prompt: str, since: float) -> str:
     """Returns whether the ``simulator`` or the real ``api`` drew a picture.
 
-    A stack that was running already may have a worker with a token of its own; the simulator knows
-    whether it was asked.
+    The worker of a stack that was running already may use either; the simulator knows whether it
+    was asked.
 
     Args:
         stack: Where.
@@ -192,11 +201,13 @@ async def who_drew(stack: Stack, prompt: str, since: float) -> str:
         since: When, as unix time.
     """
     if stack.ours:
-        return "api" if _has_token() else "simulator"
+        return "api" if stack.real_replicate else "simulator"
     import httpx
 
     url = stack.status["REPLICATE_URL"].removesuffix("/v1") + "/_simulator/predictions"
-    async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT) as http:
+    async with httpx.AsyncClient(
+        headers={"apikey": stack.service_key}, timeout=ANSWER_TIMEOUT
+    ) as http:
         listed = (await http.get(url)).json()
     asked = any(
         prediction["input"].get("prompt") == prompt

@@ -1,6 +1,5 @@
 """``picture-queue local``: the embedded Supabase."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,14 @@ DataDirectory = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Keep its data in this directory."),
 ]
+RealReplicate = Annotated[
+    bool,
+    typer.Option(
+        "--real-replicate", help="Use the real Replicate, by REPLICATE_API_TOKEN; it costs."
+    ),
+]
+# What draws, without and with --real-replicate.
+REPLICATE = {False: "the simulator", True: "the real Replicate, by REPLICATE_API_TOKEN"}
 _LABELS = {
     "API_URL": "API",
     "DB_URL": "Database",
@@ -68,6 +75,11 @@ def start(
     worker: Annotated[
         bool, typer.Option("--worker/--no-worker", help="Run a worker beside it.")
     ] = True,
+    real_replicate: RealReplicate = False,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="Let pages of this origin call the API; repeatable."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Start it in the background."""
@@ -75,15 +87,20 @@ def start(
     from picture_queue.local.stack import start_background
 
     with err().status("Starting Supabase …"):
-        found = start_background(data_dir, port=port, worker=worker, notice=talk)
+        found = start_background(
+            data_dir,
+            port=port,
+            worker=worker,
+            real_replicate=real_replicate,
+            allowed_origins=tuple(allow_origin or ()),
+            notice=talk,
+        )
     if as_json:
         print_json(found)
         return
     show_status(found)
     if worker:
-        real = os.environ.get("REPLICATE_API_TOKEN")
-        drawing = "the real Replicate, by REPLICATE_API_TOKEN" if real else "the simulator"
-        talk(f"\nA worker runs beside it; its pictures come from {drawing}.")
+        talk(f"\nA worker runs beside it; its pictures come from {REPLICATE[real_replicate]}.")
     talk("\nFor your own programs:")
     out().print(Text(f"export SUPABASE_URL={found['API_URL']}"), soft_wrap=True)
     out().print(Text(f"export SUPABASE_KEY={found['SECRET_KEY']}"), soft_wrap=True)

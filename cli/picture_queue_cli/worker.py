@@ -17,7 +17,7 @@ from picture_queue.errors import (
     SettingsError,
     WorkerStuck,
 )
-from picture_queue_cli.project import Target, resolve, run
+from picture_queue_cli.project import Target, resolve, run, running_stack
 from picture_queue_cli.reading import expect_filled
 from picture_queue_cli.render import complain, visible
 
@@ -59,6 +59,12 @@ def worker(
         str | None,
         typer.Option(callback=expect_filled, help="Use this name among the workers."),
     ] = None,
+    real_replicate: Annotated[
+        bool,
+        typer.Option(
+            "--real-replicate", help="Use the real Replicate beside an embedded stack; it costs."
+        ),
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log each job that finishes.")
     ] = False,
@@ -67,7 +73,7 @@ def worker(
 
     Running jobs get time to finish. The built-in worker generates pictures
     and needs REPLICATE_API_TOKEN; beside the embedded stack it asks the
-    simulator.
+    simulator, unless --real-replicate is given.
     """
     asked = {
         "queues": weighted(queues) if queues else None,
@@ -79,7 +85,7 @@ def worker(
     own = load(app) if app is not None else None
     target = resolve(ctx)
     _start_log(verbose)
-    run(_work(own, target, settings))
+    run(_work(own, target, settings, real_replicate))
 
 
 class _Formatter(logging.Formatter):
@@ -131,7 +137,9 @@ def weighted(queues: list[str]) -> tuple[str, ...] | dict[str, float]:
     return found
 
 
-async def _work(own: "Worker | None", target: Target, settings: dict[str, Any]) -> None:
+async def _work(
+    own: "Worker | None", target: Target, settings: dict[str, Any], real_replicate: bool
+) -> None:
     from picture_queue.worker._tasks import end_tasks
 
     try:
@@ -140,7 +148,7 @@ async def _work(own: "Worker | None", target: Target, settings: dict[str, Any]) 
             own.settings = replace(own.settings, **settings)
             await own.run()
         else:
-            await _work_built_in(target, settings)
+            await _work_built_in(target, settings, real_replicate)
     except TimeoutError as error:
         raise ConnectionFailed("The project does not answer in time") from error
     except WorkerStuck as error:
@@ -150,12 +158,12 @@ async def _work(own: "Worker | None", target: Target, settings: dict[str, Any]) 
         await end_tasks(_END_TIMEOUT)
 
 
-async def _work_built_in(target: Target, settings: dict[str, Any]) -> None:
+async def _work_built_in(target: Target, settings: dict[str, Any], real_replicate: bool) -> None:
     from picture_queue import AsyncPictureQueue, WorkerSettings
     from picture_queue.worker.builtin import builtin_worker
     from picture_queue.worker.generations import expect_storage
 
-    chosen, replicate = WorkerSettings(**settings), _replicate(target)
+    chosen, replicate = WorkerSettings(**settings), _replicate(target, real_replicate)
     if replicate is not None:
         logging.info("Pictures come from %s", replicate.base_url)
     async with AsyncPictureQueue(target.url, target.key, database_url=target.database_url) as pq:
@@ -164,15 +172,37 @@ async def _work_built_in(target: Target, settings: dict[str, Any]) -> None:
         await builtin_worker(pq, chosen, replicate).run()
 
 
-def _replicate(target: Target) -> "ReplicateSettings | None":
+def _replicate(target: Target, real: bool) -> "ReplicateSettings | None":
+    """Return where pictures come from: beside the embedded stack the simulator, unless `real`.
+
+    Raises:
+        SettingsError: The real Replicate is wanted, and there is no token for it.
+    """
     from picture_queue.settings import ReplicateSettings
 
     found = ReplicateSettings.from_env()
-    if found is None and target.replicate_url:
-        from picture_queue.local.keys import SIMULATOR_TOKEN
+    if real:
+        if found is None:
+            raise SettingsError(
+                "REPLICATE_API_TOKEN is not set, which --real-replicate needs",
+                hint="Set it, or leave --real-replicate out to use the simulator",
+            )
+        return found
+    simulator = target.replicate_url or _simulator_of(target.url or os.environ.get("SUPABASE_URL"))
+    if simulator is None:
+        return found
+    from picture_queue.local.keys import SIMULATOR_TOKEN
 
-        return ReplicateSettings(SIMULATOR_TOKEN, target.replicate_url)
-    return found
+    return ReplicateSettings(SIMULATOR_TOKEN, simulator)
+
+
+def _simulator_of(url: str | None) -> str | None:
+    """Return the address of the simulator if a project is the embedded stack that runs here."""
+    stack = running_stack()
+    if url is None or stack is None:
+        return None
+    url = url.rstrip("/").replace("//localhost:", "//127.0.0.1:")
+    return stack["REPLICATE_URL"] if url == stack["API_URL"] else None
 
 
 def _export(target: Target) -> None:

@@ -116,7 +116,14 @@ class Daemon:
         cluster = await self._postgres(stack, guard, secrets, free_port(port and port + 1))
         server = await self._postgrest(stack, guard, cluster, secrets.jwt_secret)
         apps: servers.Apps = (await loading).Apps(
-            self._data, secrets, cluster, server, api, simulator, self._options.replicate_seconds
+            self._data,
+            secrets,
+            cluster,
+            server,
+            api,
+            simulator,
+            self._options.replicate_seconds,
+            self._options.allowed_origins,
         )
         stack.push_async_callback(apps.stop)
         await apps.start()
@@ -200,12 +207,17 @@ class Daemon:
     async def _worker(
         self, stack: contextlib.AsyncExitStack, guard: Guard, status: dict[str, str]
     ) -> None:
+        real = self._options.real_replicate
         env = worker_environment(
-            status["API_URL"], status["SERVICE_ROLE_KEY"], status["REPLICATE_URL"]
+            status["API_URL"],
+            status["SERVICE_ROLE_KEY"],
+            status["REPLICATE_URL"],
+            real_replicate=real,
         )
+        _log.info("the worker uses %s", "the real Replicate" if real else "the simulator")
         service = Service(
             "The worker",
-            lambda: launch_worker(self._data, env),
+            lambda: launch_worker(self._data, env, real_replicate=real),
             guard,
             _WORKER_STOP,
             # The rest of the stack is of use without it; `picture-queue health` shows it missing.

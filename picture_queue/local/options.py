@@ -22,6 +22,8 @@ class Options:
         migrations: Whether the database gets our SQL; without, it is as a new project's.
         temporary: Delete the data directory if that process cannot do it.
         replicate_seconds: How long the simulator's predictions run; None: as the real models.
+        real_replicate: Whether the worker generates with the real Replicate, which costs money.
+        allowed_origins: Origins whose pages may call the API beside those on loopback.
     """
 
     data_dir: Path
@@ -34,6 +36,8 @@ class Options:
     temporary: bool = False
     migrations: bool = True
     replicate_seconds: float | None = None
+    real_replicate: bool = False
+    allowed_origins: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
         """Returns the command line that `parse` turns into this value."""
@@ -42,7 +46,10 @@ class Options:
             words += [name, str(program.path), program.version, program.origin]
         if self.replicate_seconds is not None:
             words += ["--replicate-seconds", str(self.replicate_seconds)]
+        for origin in self.allowed_origins:
+            words += ["--allow-origin", origin]
         switches = {
+            "--real-replicate": self.real_replicate,
             "--worker": self.worker,
             "--not-durable": not self.durable,
             "--lifeline": self.lifeline,
@@ -60,6 +67,8 @@ def parse(words: list[str]) -> Options:
         parser.add_argument(name, nargs=3, required=True, metavar=("PATH", "VERSION", "ORIGIN"))
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--replicate-seconds", type=float)
+    parser.add_argument("--allow-origin", dest="allowed_origins", action="append", default=[])
+    parser.add_argument("--real-replicate", action="store_true")
     parser.add_argument("--worker", action="store_true")
     parser.add_argument("--not-durable", dest="durable", action="store_false")
     parser.add_argument("--lifeline", action="store_true")
@@ -69,4 +78,5 @@ def parse(words: list[str]) -> Options:
     for name in ("postgres", "postgrest"):
         path, version, origin = given[name]
         given[name] = Program(Path(path), version, origin)
+    given["allowed_origins"] = tuple(given["allowed_origins"])
     return Options(**given)

@@ -111,31 +111,51 @@ async def status_of(port: int, path: str) -> int | None:
         return None
 
 
-def worker_environment(api_url: str, service_key: str, replicate_url: str) -> dict[str, str]:
-    """Returns the environment of the worker: this stack, and Replicate as the caller wants it.
+def worker_environment(
+    api_url: str, service_key: str, replicate_url: str, *, real_replicate: bool = False
+) -> dict[str, str]:
+    """Return the environment of the worker: this stack, and the simulator.
 
-    With a real `REPLICATE_API_TOKEN` in the environment the real API is used.
+    Args:
+        api_url: Address of this stack.
+        service_key: Its service key.
+        replicate_url: Address of the simulator's API.
+        real_replicate: Leave the caller's settings of Replicate in place of the simulator's.
+
+    Raises:
+        LocalStackError: The real Replicate is wanted, and there is no token for it.
     """
+    if real_replicate and not os.environ.get("REPLICATE_API_TOKEN"):
+        raise LocalStackError(
+            "REPLICATE_API_TOKEN is not set, which --real-replicate needs",
+            hint="Set it, or leave --real-replicate out to use the simulator.",
+        )
+    # The caller may have the keys of a real project set.
+    foreign = ("SUPABASE_",) if real_replicate else ("SUPABASE_", "REPLICATE_")
     kept = {
         name: value
         for name, value in os.environ.items()
-        # The caller may have the keys of a real project set.
-        if not name.startswith("SUPABASE_") and name != "PICTURE_QUEUE_DATABASE_URL"
+        if not name.startswith(foreign) and name != "PICTURE_QUEUE_DATABASE_URL"
     }
-    if not kept.get("REPLICATE_API_TOKEN"):
+    if not real_replicate:
         kept |= {"REPLICATE_API_TOKEN": SIMULATOR_TOKEN, "REPLICATE_BASE_URL": replicate_url}
     return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": service_key}
 
 
-def launch_worker(data: DataDir, env: dict[str, str]) -> subprocess.Popen[bytes]:
+def launch_worker(
+    data: DataDir, env: dict[str, str], *, real_replicate: bool = False
+) -> subprocess.Popen[bytes]:
     """Start a worker with the built-in handlers.
 
     Raises:
         LocalStackError: It cannot be started.
     """
     return spawn(
-        # -P: what lies in the working directory is not to be imported.
-        [sys.executable, "-P", "-m", "picture_queue_cli", "worker"],
+        [
+            # -P: what lies in the working directory is not to be imported.
+            *(sys.executable, "-P", "-m", "picture_queue_cli", "worker"),
+            *(["--real-replicate"] if real_replicate else []),
+        ],
         log=data.log("worker"),
         cwd=data.path,
         env=env,

@@ -33,6 +33,7 @@ class Apps:
         api: The gateway's socket.
         replicate: The simulator's socket.
         replicate_seconds: How long predictions run; None: as the real models.
+        allowed_origins: Origins whose pages may call the gateway beside those on loopback.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Apps:
         api: socket.socket,
         replicate: socket.socket,
         replicate_seconds: float | None,
+        allowed_origins: tuple[str, ...],
     ) -> None:
         self._api_port = api.getsockname()[1]
         self.api_url = f"http://{HOST}:{self._api_port}"
@@ -60,10 +62,15 @@ class Apps:
                 service_role_key=secrets.service_role_key,
                 publishable_key=secrets.publishable_key,
                 secret_key=secrets.secret_key,
+                allowed_origins=allowed_origins,
             )
         )
         simulator_app = simulator.create_app(
-            simulator.SimulatorSettings(base_url=base_url, seconds=replicate_seconds)
+            simulator.SimulatorSettings(
+                base_url=base_url,
+                seconds=replicate_seconds,
+                switch_keys=(secrets.secret_key, secrets.service_role_key),
+            )
         )
         self._servers = (
             _AppServer("simulator", simulator_app, replicate),

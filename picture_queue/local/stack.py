@@ -64,6 +64,9 @@ class LocalSupabase:
         replicate_seconds: How long the Replicate simulator's predictions run; None: about as long
             as the real models.
         migrations: Whether the database gets our SQL; without, it is as a new project's.
+        real_replicate: Whether the worker generates with the real Replicate by
+            `REPLICATE_API_TOKEN`, which costs money.
+        allowed_origins: Origins whose pages may call the API beside those on loopback.
         notice: Called with one line when something has to be downloaded first.
 
     Attributes:
@@ -101,6 +104,8 @@ class LocalSupabase:
         durable: bool | None = None,
         replicate_seconds: float | None = None,
         migrations: bool = True,
+        real_replicate: bool = False,
+        allowed_origins: tuple[str, ...] = (),
         notice: Notice = print_notice,
     ) -> None:
         self._temporary = data_dir is None
@@ -113,6 +118,8 @@ class LocalSupabase:
             temporary=self._temporary,
             replicate_seconds=replicate_seconds,
             migrations=migrations,
+            real_replicate=real_replicate,
+            allowed_origins=allowed_origins,
         )
         self._notice = notice
         self._process: subprocess.Popen[bytes] | None = None
@@ -222,6 +229,8 @@ def start_background(
     *,
     port: int = DEFAULT_API_PORT,
     worker: bool = True,
+    real_replicate: bool = False,
+    allowed_origins: tuple[str, ...] = (),
     notice: Notice = print_notice,
 ) -> dict[str, str]:
     """Starts a stack that goes on after this process, until `stop`.
@@ -230,6 +239,9 @@ def start_background(
         data_dir: Where the data is kept; None takes the user's default.
         port: Port of the API; 0 takes a free one.
         worker: Run a worker beside it.
+        real_replicate: Whether the worker generates with the real Replicate by
+            `REPLICATE_API_TOKEN`, which costs money.
+        allowed_origins: Origins whose pages may call the API beside those on loopback.
         notice: Called with one line when something has to be downloaded first.
 
     Returns:
@@ -242,7 +254,14 @@ def start_background(
         LocalStackError: It did not start for another reason.
     """
     data = DataDir(data_dir or default_data_dir())
-    process, status = _launch(data, notice, port=port, worker=worker)
+    process, status = _launch(
+        data,
+        notice,
+        port=port,
+        worker=worker,
+        real_replicate=real_replicate,
+        allowed_origins=allowed_origins,
+    )
     # It is to outlive us; if we outlive it after all, somebody has to collect it.
     threading.Thread(target=process.wait, name="stack-ended", daemon=True).start()
     return status

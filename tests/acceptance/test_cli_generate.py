@@ -137,7 +137,11 @@ def test_a_refused_picture_is_one_line_and_exit_code_1(
     cli: Cli, stack: Any, tmp_path: Path, all_drawn: None
 ) -> None:
     simulator = stack.replicate_url.removesuffix("/v1")
-    httpx.post(f"{simulator}/_simulator/faults", json={"kind": "nsfw"}).raise_for_status()
+    httpx.post(
+        f"{simulator}/_simulator/faults",
+        json={"kind": "nsfw"},
+        headers={"apikey": stack.secret_key},
+    ).raise_for_status()
     done = cli("generate", "a cat", "--model", SCHNELL, "--json")
     found = json.loads(done.stdout)
     assert (done.exit_code, found["status"], found["pictures"]) == (1, "failed", [])

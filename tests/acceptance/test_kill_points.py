@@ -46,7 +46,7 @@ async def launch(stack, point=""):
 
 async def predictions_at_replicate(stack, prompt):
     address = stack.replicate_url.removesuffix("/v1") + "/_simulator/predictions"
-    async with httpx.AsyncClient(timeout=10) as http:
+    async with httpx.AsyncClient(headers={"apikey": stack.secret_key}, timeout=10) as http:
         listed = (await http.get(address)).raise_for_status().json()
     listed = listed.get("results", listed) if isinstance(listed, dict) else listed
     return [item for item in listed if item["input"]["prompt"] == prompt]

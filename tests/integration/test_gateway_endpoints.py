@@ -24,9 +24,14 @@ MISSING = [
 ]
 
 
+def _front(platform):
+    """What is behind the checks of origins."""
+    return create_app(platform.settings).app.app
+
+
 def endpoints(platform):
     """Method and path of whatever the gateway has a route for."""
-    front = create_app(platform.settings).app
+    front = _front(platform)
     for prefix in front._services:
         yield from ((method, prefix + "…") for method in ANY.split())
     for prefix, _ in missing._MISSING:
@@ -49,7 +54,7 @@ def test_the_document_has_each_endpoint_and_no_other(platform):
 
 
 def test_the_document_names_what_is_missing(platform):
-    storage = create_app(platform.settings).app._services["/storage/v1/"]
+    storage = _front(platform)._services["/storage/v1/"]
     named = {(f"/storage/v1/{route.pattern}", route.missing) for route in storage._routes}
     named |= {(f"{prefix}/…", what) for prefix, what in missing._MISSING}
     documented = {

@@ -314,7 +314,7 @@ def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
         )
         with (
             postgrest(data, login, own.jwt_secret) as address,
-            platform.serve(postgrest_url=address) as url,
+            platform.serve(postgrest_url=address, allowed_origins=("http://example.com",)) as url,
         ):
             yield url, platform
 

@@ -34,6 +34,7 @@ from picture_queue.local import LocalSupabase, migrate
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import _tree, find_postgres, find_postgrest
 from picture_queue.local.datadir import DataDir
+from picture_queue.local.keys import SIMULATOR_TOKEN
 from picture_queue.local.processes import runs
 
 # A killed process loses nothing either way, and the disk has a rest.
@@ -390,7 +391,7 @@ async def test_a_program_that_dies_is_started_again(program: str, data_dir: Path
 
 WORKER = """
 import json, os, pathlib, signal, sys
-wanted = ("SUPABASE_URL", "SUPABASE_KEY", "REPLICATE_BASE_URL")
+wanted = ("SUPABASE_URL", "SUPABASE_KEY", "REPLICATE_BASE_URL", "REPLICATE_API_TOKEN")
 report = json.dumps([os.getpid(), sys.argv[1:], {name: os.environ[name] for name in wanted}])
 print(report, flush=True)
 signal.pause()
@@ -407,7 +408,7 @@ async def test_the_worker_knows_the_stack_and_is_started_again(
     os.chmod(tmp_path, 0o755)  # root's stack runs as somebody else
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("SUPABASE_URL", "https://somewhere.else")
-    monkeypatch.delenv("REPLICATE_API_TOKEN", raising=False)
+    monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_of_a_real_account")
     log = DataDir(data_dir).log("worker")
 
     async def reports(count: int) -> bool:
@@ -421,6 +422,7 @@ async def test_the_worker_knows_the_stack_and_is_started_again(
             "SUPABASE_URL": stack.api_url,
             "SUPABASE_KEY": stack.service_role_key,
             "REPLICATE_BASE_URL": stack.replicate_url,
+            "REPLICATE_API_TOKEN": SIMULATOR_TOKEN,
         }
         os.kill(pid, signal.SIGKILL)
         await _eventually(lambda: reports(2))

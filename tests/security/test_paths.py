@@ -170,7 +170,9 @@ async def test_bytes_that_are_no_text_are_refused(world: World):
     key = world.keys["service"]["apikey"]
     for target in (b"object/pictures/\xff\xfe.png", b"bucket/\xff", b"\xff"):
         reader, writer = await asyncio.open_connection(host, int(port))
-        head = b"GET /storage/v1/" + target + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+        head = (
+            b"GET /storage/v1/" + target + b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+        )
         writer.write(head + b"apikey: " + key.encode() + b"\r\n\r\n")
         status = (await reader.readline()).split()[1]
         writer.close()

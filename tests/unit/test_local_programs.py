@@ -445,25 +445,32 @@ def test_options_survive_the_command_line() -> None:
         durable=False,
         lifeline=True,
         replicate_seconds=0.5,
+        real_replicate=True,
+        allowed_origins=("https://app.test", "https://other.test"),
     )
     assert parse(options.arguments()) == options
     assert parse(Options(Path("/data"), *programs).arguments()) == Options(Path("/data"), *programs)
 
 
-def test_the_worker_talks_to_this_stack_and_to_real_replicate_only_with_a_token(
+def test_the_worker_talks_to_this_stack_and_to_real_replicate_only_if_that_was_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "of a real project")
-    monkeypatch.delenv("REPLICATE_API_TOKEN", raising=False)
-    env = worker_environment("http://api", "sb_secret_x", "http://simulator/v1")
+    monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_real")
+    monkeypatch.setenv("REPLICATE_WEBHOOK_SECRET", "whsec_real")
+    monkeypatch.delenv("REPLICATE_BASE_URL", raising=False)
+    addresses = ("http://api", "sb_secret_x", "http://simulator/v1")
+    env = worker_environment(*addresses)
     assert (env["SUPABASE_URL"], env["SUPABASE_KEY"]) == ("http://api", "sb_secret_x")
     assert "SUPABASE_SERVICE_ROLE_KEY" not in env
     assert env["REPLICATE_BASE_URL"] == "http://simulator/v1"
-    monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_real")
-    monkeypatch.delenv("REPLICATE_BASE_URL", raising=False)
-    env = worker_environment("http://api", "sb_secret_x", "http://simulator/v1")
+    assert not {"r8_real", "whsec_real"} & set(env.values())
+    env = worker_environment(*addresses, real_replicate=True)
     assert env["REPLICATE_API_TOKEN"] == "r8_real"
     assert "REPLICATE_BASE_URL" not in env
+    monkeypatch.delenv("REPLICATE_API_TOKEN")
+    with pytest.raises(LocalStackError, match="REPLICATE_API_TOKEN is not set"):
+        worker_environment(*addresses, real_replicate=True)
 
 
 async def test_a_database_that_is_not_there_is_a_stack_error() -> None:

@@ -155,11 +155,15 @@ class World:
 
     def __init__(self, settings: SimulatorSettings | None = None) -> None:
         self.now: float | None = None
-        app = create_app(settings or SimulatorSettings(speed=50), clock=self._clock)
-        self.http = httpx.AsyncClient(transport=_InProcess(app), base_url="http://simulator")
+        settings = replace(settings or SimulatorSettings(speed=50), switch_keys=("sb_secret_test",))
+        self.http = httpx.AsyncClient(
+            transport=_InProcess(create_app(settings, clock=self._clock)),
+            base_url="http://simulator.localhost",
+            headers={"apikey": "sb_secret_test"},
+        )
         self.client = ReplicateClient(
             "r8_test",
-            base_url="http://simulator/v1",
+            base_url="http://simulator.localhost/v1",
             http=self.http,
             retry=RetryPolicy(first_wait=0.001, longest_wait=0.002, patience=0.2),
         )
@@ -784,7 +788,7 @@ async def test_a_prediction_replicate_no_longer_has_is_not_paid_twice(world: Wor
 
 
 async def test_an_output_against_the_rules_fails_for_good(world: World) -> None:
-    world.client._rules = DownloadRules(max_bytes=10).allowing("http://simulator")
+    world.client._rules = DownloadRules(max_bytes=10).allowing("http://simulator.localhost")
     with pytest.raises(errors.OutputRefused) as caught:
         await world.run(world.generation(num_outputs=3))
     assert not caught.value.retryable

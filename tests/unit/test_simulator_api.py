@@ -16,7 +16,8 @@ from picture_queue.replicate.prediction import progress_from_logs
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 SCHNELL, DEV = "black-forest-labs/flux-schnell", "black-forest-labs/flux-dev"
 SDXL = "stability-ai/sdxl"
-HEADERS = {"authorization": "Bearer r8_test"}
+SWITCH_KEY = "sb_secret_test"
+HEADERS = {"authorization": "Bearer r8_test", "apikey": SWITCH_KEY}
 
 
 class Clock:
@@ -36,7 +37,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(SimulatorSettings(base_url="http://simulator/"), clock=clock)
+    settings = SimulatorSettings(base_url="http://simulator/", switch_keys=(SWITCH_KEY,))
+    app = create_app(settings, clock=clock)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://simulator", headers=HEADERS
@@ -239,10 +241,10 @@ async def test_speed_and_seconds_shorten_the_run() -> None:
         clock = Clock()
         transport = httpx.ASGITransport(create_app(settings, clock=clock))
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://here:5", headers=HEADERS
+            transport=transport, base_url="http://here.localhost:5", headers=HEADERS
         ) as http:
             made = await create(http, DEV)
-            assert made["urls"]["get"].startswith("http://here:5/v1/predictions/")
+            assert made["urls"]["get"].startswith("http://here.localhost:5/v1/predictions/")
             clock.now += 60
             assert (await read(http, made))["metrics"]["predict_time"] == seconds
     with pytest.raises(ValueError, match="speed"):

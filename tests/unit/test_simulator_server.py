@@ -14,6 +14,7 @@ from picture_queue.replicate.client import ReplicateClient
 from picture_queue.replicate.images import read_image
 
 MODEL = "black-forest-labs/flux-schnell"
+SWITCH_KEY = "sb_secret_test"
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ async def address() -> AsyncIterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        app = create_app(SimulatorSettings(speed=100))
+        app = create_app(SimulatorSettings(speed=100, switch_keys=(SWITCH_KEY,)))
         config = uvicorn.Config(app, log_level="critical", lifespan="off")
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -31,7 +32,7 @@ async def address() -> AsyncIterator[str]:
 
 
 async def switch(address: str, **fault: object) -> None:
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(headers={"apikey": SWITCH_KEY}, trust_env=False) as http:
         (await http.post(f"{address}/_simulator/faults", json=fault)).raise_for_status()
 
 
@@ -47,7 +48,7 @@ async def test_a_lost_answer_leaves_a_prediction_to_find(
     ) as client:
         with pytest.raises(errors.OutcomeUnknown):
             await client.create(MODEL, {"prompt": "a boat"}, cancel_after=60)
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(headers={"apikey": SWITCH_KEY}, trust_env=False) as http:
             (made,) = (await http.get(f"{address}/_simulator/predictions")).json()
         assert (await client.get(made["id"])).input == {"prompt": "a boat"}
 

@@ -52,7 +52,8 @@ async def test_a_storage_that_is_away_for_a_moment_costs_nothing(service, new_bu
 
 
 async def test_a_throttled_account_rests_for_all_generations(stack, service, new_builtin, db):
-    async with httpx.AsyncClient(base_url=stack.replicate_url, timeout=10) as http:
+    key = {"apikey": stack.secret_key}
+    async with httpx.AsyncClient(base_url=stack.replicate_url, headers=key, timeout=10) as http:
         fault = {"kind": "rate_limit", "count": 1, "seconds": 60}
         origin = httpx.URL(stack.replicate_url).copy_with(raw_path=b"/_simulator/faults")
         (await http.post(origin, json=fault)).raise_for_status()

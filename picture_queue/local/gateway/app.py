@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -13,17 +14,21 @@ from picture_queue.local.gateway import missing
 from picture_queue.local.gateway.auth.service import AuthService
 from picture_queue.local.gateway.credentials import Credentials
 from picture_queue.local.gateway.database import Database
-from picture_queue.local.gateway.faults import Faults
+from picture_queue.local.gateway.faults import FAULTS_PATH, Faults
 from picture_queue.local.gateway.realtime.service import RealtimeService
 from picture_queue.local.gateway.rest import RestProxy
 from picture_queue.local.gateway.settings import GatewaySettings
 from picture_queue.local.gateway.storage.service import StorageService
+from picture_queue.local.origin_check import OriginCheck
 
 _ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(settings: GatewaySettings) -> ASGIApp:
-    """Builds the gateway. Its lifespan opens and closes all connections: serve it with lifespan on.
+_ADMIN = "/auth/v1/admin"
+
+
+def create_app(settings: GatewaySettings) -> OriginCheck:
+    """Build the gateway. Its lifespan opens and closes all connections: serve it with lifespan on.
 
     Args:
         settings: Addresses, keys and limits.
@@ -53,19 +58,36 @@ def create_app(settings: GatewaySettings) -> ASGIApp:
             WebSocketRoute("/realtime/v1/websocket", realtime.websocket),
             *realtime.routes(),
             *auth.routes(),
-            Route("/_faults", faults.endpoint, methods=["GET", "POST", "DELETE"]),
+            Route(FAULTS_PATH, faults.endpoint, methods=["GET", "POST", "DELETE"]),
             Route("/{path:path}", missing.endpoint, methods=_ANY_METHOD),
         ],
     )
-    return CORSMiddleware(
-        _Front(app, {"/rest/v1/": rest, "/storage/v1/": storage}, faults),
-        allow_origins=["*"],
-        allow_methods=_ANY_METHOD,
-        allow_headers=["*"],
-        expose_headers=[
-            *("Content-Range", "Content-Profile", "Location", "ETag", "Link", "X-Total-Count"),
-        ],
-        max_age=3600,
+    front = _Front(app, {"/rest/v1/": rest, "/storage/v1/": storage}, faults)
+    return OriginCheck(
+        # Foreign origins never get here, and the answers vary by Origin.
+        CORSMiddleware(
+            front,
+            allow_origins=["*"],
+            allow_methods=_ANY_METHOD,
+            allow_headers=["*"],
+            expose_headers=[
+                *("Content-Range", "Content-Profile", "Location", "ETag", "Link", "X-Total-Count"),
+            ],
+            max_age=3600,
+        ),
+        url=settings.api_url,
+        allowed_origins=settings.allowed_origins,
+        pictures="/storage/v1/object/",
+        is_privileged=lambda scope: _is_privileged(scope, credentials),
+    )
+
+
+def _is_privileged(scope: Scope, credentials: Credentials) -> bool:
+    """Whether a request is for the stack's owner: switches, admin routes, or a service key."""
+    asked = HTTPConnection(scope)
+    given = [asked.headers.get(name) for name in ("apikey", "x-api-key", "authorization")]
+    return scope["path"].startswith((FAULTS_PATH, _ADMIN)) or any(
+        map(credentials.is_of_service, [*given, asked.query_params.get("apikey")])
     )
 
 
@@ -87,6 +109,6 @@ class _Front:
             for prefix, service in self._services.items():
                 if path.startswith(prefix):
                     app = service
-            if path != "/_faults" and self._faults.take("answer_503", path):
+            if path != FAULTS_PATH and self._faults.take("answer_503", path):
                 app = JSONResponse({"message": "Service Unavailable"}, status_code=503)
         await app(scope, receive, send)

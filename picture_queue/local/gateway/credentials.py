@@ -125,7 +125,7 @@ class Credentials:
                 raise BadToken("expired", "token is expired")
             if "nbf" in claims and float(claims["nbf"]) > now + leeway:
                 raise BadToken("not yet valid", "token is not yet valid")
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise BadToken("malformed", "a time in the token is no number") from None
         return claims
 
@@ -152,6 +152,8 @@ class Credentials:
                     "verify_sub": False,
                 },
             )
+        except RecursionError:
+            raise BadToken("malformed", "The token is nested too deeply") from None
         except jwt.InvalidTokenError as error:
             flaw: Flaw = next(
                 (flaw for kind, flaw in _FLAWS if isinstance(error, kind)), "malformed"
@@ -171,6 +173,16 @@ class Credentials:
             for key in self._service_keys
         ]
         return any(matches)
+
+    def is_of_service(self, given: str | None) -> bool:
+        """Whether a key or a token, perhaps after ``Bearer``, acts as the role service_role."""
+        if given is None:
+            return False
+        value = given.partition(" ")[2] if given.lower().startswith("bearer ") else given
+        try:
+            return self.verify(self._exchange(value.strip())).role == "service_role"
+        except BadToken:
+            return False
 
 
 def seconds_left(claims: Mapping[str, Any]) -> float | None:

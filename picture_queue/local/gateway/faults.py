@@ -17,12 +17,15 @@ answers their state; ``GET`` shows it, ``DELETE`` puts everything right again. C
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from picture_queue.local import json_body
 from picture_queue.local.gateway.credentials import Credentials
+
+FAULTS_PATH: Final = "/_faults"
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,12 @@ class Faults:
         headers = request.headers
         if not self._credentials.is_service(headers.get("authorization"), headers.get("apikey")):
             return JSONResponse({"message": "the service key sets faults"}, status_code=403)
+        # A page of another site can send text and forms without asking the server first.
+        if request.method == "POST" and not json_body.is_json(request):
+            return JSONResponse({"message": "send application/json"}, status_code=415)
         try:
             if request.method == "POST":
-                self.switches = self.switches.merged(await request.json())
+                self.switches = self.switches.merged(json_body.parse(await request.body()))
             elif request.method == "DELETE":
                 self.switches = Switches()
         except ValueError as error:

@@ -61,6 +61,11 @@ class RestProxy:
             await _RestJson(error.body(), 401, challenge)(scope, receive, send)
             return
         headers = [(name, value) for name, value in given if name not in _NOT_FORWARDED]
+        # PostgREST reads headers as UTF-8 and fails, or breaks the connection, where they are not.
+        for name, value in headers:
+            if not _is_utf8(value):
+                await _unreadable(name)(scope, receive, send)
+                return
         headers.append((b"authorization", b"Bearer " + token.encode()))
         await self._forward(headers, scope, receive, send)
 
@@ -131,6 +136,24 @@ async def _cut(exchange: Exchange, send: Send) -> None:
     headers = [(b"content-length", b"1")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"", "more_body": True})
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except ValueError:
+        return False
+    return True
+
+
+def _unreadable(name: bytes) -> JSONResponse:
+    body = {
+        "code": "PGRST100",
+        "details": None,
+        "hint": "Send its value in UTF-8.",
+        "message": f"The header {name.decode('latin-1')} is not UTF-8",
+    }
+    return _RestJson(body, 400)
 
 
 def _unavailable(error: Exception) -> JSONResponse:

@@ -47,6 +47,7 @@ class GatewaySettings:
         file_size_limit: Largest object, in bytes.
         realtime_limits: What one project may ask of Realtime.
         subscriber_queue: Messages kept for a subscriber that does not read; one more closes it.
+        allowed_origins: Origins whose pages may call beside those on loopback.
     """
 
     postgrest_url: str
@@ -62,3 +63,4 @@ class GatewaySettings:
     file_size_limit: int = 52_428_800
     realtime_limits: RealtimeLimits = RealtimeLimits()
     subscriber_queue: int = 1000
+    allowed_origins: tuple[str, ...] = ()

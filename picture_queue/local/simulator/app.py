@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import json
+import hmac
 import re
 import time
 from collections.abc import Callable
@@ -17,6 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from picture_queue.local import json_body
+from picture_queue.local.origin_check import OriginCheck
 from picture_queue.local.simulator.faults import Call, Fault
 from picture_queue.local.simulator.pictures import MIME_TYPES, draw
 from picture_queue.local.simulator.state import Simulator, SimulatorSettings
@@ -29,8 +31,8 @@ _BODY_KEYS = {"input", "version", "stream", "webhook", "webhook_events_filter"}
 
 def create_app(
     settings: SimulatorSettings | None = None, *, clock: Callable[[], float] = time.time
-) -> Starlette:
-    """Makes the simulator.
+) -> OriginCheck:
+    """Make the simulator.
 
     Args:
         settings: See `SimulatorSettings`.
@@ -38,7 +40,7 @@ def create_app(
 
     Returns:
         An ASGI app: the API below ``/v1``, pictures below ``/files``, switches below
-        ``/_simulator``. It needs no lifespan.
+        ``/_simulator``, for whoever has a switch key. It needs no lifespan.
     """
     simulator = Simulator(settings or SimulatorSettings(), clock)
     api = Starlette(
@@ -54,19 +56,25 @@ def create_app(
         ],
         exception_handlers={HTTPException: _problem_of},
     )
-    api.state.simulator = simulator
+    switches = Starlette(
+        routes=[
+            Route("/faults", _faults, methods=["GET", "POST"]),
+            Route("/predictions", _predictions),
+            Route("/reset", _reset, methods=["POST"]),
+        ],
+        exception_handlers={HTTPException: _problem_of},
+    )
+    api.state.simulator = switches.state.simulator = simulator
     app = Starlette(
         routes=[
             Mount("/v1", _TokenRequired(api)),
             Route("/files/{id}/{name}", _file),
-            Route("/_simulator/faults", _faults, methods=["GET", "POST"]),
-            Route("/_simulator/predictions", _predictions),
-            Route("/_simulator/reset", _reset, methods=["POST"]),
+            Mount("/_simulator", _SwitchKeyRequired(switches, simulator.settings.switch_keys)),
         ],
         exception_handlers={HTTPException: _problem_of},
     )
     app.state.simulator = simulator
-    return app
+    return OriginCheck(app, url=simulator.settings.base_url or "", pictures="/files/")
 
 
 class _TokenRequired:
@@ -82,6 +90,28 @@ class _TokenRequired:
             answer = _problem(
                 401, "You did not pass a valid authentication token", title="Unauthenticated"
             )
+        await answer(scope, receive, send)
+
+
+class _SwitchKeyRequired:
+    """Lets requests through that carry a key of the stack's owner, and no body but JSON.
+
+    Without keys in the settings nobody has one.
+    """
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer: ASGIApp = self._app
+        request = Request(scope)
+        given = request.headers.get("apikey", "").encode()
+        if not any([hmac.compare_digest(given, key) for key in self._keys]):
+            answer = _problem(403, "The switches need the stack's secret key in the header apikey.")
+        elif request.headers.get("content-type") and not json_body.is_json(request):
+            # A page of another site can send text and forms without asking the server first.
+            answer = _problem(415, "Send application/json.")
         await answer(scope, receive, send)
 
 
@@ -185,7 +215,7 @@ async def _list(request: Request) -> Response:
     simulator, base = _simulator(request), _base_url(request)
     after, before = (_moment(request, name) for name in ("created_after", "created_before"))
     cursor = request.query_params.get("cursor", "")
-    newest = int(cursor) if cursor.isdecimal() else None
+    newest = int(cursor) if re.fullmatch("[0-9]{1,18}", cursor) else None
     fitting = [
         run
         for run in reversed(simulator.runs.values())
@@ -325,7 +355,7 @@ def _by_version(version: str) -> CatalogModel | None:
     )
 
 
-_SPAN = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
+_SPAN = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?")
 
 
 def _cancel_after(request: Request) -> float | None:
@@ -352,7 +382,7 @@ def _moment(request: Request, name: str) -> float | None:
 
 async def _json_object(request: Request) -> dict[str, Any]:
     try:
-        body = json.loads(await request.body())
+        body = json_body.parse(await request.body())
     except ValueError:
         body = None
     if not isinstance(body, dict):

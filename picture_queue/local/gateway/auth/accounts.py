@@ -134,8 +134,11 @@ class Accounts:
         email: str | None,
         password_hash: str | None,
         metadata: dict[str, Any],
+        session_id: object = None,
     ) -> asyncpg.Record:
         """Changes what is given; null removes a key of the metadata.
+
+        A new password ends the user's sessions but one: whoever knew the old one is out.
 
         Raises:
             AuthError: The e-mail address is taken.
@@ -154,6 +157,8 @@ class Accounts:
                     password_hash,
                     metadata,
                 )
+                if password_hash is not None:
+                    await end_sessions(connection, user_id, but=_uuid(session_id))
         except asyncpg.UniqueViolationError:
             raise AuthError(
                 422,
@@ -175,6 +180,15 @@ class Accounts:
                 session_id,
                 scope,
             )
+
+
+async def end_sessions(
+    connection: Connection, user_id: uuid.UUID, *, but: uuid.UUID | None = None
+) -> None:
+    """End the sessions of a user, and with them their refresh tokens."""
+    await connection.execute(
+        "delete from auth.sessions where user_id = $1 and id is distinct from $2", user_id, but
+    )
 
 
 async def _open_session(connection: Connection, user: asyncpg.Record) -> Session:

@@ -138,7 +138,8 @@ def _missing(body: dict[str, Any]) -> Response | None:
 
 def _number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name) or str(default)
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
+    is_number = text.isascii() and text.isdigit() and len(text) <= 10
+    if not is_number or not 0 < int(text) < 2**31:
         raise AuthError(400, "validation_failed", f"Bad Pagination Parameters: {name} is {text!r}")
     return int(text)
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import asyncpg
 from starlette.requests import Request
 
+from picture_queue.local import json_body
 from picture_queue.local.gateway.auth.errors import AuthError
 
 _SHORTEST_PASSWORD: Final = 6
@@ -21,7 +22,7 @@ async def read(request: Request) -> dict[str, Any]:
         AuthError: It is no JSON object.
     """
     try:
-        body = await request.json()
+        body = json_body.parse(await request.body())
     except ValueError:
         body = None
     if not isinstance(body, dict):

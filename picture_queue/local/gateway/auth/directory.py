@@ -6,6 +6,7 @@ from typing import Any
 
 import asyncpg
 
+from picture_queue.local.gateway.auth.accounts import end_sessions
 from picture_queue.local.gateway.auth.errors import AuthError
 from picture_queue.local.gateway.database import Database, one
 
@@ -93,14 +94,17 @@ class Directory:
             raise _taken() from None
 
     async def change(self, user_id: uuid.UUID, attributes: Attributes) -> asyncpg.Record:
-        """Changes a user.
+        """Changes a user; a new password ends all its sessions.
 
         Raises:
             AuthError: There is none of that id, or the address is taken.
         """
         try:
-            async with self._database.connection() as connection:
-                return _found(await connection.fetchrow(_CHANGE, user_id, *attributes.values()))
+            async with self._database.transaction() as connection:
+                user = _found(await connection.fetchrow(_CHANGE, user_id, *attributes.values()))
+                if attributes.password_hash is not None:
+                    await end_sessions(connection, user_id)
+                return user
         except asyncpg.UniqueViolationError:
             raise _taken() from None
 

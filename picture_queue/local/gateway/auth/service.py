@@ -86,7 +86,8 @@ class AuthService:
         return JSONResponse(bodies.user_json(await self._accounts.current(self._claims(request))))
 
     async def _change_user(self, request: Request) -> Response:
-        user = await self._accounts.current(self._claims(request))
+        claims = self._claims(request)
+        user = await self._accounts.current(claims)
         body = await bodies.read(request)
         if body.get("phone"):
             return not_implemented("phone numbers")
@@ -105,6 +106,7 @@ class AuthService:
             email=bodies.email(body) if body.get("email") else None,
             password_hash=digest,
             metadata=bodies.metadata(body, "data"),
+            session_id=claims.get("session_id"),
         )
         return JSONResponse(bodies.user_json(changed))
 
@@ -189,6 +191,10 @@ def _answering_errors(handler: Handler) -> Handler:
             return await handler(request)
         except AuthError as error:
             return error.response(request)
+        except asyncpg.DataError:
+            # Too long for its column, or a zero byte, which no text in Postgres can hold.
+            unstorable = AuthError(400, "validation_failed", "A value cannot be stored")
+            return unstorable.response(request)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             unavailable = AuthError(503, "unexpected_failure", "the database is not there")
             return unavailable.response(request)

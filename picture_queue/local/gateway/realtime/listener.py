@@ -106,7 +106,7 @@ class Listener:
                         continue
                     message = {**row, "payload": json.loads(row["payload"] or "null")}
                 self._publish(message)
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 # Anybody who may speak SQL may NOTIFY.
                 _logger.warning("ignored a notification that is none of ours")
 
@@ -115,7 +115,7 @@ class Listener:
         if not self._hub.listening(name, private):
             return
         text = frames.broadcast(name, message["event"], message["payload"], str(message["id"]))
-        if self._quota.too_large(text) or not self._quota.messages.take():
+        if self._quota.too_large(text) or not self._quota.events.take(name):
             _logger.warning("dropped a message to %s: too large, or too many in a second", name)
             return
         self._hub.publish(name, private, text)

@@ -16,6 +16,7 @@ from picture_queue.local.gateway.realtime import frames
 _logger = logging.getLogger(__name__)
 
 _MOST: Final = 25
+_LATEST: Final = 1e15  # milliseconds: some 31,000 years, which Postgres can hold
 # `inserted_at` is UTC without saying so.
 _MISSED: Final = """
 select * from (
@@ -56,7 +57,9 @@ class Wish:
         for number in (since, limit):
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise ValueError("replay needs a number `since`, and may have one `limit`")
-        return cls(since=float(since or 0), limit=max(1, min(int(limit or 1), _MOST)))
+        # Python's whole numbers have no bound, the database's have.
+        latest = float(max(-_LATEST, min(since or 0, _LATEST)))
+        return cls(since=latest, limit=int(max(1, min(limit or 1, _MOST))))
 
 
 class History:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.websockets import WebSocket
 
+from picture_queue.local import json_body
 from picture_queue.local.gateway.credentials import BadToken, Caller, Credentials
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.faults import Faults, Switches
@@ -24,6 +25,7 @@ from picture_queue.local.gateway.realtime.listener import Listener
 from picture_queue.local.gateway.realtime.replay import History
 from picture_queue.local.gateway.realtime.socket import Backend, Socket
 from picture_queue.local.gateway.settings import GatewaySettings
+from picture_queue.local.origin_check import is_loopback_origin
 
 _START_TIMEOUT = 15.0  # seconds until the first LISTEN
 
@@ -102,7 +104,14 @@ class RealtimeService:
             await websocket.send_denial_response(refusal)
             return
         await websocket.accept()
-        socket = Socket(websocket, key, version, self._backend)
+        origin = websocket.headers.get("origin")
+        socket = Socket(
+            websocket,
+            key,
+            version,
+            self._backend,
+            may_serve=origin is None or is_loopback_origin(origin),
+        )
         self._sockets.add(socket)
         try:
             await socket.run()
@@ -131,12 +140,14 @@ class RealtimeService:
         if caller is None:
             return JSONResponse({"message": "Unauthorized"}, status_code=401)
         try:
-            messages = [_checked(message) for message in (await request.json())["messages"]]
+            messages = [
+                _checked(message) for message in json_body.parse(await request.body())["messages"]
+            ]
         except (ValueError, TypeError, KeyError, AttributeError):
             errors = {"messages": ["each needs a topic, an event and a payload object"]}
             return JSONResponse({"errors": errors}, status_code=422)
         texts = [_frame(topic, event, payload) for topic, event, payload, _ in messages]
-        refusal = self._refused(texts)
+        refusal = self._refused(caller, texts)
         if refusal is not None:
             return refusal
         for (topic, _, _, private), text in zip(messages, texts, strict=True):
@@ -153,22 +164,22 @@ class RealtimeService:
         topic, event = request.path_params["topic"], request.path_params["event"]
         private = request.query_params.get("private") == "true"
         try:
-            payload = await request.json()
+            payload = json_body.parse(await request.body())
         except ValueError:
             return JSONResponse({"message": "the body is not JSON"}, status_code=422)
         if private and not await self._may_write(caller, topic):
             return JSONResponse({"message": "Unauthorized"}, status_code=403)
         text = _frame(topic, event, payload)
-        refusal = self._refused([text])
+        refusal = self._refused(caller, [text])
         if refusal is None:
             self._hub.publish(topic, private, text)
         return refusal or Response(status_code=202)
 
-    def _refused(self, texts: list[str]) -> Response | None:
+    def _refused(self, caller: Caller, texts: list[str]) -> Response | None:
         if any(map(self._quota.too_large, texts)):
             errors = {"messages": ["Payload size exceeds the limit"]}
             return JSONResponse({"errors": errors}, status_code=422)
-        if not self._quota.messages.take(len(texts)):
+        if not self._quota.messages.take((caller.role, caller.subject), len(texts)):
             return JSONResponse({"message": "Too many messages per second"}, status_code=429)
         return None
 

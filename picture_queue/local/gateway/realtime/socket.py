@@ -49,13 +49,29 @@ class Socket:
 
     Frames wait in a bounded queue. A client that does not read loses its connection rather than
     slowing anybody down; it reconnects and asks for the present state.
+
+    Args:
+        websocket: Accepted.
+        key: Token of the API key it was opened with.
+        version: Of the protocol.
+        backend: What all sockets share.
+        may_serve: Whether its channels may act as the role service_role.
     """
 
-    def __init__(self, websocket: WebSocket, key: str, version: str, backend: Backend) -> None:
+    def __init__(
+        self,
+        websocket: WebSocket,
+        key: str,
+        version: str,
+        backend: Backend,
+        *,
+        may_serve: bool = True,
+    ) -> None:
         self._websocket = websocket
         self._version = version
         self._key = key
         self._backend = backend
+        self._may_serve = may_serve
         self._outbox: asyncio.Queue[str] = asyncio.Queue(backend.queue_length)
         self._channels: dict[str, Channel] = {}
         self._close_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -175,7 +191,7 @@ class Socket:
             Refusal: It is.
         """
         quota = self._backend.quota
-        if not quota.joins.take():
+        if not quota.joins.take(self):
             raise Refusal("ClientJoinRateLimitReached: Too many joins per second")
         if len(self._channels.keys() - {topic}) >= quota.limits.channels:
             raise Refusal("ChannelRateLimitReached: Too many channels")
@@ -220,6 +236,8 @@ class Socket:
             if error.flaw in ("signature", "signature encoding", "algorithm"):
                 raise Refusal("JwtSignatureError: Failed to validate JWT signature") from None
             raise Refusal("MalformedJWT: The token provided is not a valid JWT") from None
+        if caller.role == "service_role" and not self._may_serve:
+            raise Refusal("Unauthorized: A page of this origin may not use a service key")
         if "role" not in caller.claims or not isinstance(caller.claims.get("exp"), int):
             raise Refusal("InvalidJWTToken: Fields `role` and `exp` are required in JWT")
         return caller
@@ -244,7 +262,7 @@ class Socket:
             channel.adopt(caller)
 
     async def _broadcast(self, channel: Channel, payload: dict[str, Any], ref: str | None) -> None:
-        if not self._backend.quota.messages.take():
+        if not self._backend.quota.messages.take(self):
             self._close(channel, "Too many messages per second")
             return
         if channel.config.private and channel.may_write is None:

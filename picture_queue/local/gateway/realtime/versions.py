@@ -7,6 +7,8 @@ broadcasts in binary. Source: https://supabase.com/docs/guides/realtime/protocol
 import json
 from typing import Any
 
+from picture_queue.local import json_body
+
 OBJECTS = "1.0.0"
 ARRAYS = "2.0.0"
 
@@ -32,7 +34,7 @@ def read(data: str | bytes) -> dict[str, Any]:
     """
     if isinstance(data, bytes):
         return _read_broadcast(data)
-    message = json.loads(data)
+    message = json_body.parse(data)
     if isinstance(message, list):
         return dict(zip(_PARTS, message, strict=True))
     if not isinstance(message, dict):
@@ -54,5 +56,5 @@ def _read_broadcast(data: bytes) -> dict[str, Any]:
         "ref": ref or None,
         "topic": topic,
         "event": "broadcast",
-        "payload": {"type": "broadcast", "event": event, "payload": json.loads(data[at:])},
+        "payload": {"type": "broadcast", "event": event, "payload": json_body.parse(data[at:])},
     }

@@ -1,10 +1,10 @@
 """JSON bodies, checked and coerced as the server's JSON schemas do it, with the same complaints."""
 
-import json
 from typing import Any
 
 from starlette.requests import Request
 
+from picture_queue.local import json_body
 from picture_queue.local.gateway.storage.errors import StorageError, invalid
 
 _JSON = "application/json"
@@ -46,7 +46,7 @@ async def read_optional(request: Request) -> object:
     if not text:
         raise _fastify("cannot be empty")
     try:
-        return json.loads(text)
+        return json_body.parse(text)
     except ValueError:
         raise StorageError(
             400,

@@ -159,7 +159,8 @@ class Buckets:
             return None
         if isinstance(value, str) and re.fullmatch(_SIZE_PATTERN, value):
             number, unit = re.split(r"(?=[a-zA-Z])", value, maxsplit=1)
-            size = int(float(number) * _UNITS[unit.lower()])
+            # A number beyond every limit is infinite here, and no whole one.
+            size = int(min(float(number) * _UNITS[unit.lower()], self._limit + 1))
         else:
             size = _whole(value)
         if size > self._limit:

@@ -14,6 +14,11 @@ from picture_queue.local.gateway.storage.errors import bad_range
 
 _CHUNK: Final = 256 * 1024
 _RANGE: Final = re.compile(r"bytes=(\d*)-(\d*)")
+_HEADER_VALUE: Final = re.compile(r"[\x20-\x7e\xa0-\xff]*")
+# What a browser shows and never runs; its viewer of PDF does not work in a sandbox.
+_PASSIVE: Final = re.compile(
+    r"((image|audio|video)/[\w.-]+|application/pdf) *(;[^,]*)?", re.IGNORECASE
+)
 
 
 def http_date(moment: datetime) -> str:
@@ -66,22 +71,33 @@ def send_object(
 
 
 def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None) -> dict[str, str]:
-    mime_type: str = metadata["mimetype"]
+    mime_type = _header_value(metadata["mimetype"], "application/octet-stream")
     headers = {
         "accept-ranges": "bytes",
         # A page from a bucket must not run in the project's origin.
-        "content-type": "text/plain" if mime_type.startswith("text/html") else mime_type,
+        "content-type": "text/plain" if "text/html" in mime_type.lower() else mime_type,
+        "x-content-type-options": "nosniff",
         "etag": metadata["eTag"],
-        "x-robots-tag": metadata.get("xRobotsTag", "none"),
+        "x-robots-tag": _header_value(metadata.get("xRobotsTag", "none"), "none"),
         "last-modified": http_date(last_modified(metadata)),
     }
+    if not _PASSIVE.fullmatch(mime_type):
+        # It may hold scripts (SVG, XHTML, XML): opened on its own it runs none and has no origin.
+        headers["content-security-policy"] = (
+            "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+        )
     if expires is None:
-        headers["cache-control"] = metadata["cacheControl"]
+        headers["cache-control"] = _header_value(metadata["cacheControl"], "no-cache")
     else:
         headers["expires"] = expires
     if "download" in request.query_params:
         headers["content-disposition"] = _disposition(request.query_params["download"])
     return headers
+
+
+def _header_value(value: object, otherwise: str) -> str:
+    """The value if it can stand in a header; fields of forms are any text, with line breaks too."""
+    return value if isinstance(value, str) and _HEADER_VALUE.fullmatch(value) else otherwise
 
 
 def _disposition(name: str) -> str:
@@ -99,10 +115,10 @@ def _unchanged(request: Request, metadata: Mapping[str, Any]) -> bool:
     if since is None:
         return False
     try:
-        moment = parsedate_to_datetime(since)
-    except ValueError:
+        moment = parsedate_to_datetime(since).astimezone(UTC)
+    except (ValueError, OverflowError):
         return False
-    return last_modified(metadata).replace(microsecond=0) <= moment.astimezone(UTC)
+    return last_modified(metadata).replace(microsecond=0) <= moment
 
 
 def _range(text: str, size: int) -> tuple[int, int]:

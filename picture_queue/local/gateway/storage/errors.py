@@ -162,7 +162,7 @@ def from_database(error: asyncpg.PostgresError, *, exists: str) -> StorageError:
             return StorageError(404, "InvalidRequest", message, "InvalidRequest")
         case asyncpg.InvalidTextRepresentationError():
             return StorageError(400, "InvalidParameter", str(error), "InvalidParameter")
-        case asyncpg.DataError(sqlstate="22000" | "22021"):
+        case asyncpg.DataError(sqlstate="22000" | "22021" | "22P05"):
             # Zero bytes, and halves of characters: asyncpg refuses those itself, quoting them.
             message = "a text holds a character that cannot be stored"
             return StorageError(400, "InvalidParameter", message, "InvalidParameter")

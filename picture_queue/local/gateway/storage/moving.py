@@ -11,7 +11,12 @@ from starlette.requests import Request
 
 from picture_queue.local.gateway.credentials import Caller
 from picture_queue.local.gateway.storage import bodies
-from picture_queue.local.gateway.storage.errors import from_database, internal, object_not_found
+from picture_queue.local.gateway.storage.errors import (
+    from_database,
+    internal,
+    invalid,
+    object_not_found,
+)
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.names import check_object_name
 from picture_queue.local.gateway.storage.rows import Place, Rows, object_json, timestamp
@@ -61,6 +66,8 @@ class Moving:
         metadata, user_metadata = _renewed(found["metadata"]), found["user_metadata"]
         if not bodies.boolean(body.get("copyMetadata", True), "body/copyMetadata"):
             given = body.get("metadata") or {}
+            if not isinstance(given, dict):
+                raise invalid("body/metadata must be object")
             metadata |= {name: str(given[name]) for name in _CHANGEABLE if name in given}
             user_metadata = decoded_metadata(request.headers.get("x-metadata"))
         upsert = request.headers.get("x-upsert") == "true"

@@ -1,7 +1,6 @@
 """Receives an object's bytes, from a multipart form or as they are."""
 
 import base64
-import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -10,6 +9,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from picture_queue.local import json_body
 from picture_queue.local.gateway.storage.errors import StorageError, invalid_request
 from picture_queue.local.gateway.storage.files import FileStore, Incoming
 from picture_queue.local.gateway.storage.rows import timestamp
@@ -174,12 +174,12 @@ class _Form:
     def _end_headers(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         if b"filename" not in options:
-            self._name = options.get(b"name", b"").decode()
+            self._name = options.get(b"name", b"").decode(errors="replace")
         elif self.incoming is None:
             self._is_object = True
             self.incoming = self._files.receive(self._limit)
             mime_type, _ = parse_options_header(self._headers.get(b"content-type", b""))
-            self.mime_type = mime_type.decode().lower() or self.mime_type
+            self.mime_type = mime_type.decode(errors="replace").lower() or self.mime_type
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_object and self.incoming is not None:
@@ -206,7 +206,7 @@ def decoded_metadata(header: str | None) -> dict[str, Any]:
 def _parsed(text: str | None) -> dict[str, Any]:
     """User metadata that is not a JSON object is ignored."""
     try:
-        value = json.loads(text or "{}")
+        value = json_body.parse(text or "{}")
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

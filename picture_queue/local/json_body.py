@@ -1,0 +1,43 @@
+"""JSON that clients send, read so that whatever passes can be stored and written again."""
+
+import json
+import re
+from itertools import accumulate
+from typing import Any, Final, NoReturn
+
+from starlette.requests import Request
+
+_MAX_DEPTH: Final = 100  # levels, as in the SQL
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_STEPS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
+
+
+def parse(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: It is not JSON in UTF-8, has more than 100 levels, or holds a number or half of
+            a character that Python reads but neither JSON nor Postgres can hold.
+    """
+    if isinstance(text, bytes):
+        text = text.decode()
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _depth(text) > _MAX_DEPTH:
+        raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
+    value = json.loads(text, parse_constant=_refuse)
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return value
+
+
+def is_json(request: Request) -> bool:
+    """Whether a request says that its body is JSON."""
+    content_type, _, _ = request.headers.get("content-type", "").partition(";")
+    return content_type.strip().lower() == "application/json"
+
+
+def _depth(text: str) -> int:
+    steps = (_STEPS.get(character, 0) for character in _STRING.sub("", text))
+    return max(accumulate(steps))
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number of JSON")

@@ -1,0 +1,117 @@
+"""Keeps web pages of other sites away from the servers of the embedded stack.
+
+Every page that a developer opens can send requests to loopback. Its browser says where they come
+from: in ``Origin`` with each POST, preflight and WebSocket, in ``Sec-Fetch-Site`` with the rest. A
+page whose own name was made to point at 127.0.0.1 (DNS rebinding) counts as the same origin; its
+name is in ``Host``.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
+_ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}", re.IGNORECASE)
+
+
+def is_loopback_origin(origin: str) -> bool:
+    """Whether an ``Origin`` is that of a page served by this machine."""
+    found = _ORIGIN.fullmatch(origin)
+    return found is not None and _is_loopback(found[1])
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        # Browsers never ask a name server for these.
+        return name.lower() == "localhost" or name.lower().endswith(".localhost")
+
+
+class OriginCheck:
+    """ASGI middleware that refuses requests and WebSockets of foreign pages with status 403.
+
+    Args:
+        app: What answers the others.
+        url: Where clients reach the app; its host is accepted in ``Host`` beside loopback.
+        allowed_origins: Further origins whose pages may call, and whose hosts are accepted.
+        pictures: Prefix of the paths that a page of any site may show or link to, without a key.
+        is_privileged: Tells requests that pages of `allowed_origins` may not make either.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        url: str = "",
+        allowed_origins: Collection[str] = (),
+        pictures: str,
+        is_privileged: Callable[[Scope], bool] = lambda _: False,
+    ) -> None:
+        self.app = app
+        self._allowed_origins = frozenset(origin.lower() for origin in allowed_origins)
+        self._allowed_hosts = {urlsplit(known).hostname for known in (url, *allowed_origins)}
+        self._pictures = pictures
+        self._is_privileged = is_privileged
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or refuses it."""
+        refusal = self._refusal(scope) if scope["type"] != "lifespan" else None
+        if refusal is None:
+            await self.app(scope, receive, send)
+            return
+        message, hint = refusal
+        # With the keys that the clients of all services look for when they read an error body.
+        body = {
+            "code": "foreign_page",
+            "error_code": "foreign_page",
+            "error": "Forbidden",
+            "statusCode": "403",
+            "message": message,
+            "msg": message,
+            "hint": hint,
+        }
+        await JSONResponse(body, 403)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> tuple[str, str] | None:
+        """Returns why a request is refused and what to do; None if it is not."""
+        headers = Headers(scope=scope)
+        # None at all comes from no browser, and no client of HTTP/1.1.
+        for host in headers.getlist("host") or [""]:
+            if not self._knows_host(host):
+                return f"Host {host!r} is not this machine", "Call 127.0.0.1 or localhost."
+        origins = headers.getlist("origin")
+        for origin in origins:
+            if is_loopback_origin(origin):
+                continue
+            if origin.lower() not in self._allowed_origins:
+                return (
+                    f"Origin {origin!r} may not call the embedded stack",
+                    "If the page is yours, serve it from http://localhost, or start the stack"
+                    " with --allow-origin and this origin.",
+                )
+            if self._is_privileged(scope):
+                return (
+                    f"Origin {origin!r} may not use a service key, nor admin routes or switches",
+                    "Use the publishable key and a user's token, or a page on http://localhost.",
+                )
+        # Without an Origin, cross-site is a picture, a link, or a script of a page of any site.
+        if not origins and headers.get("sec-fetch-site") == "cross-site":
+            shown = scope.get("method") in ("GET", "HEAD") and scope["path"].startswith(
+                self._pictures
+            )
+            if not shown:
+                return "Another site may not call the embedded stack", "Open the address itself."
+        return None
+
+    def _knows_host(self, host: str) -> bool:
+        found = _HOST.fullmatch(host)
+        if found is None:
+            return False
+        return _is_loopback(found[1]) or found[1].lower() in self._allowed_hosts

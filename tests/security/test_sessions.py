@@ -1,0 +1,68 @@
+"""Whoever knew a password is out once it is changed."""
+
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+OLD, NEW = "correct horse battery", "another horse battery"
+
+
+@pytest.fixture
+async def auth(arena: Any):
+    async with httpx.AsyncClient(
+        base_url=f"{arena.api_url}/auth/v1", headers={"apikey": arena.publishable_key}, timeout=30
+    ) as http:
+        yield http
+
+
+async def sign_in(auth: httpx.AsyncClient, email: str, password: str) -> dict[str, Any]:
+    answer = await auth.post(
+        "/token?grant_type=password", json={"email": email, "password": password}
+    )
+    assert answer.status_code == 200, answer.text
+    session: dict[str, Any] = answer.json()
+    return session
+
+
+async def lives(auth: httpx.AsyncClient, session: dict[str, Any]) -> bool:
+    """Whether a session can be continued, and is known by its access token."""
+    token = {"refresh_token": session["refresh_token"]}
+    continued = await auth.post("/token?grant_type=refresh_token", json=token)
+    bearer = {"authorization": f"Bearer {session['access_token']}"}
+    known = await auth.get("/user", headers=bearer)
+    assert (continued.status_code == 200) == (known.status_code == 200)
+    return continued.status_code == 200
+
+
+@pytest.fixture
+async def email(auth: httpx.AsyncClient) -> str:
+    address = f"{uuid4().hex}@example.com"
+    await auth.post("/signup", json={"email": address, "password": OLD})
+    return address
+
+
+async def test_a_new_password_ends_the_other_sessions(auth: httpx.AsyncClient, email: str):
+    stolen, own = await sign_in(auth, email, OLD), await sign_in(auth, email, OLD)
+    bearer = {"authorization": f"Bearer {own['access_token']}"}
+    kept = await auth.put("/user", json={"data": {"name": "Ada"}}, headers=bearer)
+    assert kept.status_code == 200
+    assert await lives(auth, stolen), "other changes end nothing"
+    changed = await auth.put("/user", json={"password": NEW}, headers=bearer)
+    assert changed.status_code == 200
+    assert not await lives(auth, stolen)
+    assert await lives(auth, own)
+    assert await lives(auth, await sign_in(auth, email, NEW))
+
+
+async def test_an_administrators_new_password_ends_all_sessions(
+    auth: httpx.AsyncClient, email: str, arena: Any
+):
+    session = await sign_in(auth, email, OLD)
+    url = f"/admin/users/{session['user']['id']}"
+    key = {"authorization": f"Bearer {arena.service_role_key}"}
+    assert (await auth.put(url, json={"role": None}, headers=key)).status_code == 200
+    again = await sign_in(auth, email, OLD)
+    assert (await auth.put(url, json={"password": NEW}, headers=key)).status_code == 200
+    assert not await lives(auth, session) and not await lives(auth, again)

@@ -1,0 +1,78 @@
+"""A stored file never runs scripts for whoever opens it, nor writes headers of its answer."""
+
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.security.world import World
+
+ACTIVE = (
+    "image/svg+xml", "IMAGE/SVG+XML", "application/xhtml+xml", "text/xml", "application/xml",
+    "application/rdf+xml", "text/html", "Text/HTML; charset=utf-8", "text/xsl",
+    "multipart/x-mixed-replace; boundary=a", "text/javascript", "application/octet-stream",
+    "text/plain", "nonsense", "image/png, text/html", "image/png;,text/html",
+)  # fmt: skip
+PASSIVE = ("image/png", "image/webp", "image/jpeg", "video/mp4", "audio/ogg", "application/pdf")
+
+
+async def stored(world: World, mime_type: str, content: bytes = b"<svg onload='x()'/>") -> Any:
+    """Stores a file of a type and opens it by a signed address, as a browser does."""
+    name = f"{world.users['owner']}/{uuid4().hex}"
+    headers = {"content-type": mime_type}
+    target = f"/storage/v1/object/pictures/{name}"
+    put = await world.ask("service", "POST", target, content=content, headers=headers)
+    assert put.status == 200, put
+    signed = await world.ask(
+        "owner", "POST", f"/storage/v1/object/sign/pictures/{name}", json={"expiresIn": 60}
+    )
+    return await world.http.get("/storage/v1" + signed.json["signedURL"])
+
+
+@pytest.fixture(autouse=True)
+async def any_type(world: World):
+    """The bucket takes every type."""
+    change = {"allowed_mime_types": None}
+    answer = await world.ask("service", "PUT", "/storage/v1/bucket/pictures", json=change)
+    assert answer.status == 200, answer
+
+
+@pytest.mark.parametrize("mime_type", ACTIVE)
+async def test_what_may_hold_scripts_is_served_in_a_sandbox(world: World, mime_type: str):
+    answer = await stored(world, mime_type)
+    assert answer.status_code == 200
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = answer.headers["content-security-policy"].split("; ")
+    assert "sandbox" in policy and "default-src 'none'" in policy
+    assert "html" not in answer.headers["content-type"].lower() or "xhtml" in mime_type
+
+
+@pytest.mark.parametrize("mime_type", PASSIVE)
+async def test_pictures_are_served_as_they_are(world: World, mime_type: str):
+    answer = await stored(world, mime_type, b"bytes")
+    assert (answer.status_code, answer.content) == (200, b"bytes")
+    assert answer.headers["content-type"] == mime_type
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "content-security-policy" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "text", ["a/b\r\nset-cookie: a=b", "a/b\nx: y", "\u2028", "\U0001f600", "\0"]
+)
+async def test_a_field_of_a_form_writes_no_header(world: World, text: str):
+    """Fields of a form are any text, and two of them become headers of the answer."""
+    name = f"{world.users['owner']}/{uuid4().hex}"
+    url = f"/storage/v1/object/pictures/{name}"
+    form: Any = {
+        "files": {"": ("x.png", b"bytes", "image/png")},
+        "data": {"contentType": text, "cacheControl": text},
+    }
+    put = await world.ask("service", "POST", url, **form)
+    assert put.status in (200, 400), put
+    if put.status == 200:
+        answer: httpx.Response = await world.http.get(url, headers=world.keys["service"])
+        assert answer.status_code == 200
+        assert {"set-cookie", "x"}.isdisjoint(answer.headers)
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.headers["cache-control"] == "no-cache"

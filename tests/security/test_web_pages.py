@@ -1,0 +1,257 @@
+"""A page of another site gets nothing from the stack on the machine of whoever opens it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import websockets
+
+from picture_queue.local.stack import LocalSupabase
+from tests.security.line import Line
+from tests.security.world import World, path
+
+FOREIGN = (
+    "https://evil.example",
+    "http://127.0.0.1.evil.example",
+    "http://localhost.evil.example:54321",
+    "http://evil.example:54321",
+    "http://0.0.0.0:54321",
+    "http://192.168.1.5:5173",
+    "http://10.0.0.1",
+    "http://[::]:1",
+    "http://localhost@evil.example",
+    "http://evillocalhost",
+    "file://localhost",
+    "capacitor://localhost",
+    "null",
+    "",
+)
+OWN = (
+    "http://localhost:5173",
+    "http://127.0.0.1:3000",
+    "https://localhost",
+    "http://[::1]:8080",
+    "http://app.localhost:5173",
+    "http://LOCALHOST:1",
+)
+REBOUND = (
+    "evil.example",
+    "evil.example:54321",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example",
+    "localhost:1@evil.example",
+    "192.168.1.5",
+    "0.0.0.0",
+    "",
+)
+APP = "https://app.example"  # allowed by the option
+HANDSHAKE = "/realtime/v1/websocket"
+
+
+@pytest.fixture(scope="module")
+def open_to_app() -> Iterator[LocalSupabase]:
+    """A stack that lets the pages of one more origin call it."""
+    with LocalSupabase(allowed_origins=(APP,)) as stack:
+        yield stack
+
+
+def requests(world: World, arena: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """Method, address and content of requests that do something, with and without keys."""
+    simulator = arena.replicate_url.removesuffix("/v1")
+    fault = {"json": {"kind": "fail"}}
+    text = {"content": '{"kind": "fail"}', "headers": {"content-type": "text/plain"}}
+    return [
+        ("GET", "/rest/v1/job_queue", {}),
+        ("POST", "/rest/v1/rpc/start_generation", {"json": {"prompt": "a cat"}}),
+        ("POST", "/auth/v1/token?grant_type=password", {"json": {}}),
+        ("GET", "/auth/v1/admin/users", {}),
+        ("POST", "/auth/v1/admin/users", {"json": {"email": "evil@example.com"}}),
+        ("POST", "/realtime/v1/api/broadcast", {"json": {"messages": []}}),
+        ("GET", "/storage/v1/bucket", {}),
+        ("GET", f"/storage/v1/object/pictures/{path(world)}", {}),
+        ("GET", "/_faults", {}),
+        ("POST", "/_faults", {"json": {"network_cut": True}}),
+        ("POST", f"{simulator}/_simulator/faults", fault),
+        ("POST", f"{simulator}/_simulator/faults", text),
+        ("POST", f"{simulator}/_simulator/reset", {}),
+        ("GET", f"{simulator}/v1/predictions", {"headers": {"authorization": "Bearer r8_x"}}),
+    ]
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+async def test_a_foreign_origin_is_refused_everywhere(world: World, arena: Any, origin: str):
+    for method, url, content in requests(world, arena):
+        for role in ("anon", "owner", "service"):
+            given = content | {"headers": {**content.get("headers", {}), "origin": origin}}
+            answer = await world.ask(role, method, url, **given)
+            assert (answer.status, answer.code) == (403, "foreign_page"), (method, url, answer)
+            assert "access-control-allow-origin" not in answer.headers
+    preflight = {"access-control-request-method": "POST", "origin": origin}
+    answer = await world.ask("anon", "OPTIONS", "/rest/v1/job_queue", headers=preflight)
+    assert answer.status == 403 and "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("host", REBOUND)
+async def test_a_name_that_was_made_to_point_here_is_refused(world: World, arena: Any, host: str):
+    for method, url, content in requests(world, arena):
+        given = content | {"headers": {**content.get("headers", {}), "host": host}}
+        answer = await world.ask("service", method, url, **given)
+        assert (answer.status, answer.code) == (403, "foreign_page"), (method, url, answer)
+
+
+@pytest.mark.parametrize(
+    "hosts", [(), ("localhost", "evil.example"), ("evil.example", "localhost")]
+)
+async def test_each_host_is_looked_at(arena: Any, hosts: tuple[str, ...]):
+    address = urlsplit(arena.api_url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    head = "GET /auth/v1/health HTTP/1.1\r\nconnection: close\r\n"
+    writer.write((head + "".join(f"host: {host}\r\n" for host in hosts) + "\r\n").encode())
+    assert (await reader.readline()).split()[1] in (b"400", b"403")
+    writer.close()
+
+
+@pytest.mark.parametrize("origin", OWN)
+async def test_a_page_of_this_machine_may_call(world: World, arena: Any, origin: str):
+    for role in ("owner", "service"):
+        answer = await world.ask(
+            role, "POST", "/rest/v1/rpc/list_jobs", json={}, headers={"origin": origin}
+        )
+        assert answer.status == 200
+        assert answer.headers["access-control-allow-origin"] in ("*", origin)
+        assert "Origin" in answer.headers["vary"]
+    async with dial(arena, arena.publishable_key, origin=origin) as line:
+        assert await line.join("room", world.tokens["owner"], private=False) is None
+
+
+@pytest.mark.parametrize("origin", FOREIGN)
+async def test_no_foreign_page_opens_a_socket(world: World, arena: Any, origin: str):
+    for key in (arena.publishable_key, arena.secret_key, arena.anon_key, arena.service_role_key):
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            async with dial(arena, key, origin=origin):
+                pass
+        assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:54321"])
+async def test_no_rebound_name_opens_a_socket(arena: Any, host: str):
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with dial(arena, arena.secret_key, host=host):
+            pass
+    assert refused.value.response.status_code == 403
+
+
+async def test_without_an_origin_another_site_may_only_show_pictures(world: World, arena: Any):
+    crossing = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+    for method, url, content in requests(world, arena):
+        if "/storage/v1/object/" in url:
+            continue
+        given = content | {"headers": {**content.get("headers", {}), **crossing}}
+        answer = await world.ask("service", method, url, **given)
+        assert (answer.status, answer.code) == (403, "foreign_page"), (method, url, answer)
+    picture = f"/storage/v1/object/sign/pictures/{path(world)}"
+    signed = await world.ask("owner", "POST", picture, json={"expiresIn": 60})
+    url = "/storage/v1" + signed.json["signedURL"]
+    # The page of the app is on localhost, and the stack on 127.0.0.1: to a browser two sites.
+    assert (await world.http.get(url, headers=crossing)).status_code == 200
+    written = await world.http.post(picture, headers=crossing, json={"expiresIn": 60})
+    assert written.status_code == 403
+
+
+async def test_switches_take_json_and_nothing_that_a_form_can_send(world: World, arena: Any):
+    simulator = arena.replicate_url.removesuffix("/v1")
+    for url, text in (
+        ("/_faults", '{"network_cut": true}'),
+        (f"{simulator}/_simulator/faults", '{"kind": "fail"}'),
+        (f"{simulator}/_simulator/reset", ""),
+    ):
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+            headers = {"content-type": f"{kind}; a=application/json"}
+            answer = await world.ask("service", "POST", url, content=text, headers=headers)
+            assert answer.status == 415, (url, kind, answer)
+    assert (await world.ask("service", "GET", "/_faults")).json["network_cut"] is False
+    assert (await world.ask("service", "GET", f"{simulator}/_simulator/faults")).json == []
+
+
+@pytest.mark.parametrize("role", ["nobody", "anon", "owner"])
+async def test_the_simulators_switches_need_the_secret_key(world: World, arena: Any, role: str):
+    simulator = arena.replicate_url.removesuffix("/v1") + "/_simulator"
+    headers = world.keys.get(role, {})
+    for method, name in (
+        ("GET", "faults"),
+        ("POST", "faults"),
+        ("POST", "reset"),
+        ("GET", "predictions"),
+    ):
+        content = {"json": {"kind": "fail"}} if method == "POST" else {}
+        answer = await world.http.request(method, f"{simulator}/{name}", headers=headers, **content)
+        assert answer.status_code == 403, (name, answer.text)
+    answer = await world.ask("service", "GET", f"{simulator}/faults")
+    assert (answer.status, answer.json) == (200, [])
+
+
+async def test_an_allowed_origin_may_do_what_users_may(open_to_app: Any):
+    stack = open_to_app
+    page = {"origin": APP}
+    async with httpx.AsyncClient(base_url=stack.api_url, headers=page) as http:
+        account = {"email": "a@example.com", "password": "correct horse battery"}
+        made = await http.post(
+            "/auth/v1/signup", json=account, headers={"apikey": stack.publishable_key}
+        )
+        token = made.json()["access_token"]
+        user = {"apikey": stack.publishable_key, "authorization": f"Bearer {token}"}
+        answer = await http.post("/rest/v1/rpc/list_jobs", json={}, headers=user)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] in ("*", APP)
+        for method, url, headers in (
+            ("POST", "/rest/v1/rpc/list_jobs", {"apikey": stack.secret_key}),
+            ("POST", "/rest/v1/rpc/list_jobs", {"apikey": stack.service_role_key}),
+            (
+                "POST",
+                "/rest/v1/rpc/list_jobs",
+                {
+                    "apikey": stack.publishable_key,
+                    "authorization": f"bearer {stack.service_role_key}",
+                },
+            ),
+            ("GET", "/storage/v1/bucket", {"authorization": stack.service_role_key}),
+            ("GET", "/auth/v1/admin/users", user),
+            ("GET", "/_faults", user),
+        ):
+            answer = await http.request(method, url, headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (403, "foreign_page"), url
+        other = await http.get("/auth/v1/health", headers={"origin": "https://other.example"})
+        assert other.status_code == 403
+    async with dial(stack, stack.publishable_key, origin=APP) as line:
+        assert await line.join("room", token, private=False) is None
+        refusal = await line.join("pq:queue:default", stack.service_role_key)
+        assert refusal is not None and refusal.startswith("Unauthorized: ")
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with dial(stack, stack.secret_key, origin=APP):
+            pass
+    assert refused.value.response.status_code == 403
+
+
+@asynccontextmanager
+async def dial(stack: Any, key: str, **headers: str) -> AsyncIterator[Line]:
+    """Opens a socket as a browser does for a page."""
+    port = urlsplit(stack.api_url).port
+    host = headers.pop("host", None)
+    url = f"ws://{host or '127.0.0.1'}{HANDSHAKE}?apikey={key}&vsn=1.0.0"
+    async with websockets.connect(
+        url, host="127.0.0.1", port=port, additional_headers=headers, open_timeout=15
+    ) as socket:
+        yield Line(socket)
+
+
+def test_the_refusal_is_json_that_every_client_reads(arena: Any):
+    headers = {"origin": "https://evil.example"}
+    answer = httpx.get(f"{arena.api_url}/rest/v1/job_queue", headers=headers)
+    body = json.loads(answer.text)
+    assert "'https://evil.example'" in body["message"] == body["msg"]
+    assert "--allow-origin" in body["hint"]
