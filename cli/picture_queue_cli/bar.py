@@ -7,7 +7,8 @@ from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from picture_queue_cli.render import err, visible
+from picture_queue._visible import visible
+from picture_queue_cli.render import err, one_line
 
 if TYPE_CHECKING:
     from picture_queue.records import JobEvent
@@ -57,7 +58,7 @@ class Bar:
         moving = event.finished or event.progress > 0
         self._progress.update(
             self._task,
-            description=visible(_words(event)),
+            description=visible(one_line(_words(event))),
             total=100 if moving else None,
             completed=event.progress,
             status=str(event.status),

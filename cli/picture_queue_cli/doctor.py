@@ -65,11 +65,15 @@ def _only(found: "list[Finding]", names: list[str]) -> "list[Finding]":
 
 def _examine(target: Target, database: "DatabaseSettings | None") -> "list[Finding]":
     import asyncio
+    import os
+    from pathlib import Path
 
     from picture_queue.installation import checkup
+    from picture_queue.installation.leaks import examine_secrets
 
     migrations = checkup.examine_database(database)
     installed = not checkup.is_bad(migrations)
+    migrations += examine_secrets(Path.cwd(), os.environ)
     try:
         settings = _project(target)
     except SettingsError as error:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from picture_queue_cli.project import connect
 from picture_queue_cli.queues import queue_state
-from picture_queue_cli.render import duration, out, plain, print_json, styled, table, talk
+from picture_queue_cli.render import duration, one_line, out, plain, print_json, styled, table, talk
 from picture_queue_cli.sharing import JsonFlag
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _show_health(found: "Health", held: list[dict[str, Any]]) -> None:
     for number, warning in enumerate(_warnings(found, held)):
         if number == 0:
             console.print()
-        console.print(styled(f"! {warning}", "yellow"), soft_wrap=True)
+        console.print(styled(one_line(f"! {warning}"), "yellow"), soft_wrap=True)
 
 
 def is_late(worker: "WorkerSeen") -> bool:
@@ -138,7 +138,7 @@ def models(
     else:
         shown = table("model", "kind", "seconds", "USD", right=("seconds", "USD"))
         for model in found:
-            name = styled(model.model_id)
+            name = styled(one_line(model.model_id))
             if model.default:
                 name.append("  default", style="green")
             shown.add_row(
@@ -164,7 +164,7 @@ def _one_model(model: "Model", as_json: bool) -> None:
     if as_json:
         print_json(plain(model))
         return
-    talk(f"{model.model_id}, {model.kind}")
+    talk(one_line(f"{model.model_id}, {model.kind}"))
     shown = table("input", "type", "default", "permitted")
     for rule in model.inputs:
         shown.add_row(

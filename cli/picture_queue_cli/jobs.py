@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
@@ -157,7 +158,8 @@ def _show_history(told: "JobHistory") -> None:
             shown = attempt.detail
             out().print()
             out().print(f"Attempt {attempt.attempt}, {local_time(attempt.ended_at)}:", style="dim")
-            out().print(shown, soft_wrap=True)
+            # Indented: a line of it at the margin could pass for one of ours.
+            out().print(indent(shown, "  "), soft_wrap=True)
 
 
 @app.command()

@@ -9,7 +9,16 @@ from picture_queue_cli.project import connect
 from picture_queue_cli.queues import For, Until
 from picture_queue_cli.reading import expect_filled, until
 from picture_queue_cli.reading import rate as read_rate
-from picture_queue_cli.render import local_time, out, plain, print_json, styled, table, talk
+from picture_queue_cli.render import (
+    local_time,
+    out,
+    plain,
+    print_json,
+    print_line,
+    styled,
+    table,
+    talk,
+)
 from picture_queue_cli.sharing import JsonFlag
 
 app = Commands(no_args_is_help=True, help="Limit how many jobs of a key run or start.")
@@ -72,7 +81,7 @@ def set_limit(
     if as_json:
         print_json(plain(limit))
     else:
-        out().print(f"{limit.key}: {limit.running} running, {limit.waiting} waiting")
+        print_line(f"{limit.key}: {limit.running} running, {limit.waiting} waiting")
 
 
 @app.command()
@@ -138,4 +147,4 @@ def set_tenant(
     if as_json:
         print_json(plain(made))
     else:
-        out().print(f"{made.tenant}: {made.weight:g}")
+        print_line(f"{made.tenant}: {made.weight:g}")

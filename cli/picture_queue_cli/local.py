@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from picture_queue._visible import visible
 from picture_queue.errors import MissingProgram
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.render import err, out, print_json, talk
@@ -166,7 +167,7 @@ def reset(
         place = data_dir or default_data_dir()
         if not sys.stdin.isatty():
             raise typer.BadParameter(f"nobody is here to ask about {place}", param_hint="--yes")
-        typer.confirm(f"Delete all data of the stack in {place}?", abort=True, err=True)
+        typer.confirm(visible(f"Delete all data of the stack in {place}?"), abort=True, err=True)
     with err().status("Deleting …"):
         stack.reset(data_dir)
     talk("Deleted.")

@@ -1,16 +1,18 @@
 """Output: the result on standard output, everything else on standard error."""
 
 import json
-import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from picture_queue._visible import visible
 
 if TYPE_CHECKING:
     from picture_queue.records import JobExplanation, Record
@@ -25,18 +27,11 @@ _STYLES = {
 # Into a pipe nothing is wrapped or cut.
 _PIPE_WIDTH = 10_000
 _LONGEST_ERROR = 900  # characters
-# Controls of a terminal, characters that reorder or break the line around them, half characters.
-_CONTROLS = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 
 
-def visible(text: str) -> str:
-    r"""Return a text with its control characters written as escapes, such as ``\x1b``.
-
-    What users and servers write must not move the cursor or change a terminal's settings.
-    """
-    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+def one_line(text: str) -> str:
+    r"""Return a text as one line, its breaks written as ``\n``: no line of ours begins with it."""
+    return text.replace("\n", r"\n")
 
 
 def styled(text: str, style: str = "") -> Text:
@@ -44,11 +39,23 @@ def styled(text: str, style: str = "") -> Text:
     return Text(visible(text), style=style)
 
 
+class _Table(Table):
+    """A table whose cells are one line each; those that may have more are `Text`."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        lines = (one_line(cell) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*lines, **options)
+
+
 class _Console(Console):
-    """A console that shows every string as it is: no markup, and control characters visible."""
+    """A console that shows every text as it is: no markup, and control characters visible."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(visible(text), **options)
+        return super().render_str(visible(text), **options)  # before a table measures it
+
+    def render(self, *args: Any, **options: Any) -> Iterable[Segment]:
+        for segment in super().render(*args, **options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
 def out() -> Console:
@@ -88,12 +95,14 @@ def warn(text: str) -> None:
 
 def print_line(text: str) -> None:
     """Print a result in one line, such as an id or a path."""
-    out().print(text.replace("\n", r"\n"), soft_wrap=True)
+    out().print(one_line(text), soft_wrap=True)
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print one JSON document; with ``indent=None`` in one line, for streams."""
-    sys.stdout.write(json.dumps(value, indent=indent, default=str) + "\n")
+    # JSON escapes every control character but this one.
+    text = json.dumps(value, indent=indent, default=str).replace("\x7f", r"\u007f")
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
@@ -115,7 +124,7 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
         columns: The headings.
         right: Those of numbers.
     """
-    made = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    made = _Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         made.add_column(
             column, justify="right" if column in right else "left", no_wrap=column == "id"
@@ -139,7 +148,7 @@ def reason_lines(why: "JobExplanation") -> str | None:
     if why.moves:
         return None
     return "\n".join(
-        f"{reason.detail} (until {local_time(reason.until)})" if reason.until else reason.detail
+        one_line(reason.detail) + (f" (until {local_time(reason.until)})" if reason.until else "")
         for reason in why.reasons or (why,)
     )
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import typer
 
+from picture_queue._visible import visible
 from picture_queue_cli.reading import moment, read_object, seconds
 from picture_queue_cli.render import err
 
@@ -102,7 +103,7 @@ def confirm(question: str) -> None:
         typer.BadParameter: Nobody can answer.
     """
     try:
-        agreed = typer.confirm(question, err=True)
+        agreed = typer.confirm(visible(question), err=True)
     except typer.Abort:  # the end of the input, or Ctrl-C
         err().print()
         if sys.stdin.isatty():

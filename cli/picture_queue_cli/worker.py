@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from picture_queue._visible import LogFormatter
 from picture_queue.errors import (
     ConnectionFailed,
     PictureQueueError,
@@ -19,7 +20,7 @@ from picture_queue.errors import (
 )
 from picture_queue_cli.project import Target, resolve, run, running_stack
 from picture_queue_cli.reading import expect_filled
-from picture_queue_cli.render import complain, visible
+from picture_queue_cli.render import complain
 
 if TYPE_CHECKING:
     from picture_queue import Worker
@@ -88,13 +89,6 @@ def worker(
     run(_work(own, target, settings, real_replicate))
 
 
-class _Formatter(logging.Formatter):
-    """Writes control characters as escapes: errors of jobs quote what users sent."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
-
-
 def _start_log(verbose: bool) -> None:
     """Log to standard error: the log is the program's output."""
 
@@ -104,7 +98,7 @@ def _start_log(verbose: bool) -> None:
 
     handler = logging.StreamHandler()
     handler.addFilter(is_shown)
-    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)
 

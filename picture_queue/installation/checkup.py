@@ -65,6 +65,7 @@ async def examine_api(settings: ProjectSettings) -> Checkup:
         findings += found
         if answer.status_code != 401 or kind.access == "users":
             findings.append(await _postgrest(http))
+            findings.append(await _exposed(http))
             findings.append(await _realtime(settings, kind))
     return Checkup(findings, has_sql, kind.access != "users" and answer.status_code != 401)
 
@@ -180,6 +181,20 @@ async def _postgrest(http: httpx.AsyncClient) -> Finding:
     except (httpx.HTTPError, KeyError, TypeError):
         return _finding("postgrest", "ok", "it does not report its version")
     return _finding("postgrest", "ok", f"version {version}")
+
+
+async def _exposed(http: httpx.AsyncClient) -> Finding:
+    """Check that the API does not expose the private schema."""
+    headers = {"Accept-Profile": "picture_queue"}
+    try:
+        body = _json(await http.get("/queue", params={"limit": "0"}, headers=headers))
+    except httpx.HTTPError:
+        body = None
+    code = body.get("code") if isinstance(body, dict) else None
+    if isinstance(body, list) or str(code).startswith("42"):
+        remedy = "take it out of the exposed schemas in the project's API settings"
+        return _finding("schemas", "bad", "the API exposes the schema picture_queue", remedy)
+    return _finding("schemas", "ok", "the schema picture_queue is not exposed")
 
 
 async def _realtime(settings: ProjectSettings, kind: KeyKind) -> Finding:

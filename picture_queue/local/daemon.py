@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from picture_queue._visible import LogFormatter
 from picture_queue.errors import LocalStackError, PictureQueueError
 from picture_queue.local.cluster import STOP_SIGNALS, Cluster
 from picture_queue.local.datadir import DataDir
@@ -254,9 +255,9 @@ def _log_to(data: DataDir) -> None:
     """Sends logging, tracebacks and whatever else is written to standard error to our log."""
     with open_log(data.log("daemon")) as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 

@@ -243,7 +243,7 @@ grant select, insert, update on realtime.messages
 -- Hands each message to the gateway when its transaction commits. A notification carries less than
 -- 8,000 bytes; of a longer message it carries the key and the gateway reads the row.
 create function realtime.notify_gateway() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   perform pg_catalog.pg_notify(
     'realtime_messages',

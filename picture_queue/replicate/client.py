@@ -8,6 +8,7 @@ What it repeats and what it does not (https://replicate.com/docs/reference/http)
   looks before creating again.
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ from tenacity import (
 )
 
 from picture_queue.replicate import errors
-from picture_queue.replicate.download import DownloadRules, download
+from picture_queue.replicate.download import ENCODINGS, DownloadRules, download, read_body
 from picture_queue.replicate.prediction import Prediction
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ _NEVER_SENT = (
     httpx.ProxyError,
 )
 _LONGEST_LIST = 10  # pages of 100: bounds a search through a busy account
+_LARGEST_ANSWER = 32 * 1024 * 1024  # bytes; a page of the list has 100 inputs and outputs
+_LONG_ANSWER = 65_536  # bytes that take a millisecond to read
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,9 @@ class ReplicateClient:
             allowed.
         timeout: Seconds for each part of a request.
 
+    Attributes:
+        rules: What may be downloaded and stored.
+
     Raises:
         ValueError: ``base_url`` is no http(s) address, or the token is empty.
     """
@@ -101,12 +107,13 @@ class ReplicateClient:
         self._headers = {
             "Authorization": f"Bearer {token.strip()}",
             "Accept": "application/json",
+            "Accept-Encoding": ENCODINGS,
             "User-Agent": "picture-queue",
         }
         self._own_http = http is None
         self._http = http
         self._retry = retry or RetryPolicy()
-        self._rules = (rules or DownloadRules()).allowing(f"{base.scheme}://{base.netloc}")
+        self.rules = (rules or DownloadRules()).allowing(f"{base.scheme}://{base.netloc}")
         self._timeout = timeout
 
     def __repr__(self) -> str:
@@ -217,7 +224,7 @@ class ReplicateClient:
             OutputRefused: Its host is not allowed, or it is too large.
             ServiceUnavailable: It could not be fetched now.
         """
-        token, rules = self._headers["Authorization"], self._rules
+        token, rules = self._headers["Authorization"], self.rules
         repeated = self._attempts(_can_be_repeated)
         return await repeated(download, self._client(), link, rules, token, self._timeout)
 
@@ -235,7 +242,7 @@ class ReplicateClient:
             return _prediction(await self._send("POST", path, json=body, headers=headers))
         except errors.NotReached:
             raise
-        except errors.ServiceUnavailable as error:
+        except (errors.ServiceUnavailable, errors.OutputRefused) as error:
             raise errors.OutcomeUnknown(
                 "The answer to a create was lost", detail=str(error)
             ) from error
@@ -247,14 +254,15 @@ class ReplicateClient:
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
     ) -> Any:
         try:
-            response = await self._client().request(
+            async with self._client().stream(
                 method,
                 self._base_url + path,
                 headers={**self._headers, **(headers or {})},
                 timeout=self._timeout,
                 follow_redirects=False,
                 **options,
-            )
+            ) as response:
+                data = await read_body(response, _LARGEST_ANSWER)
         except _NEVER_SENT as error:
             raise errors.NotReached(
                 f"Replicate is out of reach at {self._base_url}",
@@ -266,13 +274,13 @@ class ReplicateClient:
                 "Replicate did not answer", detail=_reason(error)
             ) from error
         try:
-            body = response.json()
-        except (json.JSONDecodeError, UnicodeDecodeError):
+            body = await _decoded(data)
+        except errors.ReplicateError:
+            if response.is_success:
+                raise
             body = None
         if not response.is_success:
             raise errors.from_response(response.status_code, response.headers, body)
-        if body is None:
-            raise errors.ServiceUnavailable("Replicate sent an unreadable answer")
         return body
 
     def _attempts(self, safe: retry_if_exception_type) -> AsyncRetrying:
@@ -303,6 +311,34 @@ def _log_repeat(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     wait = state.next_action.sleep if state.next_action else 0.0
     logger.info("asking Replicate again in %.1f s after %s", wait, type(error).__name__)
+
+
+async def _decoded(data: bytes | None) -> Any:
+    """Read the JSON of an answer.
+
+    Args:
+        data: The answer, None if it is above the limit.
+
+    Raises:
+        ServiceUnavailable: It is no JSON; the next answer may be.
+        OutputRefused: No later answer will be within the bounds.
+    """
+    if data is None:
+        raise _beyond(f"it has over {_LARGEST_ANSWER} bytes")
+    try:
+        if len(data) > _LONG_ANSWER:  # heartbeats of other jobs would have to wait
+            return await asyncio.to_thread(json.loads, data)
+        return json.loads(data)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise errors.ServiceUnavailable("Replicate sent an unreadable answer") from None
+    except RecursionError:
+        raise _beyond("it is nested too deeply") from None
+    except ValueError:
+        raise _beyond("it has a number of over 4,300 digits") from None
+
+
+def _beyond(why: str) -> errors.OutputRefused:
+    return errors.OutputRefused("Replicate sent an answer beyond all bounds", detail=why)
 
 
 def _prediction(body: Any) -> Prediction:

@@ -7,7 +7,6 @@ the links are public in practice.
 
 import asyncio
 import base64
-import binascii
 import dataclasses
 import ipaddress
 import json
@@ -34,11 +33,13 @@ class DownloadRules:
             private address, one that only fits a wildcard may not.
         origins: Origins (``http://127.0.0.1:9000``) allowed as they are, http included.
         max_bytes: Largest file.
+        max_pixels: Most pixels of a picture: 16384 x 16384. A viewer needs 4 bytes for each.
     """
 
     hosts: tuple[str, ...] = (DELIVERY, f"*.{DELIVERY}")
     origins: tuple[str, ...] = ()
     max_bytes: int = 50_000_000
+    max_pixels: int = 2**28
 
     def allowing(self, origin: str) -> Self:
         """The same rules with one more origin."""
@@ -68,7 +69,7 @@ async def download(
         ServiceUnavailable: 429, 5xx, or the connection was lost; safe to repeat.
     """
     if link.startswith("data:"):
-        return _decode(link, rules.max_bytes)
+        return await asyncio.to_thread(_decode, link, rules.max_bytes)
     headers = {"Accept-Encoding": "identity"}
     for _ in range(_HOPS + 1):
         url = _split(link)
@@ -103,28 +104,49 @@ async def _read(response: httpx.Response, limit: int) -> bytes:
         )
     if status != 200:
         raise errors.OutputError(f"The output's server answered {status}", status=status)
-    too_large = errors.OutputRefused(
-        "The output is too large", detail=f"It is larger than {limit} bytes"
-    )
+    data = await read_body(response, limit)
+    if data is None:
+        raise errors.OutputRefused(
+            "The output is too large", detail=f"It is larger than {limit} bytes"
+        )
+    return data
+
+
+# What httpx unpacks a piece at a time, 64 KiB at most and a thousand times as much unpacked. Other
+# encodings have no such bound.
+ENCODINGS = "gzip, deflate"
+
+
+async def read_body(response: httpx.Response, limit: int) -> bytes | None:
+    """Read the body of an answer; None if it is larger than ``limit`` bytes.
+
+    Raises:
+        httpx.DecodingError: It is compressed in another way than ``ENCODINGS``.
+    """
+    packed = response.headers.get("content-encoding", "").lower()
+    if not set(packed.replace(",", " ").split()) <= {"identity", "gzip", "deflate"}:
+        raise httpx.DecodingError(f"the answer is compressed: {packed[:40]}")
     stated = response.headers.get("content-length", "")
-    if stated.isdecimal() and int(stated) > limit:
-        raise too_large
+    if not packed and stated.isdecimal() and (len(stated) > 18 or int(stated) > limit):
+        return None
     data = bytearray()
     async for chunk in response.aiter_bytes():
         data += chunk
         if len(data) > limit:
-            raise too_large
+            return None
     return bytes(data)
 
 
 def _decode(link: str, limit: int) -> bytes:
     head, _, body = link.partition(",")
     if not head.endswith(";base64") or len(body) * 3 // 4 > limit + 2:
-        raise errors.OutputRefused("The output is no acceptable data URI", detail=head[:80])
+        raise errors.OutputRefused("The output is no acceptable data URI", detail=ascii(head[:80]))
     try:
         return base64.b64decode(body, validate=True)
-    except binascii.Error:
-        raise errors.OutputRefused("The output is a broken data URI", detail=head[:80]) from None
+    except ValueError:  # binascii.Error, or a character that is not ASCII
+        raise errors.OutputRefused(
+            "The output is a broken data URI", detail=ascii(head[:80])
+        ) from None
 
 
 async def _check(url: SplitResult, rules: DownloadRules) -> None:

@@ -1,7 +1,8 @@
-"""Tells what a picture is, and how large, from its own bytes.
+"""Type and size of a picture, from its own bytes.
 
 A name or a Content-Type header is what somebody claims; these readers look at the file. They read
-headers only and never decode pixels. An SVG can carry scripts: serve it as a download.
+headers only, never decode pixels, and take a time that is proportional to the header. An SVG can
+carry scripts: serve it as a download.
 """
 
 import re
@@ -16,7 +17,7 @@ class ImageInfo(NamedTuple):
         mime_type: For example ``image/png``.
         extension: For example ``png``, without a dot.
         width: Pixels, None where the file does not say (an SVG without a size).
-        height: Pixels, likewise.
+        height: Likewise.
     """
 
     mime_type: str
@@ -24,27 +25,30 @@ class ImageInfo(NamedTuple):
     width: int | None
     height: int | None
 
+    @property
+    def pixels(self) -> int:
+        """Pixels that a viewer has to decode; 0 for a vector picture."""
+        return 0 if self.extension == "svg" else (self.width or 0) * (self.height or 0)
+
 
 def read_image(data: bytes) -> ImageInfo | None:
-    """Reads type and size of a png, jpeg, webp, gif or svg.
+    """Read type and size of a png, jpeg, webp, gif or svg.
 
     Args:
         data: The whole file.
 
     Returns:
-        What it is, or None when it is none of these or its header is broken.
+        None when it is none of these, its header is broken, or it has no pixel.
     """
-    for extension, mime_type, matches, size in _FORMATS:
+    for extension, mime_type, matches, size in _BITMAPS:
         if matches(data):
             try:
                 width, height = size(data)
             except (IndexError, ValueError):
                 return None
-            return ImageInfo(mime_type, extension, width, height)
-    return None
-
-
-_Size = tuple[int | None, int | None]
+            return ImageInfo(mime_type, extension, width, height) if width and height else None
+    tag = _svg_tag(data)
+    return None if tag is None else ImageInfo("image/svg+xml", "svg", *_svg_size(tag))
 
 
 def _number(data: bytes, start: int, length: int, order: str) -> int:
@@ -54,31 +58,39 @@ def _number(data: bytes, start: int, length: int, order: str) -> int:
     return int.from_bytes(field, "big" if order == ">" else "little")
 
 
-def _png(data: bytes) -> _Size:
+def _png(data: bytes) -> tuple[int, int]:
+    if data[12:16] != b"IHDR":
+        raise ValueError("the header is missing")
     return _number(data, 16, 4, ">"), _number(data, 20, 4, ">")
 
 
-def _gif(data: bytes) -> _Size:
+def _gif(data: bytes) -> tuple[int, int]:
     return _number(data, 6, 2, "<"), _number(data, 8, 2, "<")
 
 
-def _jpeg(data: bytes) -> _Size:
+# Segments before the start of frame. A colour profile takes up to 255, 50 MB of metadata 800; a
+# file of nothing but markers would keep the reader busy for seconds.
+_JPEG_SEGMENTS = 5000
+_FILL = re.compile(rb"\xff*+")
+
+
+def _jpeg(data: bytes) -> tuple[int, int]:
     at = 2
-    while True:
+    for _ in range(_JPEG_SEGMENTS):
         if data[at] != 0xFF:
             raise ValueError("a marker is missing")
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
+        at = _FILL.match(data, at).end()  # type: ignore[union-attr]  # it matches the empty string
+        marker = data[at]
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # stands alone
             at += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # stands alone
-            at += 2
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            return _number(data, at + 7, 2, ">"), _number(data, at + 5, 2, ">")
+            return _number(data, at + 6, 2, ">"), _number(data, at + 4, 2, ">")
         else:
-            at += 2 + max(2, _number(data, at + 2, 2, ">"))
+            at += 1 + max(2, _number(data, at + 1, 2, ">"))
+    raise ValueError("there are too many segments")
 
 
-def _webp(data: bytes) -> _Size:
+def _webp(data: bytes) -> tuple[int, int]:
     chunk = data[12:16]
     if chunk == b"VP8 ":  # lossy: 14 bits each, the upper two are a scale
         return _number(data, 26, 2, "<") & 0x3FFF, _number(data, 28, 2, "<") & 0x3FFF
@@ -90,37 +102,71 @@ def _webp(data: bytes) -> _Size:
     raise ValueError("unknown chunk")
 
 
-# An XML parser would fetch and expand what strangers wrote; the opening tag is enough.
-_SVG_TAG = re.compile(rb"<svg\b[^>]*>", re.IGNORECASE)
-_SVG_START = re.compile(rb"^(\xef\xbb\xbf)?\s*(<\?xml|<!--|<!doctype\s+svg|<svg\b)", re.IGNORECASE)
-_SVG_HEAD = 4096
-
-
-def _is_svg(data: bytes) -> bool:
-    head = data[:_SVG_HEAD]
-    return bool(_SVG_START.match(head) and _SVG_TAG.search(head))
-
-
-def _svg(data: bytes) -> _Size:
-    tag = _SVG_TAG.search(data[:_SVG_HEAD])
-    assert tag  # noqa: S101 - _is_svg found it
-    width, height = (_svg_length(tag[0], name) for name in (b"width", b"height"))
-    if width and height:
-        return width, height
-    box = re.search(rb"""\bviewBox\s*=\s*["']\s*([\d.eE+,\s-]+?)\s*["']""", tag[0])
-    numbers = [float(part) for part in re.split(rb"[\s,]+", box[1])] if box else []
-    return (round(numbers[2]), round(numbers[3])) if len(numbers) == 4 else (None, None)
-
-
-def _svg_length(tag: bytes, name: bytes) -> int | None:
-    match = re.search(rb"\s" + name + rb"""\s*=\s*["']\s*(\d+(?:\.\d+)?)(?:px)?\s*["']""", tag)
-    return round(float(match[1])) if match else None
-
-
-_FORMATS: list[tuple[str, str, Callable[[bytes], bool], Callable[[bytes], _Size]]] = [
+_BITMAPS: tuple[
+    tuple[str, str, Callable[[bytes], bool], Callable[[bytes], tuple[int, int]]], ...
+] = (
     ("png", "image/png", lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), _png),
     ("jpg", "image/jpeg", lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg),
     ("webp", "image/webp", lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", _webp),
     ("gif", "image/gif", lambda data: data[:6] in (b"GIF87a", b"GIF89a"), _gif),
-    ("svg", "image/svg+xml", _is_svg, _svg),
-]
+)
+
+# An XML parser would expand entities that strangers wrote; the opening tag of the root is enough.
+# Repetitions are possessive (*+): no pattern goes back, so none takes more than linear time.
+_SVG_HEAD = 65_536  # bytes in which the opening tag has to end; editors write comments before it
+_SPACE = re.compile(rb"\s*+")
+_DOCTYPE = re.compile(rb"(?i:<!doctype)\s++svg\b[^\[>]*+")
+_SVG_TAG = re.compile(rb"""<(?:\w++:)?+svg(?=[\s/>])((?:"[^"]*+"|'[^']*+'|[^"'>])*+)>""", re.I)
+# Matches wherever it is tried, so each byte of the tag is read once.
+_ATTRIBUTE = re.compile(rb"""\s*+([^\s=]*+)\s*+(?:=\s*+("[^"]*+"|'[^']*+'|[^\s"']*+))?+""")
+_LENGTH = re.compile(rb"([0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)(?:px)?")
+_LONGEST_SIDE = 2**31 - 1  # what the column of a size holds
+
+
+def _svg_tag(data: bytes) -> bytes | None:
+    """Return the attributes of the root element of an SVG, None if it is no SVG."""
+    head = data[:_SVG_HEAD].removeprefix(b"\xef\xbb\xbf")
+    at = 0
+    while True:
+        at = _SPACE.match(head, at).end()  # type: ignore[union-attr]  # it matches the empty string
+        if head.startswith(b"<!--", at):
+            at = _after(head, b"-->", at + 4)
+        elif head.startswith(b"<?", at):
+            at = _after(head, b"?>", at + 2)
+        elif doctype := _DOCTYPE.match(head, at):
+            at = doctype.end()
+            if head.startswith(b"[", at):
+                at = _after(head, b"]", at)
+            at = _after(head, b">", at)
+        else:
+            root = _SVG_TAG.match(head, at)
+            return root[1] if root else None
+
+
+def _after(head: bytes, end: bytes, start: int) -> int:
+    found = head.find(end, start)
+    return len(head) if found < 0 else found + len(end)
+
+
+def _svg_size(tag: bytes) -> tuple[int | None, int | None]:
+    attributes = {
+        match[1]: match[2].strip(b"\"' \t\r\n")
+        for match in _ATTRIBUTE.finditer(tag)
+        if match[2] is not None
+    }
+    box = attributes.get(b"viewBox", b"").replace(b",", b" ").split()
+    sides = [(attributes.get(b"width", b""), attributes.get(b"height", b""))]
+    if len(box) == 4:
+        sides.append((box[2], box[3]))
+    for side in sides:
+        width, height = map(_svg_length, side)
+        if width and height:
+            return width, height
+    return None, None
+
+
+def _svg_length(text: bytes) -> int | None:
+    """Return a length in pixels; None for another unit, and for what no column holds."""
+    match = _LENGTH.fullmatch(text[:40])
+    length = float(match[1]) if match else 0.0  # inf beyond 1e308
+    return round(length) if 0.5 < length <= _LONGEST_SIDE else None

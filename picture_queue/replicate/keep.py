@@ -50,9 +50,16 @@ async def keep_pictures(
     async def keep_one(n: int, link: str) -> SavedImage:
         async with slots:
             data = await client.download(link)
-            info = read_image(data)
+            info = await asyncio.to_thread(read_image, data)
             if info is None:
                 raise errors.OutputRefused("The output is not a picture", detail=f"number {n}")
+            if info.pixels > client.rules.max_pixels:
+                raise errors.OutputRefused(
+                    "The picture has too many pixels",
+                    public="The picture was made, but it is too large to be shown.",
+                    detail=f"number {n} has {info.width} x {info.height},"
+                    f" the limit is {client.rules.max_pixels} in all",
+                )
             path = f"{folder}/{n}.{info.extension}"
             await store.upload(path, data, info.mime_type)
         return SavedImage(

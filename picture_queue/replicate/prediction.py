@@ -11,8 +11,32 @@ TERMINAL = frozenset({"succeeded", "failed", "canceled", "aborted"})
 (https://replicate.com/changelog); any state not named here counts as still running."""
 
 
+_LONGEST_TEXT = 8192  # characters of an error, as many as the database keeps
+_MOST_METRICS = 50
+
+
 def _text(value: object) -> object:
-    return value if value is None or isinstance(value, str) else str(value)
+    try:
+        return value if value is None else _storable(str(value))
+    except RecursionError:
+        return "The error is nested too deeply to be shown"
+
+
+def _storable(text: str) -> str:
+    """Return text that a database can store, and not more of it."""
+    text = text[:_LONGEST_TEXT].replace("\0", "\ufffd")
+    return text.encode(errors="replace").decode()
+
+
+def _metrics(value: object) -> object:
+    """Return the metrics that can be stored: whatever is odd must not cost the picture."""
+    if not isinstance(value, dict):
+        return {}
+    return {
+        _storable(name[:100]): _storable(kept[:200]) if isinstance(kept, str) else kept
+        for name, kept in list(value.items())[:_MOST_METRICS]
+        if isinstance(kept, str | bool) or (isinstance(kept, int | float) and abs(kept) < 1e15)
+    }
 
 
 def _or(empty: Any) -> BeforeValidator:
@@ -31,17 +55,17 @@ class Prediction(BaseModel):
         status: See ``TERMINAL``.
         input: What was asked; emptied one hour after completion.
         output: Any JSON, None until there is some and again once it is deleted.
-        error: Text, when it failed.
+        error: Text, when it failed; what no database can store is replaced.
         logs: One growing string. It can contain the prompt.
-        metrics: ``predict_time`` and ``total_time`` in seconds, and whatever else there is.
+        metrics: ``predict_time`` and ``total_time`` in seconds, and other numbers and texts.
         deadline: When Replicate stops it, if it was created with ``Cancel-After``.
         data_removed: The output is gone.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    id: str
-    status: str
+    id: str = Field(min_length=1, max_length=200)
+    status: str = Field(max_length=200)
     created_at: datetime
     model: str = ""
     version: str | None = None
@@ -49,7 +73,7 @@ class Prediction(BaseModel):
     output: Any = None
     error: Annotated[str | None, BeforeValidator(_text)] = None
     logs: Annotated[str, _or("")] = Field(default="", repr=False)
-    metrics: Annotated[dict[str, Any], _or({})] = {}
+    metrics: Annotated[dict[str, Any], BeforeValidator(_metrics)] = {}
     started_at: datetime | None = None
     completed_at: datetime | None = None
     deadline: datetime | None = None
@@ -83,7 +107,8 @@ class Progress(NamedTuple):
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # The pattern of both official clients (replicate-python, prediction.py), after the optional prefix.
-_BAR = re.compile(r"^\s*(Total progress:)?\s*(\d+)%\s*\|.+?\|\s*(\d+)/(\d+)")
+# It does not go back over spaces, and a number has no more digits than a step can have.
+_BAR = re.compile(r"^\s*+(Total progress:)?\s*+(\d{1,9})%\s*+\|.+?\|\s*+(\d{1,9})/(\d{1,9})(?!\d)")
 _TAIL = 8192
 
 
@@ -119,10 +144,13 @@ def output_links(output: Any) -> list[str]:
     Args:
         output: The ``output`` of a prediction.
     """
-    if isinstance(output, str):
-        return [output] if output.startswith(("https://", "http://", "data:")) else []
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, list):
-        return [link for part in output for link in output_links(part)]
-    return []
+    links: list[str] = []
+    rest = [output]
+    while rest:  # and not by recursion: whoever wrote the model chose the depth
+        part = rest.pop()
+        if isinstance(part, str):
+            if part.startswith(("https://", "http://", "data:")):
+                links.append(part)
+        elif isinstance(part, dict | list):
+            rest += reversed(list(part.values()) if isinstance(part, dict) else part)
+    return links

@@ -2404,8 +2404,8 @@ $$;
 
 -- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
 -- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
--- list (entries, characters of an entry), uuids (entries), choice (of these); or uuid, time (from 1970 to 9998), moment
--- (any time), boolean, object.
+-- list (entries, characters of an entry), uuids (entries), choice (of these), object (bytes, if that is its bound); or
+-- uuid, time (from 1970 to 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -2454,7 +2454,9 @@ begin
     when 'boolean' then
       return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
     else
-      return case when v_type <> 'object' then format('is of type %s, not an object', v_type) end;
+      return case when v_type <> 'object' then format('is of type %s, not an object', v_type)
+        when octet_length(p_value::text) > (p_rule ->> 1)::integer
+          then format('has %s bytes, not up to %s', octet_length(p_value::text), p_rule ->> 1) end;
   end case;
 end
 $$;
@@ -2582,7 +2584,7 @@ begin
     if v_bad is null then
       return v_jobs;
     end if;
-  exception when data_exception then
+  exception when data_exception or program_limit_exceeded then  -- the latter: an array in an array, and so on
     v_error := sqlerrm;
     v_bad := 1;
   end;
@@ -4160,6 +4162,11 @@ declare
   v_problem text := case
     when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
+    when greatest(cardinality(queues), cardinality(job_types)) > 1000 then 'queues or job_types has more than 1000 entries'
+    -- Names have at most 63 and 128 characters: all together they have no more than their number allows.
+    when length(array_to_string(queues, '')) > 63 * cardinality(queues)
+      or length(array_to_string(job_types, '')) > 128 * cardinality(job_types)
+      then 'queues or job_types has a name of more than 63 or 128 characters'
     when greatest(array_ndims(queues), array_ndims(job_types), array_ndims(weights)) > 1
       then 'queues, job_types and weights are plain lists'
     when job_types is null then 'job_types is null'
@@ -4291,7 +4298,7 @@ begin
       into v_jobs
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
-    exception when data_exception then
+    exception when data_exception or program_limit_exceeded then
       perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
     end;
   end if;
@@ -4397,7 +4404,7 @@ begin
     "batch_id": ["uuid"],
     "error": ["text", 2000],
     "reason": ["text", 2000],
-    "metadata": ["object"],
+    "metadata": ["object", 65536],
     "created_before": ["moment"],
     "created_after": ["moment"],
     "finished_before": ["moment"],
@@ -5526,7 +5533,7 @@ declare
 begin
   v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
   if not picture_queue._is_list(lines) or jsonb_path_exists(lines,
-      '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
+      '$[*] ? (!(@.message.type() == "string") || exists(@.level) && !(@.level.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
   then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
       'levels are debug, info, warning and error');
@@ -6468,8 +6475,9 @@ declare
   v_row picture_queue.prediction;
 begin
   v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  if prediction_id is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'prediction_id is NULL');
+  if coalesce(length(prediction_id), 0) not between 1 and 200 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('prediction_id has %s characters, not 1 to 200', coalesce(length(prediction_id), 0)));
   elsif v_row.prediction_id is not distinct from record_prediction.prediction_id then
     return;
   elsif v_row.state <> 'creating' then
@@ -6487,7 +6495,8 @@ end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
 
--- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found).
+-- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
+-- or that not every reader can read are left out: they are no reason to lose a picture that was paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -6501,7 +6510,8 @@ begin
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
-    metrics = finish_prediction.metrics, updated_at = picture_queue._now(), finished_at = picture_queue._now()
+    metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
+    updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
 exception when deadlock_detected then
   perform picture_queue._refuse_busy();
@@ -6516,11 +6526,27 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
+  v_problem text;
 begin
   v_job := picture_queue._leased(job_id, lease_id);
-  if not picture_queue._is_list(images) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'images is not a list of {n, path, mime_type, width, height, bytes}');
+  v_problem := case
+    when not picture_queue._is_list(images) then 'images is not a list of {n, path, mime_type, width, height, bytes}'
+    when jsonb_array_length(images) > 1000
+      then format('images has %s entries, at most 1000 are possible', jsonb_array_length(images)) end;
+  if v_problem is null then
+    select p.problem into v_problem
+    from jsonb_array_elements(images) with ordinality as e (image, i)
+    cross join lateral (select picture_queue._fields_problem(format('images[%s].', e.i - 1), e.image, '{
+      "n": ["integer", 1, 2147483647],
+      "path": ["text", 1024],
+      "mime_type": ["text", 255],
+      "width": ["integer", 0, 2147483647],
+      "height": ["integer", 0, 2147483647],
+      "bytes": ["integer", 0, 9223372036854775807]
+    }') as problem) p
+    where p.problem is not null order by e.i limit 1;
   end if;
+  perform picture_queue._refuse_problem(v_problem, 'each image has n, path and mime_type, and may have width, height and bytes');
   insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
   select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
   from jsonb_to_recordset(images) as i (
@@ -6529,8 +6555,10 @@ begin
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
 exception
-  when not_null_violation or check_violation then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'an image lacks n, path or mime_type, or has a number out of range');
+  when not_null_violation then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'an image lacks n, path or mime_type');
+  when cardinality_violation then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'two images have the same n');
   when deadlock_detected then
     perform picture_queue._refuse_busy();
 end
@@ -8110,11 +8138,70 @@ begin
       then picture_queue._finding('jobs', 'warn', 'not looked at while an index is missing', 'make the indexes, and ask again')
       else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue()
         || picture_queue._check_pruning() || picture_queue._check_failed_steps() end
-    || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_cron_runs()
+    || picture_queue._check_rights() || picture_queue._check_exposure() || picture_queue._check_maintenance() || picture_queue._check_cron_runs()
     || picture_queue._check_realtime() || picture_queue._check_storage() || picture_queue._check_settings(client_time);
 end
 $$;
 comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';
+
+
+-- 547_function_doctor_exposure.sql
+
+-- The doctor's fourth part: whether end users can reach more than is theirs. What they may execute is granted in
+-- 900_grants.sql; docs/security.md has the reasons.
+create function picture_queue._check_exposure() returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with api_role (name) as (values ('anon'), ('authenticated')),
+  role_setting (role, setting) as (
+    select r.rolname, unnest(s.setconfig)
+    from pg_catalog.pg_db_role_setting s join pg_catalog.pg_roles r on r.oid = s.setrole
+    where s.setdatabase in (0, (select d.oid from pg_catalog.pg_database d where d.datname = current_database()))
+  ),
+  problem (verdict, detail, remedy) as (
+    select 'bad', format('authenticated may execute %s', f.oid::regprocedure),
+      format('revoke execute on function %s from public, authenticated;', f.oid::regprocedure)
+    from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
+    where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
+      get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
+      explain_jobs,version,_refuse,_found,_jobs_where,_filter_condition,_jobs_by_state,_reason,_check_fields,
+      _fields_problem,_value_problem,_is_a}'::text[])
+    union all
+    select 'bad', format('%s finds types and tables of its caller: its search_path is %s', f.oid::regprocedure,
+        coalesce(substr(c.setting, 13), 'not set')),
+      format('alter function %s set search_path = pg_catalog, pg_temp;', f.oid::regprocedure)
+    from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
+    left join lateral unnest(p.proconfig) as c (setting) on c.setting like 'search_path=%'
+    where c.setting is distinct from 'search_path=pg_catalog, pg_temp'
+    union all
+    select 'bad', format('role %s passes row level security', r.rolname), format('alter role %I nosuperuser nobypassrls;', r.rolname)
+    from api_role a join pg_catalog.pg_roles r on r.rolname = a.name where r.rolsuper or r.rolbypassrls
+    union all
+    select 'bad', format('role %s has the rights of service_role', r.rolname), format('revoke service_role from %I;', r.rolname)
+    from api_role a join pg_catalog.pg_roles r on r.rolname = a.name
+    join pg_catalog.pg_roles s on s.rolname = 'service_role'
+    where not r.rolsuper and pg_has_role(r.oid, s.oid, 'member')
+    union all
+    select 'warn', format('policy %I on %s is not of picture-queue: users may see more than their own rows', p.polname, c.oid::regclass),
+      format('drop policy %I on %s; -- unless that is meant', p.polname, c.oid::regclass)
+    from pg_catalog.pg_policy p join pg_catalog.pg_class c on c.oid = p.polrelid
+    where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
+      and p.polpermissive and p.polcmd in ('r', '*') and p.polname not like 'picture\_queue: %'
+    union all
+    select 'warn', format('no limit of time for the statements of %s', a.name), format('alter role %I set statement_timeout = ''8s'';', a.name)
+    from api_role a join pg_catalog.pg_roles r on r.rolname = a.name
+    where not exists (
+      select from role_setting s
+      where s.role in (a.name, 'authenticator') and s.setting ~ '^statement_timeout=' and s.setting !~ '^statement_timeout=0[a-z]*$')
+    union all
+    select 'warn', 'one user may have any number of jobs running', 'select public.set_limit(''user:*'', 4); -- or what suits you'
+    where exists (select from public.generations g where g.user_id is not null)
+      and not exists (select from picture_queue.limit_rule l where l.key like 'user:%' and l.max_running is not null)
+  )
+  select picture_queue._findings('exposure', (
+    select jsonb_agg(picture_queue._finding('exposure', p.verdict, p.detail, p.remedy) order by p.verdict, p.detail) from problem p),
+    'users reach what is theirs, within limits of time and number')
+$$;
 
 
 -- 600_trigger_updated_at.sql

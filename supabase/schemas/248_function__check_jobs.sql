@@ -63,8 +63,8 @@ $$;
 
 -- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
 -- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
--- list (entries, characters of an entry), uuids (entries), choice (of these); or uuid, time (from 1970 to 9998), moment
--- (any time), boolean, object.
+-- list (entries, characters of an entry), uuids (entries), choice (of these), object (bytes, if that is its bound); or
+-- uuid, time (from 1970 to 9998), moment (any time), boolean.
 create function picture_queue._value_problem(p_value jsonb, p_rule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -113,7 +113,9 @@ begin
     when 'boolean' then
       return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
     else
-      return case when v_type <> 'object' then format('is of type %s, not an object', v_type) end;
+      return case when v_type <> 'object' then format('is of type %s, not an object', v_type)
+        when octet_length(p_value::text) > (p_rule ->> 1)::integer
+          then format('has %s bytes, not up to %s', octet_length(p_value::text), p_rule ->> 1) end;
   end case;
 end
 $$;
@@ -241,7 +243,7 @@ begin
     if v_bad is null then
       return v_jobs;
     end if;
-  exception when data_exception then
+  exception when data_exception or program_limit_exceeded then  -- the latter: an array in an array, and so on
     v_error := sqlerrm;
     v_bad := 1;
   end;

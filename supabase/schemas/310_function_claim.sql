@@ -38,6 +38,11 @@ declare
   v_problem text := case
     when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
+    when greatest(cardinality(queues), cardinality(job_types)) > 1000 then 'queues or job_types has more than 1000 entries'
+    -- Names have at most 63 and 128 characters: all together they have no more than their number allows.
+    when length(array_to_string(queues, '')) > 63 * cardinality(queues)
+      or length(array_to_string(job_types, '')) > 128 * cardinality(job_types)
+      then 'queues or job_types has a name of more than 63 or 128 characters'
     when greatest(array_ndims(queues), array_ndims(job_types), array_ndims(weights)) > 1
       then 'queues, job_types and weights are plain lists'
     when job_types is null then 'job_types is null'

@@ -109,7 +109,7 @@ begin
       into v_jobs
       from jsonb_to_record(claim) as c (worker text, queues text[], job_types text[], max_jobs integer,
         lease_seconds real, request_id uuid, weights real[], confirms_start boolean);
-    exception when data_exception then
+    exception when data_exception or program_limit_exceeded then
       perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'claim has the parameters of claim_jobs');
     end;
   end if;

@@ -20,7 +20,7 @@ begin
     "batch_id": ["uuid"],
     "error": ["text", 2000],
     "reason": ["text", 2000],
-    "metadata": ["object"],
+    "metadata": ["object", 65536],
     "created_before": ["moment"],
     "created_after": ["moment"],
     "finished_before": ["moment"],

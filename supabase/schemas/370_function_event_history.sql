@@ -44,7 +44,7 @@ declare
 begin
   v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
   if not picture_queue._is_list(lines) or jsonb_path_exists(lines,
-      '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
+      '$[*] ? (!(@.message.type() == "string") || exists(@.level) && !(@.level.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
   then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
       'levels are debug, info, warning and error');

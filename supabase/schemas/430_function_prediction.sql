@@ -75,8 +75,9 @@ declare
   v_row picture_queue.prediction;
 begin
   v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  if prediction_id is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'prediction_id is NULL');
+  if coalesce(length(prediction_id), 0) not between 1 and 200 then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('prediction_id has %s characters, not 1 to 200', coalesce(length(prediction_id), 0)));
   elsif v_row.prediction_id is not distinct from record_prediction.prediction_id then
     return;
   elsif v_row.state <> 'creating' then
@@ -94,7 +95,8 @@ end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
 
--- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found).
+-- state: succeeded, failed, canceled, aborted, or lost (outcome unknown and nothing found). Metrics that are too large
+-- or that not every reader can read are left out: they are no reason to lose a picture that was paid for.
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
@@ -108,7 +110,8 @@ begin
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
-    metrics = finish_prediction.metrics, updated_at = picture_queue._now(), finished_at = picture_queue._now()
+    metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
+    updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
 exception when deadlock_detected then
   perform picture_queue._refuse_busy();
@@ -123,11 +126,27 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
+  v_problem text;
 begin
   v_job := picture_queue._leased(job_id, lease_id);
-  if not picture_queue._is_list(images) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'images is not a list of {n, path, mime_type, width, height, bytes}');
+  v_problem := case
+    when not picture_queue._is_list(images) then 'images is not a list of {n, path, mime_type, width, height, bytes}'
+    when jsonb_array_length(images) > 1000
+      then format('images has %s entries, at most 1000 are possible', jsonb_array_length(images)) end;
+  if v_problem is null then
+    select p.problem into v_problem
+    from jsonb_array_elements(images) with ordinality as e (image, i)
+    cross join lateral (select picture_queue._fields_problem(format('images[%s].', e.i - 1), e.image, '{
+      "n": ["integer", 1, 2147483647],
+      "path": ["text", 1024],
+      "mime_type": ["text", 255],
+      "width": ["integer", 0, 2147483647],
+      "height": ["integer", 0, 2147483647],
+      "bytes": ["integer", 0, 9223372036854775807]
+    }') as problem) p
+    where p.problem is not null order by e.i limit 1;
   end if;
+  perform picture_queue._refuse_problem(v_problem, 'each image has n, path and mime_type, and may have width, height and bytes');
   insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
   select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
   from jsonb_to_recordset(images) as i (
@@ -136,8 +155,10 @@ begin
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
 exception
-  when not_null_violation or check_violation then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'an image lacks n, path or mime_type, or has a number out of range');
+  when not_null_violation then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'an image lacks n, path or mime_type');
+  when cardinality_violation then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'two images have the same n');
   when deadlock_detected then
     perform picture_queue._refuse_busy();
 end

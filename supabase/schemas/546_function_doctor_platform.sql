@@ -129,7 +129,7 @@ begin
       then picture_queue._finding('jobs', 'warn', 'not looked at while an index is missing', 'make the indexes, and ask again')
       else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue()
         || picture_queue._check_pruning() || picture_queue._check_failed_steps() end
-    || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_cron_runs()
+    || picture_queue._check_rights() || picture_queue._check_exposure() || picture_queue._check_maintenance() || picture_queue._check_cron_runs()
     || picture_queue._check_realtime() || picture_queue._check_storage() || picture_queue._check_settings(client_time);
 end
 $$;

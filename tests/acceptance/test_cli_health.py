@@ -292,4 +292,4 @@ def test_the_traceback_of_a_failed_attempt_is_in_the_history(
     rpc("report_jobs", outcomes=[{**outcome, "detail": "Traceback:\n  line 7, in resize"}])
     text = cli("jobs", "history", job_id).stdout
     assert "Attempt 1, " in text
-    assert "Traceback:\n  line 7, in resize" in text
+    assert "\n  Traceback:\n    line 7, in resize\n" in text  # nothing of it at the margin

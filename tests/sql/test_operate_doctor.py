@@ -13,7 +13,7 @@ CHECKS = {
     "realtime in SQL",
     "storage",
     "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs", "pruning",
-    "rights",
+    "rights", "exposure",
     "failed steps", "maintenance", "pg_cron", "settings", "postgres", "clock",
 }  # fmt: skip
 

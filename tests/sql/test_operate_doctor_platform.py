@@ -2,6 +2,9 @@
 
 import pytest
 
+from ..databases import address
+from .conftest import transaction
+
 READ = "select picture_queue.{}()"
 
 
@@ -119,3 +122,73 @@ async def test_a_list_of_runs_that_nobody_deletes_is_found(db, cron):
 
 async def test_without_pg_cron_nothing_is_said_of_its_runs(db):
     assert await findings(db, "_check_cron_runs") == []
+
+
+OPEN_POLICY = "create policy open on public.{} for {} to {} using (true)"
+
+
+@pytest.mark.parametrize(
+    ("broken", "verdict", "text"),
+    [
+        (
+            "grant execute on function public.enqueue_job to authenticated",
+            "bad",
+            "authenticated may execute public.enqueue_job(",
+        ),
+        (
+            "grant execute on function picture_queue._transition to public",
+            "bad",
+            "authenticated may execute picture_queue._transition(",
+        ),
+        (
+            "alter function public.list_models() set search_path = ''",
+            "bad",
+            'list_models() finds types and tables of its caller: its search_path is ""',
+        ),
+        (
+            "alter function picture_queue._caller_id() reset search_path",
+            "bad",
+            "_caller_id() finds types and tables of its caller: its search_path is not set",
+        ),
+        ("grant service_role to authenticated", "bad", "authenticated has the rights of serv"),
+        ("alter role authenticated bypassrls", "bad", "authenticated passes row level security"),
+        (OPEN_POLICY.format("job_queue", "select", "authenticated"), "warn", "policy open on"),
+        (OPEN_POLICY.format("images", "all", "public"), "warn", "policy open on public.images"),
+        (
+            "alter role authenticator reset statement_timeout; "
+            "alter role authenticated set statement_timeout = 0",
+            "warn",
+            "no limit of time for the statements of authenticated",
+        ),
+    ],
+)
+async def test_what_users_reach_beyond_their_own_is_found(admin_db, broken, verdict, text):
+    """Each is cured by its remedy."""
+    before = await findings(admin_db, "_check_exposure")
+    assert all("one user may have any" in found["detail"] for found in before if found["remedy"])
+    await admin_db.run(broken)
+    (found,) = (f for f in await findings(admin_db, "_check_exposure") if text in f["detail"])
+    assert found["verdict"] == verdict
+    await admin_db.run(found["remedy"])
+    assert not any(text in f["detail"] for f in await findings(admin_db, "_check_exposure"))
+
+
+async def test_a_user_without_a_limit_is_found(db):
+    await db.run("delete from public.generations where user_id is not null")
+    text = "one user may have any number of jobs running"
+    assert not any(text == f["detail"] for f in await findings(db, "_check_exposure"))
+    await db.run(
+        """insert into public.generations (user_id, job_id, model_id, prompt)
+        values (gen_random_uuid(), gen_random_uuid(), 'm', 'x')"""
+    )
+    (found,) = (f for f in await findings(db, "_check_exposure") if text == f["detail"])
+    assert found["verdict"] == "warn"
+    await db.run(found["remedy"])
+    assert not any(text == f["detail"] for f in await findings(db, "_check_exposure"))
+
+
+@pytest.fixture
+async def admin_db(stack):
+    """A transaction of a superuser's, who may change roles."""
+    async with transaction(address(stack.db_url, "postgres", user="supabase_admin")) as database:
+        yield database

@@ -1,6 +1,8 @@
 """The small parts of the command line: what it reads and what it shows."""
 
 import io
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,8 @@ from uuid import UUID, uuid4
 
 import pytest
 import typer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
@@ -294,6 +298,54 @@ def test_there_is_no_preview_in_a_pipe_or_of_what_is_no_bitmap(tmp_path: Path) -
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     assert preview(tmp_path / "x.svg", screen()) is None
     assert preview(tmp_path / "x.png", Console(file=io.StringIO())) is None
+
+
+_PEAK = """
+import resource, sys
+from pathlib import Path
+from rich.console import Console
+from picture_queue_cli.preview import preview
+import PIL.Image, PIL.PngImagePlugin, PIL.GifImagePlugin, PIL.JpegImagePlugin, PIL.WebPImagePlugin
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+console = Console(force_terminal=True, color_system="truecolor", _environ={})
+before = peak()
+for path in sys.argv[1:]:
+    assert preview(Path(path), console) is None
+print(peak() - before)
+"""
+
+
+def test_a_file_that_unpacks_to_a_huge_picture_takes_no_memory(tmp_path: Path) -> None:
+    """A PNG of 17 KB took 708 MB."""
+    bomb = Image.new("1", (11_000, 11_000))
+    files = []
+    for name, options in (("png", {}), ("gif", {}), ("webp", {"lossless": True})):
+        files.append(str(tmp_path / f"x.{name}"))
+        bomb.save(files[-1], **options)
+    wide = bytearray(Path(files[1]).read_bytes())
+    wide[6:10] = b"\1\0\1\0"  # a screen of one pixel, and a frame of 121 million
+    files.append(str(tmp_path / "y.gif"))
+    Path(files[-1]).write_bytes(wide)
+    svg = tmp_path / "x.svg"
+    svg.write_text('<svg width="9" height="9"/>')
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, *files, str(svg)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 30  # MB
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]), st.data())
+def test_a_broken_picture_has_a_preview_or_none(tmp_path: Path, kind: str, data: Any) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (255, 0, 0)).save(file, kind)
+    content = bytearray(file.getvalue())
+    for _ in range(data.draw(st.integers(0, 8))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at] = data.draw(st.integers(0, 255))
+    path = tmp_path / "x"
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    preview(path, screen())
 
 
 def test_a_timeline_keeps_the_first_of_each_moment_and_its_source() -> None:

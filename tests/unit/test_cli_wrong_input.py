@@ -13,11 +13,12 @@ import pytest
 from rich.text import Text
 from typer.testing import CliRunner, Result
 
+from picture_queue._visible import LogFormatter
 from picture_queue.errors import SettingsError
 from picture_queue.settings import KEY_VARIABLES, ReplicateSettings
 from picture_queue_cli import render
 from picture_queue_cli.app import app
-from picture_queue_cli.worker import _Formatter, load
+from picture_queue_cli.worker import load
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 DEEP = "[" * 3000 + "]" * 3000
@@ -331,7 +332,7 @@ def test_a_result_of_one_line_stays_one(screen: Callable[[], str]) -> None:
 
 def test_lines_of_the_log_show_control_characters() -> None:
     record = logging.LogRecord("x", 30, "x.py", 1, "failed: %s", (ATTACK,), None)
-    assert _Formatter("%(message)s").format(record) == f"failed: {SHOWN}"
+    assert LogFormatter("%(message)s").format(record) == f"failed: {SHOWN}"
 
 
 def test_text_of_our_own_keeps_its_style() -> None:

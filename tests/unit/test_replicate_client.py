@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -253,6 +254,69 @@ async def test_a_list_without_end_ends(client: ReplicateClient, api: respx.Route
     route = api.get(f"{BASE_URL}/predictions").respond(json=page)
     assert await client.created_after(datetime.now(UTC)) == []
     assert route.call_count == 10
+
+
+BEYOND = [
+    b'{"id": "p", "metrics": {"n": 1' + b"0" * 5000 + b"}}",
+    b'{"output": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    b'{"logs": "' + b"x" * 34_000_000 + b'"}',
+    b"[" * 20_000_000,
+]
+
+
+@pytest.mark.parametrize("content", BEYOND, ids=["digits", "depth", "bytes", "long and deep"])
+async def test_an_answer_beyond_all_bounds_is_asked_for_once(
+    client: ReplicateClient, api: respx.Router, content: bytes
+) -> None:
+    route = api.get(ONE).respond(content=content)
+    with pytest.raises(errors.OutputRefused) as caught:
+        await client.get("p1")
+    assert not caught.value.retryable
+    assert route.call_count == 1
+    created = api.post(CREATE).respond(201, content=content)
+    with pytest.raises(errors.OutcomeUnknown):  # a prediction may exist
+        await create(client)
+    assert created.call_count == 1
+
+
+async def test_a_refusal_beyond_all_bounds_is_a_refusal(
+    client: ReplicateClient, api: respx.Router
+) -> None:
+    api.get(ONE).respond(404, content=BEYOND[1])
+    with pytest.raises(errors.NotFound):
+        await client.get("p1")
+
+
+async def test_a_long_answer_is_read_beside_the_event_loop(
+    client: ReplicateClient, api: respx.Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def loads(data: bytes) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return original(data)
+
+    original = json.loads
+    monkeypatch.setattr(json, "loads", loads)
+    body = case("get_200_processing", "percent_14")["response"]["body"]
+    for logs in ("", "x" * 100_000):
+        api.get(ONE).respond(json=body | {"logs": logs})
+        await client.get("p1")
+    assert threads[-2:] == [True, False]
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, br", "x-unknown"])
+async def test_an_answer_that_may_unpack_without_bound_is_not_unpacked(
+    client: ReplicateClient, api: respx.Router, encoding: str
+) -> None:
+    route = api.get(ONE).mock(
+        side_effect=lambda request: httpx.Response(
+            200, headers={"content-encoding": encoding}, stream=httpx.ByteStream(b"x")
+        )
+    )
+    with pytest.raises(errors.ServiceUnavailable):
+        await client.get("p1")
+    assert route.calls.last.request.headers["accept-encoding"] == "gzip, deflate"
 
 
 async def test_an_unreadable_list_is_an_error(client: ReplicateClient, api: respx.Router) -> None:

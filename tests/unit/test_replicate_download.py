@@ -1,6 +1,7 @@
 """Downloads: from where, how much, and what is made of the server's answers."""
 
 import base64
+import gzip
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -169,6 +170,38 @@ async def test_a_file_above_the_limit_is_refused(
         await client.download(LINK)
 
 
+@pytest.mark.parametrize("stated", ["9" * 5000, "1e9", "-1", "999"])
+async def test_a_stated_length_is_only_a_hint(
+    client: ReplicateClient, web: respx.Router, stated: str
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield bytes(400)
+
+    web.get(LINK).mock(
+        return_value=httpx.Response(
+            200, headers={"content-length": stated}, stream=_Stream(chunks())
+        )
+    )
+    with pytest.raises(errors.OutputRefused):
+        await client.download(LINK)
+
+
+async def test_a_packed_file_above_the_limit_is_refused(
+    client: ReplicateClient, web: respx.Router
+) -> None:
+    packed = gzip.compress(bytes(100_000))
+    assert len(packed) < 1000
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield packed
+
+    answer = httpx.Response(200, headers={"content-encoding": "gzip"}, stream=_Stream(chunks()))
+    web.get(LINK).mock(return_value=answer)
+    with pytest.raises(errors.OutputRefused, match="larger than 1000 bytes"):
+        await client.download(LINK)
+
+
 class _Stream(httpx.AsyncByteStream):
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
@@ -206,6 +239,7 @@ async def test_a_data_uri_is_decoded(client: ReplicateClient) -> None:
     [
         "data:image/svg+xml,<svg/>",
         "data:image/png;base64,%%%",
+        "data:image/png;base64,é",
         "data:image/png;base64," + base64.b64encode(bytes(1100)).decode(),
     ],
 )

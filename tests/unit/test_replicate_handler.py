@@ -788,7 +788,7 @@ async def test_a_prediction_replicate_no_longer_has_is_not_paid_twice(world: Wor
 
 
 async def test_an_output_against_the_rules_fails_for_good(world: World) -> None:
-    world.client._rules = DownloadRules(max_bytes=10).allowing("http://simulator.localhost")
+    world.client.rules = DownloadRules(max_bytes=10).allowing("http://simulator.localhost")
     with pytest.raises(errors.OutputRefused) as caught:
         await world.run(world.generation(num_outputs=3))
     assert not caught.value.retryable
@@ -800,6 +800,25 @@ async def test_an_output_that_is_no_picture_is_not_stored(world: World, data: by
     with pytest.raises(errors.OutputRefused):
         await world.run(world.generation(), client=_Faking(world.client, data))
     assert world.db.files == {}
+
+
+@pytest.mark.parametrize("width", [0, 1 << 19, 0xFFFFFFFF])
+async def test_a_picture_of_too_many_pixels_fails_at_once(world: World, width: int) -> None:
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+    data = header + width.to_bytes(4, "big") + (1024).to_bytes(4, "big")
+    with pytest.raises(errors.OutputRefused) as caught:
+        await world.run(world.generation(), client=_Faking(world.client, data))
+    assert not caught.value.retryable
+    assert world.db.files == {}
+    if width:
+        assert "too large to be shown" in caught.value.public
+        assert f"{width} x 1024" in str(caught.value)
+
+
+async def test_an_svg_without_a_usable_size_is_stored(world: World) -> None:
+    data = b'<svg viewBox="0 0 1e999 1"></svg>'
+    result = await world.run(world.generation(), client=_Faking(world.client, data))
+    assert (result["images"][0]["width"], result["images"][0]["height"]) == (None, None)
 
 
 class _Faking:

@@ -1,6 +1,7 @@
 """The prediction object, the progress in its logs and the links in its output."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,61 @@ def test_recorded_logs_tell_the_progress(case: str, expected: tuple[int, int, in
 def test_progress_is_the_last_bar(logs: str | None, percent: int | None) -> None:
     found = progress_from_logs(logs)
     assert (found.percent if found else None) == percent
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        "9" * 5000 + "%|█| 1/2",
+        "50%|█| " + "9" * 5000 + "/2",
+        "50%|█| 1/" + "9" * 5000,
+        " " * 8000,
+        "50%|" + "| " * 4000,
+        "\x1b[" * 4000,
+    ],
+    ids=lambda logs: repr(logs[:10]),
+)
+def test_odd_logs_tell_no_progress_and_take_no_time(logs: str) -> None:
+    began = time.thread_time()
+    assert progress_from_logs(logs) is None
+    assert time.thread_time() - began < 0.1
+
+
+def test_what_no_database_can_store_is_left_out_of_errors_and_metrics() -> None:
+    metrics = {
+        "predict_time": 1.5,
+        "image_count": 2,
+        "resolution": "1 MP",
+        "odd\0": "a\0\ud800",
+        "huge": 10**5000,
+        "inf": float("inf"),
+        "nan": float("nan"),
+        "deep": [[]],
+        "long": "x" * 5000,
+    }
+    read = prediction(error="a\0\ud800" + "x" * 9000, metrics=metrics)
+    assert read.error is not None
+    assert (read.error[:3], len(read.error)) == ("a\ufffd?", 8192)
+    assert read.metrics == {
+        "predict_time": 1.5,
+        "image_count": 2,
+        "resolution": "1 MP",
+        "odd\ufffd": "a\ufffd?",
+        "long": "x" * 200,
+    }
+    assert len(prediction(metrics={str(n): n for n in range(1000)}).metrics) == 50
+    assert prediction(metrics=[1]).metrics == {}
+
+
+def nested(levels: int, inside: Any = "https://a/1.png") -> Any:
+    for _ in range(levels):
+        inside = [inside]
+    return inside
+
+
+def test_a_deep_output_and_a_deep_error_are_read() -> None:
+    assert output_links(nested(5000)) == ["https://a/1.png"]
+    assert prediction(error=nested(5000)).error == "The error is nested too deeply to be shown"
 
 
 @pytest.mark.parametrize(

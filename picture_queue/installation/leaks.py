@@ -1,0 +1,84 @@
+"""Secrets on this machine that the next build would publish, or that everybody may read.
+
+Only names and places are told, never a secret.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+
+from picture_queue.installation.keys import kind_of
+from picture_queue.records_operate import Finding
+
+# What bundlers copy into the code of a page.
+_PUBLISHED = re.compile(
+    r"(NEXT_PUBLIC|NUXT_PUBLIC|EXPO_PUBLIC|VITE|REACT_APP|VUE_APP|GATSBY|PUBLIC)_"
+)
+_LINE = re.compile(r"""\s*+(?:export\s++)?([A-Za-z_]\w*+)\s*+=\s*+["']?([^"'\s]*+)""")
+_BUNDLES = ("dist", "build", "out", "public", ".next/static", ".output/public")
+_SECRET = re.compile(
+    rb"sb_secret_[\w-]{10,100}|\br8_\w{30,60}|eyJ[\w-]{10,1000}\.[\w-]{10,2000}\.[\w-]{10,1000}"
+)
+_MOST_FILES = 2000
+_LARGEST_FILE = 5_000_000  # bytes
+_REMEDY = "take it out, and make a new one: who has seen the page may have it"
+
+
+def examine_secrets(directory: Path, environ: Mapping[str, str]) -> list[Finding]:
+    """Look for secrets in what a bundler publishes, and in files that are open to everybody.
+
+    Args:
+        directory: A project; its ``.env`` files and the usual directories of bundles are read.
+        environ: The environment.
+    """
+    problems = list(_problems(directory, environ))
+    if problems:
+        return problems
+    detail = "none is in the environment or files here that a page would publish"
+    return [Finding(check="secrets", verdict="ok", detail=detail, remedy=None)]
+
+
+def _problems(directory: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
+    for name, value in environ.items():
+        if _PUBLISHED.match(name) and _is_secret(value):
+            yield _bad(f"{name} of the environment holds a secret, and bundlers publish it")
+    for file in sorted(directory.glob(".env*")):
+        values = list(_values(file))
+        for name, value in values:
+            if _PUBLISHED.match(name) and _is_secret(value):
+                yield _bad(f"{name} of {file.name} holds a secret, and bundlers publish it")
+        if any(_is_secret(value) for _, value in values) and file.stat().st_mode & 0o004:
+            detail = f"{file.name} holds a secret, and every user of this machine may read it"
+            yield Finding(
+                check="secrets", verdict="warn", detail=detail, remedy=f"chmod 600 {file.name}"
+            )
+    scripts = chain.from_iterable((directory / name).rglob("*.js") for name in _BUNDLES)
+    for file in islice(scripts, _MOST_FILES):
+        if any(_is_secret(found.decode()) for found in _SECRET.findall(_content(file))):
+            yield _bad(f"{file.relative_to(directory)} holds a secret, and browsers load it")
+
+
+def _values(file: Path) -> Iterator[tuple[str, str]]:
+    for line in _content(file).decode(errors="replace").splitlines():
+        if match := _LINE.match(line):
+            yield match[1], match[2]
+
+
+def _content(file: Path) -> bytes:
+    try:
+        if file.is_file() and file.stat().st_size <= _LARGEST_FILE:
+            return file.read_bytes()
+    except OSError:  # not ours to read
+        pass
+    return b""
+
+
+def _is_secret(value: str) -> bool:
+    if value.startswith("r8_") or re.match(r"postgres(ql)?://[^/@]*:[^/@]+@", value):
+        return True
+    return kind_of(value, "").access == "service"
+
+
+def _bad(detail: str) -> Finding:
+    return Finding(check="secrets", verdict="bad", detail=detail, remedy=_REMEDY)

@@ -1,0 +1,55 @@
+-- The doctor's fourth part: whether end users can reach more than is theirs. What they may execute is granted in
+-- 900_grants.sql; docs/security.md has the reasons.
+create function picture_queue._check_exposure() returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  with api_role (name) as (values ('anon'), ('authenticated')),
+  role_setting (role, setting) as (
+    select r.rolname, unnest(s.setconfig)
+    from pg_catalog.pg_db_role_setting s join pg_catalog.pg_roles r on r.oid = s.setrole
+    where s.setdatabase in (0, (select d.oid from pg_catalog.pg_database d where d.datname = current_database()))
+  ),
+  problem (verdict, detail, remedy) as (
+    select 'bad', format('authenticated may execute %s', f.oid::regprocedure),
+      format('revoke execute on function %s from public, authenticated;', f.oid::regprocedure)
+    from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
+    where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
+      get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
+      explain_jobs,version,_refuse,_found,_jobs_where,_filter_condition,_jobs_by_state,_reason,_check_fields,
+      _fields_problem,_value_problem,_is_a}'::text[])
+    union all
+    select 'bad', format('%s finds types and tables of its caller: its search_path is %s', f.oid::regprocedure,
+        coalesce(substr(c.setting, 13), 'not set')),
+      format('alter function %s set search_path = pg_catalog, pg_temp;', f.oid::regprocedure)
+    from picture_queue._our_functions() f join pg_catalog.pg_proc p on p.oid = f.oid
+    left join lateral unnest(p.proconfig) as c (setting) on c.setting like 'search_path=%'
+    where c.setting is distinct from 'search_path=pg_catalog, pg_temp'
+    union all
+    select 'bad', format('role %s passes row level security', r.rolname), format('alter role %I nosuperuser nobypassrls;', r.rolname)
+    from api_role a join pg_catalog.pg_roles r on r.rolname = a.name where r.rolsuper or r.rolbypassrls
+    union all
+    select 'bad', format('role %s has the rights of service_role', r.rolname), format('revoke service_role from %I;', r.rolname)
+    from api_role a join pg_catalog.pg_roles r on r.rolname = a.name
+    join pg_catalog.pg_roles s on s.rolname = 'service_role'
+    where not r.rolsuper and pg_has_role(r.oid, s.oid, 'member')
+    union all
+    select 'warn', format('policy %I on %s is not of picture-queue: users may see more than their own rows', p.polname, c.oid::regclass),
+      format('drop policy %I on %s; -- unless that is meant', p.polname, c.oid::regclass)
+    from pg_catalog.pg_policy p join pg_catalog.pg_class c on c.oid = p.polrelid
+    where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
+      and p.polpermissive and p.polcmd in ('r', '*') and p.polname not like 'picture\_queue: %'
+    union all
+    select 'warn', format('no limit of time for the statements of %s', a.name), format('alter role %I set statement_timeout = ''8s'';', a.name)
+    from api_role a join pg_catalog.pg_roles r on r.rolname = a.name
+    where not exists (
+      select from role_setting s
+      where s.role in (a.name, 'authenticator') and s.setting ~ '^statement_timeout=' and s.setting !~ '^statement_timeout=0[a-z]*$')
+    union all
+    select 'warn', 'one user may have any number of jobs running', 'select public.set_limit(''user:*'', 4); -- or what suits you'
+    where exists (select from public.generations g where g.user_id is not null)
+      and not exists (select from picture_queue.limit_rule l where l.key like 'user:%' and l.max_running is not null)
+  )
+  select picture_queue._findings('exposure', (
+    select jsonb_agg(picture_queue._finding('exposure', p.verdict, p.detail, p.remedy) order by p.verdict, p.detail) from problem p),
+    'users reach what is theirs, within limits of time and number')
+$$;

@@ -1,0 +1,36 @@
+"""The doctor finds a project whose API exposes the private schema."""
+
+import asyncio
+from typing import Any
+
+from picture_queue.installation.checkup import examine_api
+from picture_queue.settings import ProjectSettings
+
+from ..databases import address, execute
+
+
+async def _expose(arena: Any, setting: str) -> None:
+    superuser = address(arena.db_url, "postgres")
+    await execute(superuser, f"alter role authenticator {setting}")
+    await execute(superuser, "notify pgrst, 'reload config'; notify pgrst, 'reload schema'")
+
+
+async def _verdict(arena: Any, expected: str) -> str:
+    settings = ProjectSettings.resolve(arena.api_url, arena.service_role_key)
+    async with asyncio.timeout(30):
+        while True:
+            findings = (await examine_api(settings)).findings
+            (found,) = (finding for finding in findings if finding.check == "schemas")
+            if found.verdict == expected:
+                return found.detail
+            await asyncio.sleep(0.2)
+
+
+async def test_an_exposed_private_schema_is_found(arena: Any):
+    assert await _verdict(arena, "ok") == "the schema picture_queue is not exposed"
+    try:
+        await _expose(arena, "set pgrst.db_schemas = 'public, picture_queue'")
+        assert await _verdict(arena, "bad") == "the API exposes the schema picture_queue"
+    finally:
+        await _expose(arena, "reset pgrst.db_schemas")
+        await _verdict(arena, "ok")

@@ -1,0 +1,317 @@
+"""Text that others stored is shown by the program and the logs, and never obeyed.
+
+Every column of the database that takes text of others holds what would move a cursor, set a title,
+reorder a line, pass for another line or be taken for markup. Every command that prints is called.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from picture_queue._visible import LogFormatter, visible
+from picture_queue.local.stack import LocalSupabase
+from picture_queue_cli.app import app
+from tests.security.world import World, make
+
+HOSTILE = (
+    "\x1b]0;title\x07\x1b[2J\x1b[31m\r\b\x7f\x9b31m\x85\u202e\u2066\u200f\u200b\u2028\ufeff\xad"
+    "\U000e0041[red]R[/red][link=https://evil.example]L[/link]:skull:\nerror: forged"
+)
+#: What no output may hold: all but tab and line feed of the characters that are not seen.
+RAW = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+#: What rich writes into a terminal for us: colours, the cursor of a bar, and links to nothing.
+OURS = re.compile(r"\x1b\[(?:[0-9;]*m|\d*[AKG]|\?25[lh])|\r")
+
+#: Columns of words that only the database itself chooses.
+OWN_WORDS = {
+    "status", "hold", "state", "kind", "action", "level", "on_parent_failure", "missed", "cron",
+    "timezone", "backoff_policy", "unique_states", "on_conflict", "subject", "sqlstate", "type",
+    "default_model", "unknown_queue", "name_pattern",
+}  # fmt: skip
+#: Tables of our own: the edges of states, the defaults, and what migrations were applied.
+OWN_TABLES = {"edge", "setting", "migration", "depth", "depth_change", "schema_version"}
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[dict[str, Any]]:
+    """A stack full of hostile text, and the ids of what is in it."""
+
+    async def fill(stack: LocalSupabase) -> dict[str, Any]:
+        async with httpx.AsyncClient(base_url=stack.api_url, timeout=30) as http:
+            world = await make(stack, http)
+            await _add_more(world)
+        connection = await asyncpg.connect(
+            stack.db_url.replace("//postgres:", "//supabase_admin:", 1), timeout=10
+        )
+        try:
+            await _spoil(connection)
+        finally:
+            await connection.close(timeout=5)
+        return world.ids | {"stack": stack}
+
+    with LocalSupabase() as stack:
+        yield asyncio.run(fill(stack))
+
+
+async def _add_more(world: World) -> None:
+    """What the world of the other attacks has no need of: limits, workers, pauses, logs."""
+    await world.do("service", "set_limit", key="host:a", max_running=1)
+    await world.do("service", "pause_key", key="host:b")
+    await world.do("service", "set_tenant", tenant="t", weight=2)
+    await world.do("service", "set_queue", queue="paused", changes={})
+    await world.do("service", "pause_queue", queue="paused", reason="x")
+    await world.do(
+        "service", "register_worker", worker="w", queues=["paused"], job_types={"resize": {}}
+    )
+    under = {"job_id": world["running"], "lease_id": world["running_lease"]}
+    await world.do("service", "report_progress", **under, progress=5, message="x")
+    await world.do("service", "log_job", **under, lines=[{"level": "info", "message": "x"}])
+    for name, more in (
+        ("waits", {"queue": "paused"}),
+        ("limited", {"options": {"limit_keys": ["host:b"], "tenant": "t"}}),
+        ("done", {"queue": "done"}),
+    ):
+        world.ids[name] = await world.do("service", "enqueue_job", job_type="resize", **more)
+    (job,) = await world.do(
+        "service", "claim_jobs", worker="w", queues=["done"], job_types=["resize"]
+    )
+    done = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "completed"}
+    await world.do("service", "report_jobs", outcomes=[done | {"result": {"x": 1}}])
+
+
+async def _spoil(connection: Any) -> None:
+    """Write hostile text wherever a column takes text."""
+    columns = await connection.fetch(
+        """select c.oid::regclass::text as "table", c.relname::text as name, a.attname::text as column,
+          format_type(a.atttypid, null) as type
+        from pg_class c join pg_attribute a on a.attrelid = c.oid
+        where c.relkind = 'r' and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+          and c.relnamespace in ('public'::regnamespace, 'picture_queue'::regnamespace)
+          and format_type(a.atttypid, null) in ('text', 'text[]', 'jsonb')
+        order by 1, 3"""  # noqa: E501
+    )
+    spoiled = set()
+    for row in columns:
+        if row["name"] in OWN_TABLES or row["column"] in OWN_WORDS:
+            continue
+        value = {
+            "text": "$1",
+            "text[]": "array[$1]",
+            "jsonb": "jsonb_build_object($1::text, $1::text)",
+        }[row["type"]]
+        column = f'"{row["column"]}"'
+        if row["column"] == "inputs":
+            value = "jsonb_build_array(jsonb_build_object('name', $1::text, 'type', $1::text))"
+        for where in ("", f" where ctid = (select min(ctid) from {row['table']})"):
+            statement = f"update {row['table']} set {column} = {value}{where}"
+            try:
+                async with connection.transaction():
+                    await connection.execute(statement, HOSTILE)
+            except (asyncpg.IntegrityConstraintViolationError, asyncpg.RaiseError):
+                continue
+            spoiled.add(f"{row['name']}.{row['column']}")
+            break
+    # Names of queues and schedules are letters, by a check of their tables.
+    assert spoiled >= {
+        "job_queue.job_type", "job_queue.queue", "job_queue.error", "job_queue.message",
+        "job_queue.payload", "job_queue.result", "job_queue.tags", "job_queue.idempotency_key",
+        "job_queue.parked_on", "job_queue.blocked_on", "job_queue.worker", "job_queue.tenant",
+        "generations.prompt", "generations.error", "generations.model_id", "images.path",
+        "queue.pause_reason", "worker.name", "worker.queues",
+        "schedule.last_error", "history.error", "history.detail", "history.worker",
+        "model.model_id", "batch.metadata", "limit_key.key",
+    }, spoiled  # fmt: skip
+
+
+#: Every command that prints what is stored, or what the database says of what was typed.
+COMMANDS: dict[str, list[list[str]]] = {
+    "jobs list": [["--limit", "1000"], ["--status", "failed"], ["--queue", HOSTILE]],
+    "jobs show": [[name] for name in ("{running}", "{failed}", "{waits}", "{limited}", "{done}")],
+    "jobs history": [["{failed}"], ["{running}"], ["{pending}"]],
+    "jobs reasons": [[], ["--job-type", HOSTILE]],
+    "jobs cancel": [["{waits}"], ["--queue", HOSTILE, "--preview"], ["{unknown}"]],
+    "jobs retry": [["{waits}"], ["{unknown}"], ["{pending}"]],
+    "jobs discard": [["--queue", HOSTILE, "--preview"]],
+    "watch": [["{done}"], ["{failed}"], ["{limited}", "--timeout", "0.5"], ["{unknown}"]],
+    "enqueue": [[HOSTILE], ["x", json.dumps({HOSTILE: HOSTILE})], ["x", HOSTILE]],
+    "generate": [
+        [HOSTILE, "--no-watch"],
+        ["x", "--model", HOSTILE],
+        ["x", "--input", f"{HOSTILE}={HOSTILE}"],
+        ["x", "--out", HOSTILE.replace("/", "_"), "--timeout", "0.5"],
+    ],
+    "batches show": [["{batch}"], ["{unknown}"]],
+    "batches enqueue": [[json.dumps([{"job_type": HOSTILE}])], [HOSTILE]],
+    "schedules list": [[]],
+    "schedules set": [[HOSTILE, "--every", "1h", "--job-type", "x"]],
+    "schedules delete": [[HOSTILE], ["unknown\x1b[31m"]],
+    "schedules pause": [[HOSTILE]],
+    "schedules resume": [[HOSTILE]],
+    "schedules run": [[HOSTILE]],
+    "events send": [[HOSTILE], ["x", HOSTILE]],
+    "health": [[]],
+    "models": [[], [HOSTILE]],
+    "queues list": [[]],
+    "queues show": [[HOSTILE], ["unknown\x1b[31m"]],
+    "queues set": [[HOSTILE, "max_attempts=3"], ["x", f"{HOSTILE}=1"], ["x", HOSTILE]],
+    "queues pause": [[HOSTILE, "--reason", HOSTILE], ["x", "--reason", HOSTILE]],
+    "queues resume": [[HOSTILE]],
+    "queues drain": [[HOSTILE]],
+    "queues purge": [[HOSTILE], [HOSTILE, "--preview"]],
+    "queues workers": [[HOSTILE]],
+    "limits list": [[]],
+    "limits set": [[HOSTILE, "--max-running", "1"], ["host:a", "--rate", HOSTILE]],
+    "limits pause": [[HOSTILE]],
+    "limits resume": [[HOSTILE]],
+    "limits delete": [[HOSTILE]],
+    "tenants list": [[]],
+    "tenants set": [[HOSTILE, "2"]],
+    "settings show": [[]],
+    "settings set": [[f"{HOSTILE}=1"], [f"default_model={HOSTILE}"]],
+    "doctor": [[], ["--check", HOSTILE]],
+    "maintain": [["--force"]],
+    "worker": [["--app", HOSTILE], ["--queue", f"{HOSTILE}=x"], ["--queue", HOSTILE, "--name", ""]],
+    "adopt": [["--db-url", f"postgresql://{HOSTILE}"]],
+    "install": [["--dir", f"/none/{HOSTILE}"]],
+    "migrate": [["--db-url", f"postgresql://127.0.0.1:1/{HOSTILE}"]],
+    "local status": [["--data-dir", f"/none/{HOSTILE}"]],
+    "local start": [["--data-dir", f"/proc/{HOSTILE}"]],
+    "local stop": [["--data-dir", f"/none/{HOSTILE}"]],
+    "local reset": [["--data-dir", f"/none/{HOSTILE}"], ["--data-dir", f"/none/{HOSTILE}", "-y"]],
+}
+#: Starts a stack of its own and shows what it made itself.
+SHOWS_NOTHING_STORED = {"demo"}
+
+
+def leaves(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[str]:
+    command = typer.main.get_command(app) if command is None else command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from leaves(below, (*path, name))
+    if not hasattr(command, "commands"):
+        yield " ".join(path)
+
+
+def test_every_command_is_tried():
+    assert set(leaves()) - SHOWS_NOTHING_STORED == COMMANDS.keys()
+
+
+def arguments(hostile: dict[str, Any], command: str, given: list[str]) -> list[str]:
+    ids = {**hostile, "unknown": str(uuid4())}
+    filled = [ids[word[1:-1]] if re.fullmatch(r"\{\w+\}", word) else word for word in given]
+    # An argument that begins with a dash is an option.
+    return [*command.split(), *filled]
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["", "json"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_obeys_what_is_stored(
+    hostile: dict[str, Any],
+    command: str,
+    as_json: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    stack = hostile["stack"]
+    for name in ("PICTURE_QUEUE_DATABASE_URL", "SUPABASE_ACCESS_TOKEN", "REPLICATE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    env = {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}
+    has_json = "--json" in CliRunner().invoke(app, [*command.split(), "--help"]).output
+    if as_json and not has_json:
+        pytest.skip("prints no JSON")
+    for given in COMMANDS[command]:
+        called = arguments(hostile, command, given) + (["--json"] if as_json else [])
+        done = CliRunner(env=env).invoke(app, called, prog_name="picture-queue")
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        for stream in (done.stdout, done.stderr):
+            assert not RAW.search(stream), (given, stream)
+            assert not re.search("^error: forged", stream, re.MULTILINE), (given, stream)
+        if as_json and done.exit_code == 0 and command != "watch":
+            json.loads(done.stdout)
+
+
+TTY = [
+    ["jobs", "list"],
+    ["jobs", "show", "{failed}"],
+    ["jobs", "history", "{failed}"],
+    ["watch", "{failed}"],
+    ["watch", "{running}", "--timeout", "1"],
+    ["watch", "{limited}", "--timeout", "1"],
+    ["health"],
+    ["queues", "list"],
+    ["queues", "pause", HOSTILE],
+    ["generate", HOSTILE, "--timeout", "1"],
+]
+
+
+@pytest.mark.parametrize(
+    "words", TTY, ids=lambda words: " ".join(words)[:30].encode("unicode_escape").decode()
+)
+def test_a_terminal_gets_no_sequence_but_our_own(
+    hostile: dict[str, Any], words: list[str], tmp_path: Path
+):
+    stack = hostile["stack"]
+    called = [sys.executable, "-m", "picture_queue_cli", *arguments(hostile, "", words)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PICTURE_")}
+    env |= {
+        "SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key,
+        "TERM": "xterm-256color", "COLUMNS": "200", "LINES": "50",
+    }  # fmt: skip
+    ours, theirs = pty.openpty()
+    program = subprocess.Popen(
+        called, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=tmp_path, close_fds=True
+    )
+    os.close(theirs)
+    shown = bytearray()
+    while True:
+        try:
+            chunk = os.read(ours, 65_536)
+        except OSError:  # EIO: nobody has the other end any more
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(ours)
+    program.wait(timeout=30)
+    text = OURS.sub("", shown.decode())
+    assert text.strip()
+    assert "Traceback" not in text
+    assert not RAW.search(text), text
+
+
+def test_what_is_visible_stays_as_it_is():
+    assert visible("grüße 猫 🐈 مرحبا\tx\ny") == "grüße 猫 🐈 مرحبا\tx\ny"
+    assert visible("\x1b\ud800\u202e") == r"\x1b\ud800\u202e"
+    assert not RAW.search(visible("".join(map(chr, range(0x110000)))))
+    assert visible(visible(HOSTILE)) == visible(HOSTILE)
+
+
+def test_a_line_of_a_log_cannot_be_forged():
+    record = logging.LogRecord("x", 30, "x.py", 1, "failed: %s", (HOSTILE,), None)
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    line = LogFormatter("%(levelname)s %(message)s").format(record)
+    assert not RAW.search(line)
+    assert [text for text in line.splitlines() if not text.startswith("    ")] == [
+        line.splitlines()[0]
+    ]

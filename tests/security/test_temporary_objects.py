@@ -1,0 +1,290 @@
+"""Nothing that a caller makes in pg_temp is run with the rights of the owner of a function.
+
+A session of `authenticated` or `service_role` makes temporary types, domains, relations,
+operators, casts and functions under every name that our functions use, each of which tells whose
+rights it ran with, and calls every function it may.
+"""
+
+import json
+import re
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.security.calls import CALLS
+from tests.security.world import World
+
+ROLES = {"authenticated": "owner", "service_role": "service"}
+
+#: Tells when it runs with the rights of somebody else. Notices survive whatever is rolled back.
+_EVIL = """
+create function pg_temp.evil(what text) returns boolean language plpgsql as $$
+begin
+  if current_user <> '{role}' then
+    raise notice 'EVIL: % as %', what, current_user;
+  end if;
+  return true;
+end $$;
+create function pg_temp.evil_row() returns trigger language plpgsql as $$
+begin
+  perform pg_temp.evil('trigger of ' || tg_table_name);
+  return null;
+end $$;
+"""
+
+#: Each is made in a block of its own: what Postgres refuses to make is no danger.
+_MAKE = """
+do $do$
+declare
+  v_statement text;
+begin
+  for v_statement in {statements} loop
+    begin
+      execute v_statement;
+    exception when others then
+      null;
+    end;
+  end loop;
+end $do$
+"""
+
+_RELATIONS = """
+  select format('create view pg_temp.%I as select %s where pg_temp.evil(%L)', c.relname,
+      string_agg(format('null::%s as %I', format_type(a.atttypid, null), a.attname), ', ' order by a.attnum),
+      'relation ' || c.relname)
+  from pg_class c
+  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+  where c.relkind in ('r', 'v', 'p', 'm')
+    and c.relnamespace in ('public'::regnamespace, 'picture_queue'::regnamespace, 'pg_catalog'::regnamespace)
+  group by c.relname, c.oid
+  union all
+  select format('create trigger evil instead of insert or update or delete on pg_temp.%I
+    for each row execute function pg_temp.evil_row()', c.relname)
+  from pg_class c
+  where c.relkind in ('r', 'v', 'p')
+    and c.relnamespace in ('public'::regnamespace, 'picture_queue'::regnamespace, 'pg_catalog'::regnamespace)
+"""  # noqa: E501
+
+_TYPES = """
+  select {make}
+  from pg_type t
+  where t.typtype in ('b', 'c', 'd', 'e', 'r') and t.typname !~ '^_'
+    -- The type of a row comes with the relation below.
+    and not exists (select from pg_class c where c.oid = t.typrelid and c.relkind <> 'c')
+    and t.typnamespace in ('public'::regnamespace, 'picture_queue'::regnamespace, 'pg_catalog'::regnamespace)
+"""  # noqa: E501
+_DOMAIN = """format('create domain pg_temp.%I as %s check (pg_temp.evil(%L))', t.typname,
+  t.oid::regtype, 'type ' || t.typname)"""
+#: Types of the attacker's, into and out of which code of the attacker's casts.
+_COMPOSITES = [
+    "format('create type pg_temp.%I as (value text)', t.typname)",
+    """format('create function pg_temp.%1$I(value text) returns pg_temp.%1$I language plpgsql as
+      $$ begin perform pg_temp.evil(%2$L); return row(value); end $$',
+      t.typname, 'cast ' || t.typname)""",
+    """format('create function pg_temp.text(value pg_temp.%1$I) returns text language plpgsql as
+      $$ begin perform pg_temp.evil(%2$L); return value.value; end $$',
+      t.typname, 'cast ' || t.typname)""",
+    """format('create cast (text as pg_temp.%1$I) with function pg_temp.%1$I(text) as implicit',
+      t.typname)""",
+    """format('create cast (pg_temp.%1$I as text) with function pg_temp.text(pg_temp.%1$I)
+      as implicit', t.typname)""",
+]  # fmt: skip
+
+_FUNCTIONS = """
+  select format('create function pg_temp.%I(%s) returns %s language plpgsql as
+      $$ begin perform pg_temp.evil(%L); return null; end $$',
+    p.proname, pg_get_function_identity_arguments(p.oid), pg_get_function_result(p.oid),
+    'function ' || p.proname)
+  from pg_proc p
+  where p.pronamespace in ('public'::regnamespace, 'picture_queue'::regnamespace)
+    or p.pronamespace = 'pg_catalog'::regnamespace and exists (
+      select from pg_proc o
+      where o.pronamespace in ('public'::regnamespace, 'picture_queue'::regnamespace)
+        and position(p.proname || '(' in o.prosrc) > 0)
+"""
+
+_OPERATORS = """
+  select format('create function pg_temp.%1$I(%2$s, %3$s) returns %4$s language plpgsql as
+      $$ begin perform pg_temp.evil(%5$L); return null; end $$',
+    'operator_' || o.oid, o.oprleft::regtype, o.oprright::regtype, o.oprresult::regtype,
+    'operator ' || o.oprname)
+  from pg_operator o where o.oprkind = 'b' and o.oprleft::regtype::text in ({types})
+  union all
+  select format('create operator pg_temp.%1$s (leftarg = %2$s, rightarg = %3$s,
+      function = pg_temp.%4$I)',
+    o.oprname, o.oprleft::regtype, o.oprright::regtype, 'operator_' || o.oid)
+  from pg_operator o where o.oprkind = 'b' and o.oprleft::regtype::text in ({types})
+""".replace(
+    "{types}",
+    "'uuid', 'text', 'jsonb', 'integer', 'bigint', 'real', 'double precision', 'numeric',"
+    "'boolean', 'timestamp with time zone', 'interval', 'name', 'oid', 'anyarray', 'regclass'",
+)
+
+_CALLABLE = """
+select p.oid::regprocedure::text as signature, n.nspname::text as schema, p.proname::text as name,
+  p.prosecdef as definer,
+  array(select a.name from unnest(p.proargnames) with ordinality as a (name, i)
+    where a.i <= p.pronargs order by a.i) as names,
+  array(select format('%I.%I', tn.nspname, t.typname)
+    from unnest(p.proargtypes) with ordinality as a (type, i)
+    join pg_type t on t.oid = a.type join pg_namespace tn on tn.oid = t.typnamespace
+    order by a.i)::text[] as types
+from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+where n.nspname in ('public', 'picture_queue') and has_function_privilege($1, p.oid, 'execute')
+  and p.prorettype <> 'trigger'::regtype and p.prokind = 'f'
+order by 1
+"""
+
+
+async def shadow(db: Any, role: str, composites: bool) -> None:
+    """Make everything that could be mistaken for what a function means."""
+    await db.execute(f"set local role {role}; set local search_path = pg_catalog, pg_temp")
+    await db.execute(_EVIL.format(role=role))
+    makes = _COMPOSITES if composites else [_DOMAIN]
+    for statements in (*(_TYPES.format(make=make) for make in makes), _OPERATORS, _FUNCTIONS):
+        await db.execute(_MAKE.format(statements=statements))
+    await db.execute(_MAKE.format(statements=_RELATIONS))
+    await db.execute("set local search_path = pg_temp, public")
+
+
+def argument(name: str, type_: str, given: dict[str, Any]) -> Any:
+    """Text of an argument: that of the usual call, or one of its type."""
+    name = name.removeprefix("p_")
+    if name in given:
+        value = given[name]
+        return value if value is None or isinstance(value, str) else json.dumps(value)
+    return {"uuid": given.get("job_id"), "jsonb": "{}", "text": "x", "int4": "1"}.get(
+        type_.rpartition(".")[2]
+    )
+
+
+async def call(db: Any, function: Any, given: dict[str, Any]) -> str:
+    """Call a function, whatever comes of it; the SQLSTATE if it fails."""
+    passed, values = [], []
+    for name, type_ in zip(function["names"], function["types"], strict=True):
+        array = type_.startswith("pg_catalog._")
+        value = argument(name, type_, given)
+        if value is None and (name not in given and not name.startswith("p_")):
+            continue
+        if array:
+            value = "{" + ",".join(json.loads(value or "[]")) + "}"
+        values.append(value)
+        # The text is cast by its qualified name: the statement itself is the caller's own.
+        passed.append(f'"{name}" => ${len(values)}::pg_catalog.text::{type_}')
+    named = f'"{function["schema"]}"."{function["name"]}"'
+    savepoint = db.transaction()
+    await savepoint.start()
+    try:
+        await db.fetch(f"select pg_catalog.count(r) from {named}({', '.join(passed)}) r", *values)
+    except asyncpg.PostgresError as error:
+        return error.sqlstate
+    finally:
+        await savepoint.rollback()
+    return ""
+
+
+@pytest.mark.parametrize("composites", [False, True], ids=["domains", "casts"])
+@pytest.mark.parametrize("role", ROLES)
+async def test_no_temporary_object_runs_with_rights_of_others(
+    world: World, admin: Any, role: str, composites: bool
+):
+    notices: list[str] = []
+    admin.add_log_listener(lambda _, message: notices.append(message.message))
+    functions = await admin.fetch(_CALLABLE, role)
+    definers = [function for function in functions if function["definer"]]
+    assert len(definers) > (5 if role == "authenticated" else 30)
+    relations = await admin.fetch(
+        """select c.oid::regclass::text as name from pg_class c
+        where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'v')
+          and has_table_privilege($1, c.oid, 'select')""",
+        role,
+    )
+    outer = admin.transaction()
+    await outer.start()
+    try:
+        await _canaries(admin)
+        claims = {"role": role, "sub": world.users["owner"]}
+        await admin.fetchval(
+            "select set_config('request.jwt.claims', $1, true)", json.dumps(claims)
+        )
+        await shadow(admin, role, composites)
+        # The attack does work on functions that are written otherwise.
+        for canary in ("by_type('6f1d1c8e-0000-4000-8000-000000000000')", "by_relation()"):
+            notices.clear()
+            try:
+                async with admin.transaction():
+                    await admin.fetchval(f"select public.canary_{canary}")
+            except asyncpg.PostgresError:
+                pass
+            assert any("EVIL" in notice for notice in notices), (canary, notices)
+        notices.clear()
+        states, ran = {}, {}
+        for function in functions:
+            usual = CALLS[function["name"]](world) if function["name"] in CALLS else {}
+            given = {"job_id": world["pending"], **usual}
+            states[function["signature"]] = await call(admin, function, given)
+            ran[function["signature"]] = [n for n in notices if n.startswith("EVIL")]
+            notices.clear()
+        for relation in relations:
+            await admin.fetch(f"select pg_catalog.count(*) from {_qualified(relation['name'])}")
+        ran["views"] = [notice for notice in notices if notice.startswith("EVIL")]
+        assert {name: said for name, said in ran.items() if said} == {}
+        # They came to their bodies: at most a few refuse what they are given.
+        well = [name for name, state in states.items() if state == "" or state.startswith("PT")]
+        assert len(well) >= 0.9 * len(states), states
+    finally:
+        await outer.rollback()
+
+
+def _qualified(name: str) -> str:
+    return name if "." in name else f"public.{name}"
+
+
+async def _canaries(db: Any) -> None:
+    """Definer functions that a temporary type, and a temporary relation, take over."""
+    await db.execute(
+        """create function public.canary_by_type(value text) returns text
+        language plpgsql security definer set search_path = ''
+        as $$ begin return value::uuid; end $$;
+        create function public.canary_by_relation() returns bigint
+        language plpgsql security definer set search_path = pg_catalog, pg_temp
+        as $$ begin return (select count(*) from job_queue); end $$;
+        grant execute on function public.canary_by_type, public.canary_by_relation
+          to authenticated, service_role"""
+    )
+
+
+async def test_every_function_has_the_path_and_names_its_types_in_full(admin):
+    """An unqualified type that is not of pg_catalog could only be found in pg_temp."""
+    functions = await admin.fetch(
+        """select p.oid, p.oid::regprocedure::text as name, p.proconfig as config,
+          p.prosrc as source, l.lanname as language
+        from pg_proc p join pg_language l on l.oid = p.prolang
+        where p.pronamespace in ('public'::regnamespace, 'picture_queue'::regnamespace)
+          and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e')"""
+    )
+    assert len(functions) > 200
+    known = {
+        row[0]
+        for row in await admin.fetch(
+            "select typname::text from pg_type where typnamespace = 'pg_catalog'::regnamespace"
+        )
+    } | {"integer", "bigint", "smallint", "real", "boolean", "double", "timestamp", "char"}
+    for function in functions:
+        config = function["config"] or []
+        assert "search_path=pg_catalog, pg_temp" in config, function["name"]
+        casts = re.findall(r"::\s*([a-z_0-9]+)(?!\w*\s*\.)\b", function["source"])
+        casts += re.findall(r"\bcast\s*\([^()]* as ([a-z_0-9]+)\)", function["source"])
+        assert set(casts) <= known, function["name"]
+        # Types of variables and, in SQL, of everything: the validator looks them up.
+        validator = {"plpgsql": "plpgsql_validator", "sql": "fmgr_sql_validator"}
+        await admin.execute(f"select {validator[function['language']]}({function['oid']})")
+    polymorphic = await admin.fetch(
+        """select p.oid::regprocedure::text from pg_proc p
+        where p.pronamespace in ('public'::regnamespace, 'picture_queue'::regnamespace)
+          and p.prosecdef and exists (select from unnest(p.proargtypes) a (type)
+            join pg_type t on t.oid = a.type where t.typtype = 'p' and t.typname <> 'trigger')"""
+    )
+    # A definer function that takes any type would run the operators of a caller's type.
+    assert polymorphic == []

@@ -1,0 +1,89 @@
+"""Secrets in what a page publishes, and in files that everybody may read."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from picture_queue.installation.leaks import examine_secrets
+
+
+def token(role: str) -> str:
+    head, body = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+        for part in ({"alg": "HS256", "typ": "JWT"}, {"iss": "supabase", "role": role})
+    )
+    return f"{head}.{body}.c2lnbmF0dXJlIG9mIHRoZSB0b2tlbg"
+
+
+SECRETS = [
+    "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",
+    "r8_" + "a1" * 18,
+    token("service_role"),
+]
+OPEN = [
+    "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
+    token("anon"),
+    "https://x.supabase.co",
+    "",
+]
+
+
+def told(directory: Path, **environ: str) -> list[tuple[str, str]]:
+    found = examine_secrets(directory, environ)
+    text = str(found)
+    assert not any(secret in text for secret in SECRETS)
+    for finding in found:
+        assert finding.check == "secrets"
+        assert finding.verdict == "ok" or finding.remedy
+    return [(finding.verdict, finding.detail) for finding in found]
+
+
+@pytest.mark.parametrize("name", ["NEXT_PUBLIC_SUPABASE_KEY", "VITE_TOKEN", "PUBLIC_KEY"])
+@pytest.mark.parametrize("value", [*SECRETS, "postgresql://postgres:pw@db.x.supabase.co/postgres"])
+def test_a_secret_that_a_bundler_publishes(tmp_path: Path, name: str, value: str) -> None:
+    ((verdict, detail),) = told(tmp_path, **{name: value})
+    assert (verdict, detail.split()[0]) == ("bad", name)
+    file = tmp_path / ".env.local"
+    file.write_text(f"# keys\nexport {name} = '{value}'\n")
+    file.chmod(0o600)
+    ((verdict, detail),) = told(tmp_path)
+    assert verdict == "bad" and f"{name} of .env.local" in detail
+
+
+@pytest.mark.parametrize("value", OPEN)
+def test_what_is_public_may_be_published(tmp_path: Path, value: str) -> None:
+    (tmp_path / ".env").write_text(f"NEXT_PUBLIC_KEY={value}\nSUPABASE_KEY={value}\n")
+    assert [verdict for verdict, _ in told(tmp_path, VITE_KEY=value)] == ["ok"]
+
+
+@pytest.mark.parametrize("value", SECRETS)
+def test_a_secret_of_the_server_is_for_nobody_else(tmp_path: Path, value: str) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f'SUPABASE_KEY="{value}"\n')
+    file.chmod(0o644)
+    ((verdict, detail),) = told(tmp_path, SUPABASE_KEY=value)
+    assert verdict == "warn" and "every user of this machine" in detail
+    file.chmod(0o640)
+    assert [verdict for verdict, _ in told(tmp_path, SUPABASE_KEY=value)] == ["ok"]
+
+
+@pytest.mark.parametrize("value", SECRETS)
+def test_a_secret_in_a_bundle(tmp_path: Path, value: str) -> None:
+    place = tmp_path / ".next" / "static" / "chunks"
+    place.mkdir(parents=True)
+    (place / "app.js").write_text(f'createClient("https://x.supabase.co","{value}")')
+    (place / "other.js").write_text(f'createClient("https://x.supabase.co","{OPEN[0]}{OPEN[1]}")')
+    assert told(tmp_path) == [
+        ("bad", ".next/static/chunks/app.js holds a secret, and browsers load it")
+    ]
+
+
+def test_odd_files_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    (tmp_path / ".env.gone").symlink_to(tmp_path / "nothing")
+    (tmp_path / ".env.bytes").write_bytes(b"\xff\xfe=\0\nA\n=1\n")
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "large.js").write_bytes(b"eyJ" * 1_700_000)
+    assert [verdict for verdict, _ in told(tmp_path)] == ["ok"]
