@@ -17,7 +17,8 @@ FUNCTIONS = {
     "cancel_generation": ("generation_id", "user"),
     "cancel_job": ("job_id", "user"),
     "claim_jobs": (
-        "worker, queues, job_types, max_jobs=, lease_seconds=, request_id=, weights=, confirms_start=",
+        "worker, queues, job_types, max_jobs=, lease_seconds=, request_id=, weights=, "
+        "confirms_start=",
         "service",
     ),
     "claim_next_job": ("queue=", "service"),
