@@ -3166,8 +3166,9 @@ $$;
 
 -- The two halves of a claim beside the pick: jobs start under a lease, and are answered as their worker gets them.
 
--- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Returns the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer
--- statements: of a claim by an idle worker each counts.
+-- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Returns
+-- the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer statements: of
+-- a claim by an idle worker each counts.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3845,11 +3846,12 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold, and notes that their jobs have started. Answers the jobs to cancel, and those whose lease is lost. A job with a cancel
--- request, or past its timeout, keeps its lease until its grace has passed; then the heartbeat ends the lease and
--- answers that it is lost. A job cancelled while parked is claimed once more, so that its handler can undo its work;
--- its grace begins at that claim. Where somebody else has the row of a job locked, or the row is not to be written
--- (p_beside), the lease is prolonged beside it (lease_extension). It waits no longer than lock_timeout.
+-- Prolongs the leases that still hold, and notes that their jobs have started. Answers the jobs to cancel, and those
+-- whose lease is lost. A job with a cancel request, or past its timeout, keeps its lease until its grace has passed;
+-- then the heartbeat ends the lease and answers that it is lost. A job cancelled while parked is claimed once more, so
+-- that its handler can undo its work; its grace begins at that claim. Where somebody else has the row of a job locked,
+-- or the row is not to be written (p_beside), the lease is prolonged beside it (lease_extension). It waits no longer
+-- than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '10ms'
@@ -4147,9 +4149,10 @@ $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
 -- Leases up to max_jobs jobs of these types to a worker. It may hold some of them ahead; those count under limits as
--- well. confirms_start: its first heartbeat of a job says that the job has started. Repeating it with the same request_id gives the jobs that
--- lease still holds. lease_seconds is for jobs whose type and queue have none of their own (null: the project's
--- setting). weights, one a queue, give each queue its share; without them the jobs of all queues are taken by priority.
+-- well. confirms_start: its first heartbeat of a job says that the job has started. Repeating it with the same
+-- request_id gives the jobs that lease still holds. lease_seconds is for jobs whose type and queue have none of their
+-- own (null: the project's setting). weights, one a queue, give each queue its share; without them the jobs of all
+-- queues are taken by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)

@@ -1,7 +1,8 @@
 -- The two halves of a claim beside the pick: jobs start under a lease, and are answered as their worker gets them.
 
--- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Returns the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer
--- statements: of a claim by an idle worker each counts.
+-- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Returns
+-- the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer statements: of
+-- a claim by an idle worker each counts.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$

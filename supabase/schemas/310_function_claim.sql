@@ -23,9 +23,10 @@ $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
 
 -- Leases up to max_jobs jobs of these types to a worker. It may hold some of them ahead; those count under limits as
--- well. confirms_start: its first heartbeat of a job says that the job has started. Repeating it with the same request_id gives the jobs that
--- lease still holds. lease_seconds is for jobs whose type and queue have none of their own (null: the project's
--- setting). weights, one a queue, give each queue its share; without them the jobs of all queues are taken by priority.
+-- well. confirms_start: its first heartbeat of a job says that the job has started. Repeating it with the same
+-- request_id gives the jobs that lease still holds. lease_seconds is for jobs whose type and queue have none of their
+-- own (null: the project's setting). weights, one a queue, give each queue its share; without them the jobs of all
+-- queues are taken by priority.
 create function public.claim_jobs(
   worker text, queues text[], job_types text[], max_jobs integer default 1, lease_seconds real default null,
   request_id uuid default gen_random_uuid(), weights real[] default null, confirms_start boolean default false)

@@ -168,7 +168,7 @@ async def line(process: asyncio.subprocess.Process) -> str:
 async def confirmed(db, job_id):
     """Wait until the database knows that the job has started."""
     async with asyncio.timeout(20):
-        while await db.fetchval(
+        while await db.fetchval(  # noqa: ASYNC110 - there is no event for it
             "select unconfirmed_claims > 0 from job_queue where id = $1", job_id
         ):
             await asyncio.sleep(0.01)
