@@ -139,9 +139,12 @@ def _converted(value: Any) -> Any:
 
 
 def _refusal(value: Any, field: str, error: Exception) -> InvalidArgument:
-    fault = _find_fault(value, field, 0)
-    if fault is None:  # of an iterator that is used up, for example
-        fault = (field, f"is no JSON: {_first_line(error)}", "Pass plain values")
+    try:
+        fault = _find_fault(value, field, 0)
+    except Exception:  # somebody's __str__ or __iter__
+        fault = None
+    if fault is None:  # also of an iterator that is used up, for example
+        fault = (field or "A value", f"is no JSON: {_first_line(error)}", "Pass plain values")
     return _invalid(*fault)
 
 

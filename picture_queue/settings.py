@@ -197,9 +197,9 @@ class WorkerSettings:
         if not all(self.queues):
             raise SettingsError("A queue's name is empty", hint='Name it, such as "default"')
         for queue, weight in zip(self.queue_names, self.weights or (), strict=False):
-            if not 0 < weight <= 1e6:
+            if not isinstance(weight, int | float) or not 0 < weight <= 1e6:
                 raise SettingsError(
-                    f"The weight of {queue} is {weight}", hint="Choose a number above 0"
+                    f"The weight of {queue} is {weight!r}", hint="Choose a number above 0"
                 )
         for name, low, high in (
             ("concurrency", 1, 1000),
@@ -209,8 +209,9 @@ class WorkerSettings:
             ("stuck_after", 0, 86_400),
         ):
             value = getattr(self, name)
-            if not low <= value <= high:
-                raise SettingsError(f"{name} is {value}", hint=f"Choose {low} to {high}")
+            kinds = (int,) if name == "concurrency" else (int, float)
+            if not isinstance(value, kinds) or not low <= value <= high:
+                raise SettingsError(f"{name} is {value!r}", hint=f"Choose {low} to {high}")
 
     @property
     def queue_names(self) -> tuple[str, ...]:

@@ -243,9 +243,9 @@ class Attempt:
         """Settle a stopped attempt without waiting for its handler."""
         is_async = self._handler.shape.is_async
         if not self.settled:
+            self._settle(self._stopped())
             if is_async:
                 _log.warning("The handler of job %s has not stopped and goes on", self.job.key)
-            self._settle(self._stopped())
         if is_async and self._flags.shutdown and not self.ended:
             # The end of an event loop waits for all tasks, and this one ignores its cancellation,
             # or waits for one that does.

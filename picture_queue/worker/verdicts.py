@@ -107,8 +107,10 @@ class Retry(Verdict):
         delay, at = None, None
         if self.seconds is not None or self.at is not None:
             delay, at = _wait("Retry", self.seconds, "at", self.at)
-        reason = self.reason
-        text = describe(reason) if isinstance(reason, BaseException) else text_of(reason)
+        reason: object = self.reason
+        text = "" if reason is None else text_of(reason)
+        if isinstance(reason, BaseException):
+            text = describe(reason)
         return Failed(clean(text) or _NO_REASON, traceback_of(self), delay_seconds=delay, run_at=at)
 
 

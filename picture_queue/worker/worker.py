@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from picture_queue._async.client import AsyncPictureQueue
+from picture_queue._realtime.follow import Watcher
 from picture_queue.arguments import Backoff
 from picture_queue.errors import (
     InvalidArgument,
@@ -70,6 +71,7 @@ class Worker:
             self.settings = replace(self.settings, queues=queues)
         self._client = client
         self._own_client: AsyncPictureQueue | None = None
+        self._watcher: Watcher | None = None
         self._registry = Registry()
         self._signals = Signals()
         self._after_stop: list[Callable[[], Awaitable[None] | None]] = []
@@ -227,9 +229,11 @@ class Worker:
             client = self._own_client = AsyncPictureQueue.from_env()
         use_daemon_threads(self.settings.concurrency)
         guard_tasks()
+        # Not the client's: a handler may close the client it was given.
+        self._watcher = Watcher(client._project)
         self._supervisor = Supervisor(
             client._project,
-            client._watcher.wake_ups,
+            self._watcher.wake_ups,
             self._registry,
             self.settings,
             self._stop_to_recycle,
@@ -303,6 +307,9 @@ class Worker:
     async def _close(self) -> None:
         for callback in self._after_stop:
             await _within(_CLOSE_TIMEOUT, "A callback after the stop", callback)
+        if self._watcher is not None:
+            await _within(_CLOSE_TIMEOUT, "Closing the wake-ups", self._watcher.aclose)
+            self._watcher = None
         if self._own_client is not None:
             await _within(_CLOSE_TIMEOUT, "Closing the connections", self._own_client.aclose)
             self._own_client = None

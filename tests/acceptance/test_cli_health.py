@@ -162,6 +162,22 @@ def test_a_paused_queue_is_shown_as_paused(cli: Cli, queue: str) -> None:
     assert "paused" not in line_of(cli, queue)
 
 
+def test_a_job_that_a_handler_put_off_says_why(
+    cli: Cli, rpc: Rpc, queue: str, worker: str
+) -> None:
+    cli("enqueue", "resize", "--queue", queue)
+    (job,) = rpc("claim_jobs", worker=worker, queues=[queue], job_types=["resize"], max_jobs=1)
+    outcome = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "snoozed"}
+    put_off = {"delay_seconds": 60, "detail": "NotReached: out of reach"}
+    rpc("report_jobs", outcomes=[outcome | put_off])
+    says = "A handler put it off: NotReached: out of reach"
+    found = json.loads(cli("health", "--json").stdout)
+    (held,) = [row for row in found["held"] if row["queue"] == queue]
+    assert (held["reason"], held["detail"]) == ("scheduled", says)
+    assert says in cli("health").stdout
+    assert says in cli("jobs", "show", job["id"]).stdout
+
+
 def test_failed_counts_the_jobs_of_a_day(cli: Cli, rpc: Rpc, queue: str) -> None:
     job_id = cli("enqueue", "resize", "--queue", queue, "--max-attempts", "2").stdout.strip()
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import itertools
 import math
 import time
 from collections import deque
@@ -81,6 +82,19 @@ def endless() -> Any:
     return value
 
 
+class Mute(list[Any]):
+    """Its own code fails."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    def __iter__(self) -> Any:
+        raise RuntimeError("no text")
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 1
+
+
 REFUSED: list[tuple[Any, str]] = [
     (math.nan, "payload.a[0] is nan"),
     (math.inf, "payload.a[0] is inf"),
@@ -91,6 +105,10 @@ REFUSED: list[tuple[Any, str]] = [
     ({"\ud83d": 1}, "a name in payload.a[0] has U+D83D"),
     (b"\xff", "payload.a[0] is of type bytes"),
     (object(), "payload.a[0] is of type object"),
+    (Mute(), " is no JSON: no text"),
+    ({Mute(): 1}, " is no JSON: "),
+    (itertools.count(), "payload.a[0] is of type count"),
+    (Point, "payload.a[0] is of type type"),
     (lambda: 1, "payload.a[0] is of type function"),
     (nested(3000), "payload is nested deeper than 100 levels"),
     (nested(150), "payload is nested deeper than 100 levels"),

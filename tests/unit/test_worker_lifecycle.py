@@ -53,9 +53,8 @@ class Bench:
         self.reported: dict[str, dict[str, Any]] = {}
         self.beat: dict[str, list[str]] = {"cancel": [], "lost": []}
         self.subscriptions = Subscriptions()
-        self.client: Any = SimpleNamespace(
-            _project=project, _watcher=SimpleNamespace(wake_ups=self.subscriptions)
-        )
+        self.client: Any = SimpleNamespace(_project=project)
+        project.subscriptions = self.subscriptions
         project.answers |= {
             "register_worker": lambda params: VERSION,
             "unregister_worker": lambda params: None,
@@ -98,7 +97,13 @@ def connect(monkeypatch):
     async def connect(backend: Any) -> Any:
         return backend.for_thread()
 
+    async def aclose() -> None: ...
+
+    def watcher(project: Any) -> Any:
+        return SimpleNamespace(wake_ups=project.subscriptions, aclose=aclose)
+
     monkeypatch.setattr("picture_queue.worker.supervisor.connect", connect)
+    monkeypatch.setattr("picture_queue.worker.worker.Watcher", watcher)
 
 
 @pytest.fixture

@@ -243,6 +243,7 @@ def test_an_exception_whose_text_fails_is_named():
         (PermanentFailure(" \n"), "PermanentFailure"),
         (ValueError("\t"), "ValueError"),
         (Retry(1, reason=""), "The handler asked for another attempt"),
+        (Retry(1, reason=None), "The handler asked for another attempt"),  # type: ignore[arg-type]
     ],
 )
 def test_an_error_is_never_blank(error, says):

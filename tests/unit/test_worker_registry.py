@@ -186,6 +186,11 @@ def test_quoted_annotations_in_a_module_of_texts_are_read():
     assert shape.takes_context
 
 
+def test_a_queue_that_is_no_text_is_refused():
+    with pytest.raises(InvalidArgument, match="no name for a queue: 5"):
+        Policy(queue=5)  # type: ignore[arg-type]
+
+
 async def three(payload, job, more): ...  # type: ignore[no-untyped-def]
 async def by_name(payload, *, size): ...  # type: ignore[no-untyped-def]
 async def stream(payload):  # type: ignore[no-untyped-def]

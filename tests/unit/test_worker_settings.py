@@ -35,6 +35,10 @@ def test_later_changes_of_what_was_passed_change_nothing():
         ({"queues": {"a": math.inf}}, "weight of a is inf"),
         ({"concurrency": 0}, "Concurrency is 0"),
         ({"stuck_after": -1}, "stuck_after is -1"),
+        ({"concurrency": 2.5}, "Concurrency is 2.5"),
+        ({"concurrency": "3"}, "Concurrency is '3'"),
+        ({"lease": None}, "Lease is None"),
+        ({"queues": {"a": "3"}}, "weight of a is '3'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], says: str):

@@ -24,6 +24,7 @@ from picture_queue import (
     Retry,
     Snooze,
     Worker,
+    WorkerSettings,
 )
 from picture_queue.worker import SyncJobContext
 
@@ -245,6 +246,26 @@ async def test_a_bad_end_is_that_of_its_own_job_and_frees_its_slot(
     assert "raise_" in history.attempts[0].detail
     assert "Traceback" in caplog.text
     assert f"{first_id} (bad) failed, attempt 1 of 1: Panic: at the core" in caplog.text
+
+
+async def test_a_handler_that_closes_the_workers_client_leaves_it_its_wake_ups(
+    service, stack, queue
+):
+    async with AsyncPictureQueue(stack.api_url, stack.service_role_key) as other:
+        # Polling alone would take longer than the results are waited for.
+        worker = Worker(service, WorkerSettings(queues=(queue,), poll_interval=300))
+        worker._signals.watch()
+
+        @worker.handler("closes")
+        async def closes() -> str:
+            async with service:
+                return "closed"
+
+        async with worker:
+            await worker._signals.listening.next()
+            for _ in range(3):
+                job = await other.jobs.enqueue("closes", queue=queue)
+                assert await other.jobs.result(job.id, timeout=30) == "closed"
 
 
 # Waits that the database would refuse
