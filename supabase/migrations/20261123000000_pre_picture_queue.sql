@@ -182,7 +182,7 @@ as $$ begin return clock_timestamp(); end $$;
 -- 030_function__refuse.sql
 
 -- Raises the error of that code. The message is fixed, since PostgREST copies it into the HTTP
--- reason phrase as it is; what varies goes to DETAIL (field and value) and HINT (the fix).
+-- reason phrase as it is; what varies goes to DETAIL (field and value) and HINT (the fix; null: that of the code).
 create function picture_queue._refuse(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -190,51 +190,69 @@ as $$
 declare
   v_status text;
   v_message text;
+  v_hint text;
 begin
-  select e.status, e.message into v_status, v_message
+  select e.status, e.message, e.hint into v_status, v_message, v_hint
   from (values
-    ('PQ_INVALID_ARGUMENT',   '400', 'an argument is not acceptable'),
-    ('PQ_INVALID_CRON',       '400', 'no such cron expression or time zone'),
-    ('PQ_NOT_AUTHENTICATED',  '401', 'sign in first'),
-    ('PQ_NOT_ALLOWED',        '403', 'this caller may not do that'),
-    ('PQ_UNKNOWN_JOB',        '404', 'no such job'),
-    ('PQ_UNKNOWN_GENERATION', '404', 'no such generation'),
-    ('PQ_UNKNOWN_MODEL',      '404', 'no such model'),
-    ('PQ_UNKNOWN_QUEUE',      '404', 'no such queue'),
-    ('PQ_UNKNOWN_DEPENDENCY', '404', 'no such job to depend on'),
-    ('PQ_UNKNOWN_SCHEDULE',   '404', 'no such schedule'),
-    ('PQ_UNKNOWN_BATCH',      '404', 'no such batch'),
-    ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit'),
-    ('PQ_STALE_LEASE',        '409', 'the lease ended'),
-    ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit that'),
-    ('PQ_RUNNING_JOB',        '409', 'the job is running already'),
-    ('PQ_QUEUE_DRAINING',     '409', 'the queue takes no new jobs'),
-    ('PQ_CONFLICT',           '409', 'that does not fit what is already there'),
-    ('PQ_TOO_LARGE',          '413', 'too large'),
-    ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model'),
-    ('PQ_CYCLE',              '422', 'the dependencies form a circle'),
-    ('PQ_BUSY',               '503', 'the database is busy, repeat the call')
-  ) as e (code, status, message)
+    ('PQ_INVALID_ARGUMENT',   '400', 'an argument is not acceptable', 'docs/sql.md says what each argument may be'),
+    ('PQ_INVALID_CRON',       '400', 'no such cron expression or time zone', 'such as 30 9 * * mon-fri and Europe/Berlin'),
+    ('PQ_NOT_AUTHENTICATED',  '401', 'sign in first', 'send the token of a user, or a service key'),
+    ('PQ_NOT_ALLOWED',        '403', 'this caller may not do that', 'use a service key'),
+    ('PQ_UNKNOWN_JOB',        '404', 'no such job', 'the id is wrong, the job was pruned, or it is of another user'),
+    ('PQ_UNKNOWN_GENERATION', '404', 'no such generation', 'list_generations() has those there are'),
+    ('PQ_UNKNOWN_MODEL',      '404', 'no such model', 'list_models() has those this project offers'),
+    ('PQ_UNKNOWN_QUEUE',      '404', 'no such queue', 'list_queues() has those there are'),
+    ('PQ_UNKNOWN_DEPENDENCY', '404', 'no such job to depend on', 'enqueue the job it depends on first'),
+    ('PQ_UNKNOWN_SCHEDULE',   '404', 'no such schedule', 'list_schedules() has those there are'),
+    ('PQ_UNKNOWN_BATCH',      '404', 'no such batch', 'enqueue_batch() answers the id of a batch'),
+    ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit', 'list_limits() has those there are'),
+    ('PQ_STALE_LEASE',        '409', 'the lease ended', 'stop working on this job; whoever holds it now goes on'),
+    ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit that', 'get_job() has its state'),
+    ('PQ_RUNNING_JOB',        '409', 'the job is running already', 'wait until it has finished, or cancel it'),
+    ('PQ_QUEUE_DRAINING',     '409', 'the queue takes no new jobs', 'resume_queue() ends draining'),
+    ('PQ_CONFLICT',           '409', 'that does not fit what is already there', 'read what is there, then change the call'),
+    ('PQ_TOO_LARGE',          '413', 'too large', 'store the data elsewhere, and pass its path'),
+    ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model', 'list_models() has the inputs of each model'),
+    ('PQ_CYCLE',              '422', 'the dependencies form a circle', 'leave out one of the dependencies'),
+    ('PQ_BUSY',               '503', 'the database is busy, repeat the call', 'repeat the call')
+  ) as e (code, status, message, hint)
   where e.code = p_code;
   raise exception using
     errcode = 'PT' || v_status,
     message = p_code || ': ' || v_message,
-    detail = coalesce(p_detail, ''),
-    hint = coalesce(p_hint, '');
+    detail = coalesce(regexp_replace(p_detail, ' is $', ' is null'), ''),
+    hint = coalesce(p_hint, v_hint);
 end
 $$;
 
 -- Raises PQ_BUSY because another transaction holds what the caller must lock. A function that changes what an
--- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function, and returns this
--- for `lock_not_available or deadlock_detected`.
-create function picture_queue._refuse_busy(
-  p_detail text default 'another transaction holds a row that this call changes')
-returns jsonb
+-- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function.
+create function picture_queue._refuse_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse('PQ_BUSY', p_detail, 'repeat the call; queue_doctor() names transactions that stay open');
+  perform picture_queue._refuse('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row that this call changes'),
+    'repeat the call; queue_doctor() names transactions that stay open');
   return null;
+end
+$$;
+
+-- Raises the error that a call ended with as one of ours. For the handler `when others`, which raises ours as they
+-- are: PQ_BUSY stands for what passes by itself, PQ_CONFLICT for the rest, since a trigger of the project on
+-- public.job_queue, public.generations or public.images may raise anything.
+create function picture_queue._refuse_error(p_sqlstate text, p_message text, p_busy text default null) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_sqlstate like 'PT%' then
+    return;
+  elsif p_sqlstate = '40001' then
+    perform picture_queue._check_isolation();
+  elsif picture_queue._is_transient(p_sqlstate) then
+    perform picture_queue._refuse_busy(p_busy);
+  end if;
+  perform picture_queue._refuse('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
+    'look for a trigger or constraint of yours on public.job_queue, public.generations or public.images');
 end
 $$;
 
@@ -3810,9 +3828,9 @@ $$;
 
 -- 280_function__lease.sql
 
--- The job, locked; refuses when there is none.
+-- The job, locked; refuses when there is none, or when another transaction has it locked for two seconds.
 create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue;
@@ -3823,6 +3841,9 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   return v_job;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy(format('job %s is locked by another transaction', p_job_id));
+  return null;
 end
 $$;
 
@@ -3927,8 +3948,9 @@ begin
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
+  raise;
 end
 $$;
 
@@ -4134,8 +4156,10 @@ as $$
 declare
   v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(start_jobs, max_jobs, 1),
     lease_seconds, coalesce(request_id, gen_random_uuid()), weights, false);
-  v_problem text := case
-    when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
+begin
+  perform picture_queue._refuse_problem(case
+    when coalesce(length(worker), 0) not between 1 and 200
+      then format('worker is %s, not 1 to 200 characters', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
     when greatest(array_ndims(queues), array_ndims(job_types), array_ndims(weights)) > 1
       then 'queues, job_types and weights are plain lists'
@@ -4145,11 +4169,7 @@ declare
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when start_jobs < 0 then format('start_jobs is %s, not 0 or more', start_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
-  end;
-begin
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
-  end if;
+  end);
   return picture_queue._claim_isolated(v_claim);
 end
 $$;
@@ -4212,9 +4232,8 @@ declare
   v_job public.job_queue;
   v_announce boolean;
 begin
-  if progress is null or progress not between 0 and 100 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('progress is %s, not 0 to 100', progress), 'pass percent');
-  end if;
+  perform picture_queue._refuse_problem(
+    case when coalesce(progress, -1) not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end, 'pass percent');
   v_job := picture_queue._leased(job_id, lease_id);
   v_announce := progress in (0, 100)
     or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
@@ -4230,9 +4249,9 @@ begin
     perform picture_queue._emit(array[job_id]);
   end if;
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
-  return null;
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by somebody else', job_id));
+  raise;
 end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
@@ -4254,7 +4273,7 @@ begin
   exception when others then
     if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
       if picture_queue._is_transient(sqlstate) then
-        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+        perform picture_queue._refuse_busy();
       elsif sqlstate like 'PT%' then
         raise;
       end if;
@@ -4299,15 +4318,15 @@ begin
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   elsif v_outcome ->> 'outcome' = 'busy' then
-    perform picture_queue._refuse('PQ_BUSY', v_outcome ->> 'error', 'repeat the call');
+    perform picture_queue._refuse_busy(v_outcome ->> 'error');
   elsif v_outcome ->> 'outcome' = 'refused' then
     perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', job_id, v_outcome ->> 'error'),
       'look for a trigger or constraint of yours on public.job_queue');
   end if;
   return v_outcome ->> 'status';
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by somebody else', job_id));
+  raise;
 end
 $$;
 comment on function public.complete_job is 'Ends one attempt: completed, or retried or failed when error is given.';
@@ -4343,8 +4362,9 @@ begin
   end if;
   return picture_queue._keep_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by somebody else', job_id));
+  raise;
 end
 $$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';
@@ -5378,7 +5398,7 @@ comment on function public.list_tenants is 'The tenants with a weight of their o
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}')
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_jobs jsonb;
@@ -5407,7 +5427,7 @@ begin
   if not found then
     return jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
-      from public.job_queue j where j.batch_id = enqueue_batch.batch_id));
+      from (select * from public.job_queue o where o.batch_id = enqueue_batch.batch_id order by o.seq limit 100000) j));
   end if;
   v_jobs := picture_queue._enqueue(case when jsonb_typeof(jobs) = 'array' then (
     select coalesce(jsonb_agg(e.item || jsonb_build_object('options',
@@ -5417,9 +5437,9 @@ begin
   -- One without jobs has finished.
   perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
-exception
-  when deadlock_detected then
-    return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys or parents');
+  raise;
 end
 $$;
 comment on function public.enqueue_batch is
@@ -5460,16 +5480,12 @@ declare
   v_answer jsonb;
 begin
   perform picture_queue._check_isolation();
-  if coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
-      'a name has 1 to 200 characters, none of them a control character');
-  end if;
-  perform picture_queue._refuse_problem(
-    'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)));
-  if length(event_id) not between 1 and 200 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('event_id is %s', quote_literal(left(event_id, 300))),
-      'an event_id has 1 to 200 characters');
-  end if;
+  perform picture_queue._refuse_problem(coalesce(
+    case when coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]'
+      then format('name is %s', quote_nullable(left(name, 300))) end,
+    'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)),
+    case when length(event_id) not between 1 and 200 then format('event_id is %s', quote_literal(left(event_id, 300))) end),
+    'name and event_id have 1 to 200 characters, a name no control characters');
   v_answer := picture_queue._first_answer(v_call, event_id);
   if v_answer is not null then
     return v_answer;
@@ -5488,22 +5504,20 @@ comment on function public.send_event is 'Wakes the jobs that are parked on an o
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_attempt integer;
+  v_attempt integer := (picture_queue._leased(job_id, lease_id)).attempt;
 begin
-  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
-  if not picture_queue._is_list(lines) or jsonb_path_exists(lines,
-      '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
-      'levels are debug, info, warning and error');
-  elsif exists (
-    select from jsonb_to_recordset(lines) as l (at timestamptz) where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z')
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines has a time that is not from 1970 to 9998');
-  end if;
+  perform picture_queue._refuse_problem(case
+    when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
+      then 'lines is not a list of {level, message}'
+    when exists (select from jsonb_array_elements(lines) e
+      where e -> 'level' not in ('"debug"', '"info"', '"warning"', '"error"'))
+      then 'lines has a level that is not debug, info, warning or error'
+    when exists (select from jsonb_to_recordset(lines) as l (at timestamptz)
+      where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z') then 'lines has a time that is not from 1970 to 9998'
+  end, 'lines is a list of {at, level, message}');
   insert into picture_queue.log (job_id, attempt, at, level, message)
   select log_job.job_id, v_attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
@@ -5518,12 +5532,9 @@ begin
   where l.job_id = log_job.job_id and l.id <= (
     select o.id from picture_queue.log o where o.job_id = log_job.job_id order by o.id desc offset 200 limit 1);
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
-exception
-  when deadlock_detected or lock_not_available then
-    return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
-  when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'lines is a list of {at, level, message}');
-    return null;
+exception when data_exception then
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
+  return null;
 end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
@@ -6239,7 +6250,7 @@ $$;
 -- Repeating it with the same options.generation_id or options.idempotency_key gives the first answer.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_service boolean := picture_queue._is_service();
@@ -6283,8 +6294,7 @@ begin
   select m.* into v_model from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)),
-      'list_models() has those this project offers');
+    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
   perform picture_queue._check_input(v_model, p_prompt, p_input);
 
@@ -6303,8 +6313,9 @@ begin
       v_row.created_at, v_row.created_at);
   end if;
   return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
-exception when deadlock_detected then
-  return picture_queue._refuse_busy();
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  raise;
 end
 $$;
 
@@ -6362,23 +6373,21 @@ comment on function public.list_models is 'The models on offer, with their input
 
 -- The worker's side of a generation: pay once. begin_prediction commits a row before Replicate is
 -- called, or gives back the live one of a worker that died; record_prediction learns the id right
--- after; the row ends with finish_prediction. All under the lease of the job, whose row is locked in the body: the
--- handler of a function does not see what its declarations raise.
+-- after; the row ends with finish_prediction. All under the lease of the job, whose row they lock.
 
 -- Answers what to send. prediction.id is the row; resumed says that the row was there before: a live
 -- one, or one that succeeded, with images as saved, whose worker died before it could report. owned are
--- the prediction ids of the last two hours that belong to rows, so that an orphan can be told.
+-- the prediction ids of the last two hours that belong to rows, the newest 10,000, so that an orphan can be told.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_job public.job_queue;
+  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
   v_generation public.generations;
   v_model picture_queue.model;
   v_row picture_queue.prediction;
   v_resumed boolean;
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
@@ -6404,10 +6413,10 @@ begin
     'resumed', v_resumed,
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id),
-    'owned', (select coalesce(jsonb_agg(p.prediction_id), '[]') from picture_queue.prediction p
-      where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'));
-exception when deadlock_detected then
-  return picture_queue._refuse_busy();
+    'owned', to_jsonb(array(
+      select p.prediction_id from picture_queue.prediction p
+      where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
+      order by p.created_at desc limit 10000)));
 end
 $$;
 comment on function public.begin_prediction is 'Commits the row of a prediction, or gives back the one there is.';
@@ -6415,7 +6424,7 @@ comment on function public.begin_prediction is 'Commits the row of a prediction,
 -- The row of a prediction, live and of this lease's job, locked.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
@@ -6427,6 +6436,9 @@ begin
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
   end if;
   return v_row;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', p_prediction));
+  return null;
 end
 $$;
 
@@ -6434,12 +6446,11 @@ create function public.record_prediction(job_id uuid, lease_id uuid, prediction 
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_row picture_queue.prediction;
+  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  if prediction_id is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'prediction_id is NULL');
-  elsif v_row.prediction_id is not distinct from record_prediction.prediction_id then
+  perform picture_queue._refuse_problem('prediction_id ' || picture_queue._value_problem(
+    coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
+  if v_row.prediction_id is not distinct from record_prediction.prediction_id then
     return;
   elsif v_row.state <> 'creating' then
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
@@ -6447,11 +6458,8 @@ begin
   update picture_queue.prediction p
   set prediction_id = record_prediction.prediction_id, state = 'created', updated_at = picture_queue._now()
   where p.id = v_row.id;
-exception
-  when unique_violation then
-    perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
-  when deadlock_detected then
-    perform picture_queue._refuse_busy();
+exception when unique_violation then
+  perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
 end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
@@ -6463,33 +6471,38 @@ returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_row picture_queue.prediction;
+  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
   perform picture_queue._refuse_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
   set state = finish_prediction.state, error = left(finish_prediction.error, 8192),
     metrics = finish_prediction.metrics, updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
-exception when deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return;
 end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
 -- images: n, path, mime_type, width, height, bytes of each; repeating it changes nothing.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
-  if not picture_queue._is_list(images) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'images is not a list of {n, path, mime_type, width, height, bytes}');
-  end if;
+  perform picture_queue._refuse_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
+    then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
+  perform picture_queue._refuse_problem(coalesce(
+    picture_queue._fields_problem(format('images[%s].', i.i - 1), i.image, '{
+      "n": ["integer", 1, 2147483647],
+      "path": ["text", 10000],
+      "mime_type": ["text", 1000],
+      "width": ["integer", -2147483648, 2147483647],
+      "height": ["integer", -2147483648, 2147483647],
+      "bytes": ["integer", -9223372036854775808, 9223372036854775807]
+    }'), case when num_nulls(i.image ->> 'n', i.image ->> 'path', i.image ->> 'mime_type') > 0
+      then format('images[%s] lacks n, path or mime_type', i.i - 1) end))
+  from jsonb_array_elements(images) with ordinality as i (image, i);
   insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
   select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
   from jsonb_to_recordset(images) as i (
@@ -6497,11 +6510,9 @@ begin
   order by i.n
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
-exception
-  when not_null_violation or check_violation then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'an image lacks n, path or mime_type, or has a number out of range');
-  when deadlock_detected then
-    perform picture_queue._refuse_busy();
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  raise;
 end
 $$;
 comment on function public.save_images is 'Writes the images of a generation under the lease of its job.';

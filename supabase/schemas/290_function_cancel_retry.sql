@@ -20,8 +20,9 @@ begin
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
+  raise;
 end
 $$;
 

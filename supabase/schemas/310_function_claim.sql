@@ -35,8 +35,10 @@ as $$
 declare
   v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(start_jobs, max_jobs, 1),
     lease_seconds, coalesce(request_id, gen_random_uuid()), weights, false);
-  v_problem text := case
-    when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
+begin
+  perform picture_queue._refuse_problem(case
+    when coalesce(length(worker), 0) not between 1 and 200
+      then format('worker is %s, not 1 to 200 characters', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
     when greatest(array_ndims(queues), array_ndims(job_types), array_ndims(weights)) > 1
       then 'queues, job_types and weights are plain lists'
@@ -46,11 +48,7 @@ declare
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when start_jobs < 0 then format('start_jobs is %s, not 0 or more', start_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
-  end;
-begin
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
-  end if;
+  end);
   return picture_queue._claim_isolated(v_claim);
 end
 $$;

@@ -26,8 +26,9 @@ begin
   end if;
   return picture_queue._keep_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by somebody else', job_id));
+  raise;
 end
 $$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';

@@ -9,16 +9,12 @@ declare
   v_answer jsonb;
 begin
   perform picture_queue._check_isolation();
-  if coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
-      'a name has 1 to 200 characters, none of them a control character');
-  end if;
-  perform picture_queue._refuse_problem(
-    'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)));
-  if length(event_id) not between 1 and 200 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('event_id is %s', quote_literal(left(event_id, 300))),
-      'an event_id has 1 to 200 characters');
-  end if;
+  perform picture_queue._refuse_problem(coalesce(
+    case when coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]'
+      then format('name is %s', quote_nullable(left(name, 300))) end,
+    'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)),
+    case when length(event_id) not between 1 and 200 then format('event_id is %s', quote_literal(left(event_id, 300))) end),
+    'name and event_id have 1 to 200 characters, a name no control characters');
   v_answer := picture_queue._first_answer(v_call, event_id);
   if v_answer is not null then
     return v_answer;
@@ -37,22 +33,20 @@ comment on function public.send_event is 'Wakes the jobs that are parked on an o
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_attempt integer;
+  v_attempt integer := (picture_queue._leased(job_id, lease_id)).attempt;
 begin
-  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
-  if not picture_queue._is_list(lines) or jsonb_path_exists(lines,
-      '$[*] ? (!(@.message.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
-      'levels are debug, info, warning and error');
-  elsif exists (
-    select from jsonb_to_recordset(lines) as l (at timestamptz) where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z')
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines has a time that is not from 1970 to 9998');
-  end if;
+  perform picture_queue._refuse_problem(case
+    when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
+      then 'lines is not a list of {level, message}'
+    when exists (select from jsonb_array_elements(lines) e
+      where e -> 'level' not in ('"debug"', '"info"', '"warning"', '"error"'))
+      then 'lines has a level that is not debug, info, warning or error'
+    when exists (select from jsonb_to_recordset(lines) as l (at timestamptz)
+      where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z') then 'lines has a time that is not from 1970 to 9998'
+  end, 'lines is a list of {at, level, message}');
   insert into picture_queue.log (job_id, attempt, at, level, message)
   select log_job.job_id, v_attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
@@ -67,12 +61,9 @@ begin
   where l.job_id = log_job.job_id and l.id <= (
     select o.id from picture_queue.log o where o.job_id = log_job.job_id order by o.id desc offset 200 limit 1);
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
-exception
-  when deadlock_detected or lock_not_available then
-    return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
-  when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'lines is a list of {at, level, message}');
-    return null;
+exception when data_exception then
+  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
+  return null;
 end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
