@@ -3499,7 +3499,10 @@ begin
   update picture_queue.worker w
   set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = picture_queue._now()
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
-  if not found then
+  -- A row that an open transaction has made or changed would be waited for.
+  if not found and not exists (select from picture_queue.worker w where w.name = p_worker)
+    and pg_catalog.pg_try_advisory_xact_lock(1903326073, pg_catalog.hashtext(p_worker))
+  then
     insert into picture_queue.worker (name, queues, job_types, idle, seen_at)
     values (p_worker, p_queues, p_job_types, p_idle, picture_queue._now())
     on conflict do nothing;
@@ -4776,11 +4779,12 @@ comment on function public.change_jobs is 'Retries, cancels or discards the jobs
 -- A worker says who it is and which job types it can run, with their policies; answers the version
 -- of this database. Repeating it changes nothing.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_types text[];
 begin
+  perform picture_queue._check_isolation();
   perform picture_queue._refuse_problem(coalesce(
     case when coalesce(length(worker), 0) not between 1 and 200 or worker ~ '[[:cntrl:]]'
       then format('worker is %s, not 1 to 200 characters without line breaks',
@@ -4800,30 +4804,35 @@ begin
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
-  insert into picture_queue.job_type as t
+  -- Policies that stay as they are, are not locked: a worker that starts again waits for nobody.
+  insert into picture_queue.job_type
   select p.*
   from jsonb_each(job_types) e
   cross join lateral jsonb_populate_record(
     null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
+  where not exists (
+    select from picture_queue.job_type t
+    where t.name = e.key and to_jsonb(t) - 'registered_at' = to_jsonb(p) - 'registered_at')
   order by e.key
   on conflict (name) do update set queue = excluded.queue, max_attempts = excluded.max_attempts,
     timeout_seconds = excluded.timeout_seconds, lease_seconds = excluded.lease_seconds,
     backoff_policy = excluded.backoff_policy, backoff_seconds = excluded.backoff_seconds,
     backoff_cap_seconds = excluded.backoff_cap_seconds, backoff_jitter = excluded.backoff_jitter,
-    registered_at = excluded.registered_at
-  where to_jsonb(t) - 'registered_at' <> to_jsonb(excluded) - 'registered_at';
+    registered_at = excluded.registered_at;
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy('another transaction registers one of these job types or this worker');
 end
 $$;
 comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
 
 -- If it did the maintenance, another worker is told to take over at once.
 create function public.unregister_worker(worker text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  delete from picture_queue.worker w where w.name = unregister_worker.worker;
+  perform picture_queue._write_row('picture_queue.worker', 'name', worker, null);
   update picture_queue.maintenance m set leased_until = '-infinity'
   where m.only_row = any (array(
     select o.only_row from picture_queue.maintenance o where o.worker = unregister_worker.worker for update skip locked));
@@ -4831,8 +4840,6 @@ begin
     perform picture_queue._wake((
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
-exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.unregister_worker is 'A worker says that it stopped.';
@@ -4856,7 +4863,7 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- The settings of the project; changes: any of its columns by name, null for the default.
 create function public.set_setting(changes jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._check_fields('', coalesce(changes, 'null'), picture_queue._policy_rules() || '{
@@ -4876,10 +4883,8 @@ begin
   if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then
     perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
   end if;
-  perform picture_queue._change_row('picture_queue.setting', 'only_row', 'true', changes);
+  perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';
@@ -4904,18 +4909,29 @@ as $$
   }'::jsonb
 $$;
 
--- Writes checked changes to the row of a table whose key column has that value. null stands for the column's
--- default. All are written at once, since they may fit only together.
-create function picture_queue._change_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
+-- Writes checked values to the row of a table whose key column has that value, and makes the row if it is not there.
+-- A null stands for the column's default; p_changes null deletes the row. All columns are written at once, since they
+-- may fit only together. Returns whether there was such a row or is one now.
+create function picture_queue._write_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb)
+returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_rows integer;
 begin
-  if p_changes <> '{}' then
-    execute format('update %s set %s where %I::text = $1', p_table, (
-      select string_agg(format('%I = %s', c.key, coalesce(quote_literal(c.value), 'default')), ', ')
-      from jsonb_each_text(p_changes) as c (key, value)), p_key_column)
-    using p_key;
-  end if;
+  perform picture_queue._check_isolation();
+  execute case when p_changes is null then format('delete from %s where %I = %L', p_table, p_key_column, p_key)
+    else (
+      select format('insert into %1$s (%2$I%3$s) values (%4$L%5$s) on conflict (%2$I) do %6$s', p_table, p_key_column,
+        string_agg(format(', %I', c.key), '' order by c.key), p_key,
+        string_agg(coalesce(', ' || quote_literal(c.value), ', default'), '' order by c.key),
+        coalesce('update set ' || string_agg(format('%1$I = excluded.%1$I', c.key), ', '), 'nothing'))
+      from jsonb_each_text(p_changes) as c (key, value)) end;
+  get diagnostics v_rows = row_count;
+  return v_rows > 0;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy(format('another transaction is changing the row of %s in %s', quote_nullable(p_key), p_table));
+  return null;
 end
 $$;
 
@@ -4931,7 +4947,6 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 declare
   v_old picture_queue.queue;
-  v_new picture_queue.queue;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_fields('', changes, picture_queue._policy_rules() || '{
@@ -4943,14 +4958,14 @@ begin
     "draining": ["boolean"]
   }');
   perform picture_queue._refuse_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
-    then format('queue is %s', quote_nullable(queue)) end);
-  insert into picture_queue.queue (name) values (queue) on conflict do nothing;
+    then format('queue is %s', quote_nullable(left(queue, 100))) end);
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, '{}');
   select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
-  perform picture_queue._change_row('picture_queue.queue', 'name', queue, changes);
-  select * into v_new from picture_queue.queue q where q.name = set_queue.queue;
-  if (v_new.fair_share, v_new.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds) then
-    update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
-    where q.name = set_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, changes);
+  update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
+  where q.name = set_queue.queue
+    and (q.fair_share, q.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds);
+  if found then
     perform picture_queue._reorder_queues(array[queue], 10000);
   end if;
   return picture_queue._queue(queue);
@@ -5008,13 +5023,13 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
-    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)), 'list_queues() has those there are');
+    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)));
 end
 $$;
 
 create function public.list_queues() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select coalesce(jsonb_agg(q order by q ->> 'name'), '[]') from picture_queue._queues() q $$;
+as $$ select coalesce(jsonb_agg(q), '[]') from (select * from picture_queue._queues() limit 10000) as l (q) $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
 -- What is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
@@ -5030,33 +5045,28 @@ $$;
 -- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
   perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time to come, or none');
-  update picture_queue.queue q
-  set paused_until = coalesce(resume_at, 'infinity'), pause_reason = left(pause_queue.reason, 500)
-  where q.name = pause_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
+    'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
 
 create function public.resume_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
-  update picture_queue.queue q set paused_until = null, pause_reason = null, draining = false
-  where q.name = resume_queue.queue;
-  delete from picture_queue.breaker b where b.queue = resume_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue,
+    '{"paused_until": null, "pause_reason": null, "draining": false}');
+  perform picture_queue._write_row('picture_queue.breaker', 'queue', queue, null);
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
@@ -5224,19 +5234,17 @@ begin
     when max_running is null and rate is null then 'neither max_running nor rate is given'
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
   end), 'pause_key() lets nothing start; delete_limit() ends a limit');
-  insert into picture_queue.limit_rule as r (key, max_running, rate, period_seconds, created_at, count_at)
-  values (set_limit.key, set_limit.max_running, set_limit.rate, set_limit.period_seconds, picture_queue._now(), picture_queue._now())
-  on conflict on constraint limit_rule_pkey do update
-  set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds,
-    created_at = excluded.created_at, count_at = excluded.count_at;
+  perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
+    'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds,
+    'created_at', picture_queue._now(), 'count_at', picture_queue._now()));
   if not picture_queue._has_uncounted(key) then
     update picture_queue.limit_rule r set counted = true where r.key = set_limit.key;
   end if;
   perform picture_queue._plan_maintenance(picture_queue._now());
   perform picture_queue._look_at_keys(key);
-  return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
+  return (select l from picture_queue._limits(array[key]) l);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('key is %s: somebody else is changing it', key));
+  return picture_queue._refuse_busy(format('another transaction is changing the limit of %s', key));
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -5252,6 +5260,23 @@ as $$
       and (k.key = p_rule or split_part(k.key, ':', 1) || ':*' = p_rule))
 $$;
 
+-- The first keys by which jobs are blocked, in their order: one after the other through the index.
+create function picture_queue._blocking_keys(p_limit integer) returns setof text
+language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  with recursive blocked as (
+    (select j.blocked_on as key, 1 as n from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
+    union all
+    select o.key, b.n + 1 from blocked b
+    cross join lateral (
+      select j.blocked_on as key from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > b.key order by j.blocked_on limit 1) o
+    where b.n < p_limit
+  )
+  select b.key from blocked b
+$$;
+
 -- Looks at a key, or at the keys of a kind, again: unblocks the jobs of the first hundred that jobs wait for, and
 -- leaves the others to maintenance.
 create function picture_queue._look_at_keys(p_key text) returns void
@@ -5260,17 +5285,8 @@ as $$
 declare
   v_keys text[];
 begin
-  with recursive blocked as (
-    -- The keys that jobs are blocked on, one after the other through the index.
-    (select j.blocked_on as key from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
-    union all
-    select o.key from blocked b
-    cross join lateral (
-      select j.blocked_on as key from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > b.key order by j.blocked_on limit 1) o
-  )
-  select array_agg(b.key) into v_keys from blocked b where b.key = p_key or split_part(b.key, ':', 1) || ':*' = p_key;
+  select array_agg(k) into v_keys from picture_queue._blocking_keys(2147483647) k
+  where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
   insert into picture_queue.freed_key (key, n, at) select k, 0, picture_queue._now() from unnest(v_keys) k;
   perform picture_queue._isolate('key', v_keys[:100], 100);
   if cardinality(v_keys) > 100 then
@@ -5287,36 +5303,44 @@ begin
     return;
   end if;
   perform picture_queue._keep_answer('delete_limit', request_id::text, '{}');
-  delete from picture_queue.limit_rule r where r.key = delete_limit.key;
-  if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))),
-      'list_limits() has those there are');
+  if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
+    perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
   perform picture_queue._look_at_keys(key);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse_busy(format('key is %s: somebody else is changing it', key));
+  perform picture_queue._refuse_busy(format('another transaction is changing the limit of %s', key));
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
-create function public.list_limits() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- What list_limits says of these keys.
+create function picture_queue._limits(p_keys text[]) returns setof jsonb
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
+  select jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
     'paused', coalesce(l.paused_until > picture_queue._now(), false),
     'resume_at', case when l.paused_until > picture_queue._now() then nullif(l.paused_until, 'infinity') end,
     'running', greatest(coalesce(l.running, 0) - (
       select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = k.key), 0),
     'waiting', (select count(*) from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')) order by k.key), '[]')
-  from (
-    select key from picture_queue.limit_rule
-    union
-    select key from picture_queue.limit_key where paused_until > picture_queue._now() or due_at is not null
-  ) k
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'))
+  from unnest(p_keys) with ordinality as k (key, n)
   left join picture_queue.limit_rule r on r.key = k.key
   left join picture_queue.limit_key l on l.key = k.key
+  order by k.n
+$$;
+
+-- The first 10,000 by key.
+create function public.list_limits() returns jsonb
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(l), '[]')
+  from picture_queue._limits(array(
+    select r.key from picture_queue.limit_rule r
+    union
+    select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now() or k.due_at is not null
+    order by key limit 10000)) l
 $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
@@ -5351,10 +5375,11 @@ create function picture_queue._set_pause(p_key text, p_until timestamptz) return
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform picture_queue._check_isolation();
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
-      perform picture_queue._refuse_busy(format('key is %s: somebody else has it locked', p_key));
+      perform picture_queue._refuse_busy(format('another transaction has locked the key %s', p_key));
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
@@ -5365,18 +5390,16 @@ $$;
 
 -- A tenant of weight 3 gets three turns where one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._refuse_problem(case
-    when coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000
-    then format('tenant is %s and weight %s', quote_nullable(left(tenant, 200)), quote_nullable(weight))
-  end, 'a weight is 0.001 to 1000');
-  insert into picture_queue.tenant as t (name, weight) values (set_tenant.tenant, set_tenant.weight)
-  on conflict (name) do update set weight = excluded.weight;
+    when coalesce(length(tenant), 0) not between 1 and 200
+      then format('tenant is %s, not 1 to 200 characters', quote_nullable(left(tenant, 200)))
+    when coalesce(weight, 0) not between 0.001 and 1000 then format('weight is %s, not 0.001 to 1000', weight)
+  end, 'the weight of a tenant without one is 1');
+  perform picture_queue._write_row('picture_queue.tenant', 'name', tenant, jsonb_build_object('weight', weight));
   return jsonb_build_object('tenant', tenant, 'weight', weight);
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';
@@ -5385,7 +5408,7 @@ create function public.list_tenants() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
-  from picture_queue.tenant t
+  from (select * from picture_queue.tenant order by name limit 10000) t
 $$;
 comment on function public.list_tenants is 'The tenants with a weight of their own.';
 
@@ -6034,7 +6057,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
-    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(p_name)), 'list_schedules() has those there are');
+    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(left(p_name, 200))));
 end
 $$;
 
@@ -6052,6 +6075,7 @@ declare
   v_new picture_queue.schedule;
   v_old picture_queue.schedule;
 begin
+  perform picture_queue._check_isolation();
   if jsonb_typeof(schedule) = 'object' then
     select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_said
     from jsonb_each(schedule) e where e.value <> 'null';
@@ -6074,23 +6098,22 @@ begin
   -- As a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
 
-  insert into picture_queue.schedule (name, cron, every_seconds, timezone, job, missed, next_at, created_at, updated_at)
-  values (v_new.name, v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.next_at, v_now, v_now)
-  on conflict on constraint schedule_pkey do nothing;
   select * into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
-  v_new.paused := coalesce((v_said ->> 'paused')::boolean, v_old.paused);
-  v_new.created_at := v_old.created_at;
+  v_new.paused := coalesce((v_said ->> 'paused')::boolean, v_old.paused, false);
+  v_new.created_at := coalesce(v_old.created_at, v_now);
   v_new.next_at := case
     when v_new.paused then null
     when not v_old.paused and (v_old.cron, v_old.every_seconds, v_old.timezone)
       is not distinct from (v_new.cron, v_new.every_seconds, v_new.timezone) then v_old.next_at
     else picture_queue._schedule_next(v_new, v_now)
   end;
-  update picture_queue.schedule s set cron = v_new.cron, every_seconds = v_new.every_seconds,
-    timezone = v_new.timezone, job = v_new.job, missed = v_new.missed, paused = v_new.paused,
-    next_at = v_new.next_at, last_error = null, updated_at = v_now
-  where s.name = set_schedule.name and (s.cron, s.every_seconds, s.timezone, s.job, s.missed, s.paused) is distinct from
-    (v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.paused);
+  if (v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.paused) is distinct from
+    (v_old.cron, v_old.every_seconds, v_old.timezone, v_old.job, v_old.missed, v_old.paused)
+  then
+    v_new.updated_at := v_now;
+    perform picture_queue._write_row(
+      'picture_queue.schedule', 'name', name, to_jsonb(v_new) - '{name,last_at,last_job_id}'::text[]);
+  end if;
   perform picture_queue._plan_maintenance(v_new.next_at);
   return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then
@@ -6100,7 +6123,7 @@ $$;
 comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
 
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_answer jsonb := picture_queue._first_answer('delete_schedule', request_id::text);
@@ -6108,10 +6131,8 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  delete from picture_queue.schedule s where s.name = delete_schedule.name;
-  return picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object('deleted', found));
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
+    'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null)));
 end
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
@@ -6120,6 +6141,7 @@ create function public.pause_schedule(name text) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
+  perform picture_queue._check_isolation();
   update picture_queue.schedule s set paused = true, next_at = null, updated_at = picture_queue._now()
   where s.name = pause_schedule.name and not s.paused;
   return picture_queue._get_schedule(pause_schedule.name);
@@ -6147,17 +6169,24 @@ begin
   return picture_queue._enqueue(jsonb_build_array(picture_queue._schedule_job(
     jsonb_populate_record(null::picture_queue.schedule, picture_queue._get_schedule(name)), picture_queue._now(),
     coalesce(job_id, gen_random_uuid())))) -> 0;
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  raise;
 end
 $$;
 comment on function public.run_schedule is
   'Makes a job of a schedule now; its ticks stay as they are. Paused ones too.';
 
+-- The first 10,000 by name, and no more than 8 MiB of them.
 create function public.list_schedules() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(jsonb_agg(to_jsonb(s) order by s.name), '[]') from picture_queue.schedule s
+  select coalesce(jsonb_agg(to_jsonb(s) - 'bytes_before' order by s.name), '[]')
+  from (
+    select s.*, sum(length(s.job::text)) over (order by s.name) - length(s.job::text) as bytes_before
+    from picture_queue.schedule s order by s.name limit 10000
+  ) s
+  where s.bytes_before <= 8388608
 $$;
 comment on function public.list_schedules is 'The schedules, by name.';
 

@@ -7,7 +7,6 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 as $$
 declare
   v_old picture_queue.queue;
-  v_new picture_queue.queue;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_fields('', changes, picture_queue._policy_rules() || '{
@@ -19,14 +18,14 @@ begin
     "draining": ["boolean"]
   }');
   perform picture_queue._refuse_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
-    then format('queue is %s', quote_nullable(queue)) end);
-  insert into picture_queue.queue (name) values (queue) on conflict do nothing;
+    then format('queue is %s', quote_nullable(left(queue, 100))) end);
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, '{}');
   select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
-  perform picture_queue._change_row('picture_queue.queue', 'name', queue, changes);
-  select * into v_new from picture_queue.queue q where q.name = set_queue.queue;
-  if (v_new.fair_share, v_new.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds) then
-    update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
-    where q.name = set_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, changes);
+  update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
+  where q.name = set_queue.queue
+    and (q.fair_share, q.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds);
+  if found then
     perform picture_queue._reorder_queues(array[queue], 10000);
   end if;
   return picture_queue._queue(queue);
@@ -84,13 +83,13 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
-    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)), 'list_queues() has those there are');
+    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)));
 end
 $$;
 
 create function public.list_queues() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select coalesce(jsonb_agg(q order by q ->> 'name'), '[]') from picture_queue._queues() q $$;
+as $$ select coalesce(jsonb_agg(q), '[]') from (select * from picture_queue._queues() limit 10000) as l (q) $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
 -- What is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
@@ -106,33 +105,28 @@ $$;
 -- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
   perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time to come, or none');
-  update picture_queue.queue q
-  set paused_until = coalesce(resume_at, 'infinity'), pause_reason = left(pause_queue.reason, 500)
-  where q.name = pause_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
+    'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
 
 create function public.resume_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
-  update picture_queue.queue q set paused_until = null, pause_reason = null, draining = false
-  where q.name = resume_queue.queue;
-  delete from picture_queue.breaker b where b.queue = resume_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue,
+    '{"paused_until": null, "pause_reason": null, "draining": false}');
+  perform picture_queue._write_row('picture_queue.breaker', 'queue', queue, null);
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';

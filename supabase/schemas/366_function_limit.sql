@@ -30,19 +30,17 @@ begin
     when max_running is null and rate is null then 'neither max_running nor rate is given'
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
   end), 'pause_key() lets nothing start; delete_limit() ends a limit');
-  insert into picture_queue.limit_rule as r (key, max_running, rate, period_seconds, created_at, count_at)
-  values (set_limit.key, set_limit.max_running, set_limit.rate, set_limit.period_seconds, picture_queue._now(), picture_queue._now())
-  on conflict on constraint limit_rule_pkey do update
-  set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds,
-    created_at = excluded.created_at, count_at = excluded.count_at;
+  perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
+    'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds,
+    'created_at', picture_queue._now(), 'count_at', picture_queue._now()));
   if not picture_queue._has_uncounted(key) then
     update picture_queue.limit_rule r set counted = true where r.key = set_limit.key;
   end if;
   perform picture_queue._plan_maintenance(picture_queue._now());
   perform picture_queue._look_at_keys(key);
-  return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
+  return (select l from picture_queue._limits(array[key]) l);
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('key is %s: somebody else is changing it', key));
+  return picture_queue._refuse_busy(format('another transaction is changing the limit of %s', key));
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -58,6 +56,23 @@ as $$
       and (k.key = p_rule or split_part(k.key, ':', 1) || ':*' = p_rule))
 $$;
 
+-- The first keys by which jobs are blocked, in their order: one after the other through the index.
+create function picture_queue._blocking_keys(p_limit integer) returns setof text
+language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  with recursive blocked as (
+    (select j.blocked_on as key, 1 as n from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
+    union all
+    select o.key, b.n + 1 from blocked b
+    cross join lateral (
+      select j.blocked_on as key from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > b.key order by j.blocked_on limit 1) o
+    where b.n < p_limit
+  )
+  select b.key from blocked b
+$$;
+
 -- Looks at a key, or at the keys of a kind, again: unblocks the jobs of the first hundred that jobs wait for, and
 -- leaves the others to maintenance.
 create function picture_queue._look_at_keys(p_key text) returns void
@@ -66,17 +81,8 @@ as $$
 declare
   v_keys text[];
 begin
-  with recursive blocked as (
-    -- The keys that jobs are blocked on, one after the other through the index.
-    (select j.blocked_on as key from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
-    union all
-    select o.key from blocked b
-    cross join lateral (
-      select j.blocked_on as key from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > b.key order by j.blocked_on limit 1) o
-  )
-  select array_agg(b.key) into v_keys from blocked b where b.key = p_key or split_part(b.key, ':', 1) || ':*' = p_key;
+  select array_agg(k) into v_keys from picture_queue._blocking_keys(2147483647) k
+  where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
   insert into picture_queue.freed_key (key, n, at) select k, 0, picture_queue._now() from unnest(v_keys) k;
   perform picture_queue._isolate('key', v_keys[:100], 100);
   if cardinality(v_keys) > 100 then
@@ -93,36 +99,44 @@ begin
     return;
   end if;
   perform picture_queue._keep_answer('delete_limit', request_id::text, '{}');
-  delete from picture_queue.limit_rule r where r.key = delete_limit.key;
-  if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))),
-      'list_limits() has those there are');
+  if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
+    perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
   perform picture_queue._look_at_keys(key);
 exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse_busy(format('key is %s: somebody else is changing it', key));
+  perform picture_queue._refuse_busy(format('another transaction is changing the limit of %s', key));
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
-create function public.list_limits() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- What list_limits says of these keys.
+create function picture_queue._limits(p_keys text[]) returns setof jsonb
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
+  select jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
     'paused', coalesce(l.paused_until > picture_queue._now(), false),
     'resume_at', case when l.paused_until > picture_queue._now() then nullif(l.paused_until, 'infinity') end,
     'running', greatest(coalesce(l.running, 0) - (
       select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = k.key), 0),
     'waiting', (select count(*) from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')) order by k.key), '[]')
-  from (
-    select key from picture_queue.limit_rule
-    union
-    select key from picture_queue.limit_key where paused_until > picture_queue._now() or due_at is not null
-  ) k
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'))
+  from unnest(p_keys) with ordinality as k (key, n)
   left join picture_queue.limit_rule r on r.key = k.key
   left join picture_queue.limit_key l on l.key = k.key
+  order by k.n
+$$;
+
+-- The first 10,000 by key.
+create function public.list_limits() returns jsonb
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(l), '[]')
+  from picture_queue._limits(array(
+    select r.key from picture_queue.limit_rule r
+    union
+    select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now() or k.due_at is not null
+    order by key limit 10000)) l
 $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
@@ -157,10 +171,11 @@ create function picture_queue._set_pause(p_key text, p_until timestamptz) return
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform picture_queue._check_isolation();
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
-      perform picture_queue._refuse_busy(format('key is %s: somebody else has it locked', p_key));
+      perform picture_queue._refuse_busy(format('another transaction has locked the key %s', p_key));
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
@@ -171,18 +186,16 @@ $$;
 
 -- A tenant of weight 3 gets three turns where one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._refuse_problem(case
-    when coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000
-    then format('tenant is %s and weight %s', quote_nullable(left(tenant, 200)), quote_nullable(weight))
-  end, 'a weight is 0.001 to 1000');
-  insert into picture_queue.tenant as t (name, weight) values (set_tenant.tenant, set_tenant.weight)
-  on conflict (name) do update set weight = excluded.weight;
+    when coalesce(length(tenant), 0) not between 1 and 200
+      then format('tenant is %s, not 1 to 200 characters', quote_nullable(left(tenant, 200)))
+    when coalesce(weight, 0) not between 0.001 and 1000 then format('weight is %s, not 0.001 to 1000', weight)
+  end, 'the weight of a tenant without one is 1');
+  perform picture_queue._write_row('picture_queue.tenant', 'name', tenant, jsonb_build_object('weight', weight));
   return jsonb_build_object('tenant', tenant, 'weight', weight);
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';
@@ -191,6 +204,6 @@ create function public.list_tenants() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
-  from picture_queue.tenant t
+  from (select * from picture_queue.tenant order by name limit 10000) t
 $$;
 comment on function public.list_tenants is 'The tenants with a weight of their own.';

@@ -208,6 +208,6 @@ language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
   return picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
-    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(p_name)), 'list_schedules() has those there are');
+    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(left(p_name, 200))));
 end
 $$;
