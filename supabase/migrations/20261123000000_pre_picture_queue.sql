@@ -1503,6 +1503,7 @@ begin
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
     when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
     when 'fold' then picture_queue._fold_depth(p_limit)
+    when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
@@ -1512,6 +1513,13 @@ begin
     else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
   end;
 end
+$$;
+
+-- Tells whether the round of maintenance that calls has used up its time.
+create function picture_queue._is_out_of_time() returns boolean
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz, false)
 $$;
 
 -- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
@@ -1527,9 +1535,7 @@ declare
   v_error text;
   v_detail text;
 begin
-  if v_count = 0
-    or clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz
-  then
+  if v_count = 0 or picture_queue._is_out_of_time() then
     return 0;
   end if;
   if v_count <= 1000 then
@@ -5115,7 +5121,7 @@ comment on function public.purge_queue is 'Cancels what is pending in a queue.';
 -- Gives locked jobs the place (rank, turn, tenant) that the order of their queue asks for, unless they have
 -- one already, as _assign_order does for new jobs. Tenants take turns from the beginning of the line, each of
 -- its own jobs after those of p_ids that are older.
-create function picture_queue._renumber_jobs(p_ids uuid[]) returns void
+create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with misplaced as (
@@ -5150,7 +5156,8 @@ as $$
     from misplaced m
     left join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
   ) n
-  where j.id = any (p_ids) and j.id = n.id
+  where j.id = any (p_ids) and j.id = n.id;
+  select cardinality(p_ids)
 $$;
 
 -- Gives the next jobs of these queues their new places, p_limit of them, the oldest first; running ones too, which may
@@ -5186,8 +5193,10 @@ begin
         order by j.seq limit v_left)
       order by seq limit v_left
     ) o;
-    perform picture_queue._renumber_jobs(array(
-      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked));
+    perform picture_queue._isolate('renumber', array(
+      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked)::text[], v_left);
+    -- Without time for all of them, the next round begins with the same jobs.
+    exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
       reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
         when v_queue.reorder_again_at is not null then v_queue.reorder_after end,

@@ -3,7 +3,7 @@
 -- Gives locked jobs the place (rank, turn, tenant) that the order of their queue asks for, unless they have
 -- one already, as _assign_order does for new jobs. Tenants take turns from the beginning of the line, each of
 -- its own jobs after those of p_ids that are older.
-create function picture_queue._renumber_jobs(p_ids uuid[]) returns void
+create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with misplaced as (
@@ -38,7 +38,8 @@ as $$
     from misplaced m
     left join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
   ) n
-  where j.id = any (p_ids) and j.id = n.id
+  where j.id = any (p_ids) and j.id = n.id;
+  select cardinality(p_ids)
 $$;
 
 -- Gives the next jobs of these queues their new places, p_limit of them, the oldest first; running ones too, which may
@@ -74,8 +75,10 @@ begin
         order by j.seq limit v_left)
       order by seq limit v_left
     ) o;
-    perform picture_queue._renumber_jobs(array(
-      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked));
+    perform picture_queue._isolate('renumber', array(
+      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked)::text[], v_left);
+    -- Without time for all of them, the next round begins with the same jobs.
+    exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
       reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
         when v_queue.reorder_again_at is not null then v_queue.reorder_after end,
