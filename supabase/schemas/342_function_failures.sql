@@ -124,7 +124,8 @@ $$;
 -- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
 -- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit; jobs that somebody else has in
 -- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
--- nothing. A filter that names nothing is refused: it would be every job.
+-- nothing. A filter that names nothing is refused: it would be every job. The jobs of each state are read by
+-- themselves: for several at once Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -133,35 +134,42 @@ as $$
 declare
   v_where text := picture_queue._jobs_where(filter, '{"limit": ["integer", 1, 10000]}');
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
-  v_able text := case action
-    when 'retry' then case when filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
-      else 'j.status in (''failed'', ''cancelled'')' end
-    when 'cancel' then '(j.status = ''pending'' or j.status = ''processing'' and j.hold is null'
-      || ' or j.status = ''processing'' and j.hold = ''parked'')'
-    when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
-  v_matched bigint;
-  v_ids uuid[] := array[]::uuid[];
+  v_states text[] := case action
+    when 'retry' then case when filter ->> 'status' is null then '{failed}' else '{failed,cancelled}' end
+    when 'cancel' then '{pending,processing,parked}'
+    when 'discard' then '{completed,failed,cancelled}' end;
+  v_from text;
+  v_count bigint;
+  v_found uuid[];
+  v_matched bigint := 0;
+  v_ids uuid[] := '{}'::uuid[];
   v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
   if v_answer is not null then
     return v_answer;
   end if;
-  if v_able is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(action), 100)),
-      'retry, cancel or discard');
-  elsif v_where = 'true' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter names nothing', '{"status": "failed"} is all failed jobs');
-  end if;
-  v_where := v_where || ' and ' || v_able;
-  execute format('select count(*) from (select from public.job_queue j where %s limit 100000) m', v_where) into v_matched;
-  if not coalesce(preview, false) and v_matched > 0 then
-    -- What was asked to stop before needs no second asking.
-    execute format('select coalesce(array_agg(d.id), ''{}'') from (
-      select j.id from public.job_queue j where %s limit %s for update skip locked) d',
-      v_where || case action when 'cancel' then ' and j.cancel_requested_at is null' else '' end, v_limit)
-    into v_ids;
-  end if;
+  perform picture_queue._refuse_problem(case
+    when v_states is null then format('action is %s, not retry, cancel or discard', left(quote_nullable(action), 100))
+    when v_where = 'true' then 'filter names nothing' end, 'all failed jobs are {"status": "failed"}');
+  for v_from in
+    select format('from public.job_queue j where %s and %s', v_where, case s
+      when 'pending' then 'j.status = ''pending'''
+      when 'processing' then 'j.status = ''processing'' and j.hold is null'
+      when 'parked' then 'j.status = ''processing'' and j.hold = ''parked'''
+      else format('j.status = %L and j.finished_at is not null', s) end)
+    from unnest(v_states) s
+  loop
+    execute format('select count(*) from (select %s limit %s) m', v_from, 100000 - v_matched) into v_count;
+    v_matched := v_matched + v_count;
+    if v_count > 0 and not coalesce(preview, false) then
+      -- What was asked to stop before needs no second asking.
+      execute format('select array(select j.id %s %s limit %s for update skip locked)', v_from,
+        case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
+      into v_found;
+      v_ids := v_ids || v_found;
+    end if;
+  end loop;
   return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', picture_queue._isolate(action, v_ids::text[], 1000),
     'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
