@@ -7575,63 +7575,132 @@ comment on function public.maintain_jobs is
 
 -- 540_function_doctor.sql
 
--- What is wrong with the queue, and what to do about it. Each check is a function that answers a list of
--- findings {check, verdict ok | warn | bad, detail, remedy}: at least one, and looks at a bounded number
--- of rows. A remedy is a statement to paste, or a sentence.
-create function picture_queue._finding(p_check text, p_verdict text, p_detail text, p_remedy text default null)
-returns jsonb
-language sql immutable set search_path = pg_catalog, pg_temp
+-- What is wrong with the queue, and what to do about it. Each check is a function that answers findings and looks at a
+-- bounded number of rows.
+create type picture_queue.finding as (
+  verdict text,            -- ok, warn, bad
+  detail text,
+  remedy text              -- a statement to paste, or a sentence
+);
+
+-- One check: its findings, or, where it has none, that all is well. A check that fails is a finding too.
+create function picture_queue._check(p_check text, p_client_time timestamptz default null) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('check', p_check, 'verdict', p_verdict, 'detail', p_detail, 'remedy', p_remedy)
+declare
+  v_function text;
+  v_well text;
+  v_found jsonb;
+begin
+  select c.function, c.well into v_function, v_well from picture_queue._checks() c where c.name = p_check;
+  begin
+    execute format($sql$
+      select jsonb_agg(jsonb_build_object('check', $1, 'verdict', f.verdict, 'detail', f.detail, 'remedy', f.remedy))
+      from picture_queue.%s f$sql$, v_function)
+    into v_found using p_check, p_client_time;
+  exception when others then
+    v_found := jsonb_build_array(jsonb_build_object('check', p_check, 'verdict', 'warn',
+      'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
+      'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
+  end;
+  return coalesce(v_found, case when v_well is null then '[]' else jsonb_build_array(
+    jsonb_build_object('check', p_check, 'verdict', 'ok', 'detail', v_well, 'remedy', null)) end);
+end
 $$;
 
--- The findings, or one that all is well.
-create function picture_queue._findings(p_check text, p_found jsonb, p_well text) returns jsonb
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select coalesce(p_found, jsonb_build_array(picture_queue._finding(p_check, 'ok', p_well))) $$;
+-- The checks in their order: the function of each, what it answers when all is well, and whether it reads jobs.
+create function picture_queue._checks() returns table (name text, function text, well text, reads_jobs boolean)
+language sql immutable rows 20 set search_path = pg_catalog, pg_temp
+as $$
+  values
+    ('held snapshots', '_check_snapshots()', 'no transaction is older than a minute', false),
+    ('dead rows', '_check_vacuum()', 'vacuum keeps up', false),
+    ('indexes', '_check_indexes()', 'all are there and valid', false),
+    ('orphans', '_check_orphans()', 'every row belongs to something', true),
+    ('counts', '_check_depth()', 'the counts are those of the jobs', true),
+    ('overdue jobs', '_check_overdue()', 'nothing waits for over a minute', true),
+    ('pruning', '_check_pruning()', 'nothing is kept for too long', true),
+    ('failed steps', '_check_failed_steps()', 'no step fails', true),
+    ('rights', '_check_rights()', 'row level security is on everywhere, and nobody may do more or less than meant', false),
+    ('maintenance', '_check_maintenance()', null, false),
+    ('pg_cron', '_check_cron()', null, false),
+    ('pg_cron runs', '_check_cron_runs()', null, false),
+    ('realtime in SQL', '_check_realtime()', 'events are sent to private topics, and users hear their own', false),
+    ('storage', '_check_storage()', 'bucket pictures is private, and users read their own folder', false),
+    ('settings', '_check_settings()', 'fit', false),
+    ('postgres', '_check_postgres()', 'version ' || current_setting('server_version'), false),
+    ('clock', '_check_clock($2)', null, false)
+$$;
+
+-- Looks the queue over; client_time: the caller's clock.
+create function public.queue_doctor(client_time timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lacks_index boolean := picture_queue._check('indexes') @> '[{"verdict": "bad"}]';
+begin
+  return (
+    select jsonb_agg(f.finding order by c.n, f.n)
+    from picture_queue._checks() with ordinality as c (name, function, well, reads_jobs, n)
+    -- Without an index a check would read all jobs, again and again.
+    cross join jsonb_array_elements(case when c.reads_jobs and v_lacks_index then '[]'
+      else picture_queue._check(c.name, client_time) end) with ordinality as f (finding, n))
+    || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
+      'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
+end
+$$;
+comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';
 
 -- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
-create function picture_queue._check_xmin() returns jsonb
+create function picture_queue._check_snapshots() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._findings('held snapshots', (
-    select jsonb_agg(picture_queue._finding('held snapshots', case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
-      format('%s keeps dead rows from being cleaned up for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy)
-      order by h.age desc)
-    from (
-      select format('session %s (%s, %s)', a.pid, a.usename, coalesce(a.state, 'state hidden')) as who,
-        picture_queue._now() - coalesce(a.xact_start, a.backend_start) as age,
-        format('select pg_terminate_backend(%s);', a.pid) as remedy
-      from pg_catalog.pg_stat_activity a
-      where a.datname = current_database() and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
-        and (a.backend_xmin is not null or a.backend_xid is not null)
-      union all
-      select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
-      from pg_catalog.pg_prepared_xacts p where p.database = current_database()
-      union all
-      select format('replication slot %L, which nobody reads', r.slot_name), interval '1 hour',
-        format('select pg_drop_replication_slot(%L);', r.slot_name)
-      from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
-      order by age desc limit 10
-    ) h
-    where h.age > interval '1 minute'), 'no transaction is older than a minute')
+  select case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
+    format('%s keeps dead rows from being cleaned up for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy
+  from (
+    select format('session %s (%s, %s)', a.pid, a.usename, coalesce(a.state, 'state hidden')) as who,
+      picture_queue._now() - coalesce(a.xact_start, a.backend_start) as age,
+      format('select pg_terminate_backend(%s);', a.pid) as remedy
+    from pg_catalog.pg_stat_activity a
+    where a.datname = current_database() and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
+      and (a.backend_xmin is not null or a.backend_xid is not null)
+    union all
+    select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
+    from pg_catalog.pg_prepared_xacts p where p.database = current_database()
+    union all
+    select format('replication slot %L, which nobody reads', r.slot_name), interval '1 hour',
+      format('select pg_drop_replication_slot(%L);', r.slot_name)
+    from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
+    order by age desc limit 10
+  ) h
+  where h.age > interval '1 minute'
+  order by h.age desc
 $$;
 
-create function picture_queue._check_vacuum() returns jsonb
+-- The tables of picture-queue, partitions of the archive included.
+create function picture_queue._our_tables() returns setof pg_catalog.pg_class
+language sql stable rows 40 set search_path = pg_catalog, pg_temp
+as $$
+  select c from pg_catalog.pg_class c
+  where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
+    or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+$$;
+
+create function picture_queue._check_vacuum() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._findings('dead rows', (
-    select jsonb_agg(picture_queue._finding('dead rows', case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
-      format('%s.%s has %s dead rows beside %s, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
-        coalesce(greatest(t.last_vacuum, t.last_autovacuum)::text, 'never')),
-      format('vacuum (analyze) %I.%I;', t.schemaname, t.relname)) order by t.n_dead_tup desc)
-    from pg_catalog.pg_stat_user_tables t
-    where (t.schemaname = 'picture_queue' or t.relid in ('public.job_queue'::regclass, 'public.generations'::regclass,
-      'public.images'::regclass)) and t.n_dead_tup > 20000 and t.n_dead_tup > t.n_live_tup / 5), 'vacuum keeps up')
+  select case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
+    format('%s.%s has %s dead rows beside %s, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
+      coalesce(greatest(t.last_vacuum, t.last_autovacuum)::text, 'never')),
+    format('vacuum (analyze) %I.%I;', t.schemaname, t.relname)
+  from pg_catalog.pg_stat_user_tables t
+  where t.relid in (select o.oid from picture_queue._our_tables() o)
+    and t.n_dead_tup > 20000 and t.n_dead_tup > t.n_live_tup / 5
+  order by t.n_dead_tup desc limit 20
 $$;
 
 -- The indexes of job_queue without which a call reads the whole table. A test keeps the list true.
-create function picture_queue._check_indexes() returns jsonb
+create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with wanted (kind, name, columns, condition) as (values
@@ -7652,38 +7721,22 @@ as $$
       'status = ''pending'' and hold is null and tenant is not null'),
     ('unique index', 'unique', '(unique_key)', 'status = any (unique_states)')
   )
-  select picture_queue._findings('indexes', (
-    select jsonb_agg(p.finding) from (
-      select picture_queue._finding('indexes', 'bad', format('index job_queue_%s is missing', w.name), format(
-        'create %s job_queue_%s on public.job_queue %s where %s;', w.kind, w.name, w.columns, w.condition)) as finding
-      from wanted w where to_regclass('public.job_queue_' || w.name) is null
-      union all
-      select picture_queue._finding('indexes', 'bad', format('index %s is not valid', i.indexrelid::regclass),
-        format('reindex index concurrently %s;', i.indexrelid::regclass))
-      from pg_catalog.pg_index i
-      join pg_catalog.pg_class c on c.oid = i.indrelid
-      where not (i.indisvalid and i.indisready)
-        and (c.relnamespace = 'picture_queue'::regnamespace or c.oid in ('public.job_queue'::regclass,
-          'public.generations'::regclass, 'public.images'::regclass))
-    ) p), 'all are there and valid')
+  select 'bad', format('index job_queue_%s is missing', w.name),
+    format('create %s job_queue_%s on public.job_queue %s where %s;', w.kind, w.name, w.columns, w.condition)
+  from wanted w where to_regclass('public.job_queue_' || w.name) is null
+  union all
+  select 'bad', format('index %s is not valid', i.indexrelid::regclass),
+    format('reindex index concurrently %s;', i.indexrelid::regclass)
+  from pg_catalog.pg_index i
+  where not (i.indisvalid and i.indisready) and i.indrelid in (select o.oid from picture_queue._our_tables() o)
 $$;
 
 -- Rows that belong to nothing: the first 10,000 of each kind are looked at, one by one by their ids rather
 -- than beside all jobs.
-create function picture_queue._check_orphans() returns jsonb
+create function picture_queue._check_orphans() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
-  with recursive keys as (
-    (select j.blocked_on as key, 1 as n from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
-    union all
-    select o.key, k.n + 1 from keys k
-    cross join lateral (
-      select j.blocked_on as key from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > k.key order by j.blocked_on limit 1) o
-    where k.n < 1000
-  ),
-  running as materialized (
+  with running as materialized (
     select s.key, count(*) as n
     from public.job_queue j
     cross join lateral unnest(j.slots) as s (key)
@@ -7708,8 +7761,8 @@ as $$
     where c.n <> coalesce(r.n, 0)
     union all
     select count(*), 'keys that jobs wait for, that have capacity, and that nobody looks at'
-    from keys k
-    left join picture_queue._capacity(array(select o.key from keys o)) c on c.key = k.key
+    from picture_queue._blocking_keys(1000) as k (key)
+    left join picture_queue._capacity(array(select picture_queue._blocking_keys(1000))) c on c.key = k.key
     where coalesce(c.capacity, 1) > 0
       and not exists (select from picture_queue.freed_key f where f.key = k.key)
       and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)
@@ -7720,91 +7773,85 @@ as $$
     where b.total - b.completed - b.failed - b.cancelled <> (
       select count(*) from public.job_queue j where j.batch_id = b.id and j.finished_at is null)
   )
-  select picture_queue._findings('orphans', (
-    select jsonb_agg(picture_queue._finding('orphans', 'bad', format('%s %s', f.n, f.what), case
-      when f.what like 'open batches%' then 'update picture_queue.batch b set completed = b.total - b.failed - b.cancelled - o.n '
-        || 'from (select j.batch_id, count(*) as n from public.job_queue j where j.finished_at is null group by 1) o '
-        || 'where o.batch_id = b.id and b.finished_at is null;'
-      else 'select picture_queue.repair();' end))
-    from found f where f.n > 0), 'every row belongs to something')
+  select 'bad', format('%s %s', f.n, f.what), case
+    when f.what like 'open batches%' then 'update picture_queue.batch b set completed = b.total - b.failed - b.cancelled - o.n '
+      || 'from (select j.batch_id, count(*) as n from public.job_queue j where j.finished_at is null group by 1) o '
+      || 'where o.batch_id = b.id and b.finished_at is null;'
+    else 'select picture_queue.repair();' end
+  from found f where f.n > 0
 $$;
 
--- Whether the counts are those of the jobs, for each state with up to 20,000 of them. One statement sees
--- both as of one moment.
-create function picture_queue._check_depth() returns jsonb
-language sql stable set search_path = pg_catalog, pg_temp
+-- Compares the counts with the jobs, for each state with up to 20,000 of them. Being stable, it sees both as of one
+-- moment.
+create function picture_queue._check_depth() returns setof picture_queue.finding
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  with counted (state, n, really) as (
-    select d.state, d.n, case when d.n not between 0 and 20000 then null else case d.state
-      when 'pending' then (select count(*) from (select from public.job_queue j
-        where j.status = 'pending' and j.hold is null limit 20001) c)
-      when 'scheduled' then (select count(*) from (select from public.job_queue j where j.hold = 'scheduled' limit 20001) c)
-      when 'blocked' then (select count(*) from (select from public.job_queue j
-        where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked' limit 20001) c)
-      when 'parked' then (select count(*) from (select from public.job_queue j where j.hold = 'parked' limit 20001) c)
-      when 'processing' then (select count(*) from (select from public.job_queue j
-        where j.status = 'processing' and j.hold is null limit 20001) c)
-      else (select count(*) from (select from public.job_queue j
-        where j.status = d.state and j.finished_at is not null order by j.finished_at limit 20001) c) end end
-    from (
-      select s.state, coalesce(sum(p.n), 0) as n
-      from unnest(array['pending', 'scheduled', 'blocked', 'parked', 'processing', 'completed', 'failed', 'cancelled']) s (state)
-      left join picture_queue._depths() p on coalesce(p.hold, p.status) = s.state
-      group by s.state
-    ) d
-  )
-  select picture_queue._findings('counts', (
-    select jsonb_agg(picture_queue._finding('counts', 'bad', format('%s jobs are counted as %s, there are %s', c.n, c.state,
-      coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'others')), 'select picture_queue.repair();')
-      order by c.state)
-    from counted c where c.n < 0 or c.really <> c.n), 'the counts are those of the jobs')
+declare
+  v_counts jsonb := (
+    select jsonb_object_agg(d.state, d.n)
+    from (select coalesce(p.hold, p.status) as state, sum(p.n) as n from picture_queue._depths() p group by state) d);
+  v_state text;
+  v_counted bigint;
+  v_jobs bigint;
+begin
+  foreach v_state in array '{blocked,cancelled,completed,failed,parked,pending,processing,scheduled}'::text[] loop
+    v_counted := coalesce((v_counts ->> v_state)::bigint, 0);
+    v_jobs := null;
+    if v_counted between 0 and 20000 then
+      execute format('select count(*) from (select from public.job_queue j where %s limit 20001) c', case
+        when v_state in ('blocked', 'parked', 'scheduled') then picture_queue._filter_condition('hold', v_state)
+        else picture_queue._filter_condition('status', v_state) || ' and j.hold is null' end)
+      into v_jobs;
+    end if;
+    if v_counted < 0 or v_jobs <> v_counted then
+      return query select 'bad', format('%s jobs are counted as %s, there are %s', v_counted, v_state,
+        coalesce(case when v_jobs > 20000 then 'over 20000' else v_jobs::text end, 'others')), 'select picture_queue.repair();';
+    end if;
+  end loop;
+end
 $$;
 
--- Whether what is to go does go: jobs that are a day older than they are kept, partitions of the archive that
+-- What was to go and is still there: jobs that are a day older than they are kept, partitions of the archive that
 -- are too old, and tables that were partitions and whose month has another one now.
-create function picture_queue._check_pruning() returns jsonb
+create function picture_queue._check_pruning() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  with problem (verdict, detail, remedy) as (
-    select 'warn', format('%s jobs are kept for %s days, and one finished %s days ago%s', k.status, round(k.seconds / 86400),
-        round(extract(epoch from n.now - o.finished_at) / 86400), (
-          select ': these tables refer to public.job_queue and may hold it: '
-            || string_agg(distinct c.conrelid::regclass::text, ', ')
-          from pg_catalog.pg_constraint c
-          where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
-          having count(*) > 0)),
-      format('select picture_queue._prune_jobs(array[%L::uuid]); -- tells why it stays', o.id)
-    from picture_queue.setting s
-    cross join (select picture_queue._now() as now offset 0) n
-    cross join lateral (values
-      ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
-    ) as k (status, seconds)
-    cross join lateral (
-      select j.id, j.finished_at from public.job_queue j
-      where j.status = k.status and j.finished_at < n.now - make_interval(secs => k.seconds) - interval '1 day'
-      order by j.finished_at limit 1) o
-    union all
-    select 'warn', format('picture_queue.%I is older than the archive is kept', o.name), format('drop table picture_queue.%I;', o.name)
-    from picture_queue._old_partitions() o
-    union all
-    select 'warn', format('%s is no partition of the archive', c.oid::regclass),
-      'rename it, or drop it if its jobs are kept elsewhere; jobs of its month that are pruned now go to a new partition'
-    from pg_catalog.pg_class c
-    where c.relnamespace = 'picture_queue'::regnamespace and c.relkind = 'r' and not c.relispartition
-      and c.relname ~ '^archive_[0-9]{4}_[0-9]{2}(_[0-9]+)?$'
-  )
-  select picture_queue._findings('pruning', (
-    select jsonb_agg(picture_queue._finding('pruning', p.verdict, p.detail, p.remedy)) from problem p), 'nothing is kept for too long')
+  select 'warn', format('%s jobs are kept for %s days, and one finished %s days ago%s', k.status, round(k.seconds / 86400),
+      round(extract(epoch from n.now - o.finished_at) / 86400), (
+        select ': these tables refer to public.job_queue and may hold it: '
+          || string_agg(distinct c.conrelid::regclass::text, ', ')
+        from pg_catalog.pg_constraint c
+        where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
+        having count(*) > 0)),
+    format('select picture_queue._prune_jobs(array[%L::uuid]); -- tells why it stays', o.id)
+  from picture_queue.setting s
+  cross join (select picture_queue._now() as now offset 0) n
+  cross join lateral (values
+    ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
+  ) as k (status, seconds)
+  cross join lateral (
+    select j.id, j.finished_at from public.job_queue j
+    where j.status = k.status and j.finished_at < n.now - make_interval(secs => k.seconds) - interval '1 day'
+    order by j.finished_at limit 1) o
+  union all
+  select 'warn', format('picture_queue.%I is older than the archive is kept', o.name), format('drop table picture_queue.%I;', o.name)
+  from picture_queue._old_partitions() o
+  union all
+  select 'warn', format('%s is no partition of the archive', c.oid::regclass),
+    'rename it, or drop it if its jobs are kept elsewhere; jobs of its month that are pruned now go to a new partition'
+  from pg_catalog.pg_class c
+  where c.relnamespace = 'picture_queue'::regnamespace and c.relkind = 'r' and not c.relispartition
+    and c.relname ~ '^archive_[0-9]{4}_[0-9]{2}(_[0-9]+)?$'
 $$;
 
 
 -- 545_function_doctor_jobs.sql
 
--- The doctor's other half: the work, the rights and the surroundings.
+-- The doctor's checks of the work, the rights and the settings.
 
 -- Jobs that could have been claimed for a minute, the first 20 queues; leases that nobody took back; and
 -- jobs whose time came and that nobody promoted.
-create function picture_queue._check_overdue() returns jsonb
+create function picture_queue._check_overdue() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with due as (
@@ -7834,22 +7881,19 @@ as $$
     from (select from public.job_queue j where j.hold in ('scheduled', 'parked')
       and j.scheduled_for < (select picture_queue._now() - interval '1 minute') order by j.scheduled_for limit 1000) s
   )
-  select picture_queue._findings('overdue jobs', (
-    select jsonb_agg(f.finding) from (
-      select picture_queue._finding('overdue jobs', case when j.paused then 'warn' else 'bad' end,
-        format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
-          when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
-          when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
-          else 'its workers do not keep up' end),
-        case when j.paused then format('select public.resume_queue(%L);', j.name)
-          when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
-          else format('start more workers; select public.desired_workers(%L); says how many', j.name) end) as finding
-      from judged j
-      union all
-      select picture_queue._finding('overdue jobs', 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end,
-        l.what), 'select picture_queue.maintain();')
-      from late l where l.n > 0
-    ) f), 'nothing waits for over a minute')
+  select case when j.paused then 'warn' else 'bad' end,
+    format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
+      when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
+      when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
+      else 'its workers do not keep up' end),
+    case when j.paused then format('select public.resume_queue(%L);', j.name)
+      when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
+      else format('start more workers; select public.desired_workers(%L); says how many', j.name) end
+  from judged j
+  union all
+  select 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end, l.what),
+    'select picture_queue.maintain();'
+  from late l where l.n > 0
 $$;
 
 -- Our functions in public are known by what they call.
@@ -7863,14 +7907,12 @@ as $$
       and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
 $$;
 
-create function picture_queue._check_rights() returns jsonb
+create function picture_queue._check_rights() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
     select c.oid, c.oid::regclass as name, c.relrowsecurity as rls, c.relnamespace = 'public'::regnamespace as is_public
-    from pg_catalog.pg_class c
-    where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
-      or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+    from picture_queue._our_tables() c
   ),
   problem (detail, remedy) as (
     select format('table %s has no row level security', t.name), format('alter table %s enable row level security;', t.name)
@@ -7895,253 +7937,230 @@ as $$
     select 'service_role may not use schema picture_queue', 'grant usage on schema picture_queue to service_role;'
     where not has_schema_privilege('service_role', 'picture_queue', 'usage')
   )
-  select picture_queue._findings('rights', (
-    select jsonb_agg(picture_queue._finding('rights', 'bad', p.detail, p.remedy) order by p.detail) from problem p),
-    'row level security is on everywhere, and nobody may do more or less than meant')
+  select 'bad', p.detail, p.remedy from problem p order by p.detail limit 100
 $$;
 
--- Whether the housekeeping is done, and by whom.
-create function picture_queue._check_maintenance() returns jsonb
+create function picture_queue._check_maintenance() returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select case when a.age <= 300 then 'ok' when a.age > 3600 then 'bad' else 'warn' end,
+    case when a.age <= 300 then format('done %s seconds ago', greatest(a.age, 0))
+      else coalesce('not done for ' || a.age || ' seconds', 'never done') end,
+    case when a.age <= 300 then null
+      else 'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute' end
+  from (
+    select round(extract(epoch from picture_queue._now() - nullif(s.maintained_at, '-infinity'))) as age
+    from picture_queue.setting s) a
+$$;
+
+create function picture_queue._check_cron() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_at timestamptz := (select s.maintained_at from picture_queue.setting s);
-  v_age numeric := round(extract(epoch from picture_queue._now() - nullif(v_at, '-infinity')));
   v_cron regclass := to_regclass('cron.job');
-  v_found jsonb;
-  v_jobs text[];
+  v_jobs bigint;
 begin
-  v_found := jsonb_build_array(case when v_age <= 300 then
-      picture_queue._finding('maintenance', 'ok', format('done %s seconds ago', greatest(v_age, 0)))
-    else picture_queue._finding('maintenance', case when v_age > 3600 then 'bad' else 'warn' end,
-      coalesce('not done for ' || v_age || ' seconds', 'never done'),
-      'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute') end);
   if v_cron is null then
-    return v_found || picture_queue._finding('pg_cron', 'ok', 'not installed: the workers do the housekeeping');
+    return query select 'ok', 'not installed: the workers do the housekeeping', null;
+    return;
   end if;
-  begin
-    execute format('select array_agg(jobname::text) from %s where active and jobname = any ($1)', v_cron)
-    into v_jobs using array['process-job-queue', 'prune-job-queue'];
-  exception when insufficient_privilege then
-    return v_found || picture_queue._finding('pg_cron', 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;');
-  end;
-  return v_found || case when cardinality(v_jobs) = 2
-    then picture_queue._finding('pg_cron', 'ok', 'process-job-queue and prune-job-queue are scheduled')
-    else picture_queue._finding('pg_cron', 'warn', 'process-job-queue or prune-job-queue is not scheduled, or not active',
-      'select picture_queue.schedule_maintenance();') end;
+  execute format('select count(*) from %s where active and jobname = any ($1)', v_cron)
+  into v_jobs using array['process-job-queue', 'prune-job-queue'];
+  return query select case when v_jobs = 2 then 'ok' else 'warn' end, case
+    when v_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
+    else 'process-job-queue or prune-job-queue is not scheduled, or not active' end,
+    case when v_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
+exception when insufficient_privilege then
+  return query select 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;';
 end
 $$;
 
 -- Steps of claims and maintenance that failed for one job, batch, key or schedule, callbacks that were refused, and
 -- schedules whose latest tick made no job. Others go on meanwhile.
-create function picture_queue._check_failed_steps() returns jsonb
+create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._findings('failed steps', (
-    select jsonb_agg(p.finding) from (
-      (select picture_queue._finding('failed steps', 'bad', format('%s %s failed %s times since %s: %s', case f.kind
-          when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
-          when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
-          when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
-          when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
-          when 'wake' then 'waking job' when 'callback' then 'enqueuing the callback of batch'
-          else format('step %s for', f.kind) end,
-        f.subject, f.failures, f.first_at, f.last_error), case
-        when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge')
-          then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
-        when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune', 'wake')
-          then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
-        else 'it is tried again at ' || f.retry_at end) as finding
-      from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
-      union all
-      (select picture_queue._finding('failed steps', 'warn', format('the callback of batch %s was refused: %s', b.id, b.callback_error),
-        format('enqueue it yourself; select public.get_batch(%L); has it', b.id))
-      from picture_queue.batch b
-      where b.finished_at > picture_queue._now() - interval '1 day' and b.callback_error is not null
-      order by b.finished_at desc limit 10)
-      union all
-      (select picture_queue._finding('failed steps', 'warn', format('the latest tick of schedule %s made no job: %s', s.name, s.last_error),
-        format('select public.set_schedule(%L, …); -- with what is right', s.name))
-      from picture_queue.schedule s where s.last_error is not null order by s.name limit 10)
-    ) p), 'no step fails')
+  (select 'bad', format('%s %s failed %s times since %s: %s', case f.kind
+      when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
+      when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
+      when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
+      when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
+      when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
+      when 'callback' then 'enqueuing the callback of batch' else format('step %s for', f.kind) end,
+    f.subject, f.failures, f.first_at, f.last_error), case
+    when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
+      then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
+    when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune', 'wake')
+      then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
+    else 'it is tried again at ' || f.retry_at end
+  from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
+  union all
+  (select 'warn', format('the callback of batch %s was refused: %s', b.id, b.callback_error),
+    format('enqueue it yourself; select public.get_batch(%L); has it', b.id)
+  from picture_queue.batch b
+  where b.finished_at > picture_queue._now() - interval '1 day' and b.callback_error is not null
+  order by b.finished_at desc limit 10)
+  union all
+  (select 'warn', format('the latest tick of schedule %s made no job: %s', s.name, s.last_error),
+    format('select public.set_schedule(%L, …); -- with what is right', s.name)
+  from picture_queue.schedule s where s.last_error is not null order by s.name limit 10)
 $$;
 
-create function picture_queue._check_settings(p_client_time timestamptz) returns jsonb
+create function picture_queue._check_settings() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  with clock as (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away),
-  problem (verdict, detail, remedy) as (
-    select 'bad', format('%s is off', s.name), format('alter system set %I = on; select pg_reload_conf();', s.name)
-    from pg_catalog.pg_settings s where s.name in ('autovacuum', 'track_counts') and s.setting = 'off'
-    union all
-    select 'bad', format('autovacuum is off for %s', c.oid::regclass), format('alter table %s reset (autovacuum_enabled);', c.oid::regclass)
-    from pg_catalog.pg_class c
-    where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
-      and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
-    union all
-    select 'warn', format('lease_seconds is %s: a busy worker may not get to prolong it', s.lease_seconds),
-      'select public.set_setting(''{"lease_seconds": 30}'');'
-    from picture_queue.setting s where s.lease_seconds < 10
-    union all
-    select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to prolong it', q.name, q.lease_seconds),
-      format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
-    from picture_queue.queue q where q.lease_seconds < 10
-    union all
-    select 'warn', 'finished jobs are kept for over a year in the table that claims read',
-      'select public.set_setting(''{"archive": true, "keep_completed_seconds": 604800}'');'
-    from picture_queue.setting s where greatest(s.keep_completed_seconds, s.keep_failed_seconds, s.keep_cancelled_seconds) > 31622400
-  )
-  select picture_queue._findings('settings', (
-    select jsonb_agg(picture_queue._finding('settings', p.verdict, p.detail, p.remedy)) from problem p), 'fit')
-  || picture_queue._finding('postgres', case when current_setting('server_version_num')::integer < 150000 then 'bad' else 'ok' end,
-    'version ' || current_setting('server_version'),
-    case when current_setting('server_version_num')::integer < 150000 then 'upgrade to Postgres 15 or later' end)
-  || case when c.away is null then picture_queue._finding('clock', 'ok', 'not compared: pass client_time')
-    else picture_queue._finding('clock', case when c.away > 60 then 'bad' when c.away > 5 then 'warn' else 'ok' end,
-      format('the caller''s clock differs by %s seconds, travel included', round(c.away, 1)),
-      case when c.away > 5 then 'set the clock of that machine by NTP; times it sends, as scheduled_for, are off by as much' end) end
-  from clock c
+  select 'bad', format('%s is off', s.name), format('alter system set %I = on; select pg_reload_conf();', s.name)
+  from pg_catalog.pg_settings s where s.name in ('autovacuum', 'track_counts') and s.setting = 'off'
+  union all
+  select 'bad', format('autovacuum is off for %s', c.oid::regclass), format('alter table %s reset (autovacuum_enabled);', c.oid::regclass)
+  from pg_catalog.pg_class c
+  where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
+    and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
+  union all
+  select 'warn', format('lease_seconds is %s: a busy worker may not get to prolong it', s.lease_seconds),
+    'select public.set_setting(''{"lease_seconds": 30}'');'
+  from picture_queue.setting s where s.lease_seconds < 10
+  union all
+  (select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to prolong it', q.name, q.lease_seconds),
+    format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
+  from picture_queue.queue q where q.lease_seconds < 10 order by q.name limit 20)
+  union all
+  select 'warn', 'finished jobs are kept for over a year in the table that claims read',
+    'select public.set_setting(''{"archive": true, "keep_completed_seconds": 604800}'');'
+  from picture_queue.setting s where greatest(s.keep_completed_seconds, s.keep_failed_seconds, s.keep_cancelled_seconds) > 31622400
+$$;
+
+create function picture_queue._check_postgres() returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select 'bad', 'version ' || current_setting('server_version'), 'upgrade to Postgres 15 or later'
+  where current_setting('server_version_num')::integer < 150000
+$$;
+
+create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select case when c.away > 60 then 'bad' when c.away > 5 then 'warn' else 'ok' end,
+    case when c.away is null then 'not compared: pass client_time'
+      else format('the caller''s clock differs by %s seconds, travel included', round(c.away, 1)) end,
+    case when c.away > 5 then 'set the clock of that machine by NTP; times it sends, as scheduled_for, are off by as much' end
+  from (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away) c
 $$;
 
 
 -- 546_function_doctor_platform.sql
 
--- The doctor's third part: what Supabase runs beside the database. Its tables belong to others and may
+-- The doctor's checks of what Supabase runs beside the database. Its tables belong to others and may
 -- be absent, so they are named in text.
 
 -- Whether events get out: the function that sends them, who may hear them, and where they are written.
-create function picture_queue._check_realtime() returns jsonb
+create function picture_queue._check_realtime() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with messages as (
     select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c where c.oid = to_regclass('realtime.messages')
-  ),
-  problem (verdict, detail, remedy) as (
-    select 'bad', 'events are not sent: Realtime was not there when picture-queue was installed',
-      'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
-    from messages where not exists (select from pg_catalog.pg_proc p
-      where p.oid = to_regproc('picture_queue._broadcast') and p.prosrc like '%realtime.messages%')
-    union all
-    select 'bad', 'everybody may hear every private topic: realtime.messages has no row level security',
-      'alter table realtime.messages enable row level security;'
-    from messages where not relrowsecurity
-    union all
-    select 'bad', 'users cannot hear their own topic: its policy is missing',
-      'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
-        || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
-    from messages m where not exists (select from pg_catalog.pg_policy p
-      where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
-    union all
-    select 'warn', 'realtime.messages has no partition of today: events are lost until a client connects',
-      'open a channel, as a watch or this doctor does; Realtime then makes the partition'
-    from messages m where m.relkind = 'p' and not exists (
-      select from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
-      where i.inhparent = m.oid and c.relname = 'messages_' || to_char(picture_queue._now() at time zone 'utc', 'YYYY_MM_DD'))
-    union all
-    select 'bad', 'publication supabase_realtime_messages_publication does not have realtime.messages: no event gets out',
-      'restart Realtime in the project''s settings'
-    from messages
-    where exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime_messages_publication')
-      and not exists (select from pg_catalog.pg_publication_tables t
-        where t.pubname = 'supabase_realtime_messages_publication' and t.schemaname = 'realtime')
-    union all
-    select 'warn', format('publication supabase_realtime sends every change of %s as well, checked for each subscriber',
-      array_to_string(p.tables, ', ')),
-      format('alter publication supabase_realtime drop table public.%s;', array_to_string(p.tables, ', public.'))
-    from (
-      select array_agg(t.tablename::text order by t.tablename) as tables from pg_catalog.pg_publication_tables t
-      where t.pubname = 'supabase_realtime' and t.schemaname = 'public'
-        and t.tablename in ('job_queue', 'generations', 'images')
-    ) p
-    where p.tables is not null
   )
-  select picture_queue._findings('realtime in SQL', (
-    select jsonb_agg(picture_queue._finding('realtime in SQL', p.verdict, p.detail, p.remedy)) from problem p),
-    case when exists (select from messages) then 'events are sent to private topics, and users hear their own'
-    else 'there is no Realtime: who watches polls' end)
+  select 'bad', 'events are not sent: Realtime was not there when picture-queue was installed',
+    'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
+  from messages where not exists (select from pg_catalog.pg_proc p
+    where p.oid = to_regproc('picture_queue._broadcast') and p.prosrc like '%realtime.messages%')
+  union all
+  select 'bad', 'everybody may hear every private topic: realtime.messages has no row level security',
+    'alter table realtime.messages enable row level security;'
+  from messages where not relrowsecurity
+  union all
+  select 'bad', 'users cannot hear their own topic: its policy is missing',
+    'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
+      || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
+  from messages m where not exists (select from pg_catalog.pg_policy p
+    where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
+  union all
+  select 'warn', 'realtime.messages has no partition of today: events are lost until a client connects',
+    'open a channel, as a watch or this doctor does; Realtime then makes the partition'
+  from messages m where m.relkind = 'p' and not exists (
+    select from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+    where i.inhparent = m.oid and c.relname = 'messages_' || to_char(picture_queue._now() at time zone 'utc', 'YYYY_MM_DD'))
+  union all
+  select 'bad', 'publication supabase_realtime_messages_publication does not have realtime.messages: no event gets out',
+    'restart Realtime in the project''s settings'
+  from messages
+  where exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime_messages_publication')
+    and not exists (select from pg_catalog.pg_publication_tables t
+      where t.pubname = 'supabase_realtime_messages_publication' and t.schemaname = 'realtime')
+  union all
+  select 'warn', format('publication supabase_realtime sends every change of %s as well, checked for each subscriber',
+    array_to_string(p.tables, ', ')),
+    format('alter publication supabase_realtime drop table public.%s;', array_to_string(p.tables, ', public.'))
+  from (
+    select array_agg(t.tablename::text order by t.tablename) as tables from pg_catalog.pg_publication_tables t
+    where t.pubname = 'supabase_realtime' and t.schemaname = 'public'
+      and t.tablename in ('job_queue', 'generations', 'images')
+  ) p
+  where p.tables is not null
+  union all
+  select 'ok', 'there is no Realtime: who watches polls', null where not exists (select from messages)
 $$;
 
--- Whether the bucket of the pictures is there and closed.
-create function picture_queue._check_storage() returns jsonb
+create function picture_queue._check_storage() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_public boolean;
 begin
   if to_regclass('storage.buckets') is null then
-    return jsonb_build_array(picture_queue._finding('storage', 'ok', 'there is no Storage: pictures are not kept'));
+    return query select 'ok', 'there is no Storage: pictures are not kept', null;
+    return;
   end if;
   execute 'select b.public from storage.buckets b where b.id = ''pictures''' into v_public;
-  return jsonb_build_array(case
-    when v_public is null then picture_queue._finding('storage', 'bad', 'bucket pictures is missing: no picture can be kept',
-      'insert into storage.buckets (id, name, public) values (''pictures'', ''pictures'', false);')
-    when v_public then picture_queue._finding('storage', 'bad', 'bucket pictures is public: whoever has an address sees the picture',
-      'update storage.buckets set public = false where id = ''pictures'';')
-    when not exists (select from pg_catalog.pg_policy p
-      where p.polrelid = to_regclass('storage.objects') and p.polname = 'picture_queue: read own pictures')
-    then picture_queue._finding('storage', 'bad', 'users cannot read their own pictures: the policy is missing',
+  if v_public is null then
+    return query select 'bad', 'bucket pictures is missing: no picture can be kept',
+      'insert into storage.buckets (id, name, public) values (''pictures'', ''pictures'', false);';
+  elsif v_public then
+    return query select 'bad', 'bucket pictures is public: whoever has an address sees the picture',
+      'update storage.buckets set public = false where id = ''pictures'';';
+  elsif not exists (select from pg_catalog.pg_policy p
+    where p.polrelid = to_regclass('storage.objects') and p.polname = 'picture_queue: read own pictures')
+  then
+    return query select 'bad', 'users cannot read their own pictures: the policy is missing',
       'create policy "picture_queue: read own pictures" on storage.objects for select to authenticated using '
-        || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text);')
-    else picture_queue._finding('storage', 'ok', 'bucket pictures is private, and users read their own folder') end);
+      || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text);';
+  end if;
 end
 $$;
 
 -- How the last run of each of our jobs in pg_cron went, and whether the list of runs grows without end.
-create function picture_queue._check_cron_runs() returns jsonb
+create function picture_queue._check_cron_runs() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_found jsonb;
-  v_rows real;
   -- Looked up and put in, since a linter follows a name in a string, also where pg_cron is not.
   v_jobs regclass := to_regclass('cron.job');
   v_runs regclass := to_regclass('cron.job_run_details');
 begin
   if v_runs is null then
-    return '[]'::jsonb;
+    return;
   end if;
-  execute format($sql$
-    select jsonb_agg(picture_queue._finding('pg_cron runs',
-      case when d.status is null then 'warn' when d.status = 'failed' then 'bad' else 'ok' end,
+  return query execute format($sql$
+    select case when d.status is null then 'warn' when d.status = 'failed' then 'bad' else 'ok' end,
       case when d.status is null then j.jobname || ' has not run yet'
         else format('%%s: the last run, at %%s, %%s%%s', j.jobname, to_char(d.start_time, 'YYYY-MM-DD HH24:MI:SSOF'), d.status,
           case when d.status = 'failed' then ': ' || coalesce(d.return_message, '') else '' end) end,
       case when d.status is null then 'wait a minute; if it stays so, see that cron.database_name is this database'
-        when d.status = 'failed' then 'run it by hand to see why: ' || j.command end) order by j.jobname)
+        when d.status = 'failed' then 'run it by hand to see why: ' || j.command end
     from %s j
     left join lateral (
       select r.status, r.start_time, r.return_message from %s r
       where r.jobid = j.jobid and r.status in ('succeeded', 'failed') order by r.runid desc limit 1) d on true
-    where j.active and j.jobname in ('process-job-queue', 'prune-job-queue')
-  $sql$, v_jobs, v_runs) into v_found;
-  select c.reltuples into v_rows from pg_catalog.pg_class c where c.oid = v_runs;
-  return coalesce(v_found, '[]'::jsonb) || case when v_rows > 100000 then jsonb_build_array(picture_queue._finding(
-    'pg_cron runs', 'warn', format('cron.job_run_details has %s rows, and nobody deletes them', round(v_rows)),
-    'delete from cron.job_run_details where end_time < now() - interval ''7 days'';')) else '[]'::jsonb end;
+    where j.active and j.jobname in ('process-job-queue', 'prune-job-queue') order by j.jobname
+  $sql$, v_jobs, v_runs);
+  return query
+  select 'warn', format('cron.job_run_details has %s rows, and nobody deletes them', round(c.reltuples)),
+    'delete from cron.job_run_details where end_time < now() - interval ''7 days'';'
+  from pg_catalog.pg_class c where c.oid = v_runs and c.reltuples > 100000;
 exception when insufficient_privilege then
-  return jsonb_build_array(picture_queue._finding('pg_cron runs', 'warn', 'its runs cannot be read',
-    'grant select on cron.job, cron.job_run_details to postgres;'));
+  return query select 'warn', 'its runs cannot be read', 'grant select on cron.job, cron.job_run_details to postgres;';
 end
 $$;
-
--- Looks the queue over; client_time: the caller's clock. See _check_… for what is looked at.
-create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_indexes jsonb := picture_queue._check_indexes();
-begin
-  return picture_queue._check_xmin() || picture_queue._check_vacuum() || v_indexes
-    || case when v_indexes @> '[{"verdict": "bad"}]'
-      -- Each of these looks would read the whole table, again and again.
-      then picture_queue._finding('jobs', 'warn', 'not looked at while an index is missing', 'make the indexes, and ask again')
-      else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue()
-        || picture_queue._check_pruning() || picture_queue._check_failed_steps() end
-    || picture_queue._check_rights() || picture_queue._check_maintenance() || picture_queue._check_cron_runs()
-    || picture_queue._check_realtime() || picture_queue._check_storage() || picture_queue._check_settings(client_time);
-end
-$$;
-comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';
 
 
 -- 600_trigger_updated_at.sql
