@@ -4128,10 +4128,10 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 
 -- 310_function_claim.sql
 
--- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy, which
--- complete_job may end without naming the lease. Where nothing can be claimed and nobody did maintenance lately, it
--- does a little of it, since it may be the only one who calls; not before, since its transaction may stay open while
--- the job is worked on.
+-- Claims one job for a caller that never heartbeats, under a lease of at least ten minutes. The lease is marked legacy:
+-- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done lately, it
+-- does some and tries again, since no other caller may exist. It does not do maintenance before a claim: its
+-- transaction may stay open while the job runs, and would keep the locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4188,7 +4188,7 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 -- 320_function_report.sql
 
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
--- leases are prolonged one by one, and that of a job whose row cannot be written is prolonged beside it.
+-- leases are prolonged one by one; a lease whose row cannot be written is prolonged in lease_extension.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4259,7 +4259,7 @@ begin
   end if;
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by somebody else', job_id));
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;
@@ -4334,7 +4334,7 @@ begin
   end if;
   return v_outcome ->> 'status';
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by somebody else', job_id));
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;
@@ -4343,14 +4343,14 @@ comment on function public.complete_job is 'Ends one attempt: completed, or retr
 
 -- 330_function_cancel_retry.sql
 
--- Owners and service keys. The rights are in picture_queue.cancel_job, which knows the caller.
+-- For owners and service keys. picture_queue.cancel_job checks the caller's right to the job.
 create function public.cancel_job(job_id uuid) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
--- Gives the job one more attempt, if none is left. A pending job is what a retry leads to: repeating the call changes
--- nothing.
+-- Makes a failed or cancelled job pending again, with one more attempt if none is left. A pending job stays as it is,
+-- so the call can be repeated.
 create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4372,7 +4372,7 @@ begin
   return picture_queue._keep_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by somebody else', job_id));
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;
@@ -4381,9 +4381,9 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 
 -- 338_function__jobs_where.sql
 
--- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
--- gets the plan of its own index. Refuses a filter that it does not understand; null is as good as not given.
--- p_others: rules for keys the caller looks at itself. It reads nothing, so users may call it.
+-- Returns the SQL condition for a filter, on job_queue as j. It is put into the text of a query, so that each filter
+-- gets a plan with its own index. Refuses unknown keys and bad values; a null value counts as not given.
+-- p_others: rules for keys that the caller handles itself. The function reads no table, so users may call it.
 create function picture_queue._jobs_where(p_filter jsonb, p_others jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -4415,7 +4415,8 @@ begin
 end
 $$;
 
--- One condition. What is always so of such jobs is said too, since the partial indexes ask for it.
+-- Returns the condition for one key. It repeats what is always true for such jobs, so that the planner can use the
+-- partial indexes.
 create function picture_queue._filter_condition(p_key text, p_value text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -4446,9 +4447,9 @@ as $$
   end
 $$;
 
--- The jobs of a filter as text for the from of a query: a branch for each status, since job_queue_listed has
--- all but the running ones, and those have an index for each hold. $1, $2: the span of seq, lower bound
--- included; $3: how many of each queue and status; $4: the queues. It reads nothing, so users may call it.
+-- Returns a subquery for the jobs of a filter: a branch for each status, since job_queue_listed has all jobs but the
+-- running ones, and those have an index for each hold. Parameters of the text: $1, $2 the range of seq, lower bound
+-- included; $3 the number of jobs for each queue and status; $4 the queues. It reads no table, so users may call it.
 create function picture_queue._jobs_by_state(p_filter jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -4477,18 +4478,16 @@ $$;
 
 -- 340_function_read.sql
 
--- Reads, as the caller: row level security decides what there is.
+-- Readers run with the caller's rights: row level security decides which rows they see.
 create function public.get_job(job_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
-    'PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
-end
+  select picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+    'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id))
 $$;
-comment on function public.get_job is 'One job of the caller''s.';
+comment on function public.get_job is 'A job of the caller.';
 
--- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
+-- filter: the keys of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
 -- ends after limit rows, or with the row that makes it larger than 8 MiB.
 --
 -- Which index is read does not depend on statistics. Jobs of an owner, of a batch and of a list of ids have an
@@ -4560,9 +4559,9 @@ begin
   return to_jsonb(v_jobs);
 end
 $$;
-comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
+comment on function public.list_jobs is 'Jobs of the caller, newest first.';
 
--- Generations with their images. It reads as the caller, so users may call it.
+-- A generation with its images. It reads with the caller's rights, so users may call it.
 create function picture_queue._with_images(p_generation public.generations) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
@@ -4571,15 +4570,13 @@ as $$
 $$;
 
 create function public.get_generation(generation_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((
+  select picture_queue._found((
     select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
-    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
-end
+    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id))
 $$;
-comment on function public.get_generation is 'One generation of the caller''s with its images.';
+comment on function public.get_generation is 'A generation of the caller with its images.';
 
 -- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page). A page ends as that of
 -- list_jobs.
@@ -4609,14 +4606,15 @@ begin
   return to_jsonb(v_generations);
 end
 $$;
-comment on function public.list_generations is 'Generations of the caller''s with their images, newest first.';
+comment on function public.list_generations is 'Generations of the caller with their images, newest first.';
 
 
 -- 342_function_failures.sql
 
--- Dead letters: why jobs failed, and doing something about many of them.
+-- Dead letters: the reasons of failures, and changes of many jobs at once.
 
--- What an error is an example of: text in quotes, ids and numbers differ from one time to the next.
+-- Returns the reason behind an error: the text without what differs from one failure to the next (quoted text, ids and
+-- numbers).
 create function picture_queue._reason(p_error text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -4628,7 +4626,7 @@ as $$
     '[0-9]+([.,][0-9]+)*', 'N', 'g'), 500)
 $$;
 
--- The reasons of failed jobs (those of the filter; the newest 10,000 of them), the most frequent first.
+-- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4660,11 +4658,11 @@ begin
   return v_reasons;
 end
 $$;
-comment on function public.failure_reasons is 'Why jobs failed: equal errors once, with their count.';
+comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 
--- Deletes finished jobs with their history and log, and takes them out of the counts. The caller holds
--- their locks. Batches keep their counts: what was finished stays so. A job whose children are not settled yet
--- stays, since they have to know how it ended. Returns how many.
+-- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller holds
+-- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
+-- they need its status. Returns the number of deleted jobs.
 create function picture_queue._discard(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -4680,8 +4678,8 @@ as $$
   select count(*)::integer from gone
 $$;
 
--- Cancels locked jobs, as cancel_job does one: what is pending ends, what runs is asked to stop, what is
--- parked is claimed once more. Returns how many.
+-- Cancels locked jobs, as cancel_job does one: a pending job ends, a running one is asked to stop, a parked one
+-- is claimed once more. Returns the number of jobs.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4704,8 +4702,8 @@ begin
 end
 $$;
 
--- Retries locked jobs. Of those with one unique key only the newest comes back, and none if another job
--- has the key now. Those whose parents have not finished wait for them as before. Returns how many.
+-- Retries locked jobs. Of several with the same unique key only the newest is retried, and none if another job
+-- has the key now. A job whose parents have not finished waits for them again. Returns the number of retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4738,10 +4736,9 @@ end
 $$;
 
 -- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
--- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit; jobs that somebody else has in
--- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
--- nothing. A filter that names nothing is refused: it would be every job. The jobs of each state are read by
--- themselves: for several at once Postgres 15 may read all jobs of a queue.
+-- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up
+-- to 100,000; more: another call is needed. preview only counts. An empty filter is refused, since it would select
+-- every job. Each state has a query of its own: with one for all states Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -4766,8 +4763,9 @@ begin
     return v_answer;
   end if;
   perform picture_queue._refuse_problem(case
-    when v_states is null then format('action is %s, not retry, cancel or discard', left(quote_nullable(action), 100))
-    when v_where = 'true' then 'filter names nothing' end, 'all failed jobs are {"status": "failed"}');
+    when v_states is null then format('action is %s', left(quote_nullable(action), 100))
+    when v_where = 'true' then 'filter names nothing'
+  end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
   for v_from in
     select format('from public.job_queue j where %s and %s', v_where, case s
       when 'pending' then 'j.status = ''pending'''
@@ -4798,10 +4796,10 @@ comment on function public.change_jobs is 'Retries, cancels or discards the jobs
 
 -- 350_function_worker.sql
 
--- A worker says who it is and which job types it can run, with their policies; answers the version
--- of this database. Repeating it changes nothing.
+-- Registers a worker, its queues, and its job types with their policies; answers the version of this database. A
+-- repeated call changes nothing.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_types text[];
@@ -4826,30 +4824,25 @@ begin
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
-  -- Policies that stay as they are, are not locked: a worker that starts again waits for nobody.
-  insert into picture_queue.job_type
-  select p.*
-  from jsonb_each(job_types) e
-  cross join lateral jsonb_populate_record(
-    null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
-  where not exists (
-    select from picture_queue.job_type t
-    where t.name = e.key and to_jsonb(t) - 'registered_at' = to_jsonb(p) - 'registered_at')
-  order by e.key
-  on conflict (name) do update set queue = excluded.queue, max_attempts = excluded.max_attempts,
-    timeout_seconds = excluded.timeout_seconds, lease_seconds = excluded.lease_seconds,
-    backoff_policy = excluded.backoff_policy, backoff_seconds = excluded.backoff_seconds,
-    backoff_cap_seconds = excluded.backoff_cap_seconds, backoff_jitter = excluded.backoff_jitter,
-    registered_at = excluded.registered_at;
+  -- A policy that stays as it is, is not locked, so a worker that starts again waits for nobody.
+  perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
+  from (
+    select p.*
+    from jsonb_each(job_types) e
+    cross join lateral jsonb_populate_record(
+      null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
+    where not exists (
+      select from picture_queue.job_type t
+      where t.name = e.key and to_jsonb(t) - 'registered_at' = to_jsonb(p) - 'registered_at')
+    order by e.key offset 0
+  ) c;
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy('another transaction registers one of these job types or this worker');
 end
 $$;
-comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
+comment on function public.register_worker is 'Registers a worker and its job types; answers the version of the database.';
 
--- If it did the maintenance, another worker is told to take over at once.
+-- If the worker had the lease of maintenance, the lease ends and another worker is told to take it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4864,7 +4857,7 @@ begin
   end if;
 end
 $$;
-comment on function public.unregister_worker is 'A worker says that it stopped.';
+comment on function public.unregister_worker is 'Removes a worker that has stopped.';
 
 
 -- 360_function_version.sql
@@ -4883,7 +4876,7 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- 362_function_setting.sql
 
--- The settings of the project; changes: any of its columns by name, null for the default.
+-- changes: settings by name; null resets one to its default.
 create function public.set_setting(changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4916,7 +4909,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s $$;
 comment on function public.get_settings is 'The settings of the project.';
 
--- The rules of what the project, a queue and a job type may say about attempts.
+-- Rules for the policy fields that the project, a queue and a job type have in common.
 create function picture_queue._policy_rules() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -4962,8 +4955,8 @@ $$;
 
 -- Queues: their settings, pausing, draining, purging.
 
--- Makes a queue if it is not there and changes its settings; null is the default again. When the order of
--- claims changes, its pending jobs get their places anew: the oldest 10,000 at once, the rest by maintenance.
+-- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims
+-- changes, its pending jobs get new places: the oldest 10,000 at once, the rest by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5002,9 +4995,9 @@ exception
     return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.set_queue is 'Makes a queue or changes its settings.';
+comment on function public.set_queue is 'Creates a queue or changes its settings.';
 
--- How many jobs of each queue are in each state. A finished job is counted where it is kept.
+-- Counts of jobs by queue and state. Finished jobs count until they are pruned.
 create function picture_queue._depths()
 returns table (queue text, status text, hold text, n bigint)
 language sql stable rows 100 set search_path = pg_catalog, pg_temp
@@ -5018,8 +5011,8 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Queues with how many jobs each has in each state that is not final: one, or all by name. The changes of the
--- counts are added up once for all queues.
+-- Queues by name, or the one with that name, with counts of their unfinished jobs. The changes of the counts are added
+-- up once for all queues.
 create function picture_queue._queues(p_queue text default null) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5041,12 +5034,10 @@ $$;
 
 -- One queue; refuses when there is none.
 create function picture_queue._queue(p_queue text) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
-    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)));
-end
+  select picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
+    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
 create function public.list_queues() returns jsonb
@@ -5054,7 +5045,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(q), '[]') from (select * from picture_queue._queues() limit 10000) as l (q) $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
--- What is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
+-- Returns what is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
 create function picture_queue._resume_at_problem(p_at timestamptz) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5064,7 +5055,7 @@ begin
 end
 $$;
 
--- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
+-- Nothing is claimed from the queue until resume_at, or until it is resumed; running jobs go on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -5096,9 +5087,9 @@ comment on function public.resume_queue is 'Ends the pause or the draining of a 
 create function public.drain_queue(queue text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_queue._queue(drain_queue.queue) q $$;
-comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
+comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
 
--- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
@@ -5127,16 +5118,16 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.purge_queue is 'Cancels what is pending in a queue.';
+comment on function public.purge_queue is 'Cancels the pending jobs of a queue.';
 
 
 -- 365_function__reorder.sql
 
 -- The places of jobs after a queue changed its order of claims (fair_share, aging_seconds).
 
--- Gives locked jobs the place (rank, turn, tenant) that the order of their queue asks for, unless they have
--- one already, as _assign_order does for new jobs. Tenants take turns from the beginning of the line, each of
--- its own jobs after those of p_ids that are older.
+-- Gives locked jobs the place (rank, turn, tenant) that the order of their queue requires, as _assign_order does for new
+-- jobs; jobs that have such a place keep it. Tenants take turns from the head of the queue, and each tenant's jobs keep
+-- the order of their age. Returns the number of jobs.
 create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -5176,9 +5167,9 @@ as $$
   select cardinality(p_ids)
 $$;
 
--- Gives the next jobs of these queues their new places, p_limit of them, the oldest first; running ones too, which may
--- come back. Jobs that somebody else holds are passed over: they are claimed, or found when all are looked at again.
--- Returns how many jobs it looked at.
+-- Gives the next p_limit jobs of these queues their new places, the oldest first; running ones too, since they may be
+-- retried. Locked jobs are skipped, and a job that cannot be written is noted in failed_step: the second pass, a minute
+-- after the change, finds both. Returns the number of jobs it looked at.
 create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -5229,7 +5220,7 @@ $$;
 
 -- Limits and pauses of keys, and the weights of tenants.
 
--- What is wrong with the key of a limit; null if nothing. '<kind>:*' stands for each key of a kind.
+-- Returns what is wrong with the key of a limit; null if nothing. '<kind>:*' stands for each key of a kind.
 create function picture_queue._limit_key_problem(p_key text, p_may_be_kind boolean) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -5241,14 +5232,14 @@ as $$
   end
 $$;
 
--- The rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many may
--- start in any period. Jobs that run already count: where there are any, nothing of the key starts until maintenance
--- has counted them, since their rows must not be locked until the caller commits. Those of claims under way are
--- added within a second or two.
+-- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many may
+-- start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
+-- them: their rows must not stay locked until the caller commits. Jobs of claims in progress are added within a second
+-- or two.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, true), case
@@ -5268,8 +5259,6 @@ begin
   perform picture_queue._plan_maintenance(picture_queue._now());
   perform picture_queue._look_at_keys(key);
   return (select l from picture_queue._limits(array[key]) l);
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('another transaction is changing the limit of %s', key));
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -5285,7 +5274,7 @@ as $$
       and (k.key = p_rule or split_part(k.key, ':', 1) || ':*' = p_rule))
 $$;
 
--- The first keys by which jobs are blocked, in their order: one after the other through the index.
+-- The first keys that block jobs, in their order. Each is found by a step in the index, past all jobs of the last.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -5302,10 +5291,10 @@ as $$
   select b.key from blocked b
 $$;
 
--- Looks at a key, or at the keys of a kind, again: unblocks the jobs of the first hundred that jobs wait for, and
--- leaves the others to maintenance.
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of the first hundred keys at once,
+-- the others by maintenance.
 create function picture_queue._look_at_keys(p_key text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
 declare
   v_keys text[];
@@ -5321,7 +5310,7 @@ end
 $$;
 
 create function public.delete_limit(key text, request_id uuid default null) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if picture_queue._first_answer('delete_limit', request_id::text) is not null then
@@ -5332,13 +5321,11 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
   perform picture_queue._look_at_keys(key);
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse_busy(format('another transaction is changing the limit of %s', key));
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- What list_limits says of these keys.
+-- The state of these limit keys, as list_limits answers it.
 create function picture_queue._limits(p_keys text[]) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5369,38 +5356,15 @@ as $$
 $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
--- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
-create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform picture_queue._refuse_problem(
-    coalesce(picture_queue._limit_key_problem(key, false), picture_queue._resume_at_problem(resume_at)),
-    'name one key, and a resume_at to come or none');
-  perform picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
-  return jsonb_build_object('key', key, 'paused', true, 'resume_at', nullif(resume_at, 'infinity'));
-end
-$$;
-comment on function public.pause_key is 'Lets no job of a key start.';
-
-create function public.resume_key(key text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform picture_queue._refuse_problem(picture_queue._limit_key_problem(key, false), 'name one key');
-  perform picture_queue._set_pause(key, null);
-  perform picture_queue._look_at_keys(key);
-  return jsonb_build_object('key', key, 'paused', false, 'resume_at', null);
-end
-$$;
-comment on function public.resume_key is 'Ends the pause of a key.';
-
 -- Sets until when a key is paused; refuses when somebody has it locked for two seconds.
-create function picture_queue._set_pause(p_key text, p_until timestamptz) returns void
+create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._check_isolation();
+  perform picture_queue._refuse_problem(
+    coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
+    'name one key, and a resume_at to come or none');
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
@@ -5410,10 +5374,29 @@ begin
   perform picture_queue._add_running(array[p_key], array[0]);
   update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1 where k.key = p_key;
   perform picture_queue._plan_maintenance(p_until);
+  return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 end
 $$;
 
--- A tenant of weight 3 gets three turns where one of weight 1 gets one.
+-- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
+create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
+comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
+
+create function public.resume_key(key text) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_answer jsonb := picture_queue._set_pause(key, null);
+begin
+  perform picture_queue._look_at_keys(key);
+  return v_answer;
+end
+$$;
+comment on function public.resume_key is 'Ends the pause of a key.';
+
+-- A tenant of weight 3 gets three turns while one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -5427,7 +5410,7 @@ begin
   return jsonb_build_object('tenant', tenant, 'weight', weight);
 end
 $$;
-comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';
+comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
 create function public.list_tenants() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
@@ -5440,9 +5423,8 @@ comment on function public.list_tenants is 'The tenants with a weight of their o
 
 -- 368_function_batch.sql
 
--- Writes jobs that belong together. When all have finished, however they ended, the callback job is
--- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id and job ids
--- gives the same answer.
+-- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload gets
+-- batch_id and the counts. A repeated call with the same batch_id and job ids gives the same answer.
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}')
 returns jsonb
@@ -5491,14 +5473,13 @@ exception when others then
 end
 $$;
 comment on function public.enqueue_batch is
-  'Writes jobs that belong together, and one that runs when all have finished.';
+  'Enqueues a batch of jobs, and a callback that runs when all have finished.';
 
 create function public.get_batch(batch_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-begin
   -- The counts, with changes that are not added up yet.
-  return picture_queue._found((
+  select picture_queue._found((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -5509,17 +5490,16 @@ begin
         b.failed + coalesce(sum((f.data ->> 'failed')::integer), 0) as failed,
         b.cancelled + coalesce(sum((f.data ->> 'cancelled')::integer), 0) as cancelled
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
-    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));
-end
+    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id))
 $$;
-comment on function public.get_batch is 'How far a batch is.';
+comment on function public.get_batch is 'A batch with its counts and progress.';
 
 
 -- 370_function_event_history.sql
 
--- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
--- kept for a day, for a job that parks on it later. A second event of that name replaces the first; one with the
--- event_id of the first is its repetition.
+-- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job that
+-- parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated call
+-- and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5548,7 +5528,7 @@ exception when deadlock_detected or lock_not_available then
   return picture_queue._refuse_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
 $$;
-comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
+comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
@@ -5571,7 +5551,7 @@ begin
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
-    -- Those that a call wrote whose answer was lost.
+    -- Without the lines of an earlier call whose answer was lost.
     and not exists (
       select from picture_queue.log o
       where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
@@ -5587,8 +5567,8 @@ end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
--- What happened to a job: its changes of state with their times (claims are read off the attempt they
--- began), its failed attempts with their internal detail, and its log.
+-- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts with
+-- their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -5706,16 +5686,10 @@ declare
   v_fields text[];
   v_cron picture_queue.cron;
 begin
-  v_text := case v_text
-    when '@hourly' then '0 * * * *'
-    when '@daily' then '0 0 * * *'
-    when '@midnight' then '0 0 * * *'
-    when '@weekly' then '0 0 * * 0'
-    when '@monthly' then '0 0 1 * *'
-    when '@yearly' then '0 0 1 1 *'
-    when '@annually' then '0 0 1 1 *'
-    else v_text
-  end;
+  v_text := coalesce('{
+    "@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *"
+  }'::jsonb ->> v_text, v_text);
   v_fields := regexp_split_to_array(v_text, '[[:space:]]+');
   if length(v_text) > 500 or cardinality(v_fields) is distinct from 5 then
     perform picture_queue._refuse('PQ_INVALID_CRON',
@@ -5872,10 +5846,10 @@ $$;
 
 -- 376_function__schedule.sql
 
--- A *tick* is a moment at which a schedule comes. Each makes one job, whoever sees it first: the row is
--- locked, and the job's id follows from the name and the tick.
+-- A *tick* is a time at which a schedule is due. Each tick makes one job, even if several workers see it: the row is
+-- locked, and the job's id is a hash of the name and the tick.
 
--- The first tick after a moment; null if there is none. Intervals are counted in whole microseconds
+-- Returns the first tick after a time; null if there is none. Intervals are counted in whole microseconds
 -- from created_at, so they never drift.
 create function picture_queue._schedule_next(p_schedule picture_queue.schedule, p_after timestamptz)
 returns timestamptz
@@ -5892,42 +5866,18 @@ begin
 end
 $$;
 
--- The latest tick up to p_now of a schedule that is due. Halves the time that may hold later ones, as
--- there may be very many.
-create function picture_queue._schedule_latest(p_schedule picture_queue.schedule, p_now timestamptz)
-returns timestamptz
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_latest timestamptz := p_schedule.next_at;
-  v_end timestamptz := p_now;  -- no tick is after it
-  v_middle timestamptz;
-  v_tick timestamptz;
-begin
-  -- Two ticks are a second apart, or more.
-  while v_end - v_latest >= interval '1 second' loop
-    v_middle := v_latest + (v_end - v_latest) / 2;
-    v_tick := picture_queue._schedule_next(p_schedule, v_middle);
-    if v_tick <= p_now then
-      v_latest := v_tick;
-    else
-      v_end := v_middle;
-    end if;
-  end loop;
-  return v_latest;
-end
-$$;
-
--- Of a schedule that is due: the ticks that make a job now, at most p_limit, and when it comes next.
--- Of several, all but the latest were missed. The latest is not, unless the schedule skips what it
--- missed and it is over two minutes late: pg_cron alone looks once a minute.
+-- Returns the ticks of a due schedule that make a job now, at most p_limit, and its next tick. Of several due ticks all
+-- but the latest count as missed. With missed = skip the latest counts as missed once it is over two minutes late, not
+-- earlier: without a worker only pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_latest timestamptz;
+  v_latest timestamptz := p_schedule.next_at;
+  v_end timestamptz := p_now;  -- no tick is after it
+  v_tick timestamptz;
 begin
   if p_schedule.missed = 'all' then
     next_at := p_schedule.next_at;
@@ -5937,14 +5887,22 @@ begin
     end loop;
     return;
   end if;
-  v_latest := picture_queue._schedule_latest(p_schedule, p_now);
+  -- A binary search for the latest tick, since very many may have been missed. Two ticks are a second apart, or more.
+  while v_end - v_latest >= interval '1 second' loop
+    v_tick := picture_queue._schedule_next(p_schedule, v_latest + (v_end - v_latest) / 2);
+    if v_tick <= p_now then
+      v_latest := v_tick;
+    else
+      v_end := v_latest + (v_end - v_latest) / 2;
+    end if;
+  end loop;
   ticks := case when p_schedule.missed = 'once' or v_latest > p_now - interval '2 minutes'
     then array[v_latest] else '{}' end;
   next_at := picture_queue._schedule_next(p_schedule, v_latest);
 end
 $$;
 
--- The item for enqueue that a tick of a schedule makes; it finds both in its metadata.
+-- The job that a tick of a schedule enqueues; its metadata has the schedule and the tick.
 create function picture_queue._schedule_job(p_schedule picture_queue.schedule, p_tick timestamptz, p_job_id uuid)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -5955,7 +5913,7 @@ as $$
         'schedule', p_schedule.name, 'tick', (to_jsonb(p_tick at time zone 'UTC') #>> '{}') || '+00:00')))
 $$;
 
--- Makes the jobs of the schedules that are due: at most p_limit, shared among the schedules. Returns how many jobs.
+-- Enqueues the jobs of due schedules: at most p_limit, shared among the schedules. Returns the number of jobs.
 create function picture_queue._run_schedules(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -5969,10 +5927,10 @@ begin
 end
 $$;
 
--- Makes the jobs of these schedules, if they are due, and notes when each comes next; one that somebody has locked is
--- passed over. Whatever goes wrong with one is noted there and stays there: others go on. A refused tick is not tried
--- again, unless it was only in somebody's way. A unique job may have to wait for somebody's open transaction, but not
--- long. Returns how many jobs.
+-- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped. An
+-- error of one is written to its last_error, and the others go on. A refused tick is not tried again, unless the error
+-- is transient. The lock timeout bounds the wait for an open transaction that enqueues the same unique job. Returns the
+-- number of jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -6007,7 +5965,7 @@ begin
     exception when others then
       get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
-      -- What passes is tried again at once; a rhythm that cannot be worked out, in a minute.
+      -- A transient error is tried again at once, a failed computation of the next tick in a minute.
       if picture_queue._is_transient(v_state) then
         v_next := v_schedule.next_at;
       elsif v_next is null then
@@ -6027,26 +5985,18 @@ begin
 end
 $$;
 
--- The name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
--- refused: they know nothing of summer time, and the sign of an offset means the reverse.
+-- Returns the name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
+-- refused: they ignore summer time, and Postgres reads the sign of an offset the other way round.
 create function picture_queue._timezone(p_timezone text) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_name text := 'UTC';
-begin
-  if p_timezone <> 'UTC' then
-    select min(z.name) into v_name from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone);
-  end if;
-  if v_name is null then
-    perform picture_queue._refuse('PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
-      'a name such as Europe/Berlin; the view pg_timezone_names has them all');
-  end if;
-  return v_name;
-end
+  select picture_queue._found(case when p_timezone = 'UTC' then '"UTC"' else (
+      select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
+    'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
+    'a name such as Europe/Berlin; the view pg_timezone_names has them all') #>> '{}'
 $$;
 
--- What is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
+-- Returns what is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
 create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6076,44 +6026,42 @@ begin
 end
 $$;
 
--- A schedule as callers see it.
+-- A schedule; refuses when there is none.
 create function picture_queue._get_schedule(p_name text) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
-    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(left(p_name, 200))));
-end
+  select picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
+    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(left(p_name, 200))))
 $$;
 
 
 -- 377_function_schedule.sql
 
--- Makes a schedule or changes it into this one; what is not said is as by default, but a schedule that
--- is paused stays so. Setting the same again changes nothing.
+-- Creates a schedule or replaces it. Fields that are not given have their defaults, but a paused schedule stays
+-- paused. Setting the same again changes nothing.
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_said jsonb := schedule;
+  v_given jsonb := schedule;
   v_new picture_queue.schedule;
   v_old picture_queue.schedule;
 begin
   perform picture_queue._check_isolation();
   if jsonb_typeof(schedule) = 'object' then
-    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_said
+    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
-  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_said),
+  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_given),
     'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
     'options.delay_seconds, expires_in_seconds and unique');
   v_new.name := set_schedule.name;
-  v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
-  v_new.every_seconds := (v_said ->> 'every_seconds')::double precision;
-  v_new.timezone := picture_queue._timezone(coalesce(v_said ->> 'timezone', 'UTC'));
-  v_new.missed := coalesce(v_said ->> 'missed', 'once');
-  v_new.job := v_said - '{cron,every_seconds,timezone,missed,paused}'::text[];
+  v_new.cron := regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
+  v_new.every_seconds := (v_given ->> 'every_seconds')::double precision;
+  v_new.timezone := picture_queue._timezone(coalesce(v_given ->> 'timezone', 'UTC'));
+  v_new.missed := coalesce(v_given ->> 'missed', 'once');
+  v_new.job := v_given - '{cron,every_seconds,timezone,missed,paused}'::text[];
   v_new.created_at := v_now;
   v_new.next_at := picture_queue._schedule_next(v_new, v_now);
   if v_new.next_at is null then
@@ -6124,7 +6072,7 @@ begin
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
 
   select * into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
-  v_new.paused := coalesce((v_said ->> 'paused')::boolean, v_old.paused, false);
+  v_new.paused := coalesce((v_given ->> 'paused')::boolean, v_old.paused, false);
   v_new.created_at := coalesce(v_old.created_at, v_now);
   v_new.next_at := case
     when v_new.paused then null
@@ -6145,7 +6093,7 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
+comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
 
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -6174,9 +6122,9 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.pause_schedule is 'A paused schedule makes no jobs.';
+comment on function public.pause_schedule is 'Pauses a schedule: it makes no jobs.';
 
--- The ticks of the pause were not missed. The schedule is checked as if it were set anew.
+-- Ticks during the pause do not count as missed. The schedule is checked again, as by set_schedule.
 create function public.resume_schedule(name text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6184,7 +6132,7 @@ as $$
     'cron', s -> 'cron', 'every_seconds', s -> 'every_seconds', 'timezone', s -> 'timezone', 'missed', s -> 'missed'))
   from picture_queue._get_schedule(resume_schedule.name) s
 $$;
-comment on function public.resume_schedule is 'A paused schedule goes on with its next tick from now.';
+comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
 
 -- With a job_id made by the caller the call can be repeated.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
@@ -6200,7 +6148,7 @@ exception when others then
 end
 $$;
 comment on function public.run_schedule is
-  'Makes a job of a schedule now; its ticks stay as they are. Paused ones too.';
+  'Enqueues a job of a schedule now, even if it is paused; its ticks stay as they are.';
 
 -- The first 10,000 by name, and no more than 8 MiB of them.
 create function public.list_schedules() returns jsonb
@@ -6218,7 +6166,7 @@ comment on function public.list_schedules is 'The schedules, by name.';
 
 -- 400_function__check_input.sql
 
--- What is wrong with one input of a model: the value and the rule; null if nothing.
+-- Returns what is wrong with the value of one input; null if nothing.
 -- p_rule is one entry of model.inputs.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -6247,6 +6195,21 @@ as $$
   end
 $$;
 
+-- Returns what is wrong with the inputs, of several the first by name; null if nothing.
+create function picture_queue._inputs_problem(p_model picture_queue.model, p_input jsonb) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((
+      select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)
+      from jsonb_each(p_input) e
+      left join jsonb_array_elements(p_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
+      cross join lateral (select case when r.rule is null then 'is not an input of ' || p_model.model_id
+        else picture_queue._input_problem(r.rule, e.value) end as problem) p
+      where p.problem is not null order by e.key limit 1), (
+      select format('input.%s is missing', r.rule ->> 'name') from jsonb_array_elements(p_model.inputs) as r (rule)
+      where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
+$$;
+
 -- Refuses a prompt or an input that does not fit the model, naming the field, the value and the rule.
 create function picture_queue._check_input(p_model picture_queue.model, p_prompt text, p_input jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -6254,10 +6217,10 @@ as $$
 declare
   v_setting picture_queue.setting;
   v_takes_prompt boolean := p_model.inputs @> '[{"name": "prompt"}]';
-  v_detail text;
+  v_problem text;
 begin
   select * into v_setting from picture_queue.setting;
-  v_detail := case
+  v_problem := case
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
     -- Spaces of any width, line breaks, control and format characters: nothing that shows.
     when v_takes_prompt and coalesce(p_prompt, '') !~ (E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
@@ -6267,32 +6230,12 @@ begin
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model.model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
+    else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
+      || ': pass addresses of files, not the files', picture_queue._inputs_problem(p_model, p_input))
   end;
-  if v_detail is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, 'change the prompt');
-  end if;
-  v_detail := 'input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes);
-  if v_detail is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, 'pass addresses of files, not the files');
-  end if;
-  select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100),
-      coalesce(picture_queue._input_problem(r.rule, e.value), 'is not an input of ' || p_model.model_id))
-  into v_detail
-  from jsonb_each(p_input) e
-  left join jsonb_array_elements(p_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
-  where r.rule is null or picture_queue._input_problem(r.rule, e.value) is not null
-  order by e.key limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, format('inputs of %s: %s', p_model.model_id,
-      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(p_model.inputs) as r (rule)
-       where r.rule ->> 'name' <> 'prompt')));
-  end if;
-  select format('input.%s is missing', r.rule ->> 'name') into v_detail
-  from jsonb_array_elements(p_model.inputs) as r (rule)
-  where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name')
-  limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, format('%s requires it', p_model.model_id));
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model.model_id,
+      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(p_model.inputs) as r (rule))));
   end if;
 end
 $$;
@@ -6300,8 +6243,8 @@ $$;
 
 -- 410_function_start_generation.sql
 
--- Checks the wish against the model, then writes the generation and its job in one transaction.
--- Repeating it with the same options.generation_id or options.idempotency_key gives the first answer.
+-- Checks prompt and input against the model, then writes the generation and its job in one transaction. A repeated call
+-- with the same options.generation_id or options.idempotency_key gives the first answer.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -6352,7 +6295,7 @@ begin
   end if;
   perform picture_queue._check_input(v_model, p_prompt, p_input);
 
-  -- The id of the job follows from the generation's, so a repetition meets the same job.
+  -- The id of the job is a hash of the generation's, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
     'job_type', 'generate-image', 'generation_id', v_generation_id,
@@ -6380,12 +6323,12 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;
-comment on function public.start_generation is 'Asks for a picture; answers at once with generation_id and job_id.';
+comment on function public.start_generation is 'Starts a generation; answers at once with generation_id and job_id.';
 
 
 -- 420_function_generation.sql
 
--- Cancels the job of a generation of the caller's.
+-- Cancels the job of a generation, if it is the caller's.
 create function picture_queue.cancel_generation(p_generation_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6404,7 +6347,7 @@ $$;
 create function public.cancel_generation(generation_id uuid) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_generation(generation_id) $$;
-comment on function public.cancel_generation is 'Cancels a generation of the caller''s.';
+comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
 -- The models on offer, with their inputs.
 create function picture_queue.list_models() returns jsonb
@@ -6425,13 +6368,13 @@ comment on function public.list_models is 'The models on offer, with their input
 
 -- 430_function_prediction.sql
 
--- The worker's side of a generation: pay once. begin_prediction commits a row before Replicate is
--- called, or gives back the live one of a worker that died; record_prediction learns the id right
--- after; the row ends with finish_prediction. All under the lease of the job, whose row they lock.
+-- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before Replicate is
+-- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
+-- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Answers what to send. prediction.id is the row; resumed says that the row was there before: a live
--- one, or one that succeeded, with images as saved, whose worker died before it could report. owned are
--- the prediction ids of the last two hours that belong to rows, the newest 10,000, so that an orphan can be told.
+-- Answers what to send to Replicate. prediction.id is the id of the row. resumed: the row existed already, either live,
+-- or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the last two
+-- hours that belong to rows, the newest 10,000; a prediction that is not among them may be an orphan.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6473,9 +6416,9 @@ begin
       order by p.created_at desc limit 10000)));
 end
 $$;
-comment on function public.begin_prediction is 'Commits the row of a prediction, or gives back the one there is.';
+comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
 
--- The row of a prediction, live and of this lease's job, locked.
+-- Locks and returns a prediction of the job under this lease.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -6574,11 +6517,10 @@ comment on function public.save_images is 'Writes the images of a generation und
 
 -- 490_function__counts.sql
 
--- Counts that never look at all jobs: picture_queue.depth with what changed since, and short probes of
--- indexes.
+-- Counts that never read all jobs: picture_queue.depth with the changes since, and short index scans.
 
--- Since when the oldest job that could be claimed waits: the eldest of the first 50 in line of each of
--- the first 16 priorities. Jobs nobody takes are at the head of their line.
+-- Returns since when the oldest claimable job of a queue waits: the oldest of the first 50 jobs of each of the first 16
+-- priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
 create function picture_queue._oldest_due(p_queue text) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6603,8 +6545,8 @@ as $$
     order by j.turn, j.seq limit 50) o
 $$;
 
--- One row a queue, for people, dashboards and scalers. What finished in the last minute is not folded
--- yet, so that it is exact; the hour begins with a full minute.
+-- Counts of each queue, for people, dashboards and autoscalers. The last minute is exact, since its changes are not
+-- aggregated yet; the hour begins with a full minute.
 create function picture_queue.counts()
 returns table (queue text, pending bigint, scheduled bigint, blocked bigint, waiting bigint, processing bigint,
   parked bigint, completed bigint, failed bigint, cancelled bigint, oldest_seconds numeric,
@@ -6692,9 +6634,8 @@ comment on view public.stuck_jobs is 'Jobs processing for over ten minutes, or w
 
 -- 510_function_health.sql
 
--- Everything an operator asks first: the queues, the workers of the last minute, and the job types
--- that wait although no worker knows them. Such jobs stay at the head of their line, so the first 5,000
--- of each queue are looked at.
+-- An overview for operators: the queues, the workers of the last minute, and the job types with pending jobs that no
+-- worker knows. Such jobs stay at the head of their queue, so the first 5,000 jobs of each queue are read.
 create function public.queue_status() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -6734,7 +6675,7 @@ as $$
       ) u),
     'stuck', (select count(*) from public.stuck_jobs))
 $$;
-comment on function public.queue_status is 'Queues, workers, and job types that wait although no worker knows them.';
+comment on function public.queue_status is 'Queues, workers, and pending job types that no worker knows.';
 
 
 -- 520_function_counts.sql
@@ -6745,10 +6686,10 @@ as $$
   select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
   from picture_queue.counts() c
 $$;
-comment on function public.queue_counts is 'How many jobs each queue has in each state, and how fast it goes.';
+comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
 
--- The place of a job of the caller's in its line, counted from 1 up to 10,000 (at_least: or further
--- back); null if it is not in line, since it is held, runs or has finished.
+-- Returns the position of a job of the caller in its queue, from 1 to 10,000 (at_least: or further back); null if it
+-- cannot be claimed, since it is held, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6777,11 +6718,10 @@ $$;
 create function public.job_position(job_id uuid) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.job_position(job_id) $$;
-comment on function public.job_position is 'How many jobs are before one of the caller''s in its line, and itself.';
+comment on function public.job_position is 'Position of a job of the caller in its queue, from 1.';
 
--- How many workers the jobs that run and that could run are enough for, when each is to have
--- jobs_per_worker of them. Without any worker nobody promotes what is due, so that counts as well; and
--- one is wanted when a schedule or a limit has to be looked at. queue null: all queues.
+-- Returns the recommended number of workers: one for each jobs_per_worker jobs that run or could run. Due jobs count,
+-- since without a worker they are not promoted, and a due schedule or limit requires one worker. queue null: all.
 create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
@@ -6829,7 +6769,7 @@ begin
     'running', v_running, 'ready', v_ready);
 end
 $$;
-comment on function public.desired_workers is 'How many workers the work at hand is enough for.';
+comment on function public.desired_workers is 'Recommended number of workers.';
 
 
 -- 525_function_explain.sql
@@ -7575,15 +7515,15 @@ comment on function public.maintain_jobs is
 
 -- 540_function_doctor.sql
 
--- What is wrong with the queue, and what to do about it. Each check is a function that answers findings and looks at a
--- bounded number of rows.
+-- The doctor finds problems and proposes remedies. Each check is a function that returns findings and reads a bounded
+-- number of rows.
 create type picture_queue.finding as (
   verdict text,            -- ok, warn, bad
   detail text,
   remedy text              -- a statement to paste, or a sentence
 );
 
--- One check: its findings, or, where it has none, that all is well. A check that fails is a finding too.
+-- Runs one check. A check without findings is answered with one that is ok, a check that raises with a warning.
 create function picture_queue._check(p_check text, p_client_time timestamptz default null) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7608,7 +7548,7 @@ begin
 end
 $$;
 
--- The checks in their order: the function of each, what it answers when all is well, and whether it reads jobs.
+-- The checks in their order: the function of each, its detail when all is well, and whether it reads jobs.
 create function picture_queue._checks() returns table (name text, function text, well text, reads_jobs boolean)
 language sql immutable rows 20 set search_path = pg_catalog, pg_temp
 as $$
@@ -7632,7 +7572,7 @@ as $$
     ('clock', '_check_clock($2)', null, false)
 $$;
 
--- Looks the queue over; client_time: the caller's clock.
+-- Runs all checks. client_time: the time of the caller's clock.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -7649,7 +7589,7 @@ begin
       'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
 end
 $$;
-comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';
+comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
 
 -- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
 create function picture_queue._check_snapshots() returns setof picture_queue.finding
@@ -7699,7 +7639,7 @@ as $$
   order by t.n_dead_tup desc limit 20
 $$;
 
--- The indexes of job_queue without which a call reads the whole table. A test keeps the list true.
+-- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list.
 create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7731,8 +7671,8 @@ as $$
   where not (i.indisvalid and i.indisready) and i.indrelid in (select o.oid from picture_queue._our_tables() o)
 $$;
 
--- Rows that belong to nothing: the first 10,000 of each kind are looked at, one by one by their ids rather
--- than beside all jobs.
+-- Finds rows that belong to nothing among the first 10,000 of each kind. Jobs are looked up by id, not joined, so that
+-- their table is never read as a whole.
 create function picture_queue._check_orphans() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -7781,8 +7721,8 @@ as $$
   from found f where f.n > 0
 $$;
 
--- Compares the counts with the jobs, for each state with up to 20,000 of them. Being stable, it sees both as of one
--- moment.
+-- Compares the counts with the jobs, for each state with up to 20,000 jobs. The function is stable, so all its queries
+-- see one snapshot.
 create function picture_queue._check_depth() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7811,8 +7751,8 @@ begin
 end
 $$;
 
--- What was to go and is still there: jobs that are a day older than they are kept, partitions of the archive that
--- are too old, and tables that were partitions and whose month has another one now.
+-- Finds what pruning should have deleted: jobs a day past their retention and partitions of the archive past theirs;
+-- also detached partitions whose month has a new partition.
 create function picture_queue._check_pruning() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7849,8 +7789,8 @@ $$;
 
 -- The doctor's checks of the work, the rights and the settings.
 
--- Jobs that could have been claimed for a minute, the first 20 queues; leases that nobody took back; and
--- jobs whose time came and that nobody promoted.
+-- Finds jobs that have been claimable for over a minute, in up to 20 queues; leases that expired and were not swept; and
+-- due jobs that were not promoted.
 create function picture_queue._check_overdue() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7896,7 +7836,7 @@ as $$
   from late l where l.n > 0
 $$;
 
--- Our functions in public are known by what they call.
+-- The functions of picture-queue. Those in public are recognised by what their bodies call.
 create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
 language sql stable rows 200 set search_path = pg_catalog, pg_temp
 as $$
@@ -7975,8 +7915,8 @@ exception when insufficient_privilege then
 end
 $$;
 
--- Steps of claims and maintenance that failed for one job, batch, key or schedule, callbacks that were refused, and
--- schedules whose latest tick made no job. Others go on meanwhile.
+-- Finds steps of claims and maintenance that failed for one job, batch, key or schedule, callbacks that were refused, and
+-- schedules whose latest tick made no job.
 create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -8053,7 +7993,7 @@ $$;
 -- The doctor's checks of what Supabase runs beside the database. Its tables belong to others and may
 -- be absent, so they are named in text.
 
--- Whether events get out: the function that sends them, who may hear them, and where they are written.
+-- Checks that events reach their subscribers: the function that sends them, the policies, and the publication.
 create function picture_queue._check_realtime() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -8128,7 +8068,7 @@ begin
 end
 $$;
 
--- How the last run of each of our jobs in pg_cron went, and whether the list of runs grows without end.
+-- Checks the last run of each of our jobs in pg_cron, and the size of its list of runs.
 create function picture_queue._check_cron_runs() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

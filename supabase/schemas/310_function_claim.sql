@@ -1,7 +1,7 @@
--- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy, which
--- complete_job may end without naming the lease. Where nothing can be claimed and nobody did maintenance lately, it
--- does a little of it, since it may be the only one who calls; not before, since its transaction may stay open while
--- the job is worked on.
+-- Claims one job for a caller that never heartbeats, under a lease of at least ten minutes. The lease is marked legacy:
+-- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done lately, it
+-- does some and tries again, since no other caller may exist. It does not do maintenance before a claim: its
+-- transaction may stay open while the job runs, and would keep the locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$

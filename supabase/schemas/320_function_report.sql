@@ -1,5 +1,5 @@
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
--- leases are prolonged one by one, and that of a job whose row cannot be written is prolonged beside it.
+-- leases are prolonged one by one; a lease whose row cannot be written is prolonged in lease_extension.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -70,7 +70,7 @@ begin
   end if;
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by somebody else', job_id));
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;
@@ -145,7 +145,7 @@ begin
   end if;
   return v_outcome ->> 'status';
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by somebody else', job_id));
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
   raise;
 end
 $$;

@@ -1,15 +1,13 @@
--- Reads, as the caller: row level security decides what there is.
+-- Readers run with the caller's rights: row level security decides which rows they see.
 create function public.get_job(job_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
-    'PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
-end
+  select picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+    'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id))
 $$;
-comment on function public.get_job is 'One job of the caller''s.';
+comment on function public.get_job is 'A job of the caller.';
 
--- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
+-- filter: the keys of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
 -- ends after limit rows, or with the row that makes it larger than 8 MiB.
 --
 -- Which index is read does not depend on statistics. Jobs of an owner, of a batch and of a list of ids have an
@@ -81,9 +79,9 @@ begin
   return to_jsonb(v_jobs);
 end
 $$;
-comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
+comment on function public.list_jobs is 'Jobs of the caller, newest first.';
 
--- Generations with their images. It reads as the caller, so users may call it.
+-- A generation with its images. It reads with the caller's rights, so users may call it.
 create function picture_queue._with_images(p_generation public.generations) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
@@ -92,15 +90,13 @@ as $$
 $$;
 
 create function public.get_generation(generation_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((
+  select picture_queue._found((
     select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
-    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
-end
+    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id))
 $$;
-comment on function public.get_generation is 'One generation of the caller''s with its images.';
+comment on function public.get_generation is 'A generation of the caller with its images.';
 
 -- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page). A page ends as that of
 -- list_jobs.
@@ -130,4 +126,4 @@ begin
   return to_jsonb(v_generations);
 end
 $$;
-comment on function public.list_generations is 'Generations of the caller''s with their images, newest first.';
+comment on function public.list_generations is 'Generations of the caller with their images, newest first.';

@@ -1,6 +1,7 @@
--- Dead letters: why jobs failed, and doing something about many of them.
+-- Dead letters: the reasons of failures, and changes of many jobs at once.
 
--- What an error is an example of: text in quotes, ids and numbers differ from one time to the next.
+-- Returns the reason behind an error: the text without what differs from one failure to the next (quoted text, ids and
+-- numbers).
 create function picture_queue._reason(p_error text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -12,7 +13,7 @@ as $$
     '[0-9]+([.,][0-9]+)*', 'N', 'g'), 500)
 $$;
 
--- The reasons of failed jobs (those of the filter; the newest 10,000 of them), the most frequent first.
+-- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -44,11 +45,11 @@ begin
   return v_reasons;
 end
 $$;
-comment on function public.failure_reasons is 'Why jobs failed: equal errors once, with their count.';
+comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 
--- Deletes finished jobs with their history and log, and takes them out of the counts. The caller holds
--- their locks. Batches keep their counts: what was finished stays so. A job whose children are not settled yet
--- stays, since they have to know how it ended. Returns how many.
+-- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller holds
+-- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
+-- they need its status. Returns the number of deleted jobs.
 create function picture_queue._discard(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -64,8 +65,8 @@ as $$
   select count(*)::integer from gone
 $$;
 
--- Cancels locked jobs, as cancel_job does one: what is pending ends, what runs is asked to stop, what is
--- parked is claimed once more. Returns how many.
+-- Cancels locked jobs, as cancel_job does one: a pending job ends, a running one is asked to stop, a parked one
+-- is claimed once more. Returns the number of jobs.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -88,8 +89,8 @@ begin
 end
 $$;
 
--- Retries locked jobs. Of those with one unique key only the newest comes back, and none if another job
--- has the key now. Those whose parents have not finished wait for them as before. Returns how many.
+-- Retries locked jobs. Of several with the same unique key only the newest is retried, and none if another job
+-- has the key now. A job whose parents have not finished waits for them again. Returns the number of retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -122,10 +123,9 @@ end
 $$;
 
 -- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
--- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit; jobs that somebody else has in
--- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
--- nothing. A filter that names nothing is refused: it would be every job. The jobs of each state are read by
--- themselves: for several at once Postgres 15 may read all jobs of a queue.
+-- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up
+-- to 100,000; more: another call is needed. preview only counts. An empty filter is refused, since it would select
+-- every job. Each state has a query of its own: with one for all states Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -150,8 +150,9 @@ begin
     return v_answer;
   end if;
   perform picture_queue._refuse_problem(case
-    when v_states is null then format('action is %s, not retry, cancel or discard', left(quote_nullable(action), 100))
-    when v_where = 'true' then 'filter names nothing' end, 'all failed jobs are {"status": "failed"}');
+    when v_states is null then format('action is %s', left(quote_nullable(action), 100))
+    when v_where = 'true' then 'filter names nothing'
+  end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
   for v_from in
     select format('from public.job_queue j where %s and %s', v_where, case s
       when 'pending' then 'j.status = ''pending'''

@@ -1,7 +1,7 @@
--- A worker says who it is and which job types it can run, with their policies; answers the version
--- of this database. Repeating it changes nothing.
+-- Registers a worker, its queues, and its job types with their policies; answers the version of this database. A
+-- repeated call changes nothing.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_types text[];
@@ -26,30 +26,25 @@ begin
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
-  -- Policies that stay as they are, are not locked: a worker that starts again waits for nobody.
-  insert into picture_queue.job_type
-  select p.*
-  from jsonb_each(job_types) e
-  cross join lateral jsonb_populate_record(
-    null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
-  where not exists (
-    select from picture_queue.job_type t
-    where t.name = e.key and to_jsonb(t) - 'registered_at' = to_jsonb(p) - 'registered_at')
-  order by e.key
-  on conflict (name) do update set queue = excluded.queue, max_attempts = excluded.max_attempts,
-    timeout_seconds = excluded.timeout_seconds, lease_seconds = excluded.lease_seconds,
-    backoff_policy = excluded.backoff_policy, backoff_seconds = excluded.backoff_seconds,
-    backoff_cap_seconds = excluded.backoff_cap_seconds, backoff_jitter = excluded.backoff_jitter,
-    registered_at = excluded.registered_at;
+  -- A policy that stays as it is, is not locked, so a worker that starts again waits for nobody.
+  perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
+  from (
+    select p.*
+    from jsonb_each(job_types) e
+    cross join lateral jsonb_populate_record(
+      null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
+    where not exists (
+      select from picture_queue.job_type t
+      where t.name = e.key and to_jsonb(t) - 'registered_at' = to_jsonb(p) - 'registered_at')
+    order by e.key offset 0
+  ) c;
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy('another transaction registers one of these job types or this worker');
 end
 $$;
-comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
+comment on function public.register_worker is 'Registers a worker and its job types; answers the version of the database.';
 
--- If it did the maintenance, another worker is told to take over at once.
+-- If the worker had the lease of maintenance, the lease ends and another worker is told to take it.
 create function public.unregister_worker(worker text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -64,4 +59,4 @@ begin
   end if;
 end
 $$;
-comment on function public.unregister_worker is 'A worker says that it stopped.';
+comment on function public.unregister_worker is 'Removes a worker that has stopped.';

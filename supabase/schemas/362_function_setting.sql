@@ -1,4 +1,4 @@
--- The settings of the project; changes: any of its columns by name, null for the default.
+-- changes: settings by name; null resets one to its default.
 create function public.set_setting(changes jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -31,7 +31,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s $$;
 comment on function public.get_settings is 'The settings of the project.';
 
--- The rules of what the project, a queue and a job type may say about attempts.
+-- Rules for the policy fields that the project, a queue and a job type have in common.
 create function picture_queue._policy_rules() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$

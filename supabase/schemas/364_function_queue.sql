@@ -1,7 +1,7 @@
 -- Queues: their settings, pausing, draining, purging.
 
--- Makes a queue if it is not there and changes its settings; null is the default again. When the order of
--- claims changes, its pending jobs get their places anew: the oldest 10,000 at once, the rest by maintenance.
+-- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims
+-- changes, its pending jobs get new places: the oldest 10,000 at once, the rest by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -40,9 +40,9 @@ exception
     return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.set_queue is 'Makes a queue or changes its settings.';
+comment on function public.set_queue is 'Creates a queue or changes its settings.';
 
--- How many jobs of each queue are in each state. A finished job is counted where it is kept.
+-- Counts of jobs by queue and state. Finished jobs count until they are pruned.
 create function picture_queue._depths()
 returns table (queue text, status text, hold text, n bigint)
 language sql stable rows 100 set search_path = pg_catalog, pg_temp
@@ -56,8 +56,8 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Queues with how many jobs each has in each state that is not final: one, or all by name. The changes of the
--- counts are added up once for all queues.
+-- Queues by name, or the one with that name, with counts of their unfinished jobs. The changes of the counts are added
+-- up once for all queues.
 create function picture_queue._queues(p_queue text default null) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -79,12 +79,10 @@ $$;
 
 -- One queue; refuses when there is none.
 create function picture_queue._queue(p_queue text) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
-    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)));
-end
+  select picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
+    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
 create function public.list_queues() returns jsonb
@@ -92,7 +90,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select coalesce(jsonb_agg(q), '[]') from (select * from picture_queue._queues() limit 10000) as l (q) $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
--- What is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
+-- Returns what is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
 create function picture_queue._resume_at_problem(p_at timestamptz) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -102,7 +100,7 @@ begin
 end
 $$;
 
--- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
+-- Nothing is claimed from the queue until resume_at, or until it is resumed; running jobs go on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -134,9 +132,9 @@ comment on function public.resume_queue is 'Ends the pause or the draining of a 
 create function public.drain_queue(queue text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_queue._queue(drain_queue.queue) q $$;
-comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
+comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
 
--- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
@@ -165,4 +163,4 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.purge_queue is 'Cancels what is pending in a queue.';
+comment on function public.purge_queue is 'Cancels the pending jobs of a queue.';

@@ -1,8 +1,8 @@
 -- The places of jobs after a queue changed its order of claims (fair_share, aging_seconds).
 
--- Gives locked jobs the place (rank, turn, tenant) that the order of their queue asks for, unless they have
--- one already, as _assign_order does for new jobs. Tenants take turns from the beginning of the line, each of
--- its own jobs after those of p_ids that are older.
+-- Gives locked jobs the place (rank, turn, tenant) that the order of their queue requires, as _assign_order does for new
+-- jobs; jobs that have such a place keep it. Tenants take turns from the head of the queue, and each tenant's jobs keep
+-- the order of their age. Returns the number of jobs.
 create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -42,9 +42,9 @@ as $$
   select cardinality(p_ids)
 $$;
 
--- Gives the next jobs of these queues their new places, p_limit of them, the oldest first; running ones too, which may
--- come back. Jobs that somebody else holds are passed over: they are claimed, or found when all are looked at again.
--- Returns how many jobs it looked at.
+-- Gives the next p_limit jobs of these queues their new places, the oldest first; running ones too, since they may be
+-- retried. Locked jobs are skipped, and a job that cannot be written is noted in failed_step: the second pass, a minute
+-- after the change, finds both. Returns the number of jobs it looked at.
 create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -1,6 +1,6 @@
 -- Limits and pauses of keys, and the weights of tenants.
 
--- What is wrong with the key of a limit; null if nothing. '<kind>:*' stands for each key of a kind.
+-- Returns what is wrong with the key of a limit; null if nothing. '<kind>:*' stands for each key of a kind.
 create function picture_queue._limit_key_problem(p_key text, p_may_be_kind boolean) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -12,14 +12,14 @@ as $$
   end
 $$;
 
--- The rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many may
--- start in any period. Jobs that run already count: where there are any, nothing of the key starts until maintenance
--- has counted them, since their rows must not be locked until the caller commits. Those of claims under way are
--- added within a second or two.
+-- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many may
+-- start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
+-- them: their rows must not stay locked until the caller commits. Jobs of claims in progress are added within a second
+-- or two.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, true), case
@@ -39,8 +39,6 @@ begin
   perform picture_queue._plan_maintenance(picture_queue._now());
   perform picture_queue._look_at_keys(key);
   return (select l from picture_queue._limits(array[key]) l);
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('another transaction is changing the limit of %s', key));
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -56,7 +54,7 @@ as $$
       and (k.key = p_rule or split_part(k.key, ':', 1) || ':*' = p_rule))
 $$;
 
--- The first keys by which jobs are blocked, in their order: one after the other through the index.
+-- The first keys that block jobs, in their order. Each is found by a step in the index, past all jobs of the last.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
 language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -73,10 +71,10 @@ as $$
   select b.key from blocked b
 $$;
 
--- Looks at a key, or at the keys of a kind, again: unblocks the jobs of the first hundred that jobs wait for, and
--- leaves the others to maintenance.
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of the first hundred keys at once,
+-- the others by maintenance.
 create function picture_queue._look_at_keys(p_key text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
 declare
   v_keys text[];
@@ -92,7 +90,7 @@ end
 $$;
 
 create function public.delete_limit(key text, request_id uuid default null) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if picture_queue._first_answer('delete_limit', request_id::text) is not null then
@@ -103,13 +101,11 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
   perform picture_queue._look_at_keys(key);
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse_busy(format('another transaction is changing the limit of %s', key));
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
--- What list_limits says of these keys.
+-- The state of these limit keys, as list_limits answers it.
 create function picture_queue._limits(p_keys text[]) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -140,38 +136,15 @@ as $$
 $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
--- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
-create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform picture_queue._refuse_problem(
-    coalesce(picture_queue._limit_key_problem(key, false), picture_queue._resume_at_problem(resume_at)),
-    'name one key, and a resume_at to come or none');
-  perform picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
-  return jsonb_build_object('key', key, 'paused', true, 'resume_at', nullif(resume_at, 'infinity'));
-end
-$$;
-comment on function public.pause_key is 'Lets no job of a key start.';
-
-create function public.resume_key(key text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform picture_queue._refuse_problem(picture_queue._limit_key_problem(key, false), 'name one key');
-  perform picture_queue._set_pause(key, null);
-  perform picture_queue._look_at_keys(key);
-  return jsonb_build_object('key', key, 'paused', false, 'resume_at', null);
-end
-$$;
-comment on function public.resume_key is 'Ends the pause of a key.';
-
 -- Sets until when a key is paused; refuses when somebody has it locked for two seconds.
-create function picture_queue._set_pause(p_key text, p_until timestamptz) returns void
+create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._check_isolation();
+  perform picture_queue._refuse_problem(
+    coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
+    'name one key, and a resume_at to come or none');
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
@@ -181,10 +154,29 @@ begin
   perform picture_queue._add_running(array[p_key], array[0]);
   update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1 where k.key = p_key;
   perform picture_queue._plan_maintenance(p_until);
+  return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 end
 $$;
 
--- A tenant of weight 3 gets three turns where one of weight 1 gets one.
+-- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
+create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
+comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
+
+create function public.resume_key(key text) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_answer jsonb := picture_queue._set_pause(key, null);
+begin
+  perform picture_queue._look_at_keys(key);
+  return v_answer;
+end
+$$;
+comment on function public.resume_key is 'Ends the pause of a key.';
+
+-- A tenant of weight 3 gets three turns while one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -198,7 +190,7 @@ begin
   return jsonb_build_object('tenant', tenant, 'weight', weight);
 end
 $$;
-comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';
+comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
 create function public.list_tenants() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp

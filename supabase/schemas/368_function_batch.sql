@@ -1,6 +1,5 @@
--- Writes jobs that belong together. When all have finished, however they ended, the callback job is
--- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id and job ids
--- gives the same answer.
+-- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload gets
+-- batch_id and the counts. A repeated call with the same batch_id and job ids gives the same answer.
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}')
 returns jsonb
@@ -49,14 +48,13 @@ exception when others then
 end
 $$;
 comment on function public.enqueue_batch is
-  'Writes jobs that belong together, and one that runs when all have finished.';
+  'Enqueues a batch of jobs, and a callback that runs when all have finished.';
 
 create function public.get_batch(batch_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-begin
   -- The counts, with changes that are not added up yet.
-  return picture_queue._found((
+  select picture_queue._found((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -67,7 +65,6 @@ begin
         b.failed + coalesce(sum((f.data ->> 'failed')::integer), 0) as failed,
         b.cancelled + coalesce(sum((f.data ->> 'cancelled')::integer), 0) as cancelled
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
-    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));
-end
+    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id))
 $$;
-comment on function public.get_batch is 'How far a batch is.';
+comment on function public.get_batch is 'A batch with its counts and progress.';

@@ -1,6 +1,6 @@
--- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
--- kept for a day, for a job that parks on it later. A second event of that name replaces the first; one with the
--- event_id of the first is its repetition.
+-- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job that
+-- parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated call
+-- and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -29,7 +29,7 @@ exception when deadlock_detected or lock_not_available then
   return picture_queue._refuse_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
 $$;
-comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
+comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
@@ -52,7 +52,7 @@ begin
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
-    -- Those that a call wrote whose answer was lost.
+    -- Without the lines of an earlier call whose answer was lost.
     and not exists (
       select from picture_queue.log o
       where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
@@ -68,8 +68,8 @@ end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
--- What happened to a job: its changes of state with their times (claims are read off the attempt they
--- began), its failed attempts with their internal detail, and its log.
+-- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts with
+-- their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -1,28 +1,28 @@
--- Makes a schedule or changes it into this one; what is not said is as by default, but a schedule that
--- is paused stays so. Setting the same again changes nothing.
+-- Creates a schedule or replaces it. Fields that are not given have their defaults, but a paused schedule stays
+-- paused. Setting the same again changes nothing.
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_said jsonb := schedule;
+  v_given jsonb := schedule;
   v_new picture_queue.schedule;
   v_old picture_queue.schedule;
 begin
   perform picture_queue._check_isolation();
   if jsonb_typeof(schedule) = 'object' then
-    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_said
+    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
-  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_said),
+  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_given),
     'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
     'options.delay_seconds, expires_in_seconds and unique');
   v_new.name := set_schedule.name;
-  v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
-  v_new.every_seconds := (v_said ->> 'every_seconds')::double precision;
-  v_new.timezone := picture_queue._timezone(coalesce(v_said ->> 'timezone', 'UTC'));
-  v_new.missed := coalesce(v_said ->> 'missed', 'once');
-  v_new.job := v_said - '{cron,every_seconds,timezone,missed,paused}'::text[];
+  v_new.cron := regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
+  v_new.every_seconds := (v_given ->> 'every_seconds')::double precision;
+  v_new.timezone := picture_queue._timezone(coalesce(v_given ->> 'timezone', 'UTC'));
+  v_new.missed := coalesce(v_given ->> 'missed', 'once');
+  v_new.job := v_given - '{cron,every_seconds,timezone,missed,paused}'::text[];
   v_new.created_at := v_now;
   v_new.next_at := picture_queue._schedule_next(v_new, v_now);
   if v_new.next_at is null then
@@ -33,7 +33,7 @@ begin
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
 
   select * into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
-  v_new.paused := coalesce((v_said ->> 'paused')::boolean, v_old.paused, false);
+  v_new.paused := coalesce((v_given ->> 'paused')::boolean, v_old.paused, false);
   v_new.created_at := coalesce(v_old.created_at, v_now);
   v_new.next_at := case
     when v_new.paused then null
@@ -54,7 +54,7 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
+comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
 
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
@@ -83,9 +83,9 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.pause_schedule is 'A paused schedule makes no jobs.';
+comment on function public.pause_schedule is 'Pauses a schedule: it makes no jobs.';
 
--- The ticks of the pause were not missed. The schedule is checked as if it were set anew.
+-- Ticks during the pause do not count as missed. The schedule is checked again, as by set_schedule.
 create function public.resume_schedule(name text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -93,7 +93,7 @@ as $$
     'cron', s -> 'cron', 'every_seconds', s -> 'every_seconds', 'timezone', s -> 'timezone', 'missed', s -> 'missed'))
   from picture_queue._get_schedule(resume_schedule.name) s
 $$;
-comment on function public.resume_schedule is 'A paused schedule goes on with its next tick from now.';
+comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
 
 -- With a job_id made by the caller the call can be repeated.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
@@ -109,7 +109,7 @@ exception when others then
 end
 $$;
 comment on function public.run_schedule is
-  'Makes a job of a schedule now; its ticks stay as they are. Paused ones too.';
+  'Enqueues a job of a schedule now, even if it is paused; its ticks stay as they are.';
 
 -- The first 10,000 by name, and no more than 8 MiB of them.
 create function public.list_schedules() returns jsonb

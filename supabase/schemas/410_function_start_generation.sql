@@ -1,5 +1,5 @@
--- Checks the wish against the model, then writes the generation and its job in one transaction.
--- Repeating it with the same options.generation_id or options.idempotency_key gives the first answer.
+-- Checks prompt and input against the model, then writes the generation and its job in one transaction. A repeated call
+-- with the same options.generation_id or options.idempotency_key gives the first answer.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
@@ -50,7 +50,7 @@ begin
   end if;
   perform picture_queue._check_input(v_model, p_prompt, p_input);
 
-  -- The id of the job follows from the generation's, so a repetition meets the same job.
+  -- The id of the job is a hash of the generation's, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
     'job_type', 'generate-image', 'generation_id', v_generation_id,
@@ -78,4 +78,4 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;
-comment on function public.start_generation is 'Asks for a picture; answers at once with generation_id and job_id.';
+comment on function public.start_generation is 'Starts a generation; answers at once with generation_id and job_id.';

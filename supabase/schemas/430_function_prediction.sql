@@ -1,10 +1,10 @@
--- The worker's side of a generation: pay once. begin_prediction commits a row before Replicate is
--- called, or gives back the live one of a worker that died; record_prediction learns the id right
--- after; the row ends with finish_prediction. All under the lease of the job, whose row they lock.
+-- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before Replicate is
+-- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
+-- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Answers what to send. prediction.id is the row; resumed says that the row was there before: a live
--- one, or one that succeeded, with images as saved, whose worker died before it could report. owned are
--- the prediction ids of the last two hours that belong to rows, the newest 10,000, so that an orphan can be told.
+-- Answers what to send to Replicate. prediction.id is the id of the row. resumed: the row existed already, either live,
+-- or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the last two
+-- hours that belong to rows, the newest 10,000; a prediction that is not among them may be an orphan.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -46,9 +46,9 @@ begin
       order by p.created_at desc limit 10000)));
 end
 $$;
-comment on function public.begin_prediction is 'Commits the row of a prediction, or gives back the one there is.';
+comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
 
--- The row of a prediction, live and of this lease's job, locked.
+-- Locks and returns a prediction of the job under this lease.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'

@@ -1,12 +1,12 @@
--- What is wrong with the queue, and what to do about it. Each check is a function that answers findings and looks at a
--- bounded number of rows.
+-- The doctor finds problems and proposes remedies. Each check is a function that returns findings and reads a bounded
+-- number of rows.
 create type picture_queue.finding as (
   verdict text,            -- ok, warn, bad
   detail text,
   remedy text              -- a statement to paste, or a sentence
 );
 
--- One check: its findings, or, where it has none, that all is well. A check that fails is a finding too.
+-- Runs one check. A check without findings is answered with one that is ok, a check that raises with a warning.
 create function picture_queue._check(p_check text, p_client_time timestamptz default null) returns jsonb
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -31,7 +31,7 @@ begin
 end
 $$;
 
--- The checks in their order: the function of each, what it answers when all is well, and whether it reads jobs.
+-- The checks in their order: the function of each, its detail when all is well, and whether it reads jobs.
 create function picture_queue._checks() returns table (name text, function text, well text, reads_jobs boolean)
 language sql immutable rows 20 set search_path = pg_catalog, pg_temp
 as $$
@@ -55,7 +55,7 @@ as $$
     ('clock', '_check_clock($2)', null, false)
 $$;
 
--- Looks the queue over; client_time: the caller's clock.
+-- Runs all checks. client_time: the time of the caller's clock.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -72,7 +72,7 @@ begin
       'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
 end
 $$;
-comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';
+comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
 
 -- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
 create function picture_queue._check_snapshots() returns setof picture_queue.finding
@@ -122,7 +122,7 @@ as $$
   order by t.n_dead_tup desc limit 20
 $$;
 
--- The indexes of job_queue without which a call reads the whole table. A test keeps the list true.
+-- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list.
 create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -154,8 +154,8 @@ as $$
   where not (i.indisvalid and i.indisready) and i.indrelid in (select o.oid from picture_queue._our_tables() o)
 $$;
 
--- Rows that belong to nothing: the first 10,000 of each kind are looked at, one by one by their ids rather
--- than beside all jobs.
+-- Finds rows that belong to nothing among the first 10,000 of each kind. Jobs are looked up by id, not joined, so that
+-- their table is never read as a whole.
 create function picture_queue._check_orphans() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -204,8 +204,8 @@ as $$
   from found f where f.n > 0
 $$;
 
--- Compares the counts with the jobs, for each state with up to 20,000 of them. Being stable, it sees both as of one
--- moment.
+-- Compares the counts with the jobs, for each state with up to 20,000 jobs. The function is stable, so all its queries
+-- see one snapshot.
 create function picture_queue._check_depth() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -234,8 +234,8 @@ begin
 end
 $$;
 
--- What was to go and is still there: jobs that are a day older than they are kept, partitions of the archive that
--- are too old, and tables that were partitions and whose month has another one now.
+-- Finds what pruning should have deleted: jobs a day past their retention and partitions of the archive past theirs;
+-- also detached partitions whose month has a new partition.
 create function picture_queue._check_pruning() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

@@ -1,7 +1,7 @@
 -- The doctor's checks of the work, the rights and the settings.
 
--- Jobs that could have been claimed for a minute, the first 20 queues; leases that nobody took back; and
--- jobs whose time came and that nobody promoted.
+-- Finds jobs that have been claimable for over a minute, in up to 20 queues; leases that expired and were not swept; and
+-- due jobs that were not promoted.
 create function picture_queue._check_overdue() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -47,7 +47,7 @@ as $$
   from late l where l.n > 0
 $$;
 
--- Our functions in public are known by what they call.
+-- The functions of picture-queue. Those in public are recognised by what their bodies call.
 create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
 language sql stable rows 200 set search_path = pg_catalog, pg_temp
 as $$
@@ -126,8 +126,8 @@ exception when insufficient_privilege then
 end
 $$;
 
--- Steps of claims and maintenance that failed for one job, batch, key or schedule, callbacks that were refused, and
--- schedules whose latest tick made no job. Others go on meanwhile.
+-- Finds steps of claims and maintenance that failed for one job, batch, key or schedule, callbacks that were refused, and
+-- schedules whose latest tick made no job.
 create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

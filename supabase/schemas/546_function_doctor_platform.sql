@@ -1,7 +1,7 @@
 -- The doctor's checks of what Supabase runs beside the database. Its tables belong to others and may
 -- be absent, so they are named in text.
 
--- Whether events get out: the function that sends them, who may hear them, and where they are written.
+-- Checks that events reach their subscribers: the function that sends them, the policies, and the publication.
 create function picture_queue._check_realtime() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -76,7 +76,7 @@ begin
 end
 $$;
 
--- How the last run of each of our jobs in pg_cron went, and whether the list of runs grows without end.
+-- Checks the last run of each of our jobs in pg_cron, and the size of its list of runs.
 create function picture_queue._check_cron_runs() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
