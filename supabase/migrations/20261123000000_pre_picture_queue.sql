@@ -4198,9 +4198,8 @@ declare
   v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
 begin
   perform picture_queue._check_isolation();
-  if not picture_queue._is_list(leases) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
-  end if;
+  perform picture_queue._refuse_problem(
+    case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
   begin
     perform l.job_id from jsonb_to_recordset(leases) as l (job_id uuid, lease_id uuid);
   exception when data_exception then
@@ -7789,8 +7788,8 @@ $$;
 
 -- The doctor's checks of the work, the rights and the settings.
 
--- Finds jobs that have been claimable for over a minute, in up to 20 queues; leases that expired and were not swept; and
--- due jobs that were not promoted.
+-- Finds jobs that have been claimable for over a minute, in up to 20 queues; expired leases that were not swept; and due
+-- jobs that were not promoted.
 create function picture_queue._check_overdue() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7915,8 +7914,8 @@ exception when insufficient_privilege then
 end
 $$;
 
--- Finds steps of claims and maintenance that failed for one job, batch, key or schedule, callbacks that were refused, and
--- schedules whose latest tick made no job.
+-- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and schedules
+-- whose latest tick made no job.
 create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

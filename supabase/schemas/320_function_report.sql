@@ -9,9 +9,8 @@ declare
   v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
 begin
   perform picture_queue._check_isolation();
-  if not picture_queue._is_list(leases) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
-  end if;
+  perform picture_queue._refuse_problem(
+    case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
   begin
     perform l.job_id from jsonb_to_recordset(leases) as l (job_id uuid, lease_id uuid);
   exception when data_exception then
