@@ -4839,7 +4839,8 @@ begin
   return picture_queue.version();
 end
 $$;
-comment on function public.register_worker is 'Registers a worker and its job types; answers the version of the database.';
+comment on function public.register_worker is
+  'Registers a worker and its job types; answers the version of the database.';
 
 -- If the worker had the lease of maintenance, the lease ends and another worker is told to take it.
 create function public.unregister_worker(worker text) returns void
@@ -5124,9 +5125,9 @@ comment on function public.purge_queue is 'Cancels the pending jobs of a queue.'
 
 -- The places of jobs after a queue changed its order of claims (fair_share, aging_seconds).
 
--- Gives locked jobs the place (rank, turn, tenant) that the order of their queue requires, as _assign_order does for new
--- jobs; jobs that have such a place keep it. Tenants take turns from the head of the queue, and each tenant's jobs keep
--- the order of their age. Returns the number of jobs.
+-- Gives locked jobs the place (rank, turn, tenant) that the order of their queue requires, as _assign_order does for
+-- new jobs; jobs that have such a place keep it. Tenants take turns from the head of the queue, and each tenant's jobs
+-- keep the order of their age. Returns the number of jobs.
 create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -5231,8 +5232,8 @@ as $$
   end
 $$;
 
--- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many may
--- start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
+-- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many
+-- may start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
 -- them: their rows must not stay locked until the caller commits. Jobs of claims in progress are added within a second
 -- or two.
 create function public.set_limit(
@@ -5290,8 +5291,8 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of the first hundred keys at once,
--- the others by maintenance.
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of the first hundred keys at
+-- once, the others by maintenance.
 create function picture_queue._look_at_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
@@ -5496,9 +5497,9 @@ comment on function public.get_batch is 'A batch with its counts and progress.';
 
 -- 370_function_event_history.sql
 
--- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job that
--- parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated call
--- and changes nothing.
+-- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job
+-- that parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated
+-- call and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5566,8 +5567,8 @@ end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
--- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts with
--- their internal detail, and its log.
+-- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts
+-- with their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -5926,10 +5927,10 @@ begin
 end
 $$;
 
--- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped. An
--- error of one is written to its last_error, and the others go on. A refused tick is not tried again, unless the error
--- is transient. The lock timeout bounds the wait for an open transaction that enqueues the same unique job. Returns the
--- number of jobs.
+-- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped.
+-- An error of one is written to its last_error, and the others go on. A refused tick is not tried again, unless the
+-- error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same unique job.
+-- Returns the number of jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -7788,8 +7789,8 @@ $$;
 
 -- The doctor's checks of the work, the rights and the settings.
 
--- Finds jobs that have been claimable for over a minute, in up to 20 queues; expired leases that were not swept; and due
--- jobs that were not promoted.
+-- Finds jobs that have been claimable for over a minute, in up to 20 queues; expired leases that were not swept; and
+-- due jobs that were not promoted.
 create function picture_queue._check_overdue() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -7914,8 +7915,8 @@ exception when insufficient_privilege then
 end
 $$;
 
--- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and schedules
--- whose latest tick made no job.
+-- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and
+-- schedules whose latest tick made no job.
 create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

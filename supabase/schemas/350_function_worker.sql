@@ -42,7 +42,8 @@ begin
   return picture_queue.version();
 end
 $$;
-comment on function public.register_worker is 'Registers a worker and its job types; answers the version of the database.';
+comment on function public.register_worker is
+  'Registers a worker and its job types; answers the version of the database.';
 
 -- If the worker had the lease of maintenance, the lease ends and another worker is told to take it.
 create function public.unregister_worker(worker text) returns void

@@ -1,8 +1,8 @@
 -- The places of jobs after a queue changed its order of claims (fair_share, aging_seconds).
 
--- Gives locked jobs the place (rank, turn, tenant) that the order of their queue requires, as _assign_order does for new
--- jobs; jobs that have such a place keep it. Tenants take turns from the head of the queue, and each tenant's jobs keep
--- the order of their age. Returns the number of jobs.
+-- Gives locked jobs the place (rank, turn, tenant) that the order of their queue requires, as _assign_order does for
+-- new jobs; jobs that have such a place keep it. Tenants take turns from the head of the queue, and each tenant's jobs
+-- keep the order of their age. Returns the number of jobs.
 create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

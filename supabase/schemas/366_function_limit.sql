@@ -12,8 +12,8 @@ as $$
   end
 $$;
 
--- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many may
--- start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
+-- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many
+-- may start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
 -- them: their rows must not stay locked until the caller commits. Jobs of claims in progress are added within a second
 -- or two.
 create function public.set_limit(
@@ -71,8 +71,8 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of the first hundred keys at once,
--- the others by maintenance.
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of the first hundred keys at
+-- once, the others by maintenance.
 create function picture_queue._look_at_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$

@@ -1,6 +1,6 @@
--- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job that
--- parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated call
--- and changes nothing.
+-- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job
+-- that parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated
+-- call and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -68,8 +68,8 @@ end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
--- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts with
--- their internal detail, and its log.
+-- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts
+-- with their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -79,10 +79,10 @@ begin
 end
 $$;
 
--- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped. An
--- error of one is written to its last_error, and the others go on. A refused tick is not tried again, unless the error
--- is transient. The lock timeout bounds the wait for an open transaction that enqueues the same unique job. Returns the
--- number of jobs.
+-- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped.
+-- An error of one is written to its last_error, and the others go on. A refused tick is not tried again, unless the
+-- error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same unique job.
+-- Returns the number of jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$

@@ -1,7 +1,7 @@
 -- The doctor's checks of the work, the rights and the settings.
 
--- Finds jobs that have been claimable for over a minute, in up to 20 queues; expired leases that were not swept; and due
--- jobs that were not promoted.
+-- Finds jobs that have been claimable for over a minute, in up to 20 queues; expired leases that were not swept; and
+-- due jobs that were not promoted.
 create function picture_queue._check_overdue() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -126,8 +126,8 @@ exception when insufficient_privilege then
 end
 $$;
 
--- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and schedules
--- whose latest tick made no job.
+-- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and
+-- schedules whose latest tick made no job.
 create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
