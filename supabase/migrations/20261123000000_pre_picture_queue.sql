@@ -246,9 +246,9 @@ as $$
 begin
   if p_sqlstate like 'PT%' then
     return;
-  elsif p_sqlstate = '40001' then
-    perform picture_queue._check_isolation();
   elsif picture_queue._is_transient(p_sqlstate) then
+    -- With a fixed snapshot a repeated call in the same transaction fails again.
+    perform picture_queue._check_isolation() where p_sqlstate = '40001';
     perform picture_queue._refuse_busy(p_busy);
   end if;
   perform picture_queue._refuse('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
@@ -5532,7 +5532,7 @@ comment on function public.send_event is 'Sends an external event to the jobs pa
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_attempt integer := (picture_queue._leased(job_id, lease_id)).attempt;
@@ -5560,9 +5560,12 @@ begin
   where l.job_id = log_job.job_id and l.id <= (
     select o.id from picture_queue.log o where o.job_id = log_job.job_id order by o.id desc offset 200 limit 1);
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
-exception when data_exception then
-  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
-  return null;
+exception
+  when deadlock_detected or lock_not_available then
+    return picture_queue._refuse_busy(format('the log of job %s is locked by another transaction', job_id));
+  when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
+    return null;
 end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
@@ -6376,7 +6379,7 @@ comment on function public.list_models is 'The models on offer, with their input
 -- or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the last two
 -- hours that belong to rows, the newest 10,000; a prediction that is not among them may be an orphan.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(job_id, lease_id);
@@ -6414,6 +6417,8 @@ begin
       select p.prediction_id from picture_queue.prediction p
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
       order by p.created_at desc limit 10000)));
+exception when deadlock_detected or lock_not_available then
+  return picture_queue._refuse_busy(format('the generation of job %s is locked by another transaction', job_id));
 end
 $$;
 comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
@@ -6440,7 +6445,7 @@ end
 $$;
 
 create function public.record_prediction(job_id uuid, lease_id uuid, prediction uuid, prediction_id text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
@@ -6455,8 +6460,11 @@ begin
   update picture_queue.prediction p
   set prediction_id = record_prediction.prediction_id, state = 'created', updated_at = picture_queue._now()
   where p.id = v_row.id;
-exception when unique_violation then
-  perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
+exception
+  when unique_violation then
+    perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
+  when deadlock_detected or lock_not_available then
+    perform picture_queue._refuse_busy(format('another transaction records prediction_id %s', prediction_id));
 end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';

@@ -63,9 +63,9 @@ as $$
 begin
   if p_sqlstate like 'PT%' then
     return;
-  elsif p_sqlstate = '40001' then
-    perform picture_queue._check_isolation();
   elsif picture_queue._is_transient(p_sqlstate) then
+    -- With a fixed snapshot a repeated call in the same transaction fails again.
+    perform picture_queue._check_isolation() where p_sqlstate = '40001';
     perform picture_queue._refuse_busy(p_busy);
   end if;
   perform picture_queue._refuse('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),

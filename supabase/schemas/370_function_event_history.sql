@@ -33,7 +33,7 @@ comment on function public.send_event is 'Sends an external event to the jobs pa
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_attempt integer := (picture_queue._leased(job_id, lease_id)).attempt;
@@ -61,9 +61,12 @@ begin
   where l.job_id = log_job.job_id and l.id <= (
     select o.id from picture_queue.log o where o.job_id = log_job.job_id order by o.id desc offset 200 limit 1);
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
-exception when data_exception then
-  perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
-  return null;
+exception
+  when deadlock_detected or lock_not_available then
+    return picture_queue._refuse_busy(format('the log of job %s is locked by another transaction', job_id));
+  when data_exception then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
+    return null;
 end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';

@@ -128,6 +128,36 @@ async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(painting, held):
     assert answers == [(call, "PT503") for call in calls]
 
 
+async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(painting):
+    url, holder, (job, lease, _) = painting
+    await holder.execute("delete from picture_queue.prediction")
+    other = await connect(url)
+    try:
+        await holder.execute("begin")
+        await holder.execute("select from public.generations for update")
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await other.fetchval("select begin_prediction($1, $2)", job, lease)
+        assert refused.value.sqlstate == "PT503"
+        await holder.execute("rollback")
+        begun = await other.fetchval("select begin_prediction($1, $2)", job, lease)
+        await holder.execute("begin")
+        await holder.execute(
+            """insert into picture_queue.prediction
+              (job_id, generation_id, attempt, model_id, input, state, prediction_id)
+            select job_id, id, 1, model_id, input, 'failed', 'taken' from public.generations"""
+        )
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await other.fetchval(
+                "select record_prediction($1, $2, $3, 'taken')",
+                job,
+                lease,
+                UUID(begun["prediction"]["id"]),
+            )
+        assert refused.value.sqlstate == "PT503"
+    finally:
+        await other.close(timeout=5)
+
+
 async def test_a_worker_in_an_open_transaction_is_in_nobodys_way(own_database):
     """Neither one whose row is new there, nor one whose row was changed there."""
     holder = await connect(own_database)
