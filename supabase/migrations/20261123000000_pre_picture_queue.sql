@@ -182,7 +182,7 @@ as $$ begin return clock_timestamp(); end $$;
 -- 030_function__refuse.sql
 
 -- Raises the error of that code. The message is fixed, since PostgREST copies it into the HTTP
--- reason phrase as it is; what varies goes to DETAIL (field and value) and HINT (the fix).
+-- reason phrase as it is; what varies goes to DETAIL (field and value) and HINT (the fix; null: that of the code).
 create function picture_queue._refuse(p_code text, p_detail text default null, p_hint text default null)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -190,51 +190,69 @@ as $$
 declare
   v_status text;
   v_message text;
+  v_hint text;
 begin
-  select e.status, e.message into v_status, v_message
+  select e.status, e.message, e.hint into v_status, v_message, v_hint
   from (values
-    ('PQ_INVALID_ARGUMENT',   '400', 'an argument is not acceptable'),
-    ('PQ_INVALID_CRON',       '400', 'no such cron expression or time zone'),
-    ('PQ_NOT_AUTHENTICATED',  '401', 'sign in first'),
-    ('PQ_NOT_ALLOWED',        '403', 'this caller may not do that'),
-    ('PQ_UNKNOWN_JOB',        '404', 'no such job'),
-    ('PQ_UNKNOWN_GENERATION', '404', 'no such generation'),
-    ('PQ_UNKNOWN_MODEL',      '404', 'no such model'),
-    ('PQ_UNKNOWN_QUEUE',      '404', 'no such queue'),
-    ('PQ_UNKNOWN_DEPENDENCY', '404', 'no such job to depend on'),
-    ('PQ_UNKNOWN_SCHEDULE',   '404', 'no such schedule'),
-    ('PQ_UNKNOWN_BATCH',      '404', 'no such batch'),
-    ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit'),
-    ('PQ_STALE_LEASE',        '409', 'the lease ended'),
-    ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit that'),
-    ('PQ_RUNNING_JOB',        '409', 'the job is running already'),
-    ('PQ_QUEUE_DRAINING',     '409', 'the queue takes no new jobs'),
-    ('PQ_CONFLICT',           '409', 'that does not fit what is already there'),
-    ('PQ_TOO_LARGE',          '413', 'too large'),
-    ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model'),
-    ('PQ_CYCLE',              '422', 'the dependencies form a circle'),
-    ('PQ_BUSY',               '503', 'the database is busy, repeat the call')
-  ) as e (code, status, message)
+    ('PQ_INVALID_ARGUMENT',   '400', 'an argument is not acceptable', 'docs/sql.md says what each argument may be'),
+    ('PQ_INVALID_CRON',       '400', 'no such cron expression or time zone', 'such as 30 9 * * mon-fri and Europe/Berlin'),
+    ('PQ_NOT_AUTHENTICATED',  '401', 'sign in first', 'send the token of a user, or a service key'),
+    ('PQ_NOT_ALLOWED',        '403', 'this caller may not do that', 'use a service key'),
+    ('PQ_UNKNOWN_JOB',        '404', 'no such job', 'the id is wrong, the job was pruned, or it is of another user'),
+    ('PQ_UNKNOWN_GENERATION', '404', 'no such generation', 'list_generations() has those there are'),
+    ('PQ_UNKNOWN_MODEL',      '404', 'no such model', 'list_models() has those this project offers'),
+    ('PQ_UNKNOWN_QUEUE',      '404', 'no such queue', 'list_queues() has those there are'),
+    ('PQ_UNKNOWN_DEPENDENCY', '404', 'no such job to depend on', 'enqueue the job it depends on first'),
+    ('PQ_UNKNOWN_SCHEDULE',   '404', 'no such schedule', 'list_schedules() has those there are'),
+    ('PQ_UNKNOWN_BATCH',      '404', 'no such batch', 'enqueue_batch() answers the id of a batch'),
+    ('PQ_UNKNOWN_LIMIT',      '404', 'no such limit', 'list_limits() has those there are'),
+    ('PQ_STALE_LEASE',        '409', 'the lease ended', 'stop working on this job; whoever holds it now goes on'),
+    ('PQ_FINISHED_JOB',       '409', 'the state of the job does not permit that', 'get_job() has its state'),
+    ('PQ_RUNNING_JOB',        '409', 'the job is running already', 'wait until it has finished, or cancel it'),
+    ('PQ_QUEUE_DRAINING',     '409', 'the queue takes no new jobs', 'resume_queue() ends draining'),
+    ('PQ_CONFLICT',           '409', 'that does not fit what is already there', 'read what is there, then change the call'),
+    ('PQ_TOO_LARGE',          '413', 'too large', 'store the data elsewhere, and pass its path'),
+    ('PQ_INVALID_INPUT',      '422', 'the input does not fit the model', 'list_models() has the inputs of each model'),
+    ('PQ_CYCLE',              '422', 'the dependencies form a circle', 'leave out one of the dependencies'),
+    ('PQ_BUSY',               '503', 'the database is busy, repeat the call', 'repeat the call')
+  ) as e (code, status, message, hint)
   where e.code = p_code;
   raise exception using
     errcode = 'PT' || v_status,
     message = p_code || ': ' || v_message,
-    detail = coalesce(p_detail, ''),
-    hint = coalesce(p_hint, '');
+    detail = coalesce(regexp_replace(p_detail, ' is $', ' is null'), ''),
+    hint = coalesce(p_hint, v_hint);
 end
 $$;
 
 -- Raises PQ_BUSY because another transaction holds what the caller must lock. A function that changes what an
--- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function, and returns this
--- for `lock_not_available or deadlock_detected`.
-create function picture_queue._refuse_busy(
-  p_detail text default 'another transaction holds a row that this call changes')
-returns jsonb
+-- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function.
+create function picture_queue._refuse_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse('PQ_BUSY', p_detail, 'repeat the call; queue_doctor() names transactions that stay open');
+  perform picture_queue._refuse('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row that this call changes'),
+    'repeat the call; queue_doctor() names transactions that stay open');
   return null;
+end
+$$;
+
+-- Raises the error that a call ended with as one of ours. For the handler `when others`, which raises ours as they
+-- are: PQ_BUSY stands for what passes by itself, PQ_CONFLICT for the rest, since a trigger of the project on
+-- public.job_queue, public.generations or public.images may raise anything.
+create function picture_queue._refuse_error(p_sqlstate text, p_message text, p_busy text default null) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_sqlstate like 'PT%' then
+    return;
+  elsif picture_queue._is_transient(p_sqlstate) then
+    -- With a fixed snapshot a repeated call in the same transaction fails again.
+    perform picture_queue._check_isolation() where p_sqlstate = '40001';
+    perform picture_queue._refuse_busy(p_busy);
+  end if;
+  perform picture_queue._refuse('PQ_CONFLICT', format('the change was refused with SQLSTATE %s: %s', p_sqlstate, p_message),
+    'look for a trigger or constraint of yours on public.job_queue, public.generations or public.images');
 end
 $$;
 
@@ -1487,6 +1505,7 @@ begin
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
     when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
     when 'fold' then picture_queue._fold_depth(p_limit)
+    when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
@@ -1496,6 +1515,13 @@ begin
     else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
   end;
 end
+$$;
+
+-- Tells whether the round of maintenance that calls has used up its time.
+create function picture_queue._is_out_of_time() returns boolean
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz, false)
 $$;
 
 -- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
@@ -1511,9 +1537,7 @@ declare
   v_error text;
   v_detail text;
 begin
-  if v_count = 0
-    or clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz
-  then
+  if v_count = 0 or picture_queue._is_out_of_time() then
     return 0;
   end if;
   if v_count <= 1000 then
@@ -3483,7 +3507,10 @@ begin
   update picture_queue.worker w
   set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = picture_queue._now()
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
-  if not found then
+  -- A row that an open transaction has made or changed would be waited for.
+  if not found and not exists (select from picture_queue.worker w where w.name = p_worker)
+    and pg_catalog.pg_try_advisory_xact_lock(1903326073, pg_catalog.hashtext(p_worker))
+  then
     insert into picture_queue.worker (name, queues, job_types, idle, seen_at)
     values (p_worker, p_queues, p_job_types, p_idle, picture_queue._now())
     on conflict do nothing;
@@ -3814,9 +3841,9 @@ $$;
 
 -- 280_function__lease.sql
 
--- The job, locked; refuses when there is none.
+-- The job, locked; refuses when there is none, or when another transaction has it locked for two seconds.
 create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue;
@@ -3827,6 +3854,9 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   return v_job;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy(format('job %s is locked by another transaction', p_job_id));
+  return null;
 end
 $$;
 
@@ -3943,8 +3973,9 @@ begin
   insert into picture_queue.answer (call, id, answer, at)
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_request is not null;
   return v_answer;
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
+  raise;
 end
 $$;
 
@@ -4124,10 +4155,10 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 
 -- 310_function_claim.sql
 
--- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy, which
--- complete_job may end without naming the lease. Where nothing can be claimed and nobody did maintenance lately, it
--- does a little of it, since it may be the only one who calls; not before, since its transaction may stay open while
--- the job is worked on.
+-- Claims one job for a caller that never heartbeats, under a lease of at least ten minutes. The lease is marked legacy:
+-- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done lately, it
+-- does some and tries again, since no other caller may exist. It does not do maintenance before a claim: its
+-- transaction may stay open while the job runs, and would keep the locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4162,8 +4193,10 @@ as $$
 declare
   v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), lease_seconds,
     coalesce(request_id, gen_random_uuid()), weights, false, coalesce(confirms_start, false));
-  v_problem text := case
-    when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
+begin
+  perform picture_queue._refuse_problem(case
+    when coalesce(length(worker), 0) not between 1 and 200
+      then format('worker is %s, not 1 to 200 characters', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
     when greatest(cardinality(queues), cardinality(job_types)) > 1000 then 'queues or job_types has more than 1000 entries'
     -- Names have at most 63 and 128 characters: all together they have no more than their number allows.
@@ -4177,11 +4210,7 @@ declare
     when not 0 < all (weights) then format('weights are %s, not above 0', weights)
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
-  end;
-begin
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
-  end if;
+  end);
   return picture_queue._claim_isolated(v_claim);
 end
 $$;
@@ -4191,7 +4220,7 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 -- 320_function_report.sql
 
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
--- leases are prolonged one by one, and that of a job whose row cannot be written is prolonged beside it.
+-- leases are prolonged one by one; a lease whose row cannot be written is prolonged in lease_extension.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4201,9 +4230,8 @@ declare
   v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
 begin
   perform picture_queue._check_isolation();
-  if not picture_queue._is_list(leases) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
-  end if;
+  perform picture_queue._refuse_problem(
+    case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
   begin
     perform l.job_id from jsonb_to_recordset(leases) as l (job_id uuid, lease_id uuid);
   exception when data_exception then
@@ -4244,9 +4272,8 @@ declare
   v_job public.job_queue;
   v_announce boolean;
 begin
-  if progress is null or progress not between 0 and 100 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('progress is %s, not 0 to 100', progress), 'pass percent');
-  end if;
+  perform picture_queue._refuse_problem(
+    case when coalesce(progress, -1) not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end, 'pass percent');
   v_job := picture_queue._leased(job_id, lease_id);
   v_announce := progress in (0, 100)
     or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
@@ -4263,9 +4290,9 @@ begin
     perform picture_queue._emit(array[job_id]);
   end if;
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
-  return null;
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  raise;
 end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
@@ -4287,7 +4314,7 @@ begin
   exception when others then
     if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
       if picture_queue._is_transient(sqlstate) then
-        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+        perform picture_queue._refuse_busy();
       elsif sqlstate like 'PT%' then
         raise;
       end if;
@@ -4332,15 +4359,15 @@ begin
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   elsif v_outcome ->> 'outcome' = 'busy' then
-    perform picture_queue._refuse('PQ_BUSY', v_outcome ->> 'error', 'repeat the call');
+    perform picture_queue._refuse_busy(v_outcome ->> 'error');
   elsif v_outcome ->> 'outcome' = 'refused' then
     perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', job_id, v_outcome ->> 'error'),
       'look for a trigger or constraint of yours on public.job_queue');
   end if;
   return v_outcome ->> 'status';
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  raise;
 end
 $$;
 comment on function public.complete_job is 'Ends one attempt: completed, or retried or failed when error is given.';
@@ -4348,14 +4375,14 @@ comment on function public.complete_job is 'Ends one attempt: completed, or retr
 
 -- 330_function_cancel_retry.sql
 
--- Owners and service keys. The rights are in picture_queue.cancel_job, which knows the caller.
+-- For owners and service keys. picture_queue.cancel_job checks the caller's right to the job.
 create function public.cancel_job(job_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
--- Gives the job one more attempt, if none is left. A pending job is what a retry leads to: repeating the call changes
--- nothing.
+-- Makes a failed or cancelled job pending again, with one more attempt if none is left. A pending job stays as it is,
+-- so the call can be repeated.
 create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -4376,8 +4403,9 @@ begin
   end if;
   return picture_queue._keep_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  raise;
 end
 $$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';
@@ -4385,9 +4413,9 @@ comment on function public.retry_job is 'Makes a failed or cancelled job pending
 
 -- 338_function__jobs_where.sql
 
--- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
--- gets the plan of its own index. Refuses a filter that it does not understand; null is as good as not given.
--- p_others: rules for keys the caller looks at itself. It reads nothing, so users may call it.
+-- Returns the SQL condition for a filter, on job_queue as j. It is put into the text of a query, so that each filter
+-- gets a plan with its own index. Refuses unknown keys and bad values; a null value counts as not given.
+-- p_others: rules for keys that the caller handles itself. The function reads no table, so users may call it.
 create function picture_queue._jobs_where(p_filter jsonb, p_others jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -4419,7 +4447,8 @@ begin
 end
 $$;
 
--- One condition. What is always so of such jobs is said too, since the partial indexes ask for it.
+-- Returns the condition for one key. It repeats what is always true for such jobs, so that the planner can use the
+-- partial indexes.
 create function picture_queue._filter_condition(p_key text, p_value text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -4450,9 +4479,9 @@ as $$
   end
 $$;
 
--- The jobs of a filter as text for the from of a query: a branch for each status, since job_queue_listed has
--- all but the running ones, and those have an index for each hold. $1, $2: the span of seq, lower bound
--- included; $3: how many of each queue and status; $4: the queues. It reads nothing, so users may call it.
+-- Returns a subquery for the jobs of a filter: a branch for each status, since job_queue_listed has all jobs but the
+-- running ones, and those have an index for each hold. Parameters of the text: $1, $2 the range of seq, lower bound
+-- included; $3 the number of jobs for each queue and status; $4 the queues. It reads no table, so users may call it.
 create function picture_queue._jobs_by_state(p_filter jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -4481,18 +4510,16 @@ $$;
 
 -- 340_function_read.sql
 
--- Reads, as the caller: row level security decides what there is.
+-- Readers run with the caller's rights: row level security decides which rows they see.
 create function public.get_job(job_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
-    'PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
-end
+  select picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+    'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id))
 $$;
-comment on function public.get_job is 'One job of the caller''s.';
+comment on function public.get_job is 'A job of the caller.';
 
--- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
+-- filter: the keys of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
 -- ends after limit rows, or with the row that makes it larger than 8 MiB.
 --
 -- Which index is read does not depend on statistics. Jobs of an owner, of a batch and of a list of ids have an
@@ -4564,55 +4591,62 @@ begin
   return to_jsonb(v_jobs);
 end
 $$;
-comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
+comment on function public.list_jobs is 'Jobs of the caller, newest first.';
+
+-- A generation with its images. It reads with the caller's rights, so users may call it.
+create function picture_queue._with_images(p_generation public.generations) returns jsonb
+language sql stable security invoker set search_path = pg_catalog, pg_temp
+as $$
+  select to_jsonb(p_generation) || jsonb_build_object('images', coalesce(
+    (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = p_generation.id), '[]'))
+$$;
 
 create function public.get_generation(generation_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((
-    select to_jsonb(g) || jsonb_build_object('images', coalesce(
-      (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
-    from public.generations g where g.id = get_generation.generation_id),
-    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
-end
+  select picture_queue._found((
+    select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
+    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id))
 $$;
-comment on function public.get_generation is 'One generation of the caller''s with its images.';
+comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page).
+-- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page). A page ends as that of
+-- list_jobs.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_generations jsonb;
+  v_generation jsonb;
+  v_generations jsonb[] := '{}'::jsonb[];
+  v_bytes bigint := 0;
 begin
   perform picture_queue._check_fields('filter.', nullif(filter, 'null'), '{
     "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
     "limit": ["integer", 1, 1000],
     "before": ["moment"]
   }');
-  select coalesce(jsonb_agg(to_jsonb(g) || jsonb_build_object('images', coalesce(
-      (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
-    order by g.created_at desc, g.id), '[]')
-  into v_generations
-  from (
-    select * from public.generations
-    where (filter ->> 'status' is null or status = filter ->> 'status')
-      and created_at < coalesce((filter ->> 'before')::timestamptz, 'infinity')
-    order by created_at desc, id
-    limit coalesce((filter ->> 'limit')::bigint, 100)
-  ) g;
-  return v_generations;
+  for v_generation in
+    select picture_queue._with_images(g) from public.generations g
+    where (filter ->> 'status' is null or g.status = filter ->> 'status')
+      and g.created_at < coalesce((filter ->> 'before')::timestamptz, 'infinity')
+    order by g.created_at desc, g.id limit coalesce((filter ->> 'limit')::bigint, 100)
+  loop
+    v_generations := v_generations || v_generation;
+    v_bytes := v_bytes + pg_column_size(v_generation);
+    exit when v_bytes > 8388608;
+  end loop;
+  return to_jsonb(v_generations);
 end
 $$;
-comment on function public.list_generations is 'Generations of the caller''s with their images, newest first.';
+comment on function public.list_generations is 'Generations of the caller with their images, newest first.';
 
 
 -- 342_function_failures.sql
 
--- Dead letters: why jobs failed, and doing something about many of them.
+-- Dead letters: the reasons of failures, and changes of many jobs at once.
 
--- What an error is an example of: text in quotes, ids and numbers differ from one time to the next.
+-- Returns the reason behind an error: the text without what differs from one failure to the next (quoted text, ids and
+-- numbers).
 create function picture_queue._reason(p_error text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -4624,7 +4658,7 @@ as $$
     '[0-9]+([.,][0-9]+)*', 'N', 'g'), 500)
 $$;
 
--- The reasons of failed jobs (those of the filter; the newest 10,000 of them), the most frequent first.
+-- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4656,11 +4690,11 @@ begin
   return v_reasons;
 end
 $$;
-comment on function public.failure_reasons is 'Why jobs failed: equal errors once, with their count.';
+comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 
--- Deletes finished jobs with their history and log, and takes them out of the counts. The caller holds
--- their locks. Batches keep their counts: what was finished stays so. A job whose children are not settled yet
--- stays, since they have to know how it ended. Returns how many.
+-- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller holds
+-- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
+-- they need its status. Returns the number of deleted jobs.
 create function picture_queue._discard(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -4676,8 +4710,8 @@ as $$
   select count(*)::integer from gone
 $$;
 
--- Cancels locked jobs, as cancel_job does one: what is pending ends, what runs is asked to stop, what is
--- parked is claimed once more. Returns how many.
+-- Cancels locked jobs, as cancel_job does one: a pending job ends, a running one is asked to stop, a parked one
+-- is claimed once more. Returns the number of jobs.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4700,8 +4734,8 @@ begin
 end
 $$;
 
--- Retries locked jobs. Of those with one unique key only the newest comes back, and none if another job
--- has the key now. Those whose parents have not finished wait for them as before. Returns how many.
+-- Retries locked jobs. Of several with the same unique key only the newest is retried, and none if another job
+-- has the key now. A job whose parents have not finished waits for them again. Returns the number of retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -4734,9 +4768,9 @@ end
 $$;
 
 -- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
--- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit; jobs that somebody else has in
--- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
--- nothing. A filter that names nothing is refused: it would be every job.
+-- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up
+-- to 100,000; more: another call is needed. preview only counts. An empty filter is refused, since it would select
+-- every job. Each state has a query of its own: with one for all states Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -4745,35 +4779,43 @@ as $$
 declare
   v_where text := picture_queue._jobs_where(filter, '{"limit": ["integer", 1, 10000]}');
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
-  v_able text := case action
-    when 'retry' then case when filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
-      else 'j.status in (''failed'', ''cancelled'')' end
-    when 'cancel' then '(j.status = ''pending'' or j.status = ''processing'' and j.hold is null'
-      || ' or j.status = ''processing'' and j.hold = ''parked'')'
-    when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
-  v_matched bigint;
-  v_ids uuid[] := array[]::uuid[];
+  v_states text[] := case action
+    when 'retry' then case when filter ->> 'status' is null then '{failed}' else '{failed,cancelled}' end
+    when 'cancel' then '{pending,processing,parked}'
+    when 'discard' then '{completed,failed,cancelled}' end;
+  v_from text;
+  v_count bigint;
+  v_found uuid[];
+  v_matched bigint := 0;
+  v_ids uuid[] := '{}'::uuid[];
   v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
   if v_answer is not null then
     return v_answer;
   end if;
-  if v_able is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(action), 100)),
-      'retry, cancel or discard');
-  elsif v_where = 'true' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter names nothing', '{"status": "failed"} is all failed jobs');
-  end if;
-  v_where := v_where || ' and ' || v_able;
-  execute format('select count(*) from (select from public.job_queue j where %s limit 100000) m', v_where) into v_matched;
-  if not coalesce(preview, false) and v_matched > 0 then
-    -- What was asked to stop before needs no second asking.
-    execute format('select coalesce(array_agg(d.id), ''{}'') from (
-      select j.id from public.job_queue j where %s limit %s for update skip locked) d',
-      v_where || case action when 'cancel' then ' and j.cancel_requested_at is null' else '' end, v_limit)
-    into v_ids;
-  end if;
+  perform picture_queue._refuse_problem(case
+    when v_states is null then format('action is %s', left(quote_nullable(action), 100))
+    when v_where = 'true' then 'filter names nothing'
+  end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
+  for v_from in
+    select format('from public.job_queue j where %s and %s', v_where, case s
+      when 'pending' then 'j.status = ''pending'''
+      when 'processing' then 'j.status = ''processing'' and j.hold is null'
+      when 'parked' then 'j.status = ''processing'' and j.hold = ''parked'''
+      else format('j.status = %L and j.finished_at is not null', s) end)
+    from unnest(v_states) s
+  loop
+    execute format('select count(*) from (select %s limit %s) m', v_from, 100000 - v_matched) into v_count;
+    v_matched := v_matched + v_count;
+    if v_count > 0 and not coalesce(preview, false) then
+      -- What was asked to stop before needs no second asking.
+      execute format('select array(select j.id %s %s limit %s for update skip locked)', v_from,
+        case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
+      into v_found;
+      v_ids := v_ids || v_found;
+    end if;
+  end loop;
   return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', picture_queue._isolate(action, v_ids::text[], 1000),
     'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
@@ -4786,14 +4828,15 @@ comment on function public.change_jobs is 'Retries, cancels or discards the jobs
 
 -- 350_function_worker.sql
 
--- A worker says who it is and which job types it can run, with their policies; answers the version
--- of this database. Repeating it changes nothing.
+-- Registers a worker, its queues, and its job types with their policies; answers the version of this database. A
+-- repeated call changes nothing.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_types text[];
 begin
+  perform picture_queue._check_isolation();
   perform picture_queue._refuse_problem(coalesce(
     case when coalesce(length(worker), 0) not between 1 and 200 or worker ~ '[[:cntrl:]]'
       then format('worker is %s, not 1 to 200 characters without line breaks',
@@ -4813,30 +4856,31 @@ begin
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
-  insert into picture_queue.job_type as t
-  select p.*
-  from jsonb_each(job_types) e
-  cross join lateral jsonb_populate_record(
-    null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
-  order by e.key
-  on conflict (name) do update set queue = excluded.queue, max_attempts = excluded.max_attempts,
-    timeout_seconds = excluded.timeout_seconds, lease_seconds = excluded.lease_seconds,
-    backoff_policy = excluded.backoff_policy, backoff_seconds = excluded.backoff_seconds,
-    backoff_cap_seconds = excluded.backoff_cap_seconds, backoff_jitter = excluded.backoff_jitter,
-    registered_at = excluded.registered_at
-  where to_jsonb(t) - 'registered_at' <> to_jsonb(excluded) - 'registered_at';
+  -- A policy that stays as it is, is not locked, so a worker that starts again waits for nobody.
+  perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
+  from (
+    select p.*
+    from jsonb_each(job_types) e
+    cross join lateral jsonb_populate_record(
+      null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
+    where not exists (
+      select from picture_queue.job_type t
+      where t.name = e.key and to_jsonb(t) - 'registered_at' = to_jsonb(p) - 'registered_at')
+    order by e.key offset 0
+  ) c;
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
 end
 $$;
-comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
+comment on function public.register_worker is
+  'Registers a worker and its job types; answers the version of the database.';
 
--- If it did the maintenance, another worker is told to take over at once.
+-- If the worker had the lease of maintenance, the lease ends and another worker is told to take it.
 create function public.unregister_worker(worker text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  delete from picture_queue.worker w where w.name = unregister_worker.worker;
+  perform picture_queue._write_row('picture_queue.worker', 'name', worker, null);
   update picture_queue.maintenance m set leased_until = '-infinity'
   where m.only_row = any (array(
     select o.only_row from picture_queue.maintenance o where o.worker = unregister_worker.worker for update skip locked));
@@ -4844,11 +4888,9 @@ begin
     perform picture_queue._wake((
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
-exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
 end
 $$;
-comment on function public.unregister_worker is 'A worker says that it stopped.';
+comment on function public.unregister_worker is 'Removes a worker that has stopped.';
 
 
 -- 360_function_version.sql
@@ -4867,9 +4909,9 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- 362_function_setting.sql
 
--- The settings of the project; changes: any of its columns by name, null for the default.
+-- changes: settings by name; null resets one to its default.
 create function public.set_setting(changes jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._check_fields('', coalesce(changes, 'null'), picture_queue._policy_rules() || '{
@@ -4889,10 +4931,8 @@ begin
   if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then
     perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
   end if;
-  perform picture_queue._change_row('picture_queue.setting', 'only_row', 'true', changes);
+  perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';
@@ -4902,7 +4942,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s $$;
 comment on function public.get_settings is 'The settings of the project.';
 
--- The rules of what the project, a queue and a job type may say about attempts.
+-- Rules for the policy fields that the project, a queue and a job type have in common.
 create function picture_queue._policy_rules() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -4917,18 +4957,29 @@ as $$
   }'::jsonb
 $$;
 
--- Writes checked changes to the row of a table whose key column has that value. null stands for the column's
--- default. All are written at once, since they may fit only together.
-create function picture_queue._change_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
+-- Writes checked values to the row of a table whose key column has that value, and makes the row if it is not there.
+-- A null stands for the column's default; p_changes null deletes the row. All columns are written at once, since they
+-- may fit only together. Returns whether there was such a row or is one now.
+create function picture_queue._write_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb)
+returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_rows integer;
 begin
-  if p_changes <> '{}' then
-    execute format('update %s set %s where %I::text = $1', p_table, (
-      select string_agg(format('%I = %s', c.key, coalesce(quote_literal(c.value), 'default')), ', ')
-      from jsonb_each_text(p_changes) as c (key, value)), p_key_column)
-    using p_key;
-  end if;
+  perform picture_queue._check_isolation();
+  execute case when p_changes is null then format('delete from %s where %I = %L', p_table, p_key_column, p_key)
+    else (
+      select format('insert into %1$s (%2$I%3$s) values (%4$L%5$s) on conflict (%2$I) do %6$s', p_table, p_key_column,
+        string_agg(format(', %I', c.key), '' order by c.key), p_key,
+        string_agg(coalesce(', ' || quote_literal(c.value), ', default'), '' order by c.key),
+        coalesce('update set ' || string_agg(format('%1$I = excluded.%1$I', c.key), ', '), 'nothing'))
+      from jsonb_each_text(p_changes) as c (key, value)) end;
+  get diagnostics v_rows = row_count;
+  return v_rows > 0;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy(format('another transaction is changing the row of %s in %s', quote_nullable(p_key), p_table));
+  return null;
 end
 $$;
 
@@ -4937,14 +4988,13 @@ $$;
 
 -- Queues: their settings, pausing, draining, purging.
 
--- Makes a queue if it is not there and changes its settings; null is the default again. When the order of
--- claims changes, its pending jobs get their places anew: the oldest 10,000 at once, the rest by maintenance.
+-- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims
+-- changes, its pending jobs get new places: the oldest 10,000 at once, the rest by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_old picture_queue.queue;
-  v_new picture_queue.queue;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_fields('', changes, picture_queue._policy_rules() || '{
@@ -4956,14 +5006,14 @@ begin
     "draining": ["boolean"]
   }');
   perform picture_queue._refuse_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
-    then format('queue is %s', quote_nullable(queue)) end);
-  insert into picture_queue.queue (name) values (queue) on conflict do nothing;
+    then format('queue is %s', quote_nullable(left(queue, 100))) end);
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, '{}');
   select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
-  perform picture_queue._change_row('picture_queue.queue', 'name', queue, changes);
-  select * into v_new from picture_queue.queue q where q.name = set_queue.queue;
-  if (v_new.fair_share, v_new.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds) then
-    update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
-    where q.name = set_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, changes);
+  update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
+  where q.name = set_queue.queue
+    and (q.fair_share, q.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds);
+  if found then
     perform picture_queue._reorder_queues(array[queue], 10000);
   end if;
   return picture_queue._queue(queue);
@@ -4978,9 +5028,9 @@ exception
     return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.set_queue is 'Makes a queue or changes its settings.';
+comment on function public.set_queue is 'Creates a queue or changes its settings.';
 
--- How many jobs of each queue are in each state. A finished job is counted where it is kept.
+-- Counts of jobs by queue and state. Finished jobs count until they are pruned.
 create function picture_queue._depths()
 returns table (queue text, status text, hold text, n bigint)
 language sql stable rows 100 set search_path = pg_catalog, pg_temp
@@ -4994,8 +5044,8 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Queues with how many jobs each has in each state that is not final: one, or all by name. The changes of the
--- counts are added up once for all queues.
+-- Queues by name, or the one with that name, with counts of their unfinished jobs. The changes of the counts are added
+-- up once for all queues.
 create function picture_queue._queues(p_queue text default null) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5017,20 +5067,18 @@ $$;
 
 -- One queue; refuses when there is none.
 create function picture_queue._queue(p_queue text) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
-    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)), 'list_queues() has those there are');
-end
+  select picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
+    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
 create function public.list_queues() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select coalesce(jsonb_agg(q order by q ->> 'name'), '[]') from picture_queue._queues() q $$;
+as $$ select coalesce(jsonb_agg(q), '[]') from (select * from picture_queue._queues() limit 10000) as l (q) $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
--- What is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
+-- Returns what is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
 create function picture_queue._resume_at_problem(p_at timestamptz) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5040,36 +5088,31 @@ begin
 end
 $$;
 
--- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
+-- Nothing is claimed from the queue until resume_at, or until it is resumed; running jobs go on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
   perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time to come, or none');
-  update picture_queue.queue q
-  set paused_until = coalesce(resume_at, 'infinity'), pause_reason = left(pause_queue.reason, 500)
-  where q.name = pause_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
+    'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
 
 create function public.resume_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
-  update picture_queue.queue q set paused_until = null, pause_reason = null, draining = false
-  where q.name = resume_queue.queue;
-  delete from picture_queue.breaker b where b.queue = resume_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue,
+    '{"paused_until": null, "pause_reason": null, "draining": false}');
+  perform picture_queue._write_row('picture_queue.breaker', 'queue', queue, null);
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
@@ -5077,9 +5120,9 @@ comment on function public.resume_queue is 'Ends the pause or the draining of a 
 create function public.drain_queue(queue text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_queue._queue(drain_queue.queue) q $$;
-comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
+comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
 
--- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
@@ -5108,17 +5151,17 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.purge_queue is 'Cancels what is pending in a queue.';
+comment on function public.purge_queue is 'Cancels the pending jobs of a queue.';
 
 
 -- 365_function__reorder.sql
 
 -- The places of jobs after a queue changed its order of claims (fair_share, aging_seconds).
 
--- Gives locked jobs the place (rank, turn, tenant) that the order of their queue asks for, unless they have
--- one already, as _assign_order does for new jobs. Tenants take turns from the beginning of the line, each of
--- its own jobs after those of p_ids that are older.
-create function picture_queue._renumber_jobs(p_ids uuid[]) returns void
+-- Gives locked jobs the place (rank, turn, tenant) that the order of their queue requires, as _assign_order does for
+-- new jobs; jobs that have such a place keep it. Tenants take turns from the head of the queue, and each tenant's jobs
+-- keep the order of their age. Returns the number of jobs.
+create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with misplaced as (
@@ -5153,12 +5196,13 @@ as $$
     from misplaced m
     left join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
   ) n
-  where j.id = any (p_ids) and j.id = n.id
+  where j.id = any (p_ids) and j.id = n.id;
+  select cardinality(p_ids)
 $$;
 
--- Gives the next jobs of these queues their new places, p_limit of them, the oldest first; running ones too, which may
--- come back. Jobs that somebody else holds are passed over: they are claimed, or found when all are looked at again.
--- Returns how many jobs it looked at.
+-- Gives the next p_limit jobs of these queues their new places, the oldest first; running ones too, since they may be
+-- retried. Locked jobs are skipped, and a job that cannot be written is noted in failed_step: the second pass, a minute
+-- after the change, finds both. Returns the number of jobs it looked at.
 create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -5189,8 +5233,10 @@ begin
         order by j.seq limit v_left)
       order by seq limit v_left
     ) o;
-    perform picture_queue._renumber_jobs(array(
-      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked));
+    perform picture_queue._isolate('renumber', array(
+      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked)::text[], v_left);
+    -- Without time for all of them, the next round begins with the same jobs.
+    exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
       reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
         when v_queue.reorder_again_at is not null then v_queue.reorder_after end,
@@ -5207,7 +5253,7 @@ $$;
 
 -- Limits and pauses of keys, and the weights of tenants.
 
--- What is wrong with the key of a limit; null if nothing. '<kind>:*' stands for each key of a kind.
+-- Returns what is wrong with the key of a limit; null if nothing. '<kind>:*' stands for each key of a kind.
 create function picture_queue._limit_key_problem(p_key text, p_may_be_kind boolean) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -5219,14 +5265,14 @@ as $$
   end
 $$;
 
--- The rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many may
--- start in any period. Jobs that run already count: where there are any, nothing of the key starts until maintenance
--- has counted them, since their rows must not be locked until the caller commits. Those of claims under way are
--- added within a second or two.
+-- Sets the rule of a key, or with <kind>:* of each key of a kind: how many of its jobs may run at once, and how many
+-- may start in any period. Running jobs count. If there are any, no job of the key starts until maintenance has counted
+-- them: their rows must not stay locked until the caller commits. Jobs of claims in progress are added within a second
+-- or two.
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, true), case
@@ -5237,19 +5283,15 @@ begin
     when max_running is null and rate is null then 'neither max_running nor rate is given'
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
   end), 'pause_key() lets nothing start; delete_limit() ends a limit');
-  insert into picture_queue.limit_rule as r (key, max_running, rate, period_seconds, created_at, count_at)
-  values (set_limit.key, set_limit.max_running, set_limit.rate, set_limit.period_seconds, picture_queue._now(), picture_queue._now())
-  on conflict on constraint limit_rule_pkey do update
-  set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds,
-    created_at = excluded.created_at, count_at = excluded.count_at;
+  perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
+    'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds,
+    'created_at', picture_queue._now(), 'count_at', picture_queue._now()));
   if not picture_queue._has_uncounted(key) then
     update picture_queue.limit_rule r set counted = true where r.key = set_limit.key;
   end if;
   perform picture_queue._plan_maintenance(picture_queue._now());
   perform picture_queue._look_at_keys(key);
-  return (select l.item from jsonb_array_elements(public.list_limits()) as l (item) where l.item ->> 'key' = set_limit.key);
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('key is %s: somebody else is changing it', key));
+  return (select l from picture_queue._limits(array[key]) l);
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -5265,25 +5307,33 @@ as $$
       and (k.key = p_rule or split_part(k.key, ':', 1) || ':*' = p_rule))
 $$;
 
--- Looks at a key, or at the keys of a kind, again: unblocks the jobs of the first hundred that jobs wait for, and
--- leaves the others to maintenance.
+-- The first keys that block jobs, in their order. Each is found by a step in the index, past all jobs of the last.
+create function picture_queue._blocking_keys(p_limit integer) returns setof text
+language sql stable rows 100 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  with recursive blocked as (
+    (select j.blocked_on as key, 1 as n from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
+    union all
+    select o.key, b.n + 1 from blocked b
+    cross join lateral (
+      select j.blocked_on as key from public.job_queue j
+      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > b.key order by j.blocked_on limit 1) o
+    where b.n < p_limit
+  )
+  select b.key from blocked b
+$$;
+
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of the first hundred keys at
+-- once, the others by maintenance.
 create function picture_queue._look_at_keys(p_key text) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
 declare
   v_keys text[];
 begin
-  with recursive blocked as (
-    -- The keys that jobs are blocked on, one after the other through the index.
-    (select j.blocked_on as key from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
-    union all
-    select o.key from blocked b
-    cross join lateral (
-      select j.blocked_on as key from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > b.key order by j.blocked_on limit 1) o
-  )
-  select array_agg(b.key) into v_keys from blocked b where b.key = p_key or split_part(b.key, ':', 1) || ':*' = p_key;
+  select array_agg(k) into v_keys from picture_queue._blocking_keys(2147483647) k
+  where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
   insert into picture_queue.freed_key (key, n, at) select k, 0, picture_queue._now() from unnest(v_keys) k;
   perform picture_queue._isolate('key', v_keys[:100], 100);
   if cardinality(v_keys) > 100 then
@@ -5293,81 +5343,65 @@ end
 $$;
 
 create function public.delete_limit(key text, request_id uuid default null) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   if picture_queue._first_answer('delete_limit', request_id::text) is not null then
     return;
   end if;
   perform picture_queue._keep_answer('delete_limit', request_id::text, '{}');
-  delete from picture_queue.limit_rule r where r.key = delete_limit.key;
-  if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))),
-      'list_limits() has those there are');
+  if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
+    perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
   perform picture_queue._look_at_keys(key);
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse_busy(format('key is %s: somebody else is changing it', key));
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
-create function public.list_limits() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- The state of these limit keys, as list_limits answers it.
+create function picture_queue._limits(p_keys text[]) returns setof jsonb
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
+  select jsonb_build_object(
     'key', k.key, 'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds,
     'paused', coalesce(l.paused_until > picture_queue._now(), false),
     'resume_at', case when l.paused_until > picture_queue._now() then nullif(l.paused_until, 'infinity') end,
     'running', greatest(coalesce(l.running, 0) - (
       select coalesce(sum(f.n), 0) from picture_queue.freed_key f where f.key = k.key), 0),
     'waiting', (select count(*) from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked')) order by k.key), '[]')
-  from (
-    select key from picture_queue.limit_rule
-    union
-    select key from picture_queue.limit_key where paused_until > picture_queue._now() or due_at is not null
-  ) k
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'))
+  from unnest(p_keys) with ordinality as k (key, n)
   left join picture_queue.limit_rule r on r.key = k.key
   left join picture_queue.limit_key l on l.key = k.key
+  order by k.n
+$$;
+
+-- The first 10,000 by key.
+create function public.list_limits() returns jsonb
+language sql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(l), '[]')
+  from picture_queue._limits(array(
+    select r.key from picture_queue.limit_rule r
+    union
+    select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now() or k.due_at is not null
+    order by key limit 10000)) l
 $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
--- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
-create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform picture_queue._refuse_problem(
-    coalesce(picture_queue._limit_key_problem(key, false), picture_queue._resume_at_problem(resume_at)),
-    'name one key, and a resume_at to come or none');
-  perform picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
-  return jsonb_build_object('key', key, 'paused', true, 'resume_at', nullif(resume_at, 'infinity'));
-end
-$$;
-comment on function public.pause_key is 'Lets no job of a key start.';
-
-create function public.resume_key(key text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform picture_queue._refuse_problem(picture_queue._limit_key_problem(key, false), 'name one key');
-  perform picture_queue._set_pause(key, null);
-  perform picture_queue._look_at_keys(key);
-  return jsonb_build_object('key', key, 'paused', false, 'resume_at', null);
-end
-$$;
-comment on function public.resume_key is 'Ends the pause of a key.';
-
 -- Sets until when a key is paused; refuses when somebody has it locked for two seconds.
-create function picture_queue._set_pause(p_key text, p_until timestamptz) returns void
+create function picture_queue._set_pause(p_key text, p_until timestamptz) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform picture_queue._check_isolation();
+  perform picture_queue._refuse_problem(
+    coalesce(picture_queue._limit_key_problem(p_key, false), picture_queue._resume_at_problem(nullif(p_until, 'infinity'))),
+    'name one key, and a resume_at to come or none');
   for v_try in 1..40 loop
     exit when picture_queue._lock_keys(array[p_key]) <> '{}';
     if v_try = 40 then
-      perform picture_queue._refuse_busy(format('key is %s: somebody else has it locked', p_key));
+      perform picture_queue._refuse_busy(format('another transaction has locked the key %s', p_key));
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
@@ -5375,46 +5409,63 @@ begin
     version = k.version + 1
   where k.key = p_key;
   perform picture_queue._plan_maintenance(p_until);
+  return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 end
 $$;
 
--- A tenant of weight 3 gets three turns where one of weight 1 gets one.
+-- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
+create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
+language sql volatile security definer set search_path = pg_catalog, pg_temp
+as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
+comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
+
+create function public.resume_key(key text) returns jsonb
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_answer jsonb := picture_queue._set_pause(key, null);
+begin
+  perform picture_queue._look_at_keys(key);
+  return v_answer;
+end
+$$;
+comment on function public.resume_key is 'Ends the pause of a key.';
+
+-- A tenant of weight 3 gets three turns while one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._refuse_problem(case
-    when coalesce(length(tenant), 0) not between 1 and 200 or weight is null or weight not between 0.001 and 1000
-    then format('tenant is %s and weight %s', quote_nullable(left(tenant, 200)), quote_nullable(weight))
-  end, 'a weight is 0.001 to 1000');
-  insert into picture_queue.tenant as t (name, weight) values (set_tenant.tenant, set_tenant.weight)
-  on conflict (name) do update set weight = excluded.weight;
+    when coalesce(length(tenant), 0) not between 1 and 200
+      then format('tenant is %s, not 1 to 200 characters', quote_nullable(left(tenant, 200)))
+    when coalesce(weight, 0) not between 0.001 and 1000 then format('weight is %s, not 0.001 to 1000', weight)
+  end, 'the weight of a tenant without one is 1');
+  perform picture_queue._write_row('picture_queue.tenant', 'name', tenant, jsonb_build_object('weight', weight));
   return jsonb_build_object('tenant', tenant, 'weight', weight);
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.set_tenant is 'Gives a tenant its weight in queues that share fairly.';
+comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
 create function public.list_tenants() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
-  from picture_queue.tenant t
+  from (select * from picture_queue.tenant order by name limit 10000) t
 $$;
 comment on function public.list_tenants is 'The tenants with a weight of their own.';
 
 
 -- 368_function_batch.sql
 
--- Writes jobs that belong together. When all have finished, however they ended, the callback job is
--- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id gives the jobs that are
--- there; with the same request_id, the same answer.
+-- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload gets
+-- batch_id and the counts. A call repeated with the same batch_id answers the jobs that are there; with the same
+-- request_id, the same answer.
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}',
   request_id uuid default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_answer jsonb := picture_queue._first_answer('enqueue_batch', request_id::text);
@@ -5447,7 +5498,7 @@ begin
   if not found then
     return picture_queue._keep_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
-      from public.job_queue j where j.batch_id = enqueue_batch.batch_id)));
+      from (select * from public.job_queue o where o.batch_id = enqueue_batch.batch_id order by o.seq limit 100000) j)));
   end if;
   v_jobs := picture_queue._enqueue(case when jsonb_typeof(jobs) = 'array' then (
     select coalesce(jsonb_agg(e.item || jsonb_build_object('options',
@@ -5458,20 +5509,19 @@ begin
   perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
   return picture_queue._keep_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
-exception
-  when deadlock_detected then
-    return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys or parents');
+  raise;
 end
 $$;
 comment on function public.enqueue_batch is
-  'Writes jobs that belong together, and one that runs when all have finished.';
+  'Enqueues a batch of jobs, and a callback that runs when all have finished.';
 
 create function public.get_batch(batch_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-begin
   -- The counts, with changes that are not added up yet.
-  return picture_queue._found((
+  select picture_queue._found((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -5482,17 +5532,16 @@ begin
         b.failed + coalesce(sum((f.data ->> 'failed')::integer), 0) as failed,
         b.cancelled + coalesce(sum((f.data ->> 'cancelled')::integer), 0) as cancelled
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
-    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));
-end
+    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id))
 $$;
-comment on function public.get_batch is 'How far a batch is.';
+comment on function public.get_batch is 'A batch with its counts and progress.';
 
 
 -- 370_function_event_history.sql
 
--- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
--- kept for a day, for a job that parks on it later. A second event of that name replaces the first; one with the
--- event_id of the first is its repetition.
+-- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job
+-- that parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated
+-- call and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -5501,16 +5550,12 @@ declare
   v_answer jsonb;
 begin
   perform picture_queue._check_isolation();
-  if coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
-      'a name has 1 to 200 characters, none of them a control character');
-  end if;
-  perform picture_queue._refuse_problem(
-    'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)));
-  if length(event_id) not between 1 and 200 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('event_id is %s', quote_literal(left(event_id, 300))),
-      'an event_id has 1 to 200 characters');
-  end if;
+  perform picture_queue._refuse_problem(coalesce(
+    case when coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]'
+      then format('name is %s', quote_nullable(left(name, 300))) end,
+    'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)),
+    case when length(event_id) not between 1 and 200 then format('event_id is %s', quote_literal(left(event_id, 300))) end),
+    'name and event_id have 1 to 200 characters, a name no control characters');
   v_answer := picture_queue._first_answer(v_call, event_id);
   if v_answer is not null then
     return v_answer;
@@ -5525,32 +5570,30 @@ exception when deadlock_detected or lock_not_available then
   return picture_queue._refuse_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
 $$;
-comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
+comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_attempt integer;
+  v_attempt integer := (picture_queue._leased(job_id, lease_id)).attempt;
 begin
-  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
-  if not picture_queue._is_list(lines) or jsonb_path_exists(lines,
-      '$[*] ? (!(@.message.type() == "string") || exists(@.level) && !(@.level.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
-      'levels are debug, info, warning and error');
-  elsif exists (
-    select from jsonb_to_recordset(lines) as l (at timestamptz) where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z')
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines has a time that is not from 1970 to 9998');
-  end if;
+  perform picture_queue._refuse_problem(case
+    when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
+      then 'lines is not a list of {level, message}'
+    when exists (select from jsonb_array_elements(lines) e
+      where e -> 'level' not in ('"debug"', '"info"', '"warning"', '"error"'))
+      then 'lines has a level that is not debug, info, warning or error'
+    when exists (select from jsonb_to_recordset(lines) as l (at timestamptz)
+      where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z') then 'lines has a time that is not from 1970 to 9998'
+  end, 'lines is a list of {at, level, message}');
   insert into picture_queue.log (job_id, attempt, at, level, message)
   select log_job.job_id, v_attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
-    -- Those that a call wrote whose answer was lost.
+    -- Without the lines of an earlier call whose answer was lost.
     and not exists (
       select from picture_queue.log o
       where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
@@ -5561,16 +5604,16 @@ begin
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
 exception
   when deadlock_detected or lock_not_available then
-    return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
+    return picture_queue._refuse_busy(format('the log of job %s is locked by another transaction', job_id));
   when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'lines is a list of {at, level, message}');
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
     return null;
 end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
--- What happened to a job: its changes of state with their times (claims are read off the attempt they
--- began), its failed attempts with their internal detail, and its log.
+-- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts
+-- with their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -5688,16 +5731,10 @@ declare
   v_fields text[];
   v_cron picture_queue.cron;
 begin
-  v_text := case v_text
-    when '@hourly' then '0 * * * *'
-    when '@daily' then '0 0 * * *'
-    when '@midnight' then '0 0 * * *'
-    when '@weekly' then '0 0 * * 0'
-    when '@monthly' then '0 0 1 * *'
-    when '@yearly' then '0 0 1 1 *'
-    when '@annually' then '0 0 1 1 *'
-    else v_text
-  end;
+  v_text := coalesce('{
+    "@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *"
+  }'::jsonb ->> v_text, v_text);
   v_fields := regexp_split_to_array(v_text, '[[:space:]]+');
   if length(v_text) > 500 or cardinality(v_fields) is distinct from 5 then
     perform picture_queue._refuse('PQ_INVALID_CRON',
@@ -5854,10 +5891,10 @@ $$;
 
 -- 376_function__schedule.sql
 
--- A *tick* is a moment at which a schedule comes. Each makes one job, whoever sees it first: the row is
--- locked, and the job's id follows from the name and the tick.
+-- A *tick* is a time at which a schedule is due. Each tick makes one job, even if several workers see it: the row is
+-- locked, and the job's id is a hash of the name and the tick.
 
--- The first tick after a moment; null if there is none. Intervals are counted in whole microseconds
+-- Returns the first tick after a time; null if there is none. Intervals are counted in whole microseconds
 -- from created_at, so they never drift.
 create function picture_queue._schedule_next(p_schedule picture_queue.schedule, p_after timestamptz)
 returns timestamptz
@@ -5874,42 +5911,18 @@ begin
 end
 $$;
 
--- The latest tick up to p_now of a schedule that is due. Halves the time that may hold later ones, as
--- there may be very many.
-create function picture_queue._schedule_latest(p_schedule picture_queue.schedule, p_now timestamptz)
-returns timestamptz
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_latest timestamptz := p_schedule.next_at;
-  v_end timestamptz := p_now;  -- no tick is after it
-  v_middle timestamptz;
-  v_tick timestamptz;
-begin
-  -- Two ticks are a second apart, or more.
-  while v_end - v_latest >= interval '1 second' loop
-    v_middle := v_latest + (v_end - v_latest) / 2;
-    v_tick := picture_queue._schedule_next(p_schedule, v_middle);
-    if v_tick <= p_now then
-      v_latest := v_tick;
-    else
-      v_end := v_middle;
-    end if;
-  end loop;
-  return v_latest;
-end
-$$;
-
--- Of a schedule that is due: the ticks that make a job now, at most p_limit, and when it comes next.
--- Of several, all but the latest were missed. The latest is not, unless the schedule skips what it
--- missed and it is over two minutes late: pg_cron alone looks once a minute.
+-- Returns the ticks of a due schedule that make a job now, at most p_limit, and its next tick. Of several due ticks all
+-- but the latest count as missed. With missed = skip the latest counts as missed once it is over two minutes late, not
+-- earlier: without a worker only pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_latest timestamptz;
+  v_latest timestamptz := p_schedule.next_at;
+  v_end timestamptz := p_now;  -- no tick is after it
+  v_tick timestamptz;
 begin
   if p_schedule.missed = 'all' then
     next_at := p_schedule.next_at;
@@ -5919,14 +5932,22 @@ begin
     end loop;
     return;
   end if;
-  v_latest := picture_queue._schedule_latest(p_schedule, p_now);
+  -- A binary search for the latest tick, since very many may have been missed. Two ticks are a second apart, or more.
+  while v_end - v_latest >= interval '1 second' loop
+    v_tick := picture_queue._schedule_next(p_schedule, v_latest + (v_end - v_latest) / 2);
+    if v_tick <= p_now then
+      v_latest := v_tick;
+    else
+      v_end := v_latest + (v_end - v_latest) / 2;
+    end if;
+  end loop;
   ticks := case when p_schedule.missed = 'once' or v_latest > p_now - interval '2 minutes'
     then array[v_latest] else '{}' end;
   next_at := picture_queue._schedule_next(p_schedule, v_latest);
 end
 $$;
 
--- The item for enqueue that a tick of a schedule makes; it finds both in its metadata.
+-- The job that a tick of a schedule enqueues; its metadata has the schedule and the tick.
 create function picture_queue._schedule_job(p_schedule picture_queue.schedule, p_tick timestamptz, p_job_id uuid)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -5937,7 +5958,7 @@ as $$
         'schedule', p_schedule.name, 'tick', (to_jsonb(p_tick at time zone 'UTC') #>> '{}') || '+00:00')))
 $$;
 
--- Makes the jobs of the schedules that are due: at most p_limit, shared among the schedules. Returns how many jobs.
+-- Enqueues the jobs of due schedules: at most p_limit, shared among the schedules. Returns the number of jobs.
 create function picture_queue._run_schedules(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -5951,10 +5972,10 @@ begin
 end
 $$;
 
--- Makes the jobs of these schedules, if they are due, and notes when each comes next; one that somebody has locked is
--- passed over. Whatever goes wrong with one is noted there and stays there: others go on. A refused tick is not tried
--- again, unless it was only in somebody's way. A unique job may have to wait for somebody's open transaction, but not
--- long. Returns how many jobs.
+-- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped.
+-- An error of one is written to its last_error, and the others go on. A refused tick is not tried again, unless the
+-- error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same unique job.
+-- Returns the number of jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -5989,7 +6010,7 @@ begin
     exception when others then
       get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
-      -- What passes is tried again at once; a rhythm that cannot be worked out, in a minute.
+      -- A transient error is tried again at once, a failed computation of the next tick in a minute.
       if picture_queue._is_transient(v_state) then
         v_next := v_schedule.next_at;
       elsif v_next is null then
@@ -6009,26 +6030,18 @@ begin
 end
 $$;
 
--- The name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
--- refused: they know nothing of summer time, and the sign of an offset means the reverse.
+-- Returns the name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
+-- refused: they ignore summer time, and Postgres reads the sign of an offset the other way round.
 create function picture_queue._timezone(p_timezone text) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_name text := 'UTC';
-begin
-  if p_timezone <> 'UTC' then
-    select min(z.name) into v_name from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone);
-  end if;
-  if v_name is null then
-    perform picture_queue._refuse('PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
-      'a name such as Europe/Berlin; the view pg_timezone_names has them all');
-  end if;
-  return v_name;
-end
+  select picture_queue._found(case when p_timezone = 'UTC' then '"UTC"' else (
+      select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
+    'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
+    'a name such as Europe/Berlin; the view pg_timezone_names has them all') #>> '{}'
 $$;
 
--- What is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
+-- Returns what is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
 create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6058,43 +6071,42 @@ begin
 end
 $$;
 
--- A schedule as callers see it.
+-- A schedule; refuses when there is none.
 create function picture_queue._get_schedule(p_name text) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
-    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(p_name)), 'list_schedules() has those there are');
-end
+  select picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
+    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(left(p_name, 200))))
 $$;
 
 
 -- 377_function_schedule.sql
 
--- Makes a schedule or changes it into this one; what is not said is as by default, but a schedule that
--- is paused stays so. Setting the same again changes nothing.
+-- Creates a schedule or replaces it. Fields that are not given have their defaults, but a paused schedule stays
+-- paused. Setting the same again changes nothing.
 create function public.set_schedule(name text, schedule jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_said jsonb := schedule;
+  v_given jsonb := schedule;
   v_new picture_queue.schedule;
   v_old picture_queue.schedule;
 begin
+  perform picture_queue._check_isolation();
   if jsonb_typeof(schedule) = 'object' then
-    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_said
+    select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
     from jsonb_each(schedule) e where e.value <> 'null';
   end if;
-  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_said),
+  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_given),
     'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
     'options.delay_seconds, expires_in_seconds and unique');
   v_new.name := set_schedule.name;
-  v_new.cron := regexp_replace(btrim(v_said ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
-  v_new.every_seconds := (v_said ->> 'every_seconds')::double precision;
-  v_new.timezone := picture_queue._timezone(coalesce(v_said ->> 'timezone', 'UTC'));
-  v_new.missed := coalesce(v_said ->> 'missed', 'once');
-  v_new.job := v_said - '{cron,every_seconds,timezone,missed,paused}'::text[];
+  v_new.cron := regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
+  v_new.every_seconds := (v_given ->> 'every_seconds')::double precision;
+  v_new.timezone := picture_queue._timezone(coalesce(v_given ->> 'timezone', 'UTC'));
+  v_new.missed := coalesce(v_given ->> 'missed', 'once');
+  v_new.job := v_given - '{cron,every_seconds,timezone,missed,paused}'::text[];
   v_new.created_at := v_now;
   v_new.next_at := picture_queue._schedule_next(v_new, v_now);
   if v_new.next_at is null then
@@ -6104,33 +6116,32 @@ begin
   -- As a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
 
-  insert into picture_queue.schedule (name, cron, every_seconds, timezone, job, missed, next_at, created_at, updated_at)
-  values (v_new.name, v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.next_at, v_now, v_now)
-  on conflict on constraint schedule_pkey do nothing;
   select * into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
-  v_new.paused := coalesce((v_said ->> 'paused')::boolean, v_old.paused);
-  v_new.created_at := v_old.created_at;
+  v_new.paused := coalesce((v_given ->> 'paused')::boolean, v_old.paused, false);
+  v_new.created_at := coalesce(v_old.created_at, v_now);
   v_new.next_at := case
     when v_new.paused then null
     when not v_old.paused and (v_old.cron, v_old.every_seconds, v_old.timezone)
       is not distinct from (v_new.cron, v_new.every_seconds, v_new.timezone) then v_old.next_at
     else picture_queue._schedule_next(v_new, v_now)
   end;
-  update picture_queue.schedule s set cron = v_new.cron, every_seconds = v_new.every_seconds,
-    timezone = v_new.timezone, job = v_new.job, missed = v_new.missed, paused = v_new.paused,
-    next_at = v_new.next_at, last_error = null, updated_at = v_now
-  where s.name = set_schedule.name and (s.cron, s.every_seconds, s.timezone, s.job, s.missed, s.paused) is distinct from
-    (v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.paused);
+  if (v_new.cron, v_new.every_seconds, v_new.timezone, v_new.job, v_new.missed, v_new.paused) is distinct from
+    (v_old.cron, v_old.every_seconds, v_old.timezone, v_old.job, v_old.missed, v_old.paused)
+  then
+    v_new.updated_at := v_now;
+    perform picture_queue._write_row(
+      'picture_queue.schedule', 'name', name, to_jsonb(v_new) - '{name,last_at,last_job_id}'::text[]);
+  end if;
   perform picture_queue._plan_maintenance(v_new.next_at);
   return picture_queue._get_schedule(name);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.set_schedule is 'Makes or changes a schedule; setting the same again changes nothing.';
+comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
 
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_answer jsonb := picture_queue._first_answer('delete_schedule', request_id::text);
@@ -6138,10 +6149,8 @@ begin
   if v_answer is not null then
     return v_answer;
   end if;
-  delete from picture_queue.schedule s where s.name = delete_schedule.name;
-  return picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object('deleted', found));
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+  return picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
+    'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null)));
 end
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
@@ -6150,6 +6159,7 @@ create function public.pause_schedule(name text) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
+  perform picture_queue._check_isolation();
   update picture_queue.schedule s set paused = true, next_at = null, updated_at = picture_queue._now()
   where s.name = pause_schedule.name and not s.paused;
   return picture_queue._get_schedule(pause_schedule.name);
@@ -6157,9 +6167,9 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.pause_schedule is 'A paused schedule makes no jobs.';
+comment on function public.pause_schedule is 'Pauses a schedule: it makes no jobs.';
 
--- The ticks of the pause were not missed. The schedule is checked as if it were set anew.
+-- Ticks during the pause do not count as missed. The schedule is checked again, as by set_schedule.
 create function public.resume_schedule(name text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6167,7 +6177,7 @@ as $$
     'cron', s -> 'cron', 'every_seconds', s -> 'every_seconds', 'timezone', s -> 'timezone', 'missed', s -> 'missed'))
   from picture_queue._get_schedule(resume_schedule.name) s
 $$;
-comment on function public.resume_schedule is 'A paused schedule goes on with its next tick from now.';
+comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
 
 -- With a job_id made by the caller the call can be repeated.
 create function public.run_schedule(name text, job_id uuid default null) returns jsonb
@@ -6177,24 +6187,31 @@ begin
   return picture_queue._enqueue(jsonb_build_array(picture_queue._schedule_job(
     jsonb_populate_record(null::picture_queue.schedule, picture_queue._get_schedule(name)), picture_queue._now(),
     coalesce(job_id, gen_random_uuid())))) -> 0;
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  raise;
 end
 $$;
 comment on function public.run_schedule is
-  'Makes a job of a schedule now; its ticks stay as they are. Paused ones too.';
+  'Enqueues a job of a schedule now, even if it is paused; its ticks stay as they are.';
 
+-- The first 10,000 by name, and no more than 8 MiB of them.
 create function public.list_schedules() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(jsonb_agg(to_jsonb(s) order by s.name), '[]') from picture_queue.schedule s
+  select coalesce(jsonb_agg(to_jsonb(s) - 'bytes_before' order by s.name), '[]')
+  from (
+    select s.*, sum(length(s.job::text)) over (order by s.name) - length(s.job::text) as bytes_before
+    from picture_queue.schedule s order by s.name limit 10000
+  ) s
+  where s.bytes_before <= 8388608
 $$;
 comment on function public.list_schedules is 'The schedules, by name.';
 
 
 -- 400_function__check_input.sql
 
--- What is wrong with one input of a model: the value and the rule; null if nothing.
+-- Returns what is wrong with the value of one input; null if nothing.
 -- p_rule is one entry of model.inputs.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -6223,6 +6240,21 @@ as $$
   end
 $$;
 
+-- Returns what is wrong with the inputs, of several the first by name; null if nothing.
+create function picture_queue._inputs_problem(p_model picture_queue.model, p_input jsonb) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((
+      select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)
+      from jsonb_each(p_input) e
+      left join jsonb_array_elements(p_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
+      cross join lateral (select case when r.rule is null then 'is not an input of ' || p_model.model_id
+        else picture_queue._input_problem(r.rule, e.value) end as problem) p
+      where p.problem is not null order by e.key limit 1), (
+      select format('input.%s is missing', r.rule ->> 'name') from jsonb_array_elements(p_model.inputs) as r (rule)
+      where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
+$$;
+
 -- Refuses a prompt or an input that does not fit the model, naming the field, the value and the rule.
 create function picture_queue._check_input(p_model picture_queue.model, p_prompt text, p_input jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -6230,10 +6262,10 @@ as $$
 declare
   v_setting picture_queue.setting;
   v_takes_prompt boolean := p_model.inputs @> '[{"name": "prompt"}]';
-  v_detail text;
+  v_problem text;
 begin
   select * into v_setting from picture_queue.setting;
-  v_detail := case
+  v_problem := case
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
     -- Spaces of any width, line breaks, control and format characters: nothing that shows.
     when v_takes_prompt and coalesce(p_prompt, '') !~ (E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
@@ -6243,32 +6275,12 @@ begin
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model.model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
+    else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
+      || ': pass addresses of files, not the files', picture_queue._inputs_problem(p_model, p_input))
   end;
-  if v_detail is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, 'change the prompt');
-  end if;
-  v_detail := 'input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes);
-  if v_detail is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, 'pass addresses of files, not the files');
-  end if;
-  select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100),
-      coalesce(picture_queue._input_problem(r.rule, e.value), 'is not an input of ' || p_model.model_id))
-  into v_detail
-  from jsonb_each(p_input) e
-  left join jsonb_array_elements(p_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
-  where r.rule is null or picture_queue._input_problem(r.rule, e.value) is not null
-  order by e.key limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, format('inputs of %s: %s', p_model.model_id,
-      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(p_model.inputs) as r (rule)
-       where r.rule ->> 'name' <> 'prompt')));
-  end if;
-  select format('input.%s is missing', r.rule ->> 'name') into v_detail
-  from jsonb_array_elements(p_model.inputs) as r (rule)
-  where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name')
-  limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, format('%s requires it', p_model.model_id));
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model.model_id,
+      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(p_model.inputs) as r (rule))));
   end if;
 end
 $$;
@@ -6276,11 +6288,11 @@ $$;
 
 -- 410_function_start_generation.sql
 
--- Checks the wish against the model, then writes the generation and its job in one transaction.
--- Repeating it with the same options.generation_id or options.idempotency_key gives the first answer.
+-- Checks prompt and input against the model, then writes the generation and its job in one transaction. A repeated call
+-- with the same options.generation_id or options.idempotency_key gives the first answer.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_service boolean := picture_queue._is_service();
@@ -6324,12 +6336,11 @@ begin
   select m.* into v_model from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)),
-      'list_models() has those this project offers');
+    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
   perform picture_queue._check_input(v_model, p_prompt, p_input);
 
-  -- The id of the job follows from the generation's, so a repetition meets the same job.
+  -- The id of the job is a hash of the generation's, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
     'job_type', 'generate-image', 'generation_id', v_generation_id,
@@ -6344,8 +6355,9 @@ begin
       v_row.created_at, v_row.created_at);
   end if;
   return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
-exception when deadlock_detected then
-  return picture_queue._refuse_busy();
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  raise;
 end
 $$;
 
@@ -6356,12 +6368,12 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;
-comment on function public.start_generation is 'Asks for a picture; answers at once with generation_id and job_id.';
+comment on function public.start_generation is 'Starts a generation; answers at once with generation_id and job_id.';
 
 
 -- 420_function_generation.sql
 
--- Cancels the job of a generation of the caller's.
+-- Cancels the job of a generation, if it is the caller's.
 create function picture_queue.cancel_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6380,7 +6392,7 @@ $$;
 create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_generation(generation_id, request_id) $$;
-comment on function public.cancel_generation is 'Cancels a generation of the caller''s.';
+comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
 -- The models on offer, with their inputs.
 create function picture_queue.list_models() returns jsonb
@@ -6401,25 +6413,23 @@ comment on function public.list_models is 'The models on offer, with their input
 
 -- 430_function_prediction.sql
 
--- The worker's side of a generation: pay once. begin_prediction commits a row before Replicate is
--- called, or gives back the live one of a worker that died; record_prediction learns the id right
--- after; the row ends with finish_prediction. All under the lease of the job, whose row is locked in the body: the
--- handler of a function does not see what its declarations raise.
+-- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before Replicate is
+-- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
+-- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Answers what to send. prediction.id is the row; resumed says that the row was there before: a live
--- one, or one that succeeded, with images as saved, whose worker died before it could report. owned are
--- the prediction ids of the last two hours that belong to rows, so that an orphan can be told.
+-- Answers what to send to Replicate. prediction.id is the id of the row. resumed: the row existed already, either live,
+-- or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the last two
+-- hours that belong to rows, the newest 10,000; a prediction that is not among them may be an orphan.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
   v_generation public.generations;
   v_model picture_queue.model;
   v_row picture_queue.prediction;
   v_resumed boolean;
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
@@ -6445,18 +6455,20 @@ begin
     'resumed', v_resumed,
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id),
-    'owned', (select coalesce(jsonb_agg(p.prediction_id), '[]') from picture_queue.prediction p
-      where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'));
-exception when deadlock_detected then
-  return picture_queue._refuse_busy();
+    'owned', to_jsonb(array(
+      select p.prediction_id from picture_queue.prediction p
+      where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
+      order by p.created_at desc limit 10000)));
+exception when deadlock_detected or lock_not_available then
+  return picture_queue._refuse_busy(format('the generation of job %s is locked by another transaction', job_id));
 end
 $$;
-comment on function public.begin_prediction is 'Commits the row of a prediction, or gives back the one there is.';
+comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
 
--- The row of a prediction, live and of this lease's job, locked.
+-- Locks and returns a prediction of the job under this lease.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
@@ -6468,20 +6480,21 @@ begin
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
   end if;
   return v_row;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', p_prediction));
+  return null;
 end
 $$;
 
 create function public.record_prediction(job_id uuid, lease_id uuid, prediction uuid, prediction_id text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_row picture_queue.prediction;
+  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  if coalesce(length(prediction_id), 0) not between 1 and 200 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('prediction_id has %s characters, not 1 to 200', coalesce(length(prediction_id), 0)));
-  elsif v_row.prediction_id is not distinct from record_prediction.prediction_id then
+  perform picture_queue._refuse_problem('prediction_id ' || picture_queue._value_problem(
+    coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
+  if v_row.prediction_id is not distinct from record_prediction.prediction_id then
     return;
   elsif v_row.state <> 'creating' then
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
@@ -6492,8 +6505,8 @@ begin
 exception
   when unique_violation then
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
-  when deadlock_detected then
-    perform picture_queue._refuse_busy();
+  when deadlock_detected or lock_not_available then
+    perform picture_queue._refuse_busy(format('another transaction records prediction_id %s', prediction_id));
 end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
@@ -6506,9 +6519,8 @@ returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_row picture_queue.prediction;
+  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
   perform picture_queue._refuse_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
@@ -6516,40 +6528,30 @@ begin
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
-exception when deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return;
 end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
 -- images: n, path, mime_type, width, height, bytes of each; repeating it changes nothing.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
-  v_problem text;
+  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
-  v_problem := case
-    when not picture_queue._is_list(images) then 'images is not a list of {n, path, mime_type, width, height, bytes}'
-    when jsonb_array_length(images) > 1000
-      then format('images has %s entries, at most 1000 are possible', jsonb_array_length(images)) end;
-  if v_problem is null then
-    select p.problem into v_problem
-    from jsonb_array_elements(images) with ordinality as e (image, i)
-    cross join lateral (select picture_queue._fields_problem(format('images[%s].', e.i - 1), e.image, '{
+  perform picture_queue._refuse_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
+    then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
+  perform picture_queue._refuse_problem(coalesce(
+    picture_queue._fields_problem(format('images[%s].', i.i - 1), i.image, '{
       "n": ["integer", 1, 2147483647],
       "path": ["text", 1024],
       "mime_type": ["text", 255],
       "width": ["integer", 0, 2147483647],
       "height": ["integer", 0, 2147483647],
       "bytes": ["integer", 0, 9223372036854775807]
-    }') as problem) p
-    where p.problem is not null order by e.i limit 1;
-  end if;
-  perform picture_queue._refuse_problem(v_problem, 'each image has n, path and mime_type, and may have width, height and bytes');
+    }'), case when num_nulls(i.image ->> 'n', i.image ->> 'path', i.image ->> 'mime_type') > 0
+      then format('images[%s] lacks n, path or mime_type', i.i - 1) end))
+  from jsonb_array_elements(images) with ordinality as i (image, i);
   insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
   select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
   from jsonb_to_recordset(images) as i (
@@ -6557,13 +6559,9 @@ begin
   order by i.n
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
-exception
-  when not_null_violation then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'an image lacks n, path or mime_type');
-  when cardinality_violation then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'two images have the same n');
-  when deadlock_detected then
-    perform picture_queue._refuse_busy();
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  raise;
 end
 $$;
 comment on function public.save_images is 'Writes the images of a generation under the lease of its job.';
@@ -6571,11 +6569,10 @@ comment on function public.save_images is 'Writes the images of a generation und
 
 -- 490_function__counts.sql
 
--- Counts that never look at all jobs: picture_queue.depth with what changed since, and short probes of
--- indexes.
+-- Counts that never read all jobs: picture_queue.depth with the changes since, and short index scans.
 
--- Since when the oldest job that could be claimed waits: the eldest of the first 50 in line of each of
--- the first 16 priorities. Jobs nobody takes are at the head of their line.
+-- Returns since when the oldest claimable job of a queue waits: the oldest of the first 50 jobs of each of the first 16
+-- priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
 create function picture_queue._oldest_due(p_queue text) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6600,8 +6597,8 @@ as $$
     order by j.turn, j.seq limit 50) o
 $$;
 
--- One row a queue, for people, dashboards and scalers. What finished in the last minute is not folded
--- yet, so that it is exact; the hour begins with a full minute.
+-- Counts of each queue, for people, dashboards and autoscalers. The last minute is exact, since its changes are not
+-- aggregated yet; the hour begins with a full minute.
 create function picture_queue.counts()
 returns table (queue text, pending bigint, scheduled bigint, blocked bigint, waiting bigint, processing bigint,
   parked bigint, completed bigint, failed bigint, cancelled bigint, oldest_seconds numeric,
@@ -6689,9 +6686,8 @@ comment on view public.stuck_jobs is 'Jobs processing for over ten minutes, or w
 
 -- 510_function_health.sql
 
--- Everything an operator asks first: the queues, the workers of the last minute, and the job types
--- that wait although no worker knows them. Such jobs stay at the head of their line, so the first 5,000
--- of each queue are looked at.
+-- An overview for operators: the queues, the workers of the last minute, and the job types with pending jobs that no
+-- worker knows. Such jobs stay at the head of their queue, so the first 5,000 jobs of each queue are read.
 create function public.queue_status() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -6731,7 +6727,7 @@ as $$
       ) u),
     'stuck', (select count(*) from public.stuck_jobs))
 $$;
-comment on function public.queue_status is 'Queues, workers, and job types that wait although no worker knows them.';
+comment on function public.queue_status is 'Queues, workers, and pending job types that no worker knows.';
 
 
 -- 520_function_counts.sql
@@ -6742,10 +6738,10 @@ as $$
   select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
   from picture_queue.counts() c
 $$;
-comment on function public.queue_counts is 'How many jobs each queue has in each state, and how fast it goes.';
+comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
 
--- The place of a job of the caller's in its line, counted from 1 up to 10,000 (at_least: or further
--- back); null if it is not in line, since it is held, runs or has finished.
+-- Returns the position of a job of the caller in its queue, from 1 to 10,000 (at_least: or further back); null if it
+-- cannot be claimed, since it is held, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -6774,11 +6770,10 @@ $$;
 create function public.job_position(job_id uuid) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.job_position(job_id) $$;
-comment on function public.job_position is 'How many jobs are before one of the caller''s in its line, and itself.';
+comment on function public.job_position is 'Position of a job of the caller in its queue, from 1.';
 
--- How many workers the jobs that run and that could run are enough for, when each is to have
--- jobs_per_worker of them. Without any worker nobody promotes what is due, so that counts as well; and
--- one is wanted when a schedule or a limit has to be looked at. queue null: all queues.
+-- Returns the recommended number of workers: one for each jobs_per_worker jobs that run or could run. Due jobs count,
+-- since without a worker they are not promoted, and a due schedule or limit requires one worker. queue null: all.
 create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
@@ -6826,7 +6821,7 @@ begin
     'running', v_running, 'ready', v_ready);
 end
 $$;
-comment on function public.desired_workers is 'How many workers the work at hand is enough for.';
+comment on function public.desired_workers is 'Recommended number of workers.';
 
 
 -- 525_function_explain.sql
@@ -7579,63 +7574,133 @@ comment on function public.maintain_jobs is
 
 -- 540_function_doctor.sql
 
--- What is wrong with the queue, and what to do about it. Each check is a function that answers a list of
--- findings {check, verdict ok | warn | bad, detail, remedy}: at least one, and looks at a bounded number
--- of rows. A remedy is a statement to paste, or a sentence.
-create function picture_queue._finding(p_check text, p_verdict text, p_detail text, p_remedy text default null)
-returns jsonb
-language sql immutable set search_path = pg_catalog, pg_temp
+-- The doctor finds problems and proposes remedies. Each check is a function that returns findings and reads a bounded
+-- number of rows.
+create type picture_queue.finding as (
+  verdict text,            -- ok, warn, bad
+  detail text,
+  remedy text              -- a statement to paste, or a sentence
+);
+
+-- Runs one check. A check without findings is answered with one that is ok, a check that raises with a warning.
+create function picture_queue._check(p_check text, p_client_time timestamptz default null) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('check', p_check, 'verdict', p_verdict, 'detail', p_detail, 'remedy', p_remedy)
+declare
+  v_function text;
+  v_well text;
+  v_found jsonb;
+begin
+  select c.function, c.well into v_function, v_well from picture_queue._checks() c where c.name = p_check;
+  begin
+    execute format($sql$
+      select jsonb_agg(jsonb_build_object('check', $1, 'verdict', f.verdict, 'detail', f.detail, 'remedy', f.remedy))
+      from picture_queue.%s f$sql$, v_function)
+    into v_found using p_check, p_client_time;
+  exception when others then
+    v_found := jsonb_build_array(jsonb_build_object('check', p_check, 'verdict', 'warn',
+      'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
+      'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
+  end;
+  return coalesce(v_found, case when v_well is null then '[]' else jsonb_build_array(
+    jsonb_build_object('check', p_check, 'verdict', 'ok', 'detail', v_well, 'remedy', null)) end);
+end
 $$;
 
--- The findings, or one that all is well.
-create function picture_queue._findings(p_check text, p_found jsonb, p_well text) returns jsonb
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select coalesce(p_found, jsonb_build_array(picture_queue._finding(p_check, 'ok', p_well))) $$;
+-- The checks in their order: the function of each, its detail when all is well, and whether it reads jobs.
+create function picture_queue._checks() returns table (name text, function text, well text, reads_jobs boolean)
+language sql immutable rows 20 set search_path = pg_catalog, pg_temp
+as $$
+  values
+    ('held snapshots', '_check_snapshots()', 'no transaction is older than a minute', false),
+    ('dead rows', '_check_vacuum()', 'vacuum keeps up', false),
+    ('indexes', '_check_indexes()', 'all are there and valid', false),
+    ('orphans', '_check_orphans()', 'every row belongs to something', true),
+    ('counts', '_check_depth()', 'the counts are those of the jobs', true),
+    ('overdue jobs', '_check_overdue()', 'nothing waits for over a minute', true),
+    ('pruning', '_check_pruning()', 'nothing is kept for too long', true),
+    ('failed steps', '_check_failed_steps()', 'no step fails', true),
+    ('rights', '_check_rights()', 'row level security is on everywhere, and nobody may do more or less than meant', false),
+    ('exposure', '_check_exposure()', 'users reach what is theirs, within limits of time and number', false),
+    ('maintenance', '_check_maintenance()', null, false),
+    ('pg_cron', '_check_cron()', null, false),
+    ('pg_cron runs', '_check_cron_runs()', null, false),
+    ('realtime in SQL', '_check_realtime()', 'events are sent to private topics, and users hear their own', false),
+    ('storage', '_check_storage()', 'bucket pictures is private, and users read their own folder', false),
+    ('settings', '_check_settings()', 'fit', false),
+    ('postgres', '_check_postgres()', 'version ' || current_setting('server_version'), false),
+    ('clock', '_check_clock($2)', null, false)
+$$;
+
+-- Runs all checks. client_time: the time of the caller's clock.
+create function public.queue_doctor(client_time timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lacks_index boolean := picture_queue._check('indexes') @> '[{"verdict": "bad"}]';
+begin
+  return (
+    select jsonb_agg(f.finding order by c.n, f.n)
+    from picture_queue._checks() with ordinality as c (name, function, well, reads_jobs, n)
+    -- Without an index a check would read all jobs, again and again.
+    cross join jsonb_array_elements(case when c.reads_jobs and v_lacks_index then '[]'
+      else picture_queue._check(c.name, client_time) end) with ordinality as f (finding, n))
+    || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
+      'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
+end
+$$;
+comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
 
 -- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
-create function picture_queue._check_xmin() returns jsonb
+create function picture_queue._check_snapshots() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._findings('held snapshots', (
-    select jsonb_agg(picture_queue._finding('held snapshots', case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
-      format('%s keeps dead rows from being cleaned up for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy)
-      order by h.age desc)
-    from (
-      select format('session %s (%s, %s)', a.pid, a.usename, coalesce(a.state, 'state hidden')) as who,
-        picture_queue._now() - coalesce(a.xact_start, a.backend_start) as age,
-        format('select pg_terminate_backend(%s);', a.pid) as remedy
-      from pg_catalog.pg_stat_activity a
-      where a.datname = current_database() and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
-        and (a.backend_xmin is not null or a.backend_xid is not null)
-      union all
-      select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
-      from pg_catalog.pg_prepared_xacts p where p.database = current_database()
-      union all
-      select format('replication slot %L, which nobody reads', r.slot_name), interval '1 hour',
-        format('select pg_drop_replication_slot(%L);', r.slot_name)
-      from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
-      order by age desc limit 10
-    ) h
-    where h.age > interval '1 minute'), 'no transaction is older than a minute')
+  select case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
+    format('%s keeps dead rows from being cleaned up for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy
+  from (
+    select format('session %s (%s, %s)', a.pid, a.usename, coalesce(a.state, 'state hidden')) as who,
+      picture_queue._now() - coalesce(a.xact_start, a.backend_start) as age,
+      format('select pg_terminate_backend(%s);', a.pid) as remedy
+    from pg_catalog.pg_stat_activity a
+    where a.datname = current_database() and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
+      and (a.backend_xmin is not null or a.backend_xid is not null)
+    union all
+    select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
+    from pg_catalog.pg_prepared_xacts p where p.database = current_database()
+    union all
+    select format('replication slot %L, which nobody reads', r.slot_name), interval '1 hour',
+      format('select pg_drop_replication_slot(%L);', r.slot_name)
+    from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
+    order by age desc limit 10
+  ) h
+  where h.age > interval '1 minute'
+  order by h.age desc
 $$;
 
-create function picture_queue._check_vacuum() returns jsonb
+-- The tables of picture-queue, partitions of the archive included.
+create function picture_queue._our_tables() returns setof pg_catalog.pg_class
+language sql stable rows 40 set search_path = pg_catalog, pg_temp
+as $$
+  select c from pg_catalog.pg_class c
+  where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
+    or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+$$;
+
+create function picture_queue._check_vacuum() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._findings('dead rows', (
-    select jsonb_agg(picture_queue._finding('dead rows', case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
-      format('%s.%s has %s dead rows beside %s, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
-        coalesce(greatest(t.last_vacuum, t.last_autovacuum)::text, 'never')),
-      format('vacuum (analyze) %I.%I;', t.schemaname, t.relname)) order by t.n_dead_tup desc)
-    from pg_catalog.pg_stat_user_tables t
-    where (t.schemaname = 'picture_queue' or t.relid in ('public.job_queue'::regclass, 'public.generations'::regclass,
-      'public.images'::regclass)) and t.n_dead_tup > 20000 and t.n_dead_tup > t.n_live_tup / 5), 'vacuum keeps up')
+  select case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
+    format('%s.%s has %s dead rows beside %s, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
+      coalesce(greatest(t.last_vacuum, t.last_autovacuum)::text, 'never')),
+    format('vacuum (analyze) %I.%I;', t.schemaname, t.relname)
+  from pg_catalog.pg_stat_user_tables t
+  where t.relid in (select o.oid from picture_queue._our_tables() o)
+    and t.n_dead_tup > 20000 and t.n_dead_tup > t.n_live_tup / 5
+  order by t.n_dead_tup desc limit 20
 $$;
 
--- The indexes of job_queue without which a call reads the whole table. A test keeps the list true.
-create function picture_queue._check_indexes() returns jsonb
+-- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list.
+create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with wanted (kind, name, columns, condition) as (values
@@ -7656,38 +7721,22 @@ as $$
       'status = ''pending'' and hold is null and tenant is not null'),
     ('unique index', 'unique', '(unique_key)', 'status = any (unique_states)')
   )
-  select picture_queue._findings('indexes', (
-    select jsonb_agg(p.finding) from (
-      select picture_queue._finding('indexes', 'bad', format('index job_queue_%s is missing', w.name), format(
-        'create %s job_queue_%s on public.job_queue %s where %s;', w.kind, w.name, w.columns, w.condition)) as finding
-      from wanted w where to_regclass('public.job_queue_' || w.name) is null
-      union all
-      select picture_queue._finding('indexes', 'bad', format('index %s is not valid', i.indexrelid::regclass),
-        format('reindex index concurrently %s;', i.indexrelid::regclass))
-      from pg_catalog.pg_index i
-      join pg_catalog.pg_class c on c.oid = i.indrelid
-      where not (i.indisvalid and i.indisready)
-        and (c.relnamespace = 'picture_queue'::regnamespace or c.oid in ('public.job_queue'::regclass,
-          'public.generations'::regclass, 'public.images'::regclass))
-    ) p), 'all are there and valid')
+  select 'bad', format('index job_queue_%s is missing', w.name),
+    format('create %s job_queue_%s on public.job_queue %s where %s;', w.kind, w.name, w.columns, w.condition)
+  from wanted w where to_regclass('public.job_queue_' || w.name) is null
+  union all
+  select 'bad', format('index %s is not valid', i.indexrelid::regclass),
+    format('reindex index concurrently %s;', i.indexrelid::regclass)
+  from pg_catalog.pg_index i
+  where not (i.indisvalid and i.indisready) and i.indrelid in (select o.oid from picture_queue._our_tables() o)
 $$;
 
--- Rows that belong to nothing: the first 10,000 of each kind are looked at, one by one by their ids rather
--- than beside all jobs.
-create function picture_queue._check_orphans() returns jsonb
+-- Finds rows that belong to nothing among the first 10,000 of each kind. Jobs are looked up by id, not joined, so that
+-- their table is never read as a whole.
+create function picture_queue._check_orphans() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
-  with recursive keys as (
-    (select j.blocked_on as key, 1 as n from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
-    union all
-    select o.key, k.n + 1 from keys k
-    cross join lateral (
-      select j.blocked_on as key from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > k.key order by j.blocked_on limit 1) o
-    where k.n < 1000
-  ),
-  running as materialized (
+  with running as materialized (
     select s.key, count(*) as n
     from public.job_queue j
     cross join lateral unnest(j.slots) as s (key)
@@ -7712,8 +7761,8 @@ as $$
     where c.n <> coalesce(r.n, 0)
     union all
     select count(*), 'keys that jobs wait for, that have capacity, and that nobody looks at'
-    from keys k
-    left join picture_queue._capacity(array(select o.key from keys o)) c on c.key = k.key
+    from picture_queue._blocking_keys(1000) as k (key)
+    left join picture_queue._capacity(array(select picture_queue._blocking_keys(1000))) c on c.key = k.key
     where coalesce(c.capacity, 1) > 0
       and not exists (select from picture_queue.freed_key f where f.key = k.key)
       and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)
@@ -7724,91 +7773,85 @@ as $$
     where b.total - b.completed - b.failed - b.cancelled <> (
       select count(*) from public.job_queue j where j.batch_id = b.id and j.finished_at is null)
   )
-  select picture_queue._findings('orphans', (
-    select jsonb_agg(picture_queue._finding('orphans', 'bad', format('%s %s', f.n, f.what), case
-      when f.what like 'open batches%' then 'update picture_queue.batch b set completed = b.total - b.failed - b.cancelled - o.n '
-        || 'from (select j.batch_id, count(*) as n from public.job_queue j where j.finished_at is null group by 1) o '
-        || 'where o.batch_id = b.id and b.finished_at is null;'
-      else 'select picture_queue.repair();' end))
-    from found f where f.n > 0), 'every row belongs to something')
+  select 'bad', format('%s %s', f.n, f.what), case
+    when f.what like 'open batches%' then 'update picture_queue.batch b set completed = b.total - b.failed - b.cancelled - o.n '
+      || 'from (select j.batch_id, count(*) as n from public.job_queue j where j.finished_at is null group by 1) o '
+      || 'where o.batch_id = b.id and b.finished_at is null;'
+    else 'select picture_queue.repair();' end
+  from found f where f.n > 0
 $$;
 
--- Whether the counts are those of the jobs, for each state with up to 20,000 of them. One statement sees
--- both as of one moment.
-create function picture_queue._check_depth() returns jsonb
-language sql stable set search_path = pg_catalog, pg_temp
+-- Compares the counts with the jobs, for each state with up to 20,000 jobs. The function is stable, so all its queries
+-- see one snapshot.
+create function picture_queue._check_depth() returns setof picture_queue.finding
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  with counted (state, n, really) as (
-    select d.state, d.n, case when d.n not between 0 and 20000 then null else case d.state
-      when 'pending' then (select count(*) from (select from public.job_queue j
-        where j.status = 'pending' and j.hold is null limit 20001) c)
-      when 'scheduled' then (select count(*) from (select from public.job_queue j where j.hold = 'scheduled' limit 20001) c)
-      when 'blocked' then (select count(*) from (select from public.job_queue j
-        where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked' limit 20001) c)
-      when 'parked' then (select count(*) from (select from public.job_queue j where j.hold = 'parked' limit 20001) c)
-      when 'processing' then (select count(*) from (select from public.job_queue j
-        where j.status = 'processing' and j.hold is null limit 20001) c)
-      else (select count(*) from (select from public.job_queue j
-        where j.status = d.state and j.finished_at is not null order by j.finished_at limit 20001) c) end end
-    from (
-      select s.state, coalesce(sum(p.n), 0) as n
-      from unnest(array['pending', 'scheduled', 'blocked', 'parked', 'processing', 'completed', 'failed', 'cancelled']) s (state)
-      left join picture_queue._depths() p on coalesce(p.hold, p.status) = s.state
-      group by s.state
-    ) d
-  )
-  select picture_queue._findings('counts', (
-    select jsonb_agg(picture_queue._finding('counts', 'bad', format('%s jobs are counted as %s, there are %s', c.n, c.state,
-      coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'others')), 'select picture_queue.repair();')
-      order by c.state)
-    from counted c where c.n < 0 or c.really <> c.n), 'the counts are those of the jobs')
+declare
+  v_counts jsonb := (
+    select jsonb_object_agg(d.state, d.n)
+    from (select coalesce(p.hold, p.status) as state, sum(p.n) as n from picture_queue._depths() p group by state) d);
+  v_state text;
+  v_counted bigint;
+  v_jobs bigint;
+begin
+  foreach v_state in array '{blocked,cancelled,completed,failed,parked,pending,processing,scheduled}'::text[] loop
+    v_counted := coalesce((v_counts ->> v_state)::bigint, 0);
+    v_jobs := null;
+    if v_counted between 0 and 20000 then
+      execute format('select count(*) from (select from public.job_queue j where %s limit 20001) c', case
+        when v_state in ('blocked', 'parked', 'scheduled') then picture_queue._filter_condition('hold', v_state)
+        else picture_queue._filter_condition('status', v_state) || ' and j.hold is null' end)
+      into v_jobs;
+    end if;
+    if v_counted < 0 or v_jobs <> v_counted then
+      return query select 'bad', format('%s jobs are counted as %s, there are %s', v_counted, v_state,
+        coalesce(case when v_jobs > 20000 then 'over 20000' else v_jobs::text end, 'others')), 'select picture_queue.repair();';
+    end if;
+  end loop;
+end
 $$;
 
--- Whether what is to go does go: jobs that are a day older than they are kept, partitions of the archive that
--- are too old, and tables that were partitions and whose month has another one now.
-create function picture_queue._check_pruning() returns jsonb
+-- Finds what pruning should have deleted: jobs a day past their retention and partitions of the archive past theirs;
+-- also detached partitions whose month has a new partition.
+create function picture_queue._check_pruning() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  with problem (verdict, detail, remedy) as (
-    select 'warn', format('%s jobs are kept for %s days, and one finished %s days ago%s', k.status, round(k.seconds / 86400),
-        round(extract(epoch from n.now - o.finished_at) / 86400), (
-          select ': these tables refer to public.job_queue and may hold it: '
-            || string_agg(distinct c.conrelid::regclass::text, ', ')
-          from pg_catalog.pg_constraint c
-          where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
-          having count(*) > 0)),
-      format('select picture_queue._prune_jobs(array[%L::uuid]); -- tells why it stays', o.id)
-    from picture_queue.setting s
-    cross join (select picture_queue._now() as now offset 0) n
-    cross join lateral (values
-      ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
-    ) as k (status, seconds)
-    cross join lateral (
-      select j.id, j.finished_at from public.job_queue j
-      where j.status = k.status and j.finished_at < n.now - make_interval(secs => k.seconds) - interval '1 day'
-      order by j.finished_at limit 1) o
-    union all
-    select 'warn', format('picture_queue.%I is older than the archive is kept', o.name), format('drop table picture_queue.%I;', o.name)
-    from picture_queue._old_partitions() o
-    union all
-    select 'warn', format('%s is no partition of the archive', c.oid::regclass),
-      'rename it, or drop it if its jobs are kept elsewhere; jobs of its month that are pruned now go to a new partition'
-    from pg_catalog.pg_class c
-    where c.relnamespace = 'picture_queue'::regnamespace and c.relkind = 'r' and not c.relispartition
-      and c.relname ~ '^archive_[0-9]{4}_[0-9]{2}(_[0-9]+)?$'
-  )
-  select picture_queue._findings('pruning', (
-    select jsonb_agg(picture_queue._finding('pruning', p.verdict, p.detail, p.remedy)) from problem p), 'nothing is kept for too long')
+  select 'warn', format('%s jobs are kept for %s days, and one finished %s days ago%s', k.status, round(k.seconds / 86400),
+      round(extract(epoch from n.now - o.finished_at) / 86400), (
+        select ': these tables refer to public.job_queue and may hold it: '
+          || string_agg(distinct c.conrelid::regclass::text, ', ')
+        from pg_catalog.pg_constraint c
+        where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
+        having count(*) > 0)),
+    format('select picture_queue._prune_jobs(array[%L::uuid]); -- tells why it stays', o.id)
+  from picture_queue.setting s
+  cross join (select picture_queue._now() as now offset 0) n
+  cross join lateral (values
+    ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
+  ) as k (status, seconds)
+  cross join lateral (
+    select j.id, j.finished_at from public.job_queue j
+    where j.status = k.status and j.finished_at < n.now - make_interval(secs => k.seconds) - interval '1 day'
+    order by j.finished_at limit 1) o
+  union all
+  select 'warn', format('picture_queue.%I is older than the archive is kept', o.name), format('drop table picture_queue.%I;', o.name)
+  from picture_queue._old_partitions() o
+  union all
+  select 'warn', format('%s is no partition of the archive', c.oid::regclass),
+    'rename it, or drop it if its jobs are kept elsewhere; jobs of its month that are pruned now go to a new partition'
+  from pg_catalog.pg_class c
+  where c.relnamespace = 'picture_queue'::regnamespace and c.relkind = 'r' and not c.relispartition
+    and c.relname ~ '^archive_[0-9]{4}_[0-9]{2}(_[0-9]+)?$'
 $$;
 
 
 -- 545_function_doctor_jobs.sql
 
--- The doctor's other half: the work, the rights and the surroundings.
+-- The doctor's checks of the work, the rights and the settings.
 
--- Jobs that could have been claimed for a minute, the first 20 queues; leases that nobody took back; and
--- jobs whose time came and that nobody promoted.
-create function picture_queue._check_overdue() returns jsonb
+-- Finds jobs that have been claimable for over a minute, in up to 20 queues; expired leases that were not swept; and
+-- due jobs that were not promoted.
+create function picture_queue._check_overdue() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with due as (
@@ -7838,25 +7881,22 @@ as $$
     from (select from public.job_queue j where j.hold in ('scheduled', 'parked')
       and j.scheduled_for < (select picture_queue._now() - interval '1 minute') order by j.scheduled_for limit 1000) s
   )
-  select picture_queue._findings('overdue jobs', (
-    select jsonb_agg(f.finding) from (
-      select picture_queue._finding('overdue jobs', case when j.paused then 'warn' else 'bad' end,
-        format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
-          when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
-          when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
-          else 'its workers do not keep up' end),
-        case when j.paused then format('select public.resume_queue(%L);', j.name)
-          when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
-          else format('start more workers; select public.desired_workers(%L); says how many', j.name) end) as finding
-      from judged j
-      union all
-      select picture_queue._finding('overdue jobs', 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end,
-        l.what), 'select picture_queue.maintain();')
-      from late l where l.n > 0
-    ) f), 'nothing waits for over a minute')
+  select case when j.paused then 'warn' else 'bad' end,
+    format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
+      when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
+      when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
+      else 'its workers do not keep up' end),
+    case when j.paused then format('select public.resume_queue(%L);', j.name)
+      when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
+      else format('start more workers; select public.desired_workers(%L); says how many', j.name) end
+  from judged j
+  union all
+  select 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end, l.what),
+    'select picture_queue.maintain();'
+  from late l where l.n > 0
 $$;
 
--- Our functions in public are known by what they call.
+-- The functions of picture-queue. Those in public are recognised by what their bodies call.
 create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
 language sql stable rows 200 set search_path = pg_catalog, pg_temp
 as $$
@@ -7867,14 +7907,12 @@ as $$
       and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
 $$;
 
-create function picture_queue._check_rights() returns jsonb
+create function picture_queue._check_rights() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
     select c.oid, c.oid::regclass as name, c.relrowsecurity as rls, c.relnamespace = 'public'::regnamespace as is_public
-    from pg_catalog.pg_class c
-    where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
-      or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+    from picture_queue._our_tables() c
   ),
   problem (detail, remedy) as (
     select format('table %s has no row level security', t.name), format('alter table %s enable row level security;', t.name)
@@ -7899,260 +7937,237 @@ as $$
     select 'service_role may not use schema picture_queue', 'grant usage on schema picture_queue to service_role;'
     where not has_schema_privilege('service_role', 'picture_queue', 'usage')
   )
-  select picture_queue._findings('rights', (
-    select jsonb_agg(picture_queue._finding('rights', 'bad', p.detail, p.remedy) order by p.detail) from problem p),
-    'row level security is on everywhere, and nobody may do more or less than meant')
+  select 'bad', p.detail, p.remedy from problem p order by p.detail limit 100
 $$;
 
--- Whether the housekeeping is done, and by whom.
-create function picture_queue._check_maintenance() returns jsonb
+create function picture_queue._check_maintenance() returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select case when a.age <= 300 then 'ok' when a.age > 3600 then 'bad' else 'warn' end,
+    case when a.age <= 300 then format('done %s seconds ago', greatest(a.age, 0))
+      else coalesce('not done for ' || a.age || ' seconds', 'never done') end,
+    case when a.age <= 300 then null
+      else 'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute' end
+  from (
+    select round(extract(epoch from picture_queue._now() - nullif(s.maintained_at, '-infinity'))) as age
+    from picture_queue.setting s) a
+$$;
+
+create function picture_queue._check_cron() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_at timestamptz := (select s.maintained_at from picture_queue.setting s);
-  v_age numeric := round(extract(epoch from picture_queue._now() - nullif(v_at, '-infinity')));
   v_cron regclass := to_regclass('cron.job');
-  v_found jsonb;
-  v_jobs text[];
+  v_jobs bigint;
 begin
-  v_found := jsonb_build_array(case when v_age <= 300 then
-      picture_queue._finding('maintenance', 'ok', format('done %s seconds ago', greatest(v_age, 0)))
-    else picture_queue._finding('maintenance', case when v_age > 3600 then 'bad' else 'warn' end,
-      coalesce('not done for ' || v_age || ' seconds', 'never done'),
-      'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute') end);
   if v_cron is null then
-    return v_found || picture_queue._finding('pg_cron', 'ok', 'not installed: the workers do the housekeeping');
+    return query select 'ok', 'not installed: the workers do the housekeeping', null;
+    return;
   end if;
-  begin
-    execute format('select array_agg(jobname::text) from %s where active and jobname = any ($1)', v_cron)
-    into v_jobs using array['process-job-queue', 'prune-job-queue'];
-  exception when insufficient_privilege then
-    return v_found || picture_queue._finding('pg_cron', 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;');
-  end;
-  return v_found || case when cardinality(v_jobs) = 2
-    then picture_queue._finding('pg_cron', 'ok', 'process-job-queue and prune-job-queue are scheduled')
-    else picture_queue._finding('pg_cron', 'warn', 'process-job-queue or prune-job-queue is not scheduled, or not active',
-      'select picture_queue.schedule_maintenance();') end;
+  execute format('select count(*) from %s where active and jobname = any ($1)', v_cron)
+  into v_jobs using array['process-job-queue', 'prune-job-queue'];
+  return query select case when v_jobs = 2 then 'ok' else 'warn' end, case
+    when v_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
+    else 'process-job-queue or prune-job-queue is not scheduled, or not active' end,
+    case when v_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
+exception when insufficient_privilege then
+  return query select 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;';
 end
 $$;
 
--- Steps of claims and maintenance that failed for one job, batch, key or schedule, callbacks that were refused, and
--- schedules whose latest tick made no job. Others go on meanwhile.
-create function picture_queue._check_failed_steps() returns jsonb
+-- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and
+-- schedules whose latest tick made no job.
+create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._findings('failed steps', (
-    select jsonb_agg(p.finding) from (
-      (select picture_queue._finding('failed steps', 'bad', format('%s %s failed %s times since %s: %s', case f.kind
-          when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
-          when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
-          when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
-          when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
-          when 'wake' then 'waking job' when 'callback' then 'enqueuing the callback of batch'
-          else format('step %s for', f.kind) end,
-        f.subject, f.failures, f.first_at, f.last_error), case
-        when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge')
-          then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
-        when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune', 'wake')
-          then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
-        else 'it is tried again at ' || f.retry_at end) as finding
-      from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
-      union all
-      (select picture_queue._finding('failed steps', 'warn', format('the callback of batch %s was refused: %s', b.id, b.callback_error),
-        format('enqueue it yourself; select public.get_batch(%L); has it', b.id))
-      from picture_queue.batch b
-      where b.finished_at > picture_queue._now() - interval '1 day' and b.callback_error is not null
-      order by b.finished_at desc limit 10)
-      union all
-      (select picture_queue._finding('failed steps', 'warn', format('the latest tick of schedule %s made no job: %s', s.name, s.last_error),
-        format('select public.set_schedule(%L, …); -- with what is right', s.name))
-      from picture_queue.schedule s where s.last_error is not null order by s.name limit 10)
-    ) p), 'no step fails')
+  (select 'bad', format('%s %s failed %s times since %s: %s', case f.kind
+      when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
+      when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
+      when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
+      when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
+      when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
+      when 'callback' then 'enqueuing the callback of batch' else format('step %s for', f.kind) end,
+    f.subject, f.failures, f.first_at, f.last_error), case
+    when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
+      then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
+    when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune', 'wake')
+      then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
+    else 'it is tried again at ' || f.retry_at end
+  from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
+  union all
+  (select 'warn', format('the callback of batch %s was refused: %s', b.id, b.callback_error),
+    format('enqueue it yourself; select public.get_batch(%L); has it', b.id)
+  from picture_queue.batch b
+  where b.finished_at > picture_queue._now() - interval '1 day' and b.callback_error is not null
+  order by b.finished_at desc limit 10)
+  union all
+  (select 'warn', format('the latest tick of schedule %s made no job: %s', s.name, s.last_error),
+    format('select public.set_schedule(%L, …); -- with what is right', s.name)
+  from picture_queue.schedule s where s.last_error is not null order by s.name limit 10)
 $$;
 
-create function picture_queue._check_settings(p_client_time timestamptz) returns jsonb
+create function picture_queue._check_settings() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  with clock as (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away),
-  problem (verdict, detail, remedy) as (
-    select 'bad', format('%s is off', s.name), format('alter system set %I = on; select pg_reload_conf();', s.name)
-    from pg_catalog.pg_settings s where s.name in ('autovacuum', 'track_counts') and s.setting = 'off'
-    union all
-    select 'bad', format('autovacuum is off for %s', c.oid::regclass), format('alter table %s reset (autovacuum_enabled);', c.oid::regclass)
-    from pg_catalog.pg_class c
-    where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
-      and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
-    union all
-    select 'warn', format('lease_seconds is %s: a busy worker may not get to prolong it', s.lease_seconds),
-      'select public.set_setting(''{"lease_seconds": 30}'');'
-    from picture_queue.setting s where s.lease_seconds < 10
-    union all
-    select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to prolong it', q.name, q.lease_seconds),
-      format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
-    from picture_queue.queue q where q.lease_seconds < 10
-    union all
-    select 'warn', 'finished jobs are kept for over a year in the table that claims read',
-      'select public.set_setting(''{"archive": true, "keep_completed_seconds": 604800}'');'
-    from picture_queue.setting s where greatest(s.keep_completed_seconds, s.keep_failed_seconds, s.keep_cancelled_seconds) > 31622400
-  )
-  select picture_queue._findings('settings', (
-    select jsonb_agg(picture_queue._finding('settings', p.verdict, p.detail, p.remedy)) from problem p), 'fit')
-  || picture_queue._finding('postgres', case when current_setting('server_version_num')::integer < 150000 then 'bad' else 'ok' end,
-    'version ' || current_setting('server_version'),
-    case when current_setting('server_version_num')::integer < 150000 then 'upgrade to Postgres 15 or later' end)
-  || case when c.away is null then picture_queue._finding('clock', 'ok', 'not compared: pass client_time')
-    else picture_queue._finding('clock', case when c.away > 60 then 'bad' when c.away > 5 then 'warn' else 'ok' end,
-      format('the caller''s clock differs by %s seconds, travel included', round(c.away, 1)),
-      case when c.away > 5 then 'set the clock of that machine by NTP; times it sends, as scheduled_for, are off by as much' end) end
-  from clock c
+  select 'bad', format('%s is off', s.name), format('alter system set %I = on; select pg_reload_conf();', s.name)
+  from pg_catalog.pg_settings s where s.name in ('autovacuum', 'track_counts') and s.setting = 'off'
+  union all
+  select 'bad', format('autovacuum is off for %s', c.oid::regclass), format('alter table %s reset (autovacuum_enabled);', c.oid::regclass)
+  from pg_catalog.pg_class c
+  where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
+    and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
+  union all
+  select 'warn', format('lease_seconds is %s: a busy worker may not get to prolong it', s.lease_seconds),
+    'select public.set_setting(''{"lease_seconds": 30}'');'
+  from picture_queue.setting s where s.lease_seconds < 10
+  union all
+  (select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to prolong it', q.name, q.lease_seconds),
+    format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
+  from picture_queue.queue q where q.lease_seconds < 10 order by q.name limit 20)
+  union all
+  select 'warn', 'finished jobs are kept for over a year in the table that claims read',
+    'select public.set_setting(''{"archive": true, "keep_completed_seconds": 604800}'');'
+  from picture_queue.setting s where greatest(s.keep_completed_seconds, s.keep_failed_seconds, s.keep_cancelled_seconds) > 31622400
+$$;
+
+create function picture_queue._check_postgres() returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select 'bad', 'version ' || current_setting('server_version'), 'upgrade to Postgres 15 or later'
+  where current_setting('server_version_num')::integer < 150000
+$$;
+
+create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select case when c.away > 60 then 'bad' when c.away > 5 then 'warn' else 'ok' end,
+    case when c.away is null then 'not compared: pass client_time'
+      else format('the caller''s clock differs by %s seconds, travel included', round(c.away, 1)) end,
+    case when c.away > 5 then 'set the clock of that machine by NTP; times it sends, as scheduled_for, are off by as much' end
+  from (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away) c
 $$;
 
 
 -- 546_function_doctor_platform.sql
 
--- The doctor's third part: what Supabase runs beside the database. Its tables belong to others and may
+-- The doctor's checks of what Supabase runs beside the database. Its tables belong to others and may
 -- be absent, so they are named in text.
 
--- Whether events get out: the function that sends them, who may hear them, and where they are written.
-create function picture_queue._check_realtime() returns jsonb
+-- Checks that events reach their subscribers: the function that sends them, the policies, and the publication.
+create function picture_queue._check_realtime() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with messages as (
     select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c where c.oid = to_regclass('realtime.messages')
-  ),
-  problem (verdict, detail, remedy) as (
-    select 'bad', 'events are not sent: Realtime was not there when picture-queue was installed',
-      'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
-    from messages where not exists (select from pg_catalog.pg_proc p
-      where p.oid = to_regproc('picture_queue._broadcast') and p.prosrc like '%realtime.messages%')
-    union all
-    select 'bad', 'everybody may hear every private topic: realtime.messages has no row level security',
-      'alter table realtime.messages enable row level security;'
-    from messages where not relrowsecurity
-    union all
-    select 'bad', 'users cannot hear their own topic: its policy is missing',
-      'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
-        || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
-    from messages m where not exists (select from pg_catalog.pg_policy p
-      where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
-    union all
-    select 'warn', 'realtime.messages has no partition of today: events are lost until a client connects',
-      'open a channel, as a watch or this doctor does; Realtime then makes the partition'
-    from messages m where m.relkind = 'p' and not exists (
-      select from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
-      where i.inhparent = m.oid and c.relname = 'messages_' || to_char(picture_queue._now() at time zone 'utc', 'YYYY_MM_DD'))
-    union all
-    select 'bad', 'publication supabase_realtime_messages_publication does not have realtime.messages: no event gets out',
-      'restart Realtime in the project''s settings'
-    from messages
-    where exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime_messages_publication')
-      and not exists (select from pg_catalog.pg_publication_tables t
-        where t.pubname = 'supabase_realtime_messages_publication' and t.schemaname = 'realtime')
-    union all
-    select 'warn', format('publication supabase_realtime sends every change of %s as well, checked for each subscriber',
-      array_to_string(p.tables, ', ')),
-      format('alter publication supabase_realtime drop table public.%s;', array_to_string(p.tables, ', public.'))
-    from (
-      select array_agg(t.tablename::text order by t.tablename) as tables from pg_catalog.pg_publication_tables t
-      where t.pubname = 'supabase_realtime' and t.schemaname = 'public'
-        and t.tablename in ('job_queue', 'generations', 'images')
-    ) p
-    where p.tables is not null
   )
-  select picture_queue._findings('realtime in SQL', (
-    select jsonb_agg(picture_queue._finding('realtime in SQL', p.verdict, p.detail, p.remedy)) from problem p),
-    case when exists (select from messages) then 'events are sent to private topics, and users hear their own'
-    else 'there is no Realtime: who watches polls' end)
+  select 'bad', 'events are not sent: Realtime was not there when picture-queue was installed',
+    'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
+  from messages where not exists (select from pg_catalog.pg_proc p
+    where p.oid = to_regproc('picture_queue._broadcast') and p.prosrc like '%realtime.messages%')
+  union all
+  select 'bad', 'everybody may hear every private topic: realtime.messages has no row level security',
+    'alter table realtime.messages enable row level security;'
+  from messages where not relrowsecurity
+  union all
+  select 'bad', 'users cannot hear their own topic: its policy is missing',
+    'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
+      || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
+  from messages m where not exists (select from pg_catalog.pg_policy p
+    where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
+  union all
+  select 'warn', 'realtime.messages has no partition of today: events are lost until a client connects',
+    'open a channel, as a watch or this doctor does; Realtime then makes the partition'
+  from messages m where m.relkind = 'p' and not exists (
+    select from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+    where i.inhparent = m.oid and c.relname = 'messages_' || to_char(picture_queue._now() at time zone 'utc', 'YYYY_MM_DD'))
+  union all
+  select 'bad', 'publication supabase_realtime_messages_publication does not have realtime.messages: no event gets out',
+    'restart Realtime in the project''s settings'
+  from messages
+  where exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime_messages_publication')
+    and not exists (select from pg_catalog.pg_publication_tables t
+      where t.pubname = 'supabase_realtime_messages_publication' and t.schemaname = 'realtime')
+  union all
+  select 'warn', format('publication supabase_realtime sends every change of %s as well, checked for each subscriber',
+    array_to_string(p.tables, ', ')),
+    format('alter publication supabase_realtime drop table public.%s;', array_to_string(p.tables, ', public.'))
+  from (
+    select array_agg(t.tablename::text order by t.tablename) as tables from pg_catalog.pg_publication_tables t
+    where t.pubname = 'supabase_realtime' and t.schemaname = 'public'
+      and t.tablename in ('job_queue', 'generations', 'images')
+  ) p
+  where p.tables is not null
+  union all
+  select 'ok', 'there is no Realtime: who watches polls', null where not exists (select from messages)
 $$;
 
--- Whether the bucket of the pictures is there and closed.
-create function picture_queue._check_storage() returns jsonb
+create function picture_queue._check_storage() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_public boolean;
 begin
   if to_regclass('storage.buckets') is null then
-    return jsonb_build_array(picture_queue._finding('storage', 'ok', 'there is no Storage: pictures are not kept'));
+    return query select 'ok', 'there is no Storage: pictures are not kept', null;
+    return;
   end if;
   execute 'select b.public from storage.buckets b where b.id = ''pictures''' into v_public;
-  return jsonb_build_array(case
-    when v_public is null then picture_queue._finding('storage', 'bad', 'bucket pictures is missing: no picture can be kept',
-      'insert into storage.buckets (id, name, public) values (''pictures'', ''pictures'', false);')
-    when v_public then picture_queue._finding('storage', 'bad', 'bucket pictures is public: whoever has an address sees the picture',
-      'update storage.buckets set public = false where id = ''pictures'';')
-    when not exists (select from pg_catalog.pg_policy p
-      where p.polrelid = to_regclass('storage.objects') and p.polname = 'picture_queue: read own pictures')
-    then picture_queue._finding('storage', 'bad', 'users cannot read their own pictures: the policy is missing',
+  if v_public is null then
+    return query select 'bad', 'bucket pictures is missing: no picture can be kept',
+      'insert into storage.buckets (id, name, public) values (''pictures'', ''pictures'', false);';
+  elsif v_public then
+    return query select 'bad', 'bucket pictures is public: whoever has an address sees the picture',
+      'update storage.buckets set public = false where id = ''pictures'';';
+  elsif not exists (select from pg_catalog.pg_policy p
+    where p.polrelid = to_regclass('storage.objects') and p.polname = 'picture_queue: read own pictures')
+  then
+    return query select 'bad', 'users cannot read their own pictures: the policy is missing',
       'create policy "picture_queue: read own pictures" on storage.objects for select to authenticated using '
-        || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text);')
-    else picture_queue._finding('storage', 'ok', 'bucket pictures is private, and users read their own folder') end);
+      || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text);';
+  end if;
 end
 $$;
 
--- How the last run of each of our jobs in pg_cron went, and whether the list of runs grows without end.
-create function picture_queue._check_cron_runs() returns jsonb
+-- Checks the last run of each of our jobs in pg_cron, and the size of its list of runs.
+create function picture_queue._check_cron_runs() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_found jsonb;
-  v_rows real;
   -- Looked up and put in, since a linter follows a name in a string, also where pg_cron is not.
   v_jobs regclass := to_regclass('cron.job');
   v_runs regclass := to_regclass('cron.job_run_details');
 begin
   if v_runs is null then
-    return '[]'::jsonb;
+    return;
   end if;
-  execute format($sql$
-    select jsonb_agg(picture_queue._finding('pg_cron runs',
-      case when d.status is null then 'warn' when d.status = 'failed' then 'bad' else 'ok' end,
+  return query execute format($sql$
+    select case when d.status is null then 'warn' when d.status = 'failed' then 'bad' else 'ok' end,
       case when d.status is null then j.jobname || ' has not run yet'
         else format('%%s: the last run, at %%s, %%s%%s', j.jobname, to_char(d.start_time, 'YYYY-MM-DD HH24:MI:SSOF'), d.status,
           case when d.status = 'failed' then ': ' || coalesce(d.return_message, '') else '' end) end,
       case when d.status is null then 'wait a minute; if it stays so, see that cron.database_name is this database'
-        when d.status = 'failed' then 'run it by hand to see why: ' || j.command end) order by j.jobname)
+        when d.status = 'failed' then 'run it by hand to see why: ' || j.command end
     from %s j
     left join lateral (
       select r.status, r.start_time, r.return_message from %s r
       where r.jobid = j.jobid and r.status in ('succeeded', 'failed') order by r.runid desc limit 1) d on true
-    where j.active and j.jobname in ('process-job-queue', 'prune-job-queue')
-  $sql$, v_jobs, v_runs) into v_found;
-  select c.reltuples into v_rows from pg_catalog.pg_class c where c.oid = v_runs;
-  return coalesce(v_found, '[]'::jsonb) || case when v_rows > 100000 then jsonb_build_array(picture_queue._finding(
-    'pg_cron runs', 'warn', format('cron.job_run_details has %s rows, and nobody deletes them', round(v_rows)),
-    'delete from cron.job_run_details where end_time < now() - interval ''7 days'';')) else '[]'::jsonb end;
+    where j.active and j.jobname in ('process-job-queue', 'prune-job-queue') order by j.jobname
+  $sql$, v_jobs, v_runs);
+  return query
+  select 'warn', format('cron.job_run_details has %s rows, and nobody deletes them', round(c.reltuples)),
+    'delete from cron.job_run_details where end_time < now() - interval ''7 days'';'
+  from pg_catalog.pg_class c where c.oid = v_runs and c.reltuples > 100000;
 exception when insufficient_privilege then
-  return jsonb_build_array(picture_queue._finding('pg_cron runs', 'warn', 'its runs cannot be read',
-    'grant select on cron.job, cron.job_run_details to postgres;'));
+  return query select 'warn', 'its runs cannot be read', 'grant select on cron.job, cron.job_run_details to postgres;';
 end
 $$;
-
--- Looks the queue over; client_time: the caller's clock. See _check_… for what is looked at.
-create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_indexes jsonb := picture_queue._check_indexes();
-begin
-  return picture_queue._check_xmin() || picture_queue._check_vacuum() || v_indexes
-    || case when v_indexes @> '[{"verdict": "bad"}]'
-      -- Each of these looks would read the whole table, again and again.
-      then picture_queue._finding('jobs', 'warn', 'not looked at while an index is missing', 'make the indexes, and ask again')
-      else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue()
-        || picture_queue._check_pruning() || picture_queue._check_failed_steps() end
-    || picture_queue._check_rights() || picture_queue._check_exposure() || picture_queue._check_maintenance() || picture_queue._check_cron_runs()
-    || picture_queue._check_realtime() || picture_queue._check_storage() || picture_queue._check_settings(client_time);
-end
-$$;
-comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';
 
 
 -- 547_function_doctor_exposure.sql
 
--- The doctor's fourth part: whether end users can reach more than is theirs. What they may execute is granted in
+-- The doctor's check of permissions: end users must not reach more than their own rows. What they may execute is granted in
 -- 900_grants.sql; docs/security.md has the reasons.
-create function picture_queue._check_exposure() returns jsonb
+create function picture_queue._check_exposure() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with api_role (name) as (values ('anon'), ('authenticated')),
@@ -8201,9 +8216,7 @@ as $$
     where exists (select from public.generations g where g.user_id is not null)
       and not exists (select from picture_queue.limit_rule l where l.key like 'user:%' and l.max_running is not null)
   )
-  select picture_queue._findings('exposure', (
-    select jsonb_agg(picture_queue._finding('exposure', p.verdict, p.detail, p.remedy) order by p.verdict, p.detail) from problem p),
-    'users reach what is theirs, within limits of time and number')
+  select p.verdict, p.detail, p.remedy from problem p order by p.verdict, p.detail
 $$;
 
 
@@ -8345,6 +8358,7 @@ grant execute on function
   picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue._found,
   picture_queue.job_position, picture_queue.explain_jobs,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
+  picture_queue._with_images,
   picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem, picture_queue._is_a
   to authenticated, service_role;
 

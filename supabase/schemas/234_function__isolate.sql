@@ -30,6 +30,7 @@ begin
     when 'prune' then picture_queue._prune_jobs(p_subjects::uuid[])
     when 'table' then picture_queue._tidy_tables(p_subjects, p_limit)
     when 'fold' then picture_queue._fold_depth(p_limit)
+    when 'renumber' then picture_queue._renumber_jobs(p_subjects::uuid[])
     when 'reorder' then picture_queue._reorder_queues(p_subjects, p_limit)
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
@@ -39,6 +40,13 @@ begin
     else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
   end;
 end
+$$;
+
+-- Tells whether the round of maintenance that calls has used up its time.
+create function picture_queue._is_out_of_time() returns boolean
+language sql volatile set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz, false)
 $$;
 
 -- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
@@ -54,9 +62,7 @@ declare
   v_error text;
   v_detail text;
 begin
-  if v_count = 0
-    or clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz
-  then
+  if v_count = 0 or picture_queue._is_out_of_time() then
     return 0;
   end if;
   if v_count <= 1000 then

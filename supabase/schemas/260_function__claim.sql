@@ -186,7 +186,10 @@ begin
   update picture_queue.worker w
   set queues = p_queues, job_types = p_job_types, idle = p_idle, seen_at = picture_queue._now()
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
-  if not found then
+  -- A row that an open transaction has made or changed would be waited for.
+  if not found and not exists (select from picture_queue.worker w where w.name = p_worker)
+    and pg_catalog.pg_try_advisory_xact_lock(1903326073, pg_catalog.hashtext(p_worker))
+  then
     insert into picture_queue.worker (name, queues, job_types, idle, seen_at)
     values (p_worker, p_queues, p_job_types, p_idle, picture_queue._now())
     on conflict do nothing;

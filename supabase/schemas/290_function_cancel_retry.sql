@@ -31,8 +31,9 @@ begin
   insert into picture_queue.answer (call, id, answer, at)
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_request is not null;
   return v_answer;
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', p_job_id));
+  raise;
 end
 $$;
 

@@ -1,7 +1,7 @@
--- For callers that never heartbeat: one job under a lease of at least ten minutes, marked legacy, which
--- complete_job may end without naming the lease. Where nothing can be claimed and nobody did maintenance lately, it
--- does a little of it, since it may be the only one who calls; not before, since its transaction may stay open while
--- the job is worked on.
+-- Claims one job for a caller that never heartbeats, under a lease of at least ten minutes. The lease is marked legacy:
+-- complete_job may end it without its lease_id. If nothing can be claimed and no maintenance was done lately, it
+-- does some and tries again, since no other caller may exist. It does not do maintenance before a claim: its
+-- transaction may stay open while the job runs, and would keep the locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -36,8 +36,10 @@ as $$
 declare
   v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), lease_seconds,
     coalesce(request_id, gen_random_uuid()), weights, false, coalesce(confirms_start, false));
-  v_problem text := case
-    when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
+begin
+  perform picture_queue._refuse_problem(case
+    when coalesce(length(worker), 0) not between 1 and 200
+      then format('worker is %s, not 1 to 200 characters', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
     when greatest(cardinality(queues), cardinality(job_types)) > 1000 then 'queues or job_types has more than 1000 entries'
     -- Names have at most 63 and 128 characters: all together they have no more than their number allows.
@@ -51,11 +53,7 @@ declare
     when not 0 < all (weights) then format('weights are %s, not above 0', weights)
     when max_jobs not between 0 and 1000 then format('max_jobs is %s, not 0 to 1000', max_jobs)
     when lease_seconds not between 1 and 86400 then format('lease_seconds is %s, not 1 to 86400', lease_seconds)
-  end;
-begin
-  if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
-  end if;
+  end);
   return picture_queue._claim_isolated(v_claim);
 end
 $$;

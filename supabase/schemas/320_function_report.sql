@@ -1,5 +1,5 @@
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
--- leases are prolonged one by one, and that of a job whose row cannot be written is prolonged beside it.
+-- leases are prolonged one by one; a lease whose row cannot be written is prolonged in lease_extension.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -9,9 +9,8 @@ declare
   v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
 begin
   perform picture_queue._check_isolation();
-  if not picture_queue._is_list(leases) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'leases is not a list of {job_id, lease_id}');
-  end if;
+  perform picture_queue._refuse_problem(
+    case when not picture_queue._is_list(leases) then 'leases is not a list of {job_id, lease_id}' end);
   begin
     perform l.job_id from jsonb_to_recordset(leases) as l (job_id uuid, lease_id uuid);
   exception when data_exception then
@@ -52,9 +51,8 @@ declare
   v_job public.job_queue;
   v_announce boolean;
 begin
-  if progress is null or progress not between 0 and 100 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('progress is %s, not 0 to 100', progress), 'pass percent');
-  end if;
+  perform picture_queue._refuse_problem(
+    case when coalesce(progress, -1) not between 0 and 100 then format('progress is %s, not 0 to 100', progress) end, 'pass percent');
   v_job := picture_queue._leased(job_id, lease_id);
   v_announce := progress in (0, 100)
     or coalesce(v_job.progress_event_at < v_now - interval '0.5 seconds', true);
@@ -71,9 +69,9 @@ begin
     perform picture_queue._emit(array[job_id]);
   end if;
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
-  return null;
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  raise;
 end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
@@ -95,7 +93,7 @@ begin
   exception when others then
     if not picture_queue._is_list(outcomes) or jsonb_array_length(outcomes) < 2 then
       if picture_queue._is_transient(sqlstate) then
-        perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
+        perform picture_queue._refuse_busy();
       elsif sqlstate like 'PT%' then
         raise;
       end if;
@@ -140,15 +138,15 @@ begin
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   elsif v_outcome ->> 'outcome' = 'busy' then
-    perform picture_queue._refuse('PQ_BUSY', v_outcome ->> 'error', 'repeat the call');
+    perform picture_queue._refuse_busy(v_outcome ->> 'error');
   elsif v_outcome ->> 'outcome' = 'refused' then
     perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', job_id, v_outcome ->> 'error'),
       'look for a trigger or constraint of yours on public.job_queue');
   end if;
   return v_outcome ->> 'status';
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  raise;
 end
 $$;
 comment on function public.complete_job is 'Ends one attempt: completed, or retried or failed when error is given.';

@@ -1,11 +1,11 @@
--- Owners and service keys. The rights are in picture_queue.cancel_job, which knows the caller.
+-- For owners and service keys. picture_queue.cancel_job checks the caller's right to the job.
 create function public.cancel_job(job_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_job(job_id, request_id) $$;
 comment on function public.cancel_job is 'Cancels a pending job at once; asks a running one to stop.';
 
--- Gives the job one more attempt, if none is left. A pending job is what a retry leads to: repeating the call changes
--- nothing.
+-- Makes a failed or cancelled job pending again, with one more attempt if none is left. A pending job stays as it is,
+-- so the call can be repeated.
 create function public.retry_job(job_id uuid, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -26,8 +26,9 @@ begin
   end if;
   return picture_queue._keep_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, format('job %s is locked by another transaction', job_id));
+  raise;
 end
 $$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';

@@ -1,6 +1,6 @@
--- The condition a filter stands for, on job_queue as j: text to be put into a query, so that each filter
--- gets the plan of its own index. Refuses a filter that it does not understand; null is as good as not given.
--- p_others: rules for keys the caller looks at itself. It reads nothing, so users may call it.
+-- Returns the SQL condition for a filter, on job_queue as j. It is put into the text of a query, so that each filter
+-- gets a plan with its own index. Refuses unknown keys and bad values; a null value counts as not given.
+-- p_others: rules for keys that the caller handles itself. The function reads no table, so users may call it.
 create function picture_queue._jobs_where(p_filter jsonb, p_others jsonb default '{}') returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -32,7 +32,8 @@ begin
 end
 $$;
 
--- One condition. What is always so of such jobs is said too, since the partial indexes ask for it.
+-- Returns the condition for one key. It repeats what is always true for such jobs, so that the planner can use the
+-- partial indexes.
 create function picture_queue._filter_condition(p_key text, p_value text) returns text
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -63,9 +64,9 @@ as $$
   end
 $$;
 
--- The jobs of a filter as text for the from of a query: a branch for each status, since job_queue_listed has
--- all but the running ones, and those have an index for each hold. $1, $2: the span of seq, lower bound
--- included; $3: how many of each queue and status; $4: the queues. It reads nothing, so users may call it.
+-- Returns a subquery for the jobs of a filter: a branch for each status, since job_queue_listed has all jobs but the
+-- running ones, and those have an index for each hold. Parameters of the text: $1, $2 the range of seq, lower bound
+-- included; $3 the number of jobs for each queue and status; $4 the queues. It reads no table, so users may call it.
 create function picture_queue._jobs_by_state(p_filter jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$

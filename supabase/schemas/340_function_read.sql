@@ -1,15 +1,13 @@
--- Reads, as the caller: row level security decides what there is.
+-- Readers run with the caller's rights: row level security decides which rows they see.
 create function public.get_job(job_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
-    'PQ_UNKNOWN_JOB', format('job_id is %s', job_id));
-end
+  select picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+    'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id))
 $$;
-comment on function public.get_job is 'One job of the caller''s.';
+comment on function public.get_job is 'A job of the caller.';
 
--- filter: any of those of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
+-- filter: the keys of _jobs_where, limit (100; 1 to 1000), before_seq (of the last row of a page). A page
 -- ends after limit rows, or with the row that makes it larger than 8 MiB.
 --
 -- Which index is read does not depend on statistics. Jobs of an owner, of a batch and of a list of ids have an
@@ -81,45 +79,51 @@ begin
   return to_jsonb(v_jobs);
 end
 $$;
-comment on function public.list_jobs is 'Jobs of the caller''s, newest first.';
+comment on function public.list_jobs is 'Jobs of the caller, newest first.';
+
+-- A generation with its images. It reads with the caller's rights, so users may call it.
+create function picture_queue._with_images(p_generation public.generations) returns jsonb
+language sql stable security invoker set search_path = pg_catalog, pg_temp
+as $$
+  select to_jsonb(p_generation) || jsonb_build_object('images', coalesce(
+    (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = p_generation.id), '[]'))
+$$;
 
 create function public.get_generation(generation_id uuid) returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((
-    select to_jsonb(g) || jsonb_build_object('images', coalesce(
-      (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
-    from public.generations g where g.id = get_generation.generation_id),
-    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', generation_id));
-end
+  select picture_queue._found((
+    select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
+    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id))
 $$;
-comment on function public.get_generation is 'One generation of the caller''s with its images.';
+comment on function public.get_generation is 'A generation of the caller with its images.';
 
--- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page).
+-- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page). A page ends as that of
+-- list_jobs.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
 language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_generations jsonb;
+  v_generation jsonb;
+  v_generations jsonb[] := '{}'::jsonb[];
+  v_bytes bigint := 0;
 begin
   perform picture_queue._check_fields('filter.', nullif(filter, 'null'), '{
     "status": ["choice", "pending", "processing", "completed", "failed", "cancelled"],
     "limit": ["integer", 1, 1000],
     "before": ["moment"]
   }');
-  select coalesce(jsonb_agg(to_jsonb(g) || jsonb_build_object('images', coalesce(
-      (select jsonb_agg(to_jsonb(i) order by i.n) from public.images i where i.generation_id = g.id), '[]'))
-    order by g.created_at desc, g.id), '[]')
-  into v_generations
-  from (
-    select * from public.generations
-    where (filter ->> 'status' is null or status = filter ->> 'status')
-      and created_at < coalesce((filter ->> 'before')::timestamptz, 'infinity')
-    order by created_at desc, id
-    limit coalesce((filter ->> 'limit')::bigint, 100)
-  ) g;
-  return v_generations;
+  for v_generation in
+    select picture_queue._with_images(g) from public.generations g
+    where (filter ->> 'status' is null or g.status = filter ->> 'status')
+      and g.created_at < coalesce((filter ->> 'before')::timestamptz, 'infinity')
+    order by g.created_at desc, g.id limit coalesce((filter ->> 'limit')::bigint, 100)
+  loop
+    v_generations := v_generations || v_generation;
+    v_bytes := v_bytes + pg_column_size(v_generation);
+    exit when v_bytes > 8388608;
+  end loop;
+  return to_jsonb(v_generations);
 end
 $$;
-comment on function public.list_generations is 'Generations of the caller''s with their images, newest first.';
+comment on function public.list_generations is 'Generations of the caller with their images, newest first.';

@@ -1,6 +1,7 @@
--- Dead letters: why jobs failed, and doing something about many of them.
+-- Dead letters: the reasons of failures, and changes of many jobs at once.
 
--- What an error is an example of: text in quotes, ids and numbers differ from one time to the next.
+-- Returns the reason behind an error: the text without what differs from one failure to the next (quoted text, ids and
+-- numbers).
 create function picture_queue._reason(p_error text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -12,7 +13,7 @@ as $$
     '[0-9]+([.,][0-9]+)*', 'N', 'g'), 500)
 $$;
 
--- The reasons of failed jobs (those of the filter; the newest 10,000 of them), the most frequent first.
+-- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -44,11 +45,11 @@ begin
   return v_reasons;
 end
 $$;
-comment on function public.failure_reasons is 'Why jobs failed: equal errors once, with their count.';
+comment on function public.failure_reasons is 'Counts failed jobs by reason.';
 
--- Deletes finished jobs with their history and log, and takes them out of the counts. The caller holds
--- their locks. Batches keep their counts: what was finished stays so. A job whose children are not settled yet
--- stays, since they have to know how it ended. Returns how many.
+-- Deletes finished jobs with their history and log, and subtracts them from the counts. The caller holds
+-- their locks. Batches keep their counts. A job stays while jobs that depend on it are not updated yet, since
+-- they need its status. Returns the number of deleted jobs.
 create function picture_queue._discard(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -64,8 +65,8 @@ as $$
   select count(*)::integer from gone
 $$;
 
--- Cancels locked jobs, as cancel_job does one: what is pending ends, what runs is asked to stop, what is
--- parked is claimed once more. Returns how many.
+-- Cancels locked jobs, as cancel_job does one: a pending job ends, a running one is asked to stop, a parked one
+-- is claimed once more. Returns the number of jobs.
 create function picture_queue._cancel_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -88,8 +89,8 @@ begin
 end
 $$;
 
--- Retries locked jobs. Of those with one unique key only the newest comes back, and none if another job
--- has the key now. Those whose parents have not finished wait for them as before. Returns how many.
+-- Retries locked jobs. Of several with the same unique key only the newest is retried, and none if another job
+-- has the key now. A job whose parents have not finished waits for them again. Returns the number of retried jobs.
 create function picture_queue._retry_jobs(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -122,9 +123,9 @@ end
 $$;
 
 -- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
--- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit; jobs that somebody else has in
--- hand are left. matched counts up to 100,000; more: there are jobs for another call. preview changes
--- nothing. A filter that names nothing is refused: it would be every job.
+-- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up
+-- to 100,000; more: another call is needed. preview only counts. An empty filter is refused, since it would select
+-- every job. Each state has a query of its own: with one for all states Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
@@ -133,35 +134,43 @@ as $$
 declare
   v_where text := picture_queue._jobs_where(filter, '{"limit": ["integer", 1, 10000]}');
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
-  v_able text := case action
-    when 'retry' then case when filter ->> 'status' is null then 'j.status = ''failed'' and j.finished_at is not null'
-      else 'j.status in (''failed'', ''cancelled'')' end
-    when 'cancel' then '(j.status = ''pending'' or j.status = ''processing'' and j.hold is null'
-      || ' or j.status = ''processing'' and j.hold = ''parked'')'
-    when 'discard' then 'j.status in (''completed'', ''failed'', ''cancelled'') and j.finished_at is not null' end;
-  v_matched bigint;
-  v_ids uuid[] := array[]::uuid[];
+  v_states text[] := case action
+    when 'retry' then case when filter ->> 'status' is null then '{failed}' else '{failed,cancelled}' end
+    when 'cancel' then '{pending,processing,parked}'
+    when 'discard' then '{completed,failed,cancelled}' end;
+  v_from text;
+  v_count bigint;
+  v_found uuid[];
+  v_matched bigint := 0;
+  v_ids uuid[] := '{}'::uuid[];
   v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
   if v_answer is not null then
     return v_answer;
   end if;
-  if v_able is null then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('action is %s', left(quote_nullable(action), 100)),
-      'retry, cancel or discard');
-  elsif v_where = 'true' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'filter names nothing', '{"status": "failed"} is all failed jobs');
-  end if;
-  v_where := v_where || ' and ' || v_able;
-  execute format('select count(*) from (select from public.job_queue j where %s limit 100000) m', v_where) into v_matched;
-  if not coalesce(preview, false) and v_matched > 0 then
-    -- What was asked to stop before needs no second asking.
-    execute format('select coalesce(array_agg(d.id), ''{}'') from (
-      select j.id from public.job_queue j where %s limit %s for update skip locked) d',
-      v_where || case action when 'cancel' then ' and j.cancel_requested_at is null' else '' end, v_limit)
-    into v_ids;
-  end if;
+  perform picture_queue._refuse_problem(case
+    when v_states is null then format('action is %s', left(quote_nullable(action), 100))
+    when v_where = 'true' then 'filter names nothing'
+  end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
+  for v_from in
+    select format('from public.job_queue j where %s and %s', v_where, case s
+      when 'pending' then 'j.status = ''pending'''
+      when 'processing' then 'j.status = ''processing'' and j.hold is null'
+      when 'parked' then 'j.status = ''processing'' and j.hold = ''parked'''
+      else format('j.status = %L and j.finished_at is not null', s) end)
+    from unnest(v_states) s
+  loop
+    execute format('select count(*) from (select %s limit %s) m', v_from, 100000 - v_matched) into v_count;
+    v_matched := v_matched + v_count;
+    if v_count > 0 and not coalesce(preview, false) then
+      -- What was asked to stop before needs no second asking.
+      execute format('select array(select j.id %s %s limit %s for update skip locked)', v_from,
+        case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
+      into v_found;
+      v_ids := v_ids || v_found;
+    end if;
+  end loop;
   return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
     'changed', picture_queue._isolate(action, v_ids::text[], 1000),
     'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));

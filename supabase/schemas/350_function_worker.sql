@@ -1,11 +1,12 @@
--- A worker says who it is and which job types it can run, with their policies; answers the version
--- of this database. Repeating it changes nothing.
+-- Registers a worker, its queues, and its job types with their policies; answers the version of this database. A
+-- repeated call changes nothing.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_types text[];
 begin
+  perform picture_queue._check_isolation();
   perform picture_queue._refuse_problem(coalesce(
     case when coalesce(length(worker), 0) not between 1 and 200 or worker ~ '[[:cntrl:]]'
       then format('worker is %s, not 1 to 200 characters without line breaks',
@@ -25,30 +26,31 @@ begin
           picture_queue._policy_rules() || '{"queue": ["name", 63, "_.-"]}')) as problem) p
       where p.problem is not null limit 1)));
   select coalesce(array_agg(k order by k), '{}') into v_types from jsonb_object_keys(job_types) k;
-  insert into picture_queue.job_type as t
-  select p.*
-  from jsonb_each(job_types) e
-  cross join lateral jsonb_populate_record(
-    null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
-  order by e.key
-  on conflict (name) do update set queue = excluded.queue, max_attempts = excluded.max_attempts,
-    timeout_seconds = excluded.timeout_seconds, lease_seconds = excluded.lease_seconds,
-    backoff_policy = excluded.backoff_policy, backoff_seconds = excluded.backoff_seconds,
-    backoff_cap_seconds = excluded.backoff_cap_seconds, backoff_jitter = excluded.backoff_jitter,
-    registered_at = excluded.registered_at
-  where to_jsonb(t) - 'registered_at' <> to_jsonb(excluded) - 'registered_at';
+  -- A policy that stays as it is, is not locked, so a worker that starts again waits for nobody.
+  perform picture_queue._write_row('picture_queue.job_type', 'name', c.name, to_jsonb(c) - 'name')
+  from (
+    select p.*
+    from jsonb_each(job_types) e
+    cross join lateral jsonb_populate_record(
+      null::picture_queue.job_type, e.value || jsonb_build_object('name', e.key, 'registered_at', picture_queue._now())) p
+    where not exists (
+      select from picture_queue.job_type t
+      where t.name = e.key and to_jsonb(t) - 'registered_at' = to_jsonb(p) - 'registered_at')
+    order by e.key offset 0
+  ) c;
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
 end
 $$;
-comment on function public.register_worker is 'A worker says what it can run; answers the version of the database.';
+comment on function public.register_worker is
+  'Registers a worker and its job types; answers the version of the database.';
 
--- If it did the maintenance, another worker is told to take over at once.
+-- If the worker had the lease of maintenance, the lease ends and another worker is told to take it.
 create function public.unregister_worker(worker text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-  delete from picture_queue.worker w where w.name = unregister_worker.worker;
+  perform picture_queue._write_row('picture_queue.worker', 'name', worker, null);
   update picture_queue.maintenance m set leased_until = '-infinity'
   where m.only_row = any (array(
     select o.only_row from picture_queue.maintenance o where o.worker = unregister_worker.worker for update skip locked));
@@ -56,8 +58,6 @@ begin
     perform picture_queue._wake((
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
-exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy();
 end
 $$;
-comment on function public.unregister_worker is 'A worker says that it stopped.';
+comment on function public.unregister_worker is 'Removes a worker that has stopped.';

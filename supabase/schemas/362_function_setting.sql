@@ -1,6 +1,6 @@
--- The settings of the project; changes: any of its columns by name, null for the default.
+-- changes: settings by name; null resets one to its default.
 create function public.set_setting(changes jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._check_fields('', coalesce(changes, 'null'), picture_queue._policy_rules() || '{
@@ -20,10 +20,8 @@ begin
   if not exists (select from picture_queue.model m where m.model_id = coalesce(changes ->> 'default_model', m.model_id)) then
     perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('default_model is %s', changes ->> 'default_model'));
   end if;
-  perform picture_queue._change_row('picture_queue.setting', 'only_row', 'true', changes);
+  perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';
@@ -33,7 +31,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$ select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s $$;
 comment on function public.get_settings is 'The settings of the project.';
 
--- The rules of what the project, a queue and a job type may say about attempts.
+-- Rules for the policy fields that the project, a queue and a job type have in common.
 create function picture_queue._policy_rules() returns jsonb
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$
@@ -48,17 +46,28 @@ as $$
   }'::jsonb
 $$;
 
--- Writes checked changes to the row of a table whose key column has that value. null stands for the column's
--- default. All are written at once, since they may fit only together.
-create function picture_queue._change_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
+-- Writes checked values to the row of a table whose key column has that value, and makes the row if it is not there.
+-- A null stands for the column's default; p_changes null deletes the row. All columns are written at once, since they
+-- may fit only together. Returns whether there was such a row or is one now.
+create function picture_queue._write_row(p_table regclass, p_key_column text, p_key text, p_changes jsonb)
+returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+declare
+  v_rows integer;
 begin
-  if p_changes <> '{}' then
-    execute format('update %s set %s where %I::text = $1', p_table, (
-      select string_agg(format('%I = %s', c.key, coalesce(quote_literal(c.value), 'default')), ', ')
-      from jsonb_each_text(p_changes) as c (key, value)), p_key_column)
-    using p_key;
-  end if;
+  perform picture_queue._check_isolation();
+  execute case when p_changes is null then format('delete from %s where %I = %L', p_table, p_key_column, p_key)
+    else (
+      select format('insert into %1$s (%2$I%3$s) values (%4$L%5$s) on conflict (%2$I) do %6$s', p_table, p_key_column,
+        string_agg(format(', %I', c.key), '' order by c.key), p_key,
+        string_agg(coalesce(', ' || quote_literal(c.value), ', default'), '' order by c.key),
+        coalesce('update set ' || string_agg(format('%1$I = excluded.%1$I', c.key), ', '), 'nothing'))
+      from jsonb_each_text(p_changes) as c (key, value)) end;
+  get diagnostics v_rows = row_count;
+  return v_rows > 0;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy(format('another transaction is changing the row of %s in %s', quote_nullable(p_key), p_table));
+  return null;
 end
 $$;

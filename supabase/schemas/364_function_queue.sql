@@ -1,13 +1,12 @@
 -- Queues: their settings, pausing, draining, purging.
 
--- Makes a queue if it is not there and changes its settings; null is the default again. When the order of
--- claims changes, its pending jobs get their places anew: the oldest 10,000 at once, the rest by maintenance.
+-- Creates a queue if needed and changes its settings; null resets one to its default. When the order of claims
+-- changes, its pending jobs get new places: the oldest 10,000 at once, the rest by maintenance.
 create function public.set_queue(queue text, changes jsonb default '{}') returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_old picture_queue.queue;
-  v_new picture_queue.queue;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_fields('', changes, picture_queue._policy_rules() || '{
@@ -19,14 +18,14 @@ begin
     "draining": ["boolean"]
   }');
   perform picture_queue._refuse_problem(case when coalesce(queue, '') !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
-    then format('queue is %s', quote_nullable(queue)) end);
-  insert into picture_queue.queue (name) values (queue) on conflict do nothing;
+    then format('queue is %s', quote_nullable(left(queue, 100))) end);
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, '{}');
   select * into v_old from picture_queue.queue q where q.name = set_queue.queue for no key update;
-  perform picture_queue._change_row('picture_queue.queue', 'name', queue, changes);
-  select * into v_new from picture_queue.queue q where q.name = set_queue.queue;
-  if (v_new.fair_share, v_new.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds) then
-    update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
-    where q.name = set_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, changes);
+  update picture_queue.queue q set reorder_after = 0, reorder_again_at = picture_queue._now() + interval '1 minute'
+  where q.name = set_queue.queue
+    and (q.fair_share, q.aging_seconds) is distinct from (v_old.fair_share, v_old.aging_seconds);
+  if found then
     perform picture_queue._reorder_queues(array[queue], 10000);
   end if;
   return picture_queue._queue(queue);
@@ -41,9 +40,9 @@ exception
     return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.set_queue is 'Makes a queue or changes its settings.';
+comment on function public.set_queue is 'Creates a queue or changes its settings.';
 
--- How many jobs of each queue are in each state. A finished job is counted where it is kept.
+-- Counts of jobs by queue and state. Finished jobs count until they are pruned.
 create function picture_queue._depths()
 returns table (queue text, status text, hold text, n bigint)
 language sql stable rows 100 set search_path = pg_catalog, pg_temp
@@ -57,8 +56,8 @@ as $$
   group by c.queue, c.status, c.hold
 $$;
 
--- Queues with how many jobs each has in each state that is not final: one, or all by name. The changes of the
--- counts are added up once for all queues.
+-- Queues by name, or the one with that name, with counts of their unfinished jobs. The changes of the counts are added
+-- up once for all queues.
 create function picture_queue._queues(p_queue text default null) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -80,20 +79,18 @@ $$;
 
 -- One queue; refuses when there is none.
 create function picture_queue._queue(p_queue text) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
-    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)), 'list_queues() has those there are');
-end
+  select picture_queue._found((select q from picture_queue._queues(coalesce(p_queue, '')) q),
+    'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
 create function public.list_queues() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select coalesce(jsonb_agg(q order by q ->> 'name'), '[]') from picture_queue._queues() q $$;
+as $$ select coalesce(jsonb_agg(q), '[]') from (select * from picture_queue._queues() limit 10000) as l (q) $$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
--- What is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
+-- Returns what is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
 create function picture_queue._resume_at_problem(p_at timestamptz) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -103,36 +100,31 @@ begin
 end
 $$;
 
--- Nothing more is claimed from the queue until resume_at, or until it is resumed; what runs goes on.
+-- Nothing is claimed from the queue until resume_at, or until it is resumed; running jobs go on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
   perform picture_queue._refuse_problem(picture_queue._resume_at_problem(resume_at), 'name a time to come, or none');
-  update picture_queue.queue q
-  set paused_until = coalesce(resume_at, 'infinity'), pause_reason = left(pause_queue.reason, 500)
-  where q.name = pause_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
+    'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
 
 create function public.resume_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   perform picture_queue._queue(queue);
-  update picture_queue.queue q set paused_until = null, pause_reason = null, draining = false
-  where q.name = resume_queue.queue;
-  delete from picture_queue.breaker b where b.queue = resume_queue.queue;
+  perform picture_queue._write_row('picture_queue.queue', 'name', queue,
+    '{"paused_until": null, "pause_reason": null, "draining": false}');
+  perform picture_queue._write_row('picture_queue.breaker', 'queue', queue, null);
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
-exception when lock_not_available or deadlock_detected then
-  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
@@ -140,9 +132,9 @@ comment on function public.resume_queue is 'Ends the pause or the draining of a 
 create function public.drain_queue(queue text) returns jsonb
 language sql volatile security definer set search_path = pg_catalog, pg_temp
 as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_queue._queue(drain_queue.queue) q $$;
-comment on function public.drain_queue is 'Refuses new jobs for a queue, and runs what is there.';
+comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
 
--- Cancels what is pending in a queue, the oldest 10,000 jobs a call; preview only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
@@ -171,4 +163,4 @@ exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
 $$;
-comment on function public.purge_queue is 'Cancels what is pending in a queue.';
+comment on function public.purge_queue is 'Cancels the pending jobs of a queue.';

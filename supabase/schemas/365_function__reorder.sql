@@ -1,9 +1,9 @@
 -- The places of jobs after a queue changed its order of claims (fair_share, aging_seconds).
 
--- Gives locked jobs the place (rank, turn, tenant) that the order of their queue asks for, unless they have
--- one already, as _assign_order does for new jobs. Tenants take turns from the beginning of the line, each of
--- its own jobs after those of p_ids that are older.
-create function picture_queue._renumber_jobs(p_ids uuid[]) returns void
+-- Gives locked jobs the place (rank, turn, tenant) that the order of their queue requires, as _assign_order does for
+-- new jobs; jobs that have such a place keep it. Tenants take turns from the head of the queue, and each tenant's jobs
+-- keep the order of their age. Returns the number of jobs.
+create function picture_queue._renumber_jobs(p_ids uuid[]) returns integer
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with misplaced as (
@@ -38,12 +38,13 @@ as $$
     from misplaced m
     left join lines l on l.queue = m.queue and l.tenant = m.tenant and l.rank = m.rank
   ) n
-  where j.id = any (p_ids) and j.id = n.id
+  where j.id = any (p_ids) and j.id = n.id;
+  select cardinality(p_ids)
 $$;
 
--- Gives the next jobs of these queues their new places, p_limit of them, the oldest first; running ones too, which may
--- come back. Jobs that somebody else holds are passed over: they are claimed, or found when all are looked at again.
--- Returns how many jobs it looked at.
+-- Gives the next p_limit jobs of these queues their new places, the oldest first; running ones too, since they may be
+-- retried. Locked jobs are skipped, and a job that cannot be written is noted in failed_step: the second pass, a minute
+-- after the change, finds both. Returns the number of jobs it looked at.
 create function picture_queue._reorder_queues(p_queues text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -74,8 +75,10 @@ begin
         order by j.seq limit v_left)
       order by seq limit v_left
     ) o;
-    perform picture_queue._renumber_jobs(array(
-      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked));
+    perform picture_queue._isolate('renumber', array(
+      select j.id from public.job_queue j where j.id = any (v_ids) order by j.id for update skip locked)::text[], v_left);
+    -- Without time for all of them, the next round begins with the same jobs.
+    exit when picture_queue._is_out_of_time();
     update picture_queue.queue q set
       reorder_after = case when v_last is not null then v_last when v_queue.reorder_again_at <= v_now then 0
         when v_queue.reorder_again_at is not null then v_queue.reorder_after end,

@@ -1,11 +1,11 @@
--- Writes jobs that belong together. When all have finished, however they ended, the callback job is
--- enqueued; its payload gets batch_id and the counts. Repeating it with the same batch_id gives the jobs that are
--- there; with the same request_id, the same answer.
+-- Enqueues a batch of jobs. When all have finished, successfully or not, the callback job is enqueued; its payload gets
+-- batch_id and the counts. A call repeated with the same batch_id answers the jobs that are there; with the same
+-- request_id, the same answer.
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}',
   request_id uuid default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_answer jsonb := picture_queue._first_answer('enqueue_batch', request_id::text);
@@ -38,7 +38,7 @@ begin
   if not found then
     return picture_queue._keep_answer('enqueue_batch', request_id::text, jsonb_build_object('batch_id', batch_id, 'jobs', (
       select coalesce(jsonb_agg(jsonb_build_object('job_id', j.id, 'outcome', 'existing') order by j.seq), '[]')
-      from public.job_queue j where j.batch_id = enqueue_batch.batch_id)));
+      from (select * from public.job_queue o where o.batch_id = enqueue_batch.batch_id order by o.seq limit 100000) j)));
   end if;
   v_jobs := picture_queue._enqueue(case when jsonb_typeof(jobs) = 'array' then (
     select coalesce(jsonb_agg(e.item || jsonb_build_object('options',
@@ -49,20 +49,19 @@ begin
   perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
   return picture_queue._keep_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
-exception
-  when deadlock_detected then
-    return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys or parents');
+  raise;
 end
 $$;
 comment on function public.enqueue_batch is
-  'Writes jobs that belong together, and one that runs when all have finished.';
+  'Enqueues a batch of jobs, and a callback that runs when all have finished.';
 
 create function public.get_batch(batch_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
-begin
   -- The counts, with changes that are not added up yet.
-  return picture_queue._found((
+  select picture_queue._found((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -73,7 +72,6 @@ begin
         b.failed + coalesce(sum((f.data ->> 'failed')::integer), 0) as failed,
         b.cancelled + coalesce(sum((f.data ->> 'cancelled')::integer), 0) as cancelled
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
-    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', batch_id));
-end
+    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id))
 $$;
-comment on function public.get_batch is 'How far a batch is.';
+comment on function public.get_batch is 'A batch with its counts and progress.';

@@ -1,6 +1,6 @@
--- Tells of something that happened outside: wakes the jobs parked on it. If nobody waits yet, it is
--- kept for a day, for a job that parks on it later. A second event of that name replaces the first; one with the
--- event_id of the first is its repetition.
+-- Sends an external event: wakes the jobs parked on it. If no job waits yet, the event is kept for a day, for a job
+-- that parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated
+-- call and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
@@ -9,16 +9,12 @@ declare
   v_answer jsonb;
 begin
   perform picture_queue._check_isolation();
-  if coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]' then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('name is %s', quote_nullable(left(name, 300))),
-      'a name has 1 to 200 characters, none of them a control character');
-  end if;
-  perform picture_queue._refuse_problem(
-    'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)));
-  if length(event_id) not between 1 and 200 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', format('event_id is %s', quote_literal(left(event_id, 300))),
-      'an event_id has 1 to 200 characters');
-  end if;
+  perform picture_queue._refuse_problem(coalesce(
+    case when coalesce(length(name), 0) not between 1 and 200 or name ~ '[[:cntrl:]]'
+      then format('name is %s', quote_nullable(left(name, 300))) end,
+    'payload ' || picture_queue._json_problem(payload, (select s.max_payload_bytes from picture_queue.setting s)),
+    case when length(event_id) not between 1 and 200 then format('event_id is %s', quote_literal(left(event_id, 300))) end),
+    'name and event_id have 1 to 200 characters, a name no control characters');
   v_answer := picture_queue._first_answer(v_call, event_id);
   if v_answer is not null then
     return v_answer;
@@ -33,32 +29,30 @@ exception when deadlock_detected or lock_not_available then
   return picture_queue._refuse_busy(format('event %s is being sent or parked on by somebody else', left(name, 200)));
 end
 $$;
-comment on function public.send_event is 'Wakes the jobs that are parked on an outside event.';
+comment on function public.send_event is 'Sends an external event to the jobs parked on it.';
 
 -- Appends log lines of a job under its lease; the last 200 are kept.
 create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_attempt integer;
+  v_attempt integer := (picture_queue._leased(job_id, lease_id)).attempt;
 begin
-  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
-  if not picture_queue._is_list(lines) or jsonb_path_exists(lines,
-      '$[*] ? (!(@.message.type() == "string") || exists(@.level) && !(@.level.type() == "string") || exists(@.level ? (!(@ == "debug" || @ == "info" || @ == "warning" || @ == "error"))))')
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines is not a list of {level, message}',
-      'levels are debug, info, warning and error');
-  elsif exists (
-    select from jsonb_to_recordset(lines) as l (at timestamptz) where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z')
-  then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines has a time that is not from 1970 to 9998');
-  end if;
+  perform picture_queue._refuse_problem(case
+    when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
+      then 'lines is not a list of {level, message}'
+    when exists (select from jsonb_array_elements(lines) e
+      where e -> 'level' not in ('"debug"', '"info"', '"warning"', '"error"'))
+      then 'lines has a level that is not debug, info, warning or error'
+    when exists (select from jsonb_to_recordset(lines) as l (at timestamptz)
+      where l.at not between '1970-01-01Z' and '9998-12-31T23:59Z') then 'lines has a time that is not from 1970 to 9998'
+  end, 'lines is a list of {at, level, message}');
   insert into picture_queue.log (job_id, attempt, at, level, message)
   select log_job.job_id, v_attempt, coalesce(l.at, picture_queue._now()), coalesce(l.level, 'info'), left(l.message, 2000)
   from rows from (jsonb_to_recordset(lines) as (at timestamptz, level text, message text))
     with ordinality as l (at, level, message, i)
   where l.i > jsonb_array_length(lines) - 200
-    -- Those that a call wrote whose answer was lost.
+    -- Without the lines of an earlier call whose answer was lost.
     and not exists (
       select from picture_queue.log o
       where o.job_id = log_job.job_id and o.at = l.at and o.message = left(l.message, 2000))
@@ -69,16 +63,16 @@ begin
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
 exception
   when deadlock_detected or lock_not_available then
-    return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
+    return picture_queue._refuse_busy(format('the log of job %s is locked by another transaction', job_id));
   when data_exception then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm, 'lines is a list of {at, level, message}');
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
     return null;
 end
 $$;
 comment on function public.log_job is 'Appends log lines to a job, under its lease.';
 
--- What happened to a job: its changes of state with their times (claims are read off the attempt they
--- began), its failed attempts with their internal detail, and its log.
+-- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts
+-- with their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$

@@ -68,16 +68,10 @@ declare
   v_fields text[];
   v_cron picture_queue.cron;
 begin
-  v_text := case v_text
-    when '@hourly' then '0 * * * *'
-    when '@daily' then '0 0 * * *'
-    when '@midnight' then '0 0 * * *'
-    when '@weekly' then '0 0 * * 0'
-    when '@monthly' then '0 0 1 * *'
-    when '@yearly' then '0 0 1 1 *'
-    when '@annually' then '0 0 1 1 *'
-    else v_text
-  end;
+  v_text := coalesce('{
+    "@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *", "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *", "@yearly": "0 0 1 1 *", "@annually": "0 0 1 1 *"
+  }'::jsonb ->> v_text, v_text);
   v_fields := regexp_split_to_array(v_text, '[[:space:]]+');
   if length(v_text) > 500 or cardinality(v_fields) is distinct from 5 then
     perform picture_queue._refuse('PQ_INVALID_CRON',

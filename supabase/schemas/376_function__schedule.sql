@@ -1,7 +1,7 @@
--- A *tick* is a moment at which a schedule comes. Each makes one job, whoever sees it first: the row is
--- locked, and the job's id follows from the name and the tick.
+-- A *tick* is a time at which a schedule is due. Each tick makes one job, even if several workers see it: the row is
+-- locked, and the job's id is a hash of the name and the tick.
 
--- The first tick after a moment; null if there is none. Intervals are counted in whole microseconds
+-- Returns the first tick after a time; null if there is none. Intervals are counted in whole microseconds
 -- from created_at, so they never drift.
 create function picture_queue._schedule_next(p_schedule picture_queue.schedule, p_after timestamptz)
 returns timestamptz
@@ -18,42 +18,18 @@ begin
 end
 $$;
 
--- The latest tick up to p_now of a schedule that is due. Halves the time that may hold later ones, as
--- there may be very many.
-create function picture_queue._schedule_latest(p_schedule picture_queue.schedule, p_now timestamptz)
-returns timestamptz
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_latest timestamptz := p_schedule.next_at;
-  v_end timestamptz := p_now;  -- no tick is after it
-  v_middle timestamptz;
-  v_tick timestamptz;
-begin
-  -- Two ticks are a second apart, or more.
-  while v_end - v_latest >= interval '1 second' loop
-    v_middle := v_latest + (v_end - v_latest) / 2;
-    v_tick := picture_queue._schedule_next(p_schedule, v_middle);
-    if v_tick <= p_now then
-      v_latest := v_tick;
-    else
-      v_end := v_middle;
-    end if;
-  end loop;
-  return v_latest;
-end
-$$;
-
--- Of a schedule that is due: the ticks that make a job now, at most p_limit, and when it comes next.
--- Of several, all but the latest were missed. The latest is not, unless the schedule skips what it
--- missed and it is over two minutes late: pg_cron alone looks once a minute.
+-- Returns the ticks of a due schedule that make a job now, at most p_limit, and its next tick. Of several due ticks all
+-- but the latest count as missed. With missed = skip the latest counts as missed once it is over two minutes late, not
+-- earlier: without a worker only pg_cron does maintenance, once a minute.
 create function picture_queue._schedule_due(
   p_schedule picture_queue.schedule, p_now timestamptz, p_limit integer,
   out ticks timestamptz[], out next_at timestamptz)
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_latest timestamptz;
+  v_latest timestamptz := p_schedule.next_at;
+  v_end timestamptz := p_now;  -- no tick is after it
+  v_tick timestamptz;
 begin
   if p_schedule.missed = 'all' then
     next_at := p_schedule.next_at;
@@ -63,14 +39,22 @@ begin
     end loop;
     return;
   end if;
-  v_latest := picture_queue._schedule_latest(p_schedule, p_now);
+  -- A binary search for the latest tick, since very many may have been missed. Two ticks are a second apart, or more.
+  while v_end - v_latest >= interval '1 second' loop
+    v_tick := picture_queue._schedule_next(p_schedule, v_latest + (v_end - v_latest) / 2);
+    if v_tick <= p_now then
+      v_latest := v_tick;
+    else
+      v_end := v_latest + (v_end - v_latest) / 2;
+    end if;
+  end loop;
   ticks := case when p_schedule.missed = 'once' or v_latest > p_now - interval '2 minutes'
     then array[v_latest] else '{}' end;
   next_at := picture_queue._schedule_next(p_schedule, v_latest);
 end
 $$;
 
--- The item for enqueue that a tick of a schedule makes; it finds both in its metadata.
+-- The job that a tick of a schedule enqueues; its metadata has the schedule and the tick.
 create function picture_queue._schedule_job(p_schedule picture_queue.schedule, p_tick timestamptz, p_job_id uuid)
 returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
@@ -81,7 +65,7 @@ as $$
         'schedule', p_schedule.name, 'tick', (to_jsonb(p_tick at time zone 'UTC') #>> '{}') || '+00:00')))
 $$;
 
--- Makes the jobs of the schedules that are due: at most p_limit, shared among the schedules. Returns how many jobs.
+-- Enqueues the jobs of due schedules: at most p_limit, shared among the schedules. Returns the number of jobs.
 create function picture_queue._run_schedules(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -95,10 +79,10 @@ begin
 end
 $$;
 
--- Makes the jobs of these schedules, if they are due, and notes when each comes next; one that somebody has locked is
--- passed over. Whatever goes wrong with one is noted there and stays there: others go on. A refused tick is not tried
--- again, unless it was only in somebody's way. A unique job may have to wait for somebody's open transaction, but not
--- long. Returns how many jobs.
+-- Enqueues the jobs of these schedules, if they are due, and sets the next tick of each; locked schedules are skipped.
+-- An error of one is written to its last_error, and the others go on. A refused tick is not tried again, unless the
+-- error is transient. The lock timeout bounds the wait for an open transaction that enqueues the same unique job.
+-- Returns the number of jobs.
 create function picture_queue._run_due_schedules(p_names text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
@@ -133,7 +117,7 @@ begin
     exception when others then
       get stacked diagnostics v_state = returned_sqlstate, v_error = message_text, v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', v_error, nullif(v_detail, '')), 1000);
-      -- What passes is tried again at once; a rhythm that cannot be worked out, in a minute.
+      -- A transient error is tried again at once, a failed computation of the next tick in a minute.
       if picture_queue._is_transient(v_state) then
         v_next := v_schedule.next_at;
       elsif v_next is null then
@@ -153,26 +137,18 @@ begin
 end
 $$;
 
--- The name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
--- refused: they know nothing of summer time, and the sign of an offset means the reverse.
+-- Returns the name of a time zone as the database writes it. Abbreviations (CEST) and offsets (UTC+3) are
+-- refused: they ignore summer time, and Postgres reads the sign of an offset the other way round.
 create function picture_queue._timezone(p_timezone text) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_name text := 'UTC';
-begin
-  if p_timezone <> 'UTC' then
-    select min(z.name) into v_name from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone);
-  end if;
-  if v_name is null then
-    perform picture_queue._refuse('PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
-      'a name such as Europe/Berlin; the view pg_timezone_names has them all');
-  end if;
-  return v_name;
-end
+  select picture_queue._found(case when p_timezone = 'UTC' then '"UTC"' else (
+      select to_jsonb(min(z.name)) from pg_catalog.pg_timezone_names z where lower(z.name) = lower(p_timezone)) end,
+    'PQ_INVALID_CRON', format('timezone is "%s"', left(p_timezone, 100)),
+    'a name such as Europe/Berlin; the view pg_timezone_names has them all') #>> '{}'
 $$;
 
--- What is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
+-- Returns what is wrong with a schedule apart from its expression, its zone and its job; null if nothing.
 create function picture_queue._schedule_problem(p_name text, p_schedule jsonb) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -202,12 +178,10 @@ begin
 end
 $$;
 
--- A schedule as callers see it.
+-- A schedule; refuses when there is none.
 create function picture_queue._get_schedule(p_name text) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-begin
-  return picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
-    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(p_name)), 'list_schedules() has those there are');
-end
+  select picture_queue._found((select to_jsonb(s) from picture_queue.schedule s where s.name = p_name),
+    'PQ_UNKNOWN_SCHEDULE', format('name is %s', to_jsonb(left(p_name, 200))))
 $$;

@@ -1,4 +1,4 @@
--- What is wrong with one input of a model: the value and the rule; null if nothing.
+-- Returns what is wrong with the value of one input; null if nothing.
 -- p_rule is one entry of model.inputs.
 create function picture_queue._input_problem(p_rule jsonb, p_value jsonb) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -27,6 +27,21 @@ as $$
   end
 $$;
 
+-- Returns what is wrong with the inputs, of several the first by name; null if nothing.
+create function picture_queue._inputs_problem(p_model picture_queue.model, p_input jsonb) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((
+      select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100), p.problem)
+      from jsonb_each(p_input) e
+      left join jsonb_array_elements(p_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
+      cross join lateral (select case when r.rule is null then 'is not an input of ' || p_model.model_id
+        else picture_queue._input_problem(r.rule, e.value) end as problem) p
+      where p.problem is not null order by e.key limit 1), (
+      select format('input.%s is missing', r.rule ->> 'name') from jsonb_array_elements(p_model.inputs) as r (rule)
+      where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name') limit 1))
+$$;
+
 -- Refuses a prompt or an input that does not fit the model, naming the field, the value and the rule.
 create function picture_queue._check_input(p_model picture_queue.model, p_prompt text, p_input jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
@@ -34,10 +49,10 @@ as $$
 declare
   v_setting picture_queue.setting;
   v_takes_prompt boolean := p_model.inputs @> '[{"name": "prompt"}]';
-  v_detail text;
+  v_problem text;
 begin
   select * into v_setting from picture_queue.setting;
-  v_detail := case
+  v_problem := case
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
     -- Spaces of any width, line breaks, control and format characters: nothing that shows.
     when v_takes_prompt and coalesce(p_prompt, '') !~ (E'[^[:space:]\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c'
@@ -47,32 +62,12 @@ begin
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
     when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model.model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
+    else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
+      || ': pass addresses of files, not the files', picture_queue._inputs_problem(p_model, p_input))
   end;
-  if v_detail is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, 'change the prompt');
-  end if;
-  v_detail := 'input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes);
-  if v_detail is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, 'pass addresses of files, not the files');
-  end if;
-  select format('input.%s is %s and %s', left(e.key, 100), left(e.value::text, 100),
-      coalesce(picture_queue._input_problem(r.rule, e.value), 'is not an input of ' || p_model.model_id))
-  into v_detail
-  from jsonb_each(p_input) e
-  left join jsonb_array_elements(p_model.inputs) as r (rule) on r.rule ->> 'name' = e.key
-  where r.rule is null or picture_queue._input_problem(r.rule, e.value) is not null
-  order by e.key limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, format('inputs of %s: %s', p_model.model_id,
-      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(p_model.inputs) as r (rule)
-       where r.rule ->> 'name' <> 'prompt')));
-  end if;
-  select format('input.%s is missing', r.rule ->> 'name') into v_detail
-  from jsonb_array_elements(p_model.inputs) as r (rule)
-  where (r.rule ->> 'required')::boolean and r.rule ->> 'name' <> 'prompt' and not p_input ? (r.rule ->> 'name')
-  limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_detail, format('%s requires it', p_model.model_id));
+  if v_problem is not null then
+    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model.model_id,
+      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(p_model.inputs) as r (rule))));
   end if;
 end
 $$;

@@ -1,8 +1,8 @@
--- Checks the wish against the model, then writes the generation and its job in one transaction.
--- Repeating it with the same options.generation_id or options.idempotency_key gives the first answer.
+-- Checks prompt and input against the model, then writes the generation and its job in one transaction. A repeated call
+-- with the same options.generation_id or options.idempotency_key gives the first answer.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_service boolean := picture_queue._is_service();
@@ -46,12 +46,11 @@ begin
   select m.* into v_model from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
-    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)),
-      'list_models() has those this project offers');
+    perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
   perform picture_queue._check_input(v_model, p_prompt, p_input);
 
-  -- The id of the job follows from the generation's, so a repetition meets the same job.
+  -- The id of the job is a hash of the generation's, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
     'job_id', md5('picture_queue job of generation ' || v_generation_id)::uuid,
     'job_type', 'generate-image', 'generation_id', v_generation_id,
@@ -66,8 +65,9 @@ begin
       v_row.created_at, v_row.created_at);
   end if;
   return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
-exception when deadlock_detected then
-  return picture_queue._refuse_busy();
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  raise;
 end
 $$;
 
@@ -78,4 +78,4 @@ language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$
   select picture_queue.start_generation(prompt, model_id, coalesce(input, '{}'), coalesce(options, '{}'))
 $$;
-comment on function public.start_generation is 'Asks for a picture; answers at once with generation_id and job_id.';
+comment on function public.start_generation is 'Starts a generation; answers at once with generation_id and job_id.';

@@ -1,4 +1,4 @@
--- Cancels the job of a generation of the caller's.
+-- Cancels the job of a generation, if it is the caller's.
 create function picture_queue.cancel_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -17,7 +17,7 @@ $$;
 create function public.cancel_generation(generation_id uuid, request_id uuid default null) returns jsonb
 language sql volatile security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.cancel_generation(generation_id, request_id) $$;
-comment on function public.cancel_generation is 'Cancels a generation of the caller''s.';
+comment on function public.cancel_generation is 'Cancels a generation of the caller.';
 
 -- The models on offer, with their inputs.
 create function picture_queue.list_models() returns jsonb

@@ -1,22 +1,20 @@
--- The worker's side of a generation: pay once. begin_prediction commits a row before Replicate is
--- called, or gives back the live one of a worker that died; record_prediction learns the id right
--- after; the row ends with finish_prediction. All under the lease of the job, whose row is locked in the body: the
--- handler of a function does not see what its declarations raise.
+-- The worker's side of a generation. A prediction is paid for once: begin_prediction commits a row before Replicate is
+-- called, or returns the live row of a worker that died; record_prediction stores the id after the call;
+-- finish_prediction ends the row. All require the lease of the job and lock its row.
 
--- Answers what to send. prediction.id is the row; resumed says that the row was there before: a live
--- one, or one that succeeded, with images as saved, whose worker died before it could report. owned are
--- the prediction ids of the last two hours that belong to rows, so that an orphan can be told.
+-- Answers what to send to Replicate. prediction.id is the id of the row. resumed: the row existed already, either live,
+-- or succeeded with saved images, if its worker died before the report. owned: the prediction ids of the last two
+-- hours that belong to rows, the newest 10,000; a prediction that is not among them may be an orphan.
 create function public.begin_prediction(job_id uuid, lease_id uuid) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
   v_generation public.generations;
   v_model picture_queue.model;
   v_row picture_queue.prediction;
   v_resumed boolean;
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
@@ -42,18 +40,20 @@ begin
     'resumed', v_resumed,
     'images', (select coalesce(jsonb_agg(to_jsonb(i) order by i.n), '[]') from public.images i
       where i.generation_id = v_generation.id),
-    'owned', (select coalesce(jsonb_agg(p.prediction_id), '[]') from picture_queue.prediction p
-      where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'));
-exception when deadlock_detected then
-  return picture_queue._refuse_busy();
+    'owned', to_jsonb(array(
+      select p.prediction_id from picture_queue.prediction p
+      where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
+      order by p.created_at desc limit 10000)));
+exception when deadlock_detected or lock_not_available then
+  return picture_queue._refuse_busy(format('the generation of job %s is locked by another transaction', job_id));
 end
 $$;
-comment on function public.begin_prediction is 'Commits the row of a prediction, or gives back the one there is.';
+comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
 
--- The row of a prediction, live and of this lease's job, locked.
+-- Locks and returns a prediction of the job under this lease.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
@@ -65,20 +65,21 @@ begin
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
   end if;
   return v_row;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', p_prediction));
+  return null;
 end
 $$;
 
 create function public.record_prediction(job_id uuid, lease_id uuid, prediction uuid, prediction_id text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_row picture_queue.prediction;
+  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
-  if coalesce(length(prediction_id), 0) not between 1 and 200 then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('prediction_id has %s characters, not 1 to 200', coalesce(length(prediction_id), 0)));
-  elsif v_row.prediction_id is not distinct from record_prediction.prediction_id then
+  perform picture_queue._refuse_problem('prediction_id ' || picture_queue._value_problem(
+    coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
+  if v_row.prediction_id is not distinct from record_prediction.prediction_id then
     return;
   elsif v_row.state <> 'creating' then
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is %s already', prediction, v_row.state));
@@ -89,8 +90,8 @@ begin
 exception
   when unique_violation then
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
-  when deadlock_detected then
-    perform picture_queue._refuse_busy();
+  when deadlock_detected or lock_not_available then
+    perform picture_queue._refuse_busy(format('another transaction records prediction_id %s', prediction_id));
 end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
@@ -103,9 +104,8 @@ returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_row picture_queue.prediction;
+  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
 begin
-  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
   perform picture_queue._refuse_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
@@ -113,40 +113,30 @@ begin
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
-exception when deadlock_detected then
-  perform picture_queue._refuse_busy();
-  return;
 end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
 
 -- images: n, path, mime_type, width, height, bytes of each; repeating it changes nothing.
 create function public.save_images(job_id uuid, lease_id uuid, images jsonb) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
-  v_problem text;
+  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
 begin
-  v_job := picture_queue._leased(job_id, lease_id);
-  v_problem := case
-    when not picture_queue._is_list(images) then 'images is not a list of {n, path, mime_type, width, height, bytes}'
-    when jsonb_array_length(images) > 1000
-      then format('images has %s entries, at most 1000 are possible', jsonb_array_length(images)) end;
-  if v_problem is null then
-    select p.problem into v_problem
-    from jsonb_array_elements(images) with ordinality as e (image, i)
-    cross join lateral (select picture_queue._fields_problem(format('images[%s].', e.i - 1), e.image, '{
+  perform picture_queue._refuse_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
+    then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
+  perform picture_queue._refuse_problem(coalesce(
+    picture_queue._fields_problem(format('images[%s].', i.i - 1), i.image, '{
       "n": ["integer", 1, 2147483647],
       "path": ["text", 1024],
       "mime_type": ["text", 255],
       "width": ["integer", 0, 2147483647],
       "height": ["integer", 0, 2147483647],
       "bytes": ["integer", 0, 9223372036854775807]
-    }') as problem) p
-    where p.problem is not null order by e.i limit 1;
-  end if;
-  perform picture_queue._refuse_problem(v_problem, 'each image has n, path and mime_type, and may have width, height and bytes');
+    }'), case when num_nulls(i.image ->> 'n', i.image ->> 'path', i.image ->> 'mime_type') > 0
+      then format('images[%s] lacks n, path or mime_type', i.i - 1) end))
+  from jsonb_array_elements(images) with ordinality as i (image, i);
   insert into public.images (generation_id, user_id, n, path, mime_type, width, height, bytes)
   select v_job.generation_id, v_job.user_id, i.n, i.path, i.mime_type, i.width, i.height, i.bytes
   from jsonb_to_recordset(images) as i (
@@ -154,13 +144,9 @@ begin
   order by i.n
   on conflict (generation_id, n) do update set path = excluded.path, mime_type = excluded.mime_type,
     width = excluded.width, height = excluded.height, bytes = excluded.bytes;
-exception
-  when not_null_violation then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'an image lacks n, path or mime_type');
-  when cardinality_violation then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'two images have the same n');
-  when deadlock_detected then
-    perform picture_queue._refuse_busy();
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm);
+  raise;
 end
 $$;
 comment on function public.save_images is 'Writes the images of a generation under the lease of its job.';

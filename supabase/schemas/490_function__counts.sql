@@ -1,8 +1,7 @@
--- Counts that never look at all jobs: picture_queue.depth with what changed since, and short probes of
--- indexes.
+-- Counts that never read all jobs: picture_queue.depth with the changes since, and short index scans.
 
--- Since when the oldest job that could be claimed waits: the eldest of the first 50 in line of each of
--- the first 16 priorities. Jobs nobody takes are at the head of their line.
+-- Returns since when the oldest claimable job of a queue waits: the oldest of the first 50 jobs of each of the first 16
+-- priorities. Jobs that no worker takes are among them, since they stay at the head of the queue.
 create function picture_queue._oldest_due(p_queue text) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -27,8 +26,8 @@ as $$
     order by j.turn, j.seq limit 50) o
 $$;
 
--- One row a queue, for people, dashboards and scalers. What finished in the last minute is not folded
--- yet, so that it is exact; the hour begins with a full minute.
+-- Counts of each queue, for people, dashboards and autoscalers. The last minute is exact, since its changes are not
+-- aggregated yet; the hour begins with a full minute.
 create function picture_queue.counts()
 returns table (queue text, pending bigint, scheduled bigint, blocked bigint, waiting bigint, processing bigint,
   parked bigint, completed bigint, failed bigint, cancelled bigint, oldest_seconds numeric,

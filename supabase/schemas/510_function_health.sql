@@ -1,6 +1,5 @@
--- Everything an operator asks first: the queues, the workers of the last minute, and the job types
--- that wait although no worker knows them. Such jobs stay at the head of their line, so the first 5,000
--- of each queue are looked at.
+-- An overview for operators: the queues, the workers of the last minute, and the job types with pending jobs that no
+-- worker knows. Such jobs stay at the head of their queue, so the first 5,000 jobs of each queue are read.
 create function public.queue_status() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -40,4 +39,4 @@ as $$
       ) u),
     'stuck', (select count(*) from public.stuck_jobs))
 $$;
-comment on function public.queue_status is 'Queues, workers, and job types that wait although no worker knows them.';
+comment on function public.queue_status is 'Queues, workers, and pending job types that no worker knows.';

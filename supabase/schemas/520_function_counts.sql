@@ -4,10 +4,10 @@ as $$
   select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
   from picture_queue.counts() c
 $$;
-comment on function public.queue_counts is 'How many jobs each queue has in each state, and how fast it goes.';
+comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
 
--- The place of a job of the caller's in its line, counted from 1 up to 10,000 (at_least: or further
--- back); null if it is not in line, since it is held, runs or has finished.
+-- Returns the position of a job of the caller in its queue, from 1 to 10,000 (at_least: or further back); null if it
+-- cannot be claimed, since it is held, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -36,11 +36,10 @@ $$;
 create function public.job_position(job_id uuid) returns jsonb
 language sql stable security invoker set search_path = pg_catalog, pg_temp
 as $$ select picture_queue.job_position(job_id) $$;
-comment on function public.job_position is 'How many jobs are before one of the caller''s in its line, and itself.';
+comment on function public.job_position is 'Position of a job of the caller in its queue, from 1.';
 
--- How many workers the jobs that run and that could run are enough for, when each is to have
--- jobs_per_worker of them. Without any worker nobody promotes what is due, so that counts as well; and
--- one is wanted when a schedule or a limit has to be looked at. queue null: all queues.
+-- Returns the recommended number of workers: one for each jobs_per_worker jobs that run or could run. Due jobs count,
+-- since without a worker they are not promoted, and a due schedule or limit requires one worker. queue null: all.
 create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
@@ -88,4 +87,4 @@ begin
     'running', v_running, 'ready', v_ready);
 end
 $$;
-comment on function public.desired_workers is 'How many workers the work at hand is enough for.';
+comment on function public.desired_workers is 'Recommended number of workers.';

@@ -1,60 +1,130 @@
--- What is wrong with the queue, and what to do about it. Each check is a function that answers a list of
--- findings {check, verdict ok | warn | bad, detail, remedy}: at least one, and looks at a bounded number
--- of rows. A remedy is a statement to paste, or a sentence.
-create function picture_queue._finding(p_check text, p_verdict text, p_detail text, p_remedy text default null)
-returns jsonb
-language sql immutable set search_path = pg_catalog, pg_temp
+-- The doctor finds problems and proposes remedies. Each check is a function that returns findings and reads a bounded
+-- number of rows.
+create type picture_queue.finding as (
+  verdict text,            -- ok, warn, bad
+  detail text,
+  remedy text              -- a statement to paste, or a sentence
+);
+
+-- Runs one check. A check without findings is answered with one that is ok, a check that raises with a warning.
+create function picture_queue._check(p_check text, p_client_time timestamptz default null) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('check', p_check, 'verdict', p_verdict, 'detail', p_detail, 'remedy', p_remedy)
+declare
+  v_function text;
+  v_well text;
+  v_found jsonb;
+begin
+  select c.function, c.well into v_function, v_well from picture_queue._checks() c where c.name = p_check;
+  begin
+    execute format($sql$
+      select jsonb_agg(jsonb_build_object('check', $1, 'verdict', f.verdict, 'detail', f.detail, 'remedy', f.remedy))
+      from picture_queue.%s f$sql$, v_function)
+    into v_found using p_check, p_client_time;
+  exception when others then
+    v_found := jsonb_build_array(jsonb_build_object('check', p_check, 'verdict', 'warn',
+      'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
+      'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
+  end;
+  return coalesce(v_found, case when v_well is null then '[]' else jsonb_build_array(
+    jsonb_build_object('check', p_check, 'verdict', 'ok', 'detail', v_well, 'remedy', null)) end);
+end
 $$;
 
--- The findings, or one that all is well.
-create function picture_queue._findings(p_check text, p_found jsonb, p_well text) returns jsonb
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$ select coalesce(p_found, jsonb_build_array(picture_queue._finding(p_check, 'ok', p_well))) $$;
+-- The checks in their order: the function of each, its detail when all is well, and whether it reads jobs.
+create function picture_queue._checks() returns table (name text, function text, well text, reads_jobs boolean)
+language sql immutable rows 20 set search_path = pg_catalog, pg_temp
+as $$
+  values
+    ('held snapshots', '_check_snapshots()', 'no transaction is older than a minute', false),
+    ('dead rows', '_check_vacuum()', 'vacuum keeps up', false),
+    ('indexes', '_check_indexes()', 'all are there and valid', false),
+    ('orphans', '_check_orphans()', 'every row belongs to something', true),
+    ('counts', '_check_depth()', 'the counts are those of the jobs', true),
+    ('overdue jobs', '_check_overdue()', 'nothing waits for over a minute', true),
+    ('pruning', '_check_pruning()', 'nothing is kept for too long', true),
+    ('failed steps', '_check_failed_steps()', 'no step fails', true),
+    ('rights', '_check_rights()', 'row level security is on everywhere, and nobody may do more or less than meant', false),
+    ('exposure', '_check_exposure()', 'users reach what is theirs, within limits of time and number', false),
+    ('maintenance', '_check_maintenance()', null, false),
+    ('pg_cron', '_check_cron()', null, false),
+    ('pg_cron runs', '_check_cron_runs()', null, false),
+    ('realtime in SQL', '_check_realtime()', 'events are sent to private topics, and users hear their own', false),
+    ('storage', '_check_storage()', 'bucket pictures is private, and users read their own folder', false),
+    ('settings', '_check_settings()', 'fit', false),
+    ('postgres', '_check_postgres()', 'version ' || current_setting('server_version'), false),
+    ('clock', '_check_clock($2)', null, false)
+$$;
+
+-- Runs all checks. client_time: the time of the caller's clock.
+create function public.queue_doctor(client_time timestamptz default null) returns jsonb
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lacks_index boolean := picture_queue._check('indexes') @> '[{"verdict": "bad"}]';
+begin
+  return (
+    select jsonb_agg(f.finding order by c.n, f.n)
+    from picture_queue._checks() with ordinality as c (name, function, well, reads_jobs, n)
+    -- Without an index a check would read all jobs, again and again.
+    cross join jsonb_array_elements(case when c.reads_jobs and v_lacks_index then '[]'
+      else picture_queue._check(c.name, client_time) end) with ordinality as f (finding, n))
+    || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
+      'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
+end
+$$;
+comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
 
 -- Old snapshots: while one is held, no dead row can be cleaned up, and claims get slower.
-create function picture_queue._check_xmin() returns jsonb
+create function picture_queue._check_snapshots() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._findings('held snapshots', (
-    select jsonb_agg(picture_queue._finding('held snapshots', case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
-      format('%s keeps dead rows from being cleaned up for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy)
-      order by h.age desc)
-    from (
-      select format('session %s (%s, %s)', a.pid, a.usename, coalesce(a.state, 'state hidden')) as who,
-        picture_queue._now() - coalesce(a.xact_start, a.backend_start) as age,
-        format('select pg_terminate_backend(%s);', a.pid) as remedy
-      from pg_catalog.pg_stat_activity a
-      where a.datname = current_database() and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
-        and (a.backend_xmin is not null or a.backend_xid is not null)
-      union all
-      select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
-      from pg_catalog.pg_prepared_xacts p where p.database = current_database()
-      union all
-      select format('replication slot %L, which nobody reads', r.slot_name), interval '1 hour',
-        format('select pg_drop_replication_slot(%L);', r.slot_name)
-      from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
-      order by age desc limit 10
-    ) h
-    where h.age > interval '1 minute'), 'no transaction is older than a minute')
+  select case when h.age > interval '15 minutes' then 'bad' else 'warn' end,
+    format('%s keeps dead rows from being cleaned up for %s seconds', h.who, round(extract(epoch from h.age))), h.remedy
+  from (
+    select format('session %s (%s, %s)', a.pid, a.usename, coalesce(a.state, 'state hidden')) as who,
+      picture_queue._now() - coalesce(a.xact_start, a.backend_start) as age,
+      format('select pg_terminate_backend(%s);', a.pid) as remedy
+    from pg_catalog.pg_stat_activity a
+    where a.datname = current_database() and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
+      and (a.backend_xmin is not null or a.backend_xid is not null)
+    union all
+    select format('prepared transaction %L', p.gid), picture_queue._now() - p.prepared, format('rollback prepared %L;', p.gid)
+    from pg_catalog.pg_prepared_xacts p where p.database = current_database()
+    union all
+    select format('replication slot %L, which nobody reads', r.slot_name), interval '1 hour',
+      format('select pg_drop_replication_slot(%L);', r.slot_name)
+    from pg_catalog.pg_replication_slots r where r.xmin is not null and not r.active
+    order by age desc limit 10
+  ) h
+  where h.age > interval '1 minute'
+  order by h.age desc
 $$;
 
-create function picture_queue._check_vacuum() returns jsonb
+-- The tables of picture-queue, partitions of the archive included.
+create function picture_queue._our_tables() returns setof pg_catalog.pg_class
+language sql stable rows 40 set search_path = pg_catalog, pg_temp
+as $$
+  select c from pg_catalog.pg_class c
+  where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
+    or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+$$;
+
+create function picture_queue._check_vacuum() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._findings('dead rows', (
-    select jsonb_agg(picture_queue._finding('dead rows', case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
-      format('%s.%s has %s dead rows beside %s, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
-        coalesce(greatest(t.last_vacuum, t.last_autovacuum)::text, 'never')),
-      format('vacuum (analyze) %I.%I;', t.schemaname, t.relname)) order by t.n_dead_tup desc)
-    from pg_catalog.pg_stat_user_tables t
-    where (t.schemaname = 'picture_queue' or t.relid in ('public.job_queue'::regclass, 'public.generations'::regclass,
-      'public.images'::regclass)) and t.n_dead_tup > 20000 and t.n_dead_tup > t.n_live_tup / 5), 'vacuum keeps up')
+  select case when t.n_dead_tup > t.n_live_tup * 2 + 100000 then 'bad' else 'warn' end,
+    format('%s.%s has %s dead rows beside %s, last vacuum %s', t.schemaname, t.relname, t.n_dead_tup, t.n_live_tup,
+      coalesce(greatest(t.last_vacuum, t.last_autovacuum)::text, 'never')),
+    format('vacuum (analyze) %I.%I;', t.schemaname, t.relname)
+  from pg_catalog.pg_stat_user_tables t
+  where t.relid in (select o.oid from picture_queue._our_tables() o)
+    and t.n_dead_tup > 20000 and t.n_dead_tup > t.n_live_tup / 5
+  order by t.n_dead_tup desc limit 20
 $$;
 
--- The indexes of job_queue without which a call reads the whole table. A test keeps the list true.
-create function picture_queue._check_indexes() returns jsonb
+-- Finds missing indexes of job_queue, without which a call reads the whole table. A test compares this list.
+create function picture_queue._check_indexes() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with wanted (kind, name, columns, condition) as (values
@@ -75,38 +145,22 @@ as $$
       'status = ''pending'' and hold is null and tenant is not null'),
     ('unique index', 'unique', '(unique_key)', 'status = any (unique_states)')
   )
-  select picture_queue._findings('indexes', (
-    select jsonb_agg(p.finding) from (
-      select picture_queue._finding('indexes', 'bad', format('index job_queue_%s is missing', w.name), format(
-        'create %s job_queue_%s on public.job_queue %s where %s;', w.kind, w.name, w.columns, w.condition)) as finding
-      from wanted w where to_regclass('public.job_queue_' || w.name) is null
-      union all
-      select picture_queue._finding('indexes', 'bad', format('index %s is not valid', i.indexrelid::regclass),
-        format('reindex index concurrently %s;', i.indexrelid::regclass))
-      from pg_catalog.pg_index i
-      join pg_catalog.pg_class c on c.oid = i.indrelid
-      where not (i.indisvalid and i.indisready)
-        and (c.relnamespace = 'picture_queue'::regnamespace or c.oid in ('public.job_queue'::regclass,
-          'public.generations'::regclass, 'public.images'::regclass))
-    ) p), 'all are there and valid')
+  select 'bad', format('index job_queue_%s is missing', w.name),
+    format('create %s job_queue_%s on public.job_queue %s where %s;', w.kind, w.name, w.columns, w.condition)
+  from wanted w where to_regclass('public.job_queue_' || w.name) is null
+  union all
+  select 'bad', format('index %s is not valid', i.indexrelid::regclass),
+    format('reindex index concurrently %s;', i.indexrelid::regclass)
+  from pg_catalog.pg_index i
+  where not (i.indisvalid and i.indisready) and i.indrelid in (select o.oid from picture_queue._our_tables() o)
 $$;
 
--- Rows that belong to nothing: the first 10,000 of each kind are looked at, one by one by their ids rather
--- than beside all jobs.
-create function picture_queue._check_orphans() returns jsonb
+-- Finds rows that belong to nothing among the first 10,000 of each kind. Jobs are looked up by id, not joined, so that
+-- their table is never read as a whole.
+create function picture_queue._check_orphans() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
-  with recursive keys as (
-    (select j.blocked_on as key, 1 as n from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null order by j.blocked_on limit 1)
-    union all
-    select o.key, k.n + 1 from keys k
-    cross join lateral (
-      select j.blocked_on as key from public.job_queue j
-      where j.status = 'pending' and j.blocked_on is not null and j.blocked_on > k.key order by j.blocked_on limit 1) o
-    where k.n < 1000
-  ),
-  running as materialized (
+  with running as materialized (
     select s.key, count(*) as n
     from public.job_queue j
     cross join lateral unnest(j.slots) as s (key)
@@ -131,8 +185,8 @@ as $$
     where c.n <> coalesce(r.n, 0)
     union all
     select count(*), 'keys that jobs wait for, that have capacity, and that nobody looks at'
-    from keys k
-    left join picture_queue._capacity(array(select o.key from keys o)) c on c.key = k.key
+    from picture_queue._blocking_keys(1000) as k (key)
+    left join picture_queue._capacity(array(select picture_queue._blocking_keys(1000))) c on c.key = k.key
     where coalesce(c.capacity, 1) > 0
       and not exists (select from picture_queue.freed_key f where f.key = k.key)
       and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)
@@ -143,79 +197,73 @@ as $$
     where b.total - b.completed - b.failed - b.cancelled <> (
       select count(*) from public.job_queue j where j.batch_id = b.id and j.finished_at is null)
   )
-  select picture_queue._findings('orphans', (
-    select jsonb_agg(picture_queue._finding('orphans', 'bad', format('%s %s', f.n, f.what), case
-      when f.what like 'open batches%' then 'update picture_queue.batch b set completed = b.total - b.failed - b.cancelled - o.n '
-        || 'from (select j.batch_id, count(*) as n from public.job_queue j where j.finished_at is null group by 1) o '
-        || 'where o.batch_id = b.id and b.finished_at is null;'
-      else 'select picture_queue.repair();' end))
-    from found f where f.n > 0), 'every row belongs to something')
+  select 'bad', format('%s %s', f.n, f.what), case
+    when f.what like 'open batches%' then 'update picture_queue.batch b set completed = b.total - b.failed - b.cancelled - o.n '
+      || 'from (select j.batch_id, count(*) as n from public.job_queue j where j.finished_at is null group by 1) o '
+      || 'where o.batch_id = b.id and b.finished_at is null;'
+    else 'select picture_queue.repair();' end
+  from found f where f.n > 0
 $$;
 
--- Whether the counts are those of the jobs, for each state with up to 20,000 of them. One statement sees
--- both as of one moment.
-create function picture_queue._check_depth() returns jsonb
-language sql stable set search_path = pg_catalog, pg_temp
+-- Compares the counts with the jobs, for each state with up to 20,000 jobs. The function is stable, so all its queries
+-- see one snapshot.
+create function picture_queue._check_depth() returns setof picture_queue.finding
+language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
-  with counted (state, n, really) as (
-    select d.state, d.n, case when d.n not between 0 and 20000 then null else case d.state
-      when 'pending' then (select count(*) from (select from public.job_queue j
-        where j.status = 'pending' and j.hold is null limit 20001) c)
-      when 'scheduled' then (select count(*) from (select from public.job_queue j where j.hold = 'scheduled' limit 20001) c)
-      when 'blocked' then (select count(*) from (select from public.job_queue j
-        where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked' limit 20001) c)
-      when 'parked' then (select count(*) from (select from public.job_queue j where j.hold = 'parked' limit 20001) c)
-      when 'processing' then (select count(*) from (select from public.job_queue j
-        where j.status = 'processing' and j.hold is null limit 20001) c)
-      else (select count(*) from (select from public.job_queue j
-        where j.status = d.state and j.finished_at is not null order by j.finished_at limit 20001) c) end end
-    from (
-      select s.state, coalesce(sum(p.n), 0) as n
-      from unnest(array['pending', 'scheduled', 'blocked', 'parked', 'processing', 'completed', 'failed', 'cancelled']) s (state)
-      left join picture_queue._depths() p on coalesce(p.hold, p.status) = s.state
-      group by s.state
-    ) d
-  )
-  select picture_queue._findings('counts', (
-    select jsonb_agg(picture_queue._finding('counts', 'bad', format('%s jobs are counted as %s, there are %s', c.n, c.state,
-      coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'others')), 'select picture_queue.repair();')
-      order by c.state)
-    from counted c where c.n < 0 or c.really <> c.n), 'the counts are those of the jobs')
+declare
+  v_counts jsonb := (
+    select jsonb_object_agg(d.state, d.n)
+    from (select coalesce(p.hold, p.status) as state, sum(p.n) as n from picture_queue._depths() p group by state) d);
+  v_state text;
+  v_counted bigint;
+  v_jobs bigint;
+begin
+  foreach v_state in array '{blocked,cancelled,completed,failed,parked,pending,processing,scheduled}'::text[] loop
+    v_counted := coalesce((v_counts ->> v_state)::bigint, 0);
+    v_jobs := null;
+    if v_counted between 0 and 20000 then
+      execute format('select count(*) from (select from public.job_queue j where %s limit 20001) c', case
+        when v_state in ('blocked', 'parked', 'scheduled') then picture_queue._filter_condition('hold', v_state)
+        else picture_queue._filter_condition('status', v_state) || ' and j.hold is null' end)
+      into v_jobs;
+    end if;
+    if v_counted < 0 or v_jobs <> v_counted then
+      return query select 'bad', format('%s jobs are counted as %s, there are %s', v_counted, v_state,
+        coalesce(case when v_jobs > 20000 then 'over 20000' else v_jobs::text end, 'others')), 'select picture_queue.repair();';
+    end if;
+  end loop;
+end
 $$;
 
--- Whether what is to go does go: jobs that are a day older than they are kept, partitions of the archive that
--- are too old, and tables that were partitions and whose month has another one now.
-create function picture_queue._check_pruning() returns jsonb
+-- Finds what pruning should have deleted: jobs a day past their retention and partitions of the archive past theirs;
+-- also detached partitions whose month has a new partition.
+create function picture_queue._check_pruning() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  with problem (verdict, detail, remedy) as (
-    select 'warn', format('%s jobs are kept for %s days, and one finished %s days ago%s', k.status, round(k.seconds / 86400),
-        round(extract(epoch from n.now - o.finished_at) / 86400), (
-          select ': these tables refer to public.job_queue and may hold it: '
-            || string_agg(distinct c.conrelid::regclass::text, ', ')
-          from pg_catalog.pg_constraint c
-          where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
-          having count(*) > 0)),
-      format('select picture_queue._prune_jobs(array[%L::uuid]); -- tells why it stays', o.id)
-    from picture_queue.setting s
-    cross join (select picture_queue._now() as now offset 0) n
-    cross join lateral (values
-      ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
-    ) as k (status, seconds)
-    cross join lateral (
-      select j.id, j.finished_at from public.job_queue j
-      where j.status = k.status and j.finished_at < n.now - make_interval(secs => k.seconds) - interval '1 day'
-      order by j.finished_at limit 1) o
-    union all
-    select 'warn', format('picture_queue.%I is older than the archive is kept', o.name), format('drop table picture_queue.%I;', o.name)
-    from picture_queue._old_partitions() o
-    union all
-    select 'warn', format('%s is no partition of the archive', c.oid::regclass),
-      'rename it, or drop it if its jobs are kept elsewhere; jobs of its month that are pruned now go to a new partition'
-    from pg_catalog.pg_class c
-    where c.relnamespace = 'picture_queue'::regnamespace and c.relkind = 'r' and not c.relispartition
-      and c.relname ~ '^archive_[0-9]{4}_[0-9]{2}(_[0-9]+)?$'
-  )
-  select picture_queue._findings('pruning', (
-    select jsonb_agg(picture_queue._finding('pruning', p.verdict, p.detail, p.remedy)) from problem p), 'nothing is kept for too long')
+  select 'warn', format('%s jobs are kept for %s days, and one finished %s days ago%s', k.status, round(k.seconds / 86400),
+      round(extract(epoch from n.now - o.finished_at) / 86400), (
+        select ': these tables refer to public.job_queue and may hold it: '
+          || string_agg(distinct c.conrelid::regclass::text, ', ')
+        from pg_catalog.pg_constraint c
+        where c.contype = 'f' and c.confrelid = 'public.job_queue'::regclass and c.confdeltype in ('a', 'r')
+        having count(*) > 0)),
+    format('select picture_queue._prune_jobs(array[%L::uuid]); -- tells why it stays', o.id)
+  from picture_queue.setting s
+  cross join (select picture_queue._now() as now offset 0) n
+  cross join lateral (values
+    ('completed', s.keep_completed_seconds), ('failed', s.keep_failed_seconds), ('cancelled', s.keep_cancelled_seconds)
+  ) as k (status, seconds)
+  cross join lateral (
+    select j.id, j.finished_at from public.job_queue j
+    where j.status = k.status and j.finished_at < n.now - make_interval(secs => k.seconds) - interval '1 day'
+    order by j.finished_at limit 1) o
+  union all
+  select 'warn', format('picture_queue.%I is older than the archive is kept', o.name), format('drop table picture_queue.%I;', o.name)
+  from picture_queue._old_partitions() o
+  union all
+  select 'warn', format('%s is no partition of the archive', c.oid::regclass),
+    'rename it, or drop it if its jobs are kept elsewhere; jobs of its month that are pruned now go to a new partition'
+  from pg_catalog.pg_class c
+  where c.relnamespace = 'picture_queue'::regnamespace and c.relkind = 'r' and not c.relispartition
+    and c.relname ~ '^archive_[0-9]{4}_[0-9]{2}(_[0-9]+)?$'
 $$;

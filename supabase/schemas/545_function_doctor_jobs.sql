@@ -1,8 +1,8 @@
--- The doctor's other half: the work, the rights and the surroundings.
+-- The doctor's checks of the work, the rights and the settings.
 
--- Jobs that could have been claimed for a minute, the first 20 queues; leases that nobody took back; and
--- jobs whose time came and that nobody promoted.
-create function picture_queue._check_overdue() returns jsonb
+-- Finds jobs that have been claimable for over a minute, in up to 20 queues; expired leases that were not swept; and
+-- due jobs that were not promoted.
+create function picture_queue._check_overdue() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with due as (
@@ -32,25 +32,22 @@ as $$
     from (select from public.job_queue j where j.hold in ('scheduled', 'parked')
       and j.scheduled_for < (select picture_queue._now() - interval '1 minute') order by j.scheduled_for limit 1000) s
   )
-  select picture_queue._findings('overdue jobs', (
-    select jsonb_agg(f.finding) from (
-      select picture_queue._finding('overdue jobs', case when j.paused then 'warn' else 'bad' end,
-        format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
-          when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
-          when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
-          else 'its workers do not keep up' end),
-        case when j.paused then format('select public.resume_queue(%L);', j.name)
-          when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
-          else format('start more workers; select public.desired_workers(%L); says how many', j.name) end) as finding
-      from judged j
-      union all
-      select picture_queue._finding('overdue jobs', 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end,
-        l.what), 'select picture_queue.maintain();')
-      from late l where l.n > 0
-    ) f), 'nothing waits for over a minute')
+  select case when j.paused then 'warn' else 'bad' end,
+    format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
+      when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
+      when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
+      else 'its workers do not keep up' end),
+    case when j.paused then format('select public.resume_queue(%L);', j.name)
+      when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
+      else format('start more workers; select public.desired_workers(%L); says how many', j.name) end
+  from judged j
+  union all
+  select 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end, l.what),
+    'select picture_queue.maintain();'
+  from late l where l.n > 0
 $$;
 
--- Our functions in public are known by what they call.
+-- The functions of picture-queue. Those in public are recognised by what their bodies call.
 create function picture_queue._our_functions() returns table (oid oid, is_public boolean)
 language sql stable rows 200 set search_path = pg_catalog, pg_temp
 as $$
@@ -61,14 +58,12 @@ as $$
       and p.proowner = (select n.nspowner from pg_catalog.pg_namespace n where n.nspname = 'picture_queue'))
 $$;
 
-create function picture_queue._check_rights() returns jsonb
+create function picture_queue._check_rights() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
     select c.oid, c.oid::regclass as name, c.relrowsecurity as rls, c.relnamespace = 'public'::regnamespace as is_public
-    from pg_catalog.pg_class c
-    where c.relkind in ('r', 'p') and (c.relnamespace = 'picture_queue'::regnamespace
-      or c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass))
+    from picture_queue._our_tables() c
   ),
   problem (detail, remedy) as (
     select format('table %s has no row level security', t.name), format('alter table %s enable row level security;', t.name)
@@ -93,110 +88,112 @@ as $$
     select 'service_role may not use schema picture_queue', 'grant usage on schema picture_queue to service_role;'
     where not has_schema_privilege('service_role', 'picture_queue', 'usage')
   )
-  select picture_queue._findings('rights', (
-    select jsonb_agg(picture_queue._finding('rights', 'bad', p.detail, p.remedy) order by p.detail) from problem p),
-    'row level security is on everywhere, and nobody may do more or less than meant')
+  select 'bad', p.detail, p.remedy from problem p order by p.detail limit 100
 $$;
 
--- Whether the housekeeping is done, and by whom.
-create function picture_queue._check_maintenance() returns jsonb
+create function picture_queue._check_maintenance() returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select case when a.age <= 300 then 'ok' when a.age > 3600 then 'bad' else 'warn' end,
+    case when a.age <= 300 then format('done %s seconds ago', greatest(a.age, 0))
+      else coalesce('not done for ' || a.age || ' seconds', 'never done') end,
+    case when a.age <= 300 then null
+      else 'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute' end
+  from (
+    select round(extract(epoch from picture_queue._now() - nullif(s.maintained_at, '-infinity'))) as age
+    from picture_queue.setting s) a
+$$;
+
+create function picture_queue._check_cron() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_at timestamptz := (select s.maintained_at from picture_queue.setting s);
-  v_age numeric := round(extract(epoch from picture_queue._now() - nullif(v_at, '-infinity')));
   v_cron regclass := to_regclass('cron.job');
-  v_found jsonb;
-  v_jobs text[];
+  v_jobs bigint;
 begin
-  v_found := jsonb_build_array(case when v_age <= 300 then
-      picture_queue._finding('maintenance', 'ok', format('done %s seconds ago', greatest(v_age, 0)))
-    else picture_queue._finding('maintenance', case when v_age > 3600 then 'bad' else 'warn' end,
-      coalesce('not done for ' || v_age || ' seconds', 'never done'),
-      'select picture_queue.maintain(); -- a running worker or pg_cron does it each minute') end);
   if v_cron is null then
-    return v_found || picture_queue._finding('pg_cron', 'ok', 'not installed: the workers do the housekeeping');
+    return query select 'ok', 'not installed: the workers do the housekeeping', null;
+    return;
   end if;
-  begin
-    execute format('select array_agg(jobname::text) from %s where active and jobname = any ($1)', v_cron)
-    into v_jobs using array['process-job-queue', 'prune-job-queue'];
-  exception when insufficient_privilege then
-    return v_found || picture_queue._finding('pg_cron', 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;');
-  end;
-  return v_found || case when cardinality(v_jobs) = 2
-    then picture_queue._finding('pg_cron', 'ok', 'process-job-queue and prune-job-queue are scheduled')
-    else picture_queue._finding('pg_cron', 'warn', 'process-job-queue or prune-job-queue is not scheduled, or not active',
-      'select picture_queue.schedule_maintenance();') end;
+  execute format('select count(*) from %s where active and jobname = any ($1)', v_cron)
+  into v_jobs using array['process-job-queue', 'prune-job-queue'];
+  return query select case when v_jobs = 2 then 'ok' else 'warn' end, case
+    when v_jobs = 2 then 'process-job-queue and prune-job-queue are scheduled'
+    else 'process-job-queue or prune-job-queue is not scheduled, or not active' end,
+    case when v_jobs <> 2 then 'select picture_queue.schedule_maintenance();' end;
+exception when insufficient_privilege then
+  return query select 'warn', 'its jobs cannot be read', 'grant select on cron.job to postgres;';
 end
 $$;
 
--- Steps of claims and maintenance that failed for one job, batch, key or schedule, callbacks that were refused, and
--- schedules whose latest tick made no job. Others go on meanwhile.
-create function picture_queue._check_failed_steps() returns jsonb
+-- Finds steps of claims and maintenance that failed for one job, batch, key or schedule; refused callbacks; and
+-- schedules whose latest tick made no job.
+create function picture_queue._check_failed_steps() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select picture_queue._findings('failed steps', (
-    select jsonb_agg(p.finding) from (
-      (select picture_queue._finding('failed steps', 'bad', format('%s %s failed %s times since %s: %s', case f.kind
-          when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
-          when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
-          when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
-          when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
-          when 'wake' then 'waking job' when 'callback' then 'enqueuing the callback of batch'
-          else format('step %s for', f.kind) end,
-        f.subject, f.failures, f.first_at, f.last_error), case
-        when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge')
-          then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
-        when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune', 'wake')
-          then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
-        else 'it is tried again at ' || f.retry_at end) as finding
-      from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
-      union all
-      (select picture_queue._finding('failed steps', 'warn', format('the callback of batch %s was refused: %s', b.id, b.callback_error),
-        format('enqueue it yourself; select public.get_batch(%L); has it', b.id))
-      from picture_queue.batch b
-      where b.finished_at > picture_queue._now() - interval '1 day' and b.callback_error is not null
-      order by b.finished_at desc limit 10)
-      union all
-      (select picture_queue._finding('failed steps', 'warn', format('the latest tick of schedule %s made no job: %s', s.name, s.last_error),
-        format('select public.set_schedule(%L, …); -- with what is right', s.name))
-      from picture_queue.schedule s where s.last_error is not null order by s.name limit 10)
-    ) p), 'no step fails')
+  (select 'bad', format('%s %s failed %s times since %s: %s', case f.kind
+      when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
+      when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
+      when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
+      when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
+      when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
+      when 'callback' then 'enqueuing the callback of batch' else format('step %s for', f.kind) end,
+    f.subject, f.failures, f.first_at, f.last_error), case
+    when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
+      then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
+    when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune', 'wake')
+      then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
+    else 'it is tried again at ' || f.retry_at end
+  from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
+  union all
+  (select 'warn', format('the callback of batch %s was refused: %s', b.id, b.callback_error),
+    format('enqueue it yourself; select public.get_batch(%L); has it', b.id)
+  from picture_queue.batch b
+  where b.finished_at > picture_queue._now() - interval '1 day' and b.callback_error is not null
+  order by b.finished_at desc limit 10)
+  union all
+  (select 'warn', format('the latest tick of schedule %s made no job: %s', s.name, s.last_error),
+    format('select public.set_schedule(%L, …); -- with what is right', s.name)
+  from picture_queue.schedule s where s.last_error is not null order by s.name limit 10)
 $$;
 
-create function picture_queue._check_settings(p_client_time timestamptz) returns jsonb
+create function picture_queue._check_settings() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  with clock as (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away),
-  problem (verdict, detail, remedy) as (
-    select 'bad', format('%s is off', s.name), format('alter system set %I = on; select pg_reload_conf();', s.name)
-    from pg_catalog.pg_settings s where s.name in ('autovacuum', 'track_counts') and s.setting = 'off'
-    union all
-    select 'bad', format('autovacuum is off for %s', c.oid::regclass), format('alter table %s reset (autovacuum_enabled);', c.oid::regclass)
-    from pg_catalog.pg_class c
-    where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
-      and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
-    union all
-    select 'warn', format('lease_seconds is %s: a busy worker may not get to prolong it', s.lease_seconds),
-      'select public.set_setting(''{"lease_seconds": 30}'');'
-    from picture_queue.setting s where s.lease_seconds < 10
-    union all
-    select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to prolong it', q.name, q.lease_seconds),
-      format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
-    from picture_queue.queue q where q.lease_seconds < 10
-    union all
-    select 'warn', 'finished jobs are kept for over a year in the table that claims read',
-      'select public.set_setting(''{"archive": true, "keep_completed_seconds": 604800}'');'
-    from picture_queue.setting s where greatest(s.keep_completed_seconds, s.keep_failed_seconds, s.keep_cancelled_seconds) > 31622400
-  )
-  select picture_queue._findings('settings', (
-    select jsonb_agg(picture_queue._finding('settings', p.verdict, p.detail, p.remedy)) from problem p), 'fit')
-  || picture_queue._finding('postgres', case when current_setting('server_version_num')::integer < 150000 then 'bad' else 'ok' end,
-    'version ' || current_setting('server_version'),
-    case when current_setting('server_version_num')::integer < 150000 then 'upgrade to Postgres 15 or later' end)
-  || case when c.away is null then picture_queue._finding('clock', 'ok', 'not compared: pass client_time')
-    else picture_queue._finding('clock', case when c.away > 60 then 'bad' when c.away > 5 then 'warn' else 'ok' end,
-      format('the caller''s clock differs by %s seconds, travel included', round(c.away, 1)),
-      case when c.away > 5 then 'set the clock of that machine by NTP; times it sends, as scheduled_for, are off by as much' end) end
-  from clock c
+  select 'bad', format('%s is off', s.name), format('alter system set %I = on; select pg_reload_conf();', s.name)
+  from pg_catalog.pg_settings s where s.name in ('autovacuum', 'track_counts') and s.setting = 'off'
+  union all
+  select 'bad', format('autovacuum is off for %s', c.oid::regclass), format('alter table %s reset (autovacuum_enabled);', c.oid::regclass)
+  from pg_catalog.pg_class c
+  where c.oid in ('public.job_queue'::regclass, 'picture_queue.depth_change'::regclass)
+    and array_to_string(c.reloptions, ',') ~ 'autovacuum_enabled=(false|off|no|0)'
+  union all
+  select 'warn', format('lease_seconds is %s: a busy worker may not get to prolong it', s.lease_seconds),
+    'select public.set_setting(''{"lease_seconds": 30}'');'
+  from picture_queue.setting s where s.lease_seconds < 10
+  union all
+  (select 'warn', format('queue %s has lease_seconds %s: a busy worker may not get to prolong it', q.name, q.lease_seconds),
+    format('select public.set_queue(%L, ''{"lease_seconds": null}'');', q.name)
+  from picture_queue.queue q where q.lease_seconds < 10 order by q.name limit 20)
+  union all
+  select 'warn', 'finished jobs are kept for over a year in the table that claims read',
+    'select public.set_setting(''{"archive": true, "keep_completed_seconds": 604800}'');'
+  from picture_queue.setting s where greatest(s.keep_completed_seconds, s.keep_failed_seconds, s.keep_cancelled_seconds) > 31622400
+$$;
+
+create function picture_queue._check_postgres() returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select 'bad', 'version ' || current_setting('server_version'), 'upgrade to Postgres 15 or later'
+  where current_setting('server_version_num')::integer < 150000
+$$;
+
+create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select case when c.away > 60 then 'bad' when c.away > 5 then 'warn' else 'ok' end,
+    case when c.away is null then 'not compared: pass client_time'
+      else format('the caller''s clock differs by %s seconds, travel included', round(c.away, 1)) end,
+    case when c.away > 5 then 'set the clock of that machine by NTP; times it sends, as scheduled_for, are off by as much' end
+  from (select abs(extract(epoch from picture_queue._now() - p_client_time)) as away) c
 $$;

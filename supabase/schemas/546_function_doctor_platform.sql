@@ -1,136 +1,111 @@
--- The doctor's third part: what Supabase runs beside the database. Its tables belong to others and may
+-- The doctor's checks of what Supabase runs beside the database. Its tables belong to others and may
 -- be absent, so they are named in text.
 
--- Whether events get out: the function that sends them, who may hear them, and where they are written.
-create function picture_queue._check_realtime() returns jsonb
+-- Checks that events reach their subscribers: the function that sends them, the policies, and the publication.
+create function picture_queue._check_realtime() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with messages as (
     select c.oid, c.relkind, c.relrowsecurity from pg_catalog.pg_class c where c.oid = to_regclass('realtime.messages')
-  ),
-  problem (verdict, detail, remedy) as (
-    select 'bad', 'events are not sent: Realtime was not there when picture-queue was installed',
-      'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
-    from messages where not exists (select from pg_catalog.pg_proc p
-      where p.oid = to_regproc('picture_queue._broadcast') and p.prosrc like '%realtime.messages%')
-    union all
-    select 'bad', 'everybody may hear every private topic: realtime.messages has no row level security',
-      'alter table realtime.messages enable row level security;'
-    from messages where not relrowsecurity
-    union all
-    select 'bad', 'users cannot hear their own topic: its policy is missing',
-      'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
-        || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
-    from messages m where not exists (select from pg_catalog.pg_policy p
-      where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
-    union all
-    select 'warn', 'realtime.messages has no partition of today: events are lost until a client connects',
-      'open a channel, as a watch or this doctor does; Realtime then makes the partition'
-    from messages m where m.relkind = 'p' and not exists (
-      select from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
-      where i.inhparent = m.oid and c.relname = 'messages_' || to_char(picture_queue._now() at time zone 'utc', 'YYYY_MM_DD'))
-    union all
-    select 'bad', 'publication supabase_realtime_messages_publication does not have realtime.messages: no event gets out',
-      'restart Realtime in the project''s settings'
-    from messages
-    where exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime_messages_publication')
-      and not exists (select from pg_catalog.pg_publication_tables t
-        where t.pubname = 'supabase_realtime_messages_publication' and t.schemaname = 'realtime')
-    union all
-    select 'warn', format('publication supabase_realtime sends every change of %s as well, checked for each subscriber',
-      array_to_string(p.tables, ', ')),
-      format('alter publication supabase_realtime drop table public.%s;', array_to_string(p.tables, ', public.'))
-    from (
-      select array_agg(t.tablename::text order by t.tablename) as tables from pg_catalog.pg_publication_tables t
-      where t.pubname = 'supabase_realtime' and t.schemaname = 'public'
-        and t.tablename in ('job_queue', 'generations', 'images')
-    ) p
-    where p.tables is not null
   )
-  select picture_queue._findings('realtime in SQL', (
-    select jsonb_agg(picture_queue._finding('realtime in SQL', p.verdict, p.detail, p.remedy)) from problem p),
-    case when exists (select from messages) then 'events are sent to private topics, and users hear their own'
-    else 'there is no Realtime: who watches polls' end)
+  select 'bad', 'events are not sent: Realtime was not there when picture-queue was installed',
+    'apply supabase/schemas/950_supabase_realtime.sql of picture-queue'
+  from messages where not exists (select from pg_catalog.pg_proc p
+    where p.oid = to_regproc('picture_queue._broadcast') and p.prosrc like '%realtime.messages%')
+  union all
+  select 'bad', 'everybody may hear every private topic: realtime.messages has no row level security',
+    'alter table realtime.messages enable row level security;'
+  from messages where not relrowsecurity
+  union all
+  select 'bad', 'users cannot hear their own topic: its policy is missing',
+    'create policy "picture_queue: read own topics" on realtime.messages for select to authenticated using '
+      || '(extension = ''broadcast'' and (select realtime.topic()) = ''pq:user:'' || (select auth.uid())::text);'
+  from messages m where not exists (select from pg_catalog.pg_policy p
+    where p.polrelid = m.oid and p.polname = 'picture_queue: read own topics')
+  union all
+  select 'warn', 'realtime.messages has no partition of today: events are lost until a client connects',
+    'open a channel, as a watch or this doctor does; Realtime then makes the partition'
+  from messages m where m.relkind = 'p' and not exists (
+    select from pg_catalog.pg_inherits i join pg_catalog.pg_class c on c.oid = i.inhrelid
+    where i.inhparent = m.oid and c.relname = 'messages_' || to_char(picture_queue._now() at time zone 'utc', 'YYYY_MM_DD'))
+  union all
+  select 'bad', 'publication supabase_realtime_messages_publication does not have realtime.messages: no event gets out',
+    'restart Realtime in the project''s settings'
+  from messages
+  where exists (select from pg_catalog.pg_publication p where p.pubname = 'supabase_realtime_messages_publication')
+    and not exists (select from pg_catalog.pg_publication_tables t
+      where t.pubname = 'supabase_realtime_messages_publication' and t.schemaname = 'realtime')
+  union all
+  select 'warn', format('publication supabase_realtime sends every change of %s as well, checked for each subscriber',
+    array_to_string(p.tables, ', ')),
+    format('alter publication supabase_realtime drop table public.%s;', array_to_string(p.tables, ', public.'))
+  from (
+    select array_agg(t.tablename::text order by t.tablename) as tables from pg_catalog.pg_publication_tables t
+    where t.pubname = 'supabase_realtime' and t.schemaname = 'public'
+      and t.tablename in ('job_queue', 'generations', 'images')
+  ) p
+  where p.tables is not null
+  union all
+  select 'ok', 'there is no Realtime: who watches polls', null where not exists (select from messages)
 $$;
 
--- Whether the bucket of the pictures is there and closed.
-create function picture_queue._check_storage() returns jsonb
+create function picture_queue._check_storage() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_public boolean;
 begin
   if to_regclass('storage.buckets') is null then
-    return jsonb_build_array(picture_queue._finding('storage', 'ok', 'there is no Storage: pictures are not kept'));
+    return query select 'ok', 'there is no Storage: pictures are not kept', null;
+    return;
   end if;
   execute 'select b.public from storage.buckets b where b.id = ''pictures''' into v_public;
-  return jsonb_build_array(case
-    when v_public is null then picture_queue._finding('storage', 'bad', 'bucket pictures is missing: no picture can be kept',
-      'insert into storage.buckets (id, name, public) values (''pictures'', ''pictures'', false);')
-    when v_public then picture_queue._finding('storage', 'bad', 'bucket pictures is public: whoever has an address sees the picture',
-      'update storage.buckets set public = false where id = ''pictures'';')
-    when not exists (select from pg_catalog.pg_policy p
-      where p.polrelid = to_regclass('storage.objects') and p.polname = 'picture_queue: read own pictures')
-    then picture_queue._finding('storage', 'bad', 'users cannot read their own pictures: the policy is missing',
+  if v_public is null then
+    return query select 'bad', 'bucket pictures is missing: no picture can be kept',
+      'insert into storage.buckets (id, name, public) values (''pictures'', ''pictures'', false);';
+  elsif v_public then
+    return query select 'bad', 'bucket pictures is public: whoever has an address sees the picture',
+      'update storage.buckets set public = false where id = ''pictures'';';
+  elsif not exists (select from pg_catalog.pg_policy p
+    where p.polrelid = to_regclass('storage.objects') and p.polname = 'picture_queue: read own pictures')
+  then
+    return query select 'bad', 'users cannot read their own pictures: the policy is missing',
       'create policy "picture_queue: read own pictures" on storage.objects for select to authenticated using '
-        || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text);')
-    else picture_queue._finding('storage', 'ok', 'bucket pictures is private, and users read their own folder') end);
+      || '(bucket_id = ''pictures'' and (storage.foldername(name))[1] = (select auth.uid())::text);';
+  end if;
 end
 $$;
 
--- How the last run of each of our jobs in pg_cron went, and whether the list of runs grows without end.
-create function picture_queue._check_cron_runs() returns jsonb
+-- Checks the last run of each of our jobs in pg_cron, and the size of its list of runs.
+create function picture_queue._check_cron_runs() returns setof picture_queue.finding
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_found jsonb;
-  v_rows real;
   -- Looked up and put in, since a linter follows a name in a string, also where pg_cron is not.
   v_jobs regclass := to_regclass('cron.job');
   v_runs regclass := to_regclass('cron.job_run_details');
 begin
   if v_runs is null then
-    return '[]'::jsonb;
+    return;
   end if;
-  execute format($sql$
-    select jsonb_agg(picture_queue._finding('pg_cron runs',
-      case when d.status is null then 'warn' when d.status = 'failed' then 'bad' else 'ok' end,
+  return query execute format($sql$
+    select case when d.status is null then 'warn' when d.status = 'failed' then 'bad' else 'ok' end,
       case when d.status is null then j.jobname || ' has not run yet'
         else format('%%s: the last run, at %%s, %%s%%s', j.jobname, to_char(d.start_time, 'YYYY-MM-DD HH24:MI:SSOF'), d.status,
           case when d.status = 'failed' then ': ' || coalesce(d.return_message, '') else '' end) end,
       case when d.status is null then 'wait a minute; if it stays so, see that cron.database_name is this database'
-        when d.status = 'failed' then 'run it by hand to see why: ' || j.command end) order by j.jobname)
+        when d.status = 'failed' then 'run it by hand to see why: ' || j.command end
     from %s j
     left join lateral (
       select r.status, r.start_time, r.return_message from %s r
       where r.jobid = j.jobid and r.status in ('succeeded', 'failed') order by r.runid desc limit 1) d on true
-    where j.active and j.jobname in ('process-job-queue', 'prune-job-queue')
-  $sql$, v_jobs, v_runs) into v_found;
-  select c.reltuples into v_rows from pg_catalog.pg_class c where c.oid = v_runs;
-  return coalesce(v_found, '[]'::jsonb) || case when v_rows > 100000 then jsonb_build_array(picture_queue._finding(
-    'pg_cron runs', 'warn', format('cron.job_run_details has %s rows, and nobody deletes them', round(v_rows)),
-    'delete from cron.job_run_details where end_time < now() - interval ''7 days'';')) else '[]'::jsonb end;
+    where j.active and j.jobname in ('process-job-queue', 'prune-job-queue') order by j.jobname
+  $sql$, v_jobs, v_runs);
+  return query
+  select 'warn', format('cron.job_run_details has %s rows, and nobody deletes them', round(c.reltuples)),
+    'delete from cron.job_run_details where end_time < now() - interval ''7 days'';'
+  from pg_catalog.pg_class c where c.oid = v_runs and c.reltuples > 100000;
 exception when insufficient_privilege then
-  return jsonb_build_array(picture_queue._finding('pg_cron runs', 'warn', 'its runs cannot be read',
-    'grant select on cron.job, cron.job_run_details to postgres;'));
+  return query select 'warn', 'its runs cannot be read', 'grant select on cron.job, cron.job_run_details to postgres;';
 end
 $$;
-
--- Looks the queue over; client_time: the caller's clock. See _check_… for what is looked at.
-create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_indexes jsonb := picture_queue._check_indexes();
-begin
-  return picture_queue._check_xmin() || picture_queue._check_vacuum() || v_indexes
-    || case when v_indexes @> '[{"verdict": "bad"}]'
-      -- Each of these looks would read the whole table, again and again.
-      then picture_queue._finding('jobs', 'warn', 'not looked at while an index is missing', 'make the indexes, and ask again')
-      else picture_queue._check_orphans() || picture_queue._check_depth() || picture_queue._check_overdue()
-        || picture_queue._check_pruning() || picture_queue._check_failed_steps() end
-    || picture_queue._check_rights() || picture_queue._check_exposure() || picture_queue._check_maintenance() || picture_queue._check_cron_runs()
-    || picture_queue._check_realtime() || picture_queue._check_storage() || picture_queue._check_settings(client_time);
-end
-$$;
-comment on function public.queue_doctor is 'What is wrong with the queue, with a remedy for each finding.';

@@ -1,6 +1,6 @@
--- The doctor's fourth part: whether end users can reach more than is theirs. What they may execute is granted in
+-- The doctor's check of permissions: end users must not reach more than their own rows. What they may execute is granted in
 -- 900_grants.sql; docs/security.md has the reasons.
-create function picture_queue._check_exposure() returns jsonb
+create function picture_queue._check_exposure() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   with api_role (name) as (values ('anon'), ('authenticated')),
@@ -49,7 +49,5 @@ as $$
     where exists (select from public.generations g where g.user_id is not null)
       and not exists (select from picture_queue.limit_rule l where l.key like 'user:%' and l.max_running is not null)
   )
-  select picture_queue._findings('exposure', (
-    select jsonb_agg(picture_queue._finding('exposure', p.verdict, p.detail, p.remedy) order by p.verdict, p.detail) from problem p),
-    'users reach what is theirs, within limits of time and number')
+  select p.verdict, p.detail, p.remedy from problem p order by p.verdict, p.detail
 $$;

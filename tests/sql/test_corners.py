@@ -1,6 +1,7 @@
 """What happens where two features meet."""
 
-from uuid import uuid4
+import json
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -119,3 +120,31 @@ async def test_a_value_of_another_type_is_refused_by_name(db, call, args):
     refused = await db.refusal(f"select {call}", *args)
     assert refused.message.startswith("PQ_INVALID_ARGUMENT"), refused
     assert refused.sqlstate == "PT400"
+
+
+async def test_a_page_of_generations_ends_at_eight_mebibytes(db):
+    user = UUID("00000000-0000-4000-8000-00000000beef")
+    await db.run(
+        """insert into generations (user_id, job_id, model_id, prompt, input, created_at)
+        select $1, gen_random_uuid(), 'm', '', jsonb_build_object('t', repeat('x', 100000)),
+          now() + i * interval '1 second' from generate_series(1, 200) i""",
+        user,
+    )
+    await db.act_as("authenticated", user)
+    seen, before = [], None
+    while page := await db.value("select list_generations($1)", {"limit": 1000, "before": before}):
+        assert len(json.dumps(page)) < 9_000_000
+        seen += [each["id"] for each in page]
+        before = page[-1]["created_at"]
+    assert len(set(seen)) == len(seen) == 200
+
+
+async def test_schedules_are_listed_up_to_eight_mebibytes(db):
+    await db.run(
+        """insert into picture_queue.schedule (name, every_seconds, job, next_at)
+        select 'sql-large-' || i, 60, jsonb_build_object('payload', repeat('x', 60000)), now()
+        from generate_series(1, 200) i"""
+    )
+    listed = await db.value("select list_schedules()")
+    assert 100 < len(listed) < 200
+    assert len(json.dumps(listed)) < 9_000_000

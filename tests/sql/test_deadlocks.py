@@ -16,6 +16,10 @@ CALLS = {
     "set_schedule": ("set_schedule($1, $2)", lambda it: (it["name"], {**EVERY, "missed": "all"})),
     "pause_schedule": ("pause_schedule($1)", lambda it: (it["name"],)),
     "delete_schedule": ("delete_schedule($1)", lambda it: (it["name"],)),
+    "register_worker": (
+        "register_worker($1, '{default}', $2)",
+        lambda it: (it["name"], {it["name"]: {"max_attempts": 7}}),
+    ),
     "begin_prediction": ("begin_prediction($1, $2)", lambda it: it["lease"]),
     "record_prediction": (
         "record_prediction($1, $2, $3, $4)",

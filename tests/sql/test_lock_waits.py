@@ -1,6 +1,7 @@
-"""Calls of operators do not wait without a bound for a transaction that somebody left open."""
+"""Calls do not wait without a bound for a transaction that somebody left open."""
 
 import asyncio
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -74,3 +75,139 @@ async def test_jobs_of_a_locked_batch_are_cancelled_and_counted_later(held):
         assert await other.fetchval(counted, batches) == 2
     finally:
         await other.close(timeout=5)
+
+
+LEASED = (
+    "begin_prediction($1, $2)",
+    "record_prediction($1, $2, $3, 'p')",
+    "finish_prediction($1, $2, $3, 'failed')",
+    'save_images($1, $2, \'[{"n": 1, "path": "a", "mime_type": "b"}]\')',
+    "report_progress($1, $2, 50)",
+    'log_job($1, $2, \'[{"message": "m"}]\')',
+    "complete_job($1, lease_id => $2)",
+    "retry_job($1)",
+)
+
+
+@pytest.fixture
+async def painting(own_database):
+    """An open connection, and a running job with its lease and prediction."""
+    one = await connect(own_database)
+    await one.fetchval("select start_generation('a boat')")
+    claim = "select claim_jobs('painter', '{default}', '{generate-image}', 1, 300)"
+    (job,) = await one.fetchval(claim)
+    lease = UUID(job["id"]), UUID(job["lease_id"])
+    begun = await one.fetchval("select begin_prediction($1, $2)", *lease)
+    yield own_database, one, (*lease, UUID(begun["prediction"]["id"]))
+    if one.is_in_transaction():
+        await one.execute("rollback")
+    await one.execute("delete from generations")
+    await one.execute("delete from job_queue")
+    await one.close(timeout=5)
+
+
+@pytest.mark.parametrize("held", ["public.job_queue", "picture_queue.prediction"])
+async def test_calls_under_a_lease_do_not_wait_for_a_locked_job(painting, held):
+    url, holder, given = painting
+    await holder.execute("begin")
+    await holder.fetch(f"select * from {held} for update")
+    calls = LEASED if held == "public.job_queue" else LEASED[1:3]
+
+    async def answer(call):
+        connection = await connect(url)
+        try:
+            used = [value for i, value in enumerate(given, 1) if f"${i}" in call]
+            await connection.fetchval(f"select {call}", *used)
+        except asyncpg.PostgresError as error:
+            return call, error.sqlstate
+        finally:
+            await connection.close(timeout=5)
+        return call, None
+
+    answers = await asyncio.gather(*(answer(call) for call in calls))
+    assert answers == [(call, "PT503") for call in calls]
+
+
+async def test_a_prediction_does_not_wait_for_its_generation_or_for_another_row(painting):
+    url, holder, (job, lease, _) = painting
+    await holder.execute("delete from picture_queue.prediction")
+    other = await connect(url)
+    try:
+        await holder.execute("begin")
+        await holder.execute("select from public.generations for update")
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await other.fetchval("select begin_prediction($1, $2)", job, lease)
+        assert refused.value.sqlstate == "PT503"
+        await holder.execute("rollback")
+        begun = await other.fetchval("select begin_prediction($1, $2)", job, lease)
+        await holder.execute("begin")
+        await holder.execute(
+            """insert into picture_queue.prediction
+              (job_id, generation_id, attempt, model_id, input, state, prediction_id)
+            select job_id, id, 1, model_id, input, 'failed', 'taken' from public.generations"""
+        )
+        with pytest.raises(asyncpg.PostgresError) as refused:
+            await other.fetchval(
+                "select record_prediction($1, $2, $3, 'taken')",
+                job,
+                lease,
+                UUID(begun["prediction"]["id"]),
+            )
+        assert refused.value.sqlstate == "PT503"
+    finally:
+        await other.close(timeout=5)
+
+
+async def test_a_worker_in_an_open_transaction_is_in_nobodys_way(own_database):
+    """Neither one whose row is new there, nor one whose row was changed there."""
+    holder = await connect(own_database)
+    claim = "claim_jobs('{}', '{{default}}', '{{t}}', 1)"
+    register = "register_worker('{}', '{{default}}', '{{}}')"
+    try:
+        await holder.fetchval(f"select {register.format('known')}")
+        await holder.execute("begin")
+        for name in ("known", "new"):
+            await holder.fetchval(f"select {claim.format(name)}")
+        calls = [call.format(name) for call in (claim, register) for name in ("known", "new")]
+        answers = await asyncio.gather(*(refusal(own_database, call) for call in calls))
+        assert answers == [(call, None, None) for call in calls]
+    finally:
+        await holder.close(timeout=5)
+
+
+async def test_only_a_policy_that_changes_waits_for_who_registers_it(own_database):
+    holder = await connect(own_database)
+    call = (
+        "register_worker('{}', '{{q}}', '{{\"kept\": {{}}, \"held\": {{\"max_attempts\": {}}}}}')"
+    )
+    try:
+        await holder.fetchval(f"select {call.format('one', 2)}")
+        await holder.execute("begin")
+        await holder.fetchval(f"select {call.format('one', 3)}")
+        same, other = call.format("two", 2), call.format("three", 4)
+        answers = await asyncio.gather(*(refusal(own_database, each) for each in (same, other)))
+        assert answers == [(same, None, None), (other, "PT503", "PQ_BUSY")]
+    finally:
+        await holder.close(timeout=5)
+
+
+IDEMPOTENT = (
+    "start_generation('a boat', options => '{\"idempotency_key\": \"held\"}')",
+    "enqueue_batch('[]', batch_id => '00000000-0000-4000-8000-000000000001')",
+    'set_schedule(\'held\', \'{"every_seconds": 60, "job_type": "t"}\')',
+    "set_tenant('held', 2)",
+    "set_limit('held', 2)",
+    "set_queue('new')",
+)
+
+
+async def test_a_call_that_repeats_an_open_one_does_not_wait_for_it(own_database):
+    holder = await connect(own_database)
+    try:
+        await holder.execute("begin")
+        for call in IDEMPOTENT:
+            await holder.fetchval(f"select {call}")
+        answers = await asyncio.gather(*(refusal(own_database, call) for call in IDEMPOTENT))
+        assert answers == [(call, "PT503", "PQ_BUSY") for call in IDEMPOTENT]
+    finally:
+        await holder.close(timeout=5)

@@ -5,11 +5,11 @@ import pytest
 from ..databases import address
 from .conftest import transaction
 
-READ = "select picture_queue.{}()"
+READ = "select picture_queue._check($1)"
 
 
 async def findings(db, check):
-    return await db.value(READ.format(check))
+    return await db.value(READ, check)
 
 
 async def finding(db, check):
@@ -21,27 +21,27 @@ async def finding(db, check):
     ("check", "broken", "text"),
     [
         (
-            "_check_realtime",
+            "realtime in SQL",
             "alter table realtime.messages disable row level security",
             "everybody may hear",
         ),
         (
-            "_check_realtime",
+            "realtime in SQL",
             'drop policy "picture_queue: read own topics" on realtime.messages',
             "its policy is missing",
         ),
         (
-            "_check_storage",
+            "storage",
             "update storage.buckets set public = true where id = 'pictures'",
             "publ",
         ),
         (
-            "_check_storage",
+            "storage",
             'drop policy "picture_queue: read own pictures" on storage.objects',
             "the policy is missing",
         ),
         (
-            "_check_realtime",
+            "realtime in SQL",
             "alter publication supabase_realtime add table public.job_queue, public.images",
             "sends every change of images, job_queue as well",
         ),
@@ -61,10 +61,10 @@ async def test_a_bucket_that_is_gone_is_found(db):
     await db.run("set local storage.allow_delete_query = 'true'")
     await db.run("delete from storage.objects where bucket_id = 'pictures'")
     await db.run("delete from storage.buckets where id = 'pictures'")
-    found = await finding(db, "_check_storage")
+    found = await finding(db, "storage")
     assert found["verdict"] == "bad"
     await db.run(found["remedy"])
-    assert (await finding(db, "_check_storage"))["verdict"] == "ok"
+    assert (await finding(db, "storage"))["verdict"] == "ok"
 
 
 async def test_events_that_nobody_sends_are_found(db):
@@ -72,7 +72,7 @@ async def test_events_that_nobody_sends_are_found(db):
         """create or replace function picture_queue._broadcast(p_events picture_queue.event[])
         returns void language sql set search_path = pg_catalog, pg_temp as $$ select $$"""
     )
-    found = await finding(db, "_check_realtime")
+    found = await finding(db, "realtime in SQL")
     assert (found["verdict"], "events are not sent" in found["detail"]) == ("bad", True)
 
 
@@ -91,7 +91,7 @@ async def cron(db):
 
 
 async def test_runs_of_pg_cron_are_looked_at(db, cron):
-    assert [f["verdict"] for f in await findings(db, "_check_cron_runs")] == ["warn", "warn"]
+    assert [f["verdict"] for f in await findings(db, "pg_cron runs")] == ["warn", "warn"]
     await db.run(
         """insert into cron.job_run_details values
         (1, 1, 'succeeded', '1 row', now(), now()),
@@ -99,7 +99,7 @@ async def test_runs_of_pg_cron_are_looked_at(db, cron):
         (2, 3, 'failed', 'gone', now(), now()), (2, 4, 'succeeded', '1 row', now(), now()),
         (2, 5, 'running', null, now(), null), (3, 6, 'failed', 'not ours', now(), now())"""
     )
-    first, second = await findings(db, "_check_cron_runs")
+    first, second = await findings(db, "pg_cron runs")
     assert first["verdict"] == "bad"
     assert "division by zero" in first["detail"]
     assert first["remedy"].endswith("select 1/0")
@@ -113,15 +113,15 @@ async def test_a_list_of_runs_that_nobody_deletes_is_found(db, cron):
         from generate_series(1, 100001) n"""
     )
     await db.run("analyze cron.job_run_details")
-    found = (await findings(db, "_check_cron_runs"))[-1]
+    found = (await findings(db, "pg_cron runs"))[-1]
     assert "100001 rows" in found["detail"]
     await db.run(found["remedy"])
     await db.run("analyze cron.job_run_details")
-    assert "rows" not in (await findings(db, "_check_cron_runs"))[-1]["detail"]
+    assert "rows" not in (await findings(db, "pg_cron runs"))[-1]["detail"]
 
 
 async def test_without_pg_cron_nothing_is_said_of_its_runs(db):
-    assert await findings(db, "_check_cron_runs") == []
+    assert await findings(db, "pg_cron runs") == []
 
 
 OPEN_POLICY = "create policy open on public.{} for {} to {} using (true)"
@@ -164,27 +164,27 @@ OPEN_POLICY = "create policy open on public.{} for {} to {} using (true)"
 )
 async def test_what_users_reach_beyond_their_own_is_found(admin_db, broken, verdict, text):
     """Each is cured by its remedy."""
-    before = await findings(admin_db, "_check_exposure")
+    before = await findings(admin_db, "exposure")
     assert all("one user may have any" in found["detail"] for found in before if found["remedy"])
     await admin_db.run(broken)
-    (found,) = (f for f in await findings(admin_db, "_check_exposure") if text in f["detail"])
+    (found,) = (f for f in await findings(admin_db, "exposure") if text in f["detail"])
     assert found["verdict"] == verdict
     await admin_db.run(found["remedy"])
-    assert not any(text in f["detail"] for f in await findings(admin_db, "_check_exposure"))
+    assert not any(text in f["detail"] for f in await findings(admin_db, "exposure"))
 
 
 async def test_a_user_without_a_limit_is_found(db):
     await db.run("delete from public.generations where user_id is not null")
     text = "one user may have any number of jobs running"
-    assert not any(text == f["detail"] for f in await findings(db, "_check_exposure"))
+    assert not any(text == f["detail"] for f in await findings(db, "exposure"))
     await db.run(
         """insert into public.generations (user_id, job_id, model_id, prompt)
         values (gen_random_uuid(), gen_random_uuid(), 'm', 'x')"""
     )
-    (found,) = (f for f in await findings(db, "_check_exposure") if text == f["detail"])
+    (found,) = (f for f in await findings(db, "exposure") if text == f["detail"])
     assert found["verdict"] == "warn"
     await db.run(found["remedy"])
-    assert not any(text == f["detail"] for f in await findings(db, "_check_exposure"))
+    assert not any(text == f["detail"] for f in await findings(db, "exposure"))
 
 
 @pytest.fixture

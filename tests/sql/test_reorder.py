@@ -193,3 +193,45 @@ async def test_a_setting_of_the_project_that_does_not_fit_has_its_range(db):
     assert error.detail == "max_attempts is 0, not 1 to 1000000000"
     error = await db.refusal("select set_setting($1)", {"keep_failed_seconds": 5})
     assert error.detail == "keep_failed_seconds is 5, not 60 to 3153600000"
+
+
+async def test_a_job_that_cannot_be_written_stays_and_the_others_get_their_place(db):
+    """A trigger of the project raises for one job; the doctor tells, and it is placed later."""
+    await set_order(db, "plain")
+    await enqueue(db, *range(20), priority=3)
+    (bad,) = await db.rows(
+        "select id from job_queue where queue = $1 and payload @> '{\"i\": 7}'", db.queue
+    )
+    await db.run(
+        f"""
+        create function public.refuse_for_test() returns trigger language plpgsql
+        as $$ begin raise exception 'not on my watch'; end $$;
+        create trigger refuse_for_test before update on public.job_queue for each row
+          when (new.id = '{bad["id"]}') execute function public.refuse_for_test()"""
+    )
+    await set_order(db, "aging")
+    assert await misplaced(db, "aging") == 1
+    told = await db.value("select picture_queue._check('failed steps')")
+    assert f"job {bad['id']}" in str(told)
+    assert "not on my watch" in str(told)
+    await db.run("drop trigger refuse_for_test on public.job_queue")
+    await db.pass_time(61)
+    await db.maintain()
+    assert await misplaced(db, "aging") == 0
+    failed = "select count(*) from picture_queue.failed_step where subject = $1"
+    assert await db.value(failed, str(bad["id"])) == 0
+
+
+async def test_a_round_without_time_leaves_no_job_behind(db):
+    await set_order(db, "plain")
+    await enqueue(db, *range(5), priority=3)
+    await db.run(
+        "update picture_queue.queue set aging_seconds = 60, reorder_after = 0 where name = $1",
+        db.queue,
+    )
+    await db.value("select set_config('picture_queue.deadline', now()::text, true)")
+    await db.value("select picture_queue._reorder_queues(array[$1], 100)", db.queue)
+    assert await misplaced(db, "aging") == 5
+    await db.value("select set_config('picture_queue.deadline', '', true)")
+    await db.maintain()
+    assert await misplaced(db, "aging") == 0

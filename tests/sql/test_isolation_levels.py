@@ -1,0 +1,82 @@
+"""With a fixed snapshot a call of a writer does what it says, or refuses the isolation level."""
+
+import asyncpg
+import pytest
+
+from tests.databases import connect
+
+EVERY = '{"every_seconds": 60, "job_type": "t", "missed": "%s"}'
+#: Two calls that change the same: the second has a snapshot from before the first.
+PAIRS = {
+    "set_setting": ("set_setting('{\"max_attempts\": 4}')", "set_setting('{\"max_attempts\": 5}')"),
+    "set_queue": (
+        "set_queue('q', '{\"max_attempts\": 4}')",
+        "set_queue('q', '{\"max_attempts\": 5}')",
+    ),
+    "set_queue new": ("set_queue('new')", "set_queue('new', '{\"max_attempts\": 5}')"),
+    "pause_queue": ("pause_queue('q')", "pause_queue('q')"),
+    "resume_queue": ("pause_queue('q')", "resume_queue('q')"),
+    "drain_queue": ("pause_queue('q')", "drain_queue('q')"),
+    "purge_queue": ("enqueue_job('t', queue => 'q')", "purge_queue('q')"),
+    "set_limit": ("set_limit('k', 1)", "set_limit('k', 2)"),
+    "delete_limit": ("set_limit('l', 2)", "delete_limit('l')"),
+    "pause_key": ("pause_key('k')", "pause_key('k')"),
+    "resume_key": ("pause_key('k')", "resume_key('k')"),
+    "set_tenant": ("set_tenant('t', 2)", "set_tenant('t', 3)"),
+    "set_schedule": (
+        f"set_schedule('s', '{EVERY % 'all'}')",
+        f"set_schedule('s', '{EVERY % 'skip'}')",
+    ),
+    "pause_schedule": (f"set_schedule('s', '{EVERY % 'all'}')", "pause_schedule('s')"),
+    "resume_schedule": ("pause_schedule('s')", "resume_schedule('s')"),
+    "delete_schedule": (f"set_schedule('s', '{EVERY % 'all'}')", "delete_schedule('s')"),
+    "run_schedule": (
+        "run_schedule('s', '00000000-0000-4000-8000-000000000001')",
+        "run_schedule('s', '00000000-0000-4000-8000-000000000001')",
+    ),
+    "register_worker": (
+        "register_worker('w', '{q}', '{\"t\": {\"max_attempts\": 2}}')",
+        "register_worker('w', '{q}', '{\"t\": {\"max_attempts\": 3}}')",
+    ),
+    "unregister_worker": ("register_worker('w', '{q,r}', '{}')", "unregister_worker('w')"),
+    "enqueue_batch": (
+        "enqueue_batch('[]', batch_id => '00000000-0000-4000-8000-000000000001')",
+        "enqueue_batch('[]', batch_id => '00000000-0000-4000-8000-000000000001')",
+    ),
+    "start_generation": (
+        "start_generation('a', options => '{\"idempotency_key\": \"k\"}')",
+        "start_generation('a', options => '{\"idempotency_key\": \"k\"}')",
+    ),
+    "send_event": ("send_event('e')", "send_event('e')"),
+}
+
+
+@pytest.fixture
+async def two(own_database):
+    """Two connections, and what the calls change."""
+    one, two = await connect(own_database), await connect(own_database)
+    await one.execute(
+        "delete from generations; delete from job_queue; delete from picture_queue.batch"
+    )
+    for call in (
+        *("set_queue('q')", "set_limit('l', 1)", "set_limit('k', 1)", "pause_key('k')"),
+        *("set_tenant('t', 1)", f"set_schedule('s', '{EVERY % 'once'}')"),
+        "register_worker('w', '{q}', '{\"t\": {}}')",
+    ):
+        await one.fetchval(f"select {call}")
+    yield one, two
+    for connection in (one, two):
+        await connection.close(timeout=5)
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize("name", list(PAIRS))
+async def test_a_writer_refuses_a_fixed_snapshot_or_is_exact(two, level, name):
+    first, second = PAIRS[name]
+    await two[1].execute(f"begin isolation level {level}")
+    await two[1].fetchval("select count(*) from job_queue")
+    await two[0].fetchval(f"select {first}")
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await two[1].fetchval(f"select {second}")
+    assert refused.value.sqlstate == "PT400", refused.value
+    assert refused.value.detail == f"the transaction isolation level is {level}"
