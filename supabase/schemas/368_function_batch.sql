@@ -4,7 +4,7 @@
 create function public.enqueue_batch(
   jobs jsonb, callback jsonb default null, batch_id uuid default gen_random_uuid(), metadata jsonb default '{}')
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_jobs jsonb;
@@ -43,9 +43,8 @@ begin
   -- One without jobs has finished.
   perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
-exception
-  when deadlock_detected then
-    return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
+exception when lock_not_available or deadlock_detected or serialization_failure then
+  return picture_queue._refuse_busy('another call needs some of the same ids, keys, batches or parents');
 end
 $$;
 comment on function public.enqueue_batch is

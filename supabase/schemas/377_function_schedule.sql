@@ -104,7 +104,7 @@ begin
   return picture_queue._enqueue(jsonb_build_array(picture_queue._schedule_job(
     jsonb_populate_record(null::picture_queue.schedule, picture_queue._get_schedule(name)), picture_queue._now(),
     coalesce(job_id, gen_random_uuid())))) -> 0;
-exception when lock_not_available or deadlock_detected then
+exception when lock_not_available or deadlock_detected or serialization_failure then
   return picture_queue._refuse_busy();
 end
 $$;

@@ -2,7 +2,7 @@
 -- Repeating it with the same options.generation_id or options.idempotency_key gives the first answer.
 create function picture_queue.start_generation(p_prompt text, p_model_id text, p_input jsonb, p_options jsonb)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_service boolean := picture_queue._is_service();
@@ -66,7 +66,7 @@ begin
       v_row.created_at, v_row.created_at);
   end if;
   return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
-exception when deadlock_detected then
+exception when lock_not_available or deadlock_detected or serialization_failure then
   return picture_queue._refuse_busy();
 end
 $$;
