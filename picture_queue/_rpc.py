@@ -146,7 +146,7 @@ def job_items(jobs: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], 
     items = encode_jobs(jobs)
     ids = new_ids(len(items))
     made = [{"job_id": i, **item} for i, item in zip(ids, items, strict=True)]
-    return [plain(item, f"jobs[{n}]") for n, item in enumerate(made)], ids
+    return plain(made, "jobs"), ids
 
 
 def enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:

@@ -516,8 +516,9 @@ create table public.job_queue (
 );
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
--- The one hot index: what can be claimed now, in the order of claims.
-create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type)
+-- The one hot index: what can be claimed now, in the order of claims. Its entries, and those of job_queue_listed, are
+-- all different: to look for equal ones when a page is full would cost a new job half a microsecond.
+create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
 -- What becomes claimable by the clock.
 create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
@@ -538,7 +539,8 @@ create index job_queue_finished on public.job_queue (status, finished_at) where 
 -- The jobs of a queue in one state, by age: lists, purges, and changes by filter. Running jobs are few and have
 -- job_queue_leased and job_queue_parked: without them here a claim writes no entry. Ascending, since Postgres
 -- fills the pages of an index that grows at the end.
-create index job_queue_listed on public.job_queue (queue, status, seq) where status <> 'processing';
+create index job_queue_listed on public.job_queue (queue, status, seq) with (deduplicate_items = off)
+  where status <> 'processing';
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
 create index job_queue_batch on public.job_queue (batch_id, seq) where batch_id is not null;
 create unique index job_queue_idempotency on public.job_queue (idempotency_key, job_type, user_id)
@@ -2385,22 +2387,6 @@ begin
 end
 $$;
 
--- Whether a text can be cast to a type. Only the cast can tell.
-create function picture_queue._is_a(p_text text, p_type text) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return case p_type
-    when 'uuid' then p_text::uuid is not null
-    when 'integer' then p_text::bigint is not null
-    when 'time' then p_text::timestamptz between '1970-01-01' and '9999-01-01'
-    else p_text::timestamptz is not null
-  end;
-exception when data_exception then
-  return false;
-end
-$$;
-
 -- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
 -- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
 -- list (entries, characters of an entry), uuids (entries), choice (of these); or uuid, time (from 1970 to 9998), moment
@@ -2413,6 +2399,7 @@ declare
   v_type text := jsonb_typeof(p_value);
   v_text text := p_value #>> '{}';
   v_shown text := left(p_value::text, 100);
+  v_fits boolean;
 begin
   -- One statement a kind: of a single one the planner would try casts that the value is not meant for.
   case v_kind
@@ -2421,17 +2408,23 @@ begin
       return case when v_type <> 'number' or length(v_text) > 40
           or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
-    when 'integer' then
-      return case when not picture_queue._is_a(v_text, 'integer')
-          or v_text::bigint not between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
-        then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2) end;
+    when 'integer', 'uuid', 'time', 'moment' then
+      begin
+        v_fits := case v_kind
+          when 'integer' then v_text::bigint between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
+          when 'uuid' then v_text::uuid is not null
+          when 'time' then v_text::timestamptz between '1970-01-01' and '9999-01-01'
+          else v_text::timestamptz is not null end;
+      exception when data_exception then
+        v_fits := false;  -- only the cast can tell
+      end;
+      return case when not v_fits then case v_kind
+        when 'integer' then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2)
+        when 'uuid' then format('is %s, which is no uuid', v_shown)
+        else format('is %s', left(v_text, 100)) end end;
     when 'name' then
       return case when length(v_text) > (p_rule ->> 1)::integer
           or v_text !~ format('^[A-Za-z0-9][A-Za-z0-9%s]*$', p_rule ->> 2) then format('is %s', v_shown) end;
-    when 'uuid' then
-      return case when not picture_queue._is_a(v_text, 'uuid') then format('is %s, which is no uuid', v_shown) end;
-    when 'time', 'moment' then
-      return case when not picture_queue._is_a(v_text, v_kind) then format('is %s', left(v_text, 100)) end;
     when 'choice' then
       return case when v_type <> 'string' or not p_rule - 0 ? v_text then format('is %s, not %s or %s', v_shown,
         array_to_string(array(select jsonb_array_elements_text(p_rule - 0 - -1)), ', '), p_rule ->> -1) end;
@@ -2449,7 +2442,7 @@ begin
     when 'uuids' then
       return coalesce(picture_queue._value_problem(p_value, jsonb_build_array('list', p_rule -> 1, 38)), (
         select format('has %s, which is no uuid', e) from jsonb_array_elements(p_value) e
-        where not picture_queue._is_a(e #>> '{}', 'uuid') limit 1));
+        where picture_queue._value_problem(e, '["uuid"]') is not null limit 1));
     when 'boolean' then
       return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
     else
@@ -2639,11 +2632,16 @@ set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_max_attempts integer;
+  v_max_bytes integer;
+  -- Most calls have jobs of one type, whose name is looked at once.
+  v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
+  select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;
   select array_agg(row(
       e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
       coalesce(e.payload, '{}'), coalesce(e.priority, 0), r.run_at,
-      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, s.max_attempts), e.user_id, e.generation_id,
+      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, v_max_attempts), e.user_id, e.generation_id,
       e.idempotency_key, o.timeout_seconds, nullif(o.backoff, 'null'),
       coalesce(o.expires_at, v_now + make_interval(secs => o.expires_in_seconds)), o.tags,
       coalesce(nullif(o.metadata, 'null'), '{}'), o.limit_keys, o.batch_id, o.depends_on,
@@ -2657,12 +2655,13 @@ begin
     min(e.i) filter (where not coalesce(
       e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,
         generation_id,options}'::text[] = '{}'
-      and (t.name is not null or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.job_type) <= 128)
+      and (t.name is not null or length(e.job_type) <= 128
+        and (e.job_type = v_type or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$'))
       and (q.name is not null
         or coalesce(e.queue, t.queue) ~ '^[A-Za-z0-9][A-Za-z0-9_.-]*$' and length(coalesce(e.queue, t.queue)) <= 63)
       and (e.payload is null or jsonb_typeof(e.payload) = 'object'
-        and (octet_length(e.payload::text) <= least(s.max_payload_bytes, 200)
-          or picture_queue._json_problem(e.payload, s.max_payload_bytes) is null))
+        and (octet_length(e.payload::text) <= least(v_max_bytes, 200)
+          or picture_queue._json_problem(e.payload, v_max_bytes) is null))
       and (num_nonnulls(e.priority, e.max_attempts, e.scheduled_for, e.idempotency_key, e.options) = 0
         or coalesce(e.priority between -1000000000 and 1000000000, true)
         and coalesce(e.max_attempts between 1 and 1000, true)
@@ -2671,7 +2670,7 @@ begin
           or length(e.idempotency_key) between 1 and 255 and jsonb_typeof(e.item -> 'idempotency_key') = 'string')
         and (o.delay_seconds is null or e.scheduled_for is null)
         and (coalesce(e.options in ('{}', 'null'), true)
-          or picture_queue._options_problem(e.options, e.payload, s.max_payload_bytes) is null)),
+          or picture_queue._options_problem(e.options, e.payload, v_max_bytes) is null)),
       false))
   into jobs, is_plain, bad
   from (
@@ -2684,7 +2683,6 @@ begin
     from jsonb_array_elements(p_jobs) with ordinality as a (item, i)
     offset 0
   ) e
-  cross join picture_queue.setting s
   left join picture_queue.job_type t on t.name = e.job_type
   left join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
   -- `offset 0`, so that nothing is read of a job without options.
@@ -2733,17 +2731,18 @@ begin
     v_jobs := picture_queue._place_jobs(v_jobs, v_found, p_internal);
   end if;
 
-  v_rest := case when v_found = '{}' then v_jobs else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
+  v_rest := case when v_found = '{}' then v_jobs
+    else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
   if cardinality(v_jobs) = 1
     and num_nonnulls(p_jobs #>> '{0,job_id}', v_jobs[1].idempotency_key, v_jobs[1].unique_key) = 0
   then
     -- There can be no other, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
-    perform picture_queue._insert_jobs(v_rest);
+    perform picture_queue._insert_jobs(v_rest, false);
     v_rest := '{}';
   end if;
   v_next := v_rest;  -- most often all are new
   while v_rest <> '{}' loop
-    if picture_queue._insert_if_new(v_next) then
+    if picture_queue._insert_jobs(v_next, true) then
       exit when cardinality(v_next) = cardinality(v_rest);
       v_rest := array(select n from unnest(v_rest) n where n.i <> all (select o.i from unnest(v_next) o));
     else
@@ -2756,7 +2755,18 @@ begin
         perform picture_queue._refuse_busy('a job with the same id or key comes and goes');
       end if;
     end if;
-    v_next := picture_queue._first_of_each_key(v_rest);
+    -- Of those that share an id or a key the first; the others will find it.
+    v_next := array(
+      select f.n
+      from (
+        select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
+          row_number() over (
+            partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
+            order by n.i) as nth_key,
+          row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
+        from unnest(v_rest) n
+      ) f
+      where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
   end loop;
 
   if cardinality(v_jobs) = 1 and v_found = '{}' then
@@ -2799,6 +2809,8 @@ declare
   v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_names) and q.draining);
   v_unknown text[] := array(
     select n from unnest(v_names) n where not exists (select from picture_queue.queue q where q.name = n));
+  v_batches uuid[] := array(select distinct n.batch_id from unnest(v_new) n where n.batch_id is not null);
+  v_bad record;
 begin
   if v_draining is not null and not p_internal then
     perform picture_queue._refuse('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
@@ -2806,25 +2818,29 @@ begin
   elsif v_unknown <> '{}' and not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
     perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
       'set_queue() makes a queue; list_queues() has those there are');
+  elsif v_unknown <> '{}' then
+    begin
+      insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
+    exception when lock_not_available or deadlock_detected or serialization_failure then
+      perform picture_queue._refuse_busy('another transaction makes the same queue');
+    end;
   end if;
-  if v_unknown <> '{}' then
-    perform picture_queue._make_queues(v_unknown);
-  end if;
-  -- Jobs before batches, as whoever ends a job.
+  -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
   v_jobs := picture_queue._assign_order(picture_queue._look_at_parents(v_jobs));
-  perform picture_queue._check_batches(v_new);
+  if v_batches <> '{}' then
+    perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
+    select i.id, b.id is null as is_unknown into v_bad
+    from unnest(v_batches) as i (id)
+    left join picture_queue.batch b on b.id = i.id
+    where b.id is null or b.finished_at is not null
+    order by i.id limit 1;
+    if v_bad.is_unknown then
+      perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
+    elsif found then
+      perform picture_queue._refuse('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
+    end if;
+  end if;
   return v_jobs;
-end
-$$;
-
--- Makes the queues that are not there. An open transaction may be making one of them.
-create function picture_queue._make_queues(p_names text[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  insert into picture_queue.queue (name) select n from unnest(p_names) n on conflict do nothing;
-exception when lock_not_available or deadlock_detected or serialization_failure then
-  perform picture_queue._refuse_busy('another transaction makes the same queue');
 end
 $$;
 
@@ -2866,50 +2882,57 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_jobs picture_queue.new_job[];
 begin
-  with placed as (
-    select n.*, q.aging_seconds, case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
-      case when q.fair_share then coalesce(n.tenant, n.user_id::text, '') end as new_tenant
-    from unnest(p_jobs) n
-    left join picture_queue.queue q on q.name = n.queue
-  ),
-  numbered as (
-    select p.*, row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i) as nth
-    from placed p
-  ),
-  lines as (
-    select l.queue, l.new_tenant, l.new_rank, 1 / coalesce(w.weight, 1) as step,
-      picture_queue._last_turn(l.queue, l.new_tenant, l.new_rank, '{}') as last_turn
-    from (select distinct p.queue, p.new_tenant, p.new_rank from placed p
-      where p.new_tenant is not null and p.hold is null) l
-    left join picture_queue.tenant w on w.name = l.new_tenant
-  )
-  select array_agg(row(
-    p.i, p.job_id, p.job_type, p.queue, p.payload, p.priority, p.scheduled_for, p.max_attempts, p.user_id,
-    p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
-    p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict,
-    p.hold, p.new_tenant, p.new_rank,
-    case when p.aging_seconds is not null
+  return array(
+    with placed as (
+      select n as job, n.*, q.aging_seconds, case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
+        case when q.fair_share then coalesce(n.tenant, n.user_id::text, '') end as new_tenant
+      from unnest(p_jobs) n
+      left join picture_queue.queue q on q.name = n.queue
+    ),
+    lines as (
+      select l.queue, l.new_tenant, l.new_rank, 1 / coalesce(w.weight, 1) as step,
+        picture_queue._last_turn(l.queue, l.new_tenant, l.new_rank, '{}') as last_turn
+      from (select distinct p.queue, p.new_tenant, p.new_rank from placed p
+        where p.new_tenant is not null and p.hold is null) l
+      left join picture_queue.tenant w on w.name = l.new_tenant
+    )
+    select jsonb_populate_record(p.job, jsonb_build_object('tenant', p.new_tenant, 'rank', p.new_rank, 'turn', case
+      when p.aging_seconds is not null
         then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
-      when l.step is not null then l.last_turn + l.step * p.nth
-      else 0 end)::picture_queue.new_job order by p.i)
-  into v_jobs
-  from numbered p
-  left join lines l on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank and p.hold is null;
-  return v_jobs;
+      when l.step is not null then l.last_turn
+        + l.step * row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i)
+      else 0 end))
+    from placed p
+    left join lines l
+      on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank and p.hold is null
+    order by p.i);
 end
 $$;
 
--- Writes the rows and the counts, and wakes workers. One whose id or key another job has fails with unique_violation.
-create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns void
+-- Writes the rows and the counts, and wakes workers. Where another job may have the id or a key of one
+-- (p_may_exist), tells whether it wrote them. To write all and to undo it where one is not new takes less time than
+-- `on conflict`, which costs each row that is new a tenth of its enqueue.
+create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_may_exist boolean) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_queues text[];
   v_due timestamptz;
+  v_table text;
 begin
+  if p_may_exist then
+    begin
+      return picture_queue._insert_jobs(p_jobs, false);
+    exception when unique_violation then
+      get stacked diagnostics v_table = table_name;
+      if v_table <> 'job_queue' then
+        raise;  -- by a trigger of somebody's
+      end if;
+      return false;
+    end;
+  end if;
   with made as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
       scheduled_for, expires_at, tags, metadata, rank, turn, tenant, limit_keys, unique_key, unique_states,
@@ -2933,42 +2956,8 @@ begin
   if v_queues is not null then
     perform picture_queue._wake(v_queues, 'enqueue');
   end if;
-end
-$$;
-
--- Writes jobs unless another job has the id or a key of one of them; tells whether it did. To write all and to undo it
--- where one is not new takes less time than `on conflict`, which costs each row that is new a tenth of its enqueue.
-create function picture_queue._insert_if_new(p_jobs picture_queue.new_job[]) returns boolean
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_table text;
-begin
-  perform picture_queue._insert_jobs(p_jobs);
   return true;
-exception when unique_violation then
-  get stacked diagnostics v_table = table_name;
-  if v_table <> 'job_queue' then
-    raise;  -- by a trigger of somebody's
-  end if;
-  return false;
 end
-$$;
-
--- The jobs that have no id or key of one that stands before them in the list.
-create function picture_queue._first_of_each_key(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
-language sql immutable set search_path = pg_catalog, pg_temp
-as $$
-  select array(
-    select f.n
-    from (
-      select n, n.i, n.idempotency_key, n.unique_key, row_number() over (partition by n.job_id order by n.i) as nth_id,
-        row_number() over (partition by n.idempotency_key, n.job_type, n.user_id order by n.i) as nth_key,
-        row_number() over (partition by n.unique_key order by n.i) as nth_unique
-      from unnest(p_jobs) n
-    ) f
-    where f.nth_id = 1 and (f.idempotency_key is null or f.nth_key = 1) and (f.unique_key is null or f.nth_unique = 1)
-    order by f.i)
 $$;
 
 
@@ -3051,31 +3040,6 @@ begin
   select array_agg(distinct l.child_id) into v_settled from link l where l.is_over;
   if v_settled is not null then
     perform picture_queue._settle_children(v_settled, true);
-  end if;
-end
-$$;
-
--- Locks the batches that get new jobs; a finished one takes none.
-create function picture_queue._check_batches(p_jobs picture_queue.new_job[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_ids uuid[] := array(select distinct n.batch_id from unnest(p_jobs) n where n.batch_id is not null);
-  v_bad record;
-begin
-  if v_ids = '{}' then
-    return;
-  end if;
-  perform from picture_queue.batch b where b.id = any (v_ids) order by b.id for update;
-  select i.id, b.id is null as is_unknown into v_bad
-  from unnest(v_ids) as i (id)
-  left join picture_queue.batch b on b.id = i.id
-  where b.id is null or b.finished_at is not null
-  order by i.id limit 1;
-  if v_bad.is_unknown then
-    perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
-  elsif found then
-    perform picture_queue._refuse('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
   end if;
 end
 $$;
@@ -7648,14 +7612,15 @@ as $$
     ('index', 'batch', '(batch_id, seq)', 'batch_id is not null'),
     ('index', 'blocked', '(blocked_on, hold, queue, job_type, rank, turn, seq)',
       'status = ''pending'' and blocked_on is not null'),
-    ('index', 'claimable', '(queue, rank, turn, seq, job_type)', 'status = ''pending'' and hold is null'),
+    ('index', 'claimable', '(queue, rank, turn, seq, job_type) with (deduplicate_items = off)',
+      'status = ''pending'' and hold is null'),
     ('index', 'due', '(scheduled_for)', 'hold in (''scheduled'', ''parked'')'),
     ('index', 'expiring', '(expires_at)', 'status = ''pending'' and expires_at is not null'),
     ('index', 'finished', '(status, finished_at)', 'finished_at is not null'),
     ('unique index', 'idempotency', '(idempotency_key, job_type, user_id) nulls not distinct',
       'idempotency_key is not null'),
     ('index', 'leased', '(lease_id)', 'status = ''processing'' and hold is null'),
-    ('index', 'listed', '(queue, status, seq)', 'status <> ''processing'''),
+    ('index', 'listed', '(queue, status, seq) with (deduplicate_items = off)', 'status <> ''processing'''),
     ('index', 'owned', '(user_id, seq desc)', 'user_id is not null'),
     ('index', 'parked', '(parked_on)', 'hold = ''parked'''),
     ('index', 'tenant', '(queue, tenant, rank, turn)',
@@ -8292,7 +8257,7 @@ grant execute on function
   picture_queue.list_models, picture_queue.version, picture_queue._refuse, picture_queue._found,
   picture_queue.job_position, picture_queue.explain_jobs,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
-  picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem, picture_queue._is_a
+  picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;
 
 -- Service keys only.

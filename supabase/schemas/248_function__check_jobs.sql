@@ -45,22 +45,6 @@ begin
 end
 $$;
 
--- Whether a text can be cast to a type. Only the cast can tell.
-create function picture_queue._is_a(p_text text, p_type text) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return case p_type
-    when 'uuid' then p_text::uuid is not null
-    when 'integer' then p_text::bigint is not null
-    when 'time' then p_text::timestamptz between '1970-01-01' and '9999-01-01'
-    else p_text::timestamptz is not null
-  end;
-exception when data_exception then
-  return false;
-end
-$$;
-
 -- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
 -- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
 -- list (entries, characters of an entry), uuids (entries), choice (of these); or uuid, time (from 1970 to 9998), moment
@@ -73,6 +57,7 @@ declare
   v_type text := jsonb_typeof(p_value);
   v_text text := p_value #>> '{}';
   v_shown text := left(p_value::text, 100);
+  v_fits boolean;
 begin
   -- One statement a kind: of a single one the planner would try casts that the value is not meant for.
   case v_kind
@@ -81,17 +66,23 @@ begin
       return case when v_type <> 'number' or length(v_text) > 40
           or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
-    when 'integer' then
-      return case when not picture_queue._is_a(v_text, 'integer')
-          or v_text::bigint not between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
-        then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2) end;
+    when 'integer', 'uuid', 'time', 'moment' then
+      begin
+        v_fits := case v_kind
+          when 'integer' then v_text::bigint between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
+          when 'uuid' then v_text::uuid is not null
+          when 'time' then v_text::timestamptz between '1970-01-01' and '9999-01-01'
+          else v_text::timestamptz is not null end;
+      exception when data_exception then
+        v_fits := false;  -- only the cast can tell
+      end;
+      return case when not v_fits then case v_kind
+        when 'integer' then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2)
+        when 'uuid' then format('is %s, which is no uuid', v_shown)
+        else format('is %s', left(v_text, 100)) end end;
     when 'name' then
       return case when length(v_text) > (p_rule ->> 1)::integer
           or v_text !~ format('^[A-Za-z0-9][A-Za-z0-9%s]*$', p_rule ->> 2) then format('is %s', v_shown) end;
-    when 'uuid' then
-      return case when not picture_queue._is_a(v_text, 'uuid') then format('is %s, which is no uuid', v_shown) end;
-    when 'time', 'moment' then
-      return case when not picture_queue._is_a(v_text, v_kind) then format('is %s', left(v_text, 100)) end;
     when 'choice' then
       return case when v_type <> 'string' or not p_rule - 0 ? v_text then format('is %s, not %s or %s', v_shown,
         array_to_string(array(select jsonb_array_elements_text(p_rule - 0 - -1)), ', '), p_rule ->> -1) end;
@@ -109,7 +100,7 @@ begin
     when 'uuids' then
       return coalesce(picture_queue._value_problem(p_value, jsonb_build_array('list', p_rule -> 1, 38)), (
         select format('has %s, which is no uuid', e) from jsonb_array_elements(p_value) e
-        where not picture_queue._is_a(e #>> '{}', 'uuid') limit 1));
+        where picture_queue._value_problem(e, '["uuid"]') is not null limit 1));
     when 'boolean' then
       return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
     else
@@ -299,11 +290,16 @@ set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_max_attempts integer;
+  v_max_bytes integer;
+  -- Most calls have jobs of one type, whose name is looked at once.
+  v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
+  select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;
   select array_agg(row(
       e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
       coalesce(e.payload, '{}'), coalesce(e.priority, 0), r.run_at,
-      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, s.max_attempts), e.user_id, e.generation_id,
+      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, v_max_attempts), e.user_id, e.generation_id,
       e.idempotency_key, o.timeout_seconds, nullif(o.backoff, 'null'),
       coalesce(o.expires_at, v_now + make_interval(secs => o.expires_in_seconds)), o.tags,
       coalesce(nullif(o.metadata, 'null'), '{}'), o.limit_keys, o.batch_id, o.depends_on,
@@ -317,12 +313,13 @@ begin
     min(e.i) filter (where not coalesce(
       e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,
         generation_id,options}'::text[] = '{}'
-      and (t.name is not null or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.job_type) <= 128)
+      and (t.name is not null or length(e.job_type) <= 128
+        and (e.job_type = v_type or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$'))
       and (q.name is not null
         or coalesce(e.queue, t.queue) ~ '^[A-Za-z0-9][A-Za-z0-9_.-]*$' and length(coalesce(e.queue, t.queue)) <= 63)
       and (e.payload is null or jsonb_typeof(e.payload) = 'object'
-        and (octet_length(e.payload::text) <= least(s.max_payload_bytes, 200)
-          or picture_queue._json_problem(e.payload, s.max_payload_bytes) is null))
+        and (octet_length(e.payload::text) <= least(v_max_bytes, 200)
+          or picture_queue._json_problem(e.payload, v_max_bytes) is null))
       and (num_nonnulls(e.priority, e.max_attempts, e.scheduled_for, e.idempotency_key, e.options) = 0
         or coalesce(e.priority between -1000000000 and 1000000000, true)
         and coalesce(e.max_attempts between 1 and 1000, true)
@@ -331,7 +328,7 @@ begin
           or length(e.idempotency_key) between 1 and 255 and jsonb_typeof(e.item -> 'idempotency_key') = 'string')
         and (o.delay_seconds is null or e.scheduled_for is null)
         and (coalesce(e.options in ('{}', 'null'), true)
-          or picture_queue._options_problem(e.options, e.payload, s.max_payload_bytes) is null)),
+          or picture_queue._options_problem(e.options, e.payload, v_max_bytes) is null)),
       false))
   into jobs, is_plain, bad
   from (
@@ -344,7 +341,6 @@ begin
     from jsonb_array_elements(p_jobs) with ordinality as a (item, i)
     offset 0
   ) e
-  cross join picture_queue.setting s
   left join picture_queue.job_type t on t.name = e.job_type
   left join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
   -- `offset 0`, so that nothing is read of a job without options.

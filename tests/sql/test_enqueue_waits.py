@@ -144,16 +144,15 @@ async def test_two_transactions_that_make_queues_in_opposite_order_are_not_deadl
     assert ("PT503", "PQ_BUSY") in answers
 
 
-@pytest.mark.parametrize("job", [{}, {"options": {"delay_seconds": 5}}, {"queue": "fair"}])
-async def test_many_enqueues_in_one_transaction_take_no_subtransactions(two, job):
-    """Each subtransaction that writes holds a lock to the end: 100,000 would be too many."""
+@pytest.mark.parametrize("queue", ["default", "fair", "new"])
+@pytest.mark.parametrize("delay", [None, "1 h"])
+async def test_enqueues_without_id_or_options_take_no_subtransactions(two, queue, delay):
+    """After 64 of them in one transaction every other session looks up whose they are."""
     one, _ = two
     await one.fetchval("select set_queue('fair', '{\"fair_share\": true}')")
-    text = ", ".join(f"{name} => ${i}" for i, name in enumerate(job, 1))
-    count = (
-        "select count(*) from pg_locks where locktype = 'transactionid' and pid = pg_backend_pid()"
-    )
     await one.execute("begin")
     for _ in range(3):
-        await make(one, (f"enqueue_job('t'{', ' if job else ''}{text})", list(job.values())))
-    assert await one.fetchval(count) == 1
+        call = "enqueue_job('t', queue => $1, scheduled_for => now() + $2::text::interval)"
+        await make(one, (call, [queue, delay]))
+    by_itself = "select count(*) from job_queue where xmin = pg_current_xact_id()::xid"
+    assert await one.fetchval(by_itself) == 3
