@@ -1428,13 +1428,14 @@ as $$
       order by j.turn desc limit 1))
 $$;
 
--- Jobs of tenants that become claimable (again) line up behind their tenant's last.
+-- Jobs of queues with fair_share that become claimable (again) line up behind their tenant's last.
 create function picture_queue._take_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with late as (
     select j.id, j.queue, j.tenant, j.rank, j.turn, j.seq from public.job_queue j
     where j.id = any (p_ids) and j.tenant is not null and j.status = 'pending' and j.hold is null
+      and (select q.fair_share from picture_queue.queue q where q.name = j.queue)
   ),
   lines as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step,
@@ -2648,7 +2649,7 @@ begin
       coalesce(o.on_parent_failure, 'cancel'),
       case when o.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, o.by) end,
       o.states, v_now + make_interval(secs => o.period_seconds), coalesce(o.on_conflict, 'ignore'),
-      case when r.run_at > v_now then 'scheduled' end, case when not r.has_rank then o.tenant end,
+      case when r.run_at > v_now then 'scheduled' end, o.tenant,
       case when r.has_rank then -coalesce(e.priority, 0) end, 0
     )::picture_queue.new_job),
     bool_and(r.has_rank and num_nulls(o.depends_on, o.batch_id) = 2),
@@ -2897,7 +2898,8 @@ begin
         where p.new_tenant is not null and p.hold is null) l
       left join picture_queue.tenant w on w.name = l.new_tenant
     )
-    select jsonb_populate_record(p.job, jsonb_build_object('tenant', p.new_tenant, 'rank', p.new_rank, 'turn', case
+    select jsonb_populate_record(p.job, jsonb_build_object(
+      'tenant', coalesce(p.new_tenant, p.tenant), 'rank', p.new_rank, 'turn', case
       when p.aging_seconds is not null
         then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
       when l.step is not null then l.last_turn
@@ -5130,7 +5132,7 @@ language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 
 as $$
   with misplaced as (
     select j.id, j.seq, j.queue, q.fair_share, p.rank, p.turn,
-      case when q.fair_share then coalesce(j.tenant, j.user_id::text, '') end as tenant
+      case when q.fair_share then coalesce(j.tenant, o.name) else nullif(j.tenant, o.name) end as tenant
     from public.job_queue j
     join picture_queue.queue q on q.name = j.queue
     cross join lateral (
@@ -5138,8 +5140,12 @@ as $$
         case when q.aging_seconds is null then 0 else - j.priority::double precision * q.aging_seconds
           + extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end)) end as turn
     ) p
-    where j.id = any (p_ids) and (j.rank <> p.rank
-      or case when q.fair_share then j.tenant is null else j.tenant is not null or abs(j.turn - p.turn) > 1 end)
+    -- The tenant where its enqueue named none.
+    cross join lateral (select coalesce(j.user_id::text, '') as name) o
+    -- Turns of fair share begin above 0, times of aging are over a billion.
+    where j.id = any (p_ids) and (j.rank <> p.rank or case
+      when q.fair_share then j.tenant is null or j.turn <= 0 or j.turn >= 1000000000
+      else j.tenant = o.name or abs(j.turn - p.turn) > case when q.aging_seconds is null then 0 else 1 end end)
   ),
   lines as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step, coalesce((

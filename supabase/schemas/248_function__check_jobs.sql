@@ -306,7 +306,7 @@ begin
       coalesce(o.on_parent_failure, 'cancel'),
       case when o.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, o.by) end,
       o.states, v_now + make_interval(secs => o.period_seconds), coalesce(o.on_conflict, 'ignore'),
-      case when r.run_at > v_now then 'scheduled' end, case when not r.has_rank then o.tenant end,
+      case when r.run_at > v_now then 'scheduled' end, o.tenant,
       case when r.has_rank then -coalesce(e.priority, 0) end, 0
     )::picture_queue.new_job),
     bool_and(r.has_rank and num_nulls(o.depends_on, o.batch_id) = 2),

@@ -189,7 +189,8 @@ begin
         where p.new_tenant is not null and p.hold is null) l
       left join picture_queue.tenant w on w.name = l.new_tenant
     )
-    select jsonb_populate_record(p.job, jsonb_build_object('tenant', p.new_tenant, 'rank', p.new_rank, 'turn', case
+    select jsonb_populate_record(p.job, jsonb_build_object(
+      'tenant', coalesce(p.new_tenant, p.tenant), 'rank', p.new_rank, 'turn', case
       when p.aging_seconds is not null
         then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
       when l.step is not null then l.last_turn
