@@ -151,8 +151,7 @@ def new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], list[st
     ids = new_ids(len(items))
     request_id = new_id() if any("job_id" in item for item in items) else None
     made = [{"job_id": i, **item} for i, item in zip(ids, items, strict=True)]
-    encoded = [plain(item, f"jobs[{n}]") for n, item in enumerate(made)]
-    return {"jobs": encoded, **given(request_id=request_id)}, ids
+    return {"jobs": plain(made, "jobs"), **given(request_id=request_id)}, ids
 
 
 def enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:

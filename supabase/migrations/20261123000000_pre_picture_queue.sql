@@ -533,8 +533,9 @@ create table public.job_queue (
 );
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
--- The one hot index: what can be claimed now, in the order of claims.
-create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type)
+-- The one hot index: what can be claimed now, in the order of claims. Its entries, and those of job_queue_listed, are
+-- all different: to look for equal ones when a page is full would cost a new job half a microsecond.
+create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
 -- What becomes claimable by the clock.
 create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
@@ -555,7 +556,8 @@ create index job_queue_finished on public.job_queue (status, finished_at) where 
 -- The jobs of a queue in one state, by age: lists, purges, and changes by filter. Running jobs are few and have
 -- job_queue_leased and job_queue_parked: without them here a claim writes no entry. Ascending, since Postgres
 -- fills the pages of an index that grows at the end.
-create index job_queue_listed on public.job_queue (queue, status, seq) where status <> 'processing';
+create index job_queue_listed on public.job_queue (queue, status, seq) with (deduplicate_items = off)
+  where status <> 'processing';
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
 create index job_queue_batch on public.job_queue (batch_id, seq) where batch_id is not null;
 create unique index job_queue_idempotency on public.job_queue (idempotency_key, job_type, user_id)
@@ -1446,13 +1448,14 @@ as $$
       order by j.turn desc limit 1))
 $$;
 
--- Jobs of tenants that become claimable (again) line up behind their tenant's last.
+-- Jobs of queues with fair_share that become claimable (again) line up behind their tenant's last.
 create function picture_queue._take_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with late as (
     select j.id, j.queue, j.tenant, j.rank, j.turn, j.seq from public.job_queue j
     where j.id = any (p_ids) and j.tenant is not null and j.status = 'pending' and j.hold is null
+      and (select q.fair_share from picture_queue.queue q where q.name = j.queue)
   ),
   lines as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step,
@@ -2410,22 +2413,6 @@ begin
 end
 $$;
 
--- Whether a text can be cast to a type. Only the cast can tell.
-create function picture_queue._is_a(p_text text, p_type text) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return case p_type
-    when 'uuid' then p_text::uuid is not null
-    when 'integer' then p_text::bigint is not null
-    when 'time' then p_text::timestamptz between '1970-01-01' and '9999-01-01'
-    else p_text::timestamptz is not null
-  end;
-exception when data_exception then
-  return false;
-end
-$$;
-
 -- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
 -- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
 -- list (entries, characters of an entry), uuids (entries), choice (of these), object (bytes, if that is its bound); or
@@ -2438,6 +2425,7 @@ declare
   v_type text := jsonb_typeof(p_value);
   v_text text := p_value #>> '{}';
   v_shown text := left(p_value::text, 100);
+  v_fits boolean;
 begin
   -- One statement a kind: of a single one the planner would try casts that the value is not meant for.
   case v_kind
@@ -2446,17 +2434,23 @@ begin
       return case when v_type <> 'number' or length(v_text) > 40
           or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
-    when 'integer' then
-      return case when not picture_queue._is_a(v_text, 'integer')
-          or v_text::bigint not between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
-        then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2) end;
+    when 'integer', 'uuid', 'time', 'moment' then
+      begin
+        v_fits := case v_kind
+          when 'integer' then v_text::bigint between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
+          when 'uuid' then v_text::uuid is not null
+          when 'time' then v_text::timestamptz between '1970-01-01' and '9999-01-01'
+          else v_text::timestamptz is not null end;
+      exception when data_exception then
+        v_fits := false;  -- only the cast can tell
+      end;
+      return case when not v_fits then case v_kind
+        when 'integer' then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2)
+        when 'uuid' then format('is %s, which is no uuid', v_shown)
+        else format('is %s', left(v_text, 100)) end end;
     when 'name' then
       return case when length(v_text) > (p_rule ->> 1)::integer
           or v_text !~ format('^[A-Za-z0-9][A-Za-z0-9%s]*$', p_rule ->> 2) then format('is %s', v_shown) end;
-    when 'uuid' then
-      return case when not picture_queue._is_a(v_text, 'uuid') then format('is %s, which is no uuid', v_shown) end;
-    when 'time', 'moment' then
-      return case when not picture_queue._is_a(v_text, v_kind) then format('is %s', left(v_text, 100)) end;
     when 'choice' then
       return case when v_type <> 'string' or not p_rule - 0 ? v_text then format('is %s, not %s or %s', v_shown,
         array_to_string(array(select jsonb_array_elements_text(p_rule - 0 - -1)), ', '), p_rule ->> -1) end;
@@ -2474,7 +2468,7 @@ begin
     when 'uuids' then
       return coalesce(picture_queue._value_problem(p_value, jsonb_build_array('list', p_rule -> 1, 38)), (
         select format('has %s, which is no uuid', e) from jsonb_array_elements(p_value) e
-        where not picture_queue._is_a(e #>> '{}', 'uuid') limit 1));
+        where picture_queue._value_problem(e, '["uuid"]') is not null limit 1));
     when 'boolean' then
       return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
     else
@@ -2585,13 +2579,13 @@ $$;
 -- The jobs that callers describe, with their types and defaults; refuses the first that is not acceptable,
 -- naming its place, the field and the value. p_name: what the caller calls it, if not one of jobs. p_first: of
 -- a part of a call, the place of its first.
-create function picture_queue._check_jobs(p_jobs jsonb, p_name text default null, p_first integer default null)
-returns picture_queue.new_job[]
+create function picture_queue._check_jobs(
+  p_jobs jsonb, p_name text default null, p_first integer default null,
+  out jobs picture_queue.new_job[], out is_plain boolean)
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_count integer := case when jsonb_typeof(p_jobs) = 'array' then jsonb_array_length(p_jobs) end;
-  v_jobs picture_queue.new_job[];
   v_bad integer;
   v_error text;
   v_job jsonb;
@@ -2604,9 +2598,9 @@ begin
       format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
   begin
-    select n.jobs, n.bad into v_jobs, v_bad from picture_queue._new_jobs(p_jobs) n;
+    select n.jobs, n.is_plain, n.bad into jobs, is_plain, v_bad from picture_queue._new_jobs(p_jobs) n;
     if v_bad is null then
-      return v_jobs;
+      return;
     end if;
   exception when data_exception or program_limit_exceeded then  -- the latter: an array in an array, and so on
     v_error := sqlerrm;
@@ -2651,43 +2645,51 @@ begin
           t.name, to_jsonb(t.queue))
         from picture_queue.job_type t where t.name = v_job ->> 'job_type' and v_job ->> 'queue' is null and t.queue is not null),
       v_error, 'a value is not acceptable'));
-  return null;
 end
 $$;
 
--- The jobs that callers describe, with their types and defaults, and the place of the first that is not
--- acceptable. A job whose queue serves first come first has its place in line (rank); the others get theirs
--- in _assign_order. (A pattern that counts, as {0,127}, takes ten times as long as one that does not.) Only nested
--- loops are allowed: they keep the order of the call, and to sort the rows by it would take longer.
-create function picture_queue._new_jobs(p_jobs jsonb, out jobs picture_queue.new_job[], out bad integer)
+-- The jobs that callers describe, with their types and defaults, and the place of the first that is not acceptable. A
+-- job whose queue serves first come first gets its place in line (rank) here; if all do, and none has parents or a
+-- batch, they are plain. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
+-- times as long as one that does not.) Only nested loops are allowed: they keep the order of the call, and to sort the
+-- rows by it would take longer. `->>` reads fields faster than jsonb_to_recordset beside the whole item.
+create function picture_queue._new_jobs(
+  p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_max_attempts integer;
+  v_max_bytes integer;
+  -- Most calls have jobs of one type, whose name is looked at once.
+  v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
+  select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;
   select array_agg(row(
       e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
-      coalesce(nullif(e.payload, 'null'), '{}'), coalesce(e.priority, 0), r.run_at,
-      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, s.max_attempts), e.user_id, e.generation_id,
+      coalesce(e.payload, '{}'), coalesce(e.priority, 0), r.run_at,
+      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, v_max_attempts), e.user_id, e.generation_id,
       e.idempotency_key, o.timeout_seconds, nullif(o.backoff, 'null'),
       coalesce(o.expires_at, v_now + make_interval(secs => o.expires_in_seconds)), o.tags,
       coalesce(nullif(o.metadata, 'null'), '{}'), o.limit_keys, o.batch_id, o.depends_on,
       coalesce(o.on_parent_failure, 'cancel'),
-      case when u.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, u.by) end,
-      u.states, v_now + make_interval(secs => u.period_seconds), coalesce(u.on_conflict, 'ignore'),
-      case when r.run_at > v_now then 'scheduled' end, case when r.is_plain then null else o.tenant end,
-      case when r.is_plain then -coalesce(e.priority, 0) end, 0
+      case when o.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, o.by) end,
+      o.states, v_now + make_interval(secs => o.period_seconds), coalesce(o.on_conflict, 'ignore'),
+      case when r.run_at > v_now then 'scheduled' end, o.tenant,
+      case when r.has_rank then -coalesce(e.priority, 0) end, 0
     )::picture_queue.new_job),
+    bool_and(r.has_rank and num_nulls(o.depends_on, o.batch_id) = 2),
     min(e.i) filter (where not coalesce(
       e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,
         generation_id,options}'::text[] = '{}'
-      and (t.name is not null or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.job_type) <= 128)
+      and (t.name is not null or length(e.job_type) <= 128
+        and (e.job_type = v_type or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$'))
       and (q.name is not null
         or coalesce(e.queue, t.queue) ~ '^[A-Za-z0-9][A-Za-z0-9_.-]*$' and length(coalesce(e.queue, t.queue)) <= 63)
-      and (e.payload is null or jsonb_typeof(e.payload) in ('object', 'null')
-        and (octet_length(e.payload::text) <= least(s.max_payload_bytes, 200)
-          or picture_queue._json_problem(e.payload, s.max_payload_bytes) is null))
+      and (e.payload is null or jsonb_typeof(e.payload) = 'object'
+        and (octet_length(e.payload::text) <= least(v_max_bytes, 200)
+          or picture_queue._json_problem(e.payload, v_max_bytes) is null))
       and (num_nonnulls(e.priority, e.max_attempts, e.scheduled_for, e.idempotency_key, e.options) = 0
         or coalesce(e.priority between -1000000000 and 1000000000, true)
         and coalesce(e.max_attempts between 1 and 1000, true)
@@ -2696,31 +2698,36 @@ begin
           or length(e.idempotency_key) between 1 and 255 and jsonb_typeof(e.item -> 'idempotency_key') = 'string')
         and (o.delay_seconds is null or e.scheduled_for is null)
         and (coalesce(e.options in ('{}', 'null'), true)
-          or picture_queue._options_problem(e.options, e.payload, s.max_payload_bytes) is null)),
+          or picture_queue._options_problem(e.options, e.payload, v_max_bytes) is null)),
       false))
-  into jobs, bad
-  from rows from (jsonb_to_recordset(p_jobs) as (job_id uuid, job_type text, queue text, payload jsonb,
-      priority integer, scheduled_for timestamptz, max_attempts integer, user_id uuid, generation_id uuid,
-      idempotency_key text, options jsonb), jsonb_array_elements(p_jobs))
-    with ordinality as e (job_id, job_type, queue, payload, priority, scheduled_for, max_attempts, user_id,
-      generation_id, idempotency_key, options, item, i)
-  cross join picture_queue.setting s
+  into jobs, is_plain, bad
+  from (
+    select a.i, a.item, (a.item ->> 'job_id')::uuid as job_id, a.item ->> 'job_type' as job_type,
+      a.item ->> 'queue' as queue, nullif(a.item -> 'payload', 'null') as payload,
+      (a.item ->> 'priority')::integer as priority, (a.item ->> 'scheduled_for')::timestamptz as scheduled_for,
+      (a.item ->> 'max_attempts')::integer as max_attempts, (a.item ->> 'user_id')::uuid as user_id,
+      (a.item ->> 'generation_id')::uuid as generation_id, a.item ->> 'idempotency_key' as idempotency_key,
+      a.item -> 'options' as options
+    from jsonb_array_elements(p_jobs) with ordinality as a (item, i)
+    offset 0
+  ) e
   left join picture_queue.job_type t on t.name = e.job_type
   left join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
   -- `offset 0`, so that nothing is read of a job without options.
   left join lateral (
-    select r.* from (select e.options as value where e.options not in ('{}', 'null') offset 0) g
+    select r.*, u.*
+    from (select e.options as value where e.options not in ('{}', 'null') offset 0) g
     cross join lateral jsonb_to_record(g.value) as r (delay_seconds real, timeout_seconds real,
       expires_at timestamptz, expires_in_seconds real, backoff jsonb, tags text[], metadata jsonb, tenant text,
-      limit_keys text[], depends_on uuid[], on_parent_failure text, batch_id uuid, "unique" jsonb)) o on true
-  left join lateral (
-    select r.by, r.period_seconds, coalesce(r.states, '{pending,processing}') as states, r.on_conflict
-    from (select o."unique" as value where o."unique" <> 'null' offset 0) g
-    cross join lateral jsonb_to_record(g.value)
-      as r (by text[], period_seconds real, states text[], on_conflict text)) u on true
+      limit_keys text[], depends_on uuid[], on_parent_failure text, batch_id uuid, "unique" jsonb)
+    left join lateral (
+      select k.by, k.period_seconds, coalesce(k.states, '{pending,processing}') as states, k.on_conflict
+      from (select r."unique" as value where r."unique" <> 'null' offset 0) h
+      cross join lateral jsonb_to_record(h.value)
+        as k (by text[], period_seconds real, states text[], on_conflict text)) u on true) o on true
   cross join lateral (
     select coalesce(e.scheduled_for, v_now + make_interval(secs => o.delay_seconds)) as run_at,
-      q.aging_seconds is null and not (q.fair_share or q.draining) as is_plain) r;
+      coalesce(q.aging_seconds is null and not (q.fair_share or q.draining), false) as has_rank) r;
 end
 $$;
 
@@ -2735,39 +2742,63 @@ create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default 
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_jobs picture_queue.new_job[] := picture_queue._check_jobs(p_jobs);
-  v_rest picture_queue.new_job[] := v_jobs;
-  v_plain boolean := not exists (
-    select from unnest(v_jobs) n where n.rank is null or n.depends_on <> '{}' or n.batch_id is not null);
-  v_made uuid[];
+  v_jobs picture_queue.new_job[];
+  v_rest picture_queue.new_job[];
+  v_next picture_queue.new_job[];
+  v_plain boolean;
   v_found jsonb := '{}'::jsonb;  -- place in the call: id and outcome of the job that was there
-  v_queues text[];
+  v_left integer := 0;
+  v_failures integer := 0;
 begin
+  select c.jobs, c.is_plain into v_jobs, v_plain from picture_queue._check_jobs(p_jobs) c;
   if v_jobs is null then
     return '[]'::jsonb;
   elsif not v_plain then
     -- A repeated call finds its jobs, whatever has become of their queue, their parents and their batch.
-    v_found := picture_queue._find_existing(v_jobs, '{}');
+    v_found := picture_queue._find_existing(v_jobs);
     v_jobs := picture_queue._place_jobs(v_jobs, v_found, p_internal);
-    v_rest := array(select n from unnest(v_jobs) n where not v_found ? n.i::text);
   end if;
 
-  -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
-  for v_round in 1..5 loop
-    v_made := v_made || picture_queue._insert_jobs(v_rest);
-    exit when cardinality(v_made) = cardinality(v_jobs);
-    v_found := v_found || picture_queue._resolve_duplicates(v_rest, v_made);
-    v_rest := array(
-      select n from unnest(v_rest) n
-      where not v_found ? n.i::text and not exists (select from unnest(v_made) as m (id) where m.id = n.job_id));
-    exit when v_rest = '{}';
-    if v_round = 5 then
-      perform picture_queue._refuse_busy('a job with the same unique key comes and goes');
+  v_rest := case when v_found = '{}' then v_jobs
+    else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
+  if cardinality(v_jobs) = 1
+    and num_nonnulls(p_jobs #>> '{0,job_id}', v_jobs[1].idempotency_key, v_jobs[1].unique_key) = 0
+  then
+    -- There can be no other, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
+    perform picture_queue._insert_jobs(v_rest, false);
+    v_rest := '{}';
+  end if;
+  v_next := v_rest;  -- most often all are new
+  while v_rest <> '{}' loop
+    if picture_queue._insert_jobs(v_next, true) then
+      exit when cardinality(v_next) = cardinality(v_rest);
+      v_rest := array(select n from unnest(v_rest) n where n.i <> all (select o.i from unnest(v_next) o));
+    else
+      -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
+      v_left := cardinality(v_rest);
+      v_found := v_found || picture_queue._resolve_duplicates(v_rest);
+      v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
+      v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
+      if v_failures = 5 then
+        perform picture_queue._refuse_busy('a job with the same id or key comes and goes');
+      end if;
     end if;
+    -- Of those that share an id or a key the first; the others will find it.
+    v_next := array(
+      select f.n
+      from (
+        select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
+          row_number() over (
+            partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
+            order by n.i) as nth_key,
+          row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
+        from unnest(v_rest) n
+      ) f
+      where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
   end loop;
 
-  if cardinality(v_jobs) = 1 and v_made <> '{}' then
-    perform picture_queue._emit(v_made);
+  if cardinality(v_jobs) = 1 and v_found = '{}' then
+    perform picture_queue._emit(array[v_jobs[1].job_id]);
   end if;
   if not v_plain then
     update picture_queue.batch b set total = b.total + c.n
@@ -2780,14 +2811,9 @@ begin
       perform picture_queue._link_parents(v_jobs, v_found);
     end if;
   end if;
-  v_queues := array(select distinct n.queue from unnest(v_jobs) n where n.hold is null and not v_found ? n.i::text);
-  if v_queues <> '{}' then
-    perform picture_queue._wake(v_queues, 'enqueue');
-  end if;
-  if v_found = '{}' and cardinality(v_rest) = cardinality(v_jobs) then
-    -- All were made in the first round, so in the order asked. Rows as JSON take half the time
-    -- of as many objects built of their parts.
-    return to_jsonb(array(select m from (select u.id as job_id, 'created' as outcome from unnest(v_made) as u (id)) m));
+  if v_found = '{}' then
+    -- Rows as JSON take half the time of as many objects built of their parts.
+    return to_jsonb(array(select m from (select n.job_id, 'created' as outcome from unnest(v_jobs) n) m));
   end if;
   return (
     select jsonb_agg(coalesce(v_found -> n.i::text, jsonb_build_object('job_id', n.job_id, 'outcome', 'created')))
@@ -2811,6 +2837,8 @@ declare
   v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_names) and q.draining);
   v_unknown text[] := array(
     select n from unnest(v_names) n where not exists (select from picture_queue.queue q where q.name = n));
+  v_batches uuid[] := array(select distinct n.batch_id from unnest(v_new) n where n.batch_id is not null);
+  v_bad record;
 begin
   if v_draining is not null and not p_internal then
     perform picture_queue._refuse('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
@@ -2818,11 +2846,28 @@ begin
   elsif v_unknown <> '{}' and not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
     perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
       'set_queue() makes a queue; list_queues() has those there are');
+  elsif v_unknown <> '{}' then
+    begin
+      insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
+    exception when lock_not_available or deadlock_detected or serialization_failure then
+      perform picture_queue._refuse_busy('another transaction makes the same queue');
+    end;
   end if;
-  insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
-  -- Jobs before batches, as whoever ends a job.
+  -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
   v_jobs := picture_queue._assign_order(picture_queue._look_at_parents(v_jobs));
-  perform picture_queue._check_batches(v_new);
+  if v_batches <> '{}' then
+    perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
+    select i.id, b.id is null as is_unknown into v_bad
+    from unnest(v_batches) as i (id)
+    left join picture_queue.batch b on b.id = i.id
+    where b.id is null or b.finished_at is not null
+    order by i.id limit 1;
+    if v_bad.is_unknown then
+      perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
+    elsif found then
+      perform picture_queue._refuse('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
+    end if;
+  end if;
   return v_jobs;
 end
 $$;
@@ -2865,50 +2910,58 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_jobs picture_queue.new_job[];
 begin
-  with placed as (
-    select n.*, q.aging_seconds, case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
-      case when q.fair_share then coalesce(n.tenant, n.user_id::text, '') end as new_tenant
-    from unnest(p_jobs) n
-    left join picture_queue.queue q on q.name = n.queue
-  ),
-  numbered as (
-    select p.*, row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i) as nth
-    from placed p
-  ),
-  lines as (
-    select l.queue, l.new_tenant, l.new_rank, 1 / coalesce(w.weight, 1) as step,
-      picture_queue._last_turn(l.queue, l.new_tenant, l.new_rank, '{}') as last_turn
-    from (select distinct p.queue, p.new_tenant, p.new_rank from placed p
-      where p.new_tenant is not null and p.hold is null) l
-    left join picture_queue.tenant w on w.name = l.new_tenant
-  )
-  select array_agg(row(
-    p.i, p.job_id, p.job_type, p.queue, p.payload, p.priority, p.scheduled_for, p.max_attempts, p.user_id,
-    p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
-    p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict,
-    p.hold, p.new_tenant, p.new_rank,
-    case when p.aging_seconds is not null
+  return array(
+    with placed as (
+      select n as job, n.*, q.aging_seconds, case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
+        case when q.fair_share then coalesce(n.tenant, n.user_id::text, '') end as new_tenant
+      from unnest(p_jobs) n
+      left join picture_queue.queue q on q.name = n.queue
+    ),
+    lines as (
+      select l.queue, l.new_tenant, l.new_rank, 1 / coalesce(w.weight, 1) as step,
+        picture_queue._last_turn(l.queue, l.new_tenant, l.new_rank, '{}') as last_turn
+      from (select distinct p.queue, p.new_tenant, p.new_rank from placed p
+        where p.new_tenant is not null and p.hold is null) l
+      left join picture_queue.tenant w on w.name = l.new_tenant
+    )
+    select jsonb_populate_record(p.job, jsonb_build_object(
+      'tenant', coalesce(p.new_tenant, p.tenant), 'rank', p.new_rank, 'turn', case
+      when p.aging_seconds is not null
         then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
-      when l.step is not null then l.last_turn + l.step * p.nth
-      else 0 end)::picture_queue.new_job order by p.i)
-  into v_jobs
-  from numbered p
-  left join lines l on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank and p.hold is null;
-  return v_jobs;
+      when l.step is not null then l.last_turn
+        + l.step * row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i)
+      else 0 end))
+    from placed p
+    left join lines l
+      on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank and p.hold is null
+    order by p.i);
 end
 $$;
 
--- Writes the rows and the counts; returns the ids of those that no other job kept out.
-create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns uuid[]
+-- Writes the rows and the counts, and wakes workers. Where another job may have the id or a key of one
+-- (p_may_exist), tells whether it wrote them. To write all and to undo it where one is not new takes less time than
+-- `on conflict`, which costs each row that is new a tenth of its enqueue.
+create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_may_exist boolean) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_made uuid[];
+  v_queues text[];
   v_due timestamptz;
+  v_table text;
 begin
+  if p_may_exist then
+    begin
+      return picture_queue._insert_jobs(p_jobs, false);
+    exception when unique_violation then
+      get stacked diagnostics v_table = table_name;
+      if v_table <> 'job_queue' then
+        raise;  -- by a trigger of somebody's
+      end if;
+      return false;
+    end;
+  end if;
   with made as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
       scheduled_for, expires_at, tags, metadata, rank, turn, tenant, limit_keys, unique_key, unique_states,
@@ -2917,18 +2970,22 @@ begin
       n.scheduled_for, n.expires_at, n.tags, n.metadata, n.rank, n.turn, n.tenant, n.limit_keys, n.unique_key,
       n.unique_states, n.unique_until, n.batch_id, n.user_id, n.generation_id, n.idempotency_key, v_now, v_now
     from unnest(p_jobs) n
-    on conflict do nothing
-    returning id, queue, hold, scheduled_for
+    returning queue, hold, scheduled_for
   ),
+  total as (select m.queue, m.hold, count(*) as n, min(m.scheduled_for) as due from made m group by m.queue, m.hold),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select m.queue, 'pending', m.hold, count(*), v_now from made m group by m.queue, m.hold
+    select t.queue, 'pending', t.hold, t.n, v_now from total t
   )
-  select array_agg(m.id), min(m.scheduled_for) filter (where m.hold = 'scheduled') into v_made, v_due from made m;
+  select array_agg(t.queue) filter (where t.hold is null), min(t.due) filter (where t.hold = 'scheduled')
+  into v_queues, v_due from total t;
   if v_due < v_now + interval '2 seconds' then
     perform picture_queue._plan_maintenance(v_due);
   end if;
-  return v_made;
+  if v_queues is not null then
+    perform picture_queue._wake(v_queues, 'enqueue');
+  end if;
+  return true;
 end
 $$;
 
@@ -3016,39 +3073,14 @@ begin
 end
 $$;
 
--- Locks the batches that get new jobs; a finished one takes none.
-create function picture_queue._check_batches(p_jobs picture_queue.new_job[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_ids uuid[] := array(select distinct n.batch_id from unnest(p_jobs) n where n.batch_id is not null);
-  v_bad record;
-begin
-  if v_ids = '{}' then
-    return;
-  end if;
-  perform from picture_queue.batch b where b.id = any (v_ids) order by b.id for update;
-  select i.id, b.id is null as is_unknown into v_bad
-  from unnest(v_ids) as i (id)
-  left join picture_queue.batch b on b.id = i.id
-  where b.id is null or b.finished_at is not null
-  order by i.id limit 1;
-  if v_bad.is_unknown then
-    perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
-  elsif found then
-    perform picture_queue._refuse('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
-  end if;
-end
-$$;
-
 
 -- 254_function__enqueue_existing.sql
 
 -- New jobs that are there already.
 
--- The jobs that have the id or the idempotency key of new ones, as answers by place in the call. p_made: those
--- that this call has just made. Each search reads one entry of an index, whoever else uses that key.
-create function picture_queue._find_existing(p_jobs picture_queue.new_job[], p_made uuid[]) returns jsonb
+-- The jobs that have the id or the idempotency key of new ones, as answers by place in the call. Each search reads one
+-- entry of an index, whoever else uses that key.
+create function picture_queue._find_existing(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -3061,8 +3093,7 @@ begin
   from (
     select n.i, coalesce(x.id, k.id) as id,
       x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as is_other
-    from (select n.*, row_number() over (partition by n.job_id order by n.i) as nth from unnest(p_jobs) n) n
-    left join unnest(p_made) as m (id) on m.id = n.job_id and n.nth = 1
+    from unnest(p_jobs) n
     left join public.job_queue x on x.id = n.job_id
     left join lateral (
       select j.id from public.job_queue j
@@ -3072,7 +3103,7 @@ begin
       where n.user_id is null and j.user_id is null
         and j.idempotency_key = n.idempotency_key and j.job_type = n.job_type
     ) k on x.id is null
-    where m.id is null and coalesce(x.id, k.id) is not null
+    where coalesce(x.id, k.id) is not null
   ) f;
   if v_other is not null then
     perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_other),
@@ -3084,15 +3115,13 @@ $$;
 
 -- Answers, by place in the call, for the new jobs that another one kept out. Where a unique key is free by
 -- now, the place is left out: the caller tries that job again.
-create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[], p_made uuid[]) returns jsonb
+create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_found jsonb := picture_queue._find_existing(p_jobs, p_made);
+  v_found jsonb := picture_queue._find_existing(p_jobs);
   v_unique picture_queue.new_job[] := array(
-    select n from unnest(p_jobs) n
-    where n.unique_key is not null and not v_found ? n.i::text
-      and not exists (select from unnest(p_made) as m (id) where m.id = n.job_id));
+    select n from unnest(p_jobs) n where n.unique_key is not null and not v_found ? n.i::text);
   v_renewed uuid[];
 begin
   if v_unique = '{}' then
@@ -4073,7 +4102,7 @@ create function public.enqueue_job(
   job_id uuid default null,
   options jsonb default '{}')
 returns uuid
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 #variable_conflict use_variable
 declare
@@ -4082,6 +4111,7 @@ declare
   v_max_attempts integer;
   v_events text;
   v_wakes boolean;
+  v_is_new boolean := false;
   v_jobs jsonb;
 begin
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
@@ -4104,22 +4134,35 @@ begin
     from picture_queue.queue q
     cross join picture_queue.setting s
     where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
-      and picture_queue._json_problem(payload, s.max_payload_bytes) is null;
-    if found then
+      and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
+        or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
+    v_is_new := found;
+    if v_is_new and job_id is null then
+      -- There can be no other, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now)
-      on conflict (id) do nothing;
-      if found then
-        insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
-        if v_events <> 'none' then
-          perform picture_queue._emit(array[v_id]);
-        end if;
-        if v_wakes then
-          perform picture_queue._wake(array[queue], 'enqueue');
-        end if;
-        return v_id;
+      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now);
+    elsif v_is_new then
+      begin
+        insert into public.job_queue
+          (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
+        values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now);
+      exception
+        when unique_violation then
+          v_is_new := false;
+        when lock_not_available or deadlock_detected then
+          perform picture_queue._refuse_busy('another transaction writes a job with the same id');
+      end;
+    end if;
+    if v_is_new then
+      insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
+      if v_events <> 'none' then
+        perform picture_queue._emit(array[v_id]);
       end if;
+      if v_wakes then
+        perform picture_queue._wake(array[queue], 'enqueue');
+      end if;
+      return v_id;
     end if;
   end if;
   v_jobs := jsonb_build_array(jsonb_build_object(
@@ -4127,7 +4170,6 @@ begin
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
     'options', options));
   if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 then
-    -- It waits for nobody, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
     return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;
   end if;
   return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;
@@ -4137,7 +4179,8 @@ comment on function public.enqueue_job is 'Writes one job and returns its id.';
 
 -- Writes many jobs, all or none; answers id and outcome of each. Repeated with its request id, it gives the same answer.
 create function public.enqueue_jobs(jobs jsonb, request_id uuid default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   if request_id is null then
@@ -4145,9 +4188,9 @@ begin
   end if;
   return coalesce(picture_queue._first_answer('enqueue_jobs', request_id::text),
     picture_queue._keep_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
-exception
-  when deadlock_detected then
-    return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
+  raise;
 end
 $$;
 comment on function public.enqueue_jobs is 'Writes many jobs in one call; answers id and outcome of each.';
@@ -5166,7 +5209,7 @@ language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 
 as $$
   with misplaced as (
     select j.id, j.seq, j.queue, q.fair_share, p.rank, p.turn,
-      case when q.fair_share then coalesce(j.tenant, j.user_id::text, '') end as tenant
+      case when q.fair_share then coalesce(j.tenant, o.name) else nullif(j.tenant, o.name) end as tenant
     from public.job_queue j
     join picture_queue.queue q on q.name = j.queue
     cross join lateral (
@@ -5174,8 +5217,12 @@ as $$
         case when q.aging_seconds is null then 0 else - j.priority::double precision * q.aging_seconds
           + extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end)) end as turn
     ) p
-    where j.id = any (p_ids) and (j.rank <> p.rank
-      or case when q.fair_share then j.tenant is null else j.tenant is not null or abs(j.turn - p.turn) > 1 end)
+    -- The tenant where its enqueue named none.
+    cross join lateral (select coalesce(j.user_id::text, '') as name) o
+    -- Turns of fair share begin above 0, times of aging are over a billion.
+    where j.id = any (p_ids) and (j.rank <> p.rank or case
+      when q.fair_share then j.tenant is null or j.turn <= 0 or j.turn >= 1000000000
+      else j.tenant = o.name or abs(j.turn - p.turn) > case when q.aging_seconds is null then 0 else 1 end end)
   ),
   lines as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step, coalesce((
@@ -5510,7 +5557,7 @@ begin
   return picture_queue._keep_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys or parents');
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
   raise;
 end
 $$;
@@ -7707,14 +7754,15 @@ as $$
     ('index', 'batch', '(batch_id, seq)', 'batch_id is not null'),
     ('index', 'blocked', '(blocked_on, hold, queue, job_type, rank, turn, seq)',
       'status = ''pending'' and blocked_on is not null'),
-    ('index', 'claimable', '(queue, rank, turn, seq, job_type)', 'status = ''pending'' and hold is null'),
+    ('index', 'claimable', '(queue, rank, turn, seq, job_type) with (deduplicate_items = off)',
+      'status = ''pending'' and hold is null'),
     ('index', 'due', '(scheduled_for)', 'hold in (''scheduled'', ''parked'')'),
     ('index', 'expiring', '(expires_at)', 'status = ''pending'' and expires_at is not null'),
     ('index', 'finished', '(status, finished_at)', 'finished_at is not null'),
     ('unique index', 'idempotency', '(idempotency_key, job_type, user_id) nulls not distinct',
       'idempotency_key is not null'),
     ('index', 'leased', '(lease_id)', 'status = ''processing'' and hold is null'),
-    ('index', 'listed', '(queue, status, seq)', 'status <> ''processing'''),
+    ('index', 'listed', '(queue, status, seq) with (deduplicate_items = off)', 'status <> ''processing'''),
     ('index', 'owned', '(user_id, seq desc)', 'user_id is not null'),
     ('index', 'parked', '(parked_on)', 'hold = ''parked'''),
     ('index', 'tenant', '(queue, tenant, rank, turn)',
@@ -8183,7 +8231,7 @@ as $$
     where has_function_privilege('authenticated', f.oid, 'execute') and p.proname <> all ('{cancel_job,get_job,list_jobs,
       get_generation,list_generations,picture_queue_version,start_generation,cancel_generation,list_models,job_position,
       explain_jobs,version,_refuse,_found,_jobs_where,_filter_condition,_jobs_by_state,_reason,_check_fields,
-      _fields_problem,_value_problem,_is_a}'::text[])
+      _fields_problem,_value_problem,_with_images}'::text[])
     union all
     select 'bad', format('%s finds types and tables of its caller: its search_path is %s', f.oid::regprocedure,
         coalesce(substr(c.setting, 13), 'not set')),
@@ -8359,7 +8407,7 @@ grant execute on function
   picture_queue.job_position, picture_queue.explain_jobs,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
   picture_queue._with_images,
-  picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem, picture_queue._is_a
+  picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;
 
 -- Service keys only.

@@ -67,8 +67,9 @@ create table public.job_queue (
 );
 comment on table public.job_queue is 'The jobs: written by functions only, read by their owners.';
 
--- The one hot index: what can be claimed now, in the order of claims.
-create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type)
+-- The one hot index: what can be claimed now, in the order of claims. Its entries, and those of job_queue_listed, are
+-- all different: to look for equal ones when a page is full would cost a new job half a microsecond.
+create index job_queue_claimable on public.job_queue (queue, rank, turn, seq, job_type) with (deduplicate_items = off)
   where status = 'pending' and hold is null;
 -- What becomes claimable by the clock.
 create index job_queue_due on public.job_queue (scheduled_for) where hold in ('scheduled', 'parked');
@@ -89,7 +90,8 @@ create index job_queue_finished on public.job_queue (status, finished_at) where 
 -- The jobs of a queue in one state, by age: lists, purges, and changes by filter. Running jobs are few and have
 -- job_queue_leased and job_queue_parked: without them here a claim writes no entry. Ascending, since Postgres
 -- fills the pages of an index that grows at the end.
-create index job_queue_listed on public.job_queue (queue, status, seq) where status <> 'processing';
+create index job_queue_listed on public.job_queue (queue, status, seq) with (deduplicate_items = off)
+  where status <> 'processing';
 create index job_queue_owned on public.job_queue (user_id, seq desc) where user_id is not null;
 create index job_queue_batch on public.job_queue (batch_id, seq) where batch_id is not null;
 create unique index job_queue_idempotency on public.job_queue (idempotency_key, job_type, user_id)

@@ -69,13 +69,14 @@ as $$
       order by j.turn desc limit 1))
 $$;
 
--- Jobs of tenants that become claimable (again) line up behind their tenant's last.
+-- Jobs of queues with fair_share that become claimable (again) line up behind their tenant's last.
 create function picture_queue._take_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
   with late as (
     select j.id, j.queue, j.tenant, j.rank, j.turn, j.seq from public.job_queue j
     where j.id = any (p_ids) and j.tenant is not null and j.status = 'pending' and j.hold is null
+      and (select q.fair_share from picture_queue.queue q where q.name = j.queue)
   ),
   lines as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step,

@@ -45,22 +45,6 @@ begin
 end
 $$;
 
--- Whether a text can be cast to a type. Only the cast can tell.
-create function picture_queue._is_a(p_text text, p_type text) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-begin
-  return case p_type
-    when 'uuid' then p_text::uuid is not null
-    when 'integer' then p_text::bigint is not null
-    when 'time' then p_text::timestamptz between '1970-01-01' and '9999-01-01'
-    else p_text::timestamptz is not null
-  end;
-exception when data_exception then
-  return false;
-end
-$$;
-
 -- What is wrong with a value by a rule; null if nothing. A rule is a kind and its bounds: number or
 -- integer (low, high), text (characters), name (characters, and what may stand beside letters and digits),
 -- list (entries, characters of an entry), uuids (entries), choice (of these), object (bytes, if that is its bound); or
@@ -73,6 +57,7 @@ declare
   v_type text := jsonb_typeof(p_value);
   v_text text := p_value #>> '{}';
   v_shown text := left(p_value::text, 100);
+  v_fits boolean;
 begin
   -- One statement a kind: of a single one the planner would try casts that the value is not meant for.
   case v_kind
@@ -81,17 +66,23 @@ begin
       return case when v_type <> 'number' or length(v_text) > 40
           or v_text::numeric not between (p_rule ->> 1)::numeric and (p_rule ->> 2)::numeric
         then format('is %s, not %s to %s', v_shown, p_rule ->> 1, p_rule ->> 2) end;
-    when 'integer' then
-      return case when not picture_queue._is_a(v_text, 'integer')
-          or v_text::bigint not between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
-        then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2) end;
+    when 'integer', 'uuid', 'time', 'moment' then
+      begin
+        v_fits := case v_kind
+          when 'integer' then v_text::bigint between (p_rule ->> 1)::bigint and (p_rule ->> 2)::bigint
+          when 'uuid' then v_text::uuid is not null
+          when 'time' then v_text::timestamptz between '1970-01-01' and '9999-01-01'
+          else v_text::timestamptz is not null end;
+      exception when data_exception then
+        v_fits := false;  -- only the cast can tell
+      end;
+      return case when not v_fits then case v_kind
+        when 'integer' then format('is %s, not %s to %s', left(v_text, 100), p_rule ->> 1, p_rule ->> 2)
+        when 'uuid' then format('is %s, which is no uuid', v_shown)
+        else format('is %s', left(v_text, 100)) end end;
     when 'name' then
       return case when length(v_text) > (p_rule ->> 1)::integer
           or v_text !~ format('^[A-Za-z0-9][A-Za-z0-9%s]*$', p_rule ->> 2) then format('is %s', v_shown) end;
-    when 'uuid' then
-      return case when not picture_queue._is_a(v_text, 'uuid') then format('is %s, which is no uuid', v_shown) end;
-    when 'time', 'moment' then
-      return case when not picture_queue._is_a(v_text, v_kind) then format('is %s', left(v_text, 100)) end;
     when 'choice' then
       return case when v_type <> 'string' or not p_rule - 0 ? v_text then format('is %s, not %s or %s', v_shown,
         array_to_string(array(select jsonb_array_elements_text(p_rule - 0 - -1)), ', '), p_rule ->> -1) end;
@@ -109,7 +100,7 @@ begin
     when 'uuids' then
       return coalesce(picture_queue._value_problem(p_value, jsonb_build_array('list', p_rule -> 1, 38)), (
         select format('has %s, which is no uuid', e) from jsonb_array_elements(p_value) e
-        where not picture_queue._is_a(e #>> '{}', 'uuid') limit 1));
+        where picture_queue._value_problem(e, '["uuid"]') is not null limit 1));
     when 'boolean' then
       return case when v_type <> 'boolean' then format('is %s, not true or false', v_shown) end;
     else
@@ -220,13 +211,13 @@ $$;
 -- The jobs that callers describe, with their types and defaults; refuses the first that is not acceptable,
 -- naming its place, the field and the value. p_name: what the caller calls it, if not one of jobs. p_first: of
 -- a part of a call, the place of its first.
-create function picture_queue._check_jobs(p_jobs jsonb, p_name text default null, p_first integer default null)
-returns picture_queue.new_job[]
+create function picture_queue._check_jobs(
+  p_jobs jsonb, p_name text default null, p_first integer default null,
+  out jobs picture_queue.new_job[], out is_plain boolean)
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_count integer := case when jsonb_typeof(p_jobs) = 'array' then jsonb_array_length(p_jobs) end;
-  v_jobs picture_queue.new_job[];
   v_bad integer;
   v_error text;
   v_job jsonb;
@@ -239,9 +230,9 @@ begin
       format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
   begin
-    select n.jobs, n.bad into v_jobs, v_bad from picture_queue._new_jobs(p_jobs) n;
+    select n.jobs, n.is_plain, n.bad into jobs, is_plain, v_bad from picture_queue._new_jobs(p_jobs) n;
     if v_bad is null then
-      return v_jobs;
+      return;
     end if;
   exception when data_exception or program_limit_exceeded then  -- the latter: an array in an array, and so on
     v_error := sqlerrm;
@@ -286,43 +277,51 @@ begin
           t.name, to_jsonb(t.queue))
         from picture_queue.job_type t where t.name = v_job ->> 'job_type' and v_job ->> 'queue' is null and t.queue is not null),
       v_error, 'a value is not acceptable'));
-  return null;
 end
 $$;
 
--- The jobs that callers describe, with their types and defaults, and the place of the first that is not
--- acceptable. A job whose queue serves first come first has its place in line (rank); the others get theirs
--- in _assign_order. (A pattern that counts, as {0,127}, takes ten times as long as one that does not.) Only nested
--- loops are allowed: they keep the order of the call, and to sort the rows by it would take longer.
-create function picture_queue._new_jobs(p_jobs jsonb, out jobs picture_queue.new_job[], out bad integer)
+-- The jobs that callers describe, with their types and defaults, and the place of the first that is not acceptable. A
+-- job whose queue serves first come first gets its place in line (rank) here; if all do, and none has parents or a
+-- batch, they are plain. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
+-- times as long as one that does not.) Only nested loops are allowed: they keep the order of the call, and to sort the
+-- rows by it would take longer. `->>` reads fields faster than jsonb_to_recordset beside the whole item.
+create function picture_queue._new_jobs(
+  p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_max_attempts integer;
+  v_max_bytes integer;
+  -- Most calls have jobs of one type, whose name is looked at once.
+  v_type text := substring(p_jobs #>> '{0,job_type}' from '^[A-Za-z0-9][A-Za-z0-9_.:-]*$');
 begin
+  select s.max_attempts, s.max_payload_bytes into v_max_attempts, v_max_bytes from picture_queue.setting s;
   select array_agg(row(
       e.i, coalesce(e.job_id, gen_random_uuid()), e.job_type, coalesce(e.queue, t.queue, 'default'),
-      coalesce(nullif(e.payload, 'null'), '{}'), coalesce(e.priority, 0), r.run_at,
-      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, s.max_attempts), e.user_id, e.generation_id,
+      coalesce(e.payload, '{}'), coalesce(e.priority, 0), r.run_at,
+      coalesce(e.max_attempts, t.max_attempts, q.max_attempts, v_max_attempts), e.user_id, e.generation_id,
       e.idempotency_key, o.timeout_seconds, nullif(o.backoff, 'null'),
       coalesce(o.expires_at, v_now + make_interval(secs => o.expires_in_seconds)), o.tags,
       coalesce(nullif(o.metadata, 'null'), '{}'), o.limit_keys, o.batch_id, o.depends_on,
       coalesce(o.on_parent_failure, 'cancel'),
-      case when u.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, u.by) end,
-      u.states, v_now + make_interval(secs => u.period_seconds), coalesce(u.on_conflict, 'ignore'),
-      case when r.run_at > v_now then 'scheduled' end, case when r.is_plain then null else o.tenant end,
-      case when r.is_plain then -coalesce(e.priority, 0) end, 0
+      case when o.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, o.by) end,
+      o.states, v_now + make_interval(secs => o.period_seconds), coalesce(o.on_conflict, 'ignore'),
+      case when r.run_at > v_now then 'scheduled' end, o.tenant,
+      case when r.has_rank then -coalesce(e.priority, 0) end, 0
     )::picture_queue.new_job),
+    bool_and(r.has_rank and num_nulls(o.depends_on, o.batch_id) = 2),
     min(e.i) filter (where not coalesce(
       e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,
         generation_id,options}'::text[] = '{}'
-      and (t.name is not null or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(e.job_type) <= 128)
+      and (t.name is not null or length(e.job_type) <= 128
+        and (e.job_type = v_type or e.job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$'))
       and (q.name is not null
         or coalesce(e.queue, t.queue) ~ '^[A-Za-z0-9][A-Za-z0-9_.-]*$' and length(coalesce(e.queue, t.queue)) <= 63)
-      and (e.payload is null or jsonb_typeof(e.payload) in ('object', 'null')
-        and (octet_length(e.payload::text) <= least(s.max_payload_bytes, 200)
-          or picture_queue._json_problem(e.payload, s.max_payload_bytes) is null))
+      and (e.payload is null or jsonb_typeof(e.payload) = 'object'
+        and (octet_length(e.payload::text) <= least(v_max_bytes, 200)
+          or picture_queue._json_problem(e.payload, v_max_bytes) is null))
       and (num_nonnulls(e.priority, e.max_attempts, e.scheduled_for, e.idempotency_key, e.options) = 0
         or coalesce(e.priority between -1000000000 and 1000000000, true)
         and coalesce(e.max_attempts between 1 and 1000, true)
@@ -331,30 +330,35 @@ begin
           or length(e.idempotency_key) between 1 and 255 and jsonb_typeof(e.item -> 'idempotency_key') = 'string')
         and (o.delay_seconds is null or e.scheduled_for is null)
         and (coalesce(e.options in ('{}', 'null'), true)
-          or picture_queue._options_problem(e.options, e.payload, s.max_payload_bytes) is null)),
+          or picture_queue._options_problem(e.options, e.payload, v_max_bytes) is null)),
       false))
-  into jobs, bad
-  from rows from (jsonb_to_recordset(p_jobs) as (job_id uuid, job_type text, queue text, payload jsonb,
-      priority integer, scheduled_for timestamptz, max_attempts integer, user_id uuid, generation_id uuid,
-      idempotency_key text, options jsonb), jsonb_array_elements(p_jobs))
-    with ordinality as e (job_id, job_type, queue, payload, priority, scheduled_for, max_attempts, user_id,
-      generation_id, idempotency_key, options, item, i)
-  cross join picture_queue.setting s
+  into jobs, is_plain, bad
+  from (
+    select a.i, a.item, (a.item ->> 'job_id')::uuid as job_id, a.item ->> 'job_type' as job_type,
+      a.item ->> 'queue' as queue, nullif(a.item -> 'payload', 'null') as payload,
+      (a.item ->> 'priority')::integer as priority, (a.item ->> 'scheduled_for')::timestamptz as scheduled_for,
+      (a.item ->> 'max_attempts')::integer as max_attempts, (a.item ->> 'user_id')::uuid as user_id,
+      (a.item ->> 'generation_id')::uuid as generation_id, a.item ->> 'idempotency_key' as idempotency_key,
+      a.item -> 'options' as options
+    from jsonb_array_elements(p_jobs) with ordinality as a (item, i)
+    offset 0
+  ) e
   left join picture_queue.job_type t on t.name = e.job_type
   left join picture_queue.queue q on q.name = coalesce(e.queue, t.queue, 'default')
   -- `offset 0`, so that nothing is read of a job without options.
   left join lateral (
-    select r.* from (select e.options as value where e.options not in ('{}', 'null') offset 0) g
+    select r.*, u.*
+    from (select e.options as value where e.options not in ('{}', 'null') offset 0) g
     cross join lateral jsonb_to_record(g.value) as r (delay_seconds real, timeout_seconds real,
       expires_at timestamptz, expires_in_seconds real, backoff jsonb, tags text[], metadata jsonb, tenant text,
-      limit_keys text[], depends_on uuid[], on_parent_failure text, batch_id uuid, "unique" jsonb)) o on true
-  left join lateral (
-    select r.by, r.period_seconds, coalesce(r.states, '{pending,processing}') as states, r.on_conflict
-    from (select o."unique" as value where o."unique" <> 'null' offset 0) g
-    cross join lateral jsonb_to_record(g.value)
-      as r (by text[], period_seconds real, states text[], on_conflict text)) u on true
+      limit_keys text[], depends_on uuid[], on_parent_failure text, batch_id uuid, "unique" jsonb)
+    left join lateral (
+      select k.by, k.period_seconds, coalesce(k.states, '{pending,processing}') as states, k.on_conflict
+      from (select r."unique" as value where r."unique" <> 'null' offset 0) h
+      cross join lateral jsonb_to_record(h.value)
+        as k (by text[], period_seconds real, states text[], on_conflict text)) u on true) o on true
   cross join lateral (
     select coalesce(e.scheduled_for, v_now + make_interval(secs => o.delay_seconds)) as run_at,
-      q.aging_seconds is null and not (q.fair_share or q.draining) as is_plain) r;
+      coalesce(q.aging_seconds is null and not (q.fair_share or q.draining), false) as has_rank) r;
 end
 $$;

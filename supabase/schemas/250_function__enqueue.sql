@@ -6,39 +6,63 @@ create function picture_queue._enqueue(p_jobs jsonb, p_internal boolean default 
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_jobs picture_queue.new_job[] := picture_queue._check_jobs(p_jobs);
-  v_rest picture_queue.new_job[] := v_jobs;
-  v_plain boolean := not exists (
-    select from unnest(v_jobs) n where n.rank is null or n.depends_on <> '{}' or n.batch_id is not null);
-  v_made uuid[];
+  v_jobs picture_queue.new_job[];
+  v_rest picture_queue.new_job[];
+  v_next picture_queue.new_job[];
+  v_plain boolean;
   v_found jsonb := '{}'::jsonb;  -- place in the call: id and outcome of the job that was there
-  v_queues text[];
+  v_left integer := 0;
+  v_failures integer := 0;
 begin
+  select c.jobs, c.is_plain into v_jobs, v_plain from picture_queue._check_jobs(p_jobs) c;
   if v_jobs is null then
     return '[]'::jsonb;
   elsif not v_plain then
     -- A repeated call finds its jobs, whatever has become of their queue, their parents and their batch.
-    v_found := picture_queue._find_existing(v_jobs, '{}');
+    v_found := picture_queue._find_existing(v_jobs);
     v_jobs := picture_queue._place_jobs(v_jobs, v_found, p_internal);
-    v_rest := array(select n from unnest(v_jobs) n where not v_found ? n.i::text);
   end if;
 
-  -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
-  for v_round in 1..5 loop
-    v_made := v_made || picture_queue._insert_jobs(v_rest);
-    exit when cardinality(v_made) = cardinality(v_jobs);
-    v_found := v_found || picture_queue._resolve_duplicates(v_rest, v_made);
-    v_rest := array(
-      select n from unnest(v_rest) n
-      where not v_found ? n.i::text and not exists (select from unnest(v_made) as m (id) where m.id = n.job_id));
-    exit when v_rest = '{}';
-    if v_round = 5 then
-      perform picture_queue._refuse_busy('a job with the same unique key comes and goes');
+  v_rest := case when v_found = '{}' then v_jobs
+    else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
+  if cardinality(v_jobs) = 1
+    and num_nonnulls(p_jobs #>> '{0,job_id}', v_jobs[1].idempotency_key, v_jobs[1].unique_key) = 0
+  then
+    -- There can be no other, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
+    perform picture_queue._insert_jobs(v_rest, false);
+    v_rest := '{}';
+  end if;
+  v_next := v_rest;  -- most often all are new
+  while v_rest <> '{}' loop
+    if picture_queue._insert_jobs(v_next, true) then
+      exit when cardinality(v_next) = cardinality(v_rest);
+      v_rest := array(select n from unnest(v_rest) n where n.i <> all (select o.i from unnest(v_next) o));
+    else
+      -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
+      v_left := cardinality(v_rest);
+      v_found := v_found || picture_queue._resolve_duplicates(v_rest);
+      v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
+      v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
+      if v_failures = 5 then
+        perform picture_queue._refuse_busy('a job with the same id or key comes and goes');
+      end if;
     end if;
+    -- Of those that share an id or a key the first; the others will find it.
+    v_next := array(
+      select f.n
+      from (
+        select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
+          row_number() over (
+            partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
+            order by n.i) as nth_key,
+          row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
+        from unnest(v_rest) n
+      ) f
+      where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
   end loop;
 
-  if cardinality(v_jobs) = 1 and v_made <> '{}' then
-    perform picture_queue._emit(v_made);
+  if cardinality(v_jobs) = 1 and v_found = '{}' then
+    perform picture_queue._emit(array[v_jobs[1].job_id]);
   end if;
   if not v_plain then
     update picture_queue.batch b set total = b.total + c.n
@@ -51,14 +75,9 @@ begin
       perform picture_queue._link_parents(v_jobs, v_found);
     end if;
   end if;
-  v_queues := array(select distinct n.queue from unnest(v_jobs) n where n.hold is null and not v_found ? n.i::text);
-  if v_queues <> '{}' then
-    perform picture_queue._wake(v_queues, 'enqueue');
-  end if;
-  if v_found = '{}' and cardinality(v_rest) = cardinality(v_jobs) then
-    -- All were made in the first round, so in the order asked. Rows as JSON take half the time
-    -- of as many objects built of their parts.
-    return to_jsonb(array(select m from (select u.id as job_id, 'created' as outcome from unnest(v_made) as u (id)) m));
+  if v_found = '{}' then
+    -- Rows as JSON take half the time of as many objects built of their parts.
+    return to_jsonb(array(select m from (select n.job_id, 'created' as outcome from unnest(v_jobs) n) m));
   end if;
   return (
     select jsonb_agg(coalesce(v_found -> n.i::text, jsonb_build_object('job_id', n.job_id, 'outcome', 'created')))
@@ -82,6 +101,8 @@ declare
   v_draining text := (select min(q.name) from picture_queue.queue q where q.name = any (v_names) and q.draining);
   v_unknown text[] := array(
     select n from unnest(v_names) n where not exists (select from picture_queue.queue q where q.name = n));
+  v_batches uuid[] := array(select distinct n.batch_id from unnest(v_new) n where n.batch_id is not null);
+  v_bad record;
 begin
   if v_draining is not null and not p_internal then
     perform picture_queue._refuse('PQ_QUEUE_DRAINING', format('queue is %s', v_draining),
@@ -89,11 +110,28 @@ begin
   elsif v_unknown <> '{}' and not p_internal and (select s.unknown_queue = 'refuse' from picture_queue.setting s) then
     perform picture_queue._refuse('PQ_UNKNOWN_QUEUE', format('queue is %s', v_unknown[1]),
       'set_queue() makes a queue; list_queues() has those there are');
+  elsif v_unknown <> '{}' then
+    begin
+      insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
+    exception when lock_not_available or deadlock_detected or serialization_failure then
+      perform picture_queue._refuse_busy('another transaction makes the same queue');
+    end;
   end if;
-  insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
-  -- Jobs before batches, as whoever ends a job.
+  -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
   v_jobs := picture_queue._assign_order(picture_queue._look_at_parents(v_jobs));
-  perform picture_queue._check_batches(v_new);
+  if v_batches <> '{}' then
+    perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
+    select i.id, b.id is null as is_unknown into v_bad
+    from unnest(v_batches) as i (id)
+    left join picture_queue.batch b on b.id = i.id
+    where b.id is null or b.finished_at is not null
+    order by i.id limit 1;
+    if v_bad.is_unknown then
+      perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
+    elsif found then
+      perform picture_queue._refuse('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
+    end if;
+  end if;
   return v_jobs;
 end
 $$;
@@ -136,50 +174,58 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_jobs picture_queue.new_job[];
 begin
-  with placed as (
-    select n.*, q.aging_seconds, case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
-      case when q.fair_share then coalesce(n.tenant, n.user_id::text, '') end as new_tenant
-    from unnest(p_jobs) n
-    left join picture_queue.queue q on q.name = n.queue
-  ),
-  numbered as (
-    select p.*, row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i) as nth
-    from placed p
-  ),
-  lines as (
-    select l.queue, l.new_tenant, l.new_rank, 1 / coalesce(w.weight, 1) as step,
-      picture_queue._last_turn(l.queue, l.new_tenant, l.new_rank, '{}') as last_turn
-    from (select distinct p.queue, p.new_tenant, p.new_rank from placed p
-      where p.new_tenant is not null and p.hold is null) l
-    left join picture_queue.tenant w on w.name = l.new_tenant
-  )
-  select array_agg(row(
-    p.i, p.job_id, p.job_type, p.queue, p.payload, p.priority, p.scheduled_for, p.max_attempts, p.user_id,
-    p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
-    p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict,
-    p.hold, p.new_tenant, p.new_rank,
-    case when p.aging_seconds is not null
+  return array(
+    with placed as (
+      select n as job, n.*, q.aging_seconds, case when q.aging_seconds is null then -n.priority else 0 end as new_rank,
+        case when q.fair_share then coalesce(n.tenant, n.user_id::text, '') end as new_tenant
+      from unnest(p_jobs) n
+      left join picture_queue.queue q on q.name = n.queue
+    ),
+    lines as (
+      select l.queue, l.new_tenant, l.new_rank, 1 / coalesce(w.weight, 1) as step,
+        picture_queue._last_turn(l.queue, l.new_tenant, l.new_rank, '{}') as last_turn
+      from (select distinct p.queue, p.new_tenant, p.new_rank from placed p
+        where p.new_tenant is not null and p.hold is null) l
+      left join picture_queue.tenant w on w.name = l.new_tenant
+    )
+    select jsonb_populate_record(p.job, jsonb_build_object(
+      'tenant', coalesce(p.new_tenant, p.tenant), 'rank', p.new_rank, 'turn', case
+      when p.aging_seconds is not null
         then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
-      when l.step is not null then l.last_turn + l.step * p.nth
-      else 0 end)::picture_queue.new_job order by p.i)
-  into v_jobs
-  from numbered p
-  left join lines l on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank and p.hold is null;
-  return v_jobs;
+      when l.step is not null then l.last_turn
+        + l.step * row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i)
+      else 0 end))
+    from placed p
+    left join lines l
+      on l.queue = p.queue and l.new_tenant = p.new_tenant and l.new_rank = p.new_rank and p.hold is null
+    order by p.i);
 end
 $$;
 
--- Writes the rows and the counts; returns the ids of those that no other job kept out.
-create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[]) returns uuid[]
+-- Writes the rows and the counts, and wakes workers. Where another job may have the id or a key of one
+-- (p_may_exist), tells whether it wrote them. To write all and to undo it where one is not new takes less time than
+-- `on conflict`, which costs each row that is new a tenth of its enqueue.
+create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_may_exist boolean) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_made uuid[];
+  v_queues text[];
   v_due timestamptz;
+  v_table text;
 begin
+  if p_may_exist then
+    begin
+      return picture_queue._insert_jobs(p_jobs, false);
+    exception when unique_violation then
+      get stacked diagnostics v_table = table_name;
+      if v_table <> 'job_queue' then
+        raise;  -- by a trigger of somebody's
+      end if;
+      return false;
+    end;
+  end if;
   with made as (
     insert into public.job_queue (id, queue, job_type, payload, priority, hold, max_attempts, timeout_seconds, backoff,
       scheduled_for, expires_at, tags, metadata, rank, turn, tenant, limit_keys, unique_key, unique_states,
@@ -188,17 +234,21 @@ begin
       n.scheduled_for, n.expires_at, n.tags, n.metadata, n.rank, n.turn, n.tenant, n.limit_keys, n.unique_key,
       n.unique_states, n.unique_until, n.batch_id, n.user_id, n.generation_id, n.idempotency_key, v_now, v_now
     from unnest(p_jobs) n
-    on conflict do nothing
-    returning id, queue, hold, scheduled_for
+    returning queue, hold, scheduled_for
   ),
+  total as (select m.queue, m.hold, count(*) as n, min(m.scheduled_for) as due from made m group by m.queue, m.hold),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
-    select m.queue, 'pending', m.hold, count(*), v_now from made m group by m.queue, m.hold
+    select t.queue, 'pending', t.hold, t.n, v_now from total t
   )
-  select array_agg(m.id), min(m.scheduled_for) filter (where m.hold = 'scheduled') into v_made, v_due from made m;
+  select array_agg(t.queue) filter (where t.hold is null), min(t.due) filter (where t.hold = 'scheduled')
+  into v_queues, v_due from total t;
   if v_due < v_now + interval '2 seconds' then
     perform picture_queue._plan_maintenance(v_due);
   end if;
-  return v_made;
+  if v_queues is not null then
+    perform picture_queue._wake(v_queues, 'enqueue');
+  end if;
+  return true;
 end
 $$;

@@ -78,28 +78,3 @@ begin
   end if;
 end
 $$;
-
--- Locks the batches that get new jobs; a finished one takes none.
-create function picture_queue._check_batches(p_jobs picture_queue.new_job[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_ids uuid[] := array(select distinct n.batch_id from unnest(p_jobs) n where n.batch_id is not null);
-  v_bad record;
-begin
-  if v_ids = '{}' then
-    return;
-  end if;
-  perform from picture_queue.batch b where b.id = any (v_ids) order by b.id for update;
-  select i.id, b.id is null as is_unknown into v_bad
-  from unnest(v_ids) as i (id)
-  left join picture_queue.batch b on b.id = i.id
-  where b.id is null or b.finished_at is not null
-  order by i.id limit 1;
-  if v_bad.is_unknown then
-    perform picture_queue._refuse('PQ_UNKNOWN_BATCH', format('batch_id is %s', v_bad.id));
-  elsif found then
-    perform picture_queue._refuse('PQ_CONFLICT', format('batch %s has finished', v_bad.id), 'start a new batch');
-  end if;
-end
-$$;

@@ -1,8 +1,8 @@
 -- New jobs that are there already.
 
--- The jobs that have the id or the idempotency key of new ones, as answers by place in the call. p_made: those
--- that this call has just made. Each search reads one entry of an index, whoever else uses that key.
-create function picture_queue._find_existing(p_jobs picture_queue.new_job[], p_made uuid[]) returns jsonb
+-- The jobs that have the id or the idempotency key of new ones, as answers by place in the call. Each search reads one
+-- entry of an index, whoever else uses that key.
+create function picture_queue._find_existing(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -15,8 +15,7 @@ begin
   from (
     select n.i, coalesce(x.id, k.id) as id,
       x.id is not null and (x.job_type, x.user_id) is distinct from (n.job_type, n.user_id) as is_other
-    from (select n.*, row_number() over (partition by n.job_id order by n.i) as nth from unnest(p_jobs) n) n
-    left join unnest(p_made) as m (id) on m.id = n.job_id and n.nth = 1
+    from unnest(p_jobs) n
     left join public.job_queue x on x.id = n.job_id
     left join lateral (
       select j.id from public.job_queue j
@@ -26,7 +25,7 @@ begin
       where n.user_id is null and j.user_id is null
         and j.idempotency_key = n.idempotency_key and j.job_type = n.job_type
     ) k on x.id is null
-    where m.id is null and coalesce(x.id, k.id) is not null
+    where coalesce(x.id, k.id) is not null
   ) f;
   if v_other is not null then
     perform picture_queue._refuse('PQ_CONFLICT', format('job_id %s is another job', v_other),
@@ -38,15 +37,13 @@ $$;
 
 -- Answers, by place in the call, for the new jobs that another one kept out. Where a unique key is free by
 -- now, the place is left out: the caller tries that job again.
-create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[], p_made uuid[]) returns jsonb
+create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_found jsonb := picture_queue._find_existing(p_jobs, p_made);
+  v_found jsonb := picture_queue._find_existing(p_jobs);
   v_unique picture_queue.new_job[] := array(
-    select n from unnest(p_jobs) n
-    where n.unique_key is not null and not v_found ? n.i::text
-      and not exists (select from unnest(p_made) as m (id) where m.id = n.job_id));
+    select n from unnest(p_jobs) n where n.unique_key is not null and not v_found ? n.i::text);
   v_renewed uuid[];
 begin
   if v_unique = '{}' then

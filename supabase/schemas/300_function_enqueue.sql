@@ -12,7 +12,7 @@ create function public.enqueue_job(
   job_id uuid default null,
   options jsonb default '{}')
 returns uuid
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 #variable_conflict use_variable
 declare
@@ -21,6 +21,7 @@ declare
   v_max_attempts integer;
   v_events text;
   v_wakes boolean;
+  v_is_new boolean := false;
   v_jobs jsonb;
 begin
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
@@ -43,22 +44,35 @@ begin
     from picture_queue.queue q
     cross join picture_queue.setting s
     where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
-      and picture_queue._json_problem(payload, s.max_payload_bytes) is null;
-    if found then
+      and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
+        or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
+    v_is_new := found;
+    if v_is_new and job_id is null then
+      -- There can be no other, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now)
-      on conflict (id) do nothing;
-      if found then
-        insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
-        if v_events <> 'none' then
-          perform picture_queue._emit(array[v_id]);
-        end if;
-        if v_wakes then
-          perform picture_queue._wake(array[queue], 'enqueue');
-        end if;
-        return v_id;
+      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now);
+    elsif v_is_new then
+      begin
+        insert into public.job_queue
+          (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
+        values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now);
+      exception
+        when unique_violation then
+          v_is_new := false;
+        when lock_not_available or deadlock_detected then
+          perform picture_queue._refuse_busy('another transaction writes a job with the same id');
+      end;
+    end if;
+    if v_is_new then
+      insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
+      if v_events <> 'none' then
+        perform picture_queue._emit(array[v_id]);
       end if;
+      if v_wakes then
+        perform picture_queue._wake(array[queue], 'enqueue');
+      end if;
+      return v_id;
     end if;
   end if;
   v_jobs := jsonb_build_array(jsonb_build_object(
@@ -66,7 +80,6 @@ begin
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
     'options', options));
   if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 then
-    -- It waits for nobody, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
     return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;
   end if;
   return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;
@@ -76,7 +89,8 @@ comment on function public.enqueue_job is 'Writes one job and returns its id.';
 
 -- Writes many jobs, all or none; answers id and outcome of each. Repeated with its request id, it gives the same answer.
 create function public.enqueue_jobs(jobs jsonb, request_id uuid default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan
 as $$
 begin
   if request_id is null then
@@ -84,9 +98,9 @@ begin
   end if;
   return coalesce(picture_queue._first_answer('enqueue_jobs', request_id::text),
     picture_queue._keep_answer('enqueue_jobs', request_id::text, picture_queue._enqueue(jobs)));
-exception
-  when deadlock_detected then
-    return picture_queue._refuse_busy('another call needs some of the same ids, keys or parents');
+exception when others then
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
+  raise;
 end
 $$;
 comment on function public.enqueue_jobs is 'Writes many jobs in one call; answers id and outcome of each.';

@@ -8,7 +8,7 @@ language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 
 as $$
   with misplaced as (
     select j.id, j.seq, j.queue, q.fair_share, p.rank, p.turn,
-      case when q.fair_share then coalesce(j.tenant, j.user_id::text, '') end as tenant
+      case when q.fair_share then coalesce(j.tenant, o.name) else nullif(j.tenant, o.name) end as tenant
     from public.job_queue j
     join picture_queue.queue q on q.name = j.queue
     cross join lateral (
@@ -16,8 +16,12 @@ as $$
         case when q.aging_seconds is null then 0 else - j.priority::double precision * q.aging_seconds
           + extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end)) end as turn
     ) p
-    where j.id = any (p_ids) and (j.rank <> p.rank
-      or case when q.fair_share then j.tenant is null else j.tenant is not null or abs(j.turn - p.turn) > 1 end)
+    -- The tenant where its enqueue named none.
+    cross join lateral (select coalesce(j.user_id::text, '') as name) o
+    -- Turns of fair share begin above 0, times of aging are over a billion.
+    where j.id = any (p_ids) and (j.rank <> p.rank or case
+      when q.fair_share then j.tenant is null or j.turn <= 0 or j.turn >= 1000000000
+      else j.tenant = o.name or abs(j.turn - p.turn) > case when q.aging_seconds is null then 0 else 1 end end)
   ),
   lines as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step, coalesce((

@@ -50,7 +50,7 @@ begin
   return picture_queue._keep_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
 exception when others then
-  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys or parents');
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another call needs some of the same ids, keys, batches or parents');
   raise;
 end
 $$;

@@ -40,7 +40,7 @@ grant execute on function
   picture_queue.job_position, picture_queue.explain_jobs,
   picture_queue._jobs_where, picture_queue._filter_condition, picture_queue._jobs_by_state, picture_queue._reason,
   picture_queue._with_images,
-  picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem, picture_queue._is_a
+  picture_queue._check_fields, picture_queue._fields_problem, picture_queue._value_problem
   to authenticated, service_role;
 
 -- Service keys only.

@@ -226,3 +226,39 @@ async def test_thousands_are_renewed_in_one_call(db, on_conflict):
     again = await enqueue(db, *(unique(n, on_conflict) for n in range(3000)))
     assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
     assert set(outcomes(again)) == {f"{on_conflict}d"}
+
+
+async def test_jobs_of_one_call_that_share_keys_in_a_chain_are_sorted_out(db):
+    keys = [str(uuid4()) for _ in range(4)]
+    payloads = [{"id": str(uuid4())} for _ in range(4)]
+    only = {"unique": {}}
+    answer = await enqueue(
+        db,
+        {"payload": payloads[0], "options": only},
+        {"payload": payloads[0], "options": only, "idempotency_key": keys[0]},
+        {"payload": payloads[1], "options": only, "idempotency_key": keys[0]},
+        {"payload": payloads[1], "options": only, "idempotency_key": keys[1]},
+        {"payload": payloads[2]},
+    )
+    made = ["created", "existing", "created", "existing", "created"]
+    assert outcomes(answer) == made
+    assert [job["job_id"] for job in answer][1::2] == [answer[0]["job_id"], answer[2]["job_id"]]
+    assert await counts(db, db.queue) == {"pending": 3}
+
+
+async def test_a_trigger_that_finds_a_duplicate_of_its_own_is_heard(db):
+    await db.run("create table public.seen (job_type text primary key)")
+    await db.run(
+        """create function public.note() returns trigger language plpgsql as $$
+        begin insert into public.seen values (new.job_type); return new; end $$"""
+    )
+    await db.run(
+        """create trigger note before insert on public.job_queue
+        for each row execute function public.note()"""
+    )
+    for _ in range(2):
+        refused = await db.refusal(
+            "select enqueue_jobs($1)", [{"job_type": "twice"}, {"job_type": "twice"}]
+        )
+        assert (refused.sqlstate, refused.table_name) == ("23505", "seen")
+    assert await db.value("select count(*) from public.job_queue where job_type = 'twice'") == 0

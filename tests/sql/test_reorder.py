@@ -235,3 +235,36 @@ async def test_a_round_without_time_leaves_no_job_behind(db):
     await db.value("select set_config('picture_queue.deadline', '', true)")
     await db.maintain()
     assert await misplaced(db, "aging") == 0
+
+
+async def test_a_tenant_named_before_its_queue_shares_counts_afterwards(db):
+    await set_order(db, "plain")
+    for tenant in ("ada", "ada", "bob"):
+        await db.enqueue(payload={"i": tenant}, options={"tenant": tenant})
+    named = "select array_agg(tenant order by seq) from job_queue where queue = $1"
+    assert await db.value(named, db.queue) == ["ada", "ada", "bob"]
+    await set_order(db, "fair")
+    assert await claimed(db, 1) == ["ada"]
+    assert await claimed(db, 1) == ["bob"]
+
+
+@pytest.mark.parametrize("order", ["plain", "aging"])
+async def test_a_named_tenant_outlives_the_sharing_of_its_queue(db, order):
+    await set_order(db, "fair")
+    await db.enqueue(user_id=ADA, options={"tenant": "ada"})
+    await db.enqueue(user_id=ADA)
+    await set_order(db, order)
+    named = "select array_agg(tenant order by seq) from job_queue where queue = $1"
+    assert await db.value(named, db.queue) == ["ada", None]
+
+
+@pytest.mark.parametrize("order", ["plain", "aging"])
+async def test_tenants_take_no_turns_where_nothing_is_shared(db, order):
+    await set_order(db, order)
+    jobs = [{"job_type": "sql-resize", "queue": db.queue, "options": {"tenant": "ada"}}] * 2
+    await db.value("select enqueue_jobs($1)", jobs)
+    placed = "select id, rank, turn from job_queue where queue = $1 order by seq"
+    before = await db.rows(placed, db.queue)
+    for job in await db.claim(2):
+        await db.report(job, "released")
+    assert await db.rows(placed, db.queue) == before

@@ -1,0 +1,158 @@
+"""An enqueue beside open transactions waits two seconds at most, then answers PQ_BUSY."""
+
+import asyncio
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from tests.databases import connect
+
+JOB = {"job_type": "t", "payload": {"a": 1}}
+
+
+def unique(on_conflict):
+    return JOB | {"options": {"unique": {"on_conflict": on_conflict}}}
+
+
+def items(*jobs):
+    return "enqueue_jobs($1)", [list(jobs)]
+
+
+#: A call that leaves something behind for the others to meet.
+BEFORE = {
+    "replace": items(unique("ignore")),
+    "debounce": items(unique("ignore")),
+    "batch": ("enqueue_batch($1, batch_id => $2)", [[JOB], uuid4()]),
+}
+BATCH = BEFORE["batch"][1][1]
+ID, GENERATION = uuid4(), str(uuid4())
+
+#: What an open transaction does, and the call that meets it.
+MEETINGS = {
+    "queue": (("enqueue_job('t', queue => 'new')", []), ("enqueue_job('t', queue => 'new')", [])),
+    "queues": (
+        ("enqueue_job('t', queue => 'new')", []),
+        items({"job_type": "t", "queue": "new"}, {"job_type": "t", "queue": "newer"}),
+    ),
+    "job_id": (("enqueue_job('t', job_id => $1)", [ID]), ("enqueue_job('t', job_id => $1)", [ID])),
+    "idempotency_key": (
+        ("enqueue_job('t', idempotency_key => 'k')", []),
+        ("enqueue_job('t', idempotency_key => 'k')", []),
+    ),
+    "unique": (items(unique("ignore")), items(unique("ignore"))),
+    "replace": (
+        ("cancel_job((select id from job_queue limit 1))", []),
+        items(unique("replace")),
+    ),
+    "debounce": (("cancel_job((select id from job_queue limit 1))", []), items(unique("debounce"))),
+    "batch": (
+        items(JOB | {"options": {"batch_id": str(BATCH)}}),
+        items(JOB | {"options": {"batch_id": str(BATCH)}}),
+    ),
+    "new_batch": (
+        ("enqueue_batch($1, batch_id => $2)", [[JOB], ID]),
+        ("enqueue_batch($1, batch_id => $2)", [[JOB], ID]),
+    ),
+    "generation": (
+        ("start_generation('a boat', options => $1)", [{"generation_id": GENERATION}]),
+        ("start_generation('a boat', options => $1)", [{"generation_id": GENERATION}]),
+    ),
+    "schedule": (
+        ("run_schedule('s', $1)", [ID]),
+        ("run_schedule('s', $1)", [ID]),
+    ),
+}
+
+
+@pytest.fixture
+async def two(own_database):
+    one, two = await connect(own_database), await connect(own_database)
+    await one.fetchval("select set_schedule('s', $1)", {"every_seconds": 3600, "job_type": "t"})
+    yield one, two
+    for connection in (one, two):
+        if connection.is_in_transaction():
+            await connection.execute("rollback")
+    await one.execute("delete from job_queue")
+    await one.execute("delete from picture_queue.batch")
+    await one.execute("delete from picture_queue.queue where name like 'new%'")
+    await one.execute("delete from generations")
+    for connection in (one, two):
+        await connection.close(timeout=5)
+
+
+async def make(connection, call):
+    text, values = call
+    return await connection.fetchval(f"select {text}", *values)
+
+
+async def refusal(connection, call):
+    try:
+        await make(connection, call)
+    except asyncpg.PostgresError as error:
+        return error.sqlstate, error.message.split(":")[0]
+    return None
+
+
+async def prepare(connection, name):
+    if name in BEFORE:
+        await make(connection, BEFORE[name])
+
+
+@pytest.mark.parametrize("name", MEETINGS)
+async def test_an_enqueue_that_meets_an_open_transaction_is_refused_as_busy(two, name):
+    one, other = two
+    before, call = MEETINGS[name]
+    await prepare(one, name)
+    await one.execute("begin")
+    await make(one, before)
+    async with asyncio.timeout(30):
+        assert await refusal(other, call) == ("PT503", "PQ_BUSY")
+    # The caller's own setting is back, and the repetition is answered.
+    assert await other.fetchval("show lock_timeout") == "0"
+    await one.execute("commit")
+    assert await refusal(other, call) is None
+
+
+@pytest.mark.parametrize("name", MEETINGS)
+async def test_what_an_older_snapshot_does_not_see_is_refused_as_busy(two, name):
+    one, other = two
+    before, call = MEETINGS[name]
+    await prepare(one, name)
+    await other.execute("begin isolation level repeatable read")
+    await other.fetchval("select count(*) from job_queue")
+    await make(one, before)
+    assert await refusal(other, call) in (None, ("PT503", "PQ_BUSY"))
+    await other.execute("rollback")
+    assert await refusal(other, call) is None
+
+
+async def test_two_transactions_that_make_queues_in_opposite_order_are_not_deadlocked(two):
+    async def turn(connection, first, second, barrier):
+        await connection.execute("begin")
+        await connection.fetchval("select enqueue_job('t', queue => $1)", first)
+        await barrier.wait()
+        found = await refusal(connection, ("enqueue_job('t', queue => $1)", [second]))
+        await connection.execute("rollback")
+        return found
+
+    barrier = asyncio.Barrier(2)
+    answers = await asyncio.gather(
+        turn(two[0], "new1", "new2", barrier), turn(two[1], "new2", "new1", barrier)
+    )
+    assert set(answers) <= {None, ("PT503", "PQ_BUSY")}
+    assert ("PT503", "PQ_BUSY") in answers
+
+
+@pytest.mark.parametrize("queue", ["default", "fair", "new"])
+@pytest.mark.parametrize("delay", [None, "1 h"])
+async def test_enqueues_without_id_or_options_take_no_subtransactions(two, queue, delay):
+    """After 64 of them in one transaction every other session looks up whose they are."""
+    one, _ = two
+    await one.fetchval("select set_queue('fair', '{\"fair_share\": true}')")
+    await one.execute("begin")
+    for _ in range(3):
+        call = "enqueue_job('t', queue => $1, scheduled_for => now() + $2::text::interval)"
+        await make(one, (call, [queue, delay]))
+    by_itself = "select count(*) from job_queue where xmin = pg_current_xact_id()::xid"
+    assert await one.fetchval(by_itself) == 3
