@@ -40,7 +40,8 @@ class PostgREST:
         self._jwt_secret = jwt_secret
         self._log = data.log("postgrest")
         self._port = free_port()
-        self._admin_port = free_port()
+        # Later versions print their whole configuration there, secrets too, for whoever asks.
+        self._admin_port = free_port() if program.version.startswith("12.0.") else None
 
     @property
     def url(self) -> str:
@@ -64,7 +65,6 @@ class PostgREST:
         settings = {
             "SERVER_HOST": HOST,
             "SERVER_PORT": str(self._port),
-            "ADMIN_SERVER_PORT": str(self._admin_port),
             "DB_URI": self._database_url,
             "DB_SCHEMAS": "public",
             "DB_EXTRA_SEARCH_PATH": "public,extensions",
@@ -77,6 +77,8 @@ class PostgREST:
             "JWT_SECRET": self._jwt_secret,
             "LOG_LEVEL": "warn",
         }
+        if self._admin_port:
+            settings["ADMIN_SERVER_PORT"] = str(self._admin_port)
         return {f"PGRST_{name}": value for name, value in settings.items()}
 
     async def ready(self, process: subprocess.Popen[bytes]) -> None:
@@ -89,12 +91,17 @@ class PostgREST:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise LocalStackError("PostgREST did not start", detail=tail(self._log))
-            if await status_of(self._admin_port, "/ready") == 200:
+            if await self._has_read_the_schema():
                 return
             await asyncio.sleep(_POLL)
         raise LocalStackError(
             f"PostgREST was not ready after {_READY_TIMEOUT:.0f} s", detail=tail(self._log)
         )
+
+    async def _has_read_the_schema(self) -> bool:
+        if self._admin_port:
+            return await status_of(self._admin_port, "/ready") == 200
+        return await status_of(self._port, "/") not in (None, 503)
 
 
 async def status_of(port: int, path: str) -> int | None:

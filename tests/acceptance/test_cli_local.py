@@ -6,11 +6,13 @@ import pty
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+
+from picture_queue.local import stack as local
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 FIELDS = {
@@ -62,6 +64,8 @@ def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str])
         assert json.loads(program("local", "status", "--json").stdout) == status
         shown = program("local", "status").stdout
         assert all(value in shown for value in status.values())
+        printed = program("local", "env").stdout.splitlines()
+        assert f'DB_URL="{status["DB_URL"]}"' in printed
         refused(program("local", "start"), 9, "A stack is already running")
 
         listed = program("jobs", "list", "--json")
@@ -77,7 +81,8 @@ def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str])
         httpx.get(status["API_URL"], timeout=5)
 
     refused(program("local", "stop"), 6, "picture-queue local start")
-    refused(program("local", "status"), 6, "picture-queue local start")
+    for command in ("status", "env"):
+        refused(program("local", command), 6, "picture-queue local start")
     refused(program("jobs", "list"), 2, "picture-queue local start")
 
     refused(program("local", "reset"), 2, "--yes")
@@ -85,6 +90,14 @@ def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str])
     assert Path(status["DATA_DIR"], "postgres").exists()
     assert program("local", "reset", "--yes").returncode == 0
     assert not Path(status["DATA_DIR"]).exists()
+
+
+@pytest.fixture
+def new_directory() -> Iterator[Path]:
+    """A directory outside of pytest's, which the next run of pytest closes to others."""
+    path = local._temporary_directory()
+    yield path
+    local.reset(path)
 
 
 def test_a_port_that_is_taken_is_named(program: Program, home: dict[str, str]) -> None:
@@ -98,16 +111,13 @@ def test_a_directory_that_cannot_be_made_is_named(program: Program) -> None:
     refused(program("local", "start", "--data-dir", "/dev/null/x"), 10, "/dev/null")
 
 
-def test_a_start_for_people_says_what_to_do_next(program: Program, tmp_path: Path) -> None:
-    place = ("--data-dir", str(tmp_path))
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory.stat().st_mode & 0o077 == 0:
-            directory.chmod(0o711)  # whoever runs Postgres has to pass
+def test_a_start_for_people_says_what_to_do_next(program: Program, new_directory: Path) -> None:
+    place = ("--data-dir", str(new_directory))
     done = program("local", "start", "--port", "0", "--no-worker", *place)
     try:
         assert done.returncode == 0, done.stderr
         assert "export SUPABASE_URL=http://127.0.0.1:" in done.stdout
         assert "export SUPABASE_KEY=sb_secret_" in done.stdout
-        assert f"Stop it with: picture-queue local stop --data-dir {tmp_path}" in done.stderr
+        assert f"Stop it with: picture-queue local stop --data-dir {new_directory}" in done.stderr
     finally:
         assert program("local", "stop", *place).returncode == 0

@@ -17,10 +17,21 @@ import pytest
 import uvicorn
 
 from picture_queue.local.gateway import FRAME_LIMIT, GatewaySettings, create_app
+from picture_queue.local.keys import Secrets
 from picture_queue.local.migrate import apply_platform
 from picture_queue.local.ports import HOST, free_port
 
 from ..databases import address, execute
+
+# Whose answers are recorded: a project of `supabase start`, which has the same keys everywhere.
+RECORDED = Secrets(
+    superuser_password="",
+    authenticator_password="",
+    database_password="",
+    jwt_secret="super-secret-jwt-token-with-at-least-32-characters-long",
+    publishable_key="sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
+    secret_key="sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
         asyncio.run(execute(admin, f"create database {database}"))
         try:
             dsn = address(stack.superuser_url, database)
-            yield Platform(_settings(stack, dsn, tmp_path_factory.mktemp("s")))
+            yield Platform(_settings(dsn, tmp_path_factory.mktemp("s")))
         finally:
             asyncio.run(execute(admin, f"drop database {database} with (force)"))
 
@@ -147,17 +158,17 @@ async def faults(gateway: str, platform: Platform) -> AsyncIterator[Faults]:
     await switches.clear()
 
 
-def _settings(stack: Any, database_url: str, storage_dir: Path) -> GatewaySettings:
+def _settings(database_url: str, storage_dir: Path) -> GatewaySettings:
     asyncio.run(apply_platform(database_url))
     return GatewaySettings(
         # Nobody listens on port 9: no test of ours goes to PostgREST with this database.
         postgrest_url=f"http://{HOST}:9",
         database_url=database_url,
-        jwt_secret=stack.jwt_secret,
+        jwt_secret=RECORDED.jwt_secret,
         api_url="",
         storage_dir=storage_dir,
-        anon_key=stack.anon_key,
-        service_role_key=stack.service_role_key,
-        publishable_key=stack.publishable_key,
-        secret_key=stack.secret_key,
+        anon_key=RECORDED.anon_key,
+        service_role_key=RECORDED.service_role_key,
+        publishable_key=RECORDED.publishable_key,
+        secret_key=RECORDED.secret_key,
     )

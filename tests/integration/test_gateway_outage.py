@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
@@ -24,7 +24,8 @@ class Wire:
     def dsn(self) -> str:
         """The database, as it is reached over the line."""
         credentials = self._target.netloc.rpartition("@")[0]
-        return self._target._replace(netloc=f"{credentials}@127.0.0.1:{self._port}").geturl()
+        netloc = f"{credentials}@127.0.0.1:{self._port}"
+        return self._target._replace(netloc=netloc, query="").geturl()
 
     async def mend(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
@@ -38,7 +39,9 @@ class Wire:
         self._writers.clear()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection(self._target.hostname, self._target.port)
+        socket_of = dict(parse_qsl(self._target.query))
+        path = f"{socket_of['host']}/.s.PGSQL.{socket_of['port']}"
+        there = await asyncio.open_unix_connection(path)
         self._writers |= {writer, there[1]}
         await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer))
 

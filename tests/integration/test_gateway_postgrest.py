@@ -313,7 +313,7 @@ def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
             f"authenticator:{secrets.authenticator_password}",
         )
         with (
-            postgrest(data, login, own.jwt_secret) as address,
+            postgrest(data, login, platform.settings.jwt_secret) as address,
             platform.serve(postgrest_url=address, allowed_origins=("http://example.com",)) as url,
         ):
             yield url, platform

@@ -23,9 +23,9 @@ import psutil
 import pytest
 
 from picture_queue.local import stack as local
-from picture_queue.local.binaries import find_postgres, for_user
+from picture_queue.local.binaries import find_postgres, find_postgrest, for_user
 from picture_queue.local.datadir import DataDir
-from picture_queue.local.paths import ServiceUser
+from picture_queue.local.paths import ServiceUser, service_user
 from picture_queue.local.stack import LocalSupabase
 
 from ..databases import execute
@@ -153,6 +153,29 @@ def test_the_database_has_no_token_in_its_environment(running: LocalSupabase):
     }
     assert set(found) == {"postgres", "postgrest"}
     assert TOKEN not in str(found)
+
+
+def test_no_port_tells_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """PostgREST after 12.0 prints it at its admin port, `jwt-secret` and `db-uri` too."""
+    later = tmp_path / "postgrest"
+    real = for_user(find_postgrest(), service_user()).path
+    later.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "PostgREST 14.1" || exec {real}\n')
+    later.chmod(0o755)
+    monkeypatch.setenv("PICTURE_QUEUE_POSTGREST", str(later))
+    with LocalSupabase(durable=False) as stack:
+        assert stack.postgrest.startswith("14.1 ")
+        key = {"apikey": stack.secret_key}
+        answer = httpx.post(f"{stack.api_url}/rest/v1/rpc/picture_queue_version", headers=key)
+        assert answer.status_code == 200
+        ports = {
+            connection.laddr.port
+            for process in processes(stack)
+            if process.name() == "postgrest"
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert len(ports) == 1
+        assert httpx.get(f"http://127.0.0.1:{ports.pop()}/config").status_code != 200
 
 
 async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
