@@ -469,8 +469,8 @@ create table public.job_queue (
   expires_at timestamptz,
   tags text[],
   metadata jsonb not null default '{}',
-  -- The order of claims within a queue: rank, turn, seq. rank is the negated priority; turn is 0, or
-  -- what fair share or aging makes of it.
+  -- The order of claims within a queue: rank, turn, seq. rank is the negated priority; turn is the time at which the
+  -- job was due first, as an epoch, or what fair share or aging makes of it.
   rank integer not null default 0,
   turn double precision not null default 0,
   tenant text,
@@ -2629,7 +2629,7 @@ end
 $$;
 
 -- The jobs that callers describe, with their types and defaults, and the place of the first that is not
--- acceptable. A job whose queue serves first come first has its place in line (rank); the others get theirs
+-- acceptable. A job whose queue serves first come first has its place in line (rank, turn); the others get theirs
 -- in _assign_order. (A pattern that counts, as {0,127}, takes ten times as long as one that does not.) Only nested
 -- loops are allowed: they keep the order of the call, and to sort the rows by it would take longer.
 create function picture_queue._new_jobs(p_jobs jsonb, out jobs picture_queue.new_job[], out bad integer)
@@ -2650,7 +2650,7 @@ begin
       case when u.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, u.by) end,
       u.states, v_now + make_interval(secs => u.period_seconds), coalesce(u.on_conflict, 'ignore'),
       case when r.run_at > v_now then 'scheduled' end, case when r.is_plain then null else o.tenant end,
-      case when r.is_plain then -coalesce(e.priority, 0) end, 0
+      case when r.is_plain then -coalesce(e.priority, 0) end, date_part('epoch', greatest(r.run_at, v_now))
     )::picture_queue.new_job),
     min(e.i) filter (where not coalesce(
       e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,
@@ -2831,8 +2831,9 @@ begin
 end
 $$;
 
--- The order of new jobs within their queues: rank and turn. Aging turns priority into a head start in
--- seconds; fair share gives each tenant its turns (see _last_turn).
+-- The order of new jobs within their queues: rank and turn. A turn is the time at which a job is due, so that one
+-- enqueued for later goes behind those enqueued before it is due. Aging turns priority into a head start in seconds;
+-- fair share gives each tenant its turns (see _last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -2862,8 +2863,9 @@ begin
     p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
     p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict,
     p.hold, p.new_tenant, p.new_rank,
-    case when p.aging_seconds is not null
-        then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
+    case when p.new_tenant is null
+        then extract(epoch from greatest(p.scheduled_for, v_now))
+          - coalesce(p.priority::double precision * p.aging_seconds, 0)
       when l.step is not null then l.last_turn + l.step * p.nth
       else 0 end)::picture_queue.new_job order by p.i)
   into v_jobs
@@ -3126,8 +3128,12 @@ begin
       payload = n.payload,
       (queue, metadata, tags, priority, rank, turn, tenant, limit_keys, timeout_seconds, backoff, max_attempts,
         expires_at) = (
-        select n.queue, n.metadata, n.tags, n.priority, n.rank, n.turn, n.tenant, n.limit_keys, n.timeout_seconds,
-          n.backoff, n.max_attempts, n.expires_at where v_replace
+        -- In a queue that serves first come first, a job that is due keeps its turn.
+        select n.queue, n.metadata, n.tags, n.priority, n.rank,
+          case when n.hold is null and exists (select from picture_queue.queue q
+              where q.name in (n.queue, j.queue) having bool_and(q.aging_seconds is null and not q.fair_share))
+            then least(j.turn, n.turn) else n.turn end,
+          n.tenant, n.limit_keys, n.timeout_seconds, n.backoff, n.max_attempts, n.expires_at where v_replace
         union all
         select j.queue, j.metadata, j.tags, j.priority, j.rank, j.turn, j.tenant, j.limit_keys, j.timeout_seconds,
           j.backoff, j.max_attempts, j.expires_at where not v_replace),
@@ -4053,8 +4059,9 @@ begin
       and picture_queue._json_problem(payload, s.max_payload_bytes) is null;
     if found then
       insert into public.job_queue
-        (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now)
+        (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
+      values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id,
+        v_now, v_now)
       on conflict (id) do nothing;
       if found then
         insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
@@ -5095,8 +5102,8 @@ as $$
     join picture_queue.queue q on q.name = j.queue
     cross join lateral (
       select case when q.aging_seconds is null then -j.priority else 0 end as rank,
-        case when q.aging_seconds is null then 0 else - j.priority::double precision * q.aging_seconds
-          + extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end)) end as turn
+        extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end))
+          - coalesce(j.priority::double precision * q.aging_seconds, 0) as turn
     ) p
     where j.id = any (p_ids) and (j.rank <> p.rank
       or case when q.fair_share then j.tenant is null else j.tenant is not null or abs(j.turn - p.turn) > 1 end)

@@ -289,7 +289,7 @@ end
 $$;
 
 -- The jobs that callers describe, with their types and defaults, and the place of the first that is not
--- acceptable. A job whose queue serves first come first has its place in line (rank); the others get theirs
+-- acceptable. A job whose queue serves first come first has its place in line (rank, turn); the others get theirs
 -- in _assign_order. (A pattern that counts, as {0,127}, takes ten times as long as one that does not.) Only nested
 -- loops are allowed: they keep the order of the call, and to sort the rows by it would take longer.
 create function picture_queue._new_jobs(p_jobs jsonb, out jobs picture_queue.new_job[], out bad integer)
@@ -310,7 +310,7 @@ begin
       case when u.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, u.by) end,
       u.states, v_now + make_interval(secs => u.period_seconds), coalesce(u.on_conflict, 'ignore'),
       case when r.run_at > v_now then 'scheduled' end, case when r.is_plain then null else o.tenant end,
-      case when r.is_plain then -coalesce(e.priority, 0) end, 0
+      case when r.is_plain then -coalesce(e.priority, 0) end, date_part('epoch', greatest(r.run_at, v_now))
     )::picture_queue.new_job),
     min(e.i) filter (where not coalesce(
       e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,

@@ -129,8 +129,9 @@ begin
 end
 $$;
 
--- The order of new jobs within their queues: rank and turn. Aging turns priority into a head start in
--- seconds; fair share gives each tenant its turns (see _last_turn).
+-- The order of new jobs within their queues: rank and turn. A turn is the time at which a job is due, so that one
+-- enqueued for later goes behind those enqueued before it is due. Aging turns priority into a head start in seconds;
+-- fair share gives each tenant its turns (see _last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -160,8 +161,9 @@ begin
     p.generation_id, p.idempotency_key, p.timeout_seconds, p.backoff, p.expires_at, p.tags, p.metadata, p.limit_keys,
     p.batch_id, p.depends_on, p.on_parent_failure, p.unique_key, p.unique_states, p.unique_until, p.on_conflict,
     p.hold, p.new_tenant, p.new_rank,
-    case when p.aging_seconds is not null
-        then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
+    case when p.new_tenant is null
+        then extract(epoch from greatest(p.scheduled_for, v_now))
+          - coalesce(p.priority::double precision * p.aging_seconds, 0)
       when l.step is not null then l.last_turn + l.step * p.nth
       else 0 end)::picture_queue.new_job order by p.i)
   into v_jobs

@@ -46,8 +46,9 @@ begin
       and picture_queue._json_problem(payload, s.max_payload_bytes) is null;
     if found then
       insert into public.job_queue
-        (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now)
+        (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
+      values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id,
+        v_now, v_now)
       on conflict (id) do nothing;
       if found then
         insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
