@@ -487,8 +487,8 @@ create table public.job_queue (
   expires_at timestamptz,
   tags text[],
   metadata jsonb not null default '{}',
-  -- The order of claims within a queue: rank, turn, seq. rank is the negated priority; turn is 0, or
-  -- what fair share or aging makes of it.
+  -- The order of claims within a queue: rank, turn, seq. rank is the negated priority; turn is the time at which the
+  -- job was due first, as an epoch, or what fair share or aging makes of it.
   rank integer not null default 0,
   turn double precision not null default 0,
   tenant text,
@@ -2649,7 +2649,7 @@ end
 $$;
 
 -- The jobs that callers describe, with their types and defaults, and the place of the first that is not acceptable. A
--- job whose queue serves first come first gets its place in line (rank) here; if all do, and none has parents or a
+-- job whose queue serves first come first gets its place in the queue (rank, turn) here; if all do, and none has parents or a
 -- batch, they are plain. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
 -- times as long as one that does not.) Only nested loops are allowed: they keep the order of the call, and to sort the
 -- rows by it would take longer. `->>` reads fields faster than jsonb_to_recordset beside the whole item.
@@ -2677,7 +2677,7 @@ begin
       case when o.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, o.by) end,
       o.states, v_now + make_interval(secs => o.period_seconds), coalesce(o.on_conflict, 'ignore'),
       case when r.run_at > v_now then 'scheduled' end, o.tenant,
-      case when r.has_rank then -coalesce(e.priority, 0) end, 0
+      case when r.has_rank then -coalesce(e.priority, 0) end, date_part('epoch', greatest(r.run_at, v_now))
     )::picture_queue.new_job),
     bool_and(r.has_rank and num_nulls(o.depends_on, o.batch_id) = 2),
     min(e.i) filter (where not coalesce(
@@ -2903,8 +2903,9 @@ begin
 end
 $$;
 
--- The order of new jobs within their queues: rank and turn. Aging turns priority into a head start in
--- seconds; fair share gives each tenant its turns (see _last_turn).
+-- The order of new jobs within their queues: rank and turn. A turn is the time at which a job is due, so that one
+-- enqueued for later goes behind those enqueued before it is due. Aging turns priority into a head start in seconds;
+-- fair share gives each tenant its turns (see _last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -2927,8 +2928,8 @@ begin
     )
     select jsonb_populate_record(p.job, jsonb_build_object(
       'tenant', coalesce(p.new_tenant, p.tenant), 'rank', p.new_rank, 'turn', case
-      when p.aging_seconds is not null
-        then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
+      when p.new_tenant is null
+        then extract(epoch from greatest(p.scheduled_for, v_now)) - coalesce(p.priority::double precision * p.aging_seconds, 0)
       when l.step is not null then l.last_turn
         + l.step * row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i)
       else 0 end))
@@ -3182,8 +3183,12 @@ begin
       payload = n.payload,
       (queue, metadata, tags, priority, rank, turn, tenant, limit_keys, timeout_seconds, backoff, max_attempts,
         expires_at) = (
-        select n.queue, n.metadata, n.tags, n.priority, n.rank, n.turn, n.tenant, n.limit_keys, n.timeout_seconds,
-          n.backoff, n.max_attempts, n.expires_at where v_replace
+        -- In a queue that serves first come first, a job that is due keeps its turn.
+        select n.queue, n.metadata, n.tags, n.priority, n.rank,
+          case when n.hold is null and exists (select from picture_queue.queue q
+              where q.name in (n.queue, j.queue) having bool_and(q.aging_seconds is null and not q.fair_share))
+            then least(j.turn, n.turn) else n.turn end,
+          n.tenant, n.limit_keys, n.timeout_seconds, n.backoff, n.max_attempts, n.expires_at where v_replace
         union all
         select j.queue, j.metadata, j.tags, j.priority, j.rank, j.turn, j.tenant, j.limit_keys, j.timeout_seconds,
           j.backoff, j.max_attempts, j.expires_at where not v_replace),
@@ -4140,13 +4145,13 @@ begin
     if v_is_new and job_id is null then
       -- There can be no other, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
       insert into public.job_queue
-        (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now);
+        (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
+      values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
     elsif v_is_new then
       begin
         insert into public.job_queue
-          (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-        values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now);
+          (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
+        values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
       exception
         when unique_violation then
           v_is_new := false;
@@ -5214,8 +5219,8 @@ as $$
     join picture_queue.queue q on q.name = j.queue
     cross join lateral (
       select case when q.aging_seconds is null then -j.priority else 0 end as rank,
-        case when q.aging_seconds is null then 0 else - j.priority::double precision * q.aging_seconds
-          + extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end)) end as turn
+        extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end))
+          - coalesce(j.priority::double precision * q.aging_seconds, 0) as turn
     ) p
     -- The tenant where its enqueue named none.
     cross join lateral (select coalesce(j.user_id::text, '') as name) o

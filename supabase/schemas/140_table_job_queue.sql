@@ -21,8 +21,8 @@ create table public.job_queue (
   expires_at timestamptz,
   tags text[],
   metadata jsonb not null default '{}',
-  -- The order of claims within a queue: rank, turn, seq. rank is the negated priority; turn is 0, or
-  -- what fair share or aging makes of it.
+  -- The order of claims within a queue: rank, turn, seq. rank is the negated priority; turn is the time at which the
+  -- job was due first, as an epoch, or what fair share or aging makes of it.
   rank integer not null default 0,
   turn double precision not null default 0,
   tenant text,

@@ -281,7 +281,7 @@ end
 $$;
 
 -- The jobs that callers describe, with their types and defaults, and the place of the first that is not acceptable. A
--- job whose queue serves first come first gets its place in line (rank) here; if all do, and none has parents or a
+-- job whose queue serves first come first gets its place in the queue (rank, turn) here; if all do, and none has parents or a
 -- batch, they are plain. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
 -- times as long as one that does not.) Only nested loops are allowed: they keep the order of the call, and to sort the
 -- rows by it would take longer. `->>` reads fields faster than jsonb_to_recordset beside the whole item.
@@ -309,7 +309,7 @@ begin
       case when o.states is not null then picture_queue._unique_key(e.job_type, e.user_id, e.payload, o.by) end,
       o.states, v_now + make_interval(secs => o.period_seconds), coalesce(o.on_conflict, 'ignore'),
       case when r.run_at > v_now then 'scheduled' end, o.tenant,
-      case when r.has_rank then -coalesce(e.priority, 0) end, 0
+      case when r.has_rank then -coalesce(e.priority, 0) end, date_part('epoch', greatest(r.run_at, v_now))
     )::picture_queue.new_job),
     bool_and(r.has_rank and num_nulls(o.depends_on, o.batch_id) = 2),
     min(e.i) filter (where not coalesce(

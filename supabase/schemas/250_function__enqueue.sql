@@ -167,8 +167,9 @@ begin
 end
 $$;
 
--- The order of new jobs within their queues: rank and turn. Aging turns priority into a head start in
--- seconds; fair share gives each tenant its turns (see _last_turn).
+-- The order of new jobs within their queues: rank and turn. A turn is the time at which a job is due, so that one
+-- enqueued for later goes behind those enqueued before it is due. Aging turns priority into a head start in seconds;
+-- fair share gives each tenant its turns (see _last_turn).
 create function picture_queue._assign_order(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -191,8 +192,8 @@ begin
     )
     select jsonb_populate_record(p.job, jsonb_build_object(
       'tenant', coalesce(p.new_tenant, p.tenant), 'rank', p.new_rank, 'turn', case
-      when p.aging_seconds is not null
-        then extract(epoch from greatest(p.scheduled_for, v_now)) - p.priority::double precision * p.aging_seconds
+      when p.new_tenant is null
+        then extract(epoch from greatest(p.scheduled_for, v_now)) - coalesce(p.priority::double precision * p.aging_seconds, 0)
       when l.step is not null then l.last_turn
         + l.step * row_number() over (partition by p.queue, p.new_tenant, p.new_rank, p.hold order by p.i)
       else 0 end))

@@ -104,8 +104,12 @@ begin
       payload = n.payload,
       (queue, metadata, tags, priority, rank, turn, tenant, limit_keys, timeout_seconds, backoff, max_attempts,
         expires_at) = (
-        select n.queue, n.metadata, n.tags, n.priority, n.rank, n.turn, n.tenant, n.limit_keys, n.timeout_seconds,
-          n.backoff, n.max_attempts, n.expires_at where v_replace
+        -- In a queue that serves first come first, a job that is due keeps its turn.
+        select n.queue, n.metadata, n.tags, n.priority, n.rank,
+          case when n.hold is null and exists (select from picture_queue.queue q
+              where q.name in (n.queue, j.queue) having bool_and(q.aging_seconds is null and not q.fair_share))
+            then least(j.turn, n.turn) else n.turn end,
+          n.tenant, n.limit_keys, n.timeout_seconds, n.backoff, n.max_attempts, n.expires_at where v_replace
         union all
         select j.queue, j.metadata, j.tags, j.priority, j.rank, j.turn, j.tenant, j.limit_keys, j.timeout_seconds,
           j.backoff, j.max_attempts, j.expires_at where not v_replace),

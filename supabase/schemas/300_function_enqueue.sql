@@ -50,13 +50,13 @@ begin
     if v_is_new and job_id is null then
       -- There can be no other, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
       insert into public.job_queue
-        (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-      values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now);
+        (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
+      values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
     elsif v_is_new then
       begin
         insert into public.job_queue
-          (id, queue, job_type, payload, priority, rank, max_attempts, user_id, created_at, updated_at)
-        values (v_id, queue, job_type, payload, priority, -priority, v_max_attempts, user_id, v_now, v_now);
+          (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
+        values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
       exception
         when unique_violation then
           v_is_new := false;

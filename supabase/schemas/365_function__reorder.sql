@@ -13,8 +13,8 @@ as $$
     join picture_queue.queue q on q.name = j.queue
     cross join lateral (
       select case when q.aging_seconds is null then -j.priority else 0 end as rank,
-        case when q.aging_seconds is null then 0 else - j.priority::double precision * q.aging_seconds
-          + extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end)) end as turn
+        extract(epoch from greatest(j.created_at, case when j.attempt = 0 then j.scheduled_for end))
+          - coalesce(j.priority::double precision * q.aging_seconds, 0) as turn
     ) p
     -- The tenant where its enqueue named none.
     cross join lateral (select coalesce(j.user_id::text, '') as name) o

@@ -4,7 +4,7 @@
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
-const [modules, executablePath] = process.argv.slice(2);
+const [modules, executablePath, ...flags] = process.argv.slice(2);
 const { chromium } = createRequire(`${modules}/`)("playwright-core");
 const FLAGS = [
   "--no-sandbox", // Chromium asks for it where it runs as root
@@ -16,7 +16,7 @@ const FLAGS = [
   "--disable-sync",
 ];
 
-const browser = await chromium.launch({ executablePath, args: FLAGS });
+const browser = await chromium.launch({ executablePath, args: [...FLAGS, ...flags] });
 /** @type {Record<string, any>} */
 const targets = { driver: { open, heard, problems: () => problems } };
 let frames = []; // of the page's sockets: "sent", "received" or "closed", and the text

@@ -1,0 +1,305 @@
+"""Pages of another site, in a real browser, against a running stack: nothing is got."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import pytest
+
+from picture_queue.local.stack import LocalSupabase
+
+from .conftest import Chromium
+
+pytestmark = [pytest.mark.extra, pytest.mark.timeout(180)]
+
+# A name that its owner makes point at loopback: for its page itself, and for the stack.
+EVIL = "evil.example"
+# What a page can find out about a request: the status and the body, or only that it was sent.
+FETCH = """async ([url, options]) => {
+  try {
+    const answer = await fetch(url, options);
+    return { type: answer.type, status: answer.status, body: await answer.text() };
+  } catch (error) { return { error: String(error) }; }
+}"""
+SOCKET = """async ([url, frame]) => new Promise((resolve) => {
+  const socket = new WebSocket(url);
+  const heard = [];
+  socket.onopen = () => socket.send(frame);
+  socket.onmessage = ({ data }) => { heard.push(data); socket.close(); };
+  socket.onclose = () => resolve(heard);
+})"""
+FORM = """([url, name, value]) => {
+  const form = document.createElement("form");
+  Object.assign(form, { action: url, method: "POST", enctype: "text/plain" });
+  form.append(Object.assign(document.createElement("input"), { name, value }));
+  document.body.append(form);
+  setTimeout(() => form.submit());
+}"""
+SHOW = """(url) => new Promise((resolve) => {
+  const picture = new Image();
+  picture.onload = () => resolve(picture.naturalWidth);
+  picture.onerror = () => resolve(0);
+  picture.src = url;
+})"""
+
+
+@pytest.fixture(scope="module")
+def attacked() -> Iterator[LocalSupabase]:
+    """A stack of these tests' own."""
+    with LocalSupabase() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def browser(node: str, node_modules: Path, chromium: str) -> Iterator[Chromium]:
+    """A browser that finds the evil name on loopback."""
+    driver = Path(__file__).parent / "driver.mjs"
+    rules = f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"
+    made = Chromium([node, str(driver), str(node_modules), chromium, rules])
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Where a page without anything in it is served, under every name."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"<!doctype html><title>page</title><body></body>"
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Visitor:
+    """A page in the browser."""
+
+    def __init__(self, browser: Chromium) -> None:
+        self._browser = browser
+
+    async def open(self, url: str) -> "Visitor":
+        await self._browser.ask("driver", "open", {})
+        await self._browser.ask("page", "goto", url)
+        return self
+
+    async def page(self, method: str, *arguments: Any) -> Any:
+        return await self._browser.ask("page", method, *arguments)
+
+    async def run(self, script: str, *arguments: Any) -> Any:
+        return await self._browser.ask("page", "evaluate", f"({script})({json.dumps(*arguments)})")
+
+    async def fetch(self, url: str, **options: Any) -> dict[str, Any]:
+        found: dict[str, Any] = await self.run(FETCH, [url, options])
+        return found
+
+
+@pytest.fixture
+async def evil(browser: Chromium, port: int) -> Visitor:
+    return await Visitor(browser).open(f"http://{EVIL}:{port}/")
+
+
+@pytest.fixture
+async def unchanged(attacked: Any) -> AsyncIterator[None]:
+    """No row, no user and no switch is changed by whatever a test does."""
+
+    async def state() -> Any:
+        sql = await asyncpg.connect(attacked.db_url, timeout=10)
+        counts = await sql.fetchrow(
+            "select (select count(*) from job_queue), (select count(*) from auth.users)"
+        )
+        await sql.close()
+        key = {"apikey": attacked.secret_key}
+        simulator = attacked.replicate_url.removesuffix("/v1") + "/_simulator/faults"
+        async with httpx.AsyncClient(headers=key) as http:
+            switches = (await http.get(f"{attacked.api_url}/_faults")).json()
+            return tuple(counts or ()), switches, (await http.get(simulator)).json()
+
+    before = await state()
+    yield
+    assert await state() == before
+
+
+def requests(stack: Any) -> list[tuple[str, str, dict[str, str], Any]]:
+    """Method, address, headers and body of what drives the stack, with all its keys."""
+    api, simulator = stack.api_url, stack.replicate_url.removesuffix("/v1")
+    secret = {"apikey": stack.secret_key, "content-type": "application/json"}
+    service = {
+        "apikey": stack.service_role_key,
+        "authorization": f"Bearer {stack.service_role_key}",
+        "content-type": "application/json",
+    }
+    user = {"email": "evil@example.com", "password": "correct horse battery"}
+    return [
+        ("POST", f"{api}/rest/v1/rpc/enqueue_job", secret, {"job_type": "evil"}),
+        ("POST", f"{api}/rest/v1/rpc/enqueue_job", service, {"job_type": "evil"}),
+        ("GET", f"{api}/rest/v1/job_queue", service, None),
+        ("POST", f"{api}/auth/v1/admin/users", service, user),
+        ("POST", f"{api}/auth/v1/signup", {"apikey": stack.publishable_key}, user),
+        ("POST", f"{api}/_faults", secret, {"network_cut": True}),
+        ("POST", f"{simulator}/_simulator/faults", secret, {"kind": "fail"}),
+        ("POST", f"{simulator}/_simulator/reset", secret, None),
+        ("GET", f"{api}/storage/v1/bucket", service, None),
+    ]
+
+
+async def test_a_foreign_page_with_all_keys_gets_nothing(
+    evil: Visitor, attacked: Any, unchanged: None
+):
+    for method, url, headers, body in requests(attacked):
+        for mode in ("cors", "no-cors"):
+            options: dict[str, Any] = {"method": method, "headers": headers, "mode": mode}
+            if body is not None:
+                options["body"] = json.dumps(body)
+            found = await evil.fetch(url, **options)
+            # Without an answer, or with one that the page cannot look into.
+            assert found.get("error") or found["type"] == "opaque", (url, mode, found)
+            assert not found.get("body"), (url, mode, found)
+
+
+async def test_a_foreign_page_turns_no_switch(evil: Visitor, attacked: Any, unchanged: None):
+    """Simple requests and forms, which a browser sends without asking the server first."""
+    simulator = attacked.replicate_url.removesuffix("/v1")
+    for url, text in (
+        (f"{attacked.api_url}/_faults", '{"network_cut":true}'),
+        (f"{simulator}/_simulator/faults", '{"kind":"fail"}'),
+        (f"{simulator}/_simulator/reset", ""),
+    ):
+        for kind in ("text/plain", "application/x-www-form-urlencoded"):
+            await evil.fetch(
+                url, method="POST", mode="no-cors", headers={"content-type": kind}, body=text
+            )
+        await evil.run(FORM, [url, text[:-1] + ',"a":"', '"}'])
+        await evil.page("waitForURL", url)
+        await evil.page("goBack")
+
+
+async def test_a_foreign_page_joins_no_topic(evil: Visitor, attacked: Any):
+    url = attacked.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket"
+    for key in (attacked.secret_key, attacked.service_role_key, attacked.publishable_key):
+        payload = {"config": {"private": True}, "access_token": attacked.service_role_key}
+        frame = {"topic": "realtime:pq:queue:default", "event": "phx_join", "ref": "1"}
+        text = json.dumps(frame | {"payload": payload})
+        assert await evil.run(SOCKET, [f"{url}?apikey={key}&vsn=1.0.0", text]) == []
+
+
+async def test_a_name_that_was_made_to_point_here_gets_nothing(
+    browser: Chromium, attacked: Any, unchanged: None
+):
+    """DNS rebinding: to the browser, page and stack are of one origin."""
+    port = urlsplit(attacked.api_url).port
+    page = await Visitor(browser).open(f"http://{EVIL}:{port}/")
+    for method, url, headers, body in requests(attacked):
+        if urlsplit(url).port != port:
+            continue
+        options: dict[str, Any] = {"method": method, "headers": headers}
+        if body is not None:
+            options["body"] = json.dumps(body)
+        found = await page.fetch(url.replace("127.0.0.1", EVIL), **options)
+        assert found["status"] == 403 and "foreign_page" in found["body"], (url, found)
+    url = f"ws://{EVIL}:{port}/realtime/v1/websocket?apikey={attacked.secret_key}&vsn=1.0.0"
+    assert await page.run(SOCKET, [url, "{}"]) == []
+
+
+async def test_a_frame_without_an_origin_gets_nothing(
+    evil: Visitor, attacked: Any, unchanged: None
+):
+    """A sandboxed frame sends `Origin: null`."""
+    script = """([url, key]) => new Promise((resolve) => {
+      const frame = document.createElement("iframe");
+      frame.sandbox = "allow-scripts";
+      frame.srcdoc = `<script>fetch(${JSON.stringify(url)}, {
+        method: "POST", body: '{"job_type": "evil"}',
+        headers: { apikey: ${JSON.stringify(key)}, "content-type": "application/json" } })
+        .then((answer) => answer.text()).catch(() => "")
+        .then((text) => parent.postMessage(text, "*"))</` + "script>";
+      addEventListener("message", ({ data }) => resolve(data), { once: true });
+      document.body.append(frame);
+    })"""
+    url = f"{attacked.api_url}/rest/v1/rpc/enqueue_job"
+    assert await evil.run(script, [url, attacked.secret_key]) == ""
+
+
+@pytest.mark.parametrize("own", ["localhost", "127.0.0.1", "app.localhost"])
+@pytest.mark.parametrize("target", ["localhost", "127.0.0.1"])
+async def test_a_page_of_this_machine_does_what_an_app_does(
+    browser: Chromium, attacked: Any, port: int, own: str, target: str
+):
+    """Signs up, asks for a picture, follows its own topic, and shows a stored one."""
+    page = await Visitor(browser).open(f"http://{own}:{port}/")
+    api = attacked.api_url.replace("127.0.0.1", target)
+    key = {"apikey": attacked.publishable_key, "content-type": "application/json"}
+    account = {"email": f"{own}-{target}@example.com", "password": "correct horse battery"}
+    signed_up = await page.fetch(
+        f"{api}/auth/v1/signup", method="POST", headers=key, body=json.dumps(account)
+    )
+    session = json.loads(signed_up["body"])
+    user = key | {"authorization": f"Bearer {session['access_token']}"}
+    started = await page.fetch(
+        f"{api}/rest/v1/rpc/start_generation",
+        method="POST",
+        headers=user,
+        body=json.dumps({"prompt": "a cat"}),
+    )
+    assert started["status"] == 200
+    payload = {"config": {"private": True}, "access_token": session["access_token"]}
+    topic = f"realtime:pq:user:{session['user']['id']}"
+    frame = json.dumps({"topic": topic, "event": "phx_join", "ref": "1", "payload": payload})
+    url = f"{api.replace('http', 'ws', 1)}/realtime/v1/websocket?apikey={key['apikey']}&vsn=1.0.0"
+    (reply,) = await page.run(SOCKET, [url, frame])
+    assert json.loads(reply)["payload"]["status"] == "ok"
+    picture = f"{api}/storage/v1/object/pictures/{session['user']['id']}/1.svg"
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="7" height="7"><rect/></svg>'
+    secret = {"apikey": attacked.secret_key, "content-type": "image/svg+xml", "x-upsert": "true"}
+    async with httpx.AsyncClient() as http:
+        (await http.post(picture, content=svg, headers=secret)).raise_for_status()
+    signed = await page.fetch(
+        picture.replace("/object/", "/object/sign/"),
+        method="POST",
+        headers=user,
+        body=json.dumps({"expiresIn": 60}),
+    )
+    shown = f"{api}/storage/v1{json.loads(signed['body'])['signedURL']}"
+    assert await page.run(SHOW, shown) == 7
+
+
+async def test_an_opened_svg_runs_no_script(browser: Chromium, attacked: Any):
+    url = f"{attacked.api_url}/storage/v1/object/pictures/nobody/script.svg"
+    secret = {"apikey": attacked.secret_key, "content-type": "image/svg+xml", "x-upsert": "true"}
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg"><script>document.documentElement.setAttribute('
+        '"data-ran", location.origin)</script></svg>'
+    )
+    async with httpx.AsyncClient(headers=secret) as http:
+        (await http.post(url, content=svg)).raise_for_status()
+        signed = await http.post(
+            url.replace("/object/", "/object/sign/"),
+            json={"expiresIn": 60},
+            headers={"content-type": "application/json"},
+        )
+    await browser.ask("driver", "open", {})
+    await browser.ask("page", "goto", f"{attacked.api_url}/storage/v1{signed.json()['signedURL']}")
+    ran = "document.documentElement.getAttribute('data-ran')"
+    assert await browser.ask("page", "evaluate", ran) is None
+    assert await browser.ask("page", "evaluate", "self.origin") == "null"

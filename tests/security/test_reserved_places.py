@@ -1,0 +1,115 @@
+"""Who asks early for later does not go ahead of those who ask before it is due."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.sql.conftest import Database, transaction
+
+ORDERS = {
+    "plain": {"fair_share": False, "aging_seconds": None},
+    "aging": {"fair_share": False, "aging_seconds": 60},
+    "fair": {"fair_share": True, "aging_seconds": None},
+}
+
+
+@pytest.fixture(params=ORDERS)
+async def db(arena: Any, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    """A queue of each order, in a transaction that is rolled back."""
+    async with transaction(arena.db_url) as database:
+        await database.value("select set_queue($1, $2)", database.queue, ORDERS[request.param])
+        yield database
+
+
+async def enqueue(db: Database, name: str, **given: Any) -> None:
+    await db.enqueue(payload={"name": name}, **given)
+
+
+async def claimed(db: Database) -> list[str]:
+    return [job["payload"]["name"] for job in await db.claim(100)]
+
+
+async def in_seconds(db: Database, seconds: float) -> datetime:
+    now: datetime = await db.value("select picture_queue._now()")
+    return now + timedelta(seconds=seconds)
+
+
+async def test_a_job_for_later_takes_its_place_when_it_is_due(db: Database):
+    await enqueue(db, "reserved", scheduled_for=await in_seconds(db, 10))
+    await enqueue(db, "delayed", options={"delay_seconds": 10})
+    await enqueue(db, "before it is due")
+    await db.pass_time(5)
+    await enqueue(db, "just before it is due", max_attempts=2)
+    await db.pass_time(10)
+    await enqueue(db, "after it is due")
+    assert await claimed(db) == [
+        "before it is due", "just before it is due", "reserved", "delayed", "after it is due",
+    ]  # fmt: skip
+
+
+async def test_the_past_is_no_place_further_ahead(db: Database):
+    await enqueue(db, "first")
+    await enqueue(db, "backdated", scheduled_for=datetime(2000, 1, 1, tzinfo=UTC))
+    assert await claimed(db) == ["first", "backdated"]
+
+
+async def test_jobs_of_one_call_are_placed_alike(db: Database):
+    later = await in_seconds(db, 10)
+    jobs = [
+        {"job_type": "sql-resize", "queue": db.queue, "payload": {"name": str(n)}} for n in range(3)
+    ]
+    jobs[0]["scheduled_for"] = later.isoformat()
+    await db.value("select enqueue_jobs($1)", jobs)
+    await db.pass_time(5)
+    await enqueue(db, "3")
+    await db.pass_time(10)
+    assert await claimed(db) == ["1", "2", "3", "0"]
+
+
+async def test_a_generation_for_later_reserves_no_place(arena: Any):
+    """The way in that end users have."""
+    async with transaction(arena.db_url) as db:
+        names = {}
+        for name, options in (
+            ("reserved", {"scheduled_for": (await in_seconds(db, 10)).isoformat()}),
+            ("now", {}),
+        ):
+            made = await db.value(
+                "select start_generation($1, options => $2)",
+                name,
+                options | {"user_id": "00000000-0000-4000-8000-000000000001"},
+            )
+            names[made["job_id"]] = name
+        await db.pass_time(20)
+        jobs = await db.value("select claim_jobs('w', '{default}', '{generate-image}', 1000, 60)")
+        order = [names[job["id"]] for job in jobs if job["id"] in names]
+        assert order == ["now", "reserved"]
+
+
+@pytest.mark.parametrize("db", ["plain"], indirect=True)
+async def test_a_job_that_is_replaced_keeps_its_place_and_one_put_off_does_not(db: Database):
+    def unique(by: str) -> dict[str, Any]:
+        return {"unique": {"by": [by], "on_conflict": "replace"}}
+
+    for name, key in (("kept", "a"), ("put off", "b")):
+        await db.enqueue(payload={"name": name, key: 1}, options=unique(key))
+    await enqueue(db, "other")
+    await db.enqueue(payload={"name": "kept", "a": 1}, options=unique("a"))
+    later = await in_seconds(db, 10)
+    await db.enqueue(payload={"name": "put off", "b": 1}, options=unique("b"), scheduled_for=later)
+    await db.pass_time(5)
+    await enqueue(db, "meanwhile")
+    await db.pass_time(10)
+    assert await claimed(db) == ["kept", "other", "meanwhile", "put off"]
+
+
+@pytest.mark.parametrize("db", ["plain"], indirect=True)
+async def test_a_job_that_is_tried_again_keeps_its_place(db: Database):
+    await enqueue(db, "again")
+    (job,) = await db.claim()
+    await db.report(job, "failed", error="no")
+    await enqueue(db, "meanwhile")
+    await db.pass_time(3600)
+    assert await claimed(db) == ["again", "meanwhile"]
