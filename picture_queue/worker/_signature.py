@@ -165,7 +165,8 @@ def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
         return annotation
     for layer in _layers(function):
         with contextlib.suppress(Exception):  # not defined in that module
-            return eval(text, *_names(layer))  # noqa: S307 - what Python itself would evaluate
+            # What Python itself would evaluate.
+            return eval(text, *_names(layer))  # noqa: S307 # nosec
     return text
 
 
