@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance test-all test-sql test-extra test-matrix test-faults test-long test-kill check format bench bench-quick bench-engine bench-smoke upgrade-fixture clean
+.PHONY: help setup demo test conformance test-all test-sql test-extra test-matrix test-security test-faults test-long test-kill check format audit bench bench-quick bench-engine bench-smoke upgrade-fixture clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -42,6 +42,14 @@ test-all: test test-extra test-matrix ## Run all tests, with those that need pac
 
 test-faults: $(READY) ## Run the tests of workers beside bad connections, answers and handlers that take minutes (some 15)
 	@$(BIN)/python scripts/run_tests.py -m slow -n 2 --dist loadscope $(ARGS)
+
+test-security: $(READY) $(NPM_READY) ## Attack: the matrix of rights, injection, text, bounds, and what linters say (ARGS= for pytest)
+	@$(BIN)/bandit -q -r picture_queue cli -ll
+	@$(BIN)/python scripts/run_tests.py tests/security -m "extra or not extra" $(ARGS)
+
+audit: $(READY) ## Ask the index for known faults of the packages that are installed
+	@$(BIN)/pip install -q pip-audit
+	@$(BIN)/pip-audit --skip-editable
 
 test-long: $(READY) ## Check 2,000 long random histories of the engine (some 20 minutes), then the races
 	@PICTURE_QUEUE_TEST_PROFILE=long $(BIN)/pytest tests/sql/engine -s

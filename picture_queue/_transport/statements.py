@@ -47,7 +47,7 @@ class Statement:
         self.decode: Callable[[bytes], Any] = read_json
         call = f'public."{function}"({{}})'
         if is_set:
-            self._select = f"select coalesce(jsonb_agg(r), '[]')::text from {call} r"  # noqa: S608
+            self._select = f"select coalesce(jsonb_agg(r), '[]')::text from {call} r"  # noqa: S608 # nosec
         else:
             self._select = f"select {call}"
             if returns not in ("json", "jsonb"):

@@ -202,14 +202,14 @@ class ReplicateClient:
         found: list[Prediction] = []
         for _ in range(_LONGEST_LIST):
             page = await self._repeat("GET", "/predictions", params=params)
-            if not isinstance(page, dict):
+            results = page.get("results") if isinstance(page, dict) else None
+            if not isinstance(results, list):
                 raise errors.ServiceUnavailable("Replicate sent an unreadable list")
-            found += [_prediction(entry) for entry in page.get("results") or []]
-            # Only the cursor is taken from the link: it must not lead the token elsewhere.
-            cursor = parse_qs(urlsplit(str(page.get("next") or "")).query).get("cursor")
+            found += [_prediction(entry) for entry in results]
+            cursor = _cursor(page.get("next"))
             if not cursor:
                 return found
-            params = {"created_after": since, "cursor": cursor[0]}
+            params = {"created_after": since, "cursor": cursor}
         logger.warning("stopped reading predictions after %d pages", _LONGEST_LIST)
         return found
 
@@ -347,6 +347,15 @@ def _prediction(body: Any) -> Prediction:
     except ValidationError:
         # Without the text of the error: it quotes the input, and with it the prompt.
         raise errors.ServiceUnavailable("Replicate sent an unreadable prediction") from None
+
+
+def _cursor(link: object) -> str | None:
+    """Return the cursor of a link and nothing else: it must not lead the token elsewhere."""
+    try:
+        query = urlsplit(link if isinstance(link, str) else "").query
+        return parse_qs(query).get("cursor", [None])[0]
+    except ValueError:
+        raise errors.ServiceUnavailable("Replicate sent an unreadable list") from None
 
 
 def _segment(text: str) -> str:

@@ -70,9 +70,24 @@ async def download(
     """
     if link.startswith("data:"):
         return await asyncio.to_thread(_decode, link, rules.max_bytes)
+    try:
+        return await _fetch(http, link, rules, authorization, timeout)
+    except (ValueError, httpx.InvalidURL):
+        # Each parser has its own words, those of host names (idna) and of redirects too.
+        raise errors.OutputRefused("The output's address is broken") from None
+
+
+async def _fetch(
+    http: httpx.AsyncClient,
+    link: str,
+    rules: DownloadRules,
+    authorization: str,
+    timeout: httpx.Timeout,
+) -> bytes:
     headers = {"Accept-Encoding": "identity"}
     for _ in range(_HOPS + 1):
-        url = _split(link)
+        httpx.URL(link)  # what one parser takes and the other refuses is nothing to visit
+        url = urlsplit(link)
         await _check(url, rules)
         try:
             async with http.stream(
@@ -178,14 +193,6 @@ def _wants_token(url: SplitResult, sent: dict[str, str]) -> bool:
     host = url.hostname or ""
     delivers = url.scheme == "https" and (host == DELIVERY or host.endswith(f".{DELIVERY}"))
     return delivers and "Authorization" not in sent
-
-
-def _split(link: str) -> SplitResult:
-    try:
-        httpx.URL(link)  # what one parser takes and the other refuses is nothing to visit
-        return urlsplit(link)
-    except (ValueError, httpx.InvalidURL):
-        raise errors.OutputRefused("The output's address is broken") from None
 
 
 def _refused(url: SplitResult, why: str) -> errors.OutputRefused:

@@ -254,9 +254,10 @@ def _retry_after(headers: Mapping[str, str], problem: dict[str, Any]) -> float |
 
 def _fields(problem: dict[str, Any]) -> str | None:
     """The refused fields as a sentence for the owner, or None when none is named."""
+    fields = problem.get("invalid_fields")
     named = [
         f"{str(field.get('field', 'input')).removeprefix('input.')}: {field['description']}"
-        for field in problem.get("invalid_fields") or []
+        for field in (fields if isinstance(fields, list) else [])
         if isinstance(field, dict) and field.get("description")
     ]
     return _clip(f"The model does not accept this input: {'; '.join(named)}.") if named else None

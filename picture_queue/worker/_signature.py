@@ -165,7 +165,7 @@ def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
         return annotation
     for layer in _layers(function):
         with contextlib.suppress(Exception):  # not defined in that module
-            value = eval(text, *_names(layer))  # noqa: S307 - what Python itself would evaluate
+            value = eval(text, *_names(layer))  # noqa: S307 # nosec: Python itself would do so
             # A quoted annotation, in a module whose annotations are text anyway.
             return _resolved(value, layer) if isinstance(value, str) else value
     return text

@@ -5224,10 +5224,10 @@ as $$
     ) p
     -- The tenant where its enqueue named none.
     cross join lateral (select coalesce(j.user_id::text, '') as name) o
-    -- Turns of fair share begin above 0, times of aging are over a billion.
+    -- Turns of fair share begin above 0, times are over a billion.
     where j.id = any (p_ids) and (j.rank <> p.rank or case
       when q.fair_share then j.tenant is null or j.turn <= 0 or j.turn >= 1000000000
-      else j.tenant = o.name or abs(j.turn - p.turn) > case when q.aging_seconds is null then 0 else 1 end end)
+      else j.tenant = o.name or abs(j.turn - p.turn) > 1 end)
   ),
   lines as (
     select l.queue, l.tenant, l.rank, 1 / coalesce(w.weight, 1) as step, coalesce((

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,3 +143,20 @@ def test_keys_are_known_by_their_text(key: str, access: str, problem: str | None
     assert (problem is None) == (kind.problem is None)
     assert (problem or "") in (kind.problem or "")
     assert key not in kind.name
+
+
+def test_the_checklist_before_going_live_names_checks_that_there_are(cli: Cli, stack: Any) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text("utf-8")
+    section = page.partition("\n## Before you go live\n")[2].partition("\nAnd by hand:")[0]
+    names = {
+        name
+        for line in section.splitlines()
+        if line.startswith("- ")
+        for name in re.findall(r"`([^`]+)`", line.partition(":")[0])
+    }
+    found = examine(cli, stack.api_url, stack.secret_key, "--db-url", stack.db_url)
+    assert len(names) >= 10
+    assert names <= found.keys()
+    for check in ("exposure", "schemas", "secrets"):
+        bad = [f for f in found[check] if f["verdict"] == "bad"]
+        assert bad == []

@@ -1,12 +1,12 @@
 """What the platform's own linters say of the migrated database: nothing at WARN or above.
 
 `supabase db advisors` runs splinter's lints, `supabase db lint` plpgsql_check. Both are the real
-CLI's; with a database URL they need neither Docker nor a project.
+CLI's, in its versions 2 and 3; with a database URL they need neither Docker nor a project.
 """
 
 import json
 import subprocess
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import asyncpg
@@ -29,23 +29,31 @@ where p.pronamespace in ('public'::regnamespace, 'picture_queue'::regnamespace)
 """
 
 
-def supabase(cli: Path, command: str, db_url: str, *flags: str) -> tuple[int, list[dict[str, Any]]]:
-    """Runs a command of the CLI on a database; its exit status, and what it found."""
-    done = subprocess.run(
-        [cli, "db", command, "--db-url", f"{db_url}?sslmode=disable", *flags,
-         "--output-format", "json", "--agent", "no"],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.stdout, done.stderr
-    answer = json.loads(done.stdout)
-    assert "error" not in answer, answer
-    return done.returncode, answer.get("results", [])
+Supabase = Callable[..., tuple[int, list[dict[str, Any]]]]
 
 
-def test_the_advisors_find_nothing_at_warn_or_above(debian, supabase_cli):
-    status, found = supabase(
-        supabase_cli, "advisors", debian.db_url, "--level", "info", "--fail-on", "warn"
-    )
+@pytest.fixture(params=["supabase_cli", "supabase_cli_3"])
+def supabase(request: pytest.FixtureRequest, debian: Any) -> Supabase:
+    """Run a command of a CLI on the database; its exit status, and what it found."""
+    cli = request.getfixturevalue(request.param)
+    url = f"{debian.db_url}?sslmode=disable"
+    target = [f"--remote={url}"] if request.param == "supabase_cli_3" else ["--db-url", url]
+
+    def run(command: str, *flags: str) -> tuple[int, list[dict[str, Any]]]:
+        done = subprocess.run(
+            [cli, "db", command, *target, *flags, "--output-format", "json", "--agent", "no"],
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.stdout, done.stderr
+        answer = json.loads(done.stdout)
+        assert "error" not in answer, answer
+        return done.returncode, answer.get("results", [])
+
+    return run
+
+
+def test_the_advisors_find_nothing_at_warn_or_above(debian, supabase):
+    status, found = supabase("advisors", "--level", "info", "--fail-on", "warn")
     assert [lint for lint in found if lint["level"] != "INFO"] == []
     assert status == 0
     # They did look: tables that no API role may read have row level security and no policy.
@@ -56,15 +64,13 @@ def test_the_advisors_find_nothing_at_warn_or_above(debian, supabase_cli):
     }
 
 
-def test_the_linter_finds_nothing(debian, supabase_cli):
-    status, found = supabase(
-        supabase_cli, "lint", debian.db_url, "--level", "warning", "--fail-on", "warning"
-    )
+def test_the_linter_finds_nothing(debian, supabase):
+    status, found = supabase("lint", "--level", "warning", "--fail-on", "warning")
     assert found == []
     assert status == 0
 
 
-async def test_both_find_what_is_wrong(debian, supabase_cli):
+async def test_both_find_what_is_wrong(debian, supabase):
     connection = await asyncpg.connect(debian.db_url, timeout=10)
     try:
         await connection.execute(
@@ -73,17 +79,13 @@ async def test_both_find_what_is_wrong(debian, supabase_cli):
             create function public.canary() returns integer language plpgsql
             as $$ begin return (select nothing from public.canary); end $$"""
         )
-        status, found = supabase(
-            supabase_cli, "advisors", debian.db_url, "--level", "warn", "--fail-on", "warn"
-        )
+        status, found = supabase("advisors", "--level", "warn", "--fail-on", "warn")
         assert status != 0
         assert {lint["name"] for lint in found} >= {
             "rls_disabled_in_public",
             "function_search_path_mutable",
         }
-        status, found = supabase(
-            supabase_cli, "lint", debian.db_url, "--level", "warning", "--fail-on", "warning"
-        )
+        status, found = supabase("lint", "--level", "warning", "--fail-on", "warning")
         assert status != 0
         assert [lint["function"] for lint in found] == ["public.canary"]
     finally:

@@ -21,7 +21,7 @@ TOKEN = "r8_test_token"
 MODEL = "black-forest-labs/flux-schnell"
 CREATE = f"{BASE_URL}/models/{MODEL}/predictions"
 ONE = f"{BASE_URL}/predictions/p1"
-FAST = RetryPolicy(first_wait=0.001, longest_wait=0.002, patience=0.5)
+FAST = RetryPolicy(first_wait=0.001, longest_wait=0.002, patience=30)
 
 NEVER_SENT = [httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError]
 LOST = [httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError, httpx.WriteError]
@@ -320,9 +320,19 @@ async def test_an_answer_that_may_unpack_without_bound_is_not_unpacked(
 
 
 async def test_an_unreadable_list_is_an_error(client: ReplicateClient, api: respx.Router) -> None:
-    api.get(f"{BASE_URL}/predictions").respond(json=[1])
-    with pytest.raises(errors.ServiceUnavailable):
-        await client.created_after(datetime.now(UTC))
+    for page in ([1], {"results": 5}, {"results": ["x"]}, {"results": [], "next": "http://[x"}):
+        api.get(f"{BASE_URL}/predictions").respond(json=page)
+        with pytest.raises(errors.ServiceUnavailable):
+            await client.created_after(datetime.now(UTC))
+
+
+@pytest.mark.parametrize("fields", [5, "x", {"a": 1}, [5], [{"description": {"a": []}}]])
+async def test_odd_fields_of_a_refusal_do_not_hide_it(
+    client: ReplicateClient, api: respx.Router, fields: Any
+) -> None:
+    api.post(CREATE).respond(422, json={"detail": 5, "invalid_fields": fields})
+    with pytest.raises(errors.InputRejected):
+        await create(client)
 
 
 async def test_the_token_appears_nowhere(

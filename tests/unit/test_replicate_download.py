@@ -18,7 +18,7 @@ from picture_queue.replicate.download import DownloadRules
 LINK = "https://replicate.delivery/xezq/abc/out-0.webp"
 BELOW = "https://pbxt.replicate.delivery/abc/out-0.png"
 SIMULATOR = "http://127.0.0.1:54399"
-FAST = RetryPolicy(first_wait=0.001, longest_wait=0.002, patience=0.5)
+FAST = RetryPolicy(first_wait=0.001, longest_wait=0.002, patience=30)
 
 
 @pytest.fixture
@@ -114,6 +114,28 @@ async def test_a_redirect_cannot_lead_elsewhere(client: ReplicateClient, web: re
     with pytest.raises(errors.OutputRefused):
         await client.download(LINK)
     assert not inside.called
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[bad", "//[x", "data:image/png;base64,AAAA", "file:///etc/passwd"]
+)
+async def test_a_redirect_to_a_broken_address_is_refused(
+    client: ReplicateClient, web: respx.Router, location: str
+) -> None:
+    route = web.get(LINK).respond(302, headers={"location": location})
+    with pytest.raises(errors.OutputRefused):
+        await client.download(LINK)
+    assert route.call_count == 1
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "", "a.", "xn--", "\ud800", "\u200b"])
+async def test_a_host_that_is_no_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.undo()  # of the fixture that stands in for _addresses
+    async with ReplicateClient("r8_t", retry=FAST) as client:
+        with pytest.raises(errors.OutputRefused):
+            await client.download(f"https://{host}.replicate.delivery/x")
 
 
 async def test_redirects_end(client: ReplicateClient, web: respx.Router) -> None:

@@ -90,7 +90,7 @@ class Buckets:
         collation = ' collate "C"' if column in ("id", "name") else ""
         async with self._rows.acting(caller, "storage.bucket.list") as connection:
             rows = await connection.fetch(
-                "select * from storage.buckets where position(lower($1) in lower(name)) > 0"  # noqa: S608
+                "select * from storage.buckets where position(lower($1) in lower(name)) > 0"  # noqa: S608 # nosec
                 f" order by {column}{collation} {order} limit $2 offset $3",
                 query.get("search", ""),
                 limit,
@@ -114,7 +114,7 @@ class Buckets:
         columns = ", ".join(f"{name} = ${n}" for n, name in enumerate(changes, 2))
         async with self._rows.acting(caller, "storage.bucket.update") as connection:
             changed = await connection.fetchval(
-                f"update storage.buckets set {columns} where id = $1 returning id",  # noqa: S608
+                f"update storage.buckets set {columns} where id = $1 returning id",  # noqa: S608 # nosec
                 bucket,
                 *changes.values(),
             )
