@@ -162,9 +162,7 @@ def test_a_paused_queue_is_shown_as_paused(cli: Cli, queue: str) -> None:
     assert "paused" not in line_of(cli, queue)
 
 
-def test_a_job_that_a_handler_put_off_says_why(
-    cli: Cli, rpc: Rpc, queue: str, worker: str
-) -> None:
+def test_a_job_that_a_handler_put_off_says_why(cli: Cli, rpc: Rpc, queue: str, worker: str) -> None:
     cli("enqueue", "resize", "--queue", queue)
     (job,) = rpc("claim_jobs", worker=worker, queues=[queue], job_types=["resize"], max_jobs=1)
     outcome = {"job_id": job["id"], "lease_id": job["lease_id"], "outcome": "snoozed"}
