@@ -172,7 +172,8 @@ class DaemonThreadPool(ThreadPoolExecutor):
                     self._pool.discard(threading.current_thread())
                     return
             del call  # the next one may be long in coming
-        self._pool.discard(threading.current_thread())
+        with self._lock:
+            self._pool.discard(threading.current_thread())
 
 
 def use_daemon_threads(concurrency: int) -> None:

@@ -2648,8 +2648,8 @@ begin
 end
 $$;
 
--- The jobs that callers describe, with their types and defaults, and the place of the first that is not acceptable. A
--- job whose queue serves first come first gets its place in the queue (rank, turn) here; if all do, and none has parents or a
+-- The jobs that callers describe, with their types and defaults, and the position of the first that is not acceptable.
+-- A job whose queue is first in, first out gets its place (rank, turn) here; if all do, and none has parents or a
 -- batch, they are plain. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
 -- times as long as one that does not.) Only nested loops are allowed: they keep the order of the call, and to sort the
 -- rows by it would take longer. `->>` reads fields faster than jsonb_to_recordset beside the whole item.
@@ -4182,7 +4182,7 @@ end
 $$;
 comment on function public.enqueue_job is 'Writes one job and returns its id.';
 
--- Writes many jobs, all or none; answers id and outcome of each. Repeated with its request id, it gives the same answer.
+-- Writes many jobs, all or none; answers id and outcome of each, and the same when repeated with its request id.
 create function public.enqueue_jobs(jobs jsonb, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan
@@ -8218,8 +8218,8 @@ $$;
 
 -- 547_function_doctor_exposure.sql
 
--- The doctor's check of permissions: end users must not reach more than their own rows. What they may execute is granted in
--- 900_grants.sql; docs/security.md has the reasons.
+-- The doctor's check of permissions: end users must not reach more than their own rows. The functions they may execute
+-- are granted in 900_grants.sql; docs/security.md has the reasons.
 create function picture_queue._check_exposure() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

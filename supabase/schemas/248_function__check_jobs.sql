@@ -280,8 +280,8 @@ begin
 end
 $$;
 
--- The jobs that callers describe, with their types and defaults, and the place of the first that is not acceptable. A
--- job whose queue serves first come first gets its place in the queue (rank, turn) here; if all do, and none has parents or a
+-- The jobs that callers describe, with their types and defaults, and the position of the first that is not acceptable.
+-- A job whose queue is first in, first out gets its place (rank, turn) here; if all do, and none has parents or a
 -- batch, they are plain. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
 -- times as long as one that does not.) Only nested loops are allowed: they keep the order of the call, and to sort the
 -- rows by it would take longer. `->>` reads fields faster than jsonb_to_recordset beside the whole item.

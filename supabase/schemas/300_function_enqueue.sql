@@ -87,7 +87,7 @@ end
 $$;
 comment on function public.enqueue_job is 'Writes one job and returns its id.';
 
--- Writes many jobs, all or none; answers id and outcome of each. Repeated with its request id, it gives the same answer.
+-- Writes many jobs, all or none; answers id and outcome of each, and the same when repeated with its request id.
 create function public.enqueue_jobs(jobs jsonb, request_id uuid default null) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan

@@ -1,5 +1,5 @@
--- The doctor's check of permissions: end users must not reach more than their own rows. What they may execute is granted in
--- 900_grants.sql; docs/security.md has the reasons.
+-- The doctor's check of permissions: end users must not reach more than their own rows. The functions they may execute
+-- are granted in 900_grants.sql; docs/security.md has the reasons.
 create function picture_queue._check_exposure() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$

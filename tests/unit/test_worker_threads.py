@@ -110,3 +110,22 @@ def test_a_closed_pool_does_not_wait_for_a_call_that_hangs(pool, monkeypatch):
     pool.shutdown()
     assert not hanging.done()
     until.set()
+
+
+def test_threads_leave_the_pool_under_its_lock():
+    """Else one that leaves while the pool is closed breaks the walk over them."""
+    pool = DaemonThreadPool(4)
+    unlocked: list[object] = []
+
+    class Watched(set[threading.Thread]):
+        def discard(self, thread: threading.Thread) -> None:
+            if not pool._lock.locked():
+                unlocked.append(thread)
+            super().discard(thread)
+
+    pool._pool = Watched()
+    for call in [pool.submit(int) for _ in range(4)]:
+        call.result(30)
+    pool.shutdown()
+    assert not pool._pool
+    assert not unlocked
