@@ -86,7 +86,7 @@ async def test_a_handler_that_ends_late_gives_its_slot_back(service, queue, new_
         job = await service.jobs.enqueue("fine", queue=queue)
         hangs.until.set()
         assert await service.jobs.result(job.id, timeout=15) == 1
-        assert not worker._supervisor._stuck._timers
+        assert not worker._supervisor._stuck._stuck
         assert not worker.recycle
 
 
