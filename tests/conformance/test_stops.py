@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from uuid import uuid4
 
 import pytest
@@ -168,6 +169,21 @@ async def test_what_finishes_in_the_grace_is_completed(service, queue, new_worke
     assert (await service.jobs.get(job.id)).result == "finished"
 
 
+async def answered(worker):
+    """Wait until no heartbeat is on its way: the next is 20 seconds away."""
+    (lease,) = worker._supervisor._slots.leases()
+    await until(lambda: lease.start_confirmed)
+    asked_at = time.monotonic()
+    worker._supervisor._heartbeat.beat_now()
+    await until(lambda: lease.confirmed_at >= asked_at)
+
+
+async def until(condition):
+    async with asyncio.timeout(15):
+        while not condition():  # noqa: ASYNC110 - there is no signal for it
+            await asyncio.sleep(0.001)
+
+
 async def take_over(db, queue, job):
     """Ends a job's lease and gives the job to somebody else, before a heartbeat can prolong it."""
     other = f"other-{uuid4()}"
@@ -191,7 +207,7 @@ async def test_a_handler_whose_lease_is_lost_is_stopped(
         await waits.running()
         # The heartbeat that follows the join would prolong the lease beside the locked row.
         await worker._signals.listening.next()
-        await worker._signals.beaten.next()
+        await answered(worker)
         other = await take_over(db, queue, job)
         worker._supervisor._heartbeat.beat_now()
         assert await worker._signals.settled.next() == (job.id, None)
@@ -209,9 +225,9 @@ async def test_an_outcome_under_a_lost_lease_changes_nothing(
     job = await service.jobs.enqueue("slow", queue=queue)
     async with worker:
         await waits.running()
-        # The heartbeat that follows the join would find out; the next is 20 seconds away.
+        # The heartbeat that follows the join would find out.
         await worker._signals.listening.next()
-        await worker._signals.beaten.next()
+        await answered(worker)
         other = await take_over(db, queue, job)
         waits.finish.set()
         assert await worker._signals.reported.next() == (job.id, "stale")
@@ -235,7 +251,7 @@ async def test_progress_under_a_lost_lease_stops_the_handler(service, queue, new
     async with worker:
         await waits.running()
         await worker._signals.listening.next()
-        await worker._signals.beaten.next()
+        await answered(worker)
         await take_over(db, queue, job)
         go.set()
         assert await worker._signals.settled.next() == (job.id, None)
