@@ -2764,7 +2764,7 @@ begin
   if cardinality(v_jobs) = 1
     and num_nonnulls(p_jobs #>> '{0,job_id}', v_jobs[1].idempotency_key, v_jobs[1].unique_key) = 0
   then
-    -- There can be no other, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
+    -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
     perform picture_queue._insert_jobs(v_rest, false);
     v_rest := '{}';
   end if;
@@ -2772,7 +2772,7 @@ begin
   while v_rest <> '{}' loop
     if picture_queue._insert_jobs(v_next, true) then
       exit when cardinality(v_next) = cardinality(v_rest);
-      v_rest := array(select n from unnest(v_rest) n where n.i <> all (select o.i from unnest(v_next) o));
+      v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
     else
       -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
       v_left := cardinality(v_rest);
@@ -3139,7 +3139,7 @@ begin
       when n.on_conflict = 'replace' then 'replaced' else 'debounced' end))
     from unnest(v_unique) n
     join public.job_queue u on u.unique_key = n.unique_key and u.status = any (u.unique_states)
-    where n.on_conflict = 'ignore' or u.id = any (v_renewed)), '{}');
+    where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_renewed) r)), '{}');
 end
 $$;
 
@@ -3196,7 +3196,9 @@ begin
       -- Of a job that waits for its parents, the time counts when they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
     from unnest(v_new) n
-    where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
+    -- By the index of unique keys, and by name: to search the array for each would be quadratic.
+    where j.unique_key = n.unique_key and j.status = any (j.unique_states) and j.status = 'pending'
+      and v_old ? j.id::text
     returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old ->> j.id::text as old_queue
   ),
   counted as (
@@ -4143,7 +4145,7 @@ begin
         or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
     v_is_new := found;
     if v_is_new and job_id is null then
-      -- There can be no other, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
+      -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
       values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);

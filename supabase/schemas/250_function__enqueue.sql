@@ -28,7 +28,7 @@ begin
   if cardinality(v_jobs) = 1
     and num_nonnulls(p_jobs #>> '{0,job_id}', v_jobs[1].idempotency_key, v_jobs[1].unique_key) = 0
   then
-    -- There can be no other, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
+    -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
     perform picture_queue._insert_jobs(v_rest, false);
     v_rest := '{}';
   end if;
@@ -36,7 +36,7 @@ begin
   while v_rest <> '{}' loop
     if picture_queue._insert_jobs(v_next, true) then
       exit when cardinality(v_next) = cardinality(v_rest);
-      v_rest := array(select n from unnest(v_rest) n where n.i <> all (select o.i from unnest(v_next) o));
+      v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
     else
       -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
       v_left := cardinality(v_rest);

@@ -60,7 +60,7 @@ begin
       when n.on_conflict = 'replace' then 'replaced' else 'debounced' end))
     from unnest(v_unique) n
     join public.job_queue u on u.unique_key = n.unique_key and u.status = any (u.unique_states)
-    where n.on_conflict = 'ignore' or u.id = any (v_renewed)), '{}');
+    where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_renewed) r)), '{}');
 end
 $$;
 
@@ -117,7 +117,9 @@ begin
       -- Of a job that waits for its parents, the time counts when they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
     from unnest(v_new) n
-    where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
+    -- By the index of unique keys, and by name: to search the array for each would be quadratic.
+    where j.unique_key = n.unique_key and j.status = any (j.unique_states) and j.status = 'pending'
+      and v_old ? j.id::text
     returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old ->> j.id::text as old_queue
   ),
   counted as (

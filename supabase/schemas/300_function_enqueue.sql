@@ -48,7 +48,7 @@ begin
         or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
     v_is_new := found;
     if v_is_new and job_id is null then
-      -- There can be no other, so it needs no subtransaction: a trigger may enqueue 100,000 jobs in one transaction.
+      -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
       values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
