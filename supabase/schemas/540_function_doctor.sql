@@ -204,8 +204,7 @@ as $$
   from found f where f.n > 0
 $$;
 
--- Compares the counts with the jobs, for each state with up to 20,000 jobs. It is one statement, so that it sees both in
--- one snapshot.
+-- Compares the counts with the jobs, for each state with up to 20,000 jobs, in one statement and so in one snapshot.
 create function picture_queue._check_depth() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
