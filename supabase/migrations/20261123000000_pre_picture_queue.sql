@@ -4827,13 +4827,14 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_where text := picture_queue._jobs_where(filter, '{"limit": ["integer", 1, 10000]}');
+  v_rules jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
+  v_where text := picture_queue._jobs_where(filter, v_rules);
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
   v_states text[] := case action
-    when 'retry' then case when filter ->> 'status' is null then '{failed}' else '{failed,cancelled}' end
-    when 'cancel' then '{pending,processing,parked}'
-    when 'discard' then '{completed,failed,cancelled}' end;
-  v_from text;
+    when 'retry' then case when filter ->> 'status' is null then array['failed'] else array['failed', 'cancelled'] end
+    when 'cancel' then array['pending', 'processing', 'parked']
+    when 'discard' then array['completed', 'failed', 'cancelled'] end;
+  v_state text;
   v_count bigint;
   v_found uuid[];
   v_matched bigint := 0;
@@ -4848,19 +4849,18 @@ begin
     when v_states is null then format('action is %s', left(quote_nullable(action), 100))
     when v_where = 'true' then 'filter names nothing'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
-  for v_from in
-    select format('from public.job_queue j where %s and %s', v_where, case s
-      when 'pending' then 'j.status = ''pending'''
-      when 'processing' then 'j.status = ''processing'' and j.hold is null'
-      when 'parked' then 'j.status = ''processing'' and j.hold = ''parked'''
-      else format('j.status = %L and j.finished_at is not null', s) end)
-    from unnest(v_states) s
-  loop
-    execute format('select count(*) from (select %s limit %s) m', v_from, 100000 - v_matched) into v_count;
+  foreach v_state in array v_states loop
+    v_where := picture_queue._jobs_where(filter, v_rules) || case v_state
+      when 'pending' then ' and j.status = ''pending'''
+      when 'processing' then ' and j.status = ''processing'' and j.hold is null'
+      when 'parked' then ' and j.status = ''processing'' and j.hold = ''parked'''
+      else format(' and j.status = %L and j.finished_at is not null', v_state) end;
+    execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_where, 100000 - v_matched)
+    into v_count;
     v_matched := v_matched + v_count;
     if v_count > 0 and not coalesce(preview, false) then
       -- What was asked to stop before needs no second asking.
-      execute format('select array(select j.id %s %s limit %s for update skip locked)', v_from,
+      execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
       into v_found;
       v_ids := v_ids || v_found;
@@ -7649,7 +7649,7 @@ begin
   begin
     execute format($sql$
       select jsonb_agg(jsonb_build_object('check', $1, 'verdict', f.verdict, 'detail', f.detail, 'remedy', f.remedy))
-      from picture_queue.%s f$sql$, v_function)
+      from picture_queue.%I(%s) f$sql$, v_function, case p_check when 'clock' then '$2' end)
     into v_found using p_check, p_client_time;
   exception when others then
     v_found := jsonb_build_array(jsonb_build_object('check', p_check, 'verdict', 'warn',
@@ -7666,24 +7666,24 @@ create function picture_queue._checks() returns table (name text, function text,
 language sql immutable rows 20 set search_path = pg_catalog, pg_temp
 as $$
   values
-    ('held snapshots', '_check_snapshots()', 'no transaction is older than a minute', false),
-    ('dead rows', '_check_vacuum()', 'vacuum keeps up', false),
-    ('indexes', '_check_indexes()', 'all are there and valid', false),
-    ('orphans', '_check_orphans()', 'every row belongs to something', true),
-    ('counts', '_check_depth()', 'the counts are those of the jobs', true),
-    ('overdue jobs', '_check_overdue()', 'nothing waits for over a minute', true),
-    ('pruning', '_check_pruning()', 'nothing is kept for too long', true),
-    ('failed steps', '_check_failed_steps()', 'no step fails', true),
-    ('rights', '_check_rights()', 'row level security is on everywhere, and nobody may do more or less than meant', false),
-    ('exposure', '_check_exposure()', 'users reach what is theirs, within limits of time and number', false),
-    ('maintenance', '_check_maintenance()', null, false),
-    ('pg_cron', '_check_cron()', null, false),
-    ('pg_cron runs', '_check_cron_runs()', null, false),
-    ('realtime in SQL', '_check_realtime()', 'events are sent to private topics, and users hear their own', false),
-    ('storage', '_check_storage()', 'bucket pictures is private, and users read their own folder', false),
-    ('settings', '_check_settings()', 'fit', false),
-    ('postgres', '_check_postgres()', 'version ' || current_setting('server_version'), false),
-    ('clock', '_check_clock($2)', null, false)
+    ('held snapshots', '_check_snapshots', 'no transaction is older than a minute', false),
+    ('dead rows', '_check_vacuum', 'vacuum keeps up', false),
+    ('indexes', '_check_indexes', 'all are there and valid', false),
+    ('orphans', '_check_orphans', 'every row belongs to something', true),
+    ('counts', '_check_depth', 'the counts are those of the jobs', true),
+    ('overdue jobs', '_check_overdue', 'nothing waits for over a minute', true),
+    ('pruning', '_check_pruning', 'nothing is kept for too long', true),
+    ('failed steps', '_check_failed_steps', 'no step fails', true),
+    ('rights', '_check_rights', 'row level security is on everywhere, and nobody may do more or less than meant', false),
+    ('exposure', '_check_exposure', 'users reach what is theirs, within limits of time and number', false),
+    ('maintenance', '_check_maintenance', null, false),
+    ('pg_cron', '_check_cron', null, false),
+    ('pg_cron runs', '_check_cron_runs', null, false),
+    ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users hear their own', false),
+    ('storage', '_check_storage', 'bucket pictures is private, and users read their own folder', false),
+    ('settings', '_check_settings', 'fit', false),
+    ('postgres', '_check_postgres', 'version ' || current_setting('server_version'), false),
+    ('clock', '_check_clock', null, false)
 $$;
 
 -- Runs all checks. client_time: the time of the caller's clock.
@@ -7836,34 +7836,32 @@ as $$
   from found f where f.n > 0
 $$;
 
--- Compares the counts with the jobs, for each state with up to 20,000 jobs. The function is stable, so all its queries
--- see one snapshot.
+-- Compares the counts with the jobs, for each state with up to 20,000 jobs, in one statement and so in one snapshot.
 create function picture_queue._check_depth() returns setof picture_queue.finding
-language plpgsql stable set search_path = pg_catalog, pg_temp
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_counts jsonb := (
-    select jsonb_object_agg(d.state, d.n)
-    from (select coalesce(p.hold, p.status) as state, sum(p.n) as n from picture_queue._depths() p group by state) d);
-  v_state text;
-  v_counted bigint;
-  v_jobs bigint;
-begin
-  foreach v_state in array '{blocked,cancelled,completed,failed,parked,pending,processing,scheduled}'::text[] loop
-    v_counted := coalesce((v_counts ->> v_state)::bigint, 0);
-    v_jobs := null;
-    if v_counted between 0 and 20000 then
-      execute format('select count(*) from (select from public.job_queue j where %s limit 20001) c', case
-        when v_state in ('blocked', 'parked', 'scheduled') then picture_queue._filter_condition('hold', v_state)
-        else picture_queue._filter_condition('status', v_state) || ' and j.hold is null' end)
-      into v_jobs;
-    end if;
-    if v_counted < 0 or v_jobs <> v_counted then
-      return query select 'bad', format('%s jobs are counted as %s, there are %s', v_counted, v_state,
-        coalesce(case when v_jobs > 20000 then 'over 20000' else v_jobs::text end, 'others')), 'select picture_queue.repair();';
-    end if;
-  end loop;
-end
+  with counted (state, n, really) as (
+    select d.state, d.n, case when d.n not between 0 and 20000 then null else case d.state
+      when 'pending' then (select count(*) from (select from public.job_queue j
+        where j.status = 'pending' and j.hold is null limit 20001) c)
+      when 'scheduled' then (select count(*) from (select from public.job_queue j where j.hold = 'scheduled' limit 20001) c)
+      when 'blocked' then (select count(*) from (select from public.job_queue j
+        where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked' limit 20001) c)
+      when 'parked' then (select count(*) from (select from public.job_queue j where j.hold = 'parked' limit 20001) c)
+      when 'processing' then (select count(*) from (select from public.job_queue j
+        where j.status = 'processing' and j.hold is null limit 20001) c)
+      else (select count(*) from (select from public.job_queue j
+        where j.status = d.state and j.finished_at is not null order by j.finished_at limit 20001) c) end end
+    from (
+      select s.state, coalesce(sum(p.n), 0) as n
+      from unnest(array['pending', 'scheduled', 'blocked', 'parked', 'processing', 'completed', 'failed', 'cancelled']) s (state)
+      left join picture_queue._depths() p on coalesce(p.hold, p.status) = s.state
+      group by s.state
+    ) d
+  )
+  select 'bad', format('%s jobs are counted as %s, there are %s', c.n, c.state,
+    coalesce(case when c.really > 20000 then 'over 20000' else c.really::text end, 'others')), 'select picture_queue.repair();'
+  from counted c where c.n < 0 or c.really <> c.n order by c.state
 $$;
 
 -- Finds what pruning should have deleted: jobs a day past their retention and partitions of the archive past theirs;

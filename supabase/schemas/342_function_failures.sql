@@ -132,13 +132,14 @@ returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_where text := picture_queue._jobs_where(filter, '{"limit": ["integer", 1, 10000]}');
+  v_rules jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
+  v_where text := picture_queue._jobs_where(filter, v_rules);
   v_limit bigint := coalesce((filter ->> 'limit')::bigint, 10000);
   v_states text[] := case action
-    when 'retry' then case when filter ->> 'status' is null then '{failed}' else '{failed,cancelled}' end
-    when 'cancel' then '{pending,processing,parked}'
-    when 'discard' then '{completed,failed,cancelled}' end;
-  v_from text;
+    when 'retry' then case when filter ->> 'status' is null then array['failed'] else array['failed', 'cancelled'] end
+    when 'cancel' then array['pending', 'processing', 'parked']
+    when 'discard' then array['completed', 'failed', 'cancelled'] end;
+  v_state text;
   v_count bigint;
   v_found uuid[];
   v_matched bigint := 0;
@@ -153,19 +154,18 @@ begin
     when v_states is null then format('action is %s', left(quote_nullable(action), 100))
     when v_where = 'true' then 'filter names nothing'
   end, 'an action is retry, cancel or discard; all failed jobs are {"status": "failed"}');
-  for v_from in
-    select format('from public.job_queue j where %s and %s', v_where, case s
-      when 'pending' then 'j.status = ''pending'''
-      when 'processing' then 'j.status = ''processing'' and j.hold is null'
-      when 'parked' then 'j.status = ''processing'' and j.hold = ''parked'''
-      else format('j.status = %L and j.finished_at is not null', s) end)
-    from unnest(v_states) s
-  loop
-    execute format('select count(*) from (select %s limit %s) m', v_from, 100000 - v_matched) into v_count;
+  foreach v_state in array v_states loop
+    v_where := picture_queue._jobs_where(filter, v_rules) || case v_state
+      when 'pending' then ' and j.status = ''pending'''
+      when 'processing' then ' and j.status = ''processing'' and j.hold is null'
+      when 'parked' then ' and j.status = ''processing'' and j.hold = ''parked'''
+      else format(' and j.status = %L and j.finished_at is not null', v_state) end;
+    execute format('select count(*) from (select from public.job_queue j where %s limit %s) m', v_where, 100000 - v_matched)
+    into v_count;
     v_matched := v_matched + v_count;
     if v_count > 0 and not coalesce(preview, false) then
       -- What was asked to stop before needs no second asking.
-      execute format('select array(select j.id %s %s limit %s for update skip locked)', v_from,
+      execute format('select array(select j.id from public.job_queue j where %s %s limit %s for update skip locked)', v_where,
         case action when 'cancel' then 'and j.cancel_requested_at is null' end, v_limit - cardinality(v_ids))
       into v_found;
       v_ids := v_ids || v_found;
