@@ -223,7 +223,7 @@ async def test_a_handler_can_cancel_its_job(service, queue, new_worker):
         (object(), "The result cannot be stored"),
         ("a\x00b", "U\\+0000"),
         ("x" * 2_000_000, r"larger than the project allows \(setting max_result_bytes\)"),
-        (10**400, "a number of over 308 digits"),
+        (10**400, "a number beyond 1e308"),
     ],
 )
 async def test_a_result_that_cannot_be_kept_fails_its_job_clearly(
