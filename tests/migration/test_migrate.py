@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -180,6 +181,7 @@ def test_a_bad_address_is_named_without_its_password(
 
 
 async def test_a_wrong_password_is_named(stack: Any) -> None:
-    settings = DatabaseSettings(stack.db_url.replace("postgres:postgres", "postgres:wrong"))
+    password = urlsplit(stack.db_url).password or ""
+    settings = DatabaseSettings(stack.db_url.replace(password, "wrong"))
     with pytest.raises(AuthenticationFailed):
         await asyncio.to_thread(migrate, settings, lambda name: None)
