@@ -16,6 +16,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from picture_queue.errors import LocalStackError
+
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
 _ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}", re.IGNORECASE)
 
@@ -43,6 +45,9 @@ class OriginCheck:
         allowed_origins: Further origins whose pages may call, and whose hosts are accepted.
         pictures: Prefix of the paths that a page of any site may show or link to, without a key.
         is_privileged: Tells requests that pages of `allowed_origins` may not make either.
+
+    Raises:
+        LocalStackError: One of `allowed_origins` is not an origin.
     """
 
     def __init__(
@@ -55,6 +60,12 @@ class OriginCheck:
         is_privileged: Callable[[Scope], bool] = lambda _: False,
     ) -> None:
         self.app = app
+        for origin in allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise LocalStackError(
+                    f"--allow-origin is {origin!r}, which is not an origin",
+                    hint="Give scheme, host and port without a path, such as https://app.test:3000",
+                )
         self._allowed_origins = frozenset(origin.lower() for origin in allowed_origins)
         self._allowed_hosts = {urlsplit(known).hostname for known in (url, *allowed_origins)}
         self._pictures = pictures

@@ -76,3 +76,6 @@ async def test_a_field_of_a_form_writes_no_header(world: World, text: str):
         assert {"set-cookie", "x"}.isdisjoint(answer.headers)
         assert answer.headers["content-type"] == "application/octet-stream"
         assert answer.headers["cache-control"] == "no-cache"
+        info = await world.ask("service", "GET", url.replace("/object/", "/object/info/"))
+        assert (info.status, info.headers["cache-control"]) == (200, "no-cache")
+        assert {"set-cookie", "x"}.isdisjoint(info.headers)

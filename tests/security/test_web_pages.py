@@ -10,7 +10,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import websockets
+from starlette.applications import Starlette
 
+from picture_queue.errors import LocalStackError
+from picture_queue.local.origin_check import OriginCheck
 from picture_queue.local.stack import LocalSupabase
 from tests.security.line import Line
 from tests.security.world import World, path
@@ -255,3 +258,12 @@ def test_the_refusal_is_json_that_every_client_reads(arena: Any):
     body = json.loads(answer.text)
     assert "'https://evil.example'" in body["message"] == body["msg"]
     assert "--allow-origin" in body["hint"]
+
+
+@pytest.mark.parametrize(
+    "origin", ["app.test", "https://app.test/", "https://a/b", "*", "null", ""]
+)
+def test_what_is_no_origin_cannot_be_allowed(origin: str):
+    """It would never match, and nobody would know why."""
+    with pytest.raises(LocalStackError, match="is not an origin"):
+        OriginCheck(Starlette(), pictures="/", allowed_origins=(origin,))

@@ -71,14 +71,14 @@ def send_object(
 
 
 def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None) -> dict[str, str]:
-    mime_type = _header_value(metadata["mimetype"], "application/octet-stream")
+    mime_type = header_value(metadata["mimetype"], "application/octet-stream")
     headers = {
         "accept-ranges": "bytes",
         # A page from a bucket must not run in the project's origin.
         "content-type": "text/plain" if "text/html" in mime_type.lower() else mime_type,
         "x-content-type-options": "nosniff",
         "etag": metadata["eTag"],
-        "x-robots-tag": _header_value(metadata.get("xRobotsTag", "none"), "none"),
+        "x-robots-tag": header_value(metadata.get("xRobotsTag", "none"), "none"),
         "last-modified": http_date(last_modified(metadata)),
     }
     if not _PASSIVE.fullmatch(mime_type):
@@ -87,7 +87,7 @@ def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None)
             "default-src 'none'; style-src 'unsafe-inline'; sandbox"
         )
     if expires is None:
-        headers["cache-control"] = _header_value(metadata["cacheControl"], "no-cache")
+        headers["cache-control"] = header_value(metadata["cacheControl"], "no-cache")
     else:
         headers["expires"] = expires
     if "download" in request.query_params:
@@ -95,8 +95,8 @@ def _headers(request: Request, metadata: Mapping[str, Any], expires: str | None)
     return headers
 
 
-def _header_value(value: object, otherwise: str) -> str:
-    """The value if it can stand in a header; fields of forms are any text, with line breaks too."""
+def header_value(value: object, otherwise: str) -> str:
+    """Return a value that can stand in a header: fields of forms may hold line breaks."""
     return value if isinstance(value, str) and _HEADER_VALUE.fullmatch(value) else otherwise
 
 

@@ -10,7 +10,12 @@ from starlette.responses import JSONResponse, Response
 from picture_queue.local.gateway.credentials import Caller
 from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.storage import bodies, upload
-from picture_queue.local.gateway.storage.download import http_date, last_modified, send_object
+from picture_queue.local.gateway.storage.download import (
+    header_value,
+    http_date,
+    last_modified,
+    send_object,
+)
 from picture_queue.local.gateway.storage.errors import (
     StorageError,
     access_denied,
@@ -320,10 +325,10 @@ class Objects:
             "last_modified": timestamp(row["updated_at"]),
             "created_at": timestamp(row["created_at"]),
         }
-        headers = {"etag": metadata.get("eTag") or ""}
+        headers = {"etag": header_value(metadata.get("eTag"), "")}
         if metadata:
             headers["last-modified"] = http_date(last_modified(metadata))
-            headers["cache-control"] = metadata["cacheControl"]
+            headers["cache-control"] = header_value(metadata["cacheControl"], "no-cache")
         response = JSONResponse(body, headers=headers)
         response.headers["content-type"] = "application/json; charset=utf-8"
         return response

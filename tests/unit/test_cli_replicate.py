@@ -1,0 +1,53 @@
+"""Beside the embedded stack a worker spends nothing unless that was said."""
+
+import pytest
+
+import picture_queue_cli.worker
+from picture_queue.errors import SettingsError
+from picture_queue_cli.project import Target
+from picture_queue_cli.worker import _replicate
+
+SIMULATOR = "http://127.0.0.1:54323/v1"
+STACK = {"API_URL": "http://127.0.0.1:54321", "REPLICATE_URL": SIMULATOR}
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_of_a_real_account")
+    monkeypatch.delenv("REPLICATE_BASE_URL", raising=False)
+    monkeypatch.delenv("SUPABASE_URL", raising=False)
+    monkeypatch.setattr(picture_queue_cli.worker, "running_stack", lambda: STACK)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        Target("http://127.0.0.1:54321", "k", SIMULATOR),
+        Target("http://127.0.0.1:54321/", "k"),
+        Target("http://localhost:54321", "k"),
+    ],
+)
+def test_the_embedded_stack_has_its_simulator(target: Target) -> None:
+    found = _replicate(target, real=False)
+    assert found is not None
+    assert (found.base_url, found.token) == (SIMULATOR, "r8_simulator")
+    found = _replicate(target, real=True)
+    assert found is not None and found.token == "r8_of_a_real_account"
+
+
+def test_the_environment_may_name_the_embedded_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", STACK["API_URL"])
+    found = _replicate(Target(), real=False)
+    assert found is not None and found.base_url == SIMULATOR
+
+
+@pytest.mark.parametrize("url", ["https://x.supabase.co", "http://127.0.0.1:54399"])
+def test_another_project_has_the_real_replicate(url: str) -> None:
+    found = _replicate(Target(url, "k"), real=False)
+    assert found is not None and found.token == "r8_of_a_real_account"
+
+
+def test_the_real_replicate_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REPLICATE_API_TOKEN")
+    with pytest.raises(SettingsError, match="REPLICATE_API_TOKEN is not set"):
+        _replicate(Target("http://127.0.0.1:54321", "k", SIMULATOR), real=True)
