@@ -37,7 +37,7 @@ as $$
       format('drop policy %I on %s; -- unless that is meant', p.polname, c.oid::regclass)
     from pg_catalog.pg_policy p join pg_catalog.pg_class c on c.oid = p.polrelid
     where c.oid in ('public.job_queue'::regclass, 'public.generations'::regclass, 'public.images'::regclass)
-      and p.polpermissive and p.polcmd in ('r', '*') and p.polname not like 'picture\_queue: %'
+      and p.polpermissive and p.polcmd in ('r', '*') and left(p.polname, 15) <> 'picture_queue: '
     union all
     select 'warn', format('no limit of time for the statements of %s', a.name), format('alter role %I set statement_timeout = ''8s'';', a.name)
     from api_role a join pg_catalog.pg_roles r on r.rolname = a.name
