@@ -24,6 +24,7 @@ begin
     perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
       'cancel the other job first');
   end if;
+  perform picture_queue._fire_deferred();
   return picture_queue._keep_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
 exception when others then

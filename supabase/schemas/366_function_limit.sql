@@ -33,26 +33,15 @@ begin
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds,
     'created_at', picture_queue._now(), 'count_at', picture_queue._now()));
-  if not picture_queue._has_uncounted(key) then
+  if not exists (select from picture_queue._uncounted(array[key])) then
     update picture_queue.limit_rule r set counted = true where r.key = set_limit.key;
   end if;
   perform picture_queue._plan_maintenance(picture_queue._now());
   perform picture_queue._look_at_keys(key);
-  return (select l from picture_queue._limits(array[key]) l);
+  return (select l from picture_queue._limit_rows(array[key]) l);
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
-
--- Tells whether jobs run under the keys of a rule and do not count under them yet.
-create function picture_queue._has_uncounted(p_rule text) returns boolean
-language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-  select exists (
-    select from public.job_queue j
-    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) as k (key)
-    where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
-      and (k.key = p_rule or split_part(k.key, ':', 1) || ':*' = p_rule))
-$$;
 
 -- The first keys that block jobs, in their order. Each is found by a step in the index, past all jobs of the last.
 create function picture_queue._blocking_keys(p_limit integer) returns setof text
@@ -106,7 +95,7 @@ $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
 
 -- The state of these limit keys, as list_limits answers it.
-create function picture_queue._limits(p_keys text[]) returns setof jsonb
+create function picture_queue._limit_rows(p_keys text[]) returns setof jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_build_object(
@@ -128,10 +117,12 @@ create function public.list_limits() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(jsonb_agg(l), '[]')
-  from picture_queue._limits(array(
+  from picture_queue._limit_rows(array(
     select r.key from picture_queue.limit_rule r
     union
-    select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now() or k.due_at is not null
+    select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now()
+    union
+    select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
     order by key limit 10000)) l
 $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
@@ -152,10 +143,9 @@ begin
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
-  update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, due_at = p_until,
-    version = k.version + 1
+  update picture_queue.limit_key k set paused_until = p_until, pause_reason = null, version = k.version + 1
   where k.key = p_key;
-  perform picture_queue._plan_maintenance(p_until);
+  perform picture_queue._plan_keys(array[p_key]);
   return jsonb_build_object('key', p_key, 'paused', p_until is not null, 'resume_at', nullif(p_until, 'infinity'));
 end
 $$;

@@ -46,7 +46,7 @@ begin
       order by e.i), '[]')
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- One without jobs has finished.
-  perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
+  perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
   return picture_queue._keep_answer('enqueue_batch', request_id::text,
     jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs));
 exception when others then
