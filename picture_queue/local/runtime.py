@@ -12,7 +12,7 @@ import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from picture_queue.errors import LocalStackError
 from picture_queue.local.ownership import describe
@@ -29,11 +29,13 @@ class Runtime:
     Args:
         program: What to execute.
         environment: Variables to add.
+        identity: Arguments of `Popen` that make the process the user's.
         descriptors: To be passed on; `close` them afterwards.
     """
 
     program: str
     environment: Mapping[str, str]
+    identity: dict[str, Any]
     descriptors: tuple[int, ...] = ()
 
     def close(self) -> None:
@@ -47,26 +49,31 @@ def inherited_descriptors() -> tuple[int, ...]:
     return tuple(int(number) for number in os.environ.get(_DESCRIPTORS, "").split())
 
 
-def runtime_for(user: ServiceUser | None) -> Runtime:
+def runtime_for(user: ServiceUser | None, home: Path) -> Runtime:
     """Return the Python that runs our modules as a user.
 
     Args:
         user: Who; None is the caller.
+        home: The home directory of that user's processes.
 
     Raises:
         LocalStackError: That user cannot reach it, and cannot be helped.
     """
+    if user is None:
+        return Runtime(sys.executable, {}, {})
+    environment = {"HOME": str(home), "USER": user.name, "LOGNAME": user.name}
+    identity = {"user": user.uid, "group": user.gid, "extra_groups": []}
     program = Path(sys.executable).resolve()
-    home = Path(sys.base_prefix)
+    base = Path(sys.base_prefix)
     libraries = _libraries()
-    parts = (program, home, Path(sys.prefix), *libraries)
+    parts = (program, base, Path(sys.prefix), *libraries)
     closed = next((part for part in parts if not reachable(part, user)), None)
     if closed is None:
-        return Runtime(sys.executable, {})
+        return Runtime(sys.executable, environment, identity)
     if not Path("/proc/self/fd").exists():
         raise LocalStackError(
             "The stack's user cannot reach this Python",
-            detail=f"{user.name if user else ''}: {describe(closed, closed.stat())}",
+            detail=f"{user.name}: {describe(closed, closed.stat())}",
             hint="Install picture-queue where everybody may read, such as below /opt, or start "
             "the stack as an ordinary user.",
         )
@@ -78,15 +85,15 @@ def runtime_for(user: ServiceUser | None) -> Runtime:
         descriptors.append(os.open(part, os.O_PATH))
         return f"/proc/self/fd/{descriptors[-1]}"
 
-    environment = {"PYTHONPATH": os.pathsep.join(reach(library) for library in libraries)}
-    if not reachable(home, user):
-        place = reach(home)
+    environment["PYTHONPATH"] = os.pathsep.join(reach(library) for library in libraries)
+    if not reachable(base, user):
+        place = reach(base)
         # Its libpython may be a shared one, which is looked for by its real path.
         found = [f"{place}/lib", os.environ.get("LD_LIBRARY_PATH")]
         environment |= {"PYTHONHOME": place, "LD_LIBRARY_PATH": ":".join(filter(None, found))}
     command = reach(program)
     environment[_DESCRIPTORS] = " ".join(map(str, descriptors))
-    return Runtime(command, environment, tuple(descriptors))
+    return Runtime(command, environment, identity, tuple(descriptors))
 
 
 def _libraries() -> list[Path]:

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -32,7 +32,7 @@ from picture_queue.local.binaries import find_postgres, for_user
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.fetch import ensure_postgrest
 from picture_queue.local.options import Options
-from picture_queue.local.paths import ServiceUser, default_data_dir, service_user
+from picture_queue.local.paths import default_data_dir, service_user
 from picture_queue.local.ports import DEFAULT_API_PORT
 from picture_queue.local.processes import runs, tail, wait_until
 from picture_queue.local.runtime import runtime_for
@@ -320,20 +320,14 @@ def reset(data_dir: Path | None = None) -> None:
 def _launch(
     data: DataDir, notice: Notice, **settings: Any
 ) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
-    """Start a daemon and wait for its one line.
-
-    Args:
-        data: Its directory.
-        notice: Called with one line when something has to be downloaded first.
-        settings: More of `Options`.
-    """
+    """Start a daemon with these settings of `Options`, and wait for its one line."""
     user = service_user()
     data.prepare(user)
     # Found by us, since the service user may not reach them where they are.
     postgrest = for_user(ensure_postgrest(notice), user)
     postgres = for_user(find_postgres(data.postgres_version()), user)
     options = Options(data.path, postgres, postgrest, **settings)
-    runtime = runtime_for(user)
+    runtime = runtime_for(user, data.path)
     # Until the daemon has its log; as a file without a name, since the directory may be the
     # service user's.
     with tempfile.TemporaryFile() as complaints:
@@ -347,8 +341,8 @@ def _launch(
                 # Ctrl-C is for this process, which then stops the daemon.
                 start_new_session=True,
                 pass_fds=runtime.descriptors,
-                env=_environment(runtime.environment, data, user),
-                **_identity(user),
+                env={**os.environ, **runtime.environment},
+                **runtime.identity,
             )
         finally:
             runtime.close()
@@ -358,17 +352,6 @@ def _launch(
             _end(process, data)
             raise
     return process, answer
-
-
-def _environment(
-    extra: Mapping[str, str], data: DataDir, user: ServiceUser | None
-) -> dict[str, str]:
-    own = {"HOME": str(data.path), "USER": user.name, "LOGNAME": user.name} if user else {}
-    return {**os.environ, **own, **extra}
-
-
-def _identity(user: ServiceUser | None) -> dict[str, Any]:
-    return {"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}
 
 
 def _read_answer(
