@@ -80,7 +80,9 @@ create type picture_queue.claim as (
   lease_seconds real,      -- where job type and queue say nothing; null: that of setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- of the queues; null: they are one line by priority
-  is_legacy boolean        -- by a caller that never heartbeats
+  is_legacy boolean,       -- by a caller that never heartbeats
+  is_limited boolean,      -- there are limits or paused keys
+  has_deferred boolean     -- the project has deferred constraint triggers
 );
 
 -- What changes of jobs have made of them, with what is special about some: see _transition.
@@ -113,9 +115,10 @@ create type picture_queue.outcome as (
   i bigint                 -- its place in the report, from 1
 );
 
--- A job that could be claimed, with what decides whether it may.
+-- A job that may start, or has to be blocked.
 create type picture_queue.candidate as (
   id uuid,
+  may_wait boolean,        -- can be claimed ahead: it is no last attempt, and was not lost that way before
   keys text[],             -- before _admit all keys it runs under; after it the limited ones, which are its slots
   blocked_on text          -- one of them that lets no more start
 );
@@ -238,6 +241,21 @@ begin
 end
 $$;
 
+-- Raises the error of a call that could not change a job: PQ_BUSY for what passes by itself, else PQ_CONFLICT, which
+-- tells what the trigger or constraint of the project said.
+create function picture_queue._refuse_change(p_job_id uuid, p_sqlstate text, p_error text) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if picture_queue._is_transient(p_sqlstate) then
+    perform picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
+  end if;
+  perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', p_job_id, p_error),
+    'look for a trigger or constraint of yours on public.job_queue');
+  return null;
+end
+$$;
+
 -- The value, or the error of that code where there is none. It reads nothing, so users may call it.
 create function picture_queue._found(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -303,6 +321,7 @@ create table picture_queue.setting (
   keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
   maintained_at timestamptz not null default '-infinity',
+  has_deferred boolean not null default false,
   constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -319,6 +338,8 @@ create table picture_queue.setting (
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
 comment on column picture_queue.setting.unknown_queue is
   'What an enqueue to a queue that is not there does: create, refuse.';
+comment on column picture_queue.setting.has_deferred is
+  'The project has deferred constraint triggers on our tables, as of the last housekeeping.';
 insert into picture_queue.setting default values;
 alter table picture_queue.setting enable row level security;
 
@@ -566,11 +587,10 @@ create table picture_queue.follow_up (
   subject uuid not null,
   data jsonb,
   due_at timestamptz not null default '-infinity',
-  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch', 'event'))
+  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
 );
 comment on table picture_queue.follow_up is
-  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch,
-  a parked job that its event could not wake.';
+  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch.';
 comment on column picture_queue.follow_up.data is
   'Of a batch: how much its counts change. Of a child: "before" is a transaction id; once every transaction with a'
   ' lower id has ended, no parent can have missed the child. "looks" is how often it was looked at.';
@@ -702,14 +722,11 @@ create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
   paused_until timestamptz,
-  due_at timestamptz,
   version bigint not null default 0
 );
 comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
-comment on column picture_queue.limit_key.due_at is
-  'When jobs blocked on the key may start again by the clock: a pause or the period of a rate ends.';
 create index limit_key_newest on picture_queue.limit_key (key, version desc);
-create index limit_key_due on picture_queue.limit_key (due_at) where due_at is not null;
+create index limit_key_paused on picture_queue.limit_key (paused_until) where paused_until is not null;
 alter table picture_queue.limit_key enable row level security;
 
 create table picture_queue.start (
@@ -720,15 +737,16 @@ comment on table picture_queue.start is 'The latest starts of each key that has 
 create index start_key on picture_queue.start (key, at);
 alter table picture_queue.start enable row level security;
 
--- One row says that n jobs of this key ended. n = 0: none ended, but a waiting job may start now. Rows are appended,
--- so that whoever ends a job needs no lock; the next claim or maintenance subtracts n from limit_key.running and
--- unblocks jobs that wait for the key.
+-- One row says that n jobs of this key ended, or, with n = 0, that jobs which wait for it may start at that time by
+-- the clock. Rows are appended, so that whoever ends a job need not wait for the lock of the key; _unblock_keys takes
+-- them, subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
   n integer not null default 1,
-  at timestamptz not null default clock_timestamp()
+  at timestamptz not null default picture_queue._now()
 );
-comment on table picture_queue.freed_key is 'Limit keys under which fewer jobs run, not yet counted in limit_key.';
+comment on table picture_queue.freed_key is
+  'Limit keys to look at, and when: fewer jobs run, which limit_key does not count yet, or the clock frees them.';
 -- Claims read recent rows only, so index entries that an old snapshot keeps cost nothing.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);
@@ -795,9 +813,13 @@ alter table picture_queue.log enable row level security;
 create table picture_queue.signal (
   name text primary key,
   payload jsonb,
-  sent_at timestamptz not null
+  sent_at timestamptz not null,
+  look_at timestamptz
 );
 comment on table picture_queue.signal is 'Outside events nobody waited for yet, kept for a day.';
+comment on column picture_queue.signal.look_at is
+  'When to look again for jobs parked on the event; null: none was when it came.';
+create index signal_look on picture_queue.signal (look_at) where look_at is not null;
 alter table picture_queue.signal enable row level security;
 
 -- So that a call whose answer was lost can be repeated. There is a row for each call with an id.
@@ -1236,7 +1258,16 @@ begin
     return null;
   end if;
   v_applied := picture_queue._apply_changes(p_changes, v_ids, v_now);
-  if v_applied.moved is null then
+  -- Rarely fewer than asked. A trigger that returns null for a row would have it tried again for ever, in silence.
+  if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
+    select from unnest(p_changes) c
+    join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
+    join picture_queue.edge e on e.action = c.action and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    where (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
+      and j.id not in (select m.id from unnest(v_applied.moved) m))
+  then
+    raise exception 'a trigger on public.job_queue left the job as it was';
+  elsif v_applied.moved is null then
     return null;
   end if;
   -- In a statement after the change, so that it sees children that were committed meanwhile. To look each job up
@@ -1309,8 +1340,7 @@ begin
         c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
         c.action in ('fail', 'back_off', 'expire') as errs
-      from unnest(p_changes) c
-      join picture_queue.edge e on e.action = c.action offset 0
+      from unnest(p_changes) c join picture_queue.edge e on e.action = c.action offset 0
     ) c
     where j.id = any (p_ids) and j.id = c.job_id and c.from_status = j.status and c.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.
@@ -1327,8 +1357,7 @@ begin
       case when m.from_status = 'processing' and m.from_hold is null
         then coalesce(m.duration_seconds, extract(epoch from p_now - m.started_at)) end,
       case when m.action in ('fail', 'back_off', 'expire', 'abandon') then m.error end, left(m.detail, 8192)
-    from moved m
-    where m.action <> 'complete'
+    from moved m where m.action <> 'complete'
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
@@ -1460,6 +1489,26 @@ create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
+-- Checks deferred constraints that the project has on our tables now, so that one that raises for a job fails the step
+-- of that job, and not the whole transaction as it commits. Returns whether there are any.
+create function picture_queue._fire_deferred() returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_names text := (
+    select string_agg(distinct format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
+    from pg_catalog.pg_trigger t
+    join pg_catalog.pg_constraint c on c.oid = t.tgconstraint
+    where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred);
+begin
+  if v_names is not null then
+    execute 'set constraints ' || v_names || ' immediate';
+    execute 'set constraints ' || v_names || ' deferred';
+  end if;
+  return v_names is not null;
+end
+$$;
+
 -- The uuids under a key of each object of a list; what is none is left out.
 create function picture_queue._uuids(p_items jsonb, p_key text) returns uuid[]
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -1478,7 +1527,7 @@ begin
     when 'settle' then picture_queue._settle_children(p_subjects::uuid[])
     when 'parent' then picture_queue._settle_parents(p_subjects::bigint[], p_limit)
     when 'child' then picture_queue._settle_new_children(p_subjects::bigint[], p_limit)
-    when 'batch' then picture_queue._count_batches(p_subjects::bigint[], p_limit)
+    when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
@@ -1489,7 +1538,7 @@ begin
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
     when 'discard' then picture_queue._discard(p_subjects::uuid[])
-    when 'event' then picture_queue._wake_by_events(p_subjects::bigint[], p_limit)
+    when 'event' then picture_queue._wake_parked(p_subjects)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
     else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
   end;
@@ -1517,6 +1566,7 @@ begin
   if v_count <= 1000 then
     begin
       v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
+      perform picture_queue._fire_deferred();
       delete from picture_queue.failed_step f where f.ctid = any (array(
         select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
       return v_done;
@@ -1544,6 +1594,16 @@ begin
     retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600));
 exception when lock_not_available or deadlock_detected then
   null;  -- somebody else is writing it down
+end
+$$;
+
+-- The subjects that steps of this kind failed for and leave out until their retry_at.
+create function picture_queue._failing(p_kind text) returns setof text
+language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+begin
+  return query
+  select f.subject from picture_queue.failed_step f where f.kind = p_kind and f.retry_at > picture_queue._now();
 end
 $$;
 
@@ -1604,7 +1664,7 @@ begin
   end if;
   perform picture_queue._isolate(k.kind, k.ids, 100)
   from (
-    select f.kind, array_agg(f.id::text order by f.id) as ids
+    select f.kind, array_agg(case f.kind when 'batch' then f.subject::text else f.id::text end order by f.id) as ids
     from picture_queue.follow_up f where f.id = any (v_ids[:20]) group by f.kind
   ) k;
   if exists (select from picture_queue.follow_up f where f.id = any (v_ids)) then
@@ -1637,9 +1697,7 @@ begin
       cross join lateral (
         select d.child_id from picture_queue.dependency d
         join public.job_queue c on c.id = d.child_id
-        where d.parent_id = p.id and not exists (
-          select from picture_queue.failed_step f
-          where f.kind = 'settle' and f.subject = d.child_id::text and f.retry_at > picture_queue._now())
+        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failing('settle'))
         limit v_left for update of c skip locked) d
       limit v_left);
     v_settled := picture_queue._isolate('settle', v_children, v_left);
@@ -1747,65 +1805,46 @@ begin
 end
 $$;
 
--- Adds changes to the counts of batches, and notes which are finished. A batch that somebody has locked (one
--- who adds jobs to it) is left for later.
-create function picture_queue._count_batches(p_ids bigint[], p_limit integer) returns integer
+-- Adds all noted changes to the counts of these batches, notes which are finished, or are not any more, and enqueues
+-- callbacks. A batch that somebody has locked (one who adds jobs to it) is left for later.
+create function picture_queue._count_batches(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_locked uuid[] := array(
-    select b.id from picture_queue.batch b
-    where b.id = any (array(select f.subject from picture_queue.follow_up f where f.id = any (p_ids) and f.kind = 'batch'))
-    order by b.id limit p_limit for update skip locked);
-  v_done bigint;
+    select b.id from picture_queue.batch b where b.id = any (p_ids) order by b.id for update skip locked);
+  v_finished text[];
 begin
   with taken as (
-    -- All of a batch, not only those given: a retry takes back a failure that was counted before it.
     delete from picture_queue.follow_up f
-    where f.id = any (array(
-      select o.id from picture_queue.follow_up o where o.subject = any (v_locked) and o.kind = 'batch'
-      union all
-      select o.id from picture_queue.follow_up o
-      where o.id = any (p_ids) and o.kind = 'batch'
-        and not exists (select from picture_queue.batch b where b.id = o.subject)))
+    where f.subject = any (p_ids) and f.kind = 'batch' and not exists (
+      select from picture_queue.batch b where b.id = f.subject and b.id <> all (v_locked))
     returning f.subject, f.data
   ),
   sums as (
-    select t.subject, sum((t.data ->> 'completed')::integer) as completed, sum((t.data ->> 'failed')::integer) as failed,
-      sum((t.data ->> 'cancelled')::integer) as cancelled
-    from taken t group by t.subject
+    select l.id, coalesce(sum((t.data ->> 'completed')::integer), 0) as completed,
+      coalesce(sum((t.data ->> 'failed')::integer), 0) as failed,
+      coalesce(sum((t.data ->> 'cancelled')::integer), 0) as cancelled
+    from unnest(v_locked) as l (id)
+    left join taken t on t.subject = l.id
+    group by l.id
   ),
   counted as (
     update picture_queue.batch b set completed = b.completed + s.completed, failed = b.failed + s.failed,
-      cancelled = b.cancelled + s.cancelled
-    from sums s where b.id = any (v_locked) and b.id = s.subject
-  )
-  select count(*) into v_done from taken;
-  perform picture_queue._finish_batches(v_locked);
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
-  where f.id = any (array(select o.id from picture_queue.follow_up o where o.id = any (p_ids) for update skip locked));
-  return v_done;
-end
-$$;
-
--- Notes which of these locked batches are finished, or are not any more, and enqueues callbacks.
-create function picture_queue._finish_batches(p_ids uuid[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_finished text[];
-begin
-  with changed as (
-    update picture_queue.batch b
-    set finished_at = case when b.finished_at is null then picture_queue._now() end
-    where b.id = any (p_ids)
-      and (b.completed + b.failed + b.cancelled = b.total) <> (b.finished_at is not null)
+      cancelled = b.cancelled + s.cancelled,
+      finished_at = case when b.completed + s.completed + b.failed + s.failed + b.cancelled + s.cancelled = b.total
+        then coalesce(b.finished_at, picture_queue._now()) end
+    from sums s where b.id = any (v_locked) and b.id = s.id
     returning b.id, b.finished_at, b.callback, b.callback_job_id
   )
   select array_agg(c.id::text) into v_finished
-  from changed c
+  from counted c
   where c.finished_at is not null and c.callback is not null and c.callback_job_id is null;
   perform picture_queue._isolate('callback', v_finished, 20);
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
+  where f.id = any (array(
+    select o.id from picture_queue.follow_up o where o.subject = any (p_ids) and o.kind = 'batch' for update skip locked));
+  return cardinality(p_ids);
 end
 $$;
 
@@ -1854,16 +1893,14 @@ $$;
 
 -- 240_function__move_jobs.sql
 
--- Moves jobs, each by itself. The kind says why: promote (they are due), sweep (their lease expired), expire (they were
--- not started before expires_at), unblock (their key has capacity), wake (their event came), purge (their queue is
--- purged). Each job is checked again under its lock; a job that somebody has locked is left as it is. An expired lease
--- counts as an attempt, so that a job that kills its worker ends; a job claimed ahead had not started and loses none.
--- Returns how many jobs moved.
+-- Moves jobs that the caller has chosen and locked. The kind says why: promote (they are due), sweep (their lease
+-- expired), expire (they were not started before expires_at), unblock (their key has capacity), wake (their event
+-- came), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
+-- ends; a job claimed ahead had not started and loses none. Returns how many jobs moved.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_now timestamptz := picture_queue._now();
   v_moved picture_queue.moved[];
 begin
   v_moved := picture_queue._transition((
@@ -1885,20 +1922,7 @@ begin
         when 'purge' then 'The queue was purged.'
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)
-    from (
-      select j.id, j.hold, j.attempt, j.max_attempts, j.cancel_requested_at, j.claimed_ahead, j.parked_on
-      from public.job_queue j
-      where j.id = any (p_ids) and case p_kind
-        when 'promote' then j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
-        when 'sweep' then j.status = 'processing' and j.hold is null and j.lease_expires_at <= v_now and not exists (
-          select from picture_queue.lease_extension x
-          where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now)
-        when 'expire' then j.status = 'pending' and j.expires_at <= v_now
-        when 'unblock' then j.hold = 'blocked'
-        when 'wake' then j.hold = 'parked' and exists (select from picture_queue.signal s where s.name = j.parked_on)
-        when 'purge' then j.status = 'pending' end
-      order by j.id for update skip locked
-    ) j));
+    from public.job_queue j where j.id = any (p_ids)));
   perform picture_queue._wake(
     array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return coalesce(cardinality(v_moved), 0);
@@ -1909,9 +1933,10 @@ $$;
 -- 245_function__limit.sql
 
 -- Limits, exact however many workers there are. Only claims let jobs start: a claim locks the keys of its
--- candidates, reads in a later statement what runs under them, and starts what fits. What does not fit is set
--- to blocked, so that others can run and no claim reads it again. Whoever ends a job appends its keys to
--- freed_key; the next claim, or maintenance, counts them and unblocks jobs that wait.
+-- candidates, reads in a later statement what runs under them, and starts what fits (_admit). What does not fit is set
+-- to blocked, so that others can run and no claim reads it again. freed_key tells which keys to look at, and when:
+-- whoever ends a job appends its keys, and whoever blocks one appends when its key may let it start. _unblock_keys
+-- subtracts the ended jobs and unblocks those that wait, in the next claim or in maintenance.
 
 -- The keys a job runs under.
 create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
@@ -1922,61 +1947,50 @@ as $$
     || p_limit_keys
 $$;
 
--- What holds for each of these keys: its own rule or that of its kind, until when it is paused, and how many
--- jobs run under it. Keys for which nothing holds are left out.
-create function picture_queue._rules(p_keys text[])
+-- What holds for each of these keys: its own rule or that of its kind, until when it is paused, how many jobs run
+-- under it, how many more may start now, and when that changes by the clock (free_at; null: only the end of a job
+-- helps). Keys for which nothing holds are left out. Exact for whoever holds the locks of the keys: ends of jobs that
+-- are not visible yet make the capacity less, never more.
+create function picture_queue._limits(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
-  is_counted boolean)
+  capacity integer, free_at timestamptz)
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
 as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
+  -- Older rows are subtracted already, or were committed late and are by the next round of maintenance.
+  v_since timestamptz := (select m.done_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
-  select a.key, coalesce(own.max_running, kind.max_running), coalesce(own.rate, kind.rate),
-    coalesce(own.period_seconds, kind.period_seconds), k.paused_until, coalesce(k.running, 0),
-    coalesce(own.counted, kind.counted, true)
-  from unnest(p_keys) as a (key)
-  left join picture_queue.limit_rule own on own.key = a.key
-  left join picture_queue.limit_rule kind on own.key is null and kind.key = split_part(a.key, ':', 1) || ':*'
-  left join lateral (
-    select case when l.paused_until > v_now then l.paused_until end as paused_until, l.running
-    from picture_queue.limit_key l where l.key = a.key order by l.version desc limit 1) k on true
-  where own.key is not null or kind.key is not null or k.paused_until is not null;
-end
-$$;
-
--- From when on claims read freed_key: from 10 seconds before the last round of maintenance. Older rows are counted
--- already, or were committed late and wait for the next round, which reads all.
-create function picture_queue._freed_since() returns timestamptz
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.maintenance m); end $$;
-
--- How many more jobs may start now under each of these keys that something holds for; null where it is not known yet.
--- Exact for whoever holds the locks of the keys: ends of jobs that are not visible yet make it less, never more.
-create function picture_queue._capacity(p_keys text[])
-returns table (key text, capacity integer)
-language plpgsql volatile rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-set seq_page_cost = 100
-as $$
-#variable_conflict use_column
-declare
-  v_now timestamptz := picture_queue._now();
-  v_since timestamptz := picture_queue._freed_since();
-begin
-  return query
-  select r.key, case when r.paused_until is not null then 0 when r.is_counted then least(
-    r.max_running - r.running + coalesce((
-      select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v_since), 0),
-    r.rate - (
-      select count(*) from (
-        select from picture_queue.start s
-        where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
-        order by s.at limit r.rate) f)) end::integer
-  from picture_queue._rules(p_keys) r;
+  select r.key, r.max_running, r.rate, r.period_seconds, r.paused_until, r.running,
+    case when r.paused_until is not null or not r.counted then 0
+      else least(r.max_running - r.running, r.rate - s.n) end::integer,
+    case when r.paused_until is not null then r.paused_until when not r.counted then v_now + interval '1 second'
+      when s.n >= r.rate then s.first_at + make_interval(secs => r.period_seconds) end
+  from (
+    select a.key, o.max_running, o.rate, o.period_seconds, coalesce(o.counted, true) as counted, k.paused_until,
+      coalesce(k.running, 0) - coalesce((
+        select sum(f.n)::integer from picture_queue.freed_key f where f.key = a.key and f.at > v_since), 0) as running
+    from unnest(p_keys) as a (key)
+    left join lateral (
+      select l.* from picture_queue.limit_rule l
+      where l.key = any (array[a.key, split_part(a.key, ':', 1) || ':*']) order by l.key <> a.key limit 1) o on true
+    left join lateral (
+      select case when l.paused_until > v_now then l.paused_until end as paused_until, l.running
+      from picture_queue.limit_key l where l.key = a.key order by l.version desc limit 1) k on true
+    where o.key is not null or k.paused_until is not null
+  ) r
+  cross join lateral (
+    select count(*) as n, min(l.at) as first_at
+    from (
+      select o.at from picture_queue.start o
+      where r.rate is not null and o.key = r.key and o.at > v_now - make_interval(secs => r.period_seconds)
+      order by o.at desc limit r.rate
+    ) l
+  ) s;
 end
 $$;
 
@@ -2030,107 +2044,73 @@ begin
 end
 $$;
 
--- Sets when to look at locked keys again: when the pause ends or the rate permits one more start; else one second
--- from now, if jobs still wait although the key has capacity (more wait than one look unblocks, or those unblocked
--- are not claimed yet, or are blocked on another key by then); else never, since only the end of a job helps.
+-- Plans when to look at keys again: when their pause or the period of their rate ends; in one second, if jobs wait
+-- although the key has capacity (more wait than one look unblocks, or those unblocked are not claimed yet).
 create function picture_queue._plan_keys(p_keys text[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_next timestamptz;
+  v_times timestamptz[];
 begin
-  with look as (
-    select k.key, coalesce(r.paused_until, (
-        select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
-        where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
-        order by s.at desc offset r.rate - 1 limit 1),
-      case when coalesce(c.capacity, 1) > 0 and (
+  with planned as (
+    insert into picture_queue.freed_key (key, n, at)
+    select k.key, 0, l.at
+    from unnest(p_keys) as k (key)
+    left join picture_queue._limits(p_keys) c on c.key = k.key
+    cross join lateral (
+      select case when c.capacity <= 0 then c.free_at when (
         select true from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
-      then v_now + interval '1 second' end) as at
-    from unnest(p_keys) as k (key)
-    left join picture_queue._rules(p_keys) r on r.key = k.key
-    left join picture_queue._capacity(p_keys) c on c.key = k.key
-  ),
-  made as (
-    insert into picture_queue.limit_key (key, due_at)
-    select k.key, k.at from look k
-    where k.at is not null and not exists (select from picture_queue.limit_key l where l.key = k.key)
-    returning due_at
-  ),
-  changed as (
-    update picture_queue.limit_key l set due_at = k.at, version = l.version + 1
-    from look k
-    where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = k.key order by o.version desc limit 1)
-      and l.due_at is distinct from k.at
-    returning l.due_at
+      then v_now + interval '1 second' end as at) l
+    where l.at < 'infinity' and not exists (
+      select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at)
+    returning at
   )
-  select min(d.due_at) into v_next from (select due_at from made union all select due_at from changed) d;
-  if v_next is not null then
-    perform picture_queue._plan_maintenance(v_next);
-  end if;
+  select array_agg(p.at) into v_times from planned p;
+  perform picture_queue._plan_maintenance(t) from unnest(v_times) t order by t limit 1;
 end
 $$;
 
--- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue and
--- job type as many as may start, less those that were unblocked before and are not claimed yet. Counted per queue and
--- type, so that a paused queue, or a type without a worker, does not hold back others. Too many may be unblocked;
--- claims block the surplus again. Keys that somebody has locked are left for the next call.
+-- Subtracts the ended jobs of these keys, and unblocks jobs that wait for those with capacity: of each queue and job
+-- type as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a
+-- type without a worker, does not hold back others; claims block what is too much again. Of many queues and types the
+-- first hundred are looked at, and those from one on that some worker takes. Keys that somebody has locked are left for
+-- the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_keys text[] := picture_queue._lock_keys(p_keys);
+  v_now timestamptz := picture_queue._now();
+  v_keys text[] := picture_queue._lock_keys(array(
+    select k from unnest(p_keys) k
+    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
   v_freed record;
+  v_taken record;
 begin
   with freed as (
     delete from picture_queue.freed_key f
-    where f.ctid = any (array(select o.ctid from picture_queue.freed_key o where o.key = any (v_keys) limit 10000 for update skip locked))
+    where f.ctid = any (array(
+      select o.ctid from picture_queue.freed_key o where o.key = any (v_keys) limit 10000 for update skip locked))
     returning f.key, f.n
-  ),
-  sums as (select f.key, sum(f.n)::integer as n from freed f group by f.key)
-  select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed from sums s where s.n > 0;
+  )
+  select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed
+  from (select f.key, sum(f.n)::integer as n from freed f group by f.key) s where s.n <> 0;
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
-  perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
-  perform picture_queue._plan_keys(v_keys);
-  return cardinality(v_keys);
-end
-$$;
-
--- Unblocks jobs that wait for keys under which fewer jobs run now, of a hundred keys at most.
-create function picture_queue._unblock_freed_keys() returns void
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-begin
-  perform picture_queue._isolate('key', array(
-    select k.key
-    from (select distinct f.key from picture_queue.freed_key f where f.at > picture_queue._freed_since()) k
-    -- With its own limit, so that it is looked up for each key and never joined with all blocked jobs.
-    where (
-      select true from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
-      and not exists (
-        select from picture_queue.failed_step f
-        where f.kind = 'key' and f.subject = k.key and f.retry_at > picture_queue._now())
-    limit 100), 100);
-end
-$$;
-
--- The jobs to unblock under these locked keys.
-create function picture_queue._jobs_to_unblock(p_keys text[]) returns text[]
-language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-set seq_page_cost = 100
-as $$
-begin
-  return array(
+  select w.queues[1 + floor(random() * cardinality(w.queues))] as queue,
+    w.job_types[1 + floor(random() * cardinality(w.job_types))] as job_type
+  into v_taken
+  from picture_queue.worker w where w.seen_at > v_now - interval '1 minute' order by random() limit 1;
+  perform picture_queue._isolate('unblock', array(
     with recursive pair as (
-      -- The queues and job types of the jobs blocked on each key, one after the other through the index.
+      -- Queues and job types, one after the other through the index.
       select k.key, o.queue, o.job_type, 1 as n
-      from unnest(p_keys) as k (key)
+      from unnest(v_keys) as k (key)
+      cross join (values ('', ''), (v_taken.queue, v_taken.job_type)) as b (queue, job_type)
       cross join lateral (
         select j.queue, j.job_type from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
+          and (j.queue, j.job_type) >= (b.queue, b.job_type)
         order by j.queue, j.job_type limit 1) o
       union all
       select p.key, o.queue, o.job_type, p.n + 1
@@ -2140,85 +2120,105 @@ begin
         where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
           and (j.queue, j.job_type) > (p.queue, p.job_type)
         order by j.queue, j.job_type limit 1) o
-      where p.n < 200
-    ),
-    -- All together are a thousand or so, whatever the number of pairs: a claim may be waiting for them.
-    share (n) as (select greatest(1000 / greatest(count(*), 1), 1) from pair)
-    select distinct d.id::text
-    from pair p
-    cross join share s
-    left join (select * from picture_queue._capacity(p_keys) where capacity is not null) c on c.key = p.key
+      where p.n < 100
+    )
+    select d.id::text
+    from (
+      -- All together a thousand or so, whatever the number of pairs.
+      select p.key, p.queue, p.job_type, greatest(least(c.capacity, 1 + 1000 / count(*) over ()), 0) as n
+      from (select distinct o.key, o.queue, o.job_type from pair o) p
+      left join picture_queue._limits(v_keys) c on c.key = p.key
+    ) s
     cross join lateral (
       select j.id from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
-        and j.queue = p.queue and j.job_type = p.job_type
-        and not exists (
-          select from picture_queue.failed_step f
-          where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
+      where j.status = 'pending' and j.blocked_on = s.key and j.hold = 'blocked' and j.queue = s.queue
+        and j.job_type = s.job_type and j.id::text not in (select picture_queue._failing('unblock'))
       order by j.rank, j.turn, j.seq
-      limit greatest(0, least(c.capacity, s.n) - (
+      limit greatest(0, s.n - (
         -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
-        select count(*) from (
-          select u.updated_at from public.job_queue u
-          where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
-            and u.queue = p.queue and u.job_type = p.job_type
-          order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, least(c.capacity, s.n))) o
-        where o.updated_at > picture_queue._now() - interval '3 seconds'))
-    ) d);
+        select count(*) filter (where u.updated_at > v_now - interval '3 seconds')
+        from (
+          select o.updated_at from public.job_queue o
+          where o.status = 'pending' and o.blocked_on = s.key and o.hold is null
+            and o.queue = s.queue and o.job_type = s.job_type
+          order by o.blocked_on, o.hold, o.queue, o.job_type limit s.n) u))
+      for update skip locked
+    ) d), 10000);
+  perform picture_queue._plan_keys(v_keys);
+  return cardinality(v_keys);
 end
 $$;
 
--- Counts running jobs that started before there was a rule for their key, or in a claim that did not know it
--- yet: of these rules, p_limit jobs. Looks again a few times, since such claims may still be under way.
+-- Unblocks jobs that wait for keys that are to be looked at, of a hundred keys at most.
+create function picture_queue._unblock_freed_keys() returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+begin
+  perform picture_queue._isolate('key', array(
+    select k.key
+    from (
+      select distinct f.key from picture_queue.freed_key f
+      where f.at > (select m.done_at - interval '10 seconds' from picture_queue.maintenance m) and f.at <= v_now
+    ) k
+    -- With its own limit, so that it is looked up for each key and never joined with all blocked jobs.
+    where (
+      select true from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
+      and k.key not in (select picture_queue._failing('key'))
+    limit 100), 100);
+end
+$$;
+
+-- The keys of these rules under which running jobs do not count yet: those jobs started before there was the rule,
+-- or in a claim that did not know it yet.
+create function picture_queue._uncounted(p_rules text[]) returns table (job_id uuid, keys text[])
+language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  select j.id, array_agg(distinct k)
+  from public.job_queue j
+  cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+  where j.status = 'processing' and j.hold is null and k <> all (coalesce(j.slots, '{}'))
+    and (k = any (p_rules) or split_part(k, ':', 1) || ':*' = any (p_rules))
+  group by j.id
+$$;
+
+-- Counts such jobs under their keys, p_limit at most. Until all are counted, nothing starts under the rule. One that
+-- somebody keeps locked for ten seconds does not stop its key for longer: from then on the limit may be exceeded by it.
+-- Looks again for as long, since claims that do not know the rule may still be under way.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_wanted text[];
+  v_now timestamptz := picture_queue._now();
+  v_locked text[] := picture_queue._lock_keys(array(select distinct unnest(u.keys) from picture_queue._uncounted(p_rules) u));
   v_keys text[];
-  v_is_complete boolean;
   v_counts integer[];
   v_found integer;
 begin
-  v_wanted := array(
-    select distinct k.key
-    from public.job_queue j
-    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) as k (key)
-    where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
-      and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules)));
-  v_keys := picture_queue._lock_keys(v_wanted);
-  v_is_complete := cardinality(v_keys) = cardinality(v_wanted);
   with uncounted as (
-    select j.id, k.keys
-    from public.job_queue j
-    cross join lateral (
-      select array_agg(distinct k) as keys
-      from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
-      where k = any (v_keys) and k <> all (coalesce(j.slots, '{}'))
-    ) k
-    where j.status = 'processing' and j.hold is null and k.keys is not null
-    order by j.id limit p_limit for update of j skip locked
+    select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
+    from picture_queue._uncounted(p_rules) u
+    join public.job_queue j on j.id = u.job_id
+    where u.keys && v_locked order by j.id limit p_limit for update of j skip locked
   ),
   counted as (
     update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys
     from uncounted u where j.id = u.id returning u.keys
-  ),
-  sums as (select k.key, count(*)::integer as n from counted c cross join lateral unnest(c.keys) as k (key) group by k.key)
-  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found from sums s;
+  )
+  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found
+  from (select k, count(*)::integer from counted c cross join lateral unnest(c.keys) k group by k) s (key, n);
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  -- Not counted while more jobs run than fit into one step, or a key or job is locked. One job that somebody keeps
-  -- locked for ten seconds does not stop its key for longer: from then on the limit may be exceeded by that job.
-  set counted = r.counted or v_found < p_limit and v_is_complete and not (l.has_uncounted and l.is_new),
-    count_at = case when v_found >= p_limit then picture_queue._now()
-      when l.is_new or l.has_uncounted then picture_queue._now() + interval '1 second' end
+  set counted = r.counted or not l.is_left or v_found = 0 and not l.is_new,
+    count_at = case when v_found > 0 then v_now when l.is_left or l.is_new then v_now + interval '1 second' end
   from (
-    select o.key, n.is_new, (not o.counted or not n.is_new) and picture_queue._has_uncounted(o.key) as has_uncounted
-    from picture_queue.limit_rule o
-    cross join lateral (select picture_queue._now() < o.created_at + interval '10 seconds' as is_new) n
-    where o.key = any (p_rules) for update of o skip locked
+    select o.key, v_now < o.created_at + interval '10 seconds' as is_new,
+      exists (select from picture_queue._uncounted(array[o.key])) as is_left
+    from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
   ) l
-  where r.key = any (p_rules) and r.key = l.key;
+  where r.key = l.key;
   return v_found;
 end
 $$;
@@ -2226,112 +2226,76 @@ $$;
 
 -- 246_function__admit.sql
 
--- What limits do to a claim: which candidates may start, what they count under, and what becomes of the others.
-
--- The candidates that a claim is to deal with, with those of their keys that are limited: first up to p_max_jobs that
--- may start, then those to be blocked since one of their keys is full. Those whose keys somebody else has locked are
--- left out. The keys stay locked until the transaction ends.
-create function picture_queue._admit(
-  p_candidates picture_queue.candidate[], p_max_jobs integer, p_start_jobs integer)
+-- Decides which of these locked jobs may start, in their order: each has a place among those that name the same limited
+-- key, and starts if no place is beyond what its keys have capacity for; p_max_jobs at most. Counts those that start,
+-- which the caller has to start, and returns them with their limited keys. Blocks those for which a key has no capacity
+-- at all. Jobs of neither kind are left as they are: they are beside others for the same slot, or somebody else has a
+-- key of theirs locked. If there are so many of the latter that a claim finds no others behind them, their key counts
+-- as full, and is looked at again soon. Locks keys until the transaction ends.
+create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_limited text[] := array(
-    select r.key from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r);
-  v_locked text[] := '{}'::text[];
-  v_busy text[] := '{}'::text[];
-  v_capacity jsonb;  -- how many more may start, by key: those we locked whose running jobs are counted
-  v_candidate picture_queue.candidate;
-  v_starting picture_queue.candidate[] := '{}'::picture_queue.candidate[];
-  v_blocked picture_queue.candidate[] := '{}'::picture_queue.candidate[];
-begin
-  if v_limited <> '{}' then
-    v_locked := picture_queue._lock_keys(v_limited);
-    select jsonb_object_agg(r.key, r.capacity) filter (where r.capacity is not null),
-      array(select k from unnest(v_limited) k where k <> all (v_locked)) || array_agg(r.key) filter (where r.capacity is null)
-    into v_capacity, v_busy
-    from picture_queue._capacity(v_locked) r;
-  end if;
-  if v_busy = '{}' and not exists (
-    select from unnest(p_candidates) c, unnest(c.keys) k
-    where k = any (v_locked)
-    group by k having count(*) > (v_capacity ->> k)::integer)
-  then
-    -- All may start. A key that a job names twice is one slot all the same.
-    return array(
-      select row(c.id, (select array_agg(distinct k) from unnest(c.keys) k where k = any (v_locked)), null)::picture_queue.candidate
-      from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, n)
-      order by c.n limit p_max_jobs);
-  end if;
-
-  foreach v_candidate in array p_candidates loop
-    exit when cardinality(v_starting) = p_max_jobs;
-    continue when v_candidate.keys && v_busy
-      -- A job that _start would not claim ahead takes no room from others.
-      or cardinality(v_starting) >= p_start_jobs and exists (
-        select from public.job_queue j
-        where j.id = v_candidate.id and (j.attempt + 1 >= j.max_attempts or j.claimed_ahead is false));
-    select array_agg(k), min(k) filter (where (v_capacity ->> k)::integer <= 0)
-    into v_candidate.keys, v_candidate.blocked_on
-    from (select distinct u.k from unnest(v_candidate.keys) as u (k)) d
-    where v_capacity ? k;
-    if v_candidate.blocked_on is not null then
-      v_blocked := v_blocked || v_candidate;
-    else
-      v_starting := v_starting || v_candidate;
-      v_capacity := v_capacity || coalesce((
-        select jsonb_object_agg(k, (v_capacity ->> k)::integer - 1) from unnest(v_candidate.keys) k), '{}');
-    end if;
-  end loop;
-  return v_starting || v_blocked;
-end
-$$;
-
--- Counts those of the candidates that started (p_ids) under their keys.
-create function picture_queue._take_slots(p_candidates picture_queue.candidate[], p_ids uuid[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
+  v_now timestamptz := picture_queue._now();
+  v_limited text[];
+  v_locked text[];
+  v_capacity jsonb;  -- by locked key
+  v_rated text[];  -- keys that have a rate
+  v_starting picture_queue.candidate[];
+  v_blocked picture_queue.candidate[];
   v_keys text[];
   v_counts integer[];
 begin
-  select array_agg(s.key), array_agg(s.n) into v_keys, v_counts
-  from (
-    select k, count(*)::integer as n
-    from unnest(p_candidates) c
-    join unnest(p_ids) i (id) on i.id = c.id
-    cross join lateral unnest(c.keys) k
-    group by k
-  ) s (key, n);
-  perform picture_queue._add_running(v_keys, v_counts);
-  if exists (select from picture_queue.limit_rule r where r.rate is not null) then
-    insert into picture_queue.start (key, at)
-    select r.key, picture_queue._now()
-    from picture_queue._rules(v_keys) r
-    join unnest(v_keys, v_counts) as c (key, n) on c.key = r.key
-    cross join generate_series(1, c.n)
-    where r.rate is not null;
+  v_limited := array(
+    select k.key from (select distinct unnest(c.keys) from unnest(p_candidates) c) as k (key)
+    where k.key in (select r.key from picture_queue.limit_rule r)
+      or split_part(k.key, ':', 1) || ':*' in (select r.key from picture_queue.limit_rule r)
+      or k.key in (select l.key from picture_queue.limit_key l where l.paused_until > v_now));
+  if v_limited = '{}' then
+    return array(select row(c.id, null, null, null)::picture_queue.candidate from unnest(p_candidates[:p_max_jobs]) c);
   end if;
-end
-$$;
-
--- Blocks those of the candidates that are over a limit, and plans when to look at their keys again. If a job had been
--- unblocked for another key, that key is looked at again, so that another job can use the slot.
-create function picture_queue._block(p_candidates picture_queue.candidate[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-begin
-  insert into picture_queue.freed_key (key, n, at)
-  select distinct j.blocked_on, 0, picture_queue._now()
-  from unnest(p_candidates) c
-  join public.job_queue j on j.id = c.id and j.id = any (array(select o.id from unnest(p_candidates) o))
-  where j.blocked_on <> c.blocked_on;
-  perform picture_queue._transition((
-    select array_agg(picture_queue._change(c.id, 'block', null, null, c.blocked_on))
-    from unnest(p_candidates) c where c.blocked_on is not null));
-  perform picture_queue._plan_keys(array(
-    select distinct c.blocked_on from unnest(p_candidates) c where c.blocked_on is not null));
+  v_locked := picture_queue._lock_keys(v_limited);
+  select coalesce(jsonb_object_agg(l.key, l.capacity), '{}'), array_agg(l.key) filter (where l.rate is not null)
+  into v_capacity, v_rated
+  from picture_queue._limits(v_locked) l;
+  with place as (
+    select c.n, c.id, k.key,
+      coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 1000 then 0 end) as capacity,
+      row_number() over (partition by k.key order by c.n) as place
+    from unnest(p_candidates) with ordinality as c (id, may_wait, keys, blocked_on, n)
+    -- A key that a job names twice is one slot all the same.
+    left join lateral (select distinct u.key from unnest(c.keys) as u (key) where u.key = any (v_limited)) k on true
+  ),
+  judged as (
+    select p.n, row(p.id, null, array_agg(p.key) filter (where p.key is not null),
+        min(p.key) filter (where p.capacity <= 0))::picture_queue.candidate as candidate,
+      bool_and(p.key is null or coalesce(p.place <= p.capacity, false)) as fits
+    from place p group by p.n, p.id
+  )
+  select (array_agg(g.candidate order by g.n) filter (where g.fits))[:p_max_jobs],
+    array_agg(g.candidate) filter (where (g.candidate).blocked_on is not null)
+  into v_starting, v_blocked
+  from judged g;
+  select array_agg(s.key), array_agg(s.n) into v_keys, v_counts
+  from (select k, count(*)::integer from unnest(v_starting) c cross join lateral unnest(c.keys) k group by k) s (key, n);
+  perform picture_queue._add_running(v_keys, v_counts);
+  if v_rated is not null then
+    insert into picture_queue.start (key, at)
+    select c.key, v_now from unnest(v_keys, v_counts) as c (key, n) cross join generate_series(1, c.n) where c.key = any (v_rated);
+  end if;
+  if v_blocked is not null then
+    -- If one was unblocked for another key, that key has its slot back.
+    insert into picture_queue.freed_key (key, n, at)
+    select distinct j.blocked_on, 0, v_now from unnest(v_blocked) b join public.job_queue j on j.id = b.id
+    where j.blocked_on <> b.blocked_on
+    union all
+    select distinct b.blocked_on, 0, v_now + interval '0.1 seconds' from unnest(v_blocked) b where b.blocked_on <> all (v_locked);
+    perform picture_queue._transition((
+      select array_agg(picture_queue._change(b.id, 'block', null, null, b.blocked_on)) from unnest(v_blocked) b));
+    perform picture_queue._plan_keys(array(select distinct b.blocked_on from unnest(v_blocked) b));
+  end if;
+  return v_starting;
 end
 $$;
 
@@ -3163,19 +3127,28 @@ $$;
 
 -- The two halves of a claim beside the pick: jobs start under a lease, and are answered as their worker gets them.
 
--- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Jobs after
--- the first p_claim.start_jobs are claimed ahead, unless that is their last attempt or they were lost that way before.
--- Returns the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer
--- statements: of a claim by an idle worker each counts.
-create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
+-- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Jobs after
+-- the first p_claim.start_jobs are claimed ahead; a last attempt is not, nor one that was lost that way before. Returns
+-- the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer statements: of
+-- a claim by an idle worker each counts.
+create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
+returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_candidates picture_queue.candidate[] := p_candidates;
   v_ids uuid[];
   v_special uuid[];
-  v_takes_slots boolean;
 begin
+  if cardinality(v_candidates) > p_claim.start_jobs then
+    v_candidates := array(
+      select row(c.id, c.may_wait, c.keys, c.blocked_on)::picture_queue.candidate
+      from unnest(p_candidates) with ordinality as c (id, may_wait, keys, blocked_on, n)
+      where c.n <= p_claim.start_jobs or c.may_wait order by c.n);
+  end if;
+  v_candidates := case when p_claim.is_limited then picture_queue._admit(v_candidates, p_claim.max_jobs)
+    else v_candidates[:p_claim.max_jobs] end;
   with started as (
     update public.job_queue j set
       status = 'processing',
@@ -3199,12 +3172,9 @@ begin
       started_at = v_now,
       version = j.version + 1,
       updated_at = v_now
-    -- Filtered before they are numbered: a filter on them would let the planner expect one row.
-    from unnest(array(select s from unnest(p_candidates) s where s.blocked_on is null))
-      with ordinality as c (id, keys, blocked_on, n)
-    where j.id = any (array(select s.id from unnest(p_candidates) s where s.blocked_on is null)) and j.id = c.id
-      and (c.n <= p_claim.start_jobs or j.attempt + 1 < j.max_attempts and coalesce(j.claimed_ahead, true))
-    returning j.id, j.queue, j.generation_id, j.version, j.slots, c.n
+    from unnest(v_candidates) with ordinality as c (id, may_wait, keys, blocked_on, n)
+    where j.id = any (array(select s.id from unnest(v_candidates) s)) and j.id = c.id
+    returning j.id, j.queue, j.generation_id, j.version, c.n
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
@@ -3213,42 +3183,48 @@ begin
     cross join (values ('pending', -1), ('processing', 1)) as e (status, sign)
     group by s.queue, e.status, e.sign
   )
-  select coalesce(array_agg(s.id order by s.n), '{}'), bool_or(s.slots is not null),
+  select coalesce(array_agg(s.id order by s.n), '{}'),
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50)
-  into v_ids, v_takes_slots, v_special
+  into v_ids, v_special
   from started s;
-  if v_special is not null then
+  if cardinality(v_ids) < cardinality(v_candidates) then
+    raise exception 'a trigger on public.job_queue left the job as it was';
+  elsif v_special is not null then
     perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
-  if v_takes_slots then
-    perform picture_queue._take_slots(p_candidates, v_ids);
-  end if;
-  if (p_candidates[cardinality(p_candidates)]).blocked_on is not null then
-    perform picture_queue._block(p_candidates);
+  if p_claim.has_deferred then
+    perform picture_queue._fire_deferred();
   end if;
   return v_ids;
 end
 $$;
 
--- Starts and blocks jobs one by one. One whose change fails is noted in failed_step and left alone for a while.
-create function picture_queue._start_each(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
+-- Starts jobs; if that fails, each half of them by itself, down to the one whose start fails. That one is noted in
+-- failed_step and left alone for a while. What is left after 0.2 seconds is not started now.
+create function picture_queue._start_isolated(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
 returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_left picture_queue.claim := p_claim;
-  v_candidate picture_queue.candidate;
-  v_ids uuid[] := '{}'::uuid[];
+  v_half integer := cardinality(p_candidates) / 2;
+  v_ids uuid[];
 begin
-  foreach v_candidate in array p_candidates loop
-    begin
-      v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
-      v_ids := v_ids || picture_queue._start(array[v_candidate], v_left);
-    exception when others then
-      perform picture_queue._note_failure('claim', v_candidate.id::text, sqlerrm);
-    end;
-  end loop;
-  return v_ids;
+  begin
+    return picture_queue._start(p_candidates, p_claim);
+  exception when others then
+    if v_half = 0 then
+      perform picture_queue._note_failure('claim', p_candidates[1].id::text, sqlerrm);
+      return '{}';
+    end if;
+  end;
+  v_ids := picture_queue._start_isolated(p_candidates[:v_half], p_claim);
+  if clock_timestamp() > statement_timestamp() + interval '0.2 seconds' then
+    return v_ids;
+  end if;
+  v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
+  v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
+  return v_ids || picture_queue._start_isolated(p_candidates[v_half + 1:], v_left);
 end
 $$;
 
@@ -3296,31 +3272,40 @@ $$;
 -- It does no work for others, except that it unblocks jobs whose limit key has capacity: maintenance promotes, sweeps
 -- and settles.
 
--- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. Jobs past
--- expires_at are left to maintenance. p_open_queues: those of the claim that are not paused; p_heads: where the queues
--- begin (_remember_heads); p_with_keys: the keys of the jobs are needed; p_some_failed: leave out jobs whose start
--- failed lately.
-create function picture_queue._pick(
-  p_claim picture_queue.claim, p_open_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
-  p_some_failed boolean)
+-- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
+-- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
+-- which holds for claims of one job as well as of many. Left out are jobs past expires_at, which are maintenance's, and
+-- those whose start failed lately. p_heads: where the queues begin (_remember_heads).
+create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
 begin
+  if p_claim.weights is not null and cardinality(p_queues) > 1 then
+    return array(
+      select row(c.id, c.may_wait, c.keys, c.blocked_on)::picture_queue.candidate
+      from unnest(p_queues) as w (name)
+      cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_heads, p_limit))
+        with ordinality as c (id, may_wait, keys, blocked_on, n)
+      order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
+        over (partition by w.name order by c.n)
+      limit p_limit);
+  end if;
   return array(
     -- The keys as _keys has them, which to call for each job takes longer than to pick it.
-    select row(p.id, case when p_with_keys then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
+    select row(p.id, p.may_wait, case when p_claim.is_limited then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
       || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
-    from unnest(p_open_queues) as w (name)
+    from unnest(p_queues) as w (name)
     cross join lateral (
       select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
         coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
         coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
     ) h
     cross join lateral (
-      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
+      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq,
+        j.attempt + 1 < j.max_attempts and coalesce(j.claimed_ahead, true) as may_wait
       from public.job_queue j
       where j.queue = w.name and j.status = 'pending' and j.hold is null
         and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
@@ -3328,33 +3313,12 @@ begin
         -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
         and j.lease_id is distinct from p_claim.lease_id
         and (j.expires_at is null or j.expires_at > v_now)
-        and (not p_some_failed or not exists (
-          select from picture_queue.failed_step f
-          where f.kind = 'claim' and f.subject = j.id::text and f.retry_at > v_now))
+        and j.id::text not in (
+          select f.subject from picture_queue.failed_step f where f.kind = 'claim' and f.retry_at > v_now)
       order by j.rank, j.turn, j.seq limit p_limit
       for update skip locked
     ) p
     order by p.rank, p.turn, p.seq limit p_limit);
-end
-$$;
-
--- Picks by weights: each queue gets its share. The gaps between its jobs are drawn so that they come at the rate of its
--- weight, which holds for claims of one job as well as of many.
-create function picture_queue._pick_by_weight(
-  p_claim picture_queue.claim, p_open_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
-  p_some_failed boolean)
-returns picture_queue.candidate[]
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-begin
-  return array(
-    select row(c.id, c.keys, null)::picture_queue.candidate
-    from unnest(p_open_queues) as w (name)
-    cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_heads, p_limit, p_with_keys, p_some_failed))
-      with ordinality as c (id, keys, blocked_on, n)
-    order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
-      over (partition by w.name order by c.n)
-    limit p_limit);
 end
 $$;
 
@@ -3384,91 +3348,6 @@ begin
     heads_until = case when w.heads_until > picture_queue._now() then w.heads_until
       else picture_queue._now() + make_interval(secs => least(p_read * 0.000005, 5)) end
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_claim.worker for update skip locked));
-end
-$$;
-
--- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
--- the id of the lease. If that lease holds nothing any more, the call is a new claim. Where jobs may be over a limit,
--- or start one by one (p_one_by_one), it repeats with larger picks until enough jobs start, or 5,000 (1,000 one by
--- one) were started or blocked: then it tells workers to claim again.
-create function picture_queue._claim(p_claim picture_queue.claim, p_one_by_one boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_left picture_queue.claim := p_claim;  -- how many it may still start
-  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
-  v_known record;
-  v_is_selective boolean;
-  v_picked picture_queue.candidate[];
-  v_admitted picture_queue.candidate[];
-  v_ids uuid[] := '{}'::uuid[];
-  v_take integer := p_claim.max_jobs;
-  v_seen integer := 0;
-begin
-  -- In one statement, since of a claim by an idle worker each statement counts.
-  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,
-    array(select q.name from picture_queue.queue q
-      where (p_claim.queues is null or q.name = any (p_claim.queues)) and coalesce(q.paused_until <= v_now, true)) as queues,
-    exists (select from picture_queue.queue q
-      where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
-    exists (select from public.job_queue j
-      where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker
-        and (j.lease_expires_at > v_now or exists (
-          select from picture_queue.lease_extension x
-          where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))) as is_repeated,
-    exists (select from picture_queue.limit_rule)
-      or exists (select from picture_queue.limit_key k where k.due_at is not null) as is_limited,
-    exists (select from picture_queue.failed_step f where f.kind = 'claim') as some_failed,
-    w.idle, case when w.is_known and w.heads_until > v_now then w.heads end as heads,
-    w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
-  into v_known
-  from picture_queue.setting s
-  left join lateral (
-    select w.*, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_known
-    from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
-  if v_known.is_repeated then
-    return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
-  end if;
-  v_left.lease_seconds := v_known.lease_seconds;
-  v_is_selective := v_known.is_limited or p_one_by_one;
-  if v_known.is_limited then
-    perform picture_queue._unblock_freed_keys();
-  end if;
-  loop
-    v_picked := case when p_claim.weights is null then picture_queue._pick(
-        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one)
-      else picture_queue._pick_by_weight(
-        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one) end;
-    exit when v_picked = '{}';
-    v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs, v_left.start_jobs) else v_picked end;
-    v_ids := v_ids || case when p_one_by_one then picture_queue._start_each(v_admitted, v_left)
-      else picture_queue._start(v_admitted, v_left) end;
-    v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
-    v_seen := v_seen + cardinality(v_admitted);
-    -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
-    exit when not v_is_selective or cardinality(v_picked) < v_take or least(v_left.max_jobs, v_left.start_jobs) <= 0
-      or v_admitted = '{}' and v_take >= 1000;
-    if v_seen >= (case when p_one_by_one then 1000 else 5000 end) then
-      perform picture_queue._wake(v_known.queues, 'again');
-      exit;
-    end if;
-    v_take := least(greatest(v_take * 4, 20), 1000);
-  end loop;
-  if v_ids <> '{}' and v_known.is_announced then
-    perform picture_queue._emit(v_ids);
-  end if;
-  -- Not at each claim, but when it becomes idle or every 5 seconds: until then enqueues may wake a busy worker.
-  if not coalesce(p_claim.is_legacy or v_known.is_known and (v_known.idle or v_left.max_jobs = 0), false) then
-    perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
-  end if;
-  v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
-  if v_read > p_claim.max_jobs + 20000 and (not v_is_selective or cardinality(v_picked) < v_take) then
-    perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
-  end if;
-  return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
-    p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
 end
 $$;
 
@@ -3502,20 +3381,84 @@ begin
 end
 $$;
 
--- Makes a claim and, if it fails because of one job, makes it again job by job.
-create function picture_queue._claim_isolated(p_claim picture_queue.claim) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+-- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
+-- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
+-- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or it has picked
+-- 5,000: then it tells workers to claim again.
+create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+set lock_timeout = '2s'
 as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_left picture_queue.claim := p_claim;  -- how many it may still start
+  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
+  v_known record;
+  v_picked picture_queue.candidate[];
+  v_started uuid[];
+  v_ids uuid[] := '{}'::uuid[];
+  v_take integer := p_claim.max_jobs;
+  v_seen integer := 0;
 begin
   perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
-  begin
-    return picture_queue._claim(p_claim, false);
-  exception when others then
-    -- Whatever the error is: a trigger of the project may raise any.
-    return picture_queue._claim(p_claim, true);
-  end;
+  -- In one statement, since of a claim by an idle worker each statement counts.
+  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds, s.has_deferred,
+    array(select q.name from picture_queue.queue q
+      where (p_claim.queues is null or q.name = any (p_claim.queues)) and coalesce(q.paused_until <= v_now, true)) as queues,
+    exists (select from picture_queue.queue q
+      where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
+    exists (select from public.job_queue j
+      where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker)
+      as is_repeated,
+    exists (select from picture_queue.limit_rule)
+      or exists (select from picture_queue.limit_key k where k.paused_until > v_now) as is_limited,
+    w.idle, case when w.is_known and w.heads_until > v_now then w.heads end as heads,
+    w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
+  into v_known
+  from picture_queue.setting s
+  left join lateral (
+    select w.*, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_known
+    from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
+  if v_known.is_repeated then
+    return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
+  end if;
+  v_left.lease_seconds := v_known.lease_seconds;
+  v_left.is_limited := v_known.is_limited;
+  v_left.has_deferred := v_known.has_deferred;
+  if v_known.is_limited then
+    perform picture_queue._unblock_freed_keys();
+  end if;
+  loop
+    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.heads, v_take);
+    exit when v_picked = '{}';
+    v_started := picture_queue._start_isolated(v_picked, v_left);
+    v_ids := v_ids || v_started;
+    v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
+    v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
+    exit when cardinality(v_started) = cardinality(v_picked) or least(v_left.max_jobs, v_left.start_jobs) <= 0
+      or v_started = '{}' and cardinality(v_picked) < v_take;
+    v_seen := v_seen + cardinality(v_picked);
+    if v_seen >= 5000 then
+      perform picture_queue._wake(v_known.queues, 'again');
+      exit;
+    end if;
+    v_take := least(greatest(v_take * 4, 20), 1000);
+  end loop;
+  if v_ids <> '{}' and v_known.is_announced then
+    perform picture_queue._emit(v_ids);
+  end if;
+  -- Not at each claim, but when it becomes idle or every 5 seconds: until then enqueues may wake a busy worker.
+  if not coalesce(p_claim.is_legacy or v_known.is_known and (v_known.idle or v_left.max_jobs = 0), false) then
+    perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
+  end if;
+  v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
+  if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
+    perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
+  end if;
+  return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
+    p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
 exception when others then
   if picture_queue._is_transient(sqlstate) then
     -- The first call is not done yet, or a deadlock: skip locked does wait where a row has changed hands since it
@@ -3588,12 +3531,14 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 set seq_page_cost = 100
 as $$
 declare
-  v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
+  v_largest integer;
+  v_has_deferred boolean;
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
+  select s.max_result_bytes, s.has_deferred into v_largest, v_has_deferred from picture_queue.setting s;
   if not exists (
     select from unnest(v_outcomes) o
     where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_largest, 200)
@@ -3611,6 +3556,9 @@ begin
   v_moved := picture_queue._transition(v_changes);
   if v_moved is not null then
     perform picture_queue._after_report(v_outcomes, v_moved);
+  end if;
+  if v_has_deferred then
+    perform picture_queue._fire_deferred();
   end if;
   return to_jsonb(array(
     select jsonb_build_object(
@@ -3631,10 +3579,6 @@ create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
 declare
-  v_free uuid[] := array(
-    select j.id from public.job_queue j
-    where j.id = any (picture_queue._uuids(p_outcomes, 'job_id'))
-    order by j.id for update skip locked);
   v_item jsonb;
   v_answers jsonb := '[]'::jsonb;
   v_error text;
@@ -3642,14 +3586,9 @@ declare
 begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
-      if exists (
-        select from public.job_queue j
-        where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) and j.id <> all (v_free))
-      then
-        v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'outcome', 'busy', 'status', null);
-      else
-        v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
-      end if;
+      perform from public.job_queue j
+      where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;
+      v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
@@ -3750,9 +3689,9 @@ begin
           and coalesce(q.paused_until, '-infinity') < v_pause.until;
       elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
         perform picture_queue._add_running(array[v_pause.key], '{0}');
-        update picture_queue.limit_key k set paused_until = v_pause.until, due_at = v_pause.until, version = k.version + 1
+        update picture_queue.limit_key k set paused_until = v_pause.until, version = k.version + 1
         where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
-        perform picture_queue._plan_maintenance(v_pause.until);
+        perform picture_queue._plan_keys(array[v_pause.key]);
       end if;
     end loop;
   end if;
@@ -3774,35 +3713,32 @@ create function picture_queue._check_breakers(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_queue picture_queue.queue;
   v_seen record;
   v_failures integer;
 begin
-  for v_queue in
-    select q.* from picture_queue.queue q
-    where q.breaker_failures is not null and q.name in (select j.queue from public.job_queue j where j.id = any (p_ids))
-    order by q.name for update skip locked  -- one that an operator is changing does not hold reports up
+  for v_seen in
+    select q.name, q.breaker_failures, j.status, picture_queue._reason(j.error) as reason
+    from public.job_queue j
+    join picture_queue.queue q on q.name = j.queue
+    where j.id = any (p_ids) and q.breaker_failures is not null and (j.status = 'completed' or j.error is not null)
+    order by q.name, j.updated_at, j.seq
+    for update of q skip locked  -- one that an operator is changing does not hold reports up
   loop
-    for v_seen in
-      select j.status, picture_queue._reason(j.error) as reason from public.job_queue j
-      where j.id = any (p_ids) and j.queue = v_queue.name and (j.status = 'completed' or j.error is not null) order by j.updated_at, j.seq
-    loop
-      if v_seen.status = 'completed' then
-        delete from picture_queue.breaker b where b.queue = v_queue.name;
-        continue;
-      end if;
-      insert into picture_queue.breaker as b (queue, reason, failures) values (v_queue.name, v_seen.reason, 1)
-      on conflict (queue) do update set reason = excluded.reason,
-        failures = case when b.reason = excluded.reason then b.failures + 1 else 1 end
-      returning failures into v_failures;
-      if v_failures >= v_queue.breaker_failures then
-        update picture_queue.queue q set
-          paused_until = greatest(q.paused_until, picture_queue._now() + make_interval(secs => q.breaker_seconds)),
-          pause_reason = format('%s failures in a row: %s', v_failures, left(v_seen.reason, 200))
-        where q.name = v_queue.name;
-        update picture_queue.breaker b set failures = v_queue.breaker_failures - 1 where b.queue = v_queue.name;
-      end if;
-    end loop;
+    if v_seen.status = 'completed' then
+      delete from picture_queue.breaker b where b.queue = v_seen.name;
+      continue;
+    end if;
+    insert into picture_queue.breaker as b (queue, reason, failures) values (v_seen.name, v_seen.reason, 1)
+    on conflict (queue) do update set reason = excluded.reason,
+      failures = case when b.reason = excluded.reason then b.failures + 1 else 1 end
+    returning failures into v_failures;
+    if v_failures >= v_seen.breaker_failures then
+      update picture_queue.queue q set
+        paused_until = greatest(q.paused_until, picture_queue._now() + make_interval(secs => q.breaker_seconds)),
+        pause_reason = format('%s failures in a row: %s', v_failures, left(v_seen.reason, 200))
+      where q.name = v_seen.name;
+      update picture_queue.breaker b set failures = v_seen.breaker_failures - 1 where b.queue = v_seen.name;
+    end if;
   end loop;
 end
 $$;
@@ -3842,7 +3778,8 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job with a cancel
+-- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost; lost_leases names the
+-- lost leases of jobs that hold under another one of the call. A job with a cancel
 -- request, or past its timeout, keeps its lease until its grace has passed; then the heartbeat ends the lease and
 -- answers that it is lost. A job cancelled while parked is claimed once more, so that its handler can undo its work;
 -- its grace begins at that claim. Where somebody else has the row of a job locked, or the row is not to be written
@@ -3888,14 +3825,17 @@ begin
   select jsonb_build_object(
     'cancel', coalesce(jsonb_agg(l.job_id) filter (where h.cancel_requested_at is not null and h.lease_ends_at > v_now), '[]'),
     'lost', coalesce(jsonb_agg(l.job_id) filter (where h.id is null or h.lease_ends_at <= v_now), '[]'))
+    || jsonb_strip_nulls(jsonb_build_object(
+      'lost_leases', jsonb_agg(l.lease_id) filter (where h.id is null and l.job_id in (select o.id from held o))))
   into v_answer
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
-  left join held h on h.id = l.job_id;
+  left join held h on h.id = l.job_id and h.lease_id = l.lease_id;
   -- What was prolonged beside a row ends with the lease in the row, which a cancel may have shortened.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
     delete from picture_queue.lease_extension x where x.job_id = any (array(
       select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));
   end if;
+  perform picture_queue._fire_deferred();
   update picture_queue.worker w set seen_at = v_now
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
   return v_answer;
@@ -3923,12 +3863,16 @@ begin
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   elsif v_job.status <> 'cancelled' and v_job.cancel_requested_at is null then
     perform picture_queue._cancel_jobs(array[p_job_id]);
+    perform picture_queue._fire_deferred();
     select * into v_job from public.job_queue where id = p_job_id;
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
+exception when others then
+  if sqlstate like 'PT4%' then
+    raise;
+  end if;
+  return picture_queue._refuse_change(p_job_id, sqlstate, sqlerrm);
 end
 $$;
 
@@ -3941,64 +3885,36 @@ as $$
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
--- Wakes the jobs parked on these events, if the events are there; an event is taken by those who waited for it and
--- gone. Those beyond the first thousand, and those that somebody has locked or whose change fails, are woken by
--- maintenance. Returns how many jobs woke.
+-- Wakes the jobs parked on these events, if the events are there. An event is kept until nobody waits for it any more:
+-- maintenance wakes those beyond the first thousand, and those that somebody has locked or whose change fails. Returns
+-- how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_ids text[] := array(
-    select j.id::text from public.job_queue j
-    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events)))
-    limit 1000);
+  v_now timestamptz := picture_queue._now();
+  v_next timestamptz := v_now + interval '0.2 seconds';
+  v_events text[] := array(
+    select s.name from picture_queue.signal s where s.name = any (p_events) order by s.name for update skip locked);
   v_woken integer;
 begin
-  if v_ids = '{}' then
+  if v_events = '{}' then
     return 0;
   end if;
-  v_woken := picture_queue._isolate('wake', v_ids, 1000);
-  if v_woken < cardinality(v_ids) or cardinality(v_ids) = 1000 then
-    insert into picture_queue.follow_up (kind, subject, due_at)
-    select 'event', j.id, picture_queue._now() + interval '0.2 seconds' from public.job_queue j
-    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events)));
-    perform picture_queue._plan_maintenance(picture_queue._now() + interval '0.2 seconds');
-  end if;
-  perform picture_queue._take_events(p_events);
-  return v_woken;
-end
-$$;
-
--- Deletes events that jobs have taken: no job is parked on them any more.
-create function picture_queue._take_events(p_events text[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-begin
+  update picture_queue.signal s set look_at = v_next
+  where s.name = any (v_events) and (
+    select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
+  v_woken := picture_queue._isolate('wake', array(
+    select j.id::text from public.job_queue j
+    where j.hold = 'parked' and j.parked_on = any (v_events) and j.id::text not in (select picture_queue._failing('wake'))
+    limit 1000 for update skip locked), 1000);
   delete from picture_queue.signal s
-  where s.name = any (p_events) and not (
-    select exists (select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name));
-end
-$$;
-
--- Wakes the jobs of these follow-ups, which their event could not wake when it came.
-create function picture_queue._wake_by_events(p_ids bigint[], p_limit integer) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_mine bigint[] := array(
-    select f.id from picture_queue.follow_up f where f.id = any (p_ids) order by f.id limit p_limit for update skip locked);
-  v_jobs uuid[] := array(select f.subject from picture_queue.follow_up f where f.id = any (v_mine));
-begin
-  perform picture_queue._isolate('wake', array(
-    select j::text from unnest(v_jobs) j
-    where not exists (
-      select from picture_queue.failed_step e
-      where e.kind = 'wake' and e.subject = j::text and e.retry_at > picture_queue._now())), p_limit);
-  perform picture_queue._take_events(array(select distinct j.parked_on from public.job_queue j where j.id = any (v_jobs)));
-  delete from picture_queue.follow_up f
-  where f.id = any (v_mine) and not exists (select from public.job_queue j where j.id = f.subject and j.hold = 'parked');
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '1 second' where f.id = any (v_mine);
-  return cardinality(v_jobs);
+  where s.name = any (v_events) and s.look_at is not null and (
+    select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1) is null;
+  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.look_at is not null) then
+    perform picture_queue._plan_maintenance(v_next);
+  end if;
+  return v_woken;
 end
 $$;
 
@@ -4106,15 +4022,15 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1, 1,
-    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true);
+    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true, null, null);
   v_jobs jsonb;
 begin
-  v_jobs := picture_queue._claim_isolated(v_claim);
+  v_jobs := picture_queue._claim(v_claim);
   if v_jobs = '[]'
     and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
   then
     perform picture_queue._do_due_steps(10, true);
-    v_jobs := picture_queue._claim_isolated(v_claim);
+    v_jobs := picture_queue._claim(v_claim);
   end if;
   return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
 end
@@ -4133,7 +4049,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(start_jobs, max_jobs, 1),
-    lease_seconds, coalesce(request_id, gen_random_uuid()), weights, false);
+    lease_seconds, coalesce(request_id, gen_random_uuid()), weights, false, null, null);
   v_problem text := case
     when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
@@ -4150,7 +4066,7 @@ begin
   if v_problem is not null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
   end if;
-  return picture_queue._claim_isolated(v_claim);
+  return picture_queue._claim(v_claim);
 end
 $$;
 comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by request_id.';
@@ -4166,7 +4082,7 @@ as $$
 declare
   v_item jsonb;
   v_one jsonb;
-  v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
+  v_all jsonb := '[]'::jsonb;
 begin
   perform picture_queue._check_isolation();
   if not picture_queue._is_list(leases) then
@@ -4182,20 +4098,25 @@ begin
   exception when others then
     null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
   end;
-  for v_item in select e from jsonb_array_elements(leases) e loop
+  for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
     begin
       begin
-        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
+        v_one := picture_queue._heartbeat(worker, v_item);
       exception when others then
-        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+        v_one := picture_queue._heartbeat(worker, v_item, true);
       end;
+      v_all := v_all || v_one;
     exception when lock_not_available then
-      continue;  -- another heartbeat is prolonging this lease
+      null;  -- another heartbeat is prolonging this lease
     end;
-    v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
-      'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
   end loop;
-  return v_answer;
+  return '{"cancel": [], "lost": []}'::jsonb || coalesce((
+    select jsonb_object_agg(a.key, a.ids)
+    from (
+      select o.key, jsonb_agg(i) as ids
+      from jsonb_array_elements(v_all) a cross join lateral jsonb_each(a) o cross join lateral jsonb_array_elements(o.value) i
+      group by o.key
+    ) a), '{}');
 end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
@@ -4229,10 +4150,13 @@ begin
   if v_announce and exists (select from picture_queue.queue q where q.name = v_job.queue and q.events = 'progress') then
     perform picture_queue._emit(array[job_id]);
   end if;
+  perform picture_queue._fire_deferred();
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
-  return null;
+exception when others then
+  if sqlstate like 'PT4%' then
+    raise;
+  end if;
+  return picture_queue._refuse_change(job_id, sqlstate, sqlerrm);
 end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
@@ -4292,22 +4216,19 @@ begin
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
-  v_outcome := public.report_jobs(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+  v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
     'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
     'outcome', case when error is null then 'completed' else 'failed' end))
-    || jsonb_build_object('result', result))) #> '{outcomes,0}';
+    || jsonb_build_object('result', result))) -> 0;
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
-  elsif v_outcome ->> 'outcome' = 'busy' then
-    perform picture_queue._refuse('PQ_BUSY', v_outcome ->> 'error', 'repeat the call');
-  elsif v_outcome ->> 'outcome' = 'refused' then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', job_id, v_outcome ->> 'error'),
-      'look for a trigger or constraint of yours on public.job_queue');
   end if;
   return v_outcome ->> 'status';
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+exception when others then
+  if sqlstate like 'PT4%' then
+    raise;
+  end if;
+  return picture_queue._refuse_change(job_id, sqlstate, sqlerrm);
 end
 $$;
 comment on function public.complete_job is 'Ends one attempt: completed, or retried or failed when error is given.';
@@ -4341,10 +4262,14 @@ begin
     perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
       'cancel the other job first');
   end if;
+  perform picture_queue._fire_deferred();
   return picture_queue._keep_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
+exception when others then
+  if sqlstate like 'PT4%' then
+    raise;
+  end if;
+  return picture_queue._refuse_change(job_id, sqlstate, sqlerrm);
 end
 $$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';
@@ -4866,7 +4791,7 @@ comment on function public.set_setting is 'Changes settings of the project.';
 
 create function public.get_settings() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s $$;
+as $$ select to_jsonb(s) - array['only_row', 'maintained_at', 'has_deferred'] from picture_queue.setting s $$;
 comment on function public.get_settings is 'The settings of the project.';
 
 -- The rules of what the project, a queue and a job type may say about attempts.
@@ -5209,7 +5134,7 @@ begin
   on conflict on constraint limit_rule_pkey do update
   set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds,
     created_at = excluded.created_at, count_at = excluded.count_at;
-  if not picture_queue._has_uncounted(key) then
+  if not exists (select from picture_queue._uncounted(array[key])) then
     update picture_queue.limit_rule r set counted = true where r.key = set_limit.key;
   end if;
   perform picture_queue._plan_maintenance(picture_queue._now());
@@ -5220,17 +5145,6 @@ exception when deadlock_detected or lock_not_available then
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
-
--- Tells whether jobs run under the keys of a rule and do not count under them yet.
-create function picture_queue._has_uncounted(p_rule text) returns boolean
-language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-  select exists (
-    select from public.job_queue j
-    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) as k (key)
-    where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
-      and (k.key = p_rule or split_part(k.key, ':', 1) || ':*' = p_rule))
-$$;
 
 -- Looks at a key, or at the keys of a kind, again: unblocks the jobs of the first hundred that jobs wait for, and
 -- leaves the others to maintenance.
@@ -5293,7 +5207,9 @@ as $$
   from (
     select key from picture_queue.limit_rule
     union
-    select key from picture_queue.limit_key where paused_until > picture_queue._now() or due_at is not null
+    select key from picture_queue.limit_key where paused_until > picture_queue._now()
+    union
+    select key from picture_queue.freed_key where at > picture_queue._now()
   ) k
   left join picture_queue.limit_rule r on r.key = k.key
   left join picture_queue.limit_key l on l.key = k.key
@@ -5338,8 +5254,8 @@ begin
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
-  update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1 where k.key = p_key;
-  perform picture_queue._plan_maintenance(p_until);
+  update picture_queue.limit_key k set paused_until = p_until, version = k.version + 1 where k.key = p_key;
+  perform picture_queue._plan_keys(array[p_key]);
 end
 $$;
 
@@ -5415,7 +5331,7 @@ begin
       order by e.i), '[]')
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- One without jobs has finished.
-  perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
+  perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
 exception
   when deadlock_detected then
@@ -5903,9 +5819,7 @@ as $$
 begin
   return picture_queue._isolate('schedule', array(
     select s.name from picture_queue.schedule s
-    where not s.paused and s.next_at <= picture_queue._now() and not exists (
-      select from picture_queue.failed_step f
-      where f.kind = 'schedule' and f.subject = s.name and f.retry_at > picture_queue._now())
+    where not s.paused and s.next_at <= picture_queue._now() and s.name not in (select picture_queue._failing('schedule'))
     order by s.next_at limit p_limit), p_limit);
 end
 $$;
@@ -6755,7 +6669,7 @@ begin
     where d.queue = coalesce(desired_workers.queue, d.queue));
   v_desired := ceil((v_running + v_ready)::numeric / jobs_per_worker);
   if v_desired = 0 and (
-    exists (select from picture_queue.limit_key k where k.due_at <= v_now)
+    exists (select from picture_queue.freed_key f where f.n = 0 and f.at <= v_now)
     or exists (select from picture_queue.schedule s where not s.paused and s.next_at <= v_now))
   then
     v_desired := 1;
@@ -6773,31 +6687,16 @@ comment on function public.desired_workers is 'How many workers the work at hand
 -- job, so that a list of jobs can show it.
 
 -- What holds now for each of these keys that a rule or a pause is for: until when it is paused, or whether it is full,
--- how many run, and when its rate permits one more start. Of a rate above 1,000 only claims find out whether it is
--- used up.
+-- how many run, and when its rate permits one more start.
 create function picture_queue._key_states(p_keys text[]) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_since timestamptz := picture_queue._freed_since();
-begin
-  return (
-    select coalesce(jsonb_object_agg(r.key, jsonb_build_object(
-      'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds, 'running', n.running,
-      'is_paused', r.paused_until is not null, 'paused_until', nullif(r.paused_until, 'infinity'),
-      'is_full', not r.is_counted or coalesce(n.running >= r.max_running, false) or s.at is not null,
-      'free_at', s.at + make_interval(secs => r.period_seconds))), '{}')
-    from picture_queue._rules(p_keys) r
-    cross join lateral (
-      select greatest(r.running - coalesce((
-        select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v_since), 0), 0) as running) n
-    left join lateral (
-      select o.at from picture_queue.start o
-      where r.rate <= 1000 and o.key = r.key and o.at > v_now - make_interval(secs => r.period_seconds)
-      order by o.at desc offset r.rate - 1 limit 1) s on true);
-end
+  select coalesce(jsonb_object_agg(l.key, jsonb_build_object(
+    'max_running', l.max_running, 'rate', l.rate, 'period_seconds', l.period_seconds, 'running', greatest(l.running, 0),
+    'is_paused', l.paused_until is not null, 'paused_until', nullif(l.paused_until, 'infinity'),
+    'is_full', l.paused_until is null and l.capacity <= 0,
+    'free_at', case when l.paused_until is null then l.free_at end)), '{}')
+  from picture_queue._limits(p_keys) l
 $$;
 
 -- The reasons that lie in the jobs themselves. rank orders those of a job: what stops it first has the lowest.
@@ -7112,9 +7011,8 @@ begin
     ) as k (status, seconds)
     cross join lateral (
       select j.id from public.job_queue j
-      where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds) and not exists (
-        select from picture_queue.failed_step f
-        where f.kind = 'prune' and f.subject = j.id::text and f.retry_at > v_now)
+      where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
+        and j.id::text not in (select picture_queue._failing('prune'))
       order by j.finished_at limit p_limit
     ) d), p_limit);
 end
@@ -7158,7 +7056,7 @@ $$;
 
 -- Deletes rows of these tables that nobody needs any more: throughput older than two days, events nobody waited for and
 -- answers that are a day old, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
--- heard of in an hour, keys under which nothing runs, is paused or waits for a time, lease extensions that ended, and
+-- heard of in an hour, keys under which nothing runs and that are not paused, lease extensions that ended, and
 -- steps that failed and were not tried again. Returns how many rows.
 create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -7183,7 +7081,7 @@ begin
       ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'''),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
       -- Under the lock of the key, as whoever changes the row.
-      ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 and t.due_at is null '
+      ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
     where o.name = any (p_tables)
@@ -7307,7 +7205,8 @@ $$;
 -- Maintenance: what is due for jobs that nobody calls for, and what keeps the tables small.
 
 -- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
--- p_limit of each, each isolated. Returns how much of each.
+-- p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
+-- others from being looked at. Returns how much of each.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -7315,58 +7214,54 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_kind text;
-  v_done jsonb := '{}'::jsonb;
+  v_done jsonb;
   v_settled integer := 0;
-  v_overdue text[] := '{}'::text[];
-  v_failed_keys text[] := array(
-    select f.subject from picture_queue.failed_step f where f.kind = 'key' and f.retry_at > v_now);
 begin
-  if p_sweeps then
-    v_overdue := picture_queue._overdue_jobs(p_limit);
-  end if;
   v_done := jsonb_build_object(
     'promoted', picture_queue._isolate('promote', array(
       select j.id::text from public.job_queue j
-      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now and not exists (
-        select from picture_queue.failed_step f where f.kind = 'promote' and f.subject = j.id::text and f.retry_at > v_now)
-      -- Locked here, so that those somebody has locked do not keep others from being looked at.
+      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
+        and j.id::text not in (select picture_queue._failing('promote'))
       order by j.scheduled_for limit p_limit for update skip locked), p_limit),
-    'swept', picture_queue._isolate('sweep', v_overdue, p_limit),
+    'swept', picture_queue._isolate('sweep', case when p_sweeps then picture_queue._overdue_jobs(p_limit) end, p_limit),
     'expired', picture_queue._isolate('expire', array(
       select j.id::text from public.job_queue j
-      where j.status = 'pending' and j.expires_at <= v_now and not exists (
-        select from picture_queue.failed_step f where f.kind = 'expire' and f.subject = j.id::text and f.retry_at > v_now)
+      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failing('expire'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
-  foreach v_kind in array array['parent', 'child', 'batch', 'event'] loop
+  foreach v_kind in array array['parent', 'child'] loop
     v_settled := v_settled + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
-      where f.kind = v_kind and f.due_at <= v_now and not exists (
-        select from picture_queue.failed_step e where e.kind = v_kind and e.subject = f.id::text and e.retry_at > v_now)
+      where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failing(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
-  v_settled := v_settled + picture_queue._isolate('callback', array(
-    select b.id::text from picture_queue.batch b
-    where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
-      and not exists (
-        select from picture_queue.failed_step f where f.kind = 'callback' and f.subject = b.id::text and f.retry_at > v_now)
-    order by b.finished_at limit p_limit), p_limit);
-  v_done := v_done || jsonb_build_object('counted', picture_queue._isolate('rule', array(
-    select r.key from picture_queue.limit_rule r
-    where (r.count_at <= v_now or r.count_at is null and not r.counted) and not exists (
-      select from picture_queue.failed_step f where f.kind = 'rule' and f.subject = r.key and f.retry_at > v_now)
-    limit 100), p_limit),
-  'reordered', picture_queue._isolate('reorder', array(
-    select q.name from picture_queue.queue q
-    where q.reorder_after is not null and not exists (
-      select from picture_queue.failed_step f where f.kind = 'reorder' and f.subject = q.name and f.retry_at > v_now)), p_limit * 5));
-  return v_done || jsonb_build_object('settled', v_settled, 'keys', picture_queue._isolate('key', array(
-    (select distinct f.key
-      from (select o.key from picture_queue.freed_key o where o.key <> all (v_failed_keys) limit p_limit * 10) f
-      limit p_limit)
-    union
-    (select k.key from picture_queue.limit_key k
-      where k.due_at <= v_now and k.key <> all (v_failed_keys) limit p_limit)), p_limit));
+  return v_done || jsonb_build_object(
+    'settled', v_settled + picture_queue._isolate('batch', array(
+      select distinct f.subject::text
+      from (select o.subject from picture_queue.follow_up o
+        where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failing('batch'))
+        order by o.due_at, o.id limit p_limit) f), p_limit)
+    + picture_queue._isolate('event', array(
+      select s.name from picture_queue.signal s
+      where s.look_at <= v_now and s.name not in (select picture_queue._failing('event'))
+      order by s.look_at limit p_limit), p_limit)
+    + picture_queue._isolate('callback', array(
+      select b.id::text from picture_queue.batch b
+      where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
+        and b.id::text not in (select picture_queue._failing('callback'))
+      order by b.finished_at limit p_limit), p_limit),
+    'counted', picture_queue._isolate('rule', array(
+      select r.key from picture_queue.limit_rule r
+      where (r.count_at <= v_now or r.count_at is null and not r.counted)
+        and r.key not in (select picture_queue._failing('rule')) limit 100), p_limit),
+    'reordered', picture_queue._isolate('reorder', array(
+      select q.name from picture_queue.queue q
+      where q.reorder_after is not null and q.name not in (select picture_queue._failing('reorder'))), p_limit * 5),
+    'keys', picture_queue._isolate('key', array(
+      select distinct f.key
+      from (select o.key from picture_queue.freed_key o
+        where o.at <= v_now and o.key not in (select picture_queue._failing('key')) order by o.at limit p_limit * 10) f
+      limit p_limit), p_limit));
 end
 $$;
 
@@ -7377,20 +7272,20 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_running integer;
-  v_overdue text[];
+  v_overdue uuid[];
 begin
-  select count(*), array_agg(j.id::text) filter (where j.lease_expires_at <= v_now) into v_running, v_overdue
+  select count(*), array_agg(j.id) filter (where j.lease_expires_at <= v_now) into v_running, v_overdue
   from public.job_queue j where j.status = 'processing' and j.hold is null;
   update picture_queue.maintenance m set sweep_at = v_now + interval '1 second' * greatest(v_running / 4000.0, 0.9)
   where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked))
     and coalesce(cardinality(v_overdue), 0) <= p_limit;
   return array(
     select j.id::text from public.job_queue j
-    where j.id = any (v_overdue::uuid[]) and not exists (
-      select from picture_queue.lease_extension x
-      where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now
-    ) and not exists (
-      select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = j.id::text and f.retry_at > v_now)
+    where j.id = any (v_overdue) and j.lease_expires_at <= v_now
+      and not exists (
+        select from picture_queue.lease_extension x
+        where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now)
+      and j.id::text not in (select picture_queue._failing('sweep'))
     limit p_limit for update skip locked);
 end
 $$;
@@ -7405,7 +7300,8 @@ as $$
       where j.hold in ('scheduled', 'parked') and j.scheduled_for > p_now order by j.scheduled_for limit 1),
     (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > p_now order by s.next_at limit 1),
     (select f.due_at from picture_queue.follow_up f where f.due_at > p_now order by f.due_at limit 1),
-    (select k.due_at from picture_queue.limit_key k where k.due_at > p_now order by k.due_at limit 1))
+    (select s.look_at from picture_queue.signal s where s.look_at > p_now order by s.look_at limit 1),
+    (select f.at from picture_queue.freed_key f where f.at > p_now order by f.at limit 1))
 $$;
 
 -- Adds up the counts, every five seconds, and prunes, once a minute: a part at a time, each isolated.
@@ -7422,7 +7318,8 @@ begin
   if p_all then
     v_done := v_done || picture_queue.prune(0.2);
     update picture_queue.setting s
-    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
+    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end,
+      has_deferred = picture_queue._fire_deferred()
     where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
   end if;
   return v_done;
@@ -7644,7 +7541,7 @@ as $$
     union all
     select count(*), 'keys that jobs wait for, that have capacity, and that nobody looks at'
     from keys k
-    left join picture_queue._capacity(array(select o.key from keys o)) c on c.key = k.key
+    left join picture_queue._limits(array(select o.key from keys o)) c on c.key = k.key
     where coalesce(c.capacity, 1) > 0
       and not exists (select from picture_queue.freed_key f where f.key = k.key)
       and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)

@@ -32,7 +32,9 @@ create type picture_queue.claim as (
   lease_seconds real,      -- where job type and queue say nothing; null: that of setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
   weights real[],          -- of the queues; null: they are one line by priority
-  is_legacy boolean        -- by a caller that never heartbeats
+  is_legacy boolean,       -- by a caller that never heartbeats
+  is_limited boolean,      -- there are limits or paused keys
+  has_deferred boolean     -- the project has deferred constraint triggers
 );
 
 -- What changes of jobs have made of them, with what is special about some: see _transition.
@@ -65,9 +67,10 @@ create type picture_queue.outcome as (
   i bigint                 -- its place in the report, from 1
 );
 
--- A job that could be claimed, with what decides whether it may.
+-- A job that may start, or has to be blocked.
 create type picture_queue.candidate as (
   id uuid,
+  may_wait boolean,        -- can be claimed ahead: it is no last attempt, and was not lost that way before
   keys text[],             -- before _admit all keys it runs under; after it the limited ones, which are its slots
   blocked_on text          -- one of them that lets no more start
 );

@@ -55,6 +55,21 @@ begin
 end
 $$;
 
+-- Raises the error of a call that could not change a job: PQ_BUSY for what passes by itself, else PQ_CONFLICT, which
+-- tells what the trigger or constraint of the project said.
+create function picture_queue._refuse_change(p_job_id uuid, p_sqlstate text, p_error text) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if picture_queue._is_transient(p_sqlstate) then
+    perform picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
+  end if;
+  perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', p_job_id, p_error),
+    'look for a trigger or constraint of yours on public.job_queue');
+  return null;
+end
+$$;
+
 -- The value, or the error of that code where there is none. It reads nothing, so users may call it.
 create function picture_queue._found(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp

@@ -6,11 +6,10 @@ create table picture_queue.follow_up (
   subject uuid not null,
   data jsonb,
   due_at timestamptz not null default '-infinity',
-  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch', 'event'))
+  constraint follow_up_kind_is_known check (kind in ('parent', 'child', 'batch'))
 );
 comment on table picture_queue.follow_up is
-  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch,
-  a parked job that its event could not wake.';
+  'Work that changes of jobs leave behind: children of a finished parent, a new child, the counts of a batch.';
 comment on column picture_queue.follow_up.data is
   'Of a batch: how much its counts change. Of a child: "before" is a transaction id; once every transaction with a'
   ' lower id has ended, no parent can have missed the child. "looks" is how often it was looked at.';

@@ -29,14 +29,11 @@ create table picture_queue.limit_key (
   key text not null,
   running integer not null default 0,
   paused_until timestamptz,
-  due_at timestamptz,
   version bigint not null default 0
 );
 comment on table picture_queue.limit_key is 'How many jobs run under each limited key, and until when it is paused.';
-comment on column picture_queue.limit_key.due_at is
-  'When jobs blocked on the key may start again by the clock: a pause or the period of a rate ends.';
 create index limit_key_newest on picture_queue.limit_key (key, version desc);
-create index limit_key_due on picture_queue.limit_key (due_at) where due_at is not null;
+create index limit_key_paused on picture_queue.limit_key (paused_until) where paused_until is not null;
 alter table picture_queue.limit_key enable row level security;
 
 create table picture_queue.start (
@@ -47,15 +44,16 @@ comment on table picture_queue.start is 'The latest starts of each key that has 
 create index start_key on picture_queue.start (key, at);
 alter table picture_queue.start enable row level security;
 
--- One row says that n jobs of this key ended. n = 0: none ended, but a waiting job may start now. Rows are appended,
--- so that whoever ends a job needs no lock; the next claim or maintenance subtracts n from limit_key.running and
--- unblocks jobs that wait for the key.
+-- One row says that n jobs of this key ended, or, with n = 0, that jobs which wait for it may start at that time by
+-- the clock. Rows are appended, so that whoever ends a job need not wait for the lock of the key; _unblock_keys takes
+-- them, subtracts n from limit_key.running, and unblocks jobs.
 create table picture_queue.freed_key (
   key text not null,
   n integer not null default 1,
-  at timestamptz not null default clock_timestamp()
+  at timestamptz not null default picture_queue._now()
 );
-comment on table picture_queue.freed_key is 'Limit keys under which fewer jobs run, not yet counted in limit_key.';
+comment on table picture_queue.freed_key is
+  'Limit keys to look at, and when: fewer jobs run, which limit_key does not count yet, or the clock frees them.';
 -- Claims read recent rows only, so index entries that an old snapshot keeps cost nothing.
 create index freed_key_at on picture_queue.freed_key (at);
 create index freed_key_key on picture_queue.freed_key (key, at);

@@ -14,9 +14,13 @@ alter table picture_queue.log enable row level security;
 create table picture_queue.signal (
   name text primary key,
   payload jsonb,
-  sent_at timestamptz not null
+  sent_at timestamptz not null,
+  look_at timestamptz
 );
 comment on table picture_queue.signal is 'Outside events nobody waited for yet, kept for a day.';
+comment on column picture_queue.signal.look_at is
+  'When to look again for jobs parked on the event; null: none was when it came.';
+create index signal_look on picture_queue.signal (look_at) where look_at is not null;
 alter table picture_queue.signal enable row level security;
 
 -- So that a call whose answer was lost can be repeated. There is a row for each call with an id.

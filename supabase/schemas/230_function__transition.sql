@@ -18,7 +18,16 @@ begin
     return null;
   end if;
   v_applied := picture_queue._apply_changes(p_changes, v_ids, v_now);
-  if v_applied.moved is null then
+  -- Rarely fewer than asked. A trigger that returns null for a row would have it tried again for ever, in silence.
+  if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
+    select from unnest(p_changes) c
+    join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
+    join picture_queue.edge e on e.action = c.action and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    where (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
+      and j.id not in (select m.id from unnest(v_applied.moved) m))
+  then
+    raise exception 'a trigger on public.job_queue left the job as it was';
+  elsif v_applied.moved is null then
     return null;
   end if;
   -- In a statement after the change, so that it sees children that were committed meanwhile. To look each job up
@@ -91,8 +100,7 @@ begin
         c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
         c.action in ('fail', 'back_off', 'expire') as errs
-      from unnest(p_changes) c
-      join picture_queue.edge e on e.action = c.action offset 0
+      from unnest(p_changes) c join picture_queue.edge e on e.action = c.action offset 0
     ) c
     where j.id = any (p_ids) and j.id = c.job_id and c.from_status = j.status and c.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.
@@ -109,8 +117,7 @@ begin
       case when m.from_status = 'processing' and m.from_hold is null
         then coalesce(m.duration_seconds, extract(epoch from p_now - m.started_at)) end,
       case when m.action in ('fail', 'back_off', 'expire', 'abandon') then m.error end, left(m.detail, 8192)
-    from moved m
-    where m.action <> 'complete'
+    from moved m where m.action <> 'complete'
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)

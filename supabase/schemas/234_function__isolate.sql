@@ -5,6 +5,26 @@ create function picture_queue._is_transient(p_sqlstate text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
+-- Checks deferred constraints that the project has on our tables now, so that one that raises for a job fails the step
+-- of that job, and not the whole transaction as it commits. Returns whether there are any.
+create function picture_queue._fire_deferred() returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_names text := (
+    select string_agg(distinct format('%s.%I', c.connamespace::regnamespace, c.conname), ', ')
+    from pg_catalog.pg_trigger t
+    join pg_catalog.pg_constraint c on c.oid = t.tgconstraint
+    where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred);
+begin
+  if v_names is not null then
+    execute 'set constraints ' || v_names || ' immediate';
+    execute 'set constraints ' || v_names || ' deferred';
+  end if;
+  return v_names is not null;
+end
+$$;
+
 -- The uuids under a key of each object of a list; what is none is left out.
 create function picture_queue._uuids(p_items jsonb, p_key text) returns uuid[]
 language sql immutable set search_path = pg_catalog, pg_temp
@@ -23,7 +43,7 @@ begin
     when 'settle' then picture_queue._settle_children(p_subjects::uuid[])
     when 'parent' then picture_queue._settle_parents(p_subjects::bigint[], p_limit)
     when 'child' then picture_queue._settle_new_children(p_subjects::bigint[], p_limit)
-    when 'batch' then picture_queue._count_batches(p_subjects::bigint[], p_limit)
+    when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)
     when 'rule' then picture_queue._count_running(p_subjects, p_limit)
@@ -34,7 +54,7 @@ begin
     when 'cancel' then picture_queue._cancel_jobs(p_subjects::uuid[])
     when 'retry' then picture_queue._retry_jobs(p_subjects::uuid[])
     when 'discard' then picture_queue._discard(p_subjects::uuid[])
-    when 'event' then picture_queue._wake_by_events(p_subjects::bigint[], p_limit)
+    when 'event' then picture_queue._wake_parked(p_subjects)
     when 'schedule' then picture_queue._run_due_schedules(p_subjects, p_limit)
     else picture_queue._move_jobs(p_kind, p_subjects::uuid[])
   end;
@@ -62,6 +82,7 @@ begin
   if v_count <= 1000 then
     begin
       v_done := picture_queue._do_step(p_kind, p_subjects, p_limit);
+      perform picture_queue._fire_deferred();
       delete from picture_queue.failed_step f where f.ctid = any (array(
         select o.ctid from picture_queue.failed_step o where o.kind = p_kind and o.subject = any (p_subjects) for update skip locked));
       return v_done;
@@ -89,6 +110,16 @@ begin
     retry_at = picture_queue._now() + make_interval(secs => least(2 ^ least(f.failures + 1, 12), 3600));
 exception when lock_not_available or deadlock_detected then
   null;  -- somebody else is writing it down
+end
+$$;
+
+-- The subjects that steps of this kind failed for and leave out until their retry_at.
+create function picture_queue._failing(p_kind text) returns setof text
+language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+begin
+  return query
+  select f.subject from picture_queue.failed_step f where f.kind = p_kind and f.retry_at > picture_queue._now();
 end
 $$;
 

@@ -35,7 +35,7 @@ begin
   end if;
   perform picture_queue._isolate(k.kind, k.ids, 100)
   from (
-    select f.kind, array_agg(f.id::text order by f.id) as ids
+    select f.kind, array_agg(case f.kind when 'batch' then f.subject::text else f.id::text end order by f.id) as ids
     from picture_queue.follow_up f where f.id = any (v_ids[:20]) group by f.kind
   ) k;
   if exists (select from picture_queue.follow_up f where f.id = any (v_ids)) then
@@ -68,9 +68,7 @@ begin
       cross join lateral (
         select d.child_id from picture_queue.dependency d
         join public.job_queue c on c.id = d.child_id
-        where d.parent_id = p.id and not exists (
-          select from picture_queue.failed_step f
-          where f.kind = 'settle' and f.subject = d.child_id::text and f.retry_at > picture_queue._now())
+        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failing('settle'))
         limit v_left for update of c skip locked) d
       limit v_left);
     v_settled := picture_queue._isolate('settle', v_children, v_left);
@@ -178,65 +176,46 @@ begin
 end
 $$;
 
--- Adds changes to the counts of batches, and notes which are finished. A batch that somebody has locked (one
--- who adds jobs to it) is left for later.
-create function picture_queue._count_batches(p_ids bigint[], p_limit integer) returns integer
+-- Adds all noted changes to the counts of these batches, notes which are finished, or are not any more, and enqueues
+-- callbacks. A batch that somebody has locked (one who adds jobs to it) is left for later.
+create function picture_queue._count_batches(p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_locked uuid[] := array(
-    select b.id from picture_queue.batch b
-    where b.id = any (array(select f.subject from picture_queue.follow_up f where f.id = any (p_ids) and f.kind = 'batch'))
-    order by b.id limit p_limit for update skip locked);
-  v_done bigint;
+    select b.id from picture_queue.batch b where b.id = any (p_ids) order by b.id for update skip locked);
+  v_finished text[];
 begin
   with taken as (
-    -- All of a batch, not only those given: a retry takes back a failure that was counted before it.
     delete from picture_queue.follow_up f
-    where f.id = any (array(
-      select o.id from picture_queue.follow_up o where o.subject = any (v_locked) and o.kind = 'batch'
-      union all
-      select o.id from picture_queue.follow_up o
-      where o.id = any (p_ids) and o.kind = 'batch'
-        and not exists (select from picture_queue.batch b where b.id = o.subject)))
+    where f.subject = any (p_ids) and f.kind = 'batch' and not exists (
+      select from picture_queue.batch b where b.id = f.subject and b.id <> all (v_locked))
     returning f.subject, f.data
   ),
   sums as (
-    select t.subject, sum((t.data ->> 'completed')::integer) as completed, sum((t.data ->> 'failed')::integer) as failed,
-      sum((t.data ->> 'cancelled')::integer) as cancelled
-    from taken t group by t.subject
+    select l.id, coalesce(sum((t.data ->> 'completed')::integer), 0) as completed,
+      coalesce(sum((t.data ->> 'failed')::integer), 0) as failed,
+      coalesce(sum((t.data ->> 'cancelled')::integer), 0) as cancelled
+    from unnest(v_locked) as l (id)
+    left join taken t on t.subject = l.id
+    group by l.id
   ),
   counted as (
     update picture_queue.batch b set completed = b.completed + s.completed, failed = b.failed + s.failed,
-      cancelled = b.cancelled + s.cancelled
-    from sums s where b.id = any (v_locked) and b.id = s.subject
-  )
-  select count(*) into v_done from taken;
-  perform picture_queue._finish_batches(v_locked);
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
-  where f.id = any (array(select o.id from picture_queue.follow_up o where o.id = any (p_ids) for update skip locked));
-  return v_done;
-end
-$$;
-
--- Notes which of these locked batches are finished, or are not any more, and enqueues callbacks.
-create function picture_queue._finish_batches(p_ids uuid[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_finished text[];
-begin
-  with changed as (
-    update picture_queue.batch b
-    set finished_at = case when b.finished_at is null then picture_queue._now() end
-    where b.id = any (p_ids)
-      and (b.completed + b.failed + b.cancelled = b.total) <> (b.finished_at is not null)
+      cancelled = b.cancelled + s.cancelled,
+      finished_at = case when b.completed + s.completed + b.failed + s.failed + b.cancelled + s.cancelled = b.total
+        then coalesce(b.finished_at, picture_queue._now()) end
+    from sums s where b.id = any (v_locked) and b.id = s.id
     returning b.id, b.finished_at, b.callback, b.callback_job_id
   )
   select array_agg(c.id::text) into v_finished
-  from changed c
+  from counted c
   where c.finished_at is not null and c.callback is not null and c.callback_job_id is null;
   perform picture_queue._isolate('callback', v_finished, 20);
+  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds'
+  where f.id = any (array(
+    select o.id from picture_queue.follow_up o where o.subject = any (p_ids) and o.kind = 'batch' for update skip locked));
+  return cardinality(p_ids);
 end
 $$;
 

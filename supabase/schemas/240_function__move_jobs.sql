@@ -1,13 +1,11 @@
--- Moves jobs, each by itself. The kind says why: promote (they are due), sweep (their lease expired), expire (they were
--- not started before expires_at), unblock (their key has capacity), wake (their event came), purge (their queue is
--- purged). Each job is checked again under its lock; a job that somebody has locked is left as it is. An expired lease
--- counts as an attempt, so that a job that kills its worker ends; a job claimed ahead had not started and loses none.
--- Returns how many jobs moved.
+-- Moves jobs that the caller has chosen and locked. The kind says why: promote (they are due), sweep (their lease
+-- expired), expire (they were not started before expires_at), unblock (their key has capacity), wake (their event
+-- came), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
+-- ends; a job claimed ahead had not started and loses none. Returns how many jobs moved.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_now timestamptz := picture_queue._now();
   v_moved picture_queue.moved[];
 begin
   v_moved := picture_queue._transition((
@@ -29,20 +27,7 @@ begin
         when 'purge' then 'The queue was purged.'
       end,
       null, null, null, null, p_kind = 'sweep')::picture_queue.change)
-    from (
-      select j.id, j.hold, j.attempt, j.max_attempts, j.cancel_requested_at, j.claimed_ahead, j.parked_on
-      from public.job_queue j
-      where j.id = any (p_ids) and case p_kind
-        when 'promote' then j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
-        when 'sweep' then j.status = 'processing' and j.hold is null and j.lease_expires_at <= v_now and not exists (
-          select from picture_queue.lease_extension x
-          where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now)
-        when 'expire' then j.status = 'pending' and j.expires_at <= v_now
-        when 'unblock' then j.hold = 'blocked'
-        when 'wake' then j.hold = 'parked' and exists (select from picture_queue.signal s where s.name = j.parked_on)
-        when 'purge' then j.status = 'pending' end
-      order by j.id for update skip locked
-    ) j));
+    from public.job_queue j where j.id = any (p_ids)));
   perform picture_queue._wake(
     array(select distinct m.queue from unnest(v_moved) m where m.status = 'pending' and m.hold is null), 'enqueue');
   return coalesce(cardinality(v_moved), 0);

@@ -1,7 +1,8 @@
 -- Limits, exact however many workers there are. Only claims let jobs start: a claim locks the keys of its
--- candidates, reads in a later statement what runs under them, and starts what fits. What does not fit is set
--- to blocked, so that others can run and no claim reads it again. Whoever ends a job appends its keys to
--- freed_key; the next claim, or maintenance, counts them and unblocks jobs that wait.
+-- candidates, reads in a later statement what runs under them, and starts what fits (_admit). What does not fit is set
+-- to blocked, so that others can run and no claim reads it again. freed_key tells which keys to look at, and when:
+-- whoever ends a job appends its keys, and whoever blocks one appends when its key may let it start. _unblock_keys
+-- subtracts the ended jobs and unblocks those that wait, in the next claim or in maintenance.
 
 -- The keys a job runs under.
 create function picture_queue._keys(p_queue text, p_job_type text, p_user_id uuid, p_limit_keys text[]) returns text[]
@@ -12,61 +13,50 @@ as $$
     || p_limit_keys
 $$;
 
--- What holds for each of these keys: its own rule or that of its kind, until when it is paused, and how many
--- jobs run under it. Keys for which nothing holds are left out.
-create function picture_queue._rules(p_keys text[])
+-- What holds for each of these keys: its own rule or that of its kind, until when it is paused, how many jobs run
+-- under it, how many more may start now, and when that changes by the clock (free_at; null: only the end of a job
+-- helps). Keys for which nothing holds are left out. Exact for whoever holds the locks of the keys: ends of jobs that
+-- are not visible yet make the capacity less, never more.
+create function picture_queue._limits(p_keys text[])
 returns table (
   key text, max_running integer, rate integer, period_seconds real, paused_until timestamptz, running integer,
-  is_counted boolean)
+  capacity integer, free_at timestamptz)
 language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100
 as $$
 #variable_conflict use_column
 declare
   v_now timestamptz := picture_queue._now();
+  -- Older rows are subtracted already, or were committed late and are by the next round of maintenance.
+  v_since timestamptz := (select m.done_at - interval '10 seconds' from picture_queue.maintenance m);
 begin
   return query
-  select a.key, coalesce(own.max_running, kind.max_running), coalesce(own.rate, kind.rate),
-    coalesce(own.period_seconds, kind.period_seconds), k.paused_until, coalesce(k.running, 0),
-    coalesce(own.counted, kind.counted, true)
-  from unnest(p_keys) as a (key)
-  left join picture_queue.limit_rule own on own.key = a.key
-  left join picture_queue.limit_rule kind on own.key is null and kind.key = split_part(a.key, ':', 1) || ':*'
-  left join lateral (
-    select case when l.paused_until > v_now then l.paused_until end as paused_until, l.running
-    from picture_queue.limit_key l where l.key = a.key order by l.version desc limit 1) k on true
-  where own.key is not null or kind.key is not null or k.paused_until is not null;
-end
-$$;
-
--- From when on claims read freed_key: from 10 seconds before the last round of maintenance. Older rows are counted
--- already, or were committed late and wait for the next round, which reads all.
-create function picture_queue._freed_since() returns timestamptz
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$ begin return (select m.done_at - interval '10 seconds' from picture_queue.maintenance m); end $$;
-
--- How many more jobs may start now under each of these keys that something holds for; null where it is not known yet.
--- Exact for whoever holds the locks of the keys: ends of jobs that are not visible yet make it less, never more.
-create function picture_queue._capacity(p_keys text[])
-returns table (key text, capacity integer)
-language plpgsql volatile rows 10 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-set seq_page_cost = 100
-as $$
-#variable_conflict use_column
-declare
-  v_now timestamptz := picture_queue._now();
-  v_since timestamptz := picture_queue._freed_since();
-begin
-  return query
-  select r.key, case when r.paused_until is not null then 0 when r.is_counted then least(
-    r.max_running - r.running + coalesce((
-      select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v_since), 0),
-    r.rate - (
-      select count(*) from (
-        select from picture_queue.start s
-        where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
-        order by s.at limit r.rate) f)) end::integer
-  from picture_queue._rules(p_keys) r;
+  select r.key, r.max_running, r.rate, r.period_seconds, r.paused_until, r.running,
+    case when r.paused_until is not null or not r.counted then 0
+      else least(r.max_running - r.running, r.rate - s.n) end::integer,
+    case when r.paused_until is not null then r.paused_until when not r.counted then v_now + interval '1 second'
+      when s.n >= r.rate then s.first_at + make_interval(secs => r.period_seconds) end
+  from (
+    select a.key, o.max_running, o.rate, o.period_seconds, coalesce(o.counted, true) as counted, k.paused_until,
+      coalesce(k.running, 0) - coalesce((
+        select sum(f.n)::integer from picture_queue.freed_key f where f.key = a.key and f.at > v_since), 0) as running
+    from unnest(p_keys) as a (key)
+    left join lateral (
+      select l.* from picture_queue.limit_rule l
+      where l.key = any (array[a.key, split_part(a.key, ':', 1) || ':*']) order by l.key <> a.key limit 1) o on true
+    left join lateral (
+      select case when l.paused_until > v_now then l.paused_until end as paused_until, l.running
+      from picture_queue.limit_key l where l.key = a.key order by l.version desc limit 1) k on true
+    where o.key is not null or k.paused_until is not null
+  ) r
+  cross join lateral (
+    select count(*) as n, min(l.at) as first_at
+    from (
+      select o.at from picture_queue.start o
+      where r.rate is not null and o.key = r.key and o.at > v_now - make_interval(secs => r.period_seconds)
+      order by o.at desc limit r.rate
+    ) l
+  ) s;
 end
 $$;
 
@@ -120,107 +110,73 @@ begin
 end
 $$;
 
--- Sets when to look at locked keys again: when the pause ends or the rate permits one more start; else one second
--- from now, if jobs still wait although the key has capacity (more wait than one look unblocks, or those unblocked
--- are not claimed yet, or are blocked on another key by then); else never, since only the end of a job helps.
+-- Plans when to look at keys again: when their pause or the period of their rate ends; in one second, if jobs wait
+-- although the key has capacity (more wait than one look unblocks, or those unblocked are not claimed yet).
 create function picture_queue._plan_keys(p_keys text[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_next timestamptz;
+  v_times timestamptz[];
 begin
-  with look as (
-    select k.key, coalesce(r.paused_until, (
-        select s.at + make_interval(secs => r.period_seconds) from picture_queue.start s
-        where s.key = r.key and s.at > v_now - make_interval(secs => r.period_seconds)
-        order by s.at desc offset r.rate - 1 limit 1),
-      case when coalesce(c.capacity, 1) > 0 and (
+  with planned as (
+    insert into picture_queue.freed_key (key, n, at)
+    select k.key, 0, l.at
+    from unnest(p_keys) as k (key)
+    left join picture_queue._limits(p_keys) c on c.key = k.key
+    cross join lateral (
+      select case when c.capacity <= 0 then c.free_at when (
         select true from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
-      then v_now + interval '1 second' end) as at
-    from unnest(p_keys) as k (key)
-    left join picture_queue._rules(p_keys) r on r.key = k.key
-    left join picture_queue._capacity(p_keys) c on c.key = k.key
-  ),
-  made as (
-    insert into picture_queue.limit_key (key, due_at)
-    select k.key, k.at from look k
-    where k.at is not null and not exists (select from picture_queue.limit_key l where l.key = k.key)
-    returning due_at
-  ),
-  changed as (
-    update picture_queue.limit_key l set due_at = k.at, version = l.version + 1
-    from look k
-    where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = k.key order by o.version desc limit 1)
-      and l.due_at is distinct from k.at
-    returning l.due_at
+      then v_now + interval '1 second' end as at) l
+    where l.at < 'infinity' and not exists (
+      select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at)
+    returning at
   )
-  select min(d.due_at) into v_next from (select due_at from made union all select due_at from changed) d;
-  if v_next is not null then
-    perform picture_queue._plan_maintenance(v_next);
-  end if;
+  select array_agg(p.at) into v_times from planned p;
+  perform picture_queue._plan_maintenance(t) from unnest(v_times) t order by t limit 1;
 end
 $$;
 
--- Counts the ends of jobs under these keys, and unblocks jobs that wait for those with capacity: for each queue and
--- job type as many as may start, less those that were unblocked before and are not claimed yet. Counted per queue and
--- type, so that a paused queue, or a type without a worker, does not hold back others. Too many may be unblocked;
--- claims block the surplus again. Keys that somebody has locked are left for the next call.
+-- Subtracts the ended jobs of these keys, and unblocks jobs that wait for those with capacity: of each queue and job
+-- type as many as may start, less those that were unblocked before and are not claimed yet. So a paused queue, or a
+-- type without a worker, does not hold back others; claims block what is too much again. Of many queues and types the
+-- first hundred are looked at, and those from one on that some worker takes. Keys that somebody has locked are left for
+-- the next call.
 create function picture_queue._unblock_keys(p_keys text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_keys text[] := picture_queue._lock_keys(p_keys);
+  v_now timestamptz := picture_queue._now();
+  v_keys text[] := picture_queue._lock_keys(array(
+    select k from unnest(p_keys) k
+    where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
   v_freed record;
+  v_taken record;
 begin
   with freed as (
     delete from picture_queue.freed_key f
-    where f.ctid = any (array(select o.ctid from picture_queue.freed_key o where o.key = any (v_keys) limit 10000 for update skip locked))
+    where f.ctid = any (array(
+      select o.ctid from picture_queue.freed_key o where o.key = any (v_keys) limit 10000 for update skip locked))
     returning f.key, f.n
-  ),
-  sums as (select f.key, sum(f.n)::integer as n from freed f group by f.key)
-  select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed from sums s where s.n > 0;
+  )
+  select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed
+  from (select f.key, sum(f.n)::integer as n from freed f group by f.key) s where s.n <> 0;
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
-  perform picture_queue._isolate('unblock', picture_queue._jobs_to_unblock(v_keys), 10000);
-  perform picture_queue._plan_keys(v_keys);
-  return cardinality(v_keys);
-end
-$$;
-
--- Unblocks jobs that wait for keys under which fewer jobs run now, of a hundred keys at most.
-create function picture_queue._unblock_freed_keys() returns void
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-begin
-  perform picture_queue._isolate('key', array(
-    select k.key
-    from (select distinct f.key from picture_queue.freed_key f where f.at > picture_queue._freed_since()) k
-    -- With its own limit, so that it is looked up for each key and never joined with all blocked jobs.
-    where (
-      select true from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
-      and not exists (
-        select from picture_queue.failed_step f
-        where f.kind = 'key' and f.subject = k.key and f.retry_at > picture_queue._now())
-    limit 100), 100);
-end
-$$;
-
--- The jobs to unblock under these locked keys.
-create function picture_queue._jobs_to_unblock(p_keys text[]) returns text[]
-language plpgsql volatile set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-set seq_page_cost = 100
-as $$
-begin
-  return array(
+  select w.queues[1 + floor(random() * cardinality(w.queues))] as queue,
+    w.job_types[1 + floor(random() * cardinality(w.job_types))] as job_type
+  into v_taken
+  from picture_queue.worker w where w.seen_at > v_now - interval '1 minute' order by random() limit 1;
+  perform picture_queue._isolate('unblock', array(
     with recursive pair as (
-      -- The queues and job types of the jobs blocked on each key, one after the other through the index.
+      -- Queues and job types, one after the other through the index.
       select k.key, o.queue, o.job_type, 1 as n
-      from unnest(p_keys) as k (key)
+      from unnest(v_keys) as k (key)
+      cross join (values ('', ''), (v_taken.queue, v_taken.job_type)) as b (queue, job_type)
       cross join lateral (
         select j.queue, j.job_type from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
+          and (j.queue, j.job_type) >= (b.queue, b.job_type)
         order by j.queue, j.job_type limit 1) o
       union all
       select p.key, o.queue, o.job_type, p.n + 1
@@ -230,85 +186,105 @@ begin
         where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
           and (j.queue, j.job_type) > (p.queue, p.job_type)
         order by j.queue, j.job_type limit 1) o
-      where p.n < 200
-    ),
-    -- All together are a thousand or so, whatever the number of pairs: a claim may be waiting for them.
-    share (n) as (select greatest(1000 / greatest(count(*), 1), 1) from pair)
-    select distinct d.id::text
-    from pair p
-    cross join share s
-    left join (select * from picture_queue._capacity(p_keys) where capacity is not null) c on c.key = p.key
+      where p.n < 100
+    )
+    select d.id::text
+    from (
+      -- All together a thousand or so, whatever the number of pairs.
+      select p.key, p.queue, p.job_type, greatest(least(c.capacity, 1 + 1000 / count(*) over ()), 0) as n
+      from (select distinct o.key, o.queue, o.job_type from pair o) p
+      left join picture_queue._limits(v_keys) c on c.key = p.key
+    ) s
     cross join lateral (
       select j.id from public.job_queue j
-      where j.status = 'pending' and j.blocked_on = p.key and j.hold = 'blocked'
-        and j.queue = p.queue and j.job_type = p.job_type
-        and not exists (
-          select from picture_queue.failed_step f
-          where f.kind = 'unblock' and f.subject = j.id::text and f.retry_at > picture_queue._now())
+      where j.status = 'pending' and j.blocked_on = s.key and j.hold = 'blocked' and j.queue = s.queue
+        and j.job_type = s.job_type and j.id::text not in (select picture_queue._failing('unblock'))
       order by j.rank, j.turn, j.seq
-      limit greatest(0, least(c.capacity, s.n) - (
+      limit greatest(0, s.n - (
         -- One that nobody has claimed for three seconds (its row is locked, or its start fails) holds up no others.
-        select count(*) from (
-          select u.updated_at from public.job_queue u
-          where u.status = 'pending' and u.blocked_on = p.key and u.hold is null
-            and u.queue = p.queue and u.job_type = p.job_type
-          order by u.blocked_on, u.hold, u.queue, u.job_type limit greatest(0, least(c.capacity, s.n))) o
-        where o.updated_at > picture_queue._now() - interval '3 seconds'))
-    ) d);
+        select count(*) filter (where u.updated_at > v_now - interval '3 seconds')
+        from (
+          select o.updated_at from public.job_queue o
+          where o.status = 'pending' and o.blocked_on = s.key and o.hold is null
+            and o.queue = s.queue and o.job_type = s.job_type
+          order by o.blocked_on, o.hold, o.queue, o.job_type limit s.n) u))
+      for update skip locked
+    ) d), 10000);
+  perform picture_queue._plan_keys(v_keys);
+  return cardinality(v_keys);
 end
 $$;
 
--- Counts running jobs that started before there was a rule for their key, or in a claim that did not know it
--- yet: of these rules, p_limit jobs. Looks again a few times, since such claims may still be under way.
+-- Unblocks jobs that wait for keys that are to be looked at, of a hundred keys at most.
+create function picture_queue._unblock_freed_keys() returns void
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+as $$
+declare
+  v_now timestamptz := picture_queue._now();
+begin
+  perform picture_queue._isolate('key', array(
+    select k.key
+    from (
+      select distinct f.key from picture_queue.freed_key f
+      where f.at > (select m.done_at - interval '10 seconds' from picture_queue.maintenance m) and f.at <= v_now
+    ) k
+    -- With its own limit, so that it is looked up for each key and never joined with all blocked jobs.
+    where (
+      select true from public.job_queue j
+      where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
+      and k.key not in (select picture_queue._failing('key'))
+    limit 100), 100);
+end
+$$;
+
+-- The keys of these rules under which running jobs do not count yet: those jobs started before there was the rule,
+-- or in a claim that did not know it yet.
+create function picture_queue._uncounted(p_rules text[]) returns table (job_id uuid, keys text[])
+language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+as $$
+  select j.id, array_agg(distinct k)
+  from public.job_queue j
+  cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
+  where j.status = 'processing' and j.hold is null and k <> all (coalesce(j.slots, '{}'))
+    and (k = any (p_rules) or split_part(k, ':', 1) || ':*' = any (p_rules))
+  group by j.id
+$$;
+
+-- Counts such jobs under their keys, p_limit at most. Until all are counted, nothing starts under the rule. One that
+-- somebody keeps locked for ten seconds does not stop its key for longer: from then on the limit may be exceeded by it.
+-- Looks again for as long, since claims that do not know the rule may still be under way.
 create function picture_queue._count_running(p_rules text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_wanted text[];
+  v_now timestamptz := picture_queue._now();
+  v_locked text[] := picture_queue._lock_keys(array(select distinct unnest(u.keys) from picture_queue._uncounted(p_rules) u));
   v_keys text[];
-  v_is_complete boolean;
   v_counts integer[];
   v_found integer;
 begin
-  v_wanted := array(
-    select distinct k.key
-    from public.job_queue j
-    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) as k (key)
-    where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
-      and (k.key = any (p_rules) or split_part(k.key, ':', 1) || ':*' = any (p_rules)));
-  v_keys := picture_queue._lock_keys(v_wanted);
-  v_is_complete := cardinality(v_keys) = cardinality(v_wanted);
   with uncounted as (
-    select j.id, k.keys
-    from public.job_queue j
-    cross join lateral (
-      select array_agg(distinct k) as keys
-      from unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) k
-      where k = any (v_keys) and k <> all (coalesce(j.slots, '{}'))
-    ) k
-    where j.status = 'processing' and j.hold is null and k.keys is not null
-    order by j.id limit p_limit for update of j skip locked
+    select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
+    from picture_queue._uncounted(p_rules) u
+    join public.job_queue j on j.id = u.job_id
+    where u.keys && v_locked order by j.id limit p_limit for update of j skip locked
   ),
   counted as (
     update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys
     from uncounted u where j.id = u.id returning u.keys
-  ),
-  sums as (select k.key, count(*)::integer as n from counted c cross join lateral unnest(c.keys) as k (key) group by k.key)
-  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found from sums s;
+  )
+  select array_agg(s.key), array_agg(s.n), (select count(*) from counted) into v_keys, v_counts, v_found
+  from (select k, count(*)::integer from counted c cross join lateral unnest(c.keys) k group by k) s (key, n);
   perform picture_queue._add_running(v_keys, v_counts);
   update picture_queue.limit_rule r
-  -- Not counted while more jobs run than fit into one step, or a key or job is locked. One job that somebody keeps
-  -- locked for ten seconds does not stop its key for longer: from then on the limit may be exceeded by that job.
-  set counted = r.counted or v_found < p_limit and v_is_complete and not (l.has_uncounted and l.is_new),
-    count_at = case when v_found >= p_limit then picture_queue._now()
-      when l.is_new or l.has_uncounted then picture_queue._now() + interval '1 second' end
+  set counted = r.counted or not l.is_left or v_found = 0 and not l.is_new,
+    count_at = case when v_found > 0 then v_now when l.is_left or l.is_new then v_now + interval '1 second' end
   from (
-    select o.key, n.is_new, (not o.counted or not n.is_new) and picture_queue._has_uncounted(o.key) as has_uncounted
-    from picture_queue.limit_rule o
-    cross join lateral (select picture_queue._now() < o.created_at + interval '10 seconds' as is_new) n
-    where o.key = any (p_rules) for update of o skip locked
+    select o.key, v_now < o.created_at + interval '10 seconds' as is_new,
+      exists (select from picture_queue._uncounted(array[o.key])) as is_left
+    from picture_queue.limit_rule o where o.key = any (p_rules) for update skip locked
   ) l
-  where r.key = any (p_rules) and r.key = l.key;
+  where r.key = l.key;
   return v_found;
 end
 $$;

@@ -1,108 +1,72 @@
--- What limits do to a claim: which candidates may start, what they count under, and what becomes of the others.
-
--- The candidates that a claim is to deal with, with those of their keys that are limited: first up to p_max_jobs that
--- may start, then those to be blocked since one of their keys is full. Those whose keys somebody else has locked are
--- left out. The keys stay locked until the transaction ends.
-create function picture_queue._admit(
-  p_candidates picture_queue.candidate[], p_max_jobs integer, p_start_jobs integer)
+-- Decides which of these locked jobs may start, in their order: each has a place among those that name the same limited
+-- key, and starts if no place is beyond what its keys have capacity for; p_max_jobs at most. Counts those that start,
+-- which the caller has to start, and returns them with their limited keys. Blocks those for which a key has no capacity
+-- at all. Jobs of neither kind are left as they are: they are beside others for the same slot, or somebody else has a
+-- key of theirs locked. If there are so many of the latter that a claim finds no others behind them, their key counts
+-- as full, and is looked at again soon. Locks keys until the transaction ends.
+create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_limited text[] := array(
-    select r.key from picture_queue._rules(array(select distinct k from unnest(p_candidates) c, unnest(c.keys) k)) r);
-  v_locked text[] := '{}'::text[];
-  v_busy text[] := '{}'::text[];
-  v_capacity jsonb;  -- how many more may start, by key: those we locked whose running jobs are counted
-  v_candidate picture_queue.candidate;
-  v_starting picture_queue.candidate[] := '{}'::picture_queue.candidate[];
-  v_blocked picture_queue.candidate[] := '{}'::picture_queue.candidate[];
-begin
-  if v_limited <> '{}' then
-    v_locked := picture_queue._lock_keys(v_limited);
-    select jsonb_object_agg(r.key, r.capacity) filter (where r.capacity is not null),
-      array(select k from unnest(v_limited) k where k <> all (v_locked)) || array_agg(r.key) filter (where r.capacity is null)
-    into v_capacity, v_busy
-    from picture_queue._capacity(v_locked) r;
-  end if;
-  if v_busy = '{}' and not exists (
-    select from unnest(p_candidates) c, unnest(c.keys) k
-    where k = any (v_locked)
-    group by k having count(*) > (v_capacity ->> k)::integer)
-  then
-    -- All may start. A key that a job names twice is one slot all the same.
-    return array(
-      select row(c.id, (select array_agg(distinct k) from unnest(c.keys) k where k = any (v_locked)), null)::picture_queue.candidate
-      from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, n)
-      order by c.n limit p_max_jobs);
-  end if;
-
-  foreach v_candidate in array p_candidates loop
-    exit when cardinality(v_starting) = p_max_jobs;
-    continue when v_candidate.keys && v_busy
-      -- A job that _start would not claim ahead takes no room from others.
-      or cardinality(v_starting) >= p_start_jobs and exists (
-        select from public.job_queue j
-        where j.id = v_candidate.id and (j.attempt + 1 >= j.max_attempts or j.claimed_ahead is false));
-    select array_agg(k), min(k) filter (where (v_capacity ->> k)::integer <= 0)
-    into v_candidate.keys, v_candidate.blocked_on
-    from (select distinct u.k from unnest(v_candidate.keys) as u (k)) d
-    where v_capacity ? k;
-    if v_candidate.blocked_on is not null then
-      v_blocked := v_blocked || v_candidate;
-    else
-      v_starting := v_starting || v_candidate;
-      v_capacity := v_capacity || coalesce((
-        select jsonb_object_agg(k, (v_capacity ->> k)::integer - 1) from unnest(v_candidate.keys) k), '{}');
-    end if;
-  end loop;
-  return v_starting || v_blocked;
-end
-$$;
-
--- Counts those of the candidates that started (p_ids) under their keys.
-create function picture_queue._take_slots(p_candidates picture_queue.candidate[], p_ids uuid[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
+  v_now timestamptz := picture_queue._now();
+  v_limited text[];
+  v_locked text[];
+  v_capacity jsonb;  -- by locked key
+  v_rated text[];  -- keys that have a rate
+  v_starting picture_queue.candidate[];
+  v_blocked picture_queue.candidate[];
   v_keys text[];
   v_counts integer[];
 begin
-  select array_agg(s.key), array_agg(s.n) into v_keys, v_counts
-  from (
-    select k, count(*)::integer as n
-    from unnest(p_candidates) c
-    join unnest(p_ids) i (id) on i.id = c.id
-    cross join lateral unnest(c.keys) k
-    group by k
-  ) s (key, n);
-  perform picture_queue._add_running(v_keys, v_counts);
-  if exists (select from picture_queue.limit_rule r where r.rate is not null) then
-    insert into picture_queue.start (key, at)
-    select r.key, picture_queue._now()
-    from picture_queue._rules(v_keys) r
-    join unnest(v_keys, v_counts) as c (key, n) on c.key = r.key
-    cross join generate_series(1, c.n)
-    where r.rate is not null;
+  v_limited := array(
+    select k.key from (select distinct unnest(c.keys) from unnest(p_candidates) c) as k (key)
+    where k.key in (select r.key from picture_queue.limit_rule r)
+      or split_part(k.key, ':', 1) || ':*' in (select r.key from picture_queue.limit_rule r)
+      or k.key in (select l.key from picture_queue.limit_key l where l.paused_until > v_now));
+  if v_limited = '{}' then
+    return array(select row(c.id, null, null, null)::picture_queue.candidate from unnest(p_candidates[:p_max_jobs]) c);
   end if;
-end
-$$;
-
--- Blocks those of the candidates that are over a limit, and plans when to look at their keys again. If a job had been
--- unblocked for another key, that key is looked at again, so that another job can use the slot.
-create function picture_queue._block(p_candidates picture_queue.candidate[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-begin
-  insert into picture_queue.freed_key (key, n, at)
-  select distinct j.blocked_on, 0, picture_queue._now()
-  from unnest(p_candidates) c
-  join public.job_queue j on j.id = c.id and j.id = any (array(select o.id from unnest(p_candidates) o))
-  where j.blocked_on <> c.blocked_on;
-  perform picture_queue._transition((
-    select array_agg(picture_queue._change(c.id, 'block', null, null, c.blocked_on))
-    from unnest(p_candidates) c where c.blocked_on is not null));
-  perform picture_queue._plan_keys(array(
-    select distinct c.blocked_on from unnest(p_candidates) c where c.blocked_on is not null));
+  v_locked := picture_queue._lock_keys(v_limited);
+  select coalesce(jsonb_object_agg(l.key, l.capacity), '{}'), array_agg(l.key) filter (where l.rate is not null)
+  into v_capacity, v_rated
+  from picture_queue._limits(v_locked) l;
+  with place as (
+    select c.n, c.id, k.key,
+      coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 1000 then 0 end) as capacity,
+      row_number() over (partition by k.key order by c.n) as place
+    from unnest(p_candidates) with ordinality as c (id, may_wait, keys, blocked_on, n)
+    -- A key that a job names twice is one slot all the same.
+    left join lateral (select distinct u.key from unnest(c.keys) as u (key) where u.key = any (v_limited)) k on true
+  ),
+  judged as (
+    select p.n, row(p.id, null, array_agg(p.key) filter (where p.key is not null),
+        min(p.key) filter (where p.capacity <= 0))::picture_queue.candidate as candidate,
+      bool_and(p.key is null or coalesce(p.place <= p.capacity, false)) as fits
+    from place p group by p.n, p.id
+  )
+  select (array_agg(g.candidate order by g.n) filter (where g.fits))[:p_max_jobs],
+    array_agg(g.candidate) filter (where (g.candidate).blocked_on is not null)
+  into v_starting, v_blocked
+  from judged g;
+  select array_agg(s.key), array_agg(s.n) into v_keys, v_counts
+  from (select k, count(*)::integer from unnest(v_starting) c cross join lateral unnest(c.keys) k group by k) s (key, n);
+  perform picture_queue._add_running(v_keys, v_counts);
+  if v_rated is not null then
+    insert into picture_queue.start (key, at)
+    select c.key, v_now from unnest(v_keys, v_counts) as c (key, n) cross join generate_series(1, c.n) where c.key = any (v_rated);
+  end if;
+  if v_blocked is not null then
+    -- If one was unblocked for another key, that key has its slot back.
+    insert into picture_queue.freed_key (key, n, at)
+    select distinct j.blocked_on, 0, v_now from unnest(v_blocked) b join public.job_queue j on j.id = b.id
+    where j.blocked_on <> b.blocked_on
+    union all
+    select distinct b.blocked_on, 0, v_now + interval '0.1 seconds' from unnest(v_blocked) b where b.blocked_on <> all (v_locked);
+    perform picture_queue._transition((
+      select array_agg(picture_queue._change(b.id, 'block', null, null, b.blocked_on)) from unnest(v_blocked) b));
+    perform picture_queue._plan_keys(array(select distinct b.blocked_on from unnest(v_blocked) b));
+  end if;
+  return v_starting;
 end
 $$;

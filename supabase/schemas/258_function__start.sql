@@ -1,18 +1,27 @@
 -- The two halves of a claim beside the pick: jobs start under a lease, and are answered as their worker gets them.
 
--- Starts locked jobs under a lease, in the order given, and blocks those over a limit, which come last. Jobs after
--- the first p_claim.start_jobs are claimed ahead, unless that is their last attempt or they were lost that way before.
--- Returns the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer
--- statements: of a claim by an idle worker each counts.
-create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
+-- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Jobs after
+-- the first p_claim.start_jobs are claimed ahead; a last attempt is not, nor one that was lost that way before. Returns
+-- the ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer statements: of
+-- a claim by an idle worker each counts.
+create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
+returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
+  v_candidates picture_queue.candidate[] := p_candidates;
   v_ids uuid[];
   v_special uuid[];
-  v_takes_slots boolean;
 begin
+  if cardinality(v_candidates) > p_claim.start_jobs then
+    v_candidates := array(
+      select row(c.id, c.may_wait, c.keys, c.blocked_on)::picture_queue.candidate
+      from unnest(p_candidates) with ordinality as c (id, may_wait, keys, blocked_on, n)
+      where c.n <= p_claim.start_jobs or c.may_wait order by c.n);
+  end if;
+  v_candidates := case when p_claim.is_limited then picture_queue._admit(v_candidates, p_claim.max_jobs)
+    else v_candidates[:p_claim.max_jobs] end;
   with started as (
     update public.job_queue j set
       status = 'processing',
@@ -36,12 +45,9 @@ begin
       started_at = v_now,
       version = j.version + 1,
       updated_at = v_now
-    -- Filtered before they are numbered: a filter on them would let the planner expect one row.
-    from unnest(array(select s from unnest(p_candidates) s where s.blocked_on is null))
-      with ordinality as c (id, keys, blocked_on, n)
-    where j.id = any (array(select s.id from unnest(p_candidates) s where s.blocked_on is null)) and j.id = c.id
-      and (c.n <= p_claim.start_jobs or j.attempt + 1 < j.max_attempts and coalesce(j.claimed_ahead, true))
-    returning j.id, j.queue, j.generation_id, j.version, j.slots, c.n
+    from unnest(v_candidates) with ordinality as c (id, may_wait, keys, blocked_on, n)
+    where j.id = any (array(select s.id from unnest(v_candidates) s)) and j.id = c.id
+    returning j.id, j.queue, j.generation_id, j.version, c.n
   ),
   counted as (
     insert into picture_queue.depth_change (queue, status, hold, n, at)
@@ -50,42 +56,48 @@ begin
     cross join (values ('pending', -1), ('processing', 1)) as e (status, sign)
     group by s.queue, e.status, e.sign
   )
-  select coalesce(array_agg(s.id order by s.n), '{}'), bool_or(s.slots is not null),
+  select coalesce(array_agg(s.id order by s.n), '{}'),
     array_agg(s.id) filter (where s.generation_id is not null or s.version > 50)
-  into v_ids, v_takes_slots, v_special
+  into v_ids, v_special
   from started s;
-  if v_special is not null then
+  if cardinality(v_ids) < cardinality(v_candidates) then
+    raise exception 'a trigger on public.job_queue left the job as it was';
+  elsif v_special is not null then
     perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
-  if v_takes_slots then
-    perform picture_queue._take_slots(p_candidates, v_ids);
-  end if;
-  if (p_candidates[cardinality(p_candidates)]).blocked_on is not null then
-    perform picture_queue._block(p_candidates);
+  if p_claim.has_deferred then
+    perform picture_queue._fire_deferred();
   end if;
   return v_ids;
 end
 $$;
 
--- Starts and blocks jobs one by one. One whose change fails is noted in failed_step and left alone for a while.
-create function picture_queue._start_each(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
+-- Starts jobs; if that fails, each half of them by itself, down to the one whose start fails. That one is noted in
+-- failed_step and left alone for a while. What is left after 0.2 seconds is not started now.
+create function picture_queue._start_isolated(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
 returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_left picture_queue.claim := p_claim;
-  v_candidate picture_queue.candidate;
-  v_ids uuid[] := '{}'::uuid[];
+  v_half integer := cardinality(p_candidates) / 2;
+  v_ids uuid[];
 begin
-  foreach v_candidate in array p_candidates loop
-    begin
-      v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
-      v_ids := v_ids || picture_queue._start(array[v_candidate], v_left);
-    exception when others then
-      perform picture_queue._note_failure('claim', v_candidate.id::text, sqlerrm);
-    end;
-  end loop;
-  return v_ids;
+  begin
+    return picture_queue._start(p_candidates, p_claim);
+  exception when others then
+    if v_half = 0 then
+      perform picture_queue._note_failure('claim', p_candidates[1].id::text, sqlerrm);
+      return '{}';
+    end if;
+  end;
+  v_ids := picture_queue._start_isolated(p_candidates[:v_half], p_claim);
+  if clock_timestamp() > statement_timestamp() + interval '0.2 seconds' then
+    return v_ids;
+  end if;
+  v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
+  v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
+  return v_ids || picture_queue._start_isolated(p_candidates[v_half + 1:], v_left);
 end
 $$;
 

@@ -2,31 +2,40 @@
 -- It does no work for others, except that it unblocks jobs whose limit key has capacity: maintenance promotes, sweeps
 -- and settles.
 
--- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. Jobs past
--- expires_at are left to maintenance. p_open_queues: those of the claim that are not paused; p_heads: where the queues
--- begin (_remember_heads); p_with_keys: the keys of the jobs are needed; p_some_failed: leave out jobs whose start
--- failed lately.
-create function picture_queue._pick(
-  p_claim picture_queue.claim, p_open_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
-  p_some_failed boolean)
+-- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
+-- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
+-- which holds for claims of one job as well as of many. Left out are jobs past expires_at, which are maintenance's, and
+-- those whose start failed lately. p_heads: where the queues begin (_remember_heads).
+create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
 begin
+  if p_claim.weights is not null and cardinality(p_queues) > 1 then
+    return array(
+      select row(c.id, c.may_wait, c.keys, c.blocked_on)::picture_queue.candidate
+      from unnest(p_queues) as w (name)
+      cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_heads, p_limit))
+        with ordinality as c (id, may_wait, keys, blocked_on, n)
+      order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
+        over (partition by w.name order by c.n)
+      limit p_limit);
+  end if;
   return array(
     -- The keys as _keys has them, which to call for each job takes longer than to pick it.
-    select row(p.id, case when p_with_keys then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
+    select row(p.id, p.may_wait, case when p_claim.is_limited then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
       || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
-    from unnest(p_open_queues) as w (name)
+    from unnest(p_queues) as w (name)
     cross join lateral (
       select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
         coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
         coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
     ) h
     cross join lateral (
-      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
+      select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq,
+        j.attempt + 1 < j.max_attempts and coalesce(j.claimed_ahead, true) as may_wait
       from public.job_queue j
       where j.queue = w.name and j.status = 'pending' and j.hold is null
         and (j.rank, j.turn, j.seq) >= (h.rank, h.turn, h.seq)
@@ -34,33 +43,12 @@ begin
         -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
         and j.lease_id is distinct from p_claim.lease_id
         and (j.expires_at is null or j.expires_at > v_now)
-        and (not p_some_failed or not exists (
-          select from picture_queue.failed_step f
-          where f.kind = 'claim' and f.subject = j.id::text and f.retry_at > v_now))
+        and j.id::text not in (
+          select f.subject from picture_queue.failed_step f where f.kind = 'claim' and f.retry_at > v_now)
       order by j.rank, j.turn, j.seq limit p_limit
       for update skip locked
     ) p
     order by p.rank, p.turn, p.seq limit p_limit);
-end
-$$;
-
--- Picks by weights: each queue gets its share. The gaps between its jobs are drawn so that they come at the rate of its
--- weight, which holds for claims of one job as well as of many.
-create function picture_queue._pick_by_weight(
-  p_claim picture_queue.claim, p_open_queues text[], p_heads jsonb, p_limit integer, p_with_keys boolean,
-  p_some_failed boolean)
-returns picture_queue.candidate[]
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-begin
-  return array(
-    select row(c.id, c.keys, null)::picture_queue.candidate
-    from unnest(p_open_queues) as w (name)
-    cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_heads, p_limit, p_with_keys, p_some_failed))
-      with ordinality as c (id, keys, blocked_on, n)
-    order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
-      over (partition by w.name order by c.n)
-    limit p_limit);
 end
 $$;
 
@@ -90,91 +78,6 @@ begin
     heads_until = case when w.heads_until > picture_queue._now() then w.heads_until
       else picture_queue._now() + make_interval(secs => least(p_read * 0.000005, 5)) end
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_claim.worker for update skip locked));
-end
-$$;
-
--- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
--- the id of the lease. If that lease holds nothing any more, the call is a new claim. Where jobs may be over a limit,
--- or start one by one (p_one_by_one), it repeats with larger picks until enough jobs start, or 5,000 (1,000 one by
--- one) were started or blocked: then it tells workers to claim again.
-create function picture_queue._claim(p_claim picture_queue.claim, p_one_by_one boolean) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_left picture_queue.claim := p_claim;  -- how many it may still start
-  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
-  v_known record;
-  v_is_selective boolean;
-  v_picked picture_queue.candidate[];
-  v_admitted picture_queue.candidate[];
-  v_ids uuid[] := '{}'::uuid[];
-  v_take integer := p_claim.max_jobs;
-  v_seen integer := 0;
-begin
-  -- In one statement, since of a claim by an idle worker each statement counts.
-  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,
-    array(select q.name from picture_queue.queue q
-      where (p_claim.queues is null or q.name = any (p_claim.queues)) and coalesce(q.paused_until <= v_now, true)) as queues,
-    exists (select from picture_queue.queue q
-      where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
-    exists (select from public.job_queue j
-      where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker
-        and (j.lease_expires_at > v_now or exists (
-          select from picture_queue.lease_extension x
-          where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now))) as is_repeated,
-    exists (select from picture_queue.limit_rule)
-      or exists (select from picture_queue.limit_key k where k.due_at is not null) as is_limited,
-    exists (select from picture_queue.failed_step f where f.kind = 'claim') as some_failed,
-    w.idle, case when w.is_known and w.heads_until > v_now then w.heads end as heads,
-    w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
-  into v_known
-  from picture_queue.setting s
-  left join lateral (
-    select w.*, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_known
-    from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
-  if v_known.is_repeated then
-    return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
-  end if;
-  v_left.lease_seconds := v_known.lease_seconds;
-  v_is_selective := v_known.is_limited or p_one_by_one;
-  if v_known.is_limited then
-    perform picture_queue._unblock_freed_keys();
-  end if;
-  loop
-    v_picked := case when p_claim.weights is null then picture_queue._pick(
-        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one)
-      else picture_queue._pick_by_weight(
-        p_claim, v_known.queues, v_known.heads, v_take, v_is_selective, v_known.some_failed or p_one_by_one) end;
-    exit when v_picked = '{}';
-    v_admitted := case when v_is_selective then picture_queue._admit(v_picked, v_left.max_jobs, v_left.start_jobs) else v_picked end;
-    v_ids := v_ids || case when p_one_by_one then picture_queue._start_each(v_admitted, v_left)
-      else picture_queue._start(v_admitted, v_left) end;
-    v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
-    v_seen := v_seen + cardinality(v_admitted);
-    -- Those whose keys somebody else has locked are looked past, a thousand of them at most.
-    exit when not v_is_selective or cardinality(v_picked) < v_take or least(v_left.max_jobs, v_left.start_jobs) <= 0
-      or v_admitted = '{}' and v_take >= 1000;
-    if v_seen >= (case when p_one_by_one then 1000 else 5000 end) then
-      perform picture_queue._wake(v_known.queues, 'again');
-      exit;
-    end if;
-    v_take := least(greatest(v_take * 4, 20), 1000);
-  end loop;
-  if v_ids <> '{}' and v_known.is_announced then
-    perform picture_queue._emit(v_ids);
-  end if;
-  -- Not at each claim, but when it becomes idle or every 5 seconds: until then enqueues may wake a busy worker.
-  if not coalesce(p_claim.is_legacy or v_known.is_known and (v_known.idle or v_left.max_jobs = 0), false) then
-    perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
-  end if;
-  v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
-  if v_read > p_claim.max_jobs + 20000 and (not v_is_selective or cardinality(v_picked) < v_take) then
-    perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
-  end if;
-  return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
-    p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
 end
 $$;
 
@@ -208,20 +111,84 @@ begin
 end
 $$;
 
--- Makes a claim and, if it fails because of one job, makes it again job by job.
-create function picture_queue._claim_isolated(p_claim picture_queue.claim) returns jsonb
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+-- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
+-- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
+-- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or it has picked
+-- 5,000: then it tells workers to claim again.
+create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+set lock_timeout = '2s'
 as $$
+declare
+  v_now timestamptz := picture_queue._now();
+  v_left picture_queue.claim := p_claim;  -- how many it may still start
+  v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
+  v_known record;
+  v_picked picture_queue.candidate[];
+  v_started uuid[];
+  v_ids uuid[] := '{}'::uuid[];
+  v_take integer := p_claim.max_jobs;
+  v_seen integer := 0;
 begin
   perform picture_queue._check_isolation();
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
-  begin
-    return picture_queue._claim(p_claim, false);
-  exception when others then
-    -- Whatever the error is: a trigger of the project may raise any.
-    return picture_queue._claim(p_claim, true);
-  end;
+  -- In one statement, since of a claim by an idle worker each statement counts.
+  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds, s.has_deferred,
+    array(select q.name from picture_queue.queue q
+      where (p_claim.queues is null or q.name = any (p_claim.queues)) and coalesce(q.paused_until <= v_now, true)) as queues,
+    exists (select from picture_queue.queue q
+      where (p_claim.queues is null or q.name = any (p_claim.queues)) and q.events <> 'none') as is_announced,
+    exists (select from public.job_queue j
+      where j.status = 'processing' and j.hold is null and j.lease_id = p_claim.lease_id and j.worker = p_claim.worker)
+      as is_repeated,
+    exists (select from picture_queue.limit_rule)
+      or exists (select from picture_queue.limit_key k where k.paused_until > v_now) as is_limited,
+    w.idle, case when w.is_known and w.heads_until > v_now then w.heads end as heads,
+    w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
+  into v_known
+  from picture_queue.setting s
+  left join lateral (
+    select w.*, w.queues = p_claim.queues and w.job_types = p_claim.job_types as is_known
+    from picture_queue.worker w where w.name = p_claim.worker order by w.seen_at desc limit 1) w on true;
+  if v_known.is_repeated then
+    return picture_queue._leased_jobs(p_claim.lease_id, p_claim.worker, null);
+  end if;
+  v_left.lease_seconds := v_known.lease_seconds;
+  v_left.is_limited := v_known.is_limited;
+  v_left.has_deferred := v_known.has_deferred;
+  if v_known.is_limited then
+    perform picture_queue._unblock_freed_keys();
+  end if;
+  loop
+    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.heads, v_take);
+    exit when v_picked = '{}';
+    v_started := picture_queue._start_isolated(v_picked, v_left);
+    v_ids := v_ids || v_started;
+    v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
+    v_left.start_jobs := p_claim.start_jobs - cardinality(v_ids);
+    exit when cardinality(v_started) = cardinality(v_picked) or least(v_left.max_jobs, v_left.start_jobs) <= 0
+      or v_started = '{}' and cardinality(v_picked) < v_take;
+    v_seen := v_seen + cardinality(v_picked);
+    if v_seen >= 5000 then
+      perform picture_queue._wake(v_known.queues, 'again');
+      exit;
+    end if;
+    v_take := least(greatest(v_take * 4, 20), 1000);
+  end loop;
+  if v_ids <> '{}' and v_known.is_announced then
+    perform picture_queue._emit(v_ids);
+  end if;
+  -- Not at each claim, but when it becomes idle or every 5 seconds: until then enqueues may wake a busy worker.
+  if not coalesce(p_claim.is_legacy or v_known.is_known and (v_known.idle or v_left.max_jobs = 0), false) then
+    perform picture_queue._touch_worker(p_claim.worker, p_claim.queues, p_claim.job_types, v_left.max_jobs > 0);
+  end if;
+  v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
+  if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
+    perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
+  end if;
+  return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
+    p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
 exception when others then
   if picture_queue._is_transient(sqlstate) then
     -- The first call is not done yet, or a deadlock: skip locked does wait where a row has changed hands since it

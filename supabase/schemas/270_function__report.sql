@@ -57,12 +57,14 @@ language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = for
 set seq_page_cost = 100
 as $$
 declare
-  v_largest integer := (select s.max_result_bytes from picture_queue.setting s);
+  v_largest integer;
+  v_has_deferred boolean;
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
+  select s.max_result_bytes, s.has_deferred into v_largest, v_has_deferred from picture_queue.setting s;
   if not exists (
     select from unnest(v_outcomes) o
     where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_largest, 200)
@@ -80,6 +82,9 @@ begin
   v_moved := picture_queue._transition(v_changes);
   if v_moved is not null then
     perform picture_queue._after_report(v_outcomes, v_moved);
+  end if;
+  if v_has_deferred then
+    perform picture_queue._fire_deferred();
   end if;
   return to_jsonb(array(
     select jsonb_build_object(
@@ -100,10 +105,6 @@ create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
 declare
-  v_free uuid[] := array(
-    select j.id from public.job_queue j
-    where j.id = any (picture_queue._uuids(p_outcomes, 'job_id'))
-    order by j.id for update skip locked);
   v_item jsonb;
   v_answers jsonb := '[]'::jsonb;
   v_error text;
@@ -111,14 +112,9 @@ declare
 begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
-      if exists (
-        select from public.job_queue j
-        where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) and j.id <> all (v_free))
-      then
-        v_answers := v_answers || jsonb_build_object('job_id', v_item -> 'job_id', 'outcome', 'busy', 'status', null);
-      else
-        v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
-      end if;
+      perform from public.job_queue j
+      where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;
+      v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
     exception when others then
       get stacked diagnostics v_detail = pg_exception_detail;
       v_error := left(concat_ws(': ', sqlerrm, nullif(v_detail, '')), 1000);
@@ -219,9 +215,9 @@ begin
           and coalesce(q.paused_until, '-infinity') < v_pause.until;
       elsif picture_queue._lock_keys(array[v_pause.key]) <> '{}' then
         perform picture_queue._add_running(array[v_pause.key], '{0}');
-        update picture_queue.limit_key k set paused_until = v_pause.until, due_at = v_pause.until, version = k.version + 1
+        update picture_queue.limit_key k set paused_until = v_pause.until, version = k.version + 1
         where k.key = v_pause.key and coalesce(k.paused_until, '-infinity') < v_pause.until;
-        perform picture_queue._plan_maintenance(v_pause.until);
+        perform picture_queue._plan_keys(array[v_pause.key]);
       end if;
     end loop;
   end if;
@@ -243,35 +239,32 @@ create function picture_queue._check_breakers(p_ids uuid[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
-  v_queue picture_queue.queue;
   v_seen record;
   v_failures integer;
 begin
-  for v_queue in
-    select q.* from picture_queue.queue q
-    where q.breaker_failures is not null and q.name in (select j.queue from public.job_queue j where j.id = any (p_ids))
-    order by q.name for update skip locked  -- one that an operator is changing does not hold reports up
+  for v_seen in
+    select q.name, q.breaker_failures, j.status, picture_queue._reason(j.error) as reason
+    from public.job_queue j
+    join picture_queue.queue q on q.name = j.queue
+    where j.id = any (p_ids) and q.breaker_failures is not null and (j.status = 'completed' or j.error is not null)
+    order by q.name, j.updated_at, j.seq
+    for update of q skip locked  -- one that an operator is changing does not hold reports up
   loop
-    for v_seen in
-      select j.status, picture_queue._reason(j.error) as reason from public.job_queue j
-      where j.id = any (p_ids) and j.queue = v_queue.name and (j.status = 'completed' or j.error is not null) order by j.updated_at, j.seq
-    loop
-      if v_seen.status = 'completed' then
-        delete from picture_queue.breaker b where b.queue = v_queue.name;
-        continue;
-      end if;
-      insert into picture_queue.breaker as b (queue, reason, failures) values (v_queue.name, v_seen.reason, 1)
-      on conflict (queue) do update set reason = excluded.reason,
-        failures = case when b.reason = excluded.reason then b.failures + 1 else 1 end
-      returning failures into v_failures;
-      if v_failures >= v_queue.breaker_failures then
-        update picture_queue.queue q set
-          paused_until = greatest(q.paused_until, picture_queue._now() + make_interval(secs => q.breaker_seconds)),
-          pause_reason = format('%s failures in a row: %s', v_failures, left(v_seen.reason, 200))
-        where q.name = v_queue.name;
-        update picture_queue.breaker b set failures = v_queue.breaker_failures - 1 where b.queue = v_queue.name;
-      end if;
-    end loop;
+    if v_seen.status = 'completed' then
+      delete from picture_queue.breaker b where b.queue = v_seen.name;
+      continue;
+    end if;
+    insert into picture_queue.breaker as b (queue, reason, failures) values (v_seen.name, v_seen.reason, 1)
+    on conflict (queue) do update set reason = excluded.reason,
+      failures = case when b.reason = excluded.reason then b.failures + 1 else 1 end
+    returning failures into v_failures;
+    if v_failures >= v_seen.breaker_failures then
+      update picture_queue.queue q set
+        paused_until = greatest(q.paused_until, picture_queue._now() + make_interval(secs => q.breaker_seconds)),
+        pause_reason = format('%s failures in a row: %s', v_failures, left(v_seen.reason, 200))
+      where q.name = v_seen.name;
+      update picture_queue.breaker b set failures = v_seen.breaker_failures - 1 where b.queue = v_seen.name;
+    end if;
   end loop;
 end
 $$;

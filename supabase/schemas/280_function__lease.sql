@@ -30,7 +30,8 @@ begin
 end
 $$;
 
--- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost. A job with a cancel
+-- Prolongs the leases that still hold. Answers the jobs to cancel, and those whose lease is lost; lost_leases names the
+-- lost leases of jobs that hold under another one of the call. A job with a cancel
 -- request, or past its timeout, keeps its lease until its grace has passed; then the heartbeat ends the lease and
 -- answers that it is lost. A job cancelled while parked is claimed once more, so that its handler can undo its work;
 -- its grace begins at that claim. Where somebody else has the row of a job locked, or the row is not to be written
@@ -76,14 +77,17 @@ begin
   select jsonb_build_object(
     'cancel', coalesce(jsonb_agg(l.job_id) filter (where h.cancel_requested_at is not null and h.lease_ends_at > v_now), '[]'),
     'lost', coalesce(jsonb_agg(l.job_id) filter (where h.id is null or h.lease_ends_at <= v_now), '[]'))
+    || jsonb_strip_nulls(jsonb_build_object(
+      'lost_leases', jsonb_agg(l.lease_id) filter (where h.id is null and l.job_id in (select o.id from held o))))
   into v_answer
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
-  left join held h on h.id = l.job_id;
+  left join held h on h.id = l.job_id and h.lease_id = l.lease_id;
   -- What was prolonged beside a row ends with the lease in the row, which a cancel may have shortened.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
     delete from picture_queue.lease_extension x where x.job_id = any (array(
       select o.job_id from picture_queue.lease_extension o where o.job_id = any (v_free) for update skip locked));
   end if;
+  perform picture_queue._fire_deferred();
   update picture_queue.worker w set seen_at = v_now
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_worker for update skip locked));
   return v_answer;

@@ -16,12 +16,16 @@ begin
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   elsif v_job.status <> 'cancelled' and v_job.cancel_requested_at is null then
     perform picture_queue._cancel_jobs(array[p_job_id]);
+    perform picture_queue._fire_deferred();
     select * into v_job from public.job_queue where id = p_job_id;
   end if;
   return jsonb_build_object('job_id', v_job.id, 'status', v_job.status,
     'cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', p_job_id));
+exception when others then
+  if sqlstate like 'PT4%' then
+    raise;
+  end if;
+  return picture_queue._refuse_change(p_job_id, sqlstate, sqlerrm);
 end
 $$;
 
@@ -34,63 +38,35 @@ as $$
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
--- Wakes the jobs parked on these events, if the events are there; an event is taken by those who waited for it and
--- gone. Those beyond the first thousand, and those that somebody has locked or whose change fails, are woken by
--- maintenance. Returns how many jobs woke.
+-- Wakes the jobs parked on these events, if the events are there. An event is kept until nobody waits for it any more:
+-- maintenance wakes those beyond the first thousand, and those that somebody has locked or whose change fails. Returns
+-- how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
-  v_ids text[] := array(
-    select j.id::text from public.job_queue j
-    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events)))
-    limit 1000);
+  v_now timestamptz := picture_queue._now();
+  v_next timestamptz := v_now + interval '0.2 seconds';
+  v_events text[] := array(
+    select s.name from picture_queue.signal s where s.name = any (p_events) order by s.name for update skip locked);
   v_woken integer;
 begin
-  if v_ids = '{}' then
+  if v_events = '{}' then
     return 0;
   end if;
-  v_woken := picture_queue._isolate('wake', v_ids, 1000);
-  if v_woken < cardinality(v_ids) or cardinality(v_ids) = 1000 then
-    insert into picture_queue.follow_up (kind, subject, due_at)
-    select 'event', j.id, picture_queue._now() + interval '0.2 seconds' from public.job_queue j
-    where j.hold = 'parked' and j.parked_on = any (array(select s.name from picture_queue.signal s where s.name = any (p_events)));
-    perform picture_queue._plan_maintenance(picture_queue._now() + interval '0.2 seconds');
-  end if;
-  perform picture_queue._take_events(p_events);
-  return v_woken;
-end
-$$;
-
--- Deletes events that jobs have taken: no job is parked on them any more.
-create function picture_queue._take_events(p_events text[]) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-begin
+  update picture_queue.signal s set look_at = v_next
+  where s.name = any (v_events) and (
+    select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
+  v_woken := picture_queue._isolate('wake', array(
+    select j.id::text from public.job_queue j
+    where j.hold = 'parked' and j.parked_on = any (v_events) and j.id::text not in (select picture_queue._failing('wake'))
+    limit 1000 for update skip locked), 1000);
   delete from picture_queue.signal s
-  where s.name = any (p_events) and not (
-    select exists (select from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name));
-end
-$$;
-
--- Wakes the jobs of these follow-ups, which their event could not wake when it came.
-create function picture_queue._wake_by_events(p_ids bigint[], p_limit integer) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
-as $$
-declare
-  v_mine bigint[] := array(
-    select f.id from picture_queue.follow_up f where f.id = any (p_ids) order by f.id limit p_limit for update skip locked);
-  v_jobs uuid[] := array(select f.subject from picture_queue.follow_up f where f.id = any (v_mine));
-begin
-  perform picture_queue._isolate('wake', array(
-    select j::text from unnest(v_jobs) j
-    where not exists (
-      select from picture_queue.failed_step e
-      where e.kind = 'wake' and e.subject = j::text and e.retry_at > picture_queue._now())), p_limit);
-  perform picture_queue._take_events(array(select distinct j.parked_on from public.job_queue j where j.id = any (v_jobs)));
-  delete from picture_queue.follow_up f
-  where f.id = any (v_mine) and not exists (select from public.job_queue j where j.id = f.subject and j.hold = 'parked');
-  update picture_queue.follow_up f set due_at = picture_queue._now() + interval '1 second' where f.id = any (v_mine);
-  return cardinality(v_jobs);
+  where s.name = any (v_events) and s.look_at is not null and (
+    select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1) is null;
+  if exists (select from picture_queue.signal s where s.name = any (v_events) and s.look_at is not null) then
+    perform picture_queue._plan_maintenance(v_next);
+  end if;
+  return v_woken;
 end
 $$;

@@ -7,15 +7,15 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1, 1,
-    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true);
+    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true, null, null);
   v_jobs jsonb;
 begin
-  v_jobs := picture_queue._claim_isolated(v_claim);
+  v_jobs := picture_queue._claim(v_claim);
   if v_jobs = '[]'
     and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
   then
     perform picture_queue._do_due_steps(10, true);
-    v_jobs := picture_queue._claim_isolated(v_claim);
+    v_jobs := picture_queue._claim(v_claim);
   end if;
   return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
 end
@@ -34,7 +34,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_claim picture_queue.claim := row(worker, queues, job_types, coalesce(max_jobs, 1), coalesce(start_jobs, max_jobs, 1),
-    lease_seconds, coalesce(request_id, gen_random_uuid()), weights, false);
+    lease_seconds, coalesce(request_id, gen_random_uuid()), weights, false, null, null);
   v_problem text := case
     when coalesce(length(worker), 0) not between 1 and 200 then format('worker is %s', quote_nullable(left(worker, 100)))
     when coalesce(cardinality(queues), 0) = 0 then 'queues is empty'
@@ -51,7 +51,7 @@ begin
   if v_problem is not null then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
   end if;
-  return picture_queue._claim_isolated(v_claim);
+  return picture_queue._claim(v_claim);
 end
 $$;
 comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by request_id.';

@@ -6,7 +6,7 @@ as $$
 declare
   v_item jsonb;
   v_one jsonb;
-  v_answer jsonb := '{"cancel": [], "lost": []}'::jsonb;
+  v_all jsonb := '[]'::jsonb;
 begin
   perform picture_queue._check_isolation();
   if not picture_queue._is_list(leases) then
@@ -22,20 +22,25 @@ begin
   exception when others then
     null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
   end;
-  for v_item in select e from jsonb_array_elements(leases) e loop
+  for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
     begin
       begin
-        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item));
+        v_one := picture_queue._heartbeat(worker, v_item);
       exception when others then
-        v_one := picture_queue._heartbeat(worker, jsonb_build_array(v_item), true);
+        v_one := picture_queue._heartbeat(worker, v_item, true);
       end;
+      v_all := v_all || v_one;
     exception when lock_not_available then
-      continue;  -- another heartbeat is prolonging this lease
+      null;  -- another heartbeat is prolonging this lease
     end;
-    v_answer := jsonb_build_object('cancel', (v_answer -> 'cancel') || (v_one -> 'cancel'),
-      'lost', (v_answer -> 'lost') || (v_one -> 'lost'));
   end loop;
-  return v_answer;
+  return '{"cancel": [], "lost": []}'::jsonb || coalesce((
+    select jsonb_object_agg(a.key, a.ids)
+    from (
+      select o.key, jsonb_agg(i) as ids
+      from jsonb_array_elements(v_all) a cross join lateral jsonb_each(a) o cross join lateral jsonb_array_elements(o.value) i
+      group by o.key
+    ) a), '{}');
 end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
@@ -69,10 +74,13 @@ begin
   if v_announce and exists (select from picture_queue.queue q where q.name = v_job.queue and q.events = 'progress') then
     perform picture_queue._emit(array[job_id]);
   end if;
+  perform picture_queue._fire_deferred();
   return jsonb_build_object('cancel_requested', v_job.cancel_requested_at is not null);
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', format('job %s is locked by somebody else', job_id), 'repeat the call');
-  return null;
+exception when others then
+  if sqlstate like 'PT4%' then
+    raise;
+  end if;
+  return picture_queue._refuse_change(job_id, sqlstate, sqlerrm);
 end
 $$;
 comment on function public.report_progress is 'Writes the progress of a job, in percent, under its lease.';
@@ -132,22 +140,19 @@ begin
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
-  v_outcome := public.report_jobs(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
+  v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
     'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
     'outcome', case when error is null then 'completed' else 'failed' end))
-    || jsonb_build_object('result', result))) #> '{outcomes,0}';
+    || jsonb_build_object('result', result))) -> 0;
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
-  elsif v_outcome ->> 'outcome' = 'busy' then
-    perform picture_queue._refuse('PQ_BUSY', v_outcome ->> 'error', 'repeat the call');
-  elsif v_outcome ->> 'outcome' = 'refused' then
-    perform picture_queue._refuse('PQ_CONFLICT', format('job %s cannot be changed: %s', job_id, v_outcome ->> 'error'),
-      'look for a trigger or constraint of yours on public.job_queue');
   end if;
   return v_outcome ->> 'status';
-exception when deadlock_detected or lock_not_available then
-  perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  return null;
+exception when others then
+  if sqlstate like 'PT4%' then
+    raise;
+  end if;
+  return picture_queue._refuse_change(job_id, sqlstate, sqlerrm);
 end
 $$;
 comment on function public.complete_job is 'Ends one attempt: completed, or retried or failed when error is given.';

@@ -24,10 +24,14 @@ begin
     perform picture_queue._refuse('PQ_CONFLICT', format('job %s has a unique key that another job has now', job_id),
       'cancel the other job first');
   end if;
+  perform picture_queue._fire_deferred();
   return picture_queue._keep_answer('retry_job', request_id::text,
     jsonb_build_object('job_id', job_id, 'status', 'pending'));
-exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('job %s is locked by somebody else', job_id));
+exception when others then
+  if sqlstate like 'PT4%' then
+    raise;
+  end if;
+  return picture_queue._refuse_change(job_id, sqlstate, sqlerrm);
 end
 $$;
 comment on function public.retry_job is 'Makes a failed or cancelled job pending again.';

@@ -30,7 +30,7 @@ comment on function public.set_setting is 'Changes settings of the project.';
 
 create function public.get_settings() returns jsonb
 language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select to_jsonb(s) - array['only_row', 'maintained_at'] from picture_queue.setting s $$;
+as $$ select to_jsonb(s) - array['only_row', 'maintained_at', 'has_deferred'] from picture_queue.setting s $$;
 comment on function public.get_settings is 'The settings of the project.';
 
 -- The rules of what the project, a queue and a job type may say about attempts.

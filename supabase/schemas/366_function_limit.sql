@@ -35,7 +35,7 @@ begin
   on conflict on constraint limit_rule_pkey do update
   set max_running = excluded.max_running, rate = excluded.rate, period_seconds = excluded.period_seconds,
     created_at = excluded.created_at, count_at = excluded.count_at;
-  if not picture_queue._has_uncounted(key) then
+  if not exists (select from picture_queue._uncounted(array[key])) then
     update picture_queue.limit_rule r set counted = true where r.key = set_limit.key;
   end if;
   perform picture_queue._plan_maintenance(picture_queue._now());
@@ -46,17 +46,6 @@ exception when deadlock_detected or lock_not_available then
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
-
--- Tells whether jobs run under the keys of a rule and do not count under them yet.
-create function picture_queue._has_uncounted(p_rule text) returns boolean
-language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
-as $$
-  select exists (
-    select from public.job_queue j
-    cross join lateral unnest(picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys)) as k (key)
-    where j.status = 'processing' and j.hold is null and k.key <> all (coalesce(j.slots, '{}'))
-      and (k.key = p_rule or split_part(k.key, ':', 1) || ':*' = p_rule))
-$$;
 
 -- Looks at a key, or at the keys of a kind, again: unblocks the jobs of the first hundred that jobs wait for, and
 -- leaves the others to maintenance.
@@ -119,7 +108,9 @@ as $$
   from (
     select key from picture_queue.limit_rule
     union
-    select key from picture_queue.limit_key where paused_until > picture_queue._now() or due_at is not null
+    select key from picture_queue.limit_key where paused_until > picture_queue._now()
+    union
+    select key from picture_queue.freed_key where at > picture_queue._now()
   ) k
   left join picture_queue.limit_rule r on r.key = k.key
   left join picture_queue.limit_key l on l.key = k.key
@@ -164,8 +155,8 @@ begin
     end if;
   end loop;
   perform picture_queue._add_running(array[p_key], array[0]);
-  update picture_queue.limit_key k set paused_until = p_until, due_at = p_until, version = k.version + 1 where k.key = p_key;
-  perform picture_queue._plan_maintenance(p_until);
+  update picture_queue.limit_key k set paused_until = p_until, version = k.version + 1 where k.key = p_key;
+  perform picture_queue._plan_keys(array[p_key]);
 end
 $$;
 

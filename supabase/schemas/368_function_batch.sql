@@ -41,7 +41,7 @@ begin
       order by e.i), '[]')
     from jsonb_array_elements(jobs) with ordinality as e (item, i)) else jobs end);
   -- One without jobs has finished.
-  perform picture_queue._finish_batches(array[enqueue_batch.batch_id]);
+  perform picture_queue._count_batches(array[enqueue_batch.batch_id]);
   return jsonb_build_object('batch_id', batch_id, 'jobs', v_jobs);
 exception
   when deadlock_detected then

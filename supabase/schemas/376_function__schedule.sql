@@ -88,9 +88,7 @@ as $$
 begin
   return picture_queue._isolate('schedule', array(
     select s.name from picture_queue.schedule s
-    where not s.paused and s.next_at <= picture_queue._now() and not exists (
-      select from picture_queue.failed_step f
-      where f.kind = 'schedule' and f.subject = s.name and f.retry_at > picture_queue._now())
+    where not s.paused and s.next_at <= picture_queue._now() and s.name not in (select picture_queue._failing('schedule'))
     order by s.next_at limit p_limit), p_limit);
 end
 $$;

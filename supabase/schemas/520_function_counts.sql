@@ -79,7 +79,7 @@ begin
     where d.queue = coalesce(desired_workers.queue, d.queue));
   v_desired := ceil((v_running + v_ready)::numeric / jobs_per_worker);
   if v_desired = 0 and (
-    exists (select from picture_queue.limit_key k where k.due_at <= v_now)
+    exists (select from picture_queue.freed_key f where f.n = 0 and f.at <= v_now)
     or exists (select from picture_queue.schedule s where not s.paused and s.next_at <= v_now))
   then
     v_desired := 1;

@@ -2,31 +2,16 @@
 -- job, so that a list of jobs can show it.
 
 -- What holds now for each of these keys that a rule or a pause is for: until when it is paused, or whether it is full,
--- how many run, and when its rate permits one more start. Of a rate above 1,000 only claims find out whether it is
--- used up.
+-- how many run, and when its rate permits one more start.
 create function picture_queue._key_states(p_keys text[]) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set seq_page_cost = 100
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_now timestamptz := picture_queue._now();
-  v_since timestamptz := picture_queue._freed_since();
-begin
-  return (
-    select coalesce(jsonb_object_agg(r.key, jsonb_build_object(
-      'max_running', r.max_running, 'rate', r.rate, 'period_seconds', r.period_seconds, 'running', n.running,
-      'is_paused', r.paused_until is not null, 'paused_until', nullif(r.paused_until, 'infinity'),
-      'is_full', not r.is_counted or coalesce(n.running >= r.max_running, false) or s.at is not null,
-      'free_at', s.at + make_interval(secs => r.period_seconds))), '{}')
-    from picture_queue._rules(p_keys) r
-    cross join lateral (
-      select greatest(r.running - coalesce((
-        select sum(f.n) from picture_queue.freed_key f where f.key = r.key and f.at > v_since), 0), 0) as running) n
-    left join lateral (
-      select o.at from picture_queue.start o
-      where r.rate <= 1000 and o.key = r.key and o.at > v_now - make_interval(secs => r.period_seconds)
-      order by o.at desc offset r.rate - 1 limit 1) s on true);
-end
+  select coalesce(jsonb_object_agg(l.key, jsonb_build_object(
+    'max_running', l.max_running, 'rate', l.rate, 'period_seconds', l.period_seconds, 'running', greatest(l.running, 0),
+    'is_paused', l.paused_until is not null, 'paused_until', nullif(l.paused_until, 'infinity'),
+    'is_full', l.paused_until is null and l.capacity <= 0,
+    'free_at', case when l.paused_until is null then l.free_at end)), '{}')
+  from picture_queue._limits(p_keys) l
 $$;
 
 -- The reasons that lie in the jobs themselves. rank orders those of a job: what stops it first has the lowest.

@@ -116,9 +116,8 @@ begin
     ) as k (status, seconds)
     cross join lateral (
       select j.id from public.job_queue j
-      where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds) and not exists (
-        select from picture_queue.failed_step f
-        where f.kind = 'prune' and f.subject = j.id::text and f.retry_at > v_now)
+      where j.status = k.status and j.finished_at < v_now - make_interval(secs => k.seconds)
+        and j.id::text not in (select picture_queue._failing('prune'))
       order by j.finished_at limit p_limit
     ) d), p_limit);
 end
@@ -162,7 +161,7 @@ $$;
 
 -- Deletes rows of these tables that nobody needs any more: throughput older than two days, events nobody waited for and
 -- answers that are a day old, starts that no rate counts, batches as old as the oldest jobs that are kept, workers not
--- heard of in an hour, keys under which nothing runs, is paused or waits for a time, lease extensions that ended, and
+-- heard of in an hour, keys under which nothing runs and that are not paused, lease extensions that ended, and
 -- steps that failed and were not tried again. Returns how many rows.
 create function picture_queue._tidy_tables(p_tables text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -187,7 +186,7 @@ begin
       ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'''),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
       -- Under the lock of the key, as whoever changes the row.
-      ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 and t.due_at is null '
+      ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
         || 'and pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(t.key) & 1023)')
     ) as o (name, condition)
     where o.name = any (p_tables)

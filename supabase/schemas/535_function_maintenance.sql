@@ -1,7 +1,8 @@
 -- Maintenance: what is due for jobs that nobody calls for, and what keeps the tables small.
 
 -- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
--- p_limit of each, each isolated. Returns how much of each.
+-- p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
+-- others from being looked at. Returns how much of each.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set seq_page_cost = 100 set lock_timeout = '500ms'
@@ -9,58 +10,54 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_kind text;
-  v_done jsonb := '{}'::jsonb;
+  v_done jsonb;
   v_settled integer := 0;
-  v_overdue text[] := '{}'::text[];
-  v_failed_keys text[] := array(
-    select f.subject from picture_queue.failed_step f where f.kind = 'key' and f.retry_at > v_now);
 begin
-  if p_sweeps then
-    v_overdue := picture_queue._overdue_jobs(p_limit);
-  end if;
   v_done := jsonb_build_object(
     'promoted', picture_queue._isolate('promote', array(
       select j.id::text from public.job_queue j
-      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now and not exists (
-        select from picture_queue.failed_step f where f.kind = 'promote' and f.subject = j.id::text and f.retry_at > v_now)
-      -- Locked here, so that those somebody has locked do not keep others from being looked at.
+      where j.hold in ('scheduled', 'parked') and j.scheduled_for <= v_now
+        and j.id::text not in (select picture_queue._failing('promote'))
       order by j.scheduled_for limit p_limit for update skip locked), p_limit),
-    'swept', picture_queue._isolate('sweep', v_overdue, p_limit),
+    'swept', picture_queue._isolate('sweep', case when p_sweeps then picture_queue._overdue_jobs(p_limit) end, p_limit),
     'expired', picture_queue._isolate('expire', array(
       select j.id::text from public.job_queue j
-      where j.status = 'pending' and j.expires_at <= v_now and not exists (
-        select from picture_queue.failed_step f where f.kind = 'expire' and f.subject = j.id::text and f.retry_at > v_now)
+      where j.status = 'pending' and j.expires_at <= v_now and j.id::text not in (select picture_queue._failing('expire'))
       order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
-  foreach v_kind in array array['parent', 'child', 'batch', 'event'] loop
+  foreach v_kind in array array['parent', 'child'] loop
     v_settled := v_settled + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
-      where f.kind = v_kind and f.due_at <= v_now and not exists (
-        select from picture_queue.failed_step e where e.kind = v_kind and e.subject = f.id::text and e.retry_at > v_now)
+      where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failing(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
-  v_settled := v_settled + picture_queue._isolate('callback', array(
-    select b.id::text from picture_queue.batch b
-    where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
-      and not exists (
-        select from picture_queue.failed_step f where f.kind = 'callback' and f.subject = b.id::text and f.retry_at > v_now)
-    order by b.finished_at limit p_limit), p_limit);
-  v_done := v_done || jsonb_build_object('counted', picture_queue._isolate('rule', array(
-    select r.key from picture_queue.limit_rule r
-    where (r.count_at <= v_now or r.count_at is null and not r.counted) and not exists (
-      select from picture_queue.failed_step f where f.kind = 'rule' and f.subject = r.key and f.retry_at > v_now)
-    limit 100), p_limit),
-  'reordered', picture_queue._isolate('reorder', array(
-    select q.name from picture_queue.queue q
-    where q.reorder_after is not null and not exists (
-      select from picture_queue.failed_step f where f.kind = 'reorder' and f.subject = q.name and f.retry_at > v_now)), p_limit * 5));
-  return v_done || jsonb_build_object('settled', v_settled, 'keys', picture_queue._isolate('key', array(
-    (select distinct f.key
-      from (select o.key from picture_queue.freed_key o where o.key <> all (v_failed_keys) limit p_limit * 10) f
-      limit p_limit)
-    union
-    (select k.key from picture_queue.limit_key k
-      where k.due_at <= v_now and k.key <> all (v_failed_keys) limit p_limit)), p_limit));
+  return v_done || jsonb_build_object(
+    'settled', v_settled + picture_queue._isolate('batch', array(
+      select distinct f.subject::text
+      from (select o.subject from picture_queue.follow_up o
+        where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failing('batch'))
+        order by o.due_at, o.id limit p_limit) f), p_limit)
+    + picture_queue._isolate('event', array(
+      select s.name from picture_queue.signal s
+      where s.look_at <= v_now and s.name not in (select picture_queue._failing('event'))
+      order by s.look_at limit p_limit), p_limit)
+    + picture_queue._isolate('callback', array(
+      select b.id::text from picture_queue.batch b
+      where b.finished_at is not null and b.callback is not null and b.callback_job_id is null and b.callback_error is null
+        and b.id::text not in (select picture_queue._failing('callback'))
+      order by b.finished_at limit p_limit), p_limit),
+    'counted', picture_queue._isolate('rule', array(
+      select r.key from picture_queue.limit_rule r
+      where (r.count_at <= v_now or r.count_at is null and not r.counted)
+        and r.key not in (select picture_queue._failing('rule')) limit 100), p_limit),
+    'reordered', picture_queue._isolate('reorder', array(
+      select q.name from picture_queue.queue q
+      where q.reorder_after is not null and q.name not in (select picture_queue._failing('reorder'))), p_limit * 5),
+    'keys', picture_queue._isolate('key', array(
+      select distinct f.key
+      from (select o.key from picture_queue.freed_key o
+        where o.at <= v_now and o.key not in (select picture_queue._failing('key')) order by o.at limit p_limit * 10) f
+      limit p_limit), p_limit));
 end
 $$;
 
@@ -71,20 +68,20 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_running integer;
-  v_overdue text[];
+  v_overdue uuid[];
 begin
-  select count(*), array_agg(j.id::text) filter (where j.lease_expires_at <= v_now) into v_running, v_overdue
+  select count(*), array_agg(j.id) filter (where j.lease_expires_at <= v_now) into v_running, v_overdue
   from public.job_queue j where j.status = 'processing' and j.hold is null;
   update picture_queue.maintenance m set sweep_at = v_now + interval '1 second' * greatest(v_running / 4000.0, 0.9)
   where m.only_row = any (array(select o.only_row from picture_queue.maintenance o for update skip locked))
     and coalesce(cardinality(v_overdue), 0) <= p_limit;
   return array(
     select j.id::text from public.job_queue j
-    where j.id = any (v_overdue::uuid[]) and not exists (
-      select from picture_queue.lease_extension x
-      where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now
-    ) and not exists (
-      select from picture_queue.failed_step f where f.kind = 'sweep' and f.subject = j.id::text and f.retry_at > v_now)
+    where j.id = any (v_overdue) and j.lease_expires_at <= v_now
+      and not exists (
+        select from picture_queue.lease_extension x
+        where x.job_id = j.id and x.lease_id = j.lease_id and x.lease_expires_at > v_now)
+      and j.id::text not in (select picture_queue._failing('sweep'))
     limit p_limit for update skip locked);
 end
 $$;
@@ -99,7 +96,8 @@ as $$
       where j.hold in ('scheduled', 'parked') and j.scheduled_for > p_now order by j.scheduled_for limit 1),
     (select s.next_at from picture_queue.schedule s where not s.paused and s.next_at > p_now order by s.next_at limit 1),
     (select f.due_at from picture_queue.follow_up f where f.due_at > p_now order by f.due_at limit 1),
-    (select k.due_at from picture_queue.limit_key k where k.due_at > p_now order by k.due_at limit 1))
+    (select s.look_at from picture_queue.signal s where s.look_at > p_now order by s.look_at limit 1),
+    (select f.at from picture_queue.freed_key f where f.at > p_now order by f.at limit 1))
 $$;
 
 -- Adds up the counts, every five seconds, and prunes, once a minute: a part at a time, each isolated.
@@ -116,7 +114,8 @@ begin
   if p_all then
     v_done := v_done || picture_queue.prune(0.2);
     update picture_queue.setting s
-    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
+    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end,
+      has_deferred = picture_queue._fire_deferred()
     where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
   end if;
   return v_done;

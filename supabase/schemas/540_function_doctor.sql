@@ -132,7 +132,7 @@ as $$
     union all
     select count(*), 'keys that jobs wait for, that have capacity, and that nobody looks at'
     from keys k
-    left join picture_queue._capacity(array(select o.key from keys o)) c on c.key = k.key
+    left join picture_queue._limits(array(select o.key from keys o)) c on c.key = k.key
     where coalesce(c.capacity, 1) > 0
       and not exists (select from picture_queue.freed_key f where f.key = k.key)
       and not exists (select from public.job_queue j where j.status = 'pending' and j.blocked_on = k.key and j.hold is null)

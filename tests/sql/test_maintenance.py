@@ -124,8 +124,8 @@ async def test_the_next_call_comes_when_the_next_job_is_due(quiet, delay):
         "'every_seconds', 1, 'job_type', 't', 'queue', '{queue}'))",
         "insert into picture_queue.follow_up (kind, subject, due_at) "
         "values ('parent', gen_random_uuid(), picture_queue._now() + interval '0.4 s')",
-        "insert into picture_queue.limit_key (key, running, due_at) "
-        "values ('sql-soon', 1, picture_queue._now() + interval '0.4 s')",
+        "insert into picture_queue.freed_key (key, n, at) "
+        "values ('sql-soon', 0, picture_queue._now() + interval '0.4 s')",
     ],
     ids=["schedule", "follow-up", "limit"],
 )

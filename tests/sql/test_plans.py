@@ -412,11 +412,9 @@ async def plan(many, text, types, values):
 
 PICKING = {
     "p_claim": "picture_queue.claim",
-    "p_open_queues": "text[]",
+    "p_queues": "text[]",
     "p_heads": "jsonb",
     "p_limit": "integer",
-    "p_with_keys": "boolean",
-    "p_some_failed": "boolean",
     "v_now": "timestamptz",
 }
 
@@ -424,18 +422,16 @@ PICKING = {
 async def test_the_plan_of_a_pick(many):
     """In the order of its index, so that it can stop: what is sorted is what was picked."""
     text = await source(many, "picture_queue._pick")
-    text = text[text.index("return array(") + len("return array(") : text.rindex(");")]
+    text = text[text.rindex("return array(") + len("return array(") : text.rindex(");")]
     found = await plan(
         many,
         text,
         PICKING,
         {
             "p_claim": f"row('w', array['{many.queue}'], '{{sql-resize}}', 20, null, 30, "
-            "gen_random_uuid(), null, false)::picture_queue.claim",
-            "p_open_queues": f"array['{many.queue}']",
+            "gen_random_uuid(), null, false, true, false)::picture_queue.claim",
+            "p_queues": f"array['{many.queue}']",
             "p_limit": "20",
-            "p_with_keys": "true",
-            "p_some_failed": "false",
             "v_now": "now()",
         },
     )
@@ -449,10 +445,10 @@ async def test_the_plan_of_a_pick(many):
 async def test_the_plan_of_a_start(many):
     """Those picked are started by their ids, in time that grows with their number."""
     text = await source(many, "picture_queue._start")
-    text = text[text.index("with started as") : text.index(";\n  if v_special")]
+    text = text[text.index("with started as") : text.index(";\n  if cardinality")]
     text = re.sub(r"\binto v_ids.*", "", text)
     types = {
-        "p_candidates": "picture_queue.candidate[]",
+        "v_candidates": "picture_queue.candidate[]",
         "p_claim": "picture_queue.claim",
         "v_now": "timestamptz",
     }
@@ -520,9 +516,11 @@ async def test_the_plan_of_what_is_settled(many, first, into):
 
 
 async def test_the_plan_of_who_is_unblocked(many):
-    text = await source(many, "picture_queue._jobs_to_unblock")
-    text = text[text.index("with recursive") : text.rindex(");")]
-    found = await plan(many, text, {"p_keys": "text[]"}, {})
+    text = await source(many, "picture_queue._unblock_keys")
+    text = text[text.index("with recursive") : text.index("), 10000);")]
+    text = re.sub(r"v_taken\.\w+", "'x'::text", text)
+    types = {"v_keys": "text[]", "v_now": "timestamptz"}
+    found = await plan(many, text, types, {})
     assert "Seq Scan on job_queue" not in found, found
     read = set(re.findall(r"using (job_queue_\w+)", found))
     assert read == {"job_queue_blocked"}, found

@@ -42,8 +42,7 @@ SKIPS, WAITS = "for update skip locked", "for update"
 MUTATIONS = (
     Mutation("steps catch no error", "_isolate", CATCHES, CATCHES_NOTHING,
              "trigger on any update", "maintain_jobs"),
-    Mutation("claims are not made again job by job", "_claim_isolated",
-             "return picture_queue._claim(p_claim, true);", "raise;",
+    Mutation("claims are not made again in parts", "_start_isolated", CATCHES, CATCHES_NOTHING,
              "trigger on the start", "claim_jobs"),
     Mutation("claims wait for locked jobs", "_pick", SKIPS, WAITS,
              "held lock on a job", "claim_jobs"),

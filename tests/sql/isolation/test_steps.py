@@ -112,14 +112,14 @@ async def test_counting_a_batch_does_not_wait_for_one_who_counts_it(world):
     assert (await world.call("select get_batch($1::text::uuid)", batch))["open"] == 0
 
 
-async def test_waking_by_an_event_does_not_wait_for_its_locked_follow_up(world):
+async def test_waking_by_an_event_does_not_wait_for_one_who_has_it_locked(world):
     job = await world.enqueue(TYPE, {})
     await world.claim()
     await world.report([job], "parked", event=EVENT)
     holder = await world.hold("select from job_queue where id::text = $1 for update", job)
     await world.call("select send_event($1)", EVENT)
     await holder.execute("rollback")
-    await world.hold("select from picture_queue.follow_up where kind = 'event' for update")
+    await world.hold("select from picture_queue.signal for update")
     await world.pass_time(1)
     await asyncio.wait_for(world.maintain(1), HANG)
     assert await inside.failed_steps(world.owner) == []

@@ -1,0 +1,230 @@
+"""Faults of the core that attacks found: each is the smallest input that failed."""
+
+from typing import Any
+
+import pytest
+
+from . import inside
+from .world import EVENT, QUEUE, TYPE, Refused, World
+
+pytestmark = pytest.mark.timeout(180)
+
+KEY = "model:flux"
+KEYED: dict[str, Any] = {"options": {"limit_keys": [KEY]}}
+MANY = """select enqueue_jobs((select jsonb_agg(
+    jsonb_build_object('job_type', $1::text, 'queue', $2::text) || $4::jsonb)
+    from generate_series(1, $3::integer)))"""
+SKIPS_ROW = "returns trigger language plpgsql as $$ begin return null; end $$"
+
+
+async def skip_updates(world: World, condition: str) -> None:
+    """A trigger of the user's that leaves rows as they are, without an error."""
+    await world.owner.execute(
+        f"""create function skip() {SKIPS_ROW};
+        create trigger skip before update on job_queue for each row
+        when ({condition}) execute function skip()"""
+    )
+
+
+# Head of the line --------------------------------------------------------------------------------
+
+
+async def test_jobs_of_a_key_that_somebody_has_locked_do_not_hold_up_others(world):
+    await world.call("select set_limit($1, 5000)", KEY)
+    await world.call(MANY, TYPE, QUEUE, 1500, KEYED)
+    holder = await world.session("holder")
+    await holder.begin()
+    await holder.call("select to_jsonb(j) from claim_next_job($1) j", QUEUE)  # holds the key
+    other = await world.enqueue("other", {})
+    assert [job["id"] for job in await world.claim(TYPE, "other")] == [other]
+    await holder.commit()
+    await world.pass_time(1)
+    await world.maintain()
+    assert len(await world.claim()) > 0
+
+
+async def test_many_kinds_of_unclaimed_jobs_of_a_key_do_not_hold_up_others(world):
+    await world.call("select set_limit($1, 2)", KEY)
+    await world.owner.execute(
+        "insert into job_queue (job_type, queue, status, hold, blocked_on, limit_keys) "
+        f"select 'a' || g, '{QUEUE}', 'pending', 'blocked', '{KEY}', '{{{KEY}}}' "
+        "from generate_series(1, 250) g"
+    )
+    await world.owner.execute(f"insert into picture_queue.freed_key (key, n) values ('{KEY}', 0)")
+    await world.call("select claim_jobs('w', $1, '{zebra}', 1)", [QUEUE])
+    zebra = await world.owner.fetchval(
+        "insert into job_queue (job_type, queue, status, hold, blocked_on, limit_keys) "
+        f"values ('zebra', '{QUEUE}', 'pending', 'blocked', '{KEY}', '{{{KEY}}}') "
+        "returning id::text"
+    )
+    for _ in range(3):
+        await world.maintain(1)
+        await world.pass_time(2)
+    jobs = await world.call("select claim_jobs('w', $1, '{zebra}', 1)", [QUEUE])
+    assert [job["id"] for job in jobs] == [zebra]
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["no limit", "limit"])
+async def test_a_start_that_a_trigger_skips_is_noted_and_holds_up_no_others(world, limited):
+    if limited:
+        await world.call("select set_limit($1, 100)", f"queue:{QUEUE}")
+    bad = [await world.enqueue("bad-job", {"priority": 5}) for _ in range(3)]
+    good = await world.enqueue(TYPE, {})
+    await skip_updates(world, "old.job_type = 'bad-job'")
+    jobs = await world.call("select claim_jobs('w', $1, $2, 2)", [QUEUE], ["bad-job", TYPE])
+    assert [job["id"] for job in jobs] == [good]
+    steps = await inside.failed_steps(world.owner)
+    assert {(step["kind"], step["subject"]) for step in steps} == {("claim", job) for job in bad}
+    assert all("trigger" in step["last_error"] for step in steps)
+
+
+async def test_a_promotion_that_a_trigger_skips_is_noted_and_holds_up_no_others(world):
+    bad = await world.enqueue("bad-job", {"options": {"delay_seconds": 1}})
+    good = await world.enqueue(TYPE, {"options": {"delay_seconds": 1}})
+    await skip_updates(world, "old.job_type = 'bad-job'")
+    await world.pass_time(2)
+    await world.maintain()
+    assert await world.states([bad, good]) == ["scheduled", "pending"]
+    steps = await inside.failed_steps(world.owner)
+    assert [(step["kind"], step["subject"]) for step in steps] == [("promote", bad)]
+
+
+async def test_a_report_that_a_trigger_skips_is_refused(world):
+    bad, good = await world.enqueue("bad-job", {}), await world.enqueue(TYPE, {})
+    await world.claim("bad-job", TYPE)
+    await skip_updates(world, "old.job_type = 'bad-job'")
+    assert await world.report([bad, good]) == ["refused", "ok"]
+
+
+async def test_thousands_of_jobs_whose_start_fails_cost_a_claim_little(world):
+    await world.call(MANY, "bad-job", QUEUE, 3000, {"priority": 5})
+    good = await world.enqueue(TYPE, {})
+    await world.owner.execute(
+        """create function refuse() returns trigger language plpgsql
+        as $$ begin raise exception 'not now'; end $$;
+        create trigger refuse before update on job_queue for each row
+        when (old.job_type = 'bad-job') execute function refuse()"""
+    )
+    claims, tried = 0, 0
+    while not await world.claim("bad-job", TYPE):
+        claims += 1
+        failed = len(await inside.failed_steps(world.owner))
+        # Each claim passes over some of them; none tries all.
+        assert tried < failed
+        assert failed - tried < 3000
+        tried = failed
+    assert await world.states([good]) == ["processing"]
+    assert claims > 0
+
+
+# Events ------------------------------------------------------------------------------------------
+
+
+async def test_an_event_wakes_all_who_wait_in_bounded_steps(world):
+    await world.call(MANY, TYPE, QUEUE, 5000, {})
+    await world.owner.execute(
+        "update job_queue set status = 'processing', hold = 'parked', parked_on = $1, attempt = 1",
+        EVENT,
+    )
+    answer = await world.call("select send_event($1)", EVENT)
+    assert answer["woken"] == 1000
+    left = "select count(*) from job_queue where hold = 'parked'"
+    assert await world.owner.fetchval(left) == 4000
+    # One row says that there is more to do, not one a job.
+    assert await world.owner.fetchval("select count(*) from picture_queue.follow_up") == 0
+    for _ in range(6):
+        await world.pass_time(1)
+        await world.maintain(1)
+    assert await world.owner.fetchval(left) == 0
+    assert await world.owner.fetchval("select count(*) from picture_queue.signal") == 0
+
+
+async def test_a_job_that_cannot_be_woken_keeps_the_event_until_it_can(world):
+    jobs = [await world.enqueue(kind, {}) for kind in ("bad-job", TYPE)]
+    await world.claim("bad-job", TYPE)
+    assert await world.report(jobs, "parked", event=EVENT) == ["ok", "ok"]
+    await skip_updates(world, "old.job_type = 'bad-job'")
+    assert (await world.call("select send_event($1)", EVENT))["woken"] == 1
+    await world.owner.execute("drop trigger skip on job_queue")
+    await world.pass_time(5)
+    await world.maintain()
+    assert await world.states(jobs) == ["pending", "pending"]
+
+
+# Heartbeats --------------------------------------------------------------------------------------
+
+
+async def test_a_heartbeat_names_the_old_one_of_two_leases_of_a_job(world):
+    job = await world.enqueue(TYPE, {})
+    [old] = await world.claim()
+    await world.report([job], "released")
+    [new] = await world.claim()
+    leases = [world.lease(old), world.lease(new)]
+    answer = await world.call("select heartbeat_jobs('w', $1)", leases)
+    assert answer["lost"] == [job]
+    assert answer["lost_leases"] == [old["lease_id"]]
+    answer = await world.call("select heartbeat_jobs('w', $1)", leases[1:])
+    assert answer == {"cancel": [], "lost": []}
+
+
+# Errors ------------------------------------------------------------------------------------------
+
+REFUSAL = "a trigger of the user refuses it"
+
+
+async def refuse(world: World, timing: str = "before update") -> None:
+    kind = "constraint trigger" if "after" in timing else "trigger"
+    deferred = "deferrable initially deferred" if "after" in timing else ""
+    await world.owner.execute(
+        f"""create function refuse() returns trigger language plpgsql
+        as $$ begin raise exception '{REFUSAL}'; end $$;
+        create {kind} refuse {timing} on job_queue {deferred} for each row
+        when (old.job_type = 'bad-job') execute function refuse()"""
+    )
+
+
+CALLS = {
+    "cancel_job": "select cancel_job('{job_id}')",
+    "retry_job": "select retry_job('{job_id}')",
+    "report_progress": "select report_progress('{job_id}', '{lease_id}', 50)",
+    "complete_job": "select to_jsonb(complete_job('{job_id}', lease_id => '{lease_id}'))",
+}
+
+
+@pytest.mark.parametrize("timing", ["before update", "after update"])
+@pytest.mark.parametrize("call", CALLS)
+async def test_the_error_of_a_users_trigger_has_a_code_and_its_message(world, call, timing):
+    job = await world.enqueue("bad-job", {"max_attempts": 1})
+    await world.claim("bad-job")
+    [lease] = world.leases([job])
+    if call == "retry_job":
+        await world.report([job], "failed")
+    await refuse(world, timing)
+    await world.maintain(1)  # housekeeping learns of deferred triggers
+    with pytest.raises(Refused, match=REFUSAL) as refused:
+        await world.ask(CALLS[call].format(**lease))
+    assert refused.value.code == "PQ_CONFLICT"
+
+
+@pytest.mark.parametrize("flow", ["claim", "report", "promote", "heartbeat"])
+async def test_a_deferred_trigger_that_raises_costs_its_own_job_only(world, flow):
+    given = {"options": {"delay_seconds": 1}} if flow == "promote" else {}
+    jobs = [await world.enqueue(kind, given) for kind in ("bad-job", TYPE)]
+    if flow in ("report", "heartbeat"):
+        await world.claim("bad-job", TYPE, lease=10)
+    await refuse(world, "after update")
+    await world.pass_time(2)
+    await world.maintain(1)
+    if flow == "claim":
+        assert [job["id"] for job in await world.claim("bad-job", TYPE)] == jobs[1:]
+    elif flow == "report":
+        assert await world.report(jobs) == ["refused", "ok"]
+    elif flow == "promote":
+        assert await world.states(jobs) == ["scheduled", "pending"]
+    else:
+        for _ in range(4):
+            await world.pass_time(5)
+            answer = await world.call("select heartbeat_jobs('w', $1)", world.leases(jobs))
+            assert answer["lost"] == []
+    if flow != "heartbeat":
+        assert REFUSAL in str(await inside.failed_steps(world.owner))
