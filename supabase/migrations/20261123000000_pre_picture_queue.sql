@@ -1908,8 +1908,8 @@ $$;
 
 -- Moves jobs that the caller has chosen and locked. The kind says why: promote (they are due), sweep (their lease
 -- expired), expire (they were not started before expires_at), unblock (their key has capacity), wake (their event
--- came), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker ends.
--- It does not while the worker has not confirmed the start, in the row or beside it (_heartbeat): the job had not
+-- came), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
+-- ends. It does not if the worker has not confirmed the start, in the row or beside it (_heartbeat): the job had not
 -- started. After 20 such claims in a row it does, since the job may kill its workers before they confirm anything.
 -- Returns how many jobs moved.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer
@@ -3831,10 +3831,10 @@ $$;
 
 -- Prolongs the leases that still hold, and notes that their jobs have started. Answers the jobs to cancel, and those
 -- whose lease is lost; lost_leases names the lost leases of jobs that hold under another one of the call. A job with a
--- cancel request, or past its timeout, keeps its lease until its grace has passed; then the heartbeat ends the lease and
--- answers that it is lost. A job cancelled while parked is claimed once more, so that its handler can undo its work; its
--- grace begins at that claim. Where somebody else has the row of a job locked, or the row is not to be written
--- (p_beside), the lease is prolonged beside it (lease_extension). It waits no longer than lock_timeout.
+-- cancel request, or past its timeout, keeps its lease until its grace has passed; then the heartbeat ends the lease
+-- and answers that it is lost. A job cancelled while parked is claimed once more, so that its handler can undo its
+-- work; its grace begins at that claim. If another transaction has the row of a job locked, or the row is not to be
+-- written (p_beside), the lease is prolonged beside it (lease_extension). It waits no longer than lock_timeout.
 create function picture_queue._heartbeat(p_worker text, p_leases jsonb, p_beside boolean default false) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '10ms'

@@ -1,7 +1,7 @@
 -- Moves jobs that the caller has chosen and locked. The kind says why: promote (they are due), sweep (their lease
 -- expired), expire (they were not started before expires_at), unblock (their key has capacity), wake (their event
--- came), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker ends.
--- It does not while the worker has not confirmed the start, in the row or beside it (_heartbeat): the job had not
+-- came), purge (their queue is purged). An expired lease counts as an attempt, so that a job that kills its worker
+-- ends. It does not if the worker has not confirmed the start, in the row or beside it (_heartbeat): the job had not
 -- started. After 20 such claims in a row it does, since the job may kill its workers before they confirm anything.
 -- Returns how many jobs moved.
 create function picture_queue._move_jobs(p_kind text, p_ids uuid[]) returns integer

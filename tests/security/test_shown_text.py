@@ -58,9 +58,7 @@ def hostile() -> Iterator[dict[str, Any]]:
         async with httpx.AsyncClient(base_url=stack.api_url, timeout=30) as http:
             world = await make(stack, http)
             await _add_more(world)
-        connection = await asyncpg.connect(
-            stack.db_url.replace("//postgres:", "//supabase_admin:", 1), timeout=10
-        )
+        connection = await asyncpg.connect(stack.superuser_url, timeout=10)
         try:
             await _spoil(connection)
         finally:

@@ -2,7 +2,6 @@
 
 import pytest
 
-from ..databases import address
 from .conftest import transaction
 
 READ = "select picture_queue._check($1)"
@@ -190,5 +189,5 @@ async def test_a_user_without_a_limit_is_found(db):
 @pytest.fixture
 async def admin_db(stack):
     """A transaction of a superuser's, who may change roles."""
-    async with transaction(address(stack.db_url, "postgres", user="supabase_admin")) as database:
+    async with transaction(stack.superuser_url) as database:
         yield database
