@@ -44,9 +44,10 @@ _LABELS = {
     "JWT_SECRET": "JWT secret",
 }
 _LABEL_WIDTH = 22
+#: The variables of `supabase status -o env`, then those that this package reads.
 _VARIABLES = (
     *("API_URL", "DB_URL", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY"),
-    *("JWT_SECRET", "REPLICATE_URL"),
+    *("JWT_SECRET", "REPLICATE_URL", "SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY"),
 )
 
 
@@ -138,18 +139,21 @@ def status(*, data_dir: DataDirectory = None, as_json: JsonFlag = False) -> None
 
 @app.command()
 def env(*, data_dir: DataDirectory = None) -> None:
-    """Print its addresses and keys as NAME="value" lines.
+    """Print its addresses and keys for a shell or a .env file.
 
-    As `supabase status -o env`, for a .env file or a shell:
-    eval "$(picture-queue local env)".
+    For a shell: eval "$(picture-queue local env)".
     """
     expect_installed()
     from picture_queue.local import stack
 
     found = stack.status(data_dir)
+    found |= {
+        "SUPABASE_URL": found["API_URL"],
+        "SUPABASE_SERVICE_ROLE_KEY": found["SERVICE_ROLE_KEY"],
+    }
     for name in _VARIABLES:
-        # No value has a character that means something between these quotes.
-        out().print(Text(f'{name}="{found[name]}"'), soft_wrap=True)
+        # No value has a character with a meaning between these quotes.
+        out().print(Text(f'export {name}="{found[name]}"'), soft_wrap=True)
 
 
 @app.command()

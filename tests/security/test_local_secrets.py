@@ -246,9 +246,17 @@ async def test_data_of_an_older_version_gets_new_secrets():
 def test_env_is_right_for_a_shell_and_for_dotenv(directory: Path, running: LocalSupabase):
     command = [sys.executable, "-m", "picture_queue_cli", "local", "env", "--data-dir", directory]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    lines = dict(line.split("=", 1) for line in printed.splitlines())
+    lines = dict(
+        line.removeprefix("export ").split("=", 1)
+        for line in printed.splitlines()
+        if line.startswith("export ")
+    )
     status = running.status()
-    assert {"API_URL", "DB_URL", "ANON_KEY", "SERVICE_ROLE_KEY", "JWT_SECRET"} <= lines.keys()
+    status |= {
+        "SUPABASE_URL": status["API_URL"],
+        "SUPABASE_SERVICE_ROLE_KEY": status["SERVICE_ROLE_KEY"],
+    }
+    assert {"API_URL", "DB_URL", "ANON_KEY", "SUPABASE_URL", "JWT_SECRET"} <= lines.keys()
     # No character that a shell or a .env file gives a meaning between double quotes.
     assert {name: value.strip('"') for name, value in lines.items()} == {
         name: status[name] for name in lines
