@@ -44,6 +44,7 @@ begin
       v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
       v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
       if v_failures = 5 then
+        perform picture_queue._check_isolation();  -- a fixed snapshot never shows that job
         perform picture_queue._refuse_busy('a job with the same id or key comes and goes');
       end if;
     end if;
@@ -114,7 +115,7 @@ begin
     begin
       insert into picture_queue.queue (name) select n from unnest(v_unknown) n on conflict do nothing;
     exception when lock_not_available or deadlock_detected or serialization_failure then
-      perform picture_queue._refuse_busy('another transaction makes the same queue');
+      perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another transaction makes the same queue');
     end;
   end if;
   -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.

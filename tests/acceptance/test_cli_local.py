@@ -65,7 +65,7 @@ def test_a_stack_runs_from_start_to_stop(program: Program, home: dict[str, str])
         shown = program("local", "status").stdout
         assert all(value in shown for value in status.values())
         printed = program("local", "env").stdout.splitlines()
-        assert f'DB_URL="{status["DB_URL"]}"' in printed
+        assert f'export DB_URL="{status["DB_URL"]}"' in printed
         refused(program("local", "start"), 9, "A stack is already running")
 
         listed = program("jobs", "list", "--json")

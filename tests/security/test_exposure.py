@@ -6,11 +6,11 @@ from typing import Any
 from picture_queue.installation.checkup import examine_api
 from picture_queue.settings import ProjectSettings
 
-from ..databases import address, execute
+from ..databases import execute
 
 
 async def _expose(arena: Any, setting: str) -> None:
-    superuser = address(arena.db_url, "postgres")
+    superuser = arena.superuser_url
     await execute(superuser, f"alter role authenticator {setting}")
     await execute(superuser, "notify pgrst, 'reload config'; notify pgrst, 'reload schema'")
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from picture_queue.local.stack import LocalSupabase
 from tests.security.world import World, path
 
 LONG = os.environ.get("PICTURE_QUEUE_TEST_PROFILE") == "long"
@@ -225,6 +226,13 @@ class Requests:
 
     def close(self) -> None:
         self._http.close()
+
+
+@pytest.fixture(scope="module")
+def arena() -> Iterator[LocalSupabase]:
+    """A stack of its own: odd requests change buckets and users that other tests need."""
+    with LocalSupabase() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")

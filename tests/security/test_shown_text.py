@@ -191,6 +191,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "install": [["--dir", f"/none/{HOSTILE}"]],
     "migrate": [["--db-url", f"postgresql://127.0.0.1:1/{HOSTILE}"]],
     "local status": [["--data-dir", f"/none/{HOSTILE}"]],
+    "local env": [["--data-dir", f"/none/{HOSTILE}"]],
     "local start": [["--data-dir", f"/proc/{HOSTILE}"]],
     "local stop": [["--data-dir", f"/none/{HOSTILE}"]],
     "local reset": [["--data-dir", f"/none/{HOSTILE}"], ["--data-dir", f"/none/{HOSTILE}", "-y"]],

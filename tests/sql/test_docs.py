@@ -60,6 +60,7 @@ async def test_the_tables_of_settings_have_every_column(db):
     assert named(section(SQL, "Settings")) - {"create", "refuse"} == setting - {
         "only_row",
         "maintained_at",
+        "has_deferred",
     }
     queue = {row["column_name"] for row in await db.rows(columns, "queue")}
     told = {"name", "paused_until", "pause_reason", "created_at"}

@@ -260,5 +260,8 @@ async def test_a_trigger_that_finds_a_duplicate_of_its_own_is_heard(db):
         refused = await db.refusal(
             "select enqueue_jobs($1)", [{"job_type": "twice"}, {"job_type": "twice"}]
         )
-        assert (refused.sqlstate, refused.table_name) == ("23505", "seen")
+        assert refused.message.startswith("PQ_CONFLICT")
+        assert 'SQLSTATE 23505: duplicate key value violates unique constraint "seen_pkey"' in (
+            refused.detail
+        )
     assert await db.value("select count(*) from public.job_queue where job_type = 'twice'") == 0

@@ -115,14 +115,16 @@ async def test_an_enqueue_that_meets_an_open_transaction_is_refused_as_busy(two,
 
 
 @pytest.mark.parametrize("name", MEETINGS)
-async def test_what_an_older_snapshot_does_not_see_is_refused_as_busy(two, name):
+async def test_what_an_older_snapshot_does_not_see_is_refused(two, name):
     one, other = two
     before, call = MEETINGS[name]
     await prepare(one, name)
     await other.execute("begin isolation level repeatable read")
     await other.fetchval("select count(*) from job_queue")
     await make(one, before)
-    assert await refusal(other, call) in (None, ("PT503", "PQ_BUSY"))
+    # To repeat the call in this transaction would not help where a row is in its way.
+    refused = {("PT503", "PQ_BUSY"), ("PT400", "PQ_INVALID_ARGUMENT")}
+    assert await refusal(other, call) in {None, *refused}
     await other.execute("rollback")
     assert await refusal(other, call) is None
 

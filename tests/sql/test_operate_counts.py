@@ -240,7 +240,7 @@ async def test_a_scheduled_job_that_is_due_wants_a_worker(db):
 
 async def test_a_schedule_that_is_due_wants_a_worker(db):
     await db.run("update picture_queue.schedule set paused = true, next_at = null")
-    await db.run("delete from picture_queue.limit_key")
+    await db.run("delete from picture_queue.freed_key")
     await db.value("select set_queue($1)", db.queue)
     await db.value(
         "select set_schedule('sql-due', $1)", {"every_seconds": 60, "job_type": "sql-resize"}

@@ -230,7 +230,10 @@ async def test_the_input_of_a_generation_is_bounded(db):
     refused = await db.refusal(
         sql, "bytedance/sdxl-lightning-4step", {"negative_prompt": "x" * 10**6}
     )
-    assert refused.detail == "input has 1000023 bytes, the limit is 65536"
+    assert (
+        refused.detail
+        == "input has 1000023 bytes, the limit is 65536: pass addresses of files, not the files"
+    )
     refused = await db.refusal(START, {"seed": 2**63})
     assert refused.detail == "input.seed is 9223372036854775808 and is beyond 64 bits"
 

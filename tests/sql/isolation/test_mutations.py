@@ -91,7 +91,7 @@ def combinations(mutation: Mutation) -> list[tuple[Kind, Flow]]:
 async def test_the_suite_fails_where(stack, own_database, mutation):
     async def passes(kind: Kind, flow: Flow, mutation: Mutation | None) -> bool:
         template = own_database.rsplit("/", 1)[1]
-        async with copied_database(stack.db_url, template) as url, open_world(url) as world:
+        async with copied_database(stack, template) as url, open_world(url) as world:
             if mutation:
                 await apply(world, mutation)
             try:
