@@ -12,8 +12,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from storage3._async.file_api import AsyncBucketActionsMixin
-
 from picture_queue import AsyncPictureQueue, WorkerSettings
 from picture_queue._transport.postgrest import AsyncPostgrest
 from picture_queue.replicate.client import ReplicateClient
@@ -46,7 +44,11 @@ def deadly(owner: type, name: str, step: Callable[..., str]) -> None:
 async def main() -> None:
     logging.getLogger("realtime").setLevel(logging.CRITICAL)
     deadly(AsyncPostgrest, "call", lambda self, rpc, deadline: rpc.function)
-    deadly(AsyncBucketActionsMixin, "upload", lambda *_: "upload")
+    deadly(
+        AsyncPostgrest,
+        "storage",
+        lambda self, call, deadline: "look" if call.method == "GET" else "upload",
+    )
     for name in ("create", "get", "download"):
         deadly(ReplicateClient, name, lambda *_, name=name: name)
     lease = 600.0 if DIES_AT else 30.0  # the test ends the leases of the dead itself
