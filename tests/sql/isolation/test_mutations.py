@@ -57,7 +57,7 @@ MUTATIONS = (
              "lock_timeout TO '0'", "held lock on a job", "report_jobs"),
     Mutation("reports wait for a locked batch", "_count_batches", SKIPS, WAITS,
              "held lock on a batch", "report_jobs"),
-    Mutation("reports wait for a locked queue", "_check_breakers", SKIPS, WAITS,
+    Mutation("reports wait for a locked queue", "_check_breakers", "of q skip locked", "of q",
              "held lock on a queue", "report_jobs that fail"),
     Mutation("reports settle all dependents", "_note_follow_ups", "k.ids, 100)", "k.ids, 100000)",
              "many dependents", "report_jobs"),
