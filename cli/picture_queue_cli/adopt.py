@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from picture_queue_cli.migrate import DatabaseUrl, database_settings
-from picture_queue_cli.render import out, pairs, print_json, talk, warn
-from picture_queue_cli.sharing import JsonFlag, YesFlag
+from picture_queue_cli.options import JsonFlag, YesFlag
+from picture_queue_cli.render import info, out, pairs, print_json, warn
 
 if TYPE_CHECKING:
     from picture_queue.installation.adopt import Adoption
@@ -47,7 +47,7 @@ def _show(found: "Adoption", as_json: bool, *, done: bool) -> None:
         print_json({"done": done, **asdict(found)})
         return
     if found.schema is None:
-        talk("Nothing to do: picture-queue already manages this database.")
+        info("Nothing to do: picture-queue already manages this database.")
         return
     jobs = ", ".join(f"{count} {status}" for status, count in found.jobs.items())
     console = out()
@@ -63,4 +63,4 @@ def _show(found: "Adoption", as_json: bool, *, done: bool) -> None:
     )
     for note in found.notes:
         warn(note)
-    talk("Next: picture-queue doctor" if done else "Nothing was changed.")
+    info("Next: picture-queue doctor" if done else "Nothing was changed.")

@@ -9,16 +9,16 @@ import typer
 
 from picture_queue.errors import InvalidArgument
 from picture_queue_cli.commands import Commands
-from picture_queue_cli.project import connect
-from picture_queue_cli.reading import (
+from picture_queue_cli.options import JsonFlag
+from picture_queue_cli.parsing import (
     expect_object,
     parse_json,
     read_json,
     read_object,
     read_text,
 )
-from picture_queue_cli.render import err, out, pairs, plain, print_json, print_line, talk
-from picture_queue_cli.sharing import JsonFlag
+from picture_queue_cli.project import connect
+from picture_queue_cli.render import err, info, out, pairs, plain, print_json, print_line
 
 if TYPE_CHECKING:
     from picture_queue import Batch
@@ -53,7 +53,7 @@ def enqueue(
     if as_json:
         print_json(plain(made))
         return
-    talk(f"{len(made.jobs)} jobs")
+    info(f"{len(made.jobs)} jobs")
     print_line(str(made.id))
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from picture_queue_cli.local import RealReplicate, expect_installed
+from picture_queue_cli.options import JsonFlag
 from picture_queue_cli.pictures import DEFAULT_DIRECTORY, OutDirectory, make_directory
-from picture_queue_cli.sharing import JsonFlag
 
 PROMPT = "A sailing boat at sunset"
 # Runs for some seconds, and its logs say how far it is.
@@ -36,6 +36,6 @@ def demo(
     expect_installed()
     make_directory(directory)
     # What it takes to run it is loaded when it is run.
-    from picture_queue_cli.demo_run import Wish, run_demo
+    from picture_queue_cli.demo_run import DemoOptions, run_demo
 
-    run_demo(Wish(prompt, model, directory, keep, cut_socket, real_replicate, as_json))
+    run_demo(DemoOptions(prompt, model, directory, keep, cut_socket, real_replicate, as_json))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from picture_queue.errors import JobCancelled, JobFailed, LocalStackError, PictureQueueError
-from picture_queue_cli.bar import Bar
 from picture_queue_cli.demo_stack import (
     ANSWER_TIMEOUT,
     Stack,
@@ -25,7 +24,8 @@ from picture_queue_cli.demo_stack import (
 from picture_queue_cli.local import show_status
 from picture_queue_cli.pictures import save_pictures
 from picture_queue_cli.preview import preview
-from picture_queue_cli.render import out, print_json, styled, talk
+from picture_queue_cli.progress_bar import Bar
+from picture_queue_cli.render import info, out, print_json, styled
 from picture_queue_cli.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ _WATCH_TIMEOUT = 600.0  # seconds; the real Replicate may have to start the mode
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What was asked of the demo.
+class DemoOptions:
+    """The options of a demo.
 
     Args:
         prompt: What to draw.
@@ -60,7 +60,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class _Result:
-    """What came of it."""
+    """The result of a demo."""
 
     generation: "Generation"
     job: "Job"
@@ -69,50 +69,50 @@ class _Result:
     replicate: str
 
 
-def run_demo(wish: Wish) -> None:
-    """Runs the demo and prints what came of it.
+def run_demo(options: DemoOptions) -> None:
+    """Run the demo and print its result.
 
     Raises:
         JobFailed: The generation failed.
         JobCancelled: Somebody cancelled it.
         LocalStackError: The stack does not start.
     """
-    with running(wish.keep, wish.real_replicate) as stack:
-        result = asyncio.run(_run(stack, wish))
-        if wish.as_json:
-            print_json(_as_json(result) | ({"stack": stack.status} if wish.keep else {}))
+    with running(options.keep, options.real_replicate) as stack:
+        result = asyncio.run(_run(stack, options))
+        if options.as_json:
+            print_json(_as_json(result) | ({"stack": stack.status} if options.keep else {}))
         else:
             _show(result)
-            if wish.keep:
+            if options.keep:
                 _show_kept(stack)
     if result.job.status != "completed":
         raise (JobFailed if result.job.status == "failed" else JobCancelled)(result.job)
 
 
-async def _run(stack: Stack, wish: Wish) -> _Result:
+async def _run(stack: Stack, options: DemoOptions) -> _Result:
     began = time.time()
     await worker_is_ready(stack)
     async with _signed_up(stack) as pq:
         # Opens the connection: the timeline is about answers, not about greetings.
         await pq.version()
         timeline = Timeline()
-        started = await pq.generations.start(wish.prompt, wish.model)
+        started = await pq.generations.start(options.prompt, options.model)
         timeline.mark("answered", "answer")
-        done("Generation", f"“{wish.prompt}”, {wish.model}")
+        done("Generation", f"“{options.prompt}”, {options.model}")
         async with realtime_switch(stack) as cut_realtime, _cancelled_with_us(pq, started.id):
             with Bar() as bar:
                 async for event in pq.generations.watch(started.id, timeout=_WATCH_TIMEOUT):
                     timeline.see(event)
                     bar.show(event)
-                    if wish.cut_socket and event.status == "processing":
+                    if options.cut_socket and event.status == "processing":
                         await cut_realtime()
         generation = await pq.generations.get(started.id)
-        paths = await save_pictures(pq, generation, wish.directory)
+        paths = await save_pictures(pq, generation, options.directory)
         if paths:
             timeline.mark_row("stored", generation.images[0].created_at)
             timeline.mark("saved", "download")
         job = await pq.jobs.get(started.job_id)
-    replicate = await who_drew(stack, wish.prompt, began)
+    replicate = await who_drew(stack, options.prompt, began)
     return _Result(generation, job, paths, timeline, replicate)
 
 
@@ -187,4 +187,4 @@ def _show(result: _Result) -> None:
 
 def _show_kept(stack: Stack) -> None:
     show_status(stack.status)
-    talk("\nIt goes on running. Stop it with: picture-queue local stop")
+    info("\nIt goes on running. Stop it with: picture-queue local stop")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from picture_queue.errors import LocalStackError, PortTaken
 from picture_queue_cli.project import running_stack
-from picture_queue_cli.render import err, styled, talk
+from picture_queue_cli.render import err, info, styled
 
 ANSWER_TIMEOUT = 30.0  # seconds
 
@@ -83,7 +83,7 @@ def running(keep: bool, real_replicate: bool) -> Iterator[Stack]:
         done("Replicate", _API if real_replicate else _SIMULATOR)
         yield Stack(status, ours=True, real_replicate=real_replicate)
     if not keep:
-        talk("Everything is stopped. The data is kept for the next time.")
+        info("Everything is stopped. The data is kept for the next time.")
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def _as_long_as_the_block(real_replicate: bool) -> Iterator[dict[str, str]]:
     from picture_queue.local.stack import LocalSupabase
 
     stack = LocalSupabase(
-        default_data_dir(), worker=True, real_replicate=real_replicate, notice=talk
+        default_data_dir(), worker=True, real_replicate=real_replicate, notice=info
     )
     with _starting():
         stack.start()
@@ -109,10 +109,10 @@ def _kept(real_replicate: bool) -> Iterator[dict[str, str]]:
 
     with _starting():
         try:
-            status = start_background(real_replicate=real_replicate, notice=talk)
+            status = start_background(real_replicate=real_replicate, notice=info)
         except PortTaken as error:
-            talk(f"{error.message}; another one is chosen.")
-            status = start_background(port=0, real_replicate=real_replicate, notice=talk)
+            info(f"{error.message}; another one is chosen.")
+            status = start_background(port=0, real_replicate=real_replicate, notice=info)
     try:
         yield status
     except BaseException:

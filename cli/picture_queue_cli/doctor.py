@@ -9,9 +9,9 @@ from picture_queue.errors import PictureQueueError, SettingsError
 from picture_queue_cli.errors import ExitCode
 from picture_queue_cli.health import is_late
 from picture_queue_cli.migrate import DatabaseUrl
+from picture_queue_cli.options import JsonFlag
 from picture_queue_cli.project import Target, resolve
 from picture_queue_cli.render import out, plain, print_json, styled, table
-from picture_queue_cli.sharing import JsonFlag
 
 if TYPE_CHECKING:
     from picture_queue.records_operate import Finding

@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
+from picture_queue_cli.options import JsonFlag, describing
+from picture_queue_cli.parsing import moment, read_object
 from picture_queue_cli.project import connect
-from picture_queue_cli.reading import moment, read_object
-from picture_queue_cli.render import print_json, print_line, talk
-from picture_queue_cli.sharing import JsonFlag, describing
+from picture_queue_cli.render import info, print_json, print_line
 
 _TALK = {
     "existing": "There was such a job already.",
@@ -50,5 +50,5 @@ def enqueue(
         print_json({"job_id": made.id, "outcome": made.outcome})
         return
     if made.outcome in _TALK:
-        talk(_TALK[made.outcome])
+        info(_TALK[made.outcome])
     print_line(str(made.id))

@@ -30,7 +30,7 @@ from typer.core import TyperGroup
 
 from picture_queue import errors
 from picture_queue_cli.commands import check_values
-from picture_queue_cli.render import complain
+from picture_queue_cli.render import print_error
 
 
 class ExitCode(IntEnum):
@@ -93,10 +93,10 @@ class Program(TyperGroup):
             check_values(ctx)
             return super().invoke(ctx)
         except errors.PictureQueueError as error:
-            complain(str(error))
+            print_error(str(error))
             raise typer.Exit(exit_code(error)) from error
         except KeyboardInterrupt as error:
-            complain("Interrupted.")
+            print_error("Interrupted.")
             raise typer.Exit(ExitCode.INTERRUPTED) from error
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -111,10 +111,10 @@ class Program(TyperGroup):
         except _UsageError as error:
             # A group without a command has shown its help already.
             if type(error).__name__ != "NoArgsIsHelpError":
-                complain(_usage(error))
+                print_error(_usage(error))
             code = ExitCode.USAGE
         except typer.Abort:
-            complain("Nothing was done.")
+            print_error("Nothing was done.")
             code = ExitCode.FAILED
         except BrokenPipeError:  # whoever read our output has seen enough
             _drop_output()
@@ -122,7 +122,7 @@ class Program(TyperGroup):
         except OSError as error:
             _drop_output()
             place = f": {os.fsdecode(error.filename)}" if error.filename else ""
-            complain(f"{error.strerror or error}{place}.")
+            print_error(f"{error.strerror or error}{place}.")
             code = ExitCode.FAILED
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
 
@@ -139,7 +139,7 @@ def _prepare_streams() -> None:
 
 
 def _drop_output() -> None:
-    """Discard output that cannot be written: Python would complain about it again at exit."""
+    """Discard output that cannot be written: Python would error about it again at exit."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

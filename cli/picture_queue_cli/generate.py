@@ -6,6 +6,8 @@ from uuid import UUID
 
 import typer
 
+from picture_queue_cli.options import JsonFlag
+from picture_queue_cli.parsing import named_values
 from picture_queue_cli.pictures import (
     DEFAULT_DIRECTORY,
     OutDirectory,
@@ -13,9 +15,7 @@ from picture_queue_cli.pictures import (
     save_pictures,
 )
 from picture_queue_cli.project import connect_async, run
-from picture_queue_cli.reading import named_values
-from picture_queue_cli.render import print_json, print_line, talk
-from picture_queue_cli.sharing import JsonFlag
+from picture_queue_cli.render import info, print_json, print_line
 from picture_queue_cli.watch import Timeout, expect_completed, follow
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ async def _deliver(
     as_json: bool,
 ) -> None:
     """Follow a generation, save its pictures and print where they are."""
-    talk(f"Generation {started.id}")
+    info(f"Generation {started.id}")
     last = await follow(pq, started.job_id, started.id, timeout)
     generation = await pq.generations.get(started.id)
     paths = await save_pictures(pq, generation, out)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from picture_queue_cli.options import JsonFlag
 from picture_queue_cli.project import connect
 from picture_queue_cli.queues import queue_state
-from picture_queue_cli.render import duration, one_line, out, plain, print_json, styled, table, talk
-from picture_queue_cli.sharing import JsonFlag
+from picture_queue_cli.render import duration, info, one_line, out, plain, print_json, styled, table
 
 if TYPE_CHECKING:
     from picture_queue import Health, Model, PictureQueue
@@ -164,7 +164,7 @@ def _one_model(model: "Model", as_json: bool) -> None:
     if as_json:
         print_json(plain(model))
         return
-    talk(one_line(f"{model.model_id}, {model.kind}"))
+    info(one_line(f"{model.model_id}, {model.kind}"))
     shown = table("input", "type", "default", "permitted")
     for rule in model.inputs:
         shown.add_row(

@@ -10,10 +10,12 @@ import typer
 from rich.table import Table
 
 from picture_queue_cli.commands import Commands
+from picture_queue_cli.options import JsonFlag, PreviewFlag, YesFlag, confirm, filtering
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
     ago,
     err,
+    info,
     local_time,
     out,
     pairs,
@@ -23,9 +25,7 @@ from picture_queue_cli.render import (
     status_text,
     styled,
     table,
-    talk,
 )
-from picture_queue_cli.sharing import JsonFlag, PreviewFlag, YesFlag, confirm, filtering
 
 if TYPE_CHECKING:
     from picture_queue import Job, JobExplanation, JobHistory, PictureQueue
@@ -56,7 +56,7 @@ def list_jobs(
     if as_json:
         print_json([plain(job) for job in found])
     elif not found:
-        talk("There are no such jobs.")
+        info("There are no such jobs.")
     else:
         console = out()
         console.print(_overview(found, wide=console.width >= _WIDE))
@@ -130,7 +130,7 @@ def history(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> 
         return
     if place.position is not None:
         more = " or further back" if place.at_least else ""
-        talk(f"Number {place.position}{more} in its line.")
+        info(f"Number {place.position}{more} in its line.")
     _show_history(told)
 
 
@@ -172,7 +172,7 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
         print_json([plain(reason) for reason in found])
         return
     if not found:
-        talk("No such job has failed.")
+        info("No such job has failed.")
         return
     shown = table("jobs", "reason", "types", "last", right=("jobs",))
     for reason in found:
@@ -205,7 +205,7 @@ def cancel(
         return
     for answer in answers:
         if answer.cancel_requested and not answer.status.finished:
-            talk("It is running; its worker is asked to stop.")
+            info("It is running; its worker is asked to stop.")
         out().print(status_text(answer.status))
 
 
@@ -283,7 +283,7 @@ def _change(
     if as_json:
         print_json({"matched": matched, "changed": changed})
     elif not matched:
-        talk("There are no such jobs.")
+        info("There are no such jobs.")
     elif preview:
         out().print(f"{matched} would change")
     else:

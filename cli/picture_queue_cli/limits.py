@@ -5,11 +5,13 @@ from typing import Annotated
 import typer
 
 from picture_queue_cli.commands import Commands
+from picture_queue_cli.options import JsonFlag
+from picture_queue_cli.parsing import expect_filled, until
+from picture_queue_cli.parsing import rate as read_rate
 from picture_queue_cli.project import connect
 from picture_queue_cli.queues import For, Until
-from picture_queue_cli.reading import expect_filled, until
-from picture_queue_cli.reading import rate as read_rate
 from picture_queue_cli.render import (
+    info,
     local_time,
     out,
     plain,
@@ -17,9 +19,7 @@ from picture_queue_cli.render import (
     print_line,
     styled,
     table,
-    talk,
 )
-from picture_queue_cli.sharing import JsonFlag
 
 app = Commands(no_args_is_help=True, help="Limit how many jobs of a key run or start.")
 tenants = Commands(no_args_is_help=True, help="Set tenant weights for fair sharing.")
@@ -41,7 +41,7 @@ def list_limits(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
         print_json([plain(limit) for limit in found])
         return
     if not found:
-        talk("There are no limits.")
+        info("There are no limits.")
         return
     shown = table("key", "running", "of", "rate", "waiting", "", right=("running", "of", "waiting"))
     for limit in found:
@@ -123,7 +123,7 @@ def list_tenants(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
         print_json([plain(tenant) for tenant in found])
         return
     if not found:
-        talk("Every tenant has weight 1.")
+        info("Every tenant has weight 1.")
         return
     shown = table("tenant", "weight", right=("weight",))
     for tenant in found:

@@ -10,8 +10,8 @@ from rich.text import Text
 from picture_queue._visible import visible
 from picture_queue.errors import MissingProgram
 from picture_queue_cli.commands import Commands
-from picture_queue_cli.render import err, out, print_json, talk
-from picture_queue_cli.sharing import JsonFlag
+from picture_queue_cli.options import JsonFlag
+from picture_queue_cli.render import err, info, out, print_json
 
 app = Commands(
     no_args_is_help=True,
@@ -95,18 +95,18 @@ def start(
             worker=worker,
             real_replicate=real_replicate,
             allowed_origins=tuple(allow_origin or ()),
-            notice=talk,
+            notice=info,
         )
     if as_json:
         print_json(found)
         return
     show_status(found)
     if worker:
-        talk(f"\nA worker runs beside it; its pictures come from {REPLICATE[real_replicate]}.")
-    talk("\nFor your own programs:")
+        info(f"\nA worker runs beside it; its pictures come from {REPLICATE[real_replicate]}.")
+    info("\nFor your own programs:")
     out().print(Text(f"export SUPABASE_URL={found['API_URL']}"), soft_wrap=True)
     out().print(Text(f"export SUPABASE_KEY={found['SECRET_KEY']}"), soft_wrap=True)
-    talk(f"\nStop it with: picture-queue local stop{_option(data_dir)}")
+    info(f"\nStop it with: picture-queue local stop{_option(data_dir)}")
 
 
 def _option(data_dir: Path | None) -> str:
@@ -121,7 +121,7 @@ def stop(*, data_dir: DataDirectory = None) -> None:
 
     with err().status("Stopping …"):
         stack.stop(data_dir)
-    talk("Stopped. The data is kept for the next start.")
+    info("Stopped. The data is kept for the next start.")
 
 
 @app.command()
@@ -174,7 +174,7 @@ def reset(
         typer.confirm(visible(f"Delete all data of the stack in {place}?"), abort=True, err=True)
     with err().status("Deleting …"):
         stack.reset(data_dir)
-    talk("Deleted.")
+    info("Deleted.")
 
 
 def show_status(found: dict[str, str]) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from picture_queue.errors import SettingsError
-from picture_queue_cli.render import print_json, print_line, talk, warn
-from picture_queue_cli.sharing import JsonFlag
+from picture_queue_cli.options import JsonFlag
+from picture_queue_cli.render import info, print_json, print_line, warn
 
 if TYPE_CHECKING:
     from picture_queue.installation.folder import Installation
@@ -65,9 +65,9 @@ def _show(done: "Installation") -> None:
     for path in done.edited:
         warn(f"{path} was edited after its installation, and is not changed.")
     if done.written:
-        talk(f"Next: {_PUSH}, then picture-queue doctor")
+        info(f"Next: {_PUSH}, then picture-queue doctor")
     else:
-        talk(f"Nothing to write: {done.directory} has all migrations of this version.")
+        info(f"Nothing to write: {done.directory} has all migrations of this version.")
 
 
 def migrate(
@@ -96,9 +96,9 @@ def migrate(
     if as_json:
         print_json({"pending" if preview else "applied": names})
     elif not names:
-        talk("Nothing to apply: the database has all migrations of this version.")
+        info("Nothing to apply: the database has all migrations of this version.")
     else:
-        talk("Nothing was changed." if preview else "Next: picture-queue doctor")
+        info("Nothing was changed." if preview else "Next: picture-queue doctor")
 
 
 def database_settings(db_url: str | None) -> "DatabaseSettings":

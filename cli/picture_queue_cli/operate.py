@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from picture_queue_cli.commands import Commands
+from picture_queue_cli.options import JsonFlag
+from picture_queue_cli.parsing import changes
 from picture_queue_cli.project import connect
-from picture_queue_cli.reading import changes
-from picture_queue_cli.render import out, pairs, plain, print_json, talk
-from picture_queue_cli.sharing import JsonFlag
+from picture_queue_cli.render import info, out, pairs, plain, print_json
 
 settings = Commands(no_args_is_help=True, help="Show and change the project's defaults.")
 
@@ -56,6 +56,6 @@ def maintain(
     if as_json:
         print_json(answer)
     elif not (answer["leased"] or force):
-        talk("A worker does the maintenance of this project. Run a round anyway with --force.")
+        info("A worker does the maintenance of this project. Run a round anyway with --force.")
     else:
         out().print(pairs({name: n for name, n in answer.items() if name != "leased"}))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from picture_queue.errors import PictureQueueError, SettingsError
-from picture_queue_cli.render import talk
+from picture_queue_cli.render import info
 
 if TYPE_CHECKING:
     from picture_queue import AsyncPictureQueue, PictureQueue
@@ -47,7 +47,7 @@ def resolve(ctx: typer.Context) -> Target:
     stack = running_stack()
     if stack is None:
         return given
-    talk(f"Using the embedded stack at {stack['API_URL']}")
+    info(f"Using the embedded stack at {stack['API_URL']}")
     key = given.key or stack["SERVICE_ROLE_KEY"]
     return Target(stack["API_URL"], key, stack["REPLICATE_URL"])
 

@@ -6,10 +6,12 @@ import typer
 from rich.text import Text
 
 from picture_queue_cli.commands import Commands
+from picture_queue_cli.options import JsonFlag, PreviewFlag, YesFlag, confirm
+from picture_queue_cli.parsing import changes, expect_filled, until
 from picture_queue_cli.project import connect
-from picture_queue_cli.reading import changes, expect_filled, until
 from picture_queue_cli.render import (
     duration,
+    info,
     local_time,
     out,
     pairs,
@@ -17,9 +19,7 @@ from picture_queue_cli.render import (
     print_json,
     styled,
     table,
-    talk,
 )
-from picture_queue_cli.sharing import JsonFlag, PreviewFlag, YesFlag, confirm
 
 if TYPE_CHECKING:
     from picture_queue import Queue
@@ -175,7 +175,7 @@ def purge(
     if as_json:
         print_json({"matched": matched, "changed": changed})
     elif not matched:
-        talk("Nothing is pending.")
+        info("Nothing is pending.")
     else:
         out().print(f"{matched} would change" if preview else f"{changed} changed")
 
@@ -209,7 +209,7 @@ def workers(
     if as_json:
         print_json(plain(found))
     else:
-        talk(f"{found.running} running, {found.ready} ready")
+        info(f"{found.running} running, {found.ready} ready")
         out().print(str(found.desired))
 
 

@@ -64,7 +64,7 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """Return the console of talk, errors and progress."""
+    """Return the console of messages, errors and progress."""
     return _console_of(sys.stderr)
 
 
@@ -74,13 +74,13 @@ def _console_of(stream: IO[str], width: int | None = None) -> Console:
     return _Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
-def talk(text: str) -> None:
-    """Print something beside the result."""
+def info(text: str) -> None:
+    """Print a message beside the result."""
     err().print(styled(text, "dim"), soft_wrap=True)
 
 
-def complain(text: str) -> None:
-    """Say in one line what went wrong."""
+def print_error(text: str) -> None:
+    """Print an error in one line."""
     line = " ".join(text.split())
     if len(line) > _LONGEST_ERROR:  # it quotes a long argument; what to do stands at the end
         line = f"{line[: _LONGEST_ERROR - 200]} … {line[-200:]}"

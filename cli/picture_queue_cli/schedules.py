@@ -7,10 +7,12 @@ import typer
 from rich.text import Text
 
 from picture_queue_cli.commands import Commands
+from picture_queue_cli.options import JsonFlag, describing
+from picture_queue_cli.parsing import expect_filled, read_object, seconds
 from picture_queue_cli.project import connect
-from picture_queue_cli.reading import expect_filled, read_object, seconds
 from picture_queue_cli.render import (
     ago,
+    info,
     local_time,
     out,
     pairs,
@@ -19,9 +21,7 @@ from picture_queue_cli.render import (
     print_line,
     styled,
     table,
-    talk,
 )
-from picture_queue_cli.sharing import JsonFlag, describing
 
 if TYPE_CHECKING:
     from picture_queue import Schedule
@@ -50,7 +50,7 @@ def list_schedules(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
         print_json([plain(schedule) for schedule in found])
         return
     if not found:
-        talk("There are no schedules.")
+        info("There are no schedules.")
         return
     shown = table("name", "type", "comes", "next", "last", "")
     for schedule in found:

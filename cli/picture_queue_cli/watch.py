@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from picture_queue_cli.project import connect_async, run
-from picture_queue_cli.render import plain, print_json, print_line, reason_lines, talk
+from picture_queue_cli.render import info, plain, print_json, print_line, reason_lines
 
 if TYPE_CHECKING:
     from picture_queue import AsyncPictureQueue, JobEvent
@@ -36,7 +36,7 @@ def watch(
 
 
 async def _watch(ctx: typer.Context, some_id: UUID, timeout: float | None, as_json: bool) -> None:
-    from picture_queue_cli.bar import event_line
+    from picture_queue_cli.progress_bar import event_line
 
     def show(event: "JobEvent") -> None:
         if as_json:
@@ -83,13 +83,13 @@ async def follow(
     Raises:
         WaitTimeout: It did not finish in time.
     """
-    from picture_queue_cli.bar import Bar
+    from picture_queue_cli.progress_bar import Bar
 
     last = None
     with _hint_on_interrupt(some_id), Bar() as bar:
         async for last in pq.jobs.watch(job_id, timeout=timeout):
             if last.explanation is not None:
-                talk(reason_lines(last.explanation) or "")
+                info(reason_lines(last.explanation) or "")
                 continue
             bar.show(last)
             if show is not None:
@@ -105,7 +105,7 @@ def _hint_on_interrupt(some_id: UUID) -> Iterator[None]:
     try:
         yield
     except CancelledError:
-        talk(f"The job goes on. Come back to it: picture-queue watch {some_id}")
+        info(f"The job goes on. Come back to it: picture-queue watch {some_id}")
         raise
 
 

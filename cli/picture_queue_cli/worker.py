@@ -18,9 +18,9 @@ from picture_queue.errors import (
     SettingsError,
     WorkerStuck,
 )
+from picture_queue_cli.parsing import expect_filled
 from picture_queue_cli.project import Target, resolve, run, running_stack
-from picture_queue_cli.reading import expect_filled
-from picture_queue_cli.render import complain
+from picture_queue_cli.render import print_error
 
 if TYPE_CHECKING:
     from picture_queue import Worker
@@ -146,7 +146,7 @@ async def _work(
     except TimeoutError as error:
         raise ConnectionFailed("The project does not answer in time") from error
     except WorkerStuck as error:
-        complain(str(error))
+        print_error(str(error))
         start_anew()  # from here: the end of the event loop would wait for threads
     finally:
         await end_tasks(_END_TIMEOUT)

@@ -26,12 +26,12 @@ from picture_queue.records import (
 from picture_queue.records import Image as Picture
 from picture_queue_cli import health, render
 from picture_queue_cli.app import app
-from picture_queue_cli.bar import event_line
+from picture_queue_cli.options import Status
+from picture_queue_cli.parsing import changes, moment, named_values, rate, read_object, until
+from picture_queue_cli.parsing import seconds as read_seconds
 from picture_queue_cli.pictures import file_name
 from picture_queue_cli.preview import preview
-from picture_queue_cli.reading import changes, moment, named_values, rate, read_object, until
-from picture_queue_cli.reading import seconds as read_seconds
-from picture_queue_cli.sharing import Status
+from picture_queue_cli.progress_bar import event_line
 from picture_queue_cli.timeline import Timeline
 
 NOW = datetime(2030, 1, 31, 8, 0, tzinfo=UTC)

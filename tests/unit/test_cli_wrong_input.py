@@ -288,7 +288,7 @@ def screen(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
 @pytest.mark.parametrize(
     "show",
     [
-        render.talk,
+        render.info,
         render.warn,
         render.print_line,
         lambda text: render.out().print(text),
@@ -307,12 +307,12 @@ def test_control_characters_are_visible_and_markup_is_text(
 
 
 def test_an_error_shows_control_characters(screen: Callable[[], str]) -> None:
-    render.complain(ATTACK)
+    render.print_error(ATTACK)
     assert screen() == f"error: {SHOWN}\n".replace(r"\r", " ")
 
 
 def test_an_error_that_quotes_a_long_argument_keeps_its_ends(screen: Callable[[], str]) -> None:
-    render.complain(f"No such thing: {'x' * 9000}. See: --help")
+    render.print_error(f"No such thing: {'x' * 9000}. See: --help")
     printed = screen()
     assert len(printed) < 1000
     assert printed.startswith("error: No such thing: xxx") and printed.endswith("See: --help\n")

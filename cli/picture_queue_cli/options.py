@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 
 from picture_queue._visible import visible
-from picture_queue_cli.reading import moment, read_object, seconds
+from picture_queue_cli.parsing import moment, read_object, seconds
 from picture_queue_cli.render import err
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
