@@ -62,6 +62,7 @@ check: $(READY) ## Lint, types, layers, SQL, and that what is generated is up to
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python scripts/check_words.py
 	@$(BIN)/python scripts/unasync.py --check
 	@$(BIN)/python scripts/build_migration.py --check
 	@$(BIN)/sqlfluff lint --disable-progress-bar supabase/schemas

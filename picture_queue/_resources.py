@@ -20,7 +20,7 @@ class Migration(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is known by wherever it goes: the original name, without ``.sql``."""
+        """The name that identifies it everywhere: the original one, without ``.sql``."""
         return self.file_name.removesuffix(".sql")
 
     @property

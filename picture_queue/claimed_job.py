@@ -105,7 +105,7 @@ class ClaimedJob:
 
     @property
     def confirm_start(self) -> bool:
-        """Whether the database is to note the start before the handler runs."""
+        """True if the start must be confirmed before the handler runs."""
         return bool(self._row.get("confirm_start"))
 
     @property
@@ -172,12 +172,12 @@ class ClaimedJob:
 
     @property
     def created_at(self) -> datetime:
-        """When it was enqueued."""
+        """The time when it was enqueued."""
         return datetime.fromisoformat(self._row["created_at"])
 
     @property
     def scheduled_for(self) -> datetime | None:
-        """When it was to start, if it was enqueued for later."""
+        """The time when it was to start, if it was enqueued for later."""
         at = self._row.get("scheduled_for")
         return None if at is None else datetime.fromisoformat(at)
 

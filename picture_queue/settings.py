@@ -19,7 +19,7 @@ KEY_VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class ProjectSettings:
-    """Which Supabase project, and with which key.
+    """The address of a Supabase project, and a key.
 
     Args:
         url: ``https://<ref>.supabase.co``, or the embedded stack's address.
@@ -84,7 +84,7 @@ class ProjectSettings:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSettings:
-    """Which database, for calls that go straight to it.
+    """The address of a database, for direct calls.
 
     Args:
         url: ``postgresql://user:password@host:port/database``, or libpq's ``key=value`` form. A
@@ -120,7 +120,7 @@ def _names() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReplicateSettings:
-    """How to reach Replicate.
+    """The address of Replicate, and the token.
 
     Args:
         token: ``REPLICATE_API_TOKEN``.
@@ -158,7 +158,7 @@ class ReplicateSettings:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """How a worker works. Times in seconds.
+    """The settings of a worker. Times in seconds.
 
     Args:
         queues: Queues to claim from; empty: ``default`` and those the handlers name. Names alone

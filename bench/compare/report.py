@@ -142,7 +142,7 @@ def beside_raw(results: Results) -> list[tuple[str, str, float, float]]:
 
 
 def is_met(target: Target, reached: float) -> bool:
-    """Whether a target is met."""
+    """Return whether a target is met."""
     if target.least is not None:
         return reached >= target.least
     return target.most is not None and reached <= target.most

@@ -1,4 +1,4 @@
-"""Who is compared, and the programs that drive them."""
+"""The compared systems, and the programs that drive them."""
 
 import json
 import os

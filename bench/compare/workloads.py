@@ -1,4 +1,4 @@
-"""What is measured, in which order, and what each figure is worth."""
+"""The workloads, their order, and the reliability of each figure."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from compare.systems import System
 
 @dataclass(frozen=True)
 class Size:
-    """How much of each is done.
+    """The sizes of the workloads.
 
     Args:
         one: Jobs enqueued one by one.
@@ -56,7 +56,7 @@ QUICK = Size(
 
 @dataclass(frozen=True)
 class Context:
-    """Where and how much."""
+    """The system and the sizes of a run."""
 
     server: Server
     system: System

@@ -1,4 +1,4 @@
-"""What every peer is asked to do, on a command line: ``python <peer>.py <command> --dsn DSN``.
+"""The commands of every peer: ``python <peer>.py <command> --dsn DSN``.
 
 Commands print JSON, one object a line. This module knows no queue, and runs in the environment of
 the peers: the standard library only.
@@ -93,7 +93,7 @@ class Driver(ABC):
 
 
 class Record:
-    """What a worker has handled.
+    """The jobs that a worker has handled.
 
     Args:
         with_times: Note when each job began.

@@ -1,4 +1,4 @@
-"""What the machine does without any queue: loops of single statements over asyncpg."""
+"""The machine without a queue: loops of single statements over asyncpg."""
 
 import asyncio
 import json

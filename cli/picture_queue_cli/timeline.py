@@ -1,4 +1,4 @@
-"""When the demo learnt what, and from where."""
+"""The timeline of the demo: each fact, its time and its source."""
 
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple

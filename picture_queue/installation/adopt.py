@@ -66,7 +66,7 @@ def adopt(settings: DatabaseSettings, *, preview: bool) -> Adoption:
 
 
 def _is_current(connection: "Connection[Any]", shipped: list[Migration]) -> bool:
-    """Whether there is nothing to take over."""
+    """Return whether there is nothing to take over."""
     found = state.read(connection, shipped)
     if found.tool is MigrationTool.CLI:
         state.expect_tool(found, MigrationTool.MIGRATE)

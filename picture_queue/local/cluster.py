@@ -119,7 +119,7 @@ class Cluster:
 
     @property
     def complete(self) -> bool:
-        """Whether the cluster was made and has the platform's objects."""
+        """True if the cluster exists and has the platform's objects."""
         return self._marker.exists()
 
     async def initialise(self, guard: Guard) -> None:

@@ -29,7 +29,7 @@ def parse(text: str | bytes) -> Any:
 
 
 def is_json(request: Request) -> bool:
-    """Whether a request says that its body is JSON."""
+    """Return whether a request declares its body as JSON."""
     content_type, _, _ = request.headers.get("content-type", "").partition(";")
     return content_type.strip().lower() == "application/json"
 

@@ -1,4 +1,4 @@
-"""How a stack is asked for: the arguments of the daemon's command line, as a value."""
+"""The options of a stack: the arguments of the daemon's command line, as a value."""
 
 import argparse
 from dataclasses import dataclass

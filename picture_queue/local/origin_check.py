@@ -23,7 +23,7 @@ _ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}", re.IGNORECASE)
 
 
 def is_loopback_origin(origin: str) -> bool:
-    """Whether an ``Origin`` is that of a page served by this machine."""
+    """Return whether an ``Origin`` is that of a page served by this machine."""
     found = _ORIGIN.fullmatch(origin)
     return found is not None and _is_loopback(found[1])
 

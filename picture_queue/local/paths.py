@@ -1,4 +1,4 @@
-"""Where the embedded stack keeps its files, and the user its programs run as.
+"""The directories of the embedded stack, and the user of its programs.
 
 Nothing of a stack runs as root. Started by root, it runs as an unprivileged user, who has to reach
 both the binaries and the data: `reachable` tells, and the defaults for root lie under /var instead

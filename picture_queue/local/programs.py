@@ -1,4 +1,4 @@
-"""How the stack's own programs are called: PostgREST and the worker."""
+"""The command lines of the stack's programs: PostgREST and the worker."""
 
 import asyncio
 import os
@@ -45,7 +45,7 @@ class PostgREST:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address it listens on."""
         return f"http://{HOST}:{self._port}"
 
     def launch(self) -> subprocess.Popen[bytes]:

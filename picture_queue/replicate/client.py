@@ -53,7 +53,7 @@ _LONG_ANSWER = 65_536  # bytes that take a millisecond to read
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How one call is repeated, where repeating is safe.
+    """The retries of a call that may be repeated.
 
     Attributes:
         tries: Requests in all.

@@ -26,7 +26,7 @@ _RESOLVE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class DownloadRules:
-    """What may be downloaded.
+    """The rules for downloads.
 
     Attributes:
         hosts: Names, or ``*.name`` for everything below a name. A host listed in full may have a

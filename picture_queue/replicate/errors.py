@@ -1,4 +1,4 @@
-"""What can go wrong between us and Replicate, and what to do about each.
+"""Errors of Replicate, and how to treat each.
 
 ReplicateError
 ├── RateLimited          429: nothing was made; wait ``retry_after``

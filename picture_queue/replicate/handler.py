@@ -31,7 +31,7 @@ PAUSE_KEY = f"type:{JOB_TYPE}"
 
 
 class GenerationJob(Protocol):
-    """What the handler uses of the job's context."""
+    """The part of the job's context that the handler uses."""
 
     @property
     def id(self) -> UUID:
@@ -45,7 +45,7 @@ class GenerationJob(Protocol):
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether the job is being cancelled, as opposed to released at shutdown."""
+        """True if the job is being cancelled, not released at shutdown."""
         ...
 
     async def progress(self, percent: int, message: str | None = None) -> None:
@@ -55,7 +55,7 @@ class GenerationJob(Protocol):
 
 @dataclass(frozen=True)
 class HandlerSettings:
-    """How the handler waits. Times in seconds.
+    """The waits of the handler. Times in seconds.
 
     Attributes:
         deadline: Time a prediction gets from its creation, queue and cold start included. Replicate

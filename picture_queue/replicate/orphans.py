@@ -12,7 +12,7 @@ from picture_queue.replicate.prediction import Prediction
 from picture_queue.replicate.store import Begun, PredictionRow
 
 CLOCK_SKEW = timedelta(seconds=5)
-"""How far the database's clock may be ahead of Replicate's."""
+"""Seconds that the database's clock may be ahead of Replicate's."""
 
 _SPREAD = 97  # seconds; a prime, so that no pattern in ids makes neighbours alike
 _TOLERANCE = timedelta(seconds=0.6)
@@ -50,7 +50,7 @@ def candidates(
 
 
 def certain(prediction: Prediction, asked: int) -> bool:
-    """Whether the deadline of a prediction is the one the row asked for."""
+    """Return whether a prediction has the deadline that the row asked for."""
     if prediction.deadline is None:
         return False
     span = prediction.deadline - prediction.created_at

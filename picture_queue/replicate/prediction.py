@@ -81,19 +81,19 @@ class Prediction(BaseModel):
 
     @property
     def terminal(self) -> bool:
-        """Whether it has ended."""
+        """True if it has ended."""
         return self.status in TERMINAL
 
     @property
     def reached_deadline(self) -> bool:
-        """Whether it ended when its deadline came, give or take a second."""
+        """True if it ended at its deadline, within a second."""
         if self.deadline is None or self.completed_at is None:
             return False
         return self.completed_at >= self.deadline - timedelta(seconds=1)
 
     @property
     def progress(self) -> "Progress | None":
-        """How far the model says it is, None when it does not say."""
+        """Progress as the model reports it, percent; None if it does not."""
         return progress_from_logs(self.logs)
 
 

@@ -1,4 +1,4 @@
-"""What the handler of generations needs from the database and from Storage.
+"""The rows and files that the handler of generations reads and writes.
 
 An interface, so that this package knows neither transport nor worker. Every method acts for one
 job under its lease, and every one may be called again with the same arguments.
@@ -23,7 +23,7 @@ class GenerationRow(_Row):
 
 
 class ModelRow(_Row):
-    """How to call the model.
+    """The model to call, and its input.
 
     Attributes:
         official: True: through its own endpoint; else by ``version``.

@@ -20,7 +20,7 @@ class Signal(Generic[T]):
 
     @property
     def watched(self) -> bool:
-        """Whether anybody would see it: where a value costs something to make."""
+        """True if somebody listens; ask before making a costly value."""
         return self._seen is not None
 
     def emit(self, value: T) -> None:

@@ -52,7 +52,7 @@ class Lease:
 
     @property
     def due_at(self) -> float:
-        """When to confirm its start, and then when to prolong it."""
+        """The time to confirm its start, and then to prolong it."""
         if self.started_at is None:
             return math.inf
         prolong_at = self.confirmed_at + self.seconds / 3
@@ -62,7 +62,7 @@ class Lease:
 
     @property
     def ends_at(self) -> float:
-        """When it may end."""
+        """The time when it may end."""
         return self.confirmed_at + self.seconds
 
     @property

@@ -83,7 +83,7 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
 
 
 def _is_privileged(scope: Scope, credentials: Credentials) -> bool:
-    """Whether a request is for the stack's owner: switches, admin routes, or a service key."""
+    """Return whether a request needs the owner: switches, admin routes, or a service key."""
     asked = HTTPConnection(scope)
     given = [asked.headers.get(name) for name in ("apikey", "x-api-key", "authorization")]
     return scope["path"].startswith((FAULTS_PATH, _ADMIN)) or any(

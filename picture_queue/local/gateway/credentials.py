@@ -24,7 +24,7 @@ LEEWAY: Final = 30  # seconds of clock skew that PostgREST forgives
 
 @dataclass(frozen=True)
 class Caller:
-    """Who makes a request: a verified token's role and claims."""
+    """The caller of a request: role and claims of a verified token."""
 
     role: str
     claims: Mapping[str, Any]
@@ -165,7 +165,7 @@ class Credentials:
             raise BadToken(flaw, str(error)) from None
 
     def is_service(self, authorization: str | None, apikey: str | None) -> bool:
-        """Whether a request carries the service or the secret key; says nothing by its timing."""
+        """Return whether a request carries the service or the secret key, in constant time."""
         candidates = [apikey or "", (authorization or "").removeprefix("Bearer ")]
         matches = [
             hmac.compare_digest(candidate.encode(), key)
@@ -175,7 +175,7 @@ class Credentials:
         return any(matches)
 
     def is_of_service(self, given: str | None) -> bool:
-        """Whether a key or a token, perhaps after ``Bearer``, acts as the role service_role."""
+        """Return whether a key or token, with or without ``Bearer``, acts as service_role."""
         if given is None:
             return False
         value = given.partition(" ")[2] if given.lower().startswith("bearer ") else given

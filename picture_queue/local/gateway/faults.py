@@ -30,7 +30,7 @@ FAULTS_PATH: Final = "/_faults"
 
 @dataclass(frozen=True)
 class Switches:
-    """What is broken at the moment; the defaults are: nothing."""
+    """The current faults; none by default."""
 
     network_cut: bool = False
     drop_messages: int = 0
@@ -75,7 +75,7 @@ class Faults:
         self.switches = Switches()
 
     def take(self, counter: str, path: str | None = None) -> bool:
-        """Whether this fault is due now; counts it down if so.
+        """Return whether this fault is due now, and count it down.
 
         Args:
             counter: Name of a counting switch.

@@ -1,4 +1,4 @@
-"""Which tokens PostgREST takes, and its words for the others.
+"""The tokens that PostgREST accepts, and its errors for others.
 
 PostgREST checks them again. It does so here first because the bundled one is older than the
 platform's: that has a code of its own for claims, and other texts. These are PostgREST 14's,

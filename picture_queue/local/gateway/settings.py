@@ -1,4 +1,4 @@
-"""What the gateway must know before it starts."""
+"""The settings of the gateway."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ FRAME_LIMIT: Final = 5_000_000
 
 @dataclass(frozen=True)
 class RealtimeLimits:
-    """What one project may ask of Realtime. The defaults are a Pro project's without a spend cap.
+    """The Realtime limits of a project, by default those of a Pro project without a spend cap.
 
     https://supabase.com/docs/guides/realtime/limits
 

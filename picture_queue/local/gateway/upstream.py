@@ -128,7 +128,7 @@ class Exchange(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether the next request may follow on this connection."""
+        """True if the next request may use this connection."""
         return self._complete and self._keep_alive and not self.closed
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the simulator holds: predictions whose state is a function of the clock.
+"""The simulator's predictions; their state is a function of the clock.
 
 Nothing runs in the background. A prediction knows when it starts and ends; whoever asks gets what
 is true at that moment.
@@ -50,7 +50,7 @@ class SimulatorSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a prediction will go.
+    """The planned course of a prediction.
 
     Attributes:
         queued: Seconds before it starts.
@@ -93,16 +93,16 @@ class Run:
 
     @property
     def starts(self) -> float:
-        """When it starts."""
+        """The time of its start."""
         return self.created + self.plan.queued
 
     @property
     def ends(self) -> float:
-        """When it ends if nobody stops it."""
+        """The time of its end if nobody stops it."""
         return self.starts + self.plan.running
 
     def ended_at(self, now: float) -> float | None:
-        """When it ended, None while it has not."""
+        """The time of its end; None until then."""
         ends = min(t for t in (self.ends, self.deadline, self.stopped) if t is not None)
         return ends if ends <= now else None
 
@@ -118,7 +118,7 @@ class Run:
         return "failed" if self.plan.error else "succeeded"
 
     def removed(self, now: float) -> bool:
-        """Whether input, output and logs are gone."""
+        """True if input, output and logs have been removed."""
         ended = self.ended_at(now)
         return ended is not None and (self.plan.expires or now >= ended + RETENTION_SECONDS)
 
@@ -129,7 +129,7 @@ class Run:
 
     @property
     def pictures(self) -> int:
-        """How many pictures it makes."""
+        """The number of its pictures."""
         model, given = self.model, self.input
         if model.output != "uri[]" or model.max_outputs_param is None:
             return 1
@@ -141,7 +141,7 @@ class Run:
         return int(asked or 1)
 
     def picture(self, number: int) -> PictureSpec:
-        """What picture ``number`` (from 0) shows."""
+        """Return the contents of picture ``number`` (from 0)."""
         width, height = _size(self.model, self.input)
         prompt = self.input.get("prompt")
         # Upscalers and their like have no prompt: their picture follows from all they were given.

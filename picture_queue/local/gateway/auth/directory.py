@@ -35,7 +35,7 @@ _CHANGE = (
 
 @dataclass(frozen=True)
 class Attributes:
-    """What an administrator says of a user; None says nothing."""
+    """The fields that an administrator sets for a user; None: not given."""
 
     role: str | None = None
     email: str | None = None

@@ -22,7 +22,7 @@ async def hash_password(password: str) -> str:
 
 
 async def matches(password: str, kept: str | None) -> bool:
-    """Whether a password is the kept one. No account costs as much time as a wrong password."""
+    """Verify a password. Without an account it takes as long as a wrong password."""
     if kept is None or not kept.startswith("scrypt$"):
         await hash_password(password)
         return False

@@ -21,7 +21,7 @@ class Access:
         self._database = database
 
     async def can_read(self, caller: Caller, topic: str) -> bool:
-        """Whether a policy lets the caller select the topic's messages.
+        """Return whether a policy lets the caller select the topic's messages.
 
         Raises:
             asyncpg.PostgresError: A policy failed.
@@ -43,7 +43,7 @@ class Access:
         return bool(found)
 
     async def can_write(self, caller: Caller, topic: str) -> bool:
-        """Whether a policy lets the caller insert a message of the topic.
+        """Return whether a policy lets the caller insert a message of the topic.
 
         Raises:
             asyncpg.PostgresError: A policy failed.

@@ -7,7 +7,7 @@ from typing import Any
 
 from picture_queue.local.gateway.credentials import Caller, seconds_left
 from picture_queue.local.gateway.realtime import frames
-from picture_queue.local.gateway.realtime.replay import Wish
+from picture_queue.local.gateway.realtime.replay import ReplayRequest
 
 # Timers reach a day ahead, then look again: no clock of an event loop likes centuries.
 _LONGEST_TIMER = 86_400.0
@@ -15,14 +15,14 @@ _LONGEST_TIMER = 86_400.0
 
 @dataclass(frozen=True)
 class JoinConfig:
-    """What a client asks for when it joins."""
+    """The options of a join."""
 
     private: bool = False
     hears_itself: bool = False
     wants_acknowledgement: bool = False
     presence: bool = False
     wants_table_changes: bool = False
-    replay: Wish | None = None
+    replay: ReplayRequest | None = None
 
     @classmethod
     def parse(cls, payload: dict[str, Any]) -> "JoinConfig":
@@ -39,7 +39,7 @@ class JoinConfig:
             wants_acknowledgement=bool(broadcast.get("ack")),
             presence=bool(_object(config.get("presence")).get("enabled")),
             wants_table_changes=bool(config.get("postgres_changes")),
-            replay=Wish.parse(broadcast.get("replay")),
+            replay=ReplayRequest.parse(broadcast.get("replay")),
         )
 
 

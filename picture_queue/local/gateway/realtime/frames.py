@@ -27,7 +27,7 @@ def error(topic: str, ref: str | None, reason: str) -> str:
 
 
 def system_error(topic: str, message: str) -> str:
-    """What a channel hears before the server closes it."""
+    """The frame that a channel gets before the server closes it."""
     payload = {
         "channel": topic.removeprefix(PREFIX),
         "extension": "system",

@@ -1,4 +1,4 @@
-"""Who listens to what: from a topic to its channels."""
+"""The subscriptions: the channels of each topic."""
 
 import asyncio
 from collections import defaultdict
@@ -42,7 +42,7 @@ class Hub:
             del self._topics[name, private]
 
     def listening(self, name: str, private: bool) -> bool:
-        """Whether anybody is subscribed to a topic."""
+        """Return whether a topic has subscribers."""
         return (name, private) in self._topics
 
     def publish(

@@ -1,4 +1,4 @@
-"""How much one project may ask of Realtime in a second, and at all."""
+"""The rates and sizes that Realtime allows a project."""
 
 from collections import Counter
 from collections.abc import Hashable
@@ -53,7 +53,7 @@ class Quota:
         self.connections = 0
 
     def too_large(self, text: str) -> bool:
-        """Whether a message is above the limit, given as the frame that carries it."""
+        """Return whether a message is above the limit, given the frame that carries it."""
         # Most are far below it, and then nothing has to be counted.
         most = self.limits.payload_bytes
         return len(text) * 4 > most and len(text.encode()) > most

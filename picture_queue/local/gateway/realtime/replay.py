@@ -1,4 +1,4 @@
-"""What the database sent to a private topic before somebody joined it.
+"""Replay of messages sent to a private topic before a join.
 
 As on the platform: messages of the last 72 hours, the newest 25 at most, oldest first, each marked
 as replayed (https://supabase.com/docs/guides/realtime/broadcast#broadcast-replay).
@@ -32,8 +32,8 @@ order by inserted_at, id
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a join asks to hear again.
+class ReplayRequest:
+    """The replay that a join asks for.
 
     Args:
         since: Unix time in milliseconds.
@@ -44,7 +44,7 @@ class Wish:
     limit: int
 
     @classmethod
-    def parse(cls, value: object) -> "Wish | None":
+    def parse(cls, value: object) -> "ReplayRequest | None":
         """Reads the value of ``replay``; None where there is none.
 
         Raises:
@@ -72,11 +72,11 @@ class History:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def missed(self, name: str, wish: Wish) -> list[str]:
+    async def missed(self, name: str, request: ReplayRequest) -> list[str]:
         """Returns the frames of the messages a topic had; none while the database is away."""
         try:
             async with self._database.connection() as connection:
-                rows = await connection.fetch(_MISSED, name, wish.since, wish.limit)
+                rows = await connection.fetch(_MISSED, name, request.since, request.limit)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             _logger.warning("could not replay %s: %r", name, error)
             return []

@@ -33,7 +33,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Backend:
-    """What all sockets share."""
+    """The parts that all sockets share."""
 
     credentials: Credentials
     hub: Hub

@@ -27,7 +27,7 @@ def http_date(moment: datetime) -> str:
 
 
 def last_modified(metadata: Mapping[str, Any]) -> datetime:
-    """When the bytes were written."""
+    """The time when the bytes were written."""
     return datetime.fromisoformat(metadata["lastModified"])
 
 

@@ -133,7 +133,7 @@ def duplicate(code: str) -> StorageError:
 
 
 def token_flaw(error: BadToken) -> str:
-    """What the server's JWT library says of a bad token."""
+    """The message of the server's JWT library for a bad token."""
     return {
         "expired": '"exp" claim timestamp check failed',
         "not yet valid": '"nbf" claim timestamp check failed',
@@ -145,7 +145,7 @@ def token_flaw(error: BadToken) -> str:
 
 
 def from_database(error: asyncpg.PostgresError, *, exists: str) -> StorageError:
-    """What the database's refusal means.
+    """Translate an error of the database.
 
     Args:
         error: As raised.

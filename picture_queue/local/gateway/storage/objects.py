@@ -274,7 +274,7 @@ class Objects:
         return {"Key": f"{bucket}/{name}", "Id": str(row["id"])}
 
     async def _reader(self, bucket_id: str, caller: Caller | None) -> Caller:
-        """Whose rights a read has: a public bucket is read by the server for everybody.
+        """Return the caller for a read: the server's role for a public bucket.
 
         Raises:
             StorageError: The bucket is missing, or private and the caller is nobody.

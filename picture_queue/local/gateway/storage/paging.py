@@ -46,7 +46,7 @@ order by {order}, id nulls last limit $6
 
 @dataclass(frozen=True)
 class _Page:
-    """Where a page begins and how it is sorted; None is: not said."""
+    """The start and the order of a page; None: not given."""
 
     last: str | None = None
     order: str | None = None
@@ -55,7 +55,7 @@ class _Page:
 
     @classmethod
     def asked(cls, body: dict[str, Any]) -> "_Page":
-        """What a request asks for.
+        """The request for a page.
 
         Raises:
             StorageError: The cursor or the order is none.

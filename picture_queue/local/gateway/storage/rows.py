@@ -37,7 +37,7 @@ _MOVE: Final = (
 
 
 class Place(NamedTuple):
-    """Where an object is."""
+    """The bucket and the name of an object."""
 
     bucket: str
     name: str

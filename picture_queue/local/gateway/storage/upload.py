@@ -24,7 +24,7 @@ _ROBOTS: Final = frozenset(
 
 @dataclass
 class Upload:
-    """What a client sent of an object.
+    """An object as a client sent it.
 
     Args:
         mime_type: Content type.
@@ -63,7 +63,7 @@ class Upload:
 
 
 def is_form(request: Request) -> bool:
-    """Whether the body is a multipart form."""
+    """Return whether the body is a multipart form."""
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
