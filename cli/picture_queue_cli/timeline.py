@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from picture_queue.records import JobEvent
 
 _SOURCES = {
-    "answer": "what start_generation returned",
+    "answer": "the answer of start_generation",
     "socket": "an event over Realtime",
-    "snapshot": "the row, as the watch began or reconnected",
-    "poll": "the row, as Realtime was quiet",
-    "row": "created_at of the image",
+    "snapshot": "the row, read when the watch began or reconnected",
+    "poll": "the row, read while Realtime was silent",
+    "row": "created_at of the image's row",
     "download": "the file on this machine",
 }
 

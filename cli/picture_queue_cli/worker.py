@@ -8,6 +8,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from urllib.parse import urlsplit
 
 import typer
 
@@ -167,10 +168,11 @@ async def _work_built_in(target: Target, settings: dict[str, Any], real_replicat
 
 
 def _replicate(target: Target, real: bool) -> "ReplicateSettings | None":
-    """Return where pictures come from: beside the embedded stack the simulator, unless `real`.
+    """Return where pictures come from: beside an embedded stack the simulator, unless `real`.
 
     Raises:
-        SettingsError: The real Replicate is wanted, and there is no token for it.
+        SettingsError: The real Replicate is wanted, and there is no token for it; or the project
+            is on this machine and nothing says which Replicate is meant.
     """
     from picture_queue.settings import ReplicateSettings
 
@@ -182,12 +184,28 @@ def _replicate(target: Target, real: bool) -> "ReplicateSettings | None":
                 hint="Set it, or leave --real-replicate out to use the simulator",
             )
         return found
-    simulator = target.replicate_url or _simulator_of(target.url or os.environ.get("SUPABASE_URL"))
+    url = target.url or os.environ.get("SUPABASE_URL")
+    simulator = target.replicate_url or _simulator_of(url)
+    if simulator is None and _is_local(url):
+        # A stack in another data directory: `local env` names its simulator.
+        simulator = os.environ.get("REPLICATE_URL")
+        if simulator is None and found is not None and not _is_local(found.base_url):
+            raise SettingsError(
+                f"The project {url} is on this machine, and REPLICATE_API_TOKEN is set",
+                hint="Add --real-replicate to pay for its pictures, or run: "
+                'eval "$(picture-queue local env)"',
+            )
     if simulator is None:
         return found
     from picture_queue.local.keys import SIMULATOR_TOKEN
 
     return ReplicateSettings(SIMULATOR_TOKEN, simulator)
+
+
+def _is_local(url: str | None) -> bool:
+    """Return whether an address is on this machine."""
+    host = urlsplit(url or "").hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _simulator_of(url: str | None) -> str | None:

@@ -41,10 +41,29 @@ def test_the_environment_may_name_the_embedded_stack(monkeypatch: pytest.MonkeyP
     assert found is not None and found.base_url == SIMULATOR
 
 
-@pytest.mark.parametrize("url", ["https://x.supabase.co", "http://127.0.0.1:54399"])
-def test_another_project_has_the_real_replicate(url: str) -> None:
-    found = _replicate(Target(url, "k"), real=False)
+def test_another_project_has_the_real_replicate() -> None:
+    found = _replicate(Target("https://x.supabase.co", "k"), real=False)
     assert found is not None and found.token == "r8_of_a_real_account"
+
+
+def test_a_stack_in_another_directory_never_gets_the_real_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = Target("http://127.0.0.1:54399", "k")
+    with pytest.raises(SettingsError, match="54399 is on this machine") as refused:
+        _replicate(other, real=False)
+    assert "--real-replicate" in (refused.value.hint or "")
+    found = _replicate(other, real=True)
+    assert found is not None and found.token == "r8_of_a_real_account"
+    monkeypatch.setenv("REPLICATE_URL", SIMULATOR)  # as `local env` sets it
+    found = _replicate(other, real=False)
+    assert found is not None and (found.base_url, found.token) == (SIMULATOR, "r8_simulator")
+
+
+def test_a_simulator_of_ones_own_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPLICATE_BASE_URL", "http://127.0.0.1:9000/v1")
+    found = _replicate(Target("http://127.0.0.1:54399", "k"), real=False)
+    assert found is not None and found.base_url == "http://127.0.0.1:9000/v1"
 
 
 def test_the_real_replicate_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
