@@ -83,20 +83,22 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def supabase_cli(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real Supabase CLI 2, alone in its directory."""
-    return _supabase_cli(node_modules / "supabase", tmp_path_factory.mktemp("cli2"))
+    program = node_modules / "supabase" / "dist" / "supabase.js"
+    return _supabase_cli(program, tmp_path_factory.mktemp("cli2"))
 
 
 @pytest.fixture(scope="session")
 def supabase_cli_3(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real Supabase CLI 3, alone in its directory."""
-    return _supabase_cli(node_modules / "supabase-3", tmp_path_factory.mktemp("cli3"))
+    program = node_modules / "supabase-3" / "bin" / "supabase"
+    return _supabase_cli(program, tmp_path_factory.mktemp("cli3"))
 
 
-def _supabase_cli(package: Path, directory: Path) -> Path:
-    # Both packages call their program `supabase`, and npm links one of them.
-    program = directory / "supabase"
-    program.symlink_to(package / "dist" / "supabase.js")
-    return program
+def _supabase_cli(program: Path, directory: Path) -> Path:
+    # Both are called `supabase`, and npm links one of them.
+    link = directory / "supabase"
+    link.symlink_to(program)
+    return link
 
 
 def _program(name: str, install: str) -> str:

@@ -171,7 +171,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
                 if len(self._pool) > self._most:
                     self._pool.discard(threading.current_thread())
                     return
-            del call  # the next one may be long in coming
+            del call  # the next one may take long to arrive
         with self._lock:
             self._pool.discard(threading.current_thread())
 

@@ -1,4 +1,4 @@
-"""Claims jobs: as many as the worker can take, when there may be some."""
+"""Claim jobs for the free slots of a worker."""
 
 import random
 import time
@@ -18,7 +18,7 @@ _CLAIM_TIMEOUT = 10.0  # seconds for an answer, retries included
 
 
 class Claimer(BackgroundLoop):
-    """Keeps the slots of a worker filled. Nobody else claims.
+    """Keep the slots of a worker filled.
 
     There is one claim at a time. One whose answer was lost is repeated as it was, with the same
     request id: the database gives the same jobs.

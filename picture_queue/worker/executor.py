@@ -1,4 +1,4 @@
-"""Run one attempt of a job to its outcome. Writes nothing: what comes of it is a value."""
+"""Run one attempt of a job and return its outcome. Nothing is written here."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ class Stop(enum.Enum):
     TIMEOUT = enum.auto()
     CANCEL = enum.auto()
     SHUTDOWN = enum.auto()
-    LOST = enum.auto()  # the lease is gone: whatever comes of it is dropped
+    LOST = enum.auto()  # the lease is gone: the outcome is dropped
 
 
 class AttemptListener(Protocol):

@@ -52,7 +52,7 @@ class Failed(Outcome):
     Attributes:
         error: One clean line for the owner.
         detail: For operators: the traceback.
-        retryable: Whether another attempt may end well.
+        retryable: Whether another attempt may succeed.
         delay_seconds: Seconds until then; see `wait_seconds`.
         run_at: Time of the next attempt instead; see `wait_until`. Neither: after the backoff.
     """
@@ -157,7 +157,7 @@ def text_of(value: object) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Return the type of an exception and what it says."""
+    """Return the type of an exception and its message."""
     text = text_of(error)
     if text.isspace():
         text = ""

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 #: Outcomes in one call at most.
 BATCH = 500
-#: Seconds that outcomes wait for others while jobs end by the hundred; else they are sent at once.
+#: Seconds that outcomes wait for others while jobs finish in bulk; else they are sent at once.
 _GATHER_TIME = 0.005
 _REPORT_TIMEOUT = 10.0  # seconds for an answer, retries included
 
@@ -59,7 +59,7 @@ class Reporter(BackgroundLoop):
 
     Args:
         calls: Makes the calls.
-        slots: Says whether jobs end by the hundred.
+        slots: Tells whether jobs finish in bulk.
         on_written: Called with the jobs for whose outcomes the database has answered.
         signals: For tests.
         locked: Takes the outcomes of jobs that somebody has locked, so that they hold up nobody;
@@ -143,7 +143,7 @@ class Reporter(BackgroundLoop):
         """
         call = _rpc.report_jobs([report.item for report in batch])
         try:
-            # At the end of the worker there is no later.
+            # At the end of the worker there is no other try.
             answers = await self._calls.call(call, _REPORT_TIMEOUT, urgent=self.stopping)
         except Exception as error:
             if not _is_at_fault(error):
@@ -208,5 +208,5 @@ def _unwritable(error: str) -> Failed:
 
 
 def _is_at_fault(error: Exception) -> bool:
-    """Return whether the outcome, not the way to the database, is the cause."""
+    """Return whether the outcome, not the connection, is the cause."""
     return isinstance(error, ValueError | TypeError | RecursionError | TooLarge)

@@ -19,7 +19,7 @@ MAX_CLAIM = 1000
 #: Seconds of work to hold ahead, at the rate at which jobs end since the last claim was answered.
 AHEAD_SECONDS = 0.25
 #: Jobs that are worth a claim while others are held ahead, or half of what is to be held.
-WORTH_A_CALL = 250
+MIN_CLAIM = 250
 #: Seconds a job is held ahead at most: then it is given back, for a worker that has a free slot.
 MAX_HELD = 1.0
 #: Seconds after which the start of a job is confirmed, unless its outcome is reported before.
@@ -130,7 +130,7 @@ class Slots:
         # A few are not worth a call while others are held, and outcomes that cannot be written
         # must not pile up.
         if (
-            wanted < max(1, min(ahead // 2, WORTH_A_CALL))
+            wanted < max(1, min(ahead // 2, MIN_CLAIM))
             or unwritten >= 2 * self.concurrency + 4 * ahead
         ):
             return 0
@@ -141,7 +141,8 @@ class Slots:
             return 0
         elapsed = max(time.monotonic() - self._answered_at, 1e-3)
         expected = int(self._ended * AHEAD_SECONDS / elapsed)
-        return min(expected, 16 * self._last_claimed, MAX_CLAIM)  # the first that end say little
+        # The first few are too small a sample.
+        return min(expected, 16 * self._last_claimed, MAX_CLAIM)
 
     def note_answer(self, count: int) -> None:
         """Note that a claim was answered with so many jobs, which can end from here on."""

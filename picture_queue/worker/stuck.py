@@ -37,7 +37,7 @@ class StuckDetector:
         self._stuck.discard(attempt)
 
     def close(self) -> None:
-        """Report nothing any more."""
+        """Stop reporting."""
         self._closed = True
 
     def _check(self, attempt: Attempt) -> None:

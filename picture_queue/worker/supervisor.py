@@ -55,7 +55,7 @@ class Supervisor:
 
     Args:
         backend: The worker's project.
-        wake_ups: Tells of new jobs; None: the worker lives on polling.
+        wake_ups: Tells of new jobs; None: the worker only polls.
         registry: The handlers.
         settings: How to work.
         on_stuck: Called when stuck handlers hold too many slots to continue.
@@ -89,7 +89,7 @@ class Supervisor:
         self._listening = contextlib.ExitStack()
         self._heard: set[str] = set()
         self._slots = Slots(settings.concurrency, self._release)
-        # Those of locked jobs have a call of their own, and hold up nobody.
+        # Outcomes of locked jobs are sent in calls of their own, so they delay no others.
         locked = Reporter(self._calls, self._slots, self._written, signals)
         self._reporter = Reporter(self._calls, self._slots, self._written, signals, locked)
         types = registry.job_types
@@ -256,7 +256,7 @@ class Supervisor:
         self._heartbeat.started(lease)
 
     def settled(self, attempt: Attempt) -> None:
-        """Have its outcome written."""
+        """Queue its outcome for the reporter."""
         job, outcome = attempt.job, attempt.outcome
         if isinstance(outcome, Snoozed) and outcome.pause_key is not None:
             self._slots.pause_claims(job)  # the jobs behind it are to wait as well

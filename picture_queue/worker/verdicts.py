@@ -1,7 +1,7 @@
 """Decisions of handlers about their jobs, returned or raised, and the outcomes they make.
 
 - a value that is JSON → `Completed`;
-- a `Verdict` → what it says: run it later (`Snooze`), try again (`Retry`), everybody wait
+- a `Verdict` → its outcome: run it later (`Snooze`), try again (`Retry`), pause the queue
   (`RateLimited`), wait for something outside (`Park`), end it (`Cancel`);
 - `PermanentFailure` → `Failed` without another attempt;
 - any other exception → `Failed`, with another attempt after the backoff if one is left. Attributes
@@ -51,7 +51,7 @@ class Verdict(Exception):
     """Decision about a job. Return it, or raise it from wherever the handler finds out."""
 
     def __post_init__(self) -> None:
-        self.outcome("")  # refuses what makes no sense where it is written
+        self.outcome("")  # validates the arguments where they are given
 
     def outcome(self, queue: str) -> Outcome:
         """Return what is reported of a job of that queue.
@@ -87,7 +87,7 @@ class Snooze(Verdict):
 
 @dataclass(eq=False)
 class Retry(Verdict):
-    """End the attempt as failed; the next one, if one is left, comes when it says.
+    """End the attempt as failed; the next one, if one is left, starts at this time.
 
     Args:
         seconds: Time to the next attempt.

@@ -46,7 +46,7 @@ comment on schema picture_queue is 'The private half of picture-queue: settings,
 
 -- 010_types.sql
 
--- One wish for a change of state, other than a claim: what _transition takes, many at a time.
+-- A requested change of state, other than a claim. _transition takes many of them at once.
 create type picture_queue.change as (
   job_id uuid,
   action text,
@@ -57,7 +57,7 @@ create type picture_queue.change as (
   duration_seconds real,   -- as the worker measured it
   lease_id uuid,           -- the lease that has to be in force, or null
   key text,                -- of block: the limit key it waits for; of park: the event it waits for
-  lease_expired boolean    -- the lease ended unheard: it is forgotten, so that a late report is stale
+  lease_expired boolean    -- the lease expired without a report: its id is cleared, so that a late report is stale
 );
 
 -- A job after a change of state. Only these columns, since handing on whole rows costs more: the few callers that
@@ -78,14 +78,14 @@ create type picture_queue.claim as (
   max_jobs integer,
   lease_seconds real,      -- where job type and queue say nothing; null: that of setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
-  weights real[],          -- of the queues; null: they are one line by priority
+  weights real[],          -- of the queues; null: claimed in one order by priority
   is_legacy boolean,       -- by a caller that never heartbeats
   confirms_start boolean,  -- the worker confirms that a job has started: until then an expired lease costs no attempt
   is_limited boolean,      -- there are limits or paused keys
   has_deferred boolean     -- the project has deferred constraint triggers
 );
 
--- What changes of jobs have made of them, with what is special about some: see _transition.
+-- The result of _apply_changes: the changed jobs, and what is special about some of them.
 create type picture_queue.applied as (
   moved picture_queue.moved[],
   announced boolean,       -- their queues send events
@@ -111,7 +111,7 @@ create type picture_queue.outcome as (
   run_at timestamptz,      -- when instead
   duration_seconds real,
   event text,              -- of parked: what wakes it
-  pause_key text,          -- a limit key or queue that rests as long
+  pause_key text,          -- a limit key or queue to pause for as long
   i bigint                 -- its place in the report, from 1
 );
 
@@ -821,9 +821,9 @@ create table picture_queue.signal (
   sent_at timestamptz not null,
   look_at timestamptz
 );
-comment on table picture_queue.signal is 'Outside events nobody waited for yet, kept for a day.';
+comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
 comment on column picture_queue.signal.look_at is
-  'When to look again for jobs parked on the event; null: none was when it came.';
+  'When to look again for jobs parked on the event; null: no job was parked when it came.';
 create index signal_look on picture_queue.signal (look_at) where look_at is not null;
 alter table picture_queue.signal enable row level security;
 
@@ -835,7 +835,7 @@ create table picture_queue.answer (
   at timestamptz not null,
   constraint answer_pkey primary key (call, id)
 );
-comment on table picture_queue.answer is 'What calls that cannot be made twice answered, kept for a day.';
+comment on table picture_queue.answer is 'Answers of calls that must not run twice, kept for a day.';
 create index answer_at on picture_queue.answer (at);
 alter table picture_queue.answer enable row level security;
 
@@ -1123,7 +1123,7 @@ as $$
     * (1 - p_jitter + 2 * p_jitter * random()))::real
 $$;
 
--- The backoff of a job: what it was enqueued with, its type's, its queue's, the setting's.
+-- The backoff of a job, resolved in this order: job, job type, queue, setting.
 create function picture_queue._backoff_of(p_job public.job_queue) returns real
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
@@ -1323,8 +1323,9 @@ begin
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
       lease_id = case when c.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
-      -- Its worker has spoken, unless its lease expired.
-      unconfirmed_claims = case when c.from_status = 'processing' and c.lease_expired is not true then 0 else j.unconfirmed_claims end,
+      -- The worker reported, so the start is confirmed, unless the lease expired.
+      unconfirmed_claims = case when c.retries or c.from_status = 'processing' and c.lease_expired is not true then 0
+        else j.unconfirmed_claims end,
       blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
       parked_on = case when c.parks then c.key else j.parked_on end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
@@ -1335,7 +1336,7 @@ begin
       progress = case when c.completes then 100 when c.starts_over then 0 else j.progress end,
       message = case when c.completes or c.starts_over then null else j.message end,
       result = case when c.completes then c.result when c.retries then null else j.result end,
-      -- One that expires between two attempts keeps the error of the last.
+      -- A job that expires between two attempts keeps its last error.
       error = case when c.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, c.error)
         when c.errs then c.error when c.completes or c.retries then null
         when c.action = 'cancel' then coalesce(c.error, j.error) else j.error end,
@@ -1643,9 +1644,9 @@ $$;
 -- Follow-ups: what a change of jobs leaves to do for other jobs. Each kind is a step that takes the ids of
 -- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
 
--- Writes down what changes leave to do: the children of finished parents, the counts of batches (p_batches: batch_id,
--- from and to of each change). Does the first of it, so that chains and batches are quick, unless the caller goes on
--- with it (p_begins false), and tells maintenance of the rest.
+-- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
+-- and to of each change). Runs the first 20, so that chains and batches are quick, unless p_begins is false, and wakes
+-- maintenance for the rest.
 create function picture_queue._note_follow_ups(p_moved picture_queue.moved[], p_batches jsonb, p_begins boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -1734,7 +1735,7 @@ end
 $$;
 
 -- Settles what these children wait for: links to finished parents go; a child whose last parent completed
--- becomes ready; one whose parent failed or was cancelled ends too, unless it is to run all the same. Children
+-- becomes ready; one whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Children
 -- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
 -- finish at once cannot each wait for the other. p_begins: the follow-ups of those that end are begun too. Returns
 -- how many it found unlocked.
@@ -1923,7 +1924,11 @@ begin
       j.id,
       case p_kind
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
-        when 'sweep' then case when j.cancel_requested_at is not null then 'cancel' when j.unconfirmed_claims between 1 and 20 and not exists (
+        when 'sweep' then case
+          -- One cancelled while it was parked is claimed once more, to undo its work: not if that claim never started.
+          when j.cancel_requested_at is not null and not (j.cancel_requested_at < j.started_at and j.unconfirmed_claims > 0)
+            then 'cancel'
+          when j.unconfirmed_claims between 1 and 20 and not exists (
             select from picture_queue.lease_extension x where x.job_id = j.id and x.lease_id = j.lease_id) then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
         when 'expire' then 'abandon'
@@ -2217,7 +2222,9 @@ begin
     select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
     from picture_queue._uncounted(p_rules) u
     join public.job_queue j on j.id = u.job_id
-    where u.keys && v_locked order by j.id limit p_limit for update of j skip locked
+    -- Again under the lock of the job: it may have ended since, or be counted.
+    where u.keys && v_locked and j.status = 'processing' and j.hold is null and not coalesce(j.slots, '{}') && u.keys
+    order by j.id limit p_limit for update of j skip locked
   ),
   counted as (
     update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys
@@ -2245,8 +2252,8 @@ $$;
 -- Decides which of these locked jobs may start, in their order: each has a place among those that name the same limited
 -- key, and starts if no place is beyond what its keys have capacity for; p_max_jobs at most. Counts those that start,
 -- which the caller has to start, and returns them with their limited keys. Blocks those for which a key has no capacity
--- at all. Jobs of neither kind are left as they are: they are beside others for the same slot, or somebody else has a
--- key of theirs locked. If there are so many of the latter that a claim finds no others behind them, their key counts
+-- at all. Other jobs stay pending: they compete with others for the same slot, or another transaction has locked a
+-- key of theirs. If there are so many of the latter that a claim finds no others behind them, their key counts
 -- as full, and is looked at again soon. Locks keys until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
@@ -2306,7 +2313,9 @@ begin
     select distinct j.blocked_on, 0, v_now from unnest(v_blocked) b join public.job_queue j on j.id = b.id
     where j.blocked_on <> b.blocked_on
     union all
-    select distinct b.blocked_on, 0, v_now + interval '0.1 seconds' from unnest(v_blocked) b where b.blocked_on <> all (v_locked);
+    -- The rule may be changed by somebody who does not see these jobs yet: look again when they are visible.
+    select distinct b.blocked_on, 0, v_now + case when b.blocked_on = any (v_locked) then interval '1 second'
+      else interval '0.1 seconds' end from unnest(v_blocked) b;
     perform picture_queue._transition((
       select array_agg(picture_queue._change(b.id, 'block', null, null, b.blocked_on)) from unnest(v_blocked) b));
     perform picture_queue._plan_keys(array(select distinct b.blocked_on from unnest(v_blocked) b));
@@ -3030,7 +3039,7 @@ $$;
 
 -- 254_function__enqueue_existing.sql
 
--- New jobs that are there already.
+-- Duplicates: new jobs whose id or key an existing job has.
 
 -- The jobs that have the id or the idempotency key of new ones, as answers by place in the call. Each search reads one
 -- entry of an index, whoever else uses that key.
@@ -3177,7 +3186,7 @@ $$;
 
 -- 258_function__start.sql
 
--- The two halves of a claim beside the pick: jobs start under a lease, and are answered as their worker gets them.
+-- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
 
 -- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Returns the
 -- ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer statements: of a
@@ -3320,7 +3329,7 @@ $$;
 
 -- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
 -- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
--- which holds for claims of one job as well as of many. Left out are jobs past expires_at, which are maintenance's, and
+-- which holds for claims of one job as well as of many. Left out are jobs past expires_at, which maintenance fails, and
 -- those whose start failed lately. p_heads: where the queues begin (_remember_heads).
 create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer)
 returns picture_queue.candidate[]
@@ -3340,7 +3349,7 @@ begin
       limit p_limit);
   end if;
   return array(
-    -- The keys as _keys has them, which to call for each job takes longer than to pick it.
+    -- The keys as _keys returns them: a call for each job would cost more than to pick it.
     select row(p.id, case when p_claim.is_limited then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
       || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
     from unnest(p_queues) as w (name)
@@ -3824,7 +3833,7 @@ begin
   if v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id then
     perform picture_queue._refuse('PQ_STALE_LEASE',
       format('job %s is %s and its lease is not %s', p_job_id, v_job.status, p_lease_id),
-      'stop working on this job; whoever holds it now goes on');
+      'stop working on this job; another worker runs it now');
   end if;
   return v_job;
 end
@@ -3844,6 +3853,8 @@ declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[];
   v_free uuid[];
+  v_prolonged uuid[];
+  v_ends timestamptz[];
   v_answer jsonb;
 begin
   v_ids := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
@@ -3863,12 +3874,6 @@ begin
     left join picture_queue.queue q on q.name = j.queue
     where j.id = any (v_ids) and j.lease_expires_at is not null
   ),
-  prolonged as (
-    update public.job_queue j
-    set lease_expires_at = greatest(h.lease_ends_at, v_now), unconfirmed_claims = 0, updated_at = v_now
-    from held h
-    where j.id = any (v_free) and j.id = h.id
-  ),
   beside as (
     insert into picture_queue.lease_extension as x (job_id, lease_id, lease_expires_at)
     select h.id, h.lease_id, h.lease_ends_at from held h where not h.is_free order by h.id
@@ -3878,10 +3883,17 @@ begin
     'cancel', coalesce(jsonb_agg(l.job_id) filter (where h.cancel_requested_at is not null and h.lease_ends_at > v_now), '[]'),
     'lost', coalesce(jsonb_agg(l.job_id) filter (where h.id is null or h.lease_ends_at <= v_now), '[]'))
     || jsonb_strip_nulls(jsonb_build_object(
-      'lost_leases', jsonb_agg(l.lease_id) filter (where h.id is null and l.job_id in (select o.id from held o))))
-  into v_answer
+      'lost_leases', jsonb_agg(l.lease_id) filter (where h.id is null and l.job_id in (select o.id from held o)))),
+    array_agg(h.id) filter (where h.is_free), array_agg(greatest(h.lease_ends_at, v_now)) filter (where h.is_free)
+  into v_answer, v_prolonged, v_ends
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
   left join held h on h.id = l.job_id and h.lease_id = l.lease_id;
+  -- Not at all for p_beside: an index being made on the table locks it against updates of no row, too.
+  if v_prolonged <> '{}' then
+    update public.job_queue j set lease_expires_at = h.ends_at, unconfirmed_claims = 0, updated_at = v_now
+    from unnest(v_prolonged, v_ends) as h (id, ends_at)
+    where j.id = any (v_prolonged) and j.id = h.id;
+  end if;
   -- What was prolonged beside a row ends with the lease in the row, which a cancel may have shortened.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
     delete from picture_queue.lease_extension x where x.job_id = any (array(
@@ -5503,7 +5515,8 @@ begin
   perform picture_queue._lock_events(array[name]);
   insert into picture_queue.signal as s (name, payload, sent_at)
   values (send_event.name, coalesce(send_event.payload, 'null'), picture_queue._now())
-  on conflict on constraint signal_pkey do update set payload = excluded.payload, sent_at = excluded.sent_at;
+  on conflict on constraint signal_pkey do update
+  set payload = excluded.payload, sent_at = excluded.sent_at, look_at = null;
   v_answer := jsonb_build_object('woken', picture_queue._wake_parked(array[name]));
   return picture_queue._keep_answer(v_call, event_id, v_answer);
 exception when deadlock_detected or lock_not_available then
@@ -6767,8 +6780,8 @@ comment on function public.desired_workers is 'Recommended number of workers.';
 -- Why jobs do not move. Each job is looked up by its id and what may stop it by indexes, a bounded number of rows a
 -- job, so that a list of jobs can show it.
 
--- What holds now for each of these keys that a rule or a pause is for: until when it is paused, or whether it is full,
--- how many run, and when its rate permits one more start.
+-- The state of each of these keys that has a limit or a pause: until when it is paused, whether it is full, how many of
+-- its jobs run, and when its rate permits one more start.
 create function picture_queue._key_states(p_keys text[]) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -6780,7 +6793,7 @@ as $$
   from picture_queue._limits(p_keys) l
 $$;
 
--- The reasons that lie in the jobs themselves. rank orders those of a job: what stops it first has the lowest.
+-- The reasons caused by the jobs themselves. rank orders those of a job: what stops it first has the lowest.
 -- p_user_id: who asks, null for a service key; p_idle_since: when maintenance was last done, if that is long ago.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
@@ -6857,7 +6870,7 @@ begin
 end
 $$;
 
--- The reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not the
+-- The reasons caused by queues, workers and limit keys, for jobs that are not running. Of a key that is not the
 -- user's own, a user is told that it is full or paused, and no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
@@ -7083,8 +7096,8 @@ end
 $$;
 
 -- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status, into the
--- archive where that is on. What cannot be deleted or archived, such as a job that a table of the project refers
--- to, stays, and the others go. Returns how many.
+-- archive if that is on. Jobs that cannot be deleted or archived, for example because a table of the project refers to
+-- them, are kept. Returns how many were deleted.
 create function picture_queue._prune(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -7166,7 +7179,9 @@ begin
       ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
         || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
       ('worker', 't.seen_at < $1 - interval ''1 hour'''),
-      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'''),
+      -- While the lease is not swept, it says that the job has started.
+      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
+        || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
       -- Under the lock of the key, as whoever changes the row.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '
@@ -7290,9 +7305,9 @@ $$;
 
 -- 535_function_maintenance.sql
 
--- Maintenance: what is due for jobs that nobody calls for, and what keeps the tables small.
+-- Maintenance: due work that no caller does, and housekeeping that keeps the tables small.
 
--- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
+-- Does the due work that no caller does: promotion, expired leases, follow-ups, schedules, limits. Up to
 -- p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
 -- others from being looked at. Returns how much of each.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
@@ -7379,7 +7394,7 @@ end
 $$;
 
 -- When something becomes due next after p_now, two seconds later at most: whoever writes what is due before that
--- tells the maintaining worker.
+-- wakes the worker that holds the maintenance lease.
 create function picture_queue._next_due(p_now timestamptz) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -1,4 +1,4 @@
--- One wish for a change of state, other than a claim: what _transition takes, many at a time.
+-- A requested change of state, other than a claim. _transition takes many of them at once.
 create type picture_queue.change as (
   job_id uuid,
   action text,
@@ -9,7 +9,7 @@ create type picture_queue.change as (
   duration_seconds real,   -- as the worker measured it
   lease_id uuid,           -- the lease that has to be in force, or null
   key text,                -- of block: the limit key it waits for; of park: the event it waits for
-  lease_expired boolean    -- the lease ended unheard: it is forgotten, so that a late report is stale
+  lease_expired boolean    -- the lease expired without a report: its id is cleared, so that a late report is stale
 );
 
 -- A job after a change of state. Only these columns, since handing on whole rows costs more: the few callers that
@@ -30,14 +30,14 @@ create type picture_queue.claim as (
   max_jobs integer,
   lease_seconds real,      -- where job type and queue say nothing; null: that of setting
   lease_id uuid,           -- also the id of the request: a repeated call has the same
-  weights real[],          -- of the queues; null: they are one line by priority
+  weights real[],          -- of the queues; null: claimed in one order by priority
   is_legacy boolean,       -- by a caller that never heartbeats
   confirms_start boolean,  -- the worker confirms that a job has started: until then an expired lease costs no attempt
   is_limited boolean,      -- there are limits or paused keys
   has_deferred boolean     -- the project has deferred constraint triggers
 );
 
--- What changes of jobs have made of them, with what is special about some: see _transition.
+-- The result of _apply_changes: the changed jobs, and what is special about some of them.
 create type picture_queue.applied as (
   moved picture_queue.moved[],
   announced boolean,       -- their queues send events
@@ -63,7 +63,7 @@ create type picture_queue.outcome as (
   run_at timestamptz,      -- when instead
   duration_seconds real,
   event text,              -- of parked: what wakes it
-  pause_key text,          -- a limit key or queue that rests as long
+  pause_key text,          -- a limit key or queue to pause for as long
   i bigint                 -- its place in the report, from 1
 );
 

@@ -17,9 +17,9 @@ create table picture_queue.signal (
   sent_at timestamptz not null,
   look_at timestamptz
 );
-comment on table picture_queue.signal is 'Outside events nobody waited for yet, kept for a day.';
+comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
 comment on column picture_queue.signal.look_at is
-  'When to look again for jobs parked on the event; null: none was when it came.';
+  'When to look again for jobs parked on the event; null: no job was parked when it came.';
 create index signal_look on picture_queue.signal (look_at) where look_at is not null;
 alter table picture_queue.signal enable row level security;
 
@@ -31,6 +31,6 @@ create table picture_queue.answer (
   at timestamptz not null,
   constraint answer_pkey primary key (call, id)
 );
-comment on table picture_queue.answer is 'What calls that cannot be made twice answered, kept for a day.';
+comment on table picture_queue.answer is 'Answers of calls that must not run twice, kept for a day.';
 create index answer_at on picture_queue.answer (at);
 alter table picture_queue.answer enable row level security;

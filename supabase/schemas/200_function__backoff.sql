@@ -12,7 +12,7 @@ as $$
     * (1 - p_jitter + 2 * p_jitter * random()))::real
 $$;
 
--- The backoff of a job: what it was enqueued with, its type's, its queue's, the setting's.
+-- The backoff of a job, resolved in this order: job, job type, queue, setting.
 create function picture_queue._backoff_of(p_job public.job_queue) returns real
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$

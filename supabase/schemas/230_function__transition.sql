@@ -78,8 +78,9 @@ begin
       -- A lease that expired is forgotten: a late report of it is stale, not a repetition.
       lease_id = case when c.lease_expired then null else j.lease_id end,
       lease_expires_at = null,
-      -- Its worker has spoken, unless its lease expired.
-      unconfirmed_claims = case when c.from_status = 'processing' and c.lease_expired is not true then 0 else j.unconfirmed_claims end,
+      -- The worker reported, so the start is confirmed, unless the lease expired.
+      unconfirmed_claims = case when c.retries or c.from_status = 'processing' and c.lease_expired is not true then 0
+        else j.unconfirmed_claims end,
       blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
       parked_on = case when c.parks then c.key else j.parked_on end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
@@ -90,7 +91,7 @@ begin
       progress = case when c.completes then 100 when c.starts_over then 0 else j.progress end,
       message = case when c.completes or c.starts_over then null else j.message end,
       result = case when c.completes then c.result when c.retries then null else j.result end,
-      -- One that expires between two attempts keeps the error of the last.
+      -- A job that expires between two attempts keeps its last error.
       error = case when c.action = 'abandon' then coalesce(case when j.attempt > 0 then j.error end, c.error)
         when c.errs then c.error when c.completes or c.retries then null
         when c.action = 'cancel' then coalesce(c.error, j.error) else j.error end,

@@ -1,9 +1,9 @@
 -- Follow-ups: what a change of jobs leaves to do for other jobs. Each kind is a step that takes the ids of
 -- follow-ups, does a bounded part, never waits for a row, and deletes those it has finished with.
 
--- Writes down what changes leave to do: the children of finished parents, the counts of batches (p_batches: batch_id,
--- from and to of each change). Does the first of it, so that chains and batches are quick, unless the caller goes on
--- with it (p_begins false), and tells maintenance of the rest.
+-- Records the follow-ups of changes: the children of finished parents, the counts of batches (p_batches: batch_id, from
+-- and to of each change). Runs the first 20, so that chains and batches are quick, unless p_begins is false, and wakes
+-- maintenance for the rest.
 create function picture_queue._note_follow_ups(p_moved picture_queue.moved[], p_batches jsonb, p_begins boolean)
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -92,7 +92,7 @@ end
 $$;
 
 -- Settles what these children wait for: links to finished parents go; a child whose last parent completed
--- becomes ready; one whose parent failed or was cancelled ends too, unless it is to run all the same. Children
+-- becomes ready; one whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Children
 -- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
 -- finish at once cannot each wait for the other. p_begins: the follow-ups of those that end are begun too. Returns
 -- how many it found unlocked.

@@ -15,7 +15,11 @@ begin
       j.id,
       case p_kind
         when 'promote' then case j.hold when 'parked' then 'wake' else 'promote' end
-        when 'sweep' then case when j.cancel_requested_at is not null then 'cancel' when j.unconfirmed_claims between 1 and 20 and not exists (
+        when 'sweep' then case
+          -- One cancelled while it was parked is claimed once more, to undo its work: not if that claim never started.
+          when j.cancel_requested_at is not null and not (j.cancel_requested_at < j.started_at and j.unconfirmed_claims > 0)
+            then 'cancel'
+          when j.unconfirmed_claims between 1 and 20 and not exists (
             select from picture_queue.lease_extension x where x.job_id = j.id and x.lease_id = j.lease_id) then 'release'
           when j.attempt >= j.max_attempts then 'fail' else 'expire' end
         when 'expire' then 'abandon'

@@ -267,7 +267,9 @@ begin
     select j.id, array(select k from unnest(u.keys) k where k = any (v_locked)) as keys
     from picture_queue._uncounted(p_rules) u
     join public.job_queue j on j.id = u.job_id
-    where u.keys && v_locked order by j.id limit p_limit for update of j skip locked
+    -- Again under the lock of the job: it may have ended since, or be counted.
+    where u.keys && v_locked and j.status = 'processing' and j.hold is null and not coalesce(j.slots, '{}') && u.keys
+    order by j.id limit p_limit for update of j skip locked
   ),
   counted as (
     update public.job_queue j set slots = coalesce(j.slots, '{}') || u.keys

@@ -1,8 +1,8 @@
 -- Decides which of these locked jobs may start, in their order: each has a place among those that name the same limited
 -- key, and starts if no place is beyond what its keys have capacity for; p_max_jobs at most. Counts those that start,
 -- which the caller has to start, and returns them with their limited keys. Blocks those for which a key has no capacity
--- at all. Jobs of neither kind are left as they are: they are beside others for the same slot, or somebody else has a
--- key of theirs locked. If there are so many of the latter that a claim finds no others behind them, their key counts
+-- at all. Other jobs stay pending: they compete with others for the same slot, or another transaction has locked a
+-- key of theirs. If there are so many of the latter that a claim finds no others behind them, their key counts
 -- as full, and is looked at again soon. Locks keys until the transaction ends.
 create function picture_queue._admit(p_candidates picture_queue.candidate[], p_max_jobs integer)
 returns picture_queue.candidate[]
@@ -62,7 +62,9 @@ begin
     select distinct j.blocked_on, 0, v_now from unnest(v_blocked) b join public.job_queue j on j.id = b.id
     where j.blocked_on <> b.blocked_on
     union all
-    select distinct b.blocked_on, 0, v_now + interval '0.1 seconds' from unnest(v_blocked) b where b.blocked_on <> all (v_locked);
+    -- The rule may be changed by somebody who does not see these jobs yet: look again when they are visible.
+    select distinct b.blocked_on, 0, v_now + case when b.blocked_on = any (v_locked) then interval '1 second'
+      else interval '0.1 seconds' end from unnest(v_blocked) b;
     perform picture_queue._transition((
       select array_agg(picture_queue._change(b.id, 'block', null, null, b.blocked_on)) from unnest(v_blocked) b));
     perform picture_queue._plan_keys(array(select distinct b.blocked_on from unnest(v_blocked) b));

@@ -1,4 +1,4 @@
--- New jobs that are there already.
+-- Duplicates: new jobs whose id or key an existing job has.
 
 -- The jobs that have the id or the idempotency key of new ones, as answers by place in the call. Each search reads one
 -- entry of an index, whoever else uses that key.

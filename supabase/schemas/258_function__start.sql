@@ -1,4 +1,4 @@
--- The two halves of a claim beside the pick: jobs start under a lease, and are answered as their worker gets them.
+-- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
 
 -- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Returns the
 -- ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer statements: of a

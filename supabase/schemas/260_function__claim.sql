@@ -4,7 +4,7 @@
 
 -- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
 -- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
--- which holds for claims of one job as well as of many. Left out are jobs past expires_at, which are maintenance's, and
+-- which holds for claims of one job as well as of many. Left out are jobs past expires_at, which maintenance fails, and
 -- those whose start failed lately. p_heads: where the queues begin (_remember_heads).
 create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer)
 returns picture_queue.candidate[]
@@ -24,7 +24,7 @@ begin
       limit p_limit);
   end if;
   return array(
-    -- The keys as _keys has them, which to call for each job takes longer than to pick it.
+    -- The keys as _keys returns them: a call for each job would cost more than to pick it.
     select row(p.id, case when p_claim.is_limited then array['global', 'queue:' || p.queue, 'type:' || p.job_type]
       || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
     from unnest(p_queues) as w (name)

@@ -27,7 +27,7 @@ begin
   if v_job.lease_expires_at is null or v_job.lease_id is distinct from p_lease_id then
     perform picture_queue._refuse('PQ_STALE_LEASE',
       format('job %s is %s and its lease is not %s', p_job_id, v_job.status, p_lease_id),
-      'stop working on this job; whoever holds it now goes on');
+      'stop working on this job; another worker runs it now');
   end if;
   return v_job;
 end
@@ -47,6 +47,8 @@ declare
   v_now timestamptz := picture_queue._now();
   v_ids uuid[];
   v_free uuid[];
+  v_prolonged uuid[];
+  v_ends timestamptz[];
   v_answer jsonb;
 begin
   v_ids := array(select (l.item ->> 'job_id')::uuid from jsonb_array_elements(p_leases) as l (item));
@@ -66,12 +68,6 @@ begin
     left join picture_queue.queue q on q.name = j.queue
     where j.id = any (v_ids) and j.lease_expires_at is not null
   ),
-  prolonged as (
-    update public.job_queue j
-    set lease_expires_at = greatest(h.lease_ends_at, v_now), unconfirmed_claims = 0, updated_at = v_now
-    from held h
-    where j.id = any (v_free) and j.id = h.id
-  ),
   beside as (
     insert into picture_queue.lease_extension as x (job_id, lease_id, lease_expires_at)
     select h.id, h.lease_id, h.lease_ends_at from held h where not h.is_free order by h.id
@@ -81,10 +77,17 @@ begin
     'cancel', coalesce(jsonb_agg(l.job_id) filter (where h.cancel_requested_at is not null and h.lease_ends_at > v_now), '[]'),
     'lost', coalesce(jsonb_agg(l.job_id) filter (where h.id is null or h.lease_ends_at <= v_now), '[]'))
     || jsonb_strip_nulls(jsonb_build_object(
-      'lost_leases', jsonb_agg(l.lease_id) filter (where h.id is null and l.job_id in (select o.id from held o))))
-  into v_answer
+      'lost_leases', jsonb_agg(l.lease_id) filter (where h.id is null and l.job_id in (select o.id from held o)))),
+    array_agg(h.id) filter (where h.is_free), array_agg(greatest(h.lease_ends_at, v_now)) filter (where h.is_free)
+  into v_answer, v_prolonged, v_ends
   from jsonb_to_recordset(p_leases) as l (job_id uuid, lease_id uuid)
   left join held h on h.id = l.job_id and h.lease_id = l.lease_id;
+  -- Not at all for p_beside: an index being made on the table locks it against updates of no row, too.
+  if v_prolonged <> '{}' then
+    update public.job_queue j set lease_expires_at = h.ends_at, unconfirmed_claims = 0, updated_at = v_now
+    from unnest(v_prolonged, v_ends) as h (id, ends_at)
+    where j.id = any (v_prolonged) and j.id = h.id;
+  end if;
   -- What was prolonged beside a row ends with the lease in the row, which a cancel may have shortened.
   if pg_relation_size('picture_queue.lease_extension') > 0 then
     delete from picture_queue.lease_extension x where x.job_id = any (array(

@@ -1,8 +1,8 @@
 -- Why jobs do not move. Each job is looked up by its id and what may stop it by indexes, a bounded number of rows a
 -- job, so that a list of jobs can show it.
 
--- What holds now for each of these keys that a rule or a pause is for: until when it is paused, or whether it is full,
--- how many run, and when its rate permits one more start.
+-- The state of each of these keys that has a limit or a pause: until when it is paused, whether it is full, how many of
+-- its jobs run, and when its rate permits one more start.
 create function picture_queue._key_states(p_keys text[]) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -14,7 +14,7 @@ as $$
   from picture_queue._limits(p_keys) l
 $$;
 
--- The reasons that lie in the jobs themselves. rank orders those of a job: what stops it first has the lowest.
+-- The reasons caused by the jobs themselves. rank orders those of a job: what stops it first has the lowest.
 -- p_user_id: who asks, null for a service key; p_idle_since: when maintenance was last done, if that is long ago.
 create function picture_queue._own_reasons(p_ids uuid[], p_user_id uuid, p_idle_since timestamptz)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)
@@ -91,7 +91,7 @@ begin
 end
 $$;
 
--- The reasons that lie in queues, workers and limit keys, for jobs that are not running. Of a key that is not the
+-- The reasons caused by queues, workers and limit keys, for jobs that are not running. Of a key that is not the
 -- user's own, a user is told that it is full or paused, and no numbers.
 create function picture_queue._shared_reasons(p_ids uuid[], p_user_id uuid)
 returns table (job_id uuid, rank integer, reason text, until timestamptz, detail text, more jsonb)

@@ -100,8 +100,8 @@ end
 $$;
 
 -- Deletes the jobs that finished longer ago than setting keeps them, the eldest p_limit of each status, into the
--- archive where that is on. What cannot be deleted or archived, such as a job that a table of the project refers
--- to, stays, and the others go. Returns how many.
+-- archive if that is on. Jobs that cannot be deleted or archived, for example because a table of the project refers to
+-- them, are kept. Returns how many were deleted.
 create function picture_queue._prune(p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
@@ -183,7 +183,9 @@ begin
       ('batch', 't.finished_at < $1 - (select make_interval(secs => greatest(s.keep_completed_seconds, '
         || 's.keep_cancelled_seconds, s.keep_failed_seconds)) from picture_queue.setting s)'),
       ('worker', 't.seen_at < $1 - interval ''1 hour'''),
-      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'''),
+      -- While the lease is not swept, it says that the job has started.
+      ('lease_extension', 't.lease_expires_at < $1 - interval ''1 minute'' and not exists (select from public.job_queue j '
+        || 'where j.id = t.job_id and j.lease_id = t.lease_id and j.lease_expires_at is not null)'),
       ('failed_step', 't.retry_at < $1 - interval ''5 minutes'''),
       -- Under the lock of the key, as whoever changes the row.
       ('limit_key', 't.running = 0 and coalesce(t.paused_until, ''-infinity'') <= $1 '

@@ -1,6 +1,6 @@
--- Maintenance: what is due for jobs that nobody calls for, and what keeps the tables small.
+-- Maintenance: due work that no caller does, and housekeeping that keeps the tables small.
 
--- Does what is due for jobs that nobody calls for: promotion, expired leases, follow-ups, schedules, limits. Up to
+-- Does the due work that no caller does: promotion, expired leases, follow-ups, schedules, limits. Up to
 -- p_limit of each, each isolated. Jobs are locked as they are chosen, so that those somebody has locked do not keep
 -- others from being looked at. Returns how much of each.
 create function picture_queue._do_due_steps(p_limit integer, p_sweeps boolean) returns jsonb
@@ -87,7 +87,7 @@ end
 $$;
 
 -- When something becomes due next after p_now, two seconds later at most: whoever writes what is due before that
--- tells the maintaining worker.
+-- wakes the worker that holds the maintenance lease.
 create function picture_queue._next_due(p_now timestamptz) returns timestamptz
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -1,0 +1,111 @@
+"""Calls that overlap with an open transaction, a lock of the whole table, or a missed round."""
+
+import pytest
+
+from .world import EVENT, QUEUE, TYPE, World
+
+pytestmark = pytest.mark.timeout(180)
+
+KEY = "model:flux"
+KEYED = {"options": {"limit_keys": [KEY]}}
+CLAIM = "select claim_jobs('w', $1, $2, 1, 60, confirms_start => true)"
+
+
+async def claim_unconfirmed(world: World) -> dict[str, str]:
+    """Claim a job whose start is not confirmed yet."""
+    (job,) = await world.call(CLAIM, [QUEUE], [TYPE])
+    return job
+
+
+async def expire(world: World, job: str) -> None:
+    """Let the lease of a job end, and take it back."""
+    await world.owner.execute(
+        "update job_queue set lease_expires_at = now() - interval '1 hour' where id = $1", job
+    )
+    await world.maintain()
+
+
+@pytest.mark.parametrize(
+    "change", ["select delete_limit($1)", "select set_limit($1, 5)"], ids=["deleted", "raised"]
+)
+async def test_a_job_blocked_while_its_limit_changes_is_unblocked(world: World, change: str):
+    await world.call("select set_limit($1, 1)", KEY)
+    first, second = [await world.enqueue(TYPE, KEYED) for _ in range(2)]
+    assert [job["id"] for job in await world.claim()] == [first]
+    other = await world.session("claims")
+    await other.begin()
+    assert await other.call("select claim_jobs('v', $1, $2, 1)", [QUEUE], [TYPE]) == []
+    await world.call(change, KEY)
+    await other.commit()
+    for _ in range(3):
+        await world.pass_time(2)
+        await world.maintain()
+    assert [job["id"] for job in await world.claim()] == [second]
+
+
+@pytest.mark.parametrize("mode", ["share", "share row exclusive"])
+async def test_a_heartbeat_prolongs_leases_while_an_index_is_made(world: World, mode: str):
+    job = await world.enqueue(TYPE, {})
+    (claimed,) = await world.claim(lease=60)
+    builder = await world.session("index")
+    await builder.begin()
+    await builder.ask(f"lock table job_queue in {mode} mode")
+    beat = await world.call("select heartbeat_jobs('w', $1)", [world.lease(claimed)])
+    assert beat == {"cancel": [], "lost": []}
+    await builder.commit()
+    await world.owner.execute(
+        "update job_queue set lease_expires_at = now() - interval '1 second' where id = $1", job
+    )
+    await world.maintain()
+    assert await world.states([job]) == ["processing"]
+
+
+async def test_a_start_confirmed_beside_the_row_counts_as_long_as_the_lease_is_not_swept(world):
+    job = await world.enqueue(TYPE, {"max_attempts": 1})
+    claimed = await claim_unconfirmed(world)
+    holder = await world.hold("select from job_queue where id = $1 for update", job)
+    await world.call("select heartbeat_jobs('w', $1)", [world.lease(claimed)])
+    await holder.execute("rollback")
+    await world.owner.execute(
+        "update picture_queue.lease_extension set lease_expires_at = now() - interval '1 hour'"
+    )
+    await expire(world, job)
+    assert await world.states([job]) == ["failed"]
+
+
+async def test_a_job_cancelled_while_parked_keeps_its_claim_to_undo_its_work(world: World):
+    job = await world.enqueue(TYPE, {})
+    (claimed,) = await world.claim()
+    await world.report([claimed["id"]], "parked", event=EVENT)
+    await world.call("select cancel_job($1)", job)
+    await world.pass_time(1)
+    await claim_unconfirmed(world)
+    await expire(world, job)
+    assert (await claim_unconfirmed(world))["id"] == job
+
+
+async def test_a_retried_job_has_its_unconfirmed_claims_again(world: World):
+    job = await world.enqueue(TYPE, {"max_attempts": 1})
+    await world.owner.execute("update job_queue set unconfirmed_claims = 20 where id = $1", job)
+    await claim_unconfirmed(world)
+    await expire(world, job)
+    assert await world.states([job]) == ["failed"]
+    await world.call("select retry_job($1)", job)
+    await claim_unconfirmed(world)
+    await expire(world, job)
+    assert await world.states([job]) == ["pending"]
+
+
+async def test_an_event_sent_while_another_of_its_name_is_left_over_is_kept(world: World):
+    first, second = [await world.enqueue(TYPE, {}) for _ in range(2)]
+    await world.claim()
+    await world.report([first], "parked", event=EVENT)
+    holder = await world.hold("select from job_queue where id = $1 for update", first)
+    await world.call("select send_event($1)", EVENT)
+    await holder.execute("rollback")
+    await world.call("select cancel_job($1)", first)
+    await world.call("select send_event($1)", EVENT)
+    await world.claim()
+    await world.report([second], "parked", event=EVENT)
+    await world.maintain()
+    assert await world.states([second]) == ["pending"]
