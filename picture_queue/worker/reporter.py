@@ -179,6 +179,8 @@ class Reporter(BackgroundLoop):
     def _hand_over(self, report: Report, locked: "Reporter") -> None:
         self._remove(report)
         locked._add(report)
+        self._slots.note_locked(report.job)
+        self._on_written([])  # nothing is, but there may be more to claim
 
     def _note_answer(self, report: Report, answer: str) -> None:
         self._remove(report)

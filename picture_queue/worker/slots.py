@@ -101,6 +101,7 @@ class Slots:
         self._leases: dict[str, Lease] = {}  # by id of the job
         self._lock = threading.Lock()
         self._pausing: set[str] = set()
+        self._locked: set[str] = set()  # outcomes that wait for a lock of their job's row
         self._last_claimed = 0
         self._ended = 0  # since the last claim was answered
         self._answered_at = time.monotonic()
@@ -127,6 +128,7 @@ class Slots:
         ahead = self._target_ahead()
         wanted = self.free + ahead - len(self._held)
         unwritten = len(self._leases) - len(self._held) - self.concurrency + self.free
+        unwritten -= min(len(self._locked), MAX_CLAIM)  # they hold up no others
         # A few are not worth a call while others are held, and outcomes that cannot be written
         # must not pile up.
         if (
@@ -155,6 +157,11 @@ class Slots:
         self._pausing.add(job.key)
         self.release_held()
 
+    def note_locked(self, job: ClaimedJob) -> None:
+        """Claim on although the outcome of this job waits for a lock of its row."""
+        self._pausing.discard(job.key)
+        self._locked.add(job.key)
+
     # --- leases ---
 
     def leases(self) -> list[Lease]:
@@ -171,11 +178,14 @@ class Slots:
         with self._lock:
             older = self._leases.pop(lease.job.key, None)
             self._leases[lease.job.key] = lease
+        if older is not None:
+            self.confirming.discard(older)
         return older
 
     def drop(self, job: ClaimedJob) -> bool:
         """Forget a lease that ended; return whether it was held."""
         self._pausing.discard(job.key)
+        self._locked.discard(job.key)
         lease = self._leases.get(job.key)
         if lease is None or lease.job.lease_key != job.lease_key:
             return False

@@ -297,6 +297,9 @@ class Supervisor:
     async def _report_after_log(self, attempt: Attempt, outcome: Outcome) -> None:
         """Write the last lines while the lease that fences them is in force."""
         await attempt.log.flush()
+        lease = self._slots.find(attempt.job.key)
+        if lease is None or lease.attempt is not attempt:
+            return  # lost meanwhile: this worker may have claimed the job again
         self._reporter.put(attempt.job, outcome, attempt.duration)
 
     # --- progress and logs of attempts ---

@@ -22,6 +22,7 @@ from picture_queue import (
     errors,
 )
 from picture_queue.worker import slots, supervisor
+from picture_queue.worker.outcomes import Completed
 
 VERSION = {"version": "0.1.0", "contract": _rpc.CONTRACT, "oldest_client_contract": 1}
 
@@ -933,3 +934,20 @@ async def test_outcomes_do_not_pile_up_when_they_cannot_be_written(bench, projec
         open_again = True
         for _ in range(20):
             await worker._signals.reported.next()
+
+
+async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(claimed):
+    """The worker may have claimed the job again: its newer report must not be replaced."""
+    job = claimed()
+    reported: list[Any] = []
+    running: Any = supervisor.Supervisor.__new__(supervisor.Supervisor)
+    running._slots = slots.Slots(1, lambda job: None)
+    running._reporter = SimpleNamespace(put=lambda *report: reported.append(report))
+
+    async def flush() -> None:
+        running._slots.add(slots.Lease(claimed(id=job.key), 0.0))
+
+    attempt: Any = SimpleNamespace(job=job, log=SimpleNamespace(flush=flush), duration=1.0)
+    running._slots.add(slots.Lease(job, 0.0, attempt))
+    await running._report_after_log(attempt, Completed("one"))
+    assert reported == []

@@ -26,7 +26,7 @@ class Bench:
         self.one_ended = asyncio.Event()
         project.answers["report_jobs"] = self.take
         calls = WorkerCalls(project, ConnectionStatus())
-        slots = Slots(10, lambda job: None)
+        self.slots = slots = Slots(10, lambda job: None)
         self.locked = Reporter(calls, slots, self._written, self.signals)
         self.reporter = Reporter(calls, slots, self._written, self.signals, self.locked)
 
@@ -165,6 +165,7 @@ async def test_an_outcome_that_finds_its_job_locked_alone_holds_up_nobody(bench,
     jobs = [bench.put() for _ in range(3)]
     assert {job_id for job_id, _ in await bench.reported(3)} == {job.id for job in jobs}
     assert bench.backlog == 1
+    assert bench.slots._locked == {locked.key}, "its slots claim on"
 
 
 async def test_a_batch_that_is_refused_as_a_whole_is_halved_without_a_delay(bench, project):

@@ -132,6 +132,20 @@ async def test_nothing_is_claimed_before_a_pause_is_written(slots, claimed, retu
     assert slots.demand() == 10
 
 
+async def test_an_outcome_that_waits_for_a_lock_holds_up_no_claims(slots, claimed):
+    attempts = [run(slots, claimed()) for _ in range(20)]
+    slots.pause_claims(attempts[0].job)
+    for attempt in attempts:
+        slots.end(attempt)
+    assert slots.demand() == 0
+    for attempt in attempts:
+        slots.note_locked(attempt.job)
+    assert slots.demand() == 10
+    for attempt in attempts:
+        slots.drop(attempt.job)
+    assert slots.demand() == 10
+
+
 async def test_held_jobs_start_in_their_order(slots, claimed):
     leases = [lease_of(slots, claimed()) for _ in range(3)]
     for lease in leases:
@@ -203,6 +217,13 @@ async def test_a_slot_is_free_again_when_a_job_does_not_start(slots, claimed, re
         slots.release_held()
         assert await returned.get() is lease.job
     assert slots.free == 10
+
+
+async def test_a_newer_lease_frees_the_slot_of_an_older_that_was_not_confirmed(slots, claimed):
+    older = lease_of(slots, claimed())
+    slots.confirm(older)
+    slots.add(Lease(claimed(id=older.job.key), 0.0))
+    assert (slots.free, slots.confirming) == (10, set())
 
 
 async def test_a_newer_lease_of_a_job_replaces_an_older(slots, claimed):
