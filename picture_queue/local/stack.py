@@ -341,7 +341,7 @@ def _launch(
                 # Ctrl-C is for this process, which then stops the daemon.
                 start_new_session=True,
                 pass_fds=runtime.descriptors,
-                env={**os.environ, **runtime.environment},
+                env={**_environment(options), **runtime.environment},
                 **runtime.identity,
             )
         finally:
@@ -352,6 +352,18 @@ def _launch(
             _end(process, data)
             raise
     return process, answer
+
+
+def _environment(options: Options) -> dict[str, str]:
+    """Return the daemon's environment: with the caller's Replicate token only if it is used.
+
+    Any program of the stack's user can read it.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if options.real_replicate or not name.startswith("REPLICATE_")
+    }
 
 
 def _read_answer(
