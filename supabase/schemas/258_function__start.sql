@@ -79,7 +79,7 @@ begin
   exception when others then
     if v_half = 0 then
       perform picture_queue._note_failure('claim', p_candidates[1].id::text, sqlerrm);
-      return '{}';
+      return '{}'::uuid[];
     end if;
   end;
   v_ids := picture_queue._start_isolated(p_candidates[:v_half], p_claim);
