@@ -2,11 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from picture_queue.local import stack as local
+from picture_queue.local.stack import LocalSupabase
 
 pytestmark = pytest.mark.extra
 
@@ -30,13 +35,20 @@ def serve(site_copy, node):
     return start
 
 
-def test_it_finds_the_embedded_stack(serve, stack, tmp_path):
-    (tmp_path / "picture-queue").mkdir()
-    (tmp_path / "picture-queue" / "local").symlink_to(stack.data_dir)
-    with serve(XDG_DATA_HOME=str(tmp_path)) as server:
-        first = server.stdout.readline()
-        server.terminate()
-    assert first == f"Pictures of {stack.api_url}\n"
+@pytest.fixture
+def data_home() -> Iterator[Path]:
+    """A directory that the stack's own user reaches, as it does not reach pytest's."""
+    path = local._temporary_directory()
+    yield path
+    shutil.rmtree(path)
+
+
+def test_it_finds_the_embedded_stack(serve, data_home):
+    with LocalSupabase(data_home / "picture-queue" / "local", durable=False) as stack:
+        with serve(XDG_DATA_HOME=str(data_home)) as server:
+            first = server.stdout.readline()
+            server.terminate()
+        assert first == f"Pictures of {stack.api_url}\n"
 
 
 def test_without_a_stack_it_says_how_to_start_one(serve, tmp_path):

@@ -155,7 +155,9 @@ async def wait_for_the_end(dsn: str, jobs: list[UUID]) -> float:
 
 def notes(directory: Path) -> list[tuple[UUID, UUID, int]]:
     """The job, the lease and the number of the attempt of each start."""
-    lines = [line.split() for file in directory.glob("notes-*") for line in file.open()]
+    lines = [
+        line.split() for file in directory.glob("notes-*") for line in file.read_text().splitlines()
+    ]
     return [(UUID(job), UUID(lease), int(attempt)) for job, lease, attempt in lines]
 
 
