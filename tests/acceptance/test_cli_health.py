@@ -246,7 +246,9 @@ def test_a_worker_that_could_not_store_pictures_does_not_start(
     environ = {k: v for k, v in direct(stack, api).items() if v is not None}
     done = subprocess.run(
         [sys.executable, "-m", "picture_queue_cli", "worker", "--name", name],
-        env=kept | environ | {"REPLICATE_API_TOKEN": "r8_test"},
+        env=kept
+        | environ
+        | {"REPLICATE_API_TOKEN": "r8_test", "REPLICATE_BASE_URL": stack.replicate_url},
         cwd=tmp_path,
         capture_output=True,
         text=True,
