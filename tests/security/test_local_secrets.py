@@ -5,6 +5,7 @@ was a page that had the secret key, another one.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -12,8 +13,9 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -144,9 +146,18 @@ def test_neither_command_lines_nor_logs_tell_a_secret(running: LocalSupabase):
     assert not [secret for secret in hidden if secret in words or secret in logs]
 
 
+def look(stack: LocalSupabase, read: Callable[[psutil.Process], Any]) -> list[tuple[str, Any]]:
+    """The name of each program of a stack, and what is read of it; some live for a moment only."""
+    found = []
+    for process in processes(stack):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append((process.name(), read(process)))
+    return found
+
+
 def test_no_program_has_the_token_in_its_environment(running: LocalSupabase):
     """Whoever gets to run a program as the stack's user, or to read a file, finds it there."""
-    found = {process.name(): process.environ() for process in processes(running)}
+    found = dict(look(running, lambda process: process.environ()))
     assert {"postgres", "postgrest"} < set(found)
     assert TOKEN not in str(found)
 
@@ -165,9 +176,9 @@ def test_no_port_tells_the_configuration(tmp_path: Path, monkeypatch: pytest.Mon
         assert answer.status_code == 200
         ports = {
             connection.laddr.port
-            for process in processes(stack)
-            if process.name() == "postgrest"
-            for connection in process.net_connections("inet")
+            for name, connections in look(stack, lambda process: process.net_connections("inet"))
+            if name == "postgrest"
+            for connection in connections
             if connection.status == psutil.CONN_LISTEN
         }
         assert len(ports) == 1
