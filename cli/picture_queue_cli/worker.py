@@ -8,10 +8,10 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
-from urllib.parse import urlsplit
 
 import typer
 
+from picture_queue._loopback import is_loopback_url
 from picture_queue._visible import LogFormatter
 from picture_queue.errors import (
     ConnectionFailed,
@@ -186,10 +186,10 @@ def _replicate(target: Target, real: bool) -> "ReplicateSettings | None":
         return found
     url = target.url or os.environ.get("SUPABASE_URL")
     simulator = target.replicate_url or _simulator_of(url)
-    if simulator is None and _is_local(url):
+    if simulator is None and is_loopback_url(url):
         # A stack in another data directory: `local env` names its simulator.
         simulator = os.environ.get("REPLICATE_URL")
-        if simulator is None and found is not None and not _is_local(found.base_url):
+        if simulator is None and found is not None and not is_loopback_url(found.base_url):
             raise SettingsError(
                 f"The project {url} is on this machine, and REPLICATE_API_TOKEN is set",
                 hint="Add --real-replicate to pay for its pictures, or run: "
@@ -200,12 +200,6 @@ def _replicate(target: Target, real: bool) -> "ReplicateSettings | None":
     from picture_queue.local.keys import SIMULATOR_TOKEN
 
     return ReplicateSettings(SIMULATOR_TOKEN, simulator)
-
-
-def _is_local(url: str | None) -> bool:
-    """Return whether an address is on this machine."""
-    host = urlsplit(url or "").hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _simulator_of(url: str | None) -> str | None:

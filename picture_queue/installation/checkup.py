@@ -15,6 +15,7 @@ import httpx
 from pydantic import ValidationError
 
 from picture_queue import __version__, _rpc
+from picture_queue._loopback import is_loopback
 from picture_queue._resources import migrations
 from picture_queue._transport.api_errors import needs_usable_environment
 from picture_queue._transport.base import check_version
@@ -100,11 +101,10 @@ def examine_database(settings: DatabaseSettings | None) -> list[Finding]:
 
 def _address(url: str) -> Finding:
     parts = urlsplit(url)
-    host = parts.hostname or ""
     if parts.path.strip("/"):
         base = f"{parts.scheme}://{parts.netloc}"
         return _finding("address", "bad", f"{url} has a path", f"set SUPABASE_URL to {base}")
-    if parts.scheme == "http" and host not in ("localhost", "::1") and not host.startswith("127."):
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         detail = f"{url}: keys and pictures travel readable for everybody"
         return _finding("address", "warn", detail, "use https://")
     return _finding("address", "ok", url)

@@ -8,7 +8,6 @@ name is in ``Host``.
 
 import re
 from collections.abc import Callable, Collection
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from picture_queue._loopback import is_loopback
 from picture_queue.errors import LocalStackError
 
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
@@ -25,15 +25,7 @@ _ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}", re.IGNORECASE)
 def is_loopback_origin(origin: str) -> bool:
     """Return whether an ``Origin`` is that of a page served by this machine."""
     found = _ORIGIN.fullmatch(origin)
-    return found is not None and _is_loopback(found[1])
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        # Browsers never ask a name server for these.
-        return name.lower() == "localhost" or name.lower().endswith(".localhost")
+    return found is not None and is_loopback(found[1])
 
 
 class OriginCheck:
@@ -125,4 +117,4 @@ class OriginCheck:
         found = _HOST.fullmatch(host)
         if found is None:
             return False
-        return _is_loopback(found[1]) or found[1].lower() in self._allowed_hosts
+        return is_loopback(found[1]) or found[1].lower() in self._allowed_hosts

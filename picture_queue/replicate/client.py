@@ -30,6 +30,7 @@ from tenacity import (
     wait_random,
 )
 
+from picture_queue._loopback import is_loopback_url
 from picture_queue.replicate import errors
 from picture_queue.replicate.download import ENCODINGS, DownloadRules, download, read_body
 from picture_queue.replicate.prediction import Prediction
@@ -231,8 +232,7 @@ class ReplicateClient:
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
             # A simulator on this machine is never behind the proxy of the environment.
-            here = urlsplit(self._base_url).hostname in ("127.0.0.1", "localhost", "::1")
-            self._http = httpx.AsyncClient(trust_env=not here)
+            self._http = httpx.AsyncClient(trust_env=not is_loopback_url(self._base_url))
         return self._http
 
     async def _create_once(

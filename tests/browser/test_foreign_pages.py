@@ -70,7 +70,7 @@ def browser(node: str, node_modules: Path, chromium: str) -> Iterator[Chromium]:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """Where a page without anything in it is served, under every name."""
+    """The address of an empty page, served under every name."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -25,7 +25,7 @@ MISSING = [
 
 
 def _front(platform):
-    """What is behind the checks of origins."""
+    """Return the app behind the checks of origins."""
     return create_app(platform.settings).app.app
 
 

@@ -1,4 +1,4 @@
-"""Who asks early for later does not go ahead of those who ask before it is due."""
+"""A job scheduled early for later does not go ahead of jobs enqueued before it is due."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta

@@ -27,7 +27,7 @@ async def sign_in(auth: httpx.AsyncClient, email: str, password: str) -> dict[st
 
 
 async def lives(auth: httpx.AsyncClient, session: dict[str, Any]) -> bool:
-    """Whether a session can be continued, and is known by its access token."""
+    """Return whether a session can be continued, and is known by its access token."""
     token = {"refresh_token": session["refresh_token"]}
     continued = await auth.post("/token?grant_type=refresh_token", json=token)
     bearer = {"authorization": f"Bearer {session['access_token']}"}

@@ -70,7 +70,7 @@ def hostile() -> Iterator[dict[str, Any]]:
 
 
 async def _add_more(world: World) -> None:
-    """What the world of the other attacks has no need of: limits, workers, pauses, logs."""
+    """Add limits, workers, pauses and logs, which the other attacks do not need."""
     await world.do("service", "set_limit", key="host:a", max_running=1)
     await world.do("service", "pause_key", key="host:b")
     await world.do("service", "set_tenant", tenant="t", weight=2)

@@ -41,8 +41,9 @@ def test_the_environment_may_name_the_embedded_stack(monkeypatch: pytest.MonkeyP
     assert found is not None and found.base_url == SIMULATOR
 
 
-def test_another_project_has_the_real_replicate() -> None:
-    found = _replicate(Target("https://x.supabase.co", "k"), real=False)
+@pytest.mark.parametrize("url", ["https://x.supabase.co", "https://127.0.0.1.example.com"])
+def test_another_project_has_the_real_replicate(url: str) -> None:
+    found = _replicate(Target(url, "k"), real=False)
     assert found is not None and found.token == "r8_of_a_real_account"
 
 
