@@ -56,7 +56,7 @@ class Lease:
         if self.started_at is None:
             return math.inf
         prolong_at = self.confirmed_at + self.seconds / 3
-        if self.start_confirmed:
+        if self.start_confirmed or self.is_settled:  # the report of the outcome confirms it
             return prolong_at
         return min(prolong_at, self.started_at + (0 if self.attempt is None else CONFIRM_AFTER))
 

@@ -232,3 +232,11 @@ async def test_a_newer_lease_of_a_job_replaces_an_older(slots, claimed):
     assert slots.add(Lease(again, 0.0)) is older
     assert not slots.drop(older.job)
     assert slots.drop(again)
+
+
+async def test_a_settled_job_needs_no_confirmation_of_its_start(slots, claimed, clock):
+    attempt = run(slots, claimed(lease_seconds=30))
+    lease = slots.find(attempt.job.key)
+    assert lease.due_at == module.CONFIRM_AFTER
+    attempt.settled = True
+    assert lease.due_at == lease.confirmed_at + 10  # as every lease: a third of its length
