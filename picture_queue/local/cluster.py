@@ -210,7 +210,9 @@ class Cluster:
                 )
         except (OSError, subprocess.SubprocessError) as error:
             raise LocalStackError(
-                "The database of an older version cannot be upgraded", detail=tail(self._log)
+                "The database of an older version cannot be upgraded",
+                detail=tail(self._log),
+                hint="`picture-queue local reset` makes a new database.",
             ) from error
 
     def _password_sql(self) -> str:
