@@ -431,6 +431,8 @@ def make_old(directory: Path) -> None:
     alter table auth.sessions owner to supabase_admin;
     grant all on storage.objects, storage.buckets to anon, authenticated, service_role;
     alter role postgres replication createrole;
+    grant pg_execute_server_program to postgres;
+    create role left_behind login replication in role pg_read_server_files;
     alter role supabase_storage_admin nologin createrole password null;
     alter role supabase_auth_admin nologin createrole password null;
     alter role supabase_realtime_admin nologin password null;
@@ -467,6 +469,12 @@ async def test_data_of_an_older_version_gets_the_rights_of_this_one():
                 await test_the_superuser_owns_nothing_that_runs_with_its_rights(connection)
                 await test_no_session_of_the_stack_is_a_superusers(stack)
                 await test_a_replication_connection_is_refused(stack)
+                powers = await connection.fetchval(
+                    """select count(*) from pg_roles where rolname !~ '^pg_' and not rolsuper
+                      and (rolreplication or pg_has_role(oid, 'pg_read_server_files', 'member')
+                        or pg_has_role(oid, 'pg_execute_server_program', 'member'))"""
+                )
+                assert powers == 0
                 grants = "select has_table_privilege('service_role', 'auth.users', 'select')"
                 assert await connection.fetchval(grants), "a grant of the user's is lost"
                 if start == 0:

@@ -41,6 +41,30 @@ begin
 end
 $$;
 
+-- What an older version let `postgres` give away: both mean the server's user.
+do $$
+declare
+  v_grant record;
+begin
+  for v_grant in
+    select pg_catalog.format(
+      'revoke %s from %s cascade', m.roleid::pg_catalog.regrole, m.member::pg_catalog.regrole
+    ) as statement
+    from pg_catalog.pg_auth_members as m
+    join pg_catalog.pg_roles as r on r.oid = m.member
+    where m.roleid::pg_catalog.regrole::pg_catalog.text
+        in ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')
+      and not r.rolsuper
+    union all
+    select pg_catalog.format('alter role %I noreplication', r.rolname)
+    from pg_catalog.pg_roles as r
+    where r.rolreplication and not r.rolsuper
+  loop
+    execute v_grant.statement;
+  end loop;
+end
+$$;
+
 grant anon, authenticated, service_role
   to authenticator, supabase_realtime_admin, supabase_storage_admin;
 grant anon, authenticated, service_role, authenticator to postgres with admin option;
