@@ -49,6 +49,7 @@ create index refresh_tokens_parent_idx on auth.refresh_tokens (parent);
 alter table auth.users enable row level security;
 alter table auth.sessions enable row level security;
 alter table auth.refresh_tokens enable row level security;
+grant all on all tables in schema auth to postgres;
 
 create function auth.uid() returns uuid
 language sql stable as $$

@@ -15,6 +15,8 @@ create table realtime.messages (
 );
 create index messages_inserted_at_idx on realtime.messages (inserted_at);
 alter table realtime.messages enable row level security;
+grant select, insert, update on realtime.messages
+  to postgres, anon, authenticated, service_role;
 
 -- Hands each message to the gateway when its transaction commits. A notification carries less than
 -- 8,000 bytes; of a longer message it carries the key and the gateway reads the row.

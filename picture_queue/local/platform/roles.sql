@@ -72,25 +72,7 @@ grant anon, authenticated, service_role, authenticator to postgres with admin op
 -- supautils; membership gives the same right without it.
 grant supabase_realtime_admin, supabase_storage_admin to postgres;
 
-alter role anon set statement_timeout = '3s';
-alter role authenticated set statement_timeout = '8s';
-alter role authenticator set statement_timeout = '8s';
-alter role authenticator set lock_timeout = '8s';
-alter role postgres set search_path = "$user", public, extensions;
-alter role supabase_admin set search_path = "$user", public, auth, extensions;
 -- Triggers of the user's on the tables of Auth run with this path, as on the platform.
 alter role supabase_auth_admin set search_path = auth;
 alter role supabase_realtime_admin set search_path = realtime;
 alter role supabase_storage_admin set search_path = storage;
-
-do $$
-begin
-  execute pg_catalog.format(
-    'alter database %I set search_path = "$user", public, extensions',
-    pg_catalog.current_database()
-  );
-  execute pg_catalog.format(
-    'grant all on database %I to postgres', pg_catalog.current_database()
-  );
-end
-$$;

@@ -1,9 +1,35 @@
--- Schemas, extensions, and what is a whole database's: event triggers and a publication.
+-- Settings of the roles and the database, schemas, extensions, event triggers, a publication.
+
+alter role anon set statement_timeout = '3s';
+alter role authenticated set statement_timeout = '8s';
+alter role authenticator set statement_timeout = '8s';
+alter role authenticator set lock_timeout = '8s';
+alter role postgres set search_path = "$user", public, extensions;
+alter role supabase_admin set search_path = "$user", public, auth, extensions;
+
+do $$
+begin
+  execute format(
+    'alter database %I set search_path = "$user", public, extensions',
+    current_database()
+  );
+  execute format('grant all on database %I to postgres', current_database());
+end
+$$;
 
 create schema extensions;
 create schema auth;
 create schema realtime;
 create schema storage;
+
+grant usage on schema public, extensions, auth, realtime, storage
+  to anon, authenticated, service_role;
+grant all on schema public, extensions to postgres;
+grant usage on schema auth to postgres;
+grant usage on schema realtime, storage to postgres with grant option;
+grant usage on schema auth to supabase_auth_admin;
+grant usage on schema realtime to supabase_realtime_admin;
+grant usage on schema storage to supabase_storage_admin;
 
 -- The embedded Postgres comes without contrib; a system one has these.
 do $$
@@ -66,3 +92,4 @@ create event trigger pgrst_drop_watch on sql_drop
 
 -- Tables the user adds to this publication would feed postgres_changes.
 create publication supabase_realtime;
+alter publication supabase_realtime owner to postgres;

@@ -39,6 +39,9 @@ create index idx_objects_bucket_id_name_lower
 
 alter table storage.buckets enable row level security;
 alter table storage.objects enable row level security;
+grant all on storage.buckets, storage.objects to postgres;
+grant select, insert, update, delete on storage.buckets, storage.objects
+  to anon, authenticated, service_role;
 
 create function storage.foldername(name text) returns text []
 language plpgsql immutable as $$
