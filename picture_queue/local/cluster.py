@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from picture_queue.local.migrate import (
     apply_platform,
     platform_digest,
     set_passwords,
+    upgrade_sql,
 )
 from picture_queue.local.ownership import make_own_directory, open_log, write_own
 from picture_queue.local.ports import HOST
@@ -97,17 +99,14 @@ class Cluster:
         """The address for users: role `postgres`."""
         return f"postgresql://postgres:{self._secrets.database_password}@{self._tcp}"
 
-    @property
-    def superuser_dsn(self) -> str:
-        """The address for the stack itself."""
-        return self._own_dsn(SUPERUSER, self._secrets.superuser_password)
+    def own_dsn(self, role: str) -> str:
+        """Return the address for a program of the stack.
 
-    @property
-    def authenticator_dsn(self) -> str:
-        """The address for PostgREST."""
-        return self._own_dsn("authenticator", self._secrets.authenticator_password)
-
-    def _own_dsn(self, role: str, password: str) -> str:
+        Args:
+            role: Which it logs in as. Triggers, casts and the like of others run in its sessions,
+                so once users have been in the database no program may be the superuser.
+        """
+        password = self._secrets.passwords[role]
         if not self._socket_fits:
             return f"postgresql://{role}:{password}@{self._tcp}"
         place = quote(str(self._data), safe="")
@@ -121,6 +120,11 @@ class Cluster:
     def complete(self) -> bool:
         """True if the cluster exists and has the platform's objects."""
         return self._marker.exists()
+
+    @property
+    def outdated(self) -> bool:
+        """True if an older version made the platform's objects."""
+        return self.complete and self._marker.read_text().strip() != platform_digest()
 
     async def initialise(self, guard: Guard) -> None:
         """Makes the cluster unless it is there.
@@ -173,21 +177,29 @@ class Cluster:
         if process.returncode:
             raise LocalStackError("initdb failed", detail=tail(self._log))
 
-    def replace_passwords(self) -> None:
-        """Give the roles of a stopped cluster the passwords of `secrets`, whatever they had.
+    def upgrade(self) -> None:
+        """Give a stopped cluster today's roles and rights, and the passwords of `secrets`.
 
         Raises:
             LocalStackError: Postgres failed.
         """
         # Without a network: with the old passwords, which everybody knows, nobody may come first.
+        # Event triggers do not run here, and with this path no object of a user's is found.
+        statements = "\n".join(
+            ("set search_path = pg_catalog, pg_temp;", upgrade_sql(), self._password_sql())
+        )
+        # A semicolon before an empty line ends a command; as one command it is one transaction.
+        command = re.sub(r";\s*\n\s*\n", ";\n", statements).strip() + "\n\n"
         try:
             with open_log(self._log) as log:
                 subprocess.run(
                     [
-                        *(self.program.path / "postgres", "--single", "-D", self._data),
-                        *("-c", "log_min_error_statement=panic", "postgres"),
+                        *(self.program.path / "postgres", "--single", "-j", "-D", self._data),
+                        *("-c", "exit_on_error=on", "-c", "log_min_error_statement=panic"),
+                        # A lower level than the server's refuses to start beside a logical slot.
+                        *("-c", f"wal_level={_SETTINGS['wal_level']}", "postgres"),
                     ],
-                    input=self._password_sql().encode(),
+                    input=command.encode(),
                     stdout=log,
                     stderr=log,
                     cwd=self._data,
@@ -198,18 +210,15 @@ class Cluster:
                 )
         except (OSError, subprocess.SubprocessError) as error:
             raise LocalStackError(
-                "The passwords of an older version cannot be replaced", detail=tail(self._log)
+                "The database of an older version cannot be upgraded",
+                detail=tail(self._log),
+                hint="`picture-queue local reset` makes a new database.",
             ) from error
 
     def _password_sql(self) -> str:
-        passwords = {
-            SUPERUSER: self._secrets.superuser_password,
-            "authenticator": self._secrets.authenticator_password,
-            "postgres": self._secrets.database_password,
-        }
-        # Single-user mode takes a line for a statement.
         return "".join(
-            f"alter role {role} password '{password}';\n" for role, password in passwords.items()
+            f"alter role {role} password '{password}';\n"
+            for role, password in self._secrets.passwords.items()
         )
 
     def launch(self) -> subprocess.Popen[bytes]:
@@ -282,7 +291,9 @@ class Cluster:
             LocalStackError: A statement failed.
         """
         if not self.complete:
-            await apply_platform(self.superuser_dsn)
-            await set_passwords(self.superuser_dsn, self._password_sql())
-            self._marker.write_text(platform_digest() + "\n")
-        return await apply_migrations(self.dsn) if migrations else []
+            # Nobody else has been in this database: the other roles have no passwords yet.
+            await apply_platform(self.own_dsn(SUPERUSER))
+            await set_passwords(self.own_dsn(SUPERUSER), self._password_sql())
+        # Written last: a start that ends before this repeats what it did.
+        self._marker.write_text(platform_digest() + "\n")
+        return await apply_migrations(self.own_dsn("postgres")) if migrations else []

@@ -21,7 +21,7 @@ import uvloop
 
 from picture_queue._visible import LogFormatter
 from picture_queue.errors import LocalStackError, PictureQueueError
-from picture_queue.local.cluster import STOP_SIGNALS, Cluster
+from picture_queue.local.cluster import STOP_SIGNALS, SUPERUSER, Cluster
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.keys import Secrets
 from picture_queue.local.options import Options, parse
@@ -133,7 +133,7 @@ class Daemon:
             await self._worker(stack, guard, status)
         trimming = asyncio.create_task(self._trim_logs())
         stack.callback(trimming.cancel)
-        state = {"pid": os.getpid(), "status": status, "superuser_url": cluster.superuser_dsn}
+        state = {"pid": os.getpid(), "status": status, "superuser_url": cluster.own_dsn(SUPERUSER)}
         self._data.write_state(state)
         stack.callback(self._data.clear_state)
         return status
@@ -175,11 +175,10 @@ class Daemon:
             durable=self._options.durable,
         )
         await cluster.initialise(guard)
-        if self._data.secrets() is None:
-            if cluster.complete:
-                # An older version made it, with passwords that everybody knows.
-                await asyncio.to_thread(cluster.replace_passwords)
-            self._data.write_secrets(secrets)
+        if cluster.outdated or (cluster.complete and self._data.secrets() is None):
+            # An older version made it, with other rights or with passwords that everybody knows.
+            await asyncio.to_thread(cluster.upgrade)
+        self._data.write_secrets(secrets)
         service = Service(
             "Postgres", cluster.launch, guard, STOP_SIGNALS, self._fail, cluster.ready
         )
@@ -194,7 +193,7 @@ class Daemon:
     ) -> PostgREST:
         server = PostgREST(
             self._options.postgrest,
-            database_url=cluster.authenticator_dsn,
+            database_url=cluster.own_dsn("authenticator"),
             jwt_secret=jwt_secret,
             data=self._data,
         )

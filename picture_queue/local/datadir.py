@@ -289,11 +289,13 @@ class DataDir:
     def secrets(self) -> Secrets | None:
         """Return the stack's secrets; None when an older version made it, or none has started.
 
+        What the file of an older version does not have is new, and another with each call.
+
         Raises:
             LocalStackError: The file cannot be read.
         """
         try:
-            return Secrets(**json.loads(read_own(self._secrets, self._owner())))
+            return Secrets.from_json(json.loads(read_own(self._secrets, self._owner())))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as error:

@@ -24,7 +24,10 @@ class Secrets:
 
     Args:
         superuser_password: Of the database role `supabase_admin`.
-        authenticator_password: Of the database role `authenticator`.
+        authenticator_password: Of the database role `authenticator`, which PostgREST uses.
+        auth_password: Of the database role `supabase_auth_admin`.
+        realtime_password: Of the database role `supabase_realtime_admin`.
+        storage_password: Of the database role `supabase_storage_admin`.
         database_password: Of the database role `postgres`.
         jwt_secret: HS256 secret that tokens are signed with.
         publishable_key: Opaque key that stands for the role anon.
@@ -33,6 +36,9 @@ class Secrets:
 
     superuser_password: str = field(repr=False)
     authenticator_password: str = field(repr=False)
+    auth_password: str = field(repr=False)
+    realtime_password: str = field(repr=False)
+    storage_password: str = field(repr=False)
     database_password: str = field(repr=False)
     jwt_secret: str = field(repr=False)
     publishable_key: str = field(repr=False)
@@ -44,15 +50,35 @@ class Secrets:
         return cls(
             superuser_password=secrets.token_urlsafe(24),
             authenticator_password=secrets.token_urlsafe(24),
+            auth_password=secrets.token_urlsafe(24),
+            realtime_password=secrets.token_urlsafe(24),
+            storage_password=secrets.token_urlsafe(24),
             database_password=secrets.token_urlsafe(24),
             jwt_secret=secrets.token_urlsafe(48),
             publishable_key=_opaque_key("sb_publishable_"),
             secret_key=_opaque_key("sb_secret_"),
         )
 
+    @classmethod
+    def from_json(cls, kept: dict[str, str]) -> Self:
+        """Return what `as_json` gave, with new ones for what an older version did not have."""
+        return cls(**{**cls.generate().as_json(), **kept})
+
     def as_json(self) -> dict[str, str]:
-        """Return what `Secrets(**…)` takes."""
+        """Return the secrets by their names."""
         return asdict(self)
+
+    @property
+    def passwords(self) -> dict[str, str]:
+        """Password of each database role that logs in."""
+        return {
+            "supabase_admin": self.superuser_password,
+            "authenticator": self.authenticator_password,
+            "supabase_auth_admin": self.auth_password,
+            "supabase_realtime_admin": self.realtime_password,
+            "supabase_storage_admin": self.storage_password,
+            "postgres": self.database_password,
+        }
 
     @property
     def anon_key(self) -> str:

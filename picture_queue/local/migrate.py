@@ -25,13 +25,32 @@ create table if not exists supabase_migrations.schema_migrations (
 """
 
 
+# In this order. The first and the last may run again: they are what an older database gets.
+_PLATFORM = ("roles", "schemas", "auth", "realtime", "storage", "rights")
+_UPGRADE = (_PLATFORM[0], _PLATFORM[-1])
+
+
 def platform_sql() -> str:
-    """Returns what a Supabase project has before its first migration."""
-    return Path(__file__).with_name("platform.sql").read_text(encoding="utf-8")
+    """Returns what a Supabase project has before its first migration.
+
+    A superuser applies it once to a fresh database; the roles may exist. Left out on purpose:
+    vault, cron, net, graphql, and default privileges for the API roles in `public`. New projects
+    have none since 2026, so a migration that forgets a GRANT fails here too.
+    """
+    return "\n".join(map(_platform_file, _PLATFORM))
+
+
+def upgrade_sql() -> str:
+    """Return the statements that give the database of an older version today's roles and rights."""
+    return "\n".join(map(_platform_file, _UPGRADE))
+
+
+def _platform_file(name: str) -> str:
+    return (Path(__file__).parent / "platform" / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def platform_digest() -> str:
-    """Returns the fingerprint of `platform_sql`, kept beside a database made by it."""
+    """Returns the fingerprint of `platform_sql`, kept beside a database that has its roles."""
     return hashlib.sha256(platform_sql().encode()).hexdigest()
 
 
@@ -43,7 +62,7 @@ async def apply_platform(superuser_dsn: str) -> None:
     """
     connection = await _connect(superuser_dsn)
     try:
-        await _execute(connection, "platform.sql", platform_sql())
+        await _execute(connection, "The platform's SQL", platform_sql())
     finally:
         await connection.close(timeout=_CONNECT_TIMEOUT)
 

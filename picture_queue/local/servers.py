@@ -54,7 +54,9 @@ class Apps:
         gateway_app = gateway.create_app(
             gateway.GatewaySettings(
                 postgrest_url=postgrest.url,
-                database_url=cluster.superuser_dsn,
+                auth_database_url=cluster.own_dsn("supabase_auth_admin"),
+                realtime_database_url=cluster.own_dsn("supabase_realtime_admin"),
+                storage_database_url=cluster.own_dsn("supabase_storage_admin"),
                 jwt_secret=secrets.jwt_secret,
                 api_url=self.api_url,
                 storage_dir=data.storage,

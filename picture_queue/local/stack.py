@@ -10,39 +10,28 @@ with LocalSupabase() as stack:
 
 import asyncio
 import contextlib
-import json
 import os
-import select
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import psutil
 
 from picture_queue import errors
 from picture_queue.errors import LocalStackError, StackNotRunning
-from picture_queue.local.binaries import find_postgres, for_user
+from picture_queue.local import launch
 from picture_queue.local.datadir import DataDir
-from picture_queue.local.fetch import ensure_postgrest
-from picture_queue.local.options import Options
-from picture_queue.local.paths import default_data_dir, service_user
+from picture_queue.local.launch import Notice
+from picture_queue.local.paths import default_data_dir
 from picture_queue.local.ports import DEFAULT_API_PORT
-from picture_queue.local.processes import runs, tail, wait_until
-from picture_queue.local.runtime import runtime_for
+from picture_queue.local.processes import runs, wait_until
 
-_START_TIMEOUT = 120.0  # seconds
-_STOP_TIMEOUT = 60.0  # the sum of what each part is given
-_KILL_TIMEOUT = 30.0
-_SHOWN_LINES = 12  # of a log, in an error message
-
-Notice = Callable[[str], None]
+_STOP_TIMEOUT = launch.STOP_TIMEOUT
 
 
 def print_notice(line: str) -> None:
@@ -139,7 +128,9 @@ class LocalSupabase:
             raise errors.StackAlreadyRunning("This stack is running already")
         self._data = DataDir(_temporary_directory() if self._temporary else self._directory)
         try:
-            self._process, self._status = _launch(self._data, self._notice, **self._settings)
+            self._process, self._status = launch.launch_daemon(
+                self._data, self._notice, **self._settings
+            )
         except BaseException:
             self._delete_temporary()
             raise
@@ -158,7 +149,7 @@ class LocalSupabase:
         if process is None or self._data is None:
             return
         try:
-            _end(process, self._data)
+            launch.end_daemon(process, self._data)
         finally:
             self._delete_temporary()
 
@@ -179,6 +170,9 @@ class LocalSupabase:
     @property
     def superuser_url(self) -> str:
         """Address of the database for the superuser `supabase_admin`, over its socket.
+
+        Triggers and functions that `postgres` made have the superuser's rights in its sessions,
+        and so those of the operating system's user that the stack runs as.
 
         Raises:
             StackNotRunning: It has not been started, or has ended.
@@ -254,7 +248,7 @@ def start_background(
         LocalStackError: It did not start for another reason.
     """
     data = DataDir(data_dir or default_data_dir())
-    process, status = _launch(
+    process, status = launch.launch_daemon(
         data,
         notice,
         port=port,
@@ -301,7 +295,7 @@ def stop(data_dir: Path | None = None) -> None:
     if not wait_until(lambda: not (data.locked() or runs(daemon)), _STOP_TIMEOUT):
         with contextlib.suppress(psutil.Error):
             daemon.kill()
-        _expect_unlocked(data)
+        launch.expect_unlocked(data)
 
 
 def reset(data_dir: Path | None = None) -> None:
@@ -313,102 +307,8 @@ def reset(data_dir: Path | None = None) -> None:
     with contextlib.suppress(StackNotRunning):
         stop(data_dir)
     data = DataDir(data_dir or default_data_dir())
-    _expect_unlocked(data)
+    launch.expect_unlocked(data)
     data.delete()
-
-
-def _launch(
-    data: DataDir, notice: Notice, **settings: Any
-) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
-    """Start a daemon with these settings of `Options`, and wait for its one line."""
-    user = service_user()
-    data.prepare(user)
-    # Found by us, since the service user may not reach them where they are.
-    postgrest = for_user(ensure_postgrest(notice), user)
-    postgres = for_user(find_postgres(data.postgres_version()), user)
-    options = Options(data.path, postgres, postgrest, **settings)
-    runtime = runtime_for(user, data.path)
-    # Until the daemon has its log; as a file without a name, since the directory may be the
-    # service user's.
-    with tempfile.TemporaryFile() as complaints:
-        try:
-            process = subprocess.Popen(
-                # -P: what lies in the working directory is not to be imported.
-                [runtime.program, "-P", "-m", "picture_queue.local.daemon", *options.arguments()],
-                stdin=subprocess.PIPE if options.lifeline else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=complaints,
-                # Ctrl-C is for this process, which then stops the daemon.
-                start_new_session=True,
-                pass_fds=runtime.descriptors,
-                env={**_environment(options), **runtime.environment},
-                **runtime.identity,
-            )
-        finally:
-            runtime.close()
-        try:
-            answer = _read_answer(process, data, complaints)
-        except BaseException:
-            _end(process, data)
-            raise
-    return process, answer
-
-
-def _environment(options: Options) -> dict[str, str]:
-    """Return the daemon's environment: with the caller's Replicate token only if it is used.
-
-    Any program of the stack's user can read it.
-    """
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if options.real_replicate or not name.startswith("REPLICATE_")
-    }
-
-
-def _read_answer(
-    process: subprocess.Popen[bytes], data: DataDir, complaints: IO[bytes]
-) -> dict[str, str]:
-    assert process.stdout  # noqa: S101  # for mypy; it is a pipe
-    deadline = time.monotonic() + _START_TIMEOUT
-    line = b""
-    with process.stdout as pipe:
-        while not line.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([pipe], [], [], left)[0]:
-                reason = f"not ready after {_START_TIMEOUT:.0f} s"
-                raise _not_started(data, reason, complaints)
-            piece = os.read(pipe.fileno(), 65536)
-            if not piece:
-                raise _not_started(data, "it ended unexpectedly", complaints)
-            line += piece
-    answer: dict[str, Any] = json.loads(line)
-    if "error" in answer:
-        kind, message, detail, hint = answer["error"]
-        raise getattr(errors, kind)(message, detail=detail, hint=hint)
-    ready: dict[str, str] = answer["ready"]
-    return ready
-
-
-def _end(process: subprocess.Popen[bytes], data: DataDir) -> None:
-    """Stops a daemon we started, and waits until its guard is done too."""
-    process.terminate()
-    try:
-        process.wait(_STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(_KILL_TIMEOUT)
-    finally:
-        if process.stdin:
-            process.stdin.close()
-    # Another stack's lock is not ours to wait for: then the daemon has ended on its own.
-    if data.daemon() is None:
-        _expect_unlocked(data)
-
-
-def _expect_unlocked(data: DataDir) -> None:
-    if not wait_until(lambda: not data.locked(), _KILL_TIMEOUT):
-        raise LocalStackError("Programs of the stack do not end", detail=str(data.path))
 
 
 def _temporary_directory() -> Path:
@@ -421,10 +321,3 @@ def _not_running(data: DataDir) -> StackNotRunning:
     return StackNotRunning(
         f"No stack is running in {data.path}", hint=f"Start it with {data.command('start')}."
     )
-
-
-def _not_started(data: DataDir, reason: str, complaints: IO[bytes]) -> LocalStackError:
-    complaints.seek(0)
-    said = complaints.read().decode("utf-8", "replace").splitlines()
-    log = "\n".join(said[-_SHOWN_LINES:]) or tail(data.log("daemon"), _SHOWN_LINES)
-    return LocalStackError(f"The stack did not start: {reason}", detail=log or None)

@@ -21,12 +21,15 @@ from picture_queue.local.keys import Secrets
 from picture_queue.local.migrate import apply_platform
 from picture_queue.local.ports import HOST, free_port
 
-from ..databases import address, execute
+from ..databases import address, execute, login
 
 # Whose answers are recorded: a project of `supabase start`, which has the same keys everywhere.
 RECORDED = Secrets(
     superuser_password="",
     authenticator_password="",
+    auth_password="",
+    realtime_password="",
+    storage_password="",
     database_password="",
     jwt_secret="super-secret-jwt-token-with-at-least-32-characters-long",
     publishable_key="sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
@@ -39,6 +42,7 @@ class Platform:
     """A fresh database on the stack's cluster, and settings for a gateway over it."""
 
     settings: GatewaySettings
+    superuser_url: str
 
     @contextlib.contextmanager
     def serve(self, **changes: Any) -> Iterator[str]:
@@ -86,7 +90,7 @@ class Platform:
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         """A connection as the superuser."""
-        connection = await asyncpg.connect(self.settings.database_url, timeout=10)
+        connection = await asyncpg.connect(self.superuser_url, timeout=10)
         try:
             yield connection
         finally:
@@ -106,8 +110,9 @@ def new_platform(tmp_path_factory: pytest.TempPathFactory) -> NewPlatform:
         database = f"platform_{uuid4().hex[:8]}"
         asyncio.run(execute(admin, f"create database {database}"))
         try:
-            dsn = address(stack.superuser_url, database)
-            yield Platform(_settings(dsn, tmp_path_factory.mktemp("s")))
+            superuser = address(stack.superuser_url, database)
+            asyncio.run(apply_platform(superuser))
+            yield Platform(_settings(stack, database, tmp_path_factory.mktemp("s")), superuser)
         finally:
             asyncio.run(execute(admin, f"drop database {database} with (force)"))
 
@@ -158,12 +163,13 @@ async def faults(gateway: str, platform: Platform) -> AsyncIterator[Faults]:
     await switches.clear()
 
 
-def _settings(database_url: str, storage_dir: Path) -> GatewaySettings:
-    asyncio.run(apply_platform(database_url))
+def _settings(stack: Any, database: str, storage_dir: Path) -> GatewaySettings:
     return GatewaySettings(
         # Nobody listens on port 9: no test of ours goes to PostgREST with this database.
         postgrest_url=f"http://{HOST}:9",
-        database_url=database_url,
+        auth_database_url=login(stack, "supabase_auth_admin", database),
+        realtime_database_url=login(stack, "supabase_realtime_admin", database),
+        storage_database_url=login(stack, "supabase_storage_admin", database),
         jwt_secret=RECORDED.jwt_secret,
         api_url="",
         storage_dir=storage_dir,

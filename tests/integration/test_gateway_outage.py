@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import asdict
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
@@ -20,12 +21,11 @@ class Wire:
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
 
-    @property
-    def dsn(self) -> str:
-        """The database, as it is reached over the line."""
-        credentials = self._target.netloc.rpartition("@")[0]
-        netloc = f"{credentials}@127.0.0.1:{self._port}"
-        return self._target._replace(netloc=netloc, query="").geturl()
+    def over(self, dsn: str) -> str:
+        """The address of the database, as it is reached over the line."""
+        parts = urlsplit(dsn)
+        netloc = f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{self._port}"
+        return parts._replace(netloc=netloc, query="").geturl()
 
     async def mend(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port)
@@ -55,7 +55,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @pytest.fixture
 async def wire(platform):
-    wire = Wire(platform.settings.database_url)
+    wire = Wire(platform.superuser_url)
     await wire.mend()
     yield wire
     await wire.cut()
@@ -65,7 +65,10 @@ async def test_without_the_database_each_service_says_so(wire, platform, monkeyp
     monkeypatch.setattr(socket, "_LISTENER_PATIENCE", 0.2)
     key = platform.settings.service_role_key
     headers = {"Authorization": f"Bearer {key}"}
-    serving = platform.serve(database_url=wire.dsn)
+    settings = asdict(platform.settings)
+    urls = [name for name in settings if name.endswith("_database_url")]
+    assert len(urls) == 3
+    serving = platform.serve(**{name: wire.over(settings[name]) for name in urls})
     url = await asyncio.to_thread(serving.__enter__)
     realtime = AsyncRealtimeClient(f"{url}/realtime/v1", key)
     try:

@@ -28,6 +28,8 @@ from picture_queue.local.datadir import DataDir
 from picture_queue.local.programs import PostgREST
 from picture_queue.local.stack import LocalSupabase
 
+from ..databases import login
+
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "postgrest"
 # All that were recorded but Proxy-Status, which 12 does not send, and CORS, which is the gateway's.
 HEADERS = (
@@ -307,13 +309,11 @@ def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
     data.make()
     with LocalSupabase() as own, new_platform(own) as platform:
         asyncio.run(load(platform))
-        secrets = DataDir(own.data_dir).secrets()
-        login = platform.settings.database_url.replace(
-            f"supabase_admin:{secrets.superuser_password}",
-            f"authenticator:{secrets.authenticator_password}",
-        )
+        database = urlsplit(platform.superuser_url).path[1:]
         with (
-            postgrest(data, login, platform.settings.jwt_secret) as address,
+            postgrest(
+                data, login(own, "authenticator", database), platform.settings.jwt_secret
+            ) as address,
             platform.serve(postgrest_url=address, allowed_origins=("http://example.com",)) as url,
         ):
             yield url, platform

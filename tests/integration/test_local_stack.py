@@ -30,7 +30,7 @@ from picture_queue.errors import (
     StackAlreadyRunning,
     StackNotRunning,
 )
-from picture_queue.local import LocalSupabase, migrate
+from picture_queue.local import LocalSupabase, launch, migrate
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import _tree, find_postgres, find_postgrest
 from picture_queue.local.datadir import DataDir
@@ -559,7 +559,7 @@ def test_a_daemon_that_does_not_come_up_is_reported_with_its_log(
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setattr(local, "_START_TIMEOUT", 0.3)
+    monkeypatch.setattr(launch, "_START_TIMEOUT", 0.3)
     with pytest.raises(LocalStackError, match=complaint):
         quick(empty_dir).start()
 

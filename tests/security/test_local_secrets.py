@@ -38,7 +38,14 @@ OLD = {
     "publishable_key": "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
     "secret_key": "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",
 }
-ROLES = ("supabase_admin", "authenticator", "postgres")
+ROLES = (
+    "supabase_admin",
+    "supabase_auth_admin",
+    "supabase_realtime_admin",
+    "supabase_storage_admin",
+    "authenticator",
+    "postgres",
+)
 TOKEN = "r8_the-developers-own-token"
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can act as another user of the machine"

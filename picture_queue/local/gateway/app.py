@@ -34,19 +34,23 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
         settings: Addresses, keys and limits.
     """
     credentials = Credentials(settings)
-    database = Database(settings.database_url)
-    realtime = RealtimeService(settings, credentials, database)
+    # Each logs in as a role of its own, none of them a superuser: code of users runs in there.
+    auth_database = Database(settings.auth_database_url)
+    realtime_database = Database(settings.realtime_database_url)
+    storage_database = Database(settings.storage_database_url)
+    realtime = RealtimeService(settings, credentials, realtime_database)
     faults = Faults(credentials, realtime.apply)
     realtime.use(faults)
     rest = RestProxy(settings.postgrest_url, credentials, faults)
-    storage = StorageService(settings, credentials, database)
-    auth = AuthService(settings, credentials, database)
+    storage = StorageService(settings, credentials, storage_database)
+    auth = AuthService(settings, credentials, auth_database)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            await database.open()
-            stack.push_async_callback(database.close)
+            for database in (auth_database, realtime_database, storage_database):
+                await database.open()
+                stack.push_async_callback(database.close)
             stack.push_async_callback(rest.close)
             await stack.enter_async_context(realtime.running())
             storage.open()

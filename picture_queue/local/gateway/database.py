@@ -18,7 +18,11 @@ _MAX_CONNECTIONS = 8
 
 
 class Database:
-    """A pool of superuser connections that act as whoever makes the request.
+    """A pool of one service's connections, which act as whoever makes the request.
+
+    The service's role is no superuser and owns the tables that it serves. Users write triggers,
+    policies and defaults for those, which run in these sessions and can take the role back that
+    `act_as` gave away: they then have the rights of the service's role and no others.
 
     Connections are opened when needed and closed after five idle minutes.
     """
@@ -51,7 +55,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection as the superuser, outside a transaction."""
+        """A connection as the service, outside a transaction."""
         if self._pool is None:
             raise ConnectionError("the gateway's database pool is closed")
         async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT) as connection:
@@ -59,7 +63,7 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A transaction as the superuser."""
+        """A transaction as the service."""
         async with self.connection() as connection, connection.transaction():
             yield connection
 
@@ -72,7 +76,7 @@ async def act_as(
     Args:
         connection: Inside a transaction.
         caller: Whose rights hold from here on.
-        extra: Further settings, by name; the role comes last, so they may need the superuser.
+        extra: Further settings, by name. The role comes last.
     """
     settings = {
         **(extra or {}),

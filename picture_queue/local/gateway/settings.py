@@ -35,7 +35,9 @@ class GatewaySettings:
 
     Args:
         postgrest_url: Where PostgREST listens, ``http://host:port``.
-        database_url: DSN of a superuser of the project's database.
+        auth_database_url: DSN of the project's database for `supabase_auth_admin`.
+        realtime_database_url: The same for `supabase_realtime_admin`.
+        storage_database_url: The same for `supabase_storage_admin`.
         jwt_secret: HS256 secret shared with PostgREST.
         api_url: What clients call the gateway; part of the issuer of user tokens.
         storage_dir: Directory for the bytes of stored objects; made if missing.
@@ -51,7 +53,9 @@ class GatewaySettings:
     """
 
     postgrest_url: str
-    database_url: str = field(repr=False)
+    auth_database_url: str = field(repr=False)
+    realtime_database_url: str = field(repr=False)
+    storage_database_url: str = field(repr=False)
     jwt_secret: str = field(repr=False)
     api_url: str
     storage_dir: Path

@@ -20,6 +20,12 @@ from picture_queue.local.gateway.missing import not_implemented
 from picture_queue.local.gateway.settings import GatewaySettings
 
 _SCOPES: Final = ("global", "local", "others")
+_CREATING: Final = ("/signup", "/admin/users")
+_UNAVAILABLE: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+)
 
 
 class AuthService:
@@ -195,8 +201,13 @@ def _answering_errors(handler: Handler) -> Handler:
             # Too long for its column, or a zero byte, which no text in Postgres can hold.
             unstorable = AuthError(400, "validation_failed", "A value cannot be stored")
             return unstorable.response(request)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, TimeoutError, asyncpg.InterfaceError, *_UNAVAILABLE):
             unavailable = AuthError(503, "unexpected_failure", "the database is not there")
             return unavailable.response(request)
+        except asyncpg.PostgresError:
+            # A trigger of the project's, most likely. Postgres has logged what it said.
+            creates = request.method == "POST" and request.url.path.endswith(_CREATING)
+            message = "Database error" + (" saving new user" if creates else "")
+            return AuthError(500, "unexpected_failure", message).response(request)
 
     return answer

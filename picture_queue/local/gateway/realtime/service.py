@@ -40,7 +40,7 @@ class RealtimeService:
         self._hub = Hub()
         self._access = Access(database)
         self._quota = Quota(settings.realtime_limits)
-        self._listener = Listener(settings.database_url, self._hub, self._quota)
+        self._listener = Listener(settings.realtime_database_url, self._hub, self._quota)
         self._backend = Backend(
             credentials,
             self._hub,

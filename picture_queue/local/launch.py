@@ -1,0 +1,149 @@
+"""The daemon of a stack, as seen by the process that starts it."""
+
+import json
+import os
+import select
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from typing import IO, Any
+
+from picture_queue import errors
+from picture_queue.errors import LocalStackError
+from picture_queue.local.binaries import find_postgres, for_user
+from picture_queue.local.datadir import DataDir
+from picture_queue.local.fetch import ensure_postgrest
+from picture_queue.local.options import Options
+from picture_queue.local.paths import service_user
+from picture_queue.local.processes import tail, wait_until
+from picture_queue.local.runtime import runtime_for
+
+STOP_TIMEOUT = 60.0  # seconds; the sum of what each part is given
+_START_TIMEOUT = 120.0
+_KILL_TIMEOUT = 30.0
+_SHOWN_LINES = 12  # of a log, in an error message
+
+Notice = Callable[[str], None]
+
+
+def launch_daemon(
+    data: DataDir, notice: Notice, **settings: Any
+) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
+    """Start a daemon and wait for its one line.
+
+    Args:
+        data: The stack's data directory.
+        notice: Called with one line when something has to be downloaded first.
+        settings: Fields of `Options`.
+
+    Returns:
+        The process, and what `status` returns.
+
+    Raises:
+        LocalStackError: It did not start.
+    """
+    user = service_user()
+    data.prepare(user)
+    # Found by us, since the service user may not reach them where they are.
+    postgrest = for_user(ensure_postgrest(notice), user)
+    postgres = for_user(find_postgres(data.postgres_version()), user)
+    options = Options(data.path, postgres, postgrest, **settings)
+    runtime = runtime_for(user, data.path)
+    # Until the daemon has its log; as a file without a name, since the directory may be the
+    # service user's.
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                # -P: what lies in the working directory is not to be imported.
+                [runtime.program, "-P", "-m", "picture_queue.local.daemon", *options.arguments()],
+                stdin=subprocess.PIPE if options.lifeline else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                # Ctrl-C is for this process, which then stops the daemon.
+                start_new_session=True,
+                pass_fds=runtime.descriptors,
+                env={**_environment(options), **runtime.environment},
+                **runtime.identity,
+            )
+        finally:
+            runtime.close()
+        try:
+            answer = _read_answer(process, data, complaints)
+        except BaseException:
+            end_daemon(process, data)
+            raise
+    return process, answer
+
+
+def _environment(options: Options) -> dict[str, str]:
+    """Return the daemon's environment: with the caller's Replicate token only if it is used.
+
+    Any program of the stack's user can read it.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if options.real_replicate or not name.startswith("REPLICATE_")
+    }
+
+
+def _read_answer(
+    process: subprocess.Popen[bytes], data: DataDir, complaints: IO[bytes]
+) -> dict[str, str]:
+    assert process.stdout  # noqa: S101  # for mypy; it is a pipe
+    deadline = time.monotonic() + _START_TIMEOUT
+    line = b""
+    with process.stdout as pipe:
+        while not line.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+                reason = f"not ready after {_START_TIMEOUT:.0f} s"
+                raise _not_started(data, reason, complaints)
+            piece = os.read(pipe.fileno(), 65536)
+            if not piece:
+                raise _not_started(data, "it ended unexpectedly", complaints)
+            line += piece
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        kind, message, detail, hint = answer["error"]
+        raise getattr(errors, kind)(message, detail=detail, hint=hint)
+    ready: dict[str, str] = answer["ready"]
+    return ready
+
+
+def end_daemon(process: subprocess.Popen[bytes], data: DataDir) -> None:
+    """Stop a daemon that we started, and wait until its guard is done too.
+
+    Raises:
+        LocalStackError: Something of it does not end.
+    """
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(_KILL_TIMEOUT)
+    finally:
+        if process.stdin:
+            process.stdin.close()
+    # Another stack's lock is not ours to wait for: then the daemon has ended on its own.
+    if data.daemon() is None:
+        expect_unlocked(data)
+
+
+def expect_unlocked(data: DataDir) -> None:
+    """Wait until no program of a stack holds its data directory.
+
+    Raises:
+        LocalStackError: One does not end.
+    """
+    if not wait_until(lambda: not data.locked(), _KILL_TIMEOUT):
+        raise LocalStackError("Programs of the stack do not end", detail=str(data.path))
+
+
+def _not_started(data: DataDir, reason: str, complaints: IO[bytes]) -> LocalStackError:
+    complaints.seek(0)
+    said = complaints.read().decode("utf-8", "replace").splitlines()
+    log = "\n".join(said[-_SHOWN_LINES:]) or tail(data.log("daemon"), _SHOWN_LINES)
+    return LocalStackError(f"The stack did not start: {reason}", detail=log or None)

@@ -1,0 +1,70 @@
+"""Triggers of a project on the tables that the gateway writes, with the rights they have there."""
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import httpx
+import pytest
+
+PROFILES = """
+set local role postgres;
+create table public.profiles (id uuid primary key references auth.users (id) on delete cascade);
+create function public.make_profile() returns trigger language plpgsql {security} as $$
+begin
+  insert into public.profiles (id) values (new.id);
+  return new;
+end $$;
+create trigger make_profile after insert on auth.users
+  for each row execute function public.make_profile();
+"""
+CLEAN = """
+drop trigger make_profile on auth.users; drop function public.make_profile();
+drop table public.profiles;
+"""
+DEFINER = "security definer set search_path = public"
+
+
+@pytest.fixture
+async def profiles(request, platform) -> AsyncIterator[None]:
+    """A profile for each new user, as the guides make it."""
+    async with platform.connect() as sql:
+        async with sql.transaction():
+            await sql.execute(PROFILES.format(security=request.param))
+        yield sql
+        await sql.execute(CLEAN)
+
+
+@pytest.fixture
+async def http(gateway, platform):
+    headers = {"apikey": platform.settings.secret_key}
+    async with httpx.AsyncClient(base_url=gateway, headers=headers, timeout=20) as client:
+        yield client
+
+
+def account() -> dict[str, str]:
+    return {"email": f"{uuid4().hex}@example.com", "password": "correct horse battery"}
+
+
+@pytest.mark.parametrize("profiles", [DEFINER], indirect=True)
+async def test_a_trigger_with_its_owners_rights_makes_profiles(profiles, http):
+    made = await http.post("/auth/v1/signup", json=account())
+    assert made.status_code == 200
+    user = made.json()["user"]["id"]
+    assert await profiles.fetchval("select id::text from public.profiles") == user
+    assert (await http.delete(f"/auth/v1/admin/users/{user}")).status_code == 200
+    assert await profiles.fetchval("select count(*) from public.profiles") == 0
+
+
+@pytest.mark.parametrize("path", ["signup", "admin/users"])
+@pytest.mark.parametrize("profiles", [""], indirect=True)
+async def test_a_trigger_without_them_fails_as_on_the_platform(profiles, http, path):
+    answer = await http.post(f"/auth/v1/{path}", json=account())
+    assert (answer.status_code, answer.json()) == (
+        500,
+        {
+            "code": 500,
+            "error_code": "unexpected_failure",
+            "msg": "Database error saving new user",
+        },
+    )
+    assert await profiles.fetchval("select count(*) from public.profiles") == 0

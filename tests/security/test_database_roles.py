@@ -1,0 +1,410 @@
+"""Whoever owns the database's objects gets no rights of the superuser, nor of the stack's own user.
+
+Everything that a user can hang on a table runs in the sessions of the services that write it, or
+with the rights of the table's owner. Each such place gets a spy here. It takes back the role that
+the session logged in as, tries every other role, and from each one tries to run a program.
+"""
+
+import asyncio
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from realtime import AsyncRealtimeClient
+
+from picture_queue.local import stack as local
+from picture_queue.local.keys import Secrets
+from picture_queue.local.stack import LocalSupabase
+
+from ..databases import execute, login
+from .conftest import DEBIAN
+from .spy import PERMISSIVE, PLACES, SPY
+
+API = {"anon", "authenticated", "service_role"}
+OWNERS = {
+    "auth": "supabase_auth_admin",
+    "realtime": "supabase_realtime_admin",
+    "storage": "supabase_storage_admin",
+}
+#: The role that a service logs in as, and the roles that its sessions may take.
+SESSIONS = {
+    "auth": {"supabase_auth_admin"},
+    "realtime": {"supabase_realtime_admin"} | API,
+    "storage": {"supabase_storage_admin"} | API,
+    "rest": {"authenticator"} | API,
+}
+TABLES = (
+    "auth.users",
+    "auth.sessions",
+    "auth.refresh_tokens",
+    "realtime.messages",
+    "storage.buckets",
+    "storage.objects",
+)
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module", params=["embedded", pytest.param("15", marks=pytest.mark.extra)])
+def spied(request: pytest.FixtureRequest) -> Iterator[LocalSupabase]:
+    """A stack of these tests' own, on each Postgres that has rules of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "15":
+            assert DEBIAN.exists(), "apt-get install postgresql-15"
+            patch.setenv("PICTURE_QUEUE_POSTGRES_BIN", str(DEBIAN))
+        with LocalSupabase(durable=False) as stack:
+            yield stack
+
+
+@pytest.fixture(scope="module")
+def proof() -> Iterator[Path]:
+    """The file that a program of the attacker's would write; the stack's user could."""
+    directory = local._temporary_directory()
+    directory.chmod(0o777)
+    yield directory / "proof"
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+async def owner(spied: LocalSupabase) -> Any:
+    """A connection as `postgres`."""
+    connection = await asyncpg.connect(spied.db_url, timeout=10)
+    yield connection
+    await connection.close(timeout=5)
+
+
+def heard(stack: LocalSupabase) -> list[dict[str, Any]]:
+    log = (stack.data_dir / "logs" / "postgres.log").read_text(encoding="utf-8", errors="replace")
+    return [json.loads(found) for found in re.findall(r"SPY (\{.*\})", log)]
+
+
+async def use_every_service(stack: LocalSupabase) -> None:
+    """Have the gateway write each of its tables, as the service and as a user."""
+    headers = {"apikey": stack.service_role_key}
+    async with httpx.AsyncClient(base_url=stack.api_url, headers=headers, timeout=30) as http:
+
+        async def ask(method: str, path: str, status: int = 200, **request: Any) -> Any:
+            answer = await http.request(method, path, **request)
+            assert answer.status_code == status, (path, answer.text)
+            return answer.json() if answer.content else None
+
+        account = {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
+        await ask("POST", "/auth/v1/signup", json=account)
+        session = await ask("POST", "/auth/v1/token?grant_type=password", json=account)
+        renewal = {"refresh_token": session["refresh_token"]}
+        session = await ask("POST", "/auth/v1/token?grant_type=refresh_token", json=renewal)
+        as_user = {"headers": {"Authorization": f"Bearer {session['access_token']}"}}
+        await ask("PUT", "/auth/v1/user", json={"data": {"a": 1}}, **as_user)
+
+        bucket = f"spied-{uuid4().hex[:8]}"
+        await ask("POST", "/storage/v1/bucket", json={"id": bucket, "name": bucket})
+        for request in ({}, as_user):
+            name = f"{bucket}/{uuid4().hex}.txt"
+            await ask("POST", f"/storage/v1/object/{name}", content=b"x", **request)
+        await ask("GET", f"/storage/v1/object/info/{name}", **as_user)
+        places = {"bucketId": bucket, "sourceKey": name.partition("/")[2]}
+        await ask("POST", "/storage/v1/object/copy", json=places | {"destinationKey": "b.txt"})
+        await ask("POST", "/storage/v1/object/move", json=places | {"destinationKey": "c.txt"})
+        await ask("DELETE", f"/storage/v1/object/{bucket}", json={"prefixes": ["b.txt"]})
+        await ask("POST", f"/storage/v1/bucket/{bucket}/empty")
+
+        message = {"topic": "spied", "event": "e", "payload": {}, "private": True}
+        broadcast = "/realtime/v1/api/broadcast"
+        await ask("POST", broadcast, 202, json={"messages": [message]})
+        await ask("POST", "/rest/v1/rpc/spy_rest", 204)
+        client = AsyncRealtimeClient(f"{stack.api_url}/realtime/v1", stack.anon_key)
+        await client.set_auth(session["access_token"])
+        states: asyncio.Queue[Any] = asyncio.Queue()
+        channel = client.channel("spied", {"config": {"private": True}})
+        await channel.subscribe(lambda *state: states.put_nowait(state))
+        async with asyncio.timeout(20):
+            assert "SUBSCRIBED" in str((await states.get())[0])
+        await client.close()
+        await ask("POST", "/auth/v1/logout", 204, **as_user)
+        await ask("DELETE", f"/auth/v1/admin/users/{session['user']['id']}")
+
+
+async def test_what_users_hang_on_a_table_runs_as_the_service_that_writes_it(
+    spied: LocalSupabase, owner: Any, proof: Path
+):
+    await owner.execute(SPY % {"proof": proof})
+    for table in TABLES:
+        await owner.execute(
+            f"create trigger spy before insert or update or delete on {table}"
+            " for each row execute function public.spy_row()"
+        )
+    await owner.execute(PLACES)
+    before = len(heard(spied))
+    await use_every_service(spied)
+    found = heard(spied)[before:]
+    places = {f"{table} trigger" for table in TABLES} | set(
+        re.findall(r"'(\S+ (?:policy|default|check|function))'", PLACES)
+    )
+    assert {said["place"] for said in found} == places
+    for place in places:
+        allowed, taken = SESSIONS[re.split(r"[. ]", place)[0]], set()
+        for said in found:
+            if said["place"] == place:
+                assert said["session"] in allowed - API, said
+                assert said["powers"] == [], said
+                taken |= set(said["roles"])
+        assert taken == allowed, place
+    assert not await asyncio.to_thread(proof.exists)
+
+
+async def test_a_cast_of_a_foreign_keys_type_runs_as_no_superuser(
+    spied: LocalSupabase, owner: Any, proof: Path
+):
+    """Postgres reads the referenced table as its owner, casts included, with no trigger of ours."""
+    key = uuid4()
+    await owner.execute(
+        f"""insert into auth.users (id) values ('{key}');
+        insert into auth.sessions values ('{key}', '{key}', now(), now());
+        insert into storage.objects (id) values ('{key}');"""
+    )
+    before = len(heard(spied))
+    tables = ("auth.users", "auth.sessions", "storage.objects")
+    for table in tables:
+        await owner.execute(
+            f"""
+            create type public.evil as enum ('{key}');
+            create function public.evil_cast(value public.evil) returns uuid
+            language plpgsql as $$
+            begin
+              perform public.spy('{table} cast');
+              return '{key}'::uuid;
+            end $$;
+            create cast (public.evil as uuid) with function public.evil_cast as implicit;
+            create table public.evil_child (key public.evil references {table} (id));
+            insert into public.evil_child values ('{key}');
+            drop table public.evil_child;
+            drop type public.evil cascade;
+            """
+        )
+    found = heard(spied)[before:]
+    casts = {said["place"]: said for said in found if said["place"].endswith(" cast")}
+    assert set(casts) == {f"{table} cast" for table in tables}
+    for place, said in casts.items():
+        assert set(said["roles"]) == {OWNERS[place.partition(".")[0]]}, said
+        assert said["powers"] == [], said
+    assert not await asyncio.to_thread(proof.exists)
+
+
+async def test_no_session_of_the_stack_is_a_superusers(spied: LocalSupabase):
+    connection = await asyncpg.connect(spied.superuser_url)
+    sessions = await connection.fetch(
+        """select distinct a.usename::text as name, r.rolsuper
+        from pg_stat_activity a join pg_roles r on r.oid = a.usesysid
+        where a.backend_type = 'client backend' and a.pid <> pg_backend_pid()"""
+    )
+    rules = await connection.fetch("select distinct auth_method from pg_hba_file_rules")
+    await connection.close()
+    assert {*OWNERS.values(), "authenticator"} <= {row["name"] for row in sessions}
+    assert [row["name"] for row in sessions if row["rolsuper"]] == []
+    # Whoever is on the machine, or in the database by an extension, says a password.
+    assert [row["auth_method"] for row in rules] == ["scram-sha-256"]
+
+
+async def test_the_superuser_owns_nothing_that_runs_with_its_rights(owner: Any):
+    outside = "not in ('pg_catalog', 'information_schema', 'pg_toast')"
+    superusers = await owner.fetch(
+        f"""select c.oid::regclass::text from pg_class c
+        where c.relnamespace::regnamespace::text {outside}
+          and (select rolsuper from pg_roles r where r.oid = c.relowner)
+        union all
+        select p.oid::regprocedure::text from pg_proc p
+        where p.pronamespace::regnamespace::text {outside} and p.prosecdef
+          and (select rolsuper from pg_roles r where r.oid = p.proowner)
+        union all
+        select s.nspname from pg_namespace s join pg_roles r on r.oid = s.nspowner
+        where s.nspname in ('supabase_migrations', 'picture_queue') and r.rolsuper"""
+    )
+    assert [row[0] for row in superusers] == []
+    owners = await owner.fetch(
+        """select schemaname::text as schema, array_agg(distinct tableowner::text) as owners
+        from pg_tables where schemaname in ('auth', 'realtime', 'storage') group by 1"""
+    )
+    assert {row["schema"]: row["owners"] for row in owners} == {
+        schema: [role] for schema, role in OWNERS.items()
+    }
+
+
+@pytest.mark.parametrize("role", sorted(API))
+async def test_the_apis_roles_hang_nothing_on_the_services_tables(owner: Any, role: str):
+    tables = await owner.fetch(
+        """select c.oid::regclass::text as name from pg_class c
+        where c.relkind in ('r', 'v', 'p', 'm') and c.relnamespace::regnamespace::text
+          in ('auth', 'realtime', 'storage', 'public', 'picture_queue', 'supabase_migrations')"""
+    )
+    assert {*TABLES} <= {row["name"] for row in tables}
+    powers = "trigger, truncate, references"
+    if owner.get_server_version().major >= 17:
+        powers += ", maintain"
+    for table in tables:
+        held = await owner.fetchval(
+            "select has_table_privilege($1, $2::text::regclass, $3)",
+            role,
+            table["name"],
+            powers,
+        )
+        assert not held, table["name"]
+    transaction = owner.transaction()
+    await transaction.start()
+    await owner.execute(f"set local role {role}")
+    await owner.execute(
+        "create function pg_temp.mine() returns trigger language plpgsql as $$ begin end $$"
+    )
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await owner.execute(
+            "create trigger mine before insert on storage.objects"
+            " for each row execute function pg_temp.mine()"
+        )
+    await transaction.rollback()
+
+
+REFUSED = (
+    "alter role postgres superuser",
+    "alter role postgres replication",
+    "create role more superuser",
+    "create role more replication",
+    "create role more in role pg_execute_server_program",
+    "grant supabase_admin to postgres",
+    "grant pg_execute_server_program to postgres",
+    "grant pg_read_server_files to postgres",
+    "grant pg_write_server_files to postgres",
+    "grant pg_execute_server_program to supabase_storage_admin",
+    "set session authorization supabase_admin",
+    "alter role supabase_admin password 'known'",
+    "alter role supabase_auth_admin superuser",
+    "alter role postgres set session_preload_libraries = '/tmp/any'",
+    "alter role supabase_admin set search_path = public",
+    "alter system set archive_command = 'id'",
+    "alter database postgres owner to postgres",
+    "set session_preload_libraries = '/tmp/any'",
+    "load '/tmp/any.so'",
+    # The library of a slot's plugin may lie anywhere.
+    "select pg_create_logical_replication_slot('mine', '/tmp/any.so')",
+    "select pg_create_physical_replication_slot('mine')",
+    "create subscription mine connection 'dbname=postgres' publication p with (connect = false)",
+    "create function mine() returns void language c as '/tmp/any.so', 'mine'",
+    "create function mine(internal) returns void language internal as 'int4in'",
+    "create event trigger mine on ddl_command_end execute function public.spy_row()",
+    "create extension dblink",
+    "create extension postgres_fdw",
+    "create extension file_fdw",
+    "create extension adminpack",
+    "create extension plpython3u",
+    "create foreign data wrapper mine",
+    "create language plpython3u",
+    "create tablespace mine location '/tmp'",
+    "copy (select 1) to program 'id'",
+    "copy public.spied from '/etc/passwd'",
+    "copy (select 1) to '/tmp/any'",
+    "select pg_read_file('pg_hba.conf')",
+    "select pg_read_binary_file('../secrets.json')",
+    "select pg_stat_file('pg_hba.conf')",
+    "select pg_ls_dir('.')",
+    "select lo_import('/etc/passwd')",
+    "select lo_export(lo_create(0), '/tmp/any')",
+    "select * from pg_hba_file_rules",
+    "select * from pg_authid",
+    "select pg_reload_conf()",
+    "select pg_rotate_logfile()",
+    "update pg_proc set prosecdef = true",
+)
+# Refused for want of rights, or because this Postgres does not have it.
+NO = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.FeatureNotSupportedError,
+    asyncpg.UndefinedObjectError,
+    asyncpg.UndefinedFileError,
+    asyncpg.ReservedNameError,
+)
+
+
+@pytest.mark.parametrize("statement", REFUSED)
+async def test_postgres_becomes_nobody_else(owner: Any, statement: str):
+    await owner.execute("create table if not exists public.spied (line text)")
+    with pytest.raises(asyncpg.PostgresError) as refused:
+        await owner.execute(statement)
+    library = "load" in statement or "replication_slot" in statement
+    assert isinstance(refused.value, asyncpg.InsufficientPrivilegeError if library else NO), (
+        refused.value
+    )
+
+
+async def test_a_replication_connection_is_refused(spied: LocalSupabase):
+    """A base backup has every file of the cluster."""
+    for url in (spied.db_url, *(login(spied, role) for role in OWNERS.values())):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await asyncpg.connect(url, server_settings={"replication": "true"})
+
+
+def make_old(directory: Path) -> None:
+    """Turn a stack's data into that of an older version, with what its users may have left."""
+    earlier = """
+    alter table auth.users owner to supabase_admin;
+    alter table auth.sessions owner to supabase_admin;
+    grant all on storage.objects, storage.buckets to anon, authenticated, service_role;
+    alter role postgres replication createrole;
+    grant pg_execute_server_program to postgres;
+    create role left_behind login replication in role pg_read_server_files;
+    alter role supabase_storage_admin nologin createrole password null;
+    alter role supabase_auth_admin nologin createrole password null;
+    alter role supabase_realtime_admin nologin password null;
+    revoke anon, authenticated, service_role from supabase_storage_admin, supabase_realtime_admin;
+    create table public.kept (id int);
+    alter table public.kept owner to postgres;
+    grant select on auth.users to service_role;
+    revoke insert on storage.objects from anon;
+    """
+    with LocalSupabase(directory, durable=False) as stack:
+        asyncio.run(execute(stack.superuser_url, earlier))
+        slot = "select pg_create_logical_replication_slot('left', 'pgoutput')"
+        asyncio.run(execute(stack.superuser_url, slot))
+    kept = json.loads((directory / "secrets.json").read_text())
+    for name in ("auth_password", "realtime_password", "storage_password"):
+        del kept[name]
+    (directory / "secrets.json").write_text(json.dumps(kept))
+    (directory / "platform.sha256").write_text("of an older version\n")
+
+
+async def test_data_of_an_older_version_gets_the_rights_of_this_one():
+    directory = local._temporary_directory()
+    try:
+        await asyncio.to_thread(make_old, directory)
+        first = None
+        for start in range(2):
+            async with LocalSupabase(directory, durable=False) as stack:
+                kept = Secrets(**json.loads((directory / "secrets.json").read_text()))
+                assert first in (None, kept)
+                first = kept
+                connection = await asyncpg.connect(stack.db_url)
+                assert await connection.fetchval("select to_regclass('public.kept') is not null")
+                for role in sorted(API):
+                    await test_the_apis_roles_hang_nothing_on_the_services_tables(connection, role)
+                await test_the_superuser_owns_nothing_that_runs_with_its_rights(connection)
+                await test_no_session_of_the_stack_is_a_superusers(stack)
+                await test_a_replication_connection_is_refused(stack)
+                powers = await connection.fetchval(
+                    """select count(*) from pg_roles where rolname !~ '^pg_' and not rolsuper
+                      and (rolreplication or pg_has_role(oid, 'pg_read_server_files', 'member')
+                        or pg_has_role(oid, 'pg_execute_server_program', 'member'))"""
+                )
+                assert powers == 0
+                grants = "select has_table_privilege('service_role', 'auth.users', 'select')"
+                assert await connection.fetchval(grants), "a grant of the user's is lost"
+                revoked = "select not has_table_privilege('anon', 'storage.objects', 'insert')"
+                assert await connection.fetchval(revoked), "a right that the user took is back"
+                if start == 0:
+                    await connection.execute(PERMISSIVE)
+                await connection.close()
+                await use_every_service(stack)
+    finally:
+        local.reset(directory)
