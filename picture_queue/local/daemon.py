@@ -140,6 +140,8 @@ class Daemon:
 
     async def _take_directory(self) -> int:
         self._data.make()
+        # Sockets in it have short names from here, however long its path is.
+        os.chdir(self._data.path)
         lock = await self._data.lock()
         self._data.clear_state()
         for name in _LOGS:

@@ -53,7 +53,7 @@ class Apps:
         self.replicate_url = f"{base_url}/v1"
         gateway_app = gateway.create_app(
             gateway.GatewaySettings(
-                postgrest_url=postgrest.url,
+                postgrest_socket=postgrest.socket,
                 database_url=cluster.superuser_dsn,
                 jwt_secret=secrets.jwt_secret,
                 api_url=self.api_url,

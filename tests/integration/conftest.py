@@ -161,8 +161,8 @@ async def faults(gateway: str, platform: Platform) -> AsyncIterator[Faults]:
 def _settings(database_url: str, storage_dir: Path) -> GatewaySettings:
     asyncio.run(apply_platform(database_url))
     return GatewaySettings(
-        # Nobody listens on port 9: no test of ours goes to PostgREST with this database.
-        postgrest_url=f"http://{HOST}:9",
+        # Nobody listens there: no test of ours goes to PostgREST with this database.
+        postgrest_socket=storage_dir / "postgrest.sock",
         database_url=database_url,
         jwt_secret=RECORDED.jwt_secret,
         api_url="",

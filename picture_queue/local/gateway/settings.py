@@ -34,7 +34,7 @@ class GatewaySettings:
     """Addresses, keys and limits of one gateway.
 
     Args:
-        postgrest_url: Where PostgREST listens, ``http://host:port``.
+        postgrest_socket: Unix socket that PostgREST listens on.
         database_url: DSN of a superuser of the project's database.
         jwt_secret: HS256 secret shared with PostgREST.
         api_url: What clients call the gateway; part of the issuer of user tokens.
@@ -50,7 +50,7 @@ class GatewaySettings:
         allowed_origins: Origins whose pages may call beside those on loopback.
     """
 
-    postgrest_url: str
+    postgrest_socket: Path
     database_url: str = field(repr=False)
     jwt_secret: str = field(repr=False)
     api_url: str
