@@ -86,8 +86,15 @@ def start(
 ) -> None:
     """Start it in the background."""
     expect_installed()
+    from picture_queue.local.origin_check import is_origin
     from picture_queue.local.stack import start_background
 
+    for origin in allow_origin or ():
+        if not is_origin(origin):
+            raise typer.BadParameter(
+                f"{origin!r} is not an origin like https://app.test:3000 (without a path)",
+                param_hint="--allow-origin",
+            )
     with err().status("Starting Supabase …"):
         found = start_background(
             data_dir,
