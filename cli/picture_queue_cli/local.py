@@ -42,12 +42,14 @@ _LABELS = {
     "ANON_KEY": "Anon key",
     "SERVICE_ROLE_KEY": "Service key",
     "JWT_SECRET": "JWT secret",
+    "REPLICATE_TOKEN": "Simulator token",
 }
 _LABEL_WIDTH = 22
 #: The variables of `supabase status -o env`, then those that this package reads.
 _VARIABLES = (
     *("API_URL", "DB_URL", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY"),
-    *("JWT_SECRET", "REPLICATE_URL", "SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY"),
+    *("JWT_SECRET", "REPLICATE_URL", "REPLICATE_TOKEN"),
+    *("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY"),
 )
 
 

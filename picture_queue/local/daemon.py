@@ -177,11 +177,10 @@ class Daemon:
             durable=self._options.durable,
         )
         await cluster.initialise(guard)
-        if self._data.secrets() is None:
-            if cluster.complete:
-                # An older version made it, with passwords that everybody knows.
-                await asyncio.to_thread(cluster.replace_passwords)
-            self._data.write_secrets(secrets)
+        if self._data.secrets() is None and cluster.complete:
+            # An older version made it, with passwords that everybody knows.
+            await asyncio.to_thread(cluster.replace_passwords)
+        self._data.write_secrets(secrets)
         service = Service(
             "Postgres", cluster.launch, guard, STOP_SIGNALS, self._fail, cluster.ready
         )
@@ -215,6 +214,7 @@ class Daemon:
             status["API_URL"],
             status["SERVICE_ROLE_KEY"],
             status["REPLICATE_URL"],
+            status["REPLICATE_TOKEN"],
             real_replicate=real,
         )
         _log.info("the worker uses %s", "the real Replicate" if real else "the simulator")
@@ -241,6 +241,7 @@ class Daemon:
             "SECRET_KEY": secrets.secret_key,
             "JWT_SECRET": secrets.jwt_secret,
             "REPLICATE_URL": apps.replicate_url,
+            "REPLICATE_TOKEN": secrets.simulator_token,
             "DATA_DIR": str(self._data.path),
             "POSTGRES": str(cluster.program),
             "POSTGREST": str(server.program),

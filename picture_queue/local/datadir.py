@@ -295,7 +295,7 @@ class DataDir:
             LocalStackError: The file cannot be read.
         """
         try:
-            return Secrets(**json.loads(read_own(self._secrets, self._owner())))
+            return Secrets.from_json(json.loads(read_own(self._secrets, self._owner())))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as error:

@@ -10,7 +10,6 @@ from pathlib import Path
 from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import Program
 from picture_queue.local.datadir import DataDir
-from picture_queue.local.keys import SIMULATOR_TOKEN
 from picture_queue.local.ports import HOST, socket_name
 from picture_queue.local.processes import program_environment, spawn, tail
 from picture_queue.local.runtime import inherited_descriptors
@@ -121,7 +120,12 @@ async def status_of(address: Path | int, path: str) -> int | None:
 
 
 def worker_environment(
-    api_url: str, service_key: str, replicate_url: str, *, real_replicate: bool = False
+    api_url: str,
+    service_key: str,
+    replicate_url: str,
+    replicate_token: str,
+    *,
+    real_replicate: bool = False,
 ) -> dict[str, str]:
     """Return the environment of the worker: this stack, and the simulator.
 
@@ -129,6 +133,7 @@ def worker_environment(
         api_url: Address of this stack.
         service_key: Its service key.
         replicate_url: Address of the simulator's API.
+        replicate_token: Its token.
         real_replicate: Leave the caller's settings of Replicate in place of the simulator's.
 
     Raises:
@@ -147,7 +152,7 @@ def worker_environment(
         if not name.startswith(foreign) and name != "PICTURE_QUEUE_DATABASE_URL"
     }
     if not real_replicate:
-        kept |= {"REPLICATE_API_TOKEN": SIMULATOR_TOKEN, "REPLICATE_BASE_URL": replicate_url}
+        kept |= {"REPLICATE_API_TOKEN": replicate_token, "REPLICATE_BASE_URL": replicate_url}
     return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": service_key}
 
 

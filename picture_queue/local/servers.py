@@ -69,6 +69,7 @@ class Apps:
             simulator.SimulatorSettings(
                 base_url=base_url,
                 seconds=replicate_seconds,
+                token=secrets.simulator_token,
                 switch_keys=(secrets.secret_key, secrets.service_role_key),
             )
         )

@@ -31,6 +31,7 @@ RECORDED = Secrets(
     jwt_secret="super-secret-jwt-token-with-at-least-32-characters-long",
     publishable_key="sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
     secret_key="sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",
+    simulator_token="",
 )
 
 
