@@ -8,11 +8,25 @@ of its own.
 import logging
 import re
 
-# Control characters but tab and line feed; characters that reorder, break or hide text; halves of
-# characters, which no stream can encode.
+# Characters that do not show: control characters but tab and line feed; what reorders, breaks or
+# joins text (Unicode's categories Cf, Zl and Zp without the few that draw something); all else of
+# its property Default_Ignorable_Code_Point, such as fillers and tags; letters and symbols whose
+# glyph is blank; and halves of characters, which no stream can encode. Spaces are left as they are.
+_UNSEEN = (
+    r"\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200c"
+    r"\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\udfff\ufe00-\ufe0e\ufeff\uffa0"
+    r"\ufff0-\ufffb\U00013430-\U00013442\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
+    r"\U000e0000-\U000e0fff"
+)
+# Two of them belong to emoji: U+FE0F behind a symbol, or in front of a keycap, asks for its
+# colours, and U+200D joins two. There they stay, so that an emoji is read as one.
+_SYMBOL = (
+    r"\xa9\xae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u27bf\u2900-\u297f\u2b00-\u2bff\u3030"
+    r"\u303d\u3297\u3299\U0001f000-\U0001faff"
+)
 _HIDDEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
-    r"\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    rf"[{_UNSEEN}]|(?<![{_SYMBOL}])\ufe0f(?!\u20e3)|\u200d(?![{_SYMBOL}])"
+    rf"|(?<![{_SYMBOL}])(?<![{_SYMBOL}]\ufe0f)\u200d"
 )
 
 

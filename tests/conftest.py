@@ -40,6 +40,7 @@ class RemoteStack:
         "secret_key": "SUPABASE_SECRET_KEY",
         "jwt_secret": "SUPABASE_JWT_SECRET",
         "replicate_url": "REPLICATE_BASE_URL",
+        "replicate_token": "REPLICATE_API_TOKEN",
     }
 
     def knows(self, name: str) -> bool:

@@ -42,12 +42,14 @@ _LABELS = {
     "ANON_KEY": "Anon key",
     "SERVICE_ROLE_KEY": "Service key",
     "JWT_SECRET": "JWT secret",
+    "REPLICATE_TOKEN": "Simulator token",
 }
 _LABEL_WIDTH = 22
 #: The variables of `supabase status -o env`, then those that this package reads.
 _VARIABLES = (
     *("API_URL", "DB_URL", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY"),
-    *("JWT_SECRET", "REPLICATE_URL", "SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY"),
+    *("JWT_SECRET", "REPLICATE_URL", "REPLICATE_TOKEN"),
+    *("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY"),
 )
 
 
@@ -86,8 +88,15 @@ def start(
 ) -> None:
     """Start it in the background."""
     expect_installed()
+    from picture_queue.local.origin_check import is_origin
     from picture_queue.local.stack import start_background
 
+    for origin in allow_origin or ():
+        if not is_origin(origin):
+            raise typer.BadParameter(
+                f"{origin!r} is not an origin like https://app.test:3000 (without a path)",
+                param_hint="--allow-origin",
+            )
     with err().status("Starting Supabase …"):
         found = start_background(
             data_dir,

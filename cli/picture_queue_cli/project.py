@@ -22,12 +22,14 @@ class Target:
         url: ``--url``, or the embedded stack's.
         key: ``--key``, or the embedded stack's.
         replicate_url: The embedded stack's simulator.
+        replicate_token: The simulator's token.
         database_url: ``PICTURE_QUEUE_DATABASE_URL``: calls go straight to the database.
     """
 
     url: str | None = None
     key: str | None = field(default=None, repr=False)
     replicate_url: str | None = None
+    replicate_token: str | None = field(default=None, repr=False)
     database_url: str | None = field(default=None, repr=False)
 
 
@@ -49,7 +51,7 @@ def resolve(ctx: typer.Context) -> Target:
         return given
     info(f"Using the embedded stack at {stack['API_URL']}")
     key = given.key or stack["SERVICE_ROLE_KEY"]
-    return Target(stack["API_URL"], key, stack["REPLICATE_URL"])
+    return Target(stack["API_URL"], key, stack["REPLICATE_URL"], stack["REPLICATE_TOKEN"])
 
 
 def _expect_no_other_identity(given: Target) -> None:

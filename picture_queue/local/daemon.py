@@ -140,6 +140,8 @@ class Daemon:
 
     async def _take_directory(self) -> int:
         self._data.make()
+        # Sockets in it have short names from here, however long its path is.
+        os.chdir(self._data.path)
         lock = await self._data.lock()
         self._data.clear_state()
         for name in _LOGS:
@@ -212,6 +214,7 @@ class Daemon:
             status["API_URL"],
             status["SERVICE_ROLE_KEY"],
             status["REPLICATE_URL"],
+            status["REPLICATE_TOKEN"],
             real_replicate=real,
         )
         _log.info("the worker uses %s", "the real Replicate" if real else "the simulator")
@@ -238,6 +241,7 @@ class Daemon:
             "SECRET_KEY": secrets.secret_key,
             "JWT_SECRET": secrets.jwt_secret,
             "REPLICATE_URL": apps.replicate_url,
+            "REPLICATE_TOKEN": secrets.simulator_token,
             "DATA_DIR": str(self._data.path),
             "POSTGRES": str(cluster.program),
             "POSTGREST": str(server.program),

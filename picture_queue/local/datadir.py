@@ -44,6 +44,7 @@ _CLEANUP_TIMEOUT = 30.0  # seconds a killed stack's guard may take
 _CLOCK_SLACK = 2.0  # seconds two readings of one process's start may differ
 # Everything a stack writes. `--data-dir` may name a directory with other people's files.
 _OURS = {"postgres", "platform.sha256", "storage", "logs", "lock", "state.json", "secrets.json"}
+_OURS |= {"postgrest.sock"}
 _OURS |= {"state.new", "secrets.new", "password", "password.new"}  # left by a start that was killed
 _ELSEWHERE = "Choose another with --data-dir."
 
@@ -59,6 +60,7 @@ class DataDir:
         self.path = path.expanduser().absolute()
         self.logs = self.path / "logs"
         self.storage = self.path / "storage"
+        self.postgrest_socket = self.path / "postgrest.sock"
         self._lock = self.path / "lock"
         self._state = self.path / "state.json"
         self._secrets = self.path / "secrets.json"

@@ -65,8 +65,8 @@ def fetch_postgrest(notice: Callable[[str], None]) -> Path:
     download = postgrest_download()
     if download is None:
         raise MissingProgram(
-            "There is no PostgREST for this machine that could be verified",
-            detail=f"{sys.platform} {platform.machine()}",
+            f"PostgREST is not downloaded for {sys.platform} {platform.machine()}",
+            detail="no digest of the program is known, so it could not be verified",
             hint="Install it (macOS: `brew install postgrest`) or download it from "
             "https://github.com/PostgREST/postgrest/releases "
             f"and set {POSTGREST_SETTING} to the program.",

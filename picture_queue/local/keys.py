@@ -7,14 +7,14 @@ users of the machine, or pages in a browser: loopback is open to both.
 import base64
 import hashlib
 import secrets
-from dataclasses import asdict, dataclass, field
+import string
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final, Self
 
 import jwt
 
-# The Replicate simulator takes anything that looks like a token.
-SIMULATOR_TOKEN: Final = "r8_simulator"  # noqa: S105
-
+_ALPHANUMERIC: Final = string.ascii_letters + string.digits
 _EXPIRES: Final = 1983812996  # 2032-11-12, as the Supabase CLI writes it
 
 
@@ -32,6 +32,7 @@ class Secrets:
         jwt_secret: HS256 secret that tokens are signed with.
         publishable_key: Opaque key that stands for the role anon.
         secret_key: Opaque key that stands for the role service_role.
+        simulator_token: API token of the Replicate simulator.
     """
 
     superuser_password: str = field(repr=False)
@@ -43,6 +44,7 @@ class Secrets:
     jwt_secret: str = field(repr=False)
     publishable_key: str = field(repr=False)
     secret_key: str = field(repr=False)
+    simulator_token: str = field(repr=False)
 
     @classmethod
     def generate(cls) -> Self:
@@ -57,15 +59,16 @@ class Secrets:
             jwt_secret=secrets.token_urlsafe(48),
             publishable_key=_opaque_key("sb_publishable_"),
             secret_key=_opaque_key("sb_secret_"),
+            simulator_token="r8_" + "".join(secrets.choice(_ALPHANUMERIC) for _ in range(37)),
         )
 
     @classmethod
-    def from_json(cls, kept: dict[str, str]) -> Self:
-        """Return what `as_json` gave, with new ones for what an older version did not have."""
-        return cls(**{**cls.generate().as_json(), **kept})
+    def from_json(cls, given: Mapping[str, str]) -> Self:
+        """Return what `as_json` gave; secrets that an older version did not have are new."""
+        return replace(cls.generate(), **given)
 
     def as_json(self) -> dict[str, str]:
-        """Return the secrets by their names."""
+        """Return what `from_json` takes."""
         return asdict(self)
 
     @property

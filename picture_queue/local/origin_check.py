@@ -22,6 +22,11 @@ _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNOR
 _ORIGIN: Final = re.compile(rf"https?://{_HOST.pattern}", re.IGNORECASE)
 
 
+def is_origin(text: str) -> bool:
+    """Return whether a text is a scheme, host and port, as browsers write an ``Origin``."""
+    return _ORIGIN.fullmatch(text) is not None
+
+
 def is_loopback_origin(origin: str) -> bool:
     """Return whether an ``Origin`` is that of a page served by this machine."""
     found = _ORIGIN.fullmatch(origin)
@@ -53,7 +58,7 @@ class OriginCheck:
     ) -> None:
         self.app = app
         for origin in allowed_origins:
-            if not _ORIGIN.fullmatch(origin):
+            if not is_origin(origin):
                 raise LocalStackError(
                     f"--allow-origin is {origin!r}, which is not an origin",
                     hint="Give scheme, host and port without a path, such as https://app.test:3000",

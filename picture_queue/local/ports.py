@@ -1,8 +1,10 @@
-"""Free TCP ports on loopback."""
+"""Free TCP ports on loopback, and the names of Unix sockets."""
 
 import errno
+import os
 import random
 import socket
+from pathlib import Path
 
 from picture_queue.errors import LocalStackError, PortTaken
 
@@ -70,3 +72,8 @@ def free_port(wanted: int = 0) -> int:
             continue
         return port
     raise LocalStackError(f"There is no free port among {_TRIES} tried")
+
+
+def socket_name(path: Path) -> str:
+    """Return the shortest name of a Unix socket from here: systems take 103 to 107 bytes."""
+    return min(str(path), os.path.relpath(path), key=len)

@@ -5,12 +5,12 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from picture_queue.errors import LocalStackError
 from picture_queue.local.binaries import Program
 from picture_queue.local.datadir import DataDir
-from picture_queue.local.keys import SIMULATOR_TOKEN
-from picture_queue.local.ports import HOST, free_port
+from picture_queue.local.ports import HOST, socket_name
 from picture_queue.local.processes import program_environment, spawn, tail
 from picture_queue.local.runtime import inherited_descriptors
 
@@ -22,6 +22,9 @@ _POLL = 0.02
 class PostgREST:
     """One PostgREST, configured as the platform's.
 
+    It listens on a Unix socket in the data directory and on no port. There it asks nobody for an
+    API key or an `Origin`, and whoever took its port while it is down would get service tokens.
+
     The platform also sets `db-hoisted-tx-settings`; 12.0 does not know it and applies every
     setting of a function before the call.
 
@@ -29,7 +32,7 @@ class PostgREST:
         program: The program to run.
         database_url: DSN of the role `authenticator`.
         jwt_secret: HS256 secret of the tokens it takes.
-        data: Where its log goes.
+        data: Where its socket and its log are.
     """
 
     def __init__(
@@ -38,15 +41,9 @@ class PostgREST:
         self.program = program
         self._database_url = database_url
         self._jwt_secret = jwt_secret
+        self._data = data
         self._log = data.log("postgrest")
-        self._port = free_port()
-        # Later versions print their whole configuration there, secrets too, for whoever asks.
-        self._admin_port = free_port() if program.version.startswith("12.0.") else None
-
-    @property
-    def url(self) -> str:
-        """The address it listens on."""
-        return f"http://{HOST}:{self._port}"
+        self.socket = data.postgrest_socket
 
     def launch(self) -> subprocess.Popen[bytes]:
         """Starts it; `ready` tells when it is of use.
@@ -57,14 +54,16 @@ class PostgREST:
         return spawn(
             [self.program.path],
             log=self._log,
-            cwd=self.program.path.parent,
+            cwd=self._data.path,
             env=program_environment(self._settings()),
         )
 
     def _settings(self) -> dict[str, str]:
+        # No ADMIN_SERVER_PORT: versions after 12.0 print their secrets there for whoever asks.
         settings = {
-            "SERVER_HOST": HOST,
-            "SERVER_PORT": str(self._port),
+            # Relative to its working directory, so that the directory's path may be long.
+            "SERVER_UNIX_SOCKET": self.socket.name,
+            "SERVER_UNIX_SOCKET_MODE": "600",
             "DB_URI": self._database_url,
             "DB_SCHEMAS": "public",
             "DB_EXTRA_SEARCH_PATH": "public,extensions",
@@ -77,8 +76,6 @@ class PostgREST:
             "JWT_SECRET": self._jwt_secret,
             "LOG_LEVEL": "warn",
         }
-        if self._admin_port:
-            settings["ADMIN_SERVER_PORT"] = str(self._admin_port)
         return {f"PGRST_{name}": value for name, value in settings.items()}
 
     async def ready(self, process: subprocess.Popen[bytes]) -> None:
@@ -91,24 +88,28 @@ class PostgREST:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise LocalStackError("PostgREST did not start", detail=tail(self._log))
-            if await self._has_read_the_schema():
+            # Until then it answers 503.
+            if await status_of(self.socket, "/") not in (None, 503):
                 return
             await asyncio.sleep(_POLL)
         raise LocalStackError(
             f"PostgREST was not ready after {_READY_TIMEOUT:.0f} s", detail=tail(self._log)
         )
 
-    async def _has_read_the_schema(self) -> bool:
-        if self._admin_port:
-            return await status_of(self._admin_port, "/ready") == 200
-        return await status_of(self._port, "/") not in (None, 503)
 
+async def status_of(address: Path | int, path: str) -> int | None:
+    """Asks a server on this machine for a path; None when there is no answer.
 
-async def status_of(port: int, path: str) -> int | None:
-    """Asks a server on loopback for a path; None when there is no answer."""
+    Args:
+        address: Its Unix socket, or its port on loopback.
+        path: What is asked for.
+    """
     try:
         async with asyncio.timeout(_REQUEST_TIMEOUT):
-            reader, writer = await asyncio.open_connection(HOST, port)
+            if isinstance(address, Path):
+                reader, writer = await asyncio.open_unix_connection(socket_name(address))
+            else:
+                reader, writer = await asyncio.open_connection(HOST, address)
             try:
                 writer.write(f"GET {path} HTTP/1.0\r\nHost: {HOST}\r\n\r\n".encode())
                 return int((await reader.readline()).split()[1])
@@ -119,7 +120,12 @@ async def status_of(port: int, path: str) -> int | None:
 
 
 def worker_environment(
-    api_url: str, service_key: str, replicate_url: str, *, real_replicate: bool = False
+    api_url: str,
+    service_key: str,
+    replicate_url: str,
+    replicate_token: str,
+    *,
+    real_replicate: bool = False,
 ) -> dict[str, str]:
     """Return the environment of the worker: this stack, and the simulator.
 
@@ -127,6 +133,7 @@ def worker_environment(
         api_url: Address of this stack.
         service_key: Its service key.
         replicate_url: Address of the simulator's API.
+        replicate_token: Its token.
         real_replicate: Leave the caller's settings of Replicate in place of the simulator's.
 
     Raises:
@@ -145,7 +152,7 @@ def worker_environment(
         if not name.startswith(foreign) and name != "PICTURE_QUEUE_DATABASE_URL"
     }
     if not real_replicate:
-        kept |= {"REPLICATE_API_TOKEN": SIMULATOR_TOKEN, "REPLICATE_BASE_URL": replicate_url}
+        kept |= {"REPLICATE_API_TOKEN": replicate_token, "REPLICATE_BASE_URL": replicate_url}
     return kept | {"SUPABASE_URL": api_url, "SUPABASE_KEY": service_key}
 
 

@@ -53,7 +53,7 @@ class Apps:
         self.replicate_url = f"{base_url}/v1"
         gateway_app = gateway.create_app(
             gateway.GatewaySettings(
-                postgrest_url=postgrest.url,
+                postgrest_socket=postgrest.socket,
                 auth_database_url=cluster.own_dsn("supabase_auth_admin"),
                 realtime_database_url=cluster.own_dsn("supabase_realtime_admin"),
                 storage_database_url=cluster.own_dsn("supabase_storage_admin"),
@@ -71,6 +71,7 @@ class Apps:
             simulator.SimulatorSettings(
                 base_url=base_url,
                 seconds=replicate_seconds,
+                token=secrets.simulator_token,
                 switch_keys=(secrets.secret_key, secrets.service_role_key),
             )
         )

@@ -67,6 +67,7 @@ class LocalSupabase:
         secret_key: Key of the new kind for service_role.
         jwt_secret: HS256 secret that user tokens are signed with.
         replicate_url: `REPLICATE_BASE_URL` of the simulator.
+        replicate_token: `REPLICATE_API_TOKEN` of the simulator.
         postgres: Version and origin of Postgres.
         postgrest: Version and origin of PostgREST.
         data_dir: Where the data is.
@@ -80,6 +81,7 @@ class LocalSupabase:
     secret_key: str
     jwt_secret: str
     replicate_url: str
+    replicate_token: str
     postgres: str
     postgrest: str
     data_dir: Path
@@ -266,7 +268,7 @@ def status(data_dir: Path | None = None) -> dict[str, str]:
 
     Returns:
         API_URL, DB_URL, ANON_KEY, SERVICE_ROLE_KEY, PUBLISHABLE_KEY, SECRET_KEY,
-        JWT_SECRET, REPLICATE_URL, DATA_DIR, POSTGRES and POSTGREST.
+        JWT_SECRET, REPLICATE_URL, REPLICATE_TOKEN, DATA_DIR, POSTGRES and POSTGREST.
 
     Raises:
         StackNotRunning: There is none, or it is not ready yet.

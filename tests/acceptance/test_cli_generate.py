@@ -43,7 +43,7 @@ def working(stack: Any, directory: Path, *args: str) -> Iterator[subprocess.Pope
     environ = {
         "SUPABASE_URL": stack.api_url,
         "SUPABASE_KEY": stack.service_role_key,
-        "REPLICATE_API_TOKEN": "r8_test",
+        "REPLICATE_API_TOKEN": stack.replicate_token,
         "REPLICATE_BASE_URL": stack.replicate_url,
     }
     process = subprocess.Popen(

@@ -248,7 +248,7 @@ def test_a_worker_that_could_not_store_pictures_does_not_start(
         [sys.executable, "-m", "picture_queue_cli", "worker", "--name", name],
         env=kept
         | environ
-        | {"REPLICATE_API_TOKEN": "r8_test", "REPLICATE_BASE_URL": stack.replicate_url},
+        | {"REPLICATE_API_TOKEN": stack.replicate_token, "REPLICATE_BASE_URL": stack.replicate_url},
         cwd=tmp_path,
         capture_output=True,
         text=True,

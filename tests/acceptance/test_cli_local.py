@@ -24,6 +24,7 @@ FIELDS = {
     "SECRET_KEY",
     "JWT_SECRET",
     "REPLICATE_URL",
+    "REPLICATE_TOKEN",
     "DATA_DIR",
     "POSTGRES",
     "POSTGREST",
@@ -104,6 +105,13 @@ def test_a_port_that_is_taken_is_named(program: Program, home: dict[str, str]) -
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         refused(program("local", "start", "--port", port), 9, f"Port {port} is taken")
+    refused(program("local", "status"), 6, "No stack is running")
+
+
+@pytest.mark.parametrize("origin", ["nonsense", "https://app.test/", "*", "null", "", "app.test"])
+def test_an_origin_that_is_none_is_named(program: Program, origin: str) -> None:
+    done = program("local", "start", "--port", "0", "--allow-origin", origin)
+    refused(done, 2, f"--allow-origin: {origin!r} is not an origin like https://app.test:3000")
     refused(program("local", "status"), 6, "No stack is running")
 
 

@@ -21,7 +21,7 @@ def environment(stack):
         "SUPABASE_URL": stack.api_url,
         "SUPABASE_SERVICE_ROLE_KEY": stack.service_role_key,
         "REPLICATE_BASE_URL": stack.replicate_url,
-        "REPLICATE_API_TOKEN": "r8_simulator",
+        "REPLICATE_API_TOKEN": stack.replicate_token,
         "PYTHONPATH": str(ROOT),
     }
 

@@ -37,7 +37,7 @@ async def launch(stack, point=""):
         "SUPABASE_URL": stack.api_url,
         "SUPABASE_KEY": stack.service_role_key,
         "REPLICATE_BASE_URL": stack.replicate_url,
-        "REPLICATE_API_TOKEN": "r8_simulator",
+        "REPLICATE_API_TOKEN": stack.replicate_token,
     }
     return await asyncio.create_subprocess_exec(
         sys.executable, str(DOOMED), *([point] if point else []), env=environment

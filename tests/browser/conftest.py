@@ -272,7 +272,7 @@ def new_painter(stack: Any, service: AsyncPictureQueue) -> Callable[[], Worker]:
 
     def make() -> Worker:
         handling = HandlerSettings(first_look=0.05, longest_look=0.1)
-        replicate = ReplicateSettings("r8_test", stack.replicate_url)
+        replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
         settings = WorkerSettings(shutdown_grace=0, poll_interval=0.2)
         return builtin_worker(service, settings, replicate, handling)
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
+import jwt
 import pytest
 
 from picture_queue.local.stack import LocalSupabase
@@ -239,6 +240,51 @@ async def test_a_frame_without_an_origin_gets_nothing(
     })"""
     url = f"{attacked.api_url}/rest/v1/rpc/enqueue_job"
     assert await evil.run(script, [url, attacked.secret_key]) == ""
+
+
+async def test_a_page_of_this_machine_without_a_key_gets_nothing(
+    browser: Chromium, attacked: Any, port: int, unchanged: None
+):
+    """Another user's page, or one of a program that shows what others wrote."""
+    page = await Visitor(browser).open(f"http://localhost:{port}/")
+    account = {"email": "eve@example.com", "password": "correct horse battery"}
+    claims = {"sub": "00000000-0000-4000-8000-000000000000", "role": "authenticated"}
+    token = jwt.encode(claims, attacked.jwt_secret)  # of a session that ended somewhere else
+    json_body, bearer = {"content-type": "application/json"}, {"authorization": f"Bearer {token}"}
+    for path, body in (
+        ("/auth/v1/signup", account),
+        ("/auth/v1/token?grant_type=password", account),
+        ("/auth/v1/admin/users", account),
+        ("/rest/v1/rpc/start_generation", {"prompt": "a cat"}),
+        ("/realtime/v1/api/broadcast", {"messages": []}),
+        ("/storage/v1/object/list/pictures", {"prefix": ""}),
+    ):
+        for headers in (
+            json_body,
+            {**json_body, **bearer},
+            {**json_body, **bearer, "apikey": token},
+        ):
+            found = await page.fetch(
+                attacked.api_url + path, method="POST", headers=headers, body=json.dumps(body)
+            )
+            refused = 400 if headers is json_body and path.startswith("/storage/") else 401
+            assert found["status"] == refused, (path, headers, found)
+        text = {"content-type": "text/plain"}
+        await page.fetch(
+            attacked.api_url + path,
+            method="POST",
+            mode="no-cors",
+            headers=text,
+            body=json.dumps(body),
+        )
+    url = attacked.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket?vsn=1.0.0"
+    payload = {"config": {"private": False}, "access_token": token}
+    frame = {"topic": "realtime:room", "event": "phx_join", "ref": "1", "payload": payload}
+    for key in ("", f"&apikey={token}"):
+        assert await page.run(SOCKET, [url + key, json.dumps(frame)]) == []
+    simulator = f"{attacked.replicate_url}/predictions"
+    headers = {"authorization": "Bearer r8_simulator"}
+    assert (await page.fetch(simulator, headers=headers)).get("status") in (None, 401)
 
 
 @pytest.mark.parametrize("own", ["localhost", "127.0.0.1", "app.localhost"])

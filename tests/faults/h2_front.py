@@ -35,7 +35,7 @@ def h2_front(host: str, port: int) -> Iterator[int]:
     config.bind = [f"fd://{listener.fileno()}"]
     config.accesslog = config.errorlog = None
     with LoopThread("h2-front") as thread:
-        upstream = Upstream(host, port)
+        upstream = Upstream((host, port))
         stop = asyncio.Event()
 
         async def start() -> "asyncio.Task[None]":

@@ -34,6 +34,7 @@ RECORDED = Secrets(
     jwt_secret="super-secret-jwt-token-with-at-least-32-characters-long",
     publishable_key="sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",
     secret_key="sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz",
+    simulator_token="",
 )
 
 
@@ -165,8 +166,8 @@ async def faults(gateway: str, platform: Platform) -> AsyncIterator[Faults]:
 
 def _settings(stack: Any, database: str, storage_dir: Path) -> GatewaySettings:
     return GatewaySettings(
-        # Nobody listens on port 9: no test of ours goes to PostgREST with this database.
-        postgrest_url=f"http://{HOST}:9",
+        # Nobody listens there: no test of ours goes to PostgREST with this database.
+        postgrest_socket=storage_dir / "postgrest.sock",
         auth_database_url=login(stack, "supabase_auth_admin", database),
         realtime_database_url=login(stack, "supabase_realtime_admin", database),
         storage_database_url=login(stack, "supabase_storage_admin", database),

@@ -2,8 +2,8 @@
 
 `recordings.json`: requests and answers of PostgREST 14.12 on PostgreSQL 15, one case a line, each
 independent of the others; `v16` is what 16.2 answered otherwise. `schema.sql` is their database.
-The bundled PostgREST is 12.0.2. A request without a token is sent with an anon key here, as the
-platform's clients do: its gateway lets nobody in without one.
+The bundled PostgREST is 12.0.2. Each request has an anon key here, as the platform's clients send
+one: its gateway lets nobody in without.
 """
 
 import asyncio
@@ -184,17 +184,18 @@ class Replay:
 
     Args:
         url: The gateway's address.
+        key: Its anon key, which each request has here.
         sql: A superuser's connection to the recordings' database.
     """
 
-    def __init__(self, url: str, sql: "asyncpg.Connection[asyncpg.Record]") -> None:
+    def __init__(self, url: str, key: str, sql: "asyncpg.Connection[asyncpg.Record]") -> None:
         address = urlsplit(url)
         self._connection = http.client.HTTPConnection(
             address.hostname or "", address.port, timeout=20
         )
         self._sql = sql
         self._seen: object = None
-        self._anon = jwt.encode(ROLES[None], SECRET, algorithm="HS256")
+        self._key = key
 
     async def reset(self) -> None:
         """Puts the data back, unless nobody has written since the last time."""
@@ -250,7 +251,7 @@ class Replay:
         connection = self._connection
         method, _, path = case["request"].partition(" ")
         connection.putrequest(method, "/rest/v1" + path, skip_accept_encoding=True)
-        headers = {"apikey": self._anon} | case.get("headers", {})
+        headers = {"apikey": self._key} | case.get("headers", {})
         given = authorization(case)
         if given is not None:
             headers["Authorization"] = given
@@ -277,15 +278,15 @@ def parsed(text: str) -> Any:
 
 
 @contextlib.contextmanager
-def postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator[str]:
-    """A PostgREST of the recordings' own; gives its address."""
+def postgrest(data: DataDir, database_url: str, jwt_secret: str) -> Iterator[Path]:
+    """A PostgREST of the recordings' own; gives its socket."""
     server = PostgREST(
         find_postgrest(), database_url=database_url, jwt_secret=jwt_secret, data=data
     )
     process = server.launch()
     try:
         asyncio.run(server.ready(process))
-        yield server.url
+        yield server.socket
     finally:
         process.terminate()
         try:
@@ -313,8 +314,8 @@ def served(new_platform: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
         with (
             postgrest(
                 data, login(own, "authenticator", database), platform.settings.jwt_secret
-            ) as address,
-            platform.serve(postgrest_url=address, allowed_origins=("http://example.com",)) as url,
+            ) as there,
+            platform.serve(postgrest_socket=there, allowed_origins=("http://example.com",)) as url,
         ):
             yield url, platform
 
@@ -323,7 +324,7 @@ async def test_postgrest_answers_as_recorded(served):
     url, platform = served
     different = {}
     async with platform.connect() as sql:
-        replay = Replay(url, sql)
+        replay = Replay(url, platform.settings.anon_key, sql)
         with contextlib.closing(replay):
             for case in json.loads((FIXTURES / "recordings.json").read_text(encoding="utf-8")):
                 found = {"not sent"} if "config" in case else await replay.differences(case)

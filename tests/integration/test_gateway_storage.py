@@ -336,7 +336,10 @@ async def test_what_an_earlier_run_left_half_received_is_thrown_away(platform, t
 
 
 def test_the_sync_client_does_the_same(gateway, platform, path):
-    headers = {"Authorization": f"Bearer {platform.token(ADA)}"}
+    headers = {
+        "apikey": platform.settings.anon_key,
+        "Authorization": f"Bearer {platform.token(ADA)}",
+    }
     with httpx.Client(timeout=20) as http_client:
         client = SyncStorageClient(f"{gateway}/storage/v1/", headers, http_client=http_client)
         files = client.from_("private")

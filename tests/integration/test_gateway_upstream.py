@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import tempfile
+from pathlib import Path
 
 import httpx
 import pytest
@@ -32,16 +34,18 @@ async def scripted(*answers: bytes, hang: bool = False):
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    client = Upstream("127.0.0.1", server.sockets[0].getsockname()[1])
-    try:
-        yield client, requests
-    finally:
-        await client.close()
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    with tempfile.TemporaryDirectory() as directory:
+        socket = Path(directory) / "socket"
+        server = await asyncio.start_unix_server(serve, socket)
+        client = Upstream(socket)
+        try:
+            yield client, requests
+        finally:
+            await client.close()
+            server.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def nothing():
@@ -99,7 +103,7 @@ async def test_an_answer_that_does_not_come_whole_is_an_error(answer):
 async def test_nobody_listening_is_an_error():
     async with scripted() as (client, _):
         pass
-    with pytest.raises(UpstreamError, match="nothing answers at"):
+    with pytest.raises(UpstreamError, match="nobody listens"):
         await ask(client)
 
 
@@ -146,7 +150,7 @@ async def test_a_slow_reader_slows_the_server_down():
 async def proxied(platform, *answers, **options):
     """A client of a gateway whose PostgREST gives these answers."""
     async with scripted(*answers, **options) as (client, requests):
-        with platform.serve(postgrest_url=f"http://127.0.0.1:{client._port}") as url:
+        with platform.serve(postgrest_socket=client._address) as url:
             headers = {"apikey": platform.settings.secret_key}
             async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20) as http:
                 yield http, requests
@@ -166,9 +170,23 @@ async def test_the_proxy_exchanges_the_key_and_keeps_the_rest(platform):
     line, *sent = requests[0].decode().lower().split("\r\n")
     assert line == "get /t?select=a%2cb&x=eq.%c3%bc http/1.1"
     names = {header.partition(":")[0] for header in sent if header}
-    assert {"prefer", "accept-profile", "apikey", "authorization"} <= names
-    assert names.isdisjoint({"te", "connection"})
+    assert {"prefer", "accept-profile", "authorization"} <= names
+    assert names.isdisjoint({"te", "connection", "apikey"})
     assert f"authorization: bearer {platform.settings.service_role_key.lower()}" in sent
+
+
+async def test_a_key_in_the_query_is_exchanged_and_not_passed_on(platform):
+    async with proxied(platform, OK, OK, hang=True) as (http, requests):
+        del http.headers["apikey"]
+        key = platform.settings.secret_key
+        for query in (f"apikey={key}", f"select=a&%61pikey={key}&n=eq.1"):
+            assert (await http.get(f"/rest/v1/t?{query}")).text == "ok"
+    first, second = (request.decode().lower() for request in requests)
+    assert first.startswith("get /t http/1.1\r\n")
+    assert second.startswith("get /t?select=a&n=eq.1 http/1.1\r\n")
+    for sent in (first, second):
+        assert f"authorization: bearer {platform.settings.service_role_key.lower()}" in sent
+        assert key.lower() not in sent
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,6 @@ from picture_queue.local import LocalSupabase, launch, migrate
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import _tree, find_postgres, find_postgrest
 from picture_queue.local.datadir import DataDir
-from picture_queue.local.keys import SIMULATOR_TOKEN
 from picture_queue.local.processes import runs
 
 # A killed process loses nothing either way, and the disk has a rest.
@@ -48,6 +47,7 @@ FIELDS = {
     "SECRET_KEY",
     "JWT_SECRET",
     "REPLICATE_URL",
+    "REPLICATE_TOKEN",
     "DATA_DIR",
     "POSTGRES",
     "POSTGREST",
@@ -110,8 +110,8 @@ class Footprint:
             for connection in process.net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         }
-        # Gateway, simulator, Postgres, PostgREST and its admin port.
-        assert len(ports) == 5
+        # Gateway, simulator and Postgres.
+        assert len(ports) == 3
         return cls(processes, programs, ports)
 
     async def gone(self, seconds: float = 15) -> None:
@@ -212,9 +212,12 @@ def test_db_url_is_what_psql_takes(stack: LocalSupabase) -> None:
 
 
 async def test_the_simulator_answers(stack: LocalSupabase) -> None:
-    async with httpx.AsyncClient(headers={"authorization": "Bearer r8_x"}) as client:
-        answer = await client.get(f"{stack.replicate_url}/account")
-    assert answer.status_code == 200
+    token = stack.replicate_token
+    async with httpx.AsyncClient() as client:
+        for given, status in ((token, 200), (token[:-1] + "-", 401), ("r8_x", 401)):
+            headers = {"authorization": f"Bearer {given}"}
+            answer = await client.get(f"{stack.replicate_url}/account", headers=headers)
+            assert answer.status_code == status, given
 
 
 async def test_postgrest_is_set_up_like_the_platforms(stack: LocalSupabase) -> None:
@@ -422,7 +425,7 @@ async def test_the_worker_knows_the_stack_and_is_started_again(
             "SUPABASE_URL": stack.api_url,
             "SUPABASE_KEY": stack.service_role_key,
             "REPLICATE_BASE_URL": stack.replicate_url,
-            "REPLICATE_API_TOKEN": SIMULATOR_TOKEN,
+            "REPLICATE_API_TOKEN": stack.replicate_token,
         }
         os.kill(pid, signal.SIGKILL)
         await _eventually(lambda: reports(2))

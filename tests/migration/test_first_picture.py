@@ -11,7 +11,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from picture_queue.local.keys import SIMULATOR_TOKEN
 from picture_queue.local.stack import LocalSupabase
 from picture_queue.settings import KEY_VARIABLES
 
@@ -48,7 +47,7 @@ def run(project: LocalSupabase, tmp_path: Path) -> Run:
                 "SUPABASE_URL": project.api_url,
                 "SUPABASE_KEY": key or project.secret_key,
                 "PICTURE_QUEUE_DATABASE_URL": f"{project.db_url}?sslmode=disable",
-                "REPLICATE_API_TOKEN": SIMULATOR_TOKEN,
+                "REPLICATE_API_TOKEN": project.replicate_token,
                 "REPLICATE_BASE_URL": project.replicate_url,
             },
             capture_output=True,

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -27,6 +28,7 @@ import pytest
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import find_postgres, find_postgrest, for_user
 from picture_queue.local.datadir import DataDir
+from picture_queue.local.keys import Secrets
 from picture_queue.local.paths import ServiceUser, service_user
 from picture_queue.local.stack import LocalSupabase
 
@@ -162,6 +164,19 @@ def look(stack: LocalSupabase, read: Callable[[psutil.Process], Any]) -> list[tu
     return found
 
 
+def listening(stack: LocalSupabase, program: str) -> set[int]:
+    """The ports that programs of that name listen on."""
+    found = look(stack, lambda process: process.net_connections("inet"))
+    assert program in {name for name, _ in found}
+    return {
+        connection.laddr.port
+        for name, connections in found
+        if name == program
+        for connection in connections
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
 def test_no_program_has_the_token_in_its_environment(running: LocalSupabase):
     """Whoever gets to run a program as the stack's user, or to read a file, finds it there."""
     found = dict(look(running, lambda process: process.environ()))
@@ -170,7 +185,10 @@ def test_no_program_has_the_token_in_its_environment(running: LocalSupabase):
 
 
 def test_no_port_tells_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """PostgREST after 12.0 prints it at its admin port, `jwt-secret` and `db-uri` too."""
+    """PostgREST after 12.0 prints it at its admin port, `jwt-secret` and `db-uri` too.
+
+    Another port of it would ask a page for no key, and whoever took it would get service tokens.
+    """
     later = tmp_path / "postgrest"
     real = for_user(find_postgrest(), service_user()).path
     later.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "PostgREST 14.1" || exec {real}\n')
@@ -181,15 +199,14 @@ def test_no_port_tells_the_configuration(tmp_path: Path, monkeypatch: pytest.Mon
         key = {"apikey": stack.secret_key}
         answer = httpx.post(f"{stack.api_url}/rest/v1/rpc/picture_queue_version", headers=key)
         assert answer.status_code == 200
-        ports = {
-            connection.laddr.port
-            for name, connections in look(stack, lambda process: process.net_connections("inet"))
-            if name == "postgrest"
-            for connection in connections
-            if connection.status == psutil.CONN_LISTEN
-        }
-        assert len(ports) == 1
-        assert httpx.get(f"http://127.0.0.1:{ports.pop()}/config").status_code != 200
+        assert listening(stack, "postgrest") == set()
+        socket_file = stack.data_dir / "postgrest.sock"
+        assert stat.S_IMODE(socket_file.stat().st_mode) == 0o600
+        there = httpx.HTTPTransport(uds=str(socket_file))
+        with httpx.Client(transport=there, base_url="http://postgrest") as http:
+            assert http.get("/").status_code == 200
+            for path in ("/config", "/schema_cache", "/metrics"):
+                assert http.get(path).status_code == 404
 
 
 async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
@@ -213,6 +230,31 @@ async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
             with pytest.raises(BlockingIOError):
                 stranger.accept()
     assert others == []
+
+
+def test_a_long_path_leads_to_a_socket_too():
+    """Names of sockets have at most 103 to 107 bytes; the way out must not be a port."""
+    directory = local._temporary_directory()
+    try:
+        place = directory.joinpath(*["d" * 60] * 4)
+        with LocalSupabase(place, durable=False) as stack:
+            assert listening(stack, "postgrest") == set()
+            key = {"apikey": stack.secret_key}
+            answer = httpx.post(f"{stack.api_url}/rest/v1/rpc/picture_queue_version", headers=key)
+            assert answer.status_code == 200
+        local.reset(place)
+    finally:
+        shutil.rmtree(directory)
+
+
+def test_secrets_of_an_older_version_stay_and_get_what_is_new():
+    given = Secrets.generate().as_json()
+    old = {name: value for name, value in given.items() if name != "simulator_token"}
+    first, second = (Secrets.from_json(old).as_json() for _ in range(2))
+    assert re.fullmatch("r8_[A-Za-z0-9]{37}", first["simulator_token"])
+    assert first["simulator_token"] != second["simulator_token"] != given["simulator_token"]
+    assert {name: first[name] for name in old} == old
+    assert Secrets.from_json(given).as_json() == given
 
 
 async def _connections(stack: LocalSupabase) -> list[str]:

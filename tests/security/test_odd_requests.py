@@ -189,6 +189,7 @@ class Requests:
         self._world = world
         self._simulator = arena.replicate_url.removesuffix("/v1")
         self._key = arena.secret_key
+        self._token = arena.replicate_token
         self._http = httpx.Client(timeout=30)
 
     def expect_told(
@@ -205,7 +206,7 @@ class Requests:
         base, given = self._world.api_url, dict(self._world.keys[role])
         if pattern.startswith("simulator:"):
             base, pattern = self._simulator, pattern.removeprefix("simulator:")
-            given |= {"authorization": "Bearer r8_x", "apikey": self._key}
+            given |= {"authorization": f"Bearer {self._token}", "apikey": self._key}
         named = pattern.replace("<stranger>", self._world.users["stranger"])
         pieces = named.replace("<picture>", path(self._world)).encode().split(b"{}")
         filled = (*segments[: len(pieces) - 1], b"")

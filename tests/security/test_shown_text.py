@@ -12,6 +12,7 @@ import pty
 import re
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,22 @@ from tests.security.world import World, make
 
 HOSTILE = (
     "\x1b]0;title\x07\x1b[2J\x1b[31m\r\b\x7f\x9b31m\x85\u202e\u2066\u200f\u200b\u2028\ufeff\xad"
-    "\U000e0041[red]R[/red][link=https://evil.example]L[/link]:skull:\nerror: forged"
+    "\U000e0041\u3164\u115f\u1160\uffa0\ufe00\ufe0f\u2800\u034f\u17b4\u180b\U000e0100\U0001d159"
+    "[red]R[/red][link=https://evil.example]L[/link]:skull:\nerror: forged"
 )
 #: What no output may hold: all but tab and line feed of the characters that are not seen.
 RAW = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff"
+    "\U0001d159\U000e0000-\U000e0fff]"
 )
+#: Default_Ignorable_Code_Point in DerivedCoreProperties of Unicode 15, 16 and 17.
+IGNORABLE = (
+    "00AD 034F 061C 115F-1160 17B4-17B5 180B-180F 200B-200F 202A-202E 2060-206F 3164 FE00-FE0F FEFF"
+    " FFA0 FFF0-FFF8 1BCA0-1BCA3 1D173-1D17A E0000-E0FFF"
+)
+#: Formats (Cf) that draw something: signs around Arabic, Syriac and Kaithi numbers.
+DRAWN = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
 #: What rich writes into a terminal for us: colours, the cursor of a bar, and links to nothing.
 OURS = re.compile(r"\x1b\[(?:[0-9;]*m|\d*[AKG]|\?25[lh])|\r")
 
@@ -299,8 +309,35 @@ def test_a_terminal_gets_no_sequence_but_our_own(
 def test_what_is_visible_stays_as_it_is():
     assert visible("grüße 猫 🐈 مرحبا\tx\ny") == "grüße 猫 🐈 مرحبا\tx\ny"
     assert visible("\x1b\ud800\u202e") == r"\x1b\ud800\u202e"
-    assert not RAW.search(visible("".join(map(chr, range(0x110000)))))
+    assert not RAW.search(visible("".join(f"{chr(n)}-" for n in range(0x110000))))
     assert visible(visible(HOSTILE)) == visible(HOSTILE)
+
+
+def test_whatever_unicode_calls_invisible_is_shown():
+    hidden = {0x2800, 0x1D159, 0x13441, 0x13442}  # blank glyphs
+    for part in IGNORABLE.split():
+        first, _, last = part.partition("-")
+        hidden |= set(range(int(first, 16), int(last or first, 16) + 1))
+    for n in range(0x110000):
+        if unicodedata.category(chr(n)) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+            hidden.add(n)
+    for n in hidden - DRAWN - {0x9, 0xA}:
+        shown = visible(f"a{chr(n)}b")
+        assert shown.isprintable() and re.fullmatch(r"a\\[\w]+b", shown), hex(n)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("\u2764\ufe0f", "1\ufe0f\u20e3", "\U0001f469\u200d\U0001f4bb", "\U0001f44d\U0001f3fd"),
+        *("\U0001f3f3\ufe0f\u200d\U0001f308", "\U0001f1e9\U0001f1ea"),
+    ],
+)
+def test_an_emoji_stays_one(text: str):
+    assert visible(f"a {text} b") == f"a {text} b"
+    # And hides nothing behind it.
+    assert visible(f"{text}\ufe0f\ufe0f\u200d").endswith(r"\ufe0f\u200d")
+    assert visible(f"{text}\u200d\u200d{text}") == rf"{text}\u200d\u200d{text}"
 
 
 def test_a_line_of_a_log_cannot_be_forged():

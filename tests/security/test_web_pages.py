@@ -66,6 +66,7 @@ def open_to_app() -> Iterator[LocalSupabase]:
 def requests(world: World, arena: Any) -> list[tuple[str, str, dict[str, Any]]]:
     """Method, address and content of requests that do something, with and without keys."""
     simulator = arena.replicate_url.removesuffix("/v1")
+    token = {"authorization": f"Bearer {arena.replicate_token}"}
     fault = {"json": {"kind": "fail"}}
     text = {"content": '{"kind": "fail"}', "headers": {"content-type": "text/plain"}}
     return [
@@ -82,7 +83,7 @@ def requests(world: World, arena: Any) -> list[tuple[str, str, dict[str, Any]]]:
         ("POST", f"{simulator}/_simulator/faults", fault),
         ("POST", f"{simulator}/_simulator/faults", text),
         ("POST", f"{simulator}/_simulator/reset", {}),
-        ("GET", f"{simulator}/v1/predictions", {"headers": {"authorization": "Bearer r8_x"}}),
+        ("GET", f"{arena.replicate_url}/predictions", {"headers": token}),
     ]
 
 

@@ -8,7 +8,8 @@ from picture_queue_cli.project import Target
 from picture_queue_cli.worker import _replicate
 
 SIMULATOR = "http://127.0.0.1:54323/v1"
-STACK = {"API_URL": "http://127.0.0.1:54321", "REPLICATE_URL": SIMULATOR}
+TOKEN = "r8_of_the_simulator"
+STACK = {"API_URL": "http://127.0.0.1:54321", "REPLICATE_URL": SIMULATOR, "REPLICATE_TOKEN": TOKEN}
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        Target("http://127.0.0.1:54321", "k", SIMULATOR),
+        Target("http://127.0.0.1:54321", "k", SIMULATOR, TOKEN),
         Target("http://127.0.0.1:54321/", "k"),
         Target("http://localhost:54321", "k"),
     ],
@@ -30,7 +31,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_embedded_stack_has_its_simulator(target: Target) -> None:
     found = _replicate(target, real=False)
     assert found is not None
-    assert (found.base_url, found.token) == (SIMULATOR, "r8_simulator")
+    assert (found.base_url, found.token) == (SIMULATOR, TOKEN)
     found = _replicate(target, real=True)
     assert found is not None and found.token == "r8_of_a_real_account"
 
@@ -57,8 +58,11 @@ def test_a_stack_in_another_directory_never_gets_the_real_token(
     found = _replicate(other, real=True)
     assert found is not None and found.token == "r8_of_a_real_account"
     monkeypatch.setenv("REPLICATE_URL", SIMULATOR)  # as `local env` sets it
+    with pytest.raises(SettingsError, match="REPLICATE_TOKEN is not set"):
+        _replicate(other, real=False)
+    monkeypatch.setenv("REPLICATE_TOKEN", TOKEN)
     found = _replicate(other, real=False)
-    assert found is not None and (found.base_url, found.token) == (SIMULATOR, "r8_simulator")
+    assert found is not None and (found.base_url, found.token) == (SIMULATOR, TOKEN)
 
 
 def test_a_simulator_of_ones_own_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,4 +74,4 @@ def test_a_simulator_of_ones_own_is_taken(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_real_replicate_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REPLICATE_API_TOKEN")
     with pytest.raises(SettingsError, match="REPLICATE_API_TOKEN is not set"):
-        _replicate(Target("http://127.0.0.1:54321", "k", SIMULATOR), real=True)
+        _replicate(Target("http://127.0.0.1:54321", "k", SIMULATOR, TOKEN), real=True)

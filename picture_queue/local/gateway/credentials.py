@@ -78,10 +78,11 @@ class Credentials:
         # A client sends the same token with each request; checking it was half of a request's cost.
         self._decoded = lru_cache(_REMEMBERED)(self._decode)
         self._keys = (
-            (settings.secret_key.encode(), settings.service_role_key),
-            (settings.publishable_key.encode(), settings.anon_key),
+            (settings.secret_key, settings.service_role_key),
+            (settings.publishable_key, settings.anon_key),
         )
         self._service_keys = (settings.secret_key.encode(), settings.service_role_key.encode())
+        self._all_keys = tuple(key.encode() for pair in self._keys for key in pair)
 
     def token(self, authorization: str | None, apikey: str | None) -> str | None:
         """Returns the JWT a request stands for, unverified; None if it names no key at all."""
@@ -96,9 +97,13 @@ class Credentials:
     def _exchange(self, apikey: str) -> str:
         given = apikey.encode()
         for key, token in self._keys:
-            if hmac.compare_digest(given, key):
+            if hmac.compare_digest(given, key.encode()):
                 return token
         return apikey
+
+    def is_key(self, given: str) -> bool:
+        """Return whether a value is one of the stack's four keys, in constant time."""
+        return any([hmac.compare_digest(given.encode(), key) for key in self._all_keys])
 
     def verify(self, token: str, *, leeway: float = LEEWAY) -> Caller:
         """Returns the caller of a token.

@@ -1,16 +1,18 @@
 """``/rest/v1``: a streaming proxy to PostgREST that only exchanges the key."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from picture_queue.local.gateway.api_key import given_key
 from picture_queue.local.gateway.credentials import Credentials
 from picture_queue.local.gateway.faults import Faults
-from picture_queue.local.gateway.rest_tokens import NO_KEY, RefusedToken, check
+from picture_queue.local.gateway.rest_tokens import RefusedToken, check
 from picture_queue.local.gateway.upstream import Exchange, Headers, Upstream, UpstreamError
 
 PREFIX: Final = b"/rest/v1"
@@ -21,11 +23,13 @@ _HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-authorization", b"proxy-connection", b"te", b"trailer",
      b"upgrade", b"expect"}
 )  # fmt: skip
-_NOT_FORWARDED: Final = _HOP_BY_HOP | {b"authorization"}
+# The token of the key is all that PostgREST needs; SQL could read the key in `request.headers`.
+_NOT_FORWARDED: Final = _HOP_BY_HOP | {b"authorization", b"apikey"}
 # The bundled PostgREST changes at most `limit` rows; the platform's looks at the filters alone.
 # What deletes one row here must not delete all of them there, so it does so here as well.
 _CHANGES: Final = frozenset({"PATCH", "DELETE"})
 _LIMITS: Final = frozenset({b"limit", b"offset"})
+_KEY: Final = frozenset({b"apikey"})
 # The server in front writes its own Date and Server.
 _NOT_RETURNED: Final = _HOP_BY_HOP | {b"transfer-encoding", b"date", b"server"}
 
@@ -35,11 +39,10 @@ class _RestJson(JSONResponse):
 
 
 class RestProxy:
-    """ASGI app below `PREFIX`."""
+    """ASGI app below `PREFIX`, for requests that have a key."""
 
-    def __init__(self, postgrest_url: str, credentials: Credentials, faults: Faults) -> None:
-        address = urlsplit(postgrest_url)
-        self._upstream = Upstream(address.hostname or "127.0.0.1", address.port or 3000)
+    def __init__(self, postgrest: Path, credentials: Credentials, faults: Faults) -> None:
+        self._upstream = Upstream(postgrest)
         self._credentials = credentials
         self._faults = faults
 
@@ -50,11 +53,10 @@ class RestProxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         given: Headers = scope["headers"]
-        values = {name: value.decode("latin-1") for name, value in given}
-        token = self._credentials.token(values.get(b"authorization"), values.get(b"apikey"))
+        request = HTTPConnection(scope)
+        authorization = request.headers.get("authorization")
+        token = self._credentials.token(authorization, given_key(request)) or ""
         try:
-            if token is None:
-                raise RefusedToken(NO_KEY)
             check(self._credentials, token)
         except RefusedToken as error:
             challenge = {"WWW-Authenticate": error.challenge}
@@ -95,10 +97,9 @@ class RestProxy:
 
 def _target(scope: Scope) -> bytes:
     path: bytes = scope["raw_path"].removeprefix(PREFIX) or b"/"
-    query: bytes = scope["query_string"]
-    if scope["method"] in _CHANGES:
-        parts = query.split(b"&")
-        query = b"&".join(part for part in parts if _name(part) not in _LIMITS)
+    parts = scope["query_string"].split(b"&")
+    dropped = _KEY | _LIMITS if scope["method"] in _CHANGES else _KEY
+    query = b"&".join(part for part in parts if _name(part) not in dropped)
     return path + b"?" + query if query else path
 
 

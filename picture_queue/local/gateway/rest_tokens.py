@@ -14,7 +14,6 @@ import jwt
 
 from picture_queue.local.gateway.credentials import LEEWAY, BadToken, Credentials
 
-NO_KEY: Final = "No API key found in request"
 _UNFIT: Final = "No suitable key or wrong key type"
 _NOT_FOUND: Final = "No suitable key was found to decode the JWT"
 
@@ -45,8 +44,6 @@ class RefusedToken(Exception):
     @property
     def challenge(self) -> str:
         """Value of ``WWW-Authenticate``."""
-        if self.message == NO_KEY:
-            return "Bearer"
         return f'Bearer error="invalid_token", error_description="{self.message}"'
 
 

@@ -34,7 +34,7 @@ class GatewaySettings:
     """Addresses, keys and limits of one gateway.
 
     Args:
-        postgrest_url: Where PostgREST listens, ``http://host:port``.
+        postgrest_socket: Unix socket that PostgREST listens on.
         auth_database_url: DSN of the project's database for `supabase_auth_admin`.
         realtime_database_url: The same for `supabase_realtime_admin`.
         storage_database_url: The same for `supabase_storage_admin`.
@@ -52,7 +52,7 @@ class GatewaySettings:
         allowed_origins: Origins whose pages may call beside those on loopback.
     """
 
-    postgrest_url: str
+    postgrest_socket: Path
     auth_database_url: str = field(repr=False)
     realtime_database_url: str = field(repr=False)
     storage_database_url: str = field(repr=False)

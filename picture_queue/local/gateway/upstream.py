@@ -7,9 +7,12 @@ where httpcore took 1.2 and httpx 1.7 (Python 3.11, the same requests to the sam
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final, TypeAlias, cast
 
 import httptools
+
+from picture_queue.local.ports import socket_name
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -177,11 +180,14 @@ def _frame(piece: bytes) -> bytes:
 
 
 class Upstream:
-    """A server and the idle connections to it."""
+    """A server and the idle connections to it.
 
-    def __init__(self, host: str, port: int) -> None:
-        self._host = host
-        self._port = port
+    Args:
+        address: Path of its Unix socket, or host and port.
+    """
+
+    def __init__(self, address: Path | tuple[str, int]) -> None:
+        self._address = address
         self._idle: list[Exchange] = []
 
     @contextlib.asynccontextmanager
@@ -221,7 +227,11 @@ class Upstream:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, connection = await loop.create_connection(Exchange, self._host, self._port)
+                if isinstance(self._address, Path):
+                    name = socket_name(self._address)
+                    _, connection = await loop.create_unix_connection(Exchange, name)
+                else:
+                    _, connection = await loop.create_connection(Exchange, *self._address)
         except (OSError, TimeoutError) as error:
-            raise UpstreamError(f"nothing answers at {self._host}:{self._port}") from error
+            raise UpstreamError("nobody listens") from error
         return connection

@@ -35,12 +35,14 @@ class SimulatorSettings:
             None: from the address of each request.
         speed: Everything runs this many times as fast as the real models.
         seconds: Running time of every prediction instead of the model's own, None for that.
+        token: ``REPLICATE_API_TOKEN`` of its callers; without one it lets nobody in.
         switch_keys: Keys that open the switches; without one they stay closed.
     """
 
     base_url: str | None = None
     speed: float = 1.0
     seconds: float | None = None
+    token: str = field(default="", repr=False)
     switch_keys: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:

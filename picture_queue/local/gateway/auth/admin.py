@@ -7,6 +7,7 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from picture_queue.local.gateway.api_key import given_key
 from picture_queue.local.gateway.auth import bodies, passwords
 from picture_queue.local.gateway.auth.directory import Attributes, Directory
 from picture_queue.local.gateway.auth.errors import AuthError, Handler
@@ -98,8 +99,8 @@ class AdminUsers:
         return JSONResponse({})
 
     def _check(self, request: Request) -> None:
-        headers = request.headers
-        token = self._credentials.token(headers.get("authorization"), headers.get("apikey"))
+        authorization = request.headers.get("authorization")
+        token = self._credentials.token(authorization, given_key(request))
         if token is None:
             raise AuthError(401, "no_authorization", "This endpoint requires a valid Bearer token")
         try:

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.websockets import WebSocket
 
 from picture_queue.local import json_body
+from picture_queue.local.gateway.api_key import given_key, refuse_without_key
 from picture_queue.local.gateway.credentials import BadToken, Caller, Credentials
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.faults import Faults, Switches
@@ -94,9 +95,9 @@ class RealtimeService:
 
     async def websocket(self, websocket: WebSocket) -> None:
         """``WS /realtime/v1/websocket``."""
-        key = self._token(websocket) or ""
+        key = self._token(websocket)
         version = websocket.query_params.get("vsn", versions.OBJECTS)
-        refusal = self._refusal(version, key)
+        refusal = self._refusal(websocket, version)
         # The server logs the address with its query when it accepts or refuses; keys do not belong
         # into logs.
         websocket.scope["query_string"] = b""
@@ -118,21 +119,18 @@ class RealtimeService:
         finally:
             self._sockets.discard(socket)
 
-    def _refusal(self, version: str, key: str) -> Response | None:
+    def _refusal(self, websocket: WebSocket, version: str) -> Response | None:
         if self._cut:
             return JSONResponse({"message": "the network is cut"}, status_code=503)
         if version not in (versions.OBJECTS, versions.ARRAYS):
             return not_implemented(f"Realtime protocol version {version}")
-        try:
-            self._credentials.verify(key)
-        except BadToken as error:
-            return JSONResponse({"message": f"Invalid API key: {error.message}"}, status_code=401)
-        return None
+        return refuse_without_key(websocket, self._credentials)
 
-    def _token(self, websocket: WebSocket) -> str | None:
-        headers = websocket.headers
-        apikey = websocket.query_params.get("apikey") or headers.get("apikey")
-        return self._credentials.token(None, apikey or headers.get("x-api-key"))
+    def _token(self, websocket: WebSocket) -> str:
+        """Return the token of the key; users' tokens come with each join."""
+        key = given_key(websocket)
+        authorization = None if key else websocket.headers.get("authorization")
+        return self._credentials.token(authorization, key) or ""
 
     async def _send_many(self, request: Request) -> Response:
         """A batch; private messages the caller may not send are skipped without a word."""
@@ -184,8 +182,8 @@ class RealtimeService:
         return None
 
     def _caller(self, request: Request) -> Caller | None:
-        headers = request.headers
-        token = self._credentials.token(headers.get("authorization"), headers.get("apikey"))
+        authorization = request.headers.get("authorization")
+        token = self._credentials.token(authorization, given_key(request))
         try:
             return self._credentials.verify(token or "")
         except BadToken:

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from picture_queue.local.gateway.api_key import given_key, refuse_without_key
 from picture_queue.local.gateway.credentials import BadToken, Credentials
 from picture_queue.local.gateway.database import Database
 from picture_queue.local.gateway.missing import not_implemented
@@ -186,6 +187,9 @@ class StorageService:
         """Needs a valid token."""
 
         async def handler(request: Request, *taken: str) -> Response:
+            refusal = self._refusal(request)
+            if refusal is not None:
+                return refusal
             token = self._token(request)
             if token is None:
                 raise invalid("headers must have required property 'authorization'")
@@ -201,6 +205,9 @@ class StorageService:
         """Takes a missing or bad token for nobody: only public buckets are left."""
 
         async def handler(request: Request, *taken: str) -> Response:
+            refusal = self._refusal(request)
+            if refusal is not None:
+                return refusal
             caller = None
             with contextlib.suppress(BadToken):
                 caller = self._credentials.verify(self._token(request) or "", leeway=0)
@@ -208,11 +215,17 @@ class StorageService:
 
         return handler
 
+    def _refusal(self, request: Request) -> Response | None:
+        """Return the answer to a token, or a key, without a key of this stack."""
+        if given_key(request) or "authorization" in request.headers:
+            return refuse_without_key(request, self._credentials)
+        return None
+
     def _token(self, request: Request) -> str | None:
         authorization = request.headers.get("authorization")
         bare = _BEARER.sub("", authorization or "")
         if authorization is None or bare.startswith("sb_"):
-            return self._credentials.token(None, request.headers.get("apikey") or bare)
+            return self._credentials.token(None, given_key(request) or bare)
         return bare
 
 

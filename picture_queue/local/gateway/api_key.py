@@ -1,0 +1,65 @@
+"""The API key that requests carry beside a user's token.
+
+The platform's gateway asks for it before a service sees the request: a user's token alone opens
+nothing, and nobody signs up without one
+(https://github.com/supabase/supabase, ``docker/volumes/api/kong.yml``).
+"""
+
+from typing import Final
+
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+
+from picture_queue.local.gateway.credentials import Credentials
+
+_GUARDED: Final = ("/rest/v1/", "/auth/v1/", "/realtime/v1/")
+# What a browser opens from a link, what programs verify tokens with, and a sign of life.
+OPEN_PATHS: Final = (
+    *("/auth/v1/verify", "/auth/v1/callback", "/auth/v1/authorize"),
+    *("/auth/v1/.well-known/jwks.json", "/auth/v1/health"),
+)
+_NO_KEY: Final = (
+    "No API key found in request",
+    "No `apikey` request header or url param was found.",
+)
+_MORE_KEYS: Final = ("Duplicate API key found", "Send one `apikey`.")
+_INVALID: Final = (
+    "Invalid API key",
+    "Double check your Supabase `anon` or `service_role` API key.",
+)
+
+
+def given_key(request: HTTPConnection) -> str | None:
+    """Return `apikey` of the headers, else of the query."""
+    return next(iter(_given_keys(request)), None)
+
+
+def _given_keys(request: HTTPConnection) -> list[str]:
+    return request.headers.getlist("apikey") or request.query_params.getlist("apikey")
+
+
+def refuse_without_key(request: HTTPConnection, credentials: Credentials) -> JSONResponse | None:
+    """Return the answer 401 for a request without a key of this stack; None if it has one.
+
+    A key in `Authorization` counts too, which the platform's Storage takes and its other services
+    do not.
+    """
+    keys = _given_keys(request)
+    if not keys:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and credentials.is_key(token.strip()):
+            return None
+        message, hint = _NO_KEY
+    elif len(keys) > 1:
+        message, hint = _MORE_KEYS
+    elif credentials.is_key(keys[0]):
+        return None
+    else:
+        message, hint = _INVALID
+    headers = {"WWW-Authenticate": "Key"}
+    return JSONResponse({"message": message, "hint": hint}, 401, headers)
+
+
+def needs_key(path: str) -> bool:
+    """Return whether the gateway asks for a key at a path. Storage asks for itself."""
+    return path.startswith(_GUARDED) and not path.startswith(OPEN_PATHS)

@@ -1,0 +1,147 @@
+"""Predictions over HTTP: create, read, list and cancel."""
+
+import re
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from picture_queue.local.simulator.requests import (
+    base_url,
+    cancel_after,
+    json_object,
+    moment,
+    simulator_of,
+)
+from picture_queue.local.simulator.responses import (
+    LostAnswer,
+    answer,
+    http_fault,
+    not_found,
+    problem,
+    refused_body,
+)
+from picture_queue.local.simulator.validation import complaints
+from picture_queue.replicate.catalog import CatalogModel, models
+
+_PAGE = 100
+_BODY_KEYS = {"input", "version", "stream", "webhook", "webhook_events_filter"}
+
+
+async def create_official(request: Request) -> Response:
+    """``POST /models/{owner}/{name}/predictions``."""
+    if refused := http_fault(request, "create"):
+        return refused
+    model = models().get(f"{request.path_params['owner']}/{request.path_params['name']}")
+    if model is None or not model.official:
+        return not_found()
+    return await _create(request, model, _BODY_KEYS - {"version"})
+
+
+async def create_by_version(request: Request) -> Response:
+    """``POST /predictions``."""
+    if refused := http_fault(request, "create"):
+        return refused
+    version = (await json_object(request)).get("version")
+    if not isinstance(version, str):
+        return refused_body("version is required")
+    model = _by_version(version)
+    if model is None:
+        return problem(
+            422,
+            "The specified version does not exist"
+            " (or perhaps you don't have permission to use it?)",
+            title="Invalid version or not permitted",
+        )
+    return await _create(request, model, _BODY_KEYS)
+
+
+async def _create(request: Request, model: CatalogModel, keys: set[str]) -> Response:
+    body = await json_object(request)
+    if unknown := sorted(set(body) - keys):
+        return refused_body(f"Additional property {unknown[0]} is not allowed")
+    if "webhook" in body:
+        return problem(501, "The simulator has no webhooks: leave out `webhook` and poll.")
+    given = body.get("input")
+    if not isinstance(given, dict):
+        return refused_body("input is required")
+    if wrong := complaints(model, given):
+        return problem(
+            422,
+            "".join(f"- {one['field']}: {one['description']}\n" for one in wrong),
+            title="Input validation failed",
+            invalid_fields=wrong,
+        )
+    simulator = simulator_of(request)
+    token = request.headers["authorization"].strip()
+    created_by = {"token": token[-4:], "user_agent": request.headers.get("user-agent", "")}
+    run = simulator.create(model, given, cancel_after(request), created_by)
+    if lost := simulator.faults.take("create", "lose_answer"):
+        if lost.status is not None:
+            return problem(lost.status, "Internal server error")
+        return LostAnswer(lost.seconds or 0.0)
+    return answer(run.view(simulator.clock(), base_url(request)), 201)
+
+
+async def get(request: Request) -> Response:
+    """``GET /predictions/{id}``."""
+    return http_fault(request, "get") or _show(request)
+
+
+async def cancel(request: Request) -> Response:
+    """``POST /predictions/{id}/cancel``."""
+    if refused := http_fault(request, "cancel"):
+        return refused
+    simulator = simulator_of(request)
+    if run := simulator.runs.get(request.path_params["id"]):
+        run.cancel(simulator.clock())
+    return _show(request)
+
+
+def _show(request: Request) -> Response:
+    simulator = simulator_of(request)
+    run = simulator.runs.get(request.path_params["id"])
+    return answer(run.view(simulator.clock(), base_url(request))) if run else not_found()
+
+
+async def list_all(request: Request) -> Response:
+    """``GET /predictions``."""
+    if refused := http_fault(request, "list"):
+        return refused
+    simulator, base = simulator_of(request), base_url(request)
+    after, before = (moment(request, name) for name in ("created_after", "created_before"))
+    cursor = request.query_params.get("cursor", "")
+    newest = int(cursor) if re.fullmatch("[0-9]{1,18}", cursor) else None
+    fitting = [
+        run
+        for run in reversed(simulator.runs.values())
+        if (after is None or run.created >= after)
+        and (before is None or run.created < before)
+        and (newest is None or run.number < newest)
+    ]
+    page, more = fitting[:_PAGE], len(fitting) > _PAGE
+    following = request.url.include_query_params(cursor=page[-1].number).query if more else None
+    now = simulator.clock()
+    return answer(
+        {
+            "previous": None,
+            "next": f"{base}/v1/predictions?{following}" if following else None,
+            "results": [run.view(now, base) for run in page],
+        }
+    )
+
+
+def _by_version(version: str) -> CatalogModel | None:
+    """The model of ``<64 hex>``, ``owner/name:<64 hex>`` or, if it is official, ``owner/name``."""
+    if "/" in version and ":" not in version:
+        model = models().get(version)
+        return model if model is not None and model.official else None
+    name, _, pin = version.rpartition(":")
+    # Official models hide their version and do not run by it.
+    return next(
+        (
+            model
+            for model in models().values()
+            if model.version == pin and not model.official and name in ("", model.id)
+        ),
+        None,
+    )

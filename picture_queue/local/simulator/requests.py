@@ -1,0 +1,72 @@
+"""Parts of a request to the simulator, read and checked."""
+
+import re
+from typing import Any
+
+import pydantic
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from picture_queue.local import json_body
+from picture_queue.local.simulator.state import Simulator
+
+_SPAN = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?")
+
+
+def simulator_of(request: Request) -> Simulator:
+    """Return the simulator that a request is for."""
+    simulator: Simulator = request.app.state.simulator
+    return simulator
+
+
+def base_url(request: Request) -> str:
+    """Return where clients reach the simulator, without a slash at the end."""
+    fixed = simulator_of(request).settings.base_url
+    return (fixed or f"{request.url.scheme}://{request.url.netloc}").rstrip("/")
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """Return the body.
+
+    Raises:
+        HTTPException: It is not a JSON object.
+    """
+    try:
+        body = json_body.parse(await request.body())
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise HTTPException(400, "The body must be a JSON object")
+    return body
+
+
+def moment(request: Request, name: str) -> float | None:
+    """Return a date of the query as unix time; None without one.
+
+    Raises:
+        HTTPException: It is not a date and time with its zone.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        return pydantic.TypeAdapter(pydantic.AwareDatetime).validate_python(text).timestamp()
+    except pydantic.ValidationError:
+        raise HTTPException(400, f"{name} must be a date and time with its zone") from None
+
+
+def cancel_after(request: Request) -> float | None:
+    """Return the header ``Cancel-After`` in seconds; None without one.
+
+    Raises:
+        HTTPException: It is not a duration, or below 5 seconds.
+    """
+    text = request.headers.get("cancel-after")
+    if text is None:
+        return None
+    match = _SPAN.fullmatch(text.strip())
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    span = hours * 3600 + minutes * 60 + seconds
+    if span < 5:
+        raise HTTPException(400, "Cancel-After must be a duration of at least 5 seconds")
+    return float(span)

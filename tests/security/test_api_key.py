@@ -1,0 +1,264 @@
+"""Without a key of the stack nobody gets to a service, with a user's token neither.
+
+Whoever could sign up without one was any user of the machine and any program that reaches loopback.
+"""
+
+import asyncio
+import os
+import subprocess
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import httpx
+import jwt
+import pytest
+import websockets
+
+from tests.security.line import dial
+from tests.security.world import World, path
+
+NO_KEY = {
+    "message": "No API key found in request",
+    "hint": "No `apikey` request header or url param was found.",
+}
+PASSWORD = "correct horse battery"
+KEYS = ("publishable_key", "secret_key", "anon_key", "service_role_key")
+NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
+
+
+def account() -> dict[str, str]:
+    return {"email": f"{uuid4().hex}@example.com", "password": PASSWORD}
+
+
+def requests(world: World) -> list[tuple[str, str, Any]]:
+    """A request of each service, for somebody with a user's token or with none."""
+    name = path(world)
+    return [
+        ("POST", "/auth/v1/signup", account()),
+        ("POST", "/auth/v1/token?grant_type=password", account()),
+        ("POST", "/auth/v1/token?grant_type=refresh_token", {"refresh_token": "x"}),
+        ("GET", "/auth/v1/user", None),
+        ("PUT", "/auth/v1/user", {"data": {"name": "Eve"}}),
+        ("POST", "/auth/v1/logout", None),
+        ("GET", "/auth/v1/settings", None),
+        ("GET", "/auth/v1/admin/users", None),
+        ("POST", "/auth/v1/admin/users", account()),
+        ("POST", "/auth/v1/otp", account()),
+        ("GET", "/auth/v1/nothing", None),
+        ("GET", "/rest/v1/", None),
+        ("GET", "/rest/v1/job_queue", None),
+        ("OPTIONS", "/rest/v1/job_queue", None),
+        ("POST", "/rest/v1/rpc/start_generation", {"prompt": "a cat"}),
+        ("POST", "/rest/v1/rpc/list_jobs", {}),
+        ("POST", "/realtime/v1/api/broadcast", {"messages": []}),
+        ("POST", "/realtime/v1/api/broadcast/room/events/x", {}),
+        ("GET", "/storage/v1/bucket", None),
+        ("POST", "/storage/v1/object/list/pictures", {"prefix": ""}),
+        ("GET", f"/storage/v1/object/pictures/{name}", None),
+        ("GET", f"/storage/v1/object/authenticated/pictures/{name}", None),
+        ("GET", f"/storage/v1/object/info/pictures/{name}", None),
+        ("POST", f"/storage/v1/object/sign/pictures/{name}", {"expiresIn": 60}),
+    ]
+
+
+def bad_keys(world: World, arena: Any) -> list[str]:
+    """What is no key of this stack, though it may be a good token."""
+    claims = {"iss": "supabase-demo", "role": "anon", "exp": 4102444800}
+    return [
+        "x",
+        "ü",
+        "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH",  # what every `supabase start` has
+        arena.publishable_key[:-1],
+        arena.publishable_key + "x",
+        arena.anon_key.rpartition(".")[0] + ".",
+        world.tokens["owner"],
+        jwt.encode(claims, "another-secret-of-at-least-32-characters"),
+        jwt.encode(claims, arena.jwt_secret),
+    ]
+
+
+async def test_a_users_token_alone_opens_nothing(world: World):
+    bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
+    for method, url, body in requests(world):
+        answer = await world.http.request(method, url, headers=bearer, json=body)
+        assert (answer.status_code, answer.json()) == (401, NO_KEY), (method, url)
+        assert "www-authenticate" in answer.headers
+
+
+async def test_without_anything_there_is_nothing(world: World):
+    for method, url, body in requests(world):
+        answer = await world.http.request(method, url, json=body)
+        if url.startswith("/storage/"):  # as the Storage server words it
+            assert answer.status_code == 400, (method, url)
+        else:
+            assert (answer.status_code, answer.json()) == (401, NO_KEY), (method, url)
+
+
+async def test_what_is_no_key_of_this_stack_opens_nothing(world: World, arena: Any):
+    bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
+    for key in bad_keys(world, arena):
+        for more in ({}, bearer, {"authorization": f"Bearer {key}".encode()}):
+            headers = httpx.Headers({"apikey": key.encode(), **more})
+            for method, url, body in requests(world):
+                answer = await world.http.request(method, url, headers=headers, json=body)
+                assert answer.status_code == 401, (key, method, url)
+                assert answer.json()["message"] == "Invalid API key"
+        for method, url, body in requests(world):
+            there = httpx.URL(url).copy_merge_params({"apikey": key})
+            answer = await world.http.request(method, there, headers=bearer, json=body)
+            assert (answer.status_code, answer.json()["message"]) == (401, "Invalid API key")
+
+
+async def test_two_keys_are_none(world: World, arena: Any):
+    """Otherwise two programs might each look at another one."""
+    pairs = [("apikey", arena.publishable_key), ("apikey", arena.secret_key)]
+    for method, url, body in requests(world):
+        answer = await world.http.request(method, url, headers=pairs, json=body)
+        assert (answer.status_code, answer.json()["message"]) == (401, "Duplicate API key found")
+    answer = await world.http.get("/rest/v1/job_queue", params=pairs)
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "//auth/v1/signup",
+        "/auth/v1//signup",
+        "/auth/v1/verify/../signup",
+        "/auth/v1/health/../signup",
+        "/auth/v1/.well-known/jwks.json/../../signup",
+        "/auth/v1/callback%2f..%2fsignup",
+        "/%61uth/v1/signup",
+        "/auth%2fv1/signup",
+        "/AUTH/v1/signup",
+        "/auth/v1/signup/",
+        "/rest/v1/../../auth/v1/signup",
+        "/storage/v1/object/public/../../../../auth/v1/signup",
+    ],
+)
+async def test_no_other_spelling_leads_past_the_check(arena: Any, url: str):
+    address = urlsplit(arena.api_url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    body = b'{"email": "eve@example.com", "password": "correct horse battery"}'
+    head = f"POST {url} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+    head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    answer = await reader.read()
+    writer.close()
+    assert int(answer.split()[1]) in (400, 401, 404, 405, 501), answer
+    assert b"access_token" not in answer
+
+
+@pytest.mark.parametrize("key", KEYS)
+async def test_each_key_lets_in_wherever_the_clients_put_it(world: World, arena: Any, key: str):
+    value = getattr(arena, key)
+    for given in (
+        {"headers": {"apikey": value}},
+        {"headers": {"apiKey": value, "authorization": f"Bearer {value}"}},
+        {"headers": {"authorization": f"Bearer {value}"}},
+        {"params": {"apikey": value}},
+    ):
+        answer = await world.http.post("/auth/v1/signup", json=account(), **given)
+        assert answer.status_code == 200, answer.text
+        answer = await world.http.get("/rest/v1/", **given)
+        assert answer.status_code == 200, answer.text
+        answer = await world.http.get("/storage/v1/bucket", **given)
+        assert answer.status_code == 200, answer.text
+        url = "/realtime/v1/api/broadcast"
+        answer = await world.http.post(url, json={"messages": []}, **given)
+        assert answer.status_code == 202, answer.text
+        answer = await world.http.get("/auth/v1/admin/users", **given)
+        is_service = key in ("secret_key", "service_role_key")
+        assert answer.status_code == (200 if is_service else 403), answer.text
+
+
+async def test_links_and_public_files_need_none(world: World, arena: Any):
+    for url, status in (
+        ("/auth/v1/health", 200),
+        ("/auth/v1/.well-known/jwks.json", 200),
+        ("/auth/v1/verify", 501),
+        ("/auth/v1/callback", 501),
+        ("/auth/v1/authorize", 501),
+        ("/storage/v1/status", 200),
+        ("/storage/v1/object/public/nothing/a.png", 400),
+    ):
+        answer = await world.http.get(url)
+        assert answer.status_code == status, (url, answer.text)
+    bucket, key = f"open-{world.queue}", {"apikey": arena.secret_key}
+    made = {"name": bucket, "public": True}
+    assert (await world.http.post("/storage/v1/bucket", json=made, headers=key)).status_code == 200
+    png = {"content": b"png", "headers": {**key, "content-type": "image/png"}}
+    assert (await world.http.post(f"/storage/v1/object/{bucket}/a", **png)).status_code == 200
+    for url in (f"/storage/v1/object/public/{bucket}/a", f"/storage/v1/object/{bucket}/a"):
+        assert (await world.http.get(url)).content == b"png"
+    sign = {"json": {"expiresIn": 60}, "headers": key}
+    signed = await world.http.post(f"/storage/v1/object/sign/{bucket}/a", **sign)
+    answer = await world.http.get("/storage/v1" + signed.json()["signedURL"])
+    assert answer.content == b"png"
+    signed = await world.http.post(f"/storage/v1/object/upload/sign/{bucket}/b", headers=key)
+    answer = await world.http.put("/storage/v1" + signed.json()["url"], content=b"png")
+    assert answer.status_code == 200
+
+
+async def test_no_socket_opens_without_a_key(world: World, arena: Any):
+    url = arena.api_url.replace("http", "ws", 1) + "/realtime/v1/websocket?vsn=1.0.0"
+    for key in ("", *bad_keys(world, arena)):
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            async with dial(arena.api_url, key):
+                pass
+        assert refused.value.response.status_code == 401
+    bearer = {"authorization": f"Bearer {world.tokens['owner']}"}
+    for headers in ({}, bearer, {"apikey": world.tokens["owner"]}):
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            async with websockets.connect(url, additional_headers=headers):
+                pass
+        assert refused.value.response.status_code == 401
+    async with websockets.connect(url, additional_headers={"apikey": arena.anon_key}):
+        pass
+
+
+async def test_sql_does_not_see_the_key(world: World, arena: Any, admin: Any):
+    """A function of anybody's may read, and store, the headers of the request that calls it."""
+    await admin.execute(
+        "create function public.seen() returns json language sql as"
+        " $$ select current_setting('request.headers')::json $$;"
+        "grant execute on function public.seen() to anon, service_role;"
+        "notify pgrst, 'reload schema'"
+    )
+    try:
+        key = {"apikey": arena.secret_key}
+        async with asyncio.timeout(15):
+            while (await world.http.post("/rest/v1/rpc/seen", headers=key)).status_code == 404:
+                pass  # until the new function is known
+        for given in ({"headers": key}, {"params": key}):
+            seen = await world.http.post("/rest/v1/rpc/seen", **given)
+            assert seen.status_code == 200 and "host" in seen.json()
+            assert arena.secret_key not in seen.text and "apikey" not in seen.json()
+    finally:
+        await admin.execute("drop function public.seen(); notify pgrst, 'reload schema'")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user of the machine")
+async def test_another_user_of_the_machine_starts_nothing(arena: Any):
+    """The attack step by step: sign up, and let the stack's owner pay for a picture."""
+    script = (
+        "import json, sys, urllib.request as r\n"
+        "def ask(path, body, **headers):\n"
+        "    data, headers = json.dumps(body).encode(), headers | {'content-type':"
+        " 'application/json'}\n"
+        "    try:\n"
+        "        return r.urlopen(r.Request(sys.argv[1] + path, data, headers)).read()\n"
+        "    except r.HTTPError as error:\n"
+        "        return error.read()\n"
+        "account = {'email': 'eve@example.com', 'password': 'correct horse battery'}\n"
+        "print(ask('/auth/v1/signup', account).decode())\n"
+        "print(ask('/rest/v1/rpc/start_generation', {'prompt': 'a cat'}).decode())\n"
+    )
+    done = await asyncio.to_thread(
+        subprocess.run,
+        ["/usr/bin/env", "python3", "-c", script, arena.api_url],
+        capture_output=True, text=True, cwd="/", env={"PATH": "/usr/bin:/bin"}, **NOBODY,
+    )  # fmt: skip
+    refusals = done.stdout.splitlines()
+    assert [NO_KEY["message"] in line for line in refusals] == [True, True], done.stderr
