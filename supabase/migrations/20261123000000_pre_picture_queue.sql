@@ -82,7 +82,7 @@ create type picture_queue.claim as (
   is_legacy boolean,       -- by a caller that never heartbeats
   confirms_start boolean,  -- the worker confirms that a job has started: until then an expired lease costs no attempt
   is_limited boolean,      -- there are limits or paused keys
-  has_deferred boolean     -- the project has deferred constraint triggers
+  has_failed boolean       -- starts of some jobs have failed
 );
 
 -- The result of _apply_changes: the changed jobs, and what is special about some of them.
@@ -323,7 +323,6 @@ create table picture_queue.setting (
   keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
   maintained_at timestamptz not null default '-infinity',
-  has_deferred boolean not null default false,
   constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -340,8 +339,6 @@ create table picture_queue.setting (
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
 comment on column picture_queue.setting.unknown_queue is
   'What an enqueue to a queue that is not there does: create, refuse.';
-comment on column picture_queue.setting.has_deferred is
-  'The project has deferred constraint triggers on our tables, as of the last housekeeping.';
 insert into picture_queue.setting default values;
 alter table picture_queue.setting enable row level security;
 
@@ -1498,8 +1495,8 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
 -- Checks deferred constraints that the project has on our tables now, so that one that raises for a job fails the step
--- of that job, and not the whole transaction as it commits. Returns whether there are any.
-create function picture_queue._fire_deferred() returns boolean
+-- of that job, and not the whole transaction as it commits.
+create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -1513,7 +1510,6 @@ begin
     execute 'set constraints ' || v_names || ' immediate';
     execute 'set constraints ' || v_names || ' deferred';
   end if;
-  return v_names is not null;
 end
 $$;
 
@@ -3200,6 +3196,7 @@ declare
     then picture_queue._admit(p_candidates, p_claim.max_jobs) else p_candidates[:p_claim.max_jobs] end;
   v_ids uuid[];
   v_special uuid[];
+  v_has_deferred boolean;
 begin
   with started as (
     update public.job_queue j set
@@ -3236,46 +3233,54 @@ begin
     group by s.queue, e.status, e.sign
   )
   select coalesce(array_agg(s.id order by s.n), '{}'),
-    array_agg(s.id) filter (where s.generation_id is not null or s.version > 50)
-  into v_ids, v_special
+    array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
+    -- In the statement of the change: who makes such a trigger waits for its lock, so none is missed.
+    exists (select from pg_catalog.pg_trigger t
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
+  into v_ids, v_special, v_has_deferred
   from started s;
   if cardinality(v_ids) < cardinality(v_candidates) then
     raise exception 'a trigger on public.job_queue left the job as it was';
   elsif v_special is not null then
     perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
-  if p_claim.has_deferred then
+  if v_has_deferred then
     perform picture_queue._fire_deferred();
   end if;
   return v_ids;
 end
 $$;
 
--- Starts jobs; if that fails, each half of them by itself, down to the one whose start fails. That one is noted in
--- failed_step and left alone for a while. What is left after 0.2 seconds is not started now.
-create function picture_queue._start_isolated(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
-returns uuid[]
+-- Starts jobs; if that fails, fewer at a time, down to the one whose start fails. That one is noted in failed_step and
+-- left alone for a while. When starts have failed for 20 milliseconds, it skips half of what is left at each further one,
+-- so that the last is tried.
+create function picture_queue._start_isolated(
+  p_candidates picture_queue.candidate[], p_claim picture_queue.claim, out ids uuid[], out has_skipped boolean)
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_left picture_queue.claim := p_claim;
-  v_half integer := cardinality(p_candidates) / 2;
-  v_ids uuid[];
+  v_next integer := 1;  -- the first of those not tried yet
+  v_size integer := cardinality(p_candidates);  -- how many are tried at once
+  v_until timestamptz;
 begin
-  begin
-    return picture_queue._start(p_candidates, p_claim);
-  exception when others then
-    if v_half = 0 then
-      perform picture_queue._note_failure('claim', p_candidates[1].id::text, sqlerrm);
-      return '{}'::uuid[];
-    end if;
-  end;
-  v_ids := picture_queue._start_isolated(p_candidates[:v_half], p_claim);
-  if clock_timestamp() > statement_timestamp() + interval '0.2 seconds' then
-    return v_ids;
-  end if;
-  v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-  return v_ids || picture_queue._start_isolated(p_candidates[v_half + 1:], v_left);
+  ids := '{}'::uuid[];
+  while v_next <= cardinality(p_candidates) and v_left.max_jobs > 0 loop
+    begin
+      ids := ids || picture_queue._start(p_candidates[v_next:v_next + v_size - 1], v_left);
+      v_left.max_jobs := p_claim.max_jobs - cardinality(ids);
+      v_next := v_next + v_size;
+      v_size := v_size * 2;
+    exception when others then
+      if v_size = 1 then
+        perform picture_queue._note_failure('claim', p_candidates[v_next].id::text, sqlerrm);
+        v_until := coalesce(v_until, clock_timestamp() + interval '20 milliseconds');
+        has_skipped := clock_timestamp() > v_until;
+        v_next := v_next + case when has_skipped then greatest((cardinality(p_candidates) - v_next) / 2, 1) else 1 end;
+      end if;
+      v_size := greatest(v_size / 10, 1);
+    end;
+  end loop;
 end
 $$;
 
@@ -3367,8 +3372,10 @@ begin
         -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
         and j.lease_id is distinct from p_claim.lease_id
         and (j.expires_at is null or j.expires_at > v_now)
-        and j.id::text not in (
-          select f.subject from picture_queue.failed_step f where f.kind = 'claim' and f.retry_at > v_now)
+        -- Looked up for each job, however many others have failed.
+        and (not p_claim.has_failed or coalesce((
+          select f.retry_at <= v_now from picture_queue.failed_step f
+          where f.kind = 'claim' and f.subject = j.id::text), true))
       order by j.rank, j.turn, j.seq limit p_limit
       for update skip locked
     ) p
@@ -3452,7 +3459,7 @@ declare
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
   v_picked picture_queue.candidate[];
-  v_started uuid[];
+  v_started record;
   v_ids uuid[] := '{}'::uuid[];
   v_take integer := p_claim.max_jobs;
   v_seen integer := 0;
@@ -3461,7 +3468,7 @@ begin
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   -- In one statement, since of a claim by an idle worker each statement counts.
-  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds, s.has_deferred,
+  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,
     array(select q.name from picture_queue.queue q
       where (p_claim.queues is null or q.name = any (p_claim.queues)) and coalesce(q.paused_until <= v_now, true)) as queues,
     exists (select from picture_queue.queue q
@@ -3471,6 +3478,7 @@ begin
       as is_repeated,
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.paused_until > v_now) as is_limited,
+    exists (select from picture_queue.failed_step f where f.kind = 'claim') as has_failed,
     w.idle, case when w.is_known and w.heads_until > v_now then w.heads end as heads,
     w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
   into v_known
@@ -3483,7 +3491,7 @@ begin
   end if;
   v_left.lease_seconds := v_known.lease_seconds;
   v_left.is_limited := v_known.is_limited;
-  v_left.has_deferred := v_known.has_deferred;
+  v_left.has_failed := v_known.has_failed;
   if v_known.is_limited then
     perform picture_queue._unblock_freed_keys();
   end if;
@@ -3491,16 +3499,22 @@ begin
     v_picked := picture_queue._pick(v_left, v_known.queues, v_known.heads, v_take);
     exit when v_picked = '{}';
     v_started := picture_queue._start_isolated(v_picked, v_left);
-    v_ids := v_ids || v_started;
+    v_ids := v_ids || v_started.ids;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    exit when cardinality(v_started) = cardinality(v_picked) or v_left.max_jobs <= 0
-      or v_started = '{}' and cardinality(v_picked) < v_take;
+    exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
+      or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true;
     v_seen := v_seen + cardinality(v_picked);
-    if v_seen >= 5000 then
+    if v_seen >= 5000 or v_started.has_skipped and cardinality(v_picked) < v_take then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
+    elsif v_started.has_skipped then
+      -- Looks for others behind these. Nothing before the last one picked is left, in any queue.
+      v_known.heads := (
+        select jsonb_object_agg(q.name, jsonb_build_array(j.rank, j.turn, j.seq + 1))
+        from unnest(v_known.queues) as q (name), public.job_queue j where j.id = v_picked[cardinality(v_picked)].id);
     end if;
     v_take := least(greatest(v_take * 4, 20), 1000);
+    v_left.has_failed := true;
   end loop;
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
@@ -3589,12 +3603,13 @@ as $$
 declare
   v_largest integer;
   v_has_deferred boolean;
+  v_answer jsonb;
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
-  select s.max_result_bytes, s.has_deferred into v_largest, v_has_deferred from picture_queue.setting s;
+  select s.max_result_bytes into v_largest from picture_queue.setting s;
   if not exists (
     select from unnest(v_outcomes) o
     where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_largest, 200)
@@ -3613,19 +3628,24 @@ begin
   if v_moved is not null then
     perform picture_queue._after_report(v_outcomes, v_moved);
   end if;
+  select to_jsonb(array(
+      select jsonb_build_object(
+        'job_id', o.job_id,
+        'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
+        'status', coalesce(m.status, j.status))
+      from unnest(v_outcomes) o
+      -- If a report names two leases of a job, the one on the row is valid; the other is stale.
+      left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
+      left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
+      order by o.i)),
+    -- After the change: who makes such a trigger waits for its lock, so none is missed.
+    exists (select from pg_catalog.pg_trigger t
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
+  into v_answer, v_has_deferred;
   if v_has_deferred then
     perform picture_queue._fire_deferred();
   end if;
-  return to_jsonb(array(
-    select jsonb_build_object(
-      'job_id', o.job_id,
-      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
-      'status', coalesce(m.status, j.status))
-    from unnest(v_outcomes) o
-    -- If a report names two leases of a job, the one on the row is valid; the other is stale.
-    left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
-    left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
-    order by o.i));
+  return v_answer;
 end
 $$;
 
@@ -7421,8 +7441,7 @@ begin
   if p_all then
     v_done := v_done || picture_queue.prune(0.2);
     update picture_queue.setting s
-    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end,
-      has_deferred = picture_queue._fire_deferred()
+    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
     where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
   end if;
   return v_done;

@@ -42,8 +42,10 @@ begin
         -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
         and j.lease_id is distinct from p_claim.lease_id
         and (j.expires_at is null or j.expires_at > v_now)
-        and j.id::text not in (
-          select f.subject from picture_queue.failed_step f where f.kind = 'claim' and f.retry_at > v_now)
+        -- Looked up for each job, however many others have failed.
+        and (not p_claim.has_failed or coalesce((
+          select f.retry_at <= v_now from picture_queue.failed_step f
+          where f.kind = 'claim' and f.subject = j.id::text), true))
       order by j.rank, j.turn, j.seq limit p_limit
       for update skip locked
     ) p
@@ -127,7 +129,7 @@ declare
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
   v_picked picture_queue.candidate[];
-  v_started uuid[];
+  v_started record;
   v_ids uuid[] := '{}'::uuid[];
   v_take integer := p_claim.max_jobs;
   v_seen integer := 0;
@@ -136,7 +138,7 @@ begin
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   -- In one statement, since of a claim by an idle worker each statement counts.
-  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds, s.has_deferred,
+  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,
     array(select q.name from picture_queue.queue q
       where (p_claim.queues is null or q.name = any (p_claim.queues)) and coalesce(q.paused_until <= v_now, true)) as queues,
     exists (select from picture_queue.queue q
@@ -146,6 +148,7 @@ begin
       as is_repeated,
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.paused_until > v_now) as is_limited,
+    exists (select from picture_queue.failed_step f where f.kind = 'claim') as has_failed,
     w.idle, case when w.is_known and w.heads_until > v_now then w.heads end as heads,
     w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
   into v_known
@@ -158,7 +161,7 @@ begin
   end if;
   v_left.lease_seconds := v_known.lease_seconds;
   v_left.is_limited := v_known.is_limited;
-  v_left.has_deferred := v_known.has_deferred;
+  v_left.has_failed := v_known.has_failed;
   if v_known.is_limited then
     perform picture_queue._unblock_freed_keys();
   end if;
@@ -166,16 +169,22 @@ begin
     v_picked := picture_queue._pick(v_left, v_known.queues, v_known.heads, v_take);
     exit when v_picked = '{}';
     v_started := picture_queue._start_isolated(v_picked, v_left);
-    v_ids := v_ids || v_started;
+    v_ids := v_ids || v_started.ids;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    exit when cardinality(v_started) = cardinality(v_picked) or v_left.max_jobs <= 0
-      or v_started = '{}' and cardinality(v_picked) < v_take;
+    exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
+      or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true;
     v_seen := v_seen + cardinality(v_picked);
-    if v_seen >= 5000 then
+    if v_seen >= 5000 or v_started.has_skipped and cardinality(v_picked) < v_take then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
+    elsif v_started.has_skipped then
+      -- Looks for others behind these. Nothing before the last one picked is left, in any queue.
+      v_known.heads := (
+        select jsonb_object_agg(q.name, jsonb_build_array(j.rank, j.turn, j.seq + 1))
+        from unnest(v_known.queues) as q (name), public.job_queue j where j.id = v_picked[cardinality(v_picked)].id);
     end if;
     v_take := least(greatest(v_take * 4, 20), 1000);
+    v_left.has_failed := true;
   end loop;
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
