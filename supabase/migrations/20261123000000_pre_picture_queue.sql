@@ -2535,10 +2535,10 @@ $$;
 
 -- The jobs that callers describe, with their types and defaults; refuses the first that is not acceptable,
 -- naming its place, the field and the value. p_name: what the caller calls it, if not one of jobs. p_first: of
--- a part of a call, the place of its first.
+-- a part of a call, the place of its first. is_plain, is_keyed: see _new_jobs.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
-  out jobs picture_queue.new_job[], out is_plain boolean)
+  out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -2555,7 +2555,7 @@ begin
       format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
   begin
-    select n.jobs, n.is_plain, n.bad into jobs, is_plain, v_bad from picture_queue._new_jobs(p_jobs) n;
+    select n.jobs, n.is_plain, n.is_keyed, n.bad into jobs, is_plain, is_keyed, v_bad from picture_queue._new_jobs(p_jobs) n;
     if v_bad is null then
       return;
     end if;
@@ -2607,11 +2607,11 @@ $$;
 
 -- The jobs that callers describe, with their types and defaults, and the position of the first that is not acceptable.
 -- A job whose queue is first in, first out gets its place (rank, turn) here; if all do, and none has parents or a
--- batch, they are plain. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
+-- batch, they are plain. Keyed: some have an id or key of the caller's, which another job may have. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
 -- times as long as one that does not.) Only nested loops are allowed: they keep the order of the call, and to sort the
 -- rows by it would take longer. `->>` reads fields faster than jsonb_to_recordset beside the whole item.
 create function picture_queue._new_jobs(
-  p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out bad integer)
+  p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off
 as $$
@@ -2637,6 +2637,7 @@ begin
       case when r.has_rank then -coalesce(e.priority, 0) end, date_part('epoch', greatest(r.run_at, v_now))
     )::picture_queue.new_job),
     bool_and(r.has_rank and num_nulls(o.depends_on, o.batch_id) = 2),
+    bool_or(num_nonnulls(e.job_id, e.idempotency_key, o.states) > 0),
     min(e.i) filter (where not coalesce(
       e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,
         generation_id,options}'::text[] = '{}'
@@ -2657,7 +2658,7 @@ begin
         and (coalesce(e.options in ('{}', 'null'), true)
           or picture_queue._options_problem(e.options, e.payload, v_max_bytes) is null)),
       false))
-  into jobs, is_plain, bad
+  into jobs, is_plain, is_keyed, bad
   from (
     select a.i, a.item, (a.item ->> 'job_id')::uuid as job_id, a.item ->> 'job_type' as job_type,
       a.item ->> 'queue' as queue, nullif(a.item -> 'payload', 'null') as payload,
@@ -2703,56 +2704,61 @@ declare
   v_rest picture_queue.new_job[];
   v_next picture_queue.new_job[];
   v_plain boolean;
+  v_keyed boolean;
   v_found jsonb := '{}'::jsonb;  -- place in the call: id and outcome of the job that was there
-  v_left integer := 0;
+  v_exists boolean;
+  v_left integer;
   v_failures integer := 0;
 begin
-  select c.jobs, c.is_plain into v_jobs, v_plain from picture_queue._check_jobs(p_jobs) c;
+  select c.jobs, c.is_plain, c.is_keyed into v_jobs, v_plain, v_keyed from picture_queue._check_jobs(p_jobs) c;
   if v_jobs is null then
     return '[]'::jsonb;
   elsif not v_plain then
     -- A repeated call finds its jobs, whatever has become of their queue, their parents and their batch.
-    v_found := picture_queue._find_existing(v_jobs);
+    if v_keyed then
+      v_found := picture_queue._find_existing(v_jobs);
+    end if;
     v_jobs := picture_queue._place_jobs(v_jobs, v_found, p_internal);
   end if;
 
   v_rest := case when v_found = '{}' then v_jobs
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
-  if cardinality(v_jobs) = 1
-    and num_nonnulls(p_jobs #>> '{0,job_id}', v_jobs[1].idempotency_key, v_jobs[1].unique_key) = 0
-  then
+  if not v_keyed then
     -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
     perform picture_queue._insert_jobs(v_rest, false);
     v_rest := '{}';
   end if;
   v_next := v_rest;  -- most often all are new
+  v_exists := cardinality(v_rest) > 1 and picture_queue._some_exist(v_rest);
   while v_rest <> '{}' loop
-    if picture_queue._insert_jobs(v_next, true) then
-      exit when cardinality(v_next) = cardinality(v_rest);
-      v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
-    else
+    if v_exists then
       -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
       v_left := cardinality(v_rest);
       v_found := v_found || picture_queue._resolve_duplicates(v_rest);
       v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
       v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
-      if v_failures = 5 then
+      if v_failures > 5 then
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows that job
         perform picture_queue._refuse_busy('a job with the same id or key comes and goes');
       end if;
+      -- Of those that share an id or a key the first; the others will find it.
+      v_next := array(
+        select f.n
+        from (
+          select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
+            row_number() over (
+              partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
+              order by n.i) as nth_key,
+            row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
+          from unnest(v_rest) n
+        ) f
+        where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
     end if;
-    -- Of those that share an id or a key the first; the others will find it.
-    v_next := array(
-      select f.n
-      from (
-        select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
-          row_number() over (
-            partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
-            order by n.i) as nth_key,
-          row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
-        from unnest(v_rest) n
-      ) f
-      where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
+    if picture_queue._insert_jobs(v_next, true) then
+      v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
+      v_failures := 0;
+    end if;
+    v_exists := true;
   end loop;
 
   if cardinality(v_jobs) = 1 and v_found = '{}' then
@@ -2899,8 +2905,7 @@ end
 $$;
 
 -- Writes the rows and the counts, and wakes workers. Where another job may have the id or a key of one
--- (p_may_exist), tells whether it wrote them. To write all and to undo it where one is not new takes less time than
--- `on conflict`, which costs each row that is new a tenth of its enqueue.
+-- (p_may_exist), tells whether it wrote them: `on conflict` would cost each row that is new a tenth of its enqueue.
 create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_may_exist boolean) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
@@ -2909,14 +2914,15 @@ declare
   v_queues text[];
   v_due timestamptz;
   v_table text;
+  v_index text;
 begin
   if p_may_exist then
     begin
       return picture_queue._insert_jobs(p_jobs, false);
     exception when unique_violation then
-      get stacked diagnostics v_table = table_name;
-      if v_table <> 'job_queue' then
-        raise;  -- by a trigger of somebody's
+      get stacked diagnostics v_table = table_name, v_index = constraint_name;
+      if v_table <> 'job_queue' or v_index not in ('job_queue_pkey', 'job_queue_idempotency', 'job_queue_unique') then
+        raise;  -- by a trigger or an index of the project's
       end if;
       return false;
     end;
@@ -3069,6 +3075,27 @@ begin
       'make a new uuid for each job');
   end if;
   return v_found;
+end
+$$;
+
+-- Tells whether an id or a key of new jobs is in use. It costs them little, while to write many that are not all new
+-- would be done twice.
+create function picture_queue._some_exist(p_jobs picture_queue.new_job[]) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_ids uuid[];
+  v_keys text[];
+  v_unique text[];
+begin
+  select array_agg(n.job_id), array_agg(n.idempotency_key) filter (where n.idempotency_key is not null),
+    array_agg(n.unique_key) filter (where n.unique_key is not null)
+  into v_ids, v_keys, v_unique
+  from unnest(p_jobs) n;
+  return exists (select from public.job_queue j where j.id = any (v_ids))
+    or v_keys is not null and exists (select from public.job_queue j where j.idempotency_key = any (v_keys))
+    or v_unique is not null
+      and exists (select from public.job_queue j where j.unique_key = any (v_unique) and j.status = any (j.unique_states));
 end
 $$;
 
@@ -3252,8 +3279,8 @@ end
 $$;
 
 -- Starts jobs; if that fails, fewer at a time, down to the one whose start fails. That one is noted in failed_step and
--- left alone for a while. When starts have failed for 20 milliseconds, it skips half of what is left at each further one,
--- so that the last is tried.
+-- left alone for a while. When starts have failed for 20 milliseconds, it skips half of what is left at each further
+-- failure, so that the last is tried.
 create function picture_queue._start_isolated(
   p_candidates picture_queue.candidate[], p_claim picture_queue.claim, out ids uuid[], out has_skipped boolean)
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -4041,59 +4068,65 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_id uuid := coalesce(job_id, gen_random_uuid());
+  v_is_simple boolean := num_nonnulls(scheduled_for, max_attempts, idempotency_key) = 0 and coalesce(options, '{}') = '{}'
+    and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
+    and jsonb_typeof(payload) = 'object' and priority between -1000000000 and 1000000000;
+  v_queue text := queue;
   v_max_attempts integer;
   v_events text;
   v_wakes boolean;
+  v_may_raise boolean;
   v_is_new boolean := false;
   v_jobs jsonb;
 begin
+  if v_queue is null then
+    v_queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
+  end if;
+  -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
+  select coalesce(
+      (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
+    q.events, (
+      select true from picture_queue.worker w
+      where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
+      order by w.seen_at desc limit 1),
+    -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours.
+    exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
+      or exists (select from pg_catalog.pg_constraint c
+        where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
+  into v_max_attempts, v_events, v_wakes, v_may_raise
+  from picture_queue.setting s
+  left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
+    and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
+      or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
   -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
-  if num_nonnulls(scheduled_for, max_attempts, idempotency_key) = 0 and coalesce(options, '{}') = '{}'
-    and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
-    and jsonb_typeof(payload) = 'object' and priority between -1000000000 and 1000000000
-  then
-    if queue is null then
-      queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
-    end if;
-    -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
-    select coalesce(
-        (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
-      q.events, (
-        select true from picture_queue.worker w
-        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
-        order by w.seen_at desc limit 1)
-    into v_max_attempts, v_events, v_wakes
-    from picture_queue.queue q
-    cross join picture_queue.setting s
-    where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
-      and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
-        or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
-    v_is_new := found;
-    if v_is_new and job_id is null then
+  if v_events is not null and not v_may_raise then
+    if job_id is null then
       -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
-      values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
-    elsif v_is_new then
+      values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
+      v_is_new := true;
+    else
       begin
         insert into public.job_queue
           (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
-        values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
+        values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
+        v_is_new := true;
       exception
         when unique_violation then
-          v_is_new := false;
+          null;
         when lock_not_available or deadlock_detected then
           perform picture_queue._refuse_busy('another transaction writes a job with the same id');
       end;
     end if;
     if v_is_new then
-      insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
+      insert into picture_queue.depth_change (queue, status, hold, n, at) values (v_queue, 'pending', null, 1, v_now);
       if v_events <> 'none' then
         perform picture_queue._emit(array[v_id]);
       end if;
       if v_wakes then
-        perform picture_queue._wake(array[queue], 'enqueue');
+        perform picture_queue._wake(array[v_queue], 'enqueue');
       end if;
       return v_id;
     end if;
@@ -4102,7 +4135,7 @@ begin
     'job_type', job_type, 'payload', payload, 'priority', priority, 'queue', queue, 'scheduled_for', scheduled_for,
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
     'options', options));
-  if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 then
+  if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 and not v_may_raise then
     return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;
   end if;
   return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;

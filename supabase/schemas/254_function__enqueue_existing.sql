@@ -35,6 +35,27 @@ begin
 end
 $$;
 
+-- Tells whether an id or a key of new jobs is in use. It costs them little, while to write many that are not all new
+-- would be done twice.
+create function picture_queue._some_exist(p_jobs picture_queue.new_job[]) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_ids uuid[];
+  v_keys text[];
+  v_unique text[];
+begin
+  select array_agg(n.job_id), array_agg(n.idempotency_key) filter (where n.idempotency_key is not null),
+    array_agg(n.unique_key) filter (where n.unique_key is not null)
+  into v_ids, v_keys, v_unique
+  from unnest(p_jobs) n;
+  return exists (select from public.job_queue j where j.id = any (v_ids))
+    or v_keys is not null and exists (select from public.job_queue j where j.idempotency_key = any (v_keys))
+    or v_unique is not null
+      and exists (select from public.job_queue j where j.unique_key = any (v_unique) and j.status = any (j.unique_states));
+end
+$$;
+
 -- Answers, by place in the call, for the new jobs that another one kept out. Where a unique key is free by
 -- now, the place is left out: the caller tries that job again.
 create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]) returns jsonb

@@ -68,8 +68,8 @@ end
 $$;
 
 -- Starts jobs; if that fails, fewer at a time, down to the one whose start fails. That one is noted in failed_step and
--- left alone for a while. When starts have failed for 20 milliseconds, it skips half of what is left at each further one,
--- so that the last is tried.
+-- left alone for a while. When starts have failed for 20 milliseconds, it skips half of what is left at each further
+-- failure, so that the last is tried.
 create function picture_queue._start_isolated(
   p_candidates picture_queue.candidate[], p_claim picture_queue.claim, out ids uuid[], out has_skipped boolean)
 language plpgsql set search_path = pg_catalog, pg_temp

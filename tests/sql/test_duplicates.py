@@ -1,7 +1,7 @@
 """Jobs that are there already: repeated calls, unique keys, and what replaces a job."""
 
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -99,6 +99,29 @@ async def test_thousands_are_repeated_in_one_call(db):
     again = await enqueue(db, *keys)
     assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
     assert set(outcomes(again)) == {"existing"}
+
+
+@pytest.mark.parametrize("kind", ["job_id", "idempotency_key", "unique"])
+async def test_jobs_beside_one_that_is_there_are_written_once(db, kind):
+    def item(n: int) -> dict[str, Any]:
+        if kind == "unique":
+            return {"payload": {"n": n}, "options": {"unique": {}}}
+        return {kind: str(UUID(int=n))}
+
+    await db.run("""create table public.written (n serial)""")
+    await db.run(
+        """create function public.count_rows() returns trigger language plpgsql as $$
+        begin perform nextval('public.written_n_seq'); return new; end $$"""
+    )
+    await db.run(
+        """create trigger count_rows before insert on public.job_queue
+        for each row execute function public.count_rows()"""
+    )
+    await enqueue(db, item(99))
+    answer = await enqueue(db, *(item(n) for n in range(100)))
+    assert outcomes(answer) == ["created"] * 99 + ["existing"]
+    # A sequence keeps what a subtransaction that was undone has taken.
+    assert await db.value("select last_value from public.written_n_seq") == 100
 
 
 # Unique keys.
