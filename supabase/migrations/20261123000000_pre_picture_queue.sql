@@ -258,6 +258,19 @@ begin
 end
 $$;
 
+-- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
+create function picture_queue._check_isolation() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('the transaction isolation level is %s', current_setting('transaction_isolation')),
+      'use read committed: alter role … set default_transaction_isolation = ''read committed''');
+  end if;
+end
+$$;
+
 -- The value, or the error of that code where there is none. It reads nothing, so users may call it.
 create function picture_queue._found(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -2031,13 +2044,9 @@ begin
   end;
   -- Without those whose row somebody has locked by hand.
   return array(
-    select k.key
-    from unnest(v_keys) as k (key)
-    left join lateral (
-      select l.ctid from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1) newest on true
-    left join lateral (
-      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) held on true
-    where newest.ctid is null or held.is_free);
+    select k from unnest(v_keys) k
+    where (select l.running from picture_queue.limit_key l where l.key = k order by l.version desc limit 1) is null
+      or (select true from picture_queue.limit_key l where l.key = k order by l.version desc limit 1 for update skip locked));
 end
 $$;
 
@@ -2045,30 +2054,30 @@ $$;
 create function picture_queue._add_running(p_keys text[], p_counts integer[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_key text;
+  v_count integer;
 begin
-  -- The newest row by its place: other versions of it may be kept by an old snapshot.
-  with newest as materialized (
-    select c.key, c.n, l.row_id
-    from unnest(p_keys, p_counts) as c (key, n)
-    left join lateral (
-      select l.ctid as row_id from picture_queue.limit_key l where l.key = c.key order by l.version desc limit 1) l on true
-  ),
-  made as (
-    insert into picture_queue.limit_key (key, running) select n.key, greatest(n.n, 0) from newest n where n.row_id is null
-  )
-  update picture_queue.limit_key l set running = greatest(l.running + n.n, 0), version = l.version + 1
-  from newest n where l.ctid = any (array(select n.row_id from newest n)) and l.ctid = n.row_id;
+  for v_key, v_count in select k, n from unnest(p_keys, p_counts) as c (k, n) loop
+    -- The newest row by its place: other versions of it may be kept by an old snapshot.
+    update picture_queue.limit_key l set running = greatest(l.running + v_count, 0), version = l.version + 1
+    where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = v_key order by o.version desc limit 1);
+    if not found then
+      insert into picture_queue.limit_key (key, running) values (v_key, greatest(v_count, 0));
+    end if;
+  end loop;
 end
 $$;
 
--- Plans when to look at keys again: when their pause or the period of their rate ends; in one second, if jobs wait
--- although the key has capacity (more wait than one look unblocks, or those unblocked are not claimed yet).
-create function picture_queue._plan_keys(p_keys text[]) returns void
+-- Plans when to look at keys again, if not before p_latest: when their pause or the period of their rate ends; in one
+-- second, if jobs wait although the key has capacity (more wait than one look unblocks, or those unblocked are not
+-- claimed yet).
+create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_times timestamptz[];
+  v_next timestamptz;
 begin
   with planned as (
     insert into picture_queue.freed_key (key, n, at)
@@ -2076,16 +2085,16 @@ begin
     from unnest(p_keys) as k (key)
     left join picture_queue._limits(p_keys) c on c.key = k.key
     cross join lateral (
-      select case when c.capacity <= 0 then c.free_at when (
+      select least(p_latest, case when c.capacity <= 0 then c.free_at when (
         select true from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
-      then v_now + interval '1 second' end as at) l
-    where l.at < 'infinity' and not exists (
-      select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at)
+      then v_now + interval '1 second' end) as at) l
+    where l.at < 'infinity' and (p_latest is not null or not exists (
+      select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at))
     returning at
   )
-  select array_agg(p.at) into v_times from planned p;
-  perform picture_queue._plan_maintenance(t) from unnest(v_times) t order by t limit 1;
+  select min(p.at) into v_next from planned p;
+  perform picture_queue._plan_maintenance(v_next);
 end
 $$;
 
@@ -2103,7 +2112,6 @@ declare
     select k from unnest(p_keys) k
     where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
   v_freed record;
-  v_taken record;
 begin
   with freed as (
     delete from picture_queue.freed_key f
@@ -2114,16 +2122,18 @@ begin
   select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed
   from (select f.key, sum(f.n)::integer as n from freed f group by f.key) s where s.n <> 0;
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
-  select w.queues[1 + floor(random() * cardinality(w.queues))] as queue,
-    w.job_types[1 + floor(random() * cardinality(w.job_types))] as job_type
-  into v_taken
-  from picture_queue.worker w where w.seen_at > v_now - interval '1 minute' order by random() limit 1;
   perform picture_queue._isolate('unblock', array(
     with recursive pair as (
       -- Queues and job types, one after the other through the index.
       select k.key, o.queue, o.job_type, 1 as n
       from unnest(v_keys) as k (key)
-      cross join (values ('', ''), (v_taken.queue, v_taken.job_type)) as b (queue, job_type)
+      cross join (
+        values ('', '')
+        union all
+        (select w.queues[1 + floor(random() * cardinality(w.queues))],
+            w.job_types[1 + floor(random() * cardinality(w.job_types))]
+          from picture_queue.worker w where w.seen_at > v_now - interval '1 minute' order by random() limit 1)
+      ) as b (queue, job_type)
       cross join lateral (
         select j.queue, j.job_type from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
@@ -2280,7 +2290,7 @@ begin
   from picture_queue._limits(v_locked) l;
   with place as (
     select c.n, c.id, k.key,
-      coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 1000 then 0 end) as capacity,
+      coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 5000 then 0 end) as capacity,
       row_number() over (partition by k.key order by c.n) as place
     from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, n)
     -- A key that a job names twice is one slot all the same.
@@ -2305,16 +2315,14 @@ begin
   end if;
   if v_blocked is not null then
     -- If one was unblocked for another key, that key has its slot back.
-    insert into picture_queue.freed_key (key, n, at)
-    select distinct j.blocked_on, 0, v_now from unnest(v_blocked) b join public.job_queue j on j.id = b.id
-    where j.blocked_on <> b.blocked_on
-    union all
-    -- The rule may be changed by somebody who does not see these jobs yet: look again when they are visible.
-    select distinct b.blocked_on, 0, v_now + case when b.blocked_on = any (v_locked) then interval '1 second'
-      else interval '0.1 seconds' end from unnest(v_blocked) b;
+    insert into picture_queue.freed_key (key, n)
+    select distinct j.blocked_on, 0 from unnest(v_blocked) b join public.job_queue j on j.id = b.id
+    where j.blocked_on <> b.blocked_on;
     perform picture_queue._transition((
       select array_agg(picture_queue._change(b.id, 'block', null, null, b.blocked_on)) from unnest(v_blocked) b));
-    perform picture_queue._plan_keys(array(select distinct b.blocked_on from unnest(v_blocked) b));
+    -- The rule may be changed by somebody who does not see these jobs yet: look again when they are visible.
+    perform picture_queue._plan_keys(
+      array(select distinct b.blocked_on from unnest(v_blocked) b), v_now + interval '1 second');
   end if;
   return v_starting;
 end
@@ -3113,9 +3121,12 @@ begin
   if v_unique = '{}' then
     return v_found;
   end if;
+  -- Here and below each key is looked up by itself. A join, planned while the table was empty, looks at each pair.
   update public.job_queue j set unique_states = '{}'
-  from unnest(v_unique) n
-  where j.unique_key = n.unique_key and j.status = any (j.unique_states) and j.unique_until <= picture_queue._now();
+  where j.unique_until <= picture_queue._now() and j.id = any (array(
+    select u.id from unnest(v_unique) n
+    cross join lateral (
+      select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u));
 
   v_renewed := picture_queue._renew(v_unique, 'replace') || picture_queue._renew(v_unique, 'debounce');
   return v_found || coalesce((
@@ -3123,7 +3134,9 @@ begin
       when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
       when n.on_conflict = 'replace' then 'replaced' else 'debounced' end))
     from unnest(v_unique) n
-    join public.job_queue u on u.unique_key = n.unique_key and u.status = any (u.unique_states)
+    cross join lateral (
+      select o.id, o.status from public.job_queue o
+      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u
     where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_renewed) r)), '{}');
 end
 $$;
@@ -3132,7 +3145,7 @@ $$;
 -- (replace), or the newest payload and a later time (debounce). Of several for one job the last decides. A job
 -- that runs cannot be replaced; one that runs or has finished is not debounced. Returns the ids it locked.
 create function picture_queue._renew(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -3144,7 +3157,10 @@ declare
     ) l
     where l.on_conflict = p_kind);
   v_old jsonb;
-  v_ids uuid[];
+  v_ids uuid[] := array(
+    select u.id from unnest(v_new) n
+    cross join lateral (
+      select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u);
   v_running uuid;
   v_changes picture_queue.change[];
   v_queues text[];
@@ -3155,9 +3171,8 @@ begin
   select jsonb_object_agg(o.id, o.queue), array_agg(o.id), (array_agg(o.id) filter (where o.status = 'processing'))[1]
   into v_old, v_ids, v_running
   from (
-    select u.id, u.queue, u.status from unnest(v_new) n
-    join public.job_queue u on u.unique_key = n.unique_key and u.status = any (u.unique_states)
-    order by u.id for update of u
+    select u.id, u.queue, u.status from public.job_queue u
+    where u.id = any (v_ids) and u.status = any (u.unique_states) order by u.id for update
   ) o;
   if v_replace and v_running is not null then
     perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', v_running),
@@ -3181,9 +3196,7 @@ begin
       -- Of a job that waits for its parents, the time counts when they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
     from unnest(v_new) n
-    -- By the index of unique keys, and by name: to search the array for each would be quadratic.
-    where j.unique_key = n.unique_key and j.status = any (j.unique_states) and j.status = 'pending'
-      and v_old ? j.id::text
+    where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
     returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old ->> j.id::text as old_queue
   ),
   counted as (
@@ -3459,19 +3472,6 @@ begin
 end
 $$;
 
--- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
-create function picture_queue._check_isolation() returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('the transaction isolation level is %s', current_setting('transaction_isolation')),
-      'use read committed: alter role … set default_transaction_isolation = ''read committed''');
-  end if;
-end
-$$;
-
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
 -- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
 -- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or it has picked
@@ -3534,13 +3534,8 @@ begin
     if v_seen >= 5000 or v_started.has_skipped and cardinality(v_picked) < v_take then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
-    elsif v_started.has_skipped then
-      -- Looks for others behind these. Nothing before the last one picked is left, in any queue.
-      v_known.heads := (
-        select jsonb_object_agg(q.name, jsonb_build_array(j.rank, j.turn, j.seq + 1))
-        from unnest(v_known.queues) as q (name), public.job_queue j where j.id = v_picked[cardinality(v_picked)].id);
     end if;
-    v_take := least(greatest(v_take * 4, 20), 1000);
+    v_take := least(greatest(v_take * 4, 20), 5000);
     v_left.has_failed := true;
   end loop;
   if v_ids <> '{}' and v_known.is_announced then
@@ -3557,11 +3552,9 @@ begin
   return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
 exception when others then
-  if picture_queue._is_transient(sqlstate) then
-    -- The first call is not done yet, or a deadlock: skip locked does wait where a row has changed hands since it
-    -- was seen.
-    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  end if;
+  -- Also where the first call is not done yet, and in a deadlock: skip locked does wait where a row has changed hands
+  -- since it was seen.
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end
 $$;
@@ -5299,12 +5292,8 @@ begin
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
   end), 'pause_key() lets nothing start; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
-    'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds,
-    'created_at', picture_queue._now(), 'count_at', picture_queue._now()));
-  if not exists (select from picture_queue._uncounted(array[key])) then
-    update picture_queue.limit_rule r set counted = true where r.key = set_limit.key;
-  end if;
-  perform picture_queue._plan_maintenance(picture_queue._now());
+    'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
+    'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
   perform picture_queue._look_at_keys(key);
   return (select l from picture_queue._limit_rows(array[key]) l);
 end
@@ -5328,21 +5317,16 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of the first hundred keys at
--- once, the others by maintenance.
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys at once, the
+-- others by maintenance, which also counts running jobs under a new rule.
 create function picture_queue._look_at_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
-declare
-  v_keys text[];
 begin
-  select array_agg(k) into v_keys from picture_queue._blocking_keys(2147483647) k
-  where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
-  insert into picture_queue.freed_key (key, n, at) select k, 0, picture_queue._now() from unnest(v_keys) k;
-  perform picture_queue._isolate('key', v_keys[:100], 100);
-  if cardinality(v_keys) > 100 then
-    perform picture_queue._plan_maintenance(picture_queue._now());
-  end if;
+  insert into picture_queue.freed_key (key, n)
+  select k, 0 from picture_queue._blocking_keys(2147483647) k where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
+  perform picture_queue._unblock_freed_keys();
+  perform picture_queue._plan_maintenance(picture_queue._now());
 end
 $$;
 

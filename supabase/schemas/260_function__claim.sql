@@ -102,19 +102,6 @@ begin
 end
 $$;
 
--- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
-create function picture_queue._check_isolation() returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('the transaction isolation level is %s', current_setting('transaction_isolation')),
-      'use read committed: alter role … set default_transaction_isolation = ''read committed''');
-  end if;
-end
-$$;
-
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
 -- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
 -- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or it has picked
@@ -177,13 +164,8 @@ begin
     if v_seen >= 5000 or v_started.has_skipped and cardinality(v_picked) < v_take then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
-    elsif v_started.has_skipped then
-      -- Looks for others behind these. Nothing before the last one picked is left, in any queue.
-      v_known.heads := (
-        select jsonb_object_agg(q.name, jsonb_build_array(j.rank, j.turn, j.seq + 1))
-        from unnest(v_known.queues) as q (name), public.job_queue j where j.id = v_picked[cardinality(v_picked)].id);
     end if;
-    v_take := least(greatest(v_take * 4, 20), 1000);
+    v_take := least(greatest(v_take * 4, 20), 5000);
     v_left.has_failed := true;
   end loop;
   if v_ids <> '{}' and v_known.is_announced then
@@ -200,11 +182,9 @@ begin
   return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
 exception when others then
-  if picture_queue._is_transient(sqlstate) then
-    -- The first call is not done yet, or a deadlock: skip locked does wait where a row has changed hands since it
-    -- was seen.
-    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  end if;
+  -- Also where the first call is not done yet, and in a deadlock: skip locked does wait where a row has changed hands
+  -- since it was seen.
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end
 $$;

@@ -1,9 +1,12 @@
 """Jobs that are there already: repeated calls, unique keys, and what replaces a job."""
 
+import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+
+from .conftest import transaction
 
 
 async def enqueue(db: Any, *items: dict[str, Any]) -> list[dict[str, Any]]:
@@ -249,6 +252,21 @@ async def test_thousands_are_renewed_in_one_call(db, on_conflict):
     again = await enqueue(db, *(unique(n, on_conflict) for n in range(3000)))
     assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
     assert set(outcomes(again)) == {f"{on_conflict}d"}
+
+
+@pytest.mark.parametrize("on_conflict", ["ignore", "replace", "debounce"])
+async def test_thousands_are_renewed_in_time_after_the_table_was_analyzed_empty(
+    own_database, on_conflict
+):
+    """Plans made for no rows must not look at each pair of jobs."""
+    async with transaction(own_database) as db:
+        items = [unique(n, on_conflict) for n in range(3000)]
+        await db.run("insert into job_queue (job_type) select 'x' from generate_series(1, 5000)")
+        await db.run("delete from job_queue")
+        await db.run("analyze job_queue")
+        await enqueue(db, *items)
+        async with asyncio.timeout(20):
+            assert set(outcomes(await enqueue(db, *items))).isdisjoint({"created"})
 
 
 async def test_jobs_of_one_call_that_share_keys_in_a_chain_are_sorted_out(db):
