@@ -464,12 +464,12 @@ create table picture_queue.worker (
   idle boolean not null default false,
   registered_at timestamptz not null default now(),
   seen_at timestamptz not null default now(),
-  heads jsonb,
-  heads_until timestamptz not null default '-infinity'
+  start_positions jsonb,
+  positions_until timestamptz not null default '-infinity'
 );
 comment on table picture_queue.worker is 'Workers, what they can run, and when they were last heard of.';
-comment on column picture_queue.worker.heads is
-  'Where the lines of its queues begin ([rank, turn, seq] by queue), while finding that out is expensive.';
+comment on column picture_queue.worker.start_positions is
+  'Where its claims begin in each queue ([rank, turn, seq]), while finding the first job there is expensive.';
 -- Claims look up their worker, and enqueues an idle one heard of lately: the newest row version first, so that those
 -- which an old snapshot keeps from being cleaned up are not in the way.
 create index worker_newest on picture_queue.worker (name, seen_at desc);
@@ -2543,7 +2543,7 @@ $$;
 
 -- The jobs that callers describe, with their types and defaults; refuses the first that is not acceptable,
 -- naming its place, the field and the value. p_name: what the caller calls it, if not one of jobs. p_first: of
--- a part of a call, the place of its first. is_plain, is_keyed: see _new_jobs.
+-- a part of a call, the place of its first.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -2614,10 +2614,10 @@ end
 $$;
 
 -- The jobs that callers describe, with their types and defaults, and the position of the first that is not acceptable.
--- A job whose queue is first in, first out gets its place (rank, turn) here; if all do, and none has parents or a
--- batch, they are plain. Keyed: some have an id or key of the caller's, which another job may have. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
--- times as long as one that does not.) Only nested loops are allowed: they keep the order of the call, and to sort the
--- rows by it would take longer. `->>` reads fields faster than jsonb_to_recordset beside the whole item.
+-- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. Plain: all
+-- have a place, and none has parents or a batch. Keyed: some have an id or a key of the caller's. (A pattern that
+-- counts, as {0,127}, takes ten times as long.) Only nested loops are allowed: they keep the order of the call. `->>`
+-- reads fields faster than jsonb_to_recordset.
 create function picture_queue._new_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
@@ -2794,7 +2794,7 @@ end
 $$;
 
 -- Checks the queues, parents and batches of new jobs, makes the queues that are not there, and gives each job
--- its place in line. Jobs that were found (p_found) need none of it.
+-- its place in the order of claims. Jobs that were found (p_found) need none of it.
 create function picture_queue._place_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_internal boolean)
 returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -2826,7 +2826,7 @@ begin
     end;
   end if;
   -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
-  v_jobs := picture_queue._assign_order(picture_queue._look_at_parents(v_jobs));
+  v_jobs := picture_queue._assign_order(picture_queue._check_parents(v_jobs));
   if v_batches <> '{}' then
     perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
     select i.id, b.id is null as is_unknown into v_bad
@@ -2970,7 +2970,7 @@ $$;
 
 -- Refuses what cannot be depended on, and marks the jobs that have to wait. Parents are not locked, or an
 -- enqueue in a long transaction would hold up their heartbeats and reports: see _settle_new_children.
-create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
+create function picture_queue._check_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
@@ -3089,7 +3089,8 @@ $$;
 -- Tells whether an id or a key of new jobs is in use. It costs them little, while to write many that are not all new
 -- would be done twice.
 create function picture_queue._some_exist(p_jobs picture_queue.new_job[]) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_ids uuid[];
@@ -3375,8 +3376,8 @@ $$;
 -- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
 -- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
 -- which holds for claims of one job as well as of many. Left out are jobs past expires_at, which maintenance fails, and
--- those whose start failed lately. p_heads: where the queues begin (_remember_heads).
-create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer)
+-- those whose start failed lately. p_positions: where to begin in each queue.
+create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3387,7 +3388,7 @@ begin
     return array(
       select row(c.id, c.keys, c.blocked_on)::picture_queue.candidate
       from unnest(p_queues) as w (name)
-      cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_heads, p_limit))
+      cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_positions, p_limit))
         with ordinality as c (id, keys, blocked_on, n)
       order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
         over (partition by w.name order by c.n)
@@ -3399,9 +3400,9 @@ begin
       || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
     from unnest(p_queues) as w (name)
     cross join lateral (
-      select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
-        coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
-        coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
+      select coalesce((p_positions -> w.name ->> 0)::integer, -2147483648) as rank,
+        coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity') as turn,
+        coalesce((p_positions -> w.name ->> 2)::bigint, 0) as seq
     ) h
     cross join lateral (
       select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
@@ -3423,18 +3424,18 @@ begin
 end
 $$;
 
--- Stores a start position in worker.heads, for a claim that passed over many index entries (of jobs claimed while an
--- old snapshot keeps the entries, or of types the worker cannot run): the first job found, or the end of the queue if
--- there was none. The claims of this worker begin there for up to 5 seconds; jobs before it (a retry, a higher
--- priority) wait as long. p_read: how many entries were read; p_ids: the jobs found.
-create function picture_queue._remember_heads(
+-- Stores where the next claims of a worker begin in each queue, for a claim that passed over many index entries (of
+-- jobs claimed while an old snapshot keeps the entries, or of types the worker cannot run): at the first job found, or
+-- at the end of the queue if there was none. The claims of this worker begin there for up to 5 seconds; jobs before it
+-- (a retry, a higher priority) wait as long. p_read: how many entries were read; p_ids: the jobs found.
+create function picture_queue._store_start_positions(
   p_claim picture_queue.claim, p_open_queues text[], p_read bigint, p_ids uuid[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 begin
   update picture_queue.worker w set
-    heads = (
+    start_positions = (
       select jsonb_object_agg(q.name, jsonb_build_array(h.rank, h.turn, h.seq))
       from unnest(p_open_queues) as q (name)
       cross join lateral (
@@ -3446,7 +3447,7 @@ begin
             and not exists (select from public.job_queue o where o.id = any (p_ids) and o.queue = q.name)
           order by j.rank desc, j.turn desc, j.seq desc limit 1)
       ) h),
-    heads_until = case when w.heads_until > picture_queue._now() then w.heads_until
+    positions_until = case when w.positions_until > picture_queue._now() then w.positions_until
       else picture_queue._now() + make_interval(secs => least(p_read * 0.000005, 5)) end
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_claim.worker for update skip locked));
 end
@@ -3506,7 +3507,7 @@ begin
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.paused_until > v_now) as is_limited,
     exists (select from picture_queue.failed_step f where f.kind = 'claim') as has_failed,
-    w.idle, case when w.is_known and w.heads_until > v_now then w.heads end as heads,
+    w.idle, case when w.is_known and w.positions_until > v_now then w.start_positions end as positions,
     w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
   into v_known
   from picture_queue.setting s
@@ -3523,7 +3524,7 @@ begin
     perform picture_queue._unblock_freed_keys();
   end if;
   loop
-    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.heads, v_take);
+    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.positions, v_take);
     exit when v_picked = '{}';
     v_started := picture_queue._start_isolated(v_picked, v_left);
     v_ids := v_ids || v_started.ids;
@@ -3547,7 +3548,7 @@ begin
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
   if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
-    perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
+    perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read, v_ids);
   end if;
   return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
@@ -5294,7 +5295,7 @@ begin
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
     'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
-  perform picture_queue._look_at_keys(key);
+  perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows(array[key]) l);
 end
 $$;
@@ -5319,7 +5320,7 @@ $$;
 
 -- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys at once, the
 -- others by maintenance, which also counts running jobs under a new rule.
-create function picture_queue._look_at_keys(p_key text) returns void
+create function picture_queue._recheck_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
 begin
@@ -5341,7 +5342,7 @@ begin
   if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
     perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
-  perform picture_queue._look_at_keys(key);
+  perform picture_queue._recheck_keys(key);
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -5414,7 +5415,7 @@ as $$
 declare
   v_answer jsonb := picture_queue._set_pause(key, null);
 begin
-  perform picture_queue._look_at_keys(key);
+  perform picture_queue._recheck_keys(key);
   return v_answer;
 end
 $$;

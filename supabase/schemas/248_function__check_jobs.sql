@@ -210,7 +210,7 @@ $$;
 
 -- The jobs that callers describe, with their types and defaults; refuses the first that is not acceptable,
 -- naming its place, the field and the value. p_name: what the caller calls it, if not one of jobs. p_first: of
--- a part of a call, the place of its first. is_plain, is_keyed: see _new_jobs.
+-- a part of a call, the place of its first.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
   out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
@@ -281,10 +281,10 @@ end
 $$;
 
 -- The jobs that callers describe, with their types and defaults, and the position of the first that is not acceptable.
--- A job whose queue is first in, first out gets its place (rank, turn) here; if all do, and none has parents or a
--- batch, they are plain. Keyed: some have an id or key of the caller's, which another job may have. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
--- times as long as one that does not.) Only nested loops are allowed: they keep the order of the call, and to sort the
--- rows by it would take longer. `->>` reads fields faster than jsonb_to_recordset beside the whole item.
+-- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. Plain: all
+-- have a place, and none has parents or a batch. Keyed: some have an id or a key of the caller's. (A pattern that
+-- counts, as {0,127}, takes ten times as long.) Only nested loops are allowed: they keep the order of the call. `->>`
+-- reads fields faster than jsonb_to_recordset.
 create function picture_queue._new_jobs(
   p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan

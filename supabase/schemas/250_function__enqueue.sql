@@ -92,7 +92,7 @@ end
 $$;
 
 -- Checks the queues, parents and batches of new jobs, makes the queues that are not there, and gives each job
--- its place in line. Jobs that were found (p_found) need none of it.
+-- its place in the order of claims. Jobs that were found (p_found) need none of it.
 create function picture_queue._place_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_internal boolean)
 returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -124,7 +124,7 @@ begin
     end;
   end if;
   -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
-  v_jobs := picture_queue._assign_order(picture_queue._look_at_parents(v_jobs));
+  v_jobs := picture_queue._assign_order(picture_queue._check_parents(v_jobs));
   if v_batches <> '{}' then
     perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
     select i.id, b.id is null as is_unknown into v_bad

@@ -38,7 +38,8 @@ $$;
 -- Tells whether an id or a key of new jobs is in use. It costs them little, while to write many that are not all new
 -- would be done twice.
 create function picture_queue._some_exist(p_jobs picture_queue.new_job[]) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set plan_cache_mode = force_generic_plan
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_ids uuid[];

@@ -33,7 +33,7 @@ begin
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
     'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
     'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
-  perform picture_queue._look_at_keys(key);
+  perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows(array[key]) l);
 end
 $$;
@@ -58,7 +58,7 @@ $$;
 
 -- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys at once, the
 -- others by maintenance, which also counts running jobs under a new rule.
-create function picture_queue._look_at_keys(p_key text) returns void
+create function picture_queue._recheck_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
 begin
@@ -80,7 +80,7 @@ begin
   if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
     perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
-  perform picture_queue._look_at_keys(key);
+  perform picture_queue._recheck_keys(key);
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -153,7 +153,7 @@ as $$
 declare
   v_answer jsonb := picture_queue._set_pause(key, null);
 begin
-  perform picture_queue._look_at_keys(key);
+  perform picture_queue._recheck_keys(key);
   return v_answer;
 end
 $$;

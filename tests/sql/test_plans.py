@@ -413,7 +413,7 @@ async def plan(many, text, types, values):
 PICKING = {
     "p_claim": "picture_queue.claim",
     "p_queues": "text[]",
-    "p_heads": "jsonb",
+    "p_positions": "jsonb",
     "p_limit": "integer",
     "v_now": "timestamptz",
 }
