@@ -82,7 +82,7 @@ create type picture_queue.claim as (
   is_legacy boolean,       -- by a caller that never heartbeats
   confirms_start boolean,  -- the worker confirms that a job has started: until then an expired lease costs no attempt
   is_limited boolean,      -- there are limits or paused keys
-  has_deferred boolean     -- the project has deferred constraint triggers
+  has_failed boolean       -- starts of some jobs have failed
 );
 
 -- The result of _apply_changes: the changed jobs, and what is special about some of them.
@@ -258,6 +258,19 @@ begin
 end
 $$;
 
+-- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
+create function picture_queue._check_isolation() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('the transaction isolation level is %s', current_setting('transaction_isolation')),
+      'use read committed: alter role … set default_transaction_isolation = ''read committed''');
+  end if;
+end
+$$;
+
 -- The value, or the error of that code where there is none. It reads nothing, so users may call it.
 create function picture_queue._found(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -323,7 +336,6 @@ create table picture_queue.setting (
   keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
   maintained_at timestamptz not null default '-infinity',
-  has_deferred boolean not null default false,
   constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -340,8 +352,6 @@ create table picture_queue.setting (
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
 comment on column picture_queue.setting.unknown_queue is
   'What an enqueue to a queue that is not there does: create, refuse.';
-comment on column picture_queue.setting.has_deferred is
-  'The project has deferred constraint triggers on our tables, as of the last housekeeping.';
 insert into picture_queue.setting default values;
 alter table picture_queue.setting enable row level security;
 
@@ -454,12 +464,12 @@ create table picture_queue.worker (
   idle boolean not null default false,
   registered_at timestamptz not null default now(),
   seen_at timestamptz not null default now(),
-  heads jsonb,
-  heads_until timestamptz not null default '-infinity'
+  start_positions jsonb,
+  positions_until timestamptz not null default '-infinity'
 );
 comment on table picture_queue.worker is 'Workers, what they can run, and when they were last heard of.';
-comment on column picture_queue.worker.heads is
-  'Where the lines of its queues begin ([rank, turn, seq] by queue), while finding that out is expensive.';
+comment on column picture_queue.worker.start_positions is
+  'Where its claims begin in each queue ([rank, turn, seq]), while finding the first job there is expensive.';
 -- Claims look up their worker, and enqueues an idle one heard of lately: the newest row version first, so that those
 -- which an old snapshot keeps from being cleaned up are not in the way.
 create index worker_newest on picture_queue.worker (name, seen_at desc);
@@ -1498,8 +1508,8 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
 -- Checks deferred constraints that the project has on our tables now, so that one that raises for a job fails the step
--- of that job, and not the whole transaction as it commits. Returns whether there are any.
-create function picture_queue._fire_deferred() returns boolean
+-- of that job, and not the whole transaction as it commits.
+create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -1513,7 +1523,6 @@ begin
     execute 'set constraints ' || v_names || ' immediate';
     execute 'set constraints ' || v_names || ' deferred';
   end if;
-  return v_names is not null;
 end
 $$;
 
@@ -2035,13 +2044,9 @@ begin
   end;
   -- Without those whose row somebody has locked by hand.
   return array(
-    select k.key
-    from unnest(v_keys) as k (key)
-    left join lateral (
-      select l.ctid from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1) newest on true
-    left join lateral (
-      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) held on true
-    where newest.ctid is null or held.is_free);
+    select k from unnest(v_keys) k
+    where (select l.running from picture_queue.limit_key l where l.key = k order by l.version desc limit 1) is null
+      or (select true from picture_queue.limit_key l where l.key = k order by l.version desc limit 1 for update skip locked));
 end
 $$;
 
@@ -2049,30 +2054,30 @@ $$;
 create function picture_queue._add_running(p_keys text[], p_counts integer[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_key text;
+  v_count integer;
 begin
-  -- The newest row by its place: other versions of it may be kept by an old snapshot.
-  with newest as materialized (
-    select c.key, c.n, l.row_id
-    from unnest(p_keys, p_counts) as c (key, n)
-    left join lateral (
-      select l.ctid as row_id from picture_queue.limit_key l where l.key = c.key order by l.version desc limit 1) l on true
-  ),
-  made as (
-    insert into picture_queue.limit_key (key, running) select n.key, greatest(n.n, 0) from newest n where n.row_id is null
-  )
-  update picture_queue.limit_key l set running = greatest(l.running + n.n, 0), version = l.version + 1
-  from newest n where l.ctid = any (array(select n.row_id from newest n)) and l.ctid = n.row_id;
+  for v_key, v_count in select k, n from unnest(p_keys, p_counts) as c (k, n) loop
+    -- The newest row by its place: other versions of it may be kept by an old snapshot.
+    update picture_queue.limit_key l set running = greatest(l.running + v_count, 0), version = l.version + 1
+    where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = v_key order by o.version desc limit 1);
+    if not found then
+      insert into picture_queue.limit_key (key, running) values (v_key, greatest(v_count, 0));
+    end if;
+  end loop;
 end
 $$;
 
--- Plans when to look at keys again: when their pause or the period of their rate ends; in one second, if jobs wait
--- although the key has capacity (more wait than one look unblocks, or those unblocked are not claimed yet).
-create function picture_queue._plan_keys(p_keys text[]) returns void
+-- Plans when to look at keys again, if not before p_latest: when their pause or the period of their rate ends; in one
+-- second, if jobs wait although the key has capacity (more wait than one look unblocks, or those unblocked are not
+-- claimed yet).
+create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_times timestamptz[];
+  v_next timestamptz;
 begin
   with planned as (
     insert into picture_queue.freed_key (key, n, at)
@@ -2080,16 +2085,16 @@ begin
     from unnest(p_keys) as k (key)
     left join picture_queue._limits(p_keys) c on c.key = k.key
     cross join lateral (
-      select case when c.capacity <= 0 then c.free_at when (
+      select least(p_latest, case when c.capacity <= 0 then c.free_at when (
         select true from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
-      then v_now + interval '1 second' end as at) l
-    where l.at < 'infinity' and not exists (
-      select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at)
+      then v_now + interval '1 second' end) as at) l
+    where l.at < 'infinity' and (p_latest is not null or not exists (
+      select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at))
     returning at
   )
-  select array_agg(p.at) into v_times from planned p;
-  perform picture_queue._plan_maintenance(t) from unnest(v_times) t order by t limit 1;
+  select min(p.at) into v_next from planned p;
+  perform picture_queue._plan_maintenance(v_next);
 end
 $$;
 
@@ -2107,7 +2112,6 @@ declare
     select k from unnest(p_keys) k
     where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
   v_freed record;
-  v_taken record;
 begin
   with freed as (
     delete from picture_queue.freed_key f
@@ -2118,16 +2122,18 @@ begin
   select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed
   from (select f.key, sum(f.n)::integer as n from freed f group by f.key) s where s.n <> 0;
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
-  select w.queues[1 + floor(random() * cardinality(w.queues))] as queue,
-    w.job_types[1 + floor(random() * cardinality(w.job_types))] as job_type
-  into v_taken
-  from picture_queue.worker w where w.seen_at > v_now - interval '1 minute' order by random() limit 1;
   perform picture_queue._isolate('unblock', array(
     with recursive pair as (
       -- Queues and job types, one after the other through the index.
       select k.key, o.queue, o.job_type, 1 as n
       from unnest(v_keys) as k (key)
-      cross join (values ('', ''), (v_taken.queue, v_taken.job_type)) as b (queue, job_type)
+      cross join (
+        values ('', '')
+        union all
+        (select w.queues[1 + floor(random() * cardinality(w.queues))],
+            w.job_types[1 + floor(random() * cardinality(w.job_types))]
+          from picture_queue.worker w where w.seen_at > v_now - interval '1 minute' order by random() limit 1)
+      ) as b (queue, job_type)
       cross join lateral (
         select j.queue, j.job_type from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'
@@ -2284,7 +2290,7 @@ begin
   from picture_queue._limits(v_locked) l;
   with place as (
     select c.n, c.id, k.key,
-      coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 1000 then 0 end) as capacity,
+      coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 5000 then 0 end) as capacity,
       row_number() over (partition by k.key order by c.n) as place
     from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, n)
     -- A key that a job names twice is one slot all the same.
@@ -2309,16 +2315,14 @@ begin
   end if;
   if v_blocked is not null then
     -- If one was unblocked for another key, that key has its slot back.
-    insert into picture_queue.freed_key (key, n, at)
-    select distinct j.blocked_on, 0, v_now from unnest(v_blocked) b join public.job_queue j on j.id = b.id
-    where j.blocked_on <> b.blocked_on
-    union all
-    -- The rule may be changed by somebody who does not see these jobs yet: look again when they are visible.
-    select distinct b.blocked_on, 0, v_now + case when b.blocked_on = any (v_locked) then interval '1 second'
-      else interval '0.1 seconds' end from unnest(v_blocked) b;
+    insert into picture_queue.freed_key (key, n)
+    select distinct j.blocked_on, 0 from unnest(v_blocked) b join public.job_queue j on j.id = b.id
+    where j.blocked_on <> b.blocked_on;
     perform picture_queue._transition((
       select array_agg(picture_queue._change(b.id, 'block', null, null, b.blocked_on)) from unnest(v_blocked) b));
-    perform picture_queue._plan_keys(array(select distinct b.blocked_on from unnest(v_blocked) b));
+    -- The rule may be changed by somebody who does not see these jobs yet: look again when they are visible.
+    perform picture_queue._plan_keys(
+      array(select distinct b.blocked_on from unnest(v_blocked) b), v_now + interval '1 second');
   end if;
   return v_starting;
 end
@@ -2542,7 +2546,7 @@ $$;
 -- a part of a call, the place of its first.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
-  out jobs picture_queue.new_job[], out is_plain boolean)
+  out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -2559,7 +2563,7 @@ begin
       format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
   begin
-    select n.jobs, n.is_plain, n.bad into jobs, is_plain, v_bad from picture_queue._new_jobs(p_jobs) n;
+    select n.jobs, n.is_plain, n.is_keyed, n.bad into jobs, is_plain, is_keyed, v_bad from picture_queue._new_jobs(p_jobs) n;
     if v_bad is null then
       return;
     end if;
@@ -2610,12 +2614,12 @@ end
 $$;
 
 -- The jobs that callers describe, with their types and defaults, and the position of the first that is not acceptable.
--- A job whose queue is first in, first out gets its place (rank, turn) here; if all do, and none has parents or a
--- batch, they are plain. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
--- times as long as one that does not.) Only nested loops are allowed: they keep the order of the call, and to sort the
--- rows by it would take longer. `->>` reads fields faster than jsonb_to_recordset beside the whole item.
+-- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. Plain: all
+-- have a place, and none has parents or a batch. Keyed: some have an id or a key of the caller's. (A pattern that
+-- counts, as {0,127}, takes ten times as long.) Only nested loops are allowed: they keep the order of the call. `->>`
+-- reads fields faster than jsonb_to_recordset.
 create function picture_queue._new_jobs(
-  p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out bad integer)
+  p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off
 as $$
@@ -2641,6 +2645,7 @@ begin
       case when r.has_rank then -coalesce(e.priority, 0) end, date_part('epoch', greatest(r.run_at, v_now))
     )::picture_queue.new_job),
     bool_and(r.has_rank and num_nulls(o.depends_on, o.batch_id) = 2),
+    bool_or(num_nonnulls(e.job_id, e.idempotency_key, o.states) > 0),
     min(e.i) filter (where not coalesce(
       e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,
         generation_id,options}'::text[] = '{}'
@@ -2661,7 +2666,7 @@ begin
         and (coalesce(e.options in ('{}', 'null'), true)
           or picture_queue._options_problem(e.options, e.payload, v_max_bytes) is null)),
       false))
-  into jobs, is_plain, bad
+  into jobs, is_plain, is_keyed, bad
   from (
     select a.i, a.item, (a.item ->> 'job_id')::uuid as job_id, a.item ->> 'job_type' as job_type,
       a.item ->> 'queue' as queue, nullif(a.item -> 'payload', 'null') as payload,
@@ -2707,56 +2712,61 @@ declare
   v_rest picture_queue.new_job[];
   v_next picture_queue.new_job[];
   v_plain boolean;
+  v_keyed boolean;
   v_found jsonb := '{}'::jsonb;  -- place in the call: id and outcome of the job that was there
-  v_left integer := 0;
+  v_exists boolean;
+  v_left integer;
   v_failures integer := 0;
 begin
-  select c.jobs, c.is_plain into v_jobs, v_plain from picture_queue._check_jobs(p_jobs) c;
+  select c.jobs, c.is_plain, c.is_keyed into v_jobs, v_plain, v_keyed from picture_queue._check_jobs(p_jobs) c;
   if v_jobs is null then
     return '[]'::jsonb;
   elsif not v_plain then
     -- A repeated call finds its jobs, whatever has become of their queue, their parents and their batch.
-    v_found := picture_queue._find_existing(v_jobs);
+    if v_keyed then
+      v_found := picture_queue._find_existing(v_jobs);
+    end if;
     v_jobs := picture_queue._place_jobs(v_jobs, v_found, p_internal);
   end if;
 
   v_rest := case when v_found = '{}' then v_jobs
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
-  if cardinality(v_jobs) = 1
-    and num_nonnulls(p_jobs #>> '{0,job_id}', v_jobs[1].idempotency_key, v_jobs[1].unique_key) = 0
-  then
+  if not v_keyed then
     -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
     perform picture_queue._insert_jobs(v_rest, false);
     v_rest := '{}';
   end if;
   v_next := v_rest;  -- most often all are new
+  v_exists := cardinality(v_rest) > 1 and picture_queue._some_exist(v_rest);
   while v_rest <> '{}' loop
-    if picture_queue._insert_jobs(v_next, true) then
-      exit when cardinality(v_next) = cardinality(v_rest);
-      v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
-    else
+    if v_exists then
       -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
       v_left := cardinality(v_rest);
       v_found := v_found || picture_queue._resolve_duplicates(v_rest);
       v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
       v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
-      if v_failures = 5 then
+      if v_failures > 5 then
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows that job
         perform picture_queue._refuse_busy('a job with the same id or key comes and goes');
       end if;
+      -- Of those that share an id or a key the first; the others will find it.
+      v_next := array(
+        select f.n
+        from (
+          select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
+            row_number() over (
+              partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
+              order by n.i) as nth_key,
+            row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
+          from unnest(v_rest) n
+        ) f
+        where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
     end if;
-    -- Of those that share an id or a key the first; the others will find it.
-    v_next := array(
-      select f.n
-      from (
-        select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
-          row_number() over (
-            partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
-            order by n.i) as nth_key,
-          row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
-        from unnest(v_rest) n
-      ) f
-      where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
+    if picture_queue._insert_jobs(v_next, true) then
+      v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
+      v_failures := 0;
+    end if;
+    v_exists := true;
   end loop;
 
   if cardinality(v_jobs) = 1 and v_found = '{}' then
@@ -2784,7 +2794,7 @@ end
 $$;
 
 -- Checks the queues, parents and batches of new jobs, makes the queues that are not there, and gives each job
--- its place in line. Jobs that were found (p_found) need none of it.
+-- its place in the order of claims. Jobs that were found (p_found) need none of it.
 create function picture_queue._place_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_internal boolean)
 returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -2816,7 +2826,7 @@ begin
     end;
   end if;
   -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
-  v_jobs := picture_queue._assign_order(picture_queue._look_at_parents(v_jobs));
+  v_jobs := picture_queue._assign_order(picture_queue._check_parents(v_jobs));
   if v_batches <> '{}' then
     perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
     select i.id, b.id is null as is_unknown into v_bad
@@ -2903,8 +2913,7 @@ end
 $$;
 
 -- Writes the rows and the counts, and wakes workers. Where another job may have the id or a key of one
--- (p_may_exist), tells whether it wrote them. To write all and to undo it where one is not new takes less time than
--- `on conflict`, which costs each row that is new a tenth of its enqueue.
+-- (p_may_exist), tells whether it wrote them: `on conflict` would cost each row that is new a tenth of its enqueue.
 create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_may_exist boolean) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
@@ -2913,14 +2922,15 @@ declare
   v_queues text[];
   v_due timestamptz;
   v_table text;
+  v_index text;
 begin
   if p_may_exist then
     begin
       return picture_queue._insert_jobs(p_jobs, false);
     exception when unique_violation then
-      get stacked diagnostics v_table = table_name;
-      if v_table <> 'job_queue' then
-        raise;  -- by a trigger of somebody's
+      get stacked diagnostics v_table = table_name, v_index = constraint_name;
+      if v_table <> 'job_queue' or v_index not in ('job_queue_pkey', 'job_queue_idempotency', 'job_queue_unique') then
+        raise;  -- by a trigger or an index of the project's
       end if;
       return false;
     end;
@@ -2960,7 +2970,7 @@ $$;
 
 -- Refuses what cannot be depended on, and marks the jobs that have to wait. Parents are not locked, or an
 -- enqueue in a long transaction would hold up their heartbeats and reports: see _settle_new_children.
-create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
+create function picture_queue._check_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare
@@ -3076,6 +3086,28 @@ begin
 end
 $$;
 
+-- Tells whether an id or a key of new jobs is in use. It costs them little, while to write many that are not all new
+-- would be done twice.
+create function picture_queue._some_exist(p_jobs picture_queue.new_job[]) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_ids uuid[];
+  v_keys text[];
+  v_unique text[];
+begin
+  select array_agg(n.job_id), array_agg(n.idempotency_key) filter (where n.idempotency_key is not null),
+    array_agg(n.unique_key) filter (where n.unique_key is not null)
+  into v_ids, v_keys, v_unique
+  from unnest(p_jobs) n;
+  return exists (select from public.job_queue j where j.id = any (v_ids))
+    or v_keys is not null and exists (select from public.job_queue j where j.idempotency_key = any (v_keys))
+    or v_unique is not null
+      and exists (select from public.job_queue j where j.unique_key = any (v_unique) and j.status = any (j.unique_states));
+end
+$$;
+
 -- Answers, by place in the call, for the new jobs that another one kept out. Where a unique key is free by
 -- now, the place is left out: the caller tries that job again.
 create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]) returns jsonb
@@ -3090,9 +3122,12 @@ begin
   if v_unique = '{}' then
     return v_found;
   end if;
+  -- Here and below each key is looked up by itself. A join, planned while the table was empty, looks at each pair.
   update public.job_queue j set unique_states = '{}'
-  from unnest(v_unique) n
-  where j.unique_key = n.unique_key and j.status = any (j.unique_states) and j.unique_until <= picture_queue._now();
+  where j.unique_until <= picture_queue._now() and j.id = any (array(
+    select u.id from unnest(v_unique) n
+    cross join lateral (
+      select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u));
 
   v_renewed := picture_queue._renew(v_unique, 'replace') || picture_queue._renew(v_unique, 'debounce');
   return v_found || coalesce((
@@ -3100,7 +3135,9 @@ begin
       when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
       when n.on_conflict = 'replace' then 'replaced' else 'debounced' end))
     from unnest(v_unique) n
-    join public.job_queue u on u.unique_key = n.unique_key and u.status = any (u.unique_states)
+    cross join lateral (
+      select o.id, o.status from public.job_queue o
+      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u
     where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_renewed) r)), '{}');
 end
 $$;
@@ -3109,7 +3146,7 @@ $$;
 -- (replace), or the newest payload and a later time (debounce). Of several for one job the last decides. A job
 -- that runs cannot be replaced; one that runs or has finished is not debounced. Returns the ids it locked.
 create function picture_queue._renew(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -3121,7 +3158,10 @@ declare
     ) l
     where l.on_conflict = p_kind);
   v_old jsonb;
-  v_ids uuid[];
+  v_ids uuid[] := array(
+    select u.id from unnest(v_new) n
+    cross join lateral (
+      select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u);
   v_running uuid;
   v_changes picture_queue.change[];
   v_queues text[];
@@ -3132,9 +3172,8 @@ begin
   select jsonb_object_agg(o.id, o.queue), array_agg(o.id), (array_agg(o.id) filter (where o.status = 'processing'))[1]
   into v_old, v_ids, v_running
   from (
-    select u.id, u.queue, u.status from unnest(v_new) n
-    join public.job_queue u on u.unique_key = n.unique_key and u.status = any (u.unique_states)
-    order by u.id for update of u
+    select u.id, u.queue, u.status from public.job_queue u
+    where u.id = any (v_ids) and u.status = any (u.unique_states) order by u.id for update
   ) o;
   if v_replace and v_running is not null then
     perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', v_running),
@@ -3158,9 +3197,7 @@ begin
       -- Of a job that waits for its parents, the time counts when they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
     from unnest(v_new) n
-    -- By the index of unique keys, and by name: to search the array for each would be quadratic.
-    where j.unique_key = n.unique_key and j.status = any (j.unique_states) and j.status = 'pending'
-      and v_old ? j.id::text
+    where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
     returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old ->> j.id::text as old_queue
   ),
   counted as (
@@ -3200,6 +3237,7 @@ declare
     then picture_queue._admit(p_candidates, p_claim.max_jobs) else p_candidates[:p_claim.max_jobs] end;
   v_ids uuid[];
   v_special uuid[];
+  v_has_deferred boolean;
 begin
   with started as (
     update public.job_queue j set
@@ -3236,46 +3274,54 @@ begin
     group by s.queue, e.status, e.sign
   )
   select coalesce(array_agg(s.id order by s.n), '{}'),
-    array_agg(s.id) filter (where s.generation_id is not null or s.version > 50)
-  into v_ids, v_special
+    array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
+    -- In the statement of the change: who makes such a trigger waits for its lock, so none is missed.
+    exists (select from pg_catalog.pg_trigger t
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
+  into v_ids, v_special, v_has_deferred
   from started s;
   if cardinality(v_ids) < cardinality(v_candidates) then
     raise exception 'a trigger on public.job_queue left the job as it was';
   elsif v_special is not null then
     perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
-  if p_claim.has_deferred then
+  if v_has_deferred then
     perform picture_queue._fire_deferred();
   end if;
   return v_ids;
 end
 $$;
 
--- Starts jobs; if that fails, each half of them by itself, down to the one whose start fails. That one is noted in
--- failed_step and left alone for a while. What is left after 0.2 seconds is not started now.
-create function picture_queue._start_isolated(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
-returns uuid[]
+-- Starts jobs; if that fails, fewer at a time, down to the one whose start fails. That one is noted in failed_step and
+-- left alone for a while. When starts have failed for 20 milliseconds, it skips half of what is left at each further
+-- failure, so that the last is tried.
+create function picture_queue._start_isolated(
+  p_candidates picture_queue.candidate[], p_claim picture_queue.claim, out ids uuid[], out has_skipped boolean)
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_left picture_queue.claim := p_claim;
-  v_half integer := cardinality(p_candidates) / 2;
-  v_ids uuid[];
+  v_next integer := 1;  -- the first of those not tried yet
+  v_size integer := cardinality(p_candidates);  -- how many are tried at once
+  v_until timestamptz;
 begin
-  begin
-    return picture_queue._start(p_candidates, p_claim);
-  exception when others then
-    if v_half = 0 then
-      perform picture_queue._note_failure('claim', p_candidates[1].id::text, sqlerrm);
-      return '{}'::uuid[];
-    end if;
-  end;
-  v_ids := picture_queue._start_isolated(p_candidates[:v_half], p_claim);
-  if clock_timestamp() > statement_timestamp() + interval '0.2 seconds' then
-    return v_ids;
-  end if;
-  v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-  return v_ids || picture_queue._start_isolated(p_candidates[v_half + 1:], v_left);
+  ids := '{}'::uuid[];
+  while v_next <= cardinality(p_candidates) and v_left.max_jobs > 0 loop
+    begin
+      ids := ids || picture_queue._start(p_candidates[v_next:v_next + v_size - 1], v_left);
+      v_left.max_jobs := p_claim.max_jobs - cardinality(ids);
+      v_next := v_next + v_size;
+      v_size := v_size * 2;
+    exception when others then
+      if v_size = 1 then
+        perform picture_queue._note_failure('claim', p_candidates[v_next].id::text, sqlerrm);
+        v_until := coalesce(v_until, clock_timestamp() + interval '20 milliseconds');
+        has_skipped := clock_timestamp() > v_until;
+        v_next := v_next + case when has_skipped then greatest((cardinality(p_candidates) - v_next) / 2, 1) else 1 end;
+      end if;
+      v_size := greatest(v_size / 10, 1);
+    end;
+  end loop;
 end
 $$;
 
@@ -3330,8 +3376,8 @@ $$;
 -- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
 -- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
 -- which holds for claims of one job as well as of many. Left out are jobs past expires_at, which maintenance fails, and
--- those whose start failed lately. p_heads: where the queues begin (_remember_heads).
-create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer)
+-- those whose start failed lately. p_positions: where to begin in each queue.
+create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3342,7 +3388,7 @@ begin
     return array(
       select row(c.id, c.keys, c.blocked_on)::picture_queue.candidate
       from unnest(p_queues) as w (name)
-      cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_heads, p_limit))
+      cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_positions, p_limit))
         with ordinality as c (id, keys, blocked_on, n)
       order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
         over (partition by w.name order by c.n)
@@ -3354,9 +3400,9 @@ begin
       || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
     from unnest(p_queues) as w (name)
     cross join lateral (
-      select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
-        coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
-        coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
+      select coalesce((p_positions -> w.name ->> 0)::integer, -2147483648) as rank,
+        coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity') as turn,
+        coalesce((p_positions -> w.name ->> 2)::bigint, 0) as seq
     ) h
     cross join lateral (
       select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
@@ -3367,8 +3413,10 @@ begin
         -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
         and j.lease_id is distinct from p_claim.lease_id
         and (j.expires_at is null or j.expires_at > v_now)
-        and j.id::text not in (
-          select f.subject from picture_queue.failed_step f where f.kind = 'claim' and f.retry_at > v_now)
+        -- Looked up for each job, however many others have failed.
+        and (not p_claim.has_failed or coalesce((
+          select f.retry_at <= v_now from picture_queue.failed_step f
+          where f.kind = 'claim' and f.subject = j.id::text), true))
       order by j.rank, j.turn, j.seq limit p_limit
       for update skip locked
     ) p
@@ -3376,18 +3424,18 @@ begin
 end
 $$;
 
--- Stores a start position in worker.heads, for a claim that passed over many index entries (of jobs claimed while an
--- old snapshot keeps the entries, or of types the worker cannot run): the first job found, or the end of the queue if
--- there was none. The claims of this worker begin there for up to 5 seconds; jobs before it (a retry, a higher
--- priority) wait as long. p_read: how many entries were read; p_ids: the jobs found.
-create function picture_queue._remember_heads(
+-- Stores where the next claims of a worker begin in each queue, for a claim that passed over many index entries (of
+-- jobs claimed while an old snapshot keeps the entries, or of types the worker cannot run): at the first job found, or
+-- at the end of the queue if there was none. The claims of this worker begin there for up to 5 seconds; jobs before it
+-- (a retry, a higher priority) wait as long. p_read: how many entries were read; p_ids: the jobs found.
+create function picture_queue._store_start_positions(
   p_claim picture_queue.claim, p_open_queues text[], p_read bigint, p_ids uuid[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 begin
   update picture_queue.worker w set
-    heads = (
+    start_positions = (
       select jsonb_object_agg(q.name, jsonb_build_array(h.rank, h.turn, h.seq))
       from unnest(p_open_queues) as q (name)
       cross join lateral (
@@ -3399,7 +3447,7 @@ begin
             and not exists (select from public.job_queue o where o.id = any (p_ids) and o.queue = q.name)
           order by j.rank desc, j.turn desc, j.seq desc limit 1)
       ) h),
-    heads_until = case when w.heads_until > picture_queue._now() then w.heads_until
+    positions_until = case when w.positions_until > picture_queue._now() then w.positions_until
       else picture_queue._now() + make_interval(secs => least(p_read * 0.000005, 5)) end
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_claim.worker for update skip locked));
 end
@@ -3425,19 +3473,6 @@ begin
 end
 $$;
 
--- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
-create function picture_queue._check_isolation() returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('the transaction isolation level is %s', current_setting('transaction_isolation')),
-      'use read committed: alter role … set default_transaction_isolation = ''read committed''');
-  end if;
-end
-$$;
-
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
 -- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
 -- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or it has picked
@@ -3452,7 +3487,7 @@ declare
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
   v_picked picture_queue.candidate[];
-  v_started uuid[];
+  v_started record;
   v_ids uuid[] := '{}'::uuid[];
   v_take integer := p_claim.max_jobs;
   v_seen integer := 0;
@@ -3461,7 +3496,7 @@ begin
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   -- In one statement, since of a claim by an idle worker each statement counts.
-  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds, s.has_deferred,
+  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,
     array(select q.name from picture_queue.queue q
       where (p_claim.queues is null or q.name = any (p_claim.queues)) and coalesce(q.paused_until <= v_now, true)) as queues,
     exists (select from picture_queue.queue q
@@ -3471,7 +3506,8 @@ begin
       as is_repeated,
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.paused_until > v_now) as is_limited,
-    w.idle, case when w.is_known and w.heads_until > v_now then w.heads end as heads,
+    exists (select from picture_queue.failed_step f where f.kind = 'claim') as has_failed,
+    w.idle, case when w.is_known and w.positions_until > v_now then w.start_positions end as positions,
     w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
   into v_known
   from picture_queue.setting s
@@ -3483,24 +3519,25 @@ begin
   end if;
   v_left.lease_seconds := v_known.lease_seconds;
   v_left.is_limited := v_known.is_limited;
-  v_left.has_deferred := v_known.has_deferred;
+  v_left.has_failed := v_known.has_failed;
   if v_known.is_limited then
     perform picture_queue._unblock_freed_keys();
   end if;
   loop
-    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.heads, v_take);
+    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.positions, v_take);
     exit when v_picked = '{}';
     v_started := picture_queue._start_isolated(v_picked, v_left);
-    v_ids := v_ids || v_started;
+    v_ids := v_ids || v_started.ids;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    exit when cardinality(v_started) = cardinality(v_picked) or v_left.max_jobs <= 0
-      or v_started = '{}' and cardinality(v_picked) < v_take;
+    exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
+      or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true;
     v_seen := v_seen + cardinality(v_picked);
-    if v_seen >= 5000 then
+    if v_seen >= 5000 or v_started.has_skipped and cardinality(v_picked) < v_take then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
     end if;
-    v_take := least(greatest(v_take * 4, 20), 1000);
+    v_take := least(greatest(v_take * 4, 20), 5000);
+    v_left.has_failed := true;
   end loop;
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
@@ -3511,16 +3548,14 @@ begin
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
   if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
-    perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
+    perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read, v_ids);
   end if;
   return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
 exception when others then
-  if picture_queue._is_transient(sqlstate) then
-    -- The first call is not done yet, or a deadlock: skip locked does wait where a row has changed hands since it
-    -- was seen.
-    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  end if;
+  -- Also where the first call is not done yet, and in a deadlock: skip locked does wait where a row has changed hands
+  -- since it was seen.
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end
 $$;
@@ -3590,12 +3625,13 @@ as $$
 declare
   v_largest integer;
   v_has_deferred boolean;
+  v_answer jsonb;
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
-  select s.max_result_bytes, s.has_deferred into v_largest, v_has_deferred from picture_queue.setting s;
+  select s.max_result_bytes into v_largest from picture_queue.setting s;
   if not exists (
     select from unnest(v_outcomes) o
     where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_largest, 200)
@@ -3614,19 +3650,24 @@ begin
   if v_moved is not null then
     perform picture_queue._after_report(v_outcomes, v_moved);
   end if;
+  select to_jsonb(array(
+      select jsonb_build_object(
+        'job_id', o.job_id,
+        'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
+        'status', coalesce(m.status, j.status))
+      from unnest(v_outcomes) o
+      -- If a report names two leases of a job, the one on the row is valid; the other is stale.
+      left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
+      left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
+      order by o.i)),
+    -- After the change: who makes such a trigger waits for its lock, so none is missed.
+    exists (select from pg_catalog.pg_trigger t
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
+  into v_answer, v_has_deferred;
   if v_has_deferred then
     perform picture_queue._fire_deferred();
   end if;
-  return to_jsonb(array(
-    select jsonb_build_object(
-      'job_id', o.job_id,
-      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
-      'status', coalesce(m.status, j.status))
-    from unnest(v_outcomes) o
-    -- If a report names two leases of a job, the one on the row is valid; the other is stale.
-    left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
-    left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
-    order by o.i));
+  return v_answer;
 end
 $$;
 
@@ -4022,59 +4063,65 @@ as $$
 declare
   v_now timestamptz := picture_queue._now();
   v_id uuid := coalesce(job_id, gen_random_uuid());
+  v_is_simple boolean := num_nonnulls(scheduled_for, max_attempts, idempotency_key) = 0 and coalesce(options, '{}') = '{}'
+    and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
+    and jsonb_typeof(payload) = 'object' and priority between -1000000000 and 1000000000;
+  v_queue text := queue;
   v_max_attempts integer;
   v_events text;
   v_wakes boolean;
+  v_may_raise boolean;
   v_is_new boolean := false;
   v_jobs jsonb;
 begin
+  if v_queue is null then
+    v_queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
+  end if;
+  -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
+  select coalesce(
+      (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
+    q.events, (
+      select true from picture_queue.worker w
+      where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
+      order by w.seen_at desc limit 1),
+    -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours.
+    exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
+      or exists (select from pg_catalog.pg_constraint c
+        where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
+  into v_max_attempts, v_events, v_wakes, v_may_raise
+  from picture_queue.setting s
+  left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
+    and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
+      or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
   -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
-  if num_nonnulls(scheduled_for, max_attempts, idempotency_key) = 0 and coalesce(options, '{}') = '{}'
-    and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
-    and jsonb_typeof(payload) = 'object' and priority between -1000000000 and 1000000000
-  then
-    if queue is null then
-      queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
-    end if;
-    -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
-    select coalesce(
-        (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
-      q.events, (
-        select true from picture_queue.worker w
-        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
-        order by w.seen_at desc limit 1)
-    into v_max_attempts, v_events, v_wakes
-    from picture_queue.queue q
-    cross join picture_queue.setting s
-    where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
-      and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
-        or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
-    v_is_new := found;
-    if v_is_new and job_id is null then
+  if v_events is not null and not v_may_raise then
+    if job_id is null then
       -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
       insert into public.job_queue
         (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
-      values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
-    elsif v_is_new then
+      values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
+      v_is_new := true;
+    else
       begin
         insert into public.job_queue
           (id, queue, job_type, payload, priority, rank, turn, max_attempts, user_id, created_at, updated_at)
-        values (v_id, queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
+        values (v_id, v_queue, job_type, payload, priority, -priority, date_part('epoch', v_now), v_max_attempts, user_id, v_now, v_now);
+        v_is_new := true;
       exception
         when unique_violation then
-          v_is_new := false;
+          null;
         when lock_not_available or deadlock_detected then
           perform picture_queue._refuse_busy('another transaction writes a job with the same id');
       end;
     end if;
     if v_is_new then
-      insert into picture_queue.depth_change (queue, status, hold, n, at) values (queue, 'pending', null, 1, v_now);
+      insert into picture_queue.depth_change (queue, status, hold, n, at) values (v_queue, 'pending', null, 1, v_now);
       if v_events <> 'none' then
         perform picture_queue._emit(array[v_id]);
       end if;
       if v_wakes then
-        perform picture_queue._wake(array[queue], 'enqueue');
+        perform picture_queue._wake(array[v_queue], 'enqueue');
       end if;
       return v_id;
     end if;
@@ -4083,7 +4130,7 @@ begin
     'job_type', job_type, 'payload', payload, 'priority', priority, 'queue', queue, 'scheduled_for', scheduled_for,
     'max_attempts', max_attempts, 'user_id', user_id, 'idempotency_key', idempotency_key, 'job_id', job_id,
     'options', options));
-  if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 then
+  if num_nonnulls(job_id, idempotency_key, nullif(options, '{}')) = 0 and not v_may_raise then
     return (picture_queue._enqueue(v_jobs) #>> '{0,job_id}')::uuid;
   end if;
   return (public.enqueue_jobs(v_jobs) #>> '{0,job_id}')::uuid;
@@ -5247,13 +5294,9 @@ begin
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
   end), 'pause_key() lets nothing start; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
-    'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds,
-    'created_at', picture_queue._now(), 'count_at', picture_queue._now()));
-  if not exists (select from picture_queue._uncounted(array[key])) then
-    update picture_queue.limit_rule r set counted = true where r.key = set_limit.key;
-  end if;
-  perform picture_queue._plan_maintenance(picture_queue._now());
-  perform picture_queue._look_at_keys(key);
+    'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
+    'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
+  perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows(array[key]) l);
 end
 $$;
@@ -5276,21 +5319,16 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of the first hundred keys at
--- once, the others by maintenance.
-create function picture_queue._look_at_keys(p_key text) returns void
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys at once, the
+-- others by maintenance, which also counts running jobs under a new rule.
+create function picture_queue._recheck_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
-declare
-  v_keys text[];
 begin
-  select array_agg(k) into v_keys from picture_queue._blocking_keys(2147483647) k
-  where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
-  insert into picture_queue.freed_key (key, n, at) select k, 0, picture_queue._now() from unnest(v_keys) k;
-  perform picture_queue._isolate('key', v_keys[:100], 100);
-  if cardinality(v_keys) > 100 then
-    perform picture_queue._plan_maintenance(picture_queue._now());
-  end if;
+  insert into picture_queue.freed_key (key, n)
+  select k, 0 from picture_queue._blocking_keys(2147483647) k where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
+  perform picture_queue._unblock_freed_keys();
+  perform picture_queue._plan_maintenance(picture_queue._now());
 end
 $$;
 
@@ -5305,7 +5343,7 @@ begin
   if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
     perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
-  perform picture_queue._look_at_keys(key);
+  perform picture_queue._recheck_keys(key);
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -5378,7 +5416,7 @@ as $$
 declare
   v_answer jsonb := picture_queue._set_pause(key, null);
 begin
-  perform picture_queue._look_at_keys(key);
+  perform picture_queue._recheck_keys(key);
   return v_answer;
 end
 $$;
@@ -7422,8 +7460,7 @@ begin
   if p_all then
     v_done := v_done || picture_queue.prune(0.2);
     update picture_queue.setting s
-    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end,
-      has_deferred = picture_queue._fire_deferred()
+    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
     where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
   end if;
   return v_done;

@@ -34,7 +34,7 @@ create type picture_queue.claim as (
   is_legacy boolean,       -- by a caller that never heartbeats
   confirms_start boolean,  -- the worker confirms that a job has started: until then an expired lease costs no attempt
   is_limited boolean,      -- there are limits or paused keys
-  has_deferred boolean     -- the project has deferred constraint triggers
+  has_failed boolean       -- starts of some jobs have failed
 );
 
 -- The result of _apply_changes: the changed jobs, and what is special about some of them.

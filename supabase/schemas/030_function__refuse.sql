@@ -73,6 +73,19 @@ begin
 end
 $$;
 
+-- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
+create function picture_queue._check_isolation() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
+      format('the transaction isolation level is %s', current_setting('transaction_isolation')),
+      'use read committed: alter role … set default_transaction_isolation = ''read committed''');
+  end if;
+end
+$$;
+
 -- The value, or the error of that code where there is none. It reads nothing, so users may call it.
 create function picture_queue._found(p_value jsonb, p_code text, p_detail text, p_hint text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp

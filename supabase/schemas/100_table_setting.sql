@@ -20,7 +20,6 @@ create table picture_queue.setting (
   keep_archive_months integer not null default 12,
   default_model text not null default 'black-forest-labs/flux-schnell',
   maintained_at timestamptz not null default '-infinity',
-  has_deferred boolean not null default false,
   constraint setting_is_in_range check (
     least(max_payload_bytes, max_result_bytes, max_prompt_length, max_attempts, keep_archive_months) > 0
     and least(timeout_seconds, lease_seconds, backoff_seconds, backoff_cap_seconds) > 0
@@ -37,7 +36,5 @@ create table picture_queue.setting (
 comment on table picture_queue.setting is 'Defaults and limits of the whole project, in one row.';
 comment on column picture_queue.setting.unknown_queue is
   'What an enqueue to a queue that is not there does: create, refuse.';
-comment on column picture_queue.setting.has_deferred is
-  'The project has deferred constraint triggers on our tables, as of the last housekeeping.';
 insert into picture_queue.setting default values;
 alter table picture_queue.setting enable row level security;

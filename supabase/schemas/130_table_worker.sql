@@ -5,12 +5,12 @@ create table picture_queue.worker (
   idle boolean not null default false,
   registered_at timestamptz not null default now(),
   seen_at timestamptz not null default now(),
-  heads jsonb,
-  heads_until timestamptz not null default '-infinity'
+  start_positions jsonb,
+  positions_until timestamptz not null default '-infinity'
 );
 comment on table picture_queue.worker is 'Workers, what they can run, and when they were last heard of.';
-comment on column picture_queue.worker.heads is
-  'Where the lines of its queues begin ([rank, turn, seq] by queue), while finding that out is expensive.';
+comment on column picture_queue.worker.start_positions is
+  'Where its claims begin in each queue ([rank, turn, seq]), while finding the first job there is expensive.';
 -- Claims look up their worker, and enqueues an idle one heard of lately: the newest row version first, so that those
 -- which an old snapshot keeps from being cleaned up are not in the way.
 create index worker_newest on picture_queue.worker (name, seen_at desc);

@@ -6,8 +6,8 @@ language sql immutable set search_path = pg_catalog, pg_temp
 as $$ select left(p_sqlstate, 2) in ('40', '53', '55') or p_sqlstate = 'PT503' $$;
 
 -- Checks deferred constraints that the project has on our tables now, so that one that raises for a job fails the step
--- of that job, and not the whole transaction as it commits. Returns whether there are any.
-create function picture_queue._fire_deferred() returns boolean
+-- of that job, and not the whole transaction as it commits.
+create function picture_queue._fire_deferred() returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -21,7 +21,6 @@ begin
     execute 'set constraints ' || v_names || ' immediate';
     execute 'set constraints ' || v_names || ' deferred';
   end if;
-  return v_names is not null;
 end
 $$;
 

@@ -80,13 +80,9 @@ begin
   end;
   -- Without those whose row somebody has locked by hand.
   return array(
-    select k.key
-    from unnest(v_keys) as k (key)
-    left join lateral (
-      select l.ctid from picture_queue.limit_key l where l.key = k.key order by l.version desc limit 1) newest on true
-    left join lateral (
-      select true as is_free from picture_queue.limit_key l where l.ctid = newest.ctid for update skip locked) held on true
-    where newest.ctid is null or held.is_free);
+    select k from unnest(v_keys) k
+    where (select l.running from picture_queue.limit_key l where l.key = k order by l.version desc limit 1) is null
+      or (select true from picture_queue.limit_key l where l.key = k order by l.version desc limit 1 for update skip locked));
 end
 $$;
 
@@ -94,30 +90,30 @@ $$;
 create function picture_queue._add_running(p_keys text[], p_counts integer[]) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
+declare
+  v_key text;
+  v_count integer;
 begin
-  -- The newest row by its place: other versions of it may be kept by an old snapshot.
-  with newest as materialized (
-    select c.key, c.n, l.row_id
-    from unnest(p_keys, p_counts) as c (key, n)
-    left join lateral (
-      select l.ctid as row_id from picture_queue.limit_key l where l.key = c.key order by l.version desc limit 1) l on true
-  ),
-  made as (
-    insert into picture_queue.limit_key (key, running) select n.key, greatest(n.n, 0) from newest n where n.row_id is null
-  )
-  update picture_queue.limit_key l set running = greatest(l.running + n.n, 0), version = l.version + 1
-  from newest n where l.ctid = any (array(select n.row_id from newest n)) and l.ctid = n.row_id;
+  for v_key, v_count in select k, n from unnest(p_keys, p_counts) as c (k, n) loop
+    -- The newest row by its place: other versions of it may be kept by an old snapshot.
+    update picture_queue.limit_key l set running = greatest(l.running + v_count, 0), version = l.version + 1
+    where l.ctid = (select o.ctid from picture_queue.limit_key o where o.key = v_key order by o.version desc limit 1);
+    if not found then
+      insert into picture_queue.limit_key (key, running) values (v_key, greatest(v_count, 0));
+    end if;
+  end loop;
 end
 $$;
 
--- Plans when to look at keys again: when their pause or the period of their rate ends; in one second, if jobs wait
--- although the key has capacity (more wait than one look unblocks, or those unblocked are not claimed yet).
-create function picture_queue._plan_keys(p_keys text[]) returns void
+-- Plans when to look at keys again, if not before p_latest: when their pause or the period of their rate ends; in one
+-- second, if jobs wait although the key has capacity (more wait than one look unblocks, or those unblocked are not
+-- claimed yet).
+create function picture_queue._plan_keys(p_keys text[], p_latest timestamptz default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_times timestamptz[];
+  v_next timestamptz;
 begin
   with planned as (
     insert into picture_queue.freed_key (key, n, at)
@@ -125,16 +121,16 @@ begin
     from unnest(p_keys) as k (key)
     left join picture_queue._limits(p_keys) c on c.key = k.key
     cross join lateral (
-      select case when c.capacity <= 0 then c.free_at when (
+      select least(p_latest, case when c.capacity <= 0 then c.free_at when (
         select true from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked' limit 1)
-      then v_now + interval '1 second' end as at) l
-    where l.at < 'infinity' and not exists (
-      select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at)
+      then v_now + interval '1 second' end) as at) l
+    where l.at < 'infinity' and (p_latest is not null or not exists (
+      select from picture_queue.freed_key f where f.key = k.key and f.at between v_now and l.at))
     returning at
   )
-  select array_agg(p.at) into v_times from planned p;
-  perform picture_queue._plan_maintenance(t) from unnest(v_times) t order by t limit 1;
+  select min(p.at) into v_next from planned p;
+  perform picture_queue._plan_maintenance(v_next);
 end
 $$;
 
@@ -152,7 +148,6 @@ declare
     select k from unnest(p_keys) k
     where pg_catalog.pg_try_advisory_xact_lock(1903326068, pg_catalog.hashtext(k) & 1023)));
   v_freed record;
-  v_taken record;
 begin
   with freed as (
     delete from picture_queue.freed_key f
@@ -163,16 +158,18 @@ begin
   select array_agg(s.key) as keys, array_agg(-s.n) as counts into v_freed
   from (select f.key, sum(f.n)::integer as n from freed f group by f.key) s where s.n <> 0;
   perform picture_queue._add_running(v_freed.keys, v_freed.counts);
-  select w.queues[1 + floor(random() * cardinality(w.queues))] as queue,
-    w.job_types[1 + floor(random() * cardinality(w.job_types))] as job_type
-  into v_taken
-  from picture_queue.worker w where w.seen_at > v_now - interval '1 minute' order by random() limit 1;
   perform picture_queue._isolate('unblock', array(
     with recursive pair as (
       -- Queues and job types, one after the other through the index.
       select k.key, o.queue, o.job_type, 1 as n
       from unnest(v_keys) as k (key)
-      cross join (values ('', ''), (v_taken.queue, v_taken.job_type)) as b (queue, job_type)
+      cross join (
+        values ('', '')
+        union all
+        (select w.queues[1 + floor(random() * cardinality(w.queues))],
+            w.job_types[1 + floor(random() * cardinality(w.job_types))]
+          from picture_queue.worker w where w.seen_at > v_now - interval '1 minute' order by random() limit 1)
+      ) as b (queue, job_type)
       cross join lateral (
         select j.queue, j.job_type from public.job_queue j
         where j.status = 'pending' and j.blocked_on = k.key and j.hold = 'blocked'

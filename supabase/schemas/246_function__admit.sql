@@ -33,7 +33,7 @@ begin
   from picture_queue._limits(v_locked) l;
   with place as (
     select c.n, c.id, k.key,
-      coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 1000 then 0 end) as capacity,
+      coalesce((v_capacity ->> k.key)::integer, case when cardinality(p_candidates) = 5000 then 0 end) as capacity,
       row_number() over (partition by k.key order by c.n) as place
     from unnest(p_candidates) with ordinality as c (id, keys, blocked_on, n)
     -- A key that a job names twice is one slot all the same.
@@ -58,16 +58,14 @@ begin
   end if;
   if v_blocked is not null then
     -- If one was unblocked for another key, that key has its slot back.
-    insert into picture_queue.freed_key (key, n, at)
-    select distinct j.blocked_on, 0, v_now from unnest(v_blocked) b join public.job_queue j on j.id = b.id
-    where j.blocked_on <> b.blocked_on
-    union all
-    -- The rule may be changed by somebody who does not see these jobs yet: look again when they are visible.
-    select distinct b.blocked_on, 0, v_now + case when b.blocked_on = any (v_locked) then interval '1 second'
-      else interval '0.1 seconds' end from unnest(v_blocked) b;
+    insert into picture_queue.freed_key (key, n)
+    select distinct j.blocked_on, 0 from unnest(v_blocked) b join public.job_queue j on j.id = b.id
+    where j.blocked_on <> b.blocked_on;
     perform picture_queue._transition((
       select array_agg(picture_queue._change(b.id, 'block', null, null, b.blocked_on)) from unnest(v_blocked) b));
-    perform picture_queue._plan_keys(array(select distinct b.blocked_on from unnest(v_blocked) b));
+    -- The rule may be changed by somebody who does not see these jobs yet: look again when they are visible.
+    perform picture_queue._plan_keys(
+      array(select distinct b.blocked_on from unnest(v_blocked) b), v_now + interval '1 second');
   end if;
   return v_starting;
 end

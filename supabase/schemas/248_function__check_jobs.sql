@@ -213,7 +213,7 @@ $$;
 -- a part of a call, the place of its first.
 create function picture_queue._check_jobs(
   p_jobs jsonb, p_name text default null, p_first integer default null,
-  out jobs picture_queue.new_job[], out is_plain boolean)
+  out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean)
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -230,7 +230,7 @@ begin
       format('jobs has %s entries, at most 100000 are possible', v_count), 'enqueue them with several calls');
   end if;
   begin
-    select n.jobs, n.is_plain, n.bad into jobs, is_plain, v_bad from picture_queue._new_jobs(p_jobs) n;
+    select n.jobs, n.is_plain, n.is_keyed, n.bad into jobs, is_plain, is_keyed, v_bad from picture_queue._new_jobs(p_jobs) n;
     if v_bad is null then
       return;
     end if;
@@ -281,12 +281,12 @@ end
 $$;
 
 -- The jobs that callers describe, with their types and defaults, and the position of the first that is not acceptable.
--- A job whose queue is first in, first out gets its place (rank, turn) here; if all do, and none has parents or a
--- batch, they are plain. The others get their place in _assign_order. (A pattern that counts, as {0,127}, takes ten
--- times as long as one that does not.) Only nested loops are allowed: they keep the order of the call, and to sort the
--- rows by it would take longer. `->>` reads fields faster than jsonb_to_recordset beside the whole item.
+-- A job whose queue is first in, first out gets its place (rank, turn) here, the others in _assign_order. Plain: all
+-- have a place, and none has parents or a batch. Keyed: some have an id or a key of the caller's. (A pattern that
+-- counts, as {0,127}, takes ten times as long.) Only nested loops are allowed: they keep the order of the call. `->>`
+-- reads fields faster than jsonb_to_recordset.
 create function picture_queue._new_jobs(
-  p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out bad integer)
+  p_jobs jsonb, out jobs picture_queue.new_job[], out is_plain boolean, out is_keyed boolean, out bad integer)
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 set enable_hashjoin = off set enable_mergejoin = off set enable_memoize = off
 as $$
@@ -312,6 +312,7 @@ begin
       case when r.has_rank then -coalesce(e.priority, 0) end, date_part('epoch', greatest(r.run_at, v_now))
     )::picture_queue.new_job),
     bool_and(r.has_rank and num_nulls(o.depends_on, o.batch_id) = 2),
+    bool_or(num_nonnulls(e.job_id, e.idempotency_key, o.states) > 0),
     min(e.i) filter (where not coalesce(
       e.item - '{job_type,payload,priority,queue,scheduled_for,max_attempts,user_id,idempotency_key,job_id,
         generation_id,options}'::text[] = '{}'
@@ -332,7 +333,7 @@ begin
         and (coalesce(e.options in ('{}', 'null'), true)
           or picture_queue._options_problem(e.options, e.payload, v_max_bytes) is null)),
       false))
-  into jobs, is_plain, bad
+  into jobs, is_plain, is_keyed, bad
   from (
     select a.i, a.item, (a.item ->> 'job_id')::uuid as job_id, a.item ->> 'job_type' as job_type,
       a.item ->> 'queue' as queue, nullif(a.item -> 'payload', 'null') as payload,

@@ -10,56 +10,61 @@ declare
   v_rest picture_queue.new_job[];
   v_next picture_queue.new_job[];
   v_plain boolean;
+  v_keyed boolean;
   v_found jsonb := '{}'::jsonb;  -- place in the call: id and outcome of the job that was there
-  v_left integer := 0;
+  v_exists boolean;
+  v_left integer;
   v_failures integer := 0;
 begin
-  select c.jobs, c.is_plain into v_jobs, v_plain from picture_queue._check_jobs(p_jobs) c;
+  select c.jobs, c.is_plain, c.is_keyed into v_jobs, v_plain, v_keyed from picture_queue._check_jobs(p_jobs) c;
   if v_jobs is null then
     return '[]'::jsonb;
   elsif not v_plain then
     -- A repeated call finds its jobs, whatever has become of their queue, their parents and their batch.
-    v_found := picture_queue._find_existing(v_jobs);
+    if v_keyed then
+      v_found := picture_queue._find_existing(v_jobs);
+    end if;
     v_jobs := picture_queue._place_jobs(v_jobs, v_found, p_internal);
   end if;
 
   v_rest := case when v_found = '{}' then v_jobs
     else array(select n from unnest(v_jobs) n where not v_found ? n.i::text) end;
-  if cardinality(v_jobs) = 1
-    and num_nonnulls(p_jobs #>> '{0,job_id}', v_jobs[1].idempotency_key, v_jobs[1].unique_key) = 0
-  then
+  if not v_keyed then
     -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
     perform picture_queue._insert_jobs(v_rest, false);
     v_rest := '{}';
   end if;
   v_next := v_rest;  -- most often all are new
+  v_exists := cardinality(v_rest) > 1 and picture_queue._some_exist(v_rest);
   while v_rest <> '{}' loop
-    if picture_queue._insert_jobs(v_next, true) then
-      exit when cardinality(v_next) = cardinality(v_rest);
-      v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
-    else
+    if v_exists then
       -- The job that kept out a unique one may be gone when we look for it: then that one is tried again.
       v_left := cardinality(v_rest);
       v_found := v_found || picture_queue._resolve_duplicates(v_rest);
       v_rest := array(select n from unnest(v_rest) n where not v_found ? n.i::text);
       v_failures := case when cardinality(v_rest) < v_left then 0 else v_failures + 1 end;
-      if v_failures = 5 then
+      if v_failures > 5 then
         perform picture_queue._check_isolation();  -- a fixed snapshot never shows that job
         perform picture_queue._refuse_busy('a job with the same id or key comes and goes');
       end if;
+      -- Of those that share an id or a key the first; the others will find it.
+      v_next := array(
+        select f.n
+        from (
+          select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
+            row_number() over (
+              partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
+              order by n.i) as nth_key,
+            row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
+          from unnest(v_rest) n
+        ) f
+        where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
     end if;
-    -- Of those that share an id or a key the first; the others will find it.
-    v_next := array(
-      select f.n
-      from (
-        select n, n.i, row_number() over (partition by n.job_id order by n.i) as nth_id,
-          row_number() over (
-            partition by n.idempotency_key, n.job_type, n.user_id, case when n.idempotency_key is null then n.i end
-            order by n.i) as nth_key,
-          row_number() over (partition by coalesce(n.unique_key, n.i::text) order by n.i) as nth_unique
-        from unnest(v_rest) n
-      ) f
-      where greatest(f.nth_id, f.nth_key, f.nth_unique) = 1 order by f.i);
+    if picture_queue._insert_jobs(v_next, true) then
+      v_rest := array(select n from unnest(v_rest) n where n.i not in (select o.i from unnest(v_next) o));
+      v_failures := 0;
+    end if;
+    v_exists := true;
   end loop;
 
   if cardinality(v_jobs) = 1 and v_found = '{}' then
@@ -87,7 +92,7 @@ end
 $$;
 
 -- Checks the queues, parents and batches of new jobs, makes the queues that are not there, and gives each job
--- its place in line. Jobs that were found (p_found) need none of it.
+-- its place in the order of claims. Jobs that were found (p_found) need none of it.
 create function picture_queue._place_jobs(p_jobs picture_queue.new_job[], p_found jsonb, p_internal boolean)
 returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp
@@ -119,7 +124,7 @@ begin
     end;
   end if;
   -- Jobs before batches, as whoever ends a job. The batches stay locked; a finished one takes no jobs.
-  v_jobs := picture_queue._assign_order(picture_queue._look_at_parents(v_jobs));
+  v_jobs := picture_queue._assign_order(picture_queue._check_parents(v_jobs));
   if v_batches <> '{}' then
     perform from picture_queue.batch b where b.id = any (v_batches) order by b.id for update;
     select i.id, b.id is null as is_unknown into v_bad
@@ -206,8 +211,7 @@ end
 $$;
 
 -- Writes the rows and the counts, and wakes workers. Where another job may have the id or a key of one
--- (p_may_exist), tells whether it wrote them. To write all and to undo it where one is not new takes less time than
--- `on conflict`, which costs each row that is new a tenth of its enqueue.
+-- (p_may_exist), tells whether it wrote them: `on conflict` would cost each row that is new a tenth of its enqueue.
 create function picture_queue._insert_jobs(p_jobs picture_queue.new_job[], p_may_exist boolean) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
 as $$
@@ -216,14 +220,15 @@ declare
   v_queues text[];
   v_due timestamptz;
   v_table text;
+  v_index text;
 begin
   if p_may_exist then
     begin
       return picture_queue._insert_jobs(p_jobs, false);
     exception when unique_violation then
-      get stacked diagnostics v_table = table_name;
-      if v_table <> 'job_queue' then
-        raise;  -- by a trigger of somebody's
+      get stacked diagnostics v_table = table_name, v_index = constraint_name;
+      if v_table <> 'job_queue' or v_index not in ('job_queue_pkey', 'job_queue_idempotency', 'job_queue_unique') then
+        raise;  -- by a trigger or an index of the project's
       end if;
       return false;
     end;

@@ -3,7 +3,7 @@
 
 -- Refuses what cannot be depended on, and marks the jobs that have to wait. Parents are not locked, or an
 -- enqueue in a long transaction would hold up their heartbeats and reports: see _settle_new_children.
-create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
+create function picture_queue._check_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
 declare

@@ -35,6 +35,28 @@ begin
 end
 $$;
 
+-- Tells whether an id or a key of new jobs is in use. It costs them little, while to write many that are not all new
+-- would be done twice.
+create function picture_queue._some_exist(p_jobs picture_queue.new_job[]) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_ids uuid[];
+  v_keys text[];
+  v_unique text[];
+begin
+  select array_agg(n.job_id), array_agg(n.idempotency_key) filter (where n.idempotency_key is not null),
+    array_agg(n.unique_key) filter (where n.unique_key is not null)
+  into v_ids, v_keys, v_unique
+  from unnest(p_jobs) n;
+  return exists (select from public.job_queue j where j.id = any (v_ids))
+    or v_keys is not null and exists (select from public.job_queue j where j.idempotency_key = any (v_keys))
+    or v_unique is not null
+      and exists (select from public.job_queue j where j.unique_key = any (v_unique) and j.status = any (j.unique_states));
+end
+$$;
+
 -- Answers, by place in the call, for the new jobs that another one kept out. Where a unique key is free by
 -- now, the place is left out: the caller tries that job again.
 create function picture_queue._resolve_duplicates(p_jobs picture_queue.new_job[]) returns jsonb
@@ -49,9 +71,12 @@ begin
   if v_unique = '{}' then
     return v_found;
   end if;
+  -- Here and below each key is looked up by itself. A join, planned while the table was empty, looks at each pair.
   update public.job_queue j set unique_states = '{}'
-  from unnest(v_unique) n
-  where j.unique_key = n.unique_key and j.status = any (j.unique_states) and j.unique_until <= picture_queue._now();
+  where j.unique_until <= picture_queue._now() and j.id = any (array(
+    select u.id from unnest(v_unique) n
+    cross join lateral (
+      select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u));
 
   v_renewed := picture_queue._renew(v_unique, 'replace') || picture_queue._renew(v_unique, 'debounce');
   return v_found || coalesce((
@@ -59,7 +84,9 @@ begin
       when n.on_conflict = 'ignore' or u.status <> 'pending' then 'existing'
       when n.on_conflict = 'replace' then 'replaced' else 'debounced' end))
     from unnest(v_unique) n
-    join public.job_queue u on u.unique_key = n.unique_key and u.status = any (u.unique_states)
+    cross join lateral (
+      select o.id, o.status from public.job_queue o
+      where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u
     where n.on_conflict = 'ignore' or u.id in (select r from unnest(v_renewed) r)), '{}');
 end
 $$;
@@ -68,7 +95,7 @@ $$;
 -- (replace), or the newest payload and a later time (debounce). Of several for one job the last decides. A job
 -- that runs cannot be replaced; one that runs or has finished is not debounced. Returns the ids it locked.
 create function picture_queue._renew(p_jobs picture_queue.new_job[], p_kind text) returns uuid[]
-language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set enable_nestloop = off
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -80,7 +107,10 @@ declare
     ) l
     where l.on_conflict = p_kind);
   v_old jsonb;
-  v_ids uuid[];
+  v_ids uuid[] := array(
+    select u.id from unnest(v_new) n
+    cross join lateral (
+      select o.id from public.job_queue o where o.unique_key = n.unique_key and o.status = any (o.unique_states) limit 1) u);
   v_running uuid;
   v_changes picture_queue.change[];
   v_queues text[];
@@ -91,9 +121,8 @@ begin
   select jsonb_object_agg(o.id, o.queue), array_agg(o.id), (array_agg(o.id) filter (where o.status = 'processing'))[1]
   into v_old, v_ids, v_running
   from (
-    select u.id, u.queue, u.status from unnest(v_new) n
-    join public.job_queue u on u.unique_key = n.unique_key and u.status = any (u.unique_states)
-    order by u.id for update of u
+    select u.id, u.queue, u.status from public.job_queue u
+    where u.id = any (v_ids) and u.status = any (u.unique_states) order by u.id for update
   ) o;
   if v_replace and v_running is not null then
     perform picture_queue._refuse('PQ_RUNNING_JOB', format('job %s is running', v_running),
@@ -117,9 +146,7 @@ begin
       -- Of a job that waits for its parents, the time counts when they have finished.
       scheduled_for = case when j.hold = 'waiting' then n.scheduled_for else j.scheduled_for end
     from unnest(v_new) n
-    -- By the index of unique keys, and by name: to search the array for each would be quadratic.
-    where j.unique_key = n.unique_key and j.status = any (j.unique_states) and j.status = 'pending'
-      and v_old ? j.id::text
+    where j.id = any (v_ids) and j.unique_key = n.unique_key and j.status = 'pending'
     returning j.id, j.queue, j.hold, n.scheduled_for as run_at, v_old ->> j.id::text as old_queue
   ),
   counted as (

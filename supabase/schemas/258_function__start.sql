@@ -12,6 +12,7 @@ declare
     then picture_queue._admit(p_candidates, p_claim.max_jobs) else p_candidates[:p_claim.max_jobs] end;
   v_ids uuid[];
   v_special uuid[];
+  v_has_deferred boolean;
 begin
   with started as (
     update public.job_queue j set
@@ -48,46 +49,54 @@ begin
     group by s.queue, e.status, e.sign
   )
   select coalesce(array_agg(s.id order by s.n), '{}'),
-    array_agg(s.id) filter (where s.generation_id is not null or s.version > 50)
-  into v_ids, v_special
+    array_agg(s.id) filter (where s.generation_id is not null or s.version > 50),
+    -- In the statement of the change: who makes such a trigger waits for its lock, so none is missed.
+    exists (select from pg_catalog.pg_trigger t
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
+  into v_ids, v_special, v_has_deferred
   from started s;
   if cardinality(v_ids) < cardinality(v_candidates) then
     raise exception 'a trigger on public.job_queue left the job as it was';
   elsif v_special is not null then
     perform picture_queue._bound_history(v_special), picture_queue._mirror_generations(v_special);
   end if;
-  if p_claim.has_deferred then
+  if v_has_deferred then
     perform picture_queue._fire_deferred();
   end if;
   return v_ids;
 end
 $$;
 
--- Starts jobs; if that fails, each half of them by itself, down to the one whose start fails. That one is noted in
--- failed_step and left alone for a while. What is left after 0.2 seconds is not started now.
-create function picture_queue._start_isolated(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
-returns uuid[]
+-- Starts jobs; if that fails, fewer at a time, down to the one whose start fails. That one is noted in failed_step and
+-- left alone for a while. When starts have failed for 20 milliseconds, it skips half of what is left at each further
+-- failure, so that the last is tried.
+create function picture_queue._start_isolated(
+  p_candidates picture_queue.candidate[], p_claim picture_queue.claim, out ids uuid[], out has_skipped boolean)
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_left picture_queue.claim := p_claim;
-  v_half integer := cardinality(p_candidates) / 2;
-  v_ids uuid[];
+  v_next integer := 1;  -- the first of those not tried yet
+  v_size integer := cardinality(p_candidates);  -- how many are tried at once
+  v_until timestamptz;
 begin
-  begin
-    return picture_queue._start(p_candidates, p_claim);
-  exception when others then
-    if v_half = 0 then
-      perform picture_queue._note_failure('claim', p_candidates[1].id::text, sqlerrm);
-      return '{}'::uuid[];
-    end if;
-  end;
-  v_ids := picture_queue._start_isolated(p_candidates[:v_half], p_claim);
-  if clock_timestamp() > statement_timestamp() + interval '0.2 seconds' then
-    return v_ids;
-  end if;
-  v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-  return v_ids || picture_queue._start_isolated(p_candidates[v_half + 1:], v_left);
+  ids := '{}'::uuid[];
+  while v_next <= cardinality(p_candidates) and v_left.max_jobs > 0 loop
+    begin
+      ids := ids || picture_queue._start(p_candidates[v_next:v_next + v_size - 1], v_left);
+      v_left.max_jobs := p_claim.max_jobs - cardinality(ids);
+      v_next := v_next + v_size;
+      v_size := v_size * 2;
+    exception when others then
+      if v_size = 1 then
+        perform picture_queue._note_failure('claim', p_candidates[v_next].id::text, sqlerrm);
+        v_until := coalesce(v_until, clock_timestamp() + interval '20 milliseconds');
+        has_skipped := clock_timestamp() > v_until;
+        v_next := v_next + case when has_skipped then greatest((cardinality(p_candidates) - v_next) / 2, 1) else 1 end;
+      end if;
+      v_size := greatest(v_size / 10, 1);
+    end;
+  end loop;
 end
 $$;
 

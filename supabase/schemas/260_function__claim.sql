@@ -5,8 +5,8 @@
 -- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
 -- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
 -- which holds for claims of one job as well as of many. Left out are jobs past expires_at, which maintenance fails, and
--- those whose start failed lately. p_heads: where the queues begin (_remember_heads).
-create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_heads jsonb, p_limit integer)
+-- those whose start failed lately. p_positions: where to begin in each queue.
+create function picture_queue._pick(p_claim picture_queue.claim, p_queues text[], p_positions jsonb, p_limit integer)
 returns picture_queue.candidate[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -17,7 +17,7 @@ begin
     return array(
       select row(c.id, c.keys, c.blocked_on)::picture_queue.candidate
       from unnest(p_queues) as w (name)
-      cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_heads, p_limit))
+      cross join lateral unnest(picture_queue._pick(p_claim, array[w.name], p_positions, p_limit))
         with ordinality as c (id, keys, blocked_on, n)
       order by sum(-ln(1 - random()) / p_claim.weights[array_position(p_claim.queues, w.name)])
         over (partition by w.name order by c.n)
@@ -29,9 +29,9 @@ begin
       || case when p.user_id is not null then array['user:' || p.user_id] end || p.limit_keys end, null)::picture_queue.candidate
     from unnest(p_queues) as w (name)
     cross join lateral (
-      select coalesce((p_heads -> w.name ->> 0)::integer, -2147483648) as rank,
-        coalesce((p_heads -> w.name ->> 1)::double precision, '-infinity') as turn,
-        coalesce((p_heads -> w.name ->> 2)::bigint, 0) as seq
+      select coalesce((p_positions -> w.name ->> 0)::integer, -2147483648) as rank,
+        coalesce((p_positions -> w.name ->> 1)::double precision, '-infinity') as turn,
+        coalesce((p_positions -> w.name ->> 2)::bigint, 0) as seq
     ) h
     cross join lateral (
       select j.id, j.queue, j.job_type, j.user_id, j.limit_keys, j.rank, j.turn, j.seq
@@ -42,8 +42,10 @@ begin
         -- A late repetition must not give a job the lease of its last attempt: that one's report would fit again.
         and j.lease_id is distinct from p_claim.lease_id
         and (j.expires_at is null or j.expires_at > v_now)
-        and j.id::text not in (
-          select f.subject from picture_queue.failed_step f where f.kind = 'claim' and f.retry_at > v_now)
+        -- Looked up for each job, however many others have failed.
+        and (not p_claim.has_failed or coalesce((
+          select f.retry_at <= v_now from picture_queue.failed_step f
+          where f.kind = 'claim' and f.subject = j.id::text), true))
       order by j.rank, j.turn, j.seq limit p_limit
       for update skip locked
     ) p
@@ -51,18 +53,18 @@ begin
 end
 $$;
 
--- Stores a start position in worker.heads, for a claim that passed over many index entries (of jobs claimed while an
--- old snapshot keeps the entries, or of types the worker cannot run): the first job found, or the end of the queue if
--- there was none. The claims of this worker begin there for up to 5 seconds; jobs before it (a retry, a higher
--- priority) wait as long. p_read: how many entries were read; p_ids: the jobs found.
-create function picture_queue._remember_heads(
+-- Stores where the next claims of a worker begin in each queue, for a claim that passed over many index entries (of
+-- jobs claimed while an old snapshot keeps the entries, or of types the worker cannot run): at the first job found, or
+-- at the end of the queue if there was none. The claims of this worker begin there for up to 5 seconds; jobs before it
+-- (a retry, a higher priority) wait as long. p_read: how many entries were read; p_ids: the jobs found.
+create function picture_queue._store_start_positions(
   p_claim picture_queue.claim, p_open_queues text[], p_read bigint, p_ids uuid[])
 returns void
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 begin
   update picture_queue.worker w set
-    heads = (
+    start_positions = (
       select jsonb_object_agg(q.name, jsonb_build_array(h.rank, h.turn, h.seq))
       from unnest(p_open_queues) as q (name)
       cross join lateral (
@@ -74,7 +76,7 @@ begin
             and not exists (select from public.job_queue o where o.id = any (p_ids) and o.queue = q.name)
           order by j.rank desc, j.turn desc, j.seq desc limit 1)
       ) h),
-    heads_until = case when w.heads_until > picture_queue._now() then w.heads_until
+    positions_until = case when w.positions_until > picture_queue._now() then w.positions_until
       else picture_queue._now() + make_interval(secs => least(p_read * 0.000005, 5)) end
   where w.name = any (array(select o.name from picture_queue.worker o where o.name = p_claim.worker for update skip locked));
 end
@@ -100,19 +102,6 @@ begin
 end
 $$;
 
--- Requires read committed: with a fixed snapshot a limit could be exceeded or a job leased twice.
-create function picture_queue._check_isolation() returns void
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT',
-      format('the transaction isolation level is %s', current_setting('transaction_isolation')),
-      'use read committed: alter role … set default_transaction_isolation = ''read committed''');
-  end if;
-end
-$$;
-
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
 -- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
 -- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or it has picked
@@ -127,7 +116,7 @@ declare
   v_read bigint := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass);
   v_known record;
   v_picked picture_queue.candidate[];
-  v_started uuid[];
+  v_started record;
   v_ids uuid[] := '{}'::uuid[];
   v_take integer := p_claim.max_jobs;
   v_seen integer := 0;
@@ -136,7 +125,7 @@ begin
   -- A repeated call waits for the first, to see its jobs.
   perform pg_catalog.pg_advisory_xact_lock(1903326072, pg_catalog.hashtext(p_claim.lease_id::text));
   -- In one statement, since of a claim by an idle worker each statement counts.
-  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds, s.has_deferred,
+  select coalesce(p_claim.lease_seconds, s.lease_seconds) as lease_seconds,
     array(select q.name from picture_queue.queue q
       where (p_claim.queues is null or q.name = any (p_claim.queues)) and coalesce(q.paused_until <= v_now, true)) as queues,
     exists (select from picture_queue.queue q
@@ -146,7 +135,8 @@ begin
       as is_repeated,
     exists (select from picture_queue.limit_rule)
       or exists (select from picture_queue.limit_key k where k.paused_until > v_now) as is_limited,
-    w.idle, case when w.is_known and w.heads_until > v_now then w.heads end as heads,
+    exists (select from picture_queue.failed_step f where f.kind = 'claim') as has_failed,
+    w.idle, case when w.is_known and w.positions_until > v_now then w.start_positions end as positions,
     w.is_known and w.seen_at > v_now - interval '5 seconds' as is_known
   into v_known
   from picture_queue.setting s
@@ -158,24 +148,25 @@ begin
   end if;
   v_left.lease_seconds := v_known.lease_seconds;
   v_left.is_limited := v_known.is_limited;
-  v_left.has_deferred := v_known.has_deferred;
+  v_left.has_failed := v_known.has_failed;
   if v_known.is_limited then
     perform picture_queue._unblock_freed_keys();
   end if;
   loop
-    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.heads, v_take);
+    v_picked := picture_queue._pick(v_left, v_known.queues, v_known.positions, v_take);
     exit when v_picked = '{}';
     v_started := picture_queue._start_isolated(v_picked, v_left);
-    v_ids := v_ids || v_started;
+    v_ids := v_ids || v_started.ids;
     v_left.max_jobs := p_claim.max_jobs - cardinality(v_ids);
-    exit when cardinality(v_started) = cardinality(v_picked) or v_left.max_jobs <= 0
-      or v_started = '{}' and cardinality(v_picked) < v_take;
+    exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
+      or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true;
     v_seen := v_seen + cardinality(v_picked);
-    if v_seen >= 5000 then
+    if v_seen >= 5000 or v_started.has_skipped and cardinality(v_picked) < v_take then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
     end if;
-    v_take := least(greatest(v_take * 4, 20), 1000);
+    v_take := least(greatest(v_take * 4, 20), 5000);
+    v_left.has_failed := true;
   end loop;
   if v_ids <> '{}' and v_known.is_announced then
     perform picture_queue._emit(v_ids);
@@ -186,16 +177,14 @@ begin
   end if;
   v_read := pg_catalog.pg_stat_get_xact_tuples_returned('public.job_queue_claimable'::regclass) - v_read;
   if v_read > p_claim.max_jobs + 20000 and (not v_known.is_limited or v_picked = '{}') then
-    perform picture_queue._remember_heads(p_claim, v_known.queues, v_read, v_ids);
+    perform picture_queue._store_start_positions(p_claim, v_known.queues, v_read, v_ids);
   end if;
   return case when v_ids = '{}' then '[]'::jsonb else picture_queue._leased_jobs(
     p_claim.lease_id, p_claim.worker, case when p_claim.weights is not null then v_ids end) end;
 exception when others then
-  if picture_queue._is_transient(sqlstate) then
-    -- The first call is not done yet, or a deadlock: skip locked does wait where a row has changed hands since it
-    -- was seen.
-    perform picture_queue._refuse('PQ_BUSY', null, 'repeat the call');
-  end if;
+  -- Also where the first call is not done yet, and in a deadlock: skip locked does wait where a row has changed hands
+  -- since it was seen.
+  perform picture_queue._refuse_error(sqlstate, sqlerrm, 'another transaction holds what this claim needs');
   raise;
 end
 $$;

@@ -60,12 +60,13 @@ as $$
 declare
   v_largest integer;
   v_has_deferred boolean;
+  v_answer jsonb;
   v_outcomes picture_queue.outcome[] := picture_queue._outcomes(p_outcomes);
   v_ids uuid[] := array(select distinct o.job_id from unnest(v_outcomes) o);
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
-  select s.max_result_bytes, s.has_deferred into v_largest, v_has_deferred from picture_queue.setting s;
+  select s.max_result_bytes into v_largest from picture_queue.setting s;
   if not exists (
     select from unnest(v_outcomes) o
     where o.outcome <> 'completed' or octet_length(o.result::text) > least(v_largest, 200)
@@ -84,19 +85,24 @@ begin
   if v_moved is not null then
     perform picture_queue._after_report(v_outcomes, v_moved);
   end if;
+  select to_jsonb(array(
+      select jsonb_build_object(
+        'job_id', o.job_id,
+        'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
+        'status', coalesce(m.status, j.status))
+      from unnest(v_outcomes) o
+      -- If a report names two leases of a job, the one on the row is valid; the other is stale.
+      left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
+      left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
+      order by o.i)),
+    -- After the change: who makes such a trigger waits for its lock, so none is missed.
+    exists (select from pg_catalog.pg_trigger t
+      where t.tgrelid in ('public.job_queue'::regclass, 'public.generations'::regclass) and t.tginitdeferred)
+  into v_answer, v_has_deferred;
   if v_has_deferred then
     perform picture_queue._fire_deferred();
   end if;
-  return to_jsonb(array(
-    select jsonb_build_object(
-      'job_id', o.job_id,
-      'outcome', case when m.id is not null then 'ok' when j.lease_id = o.lease_id then 'repeated' else 'stale' end,
-      'status', coalesce(m.status, j.status))
-    from unnest(v_outcomes) o
-    -- If a report names two leases of a job, the one on the row is valid; the other is stale.
-    left join unnest(v_moved) m on m.id = o.job_id and m.lease_id = o.lease_id
-    left join public.job_queue j on m.id is null and j.id = o.job_id and j.id = any (v_ids)
-    order by o.i));
+  return v_answer;
 end
 $$;
 

@@ -31,13 +31,9 @@ begin
     when (rate is null) <> (period_seconds is null) then 'rate and period_seconds go together'
   end), 'pause_key() lets nothing start; delete_limit() ends a limit');
   perform picture_queue._write_row('picture_queue.limit_rule', 'key', key, jsonb_build_object(
-    'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds,
-    'created_at', picture_queue._now(), 'count_at', picture_queue._now()));
-  if not exists (select from picture_queue._uncounted(array[key])) then
-    update picture_queue.limit_rule r set counted = true where r.key = set_limit.key;
-  end if;
-  perform picture_queue._plan_maintenance(picture_queue._now());
-  perform picture_queue._look_at_keys(key);
+    'max_running', max_running, 'rate', rate, 'period_seconds', period_seconds, 'created_at', picture_queue._now(),
+    'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
+  perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows(array[key]) l);
 end
 $$;
@@ -60,21 +56,16 @@ as $$
   select b.key from blocked b
 $$;
 
--- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of the first hundred keys at
--- once, the others by maintenance.
-create function picture_queue._look_at_keys(p_key text) returns void
+-- Unblocks jobs after the rule of a key, or of the keys of a kind, has changed: those of a hundred keys at once, the
+-- others by maintenance, which also counts running jobs under a new rule.
+create function picture_queue._recheck_keys(p_key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '2s'
 as $$
-declare
-  v_keys text[];
 begin
-  select array_agg(k) into v_keys from picture_queue._blocking_keys(2147483647) k
-  where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
-  insert into picture_queue.freed_key (key, n, at) select k, 0, picture_queue._now() from unnest(v_keys) k;
-  perform picture_queue._isolate('key', v_keys[:100], 100);
-  if cardinality(v_keys) > 100 then
-    perform picture_queue._plan_maintenance(picture_queue._now());
-  end if;
+  insert into picture_queue.freed_key (key, n)
+  select k, 0 from picture_queue._blocking_keys(2147483647) k where k = p_key or split_part(k, ':', 1) || ':*' = p_key;
+  perform picture_queue._unblock_freed_keys();
+  perform picture_queue._plan_maintenance(picture_queue._now());
 end
 $$;
 
@@ -89,7 +80,7 @@ begin
   if not picture_queue._write_row('picture_queue.limit_rule', 'key', key, null) then
     perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
-  perform picture_queue._look_at_keys(key);
+  perform picture_queue._recheck_keys(key);
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -162,7 +153,7 @@ as $$
 declare
   v_answer jsonb := picture_queue._set_pause(key, null);
 begin
-  perform picture_queue._look_at_keys(key);
+  perform picture_queue._recheck_keys(key);
   return v_answer;
 end
 $$;

@@ -114,8 +114,7 @@ begin
   if p_all then
     v_done := v_done || picture_queue.prune(0.2);
     update picture_queue.setting s
-    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end,
-      has_deferred = picture_queue._fire_deferred()
+    set maintained_at = v_now - case when (v_done ->> 'more')::boolean then interval '1 minute' else interval '0' end
     where s.only_row = any (array(select o.only_row from picture_queue.setting o for update skip locked));
   end if;
   return v_done;

@@ -1,9 +1,12 @@
 """Jobs that are there already: repeated calls, unique keys, and what replaces a job."""
 
+import asyncio
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+
+from .conftest import transaction
 
 
 async def enqueue(db: Any, *items: dict[str, Any]) -> list[dict[str, Any]]:
@@ -99,6 +102,29 @@ async def test_thousands_are_repeated_in_one_call(db):
     again = await enqueue(db, *keys)
     assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
     assert set(outcomes(again)) == {"existing"}
+
+
+@pytest.mark.parametrize("kind", ["job_id", "idempotency_key", "unique"])
+async def test_jobs_beside_one_that_is_there_are_written_once(db, kind):
+    def item(n: int) -> dict[str, Any]:
+        if kind == "unique":
+            return {"payload": {"n": n}, "options": {"unique": {}}}
+        return {kind: str(UUID(int=n))}
+
+    await db.run("""create table public.written (n serial)""")
+    await db.run(
+        """create function public.count_rows() returns trigger language plpgsql as $$
+        begin perform nextval('public.written_n_seq'); return new; end $$"""
+    )
+    await db.run(
+        """create trigger count_rows before insert on public.job_queue
+        for each row execute function public.count_rows()"""
+    )
+    await enqueue(db, item(99))
+    answer = await enqueue(db, *(item(n) for n in range(100)))
+    assert outcomes(answer) == ["created"] * 99 + ["existing"]
+    # A sequence keeps what a subtransaction that was undone has taken.
+    assert await db.value("select last_value from public.written_n_seq") == 100
 
 
 # Unique keys.
@@ -226,6 +252,21 @@ async def test_thousands_are_renewed_in_one_call(db, on_conflict):
     again = await enqueue(db, *(unique(n, on_conflict) for n in range(3000)))
     assert [job["job_id"] for job in again] == [job["job_id"] for job in first]
     assert set(outcomes(again)) == {f"{on_conflict}d"}
+
+
+@pytest.mark.parametrize("on_conflict", ["ignore", "replace", "debounce"])
+async def test_thousands_are_renewed_in_time_after_the_table_was_analyzed_empty(
+    own_database, on_conflict
+):
+    """Plans made for no rows must not look at each pair of jobs."""
+    async with transaction(own_database) as db:
+        items = [unique(n, on_conflict) for n in range(3000)]
+        await db.run("insert into job_queue (job_type) select 'x' from generate_series(1, 5000)")
+        await db.run("delete from job_queue")
+        await db.run("analyze job_queue")
+        await enqueue(db, *items)
+        async with asyncio.timeout(20):
+            assert set(outcomes(await enqueue(db, *items))).isdisjoint({"created"})
 
 
 async def test_jobs_of_one_call_that_share_keys_in_a_chain_are_sorted_out(db):

@@ -413,7 +413,7 @@ async def plan(many, text, types, values):
 PICKING = {
     "p_claim": "picture_queue.claim",
     "p_queues": "text[]",
-    "p_heads": "jsonb",
+    "p_positions": "jsonb",
     "p_limit": "integer",
     "v_now": "timestamptz",
 }
@@ -429,7 +429,7 @@ async def test_the_plan_of_a_pick(many):
         PICKING,
         {
             "p_claim": f"row('w', array['{many.queue}'], '{{sql-resize}}', 20, 30, "
-            "gen_random_uuid(), null, false, true, true, false)::picture_queue.claim",
+            "gen_random_uuid(), null, false, true, true, null)::picture_queue.claim",
             "p_queues": f"array['{many.queue}']",
             "p_limit": "20",
             "v_now": "now()",

@@ -1,6 +1,6 @@
 """A trigger of the project that raises: the call says so, with a code that stays the same."""
 
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -50,3 +50,51 @@ async def test_what_a_trigger_raises_is_answered_as_a_conflict(db, name, using):
     assert refused.sqlstate == "PT409"
     assert "not on my watch" in refused.detail
     assert "trigger" in refused.hint
+
+
+JOB = '"job_type": "t", "queue": "q"'
+#: Every way to enqueue one job.
+ENQUEUES = {
+    "enqueue_job": "enqueue_job('t', queue => 'q')",
+    "of a new queue": "enqueue_job('t', queue => 'sql-new')",
+    "for later": "enqueue_job('t', queue => 'q', scheduled_for => now() + interval '1 hour')",
+    "with an id": "enqueue_job('t', queue => 'q', job_id => gen_random_uuid())",
+    "with a key": "enqueue_job('t', queue => 'q', idempotency_key => 'sql-triggers')",
+    "with options": "enqueue_job('t', queue => 'q', options => '{\"tags\": [\"a\"]}')",
+    "enqueue_jobs": f"enqueue_jobs('[{{{JOB}}}]')",
+    "enqueue_jobs with ids": f"enqueue_jobs('[{{{JOB}}}]', request_id => gen_random_uuid())",
+    "enqueue_batch": f"enqueue_batch('[{{{JOB}}}]')",
+}
+RULES = {
+    "trigger": TRIGGER.format(event="insert", table="job_queue", using=""),
+    "trigger, 23505": TRIGGER.format(
+        event="insert", table="job_queue", using="using errcode = '23505'"
+    ),
+    "check": "alter table public.job_queue add constraint mine check (job_type <> 't') not valid",
+    "foreign key": """create table public.kind (name text primary key);
+        alter table public.job_queue add constraint mine
+        foreign key (job_type) references public.kind not valid""",
+    "exclusion": """insert into public.job_queue (job_type) values ('t');
+        alter table public.job_queue add constraint mine exclude (job_type with =)
+        where (job_type = 't')""",
+}
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("call", list(ENQUEUES))
+async def test_every_way_to_enqueue_answers_a_refusal_alike(db, call, rule):
+    await db.run("delete from job_queue where job_type = 't'")
+    await db.value("select set_queue('q')")
+    await db.run(RULES[rule])
+    refused = await db.refusal(f"select {ENQUEUES[call]}")
+    assert (refused.sqlstate, refused.message.split(":")[0]) == ("PT409", "PQ_CONFLICT")
+    assert "not on my watch" in refused.detail or '"mine"' in refused.detail
+    assert "trigger or constraint of yours" in refused.hint
+
+
+async def test_a_unique_index_of_the_project_is_not_taken_for_a_job_that_is_there(db):
+    await db.run("create unique index mine on public.job_queue (job_type) where job_type = 't'")
+    items = [{"job_type": "t", "queue": db.queue, "job_id": str(uuid4())} for _ in range(2)]
+    refused = await db.refusal("select enqueue_jobs($1)", items)
+    assert refused.message.startswith("PQ_CONFLICT")
+    assert '"mine"' in refused.detail

@@ -8,7 +8,7 @@ select enqueue_job('b', queue => 'keyed');
 -- A claim writes them out in place, for speed: they are those of _keys, which set_limit asks.
 select is((c).keys, picture_queue._keys(j.queue, j.job_type, j.user_id, j.limit_keys), j.job_type)
 from unnest(picture_queue._pick(
-  row('w', '{keyed}', null, 10, 30, gen_random_uuid(), null, false, false, true, false)::picture_queue.claim,
+  row('w', '{keyed}', null, 10, 30, gen_random_uuid(), null, false, false, true, null)::picture_queue.claim,
   '{keyed}', null, 10)) c
 join job_queue j on j.id = (c).id order by j.job_type;
 
