@@ -137,6 +137,8 @@ def _copy_table(
     }
     if target == "public.job_queue" and "rank" not in old:
         values["rank"] = sql.SQL("-priority")  # older claims were ordered by priority
+    if target == "public.job_queue" and "parked_at" not in old:
+        values["parked_at"] = sql.SQL("updated_at")
     if target != "picture_queue.model":
         connection.execute(sql.SQL("delete from {} where true").format(_identifier(target)))
     query = sql.SQL(

@@ -503,6 +503,8 @@ create table public.job_queue (
   -- The key that blocks it. It stays when the job is unblocked, delayed, finished or retried, until its next start.
   blocked_on text,
   parked_on text,
+  -- When it parked last: an event wakes the jobs that parked before it was sent.
+  parked_at timestamptz,
   event jsonb,
   unique_key text,
   unique_states text[],
@@ -553,7 +555,7 @@ create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
 -- Jobs held by a limit, best first, and those let through it that nobody has claimed yet.
 create index job_queue_blocked on public.job_queue (blocked_on, hold, queue, job_type, rank, turn, seq)
   where status = 'pending' and blocked_on is not null;
-create index job_queue_parked on public.job_queue (parked_on) where hold = 'parked';
+create index job_queue_parked on public.job_queue (parked_on, parked_at) where hold = 'parked';
 create index job_queue_expiring on public.job_queue (expires_at)
   where status = 'pending' and expires_at is not null;
 -- Finished jobs by age: the failed for people, all for pruning.
@@ -822,6 +824,8 @@ create table picture_queue.signal (
   look_at timestamptz
 );
 comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
+comment on column picture_queue.signal.sent_at is
+  'When it was sent, or found the first job that parked on it later: jobs that park after that are not woken by it.';
 comment on column picture_queue.signal.look_at is
   'When to look again for jobs parked on the event; null: no job was parked when it came.';
 create index signal_look on picture_queue.signal (look_at) where look_at is not null;
@@ -1328,6 +1332,7 @@ begin
         else j.unconfirmed_claims end,
       blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
       parked_on = case when c.parks then c.key else j.parked_on end,
+      parked_at = case when c.parks then p_now else j.parked_at end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
       expires_at = case when c.parks or c.retries then null else j.expires_at end,
       event = case when c.wakes then c.result when c.parks then null else j.event end,
@@ -3659,8 +3664,9 @@ begin
 end
 $$;
 
--- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose
--- cancel was requested is cancelled whatever its handler made of it, unless it completed.
+-- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was requested
+-- is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did before it
+-- parked and is given back by a worker that stops.
 create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -3671,11 +3677,11 @@ declare
 begin
   with held as materialized (
     select j.id, j.lease_id, j.lease_expires_at, j.cancel_requested_at is not null as cancelled,
-      j.attempt < j.max_attempts as attempts_left
+      j.cancel_requested_at < j.started_at as undoes, j.attempt < j.max_attempts as attempts_left
     from public.job_queue j where j.id = any (p_ids) order by j.id for update
   ),
   asked as (
-    select distinct on (o.job_id) o.*, h.cancelled, h.attempts_left,
+    select distinct on (o.job_id) o.*, h.cancelled, h.undoes, h.attempts_left,
       case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_largest) end as problem
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
@@ -3684,6 +3690,7 @@ begin
   wished as (
     select a.*, case
         when a.outcome = 'completed' and a.problem is null then 'complete'
+        when a.outcome = 'released' and a.undoes then 'release'
         when a.outcome = 'cancelled' or a.cancelled then 'cancel'
         when a.outcome = 'failed' and coalesce(a.retryable, true) and a.attempts_left then 'back_off'
         when a.outcome in ('failed', 'completed') then 'fail'
@@ -3965,8 +3972,9 @@ as $$
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
--- Wakes the jobs parked on these events, if the events are there. An event is kept until nobody waits for it any more:
--- maintenance wakes those beyond the first thousand, and those that somebody has locked or whose change fails. Returns
+-- Wakes the jobs that parked on these events before they were sent; an event that no job was parked on, those that park
+-- first. An event is kept until none of its jobs is left: maintenance wakes those beyond the first thousand, and those
+-- that somebody has locked or whose change fails. A job that is woken and parks again waits for the next event. Returns
 -- how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3981,16 +3989,22 @@ begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set look_at = v_next
+  update picture_queue.signal s set look_at = v_next, sent_at = case when s.look_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._isolate('wake', array(
-    select j.id::text from public.job_queue j
-    where j.hold = 'parked' and j.parked_on = any (v_events) and j.id::text not in (select picture_queue._failing('wake'))
-    limit 1000 for update skip locked), 1000);
+    select j.id::text
+    from picture_queue.signal s
+    cross join lateral (
+      select p.id from public.job_queue p
+      where p.hold = 'parked' and p.parked_on = s.name and p.parked_at <= s.sent_at
+        and p.id::text not in (select picture_queue._failing('wake'))
+      limit 1000 for update skip locked) j
+    where s.name = any (v_events) limit 1000), 1000);
   delete from picture_queue.signal s
   where s.name = any (v_events) and s.look_at is not null and (
-    select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1) is null;
+    select true from public.job_queue j
+    where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
   if exists (select from picture_queue.signal s where s.name = any (v_events) and s.look_at is not null) then
     perform picture_queue._plan_maintenance(v_next);
   end if;
@@ -7653,7 +7667,7 @@ as $$
     ('index', 'leased', '(lease_id)', 'status = ''processing'' and hold is null'),
     ('index', 'listed', '(queue, status, seq) with (deduplicate_items = off)', 'status <> ''processing'''),
     ('index', 'owned', '(user_id, seq desc)', 'user_id is not null'),
-    ('index', 'parked', '(parked_on)', 'hold = ''parked'''),
+    ('index', 'parked', '(parked_on, parked_at)', 'hold = ''parked'''),
     ('index', 'tenant', '(queue, tenant, rank, turn)',
       'status = ''pending'' and hold is null and tenant is not null'),
     ('unique index', 'unique', '(unique_key)', 'status = any (unique_states)')

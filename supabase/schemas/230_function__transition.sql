@@ -83,6 +83,7 @@ begin
         else j.unconfirmed_claims end,
       blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
       parked_on = case when c.parks then c.key else j.parked_on end,
+      parked_at = case when c.parks then p_now else j.parked_at end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
       expires_at = case when c.parks or c.retries then null else j.expires_at end,
       event = case when c.wakes then c.result when c.parks then null else j.event end,

@@ -129,8 +129,9 @@ begin
 end
 $$;
 
--- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose
--- cancel was requested is cancelled whatever its handler made of it, unless it completed.
+-- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was requested
+-- is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did before it
+-- parked and is given back by a worker that stops.
 create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -141,11 +142,11 @@ declare
 begin
   with held as materialized (
     select j.id, j.lease_id, j.lease_expires_at, j.cancel_requested_at is not null as cancelled,
-      j.attempt < j.max_attempts as attempts_left
+      j.cancel_requested_at < j.started_at as undoes, j.attempt < j.max_attempts as attempts_left
     from public.job_queue j where j.id = any (p_ids) order by j.id for update
   ),
   asked as (
-    select distinct on (o.job_id) o.*, h.cancelled, h.attempts_left,
+    select distinct on (o.job_id) o.*, h.cancelled, h.undoes, h.attempts_left,
       case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_largest) end as problem
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
@@ -154,6 +155,7 @@ begin
   wished as (
     select a.*, case
         when a.outcome = 'completed' and a.problem is null then 'complete'
+        when a.outcome = 'released' and a.undoes then 'release'
         when a.outcome = 'cancelled' or a.cancelled then 'cancel'
         when a.outcome = 'failed' and coalesce(a.retryable, true) and a.attempts_left then 'back_off'
         when a.outcome in ('failed', 'completed') then 'fail'

@@ -54,8 +54,9 @@ as $$
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
--- Wakes the jobs parked on these events, if the events are there. An event is kept until nobody waits for it any more:
--- maintenance wakes those beyond the first thousand, and those that somebody has locked or whose change fails. Returns
+-- Wakes the jobs that parked on these events before they were sent; an event that no job was parked on, those that park
+-- first. An event is kept until none of its jobs is left: maintenance wakes those beyond the first thousand, and those
+-- that somebody has locked or whose change fails. A job that is woken and parks again waits for the next event. Returns
 -- how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -70,16 +71,22 @@ begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set look_at = v_next
+  update picture_queue.signal s set look_at = v_next, sent_at = case when s.look_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._isolate('wake', array(
-    select j.id::text from public.job_queue j
-    where j.hold = 'parked' and j.parked_on = any (v_events) and j.id::text not in (select picture_queue._failing('wake'))
-    limit 1000 for update skip locked), 1000);
+    select j.id::text
+    from picture_queue.signal s
+    cross join lateral (
+      select p.id from public.job_queue p
+      where p.hold = 'parked' and p.parked_on = s.name and p.parked_at <= s.sent_at
+        and p.id::text not in (select picture_queue._failing('wake'))
+      limit 1000 for update skip locked) j
+    where s.name = any (v_events) limit 1000), 1000);
   delete from picture_queue.signal s
   where s.name = any (v_events) and s.look_at is not null and (
-    select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1) is null;
+    select true from public.job_queue j
+    where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
   if exists (select from picture_queue.signal s where s.name = any (v_events) and s.look_at is not null) then
     perform picture_queue._plan_maintenance(v_next);
   end if;

@@ -141,7 +141,7 @@ as $$
     ('index', 'leased', '(lease_id)', 'status = ''processing'' and hold is null'),
     ('index', 'listed', '(queue, status, seq) with (deduplicate_items = off)', 'status <> ''processing'''),
     ('index', 'owned', '(user_id, seq desc)', 'user_id is not null'),
-    ('index', 'parked', '(parked_on)', 'hold = ''parked'''),
+    ('index', 'parked', '(parked_on, parked_at)', 'hold = ''parked'''),
     ('index', 'tenant', '(queue, tenant, rank, turn)',
       'status = ''pending'' and hold is null and tenant is not null'),
     ('unique index', 'unique', '(unique_key)', 'status = any (unique_states)')

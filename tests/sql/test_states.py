@@ -253,6 +253,20 @@ async def test_a_parked_job_is_claimed_once_more_to_be_undone(db):
     assert (await db.report(again, "cancelled"))["status"] == "cancelled"
 
 
+async def test_a_worker_that_stops_gives_back_the_claim_to_undo_a_parked_job(db):
+    await db.enqueue()
+    (job,) = await db.claim()
+    await db.report(job, "parked", delay_seconds=600)
+    await db.value("select cancel_job($1)", UUID(job["id"]))
+    for _ in range(2):
+        (again,) = await db.claim()
+        assert (again["id"], again["attempt"]) == (job["id"], 1)
+        assert again["cancel_requested_at"] is not None
+        assert (await db.report(again, "released"))["status"] == "pending"
+    (again,) = await db.claim()
+    assert (await db.report(again, "failed"))["status"] == "cancelled"
+
+
 async def test_a_worker_that_dies_while_asked_to_cancel_leaves_a_cancelled_job(db):
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
