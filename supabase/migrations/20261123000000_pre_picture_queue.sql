@@ -227,13 +227,14 @@ begin
 end
 $$;
 
--- Raises PQ_BUSY because another transaction holds what the caller must lock. A function that changes what an
--- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function.
+-- Raises PQ_BUSY because another transaction holds what the caller must lock. Every function of the API that reads or
+-- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls this.
+-- It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
 create function picture_queue._refuse_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row that this call changes'),
+  perform picture_queue._refuse('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row or table that this call needs'),
     'repeat the call; queue_doctor() names transactions that stay open');
   return null;
 end
@@ -1559,17 +1560,18 @@ begin
 end
 $$;
 
--- Tells whether the round of maintenance that calls has used up its time.
+-- Tells whether isolated steps have used up their time: two seconds of a statement, unless picture_queue.deadline says
+-- otherwise. A step that fails because a table is locked waits once for each half of its list.
 create function picture_queue._is_out_of_time() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz, false)
+  select clock_timestamp() > coalesce(nullif(current_setting('picture_queue.deadline', true), '')::timestamptz,
+    statement_timestamp() + interval '2 seconds')
 $$;
 
 -- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
 -- which it fails, are split in half, down to the one subject for which it fails. That one is written to failed_step,
--- and callers leave it out until its retry_at. All others are done, as long as the round of maintenance has time
--- (picture_queue.deadline). Returns how many it dealt with.
+-- and callers leave it out until its retry_at. All others are done, as long as there is time (_is_out_of_time). Returns how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -3635,18 +3637,22 @@ end
 $$;
 
 -- Writes outcomes one by one. Those of jobs that somebody has locked are answered with busy, those that cannot be
--- written with refused and why.
+-- written with refused and why. What is left after two seconds is busy, too.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
 declare
   v_item jsonb;
   v_answers jsonb := '[]'::jsonb;
+  v_started timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
 begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
+      if clock_timestamp() > v_started + interval '2 seconds' then
+        perform picture_queue._refuse_busy('the outcomes before it took two seconds');
+      end if;
       perform from public.job_queue j
       where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;
       v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
@@ -3811,9 +3817,9 @@ $$;
 
 -- 280_function__lease.sql
 
--- The job, locked; refuses when there is none, or when another transaction has it locked for two seconds.
+-- The job, locked; refuses when there is none.
 create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
@@ -3824,9 +3830,6 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   return v_job;
-exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('job %s is locked by another transaction', p_job_id));
-  return null;
 end
 $$;
 
@@ -3924,7 +3927,7 @@ create function picture_queue.cancel_job(p_job_id uuid, p_request_id uuid) retur
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
   v_request text := p_job_id || '/' || p_request_id;
   v_answer jsonb;
 begin
@@ -3940,12 +3943,11 @@ begin
   elsif v_job.status in ('completed', 'failed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   elsif v_job.status = 'cancelled' or v_job.cancel_requested_at is not null then
-    return picture_queue._cancel_answer(v_job);
+    return picture_queue._cancel_answer(p_job_id);
   end if;
   perform picture_queue._cancel_jobs(array[p_job_id]);
   perform picture_queue._fire_deferred();
-  select * into v_job from public.job_queue where id = p_job_id;
-  v_answer := picture_queue._cancel_answer(v_job);
+  v_answer := picture_queue._cancel_answer(p_job_id);
   -- Only of a call that changed the job, so that nobody fills the table by repeating it with new ids.
   insert into picture_queue.answer (call, id, answer, at)
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_request is not null;
@@ -3956,11 +3958,11 @@ exception when others then
 end
 $$;
 
-create function picture_queue._cancel_answer(p_job public.job_queue) returns jsonb
-language sql immutable set search_path = pg_catalog, pg_temp
+create function picture_queue._cancel_answer(p_job_id uuid) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('job_id', p_job.id, 'status', p_job.status,
-    'cancel_requested', p_job.cancel_requested_at is not null)
+  select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
+  from public.job_queue j where j.id = p_job_id
 $$;
 
 -- Between a job that parks on an event and the sender of that event: whoever comes second sees what
@@ -4047,23 +4049,29 @@ begin
     and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
     and jsonb_typeof(payload) = 'object' and priority between -1000000000 and 1000000000
   then
-    if queue is null then
-      queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
-    end if;
-    -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
-    select coalesce(
-        (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
-      q.events, (
-        select true from picture_queue.worker w
-        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
-        order by w.seen_at desc limit 1)
-    into v_max_attempts, v_events, v_wakes
-    from picture_queue.queue q
-    cross join picture_queue.setting s
-    where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
-      and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
-        or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
-    v_is_new := found;
+    -- Only here it waits for locks of tables: a handler around the insert would cost a transaction id for each job.
+    begin
+      lock table public.job_queue, picture_queue.depth_change in row exclusive mode;
+      if queue is null then
+        queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
+      end if;
+      -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
+      select coalesce(
+          (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
+        q.events, (
+          select true from picture_queue.worker w
+          where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
+          order by w.seen_at desc limit 1)
+      into v_max_attempts, v_events, v_wakes
+      from picture_queue.queue q
+      cross join picture_queue.setting s
+      where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
+        and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
+          or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
+      v_is_new := found;
+    exception when lock_not_available or deadlock_detected then
+      perform picture_queue._refuse_busy();
+    end;
     if v_is_new and job_id is null then
       -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
       insert into public.job_queue
@@ -4130,13 +4138,14 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 -- does some and tries again, since no other caller may exist. It does not do maintenance before a claim: its
 -- transaction may stay open while the job runs, and would keep the locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1,
-    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true, false, null, null);
+  v_claim picture_queue.claim;
   v_jobs jsonb;
 begin
+  v_claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1,
+    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true, false, null, null);
   v_jobs := picture_queue._claim(v_claim);
   if v_jobs = '[]'
     and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
@@ -4145,6 +4154,8 @@ begin
     v_jobs := picture_queue._claim(v_claim);
   end if;
   return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
@@ -4190,7 +4201,8 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 -- 320_function_report.sql
 
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
--- leases are prolonged one by one; a lease whose row cannot be written is prolonged in lease_extension.
+-- leases are prolonged one by one, as far as two seconds go; a lease whose row cannot be written is prolonged in
+-- lease_extension. If none can be prolonged, the call is refused as busy.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -4198,6 +4210,7 @@ declare
   v_item jsonb;
   v_one jsonb;
   v_all jsonb := '[]'::jsonb;
+  v_started timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
   perform picture_queue._refuse_problem(
@@ -4213,6 +4226,7 @@ begin
     null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
   end;
   for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
+    exit when clock_timestamp() > v_started + interval '2 seconds';
     begin
       begin
         v_one := picture_queue._heartbeat(worker, v_item);
@@ -4224,6 +4238,9 @@ begin
       null;  -- another heartbeat is prolonging this lease
     end;
   end loop;
+  if v_all = '[]' then
+    return picture_queue._refuse_busy('another transaction has locked the leases or the table of jobs');
+  end if;
   return '{"cancel": [], "lost": []}'::jsonb || coalesce((
     select jsonb_object_agg(a.key, a.ids)
     from (
@@ -4244,7 +4261,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_job public.job_queue;
+  v_job record;
   v_announce boolean;
 begin
   perform picture_queue._refuse_problem(
@@ -4321,7 +4338,7 @@ returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
   v_outcome jsonb;
 begin
   v_job := picture_queue._locked_job(job_id);
@@ -4484,10 +4501,14 @@ $$;
 
 -- Readers run with the caller's rights: row level security decides which rows they see.
 create function public.get_job(job_id uuid) returns jsonb
-language sql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
-    'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id))
+begin
+  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+    'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+end
 $$;
 comment on function public.get_job is 'A job of the caller.';
 
@@ -4500,7 +4521,8 @@ comment on function public.get_job is 'A job of the caller.';
 -- newest first, in spans of seq: each is four times as long as the last, so that a rare job is found after few
 -- of them. The first one has no end, since jobs that run may be newer than all others.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set seq_page_cost = 100
 as $$
 declare
   v_where text := picture_queue._jobs_where(
@@ -4561,6 +4583,8 @@ begin
     v_lower := greatest(v_upper - v_span, 0);
   end loop;
   return to_jsonb(v_jobs);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller, newest first.';
@@ -4574,18 +4598,22 @@ as $$
 $$;
 
 create function public.get_generation(generation_id uuid) returns jsonb
-language sql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select picture_queue._found((
+begin
+  return picture_queue._found((
     select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
-    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id))
+    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
 -- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page). A page ends as that of
 -- list_jobs.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_generation jsonb;
@@ -4608,6 +4636,8 @@ begin
     exit when v_bytes > 8388608;
   end loop;
   return to_jsonb(v_generations);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_generations is 'Generations of the caller with their images, newest first.';
@@ -4632,7 +4662,7 @@ $$;
 
 -- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_where text := picture_queue._jobs_where(case when filter ->> 'status' is not null then filter
@@ -4660,6 +4690,8 @@ begin
     ) r $sql$, v_where)
   into v_reasons;
   return v_reasons;
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.failure_reasons is 'Counts failed jobs by reason.';
@@ -4739,9 +4771,24 @@ exception when unique_violation then
 end
 $$;
 
+-- Does a step for locked jobs, as far as two seconds go: is_cut then. Refuses as busy if that was enough for none.
+create function picture_queue._isolate_in_time(p_kind text, p_ids uuid[], out changed integer, out is_cut boolean)
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+as $$
+begin
+  perform set_config('picture_queue.deadline', (clock_timestamp() + interval '2 seconds')::text, true);
+  changed := picture_queue._isolate(p_kind, p_ids::text[], 1000);
+  is_cut := picture_queue._is_out_of_time();
+  perform set_config('picture_queue.deadline', '', true);
+  if changed = 0 and is_cut then
+    perform picture_queue._refuse_busy();
+  end if;
+end
+$$;
+
 -- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
--- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up
--- to 100,000; more: another call is needed. preview only counts. An empty filter is refused, since it would select
+-- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit, as far as two seconds go. Locked jobs are
+-- skipped. matched counts up to 100,000; more: another call is needed. preview only counts. An empty filter is refused, since it would select
 -- every job. Each state has a query of its own: with one for all states Postgres 15 may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
@@ -4761,6 +4808,7 @@ declare
   v_found uuid[];
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
+  v_done record;
   v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
@@ -4788,9 +4836,10 @@ begin
       v_ids := v_ids || v_found;
     end if;
   end loop;
+  select * into v_done from picture_queue._isolate_in_time(action, v_ids);
   return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', picture_queue._isolate(action, v_ids::text[], 1000),
-    'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
+    'changed', v_done.changed, 'more', v_done.is_cut
+      or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -4803,7 +4852,7 @@ comment on function public.change_jobs is 'Retries, cancels or discards the jobs
 -- Registers a worker, its queues, and its job types with their policies; answers the version of this database. A
 -- repeated call changes nothing.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_types text[];
@@ -4842,6 +4891,8 @@ begin
   ) c;
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.register_worker is
@@ -4849,7 +4900,7 @@ comment on function public.register_worker is
 
 -- If the worker had the lease of maintenance, the lease ends and another worker is told to take it.
 create function public.unregister_worker(worker text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._write_row('picture_queue.worker', 'name', worker, null);
@@ -4860,6 +4911,8 @@ begin
     perform picture_queue._wake((
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.unregister_worker is 'Removes a worker that has stopped.';
@@ -4883,7 +4936,7 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- changes: settings by name; null resets one to its default.
 create function public.set_setting(changes jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._check_fields('', coalesce(changes, 'null'), picture_queue._policy_rules() || '{
@@ -4905,13 +4958,21 @@ begin
   end if;
   perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';
 
 create function public.get_settings() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select to_jsonb(s) - array['only_row', 'maintained_at', 'has_deferred'] from picture_queue.setting s $$;
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return (select to_jsonb(s) - array['only_row', 'maintained_at', 'has_deferred'] from picture_queue.setting s);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.get_settings is 'The settings of the project.';
 
 -- Rules for the policy fields that the project, a queue and a job type have in common.
@@ -4966,7 +5027,7 @@ create function public.set_queue(queue text, changes jsonb default '{}') returns
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_old picture_queue.queue;
+  v_old record;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_fields('', changes, picture_queue._policy_rules() || '{
@@ -5045,9 +5106,29 @@ as $$
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
-create function public.list_queues() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select coalesce(jsonb_agg(q), '[]') from (select * from picture_queue._queues() limit 10000) as l (q) $$;
+-- Refuses what is no filter of a list by name. limit: how many rows a page has, 10,000 at most and by default; after: the
+-- name of the last row of the page before.
+create function picture_queue._check_page(p_filter jsonb) returns void
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select picture_queue._check_fields('filter.', nullif(p_filter, 'null'), '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
+$$;
+
+-- filter: limit, after (_check_page).
+create function public.list_queues(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(l.q), '[]')
+    from (
+      select q from picture_queue._queues() q
+      where q ->> 'name' > coalesce(filter ->> 'after', '') limit coalesce((filter ->> 'limit')::integer, 10000)) l);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
 -- Returns what is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
@@ -5063,7 +5144,7 @@ $$;
 -- Nothing is claimed from the queue until resume_at, or until it is resumed; running jobs go on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -5071,12 +5152,14 @@ begin
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
     'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
 
 create function public.resume_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -5085,22 +5168,32 @@ begin
   perform picture_queue._write_row('picture_queue.breaker', 'queue', queue, null);
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
 
 create function public.drain_queue(queue text) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_queue._queue(drain_queue.queue) q $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._queue(queue);
+  return public.set_queue(queue, '{"draining": true}');
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
 
--- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 a call, as far as two seconds go; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
+  v_done record;
   v_ids uuid[] := '{}'::uuid[];
   v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
 begin
@@ -5117,8 +5210,9 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', picture_queue._isolate('purge', v_ids::text[], 1000), 'more', cardinality(v_ids) = 10000));
+  select * into v_done from picture_queue._isolate_in_time('purge', v_ids);
+  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object(
+    'matched', v_matched, 'changed', v_done.changed, 'more', v_done.is_cut or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -5248,7 +5342,7 @@ $$;
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, true), case
@@ -5268,6 +5362,8 @@ begin
   perform picture_queue._plan_maintenance(picture_queue._now());
   perform picture_queue._look_at_keys(key);
   return (select l from picture_queue._limit_rows(array[key]) l);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -5308,7 +5404,7 @@ end
 $$;
 
 create function public.delete_limit(key text, request_id uuid default null) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   if picture_queue._first_answer('delete_limit', request_id::text) is not null then
@@ -5319,6 +5415,8 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
   perform picture_queue._look_at_keys(key);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -5341,18 +5439,28 @@ as $$
   order by k.n
 $$;
 
--- The first 10,000 by key.
-create function public.list_limits() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- filter: limit, after (_check_page).
+create function public.list_limits(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(l), '[]')
-  from picture_queue._limit_rows(array(
-    select r.key from picture_queue.limit_rule r
-    union
-    select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now()
-    union
-    select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
-    order by key limit 10000)) l
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(l), '[]')
+    from picture_queue._limit_rows(array(
+      select u.key
+      from (
+        select r.key from picture_queue.limit_rule r
+        union
+        select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now()
+        union
+        select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
+      ) u
+      where u.key > coalesce(filter ->> 'after', '')
+      order by u.key limit coalesce((filter ->> 'limit')::integer, 10000))) l);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
@@ -5381,25 +5489,34 @@ $$;
 
 -- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
 
 create function public.resume_key(key text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_answer jsonb := picture_queue._set_pause(key, null);
+  v_answer jsonb;
 begin
+  v_answer := picture_queue._set_pause(key, null);
   perform picture_queue._look_at_keys(key);
   return v_answer;
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- A tenant of weight 3 gets three turns while one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._refuse_problem(case
@@ -5409,15 +5526,27 @@ begin
   end, 'the weight of a tenant without one is 1');
   perform picture_queue._write_row('picture_queue.tenant', 'name', tenant, jsonb_build_object('weight', weight));
   return jsonb_build_object('tenant', tenant, 'weight', weight);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
-create function public.list_tenants() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- filter: limit, after (_check_page).
+create function public.list_tenants(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
-  from (select * from picture_queue.tenant order by name limit 10000) t
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
+    from (
+      select * from picture_queue.tenant o
+      where o.name > coalesce(filter ->> 'after', '') order by o.name limit coalesce((filter ->> 'limit')::integer, 10000)
+    ) t);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.list_tenants is 'The tenants with a weight of their own.';
 
@@ -5484,10 +5613,11 @@ comment on function public.enqueue_batch is
   'Enqueues a batch of jobs, and a callback that runs when all have finished.';
 
 create function public.get_batch(batch_id uuid) returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+begin
   -- The counts, with changes that are not added up yet.
-  select picture_queue._found((
+  return picture_queue._found((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -5498,7 +5628,10 @@ as $$
         b.failed + coalesce(sum((f.data ->> 'failed')::integer), 0) as failed,
         b.cancelled + coalesce(sum((f.data ->> 'cancelled')::integer), 0) as cancelled
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
-    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id))
+    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.get_batch is 'A batch with its counts and progress.';
 
@@ -5509,7 +5642,7 @@ comment on function public.get_batch is 'A batch with its counts and progress.';
 -- that parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated
 -- call and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
 declare
   v_call text := 'send_event ' || name;
@@ -5544,8 +5677,9 @@ create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns 
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_attempt integer := (picture_queue._leased(job_id, lease_id)).attempt;
+  v_attempt integer;
 begin
+  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
   perform picture_queue._refuse_problem(case
     when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
@@ -5571,7 +5705,7 @@ begin
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
 exception
   when deadlock_detected or lock_not_available then
-    return picture_queue._refuse_busy(format('the log of job %s is locked by another transaction', job_id));
+    return picture_queue._refuse_busy(format('job %s is locked by another transaction', job_id));
   when data_exception then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
     return null;
@@ -5582,10 +5716,10 @@ comment on function public.log_job is 'Appends log lines to a job, under its lea
 -- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts
 -- with their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
 begin
   select * into v_job from public.job_queue j where j.id = get_job_history.job_id;
   if not found then
@@ -5621,6 +5755,8 @@ begin
       select coalesce(jsonb_agg(jsonb_build_object('at', l.at, 'attempt', l.attempt, 'level', l.level,
         'message', l.message) order by l.id), '[]')
       from picture_queue.log l where l.job_id = v_job.id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.get_job_history is 'The timeline, failed attempts and log of a job.';
@@ -5960,6 +6096,7 @@ begin
     where s.name = any (p_names) and not s.paused and s.next_at <= v_now
     order by s.next_at for update skip locked
   loop
+    exit when picture_queue._is_out_of_time();
     v_next := null;
     v_answer := '[]'::jsonb;
     begin
@@ -6049,24 +6186,24 @@ $$;
 
 -- Creates a schedule or replaces it. Fields that are not given have their defaults, but a paused schedule stays
 -- paused. Setting the same again changes nothing.
-create function public.set_schedule(name text, schedule jsonb) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+create function picture_queue._set_schedule(p_name text, p_schedule jsonb) returns jsonb
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_given jsonb := schedule;
+  v_given jsonb := p_schedule;
   v_new picture_queue.schedule;
   v_old picture_queue.schedule;
 begin
   perform picture_queue._check_isolation();
-  if jsonb_typeof(schedule) = 'object' then
+  if jsonb_typeof(p_schedule) = 'object' then
     select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
-    from jsonb_each(schedule) e where e.value <> 'null';
+    from jsonb_each(p_schedule) e where e.value <> 'null';
   end if;
-  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_given),
+  perform picture_queue._refuse_problem(picture_queue._schedule_problem(p_name, v_given),
     'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
     'options.delay_seconds, expires_in_seconds and unique');
-  v_new.name := set_schedule.name;
+  v_new.name := p_name;
   v_new.cron := regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
   v_new.every_seconds := (v_given ->> 'every_seconds')::double precision;
   v_new.timezone := picture_queue._timezone(coalesce(v_given ->> 'timezone', 'UTC'));
@@ -6081,7 +6218,7 @@ begin
   -- As a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
 
-  select * into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
+  select * into v_old from picture_queue.schedule s where s.name = p_name for update;
   v_new.paused := coalesce((v_given ->> 'paused')::boolean, v_old.paused, false);
   v_new.created_at := coalesce(v_old.created_at, v_now);
   v_new.next_at := case
@@ -6095,10 +6232,18 @@ begin
   then
     v_new.updated_at := v_now;
     perform picture_queue._write_row(
-      'picture_queue.schedule', 'name', name, to_jsonb(v_new) - '{name,last_at,last_job_id}'::text[]);
+      'picture_queue.schedule', 'name', p_name, to_jsonb(v_new) - '{name,last_at,last_job_id}'::text[]);
   end if;
   perform picture_queue._plan_maintenance(v_new.next_at);
-  return picture_queue._get_schedule(name);
+  return picture_queue._get_schedule(p_name);
+end
+$$;
+
+create function public.set_schedule(name text, schedule jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return picture_queue._set_schedule(name, schedule);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -6106,7 +6251,7 @@ $$;
 comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
 
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_answer jsonb := picture_queue._first_answer('delete_schedule', request_id::text);
@@ -6116,6 +6261,8 @@ begin
   end if;
   return picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
     'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null)));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
@@ -6136,11 +6283,17 @@ comment on function public.pause_schedule is 'Pauses a schedule: it makes no job
 
 -- Ticks during the pause do not count as missed. The schedule is checked again, as by set_schedule.
 create function public.resume_schedule(name text) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select public.set_schedule(resume_schedule.name, s -> 'job' || '{"paused": false}' || jsonb_build_object(
-    'cron', s -> 'cron', 'every_seconds', s -> 'every_seconds', 'timezone', s -> 'timezone', 'missed', s -> 'missed'))
-  from picture_queue._get_schedule(resume_schedule.name) s
+declare
+  v_old jsonb;
+begin
+  v_old := picture_queue._get_schedule(name);
+  return public.set_schedule(name, v_old -> 'job' || '{"paused": false}' || jsonb_build_object('cron', v_old -> 'cron',
+    'every_seconds', v_old -> 'every_seconds', 'timezone', v_old -> 'timezone', 'missed', v_old -> 'missed'));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
 
@@ -6160,16 +6313,23 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its ticks stay as they are.';
 
--- The first 10,000 by name, and no more than 8 MiB of them.
-create function public.list_schedules() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- filter: limit, after (_check_page). A page ends with the schedule that makes it larger than 8 MiB, too.
+create function public.list_schedules(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(to_jsonb(s) - 'bytes_before' order by s.name), '[]')
-  from (
-    select s.*, sum(length(s.job::text)) over (order by s.name) - length(s.job::text) as bytes_before
-    from picture_queue.schedule s order by s.name limit 10000
-  ) s
-  where s.bytes_before <= 8388608
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(to_jsonb(s) - 'bytes_before' order by s.name), '[]')
+    from (
+      select s.*, sum(length(s.job::text)) over (order by s.name) - length(s.job::text) as bytes_before
+      from picture_queue.schedule s
+      where s.name > coalesce(filter ->> 'after', '') order by s.name limit coalesce((filter ->> 'limit')::integer, 10000)
+    ) s
+    where s.bytes_before <= 8388608);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.list_schedules is 'The schedules, by name.';
 
@@ -6221,15 +6381,18 @@ as $$
 $$;
 
 -- Refuses a prompt or an input that does not fit the model, naming the field, the value and the rule.
-create function picture_queue._check_input(p_model picture_queue.model, p_prompt text, p_input jsonb) returns void
+create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_setting picture_queue.setting;
-  v_takes_prompt boolean := p_model.inputs @> '[{"name": "prompt"}]';
+  v_model picture_queue.model;
+  v_takes_prompt boolean;
   v_problem text;
 begin
   select * into v_setting from picture_queue.setting;
+  select * into v_model from picture_queue.model m where m.model_id = p_model_id;
+  v_takes_prompt := v_model.inputs @> '[{"name": "prompt"}]';
   v_problem := case
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
     -- Spaces of any width, line breaks, control and format characters: nothing that shows.
@@ -6238,14 +6401,14 @@ begin
       || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]') then 'prompt is empty'
     when length(p_prompt) > v_setting.max_prompt_length
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
-    when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model.model_id)
+    when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
     else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
-      || ': pass addresses of files, not the files', picture_queue._inputs_problem(p_model, p_input))
+      || ': pass addresses of files, not the files', picture_queue._inputs_problem(v_model, p_input))
   end;
   if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model.model_id,
-      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(p_model.inputs) as r (rule))));
+    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
+      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(v_model.inputs) as r (rule))));
   end if;
 end
 $$;
@@ -6262,11 +6425,11 @@ as $$
 declare
   v_service boolean := picture_queue._is_service();
   v_user uuid := case when not v_service then picture_queue._caller_id() end;
-  v_model picture_queue.model;
+  v_model_id text;
   v_generation_id uuid;
-  v_known public.generations;
+  v_known record;
   v_job jsonb;
-  v_row public.job_queue;
+  v_row record;
 begin
   perform picture_queue._check_fields('options.', p_options, '{
     "scheduled_for": ["time"],
@@ -6298,12 +6461,12 @@ begin
     -- Its job may have been pruned.
     return jsonb_build_object('generation_id', v_known.id, 'job_id', v_known.job_id, 'status', v_known.status);
   end if;
-  select m.* into v_model from picture_queue.model m
+  select m.model_id into v_model_id from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
-  perform picture_queue._check_input(v_model, p_prompt, p_input);
+  perform picture_queue._check_input(v_model_id, p_prompt, p_input);
 
   -- The id of the job is a hash of the generation's, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
@@ -6316,7 +6479,7 @@ begin
   select * into v_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
-    values (v_row.generation_id, v_user, v_row.id, v_model.model_id, coalesce(p_prompt, ''), p_input, v_row.status,
+    values (v_row.generation_id, v_user, v_row.id, v_model_id, coalesce(p_prompt, ''), p_input, v_row.status,
       v_row.created_at, v_row.created_at);
   end if;
   return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
@@ -6340,7 +6503,7 @@ comment on function public.start_generation is 'Starts a generation; answers at 
 
 -- Cancels the job of a generation, if it is the caller's.
 create function picture_queue.cancel_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job_id uuid;
@@ -6351,6 +6514,8 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('generation_id is %s', p_generation_id));
   end if;
   return picture_queue.cancel_job(v_job_id, p_request_id) || jsonb_build_object('generation_id', p_generation_id);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 
@@ -6361,13 +6526,18 @@ comment on function public.cancel_generation is 'Cancels a generation of the cal
 
 -- The models on offer, with their inputs.
 create function picture_queue.list_models() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
-    'model_id', m.model_id, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
-    'price_usd_per_image', m.price_usd_per_image, 'default', m.model_id = s.default_model) order by m.model_id), '[]')
-  from picture_queue.model m cross join picture_queue.setting s
-  where m.enabled
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'model_id', m.model_id, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
+      'price_usd_per_image', m.price_usd_per_image, 'default', m.model_id = s.default_model) order by m.model_id), '[]')
+    from picture_queue.model m cross join picture_queue.setting s
+    where m.enabled);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 
 create function public.list_models() returns jsonb
@@ -6389,12 +6559,13 @@ create function public.begin_prediction(job_id uuid, lease_id uuid) returns json
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
-  v_generation public.generations;
-  v_model picture_queue.model;
-  v_row picture_queue.prediction;
+  v_job record;
+  v_generation record;
+  v_model record;
+  v_row record;
   v_resumed boolean;
 begin
+  v_job := picture_queue._leased(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
@@ -6425,7 +6596,7 @@ begin
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
       order by p.created_at desc limit 10000)));
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('the generation of job %s is locked by another transaction', job_id));
+  return picture_queue._refuse_busy(format('job %s or its generation is locked by another transaction', job_id));
 end
 $$;
 comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
@@ -6433,7 +6604,7 @@ comment on function public.begin_prediction is 'Creates the row of a prediction,
 -- Locks and returns a prediction of the job under this lease.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
@@ -6445,9 +6616,6 @@ begin
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
   end if;
   return v_row;
-exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', p_prediction));
-  return null;
 end
 $$;
 
@@ -6455,8 +6623,9 @@ create function public.record_prediction(job_id uuid, lease_id uuid, prediction 
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row record;
 begin
+  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
   perform picture_queue._refuse_problem('prediction_id ' || picture_queue._value_problem(
     coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
   if v_row.prediction_id is not distinct from record_prediction.prediction_id then
@@ -6471,7 +6640,7 @@ exception
   when unique_violation then
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
   when deadlock_detected or lock_not_available then
-    perform picture_queue._refuse_busy(format('another transaction records prediction_id %s', prediction_id));
+    perform picture_queue._refuse_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
@@ -6481,11 +6650,12 @@ comment on function public.record_prediction is 'Stores the id Replicate gave to
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row record;
 begin
+  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
   perform picture_queue._refuse_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
@@ -6493,6 +6663,8 @@ begin
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', prediction));
 end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
@@ -6502,8 +6674,9 @@ create function public.save_images(job_id uuid, lease_id uuid, images jsonb) ret
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
+  v_job record;
 begin
+  v_job := picture_queue._leased(job_id, lease_id);
   perform picture_queue._refuse_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
     then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
   perform picture_queue._refuse_problem(coalesce(
@@ -6652,16 +6825,19 @@ comment on view public.stuck_jobs is 'Jobs processing for over ten minutes, or w
 -- 510_function_health.sql
 
 -- An overview for operators: the queues, the workers of the last minute, and the job types with pending jobs that no
--- worker knows. Such jobs stay at the head of their queue, so the first 5,000 jobs of each queue are read.
+-- worker knows, the first 1,000 of each. Such jobs stay at the head of their queue, so the first 5,000 jobs of each queue
+-- are read.
 create function public.queue_status() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+set lock_timeout = '2s'
 as $$
-  select jsonb_build_object(
+begin
+  return jsonb_build_object(
     'queues', (
       select coalesce(jsonb_agg(to_jsonb(h) || jsonb_build_object('paused', p.paused, 'draining', q.draining,
         'resume_at', case when p.paused then nullif(q.paused_until, 'infinity') end,
         'pause_reason', case when p.paused then q.pause_reason end) order by h.queue), '[]')
-      from public.queue_health h
+      from (select * from public.queue_health o order by o.queue limit 1000) h
       join picture_queue.queue q on q.name = h.queue
       cross join lateral (select coalesce(q.paused_until > picture_queue._now(), false) as paused) p),
     'workers', (
@@ -6669,11 +6845,12 @@ as $$
         'idle', w.idle, 'seen_at', w.seen_at,
         'seen_seconds', round(greatest(extract(epoch from picture_queue._now() - w.seen_at), 0), 1),
         'running', coalesce(l.running, 0)) order by w.name), '[]')
-      from picture_queue.worker w
+      from (
+        select * from picture_queue.worker o
+        where o.seen_at > picture_queue._now() - interval '1 minute' order by o.name limit 1000) w
       left join (
         select j.worker, count(*) as running from public.job_queue j
-        where j.status = 'processing' and j.hold is null group by j.worker) l on l.worker = w.name
-      where w.seen_at > picture_queue._now() - interval '1 minute'),
+        where j.status = 'processing' and j.hold is null group by j.worker) l on l.worker = w.name),
     'job_types_without_worker', (
       select coalesce(jsonb_agg(jsonb_build_object('job_type', u.job_type, 'queue', u.queue, 'pending', u.pending)
         order by u.job_type, u.queue), '[]')
@@ -6688,30 +6865,42 @@ as $$
           select from picture_queue.worker w
           where q.name = any (w.queues) and j.job_type = any (w.job_types)
             and w.seen_at > picture_queue._now() - interval '1 minute')
-        group by j.job_type, q.name
+        group by j.job_type, q.name order by j.job_type, q.name limit 1000
       ) u),
-    'stuck', (select count(*) from public.stuck_jobs))
+    'stuck', (select count(*) from public.stuck_jobs));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.queue_status is 'Queues, workers, and pending job types that no worker knows.';
 
 
 -- 520_function_counts.sql
 
-create function public.queue_counts() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- filter: limit, after (_check_page).
+create function public.queue_counts(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
-  from picture_queue.counts() c
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
+    from (
+      select * from picture_queue.counts() o
+      where o.queue > coalesce(filter ->> 'after', '') order by o.queue limit coalesce((filter ->> 'limit')::integer, 10000)) c);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
 
 -- Returns the position of a job of the caller in its queue, from 1 to 10,000 (at_least: or further back); null if it
 -- cannot be claimed, since it is held, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
   v_before integer;
 begin
   select * into v_job from public.job_queue
@@ -6729,6 +6918,8 @@ begin
     order by j.rank desc, j.turn desc, j.seq desc limit 10000
   ) b;
   return jsonb_build_object('position', least(v_before + 1, 10000), 'at_least', v_before = 10000);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 
@@ -6743,7 +6934,7 @@ create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
 returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -6784,6 +6975,8 @@ begin
   end if;
   return jsonb_build_object('desired', least(greatest(v_desired, min_workers), max_workers),
     'running', v_running, 'ready', v_ready);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.desired_workers is 'Recommended number of workers.';
@@ -6956,14 +7149,13 @@ $$;
 
 -- Tells why each of these jobs does not move, in the order asked: of the caller's jobs, others are unknown.
 create function picture_queue.explain_jobs(p_job_ids uuid[]) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_is_service boolean := picture_queue._is_service();
   v_user_id uuid := case when not v_is_service then picture_queue._caller_id() end;
-  v_idle_since timestamptz := (
-    select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
+  v_idle_since timestamptz;
   v_ids uuid[];  -- the caller's
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
@@ -6971,6 +7163,8 @@ begin
   perform picture_queue._refuse_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
     'pass up to 1000 ids a call');
+  v_idle_since := (
+    select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
   v_ids := array(
     select j.id from public.job_queue j where j.id = any (p_job_ids) and (v_is_service or j.user_id = v_user_id));
   select jsonb_object_agg(l.job_id, l.reasons) into v_reasons
@@ -6997,6 +7191,8 @@ begin
     select coalesce(v_found -> a.id::text, jsonb_build_object('job_id', a.id, 'status', null, 'hold', null,
       'reason', 'unknown', 'detail', 'There is no such job.', 'until', null))
     from unnest(p_job_ids) with ordinality as a (id, n) order by a.n));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 
@@ -7485,9 +7681,7 @@ begin
     v_done := picture_queue._do_housekeeping(v_prunes);
   end if;
   if p_force or not v_is_tidying or not v_has_row then
-    perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
     v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
-    perform set_config('picture_queue.deadline', '', true);
     v_next := picture_queue._next_due(v_now);
   end if;
   -- A full step has more to do, and so has a round that ran out of time.
@@ -7582,9 +7776,10 @@ as $$
     ('clock', '_check_clock', null, false)
 $$;
 
--- Runs all checks. client_time: the time of the caller's clock.
+-- Runs all checks. client_time: the time of the caller's clock. A check waits no longer than 0.1 seconds for a table that
+-- somebody has locked.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
   v_lacks_index boolean := picture_queue._check('indexes') @> '[{"verdict": "bad"}]';
@@ -8342,7 +8537,7 @@ begin
   end if;
   execute $sql$
     create or replace function picture_queue._broadcast(p_events picture_queue.event[]) returns void
-    language plpgsql set search_path = pg_catalog, pg_temp
+    language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
     as $$
     begin
       insert into realtime.messages (topic, extension, event, payload, private)

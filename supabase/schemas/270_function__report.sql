@@ -100,18 +100,22 @@ end
 $$;
 
 -- Writes outcomes one by one. Those of jobs that somebody has locked are answered with busy, those that cannot be
--- written with refused and why.
+-- written with refused and why. What is left after two seconds is busy, too.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
 declare
   v_item jsonb;
   v_answers jsonb := '[]'::jsonb;
+  v_started timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
 begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
+      if clock_timestamp() > v_started + interval '2 seconds' then
+        perform picture_queue._refuse_busy('the outcomes before it took two seconds');
+      end if;
       perform from public.job_queue j
       where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;
       v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));

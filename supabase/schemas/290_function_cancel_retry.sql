@@ -6,7 +6,7 @@ create function picture_queue.cancel_job(p_job_id uuid, p_request_id uuid) retur
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
   v_request text := p_job_id || '/' || p_request_id;
   v_answer jsonb;
 begin
@@ -22,12 +22,11 @@ begin
   elsif v_job.status in ('completed', 'failed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   elsif v_job.status = 'cancelled' or v_job.cancel_requested_at is not null then
-    return picture_queue._cancel_answer(v_job);
+    return picture_queue._cancel_answer(p_job_id);
   end if;
   perform picture_queue._cancel_jobs(array[p_job_id]);
   perform picture_queue._fire_deferred();
-  select * into v_job from public.job_queue where id = p_job_id;
-  v_answer := picture_queue._cancel_answer(v_job);
+  v_answer := picture_queue._cancel_answer(p_job_id);
   -- Only of a call that changed the job, so that nobody fills the table by repeating it with new ids.
   insert into picture_queue.answer (call, id, answer, at)
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_request is not null;
@@ -38,11 +37,11 @@ exception when others then
 end
 $$;
 
-create function picture_queue._cancel_answer(p_job public.job_queue) returns jsonb
-language sql immutable set search_path = pg_catalog, pg_temp
+create function picture_queue._cancel_answer(p_job_id uuid) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('job_id', p_job.id, 'status', p_job.status,
-    'cancel_requested', p_job.cancel_requested_at is not null)
+  select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
+  from public.job_queue j where j.id = p_job_id
 $$;
 
 -- Between a job that parks on an event and the sender of that event: whoever comes second sees what

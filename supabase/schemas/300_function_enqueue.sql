@@ -30,23 +30,29 @@ begin
     and job_type ~ '^[A-Za-z0-9][A-Za-z0-9_.:-]*$' and length(job_type) <= 128
     and jsonb_typeof(payload) = 'object' and priority between -1000000000 and 1000000000
   then
-    if queue is null then
-      queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
-    end if;
-    -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
-    select coalesce(
-        (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
-      q.events, (
-        select true from picture_queue.worker w
-        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
-        order by w.seen_at desc limit 1)
-    into v_max_attempts, v_events, v_wakes
-    from picture_queue.queue q
-    cross join picture_queue.setting s
-    where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
-      and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
-        or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
-    v_is_new := found;
+    -- Only here it waits for locks of tables: a handler around the insert would cost a transaction id for each job.
+    begin
+      lock table public.job_queue, picture_queue.depth_change in row exclusive mode;
+      if queue is null then
+        queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
+      end if;
+      -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
+      select coalesce(
+          (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
+        q.events, (
+          select true from picture_queue.worker w
+          where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
+          order by w.seen_at desc limit 1)
+      into v_max_attempts, v_events, v_wakes
+      from picture_queue.queue q
+      cross join picture_queue.setting s
+      where q.name = queue and not (q.draining or q.fair_share) and q.aging_seconds is null
+        and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
+          or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
+      v_is_new := found;
+    exception when lock_not_available or deadlock_detected then
+      perform picture_queue._refuse_busy();
+    end;
     if v_is_new and job_id is null then
       -- No other job can be in the way, so it needs no subtransaction: a trigger may enqueue 100,000 jobs at once.
       insert into public.job_queue

@@ -1,5 +1,6 @@
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
--- leases are prolonged one by one; a lease whose row cannot be written is prolonged in lease_extension.
+-- leases are prolonged one by one, as far as two seconds go; a lease whose row cannot be written is prolonged in
+-- lease_extension. If none can be prolonged, the call is refused as busy.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -7,6 +8,7 @@ declare
   v_item jsonb;
   v_one jsonb;
   v_all jsonb := '[]'::jsonb;
+  v_started timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
   perform picture_queue._refuse_problem(
@@ -22,6 +24,7 @@ begin
     null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
   end;
   for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
+    exit when clock_timestamp() > v_started + interval '2 seconds';
     begin
       begin
         v_one := picture_queue._heartbeat(worker, v_item);
@@ -33,6 +36,9 @@ begin
       null;  -- another heartbeat is prolonging this lease
     end;
   end loop;
+  if v_all = '[]' then
+    return picture_queue._refuse_busy('another transaction has locked the leases or the table of jobs');
+  end if;
   return '{"cancel": [], "lost": []}'::jsonb || coalesce((
     select jsonb_object_agg(a.key, a.ids)
     from (
@@ -53,7 +59,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_job public.job_queue;
+  v_job record;
   v_announce boolean;
 begin
   perform picture_queue._refuse_problem(
@@ -130,7 +136,7 @@ returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
   v_outcome jsonb;
 begin
   v_job := picture_queue._locked_job(job_id);

@@ -56,9 +56,10 @@ as $$
     ('clock', '_check_clock', null, false)
 $$;
 
--- Runs all checks. client_time: the time of the caller's clock.
+-- Runs all checks. client_time: the time of the caller's clock. A check waits no longer than 0.1 seconds for a table that
+-- somebody has locked.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
   v_lacks_index boolean := picture_queue._check('indexes') @> '[{"verdict": "bad"}]';
