@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 # Written by the installation, recounted, or partitioned by month.
-_NOT_COPIED = {"edge", "migration", "depth", "depth_change", "archive"}
+_NOT_COPIED = {"state_transition", "migration", "depth", "depth_change", "archive"}
 _COLUMNS = """
 select a.attname, format_type(a.atttypid, null)
 from pg_catalog.pg_attribute a

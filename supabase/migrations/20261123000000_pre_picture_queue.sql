@@ -9,7 +9,7 @@
 -- The way of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle
 -- workers. claim_jobs picks rows and leases them. The worker says how it goes through report_progress
 -- and heartbeat_jobs, and how it ended through report_jobs. Each change of state, whoever asks for it,
--- is made by _transition, along an edge of the table picture_queue.edge, and announced by _emit. What
+-- is made by _transition, as a row of picture_queue.state_transition permits, and announced by _emit. What
 -- it leaves to do for other jobs (children, batches, limits) is written down as follow-ups; these, due
 -- jobs, expired leases and schedules are the work of maintain_jobs, which one worker calls all the time.
 --
@@ -473,7 +473,7 @@ alter table picture_queue.worker enable row level security;
 -- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report is recognised;
 -- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of
 -- them again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are
--- enforced by picture_queue.edge (states), the checks of input and _transition; queue_doctor() reports rows that
+-- enforced by picture_queue.state_transition (states), the checks of input and _transition; queue_doctor() reports rows that
 -- break them.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
@@ -1037,11 +1037,11 @@ create index archive_owned on picture_queue.archive (user_id) where user_id is n
 alter table picture_queue.archive enable row level security;
 
 
--- 190_table_edge.sql
+-- 190_table_state_transition.sql
 
 -- The state machine, as data: an action moves a job from one state to another or does nothing.
 -- attempt_delta: a claim counts an attempt; what ends without fault of the job gives it back.
-create table picture_queue.edge (
+create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
   from_hold text,
@@ -1057,10 +1057,10 @@ create table picture_queue.edge (
     or (to_status = 'processing' and to_hold = 'parked')
   )
 );
-comment on table picture_queue.edge is 'The permitted changes of state; read by _transition.';
-alter table picture_queue.edge enable row level security;
+comment on table picture_queue.state_transition is 'The permitted changes of state; read by _transition.';
+alter table picture_queue.state_transition enable row level security;
 
-insert into picture_queue.edge (action, from_status, from_hold, to_status, to_hold, attempt_delta) values
+insert into picture_queue.state_transition (action, from_status, from_hold, to_status, to_hold, attempt_delta) values
   ('claim',    'pending',    null,        'processing', null,         1),
   ('complete', 'processing', null,        'completed',  null,         0),
   ('fail',     'processing', null,        'failed',     null,         0),
@@ -1248,8 +1248,8 @@ $$;
 
 -- 230_function__transition.sql
 
--- Makes every change of state but a claim (_start), many at a time, along the edges of picture_queue.edge. A
--- change whose edge does not exist is left out of what is returned, so the caller sees what happened; so is
+-- Makes every change of state but a claim (_start), many at a time, as picture_queue.state_transition permits. A
+-- change that it does not permit is left out of what is returned, so the caller sees what happened; so is
 -- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
 -- of their ids, unless every change names its lease. The rows, their history (of all actions but complete), the
 -- counts and the events are written here. What is left to do for other jobs is written down as follow-ups; the first
@@ -1272,7 +1272,7 @@ begin
   if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
     select from unnest(p_changes) c
     join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
-    join picture_queue.edge e on e.action = c.action and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    join picture_queue.state_transition e on e.action = c.action and e.from_status = j.status and e.from_hold is not distinct from j.hold
     where (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
       and j.id not in (select m.id from unnest(v_applied.moved) m))
   then
@@ -1353,7 +1353,7 @@ begin
         c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
         c.action in ('fail', 'back_off', 'expire') as errs
-      from unnest(p_changes) c join picture_queue.edge e on e.action = c.action offset 0
+      from unnest(p_changes) c join picture_queue.state_transition e on e.action = c.action offset 0
     ) c
     where j.id = any (p_ids) and j.id = c.job_id and c.from_status = j.status and c.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.
@@ -1452,8 +1452,8 @@ end
 $$;
 
 -- The turn a tenant's next job comes after: that of its last job among what can be claimed, or of the
--- head of the line if it has none (start-time fair queueing). p_but: jobs that are only about to line
--- up. Two enqueues at once may give the same turn twice, which is harmless.
+-- first job of the queue if it has none (start-time fair queueing). p_but: jobs that only get their place
+-- now. Two enqueues at once may give the same turn twice, which is harmless.
 create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_but uuid[])
 returns double precision
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -1468,7 +1468,7 @@ as $$
       order by j.turn desc limit 1))
 $$;
 
--- Jobs of queues with fair_share that become claimable (again) line up behind their tenant's last.
+-- Jobs of queues with fair_share that become claimable (again) get a place behind their tenant's last.
 create function picture_queue._take_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -1538,9 +1538,9 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case p_kind
-    when 'settle' then picture_queue._settle_children(p_subjects::uuid[])
-    when 'parent' then picture_queue._settle_parents(p_subjects::bigint[], p_limit)
-    when 'child' then picture_queue._settle_new_children(p_subjects::bigint[], p_limit)
+    when 'resolve' then picture_queue._resolve_dependents(p_subjects::uuid[])
+    when 'parent' then picture_queue._resolve_parents(p_subjects::bigint[], p_limit)
+    when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[], p_limit)
     when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)
@@ -1694,8 +1694,8 @@ begin
 end
 $$;
 
--- Settles the children of finished parents, p_limit at most, and the children of those that end with them.
-create function picture_queue._settle_parents(p_ids bigint[], p_limit integer) returns integer
+-- Resolves the dependents of finished parents, p_limit at most, and the children of those that end with them.
+create function picture_queue._resolve_parents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1703,7 +1703,7 @@ declare
   v_mine bigint[];
   v_parents uuid[];
   v_children text[];
-  v_settled integer;
+  v_resolved integer;
   v_left integer := p_limit;
 begin
   while v_ids <> '{}' and v_left > 0 loop
@@ -1718,18 +1718,18 @@ begin
       cross join lateral (
         select d.child_id from picture_queue.dependency d
         join public.job_queue c on c.id = d.child_id
-        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failing('settle'))
+        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failing('resolve'))
         limit v_left for update of c skip locked) d
       limit v_left);
-    v_settled := picture_queue._isolate('settle', v_children, v_left);
+    v_resolved := picture_queue._isolate('resolve', v_children, v_left);
     v_left := v_left - greatest(cardinality(v_children), 1);
     -- A parent that was retried meanwhile keeps its children waiting.
     delete from picture_queue.follow_up f
     where f.id = any (v_mine) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
-    -- Children that are still not settled are locked or failed: look again in 0.2 seconds.
-    if v_settled = 0 or v_left > 0 then
+    -- Children that are still not resolved are locked or failed: look again in 0.2 seconds.
+    if v_resolved = 0 or v_left > 0 then
       update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
     end if;
     -- Children that ended have children of their own: -infinity, the default, is on the follow-ups just made.
@@ -1741,12 +1741,12 @@ begin
 end
 $$;
 
--- Settles what these children wait for: links to finished parents go; a child whose last parent completed
+-- Resolves what these children wait for: links to finished parents go; a child whose last parent completed
 -- becomes ready; one whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Children
 -- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
 -- finish at once cannot each wait for the other. p_begins: the follow-ups of those that end are begun too. Returns
 -- how many it found unlocked.
-create function picture_queue._settle_children(p_children uuid[], p_begins boolean default false) returns integer
+create function picture_queue._resolve_dependents(p_children uuid[], p_begins boolean default false) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1756,7 +1756,7 @@ declare
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
-  with settled as (
+  with resolved as (
     delete from picture_queue.dependency d
     where d.ctid = any (array(
       select d.ctid from picture_queue.dependency d
@@ -1770,7 +1770,7 @@ begin
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
   into v_broken
-  from settled s
+  from resolved s
   -- By its id, whatever the planner thinks of how few jobs have failed.
   cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
   where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
@@ -1795,7 +1795,7 @@ $$;
 -- and a parent that finishes before the enqueue commits does not see the child. Looks again, less and less
 -- often, until every transaction has ended that was under way at the first look: after that no parent can have
 -- missed the child.
-create function picture_queue._settle_new_children(p_ids bigint[], p_limit integer) returns integer
+create function picture_queue._resolve_new_dependents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1808,7 +1808,7 @@ begin
     select f.id, f.subject from picture_queue.follow_up f
     where f.id = any (p_ids) and f.kind = 'child' order by f.id limit p_limit for update skip locked
   ) f;
-  perform picture_queue._isolate('settle', v_children, p_limit);
+  perform picture_queue._isolate('resolve', v_children, p_limit);
   delete from picture_queue.follow_up f
   where f.id = any (v_mine) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
@@ -2966,7 +2966,7 @@ $$;
 -- same call: so no circle can ever form.
 
 -- Refuses what cannot be depended on, and marks the jobs that have to wait. Parents are not locked, or an
--- enqueue in a long transaction would hold up their heartbeats and reports: see _settle_new_children.
+-- enqueue in a long transaction would hold up their heartbeats and reports: see _resolve_new_dependents.
 create function picture_queue._look_at_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -3003,7 +3003,7 @@ begin
 end
 $$;
 
--- Links new jobs to their parents, and settles those of which a parent has finished already. A parent of the same call
+-- Links new jobs to their parents, and resolves those of which a parent has finished already. A parent of the same call
 -- may be a job that was there instead of it (p_answer): then that one is the parent, and may have finished long ago.
 create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -3011,7 +3011,7 @@ as $$
 declare
   v_found jsonb;  -- id in the call: that of the job that was there
   v_new jsonb;  -- the ids made by this call, which nobody else sees yet
-  v_settled uuid[];
+  v_resolved uuid[];
 begin
   select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_found
   from unnest(p_jobs) n
@@ -3036,9 +3036,9 @@ begin
     insert into picture_queue.follow_up (kind, subject)
     select distinct 'child', l.child_id from link l where not l.is_over and not v_new ? l.parent_id::text
   )
-  select array_agg(distinct l.child_id) into v_settled from link l where l.is_over;
-  if v_settled is not null then
-    perform picture_queue._settle_children(v_settled, true);
+  select array_agg(distinct l.child_id) into v_resolved from link l where l.is_over;
+  if v_resolved is not null then
+    perform picture_queue._resolve_dependents(v_resolved, true);
   end if;
 end
 $$;
@@ -3196,7 +3196,7 @@ $$;
 -- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
 
 -- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Returns the
--- ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer statements: of a
+-- ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, with fewer statements: of a
 -- claim by an idle worker each counts.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -3332,7 +3332,7 @@ $$;
 
 -- A claim in three parts: pick jobs, start them (_start), or, when the call is repeated, read what its lease holds.
 -- It does no work for others, except that it unblocks jobs whose limit key has capacity: maintenance promotes, sweeps
--- and settles.
+-- and resolves dependents.
 
 -- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
 -- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
@@ -7017,7 +7017,7 @@ begin
     select f.kind, f.last_error, f.retry_at from picture_queue.failed_step f
     where f.kind = any (case coalesce(j.hold, j.status)
         when 'pending' then '{claim,expire}' when 'scheduled' then '{promote,expire}'
-        when 'waiting' then '{settle,expire}' when 'blocked' then '{unblock,key,expire}'
+        when 'waiting' then '{resolve,expire}' when 'blocked' then '{unblock,key,expire}'
         when 'parked' then '{promote,wake}' when 'processing' then '{sweep,report}' end::text[])
       and f.subject = any (array[j.id::text, j.blocked_on]) and (f.kind <> 'claim' or f.retry_at > v_now)
     order by f.retry_at desc limit 1) f on true
@@ -7493,7 +7493,7 @@ begin
   v_ready := array(
     select j.id from public.job_queue j
     where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
-  perform picture_queue._settle_children(v_ready);
+  perform picture_queue._resolve_dependents(v_ready);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
@@ -7528,7 +7528,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_kind text;
   v_done jsonb;
-  v_settled integer := 0;
+  v_resolved integer := 0;
 begin
   v_done := jsonb_build_object(
     'promoted', picture_queue._isolate('promote', array(
@@ -7543,13 +7543,13 @@ begin
       order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
   foreach v_kind in array array['parent', 'child'] loop
-    v_settled := v_settled + picture_queue._isolate(v_kind, array(
+    v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failing(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
   return v_done || jsonb_build_object(
-    'settled', v_settled + picture_queue._isolate('batch', array(
+    'settled', v_resolved + picture_queue._isolate('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failing('batch'))
@@ -7896,7 +7896,7 @@ as $$
     select r.key, 0 from running r where not exists (select from picture_queue.limit_key l where l.key = r.key)
   ),
   found (n, what) as (
-    select count(*), 'dependencies on a job that is gone or finished, and nobody settles them'
+    select count(*), 'dependencies on a job that is gone or finished, and nobody resolves them'
     from (select * from picture_queue.dependency limit 10000) d
     where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
       and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))
@@ -8126,7 +8126,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   (select 'bad', format('%s %s failed %s times since %s: %s', case f.kind
       when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
-      when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
+      when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'resolve' then 'resolving dependent'
       when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
       when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
       when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
@@ -8134,7 +8134,7 @@ as $$
     f.subject, f.failures, f.first_at, f.last_error), case
     when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
       then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
-    when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune', 'wake')
+    when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'resolve', 'prune', 'wake')
       then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
     else 'it is tried again at ' || f.retry_at end
   from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)

@@ -40,9 +40,9 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case p_kind
-    when 'settle' then picture_queue._settle_children(p_subjects::uuid[])
-    when 'parent' then picture_queue._settle_parents(p_subjects::bigint[], p_limit)
-    when 'child' then picture_queue._settle_new_children(p_subjects::bigint[], p_limit)
+    when 'resolve' then picture_queue._resolve_dependents(p_subjects::uuid[])
+    when 'parent' then picture_queue._resolve_parents(p_subjects::bigint[], p_limit)
+    when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[], p_limit)
     when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)

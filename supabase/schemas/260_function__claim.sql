@@ -1,6 +1,6 @@
 -- A claim in three parts: pick jobs, start them (_start), or, when the call is repeated, read what its lease holds.
 -- It does no work for others, except that it unblocks jobs whose limit key has capacity: maintenance promotes, sweeps
--- and settles.
+-- and resolves dependents.
 
 -- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
 -- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,

@@ -31,7 +31,7 @@ begin
     select f.kind, f.last_error, f.retry_at from picture_queue.failed_step f
     where f.kind = any (case coalesce(j.hold, j.status)
         when 'pending' then '{claim,expire}' when 'scheduled' then '{promote,expire}'
-        when 'waiting' then '{settle,expire}' when 'blocked' then '{unblock,key,expire}'
+        when 'waiting' then '{resolve,expire}' when 'blocked' then '{unblock,key,expire}'
         when 'parked' then '{promote,wake}' when 'processing' then '{sweep,report}' end::text[])
       and f.subject = any (array[j.id::text, j.blocked_on]) and (f.kind <> 'claim' or f.retry_at > v_now)
     order by f.retry_at desc limit 1) f on true

@@ -287,7 +287,7 @@ begin
   v_ready := array(
     select j.id from public.job_queue j
     where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
-  perform picture_queue._settle_children(v_ready);
+  perform picture_queue._resolve_dependents(v_ready);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';

@@ -176,7 +176,7 @@ as $$
     select r.key, 0 from running r where not exists (select from picture_queue.limit_key l where l.key = r.key)
   ),
   found (n, what) as (
-    select count(*), 'dependencies on a job that is gone or finished, and nobody settles them'
+    select count(*), 'dependencies on a job that is gone or finished, and nobody resolves them'
     from (select * from picture_queue.dependency limit 10000) d
     where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
       and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))
