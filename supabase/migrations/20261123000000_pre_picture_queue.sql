@@ -228,8 +228,8 @@ end
 $$;
 
 -- Raises PQ_BUSY because another transaction holds what the caller must lock. Every function of the API that reads or
--- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls this.
--- It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
+-- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls
+-- this. It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
 create function picture_queue._refuse_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -471,9 +471,9 @@ alter table picture_queue.worker enable row level security;
 -- 140_table_job_queue.sql
 
 -- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report is recognised;
--- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of
--- them again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are
--- enforced by picture_queue.state_transition (states), the checks of input and _transition; queue_doctor() reports rows that
+-- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of them
+-- again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are enforced
+-- by picture_queue.state_transition (states), the checks of input and _transition; queue_doctor() reports rows that
 -- break them.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
@@ -1560,18 +1560,20 @@ begin
 end
 $$;
 
--- Tells whether isolated steps have used up their time: two seconds of a statement, unless picture_queue.deadline says
--- otherwise. A step that fails because a table is locked waits once for each half of its list.
+-- Tells whether isolated steps have used up their time: that of the round of maintenance, or two seconds of a statement
+-- in which one has failed. Where a table is locked, a step would wait for it once for each half of its list.
 create function picture_queue._is_out_of_time() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
-  select clock_timestamp() > coalesce(nullif(current_setting('picture_queue.deadline', true), '')::timestamptz,
-    statement_timestamp() + interval '2 seconds')
+  select coalesce(clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz, false)
+    or coalesce(current_setting('picture_queue.failed_in', true) = statement_timestamp()::text, false)
+      and clock_timestamp() > statement_timestamp() + interval '2 seconds'
 $$;
 
 -- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
 -- which it fails, are split in half, down to the one subject for which it fails. That one is written to failed_step,
--- and callers leave it out until its retry_at. All others are done, as long as there is time (_is_out_of_time). Returns how many it dealt with.
+-- and callers leave it out until its retry_at. All others are done, as long as there is time (_is_out_of_time). Returns
+-- how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1593,6 +1595,7 @@ begin
       return v_done;
     exception when others then
       get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      perform set_config('picture_queue.failed_in', statement_timestamp()::text, true);
     end;
   end if;
   if v_count = 1 then
@@ -3196,8 +3199,8 @@ $$;
 -- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
 
 -- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Returns the
--- ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, with fewer statements: of a
--- claim by an idle worker each counts.
+-- ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, with fewer statements:
+-- of a claim by an idle worker each counts.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3542,11 +3545,9 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes picture_queue.outcome[];
-  v_problem text;
 begin
-  if not picture_queue._is_list(p_outcomes) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list of {job_id, lease_id, outcome}');
-  end if;
+  perform picture_queue._refuse_problem(
+    case when not picture_queue._is_list(p_outcomes) then 'outcomes is not a list of {job_id, lease_id, outcome}' end);
   begin
     v_outcomes := array(
       select row(o.*)::picture_queue.outcome
@@ -3557,31 +3558,29 @@ begin
     -- A value has the wrong type. Caught here, since a trigger of the project may raise the same errors for a job.
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
-  select format('outcomes[%s]: %s', o.i - 1, p.problem) into v_problem
-  from unnest(v_outcomes) o
-  cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
-  cross join lateral (
-    select case
-      when o.job_id is null then 'job_id is missing'
-      when o.lease_id is null then 'lease_id is missing'
-      when o.outcome is null
-        or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-        then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
-      when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
-      when picture_queue._limit_key_problem(o.pause_key, false) is not null and o.pause_key is not null
-        then format('pause_key is %s', g.item -> 'pause_key')
-      -- Beyond these clients cannot read it, nor any list that has it.
-      when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
-        then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
-      when o.delay_seconds not between 0 and 31536000
-        then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
-    end as problem
-  ) p
-  where p.problem is not null
-  order by o.i limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
-  end if;
+  perform picture_queue._refuse_problem((
+    select format('outcomes[%s]: %s', o.i - 1, p.problem)
+    from unnest(v_outcomes) o
+    cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
+    cross join lateral (
+      select case
+        when o.job_id is null then 'job_id is missing'
+        when o.lease_id is null then 'lease_id is missing'
+        when o.outcome is null
+          or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
+          then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
+        when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
+        when picture_queue._limit_key_problem(o.pause_key, false) is not null and o.pause_key is not null
+          then format('pause_key is %s', g.item -> 'pause_key')
+        -- Beyond these clients cannot read it, nor any list that has it.
+        when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
+          then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
+        when o.delay_seconds not between 0 and 31536000
+          then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
+      end as problem
+    ) p
+    where p.problem is not null
+    order by o.i limit 1));
   return v_outcomes;
 end
 $$;
@@ -3670,9 +3669,9 @@ begin
 end
 $$;
 
--- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was requested
--- is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did before it
--- parked and is given back by a worker that stops.
+-- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was
+-- requested is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did
+-- before it parked and is given back by a worker that stops.
 create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -4209,7 +4208,7 @@ as $$
 declare
   v_item jsonb;
   v_one jsonb;
-  v_all jsonb := '[]'::jsonb;
+  v_answer jsonb;
   v_started timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
@@ -4233,21 +4232,16 @@ begin
       exception when others then
         v_one := picture_queue._heartbeat(worker, v_item, true);
       end;
-      v_all := v_all || v_one;
+      select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
+      from unnest('{cancel,lost,lost_leases}'::text[]) k;
     exception when lock_not_available then
       null;  -- another heartbeat is prolonging this lease
     end;
   end loop;
-  if v_all = '[]' then
+  if v_answer is null then
     return picture_queue._refuse_busy('another transaction has locked the leases or the table of jobs');
   end if;
-  return '{"cancel": [], "lost": []}'::jsonb || coalesce((
-    select jsonb_object_agg(a.key, a.ids)
-    from (
-      select o.key, jsonb_agg(i) as ids
-      from jsonb_array_elements(v_all) a cross join lateral jsonb_each(a) o cross join lateral jsonb_array_elements(o.value) i
-      group by o.key
-    ) a), '{}');
+  return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
 end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
@@ -4345,10 +4339,9 @@ begin
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
-  v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
-    'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
-    'outcome', case when error is null then 'completed' else 'failed' end))
-    || jsonb_build_object('result', result))) -> 0;
+  v_outcome := picture_queue._report(jsonb_build_array(jsonb_build_object(
+    'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'result', result, 'error', error,
+    'outcome', case when error is null then 'completed' else 'failed' end))) -> 0;
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;
@@ -4771,29 +4764,15 @@ exception when unique_violation then
 end
 $$;
 
--- Does a step for locked jobs, as far as two seconds go: is_cut then. Refuses as busy if that was enough for none.
-create function picture_queue._isolate_in_time(p_kind text, p_ids uuid[], out changed integer, out is_cut boolean)
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
-as $$
-begin
-  perform set_config('picture_queue.deadline', (clock_timestamp() + interval '2 seconds')::text, true);
-  changed := picture_queue._isolate(p_kind, p_ids::text[], 1000);
-  is_cut := picture_queue._is_out_of_time();
-  perform set_config('picture_queue.deadline', '', true);
-  if changed = 0 and is_cut then
-    perform picture_queue._refuse_busy();
-  end if;
-end
-$$;
-
--- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
--- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit, as far as two seconds go. Locked jobs are
--- skipped. matched counts up to 100,000; more: another call is needed. preview only counts. An empty filter is refused, since it would select
--- every job. Each state has a query of its own: with one for all states Postgres 15 may read all jobs of a queue.
+-- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards (finished) the jobs
+-- of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up to 100,000; more:
+-- another call is needed, also if steps failed and there was no time for the rest. preview only counts. An empty filter
+-- is refused, since it would select every job. Each state has a query of its own: with one for all states Postgres 15
+-- may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_rules jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
@@ -4808,7 +4787,7 @@ declare
   v_found uuid[];
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
-  v_done record;
+  v_changed integer;
   v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
@@ -4836,9 +4815,9 @@ begin
       v_ids := v_ids || v_found;
     end if;
   end loop;
-  select * into v_done from picture_queue._isolate_in_time(action, v_ids);
+  v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
   return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', v_done.changed, 'more', v_done.is_cut
+    'changed', v_changed, 'more', picture_queue._is_out_of_time()
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
@@ -5106,8 +5085,8 @@ as $$
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
--- Refuses what is no filter of a list by name. limit: how many rows a page has, 10,000 at most and by default; after: the
--- name of the last row of the page before.
+-- Refuses what is no filter of a list by name. limit: how many rows a page has, 10,000 at most and by default; after:
+-- the name of the last row of the page before.
 create function picture_queue._check_page(p_filter jsonb) returns void
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -5186,14 +5165,15 @@ end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
 
--- Cancels the pending jobs of a queue, the oldest 10,000 a call, as far as two seconds go; preview only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
-  v_done record;
+  v_changed integer;
   v_ids uuid[] := '{}'::uuid[];
   v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
 begin
@@ -5210,9 +5190,9 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  select * into v_done from picture_queue._isolate_in_time('purge', v_ids);
+  v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
   return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object(
-    'matched', v_matched, 'changed', v_done.changed, 'more', v_done.is_cut or cardinality(v_ids) = 10000));
+    'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -6825,8 +6805,8 @@ comment on view public.stuck_jobs is 'Jobs processing for over ten minutes, or w
 -- 510_function_health.sql
 
 -- An overview for operators: the queues, the workers of the last minute, and the job types with pending jobs that no
--- worker knows, the first 1,000 of each. Such jobs stay at the head of their queue, so the first 5,000 jobs of each queue
--- are read.
+-- worker knows, the first 1,000 of each. Such jobs stay at the head of their queue, so the first 5,000 jobs of each
+-- queue are read.
 create function public.queue_status() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -7418,7 +7398,6 @@ declare
   v_start timestamptz := picture_queue._now();
   v_batch integer;
   v_pruned integer := 0;
-  v_rounds integer := 0;
   v_done jsonb;
 begin
   -- One at a time: the archive's partitions, and no waiting for each other.
@@ -7430,8 +7409,7 @@ begin
   loop
     v_batch := picture_queue._prune(1000);
     v_pruned := v_pruned + v_batch;
-    v_rounds := v_rounds + 1;
-    exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
+    exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
   v_done := jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
@@ -7681,7 +7659,9 @@ begin
     v_done := picture_queue._do_housekeeping(v_prunes);
   end if;
   if p_force or not v_is_tidying or not v_has_row then
+    perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
     v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
+    perform set_config('picture_queue.deadline', '', true);
     v_next := picture_queue._next_due(v_now);
   end if;
   -- A full step has more to do, and so has a round that ran out of time.
@@ -7726,31 +7706,6 @@ create type picture_queue.finding as (
   remedy text              -- a statement to paste, or a sentence
 );
 
--- Runs one check. A check without findings is answered with one that is ok, a check that raises with a warning.
-create function picture_queue._check(p_check text, p_client_time timestamptz default null) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_function text;
-  v_well text;
-  v_found jsonb;
-begin
-  select c.function, c.well into v_function, v_well from picture_queue._checks() c where c.name = p_check;
-  begin
-    execute format($sql$
-      select jsonb_agg(jsonb_build_object('check', $1, 'verdict', f.verdict, 'detail', f.detail, 'remedy', f.remedy))
-      from picture_queue.%I(%s) f$sql$, v_function, case p_check when 'clock' then '$2' end)
-    into v_found using p_check, p_client_time;
-  exception when others then
-    v_found := jsonb_build_array(jsonb_build_object('check', p_check, 'verdict', 'warn',
-      'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
-      'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
-  end;
-  return coalesce(v_found, case when v_well is null then '[]' else jsonb_build_array(
-    jsonb_build_object('check', p_check, 'verdict', 'ok', 'detail', v_well, 'remedy', null)) end);
-end
-$$;
-
 -- The checks in their order: the function of each, its detail when all is well, and whether it reads jobs.
 create function picture_queue._checks() returns table (name text, function text, well text, reads_jobs boolean)
 language sql immutable rows 20 set search_path = pg_catalog, pg_temp
@@ -7772,26 +7727,40 @@ as $$
     ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users hear their own', false),
     ('storage', '_check_storage', 'bucket pictures is private, and users read their own folder', false),
     ('settings', '_check_settings', 'fit', false),
-    ('postgres', '_check_postgres', 'version ' || current_setting('server_version'), false),
+    ('postgres', '_check_postgres', null, false),
     ('clock', '_check_clock', null, false)
 $$;
 
--- Runs all checks. client_time: the time of the caller's clock. A check waits no longer than 0.1 seconds for a table that
--- somebody has locked.
+-- Runs all checks. A check without findings is answered with one that is ok, a check that raises with a warning: it
+-- waits no longer than 0.1 seconds for a table that somebody has locked. client_time: the time of the caller's clock.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
-  v_lacks_index boolean := picture_queue._check('indexes') @> '[{"verdict": "bad"}]';
+  v_check record;
+  v_found jsonb;
+  v_all jsonb := '[]'::jsonb;
+  v_lacks_index boolean := false;
 begin
-  return (
-    select jsonb_agg(f.finding order by c.n, f.n)
-    from picture_queue._checks() with ordinality as c (name, function, well, reads_jobs, n)
+  for v_check in select * from picture_queue._checks() loop
     -- Without an index a check would read all jobs, again and again.
-    cross join jsonb_array_elements(case when c.reads_jobs and v_lacks_index then '[]'
-      else picture_queue._check(c.name, client_time) end) with ordinality as f (finding, n))
-    || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
-      'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
+    continue when v_check.reads_jobs and v_lacks_index;
+    begin
+      execute format('select jsonb_agg(f) from picture_queue.%I(%s) f', v_check.function, case v_check.name when 'clock' then '$1' end)
+      into v_found using client_time;
+    exception when others then
+      v_found := jsonb_build_array(jsonb_build_object('verdict', 'warn',
+        'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
+        'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
+    end;
+    v_found := coalesce(v_found, case when v_check.well is null then '[]'
+      else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.well, 'remedy', null)) end);
+    v_lacks_index := v_lacks_index or v_check.name = 'indexes' and v_found @> '[{"verdict": "bad"}]';
+    v_all := v_all || (
+      select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_found) f);
+  end loop;
+  return v_all || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
+    'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
 end
 $$;
 comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
@@ -8007,12 +7976,6 @@ as $$
     where o.at < picture_queue._now() - interval '1 minute'
     order by o.at limit 20
   ),
-  judged as (
-    select d.*, exists (
-      select from picture_queue.worker w where d.name = any (w.queues) and d.job_type = any (w.job_types)
-        and w.seen_at > picture_queue._now() - interval '1 minute') as has_worker
-    from due d
-  ),
   late (n, what) as (
     select count(*), 'jobs have a lease that ended over a minute ago and was not taken back'
     from (select from public.job_queue j where j.status = 'processing' and j.hold is null
@@ -8028,12 +7991,15 @@ as $$
   select case when j.paused then 'warn' else 'bad' end,
     format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
       when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
-      when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
+      when not w.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
       else 'its workers do not keep up' end),
     case when j.paused then format('select public.resume_queue(%L);', j.name)
-      when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
+      when not w.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
       else format('start more workers; select public.desired_workers(%L); says how many', j.name) end
-  from judged j
+  from due j
+  cross join lateral (select exists (
+    select from picture_queue.worker w where j.name = any (w.queues) and j.job_type = any (w.job_types)
+      and w.seen_at > picture_queue._now() - interval '1 minute') as has_worker) w
   union all
   select 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end, l.what),
     'select picture_queue.maintain();'
@@ -8176,10 +8142,7 @@ $$;
 
 create function picture_queue._check_postgres() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select 'bad', 'version ' || current_setting('server_version'), 'upgrade to Postgres 15 or later'
-  where current_setting('server_version_num')::integer < 150000
-$$;
+as $$ select 'ok', 'version ' || current_setting('server_version'), null $$;
 
 create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp

@@ -43,8 +43,8 @@ end
 $$;
 
 -- Raises PQ_BUSY because another transaction holds what the caller must lock. Every function of the API that reads or
--- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls this.
--- It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
+-- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls
+-- this. It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
 create function picture_queue._refuse_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$

@@ -1,7 +1,7 @@
 -- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report is recognised;
--- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of
--- them again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are
--- enforced by picture_queue.state_transition (states), the checks of input and _transition; queue_doctor() reports rows that
+-- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of them
+-- again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are enforced
+-- by picture_queue.state_transition (states), the checks of input and _transition; queue_doctor() reports rows that
 -- break them.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),

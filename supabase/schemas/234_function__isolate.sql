@@ -62,18 +62,20 @@ begin
 end
 $$;
 
--- Tells whether isolated steps have used up their time: two seconds of a statement, unless picture_queue.deadline says
--- otherwise. A step that fails because a table is locked waits once for each half of its list.
+-- Tells whether isolated steps have used up their time: that of the round of maintenance, or two seconds of a statement
+-- in which one has failed. Where a table is locked, a step would wait for it once for each half of its list.
 create function picture_queue._is_out_of_time() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
-  select clock_timestamp() > coalesce(nullif(current_setting('picture_queue.deadline', true), '')::timestamptz,
-    statement_timestamp() + interval '2 seconds')
+  select coalesce(clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz, false)
+    or coalesce(current_setting('picture_queue.failed_in', true) = statement_timestamp()::text, false)
+      and clock_timestamp() > statement_timestamp() + interval '2 seconds'
 $$;
 
 -- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
 -- which it fails, are split in half, down to the one subject for which it fails. That one is written to failed_step,
--- and callers leave it out until its retry_at. All others are done, as long as there is time (_is_out_of_time). Returns how many it dealt with.
+-- and callers leave it out until its retry_at. All others are done, as long as there is time (_is_out_of_time). Returns
+-- how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -95,6 +97,7 @@ begin
       return v_done;
     exception when others then
       get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      perform set_config('picture_queue.failed_in', statement_timestamp()::text, true);
     end;
   end if;
   if v_count = 1 then

@@ -7,7 +7,7 @@ as $$
 declare
   v_item jsonb;
   v_one jsonb;
-  v_all jsonb := '[]'::jsonb;
+  v_answer jsonb;
   v_started timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
@@ -31,21 +31,16 @@ begin
       exception when others then
         v_one := picture_queue._heartbeat(worker, v_item, true);
       end;
-      v_all := v_all || v_one;
+      select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
+      from unnest('{cancel,lost,lost_leases}'::text[]) k;
     exception when lock_not_available then
       null;  -- another heartbeat is prolonging this lease
     end;
   end loop;
-  if v_all = '[]' then
+  if v_answer is null then
     return picture_queue._refuse_busy('another transaction has locked the leases or the table of jobs');
   end if;
-  return '{"cancel": [], "lost": []}'::jsonb || coalesce((
-    select jsonb_object_agg(a.key, a.ids)
-    from (
-      select o.key, jsonb_agg(i) as ids
-      from jsonb_array_elements(v_all) a cross join lateral jsonb_each(a) o cross join lateral jsonb_array_elements(o.value) i
-      group by o.key
-    ) a), '{}');
+  return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
 end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
@@ -143,10 +138,9 @@ begin
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
-  v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
-    'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
-    'outcome', case when error is null then 'completed' else 'failed' end))
-    || jsonb_build_object('result', result))) -> 0;
+  v_outcome := picture_queue._report(jsonb_build_array(jsonb_build_object(
+    'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'result', result, 'error', error,
+    'outcome', case when error is null then 'completed' else 'failed' end))) -> 0;
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;

@@ -124,29 +124,15 @@ exception when unique_violation then
 end
 $$;
 
--- Does a step for locked jobs, as far as two seconds go: is_cut then. Refuses as busy if that was enough for none.
-create function picture_queue._isolate_in_time(p_kind text, p_ids uuid[], out changed integer, out is_cut boolean)
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
-as $$
-begin
-  perform set_config('picture_queue.deadline', (clock_timestamp() + interval '2 seconds')::text, true);
-  changed := picture_queue._isolate(p_kind, p_ids::text[], 1000);
-  is_cut := picture_queue._is_out_of_time();
-  perform set_config('picture_queue.deadline', '', true);
-  if changed = 0 and is_cut then
-    perform picture_queue._refuse_busy();
-  end if;
-end
-$$;
-
--- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
--- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit, as far as two seconds go. Locked jobs are
--- skipped. matched counts up to 100,000; more: another call is needed. preview only counts. An empty filter is refused, since it would select
--- every job. Each state has a query of its own: with one for all states Postgres 15 may read all jobs of a queue.
+-- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards (finished) the jobs
+-- of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up to 100,000; more:
+-- another call is needed, also if steps failed and there was no time for the rest. preview only counts. An empty filter
+-- is refused, since it would select every job. Each state has a query of its own: with one for all states Postgres 15
+-- may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_rules jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
@@ -161,7 +147,7 @@ declare
   v_found uuid[];
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
-  v_done record;
+  v_changed integer;
   v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
@@ -189,9 +175,9 @@ begin
       v_ids := v_ids || v_found;
     end if;
   end loop;
-  select * into v_done from picture_queue._isolate_in_time(action, v_ids);
+  v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
   return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', v_done.changed, 'more', v_done.is_cut
+    'changed', v_changed, 'more', picture_queue._is_out_of_time()
       or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();

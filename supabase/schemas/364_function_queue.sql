@@ -85,8 +85,8 @@ as $$
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
--- Refuses what is no filter of a list by name. limit: how many rows a page has, 10,000 at most and by default; after: the
--- name of the last row of the page before.
+-- Refuses what is no filter of a list by name. limit: how many rows a page has, 10,000 at most and by default; after:
+-- the name of the last row of the page before.
 create function picture_queue._check_page(p_filter jsonb) returns void
 language sql stable set search_path = pg_catalog, pg_temp
 as $$
@@ -165,14 +165,15 @@ end
 $$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
 
--- Cancels the pending jobs of a queue, the oldest 10,000 a call, as far as two seconds go; preview only counts.
+-- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
-  v_done record;
+  v_changed integer;
   v_ids uuid[] := '{}'::uuid[];
   v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
 begin
@@ -189,9 +190,9 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  select * into v_done from picture_queue._isolate_in_time('purge', v_ids);
+  v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
   return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object(
-    'matched', v_matched, 'changed', v_done.changed, 'more', v_done.is_cut or cardinality(v_ids) = 10000));
+    'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end

@@ -1,6 +1,6 @@
 -- An overview for operators: the queues, the workers of the last minute, and the job types with pending jobs that no
--- worker knows, the first 1,000 of each. Such jobs stay at the head of their queue, so the first 5,000 jobs of each queue
--- are read.
+-- worker knows, the first 1,000 of each. Such jobs stay at the head of their queue, so the first 5,000 jobs of each
+-- queue are read.
 create function public.queue_status() returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 set lock_timeout = '2s'

@@ -164,7 +164,9 @@ begin
     v_done := picture_queue._do_housekeeping(v_prunes);
   end if;
   if p_force or not v_is_tidying or not v_has_row then
+    perform set_config('picture_queue.deadline', (v_started + interval '2 seconds')::text, true);
     v_done := v_done || picture_queue._do_due_steps(v_size, p_force or v_state.sweep_at <= v_now);
+    perform set_config('picture_queue.deadline', '', true);
     v_next := picture_queue._next_due(v_now);
   end if;
   -- A full step has more to do, and so has a round that ran out of time.

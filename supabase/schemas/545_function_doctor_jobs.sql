@@ -14,12 +14,6 @@ as $$
     where o.at < picture_queue._now() - interval '1 minute'
     order by o.at limit 20
   ),
-  judged as (
-    select d.*, exists (
-      select from picture_queue.worker w where d.name = any (w.queues) and d.job_type = any (w.job_types)
-        and w.seen_at > picture_queue._now() - interval '1 minute') as has_worker
-    from due d
-  ),
   late (n, what) as (
     select count(*), 'jobs have a lease that ended over a minute ago and was not taken back'
     from (select from public.job_queue j where j.status = 'processing' and j.hold is null
@@ -35,12 +29,15 @@ as $$
   select case when j.paused then 'warn' else 'bad' end,
     format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
       when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
-      when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
+      when not w.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
       else 'its workers do not keep up' end),
     case when j.paused then format('select public.resume_queue(%L);', j.name)
-      when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
+      when not w.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
       else format('start more workers; select public.desired_workers(%L); says how many', j.name) end
-  from judged j
+  from due j
+  cross join lateral (select exists (
+    select from picture_queue.worker w where j.name = any (w.queues) and j.job_type = any (w.job_types)
+      and w.seen_at > picture_queue._now() - interval '1 minute') as has_worker) w
   union all
   select 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end, l.what),
     'select picture_queue.maintain();'
@@ -183,10 +180,7 @@ $$;
 
 create function picture_queue._check_postgres() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select 'bad', 'version ' || current_setting('server_version'), 'upgrade to Postgres 15 or later'
-  where current_setting('server_version_num')::integer < 150000
-$$;
+as $$ select 'ok', 'version ' || current_setting('server_version'), null $$;
 
 create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp

@@ -100,7 +100,8 @@ def test_the_table_of_errors_is_that_of_the_library():
 async def test_the_transitions_and_the_diagram_are_those_of_the_database(db):
     transitions = await db.rows(
         """select action, coalesce(from_hold, from_status) as "from",
-          coalesce(to_hold, to_status) as "to", attempt_delta as delta from picture_queue.state_transition"""
+          coalesce(to_hold, to_status) as "to", attempt_delta as delta
+        from picture_queue.state_transition"""
     )
     sign = {0: "", 1: "+1", -1: "−1"}
     rows = re.findall(

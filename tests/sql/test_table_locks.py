@@ -1,4 +1,4 @@
-"""Every function of the API while somebody has a whole table locked: it ends, with an answer or PQ_BUSY."""
+"""Every function of the API, while a table is locked: it ends, with an answer or PQ_BUSY."""
 
 import asyncio
 import time
@@ -56,7 +56,8 @@ CALLS = {
     "queue_status": "queue_status()",
     "record_prediction": "record_prediction('{job}', '{lease}', '{prediction}', 'p-{name}')",
     "register_worker": """register_worker('w-{name}', '{{{name}}}', '{{"t-{name}": {{}}}}')""",
-    "report_jobs": """report_jobs('[{{"job_id": "{job}", "lease_id": "{lease}", "outcome": "failed"}},
+    "report_jobs": """report_jobs('[
+        {{"job_id": "{job}", "lease_id": "{lease}", "outcome": "failed"}},
         {{"job_id": "{legacy}", "lease_id": "{legacy_lease}", "outcome": "completed"}}]',
         '{{"worker": "w", "queues": ["{name}"], "job_types": ["t"], "max_jobs": 1}}')""",
     "report_progress": "report_progress('{job}', '{lease}', 50)",
@@ -65,7 +66,8 @@ CALLS = {
     "resume_schedule": "resume_schedule('{name}')",
     "retry_job": "retry_job('{failed}')",
     "run_schedule": "run_schedule('{name}')",
-    "save_images": """save_images('{job}', '{lease}', '[{{"n": 1, "path": "a", "mime_type": "b"}}]')""",
+    "save_images": """save_images('{job}', '{lease}',
+        '[{{"n": 1, "path": "a", "mime_type": "b"}}]')""",
     "send_event": "send_event('{name}', '1', 'once')",
     "set_limit": "set_limit('k:{name}', 2)",
     "set_queue": "set_queue('{name}', '{{\"fair_share\": true}}')",
@@ -75,7 +77,7 @@ CALLS = {
     "start_generation": "start_generation('a boat')",
     "unregister_worker": "unregister_worker('w-{name}')",
 }
-#: Its answer has the type of the table: the statement that calls it waits for the table before it begins.
+#: Its answer has the type of the table: the caller's own statement waits for it before the call.
 TYPED_BY_ITS_TABLE = {"claim_next_job"}
 SETUP = """
 declare
@@ -88,8 +90,8 @@ begin
   perform set_schedule(v_name, '{"every_seconds": 60, "job_type": "t"}');
   v_ids := v_ids || start_generation('a cat');
   v_job := claim_jobs('w-' || v_name, '{default}', '{generate-image}', 1, 3600) -> 0;
-  v_ids := v_ids || jsonb_build_object('generation', v_ids -> 'generation_id', 'job', v_job -> 'id',
-    'lease', v_job -> 'lease_id');
+  v_ids := v_ids || jsonb_build_object('generation', v_ids -> 'generation_id',
+    'job', v_job -> 'id', 'lease', v_job -> 'lease_id');
   v_ids := v_ids || jsonb_build_object('prediction',
     begin_prediction((v_job ->> 'id')::uuid, (v_job ->> 'lease_id')::uuid) #> '{prediction,id}');
   perform enqueue_job('l', queue => v_name), enqueue_job('p', queue => v_name),
@@ -112,8 +114,9 @@ end
 """
 TABLES = """
 select string_agg(c.oid::regclass::text, ' ' order by c.relname) from pg_class c
-where c.relkind in ('r', 'p') and not c.relispartition and (c.relnamespace = 'picture_queue'::regnamespace
-  or c.oid in ('public.generations'::regclass, 'public.images'::regclass, 'realtime.messages'::regclass))
+where c.relkind in ('r', 'p') and not c.relispartition
+  and (c.relnamespace = 'picture_queue'::regnamespace or c.oid in (
+    'public.generations'::regclass, 'public.images'::regclass, 'realtime.messages'::regclass))
 """
 FUNCTIONS = """
 select p.proname from pg_proc p where p.pronamespace = 'public'::regnamespace

@@ -13,8 +13,8 @@ from .engine import Row
 
 TERMINAL = ("completed", "failed", "cancelled")
 
-# The states and how one becomes another, written down apart from the table `state_transition`: action ->
-# {from: (to, change of attempt)}.
+# The states and how one becomes another, written down apart from the table `state_transition`:
+# action -> {from: (to, change of attempt)}.
 READY, SCHEDULED, BLOCKED, WAITING = (
     ("pending", hold) for hold in (None, "scheduled", "blocked", "waiting")
 )
