@@ -97,7 +97,8 @@ begin
   perform enqueue_job('l', queue => v_name), enqueue_job('p', queue => v_name),
     enqueue_job('f', queue => v_name, max_attempts => 1);
   v_job := claim_jobs('w-' || v_name, array[v_name], '{l}', 1, 3600) -> 0;
-  v_ids := v_ids || jsonb_build_object('legacy', v_job -> 'id', 'legacy_lease', v_job -> 'lease_id');
+  v_ids := v_ids || jsonb_build_object('legacy', v_job -> 'id',
+    'legacy_lease', v_job -> 'lease_id');
   v_job := claim_jobs('w-' || v_name, array[v_name], '{p}', 1) -> 0;
   v_ids := v_ids || jsonb_build_object('parked', v_job -> 'id');
   perform report_jobs(jsonb_build_array(jsonb_build_object('job_id', v_job -> 'id', 'lease_id',
@@ -149,7 +150,7 @@ async def ended(url: str, slots: asyncio.Semaphore, call: str) -> tuple[str | No
     """Make a call and undo it; return what it was refused with, and how long it took."""
     async with slots:
         connection = await connect(url)
-        await connection.execute("set statement_timeout = '30s'")
+        await connection.execute("set statement_timeout = '6s'")
         await connection.execute("begin")
         began, error = time.monotonic(), None
         try:
@@ -194,6 +195,31 @@ async def test_no_function_waits_for_a_locked_table_of_jobs(
 ):
     bad = await while_locked(own_database, "public.job_queue", calls)
     assert bad.keys() == TYPED_BY_ITS_TABLE, bad
+
+
+LEASES = """(select jsonb_agg(jsonb_build_object(
+  'outcome', 'completed', 'job_id', gen_random_uuid(), 'lease_id', gen_random_uuid()))
+  from generate_series(1, 500))"""
+SETS = [
+    ("public.job_queue", f"heartbeat_jobs('w', {LEASES})"),
+    ("public.job_queue", f"report_jobs({LEASES})"),
+    ("picture_queue.history", """change_jobs('cancel', '{"queue": "many"}')"""),
+    ("picture_queue.history", "purge_queue('many')"),
+]
+
+
+@pytest.mark.parametrize(("table", "call"), SETS)
+async def test_a_call_for_many_does_not_wait_once_for_each(
+    own_database: str, table: str, call: str
+):
+    one = await connect(own_database)
+    await one.fetchval(
+        """select enqueue_jobs((
+          select jsonb_agg('{"job_type": "t", "queue": "many"}'::jsonb)
+          from generate_series(1, 500)))"""
+    )
+    await one.close(timeout=5)
+    assert await while_locked(own_database, table, {"call": call}) == {}
 
 
 @pytest.mark.slow
