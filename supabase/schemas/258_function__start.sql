@@ -64,10 +64,11 @@ end
 $$;
 
 -- Starts jobs; if that fails, each half of them by itself, down to the one whose start fails. That one is noted in
--- failed_step and left alone for a while. What is left after 0.2 seconds is not started now.
+-- failed_step and left alone for a while. What is left after 0.2 seconds is not started now. A locked table would be
+-- waited for once for each half, so not for long.
 create function picture_queue._start_isolated(p_candidates picture_queue.candidate[], p_claim picture_queue.claim)
 returns uuid[]
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
   v_left picture_queue.claim := p_claim;

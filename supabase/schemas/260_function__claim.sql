@@ -115,8 +115,8 @@ $$;
 
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
 -- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
--- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or it has picked
--- 5,000: then it tells workers to claim again.
+-- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started, it has picked
+-- 5,000, or a second has passed: then it tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -171,7 +171,7 @@ begin
     exit when cardinality(v_started) = cardinality(v_picked) or v_left.max_jobs <= 0
       or v_started = '{}' and cardinality(v_picked) < v_take;
     v_seen := v_seen + cardinality(v_picked);
-    if v_seen >= 5000 then
+    if v_seen >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second' then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
     end if;

@@ -205,6 +205,7 @@ SETS = [
     ("public.job_queue", f"report_jobs({LEASES})"),
     ("picture_queue.history", """change_jobs('cancel', '{"queue": "many"}')"""),
     ("picture_queue.history", "purge_queue('many')"),
+    ("picture_queue.depth_change", "claim_jobs('w', '{many}', '{t}', 100)"),
 ]
 
 
