@@ -120,8 +120,8 @@ async def test_a_worker_reports_under_the_lease_it_had(at_work: tuple[str, Any])
 async def test_a_parked_job_is_woken_by_its_event(at_work: tuple[str, Any]) -> None:
     name, database = at_work
     await database.run(
-        """update job_queue set hold = 'parked', parked_on = 'arrived', lease_expires_at = null
-        where status = 'processing' and payload ->> 'as' = 'running'"""
+        """update job_queue set hold = 'parked', parked_on = 'arrived', lease_expires_at = null,
+          scheduled_for = now() + interval '1 hour' where status = 'processing' and payload ->> 'as' = 'running'"""
     )
     await upgrade(name, database)
     assert json.loads(await database.value("select send_event('arrived')")) == {"woken": 1}
