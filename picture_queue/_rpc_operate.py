@@ -32,15 +32,16 @@ from picture_queue.records_operate import (
 R = TypeVar("R", bound=Record)
 
 
-def _listed(function: str, record: type[R]) -> Rpc[list[R]]:
-    return Rpc(function, {}, TypeAdapter(list[record]).validate_python)  # type: ignore[valid-type]
+def _listed(function: str, record: type[R], limit: int, after: str | None) -> Rpc[list[R]]:
+    params = {"filter": given(limit=limit, after=after)}
+    return Rpc(function, params, TypeAdapter(list[record]).validate_python)  # type: ignore[valid-type]
 
 
 # Queues
 
 
-def list_queues() -> Rpc[list[Queue]]:
-    return _listed("list_queues", Queue)
+def list_queues(limit: int, after: str | None) -> Rpc[list[Queue]]:
+    return _listed("list_queues", Queue, limit, after)
 
 
 def set_queue(queue: str, changes: Mapping[str, Any]) -> Rpc[Queue]:
@@ -65,8 +66,8 @@ def purge_queue(queue: str, preview: bool) -> Rpc[Changed]:
     return Rpc("purge_queue", params, Changed.model_validate)
 
 
-def queue_counts() -> Rpc[list[QueueCounts]]:
-    return _listed("queue_counts", QueueCounts)
+def queue_counts(limit: int, after: str | None) -> Rpc[list[QueueCounts]]:
+    return _listed("queue_counts", QueueCounts, limit, after)
 
 
 def desired_workers(
@@ -84,8 +85,8 @@ def desired_workers(
 # Limits and tenants
 
 
-def list_limits() -> Rpc[list[Limit]]:
-    return _listed("list_limits", Limit)
+def list_limits(limit: int, after: str | None) -> Rpc[list[Limit]]:
+    return _listed("list_limits", Limit, limit, after)
 
 
 def set_limit(
@@ -107,8 +108,8 @@ def resume_key(key: str) -> Rpc[PausedKey]:
     return Rpc("resume_key", required(key=key), PausedKey.model_validate)
 
 
-def list_tenants() -> Rpc[list[Tenant]]:
-    return _listed("list_tenants", Tenant)
+def list_tenants(limit: int, after: str | None) -> Rpc[list[Tenant]]:
+    return _listed("list_tenants", Tenant, limit, after)
 
 
 def set_tenant(tenant: str, weight: float) -> Rpc[Tenant]:
@@ -118,8 +119,8 @@ def set_tenant(tenant: str, weight: float) -> Rpc[Tenant]:
 # Schedules
 
 
-def list_schedules() -> Rpc[list[Schedule]]:
-    return _listed("list_schedules", Schedule)
+def list_schedules(limit: int, after: str | None) -> Rpc[list[Schedule]]:
+    return _listed("list_schedules", Schedule, limit, after)
 
 
 def set_schedule(name: str, rhythm: Mapping[str, Any], job: Mapping[str, Any]) -> Rpc[Schedule]:

@@ -24,7 +24,7 @@ SCHEMAS = Path(__file__).resolve().parent.parent / "supabase" / "schemas"
 TIMEOUT = 60.0  # seconds, for each batch of statements and each dump
 DATA = (
     "select * from picture_queue.model order by 1",
-    "select * from picture_queue.edge order by 1, 2, 3",
+    "select * from picture_queue.state_transition order by 1, 2, 3",
     "select * from picture_queue.setting",
     "select name, events from picture_queue.queue order by 1",
     "select id, name, public from storage.buckets order by 1",

@@ -170,7 +170,7 @@ def purge(
             while True:
                 done = pq.queues.purge(queue)
                 changed += done.changed
-                if not done.more:
+                if not done.more or not done.changed:
                     break
     if as_json:
         print_json({"matched": matched, "changed": changed})

@@ -24,9 +24,14 @@ class AsyncQueues:
     def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
-    async def list(self) -> builtins.list[Queue]:
-        """Return the queues with their policies and how many jobs each has."""
-        return await self._project.call(_rpc_operate.list_queues())
+    async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Queue]:
+        """Return the queues with their policies and how many jobs each has.
+
+        Args:
+            limit: At most so many, 10,000 at most.
+            after: The name of the last queue of the page before.
+        """
+        return await self._project.call(_rpc_operate.list_queues(limit, after))
 
     async def set(self, queue: str, **changes: Unpack[QueueChanges]) -> Queue:
         """Change the policy of a queue, and make the queue if it does not exist.
@@ -99,9 +104,16 @@ class AsyncQueues:
         """
         return await self._project.call(_rpc_operate.purge_queue(queue, preview))
 
-    async def counts(self) -> builtins.list[QueueCounts]:
-        """Return how many jobs each queue has in each state, from counters that are kept."""
-        return await self._project.call(_rpc_operate.queue_counts())
+    async def counts(
+        self, *, limit: int = 10_000, after: str | None = None
+    ) -> builtins.list[QueueCounts]:
+        """Return how many jobs each queue has in each state, from counters that are kept.
+
+        Args:
+            limit: At most so many, 10,000 at most.
+            after: The name of the last queue of the page before.
+        """
+        return await self._project.call(_rpc_operate.queue_counts(limit, after))
 
     async def desired_workers(
         self,
@@ -139,9 +151,14 @@ class AsyncLimits:
     def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
-    async def list(self) -> builtins.list[Limit]:
-        """Return the limits, and the keys that are paused or that jobs wait for."""
-        return await self._project.call(_rpc_operate.list_limits())
+    async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Limit]:
+        """Return the limits, and the keys that are paused or that jobs wait for.
+
+        Args:
+            limit: At most so many, 10,000 at most.
+            after: The key of the last limit of the page before.
+        """
+        return await self._project.call(_rpc_operate.list_limits(limit, after))
 
     async def set(
         self,
@@ -205,9 +222,14 @@ class AsyncTenants:
     def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
-    async def list(self) -> builtins.list[Tenant]:
-        """Return the tenants that have a weight of their own; the others have 1."""
-        return await self._project.call(_rpc_operate.list_tenants())
+    async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Tenant]:
+        """Return the tenants that have a weight of their own; the others have 1.
+
+        Args:
+            limit: At most so many, 10,000 at most.
+            after: The name of the last tenant of the page before.
+        """
+        return await self._project.call(_rpc_operate.list_tenants(limit, after))
 
     async def set(self, tenant: str, weight: float) -> Tenant:
         """Set the weight of a tenant: with 3 it gets three turns where one with 1 gets one.

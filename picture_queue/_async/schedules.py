@@ -22,9 +22,17 @@ class AsyncSchedules:
     def __init__(self, project: AsyncBackend) -> None:
         self._project = project
 
-    async def list(self) -> builtins.list[Schedule]:
-        """Return the schedules, by name."""
-        return await self._project.call(_rpc_operate.list_schedules())
+    async def list(
+        self, *, limit: int = 10_000, after: str | None = None
+    ) -> builtins.list[Schedule]:
+        """Return the schedules, by name.
+
+        Args:
+            limit: At most so many, 10,000 at most.
+            after: The name of the last schedule of the page before. A page ends early when it is
+                larger than 8 MiB, so continue until one is empty.
+        """
+        return await self._project.call(_rpc_operate.list_schedules(limit, after))
 
     async def set(
         self,

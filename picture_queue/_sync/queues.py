@@ -26,9 +26,14 @@ class Queues:
     def __init__(self, project: Backend) -> None:
         self._project = project
 
-    def list(self) -> builtins.list[Queue]:
-        """Return the queues with their policies and how many jobs each has."""
-        return self._project.call(_rpc_operate.list_queues())
+    def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Queue]:
+        """Return the queues with their policies and how many jobs each has.
+
+        Args:
+            limit: At most so many, 10,000 at most.
+            after: The name of the last queue of the page before.
+        """
+        return self._project.call(_rpc_operate.list_queues(limit, after))
 
     def set(self, queue: str, **changes: Unpack[QueueChanges]) -> Queue:
         """Change the policy of a queue, and make the queue if it does not exist.
@@ -101,9 +106,16 @@ class Queues:
         """
         return self._project.call(_rpc_operate.purge_queue(queue, preview))
 
-    def counts(self) -> builtins.list[QueueCounts]:
-        """Return how many jobs each queue has in each state, from counters that are kept."""
-        return self._project.call(_rpc_operate.queue_counts())
+    def counts(
+        self, *, limit: int = 10_000, after: str | None = None
+    ) -> builtins.list[QueueCounts]:
+        """Return how many jobs each queue has in each state, from counters that are kept.
+
+        Args:
+            limit: At most so many, 10,000 at most.
+            after: The name of the last queue of the page before.
+        """
+        return self._project.call(_rpc_operate.queue_counts(limit, after))
 
     def desired_workers(
         self,
@@ -141,9 +153,14 @@ class Limits:
     def __init__(self, project: Backend) -> None:
         self._project = project
 
-    def list(self) -> builtins.list[Limit]:
-        """Return the limits, and the keys that are paused or that jobs wait for."""
-        return self._project.call(_rpc_operate.list_limits())
+    def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Limit]:
+        """Return the limits, and the keys that are paused or that jobs wait for.
+
+        Args:
+            limit: At most so many, 10,000 at most.
+            after: The key of the last limit of the page before.
+        """
+        return self._project.call(_rpc_operate.list_limits(limit, after))
 
     def set(
         self,
@@ -207,9 +224,14 @@ class Tenants:
     def __init__(self, project: Backend) -> None:
         self._project = project
 
-    def list(self) -> builtins.list[Tenant]:
-        """Return the tenants that have a weight of their own; the others have 1."""
-        return self._project.call(_rpc_operate.list_tenants())
+    def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Tenant]:
+        """Return the tenants that have a weight of their own; the others have 1.
+
+        Args:
+            limit: At most so many, 10,000 at most.
+            after: The name of the last tenant of the page before.
+        """
+        return self._project.call(_rpc_operate.list_tenants(limit, after))
 
     def set(self, tenant: str, weight: float) -> Tenant:
         """Set the weight of a tenant: with 3 it gets three turns where one with 1 gets one.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 # Written by the installation, recounted, or partitioned by month.
-_NOT_COPIED = {"edge", "migration", "depth", "depth_change", "archive"}
+_NOT_COPIED = {"state_transition", "migration", "depth", "depth_change", "archive"}
 _COLUMNS = """
 select a.attname, format_type(a.atttypid, null)
 from pg_catalog.pg_attribute a
@@ -137,6 +137,8 @@ def _copy_table(
     }
     if target == "public.job_queue" and "rank" not in old:
         values["rank"] = sql.SQL("-priority")  # older claims were ordered by priority
+    if target == "public.job_queue" and "parked_at" not in old:
+        values["parked_at"] = sql.SQL("updated_at")
     if target != "picture_queue.model":
         connection.execute(sql.SQL("delete from {} where true").format(_identifier(target)))
     query = sql.SQL(

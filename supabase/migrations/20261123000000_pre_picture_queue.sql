@@ -9,7 +9,7 @@
 -- The way of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle
 -- workers. claim_jobs picks rows and leases them. The worker says how it goes through report_progress
 -- and heartbeat_jobs, and how it ended through report_jobs. Each change of state, whoever asks for it,
--- is made by _transition, along an edge of the table picture_queue.edge, and announced by _emit. What
+-- is made by _transition, as a row of picture_queue.state_transition permits, and announced by _emit. What
 -- it leaves to do for other jobs (children, batches, limits) is written down as follow-ups; these, due
 -- jobs, expired leases and schedules are the work of maintain_jobs, which one worker calls all the time.
 --
@@ -227,13 +227,14 @@ begin
 end
 $$;
 
--- Raises PQ_BUSY because another transaction holds what the caller must lock. A function that changes what an
--- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function.
+-- Raises PQ_BUSY because another transaction holds what the caller must lock. Every function of the API that reads or
+-- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls
+-- this. It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
 create function picture_queue._refuse_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row that this call changes'),
+  perform picture_queue._refuse('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row or table that this call needs'),
     'repeat the call; queue_doctor() names transactions that stay open');
   return null;
 end
@@ -480,9 +481,9 @@ alter table picture_queue.worker enable row level security;
 -- 140_table_job_queue.sql
 
 -- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report is recognised;
--- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of
--- them again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are
--- enforced by picture_queue.edge (states), the checks of input and _transition; queue_doctor() reports rows that
+-- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of them
+-- again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are enforced
+-- by picture_queue.state_transition (states), the checks of input and _transition; queue_doctor() reports rows that
 -- break them.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
@@ -513,6 +514,8 @@ create table public.job_queue (
   -- The key that blocks it. It stays when the job is unblocked, delayed, finished or retried, until its next start.
   blocked_on text,
   parked_on text,
+  -- When it parked last: an event wakes the jobs that parked before it was sent.
+  parked_at timestamptz,
   event jsonb,
   unique_key text,
   unique_states text[],
@@ -563,7 +566,7 @@ create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
 -- Jobs held by a limit, best first, and those let through it that nobody has claimed yet.
 create index job_queue_blocked on public.job_queue (blocked_on, hold, queue, job_type, rank, turn, seq)
   where status = 'pending' and blocked_on is not null;
-create index job_queue_parked on public.job_queue (parked_on) where hold = 'parked';
+create index job_queue_parked on public.job_queue (parked_on, parked_at) where hold = 'parked';
 create index job_queue_expiring on public.job_queue (expires_at)
   where status = 'pending' and expires_at is not null;
 -- Finished jobs by age: the failed for people, all for pruning.
@@ -832,6 +835,8 @@ create table picture_queue.signal (
   look_at timestamptz
 );
 comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
+comment on column picture_queue.signal.sent_at is
+  'When it was sent, or found the first job that parked on it later: jobs that park after that are not woken by it.';
 comment on column picture_queue.signal.look_at is
   'When to look again for jobs parked on the event; null: no job was parked when it came.';
 create index signal_look on picture_queue.signal (look_at) where look_at is not null;
@@ -1042,11 +1047,11 @@ create index archive_owned on picture_queue.archive (user_id) where user_id is n
 alter table picture_queue.archive enable row level security;
 
 
--- 190_table_edge.sql
+-- 190_table_state_transition.sql
 
 -- The state machine, as data: an action moves a job from one state to another or does nothing.
 -- attempt_delta: a claim counts an attempt; what ends without fault of the job gives it back.
-create table picture_queue.edge (
+create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
   from_hold text,
@@ -1062,10 +1067,10 @@ create table picture_queue.edge (
     or (to_status = 'processing' and to_hold = 'parked')
   )
 );
-comment on table picture_queue.edge is 'The permitted changes of state; read by _transition.';
-alter table picture_queue.edge enable row level security;
+comment on table picture_queue.state_transition is 'The permitted changes of state; read by _transition.';
+alter table picture_queue.state_transition enable row level security;
 
-insert into picture_queue.edge (action, from_status, from_hold, to_status, to_hold, attempt_delta) values
+insert into picture_queue.state_transition (action, from_status, from_hold, to_status, to_hold, attempt_delta) values
   ('claim',    'pending',    null,        'processing', null,         1),
   ('complete', 'processing', null,        'completed',  null,         0),
   ('fail',     'processing', null,        'failed',     null,         0),
@@ -1253,8 +1258,8 @@ $$;
 
 -- 230_function__transition.sql
 
--- Makes every change of state but a claim (_start), many at a time, along the edges of picture_queue.edge. A
--- change whose edge does not exist is left out of what is returned, so the caller sees what happened; so is
+-- Makes every change of state but a claim (_start), many at a time, as picture_queue.state_transition permits. A
+-- change that it does not permit is left out of what is returned, so the caller sees what happened; so is
 -- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
 -- of their ids, unless every change names its lease. The rows, their history (of all actions but complete), the
 -- counts and the events are written here. What is left to do for other jobs is written down as follow-ups; the first
@@ -1277,7 +1282,7 @@ begin
   if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
     select from unnest(p_changes) c
     join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
-    join picture_queue.edge e on e.action = c.action and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    join picture_queue.state_transition e on e.action = c.action and e.from_status = j.status and e.from_hold is not distinct from j.hold
     where (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
       and j.id not in (select m.id from unnest(v_applied.moved) m))
   then
@@ -1338,6 +1343,7 @@ begin
         else j.unconfirmed_claims end,
       blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
       parked_on = case when c.parks then c.key else j.parked_on end,
+      parked_at = case when c.parks then p_now else j.parked_at end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
       expires_at = case when c.parks or c.retries then null else j.expires_at end,
       event = case when c.wakes then c.result when c.parks then null else j.event end,
@@ -1357,7 +1363,7 @@ begin
         c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
         c.action in ('fail', 'back_off', 'expire') as errs
-      from unnest(p_changes) c join picture_queue.edge e on e.action = c.action offset 0
+      from unnest(p_changes) c join picture_queue.state_transition e on e.action = c.action offset 0
     ) c
     where j.id = any (p_ids) and j.id = c.job_id and c.from_status = j.status and c.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.
@@ -1456,8 +1462,8 @@ end
 $$;
 
 -- The turn a tenant's next job comes after: that of its last job among what can be claimed, or of the
--- head of the line if it has none (start-time fair queueing). p_but: jobs that are only about to line
--- up. Two enqueues at once may give the same turn twice, which is harmless.
+-- first job of the queue if it has none (start-time fair queueing). p_but: jobs that only get their place
+-- now. Two enqueues at once may give the same turn twice, which is harmless.
 create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_but uuid[])
 returns double precision
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -1472,7 +1478,7 @@ as $$
       order by j.turn desc limit 1))
 $$;
 
--- Jobs of queues with fair_share that become claimable (again) line up behind their tenant's last.
+-- Jobs of queues with fair_share that become claimable (again) get a place behind their tenant's last.
 create function picture_queue._take_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -1541,9 +1547,9 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case p_kind
-    when 'settle' then picture_queue._settle_children(p_subjects::uuid[])
-    when 'parent' then picture_queue._settle_parents(p_subjects::bigint[], p_limit)
-    when 'child' then picture_queue._settle_new_children(p_subjects::bigint[], p_limit)
+    when 'resolve' then picture_queue._resolve_dependents(p_subjects::uuid[])
+    when 'parent' then picture_queue._resolve_parents(p_subjects::bigint[], p_limit)
+    when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[], p_limit)
     when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)
@@ -1563,17 +1569,20 @@ begin
 end
 $$;
 
--- Tells whether the round of maintenance that calls has used up its time.
+-- Tells whether isolated steps have used up their time: that of the round of maintenance, or two seconds of a statement
+-- in which one has failed. Where a table is locked, a step would wait for it once for each half of its list.
 create function picture_queue._is_out_of_time() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz, false)
+    or coalesce(current_setting('picture_queue.failed_in', true) = statement_timestamp()::text, false)
+      and clock_timestamp() > statement_timestamp() + interval '2 seconds'
 $$;
 
 -- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
 -- which it fails, are split in half, down to the one subject for which it fails. That one is written to failed_step,
--- and callers leave it out until its retry_at. All others are done, as long as the round of maintenance has time
--- (picture_queue.deadline). Returns how many it dealt with.
+-- and callers leave it out until its retry_at. All others are done, as long as there is time (_is_out_of_time). Returns
+-- how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -1595,6 +1604,7 @@ begin
       return v_done;
     exception when others then
       get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      perform set_config('picture_queue.failed_in', statement_timestamp()::text, true);
     end;
   end if;
   if v_count = 1 then
@@ -1696,8 +1706,8 @@ begin
 end
 $$;
 
--- Settles the children of finished parents, p_limit at most, and the children of those that end with them.
-create function picture_queue._settle_parents(p_ids bigint[], p_limit integer) returns integer
+-- Resolves the dependents of finished parents, p_limit at most, and the children of those that end with them.
+create function picture_queue._resolve_parents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1705,7 +1715,7 @@ declare
   v_mine bigint[];
   v_parents uuid[];
   v_children text[];
-  v_settled integer;
+  v_resolved integer;
   v_left integer := p_limit;
 begin
   while v_ids <> '{}' and v_left > 0 loop
@@ -1720,18 +1730,18 @@ begin
       cross join lateral (
         select d.child_id from picture_queue.dependency d
         join public.job_queue c on c.id = d.child_id
-        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failing('settle'))
+        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failing('resolve'))
         limit v_left for update of c skip locked) d
       limit v_left);
-    v_settled := picture_queue._isolate('settle', v_children, v_left);
+    v_resolved := picture_queue._isolate('resolve', v_children, v_left);
     v_left := v_left - greatest(cardinality(v_children), 1);
     -- A parent that was retried meanwhile keeps its children waiting.
     delete from picture_queue.follow_up f
     where f.id = any (v_mine) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
-    -- Children that are still not settled are locked or failed: look again in 0.2 seconds.
-    if v_settled = 0 or v_left > 0 then
+    -- Children that are still not resolved are locked or failed: look again in 0.2 seconds.
+    if v_resolved = 0 or v_left > 0 then
       update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
     end if;
     -- Children that ended have children of their own: -infinity, the default, is on the follow-ups just made.
@@ -1743,12 +1753,12 @@ begin
 end
 $$;
 
--- Settles what these children wait for: links to finished parents go; a child whose last parent completed
+-- Resolves what these children wait for: links to finished parents go; a child whose last parent completed
 -- becomes ready; one whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Children
 -- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
 -- finish at once cannot each wait for the other. p_begins: the follow-ups of those that end are begun too. Returns
 -- how many it found unlocked.
-create function picture_queue._settle_children(p_children uuid[], p_begins boolean default false) returns integer
+create function picture_queue._resolve_dependents(p_children uuid[], p_begins boolean default false) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1758,7 +1768,7 @@ declare
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
-  with settled as (
+  with resolved as (
     delete from picture_queue.dependency d
     where d.ctid = any (array(
       select d.ctid from picture_queue.dependency d
@@ -1772,7 +1782,7 @@ begin
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
   into v_broken
-  from settled s
+  from resolved s
   -- By its id, whatever the planner thinks of how few jobs have failed.
   cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
   where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
@@ -1797,7 +1807,7 @@ $$;
 -- and a parent that finishes before the enqueue commits does not see the child. Looks again, less and less
 -- often, until every transaction has ended that was under way at the first look: after that no parent can have
 -- missed the child.
-create function picture_queue._settle_new_children(p_ids bigint[], p_limit integer) returns integer
+create function picture_queue._resolve_new_dependents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -1810,7 +1820,7 @@ begin
     select f.id, f.subject from picture_queue.follow_up f
     where f.id = any (p_ids) and f.kind = 'child' order by f.id limit p_limit for update skip locked
   ) f;
-  perform picture_queue._isolate('settle', v_children, p_limit);
+  perform picture_queue._isolate('resolve', v_children, p_limit);
   delete from picture_queue.follow_up f
   where f.id = any (v_mine) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (
@@ -2969,7 +2979,7 @@ $$;
 -- same call: so no circle can ever form.
 
 -- Refuses what cannot be depended on, and marks the jobs that have to wait. Parents are not locked, or an
--- enqueue in a long transaction would hold up their heartbeats and reports: see _settle_new_children.
+-- enqueue in a long transaction would hold up their heartbeats and reports: see _resolve_new_dependents.
 create function picture_queue._check_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -3006,7 +3016,7 @@ begin
 end
 $$;
 
--- Links new jobs to their parents, and settles those of which a parent has finished already. A parent of the same call
+-- Links new jobs to their parents, and resolves those of which a parent has finished already. A parent of the same call
 -- may be a job that was there instead of it (p_answer): then that one is the parent, and may have finished long ago.
 create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -3014,7 +3024,7 @@ as $$
 declare
   v_found jsonb;  -- id in the call: that of the job that was there
   v_new jsonb;  -- the ids made by this call, which nobody else sees yet
-  v_settled uuid[];
+  v_resolved uuid[];
 begin
   select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_found
   from unnest(p_jobs) n
@@ -3039,9 +3049,9 @@ begin
     insert into picture_queue.follow_up (kind, subject)
     select distinct 'child', l.child_id from link l where not l.is_over and not v_new ? l.parent_id::text
   )
-  select array_agg(distinct l.child_id) into v_settled from link l where l.is_over;
-  if v_settled is not null then
-    perform picture_queue._settle_children(v_settled, true);
+  select array_agg(distinct l.child_id) into v_resolved from link l where l.is_over;
+  if v_resolved is not null then
+    perform picture_queue._resolve_dependents(v_resolved, true);
   end if;
 end
 $$;
@@ -3226,8 +3236,8 @@ $$;
 -- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
 
 -- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Returns the
--- ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer statements: of a
--- claim by an idle worker each counts.
+-- ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, with fewer statements:
+-- of a claim by an idle worker each counts.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -3294,10 +3304,10 @@ $$;
 
 -- Starts jobs; if that fails, fewer at a time, down to the one whose start fails. That one is noted in failed_step and
 -- left alone for a while. When starts have failed for 20 milliseconds, it skips half of what is left at each further
--- failure, so that the last is tried.
+-- failure, so that the last is tried. A locked table would be waited for at each try, so not for long.
 create function picture_queue._start_isolated(
   p_candidates picture_queue.candidate[], p_claim picture_queue.claim, out ids uuid[], out has_skipped boolean)
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
   v_left picture_queue.claim := p_claim;
@@ -3371,7 +3381,7 @@ $$;
 
 -- A claim in three parts: pick jobs, start them (_start), or, when the call is repeated, read what its lease holds.
 -- It does no work for others, except that it unblocks jobs whose limit key has capacity: maintenance promotes, sweeps
--- and settles.
+-- and resolves dependents.
 
 -- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
 -- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
@@ -3475,8 +3485,8 @@ $$;
 
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
 -- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
--- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or it has picked
--- 5,000: then it tells workers to claim again.
+-- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started, it has picked
+-- 5,000, or a second has passed: then it tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -3532,7 +3542,9 @@ begin
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
       or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true;
     v_seen := v_seen + cardinality(v_picked);
-    if v_seen >= 5000 or v_started.has_skipped and cardinality(v_picked) < v_take then
+    if v_seen >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
+      or v_started.has_skipped and cardinality(v_picked) < v_take
+    then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
     end if;
@@ -3570,11 +3582,9 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes picture_queue.outcome[];
-  v_problem text;
 begin
-  if not picture_queue._is_list(p_outcomes) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list of {job_id, lease_id, outcome}');
-  end if;
+  perform picture_queue._refuse_problem(
+    case when not picture_queue._is_list(p_outcomes) then 'outcomes is not a list of {job_id, lease_id, outcome}' end);
   begin
     v_outcomes := array(
       select row(o.*)::picture_queue.outcome
@@ -3585,32 +3595,30 @@ begin
     -- A value has the wrong type. Caught here, since a trigger of the project may raise the same errors for a job.
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
-  select format('outcomes[%s]: %s', o.i - 1, p.problem) into v_problem
-  from unnest(v_outcomes) o
-  cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
-  cross join lateral (
-    select case
-      when o.job_id is null then 'job_id is missing'
-      when o.lease_id is null then 'lease_id is missing'
-      when o.outcome is null
-        or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-        then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
-      when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
-      -- In this order: a call of a function for each outcome would cost a quarter of the report.
-      when o.pause_key is not null and picture_queue._limit_key_problem(o.pause_key, false) is not null
-        then format('pause_key is %s', g.item -> 'pause_key')
-      -- Beyond these clients cannot read it, nor any list that has it.
-      when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
-        then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
-      when o.delay_seconds not between 0 and 31536000
-        then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
-    end as problem
-  ) p
-  where p.problem is not null
-  order by o.i limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
-  end if;
+  perform picture_queue._refuse_problem((
+    select format('outcomes[%s]: %s', o.i - 1, p.problem)
+    from unnest(v_outcomes) o
+    cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
+    cross join lateral (
+      select case
+        when o.job_id is null then 'job_id is missing'
+        when o.lease_id is null then 'lease_id is missing'
+        when o.outcome is null
+          or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
+          then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
+        when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
+        -- In this order: a call of a function for each outcome would cost a quarter of the report.
+        when o.pause_key is not null and picture_queue._limit_key_problem(o.pause_key, false) is not null
+          then format('pause_key is %s', g.item -> 'pause_key')
+        -- Beyond these clients cannot read it, nor any list that has it.
+        when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
+          then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
+        when o.delay_seconds not between 0 and 31536000
+          then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
+      end as problem
+    ) p
+    where p.problem is not null
+    order by o.i limit 1));
   return v_outcomes;
 end
 $$;
@@ -3672,18 +3680,22 @@ end
 $$;
 
 -- Writes outcomes one by one. Those of jobs that somebody has locked are answered with busy, those that cannot be
--- written with refused and why.
+-- written with refused and why. What is left after two seconds is busy, too.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
 declare
   v_item jsonb;
   v_answers jsonb := '[]'::jsonb;
+  v_started timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
 begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
+      if clock_timestamp() > v_started + interval '2 seconds' then
+        perform picture_queue._refuse_busy('the outcomes before it took two seconds');
+      end if;
       perform from public.job_queue j
       where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;
       v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
@@ -3701,8 +3713,9 @@ begin
 end
 $$;
 
--- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose
--- cancel was requested is cancelled whatever its handler made of it, unless it completed.
+-- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was
+-- requested is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did
+-- before it parked and is given back by a worker that stops.
 create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -3713,11 +3726,11 @@ declare
 begin
   with held as materialized (
     select j.id, j.lease_id, j.lease_expires_at, j.cancel_requested_at is not null as cancelled,
-      j.attempt < j.max_attempts as attempts_left
+      j.cancel_requested_at < j.started_at as undoes, j.attempt < j.max_attempts as attempts_left
     from public.job_queue j where j.id = any (p_ids) order by j.id for update
   ),
   asked as (
-    select distinct on (o.job_id) o.*, h.cancelled, h.attempts_left,
+    select distinct on (o.job_id) o.*, h.cancelled, h.undoes, h.attempts_left,
       case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_largest) end as problem
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
@@ -3726,6 +3739,7 @@ begin
   wished as (
     select a.*, case
         when a.outcome = 'completed' and a.problem is null then 'complete'
+        when a.outcome = 'released' and a.undoes then 'release'
         when a.outcome = 'cancelled' or a.cancelled then 'cancel'
         when a.outcome = 'failed' and coalesce(a.retryable, true) and a.attempts_left then 'back_off'
         when a.outcome in ('failed', 'completed') then 'fail'
@@ -3846,9 +3860,9 @@ $$;
 
 -- 280_function__lease.sql
 
--- The job, locked; refuses when there is none, or when another transaction has it locked for two seconds.
+-- The job, locked; refuses when there is none.
 create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
@@ -3859,9 +3873,6 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   return v_job;
-exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('job %s is locked by another transaction', p_job_id));
-  return null;
 end
 $$;
 
@@ -3959,7 +3970,7 @@ create function picture_queue.cancel_job(p_job_id uuid, p_request_id uuid) retur
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
   v_request text := p_job_id || '/' || p_request_id;
   v_answer jsonb;
 begin
@@ -3975,12 +3986,11 @@ begin
   elsif v_job.status in ('completed', 'failed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   elsif v_job.status = 'cancelled' or v_job.cancel_requested_at is not null then
-    return picture_queue._cancel_answer(v_job);
+    return picture_queue._cancel_answer(p_job_id);
   end if;
   perform picture_queue._cancel_jobs(array[p_job_id]);
   perform picture_queue._fire_deferred();
-  select * into v_job from public.job_queue where id = p_job_id;
-  v_answer := picture_queue._cancel_answer(v_job);
+  v_answer := picture_queue._cancel_answer(p_job_id);
   -- Only of a call that changed the job, so that nobody fills the table by repeating it with new ids.
   insert into picture_queue.answer (call, id, answer, at)
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_request is not null;
@@ -3991,11 +4001,11 @@ exception when others then
 end
 $$;
 
-create function picture_queue._cancel_answer(p_job public.job_queue) returns jsonb
-language sql immutable set search_path = pg_catalog, pg_temp
+create function picture_queue._cancel_answer(p_job_id uuid) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('job_id', p_job.id, 'status', p_job.status,
-    'cancel_requested', p_job.cancel_requested_at is not null)
+  select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
+  from public.job_queue j where j.id = p_job_id
 $$;
 
 -- Between a job that parks on an event and the sender of that event: whoever comes second sees what
@@ -4007,8 +4017,9 @@ as $$
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
--- Wakes the jobs parked on these events, if the events are there. An event is kept until nobody waits for it any more:
--- maintenance wakes those beyond the first thousand, and those that somebody has locked or whose change fails. Returns
+-- Wakes the jobs that parked on these events before they were sent; an event that no job was parked on, those that park
+-- first. An event is kept until none of its jobs is left: maintenance wakes those beyond the first thousand, and those
+-- that somebody has locked or whose change fails. A job that is woken and parks again waits for the next event. Returns
 -- how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -4023,16 +4034,22 @@ begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set look_at = v_next
+  update picture_queue.signal s set look_at = v_next, sent_at = case when s.look_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._isolate('wake', array(
-    select j.id::text from public.job_queue j
-    where j.hold = 'parked' and j.parked_on = any (v_events) and j.id::text not in (select picture_queue._failing('wake'))
-    limit 1000 for update skip locked), 1000);
+    select j.id::text
+    from picture_queue.signal s
+    cross join lateral (
+      select p.id from public.job_queue p
+      where p.hold = 'parked' and p.parked_on = s.name and p.parked_at <= s.sent_at
+        and p.id::text not in (select picture_queue._failing('wake'))
+      limit 1000 for update skip locked) j
+    where s.name = any (v_events) limit 1000), 1000);
   delete from picture_queue.signal s
   where s.name = any (v_events) and s.look_at is not null and (
-    select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1) is null;
+    select true from public.job_queue j
+    where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
   if exists (select from picture_queue.signal s where s.name = any (v_events) and s.look_at is not null) then
     perform picture_queue._plan_maintenance(v_next);
   end if;
@@ -4074,25 +4091,31 @@ declare
   v_is_new boolean := false;
   v_jobs jsonb;
 begin
-  if v_queue is null then
-    v_queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
-  end if;
-  -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
-  select coalesce(
-      (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
-    q.events, (
-      select true from picture_queue.worker w
-      where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
-      order by w.seen_at desc limit 1),
-    -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours.
-    exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
-      or exists (select from pg_catalog.pg_constraint c
-        where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
-  into v_max_attempts, v_events, v_wakes, v_may_raise
-  from picture_queue.setting s
-  left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
-    and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
-      or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
+  -- Only here it waits for locks of tables: a handler around the insert would cost a transaction id for each job.
+  begin
+    lock table public.job_queue, picture_queue.depth_change in row exclusive mode;
+    if v_queue is null then
+      v_queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
+    end if;
+    -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
+    select coalesce(
+        (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
+      q.events, (
+        select true from picture_queue.worker w
+        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
+        order by w.seen_at desc limit 1),
+      -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours.
+      exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
+        or exists (select from pg_catalog.pg_constraint c
+          where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
+    into v_max_attempts, v_events, v_wakes, v_may_raise
+    from picture_queue.setting s
+    left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
+      and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
+        or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
+  exception when lock_not_available or deadlock_detected then
+    perform picture_queue._refuse_busy();
+  end;
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
   -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
   if v_events is not null and not v_may_raise then
@@ -4164,13 +4187,14 @@ comment on function public.enqueue_jobs is 'Writes many jobs in one call; answer
 -- does some and tries again, since no other caller may exist. It does not do maintenance before a claim: its
 -- transaction may stay open while the job runs, and would keep the locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1,
-    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true, false, null, null);
+  v_claim picture_queue.claim;
   v_jobs jsonb;
 begin
+  v_claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1,
+    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true, false, null, null);
   v_jobs := picture_queue._claim(v_claim);
   if v_jobs = '[]'
     and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
@@ -4179,6 +4203,8 @@ begin
     v_jobs := picture_queue._claim(v_claim);
   end if;
   return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';
@@ -4224,14 +4250,16 @@ comment on function public.claim_jobs is 'Leases jobs to a worker; repeatable by
 -- 320_function_report.sql
 
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
--- leases are prolonged one by one; a lease whose row cannot be written is prolonged in lease_extension.
+-- leases are prolonged one by one, as far as two seconds go; a lease whose row cannot be written is prolonged in
+-- lease_extension. If none can be prolonged, the call is refused as busy.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_item jsonb;
   v_one jsonb;
-  v_all jsonb := '[]'::jsonb;
+  v_answer jsonb;
+  v_started timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
   perform picture_queue._refuse_problem(
@@ -4247,24 +4275,23 @@ begin
     null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
   end;
   for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
+    exit when clock_timestamp() > v_started + interval '2 seconds';
     begin
       begin
         v_one := picture_queue._heartbeat(worker, v_item);
       exception when others then
         v_one := picture_queue._heartbeat(worker, v_item, true);
       end;
-      v_all := v_all || v_one;
+      select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
+      from unnest('{cancel,lost,lost_leases}'::text[]) k;
     exception when lock_not_available then
       null;  -- another heartbeat is prolonging this lease
     end;
   end loop;
-  return '{"cancel": [], "lost": []}'::jsonb || coalesce((
-    select jsonb_object_agg(a.key, a.ids)
-    from (
-      select o.key, jsonb_agg(i) as ids
-      from jsonb_array_elements(v_all) a cross join lateral jsonb_each(a) o cross join lateral jsonb_array_elements(o.value) i
-      group by o.key
-    ) a), '{}');
+  if v_answer is null then
+    return picture_queue._refuse_busy('another transaction has locked the leases or the table of jobs');
+  end if;
+  return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
 end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
@@ -4278,7 +4305,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_job public.job_queue;
+  v_job record;
   v_announce boolean;
 begin
   perform picture_queue._refuse_problem(
@@ -4355,17 +4382,16 @@ returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
   v_outcome jsonb;
 begin
   v_job := picture_queue._locked_job(job_id);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
-  v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
-    'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
-    'outcome', case when error is null then 'completed' else 'failed' end))
-    || jsonb_build_object('result', result))) -> 0;
+  v_outcome := picture_queue._report(jsonb_build_array(jsonb_build_object(
+    'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'result', result, 'error', error,
+    'outcome', case when error is null then 'completed' else 'failed' end))) -> 0;
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;
@@ -4518,10 +4544,14 @@ $$;
 
 -- Readers run with the caller's rights: row level security decides which rows they see.
 create function public.get_job(job_id uuid) returns jsonb
-language sql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
-    'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id))
+begin
+  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+    'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+end
 $$;
 comment on function public.get_job is 'A job of the caller.';
 
@@ -4534,7 +4564,8 @@ comment on function public.get_job is 'A job of the caller.';
 -- newest first, in spans of seq: each is four times as long as the last, so that a rare job is found after few
 -- of them. The first one has no end, since jobs that run may be newer than all others.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set seq_page_cost = 100
 as $$
 declare
   v_where text := picture_queue._jobs_where(
@@ -4595,6 +4626,8 @@ begin
     v_lower := greatest(v_upper - v_span, 0);
   end loop;
   return to_jsonb(v_jobs);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller, newest first.';
@@ -4608,18 +4641,22 @@ as $$
 $$;
 
 create function public.get_generation(generation_id uuid) returns jsonb
-language sql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select picture_queue._found((
+begin
+  return picture_queue._found((
     select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
-    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id))
+    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
 -- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page). A page ends as that of
 -- list_jobs.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_generation jsonb;
@@ -4642,6 +4679,8 @@ begin
     exit when v_bytes > 8388608;
   end loop;
   return to_jsonb(v_generations);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_generations is 'Generations of the caller with their images, newest first.';
@@ -4666,7 +4705,7 @@ $$;
 
 -- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_where text := picture_queue._jobs_where(case when filter ->> 'status' is not null then filter
@@ -4694,6 +4733,8 @@ begin
     ) r $sql$, v_where)
   into v_reasons;
   return v_reasons;
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.failure_reasons is 'Counts failed jobs by reason.';
@@ -4773,14 +4814,15 @@ exception when unique_violation then
 end
 $$;
 
--- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
--- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up
--- to 100,000; more: another call is needed. preview only counts. An empty filter is refused, since it would select
--- every job. Each state has a query of its own: with one for all states Postgres 15 may read all jobs of a queue.
+-- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards (finished) the jobs
+-- of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up to 100,000; more:
+-- another call is needed, also if steps failed and there was no time for the rest. preview only counts. An empty filter
+-- is refused, since it would select every job. Each state has a query of its own: with one for all states Postgres 15
+-- may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_rules jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
@@ -4795,6 +4837,7 @@ declare
   v_found uuid[];
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
+  v_changed integer;
   v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
@@ -4822,9 +4865,10 @@ begin
       v_ids := v_ids || v_found;
     end if;
   end loop;
+  v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
   return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', picture_queue._isolate(action, v_ids::text[], 1000),
-    'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
+    'changed', v_changed, 'more', picture_queue._is_out_of_time()
+      or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -4837,7 +4881,7 @@ comment on function public.change_jobs is 'Retries, cancels or discards the jobs
 -- Registers a worker, its queues, and its job types with their policies; answers the version of this database. A
 -- repeated call changes nothing.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_types text[];
@@ -4876,6 +4920,8 @@ begin
   ) c;
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.register_worker is
@@ -4883,7 +4929,7 @@ comment on function public.register_worker is
 
 -- If the worker had the lease of maintenance, the lease ends and another worker is told to take it.
 create function public.unregister_worker(worker text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._write_row('picture_queue.worker', 'name', worker, null);
@@ -4894,6 +4940,8 @@ begin
     perform picture_queue._wake((
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.unregister_worker is 'Removes a worker that has stopped.';
@@ -4917,7 +4965,7 @@ comment on function public.picture_queue_version is 'The version of picture-queu
 
 -- changes: settings by name; null resets one to its default.
 create function public.set_setting(changes jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._check_fields('', coalesce(changes, 'null'), picture_queue._policy_rules() || '{
@@ -4939,13 +4987,21 @@ begin
   end if;
   perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';
 
 create function public.get_settings() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select to_jsonb(s) - array['only_row', 'maintained_at', 'has_deferred'] from picture_queue.setting s $$;
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return (select to_jsonb(s) - array['only_row', 'maintained_at', 'has_deferred'] from picture_queue.setting s);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.get_settings is 'The settings of the project.';
 
 -- Rules for the policy fields that the project, a queue and a job type have in common.
@@ -5000,7 +5056,7 @@ create function public.set_queue(queue text, changes jsonb default '{}') returns
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_old picture_queue.queue;
+  v_old record;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_fields('', changes, picture_queue._policy_rules() || '{
@@ -5079,9 +5135,29 @@ as $$
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
-create function public.list_queues() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select coalesce(jsonb_agg(q), '[]') from (select * from picture_queue._queues() limit 10000) as l (q) $$;
+-- Refuses what is no filter of a list by name. limit: how many rows a page has, 10,000 at most and by default; after:
+-- the name of the last row of the page before.
+create function picture_queue._check_page(p_filter jsonb) returns void
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select picture_queue._check_fields('filter.', nullif(p_filter, 'null'), '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
+$$;
+
+-- filter: limit, after (_check_page).
+create function public.list_queues(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(l.q), '[]')
+    from (
+      select q from picture_queue._queues() q
+      where q ->> 'name' > coalesce(filter ->> 'after', '') limit coalesce((filter ->> 'limit')::integer, 10000)) l);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
 -- Returns what is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
@@ -5097,7 +5173,7 @@ $$;
 -- Nothing is claimed from the queue until resume_at, or until it is resumed; running jobs go on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -5105,12 +5181,14 @@ begin
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
     'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
 
 create function public.resume_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -5119,22 +5197,33 @@ begin
   perform picture_queue._write_row('picture_queue.breaker', 'queue', queue, null);
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
 
 create function public.drain_queue(queue text) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_queue._queue(drain_queue.queue) q $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._queue(queue);
+  return public.set_queue(queue, '{"draining": true}');
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
 
 -- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
+  v_changed integer;
   v_ids uuid[] := '{}'::uuid[];
   v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
 begin
@@ -5151,8 +5240,9 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', picture_queue._isolate('purge', v_ids::text[], 1000), 'more', cardinality(v_ids) = 10000));
+  v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
+  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object(
+    'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -5282,7 +5372,7 @@ $$;
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, true), case
@@ -5298,6 +5388,8 @@ begin
     'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
   perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows(array[key]) l);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -5333,7 +5425,7 @@ end
 $$;
 
 create function public.delete_limit(key text, request_id uuid default null) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   if picture_queue._first_answer('delete_limit', request_id::text) is not null then
@@ -5344,6 +5436,8 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
   perform picture_queue._recheck_keys(key);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -5366,18 +5460,28 @@ as $$
   order by k.n
 $$;
 
--- The first 10,000 by key.
-create function public.list_limits() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- filter: limit, after (_check_page).
+create function public.list_limits(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(l), '[]')
-  from picture_queue._limit_rows(array(
-    select r.key from picture_queue.limit_rule r
-    union
-    select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now()
-    union
-    select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
-    order by key limit 10000)) l
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(l), '[]')
+    from picture_queue._limit_rows(array(
+      select u.key
+      from (
+        select r.key from picture_queue.limit_rule r
+        union
+        select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now()
+        union
+        select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
+      ) u
+      where u.key > coalesce(filter ->> 'after', '')
+      order by u.key limit coalesce((filter ->> 'limit')::integer, 10000))) l);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
@@ -5406,25 +5510,34 @@ $$;
 
 -- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
 
 create function public.resume_key(key text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_answer jsonb := picture_queue._set_pause(key, null);
+  v_answer jsonb;
 begin
+  v_answer := picture_queue._set_pause(key, null);
   perform picture_queue._recheck_keys(key);
   return v_answer;
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- A tenant of weight 3 gets three turns while one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._refuse_problem(case
@@ -5434,15 +5547,27 @@ begin
   end, 'the weight of a tenant without one is 1');
   perform picture_queue._write_row('picture_queue.tenant', 'name', tenant, jsonb_build_object('weight', weight));
   return jsonb_build_object('tenant', tenant, 'weight', weight);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
-create function public.list_tenants() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- filter: limit, after (_check_page).
+create function public.list_tenants(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
-  from (select * from picture_queue.tenant order by name limit 10000) t
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
+    from (
+      select * from picture_queue.tenant o
+      where o.name > coalesce(filter ->> 'after', '') order by o.name limit coalesce((filter ->> 'limit')::integer, 10000)
+    ) t);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.list_tenants is 'The tenants with a weight of their own.';
 
@@ -5509,10 +5634,11 @@ comment on function public.enqueue_batch is
   'Enqueues a batch of jobs, and a callback that runs when all have finished.';
 
 create function public.get_batch(batch_id uuid) returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+begin
   -- The counts, with changes that are not added up yet.
-  select picture_queue._found((
+  return picture_queue._found((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -5523,7 +5649,10 @@ as $$
         b.failed + coalesce(sum((f.data ->> 'failed')::integer), 0) as failed,
         b.cancelled + coalesce(sum((f.data ->> 'cancelled')::integer), 0) as cancelled
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
-    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id))
+    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.get_batch is 'A batch with its counts and progress.';
 
@@ -5534,7 +5663,7 @@ comment on function public.get_batch is 'A batch with its counts and progress.';
 -- that parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated
 -- call and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
 declare
   v_call text := 'send_event ' || name;
@@ -5569,8 +5698,9 @@ create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns 
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_attempt integer := (picture_queue._leased(job_id, lease_id)).attempt;
+  v_attempt integer;
 begin
+  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
   perform picture_queue._refuse_problem(case
     when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
@@ -5596,7 +5726,7 @@ begin
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
 exception
   when deadlock_detected or lock_not_available then
-    return picture_queue._refuse_busy(format('the log of job %s is locked by another transaction', job_id));
+    return picture_queue._refuse_busy(format('job %s is locked by another transaction', job_id));
   when data_exception then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
     return null;
@@ -5607,10 +5737,10 @@ comment on function public.log_job is 'Appends log lines to a job, under its lea
 -- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts
 -- with their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
 begin
   select * into v_job from public.job_queue j where j.id = get_job_history.job_id;
   if not found then
@@ -5646,6 +5776,8 @@ begin
       select coalesce(jsonb_agg(jsonb_build_object('at', l.at, 'attempt', l.attempt, 'level', l.level,
         'message', l.message) order by l.id), '[]')
       from picture_queue.log l where l.job_id = v_job.id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.get_job_history is 'The timeline, failed attempts and log of a job.';
@@ -5985,6 +6117,7 @@ begin
     where s.name = any (p_names) and not s.paused and s.next_at <= v_now
     order by s.next_at for update skip locked
   loop
+    exit when picture_queue._is_out_of_time();
     v_next := null;
     v_answer := '[]'::jsonb;
     begin
@@ -6074,24 +6207,24 @@ $$;
 
 -- Creates a schedule or replaces it. Fields that are not given have their defaults, but a paused schedule stays
 -- paused. Setting the same again changes nothing.
-create function public.set_schedule(name text, schedule jsonb) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+create function picture_queue._set_schedule(p_name text, p_schedule jsonb) returns jsonb
+language plpgsql volatile set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_given jsonb := schedule;
+  v_given jsonb := p_schedule;
   v_new picture_queue.schedule;
   v_old picture_queue.schedule;
 begin
   perform picture_queue._check_isolation();
-  if jsonb_typeof(schedule) = 'object' then
+  if jsonb_typeof(p_schedule) = 'object' then
     select coalesce(jsonb_object_agg(e.key, e.value), '{}') into v_given
-    from jsonb_each(schedule) e where e.value <> 'null';
+    from jsonb_each(p_schedule) e where e.value <> 'null';
   end if;
-  perform picture_queue._refuse_problem(picture_queue._schedule_problem(name, v_given),
+  perform picture_queue._refuse_problem(picture_queue._schedule_problem(p_name, v_given),
     'a rhythm, perhaps timezone, missed and paused, and the fields of a job; for each job there are '
     'options.delay_seconds, expires_in_seconds and unique');
-  v_new.name := set_schedule.name;
+  v_new.name := p_name;
   v_new.cron := regexp_replace(btrim(v_given ->> 'cron', E' \t\n'), '[[:space:]]+', ' ', 'g');
   v_new.every_seconds := (v_given ->> 'every_seconds')::double precision;
   v_new.timezone := picture_queue._timezone(coalesce(v_given ->> 'timezone', 'UTC'));
@@ -6106,7 +6239,7 @@ begin
   -- As a tick will enqueue it.
   perform picture_queue._check_jobs(jsonb_build_array(picture_queue._schedule_job(v_new, v_now, gen_random_uuid())));
 
-  select * into v_old from picture_queue.schedule s where s.name = set_schedule.name for update;
+  select * into v_old from picture_queue.schedule s where s.name = p_name for update;
   v_new.paused := coalesce((v_given ->> 'paused')::boolean, v_old.paused, false);
   v_new.created_at := coalesce(v_old.created_at, v_now);
   v_new.next_at := case
@@ -6120,10 +6253,18 @@ begin
   then
     v_new.updated_at := v_now;
     perform picture_queue._write_row(
-      'picture_queue.schedule', 'name', name, to_jsonb(v_new) - '{name,last_at,last_job_id}'::text[]);
+      'picture_queue.schedule', 'name', p_name, to_jsonb(v_new) - '{name,last_at,last_job_id}'::text[]);
   end if;
   perform picture_queue._plan_maintenance(v_new.next_at);
-  return picture_queue._get_schedule(name);
+  return picture_queue._get_schedule(p_name);
+end
+$$;
+
+create function public.set_schedule(name text, schedule jsonb) returns jsonb
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return picture_queue._set_schedule(name, schedule);
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end
@@ -6131,7 +6272,7 @@ $$;
 comment on function public.set_schedule is 'Creates or replaces a schedule; setting the same again changes nothing.';
 
 create function public.delete_schedule(name text, request_id uuid default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_answer jsonb := picture_queue._first_answer('delete_schedule', request_id::text);
@@ -6141,6 +6282,8 @@ begin
   end if;
   return picture_queue._keep_answer('delete_schedule', request_id::text, jsonb_build_object(
     'deleted', picture_queue._write_row('picture_queue.schedule', 'name', name, null)));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.delete_schedule is 'Deletes a schedule; the jobs it made stay. Says whether there was one.';
@@ -6161,11 +6304,17 @@ comment on function public.pause_schedule is 'Pauses a schedule: it makes no job
 
 -- Ticks during the pause do not count as missed. The schedule is checked again, as by set_schedule.
 create function public.resume_schedule(name text) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select public.set_schedule(resume_schedule.name, s -> 'job' || '{"paused": false}' || jsonb_build_object(
-    'cron', s -> 'cron', 'every_seconds', s -> 'every_seconds', 'timezone', s -> 'timezone', 'missed', s -> 'missed'))
-  from picture_queue._get_schedule(resume_schedule.name) s
+declare
+  v_old jsonb;
+begin
+  v_old := picture_queue._get_schedule(name);
+  return public.set_schedule(name, v_old -> 'job' || '{"paused": false}' || jsonb_build_object('cron', v_old -> 'cron',
+    'every_seconds', v_old -> 'every_seconds', 'timezone', v_old -> 'timezone', 'missed', v_old -> 'missed'));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.resume_schedule is 'Resumes a schedule with its next tick.';
 
@@ -6185,16 +6334,23 @@ $$;
 comment on function public.run_schedule is
   'Enqueues a job of a schedule now, even if it is paused; its ticks stay as they are.';
 
--- The first 10,000 by name, and no more than 8 MiB of them.
-create function public.list_schedules() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- filter: limit, after (_check_page). A page ends with the schedule that makes it larger than 8 MiB, too.
+create function public.list_schedules(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(to_jsonb(s) - 'bytes_before' order by s.name), '[]')
-  from (
-    select s.*, sum(length(s.job::text)) over (order by s.name) - length(s.job::text) as bytes_before
-    from picture_queue.schedule s order by s.name limit 10000
-  ) s
-  where s.bytes_before <= 8388608
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(to_jsonb(s) - 'bytes_before' order by s.name), '[]')
+    from (
+      select s.*, sum(length(s.job::text)) over (order by s.name) - length(s.job::text) as bytes_before
+      from picture_queue.schedule s
+      where s.name > coalesce(filter ->> 'after', '') order by s.name limit coalesce((filter ->> 'limit')::integer, 10000)
+    ) s
+    where s.bytes_before <= 8388608);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.list_schedules is 'The schedules, by name.';
 
@@ -6246,15 +6402,18 @@ as $$
 $$;
 
 -- Refuses a prompt or an input that does not fit the model, naming the field, the value and the rule.
-create function picture_queue._check_input(p_model picture_queue.model, p_prompt text, p_input jsonb) returns void
+create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_setting picture_queue.setting;
-  v_takes_prompt boolean := p_model.inputs @> '[{"name": "prompt"}]';
+  v_model picture_queue.model;
+  v_takes_prompt boolean;
   v_problem text;
 begin
   select * into v_setting from picture_queue.setting;
+  select * into v_model from picture_queue.model m where m.model_id = p_model_id;
+  v_takes_prompt := v_model.inputs @> '[{"name": "prompt"}]';
   v_problem := case
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
     -- Spaces of any width, line breaks, control and format characters: nothing that shows.
@@ -6263,14 +6422,14 @@ begin
       || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]') then 'prompt is empty'
     when length(p_prompt) > v_setting.max_prompt_length
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
-    when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model.model_id)
+    when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
     else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
-      || ': pass addresses of files, not the files', picture_queue._inputs_problem(p_model, p_input))
+      || ': pass addresses of files, not the files', picture_queue._inputs_problem(v_model, p_input))
   end;
   if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model.model_id,
-      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(p_model.inputs) as r (rule))));
+    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
+      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(v_model.inputs) as r (rule))));
   end if;
 end
 $$;
@@ -6287,11 +6446,11 @@ as $$
 declare
   v_service boolean := picture_queue._is_service();
   v_user uuid := case when not v_service then picture_queue._caller_id() end;
-  v_model picture_queue.model;
+  v_model_id text;
   v_generation_id uuid;
-  v_known public.generations;
+  v_known record;
   v_job jsonb;
-  v_row public.job_queue;
+  v_row record;
 begin
   perform picture_queue._check_fields('options.', p_options, '{
     "scheduled_for": ["time"],
@@ -6323,12 +6482,12 @@ begin
     -- Its job may have been pruned.
     return jsonb_build_object('generation_id', v_known.id, 'job_id', v_known.job_id, 'status', v_known.status);
   end if;
-  select m.* into v_model from picture_queue.model m
+  select m.model_id into v_model_id from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
-  perform picture_queue._check_input(v_model, p_prompt, p_input);
+  perform picture_queue._check_input(v_model_id, p_prompt, p_input);
 
   -- The id of the job is a hash of the generation's, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
@@ -6341,7 +6500,7 @@ begin
   select * into v_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
-    values (v_row.generation_id, v_user, v_row.id, v_model.model_id, coalesce(p_prompt, ''), p_input, v_row.status,
+    values (v_row.generation_id, v_user, v_row.id, v_model_id, coalesce(p_prompt, ''), p_input, v_row.status,
       v_row.created_at, v_row.created_at);
   end if;
   return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);
@@ -6365,7 +6524,7 @@ comment on function public.start_generation is 'Starts a generation; answers at 
 
 -- Cancels the job of a generation, if it is the caller's.
 create function picture_queue.cancel_generation(p_generation_id uuid, p_request_id uuid) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_job_id uuid;
@@ -6376,6 +6535,8 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('generation_id is %s', p_generation_id));
   end if;
   return picture_queue.cancel_job(v_job_id, p_request_id) || jsonb_build_object('generation_id', p_generation_id);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 
@@ -6386,13 +6547,18 @@ comment on function public.cancel_generation is 'Cancels a generation of the cal
 
 -- The models on offer, with their inputs.
 create function picture_queue.list_models() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
-    'model_id', m.model_id, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
-    'price_usd_per_image', m.price_usd_per_image, 'default', m.model_id = s.default_model) order by m.model_id), '[]')
-  from picture_queue.model m cross join picture_queue.setting s
-  where m.enabled
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'model_id', m.model_id, 'kind', m.kind, 'inputs', m.inputs, 'typical_seconds', m.typical_seconds,
+      'price_usd_per_image', m.price_usd_per_image, 'default', m.model_id = s.default_model) order by m.model_id), '[]')
+    from picture_queue.model m cross join picture_queue.setting s
+    where m.enabled);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 
 create function public.list_models() returns jsonb
@@ -6414,12 +6580,13 @@ create function public.begin_prediction(job_id uuid, lease_id uuid) returns json
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
-  v_generation public.generations;
-  v_model picture_queue.model;
-  v_row picture_queue.prediction;
+  v_job record;
+  v_generation record;
+  v_model record;
+  v_row record;
   v_resumed boolean;
 begin
+  v_job := picture_queue._leased(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
@@ -6450,7 +6617,7 @@ begin
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
       order by p.created_at desc limit 10000)));
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('the generation of job %s is locked by another transaction', job_id));
+  return picture_queue._refuse_busy(format('job %s or its generation is locked by another transaction', job_id));
 end
 $$;
 comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
@@ -6458,7 +6625,7 @@ comment on function public.begin_prediction is 'Creates the row of a prediction,
 -- Locks and returns a prediction of the job under this lease.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
@@ -6470,9 +6637,6 @@ begin
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
   end if;
   return v_row;
-exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', p_prediction));
-  return null;
 end
 $$;
 
@@ -6480,8 +6644,9 @@ create function public.record_prediction(job_id uuid, lease_id uuid, prediction 
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row record;
 begin
+  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
   perform picture_queue._refuse_problem('prediction_id ' || picture_queue._value_problem(
     coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
   if v_row.prediction_id is not distinct from record_prediction.prediction_id then
@@ -6496,7 +6661,7 @@ exception
   when unique_violation then
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
   when deadlock_detected or lock_not_available then
-    perform picture_queue._refuse_busy(format('another transaction records prediction_id %s', prediction_id));
+    perform picture_queue._refuse_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
@@ -6506,11 +6671,12 @@ comment on function public.record_prediction is 'Stores the id Replicate gave to
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row record;
 begin
+  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
   perform picture_queue._refuse_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
@@ -6518,6 +6684,8 @@ begin
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', prediction));
 end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
@@ -6527,8 +6695,9 @@ create function public.save_images(job_id uuid, lease_id uuid, images jsonb) ret
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
+  v_job record;
 begin
+  v_job := picture_queue._leased(job_id, lease_id);
   perform picture_queue._refuse_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
     then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
   perform picture_queue._refuse_problem(coalesce(
@@ -6677,16 +6846,19 @@ comment on view public.stuck_jobs is 'Jobs processing for over ten minutes, or w
 -- 510_function_health.sql
 
 -- An overview for operators: the queues, the workers of the last minute, and the job types with pending jobs that no
--- worker knows. Such jobs stay at the head of their queue, so the first 5,000 jobs of each queue are read.
+-- worker knows, the first 1,000 of each. Such jobs stay at the head of their queue, so the first 5,000 jobs of each
+-- queue are read.
 create function public.queue_status() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+set lock_timeout = '2s'
 as $$
-  select jsonb_build_object(
+begin
+  return jsonb_build_object(
     'queues', (
       select coalesce(jsonb_agg(to_jsonb(h) || jsonb_build_object('paused', p.paused, 'draining', q.draining,
         'resume_at', case when p.paused then nullif(q.paused_until, 'infinity') end,
         'pause_reason', case when p.paused then q.pause_reason end) order by h.queue), '[]')
-      from public.queue_health h
+      from (select * from public.queue_health o order by o.queue limit 1000) h
       join picture_queue.queue q on q.name = h.queue
       cross join lateral (select coalesce(q.paused_until > picture_queue._now(), false) as paused) p),
     'workers', (
@@ -6694,11 +6866,12 @@ as $$
         'idle', w.idle, 'seen_at', w.seen_at,
         'seen_seconds', round(greatest(extract(epoch from picture_queue._now() - w.seen_at), 0), 1),
         'running', coalesce(l.running, 0)) order by w.name), '[]')
-      from picture_queue.worker w
+      from (
+        select * from picture_queue.worker o
+        where o.seen_at > picture_queue._now() - interval '1 minute' order by o.name limit 1000) w
       left join (
         select j.worker, count(*) as running from public.job_queue j
-        where j.status = 'processing' and j.hold is null group by j.worker) l on l.worker = w.name
-      where w.seen_at > picture_queue._now() - interval '1 minute'),
+        where j.status = 'processing' and j.hold is null group by j.worker) l on l.worker = w.name),
     'job_types_without_worker', (
       select coalesce(jsonb_agg(jsonb_build_object('job_type', u.job_type, 'queue', u.queue, 'pending', u.pending)
         order by u.job_type, u.queue), '[]')
@@ -6713,30 +6886,42 @@ as $$
           select from picture_queue.worker w
           where q.name = any (w.queues) and j.job_type = any (w.job_types)
             and w.seen_at > picture_queue._now() - interval '1 minute')
-        group by j.job_type, q.name
+        group by j.job_type, q.name order by j.job_type, q.name limit 1000
       ) u),
-    'stuck', (select count(*) from public.stuck_jobs))
+    'stuck', (select count(*) from public.stuck_jobs));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.queue_status is 'Queues, workers, and pending job types that no worker knows.';
 
 
 -- 520_function_counts.sql
 
-create function public.queue_counts() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- filter: limit, after (_check_page).
+create function public.queue_counts(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
-  from picture_queue.counts() c
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
+    from (
+      select * from picture_queue.counts() o
+      where o.queue > coalesce(filter ->> 'after', '') order by o.queue limit coalesce((filter ->> 'limit')::integer, 10000)) c);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
 
 -- Returns the position of a job of the caller in its queue, from 1 to 10,000 (at_least: or further back); null if it
 -- cannot be claimed, since it is held, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
   v_before integer;
 begin
   select * into v_job from public.job_queue
@@ -6754,6 +6939,8 @@ begin
     order by j.rank desc, j.turn desc, j.seq desc limit 10000
   ) b;
   return jsonb_build_object('position', least(v_before + 1, 10000), 'at_least', v_before = 10000);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 
@@ -6768,7 +6955,7 @@ create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
 returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -6809,6 +6996,8 @@ begin
   end if;
   return jsonb_build_object('desired', least(greatest(v_desired, min_workers), max_workers),
     'running', v_running, 'ready', v_ready);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.desired_workers is 'Recommended number of workers.';
@@ -6849,7 +7038,7 @@ begin
     select f.kind, f.last_error, f.retry_at from picture_queue.failed_step f
     where f.kind = any (case coalesce(j.hold, j.status)
         when 'pending' then '{claim,expire}' when 'scheduled' then '{promote,expire}'
-        when 'waiting' then '{settle,expire}' when 'blocked' then '{unblock,key,expire}'
+        when 'waiting' then '{resolve,expire}' when 'blocked' then '{unblock,key,expire}'
         when 'parked' then '{promote,wake}' when 'processing' then '{sweep,report}' end::text[])
       and f.subject = any (array[j.id::text, j.blocked_on]) and (f.kind <> 'claim' or f.retry_at > v_now)
     order by f.retry_at desc limit 1) f on true
@@ -6981,14 +7170,13 @@ $$;
 
 -- Tells why each of these jobs does not move, in the order asked: of the caller's jobs, others are unknown.
 create function picture_queue.explain_jobs(p_job_ids uuid[]) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_is_service boolean := picture_queue._is_service();
   v_user_id uuid := case when not v_is_service then picture_queue._caller_id() end;
-  v_idle_since timestamptz := (
-    select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
+  v_idle_since timestamptz;
   v_ids uuid[];  -- the caller's
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
@@ -6996,6 +7184,8 @@ begin
   perform picture_queue._refuse_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
     'pass up to 1000 ids a call');
+  v_idle_since := (
+    select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
   v_ids := array(
     select j.id from public.job_queue j where j.id = any (p_job_ids) and (v_is_service or j.user_id = v_user_id));
   select jsonb_object_agg(l.job_id, l.reasons) into v_reasons
@@ -7022,6 +7212,8 @@ begin
     select coalesce(v_found -> a.id::text, jsonb_build_object('job_id', a.id, 'status', null, 'hold', null,
       'reason', 'unknown', 'detail', 'There is no such job.', 'until', null))
     from unnest(p_job_ids) with ordinality as a (id, n) order by a.n));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 
@@ -7247,7 +7439,6 @@ declare
   v_start timestamptz := picture_queue._now();
   v_batch integer;
   v_pruned integer := 0;
-  v_rounds integer := 0;
   v_done jsonb;
 begin
   -- One at a time: the archive's partitions, and no waiting for each other.
@@ -7259,8 +7450,7 @@ begin
   loop
     v_batch := picture_queue._prune(1000);
     v_pruned := v_pruned + v_batch;
-    v_rounds := v_rounds + 1;
-    exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
+    exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
   v_done := jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
@@ -7322,7 +7512,7 @@ begin
   v_ready := array(
     select j.id from public.job_queue j
     where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
-  perform picture_queue._settle_children(v_ready);
+  perform picture_queue._resolve_dependents(v_ready);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';
@@ -7357,7 +7547,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_kind text;
   v_done jsonb;
-  v_settled integer := 0;
+  v_resolved integer := 0;
 begin
   v_done := jsonb_build_object(
     'promoted', picture_queue._isolate('promote', array(
@@ -7372,13 +7562,13 @@ begin
       order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
   foreach v_kind in array array['parent', 'child'] loop
-    v_settled := v_settled + picture_queue._isolate(v_kind, array(
+    v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failing(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
   return v_done || jsonb_build_object(
-    'settled', v_settled + picture_queue._isolate('batch', array(
+    'settled', v_resolved + picture_queue._isolate('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failing('batch'))
@@ -7556,31 +7746,6 @@ create type picture_queue.finding as (
   remedy text              -- a statement to paste, or a sentence
 );
 
--- Runs one check. A check without findings is answered with one that is ok, a check that raises with a warning.
-create function picture_queue._check(p_check text, p_client_time timestamptz default null) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_function text;
-  v_well text;
-  v_found jsonb;
-begin
-  select c.function, c.well into v_function, v_well from picture_queue._checks() c where c.name = p_check;
-  begin
-    execute format($sql$
-      select jsonb_agg(jsonb_build_object('check', $1, 'verdict', f.verdict, 'detail', f.detail, 'remedy', f.remedy))
-      from picture_queue.%I(%s) f$sql$, v_function, case p_check when 'clock' then '$2' end)
-    into v_found using p_check, p_client_time;
-  exception when others then
-    v_found := jsonb_build_array(jsonb_build_object('check', p_check, 'verdict', 'warn',
-      'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
-      'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
-  end;
-  return coalesce(v_found, case when v_well is null then '[]' else jsonb_build_array(
-    jsonb_build_object('check', p_check, 'verdict', 'ok', 'detail', v_well, 'remedy', null)) end);
-end
-$$;
-
 -- The checks in their order: the function of each, its detail when all is well, and whether it reads jobs.
 create function picture_queue._checks() returns table (name text, function text, well text, reads_jobs boolean)
 language sql immutable rows 20 set search_path = pg_catalog, pg_temp
@@ -7602,25 +7767,40 @@ as $$
     ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users hear their own', false),
     ('storage', '_check_storage', 'bucket pictures is private, and users read their own folder', false),
     ('settings', '_check_settings', 'fit', false),
-    ('postgres', '_check_postgres', 'version ' || current_setting('server_version'), false),
+    ('postgres', '_check_postgres', null, false),
     ('clock', '_check_clock', null, false)
 $$;
 
--- Runs all checks. client_time: the time of the caller's clock.
+-- Runs all checks. A check without findings is answered with one that is ok, a check that raises with a warning: it
+-- waits no longer than 0.1 seconds for a table that somebody has locked. client_time: the time of the caller's clock.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
-  v_lacks_index boolean := picture_queue._check('indexes') @> '[{"verdict": "bad"}]';
+  v_check record;
+  v_found jsonb;
+  v_all jsonb := '[]'::jsonb;
+  v_lacks_index boolean := false;
 begin
-  return (
-    select jsonb_agg(f.finding order by c.n, f.n)
-    from picture_queue._checks() with ordinality as c (name, function, well, reads_jobs, n)
+  for v_check in select * from picture_queue._checks() loop
     -- Without an index a check would read all jobs, again and again.
-    cross join jsonb_array_elements(case when c.reads_jobs and v_lacks_index then '[]'
-      else picture_queue._check(c.name, client_time) end) with ordinality as f (finding, n))
-    || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
-      'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
+    continue when v_check.reads_jobs and v_lacks_index;
+    begin
+      execute format('select jsonb_agg(f) from picture_queue.%I(%s) f', v_check.function, case v_check.name when 'clock' then '$1' end)
+      into v_found using client_time;
+    exception when others then
+      v_found := jsonb_build_array(jsonb_build_object('verdict', 'warn',
+        'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
+        'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
+    end;
+    v_found := coalesce(v_found, case when v_check.well is null then '[]'
+      else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.well, 'remedy', null)) end);
+    v_lacks_index := v_lacks_index or v_check.name = 'indexes' and v_found @> '[{"verdict": "bad"}]';
+    v_all := v_all || (
+      select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_found) f);
+  end loop;
+  return v_all || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
+    'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
 end
 $$;
 comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
@@ -7691,7 +7871,7 @@ as $$
     ('index', 'leased', '(lease_id)', 'status = ''processing'' and hold is null'),
     ('index', 'listed', '(queue, status, seq) with (deduplicate_items = off)', 'status <> ''processing'''),
     ('index', 'owned', '(user_id, seq desc)', 'user_id is not null'),
-    ('index', 'parked', '(parked_on)', 'hold = ''parked'''),
+    ('index', 'parked', '(parked_on, parked_at)', 'hold = ''parked'''),
     ('index', 'tenant', '(queue, tenant, rank, turn)',
       'status = ''pending'' and hold is null and tenant is not null'),
     ('unique index', 'unique', '(unique_key)', 'status = any (unique_states)')
@@ -7725,7 +7905,7 @@ as $$
     select r.key, 0 from running r where not exists (select from picture_queue.limit_key l where l.key = r.key)
   ),
   found (n, what) as (
-    select count(*), 'dependencies on a job that is gone or finished, and nobody settles them'
+    select count(*), 'dependencies on a job that is gone or finished, and nobody resolves them'
     from (select * from picture_queue.dependency limit 10000) d
     where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
       and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))
@@ -7836,12 +8016,6 @@ as $$
     where o.at < picture_queue._now() - interval '1 minute'
     order by o.at limit 20
   ),
-  judged as (
-    select d.*, exists (
-      select from picture_queue.worker w where d.name = any (w.queues) and d.job_type = any (w.job_types)
-        and w.seen_at > picture_queue._now() - interval '1 minute') as has_worker
-    from due d
-  ),
   late (n, what) as (
     select count(*), 'jobs have a lease that ended over a minute ago and was not taken back'
     from (select from public.job_queue j where j.status = 'processing' and j.hold is null
@@ -7857,12 +8031,15 @@ as $$
   select case when j.paused then 'warn' else 'bad' end,
     format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
       when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
-      when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
+      when not w.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
       else 'its workers do not keep up' end),
     case when j.paused then format('select public.resume_queue(%L);', j.name)
-      when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
+      when not w.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
       else format('start more workers; select public.desired_workers(%L); says how many', j.name) end
-  from judged j
+  from due j
+  cross join lateral (select exists (
+    select from picture_queue.worker w where j.name = any (w.queues) and j.job_type = any (w.job_types)
+      and w.seen_at > picture_queue._now() - interval '1 minute') as has_worker) w
   union all
   select 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end, l.what),
     'select picture_queue.maintain();'
@@ -7955,7 +8132,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   (select 'bad', format('%s %s failed %s times since %s: %s', case f.kind
       when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
-      when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
+      when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'resolve' then 'resolving dependent'
       when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
       when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
       when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
@@ -7963,7 +8140,7 @@ as $$
     f.subject, f.failures, f.first_at, f.last_error), case
     when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
       then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
-    when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune', 'wake')
+    when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'resolve', 'prune', 'wake')
       then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
     else 'it is tried again at ' || f.retry_at end
   from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
@@ -8005,10 +8182,7 @@ $$;
 
 create function picture_queue._check_postgres() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select 'bad', 'version ' || current_setting('server_version'), 'upgrade to Postgres 15 or later'
-  where current_setting('server_version_num')::integer < 150000
-$$;
+as $$ select 'ok', 'version ' || current_setting('server_version'), null $$;
 
 create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
@@ -8366,7 +8540,7 @@ begin
   end if;
   execute $sql$
     create or replace function picture_queue._broadcast(p_events picture_queue.event[]) returns void
-    language plpgsql set search_path = pg_catalog, pg_temp
+    language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
     as $$
     begin
       insert into realtime.messages (topic, extension, event, payload, private)

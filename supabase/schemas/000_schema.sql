@@ -7,7 +7,7 @@
 -- The way of a job. enqueue_job writes a row through _enqueue, which sends an event and wakes idle
 -- workers. claim_jobs picks rows and leases them. The worker says how it goes through report_progress
 -- and heartbeat_jobs, and how it ended through report_jobs. Each change of state, whoever asks for it,
--- is made by _transition, along an edge of the table picture_queue.edge, and announced by _emit. What
+-- is made by _transition, as a row of picture_queue.state_transition permits, and announced by _emit. What
 -- it leaves to do for other jobs (children, batches, limits) is written down as follow-ups; these, due
 -- jobs, expired leases and schedules are the work of maintain_jobs, which one worker calls all the time.
 --

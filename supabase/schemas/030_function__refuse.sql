@@ -42,13 +42,14 @@ begin
 end
 $$;
 
--- Raises PQ_BUSY because another transaction holds what the caller must lock. A function that changes what an
--- open transaction may hold has the clause `set lock_timeout = '2s'`, which ends with the function.
+-- Raises PQ_BUSY because another transaction holds what the caller must lock. Every function of the API that reads or
+-- changes a table has the clause `set lock_timeout = '2s'`, which ends with the function, and a handler that calls
+-- this. It has no parameter or variable of a table's row type: Postgres locks that table before the handler begins.
 create function picture_queue._refuse_busy(p_detail text default null) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform picture_queue._refuse('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row that this call changes'),
+  perform picture_queue._refuse('PQ_BUSY', coalesce(p_detail, 'another transaction holds a row or table that this call needs'),
     'repeat the call; queue_doctor() names transactions that stay open');
   return null;
 end

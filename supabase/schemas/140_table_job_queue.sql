@@ -1,7 +1,7 @@
 -- The jobs. lease_id stays on the row after the lease ended by a report, so that a repeated report is recognised;
--- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of
--- them again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are
--- enforced by picture_queue.edge (states), the checks of input and _transition; queue_doctor() reports rows that
+-- lease_expires_at says whether a lease is in force. The table has no check constraints: Postgres parses each of them
+-- again in every statement that writes a row, which cost as much as the rest of an enqueue. The same rules are enforced
+-- by picture_queue.state_transition (states), the checks of input and _transition; queue_doctor() reports rows that
 -- break them.
 create table public.job_queue (
   id uuid primary key default gen_random_uuid(),
@@ -32,6 +32,8 @@ create table public.job_queue (
   -- The key that blocks it. It stays when the job is unblocked, delayed, finished or retried, until its next start.
   blocked_on text,
   parked_on text,
+  -- When it parked last: an event wakes the jobs that parked before it was sent.
+  parked_at timestamptz,
   event jsonb,
   unique_key text,
   unique_states text[],
@@ -82,7 +84,7 @@ create index job_queue_tenant on public.job_queue (queue, tenant, rank, turn)
 -- Jobs held by a limit, best first, and those let through it that nobody has claimed yet.
 create index job_queue_blocked on public.job_queue (blocked_on, hold, queue, job_type, rank, turn, seq)
   where status = 'pending' and blocked_on is not null;
-create index job_queue_parked on public.job_queue (parked_on) where hold = 'parked';
+create index job_queue_parked on public.job_queue (parked_on, parked_at) where hold = 'parked';
 create index job_queue_expiring on public.job_queue (expires_at)
   where status = 'pending' and expires_at is not null;
 -- Finished jobs by age: the failed for people, all for pruning.

@@ -18,6 +18,8 @@ create table picture_queue.signal (
   look_at timestamptz
 );
 comment on table picture_queue.signal is 'External events that no job has waited for yet, kept for a day.';
+comment on column picture_queue.signal.sent_at is
+  'When it was sent, or found the first job that parked on it later: jobs that park after that are not woken by it.';
 comment on column picture_queue.signal.look_at is
   'When to look again for jobs parked on the event; null: no job was parked when it came.';
 create index signal_look on picture_queue.signal (look_at) where look_at is not null;

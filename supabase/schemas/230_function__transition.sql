@@ -1,5 +1,5 @@
--- Makes every change of state but a claim (_start), many at a time, along the edges of picture_queue.edge. A
--- change whose edge does not exist is left out of what is returned, so the caller sees what happened; so is
+-- Makes every change of state but a claim (_start), many at a time, as picture_queue.state_transition permits. A
+-- change that it does not permit is left out of what is returned, so the caller sees what happened; so is
 -- one that names a lease which is not in force. The caller holds the locks of the rows, taken in the order
 -- of their ids, unless every change names its lease. The rows, their history (of all actions but complete), the
 -- counts and the events are written here. What is left to do for other jobs is written down as follow-ups; the first
@@ -22,7 +22,7 @@ begin
   if coalesce(cardinality(v_applied.moved), 0) < cardinality(p_changes) and exists (
     select from unnest(p_changes) c
     join public.job_queue j on j.id = any (v_ids) and j.id = c.job_id
-    join picture_queue.edge e on e.action = c.action and e.from_status = j.status and e.from_hold is not distinct from j.hold
+    join picture_queue.state_transition e on e.action = c.action and e.from_status = j.status and e.from_hold is not distinct from j.hold
     where (c.lease_id is null or j.lease_id = c.lease_id and j.lease_expires_at is not null)
       and j.id not in (select m.id from unnest(v_applied.moved) m))
   then
@@ -83,6 +83,7 @@ begin
         else j.unconfirmed_claims end,
       blocked_on = case when c.action = 'block' then c.key else j.blocked_on end,
       parked_on = case when c.parks then c.key else j.parked_on end,
+      parked_at = case when c.parks then p_now else j.parked_at end,
       -- One that parked has started, and is not to be given up when it is woken; nor is one somebody wants retried.
       expires_at = case when c.parks or c.retries then null else j.expires_at end,
       event = case when c.wakes then c.result when c.parks then null else j.event end,
@@ -102,7 +103,7 @@ begin
         c.action = 'complete' as completes, c.action = 'retry' as retries, c.action = 'park' as parks, c.action = 'wake' as wakes,
         c.action in ('back_off', 'expire', 'retry') as starts_over,
         c.action in ('fail', 'back_off', 'expire') as errs
-      from unnest(p_changes) c join picture_queue.edge e on e.action = c.action offset 0
+      from unnest(p_changes) c join picture_queue.state_transition e on e.action = c.action offset 0
     ) c
     where j.id = any (p_ids) and j.id = c.job_id and c.from_status = j.status and c.from_hold is not distinct from j.hold
       -- A report is fenced by its lease.

@@ -53,8 +53,8 @@ end
 $$;
 
 -- The turn a tenant's next job comes after: that of its last job among what can be claimed, or of the
--- head of the line if it has none (start-time fair queueing). p_but: jobs that are only about to line
--- up. Two enqueues at once may give the same turn twice, which is harmless.
+-- first job of the queue if it has none (start-time fair queueing). p_but: jobs that only get their place
+-- now. Two enqueues at once may give the same turn twice, which is harmless.
 create function picture_queue._last_turn(p_queue text, p_tenant text, p_rank integer, p_but uuid[])
 returns double precision
 language sql stable set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -69,7 +69,7 @@ as $$
       order by j.turn desc limit 1))
 $$;
 
--- Jobs of queues with fair_share that become claimable (again) line up behind their tenant's last.
+-- Jobs of queues with fair_share that become claimable (again) get a place behind their tenant's last.
 create function picture_queue._take_turns(p_ids uuid[]) returns void
 language sql volatile set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$

@@ -39,9 +39,9 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case p_kind
-    when 'settle' then picture_queue._settle_children(p_subjects::uuid[])
-    when 'parent' then picture_queue._settle_parents(p_subjects::bigint[], p_limit)
-    when 'child' then picture_queue._settle_new_children(p_subjects::bigint[], p_limit)
+    when 'resolve' then picture_queue._resolve_dependents(p_subjects::uuid[])
+    when 'parent' then picture_queue._resolve_parents(p_subjects::bigint[], p_limit)
+    when 'child' then picture_queue._resolve_new_dependents(p_subjects::bigint[], p_limit)
     when 'batch' then picture_queue._count_batches(p_subjects::uuid[])
     when 'callback' then picture_queue._enqueue_callbacks(p_subjects::uuid[], p_limit)
     when 'key' then picture_queue._unblock_keys(p_subjects)
@@ -61,17 +61,20 @@ begin
 end
 $$;
 
--- Tells whether the round of maintenance that calls has used up its time.
+-- Tells whether isolated steps have used up their time: that of the round of maintenance, or two seconds of a statement
+-- in which one has failed. Where a table is locked, a step would wait for it once for each half of its list.
 create function picture_queue._is_out_of_time() returns boolean
 language sql volatile set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(clock_timestamp() > nullif(current_setting('picture_queue.deadline', true), '')::timestamptz, false)
+    or coalesce(current_setting('picture_queue.failed_in', true) = statement_timestamp()::text, false)
+      and clock_timestamp() > statement_timestamp() + interval '2 seconds'
 $$;
 
 -- Does a step for up to 1,000 subjects at once, since their rows are held in memory. Lists over 1,000, and lists for
 -- which it fails, are split in half, down to the one subject for which it fails. That one is written to failed_step,
--- and callers leave it out until its retry_at. All others are done, as long as the round of maintenance has time
--- (picture_queue.deadline). Returns how many it dealt with.
+-- and callers leave it out until its retry_at. All others are done, as long as there is time (_is_out_of_time). Returns
+-- how many it dealt with.
 create function picture_queue._isolate(p_kind text, p_subjects text[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
@@ -93,6 +96,7 @@ begin
       return v_done;
     exception when others then
       get stacked diagnostics v_error = message_text, v_detail = pg_exception_detail;
+      perform set_config('picture_queue.failed_in', statement_timestamp()::text, true);
     end;
   end if;
   if v_count = 1 then

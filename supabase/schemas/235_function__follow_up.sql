@@ -44,8 +44,8 @@ begin
 end
 $$;
 
--- Settles the children of finished parents, p_limit at most, and the children of those that end with them.
-create function picture_queue._settle_parents(p_ids bigint[], p_limit integer) returns integer
+-- Resolves the dependents of finished parents, p_limit at most, and the children of those that end with them.
+create function picture_queue._resolve_parents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -53,7 +53,7 @@ declare
   v_mine bigint[];
   v_parents uuid[];
   v_children text[];
-  v_settled integer;
+  v_resolved integer;
   v_left integer := p_limit;
 begin
   while v_ids <> '{}' and v_left > 0 loop
@@ -68,18 +68,18 @@ begin
       cross join lateral (
         select d.child_id from picture_queue.dependency d
         join public.job_queue c on c.id = d.child_id
-        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failing('settle'))
+        where d.parent_id = p.id and d.child_id::text not in (select picture_queue._failing('resolve'))
         limit v_left for update of c skip locked) d
       limit v_left);
-    v_settled := picture_queue._isolate('settle', v_children, v_left);
+    v_resolved := picture_queue._isolate('resolve', v_children, v_left);
     v_left := v_left - greatest(cardinality(v_children), 1);
     -- A parent that was retried meanwhile keeps its children waiting.
     delete from picture_queue.follow_up f
     where f.id = any (v_mine) and (
       not exists (select from picture_queue.dependency d where d.parent_id = f.subject)
       or exists (select from public.job_queue j where j.id = f.subject and j.finished_at is null));
-    -- Children that are still not settled are locked or failed: look again in 0.2 seconds.
-    if v_settled = 0 or v_left > 0 then
+    -- Children that are still not resolved are locked or failed: look again in 0.2 seconds.
+    if v_resolved = 0 or v_left > 0 then
       update picture_queue.follow_up f set due_at = picture_queue._now() + interval '0.2 seconds' where f.id = any (v_mine);
     end if;
     -- Children that ended have children of their own: -infinity, the default, is on the follow-ups just made.
@@ -91,12 +91,12 @@ begin
 end
 $$;
 
--- Settles what these children wait for: links to finished parents go; a child whose last parent completed
+-- Resolves what these children wait for: links to finished parents go; a child whose last parent completed
 -- becomes ready; one whose parent failed or was cancelled ends too, unless its on_parent_failure is 'run'. Children
 -- that somebody has locked are left. Their rows are locked before their links are counted, so two parents that
 -- finish at once cannot each wait for the other. p_begins: the follow-ups of those that end are begun too. Returns
 -- how many it found unlocked.
-create function picture_queue._settle_children(p_children uuid[], p_begins boolean default false) returns integer
+create function picture_queue._resolve_dependents(p_children uuid[], p_begins boolean default false) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -106,7 +106,7 @@ declare
   v_changes picture_queue.change[];
   v_moved picture_queue.moved[];
 begin
-  with settled as (
+  with resolved as (
     delete from picture_queue.dependency d
     where d.ctid = any (array(
       select d.ctid from picture_queue.dependency d
@@ -120,7 +120,7 @@ begin
     case s.on_parent_failure when 'cancel' then 'cancel' else 'abandon' end,
     format('Job %s, which it depends on, was %s.', s.parent_id, p.status)) order by s.parent_id desc), '{}')
   into v_broken
-  from settled s
+  from resolved s
   -- By its id, whatever the planner thinks of how few jobs have failed.
   cross join lateral (select p.status from public.job_queue p where p.id = s.parent_id offset 0) p
   where p.status in ('failed', 'cancelled') and s.on_parent_failure <> 'run';
@@ -145,7 +145,7 @@ $$;
 -- and a parent that finishes before the enqueue commits does not see the child. Looks again, less and less
 -- often, until every transaction has ended that was under way at the first look: after that no parent can have
 -- missed the child.
-create function picture_queue._settle_new_children(p_ids bigint[], p_limit integer) returns integer
+create function picture_queue._resolve_new_dependents(p_ids bigint[], p_limit integer) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
@@ -158,7 +158,7 @@ begin
     select f.id, f.subject from picture_queue.follow_up f
     where f.id = any (p_ids) and f.kind = 'child' order by f.id limit p_limit for update skip locked
   ) f;
-  perform picture_queue._isolate('settle', v_children, p_limit);
+  perform picture_queue._isolate('resolve', v_children, p_limit);
   delete from picture_queue.follow_up f
   where f.id = any (v_mine) and (
     (f.data ->> 'before')::xid8 <= pg_catalog.pg_snapshot_xmin(v_snapshot) and not exists (

@@ -2,7 +2,7 @@
 -- same call: so no circle can ever form.
 
 -- Refuses what cannot be depended on, and marks the jobs that have to wait. Parents are not locked, or an
--- enqueue in a long transaction would hold up their heartbeats and reports: see _settle_new_children.
+-- enqueue in a long transaction would hold up their heartbeats and reports: see _resolve_new_dependents.
 create function picture_queue._check_parents(p_jobs picture_queue.new_job[]) returns picture_queue.new_job[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
 as $$
@@ -39,7 +39,7 @@ begin
 end
 $$;
 
--- Links new jobs to their parents, and settles those of which a parent has finished already. A parent of the same call
+-- Links new jobs to their parents, and resolves those of which a parent has finished already. A parent of the same call
 -- may be a job that was there instead of it (p_answer): then that one is the parent, and may have finished long ago.
 create function picture_queue._link_parents(p_jobs picture_queue.new_job[], p_answer jsonb) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -47,7 +47,7 @@ as $$
 declare
   v_found jsonb;  -- id in the call: that of the job that was there
   v_new jsonb;  -- the ids made by this call, which nobody else sees yet
-  v_settled uuid[];
+  v_resolved uuid[];
 begin
   select coalesce(jsonb_object_agg(n.job_id, o.id), '{}') into v_found
   from unnest(p_jobs) n
@@ -72,9 +72,9 @@ begin
     insert into picture_queue.follow_up (kind, subject)
     select distinct 'child', l.child_id from link l where not l.is_over and not v_new ? l.parent_id::text
   )
-  select array_agg(distinct l.child_id) into v_settled from link l where l.is_over;
-  if v_settled is not null then
-    perform picture_queue._settle_children(v_settled, true);
+  select array_agg(distinct l.child_id) into v_resolved from link l where l.is_over;
+  if v_resolved is not null then
+    perform picture_queue._resolve_dependents(v_resolved, true);
   end if;
 end
 $$;

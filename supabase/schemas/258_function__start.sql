@@ -1,8 +1,8 @@
 -- Two parts of a claim after the pick: start the picked jobs under a lease, and return them to the worker.
 
 -- Starts locked jobs under a lease, in the order given; where there are limits, those that _admit permits. Returns the
--- ids of the started jobs. It makes the edge 'claim' as _apply_changes makes the others, with fewer statements: of a
--- claim by an idle worker each counts.
+-- ids of the started jobs. It makes the transition 'claim' as _apply_changes makes the others, with fewer statements:
+-- of a claim by an idle worker each counts.
 create function picture_queue._start(p_candidates picture_queue.candidate[], p_claim picture_queue.claim) returns uuid[]
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
@@ -69,10 +69,10 @@ $$;
 
 -- Starts jobs; if that fails, fewer at a time, down to the one whose start fails. That one is noted in failed_step and
 -- left alone for a while. When starts have failed for 20 milliseconds, it skips half of what is left at each further
--- failure, so that the last is tried.
+-- failure, so that the last is tried. A locked table would be waited for at each try, so not for long.
 create function picture_queue._start_isolated(
   p_candidates picture_queue.candidate[], p_claim picture_queue.claim, out ids uuid[], out has_skipped boolean)
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
   v_left picture_queue.claim := p_claim;

@@ -1,6 +1,6 @@
 -- A claim in three parts: pick jobs, start them (_start), or, when the call is repeated, read what its lease holds.
 -- It does no work for others, except that it unblocks jobs whose limit key has capacity: maintenance promotes, sweeps
--- and settles.
+-- and resolves dependents.
 
 -- Picks and locks the first p_limit jobs of these queues that can be claimed, in the order rank, turn, seq. With
 -- weights each queue gets its share: the gaps between its jobs are drawn so that they come at the rate of its weight,
@@ -104,8 +104,8 @@ $$;
 
 -- Leases jobs to a worker and answers them. A repeated call reads what its lease still holds: the id of the request is
 -- the id of the lease. If that lease holds nothing any more, the call is a new claim. If not all that was picked
--- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started or it has picked
--- 5,000: then it tells workers to claim again.
+-- starts, because it is over a limit or its start fails, it picks more, until enough jobs have started, it has picked
+-- 5,000, or a second has passed: then it tells workers to claim again.
 create function picture_queue._claim(p_claim picture_queue.claim) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 set lock_timeout = '2s'
@@ -161,7 +161,9 @@ begin
     exit when cardinality(v_started.ids) = cardinality(v_picked) or v_left.max_jobs <= 0
       or v_started.ids = '{}' and cardinality(v_picked) < v_take and v_started.has_skipped is not true;
     v_seen := v_seen + cardinality(v_picked);
-    if v_seen >= 5000 or v_started.has_skipped and cardinality(v_picked) < v_take then
+    if v_seen >= 5000 or clock_timestamp() > statement_timestamp() + interval '1 second'
+      or v_started.has_skipped and cardinality(v_picked) < v_take
+    then
       perform picture_queue._wake(v_known.queues, 'again');
       exit;
     end if;

@@ -5,11 +5,9 @@ language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_outcomes picture_queue.outcome[];
-  v_problem text;
 begin
-  if not picture_queue._is_list(p_outcomes) then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'outcomes is not a list of {job_id, lease_id, outcome}');
-  end if;
+  perform picture_queue._refuse_problem(
+    case when not picture_queue._is_list(p_outcomes) then 'outcomes is not a list of {job_id, lease_id, outcome}' end);
   begin
     v_outcomes := array(
       select row(o.*)::picture_queue.outcome
@@ -20,32 +18,30 @@ begin
     -- A value has the wrong type. Caught here, since a trigger of the project may raise the same errors for a job.
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', sqlerrm);
   end;
-  select format('outcomes[%s]: %s', o.i - 1, p.problem) into v_problem
-  from unnest(v_outcomes) o
-  cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
-  cross join lateral (
-    select case
-      when o.job_id is null then 'job_id is missing'
-      when o.lease_id is null then 'lease_id is missing'
-      when o.outcome is null
-        or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
-        then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
-      when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
-      -- In this order: a call of a function for each outcome would cost a quarter of the report.
-      when o.pause_key is not null and picture_queue._limit_key_problem(o.pause_key, false) is not null
-        then format('pause_key is %s', g.item -> 'pause_key')
-      -- Beyond these clients cannot read it, nor any list that has it.
-      when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
-        then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
-      when o.delay_seconds not between 0 and 31536000
-        then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
-    end as problem
-  ) p
-  where p.problem is not null
-  order by o.i limit 1;
-  if found then
-    perform picture_queue._refuse('PQ_INVALID_ARGUMENT', v_problem);
-  end if;
+  perform picture_queue._refuse_problem((
+    select format('outcomes[%s]: %s', o.i - 1, p.problem)
+    from unnest(v_outcomes) o
+    cross join lateral (select p_outcomes -> (o.i - 1)::integer as item) g
+    cross join lateral (
+      select case
+        when o.job_id is null then 'job_id is missing'
+        when o.lease_id is null then 'lease_id is missing'
+        when o.outcome is null
+          or o.outcome not in ('completed', 'failed', 'snoozed', 'released', 'parked', 'cancelled')
+          then format('outcome is %s', coalesce(g.item -> 'outcome', 'null'))
+        when length(o.event) not between 1 and 200 or o.event ~ '[[:cntrl:]]' then format('event is %s', g.item -> 'event')
+        -- In this order: a call of a function for each outcome would cost a quarter of the report.
+        when o.pause_key is not null and picture_queue._limit_key_problem(o.pause_key, false) is not null
+          then format('pause_key is %s', g.item -> 'pause_key')
+        -- Beyond these clients cannot read it, nor any list that has it.
+        when o.run_at not between '1970-01-01T00:00Z' and '9998-12-31T23:59Z'
+          then format('run_at is %s, not a time from 1970 to 9998', g.item -> 'run_at')
+        when o.delay_seconds not between 0 and 31536000
+          then format('delay_seconds is %s, not 0 to 31536000', g.item -> 'delay_seconds')
+      end as problem
+    ) p
+    where p.problem is not null
+    order by o.i limit 1));
   return v_outcomes;
 end
 $$;
@@ -107,18 +103,22 @@ end
 $$;
 
 -- Writes outcomes one by one. Those of jobs that somebody has locked are answered with busy, those that cannot be
--- written with refused and why.
+-- written with refused and why. What is left after two seconds is busy, too.
 create function picture_queue._report_each(p_outcomes jsonb) returns jsonb
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100 set lock_timeout = '10ms'
 as $$
 declare
   v_item jsonb;
   v_answers jsonb := '[]'::jsonb;
+  v_started timestamptz := clock_timestamp();
   v_error text;
   v_detail text;
 begin
   for v_item in select e from jsonb_array_elements(p_outcomes) e loop
     begin
+      if clock_timestamp() > v_started + interval '2 seconds' then
+        perform picture_queue._refuse_busy('the outcomes before it took two seconds');
+      end if;
       perform from public.job_queue j
       where j.id = any (picture_queue._uuids(jsonb_build_array(v_item), 'job_id')) for update nowait;
       v_answers := v_answers || picture_queue._report(jsonb_build_array(v_item));
@@ -136,8 +136,9 @@ begin
 end
 $$;
 
--- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose
--- cancel was requested is cancelled whatever its handler made of it, unless it completed.
+-- What reported outcomes mean for their jobs, which are locked until the transaction ends. A job whose cancel was
+-- requested is cancelled whatever its handler made of it, unless it completed, or was claimed to undo the work it did
+-- before it parked and is given back by a worker that stops.
 create function picture_queue._changes_of(p_outcomes picture_queue.outcome[], p_ids uuid[], p_largest integer)
 returns picture_queue.change[]
 language plpgsql set search_path = pg_catalog, pg_temp set seq_page_cost = 100
@@ -148,11 +149,11 @@ declare
 begin
   with held as materialized (
     select j.id, j.lease_id, j.lease_expires_at, j.cancel_requested_at is not null as cancelled,
-      j.attempt < j.max_attempts as attempts_left
+      j.cancel_requested_at < j.started_at as undoes, j.attempt < j.max_attempts as attempts_left
     from public.job_queue j where j.id = any (p_ids) order by j.id for update
   ),
   asked as (
-    select distinct on (o.job_id) o.*, h.cancelled, h.attempts_left,
+    select distinct on (o.job_id) o.*, h.cancelled, h.undoes, h.attempts_left,
       case when o.outcome = 'completed' then picture_queue._json_problem(o.result, p_largest) end as problem
     from unnest(p_outcomes) o
     join held h on h.id = o.job_id and h.lease_id = o.lease_id and h.lease_expires_at is not null
@@ -161,6 +162,7 @@ begin
   wished as (
     select a.*, case
         when a.outcome = 'completed' and a.problem is null then 'complete'
+        when a.outcome = 'released' and a.undoes then 'release'
         when a.outcome = 'cancelled' or a.cancelled then 'cancel'
         when a.outcome = 'failed' and coalesce(a.retryable, true) and a.attempts_left then 'back_off'
         when a.outcome in ('failed', 'completed') then 'fail'

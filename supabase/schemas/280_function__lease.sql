@@ -1,6 +1,6 @@
--- The job, locked; refuses when there is none, or when another transaction has it locked for two seconds.
+-- The job, locked; refuses when there is none.
 create function picture_queue._locked_job(p_job_id uuid) returns public.job_queue
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue;
@@ -11,9 +11,6 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_JOB', format('job_id is %s', p_job_id));
   end if;
   return v_job;
-exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('job %s is locked by another transaction', p_job_id));
-  return null;
 end
 $$;
 

@@ -6,7 +6,7 @@ create function picture_queue.cancel_job(p_job_id uuid, p_request_id uuid) retur
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
   v_request text := p_job_id || '/' || p_request_id;
   v_answer jsonb;
 begin
@@ -22,12 +22,11 @@ begin
   elsif v_job.status in ('completed', 'failed') then
     perform picture_queue._refuse('PQ_FINISHED_JOB', format('job %s is %s already', p_job_id, v_job.status));
   elsif v_job.status = 'cancelled' or v_job.cancel_requested_at is not null then
-    return picture_queue._cancel_answer(v_job);
+    return picture_queue._cancel_answer(p_job_id);
   end if;
   perform picture_queue._cancel_jobs(array[p_job_id]);
   perform picture_queue._fire_deferred();
-  select * into v_job from public.job_queue where id = p_job_id;
-  v_answer := picture_queue._cancel_answer(v_job);
+  v_answer := picture_queue._cancel_answer(p_job_id);
   -- Only of a call that changed the job, so that nobody fills the table by repeating it with new ids.
   insert into picture_queue.answer (call, id, answer, at)
   select 'cancel_job', v_request, v_answer, picture_queue._now() where v_request is not null;
@@ -38,11 +37,11 @@ exception when others then
 end
 $$;
 
-create function picture_queue._cancel_answer(p_job public.job_queue) returns jsonb
-language sql immutable set search_path = pg_catalog, pg_temp
+create function picture_queue._cancel_answer(p_job_id uuid) returns jsonb
+language sql stable set search_path = pg_catalog, pg_temp
 as $$
-  select jsonb_build_object('job_id', p_job.id, 'status', p_job.status,
-    'cancel_requested', p_job.cancel_requested_at is not null)
+  select jsonb_build_object('job_id', j.id, 'status', j.status, 'cancel_requested', j.cancel_requested_at is not null)
+  from public.job_queue j where j.id = p_job_id
 $$;
 
 -- Between a job that parks on an event and the sender of that event: whoever comes second sees what
@@ -54,8 +53,9 @@ as $$
   from (select distinct pg_catalog.hashtext(e) & 1023 as hash from unnest(p_events) e order by hash offset 0) h
 $$;
 
--- Wakes the jobs parked on these events, if the events are there. An event is kept until nobody waits for it any more:
--- maintenance wakes those beyond the first thousand, and those that somebody has locked or whose change fails. Returns
+-- Wakes the jobs that parked on these events before they were sent; an event that no job was parked on, those that park
+-- first. An event is kept until none of its jobs is left: maintenance wakes those beyond the first thousand, and those
+-- that somebody has locked or whose change fails. A job that is woken and parks again waits for the next event. Returns
 -- how many jobs woke.
 create function picture_queue._wake_parked(p_events text[]) returns integer
 language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan set seq_page_cost = 100
@@ -70,16 +70,22 @@ begin
   if v_events = '{}' then
     return 0;
   end if;
-  update picture_queue.signal s set look_at = v_next
+  update picture_queue.signal s set look_at = v_next, sent_at = case when s.look_at is null then v_now else s.sent_at end
   where s.name = any (v_events) and (
     select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1);
   v_woken := picture_queue._isolate('wake', array(
-    select j.id::text from public.job_queue j
-    where j.hold = 'parked' and j.parked_on = any (v_events) and j.id::text not in (select picture_queue._failing('wake'))
-    limit 1000 for update skip locked), 1000);
+    select j.id::text
+    from picture_queue.signal s
+    cross join lateral (
+      select p.id from public.job_queue p
+      where p.hold = 'parked' and p.parked_on = s.name and p.parked_at <= s.sent_at
+        and p.id::text not in (select picture_queue._failing('wake'))
+      limit 1000 for update skip locked) j
+    where s.name = any (v_events) limit 1000), 1000);
   delete from picture_queue.signal s
   where s.name = any (v_events) and s.look_at is not null and (
-    select true from public.job_queue j where j.hold = 'parked' and j.parked_on = s.name limit 1) is null;
+    select true from public.job_queue j
+    where j.hold = 'parked' and j.parked_on = s.name and j.parked_at <= s.sent_at limit 1) is null;
   if exists (select from picture_queue.signal s where s.name = any (v_events) and s.look_at is not null) then
     perform picture_queue._plan_maintenance(v_next);
   end if;

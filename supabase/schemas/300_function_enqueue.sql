@@ -29,25 +29,31 @@ declare
   v_is_new boolean := false;
   v_jobs jsonb;
 begin
-  if v_queue is null then
-    v_queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
-  end if;
-  -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
-  select coalesce(
-      (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
-    q.events, (
-      select true from picture_queue.worker w
-      where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
-      order by w.seen_at desc limit 1),
-    -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours.
-    exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
-      or exists (select from pg_catalog.pg_constraint c
-        where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
-  into v_max_attempts, v_events, v_wakes, v_may_raise
-  from picture_queue.setting s
-  left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
-    and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
-      or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
+  -- Only here it waits for locks of tables: a handler around the insert would cost a transaction id for each job.
+  begin
+    lock table public.job_queue, picture_queue.depth_change in row exclusive mode;
+    if v_queue is null then
+      v_queue := coalesce((select t.queue from picture_queue.job_type t where t.name = job_type), 'default');
+    end if;
+    -- Subselects, not joins, and values, not a record: of so few rows it costs most to set the plan up.
+    select coalesce(
+        (select t.max_attempts from picture_queue.job_type t where t.name = job_type), q.max_attempts, s.max_attempts),
+      q.events, (
+        select true from picture_queue.worker w
+        where w.idle and q.name = any (w.queues) and w.seen_at > v_now - interval '1 minute'
+        order by w.seen_at desc limit 1),
+      -- Triggers for insert (4), which foreign keys have too, and constraints: none of them is ours.
+      exists (select from pg_catalog.pg_trigger t where t.tgrelid = 'public.job_queue'::regclass and t.tgtype & 4 <> 0)
+        or exists (select from pg_catalog.pg_constraint c
+          where c.conrelid = 'public.job_queue'::regclass and c.contype in ('c', 'u', 'x'))
+    into v_max_attempts, v_events, v_wakes, v_may_raise
+    from picture_queue.setting s
+    left join picture_queue.queue q on v_is_simple and q.name = v_queue and not (q.draining or q.fair_share)
+      and q.aging_seconds is null and (octet_length(payload::text) <= least(s.max_payload_bytes, 200)
+        or picture_queue._json_problem(payload, s.max_payload_bytes) is null);
+  exception when lock_not_available or deadlock_detected then
+    perform picture_queue._refuse_busy();
+  end;
   -- The common case: a job without options for a queue that serves first come first. It costs a third of the way
   -- below (94 and 324 µs of the server's processor), and what it accepts is accepted there.
   if v_events is not null and not v_may_raise then

@@ -3,13 +3,14 @@
 -- does some and tries again, since no other caller may exist. It does not do maintenance before a claim: its
 -- transaction may stay open while the job runs, and would keep the locks.
 create function public.claim_next_job(queue text default null) returns setof public.job_queue
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_claim picture_queue.claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1,
-    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true, false, null, null);
+  v_claim picture_queue.claim;
   v_jobs jsonb;
 begin
+  v_claim := row('claim_next_job', case when queue is not null then array[queue] end, null, 1,
+    (select greatest(600, s.timeout_seconds) from picture_queue.setting s), gen_random_uuid(), null, true, false, null, null);
   v_jobs := picture_queue._claim(v_claim);
   if v_jobs = '[]'
     and (select m.done_at < picture_queue._now() - interval '5 seconds' from picture_queue.maintenance m)
@@ -18,6 +19,8 @@ begin
     v_jobs := picture_queue._claim(v_claim);
   end if;
   return query select j.* from public.job_queue j where j.id = (v_jobs #>> '{0,id}')::uuid;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.claim_next_job is 'Claims one job under a long lease, for callers without heartbeat.';

@@ -1,12 +1,14 @@
 -- Prolongs leases; answers the jobs to cancel and those whose lease is lost. If that fails because of one job, the
--- leases are prolonged one by one; a lease whose row cannot be written is prolonged in lease_extension.
+-- leases are prolonged one by one, as far as two seconds go; a lease whose row cannot be written is prolonged in
+-- lease_extension. If none can be prolonged, the call is refused as busy.
 create function public.heartbeat_jobs(worker text, leases jsonb) returns jsonb
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_item jsonb;
   v_one jsonb;
-  v_all jsonb := '[]'::jsonb;
+  v_answer jsonb;
+  v_started timestamptz := clock_timestamp();
 begin
   perform picture_queue._check_isolation();
   perform picture_queue._refuse_problem(
@@ -22,24 +24,23 @@ begin
     null;  -- whatever it is: a trigger of the project may raise any error for one of the jobs
   end;
   for v_item in select jsonb_build_array(e) from jsonb_array_elements(leases) e loop
+    exit when clock_timestamp() > v_started + interval '2 seconds';
     begin
       begin
         v_one := picture_queue._heartbeat(worker, v_item);
       exception when others then
         v_one := picture_queue._heartbeat(worker, v_item, true);
       end;
-      v_all := v_all || v_one;
+      select jsonb_object_agg(k, coalesce(v_answer -> k, '[]') || coalesce(v_one -> k, '[]')) into v_answer
+      from unnest('{cancel,lost,lost_leases}'::text[]) k;
     exception when lock_not_available then
       null;  -- another heartbeat is prolonging this lease
     end;
   end loop;
-  return '{"cancel": [], "lost": []}'::jsonb || coalesce((
-    select jsonb_object_agg(a.key, a.ids)
-    from (
-      select o.key, jsonb_agg(i) as ids
-      from jsonb_array_elements(v_all) a cross join lateral jsonb_each(a) o cross join lateral jsonb_array_elements(o.value) i
-      group by o.key
-    ) a), '{}');
+  if v_answer is null then
+    return picture_queue._refuse_busy('another transaction has locked the leases or the table of jobs');
+  end if;
+  return case v_answer -> 'lost_leases' when '[]' then v_answer - 'lost_leases' else v_answer end;
 end
 $$;
 comment on function public.heartbeat_jobs is 'Prolongs leases; answers which jobs to cancel and which are lost.';
@@ -53,7 +54,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := picture_queue._now();
-  v_job public.job_queue;
+  v_job record;
   v_announce boolean;
 begin
   perform picture_queue._refuse_problem(
@@ -130,17 +131,16 @@ returns text
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
   v_outcome jsonb;
 begin
   v_job := picture_queue._locked_job(job_id);
   if lease_id is null and not (v_job.lease_is_legacy and v_job.lease_id is not null) then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is not under a legacy lease', job_id), 'pass its lease_id');
   end if;
-  v_outcome := picture_queue._report(jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
-    'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'error', error,
-    'outcome', case when error is null then 'completed' else 'failed' end))
-    || jsonb_build_object('result', result))) -> 0;
+  v_outcome := picture_queue._report(jsonb_build_array(jsonb_build_object(
+    'job_id', job_id, 'lease_id', coalesce(lease_id, v_job.lease_id), 'result', result, 'error', error,
+    'outcome', case when error is null then 'completed' else 'failed' end))) -> 0;
   if v_outcome ->> 'outcome' = 'stale' then
     perform picture_queue._refuse('PQ_STALE_LEASE', format('job %s is %s', job_id, v_job.status));
   end if;

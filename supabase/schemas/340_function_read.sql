@@ -1,9 +1,13 @@
 -- Readers run with the caller's rights: row level security decides which rows they see.
 create function public.get_job(job_id uuid) returns jsonb
-language sql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
-    'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id))
+begin
+  return picture_queue._found((select to_jsonb(j) from public.job_queue j where j.id = get_job.job_id),
+    'PQ_UNKNOWN_JOB', format('job_id is %s', get_job.job_id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+end
 $$;
 comment on function public.get_job is 'A job of the caller.';
 
@@ -16,7 +20,8 @@ comment on function public.get_job is 'A job of the caller.';
 -- newest first, in spans of seq: each is four times as long as the last, so that a rare job is found after few
 -- of them. The first one has no end, since jobs that run may be newer than all others.
 create function public.list_jobs(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+set seq_page_cost = 100
 as $$
 declare
   v_where text := picture_queue._jobs_where(
@@ -77,6 +82,8 @@ begin
     v_lower := greatest(v_upper - v_span, 0);
   end loop;
   return to_jsonb(v_jobs);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_jobs is 'Jobs of the caller, newest first.';
@@ -90,18 +97,22 @@ as $$
 $$;
 
 create function public.get_generation(generation_id uuid) returns jsonb
-language sql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select picture_queue._found((
+begin
+  return picture_queue._found((
     select picture_queue._with_images(g) from public.generations g where g.id = get_generation.generation_id),
-    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id))
+    'PQ_UNKNOWN_GENERATION', format('generation_id is %s', get_generation.generation_id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
+end
 $$;
 comment on function public.get_generation is 'A generation of the caller with its images.';
 
 -- filter: status, limit (100; 1 to 1000), before (created_at of the last row of a page). A page ends as that of
 -- list_jobs.
 create function public.list_generations(filter jsonb default '{}') returns jsonb
-language plpgsql stable security invoker set search_path = pg_catalog, pg_temp
+language plpgsql stable security invoker set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_generation jsonb;
@@ -124,6 +135,8 @@ begin
     exit when v_bytes > 8388608;
   end loop;
   return to_jsonb(v_generations);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._found(null, 'PQ_BUSY', 'another transaction has locked a table that this call reads');
 end
 $$;
 comment on function public.list_generations is 'Generations of the caller with their images, newest first.';

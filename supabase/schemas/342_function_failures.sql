@@ -15,7 +15,7 @@ $$;
 
 -- Counts the newest 10,000 failed jobs of a filter by reason, the most frequent first.
 create function public.failure_reasons(filter jsonb default '{}') returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_where text := picture_queue._jobs_where(case when filter ->> 'status' is not null then filter
@@ -43,6 +43,8 @@ begin
     ) r $sql$, v_where)
   into v_reasons;
   return v_reasons;
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.failure_reasons is 'Counts failed jobs by reason.';
@@ -122,14 +124,15 @@ exception when unique_violation then
 end
 $$;
 
--- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards
--- (finished) the jobs of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up
--- to 100,000; more: another call is needed. preview only counts. An empty filter is refused, since it would select
--- every job. Each state has a query of its own: with one for all states Postgres 15 may read all jobs of a queue.
+-- Retries (failed; cancelled if the filter says so), cancels (pending and processing) or discards (finished) the jobs
+-- of a filter: up to 10,000 a call, or filter.limit. Locked jobs are skipped. matched counts up to 100,000; more:
+-- another call is needed, also if steps failed and there was no time for the rest. preview only counts. An empty filter
+-- is refused, since it would select every job. Each state has a query of its own: with one for all states Postgres 15
+-- may read all jobs of a queue.
 create function public.change_jobs(
   action text, filter jsonb, preview boolean default false, request_id uuid default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
 as $$
 declare
   v_rules jsonb := jsonb '{"limit": ["integer", 1, 10000]}';
@@ -144,6 +147,7 @@ declare
   v_found uuid[];
   v_matched bigint := 0;
   v_ids uuid[] := '{}'::uuid[];
+  v_changed integer;
   v_answer jsonb := picture_queue._first_answer('change_jobs', request_id::text);
 begin
   perform picture_queue._check_isolation();
@@ -171,9 +175,10 @@ begin
       v_ids := v_ids || v_found;
     end if;
   end loop;
+  v_changed := picture_queue._isolate(action, v_ids::text[], 1000);
   return picture_queue._keep_answer('change_jobs', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', picture_queue._isolate(action, v_ids::text[], 1000),
-    'more', v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
+    'changed', v_changed, 'more', picture_queue._is_out_of_time()
+      or v_matched > v_limit and (coalesce(preview, false) or cardinality(v_ids) = v_limit)));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end

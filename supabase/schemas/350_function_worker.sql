@@ -1,7 +1,7 @@
 -- Registers a worker, its queues, and its job types with their policies; answers the version of this database. A
 -- repeated call changes nothing.
 create function public.register_worker(worker text, queues text[], job_types jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_types text[];
@@ -40,6 +40,8 @@ begin
   ) c;
   perform picture_queue._touch_worker(worker, queues, v_types, false);
   return picture_queue.version();
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.register_worker is
@@ -47,7 +49,7 @@ comment on function public.register_worker is
 
 -- If the worker had the lease of maintenance, the lease ends and another worker is told to take it.
 create function public.unregister_worker(worker text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._write_row('picture_queue.worker', 'name', worker, null);
@@ -58,6 +60,8 @@ begin
     perform picture_queue._wake((
       select w.queues[:1] from picture_queue.worker w order by w.seen_at desc limit 1), 'take over');
   end if;
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.unregister_worker is 'Removes a worker that has stopped.';

@@ -1,6 +1,6 @@
 -- changes: settings by name; null resets one to its default.
 create function public.set_setting(changes jsonb) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._check_fields('', coalesce(changes, 'null'), picture_queue._policy_rules() || '{
@@ -22,13 +22,21 @@ begin
   end if;
   perform picture_queue._write_row('picture_queue.setting', 'only_row', 'true', changes);
   return public.get_settings();
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_setting is 'Changes settings of the project.';
 
 create function public.get_settings() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select to_jsonb(s) - array['only_row', 'maintained_at', 'has_deferred'] from picture_queue.setting s $$;
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return (select to_jsonb(s) - array['only_row', 'maintained_at', 'has_deferred'] from picture_queue.setting s);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.get_settings is 'The settings of the project.';
 
 -- Rules for the policy fields that the project, a queue and a job type have in common.

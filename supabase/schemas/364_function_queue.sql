@@ -6,7 +6,7 @@ create function public.set_queue(queue text, changes jsonb default '{}') returns
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_old picture_queue.queue;
+  v_old record;
 begin
   changes := coalesce(changes, '{}');
   perform picture_queue._check_fields('', changes, picture_queue._policy_rules() || '{
@@ -85,9 +85,29 @@ as $$
     'PQ_UNKNOWN_QUEUE', format('queue is %s', left(quote_nullable(p_queue), 100)))
 $$;
 
-create function public.list_queues() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
-as $$ select coalesce(jsonb_agg(q), '[]') from (select * from picture_queue._queues() limit 10000) as l (q) $$;
+-- Refuses what is no filter of a list by name. limit: how many rows a page has, 10,000 at most and by default; after:
+-- the name of the last row of the page before.
+create function picture_queue._check_page(p_filter jsonb) returns void
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+  select picture_queue._check_fields('filter.', nullif(p_filter, 'null'), '{"limit": ["integer", 1, 10000], "after": ["text", 200]}')
+$$;
+
+-- filter: limit, after (_check_page).
+create function public.list_queues(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(l.q), '[]')
+    from (
+      select q from picture_queue._queues() q
+      where q ->> 'name' > coalesce(filter ->> 'after', '') limit coalesce((filter ->> 'limit')::integer, 10000)) l);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.list_queues is 'The queues, their settings, and how many jobs each has.';
 
 -- Returns what is wrong with the end of a pause; null if nothing. Clients cannot read a time after 9998.
@@ -103,7 +123,7 @@ $$;
 -- Nothing is claimed from the queue until resume_at, or until it is resumed; running jobs go on.
 create function public.pause_queue(queue text, resume_at timestamptz default null, reason text default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -111,12 +131,14 @@ begin
   perform picture_queue._write_row('picture_queue.queue', 'name', queue, jsonb_build_object(
     'paused_until', coalesce(resume_at, 'infinity'), 'pause_reason', left(reason, 500)));
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.pause_queue is 'Stops claims from a queue.';
 
 create function public.resume_queue(queue text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._queue(queue);
@@ -125,22 +147,33 @@ begin
   perform picture_queue._write_row('picture_queue.breaker', 'queue', queue, null);
   perform picture_queue._wake(array[queue], 'enqueue');
   return picture_queue._queue(queue);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_queue is 'Ends the pause or the draining of a queue.';
 
 create function public.drain_queue(queue text) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select public.set_queue(q ->> 'name', '{"draining": true}') from picture_queue._queue(drain_queue.queue) q $$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  perform picture_queue._queue(queue);
+  return public.set_queue(queue, '{"draining": true}');
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.drain_queue is 'Refuses new jobs for a queue and runs those it has.';
 
 -- Cancels the pending jobs of a queue, the oldest 10,000 a call; preview only counts.
 create function public.purge_queue(queue text, preview boolean default false, request_id uuid default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s' set seq_page_cost = 100
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
+set seq_page_cost = 100
 as $$
 declare
   v_matched bigint;
+  v_changed integer;
   v_ids uuid[] := '{}'::uuid[];
   v_answer jsonb := picture_queue._first_answer('purge_queue', request_id::text);
 begin
@@ -157,8 +190,9 @@ begin
       where j.queue = purge_queue.queue and j.status = 'pending'
       order by j.seq limit 10000 for update skip locked);
   end if;
-  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object('matched', v_matched,
-    'changed', picture_queue._isolate('purge', v_ids::text[], 1000), 'more', cardinality(v_ids) = 10000));
+  v_changed := picture_queue._isolate('purge', v_ids::text[], 1000);
+  return picture_queue._keep_answer('purge_queue', request_id::text, jsonb_build_object(
+    'matched', v_matched, 'changed', v_changed, 'more', picture_queue._is_out_of_time() or cardinality(v_ids) = 10000));
 exception when lock_not_available or deadlock_detected then
   return picture_queue._refuse_busy();
 end

@@ -19,7 +19,7 @@ $$;
 create function public.set_limit(
   key text, max_running integer default null, rate integer default null, period_seconds real default null)
 returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._refuse_problem(coalesce(picture_queue._limit_key_problem(key, true), case
@@ -35,6 +35,8 @@ begin
     'counted', not exists (select from picture_queue._uncounted(array[key])), 'count_at', picture_queue._now()));
   perform picture_queue._recheck_keys(key);
   return (select l from picture_queue._limit_rows(array[key]) l);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_limit is 'Limits how many jobs of a key run at once or start in a period.';
@@ -70,7 +72,7 @@ end
 $$;
 
 create function public.delete_limit(key text, request_id uuid default null) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   if picture_queue._first_answer('delete_limit', request_id::text) is not null then
@@ -81,6 +83,8 @@ begin
     perform picture_queue._refuse('PQ_UNKNOWN_LIMIT', format('key is %s', quote_nullable(left(key, 200))));
   end if;
   perform picture_queue._recheck_keys(key);
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy();
 end
 $$;
 comment on function public.delete_limit is 'Ends the limit of a key.';
@@ -103,18 +107,28 @@ as $$
   order by k.n
 $$;
 
--- The first 10,000 by key.
-create function public.list_limits() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- filter: limit, after (_check_page).
+create function public.list_limits(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(l), '[]')
-  from picture_queue._limit_rows(array(
-    select r.key from picture_queue.limit_rule r
-    union
-    select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now()
-    union
-    select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
-    order by key limit 10000)) l
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(l), '[]')
+    from picture_queue._limit_rows(array(
+      select u.key
+      from (
+        select r.key from picture_queue.limit_rule r
+        union
+        select k.key from picture_queue.limit_key k where k.paused_until > picture_queue._now()
+        union
+        select f.key from picture_queue.freed_key f where f.at > picture_queue._now()
+      ) u
+      where u.key > coalesce(filter ->> 'after', '')
+      order by u.key limit coalesce((filter ->> 'limit')::integer, 10000))) l);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.list_limits is 'The limits, and the keys that are paused or waited for.';
 
@@ -143,25 +157,34 @@ $$;
 
 -- No job of the key starts until resume_at, or until it is resumed; what runs goes on.
 create function public.pause_key(key text, resume_at timestamptz default null) returns jsonb
-language sql volatile security definer set search_path = pg_catalog, pg_temp
-as $$ select picture_queue._set_pause(key, coalesce(resume_at, 'infinity')) $$;
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+as $$
+begin
+  return picture_queue._set_pause(key, coalesce(resume_at, 'infinity'));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
+$$;
 comment on function public.pause_key is 'Pauses a limit key: none of its jobs starts.';
 
 create function public.resume_key(key text) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_answer jsonb := picture_queue._set_pause(key, null);
+  v_answer jsonb;
 begin
+  v_answer := picture_queue._set_pause(key, null);
   perform picture_queue._recheck_keys(key);
   return v_answer;
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.resume_key is 'Ends the pause of a key.';
 
 -- A tenant of weight 3 gets three turns while one of weight 1 gets one.
 create function public.set_tenant(tenant text, weight real) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 begin
   perform picture_queue._refuse_problem(case
@@ -171,14 +194,26 @@ begin
   end, 'the weight of a tenant without one is 1');
   perform picture_queue._write_row('picture_queue.tenant', 'name', tenant, jsonb_build_object('weight', weight));
   return jsonb_build_object('tenant', tenant, 'weight', weight);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.set_tenant is 'Sets the weight of a tenant for fair sharing.';
 
-create function public.list_tenants() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- filter: limit, after (_check_page).
+create function public.list_tenants(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
-  from (select * from picture_queue.tenant order by name limit 10000) t
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object('tenant', t.name, 'weight', t.weight) order by t.name), '[]')
+    from (
+      select * from picture_queue.tenant o
+      where o.name > coalesce(filter ->> 'after', '') order by o.name limit coalesce((filter ->> 'limit')::integer, 10000)
+    ) t);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.list_tenants is 'The tenants with a weight of their own.';

@@ -58,10 +58,11 @@ comment on function public.enqueue_batch is
   'Enqueues a batch of jobs, and a callback that runs when all have finished.';
 
 create function public.get_batch(batch_id uuid) returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
+begin
   -- The counts, with changes that are not added up yet.
-  select picture_queue._found((
+  return picture_queue._found((
     select to_jsonb(b) || jsonb_build_object(
       'completed', c.completed, 'failed', c.failed, 'cancelled', c.cancelled,
       'open', b.total - c.completed - c.failed - c.cancelled,
@@ -72,6 +73,9 @@ as $$
         b.failed + coalesce(sum((f.data ->> 'failed')::integer), 0) as failed,
         b.cancelled + coalesce(sum((f.data ->> 'cancelled')::integer), 0) as cancelled
       from picture_queue.follow_up f where f.subject = b.id and f.kind = 'batch') c
-    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id))
+    where b.id = get_batch.batch_id), 'PQ_UNKNOWN_BATCH', format('batch_id is %s', get_batch.batch_id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.get_batch is 'A batch with its counts and progress.';

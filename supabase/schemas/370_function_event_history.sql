@@ -2,7 +2,7 @@
 -- that parks on it later. A second event of the same name replaces the first; with the same event_id it is a repeated
 -- call and changes nothing.
 create function public.send_event(name text, payload jsonb default null, event_id text default null) returns jsonb
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
 as $$
 declare
   v_call text := 'send_event ' || name;
@@ -37,8 +37,9 @@ create function public.log_job(job_id uuid, lease_id uuid, lines jsonb) returns 
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_attempt integer := (picture_queue._leased(job_id, lease_id)).attempt;
+  v_attempt integer;
 begin
+  v_attempt := (picture_queue._leased(job_id, lease_id)).attempt;
   perform picture_queue._refuse_problem(case
     when not picture_queue._is_list(lines) or jsonb_path_exists(lines, '$[*] ? (!(@.message.type() == "string"))')
       then 'lines is not a list of {level, message}'
@@ -64,7 +65,7 @@ begin
   return jsonb_build_object('kept', (select count(*) from picture_queue.log l where l.job_id = log_job.job_id));
 exception
   when deadlock_detected or lock_not_available then
-    return picture_queue._refuse_busy(format('the log of job %s is locked by another transaction', job_id));
+    return picture_queue._refuse_busy(format('job %s is locked by another transaction', job_id));
   when data_exception then
     perform picture_queue._refuse('PQ_INVALID_ARGUMENT', 'lines: ' || sqlerrm, 'lines is a list of {at, level, message}');
     return null;
@@ -75,10 +76,10 @@ comment on function public.log_job is 'Appends log lines to a job, under its lea
 -- The history of a job: its changes of state (claims are derived from the attempts they began), its failed attempts
 -- with their internal detail, and its log.
 create function public.get_job_history(job_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
 begin
   select * into v_job from public.job_queue j where j.id = get_job_history.job_id;
   if not found then
@@ -114,6 +115,8 @@ begin
       select coalesce(jsonb_agg(jsonb_build_object('at', l.at, 'attempt', l.attempt, 'level', l.level,
         'message', l.message) order by l.id), '[]')
       from picture_queue.log l where l.job_id = v_job.id));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.get_job_history is 'The timeline, failed attempts and log of a job.';

@@ -100,6 +100,7 @@ begin
     where s.name = any (p_names) and not s.paused and s.next_at <= v_now
     order by s.next_at for update skip locked
   loop
+    exit when picture_queue._is_out_of_time();
     v_next := null;
     v_answer := '[]'::jsonb;
     begin

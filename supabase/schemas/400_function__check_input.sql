@@ -43,15 +43,18 @@ as $$
 $$;
 
 -- Refuses a prompt or an input that does not fit the model, naming the field, the value and the rule.
-create function picture_queue._check_input(p_model picture_queue.model, p_prompt text, p_input jsonb) returns void
+create function picture_queue._check_input(p_model_id text, p_prompt text, p_input jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_setting picture_queue.setting;
-  v_takes_prompt boolean := p_model.inputs @> '[{"name": "prompt"}]';
+  v_model picture_queue.model;
+  v_takes_prompt boolean;
   v_problem text;
 begin
   select * into v_setting from picture_queue.setting;
+  select * into v_model from picture_queue.model m where m.model_id = p_model_id;
+  v_takes_prompt := v_model.inputs @> '[{"name": "prompt"}]';
   v_problem := case
     when jsonb_typeof(p_input) is distinct from 'object' then 'input is not an object'
     -- Spaces of any width, line breaks, control and format characters: nothing that shows.
@@ -60,14 +63,14 @@ begin
       || E'\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]') then 'prompt is empty'
     when length(p_prompt) > v_setting.max_prompt_length
       then format('prompt has %s characters, the limit is %s', length(p_prompt), v_setting.max_prompt_length)
-    when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model.model_id)
+    when not v_takes_prompt and coalesce(p_prompt, '') <> '' then format('%s takes no prompt', p_model_id)
     when p_input ? 'prompt' then 'input.prompt is not permitted, prompt is an argument of its own'
     else coalesce('input ' || picture_queue._json_problem(p_input, v_setting.max_payload_bytes)
-      || ': pass addresses of files, not the files', picture_queue._inputs_problem(p_model, p_input))
+      || ': pass addresses of files, not the files', picture_queue._inputs_problem(v_model, p_input))
   end;
   if v_problem is not null then
-    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model.model_id,
-      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(p_model.inputs) as r (rule))));
+    perform picture_queue._refuse('PQ_INVALID_INPUT', v_problem, format('inputs of %s: %s', p_model_id,
+      (select string_agg(r.rule ->> 'name', ', ') from jsonb_array_elements(v_model.inputs) as r (rule))));
   end if;
 end
 $$;

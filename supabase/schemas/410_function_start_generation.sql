@@ -7,11 +7,11 @@ as $$
 declare
   v_service boolean := picture_queue._is_service();
   v_user uuid := case when not v_service then picture_queue._caller_id() end;
-  v_model picture_queue.model;
+  v_model_id text;
   v_generation_id uuid;
-  v_known public.generations;
+  v_known record;
   v_job jsonb;
-  v_row public.job_queue;
+  v_row record;
 begin
   perform picture_queue._check_fields('options.', p_options, '{
     "scheduled_for": ["time"],
@@ -43,12 +43,12 @@ begin
     -- Its job may have been pruned.
     return jsonb_build_object('generation_id', v_known.id, 'job_id', v_known.job_id, 'status', v_known.status);
   end if;
-  select m.* into v_model from picture_queue.model m
+  select m.model_id into v_model_id from picture_queue.model m
   where m.enabled and m.model_id = coalesce(p_model_id, (select default_model from picture_queue.setting));
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_MODEL', format('model_id is %s', left(quote_nullable(p_model_id), 200)));
   end if;
-  perform picture_queue._check_input(v_model, p_prompt, p_input);
+  perform picture_queue._check_input(v_model_id, p_prompt, p_input);
 
   -- The id of the job is a hash of the generation's, so a repeated call finds the same job.
   v_job := picture_queue._enqueue(jsonb_build_array(jsonb_build_object(
@@ -61,7 +61,7 @@ begin
   select * into v_row from public.job_queue where id = (v_job ->> 'job_id')::uuid;
   if v_job ->> 'outcome' = 'created' then
     insert into public.generations (id, user_id, job_id, model_id, prompt, input, status, created_at, updated_at)
-    values (v_row.generation_id, v_user, v_row.id, v_model.model_id, coalesce(p_prompt, ''), p_input, v_row.status,
+    values (v_row.generation_id, v_user, v_row.id, v_model_id, coalesce(p_prompt, ''), p_input, v_row.status,
       v_row.created_at, v_row.created_at);
   end if;
   return jsonb_build_object('generation_id', v_row.generation_id, 'job_id', v_row.id, 'status', v_row.status);

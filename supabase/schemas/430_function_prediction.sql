@@ -9,12 +9,13 @@ create function public.begin_prediction(job_id uuid, lease_id uuid) returns json
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
-  v_generation public.generations;
-  v_model picture_queue.model;
-  v_row picture_queue.prediction;
+  v_job record;
+  v_generation record;
+  v_model record;
+  v_row record;
   v_resumed boolean;
 begin
+  v_job := picture_queue._leased(job_id, lease_id);
   select * into v_generation from public.generations g where g.id = v_job.generation_id;
   if not found then
     perform picture_queue._refuse('PQ_UNKNOWN_GENERATION', format('job %s has no generation', v_job.id));
@@ -45,7 +46,7 @@ begin
       where p.prediction_id is not null and p.created_at > picture_queue._now() - interval '2 hours'
       order by p.created_at desc limit 10000)));
 exception when deadlock_detected or lock_not_available then
-  return picture_queue._refuse_busy(format('the generation of job %s is locked by another transaction', job_id));
+  return picture_queue._refuse_busy(format('job %s or its generation is locked by another transaction', job_id));
 end
 $$;
 comment on function public.begin_prediction is 'Creates the row of a prediction, or returns the existing one.';
@@ -53,7 +54,7 @@ comment on function public.begin_prediction is 'Creates the row of a prediction,
 -- Locks and returns a prediction of the job under this lease.
 create function picture_queue._live_prediction(p_job_id uuid, p_lease_id uuid, p_prediction uuid)
 returns picture_queue.prediction
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.job_queue := picture_queue._leased(p_job_id, p_lease_id);
@@ -65,9 +66,6 @@ begin
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction %s is not one of job %s', p_prediction, p_job_id));
   end if;
   return v_row;
-exception when lock_not_available or deadlock_detected then
-  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', p_prediction));
-  return null;
 end
 $$;
 
@@ -75,8 +73,9 @@ create function public.record_prediction(job_id uuid, lease_id uuid, prediction 
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row record;
 begin
+  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
   perform picture_queue._refuse_problem('prediction_id ' || picture_queue._value_problem(
     coalesce(to_jsonb(prediction_id), 'null'), '["text", 200]'));
   if v_row.prediction_id is not distinct from record_prediction.prediction_id then
@@ -91,7 +90,7 @@ exception
   when unique_violation then
     perform picture_queue._refuse('PQ_CONFLICT', format('prediction_id %s belongs to another row', prediction_id));
   when deadlock_detected or lock_not_available then
-    perform picture_queue._refuse_busy(format('another transaction records prediction_id %s', prediction_id));
+    perform picture_queue._refuse_busy(format('another transaction holds prediction %s or records prediction_id %s', prediction, prediction_id));
 end
 $$;
 comment on function public.record_prediction is 'Stores the id Replicate gave to a prediction.';
@@ -101,11 +100,12 @@ comment on function public.record_prediction is 'Stores the id Replicate gave to
 create function public.finish_prediction(
   job_id uuid, lease_id uuid, prediction uuid, state text, error text default null, metrics jsonb default null)
 returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_row picture_queue.prediction := picture_queue._live_prediction(job_id, lease_id, prediction);
+  v_row record;
 begin
+  v_row := picture_queue._live_prediction(job_id, lease_id, prediction);
   perform picture_queue._refuse_problem('state ' || picture_queue._value_problem(
     coalesce(to_jsonb(state), 'null'), '["choice", "succeeded", "failed", "canceled", "aborted", "lost"]'));
   update picture_queue.prediction p
@@ -113,6 +113,8 @@ begin
     metrics = case when picture_queue._json_problem(finish_prediction.metrics, 16384) is null then finish_prediction.metrics end,
     updated_at = picture_queue._now(), finished_at = picture_queue._now()
   where p.id = v_row.id and p.state in ('creating', 'created');
+exception when lock_not_available or deadlock_detected then
+  perform picture_queue._refuse_busy(format('prediction %s is locked by another transaction', prediction));
 end
 $$;
 comment on function public.finish_prediction is 'Ends the row of a prediction.';
@@ -122,8 +124,9 @@ create function public.save_images(job_id uuid, lease_id uuid, images jsonb) ret
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue := picture_queue._leased(job_id, lease_id);
+  v_job record;
 begin
+  v_job := picture_queue._leased(job_id, lease_id);
   perform picture_queue._refuse_problem(case when not picture_queue._is_list(images) or jsonb_array_length(images) > 1000
     then 'images is not a list of up to 1000 {n, path, mime_type, width, height, bytes}' end);
   perform picture_queue._refuse_problem(coalesce(

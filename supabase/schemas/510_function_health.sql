@@ -1,14 +1,17 @@
 -- An overview for operators: the queues, the workers of the last minute, and the job types with pending jobs that no
--- worker knows. Such jobs stay at the head of their queue, so the first 5,000 jobs of each queue are read.
+-- worker knows, the first 1,000 of each. Such jobs stay at the head of their queue, so the first 5,000 jobs of each
+-- queue are read.
 create function public.queue_status() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set seq_page_cost = 100
+set lock_timeout = '2s'
 as $$
-  select jsonb_build_object(
+begin
+  return jsonb_build_object(
     'queues', (
       select coalesce(jsonb_agg(to_jsonb(h) || jsonb_build_object('paused', p.paused, 'draining', q.draining,
         'resume_at', case when p.paused then nullif(q.paused_until, 'infinity') end,
         'pause_reason', case when p.paused then q.pause_reason end) order by h.queue), '[]')
-      from public.queue_health h
+      from (select * from public.queue_health o order by o.queue limit 1000) h
       join picture_queue.queue q on q.name = h.queue
       cross join lateral (select coalesce(q.paused_until > picture_queue._now(), false) as paused) p),
     'workers', (
@@ -16,11 +19,12 @@ as $$
         'idle', w.idle, 'seen_at', w.seen_at,
         'seen_seconds', round(greatest(extract(epoch from picture_queue._now() - w.seen_at), 0), 1),
         'running', coalesce(l.running, 0)) order by w.name), '[]')
-      from picture_queue.worker w
+      from (
+        select * from picture_queue.worker o
+        where o.seen_at > picture_queue._now() - interval '1 minute' order by o.name limit 1000) w
       left join (
         select j.worker, count(*) as running from public.job_queue j
-        where j.status = 'processing' and j.hold is null group by j.worker) l on l.worker = w.name
-      where w.seen_at > picture_queue._now() - interval '1 minute'),
+        where j.status = 'processing' and j.hold is null group by j.worker) l on l.worker = w.name),
     'job_types_without_worker', (
       select coalesce(jsonb_agg(jsonb_build_object('job_type', u.job_type, 'queue', u.queue, 'pending', u.pending)
         order by u.job_type, u.queue), '[]')
@@ -35,8 +39,11 @@ as $$
           select from picture_queue.worker w
           where q.name = any (w.queues) and j.job_type = any (w.job_types)
             and w.seen_at > picture_queue._now() - interval '1 minute')
-        group by j.job_type, q.name
+        group by j.job_type, q.name order by j.job_type, q.name limit 1000
       ) u),
-    'stuck', (select count(*) from public.stuck_jobs))
+    'stuck', (select count(*) from public.stuck_jobs));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.queue_status is 'Queues, workers, and pending job types that no worker knows.';

@@ -1,18 +1,27 @@
-create function public.queue_counts() returns jsonb
-language sql stable security definer set search_path = pg_catalog, pg_temp
+-- filter: limit, after (_check_page).
+create function public.queue_counts(filter jsonb default '{}') returns jsonb
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
-  select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
-  from picture_queue.counts() c
+begin
+  perform picture_queue._check_page(filter);
+  return (
+    select coalesce(jsonb_agg(to_jsonb(c) - '{failed_last_day,workers}'::text[] order by c.queue), '[]')
+    from (
+      select * from picture_queue.counts() o
+      where o.queue > coalesce(filter ->> 'after', '') order by o.queue limit coalesce((filter ->> 'limit')::integer, 10000)) c);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
+end
 $$;
 comment on function public.queue_counts is 'Counts of jobs by queue and state, with the throughput.';
 
 -- Returns the position of a job of the caller in its queue, from 1 to 10,000 (at_least: or further back); null if it
 -- cannot be claimed, since it is held, runs or has finished.
 create function picture_queue.job_position(p_job_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
-  v_job public.job_queue;
+  v_job record;
   v_before integer;
 begin
   select * into v_job from public.job_queue
@@ -30,6 +39,8 @@ begin
     order by j.rank desc, j.turn desc, j.seq desc limit 10000
   ) b;
   return jsonb_build_object('position', least(v_before + 1, 10000), 'at_least', v_before = 10000);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 
@@ -44,7 +55,7 @@ create function public.desired_workers(
   queue text default null, jobs_per_worker integer default 10, min_workers integer default 0,
   max_workers integer default 100)
 returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 as $$
 declare
   v_now timestamptz := picture_queue._now();
@@ -85,6 +96,8 @@ begin
   end if;
   return jsonb_build_object('desired', least(greatest(v_desired, min_workers), max_workers),
     'running', v_running, 'ready', v_ready);
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 comment on function public.desired_workers is 'Recommended number of workers.';

@@ -31,7 +31,7 @@ begin
     select f.kind, f.last_error, f.retry_at from picture_queue.failed_step f
     where f.kind = any (case coalesce(j.hold, j.status)
         when 'pending' then '{claim,expire}' when 'scheduled' then '{promote,expire}'
-        when 'waiting' then '{settle,expire}' when 'blocked' then '{unblock,key,expire}'
+        when 'waiting' then '{resolve,expire}' when 'blocked' then '{unblock,key,expire}'
         when 'parked' then '{promote,wake}' when 'processing' then '{sweep,report}' end::text[])
       and f.subject = any (array[j.id::text, j.blocked_on]) and (f.kind <> 'claim' or f.retry_at > v_now)
     order by f.retry_at desc limit 1) f on true
@@ -163,14 +163,13 @@ $$;
 
 -- Tells why each of these jobs does not move, in the order asked: of the caller's jobs, others are unknown.
 create function picture_queue.explain_jobs(p_job_ids uuid[]) returns jsonb
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set seq_page_cost = 100
 as $$
 declare
   v_is_service boolean := picture_queue._is_service();
   v_user_id uuid := case when not v_is_service then picture_queue._caller_id() end;
-  v_idle_since timestamptz := (
-    select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
+  v_idle_since timestamptz;
   v_ids uuid[];  -- the caller's
   v_reasons jsonb;  -- by job
   v_found jsonb;  -- by job
@@ -178,6 +177,8 @@ begin
   perform picture_queue._refuse_problem(case when p_job_ids is null then 'job_ids is null'
     when cardinality(p_job_ids) > 1000 then format('job_ids has %s entries', cardinality(p_job_ids)) end,
     'pass up to 1000 ids a call');
+  v_idle_since := (
+    select m.done_at from picture_queue.maintenance m where m.done_at < picture_queue._now() - interval '10 seconds');
   v_ids := array(
     select j.id from public.job_queue j where j.id = any (p_job_ids) and (v_is_service or j.user_id = v_user_id));
   select jsonb_object_agg(l.job_id, l.reasons) into v_reasons
@@ -204,6 +205,8 @@ begin
     select coalesce(v_found -> a.id::text, jsonb_build_object('job_id', a.id, 'status', null, 'hold', null,
       'reason', 'unknown', 'detail', 'There is no such job.', 'until', null))
     from unnest(p_job_ids) with ordinality as a (id, n) order by a.n));
+exception when lock_not_available or deadlock_detected then
+  return picture_queue._refuse_busy();
 end
 $$;
 

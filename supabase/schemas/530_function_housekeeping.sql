@@ -212,7 +212,6 @@ declare
   v_start timestamptz := picture_queue._now();
   v_batch integer;
   v_pruned integer := 0;
-  v_rounds integer := 0;
   v_done jsonb;
 begin
   -- One at a time: the archive's partitions, and no waiting for each other.
@@ -224,8 +223,7 @@ begin
   loop
     v_batch := picture_queue._prune(1000);
     v_pruned := v_pruned + v_batch;
-    v_rounds := v_rounds + 1;
-    exit when v_batch = 0 or v_rounds = 100 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
+    exit when v_batch = 0 or picture_queue._now() > v_start + make_interval(secs => p_seconds);
   end loop;
   v_done := jsonb_build_object('pruned', v_pruned, 'tidied', picture_queue._isolate('table',
       '{throughput,signal,answer,start,batch,worker,lease_extension,failed_step,limit_key}', 10000),
@@ -287,7 +285,7 @@ begin
   v_ready := array(
     select j.id from public.job_queue j
     where j.hold = 'waiting' and not exists (select from picture_queue.dependency d where d.child_id = j.id));
-  perform picture_queue._settle_children(v_ready);
+  perform picture_queue._resolve_dependents(v_ready);
   insert into picture_queue.freed_key (key, n, at)
   select distinct j.blocked_on, 0, picture_queue._now() from public.job_queue j
   where j.status = 'pending' and j.blocked_on is not null and j.hold = 'blocked';

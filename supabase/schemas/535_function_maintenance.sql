@@ -11,7 +11,7 @@ declare
   v_now timestamptz := picture_queue._now();
   v_kind text;
   v_done jsonb;
-  v_settled integer := 0;
+  v_resolved integer := 0;
 begin
   v_done := jsonb_build_object(
     'promoted', picture_queue._isolate('promote', array(
@@ -26,13 +26,13 @@ begin
       order by j.expires_at limit p_limit for update skip locked), p_limit),
     'scheduled', picture_queue._run_schedules(p_limit));
   foreach v_kind in array array['parent', 'child'] loop
-    v_settled := v_settled + picture_queue._isolate(v_kind, array(
+    v_resolved := v_resolved + picture_queue._isolate(v_kind, array(
       select f.id::text from picture_queue.follow_up f
       where f.kind = v_kind and f.due_at <= v_now and f.id::text not in (select picture_queue._failing(v_kind))
       order by f.due_at, f.id limit p_limit), p_limit);
   end loop;
   return v_done || jsonb_build_object(
-    'settled', v_settled + picture_queue._isolate('batch', array(
+    'settled', v_resolved + picture_queue._isolate('batch', array(
       select distinct f.subject::text
       from (select o.subject from picture_queue.follow_up o
         where o.kind = 'batch' and o.due_at <= v_now and o.subject::text not in (select picture_queue._failing('batch'))

@@ -6,31 +6,6 @@ create type picture_queue.finding as (
   remedy text              -- a statement to paste, or a sentence
 );
 
--- Runs one check. A check without findings is answered with one that is ok, a check that raises with a warning.
-create function picture_queue._check(p_check text, p_client_time timestamptz default null) returns jsonb
-language plpgsql stable set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_function text;
-  v_well text;
-  v_found jsonb;
-begin
-  select c.function, c.well into v_function, v_well from picture_queue._checks() c where c.name = p_check;
-  begin
-    execute format($sql$
-      select jsonb_agg(jsonb_build_object('check', $1, 'verdict', f.verdict, 'detail', f.detail, 'remedy', f.remedy))
-      from picture_queue.%I(%s) f$sql$, v_function, case p_check when 'clock' then '$2' end)
-    into v_found using p_check, p_client_time;
-  exception when others then
-    v_found := jsonb_build_array(jsonb_build_object('check', p_check, 'verdict', 'warn',
-      'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
-      'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
-  end;
-  return coalesce(v_found, case when v_well is null then '[]' else jsonb_build_array(
-    jsonb_build_object('check', p_check, 'verdict', 'ok', 'detail', v_well, 'remedy', null)) end);
-end
-$$;
-
 -- The checks in their order: the function of each, its detail when all is well, and whether it reads jobs.
 create function picture_queue._checks() returns table (name text, function text, well text, reads_jobs boolean)
 language sql immutable rows 20 set search_path = pg_catalog, pg_temp
@@ -52,25 +27,40 @@ as $$
     ('realtime in SQL', '_check_realtime', 'events are sent to private topics, and users hear their own', false),
     ('storage', '_check_storage', 'bucket pictures is private, and users read their own folder', false),
     ('settings', '_check_settings', 'fit', false),
-    ('postgres', '_check_postgres', 'version ' || current_setting('server_version'), false),
+    ('postgres', '_check_postgres', null, false),
     ('clock', '_check_clock', null, false)
 $$;
 
--- Runs all checks. client_time: the time of the caller's clock.
+-- Runs all checks. A check without findings is answered with one that is ok, a check that raises with a warning: it
+-- waits no longer than 0.1 seconds for a table that somebody has locked. client_time: the time of the caller's clock.
 create function public.queue_doctor(client_time timestamptz default null) returns jsonb
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '100ms'
 as $$
 declare
-  v_lacks_index boolean := picture_queue._check('indexes') @> '[{"verdict": "bad"}]';
+  v_check record;
+  v_found jsonb;
+  v_all jsonb := '[]'::jsonb;
+  v_lacks_index boolean := false;
 begin
-  return (
-    select jsonb_agg(f.finding order by c.n, f.n)
-    from picture_queue._checks() with ordinality as c (name, function, well, reads_jobs, n)
+  for v_check in select * from picture_queue._checks() loop
     -- Without an index a check would read all jobs, again and again.
-    cross join jsonb_array_elements(case when c.reads_jobs and v_lacks_index then '[]'
-      else picture_queue._check(c.name, client_time) end) with ordinality as f (finding, n))
-    || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
-      'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
+    continue when v_check.reads_jobs and v_lacks_index;
+    begin
+      execute format('select jsonb_agg(f) from picture_queue.%I(%s) f', v_check.function, case v_check.name when 'clock' then '$1' end)
+      into v_found using client_time;
+    exception when others then
+      v_found := jsonb_build_array(jsonb_build_object('verdict', 'warn',
+        'detail', format('it could not be checked (SQLSTATE %s): %s', sqlstate, sqlerrm),
+        'remedy', 'look for a lock or a missing right; if there is none, report it to the makers of picture-queue'));
+    end;
+    v_found := coalesce(v_found, case when v_check.well is null then '[]'
+      else jsonb_build_array(jsonb_build_object('verdict', 'ok', 'detail', v_check.well, 'remedy', null)) end);
+    v_lacks_index := v_lacks_index or v_check.name = 'indexes' and v_found @> '[{"verdict": "bad"}]';
+    v_all := v_all || (
+      select coalesce(jsonb_agg(jsonb_build_object('check', v_check.name) || f), '[]') from jsonb_array_elements(v_found) f);
+  end loop;
+  return v_all || case when v_lacks_index then jsonb_build_array(jsonb_build_object('check', 'jobs', 'verdict', 'warn',
+    'detail', 'not looked at while an index is missing', 'remedy', 'make the indexes, and ask again')) else '[]' end;
 end
 $$;
 comment on function public.queue_doctor is 'Checks the queue; answers findings with their remedies.';
@@ -141,7 +131,7 @@ as $$
     ('index', 'leased', '(lease_id)', 'status = ''processing'' and hold is null'),
     ('index', 'listed', '(queue, status, seq) with (deduplicate_items = off)', 'status <> ''processing'''),
     ('index', 'owned', '(user_id, seq desc)', 'user_id is not null'),
-    ('index', 'parked', '(parked_on)', 'hold = ''parked'''),
+    ('index', 'parked', '(parked_on, parked_at)', 'hold = ''parked'''),
     ('index', 'tenant', '(queue, tenant, rank, turn)',
       'status = ''pending'' and hold is null and tenant is not null'),
     ('unique index', 'unique', '(unique_key)', 'status = any (unique_states)')
@@ -175,7 +165,7 @@ as $$
     select r.key, 0 from running r where not exists (select from picture_queue.limit_key l where l.key = r.key)
   ),
   found (n, what) as (
-    select count(*), 'dependencies on a job that is gone or finished, and nobody settles them'
+    select count(*), 'dependencies on a job that is gone or finished, and nobody resolves them'
     from (select * from picture_queue.dependency limit 10000) d
     where not exists (select from public.job_queue j where j.id = d.parent_id and j.finished_at is null)
       and not exists (select from picture_queue.follow_up f where f.subject in (d.parent_id, d.child_id))

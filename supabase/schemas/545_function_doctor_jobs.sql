@@ -14,12 +14,6 @@ as $$
     where o.at < picture_queue._now() - interval '1 minute'
     order by o.at limit 20
   ),
-  judged as (
-    select d.*, exists (
-      select from picture_queue.worker w where d.name = any (w.queues) and d.job_type = any (w.job_types)
-        and w.seen_at > picture_queue._now() - interval '1 minute') as has_worker
-    from due d
-  ),
   late (n, what) as (
     select count(*), 'jobs have a lease that ended over a minute ago and was not taken back'
     from (select from public.job_queue j where j.status = 'processing' and j.hold is null
@@ -35,12 +29,15 @@ as $$
   select case when j.paused then 'warn' else 'bad' end,
     format('queue %s: a job waits for %s seconds; %s', j.name, round(extract(epoch from j.age)), case
       when j.paused then 'the queue is paused' || coalesce(': ' || j.pause_reason, '')
-      when not j.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
+      when not w.has_worker then format('no worker for job type %s was heard of in the last minute', j.job_type)
       else 'its workers do not keep up' end),
     case when j.paused then format('select public.resume_queue(%L);', j.name)
-      when not j.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
+      when not w.has_worker then format('start a worker for queue %s with a handler for %s', j.name, j.job_type)
       else format('start more workers; select public.desired_workers(%L); says how many', j.name) end
-  from judged j
+  from due j
+  cross join lateral (select exists (
+    select from picture_queue.worker w where j.name = any (w.queues) and j.job_type = any (w.job_types)
+      and w.seen_at > picture_queue._now() - interval '1 minute') as has_worker) w
   union all
   select 'bad', format('%s %s', case when l.n = 1000 then '1000 or more' else l.n::text end, l.what),
     'select picture_queue.maintain();'
@@ -133,7 +130,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 as $$
   (select 'bad', format('%s %s failed %s times since %s: %s', case f.kind
       when 'claim' then 'starting job' when 'promote' then 'promoting job' when 'sweep' then 'taking back job'
-      when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'settle' then 'settling child'
+      when 'expire' then 'expiring job' when 'unblock' then 'unblocking job' when 'resolve' then 'resolving dependent'
       when 'prune' then 'pruning job' when 'report' then 'writing the outcome of job' when 'cancel' then 'cancelling job'
       when 'retry' then 'retrying job' when 'discard' then 'discarding job' when 'purge' then 'cancelling job'
       when 'wake' then 'waking job' when 'renumber' then 'giving a new place to job'
@@ -141,7 +138,7 @@ as $$
     f.subject, f.failures, f.first_at, f.last_error), case
     when f.kind in ('report', 'cancel', 'retry', 'discard', 'purge', 'renumber')
       then 'look for a trigger or constraint of yours on public.job_queue or public.generations, then repeat the call'
-    when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'settle', 'prune', 'wake')
+    when f.kind in ('claim', 'promote', 'sweep', 'expire', 'unblock', 'resolve', 'prune', 'wake')
       then 'look for a trigger or constraint of yours on public.job_queue; it is tried again at ' || f.retry_at
     else 'it is tried again at ' || f.retry_at end
   from picture_queue.failed_step f order by f.failures desc, f.subject limit 20)
@@ -183,10 +180,7 @@ $$;
 
 create function picture_queue._check_postgres() returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp
-as $$
-  select 'bad', 'version ' || current_setting('server_version'), 'upgrade to Postgres 15 or later'
-  where current_setting('server_version_num')::integer < 150000
-$$;
+as $$ select 'ok', 'version ' || current_setting('server_version'), null $$;
 
 create function picture_queue._check_clock(p_client_time timestamptz) returns setof picture_queue.finding
 language sql stable set search_path = pg_catalog, pg_temp

@@ -8,7 +8,7 @@ begin
   end if;
   execute $sql$
     create or replace function picture_queue._broadcast(p_events picture_queue.event[]) returns void
-    language plpgsql set search_path = pg_catalog, pg_temp
+    language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '500ms'
     as $$
     begin
       insert into realtime.messages (topic, extension, event, payload, private)

@@ -117,6 +117,18 @@ async def test_a_worker_reports_under_the_lease_it_had(at_work: tuple[str, Any])
     assert await database.value("select status from job_queue where id = $1", job) == "completed"
 
 
+@pytest.mark.parametrize("at_work", ["engine", "base"], indirect=True)
+async def test_a_parked_job_is_woken_by_its_event(at_work: tuple[str, Any]) -> None:
+    name, database = at_work
+    await database.run(
+        """update job_queue set hold = 'parked', parked_on = 'arrived', lease_expires_at = null,
+          scheduled_for = now() + interval '1 hour'
+        where status = 'processing' and payload ->> 'as' = 'running'"""
+    )
+    await upgrade(name, database)
+    assert json.loads(await database.value("select send_event('arrived')")) == {"woken": 1}
+
+
 async def test_a_prediction_is_resumed_and_not_paid_twice(at_work: tuple[str, Any]) -> None:
     name, database = at_work
     job, lease = await lease_of(database, "generation_id is not null")

@@ -56,8 +56,8 @@ OWN_WORDS = {
     "timezone", "backoff_policy", "unique_states", "on_conflict", "subject", "sqlstate", "type",
     "default_model", "unknown_queue", "name_pattern",
 }  # fmt: skip
-#: Tables of our own: the edges of states, the defaults, and what migrations were applied.
-OWN_TABLES = {"edge", "setting", "migration", "depth", "depth_change", "schema_version"}
+#: Tables of our own: the state transitions, the defaults, and what migrations were applied.
+OWN_TABLES = {"state_transition", "setting", "migration", "depth", "depth_change", "schema_version"}
 
 
 @pytest.fixture(scope="module")

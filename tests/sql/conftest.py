@@ -59,6 +59,10 @@ class Database:
     async def job(self, job_id: Any) -> dict[str, Any]:
         return (await self.rows("select * from job_queue where id = $1", UUID(str(job_id))))[0]
 
+    async def findings(self, check: str) -> list[dict[str, Any]]:
+        """What the doctor says under the name of one check."""
+        return [one for one in await self.value("select queue_doctor()") if one["check"] == check]
+
     async def pass_time(self, seconds: float, *, maintained: bool = True) -> None:
         """Moves the clock every function uses, and does what became due meanwhile.
 

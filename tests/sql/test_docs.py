@@ -97,20 +97,23 @@ def test_the_table_of_errors_is_that_of_the_library():
     ]
 
 
-async def test_the_edges_and_the_diagram_are_those_of_the_database(db):
-    edges = await db.rows(
+async def test_the_transitions_and_the_diagram_are_those_of_the_database(db):
+    transitions = await db.rows(
         """select action, coalesce(from_hold, from_status) as "from",
-          coalesce(to_hold, to_status) as "to", attempt_delta as delta from picture_queue.edge"""
+          coalesce(to_hold, to_status) as "to", attempt_delta as delta
+        from picture_queue.state_transition"""
     )
     sign = {0: "", 1: "+1", -1: "−1"}
-    rows = re.findall(r"^\| (\w+) \| (\w+) \| (\w+) \| ?(\S*) \|", section(STATES, "Edges"), re.M)
+    rows = re.findall(
+        r"^\| (\w+) \| (\w+) \| (\w+) \| ?(\S*) \|", section(STATES, "Transitions"), re.M
+    )
     assert sorted(rows[1:]) == sorted(
-        (edge["action"], edge["from"], edge["to"], sign[edge["delta"]]) for edge in edges
+        (each["action"], each["from"], each["to"], sign[each["delta"]]) for each in transitions
     )
     arrows: dict[tuple[str, str], set[str]] = {}
     for start, end, actions in re.findall(r"^    (\w+) --> (\w+) : (.*)$", STATES, re.M):
         arrows[start, end] = set(actions.split(", "))
     wanted: dict[tuple[str, str], set[str]] = {}
-    for edge in edges:
-        wanted.setdefault((edge["from"], edge["to"]), set()).add(edge["action"])
+    for each in transitions:
+        wanted.setdefault((each["from"], each["to"]), set()).add(each["action"])
     assert arrows == wanted

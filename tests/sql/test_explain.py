@@ -272,7 +272,7 @@ async def test_an_expired_lease_that_nobody_swept(db):
 
 @pytest.mark.parametrize(
     ("kind", "state"),
-    [("claim", "pending"), ("promote", "scheduled"), ("settle", "waiting"), ("wake", "parked")],
+    [("claim", "pending"), ("promote", "scheduled"), ("resolve", "waiting"), ("wake", "parked")],
 )
 async def test_a_step_that_failed_comes_first(db, kind, state):
     job = await db.enqueue()
@@ -361,7 +361,7 @@ async def test_a_user_hears_nothing_of_workers_errors_and_others(db):
     parent = await db.enqueue("sql-parent", user_id=OTHER)
     mine = await db.enqueue("sql-parent", user_id=USER)
     child = await db.enqueue(user_id=USER, options={"depends_on": [str(parent), str(mine)]})
-    await db.value("select picture_queue._note_failure('settle', $1, $2)", str(child), secret)
+    await db.value("select picture_queue._note_failure('resolve', $1, $2)", str(child), secret)
     await db.value("select pause_queue($1, reason => $2)", db.queue, secret)
     await db.act_as("authenticated", USER)
     answers = dict(

@@ -443,3 +443,33 @@ async def test_changes_read_their_indexes(db):
         plan = "\n".join(row["QUERY PLAN"] for row in await db.rows(sql))
         assert any(name in plan for name in index.split("|")), f"{given}\n{plan}"
         assert "Seq Scan" not in plan, f"{given}\n{plan}"
+
+
+LISTS = {
+    "list_queues": ("set_queue('{}')", "name"),
+    "queue_counts": ("set_queue('{}')", "queue"),
+    "list_limits": ("set_limit('{}', 1)", "key"),
+    "list_tenants": ("set_tenant('{}', 2)", "tenant"),
+    "list_schedules": (
+        'set_schedule(\'{}\', \'{{"every_seconds": 60, "job_type": "t"}}\')',
+        "name",
+    ),
+}
+
+
+@pytest.mark.parametrize("function", LISTS)
+async def test_a_list_is_read_in_pages_by_name(db, function):
+    make, key = LISTS[function]
+    names = [f"{db.queue}-{i}" for i in range(5)]
+    for name in names:
+        await db.value(f"select {make.format(name)}")
+    found, after = [], db.queue
+    while page := await db.value(f"select {function}($1)", {"limit": 2, "after": after}):
+        assert len(page) <= 2
+        found += [row[key] for row in page]
+        after = found[-1]
+    assert [name for name in found if name in names] == names
+    assert len(await db.value(f"select {function}(null)")) >= 5
+    for wrong in ({"limit": 0}, {"limit": 10_001}, {"after": 7}, {"before": "a"}):
+        refused = await db.refusal(f"select {function}($1)", wrong)
+        assert refused.message.startswith("PQ_INVALID_ARGUMENT: "), wrong

@@ -4,11 +4,9 @@ import pytest
 
 from .conftest import transaction
 
-READ = "select picture_queue._check($1)"
-
 
 async def findings(db, check):
-    return await db.value(READ, check)
+    return await db.findings(check)
 
 
 async def finding(db, check):

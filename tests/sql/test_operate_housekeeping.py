@@ -388,7 +388,7 @@ async def test_a_month_that_was_detached_from_the_archive_stops_nothing(db):
     await db.pass_time(8 * DAY)
     await maintain(db)
     assert len(await archived(db)) == 2
-    findings = await db.value("select picture_queue._check('pruning')")
+    findings = await db.findings("pruning")
     assert f"picture_queue.{name} is no partition of the archive" in {f["detail"] for f in findings}
 
 
@@ -418,9 +418,9 @@ async def test_a_job_that_cannot_be_pruned_stays_alone(db):
     await db.pass_time(7.5 * DAY)
     assert (await maintain(db))["pruned"] >= 2
     assert await kept(db) == {two}
-    assert await db.value("select picture_queue._check('pruning') -> 0 ->> 'verdict'") == "ok"
+    assert (await db.findings("pruning"))[0]["verdict"] == "ok"
     await db.pass_time(DAY)
-    (finding,) = await db.value("select picture_queue._check('pruning')")
+    (finding,) = await db.findings("pruning")
     assert finding["verdict"] == "warn"
     assert "orders" in finding["detail"]
     assert str(two) in finding["remedy"]
@@ -438,5 +438,5 @@ async def test_a_month_that_a_view_needs_is_left_and_named(db):
     await db.run("create view public.january as select * from picture_queue.archive_2020_01")
     assert (await maintain(db))["dropped_partitions"] == 1
     assert {"archive_2020_01"} <= set(await partitions(db))
-    findings = await db.value("select picture_queue._check('pruning')")
+    findings = await db.findings("pruning")
     assert "drop table picture_queue.archive_2020_01;" in {f["remedy"] for f in findings}

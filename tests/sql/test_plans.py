@@ -233,7 +233,7 @@ async def test_a_report_reads_the_changes_of_its_batch(many):
         assert follow_ups <= 20
 
 
-async def test_maintenance_reads_the_children_it_settles(many):
+async def test_maintenance_reads_the_dependents_it_resolves(many):
     """200 children of one parent, in two rounds, beside 5,000 children of others."""
     await many.run(FAMILIES, many.queue)
     parent = await many.enqueue(priority=100)
@@ -501,12 +501,12 @@ async def test_the_plan_of_what_expired(many):
 
 
 @pytest.mark.parametrize(
-    ("first", "into"), [("with settled", "into v_broken"), ("select array_agg", "into v_changes")]
+    ("first", "into"), [("with resolved", "into v_broken"), ("select array_agg", "into v_changes")]
 )
-async def test_the_plan_of_what_is_settled(many, first, into):
+async def test_the_plan_of_what_is_resolved(many, first, into):
     """By ids alone, also where no job had failed when the plan was made."""
     await many.run(FAMILIES, many.queue)
-    text = await source(many, "picture_queue._settle_children")
+    text = await source(many, "picture_queue._resolve_dependents")
     text = text[text.index(first) :]
     text = text[: text.index(";\n")].replace(into, "")
     found = await plan(many, text, {"v_children": "uuid[]", "v_broken": "jsonb"}, {})

@@ -212,7 +212,7 @@ async def test_a_job_that_cannot_be_written_stays_and_the_others_get_their_place
     )
     await set_order(db, "aging")
     assert await misplaced(db, "aging") == 1
-    told = await db.value("select picture_queue._check('failed steps')")
+    told = await db.findings("failed steps")
     assert f"job {bad['id']}" in str(told)
     assert "not on my watch" in str(told)
     await db.run("drop trigger refuse_for_test on public.job_queue")

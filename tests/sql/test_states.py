@@ -1,4 +1,4 @@
-"""The state machine, seen from SQL: every edge, and what is not one."""
+"""The state machine, seen from SQL: every transition, and what is not one."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -253,6 +253,20 @@ async def test_a_parked_job_is_claimed_once_more_to_be_undone(db):
     assert (await db.report(again, "cancelled"))["status"] == "cancelled"
 
 
+async def test_a_worker_that_stops_gives_back_the_claim_to_undo_a_parked_job(db):
+    await db.enqueue()
+    (job,) = await db.claim()
+    await db.report(job, "parked", delay_seconds=600)
+    await db.value("select cancel_job($1)", UUID(job["id"]))
+    for _ in range(2):
+        (again,) = await db.claim()
+        assert (again["id"], again["attempt"]) == (job["id"], 1)
+        assert again["cancel_requested_at"] is not None
+        assert (await db.report(again, "released"))["status"] == "pending"
+    (again,) = await db.claim()
+    assert (await db.report(again, "failed"))["status"] == "cancelled"
+
+
 async def test_a_worker_that_dies_while_asked_to_cancel_leaves_a_cancelled_job(db):
     await db.enqueue()
     (job,) = await db.claim(lease=5.0)
@@ -363,13 +377,13 @@ async def test_complete_job_needs_the_lease_of_a_worker_that_heartbeats(db):
     assert await db.value("select complete_job($1, '1', null, $2)", job_id, lease) == "completed"
 
 
-async def test_the_edges_lead_nowhere_from_a_terminal_state_but_by_retry(db):
-    edges = await db.rows("select * from picture_queue.edge")
-    assert {edge["action"] for edge in edges if edge["from_status"] in TERMINAL} == {"retry"}
-    assert not [edge for edge in edges if edge["to_status"] in TERMINAL and edge["to_hold"]]
+async def test_the_transitions_lead_nowhere_from_a_terminal_state_but_by_retry(db):
+    rows = await db.rows("select * from picture_queue.state_transition")
+    assert {row["action"] for row in rows if row["from_status"] in TERMINAL} == {"retry"}
+    assert not [row for row in rows if row["to_status"] in TERMINAL and row["to_hold"]]
 
 
-async def test_a_change_without_an_edge_is_not_made(db):
+async def test_a_change_that_is_not_permitted_is_not_made(db):
     job_id = await db.enqueue()
     moved = await db.rows(
         "select * from unnest(picture_queue._transition(array["

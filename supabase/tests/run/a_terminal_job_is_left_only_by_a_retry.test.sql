@@ -8,8 +8,8 @@ select * from jsonb_to_recordset(claim_jobs('w', '{q}', '{t}', 1))
 select report_jobs(jsonb_agg(jsonb_build_object('job_id', id, 'lease_id', lease_id, 'outcome', 'completed'))) from claimed;
 select throws_like($$ select cancel_job('00000000-0000-0000-0000-000000000001') $$, 'PQ_FINISHED_JOB%', 'no cancel');
 select throws_like($$ select retry_job('00000000-0000-0000-0000-000000000001') $$, 'PQ_FINISHED_JOB%', 'no retry of what completed');
-select is((select count(*) from picture_queue.edge where from_status in ('completed', 'failed', 'cancelled') and action <> 'retry'), 0::bigint, 'no edge leads out');
-select is((select array_agg(from_status order by from_status) from picture_queue.edge where action = 'retry'), '{cancelled,failed}', 'but that of a retry');
+select is((select count(*) from picture_queue.state_transition where from_status in ('completed', 'failed', 'cancelled') and action <> 'retry'), 0::bigint, 'no transition leads out');
+select is((select array_agg(from_status order by from_status) from picture_queue.state_transition where action = 'retry'), '{cancelled,failed}', 'but that of a retry');
 
 select * from finish();
 rollback;

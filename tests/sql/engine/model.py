@@ -13,15 +13,15 @@ from .engine import Row
 
 TERMINAL = ("completed", "failed", "cancelled")
 
-# The states and how one becomes another, written down apart from the table `edge`: action ->
-# {from: (to, change of attempt)}.
+# The states and how one becomes another, written down apart from the table `state_transition`:
+# action -> {from: (to, change of attempt)}.
 READY, SCHEDULED, BLOCKED, WAITING = (
     ("pending", hold) for hold in (None, "scheduled", "blocked", "waiting")
 )
 RUNNING, PARKED = ("processing", None), ("processing", "parked")
 COMPLETED, FAILED, CANCELLED = ((status, None) for status in TERMINAL)
 PENDING = (READY, SCHEDULED, BLOCKED, WAITING)
-EDGES: dict[str, dict[tuple[str, str | None], tuple[tuple[str, str | None], int]]] = {
+TRANSITIONS: dict[str, dict[tuple[str, str | None], tuple[tuple[str, str | None], int]]] = {
     "claim": {READY: (RUNNING, 1)},
     "complete": {RUNNING: (COMPLETED, 0)},
     "fail": {RUNNING: (FAILED, 0)},
@@ -355,9 +355,9 @@ def leads_to(old: Row, new: Row, allowed: Iterable[str], steps: int) -> bool:
     found = {(old.state, old.attempt)}
     for _ in range(steps):
         found = {
-            (EDGES[action][state][0], attempt + EDGES[action][state][1])
+            (TRANSITIONS[action][state][0], attempt + TRANSITIONS[action][state][1])
             for state, attempt in found
             for action in allowed
-            if state in EDGES[action]
+            if state in TRANSITIONS[action]
         }
     return (new.state, new.attempt) in found

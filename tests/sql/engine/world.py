@@ -215,6 +215,11 @@ class World(RuleBasedStateMachine):
         word = outcome["outcome"]
         if word == "completed":
             return "ok", "complete"
+        undoes = row.cancel_requested_at is not None and row.cancel_requested_at < (
+            row.started_at or 0
+        )
+        if word == "released" and undoes:
+            return "ok", "release"
         if word == "cancelled" or row.cancel_requested_at is not None:
             return "ok", "cancel"
         if word == "failed":

@@ -109,3 +109,53 @@ async def test_an_event_sent_while_another_of_its_name_is_left_over_is_kept(worl
     await world.report([second], "parked", event=EVENT)
     await world.maintain()
     assert await world.states([second]) == ["pending"]
+
+
+async def park_while_an_event_is_left_over(world: World) -> tuple[str, str]:
+    """Park two jobs on an event that reaches one of them, and park that one again."""
+    locked, free = [await world.enqueue(TYPE, {}) for _ in range(2)]
+    await world.claim()
+    await world.report([locked, free], "parked", event=EVENT)
+    holder = await world.hold("select from job_queue where id = $1 for update", locked)
+    assert await world.call("select send_event($1)", EVENT) == {"woken": 1}
+    await world.pass_time(1)
+    await world.claim()
+    await world.report([free], "parked", event=EVENT)
+    await world.pass_time(1)
+    await world.maintain()
+    await holder.execute("rollback")
+    return locked, free
+
+
+async def test_a_job_that_parks_again_is_not_woken_by_the_event_that_woke_it(world: World):
+    locked, free = await park_while_an_event_is_left_over(world)
+    assert await world.states([locked, free]) == ["parked", "parked"]
+    await world.pass_time(1)
+    await world.maintain()
+    assert await world.states([locked, free]) == ["pending", "parked"]
+    assert await world.owner.fetchval("select count(*) from picture_queue.signal") == 0
+
+
+async def test_a_second_event_wakes_the_job_that_parked_again(world: World):
+    locked, free = await park_while_an_event_is_left_over(world)
+    assert await world.call("select send_event($1)", EVENT) == {"woken": 2}
+    assert await world.states([locked, free]) == ["pending", "pending"]
+
+
+async def test_an_event_kept_for_a_job_wakes_it_although_its_row_was_locked(world: World):
+    await world.call("select send_event($1)", EVENT)
+    await world.pass_time(1)
+    job = await world.enqueue(TYPE, {})
+    await world.claim()
+    await world.owner.execute(
+        """create function public.refuse() returns trigger language plpgsql
+        as $$ begin raise exception 'not now'; end $$;
+        create trigger refuse before update on public.job_queue for each row
+        when (old.hold = 'parked') execute function public.refuse()"""
+    )
+    await world.report([job], "parked", event=EVENT)
+    assert await world.states([job]) == ["parked"]
+    await world.owner.execute("drop trigger refuse on public.job_queue")
+    await world.pass_time(10)
+    await world.maintain()
+    assert await world.states([job]) == ["pending"]

@@ -1,6 +1,6 @@
 -- The state machine, as data: an action moves a job from one state to another or does nothing.
 -- attempt_delta: a claim counts an attempt; what ends without fault of the job gives it back.
-create table picture_queue.edge (
+create table picture_queue.state_transition (
   action text not null,
   from_status text not null,
   from_hold text,
@@ -16,10 +16,10 @@ create table picture_queue.edge (
     or (to_status = 'processing' and to_hold = 'parked')
   )
 );
-comment on table picture_queue.edge is 'The permitted changes of state; read by _transition.';
-alter table picture_queue.edge enable row level security;
+comment on table picture_queue.state_transition is 'The permitted changes of state; read by _transition.';
+alter table picture_queue.state_transition enable row level security;
 
-insert into picture_queue.edge (action, from_status, from_hold, to_status, to_hold, attempt_delta) values
+insert into picture_queue.state_transition (action, from_status, from_hold, to_status, to_hold, attempt_delta) values
   ('claim',    'pending',    null,        'processing', null,         1),
   ('complete', 'processing', null,        'completed',  null,         0),
   ('fail',     'processing', null,        'failed',     null,         0),

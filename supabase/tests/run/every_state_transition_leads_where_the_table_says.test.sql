@@ -1,10 +1,10 @@
 begin;
-select plan((select 1 + count(*)::integer from picture_queue.edge));
+select plan((select 1 + count(*)::integer from picture_queue.state_transition));
 
 select lives_ok($$ select set_queue('claimed') $$);
 
--- Walks each edge from a row put into its state by hand.
-create function walk(e picture_queue.edge) returns text language plpgsql as $$
+-- Makes each transition from a row put into its state by hand.
+create function walk(e picture_queue.state_transition) returns text language plpgsql as $$
 declare
   v_id uuid := gen_random_uuid();
   v_job public.job_queue;
@@ -27,7 +27,7 @@ end
 $$;
 select is(walk(e), concat_ws(',', e.to_status, coalesce(e.to_hold, '-'), 1 + e.attempt_delta),
   format('%s from %s', e.action, concat_ws(' ', e.from_status, e.from_hold)))
-from picture_queue.edge e order by e.action, e.from_status, e.from_hold;
+from picture_queue.state_transition e order by e.action, e.from_status, e.from_hold;
 
 select * from finish();
 rollback;

@@ -1,0 +1,232 @@
+"""Every function of the API, while a table is locked: it ends, with an answer or PQ_BUSY."""
+
+import asyncio
+import time
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.databases import connect
+
+#: A call of each function. Each has rows of its own, so that none waits for another.
+CALLS = {
+    "begin_prediction": "begin_prediction('{job}', '{lease}')",
+    "cancel_generation": "cancel_generation('{generation}')",
+    "cancel_job": "cancel_job('{parked}')",
+    "change_jobs": "change_jobs('cancel', '{{\"queue\": \"{name}\"}}')",
+    "claim_jobs": "claim_jobs('w', '{{{name}}}', '{{t,p}}', 5)",
+    "claim_next_job": "claim_next_job('{name}')",
+    "complete_job": "complete_job('{job}', '1', null, '{lease}')",
+    "delete_limit": "delete_limit('k:{name}', gen_random_uuid())",
+    "delete_schedule": "delete_schedule('{name}')",
+    "desired_workers": "desired_workers('{name}')",
+    "drain_queue": "drain_queue('{name}')",
+    "enqueue_batch": """enqueue_batch('[{{"job_type": "t"}}]', '{{"job_type": "t"}}')""",
+    "enqueue_job": "enqueue_job('t', queue => '{name}')",
+    "enqueue_jobs": """enqueue_jobs('[{{"job_type": "t", "queue": "{name}", "options":
+        {{"depends_on": ["{pending}"], "unique": {{}}}}}}]')""",
+    "explain_jobs": "explain_jobs('{{{job},{pending},{parked},{failed}}}')",
+    "failure_reasons": "failure_reasons('{{}}')",
+    "finish_prediction": "finish_prediction('{job}', '{lease}', '{prediction}', 'failed')",
+    "get_batch": "get_batch('{batch}')",
+    "get_generation": "get_generation('{generation}')",
+    "get_job": "get_job('{job}')",
+    "get_job_history": "get_job_history('{failed}')",
+    "get_settings": "get_settings()",
+    "heartbeat_jobs": """heartbeat_jobs('w-{name}', '[{{"job_id": "{job}", "lease_id": "{lease}"}},
+        {{"job_id": "{legacy}", "lease_id": "{legacy_lease}"}}]')""",
+    "job_position": "job_position('{pending}')",
+    "list_generations": "list_generations()",
+    "list_jobs": "list_jobs()",
+    "list_limits": "list_limits()",
+    "list_models": "list_models()",
+    "list_queues": "list_queues()",
+    "list_schedules": "list_schedules()",
+    "list_tenants": "list_tenants()",
+    "log_job": """log_job('{job}', '{lease}', '[{{"message": "m"}}]')""",
+    "maintain_jobs": "maintain_jobs(force => true)",
+    "pause_key": "pause_key('k:{name}')",
+    "pause_queue": "pause_queue('{name}')",
+    "pause_schedule": "pause_schedule('{name}')",
+    "picture_queue_version": "picture_queue_version()",
+    "purge_queue": "purge_queue('{name}')",
+    "queue_counts": "queue_counts()",
+    "queue_doctor": "queue_doctor(now())",
+    "queue_status": "queue_status()",
+    "record_prediction": "record_prediction('{job}', '{lease}', '{prediction}', 'p-{name}')",
+    "register_worker": """register_worker('w-{name}', '{{{name}}}', '{{"t-{name}": {{}}}}')""",
+    "report_jobs": """report_jobs('[
+        {{"job_id": "{job}", "lease_id": "{lease}", "outcome": "failed"}},
+        {{"job_id": "{legacy}", "lease_id": "{legacy_lease}", "outcome": "completed"}}]',
+        '{{"worker": "w", "queues": ["{name}"], "job_types": ["t"], "max_jobs": 1}}')""",
+    "report_progress": "report_progress('{job}', '{lease}', 50)",
+    "resume_key": "resume_key('k:{name}')",
+    "resume_queue": "resume_queue('{name}')",
+    "resume_schedule": "resume_schedule('{name}')",
+    "retry_job": "retry_job('{failed}')",
+    "run_schedule": "run_schedule('{name}')",
+    "save_images": """save_images('{job}', '{lease}',
+        '[{{"n": 1, "path": "a", "mime_type": "b"}}]')""",
+    "send_event": "send_event('{name}', '1', 'once')",
+    "set_limit": "set_limit('k:{name}', 2)",
+    "set_queue": "set_queue('{name}', '{{\"fair_share\": true}}')",
+    "set_schedule": """set_schedule('{name}', '{{"every_seconds": 9, "job_type": "t"}}')""",
+    "set_setting": "set_setting('{{\"max_attempts\": 4}}')",
+    "set_tenant": "set_tenant('{name}', 2)",
+    "start_generation": "start_generation('a boat')",
+    "unregister_worker": "unregister_worker('w-{name}')",
+}
+#: Its answer has the type of the table: the caller's own statement waits for it before the call.
+TYPED_BY_ITS_TABLE = {"claim_next_job"}
+SETUP = """
+declare
+  v_name text := $1;
+  v_ids jsonb := jsonb_build_object('name', v_name);
+  v_job jsonb;
+begin
+  perform set_limit('k:' || v_name, 1, 100, 60), set_tenant(v_name, 3),
+    register_worker('w-' || v_name, array[v_name], '{"t": {}, "p": {}}');
+  perform set_schedule(v_name, '{"every_seconds": 60, "job_type": "t"}');
+  v_ids := v_ids || start_generation('a cat');
+  v_job := claim_jobs('w-' || v_name, '{default}', '{generate-image}', 1, 3600) -> 0;
+  v_ids := v_ids || jsonb_build_object('generation', v_ids -> 'generation_id',
+    'job', v_job -> 'id', 'lease', v_job -> 'lease_id');
+  v_ids := v_ids || jsonb_build_object('prediction',
+    begin_prediction((v_job ->> 'id')::uuid, (v_job ->> 'lease_id')::uuid) #> '{prediction,id}');
+  perform enqueue_job('l', queue => v_name), enqueue_job('p', queue => v_name),
+    enqueue_job('f', queue => v_name, max_attempts => 1);
+  v_job := claim_jobs('w-' || v_name, array[v_name], '{l}', 1, 3600) -> 0;
+  v_ids := v_ids || jsonb_build_object('legacy', v_job -> 'id',
+    'legacy_lease', v_job -> 'lease_id');
+  v_job := claim_jobs('w-' || v_name, array[v_name], '{p}', 1) -> 0;
+  v_ids := v_ids || jsonb_build_object('parked', v_job -> 'id');
+  perform report_jobs(jsonb_build_array(jsonb_build_object('job_id', v_job -> 'id', 'lease_id',
+    v_job -> 'lease_id', 'outcome', 'parked', 'event', v_name)));
+  v_job := claim_jobs('w-' || v_name, array[v_name], '{f}', 1) -> 0;
+  v_ids := v_ids || jsonb_build_object('failed', v_job -> 'id');
+  perform report_jobs(jsonb_build_array(jsonb_build_object('job_id', v_job -> 'id', 'lease_id',
+    v_job -> 'lease_id', 'outcome', 'failed', 'error', 'no')));
+  v_job := enqueue_batch(jsonb_build_array(jsonb_build_object('job_type', 't', 'queue', v_name,
+    'options', jsonb_build_object('limit_keys', jsonb_build_array('k:' || v_name)))));
+  return v_ids || jsonb_build_object('batch', v_job -> 'batch_id',
+    'pending', v_job #> '{jobs,0,job_id}');
+end
+"""
+TABLES = """
+select string_agg(c.oid::regclass::text, ' ' order by c.relname) from pg_class c
+where c.relkind in ('r', 'p') and not c.relispartition
+  and (c.relnamespace = 'picture_queue'::regnamespace or c.oid in (
+    'public.generations'::regclass, 'public.images'::regclass, 'realtime.messages'::regclass))
+"""
+FUNCTIONS = """
+select p.proname from pg_proc p where p.pronamespace = 'public'::regnamespace
+  and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e')
+"""
+LONGEST = 3.0  # seconds of a call: 2 for a lock, and what it does besides while 60 others are made
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def calls(own_database: str) -> dict[str, str]:
+    """The statements, with the rows of each."""
+
+    async def make() -> dict[str, str]:
+        one = await connect(own_database)
+        await one.execute(
+            f"create function pg_temp.prepare(text) returns jsonb language plpgsql as $f${SETUP}$f$"
+        )
+        made = {
+            name: call.format(**await one.fetchval("select pg_temp.prepare($1)", name))
+            for name, call in CALLS.items()
+        }
+        await one.close(timeout=5)
+        return made
+
+    return asyncio.run(make())
+
+
+async def ended(url: str, slots: asyncio.Semaphore, call: str) -> tuple[str | None, float]:
+    """Make a call and undo it; return what it was refused with, and how long it took."""
+    async with slots:
+        connection = await connect(url)
+        await connection.execute("set statement_timeout = '6s'")
+        await connection.execute("begin")
+        began, error = time.monotonic(), None
+        try:
+            await connection.execute(f"select {call}")
+        except asyncpg.PostgresError as raised:
+            error = f"{raised.sqlstate} {raised.message}"
+        took = time.monotonic() - began
+        await connection.execute("rollback")
+        await connection.close(timeout=5)
+        return error, took
+
+
+async def while_locked(url: str, table: str, calls: dict[str, str]) -> dict[str, Any]:
+    """Return the calls that ended badly while a table was locked."""
+    holder = await connect(url)
+    slots = asyncio.Semaphore(70)
+    try:
+        await holder.execute("begin")
+        await holder.execute(f"lock table {table} in access exclusive mode")
+        answers = await asyncio.gather(*(ended(url, slots, call) for call in calls.values()))
+    finally:
+        await holder.close(timeout=5)
+    return {
+        name: (error, round(took, 1))
+        for name, (error, took) in zip(calls, answers, strict=True)
+        if took > LONGEST or (error and not error.startswith("PT503 PQ_BUSY"))
+    }
+
+
+async def test_every_function_has_a_call_that_succeeds(own_database: str, calls: dict[str, str]):
+    one = await connect(own_database)
+    found = {row[0] for row in await one.fetch(FUNCTIONS)}
+    await one.close(timeout=5)
+    assert found == CALLS.keys()
+    slots = asyncio.Semaphore(1)
+    answers = {name: await ended(own_database, slots, call) for name, call in calls.items()}
+    assert {name: error for name, (error, _) in answers.items() if error} == {}
+
+
+async def test_no_function_waits_for_a_locked_table_of_jobs(
+    own_database: str, calls: dict[str, str]
+):
+    bad = await while_locked(own_database, "public.job_queue", calls)
+    assert bad.keys() == TYPED_BY_ITS_TABLE, bad
+
+
+LEASES = """(select jsonb_agg(jsonb_build_object(
+  'outcome', 'completed', 'job_id', gen_random_uuid(), 'lease_id', gen_random_uuid()))
+  from generate_series(1, 500))"""
+SETS = [
+    ("public.job_queue", f"heartbeat_jobs('w', {LEASES})"),
+    ("public.job_queue", f"report_jobs({LEASES})"),
+    ("picture_queue.history", """change_jobs('cancel', '{"queue": "many"}')"""),
+    ("picture_queue.history", "purge_queue('many')"),
+    ("picture_queue.depth_change", "claim_jobs('w', '{many}', '{t}', 100)"),
+]
+
+
+@pytest.mark.parametrize(("table", "call"), SETS)
+async def test_a_call_for_many_does_not_wait_once_for_each(
+    own_database: str, table: str, call: str
+):
+    one = await connect(own_database)
+    await one.fetchval(
+        """select enqueue_jobs((
+          select jsonb_agg('{"job_type": "t", "queue": "many"}'::jsonb)
+          from generate_series(1, 500)))"""
+    )
+    await one.close(timeout=5)
+    assert await while_locked(own_database, table, {"call": call}) == {}
+
+
+@pytest.mark.slow
+async def test_no_function_waits_for_a_locked_table(own_database: str, calls: dict[str, str]):
+    one = await connect(own_database)
+    tables = (await one.fetchval(TABLES)).split()
+    await one.close(timeout=5)
+    found = {table: await while_locked(own_database, table, calls) for table in tables}
+    assert {table: bad for table, bad in found.items() if bad} == {}
