@@ -100,8 +100,8 @@ class Handler:
     shape: Shape
     policy: Policy
 
-    def arguments(self, payload: dict[str, Any], context: object) -> list[Any]:
-        """Return the arguments for the function.
+    def call(self, payload: dict[str, Any], context: object) -> object:
+        """Call the function with what it takes.
 
         Raises:
             PermanentFailure: The payload does not fit; names the field and its value.
@@ -111,7 +111,7 @@ class Handler:
             given.append(self._validated(payload))
         if self.shape.takes_context:
             given.append(context)
-        return given
+        return self.function(*given)
 
     def _validated(self, payload: dict[str, Any]) -> Any:
         if self.shape.payload is None:

@@ -9,13 +9,20 @@ import pytest
 
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker import JobContext, SyncJobContext, joblog
-from picture_queue.worker.context import Flags
 from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.progress import Progress
 
 
-def attempt_of(job: Any, flags: Flags, progress: Progress, log: JobLog) -> Any:
-    return SimpleNamespace(job=job, flags=flags, progress=progress, log=log)
+def attempt_of(job: Any, progress: Progress, log: JobLog, *, settled: bool = False) -> Any:
+    return SimpleNamespace(
+        job=job,
+        progress=progress,
+        log=log,
+        settled=settled,
+        stop_reason=None,
+        cancel_requested=False,
+        shutdown_requested=False,
+    )
 
 
 class Wire:
@@ -96,9 +103,8 @@ async def test_lines_that_were_dropped_are_not_sent(log, wire):
 
 
 async def test_handlers_of_both_kinds_write(claimed, log, wire):
-    flags = Flags()
-    JobContext(attempt_of(claimed(), flags, Progress(no_progress), log)).log("from the loop")
-    context = SyncJobContext(attempt_of(claimed(), flags, Progress(no_progress), log))
+    JobContext(attempt_of(claimed(), Progress(no_progress), log)).log("from the loop")
+    context = SyncJobContext(attempt_of(claimed(), Progress(no_progress), log))
     thread = threading.Thread(target=context.log, args=("from a thread", "error"))
     thread.start()
     thread.join()
@@ -109,7 +115,7 @@ async def test_handlers_of_both_kinds_write(claimed, log, wire):
 
 @pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
 async def test_whoever_goes_on_after_the_end_is_stopped(claimed, log, kind):
-    context = kind(attempt_of(claimed(), Flags(stopped=True), Progress(no_progress), log))
+    context = kind(attempt_of(claimed(), Progress(no_progress), log, settled=True))
     with pytest.raises(asyncio.CancelledError):
         context.log("too late")
 
