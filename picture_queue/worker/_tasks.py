@@ -7,17 +7,18 @@ event loop from ending. And `asyncio.all_tasks` gives a handler every task to ca
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
 
-_log = logging.getLogger(__name__)
+from picture_queue.worker._log import Log
 
-#: In the context of a handler, and of whatever it starts: the task of its attempt.
-_current_handler: ContextVar["WorkerTask | None"] = ContextVar(
-    "picture_queue_current_handler", default=None
+_log = Log(__name__)
+
+#: In the context of a handler, and of whatever it starts: the task that runs it.
+current_handler: ContextVar["WorkerTask | None"] = ContextVar(
+    "picture_queuecurrent_handler", default=None
 )
 
 
@@ -28,7 +29,7 @@ class WorkerTask(asyncio.Task[None]):
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel it, unless a handler that runs in another task asks for that."""
-        caller = _current_handler.get()
+        caller = current_handler.get()
         if caller is not None and caller is not self:
             _log.warning(
                 "%s cannot cancel %s: it is not its task", caller.get_name(), self.get_name()
@@ -41,19 +42,11 @@ class WorkerTask(asyncio.Task[None]):
 
         If its handler waits for tasks with `asyncio.gather`, that cancels them in its name.
         """
-        token = _current_handler.set(self)
+        token = current_handler.set(self)
         try:
             super().cancel()
         finally:
-            _current_handler.reset(token)
-
-    def enter_handler(self) -> None:
-        """Mark the code that follows in this task as that of a handler."""
-        _current_handler.set(self)
-
-    def leave_handler(self) -> None:
-        """Undo `enter_handler`: the task keeps its context, which would keep the task."""
-        _current_handler.set(None)
+            current_handler.reset(token)
 
     def add_started(self, task: asyncio.Future[Any]) -> None:
         """Note a task that the handler started."""
@@ -110,7 +103,7 @@ class _TaskFactory:
     def __call__(
         self, loop: asyncio.AbstractEventLoop, coroutine: Any, /, **options: Any
     ) -> asyncio.Future[Any]:
-        handler = _current_handler.get()
+        handler = current_handler.get()
         if handler is not None and isinstance(coroutine, Coroutine):
             coroutine = _Guarded(coroutine)
         made: asyncio.Future[Any] = self._make(loop, coroutine, **options)

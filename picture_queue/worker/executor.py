@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.worker import verdicts
-from picture_queue.worker._tasks import WorkerTask
+from picture_queue.worker._log import Log
+from picture_queue.worker._tasks import WorkerTask, current_handler
 from picture_queue.worker._threads import in_thread
 from picture_queue.worker.context import JobContext, SyncJobContext
 from picture_queue.worker.joblog import JobLog, Line
@@ -31,9 +32,9 @@ from picture_queue.worker.outcomes import (
 from picture_queue.worker.progress import Progress
 from picture_queue.worker.registry import Handler
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 #: Apart from the lines about outcomes, so that a program can show one without the other.
-_tracebacks = logging.getLogger(f"{__name__}.tracebacks")
+_tracebacks = Log(f"{__name__}.tracebacks")
 
 #: Seconds a stopped async handler gets to clean up before the attempt ends without it.
 CLEANUP = 25.0
@@ -109,6 +110,7 @@ class Attempt:
     )
 
     def __init__(self, handler: Handler, job: ClaimedJob, owner: AttemptListener) -> None:
+        timeout = job.timeout_seconds
         self.job = job
         self.settled = False
         self.outcome: Outcome | None = None
@@ -124,10 +126,11 @@ class Attempt:
         self._returned: Outcome | None = None  # by the handler
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(job.timeout_seconds, self.stop, Stop.TIMEOUT)
         # Not by the task factory of the loop: an eager one would run the handler here and now.
         self._task = WorkerTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
         self._task.add_done_callback(self._done)
+        # After its first step, in which the smallest jobs end: a timer costs a quarter of them.
+        self._timer: asyncio.Handle = loop.call_soon(self._start_timer, timeout)
 
     @property
     def progress(self) -> Progress:
@@ -185,6 +188,11 @@ class Attempt:
             # or waits for one that does.
             self._task.hold_forever()
 
+    def _start_timer(self, timeout: float) -> None:
+        if not self.ended:
+            seconds = self._began + timeout - time.monotonic()
+            self._timer = self._task.get_loop().call_later(seconds, self.stop, Stop.TIMEOUT)
+
     async def _run(self) -> None:
         """Run the handler. Nothing that it raises may leave this coroutine.
 
@@ -192,7 +200,7 @@ class Attempt:
         the outcome would be lost.
         """
         pid = os.getpid()
-        self._task.enter_handler()
+        current_handler.set(self._task)
         try:
             outcome = await self._call()
         except BaseException as error:
@@ -207,7 +215,7 @@ class Attempt:
         if self._progress is not None and isinstance(outcome, Snoozed | Parked):
             with contextlib.suppress(asyncio.CancelledError):
                 await self._progress.flush()  # the job shows it while it waits
-        self._task.leave_handler()
+        current_handler.set(None)  # the task keeps its context, which would keep the task
 
     async def _call(self) -> Outcome | None:
         handler, shape = self._handler, self._handler.shape

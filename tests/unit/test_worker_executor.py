@@ -120,8 +120,11 @@ def _circle() -> list[Any]:
         ([[]] * 10_001, False, Completed),
         ({"parts": [{"n": [n] * 100} for n in range(100)]}, False, Completed),
         (_circle(), False, Failed),
+        ("x" * 1_000_000, True, Completed),
+        ("x" * 2_000_000, False, Completed),
+        ((n for n in range(3)), False, Completed),
     ],
-    ids=["nothing", "small", "limit", "long", "nested", "endless"],
+    ids=["nothing", "small", "limit", "long", "nested", "endless", "text", "book", "generator"],
 )
 async def test_a_large_result_is_written_as_json_beside_the_event_loop(
     run, monkeypatch, value, in_loop, outcome

@@ -78,6 +78,19 @@ def test_a_line_that_nobody_reads_is_not_made(claimed, caplog, monkeypatch):
     log_outcome(claimed(), Completed(), 0.5, "completed")
 
 
+async def test_a_logging_handler_that_raises_keeps_no_outcome(report, monkeypatch, capsys):
+    class Unreachable(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ConnectionError("the log server is down")
+
+    logger = logging.getLogger(executor.__name__)
+    monkeypatch.setattr(logger, "handlers", [Unreachable()])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    await report(Completed(1), {"outcome": "ok", "status": "completed"})
+    await report(Failed("no", "Trace"), {"outcome": "ok", "status": "failed"})
+    assert "ConnectionError: the log server is down" in capsys.readouterr().err
+
+
 # At the answer to the report
 
 Report = Callable[..., Any]

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from picture_queue.worker._tasks import ExitOfTask, WorkerTask, _current_handler, guard_tasks
+from picture_queue.worker._tasks import ExitOfTask, WorkerTask, current_handler, guard_tasks
 
 
 @pytest.fixture
 def as_handler() -> Iterator[list[Any]]:
     started: list[Any] = []
     handler: Any = SimpleNamespace(add_started=started.append, get_name=lambda: "crop 2")
-    token = _current_handler.set(handler)
+    token = current_handler.set(handler)
     yield started
-    _current_handler.reset(token)
+    current_handler.reset(token)
 
 
 async def leave(error: BaseException) -> None:
@@ -118,7 +118,7 @@ async def test_a_handler_cannot_cancel_the_task_of_another(task, as_handler, cap
 
 async def test_a_handler_can_cancel_its_own_task():
     async def handle() -> None:
-        task.enter_handler()
+        current_handler.set(task)
         task.cancel()
         await asyncio.Event().wait()
 
@@ -141,7 +141,7 @@ async def test_a_handler_can_have_the_worker_cancel_it(task, as_handler):
 
 async def test_a_handler_that_waits_for_all_tasks_is_cancelled_without_them(task):
     async def handle() -> None:
-        waiting.enter_handler()
+        current_handler.set(waiting)
         await asyncio.gather(task, mine)
 
     mine = asyncio.create_task(wait_for_ever())
