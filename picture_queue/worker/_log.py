@@ -1,4 +1,4 @@
-"""Log lines of the worker, which the user's logging configuration must not turn into failures."""
+"""A logger that raises nothing, whatever the user's logging configuration does."""
 
 import logging
 import sys

@@ -91,7 +91,7 @@ def _layers(function: Callable[..., Any]) -> Iterator[Any]:
 
 
 def _parameters(job_type: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the parameters to call it with: for the payload, for the context, both or none."""
+    """Return the parameters that take the payload and the context, as far as there are some."""
     signature = _signature(job_type, function)
     parameters = list(signature.parameters.values())
     for parameter in parameters:
@@ -122,7 +122,7 @@ def _parameters(job_type: str, function: Callable[..., Any]) -> list[inspect.Par
 
 
 def _signature(job_type: str, function: Callable[..., Any]) -> inspect.Signature:
-    """Return its signature, or that of what it wraps if it passes on all it gets."""
+    """Return its signature, or that of the function to which a wrapper passes all arguments."""
 
     def names_arguments(layer: Callable[..., Any]) -> bool:
         parameters = _inspect(layer, follow_wrapped=False).parameters.values()

@@ -1,4 +1,4 @@
-"""Tasks of attempts, and of their handlers: what one handler does to tasks must not harm others.
+"""Tasks of attempts and of their handlers. No handler can stop the tasks of others.
 
 A SystemExit or KeyboardInterrupt that leaves a task stops its event loop, and with it the worker
 and all its other jobs. An attempt catches those of its handler; here are those of other tasks that
@@ -38,7 +38,7 @@ class WorkerTask(asyncio.Task[None]):
         return super().cancel(msg)
 
     def cancel_by_worker(self) -> None:
-        """Cancel it, whoever asks the worker for that.
+        """Cancel it, even if the caller is a handler that stops the worker.
 
         If its handler waits for tasks with `asyncio.gather`, that cancels them in its name.
         """

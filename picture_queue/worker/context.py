@@ -51,7 +51,7 @@ class _Context(JobFields):
         The job was cancelled, its time is over, its lease is lost, or the worker stops. A plain
         function cannot be stopped from outside, so a long one looks at this now and then and raises
         `asyncio.CancelledError`: its job is then cancelled, failed or given back, as the reason
-        says. To return would complete the job, while a worker that stops still waits for it.
+        requires. To return would complete the job, while a worker that stops still waits for it.
         """
         return self._attempt.stop_reason is not None or self._attempt.shutdown_requested
 
@@ -75,7 +75,7 @@ class _Context(JobFields):
     def _in_the_loop(self, function: Callable[[], None]) -> None:
         """Call a function in the worker's event loop, from any thread or event loop."""
         if self._attempt.settled:
-            # Whoever still runs was told to stop, or is a task the handler left behind.
+            # The caller was told to stop, or is a task that the handler left behind.
             raise asyncio.CancelledError("the attempt is over")
         if asyncio._get_running_loop() is self._loop:
             function()
@@ -105,18 +105,18 @@ class JobContext(_Context):
     __slots__ = ()
 
     async def progress(self, percent: int, message: str | None = None) -> None:
-        """Say how far the job is. Cheap to call often: the latest value goes out, four a second.
+        """Report the progress of the job. It is cheap: the latest value is sent, four a second.
 
         Args:
             percent: 0 to 100.
-            message: What is being done, for the owner of the job.
+            message: The present step, for the owner of the job.
 
         Raises:
             InvalidArgument: ``percent`` is out of range.
             asyncio.CancelledError: The attempt is over.
         """
         self._report(percent, message)
-        # A handler that never waits gets no cancellation and lets nothing out.
+        # A handler that never waits cannot be cancelled, and nothing could be sent.
         await asyncio.sleep(0)
 
 
@@ -126,15 +126,15 @@ class SyncJobContext(_Context):
     __slots__ = ()
 
     def progress(self, percent: int, message: str | None = None) -> None:
-        """Say how far the job is, from any thread; see `JobContext.progress`.
+        """Report the progress of the job, from any thread; see `JobContext.progress`.
 
         Args:
             percent: 0 to 100.
-            message: What is being done, for the owner of the job.
+            message: The present step, for the owner of the job.
 
         Raises:
             InvalidArgument: ``percent`` is out of range.
             asyncio.CancelledError: The attempt is over (cancelled, timed out, released, or its
-                lease is lost). A thread cannot be stopped from outside: let it pass.
+                lease is lost). Do not catch it: a thread cannot be stopped from outside.
         """
         self._report(percent, message)

@@ -54,7 +54,7 @@ class Stop(enum.Enum):
 
 
 class AttemptListener(Protocol):
-    """The part of a worker that is told of attempts, and sends what their handlers say."""
+    """The part of a worker that takes outcomes, and sends the progress and logs of attempts."""
 
     def settled(self, attempt: "Attempt") -> None:
         """Take the outcome."""
@@ -63,10 +63,10 @@ class AttemptListener(Protocol):
         """Take the slot back, after `settled`: the handler has ended."""
 
     async def send_progress(self, attempt: "Attempt", percent: int, message: str | None) -> None:
-        """Write the progress of its job; raises nothing."""
+        """Write the progress of its job; raise nothing."""
 
     async def send_log(self, attempt: "Attempt", lines: list[Line]) -> None:
-        """Write lines into the log of its job; raises nothing."""
+        """Write lines into the log of its job; raise nothing."""
 
 
 class Attempt:
@@ -233,7 +233,7 @@ class Attempt:
         return verdicts.from_value(value, self.job.queue)
 
     def _in_thread(self, call: Callable[[], object]) -> asyncio.Future[Outcome | None]:
-        """Return the outcome of what is returned or raised in a thread of its own."""
+        """Call a function in a thread of its own, and return the outcome."""
 
         def run() -> Outcome | None:
             try:
@@ -336,7 +336,7 @@ def log_outcome(
 
 
 def _is_large(value: object) -> bool:
-    """Return whether it takes long to write a result as JSON, or the user's code does it."""
+    """Return whether it may take long to write a result as JSON."""
     left: list[Any] = [value]
     size = 0
     while left and size <= LARGE:

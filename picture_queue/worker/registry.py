@@ -101,7 +101,7 @@ class Handler:
     policy: Policy
 
     def call(self, payload: dict[str, Any], context: object) -> object:
-        """Call the function with what it takes.
+        """Call the function with the payload, the context, both or none.
 
         Raises:
             PermanentFailure: The payload does not fit; names the field and its value.
@@ -159,7 +159,7 @@ class Registry:
         return tuple(sorted(self._handlers))
 
     def queues(self) -> tuple[str, ...]:
-        """The queues such jobs are enqueued to: ``default``, and those the handlers name."""
+        """The queues of the handlers: ``default``, and those that their policies name."""
         named = {handler.policy.queue for handler in self if handler.policy.queue}
         return ("default", *sorted(named - {"default"}))
 

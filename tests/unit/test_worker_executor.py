@@ -1,4 +1,4 @@
-"""One attempt: how it ends, and what stops it."""
+"""Attempts: their outcomes, their stops and their end."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ from picture_queue.worker.registry import Policy, Registry
 
 
 class Run:
-    """An attempt, and the order of what it says."""
+    """An attempt, with the order of its messages to its listener."""
 
     def __init__(self, function: Callable[..., Any], job: Any) -> None:
         registry = Registry()
@@ -77,7 +77,7 @@ def quick_cleanup(monkeypatch):
 
 
 class Never:
-    """An async handler that waits for ever, and tells how it fared."""
+    """An async handler that waits for ever, and keeps its context for the test."""
 
     def __init__(self, after: Callable[[], Any] = lambda: None) -> None:
         self.started = asyncio.Event()
@@ -182,7 +182,7 @@ async def test_a_handler_that_exits_ends_its_job_only(run):
 
 
 class Panic(BaseException):
-    """As Rust extensions raise it: no `Exception`."""
+    """An exception of a Rust extension, which is no `Exception`."""
 
 
 class NoHeader(Exception):
@@ -225,7 +225,7 @@ def recurse() -> None:
         (ExceptionGroup("tasks", [ValueError(), KeyError()]), "ExceptionGroup: tasks (2 sub-ex"),
     ],
 )
-async def test_whatever_a_handler_raises_is_its_outcome(run, error, says, is_async):
+async def test_an_exception_of_any_kind_is_the_outcome(run, error, says, is_async):
     async def handle() -> None:
         raise error
 
@@ -434,7 +434,7 @@ async def test_a_handler_sees_the_shutdown(run):
     await ran.end()
 
 
-async def test_what_a_waiting_job_said_last_is_sent_first(run):
+async def test_the_last_progress_is_sent_before_a_job_waits(run):
     async def handle(job: JobContext) -> Snooze:
         await job.progress(10)
         await job.progress(20)
@@ -475,7 +475,7 @@ async def test_a_sync_handler_runs_in_a_thread_with_the_callers_context(run):
 @pytest.mark.parametrize(
     "error", [ValueError("no"), SystemExit(3), StopIteration(), KeyboardInterrupt()]
 )
-async def test_whatever_a_sync_handler_raises_fails_its_job_only(run, error):
+async def test_an_exception_of_a_sync_handler_fails_its_job_only(run, error):
     def handle() -> None:
         raise error
 

@@ -1,4 +1,4 @@
-"""The log of an attempt: lines travel together, and the newest are kept."""
+"""The log of an attempt: lines are sent in batches, and the newest are kept."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ def attempt_of(job: Any, progress: Progress, log: JobLog, *, settled: bool = Fal
 
 
 class Wire:
-    """Takes what is sent, and holds each call until it is let go."""
+    """A connection that keeps the lines it is sent, and answers when a test permits it."""
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[list[str]] = asyncio.Queue()
@@ -83,7 +83,7 @@ async def test_fifty_lines_do_not_wait(log, wire, monkeypatch):
     assert not log.waiting
 
 
-async def test_while_nothing_goes_out_the_newest_are_kept(log, wire):
+async def test_while_nothing_is_sent_the_newest_lines_are_kept(log, wire):
     wire.open.clear()
     write(log, *(str(n) for n in range(50)))
     await wire.next()
@@ -114,7 +114,7 @@ async def test_handlers_of_both_kinds_write(claimed, log, wire):
 
 
 @pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
-async def test_whoever_goes_on_after_the_end_is_stopped(claimed, log, kind):
+async def test_a_handler_that_goes_on_after_the_end_is_stopped(claimed, log, kind):
     context = kind(attempt_of(claimed(), Progress(no_progress), log, settled=True))
     with pytest.raises(asyncio.CancelledError):
         context.log("too late")

@@ -28,7 +28,7 @@ THE_LIMIT = "the database refused its result; the error of the job says why"
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Lines:
-    """Returns the level and the text of each line about an outcome."""
+    """Return the level and the text of each line about an outcome."""
     caplog.set_level(logging.INFO)
     return lambda: [
         (record.levelname, record.getMessage())
@@ -98,7 +98,7 @@ Report = Callable[..., Any]
 
 @pytest.fixture
 async def report(project, claimed) -> AsyncIterator[Report]:
-    """Reports an outcome, to a database that gives one answer after the other."""
+    """Report an outcome, to a database that gives one answer after the other."""
     signals = Signals().watch()
     calls = WorkerCalls(project, ConnectionStatus())
     reporter = Reporter(calls, Slots(10, lambda job: None), lambda jobs: None, signals)

@@ -1,4 +1,4 @@
-"""Progress: one report on its way, the latest value wins."""
+"""Progress: one call at a time, with the latest value."""
 
 import asyncio
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def attempt_of(job: Any, progress: Progress, log: JobLog, *, settled: bool = Fal
 
 
 class Wire:
-    """Takes what is sent, and holds each report until it is let go."""
+    """A connection that keeps the values it is sent, and answers when a test permits it."""
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[tuple[int, str | None]] = asyncio.Queue()
@@ -59,7 +59,7 @@ async def test_the_first_value_goes_out_at_once():
     assert await wire.next() == (10, "hello")
 
 
-async def test_while_one_is_on_its_way_the_latest_wins(monkeypatch):
+async def test_during_a_call_only_the_latest_value_is_kept(monkeypatch):
     monkeypatch.setattr(progress, "INTERVAL", 0.0)
     wire = Wire()
     wire.open.clear()
@@ -101,7 +101,7 @@ async def test_a_flush_does_not_wait_for_its_turn():
     assert clock() - began < progress.INTERVAL
 
 
-async def test_what_was_dropped_is_not_sent(monkeypatch):
+async def test_a_dropped_value_is_not_sent(monkeypatch):
     monkeypatch.setattr(progress, "INTERVAL", 0.01)
     wire = Wire()
     reports = Progress(wire.send)
@@ -135,7 +135,7 @@ async def test_progress_is_percent(claimed, percent):
         await context.progress(percent)
 
 
-async def test_whoever_goes_on_after_the_end_is_stopped(claimed):
+async def test_a_handler_that_goes_on_after_the_end_is_stopped(claimed):
     attempt = attempt_of(claimed(), Progress(Wire().send), silent(), settled=True)
     with pytest.raises(asyncio.CancelledError):
         await JobContext(attempt).progress(1)

@@ -1,4 +1,4 @@
-"""Handlers: which signatures are taken, and which payloads."""
+"""Handlers: the signatures and the payloads that are accepted."""
 
 from dataclasses import dataclass, replace
 from datetime import date
@@ -171,7 +171,7 @@ def local() -> Any:
         (local(), True, "payload job"),
     ],
 )
-def test_what_a_callable_calls_in_the_end_decides(function, is_async, takes):
+def test_the_innermost_function_of_a_callable_decides(function, is_async, takes):
     shape = handler(function).shape
     assert shape.is_async is is_async
     assert shape.takes_payload is ("payload" in takes)
@@ -180,7 +180,7 @@ def test_what_a_callable_calls_in_the_end_decides(function, is_async, takes):
 
 
 def test_quoted_annotations_in_a_module_of_texts_are_read():
-    """As `from __future__ import annotations` makes them."""
+    """Read annotations as `from __future__ import annotations` makes them."""
 
     async def handle(payload: Any, job: Any) -> None: ...
 

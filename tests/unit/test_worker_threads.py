@@ -113,7 +113,7 @@ def test_a_closed_pool_does_not_wait_for_a_call_that_hangs(pool, monkeypatch):
 
 
 def test_threads_leave_the_pool_under_its_lock():
-    """Else one that leaves while the pool is closed breaks the walk over them."""
+    """Close a pool while its threads leave it; without the lock the loop over them fails."""
     pool = DaemonThreadPool(4)
     unlocked: list[object] = []
 

@@ -42,7 +42,7 @@ async def service(request: pytest.FixtureRequest, stack: Any) -> AsyncIterator[A
 
 
 class Panic(BaseException):
-    """As Rust extensions raise it: no `Exception`."""
+    """An exception of a Rust extension, which is no `Exception`."""
 
 
 class NoHeader(Exception):
@@ -176,7 +176,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
 
 
 def add_handlers(worker: Worker, is_async: bool) -> None:
-    """Registers those that end badly, and two that do not."""
+    """Register the bad handlers, and ordinary ones."""
 
     async def bad(payload: dict[str, int]) -> Any:
         return BAD[payload["n"]][0]()

@@ -1,4 +1,4 @@
-"""What a worker survives: lost answers, outages, a cut socket, and its own death."""
+"""Workers with lost answers, outages, cut sockets, and workers that are killed."""
 
 import asyncio
 import os

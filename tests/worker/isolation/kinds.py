@@ -1,4 +1,4 @@
-"""Everything bad that may stand beside ordinary jobs in a worker."""
+"""The bad items that stand beside ordinary jobs in a worker."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Step = Callable[[World, Sequence[UUID]], Awaitable[None]]
 
 
 async def nothing(world: World, bad: Sequence[UUID]) -> None:
-    """Nothing more is bad."""
+    """Do nothing more."""
 
 
 def failed(row: "asyncpg.Record") -> bool:
@@ -192,7 +192,7 @@ PAUSED_KEY = "isolation-paused"
 
 
 async def explain(world: World, bad: Sequence[UUID]) -> None:
-    """The reason why a job does not move is given for each."""
+    """Expect a reason for each job that does not move."""
     for found in await world.service.jobs.explain(bad):
         expect(found.reason in ("key_paused", "limit", "no_worker"), f"{found}")
 

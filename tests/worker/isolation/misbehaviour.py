@@ -17,7 +17,7 @@ REASON = "the real reason"
 
 
 class Alien(BaseException):
-    """An exception as extensions raise it: no Exception."""
+    """An exception of an extension, which is no `Exception`."""
 
 
 def raiser(error: Callable[[], BaseException]) -> Callable[[], NoReturn]:
@@ -28,7 +28,7 @@ def raiser(error: Callable[[], BaseException]) -> Callable[[], NoReturn]:
 
 
 def with_property(name: str) -> Callable[[], NoReturn]:
-    """Raise an exception that has a property which raises, as one that reads a header does."""
+    """Return a function that raises an exception with a property that raises."""
 
     def broken(self: object) -> NoReturn:
         raise KeyError("Retry-After")
@@ -38,14 +38,14 @@ def with_property(name: str) -> Callable[[], NoReturn]:
 
 
 class Unspeakable(Exception):
-    """An exception that cannot say what it is."""
+    """An exception without a text."""
 
     def __str__(self) -> str:
         raise RuntimeError(REASON)
 
 
 class Epoch(Exception):
-    """An exception that says when, where seconds are wanted."""
+    """An exception with a time in place of seconds."""
 
     retry_after = 1_771_404_540
 
@@ -131,7 +131,7 @@ RESULTS: dict[str, Callable[[], object]] = {
 
 
 async def swallow_cancels() -> NoReturn:
-    """Go on whatever happens."""
+    """Ignore cancellations."""
     while True:
         try:
             await asyncio.sleep(3600)
@@ -172,14 +172,14 @@ HARMLESS = "does nothing wrong itself"
 
 
 async def misbehave(name: str, job: JobContext) -> object:
-    """Do in an async handler what is called so."""
+    """Do the bad thing of this name in an async handler."""
     if name in STUCK:
         return await STUCK[name]()
     return misbehave_in_thread(name)
 
 
 def misbehave_in_thread(name: str) -> object:
-    """Do in a thread what is called so."""
+    """Do the bad thing of this name in a thread."""
     if name == NEVER_ENDS:
         threading.Event().wait()
     if name == HARMLESS:
