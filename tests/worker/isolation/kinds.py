@@ -73,8 +73,9 @@ class Kind:
         return self.is_stopped or bool(self.settings)
 
 
-def bad(kind: str, job_type: str = "bad", **options: Any) -> dict[str, Any]:
-    return {"job_type": job_type, "payload": {"kind": kind}, "max_attempts": 1, **options}
+def bad(kind: str, job_type: str = "bad", after: float = 0.05, **options: Any) -> dict[str, Any]:
+    payload = {"kind": kind, "after": after}
+    return {"job_type": job_type, "payload": payload, "max_attempts": 1, **options}
 
 
 # Handlers ----------------------------------------------------------------------------------------
@@ -96,6 +97,14 @@ HANDLERS = (
            says=REASON if "epoch" in name else "") for name in misbehaviour.WAITS),
 )  # fmt: skip
 
+HARM = (
+    Kind("cancels the tasks of others", bad("cancels the tasks of others", after=0), state=ended),
+    Kind("waits for the tasks of others",
+         bad("waits for the tasks of others", timeout=0.1, after=0), says="did not end within"),
+    Kind("leaves callbacks that raise", bad("leaves callbacks that raise"), state=ended),
+    Kind("returns in a fork", bad("returns in a fork"), count=1, state=ended),
+)  # fmt: skip
+
 STUCK = (
     Kind("swallows cancels", bad("swallows cancels", timeout=0.3), count=1, state=runs,
          says="has not stopped|still runs|did not end", is_stopped=True),
@@ -114,11 +123,12 @@ STUCK = (
 
 # Results -----------------------------------------------------------------------------------------
 
-# What JSON can say of these is null, or a text: that or a failure is right.
+# JSON has null or a text for these: that or a failure is right.
 CAN_COMPLETE = (
     "result NaN",
     "result with infinity",
     "result with a decimal beyond floats",
+    "result of a generator",
 )
 RESULTS = tuple(
     Kind(name, bad(name), count=1 if name in HUGE else CONCURRENCY,

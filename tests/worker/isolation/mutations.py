@@ -4,6 +4,7 @@ Each mutation replaces functions of the worker. One whose function is gone fails
 must follow the worker.
 """
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -42,6 +43,11 @@ def leave_waits_unbounded() -> None:
     """Send waits as the handler said them."""
     replace(verdicts_module, "wait_seconds", lambda value: value)
     replace(verdicts_module, "wait_until", lambda at: at.isoformat())
+
+
+def let_handlers_cancel_others() -> None:
+    """Let a handler cancel the tasks of other jobs."""
+    replace(_tasks.WorkerTask, "cancel", asyncio.Task.cancel)
 
 
 def store_any_json() -> None:
@@ -103,6 +109,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         catch_no_base_exception,
         read_properties_unguarded,
         leave_waits_unbounded,
+        let_handlers_cancel_others,
         store_any_json,
         read_all_or_nothing,
         beat_in_the_event_loop,
