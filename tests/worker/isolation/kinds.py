@@ -133,7 +133,7 @@ CAN_COMPLETE = (
 RESULTS = tuple(
     Kind(name, bad(name), count=1 if name in HUGE else CONCURRENCY,
          state=ended if name in CAN_COMPLETE else failed,
-         says="" if name in CAN_COMPLETE else "[Rr]esult|JSON|large")
+         says="" if name in CAN_COMPLETE else "[Rr]esult|JSON|large|coroutine")
     for name in misbehaviour.RESULTS
 )  # fmt: skip
 
