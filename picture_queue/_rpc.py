@@ -358,7 +358,10 @@ def maintain_jobs(*, force: bool = False, worker: str | None = None) -> Rpc[Main
 
 
 def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, dict[str, Any]]]:
-    """The result has for each id of a job ``outcome`` (ok, repeated, stale, …) and ``status``."""
+    """The result has the answer to each outcome by the id of its job.
+
+    Its ``outcome`` is ok, repeated, stale, busy, or refused, and then its ``error`` says why.
+    """
     # Each is plain already: looking through hundreds again would take longer than to send them.
     return Rpc(
         "report_jobs",

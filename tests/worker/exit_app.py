@@ -13,7 +13,7 @@ QUEUE, KIND, *REST = sys.argv[1:]
 
 
 def new_worker() -> Worker:
-    """Make a worker that stops at once."""
+    """Makes a worker that stops at once."""
     return Worker(settings=WorkerSettings(queues=(QUEUE,), poll_interval=0.1, shutdown_grace=0.1))
 
 
@@ -21,18 +21,18 @@ worker = new_worker()
 
 
 def say(text: str) -> None:
-    """Print a line for the parent."""
+    """Tells the parent."""
     print(text, flush=True)
 
 
 def hang() -> None:
-    """Keep the thread for ever."""
+    """Keeps its thread for ever."""
     say("started")
     threading.Event().wait()
 
 
 async def keep_on() -> None:
-    """Ignore cancellations."""
+    """Ignores its cancellation."""
     say("started")
     while True:
         try:
@@ -42,7 +42,7 @@ async def keep_on() -> None:
 
 
 async def ignore_everything() -> None:
-    """Ignore cancellations, and even that the coroutine is closed."""
+    """Ignores even that its coroutine is closed."""
     say("started")
     while True:
         try:
@@ -53,7 +53,7 @@ async def ignore_everything() -> None:
 
 @worker.handler("hangs", timeout=60, max_attempts=1)
 async def hangs() -> None:
-    """Run for ever."""
+    """Does not end."""
     match KIND:
         case "thread":
             await asyncio.to_thread(hang)
@@ -73,12 +73,12 @@ async def hangs() -> None:
 
 @worker.handler("hangs-in-thread", timeout=60, max_attempts=1)
 def hangs_in_thread() -> None:
-    """Run for ever."""
+    """Does not end."""
     hang()
 
 
 async def two() -> None:
-    """Run two workers beside each other."""
+    """Runs two workers beside each other."""
     other = new_worker()
     other.handler("other")(lambda: say("other"))
     await asyncio.gather(worker.run(), other.run())

@@ -1,4 +1,4 @@
-"""Workers with lost answers, outages, cut sockets, and workers that are killed."""
+"""What a worker survives: lost answers, outages, a cut socket, and its own death."""
 
 import asyncio
 import os
