@@ -17,18 +17,18 @@ from picture_queue.worker._log import Log
 _log = Log(__name__)
 
 #: In the context of a handler, and of whatever it starts: the task that runs it.
-current_handler: ContextVar["WorkerTask | None"] = ContextVar(
-    "picture_queuecurrent_handler", default=None
+current_handler: ContextVar["AttemptTask | None"] = ContextVar(
+    "picture_queue_current_handler", default=None
 )
 
 
-class WorkerTask(asyncio.Task[None]):
-    """A task that no handler can cancel but the one that runs in it."""
+class AttemptTask(asyncio.Task[None]):
+    """The task of an attempt. No handler can cancel it but its own."""
 
     _started: WeakSet[asyncio.Future[Any]] | None = None  # by the handler
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel it, unless a handler that runs in another task asks for that."""
+        """Cancel it, unless the caller is another handler."""
         caller = current_handler.get()
         if caller is not None and caller is not self:
             _log.warning(

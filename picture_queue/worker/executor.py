@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.worker import verdicts
 from picture_queue.worker._log import Log
-from picture_queue.worker._tasks import WorkerTask, current_handler
+from picture_queue.worker._tasks import AttemptTask, current_handler
 from picture_queue.worker._threads import in_thread
 from picture_queue.worker.context import JobContext, SyncJobContext
 from picture_queue.worker.joblog import JobLog, Line
@@ -42,6 +42,7 @@ CLEANUP = 25.0
 #: Parts of a result that is written as JSON in the event loop, at most.
 LARGE = 10_000
 _TEXT_OF_A_PART = 100  # characters of text that take as long as one part
+_SCALARS = frozenset({bool, int, float, type(None)})
 
 
 class Stop(enum.Enum):
@@ -127,7 +128,7 @@ class Attempt:
         self._began = time.monotonic()
         loop = asyncio.get_running_loop()
         # Not by the task factory of the loop: an eager one would run the handler here and now.
-        self._task = WorkerTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
+        self._task = AttemptTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
         self._task.add_done_callback(self._done)
         # After its first step, in which the smallest jobs end: a timer costs a quarter of them.
         self._timer: asyncio.Handle = loop.call_soon(self._start_timer, timeout)
@@ -347,8 +348,8 @@ def _is_large(value: object) -> bool:
             size += len(part)
             if size <= LARGE:
                 left.extend(part.values() if type(part) is dict else part)
-        elif isinstance(part, Iterator):
-            return True
+        elif type(part) not in _SCALARS and isinstance(part, Iterator):
+            return True  # each next part is made by the user's code
     return size > LARGE
 
 

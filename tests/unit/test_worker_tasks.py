@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from picture_queue.worker._tasks import ExitOfTask, WorkerTask, current_handler, guard_tasks
+from picture_queue.worker._tasks import AttemptTask, ExitOfTask, current_handler, guard_tasks
 
 
 @pytest.fixture
@@ -100,8 +100,8 @@ async def wait_for_ever() -> None:
 
 
 @pytest.fixture
-async def task() -> AsyncIterator[WorkerTask]:
-    task = WorkerTask(wait_for_ever(), name="resize 1")
+async def task() -> AsyncIterator[AttemptTask]:
+    task = AttemptTask(wait_for_ever(), name="resize 1")
     await asyncio.sleep(0)
     yield task
     task.cancel_by_worker()
@@ -122,7 +122,7 @@ async def test_a_handler_can_cancel_its_own_task():
         task.cancel()
         await asyncio.Event().wait()
 
-    task = WorkerTask(handle())
+    task = AttemptTask(handle())
     await asyncio.wait({task})
     assert task.cancelled()
 
@@ -145,7 +145,7 @@ async def test_a_handler_that_waits_for_all_tasks_is_cancelled_without_them(task
         await asyncio.gather(task, mine)
 
     mine = asyncio.create_task(wait_for_ever())
-    waiting = WorkerTask(handle())
+    waiting = AttemptTask(handle())
     await asyncio.sleep(0.01)
     waiting.cancel_by_worker()
     await asyncio.wait({waiting, mine})

@@ -47,7 +47,7 @@ def leave_waits_unbounded() -> None:
 
 def let_handlers_cancel_others() -> None:
     """Let a handler cancel the tasks of other jobs."""
-    replace(_tasks.WorkerTask, "cancel", asyncio.Task.cancel)
+    replace(_tasks.AttemptTask, "cancel", asyncio.Task.cancel)
 
 
 def store_any_json() -> None:
