@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from picture_queue.worker import executor
-from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import log_outcome
 from picture_queue.worker.outcomes import (
@@ -100,7 +100,7 @@ Report = Callable[..., Any]
 async def report(project, claimed) -> AsyncIterator[Report]:
     """Report an outcome, to a database that gives one answer after the other."""
     signals = Signals().watch()
-    calls = WorkerCalls(project, ConnectionStatus())
+    calls: Any = SimpleNamespace(call=lambda rpc, timeout, **options: project.call(rpc))
     reporter = Reporter(calls, Slots(10, lambda job: None), lambda jobs: None, signals)
     reporter.start()
 
