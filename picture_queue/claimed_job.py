@@ -22,8 +22,8 @@ class Unreadable(dict[str, str]):
         return self["unreadable"]
 
 
-class ClaimedJob:
-    """A job as its worker gets it, with the lease that fences every later write.
+class JobFields:
+    """The fields of a claimed job that its handler sees.
 
     A view of the row: each field is read when it is asked for. Most handlers ask for few, and a
     worker at full speed takes thousands of jobs a second.
@@ -37,36 +37,10 @@ class ClaimedJob:
     def __init__(self, row: Mapping[str, Any]) -> None:
         self._row = row
 
-    def __repr__(self) -> str:
-        return f"ClaimedJob(id={self.key}, job_type={self.job_type!r}, attempt={self.attempt})"
-
     @property
     def id(self) -> UUID:
         """Id of the job."""
         return UUID(self._row["id"])
-
-    @property
-    def key(self) -> str:
-        """The id as text: to compare and to send."""
-        key: str = self._row["id"]
-        return key
-
-    @property
-    def lease_id(self) -> UUID:
-        """The lease it was claimed under."""
-        return UUID(self._row["lease_id"])
-
-    @property
-    def lease_key(self) -> str:
-        """The id of the lease as text."""
-        key: str = self._row["lease_id"]
-        return key
-
-    @property
-    def queue(self) -> str:
-        """The queue it was claimed from."""
-        queue: str = self._row["queue"]
-        return queue
 
     @property
     def job_type(self) -> str:
@@ -75,10 +49,78 @@ class ClaimedJob:
         return job_type
 
     @property
+    def queue(self) -> str:
+        """The queue it was claimed from."""
+        queue: str = self._row["queue"]
+        return queue
+
+    @property
     def payload(self) -> dict[str, Any]:
         """The payload as it was enqueued."""
         payload: dict[str, Any] = self._row["payload"]
         return payload
+
+    @property
+    def attempt(self) -> int:
+        """Number of this attempt, from 1."""
+        return int(self._row["attempt"])
+
+    @property
+    def max_attempts(self) -> int:
+        """Attempts before the job fails."""
+        return int(self._row["max_attempts"])
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags it was enqueued with."""
+        return tuple(self._row.get("tags") or ())
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata it was enqueued with."""
+        metadata: dict[str, Any] = self._row.get("metadata") or {}
+        return metadata
+
+    @property
+    def event(self) -> Any:
+        """Data of the outside event that woke it; None where none did."""
+        return self._row.get("event")
+
+    @property
+    def lease_id(self) -> UUID:
+        """The lease it was claimed under."""
+        return UUID(self._row["lease_id"])
+
+    @property
+    def user_id(self) -> UUID | None:
+        """Owner of the job."""
+        return _uuid(self._row.get("user_id"))
+
+    @property
+    def generation_id(self) -> UUID | None:
+        """The generation it is about."""
+        return _uuid(self._row.get("generation_id"))
+
+
+class ClaimedJob(JobFields):
+    """A job as its worker gets it, with the lease that fences every later write."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"ClaimedJob(id={self.key}, job_type={self.job_type!r}, attempt={self.attempt})"
+
+    @property
+    def key(self) -> str:
+        """The id as text: to compare and to send."""
+        key: str = self._row["id"]
+        return key
+
+    @property
+    def lease_key(self) -> str:
+        """The id of the lease as text."""
+        key: str = self._row["lease_id"]
+        return key
 
     @property
     def unreadable(self) -> str | None:
@@ -92,16 +134,6 @@ class ClaimedJob:
     def priority(self) -> int:
         """Higher is claimed first."""
         return int(self._row.get("priority", 0))
-
-    @property
-    def attempt(self) -> int:
-        """Number of this attempt, from 1."""
-        return int(self._row["attempt"])
-
-    @property
-    def max_attempts(self) -> int:
-        """Attempts before the job fails."""
-        return int(self._row["max_attempts"])
 
     @property
     def confirm_start(self) -> bool:
@@ -133,32 +165,6 @@ class ClaimedJob:
         """The last message of an earlier attempt."""
         message: str | None = self._row.get("message")
         return message
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """The tags it was enqueued with."""
-        return tuple(self._row.get("tags") or ())
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The metadata it was enqueued with."""
-        metadata: dict[str, Any] = self._row.get("metadata") or {}
-        return metadata
-
-    @property
-    def event(self) -> Any:
-        """Data of the outside event that woke it; None where none did."""
-        return self._row.get("event")
-
-    @property
-    def user_id(self) -> UUID | None:
-        """Owner of the job."""
-        return _uuid(self._row.get("user_id"))
-
-    @property
-    def generation_id(self) -> UUID | None:
-        """The generation it is about."""
-        return _uuid(self._row.get("generation_id"))
 
     @property
     def batch_id(self) -> UUID | None:

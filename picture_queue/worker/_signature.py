@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
@@ -14,16 +14,19 @@ from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker.context import JobContext, SyncJobContext
 
-if sys.version_info >= (3, 14):
-    from annotationlib import Format, ForwardRef
-else:
-    from typing import ForwardRef
-
 _SHAPE = "Write it as (), (payload), (payload, job) or (job: JobContext)"
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _MOST_LAYERS = 100
 _CONTEXTS = (JobContext, SyncJobContext)
 _CONTEXT_NAME = re.compile(rf"\b({'|'.join(context.__name__ for context in _CONTEXTS)})\b")
+
+# Annotations stay as they are written: that of the result may be known to type checkers only.
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    _inspect = partial(inspect.signature, annotation_format=Format.FORWARDREF)
+else:
+    _inspect = inspect.signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +45,6 @@ class Shape:
     takes_payload: bool
     takes_context: bool
     payload: TypeAdapter[Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Parameter:
-    name: str
-    annotation: Any  # text where it is not defined when the program runs
-    required: bool
-
-    @property
-    def contexts(self) -> list[str]:
-        """Names of the contexts in its annotation, such as that in ``JobContext | None``."""
-        if isinstance(self.annotation, str):  # imported for type checkers only
-            return _CONTEXT_NAME.findall(self.annotation)
-        types = (self.annotation, *get_args(self.annotation))
-        return [context.__name__ for context in _CONTEXTS if context in types]
 
 
 def shape_of(job_type: str, function: Callable[..., Any]) -> Shape:
@@ -79,7 +67,7 @@ def shape_of(job_type: str, function: Callable[..., Any]) -> Shape:
         raise _refusal(job_type, "it is a generator", "Return a value instead of yielding some")
     is_async = any(inspect.iscoroutinefunction(layer) for layer in layers)
     wanted = _parameters(job_type, function)
-    takes_context = len(wanted) == 2 or (len(wanted) == 1 and bool(wanted[0].contexts))
+    takes_context = len(wanted) == 2 or (len(wanted) == 1 and bool(_contexts(wanted[0])))
     if takes_context:
         _check_context(job_type, wanted[-1], is_async)
     takes_payload = len(wanted) - takes_context == 1
@@ -102,21 +90,22 @@ def _layers(function: Callable[..., Any]) -> Iterator[Any]:
             return
 
 
-def _parameters(job_type: str, function: Callable[..., Any]) -> list[_Parameter]:
+def _parameters(job_type: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters that take the payload and the context, as far as there are some."""
     signature = _signature(job_type, function)
     parameters = list(signature.parameters.values())
     for parameter in parameters:
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise _refusal(job_type, f"{parameter.name} can only be given by name", _SHAPE)
     given = [p for p in parameters if p.kind in _POSITIONAL]
-    if not given and any(p.kind not in (*_POSITIONAL, p.KEYWORD_ONLY) for p in parameters):
+    if not given and any(p.kind is not p.KEYWORD_ONLY for p in parameters):
         raise _refusal(
             job_type,
             f"{signature} does not tell whether it wants the payload and the job",
             "Name its arguments, or put @functools.wraps(function) on the wrapper",
         )
-    required = [p for p in given if p.default is p.empty]
-    names = ", ".join(p.name for p in required)
+    required = [p.name for p in given if p.default is p.empty]
+    names = ", ".join(required)
     if len(required) > 2:
         raise _refusal(job_type, f"it requires {len(required)} arguments ({names})", _SHAPE)
     if given and given[0].name in ("self", "cls"):
@@ -125,68 +114,56 @@ def _parameters(job_type: str, function: Callable[..., Any]) -> list[_Parameter]
             f"it is a method that is bound to no object ({names})",
             f"Register the method of an object: worker.handler({job_type!r})(object.method)",
         )
-    found = [
-        _Parameter(p.name, _resolved(p.annotation, function), p in required) for p in given[:2]
-    ]
-    if len(found) == 2 and found[0].contexts:
+    found = [p.replace(annotation=_resolved(p.annotation, function)) for p in given[:2]]
+    if len(found) == 2 and _contexts(found[0]):
         raise _refusal(job_type, f"its first argument is the context ({names})", _SHAPE)
     # A second argument with a default is the function's own affair, unless it says context.
-    return found[:1] + [p for p in found[1:] if p.required or p.contexts]
+    return found[:1] + [p for p in found[1:] if p.name in required or _contexts(p)]
 
 
 def _signature(job_type: str, function: Callable[..., Any]) -> inspect.Signature:
-    """Return its signature, or that of what it wraps if it passes on all it gets."""
+    """Return its signature, or that of the function to which a wrapper passes all arguments."""
+
+    def names_arguments(layer: Callable[..., Any]) -> bool:
+        parameters = _inspect(layer, follow_wrapped=False).parameters.values()
+        return not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
+
     try:
         if not inspect.isfunction(function):
-            return _inspect(function, follow_wrapped=True)
-        return _inspect(inspect.unwrap(function, stop=_names_arguments), follow_wrapped=False)
+            return _inspect(function)
+        return _inspect(inspect.unwrap(function, stop=names_arguments), follow_wrapped=False)
     except (NameError, TypeError, ValueError, SyntaxError) as error:
         raise _refusal(job_type, f"its signature cannot be read: {error}", _SHAPE) from error
 
 
-def _names_arguments(function: Callable[..., Any]) -> bool:
-    parameters = _inspect(function, follow_wrapped=False).parameters.values()
-    return not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
-
-
-def _inspect(function: Callable[..., Any], *, follow_wrapped: bool) -> inspect.Signature:
-    # Annotations stay as they are written: that of the result may be known to type checkers only.
-    if sys.version_info >= (3, 14):
-        return inspect.signature(
-            function, follow_wrapped=follow_wrapped, annotation_format=Format.FORWARDREF
-        )
-    return inspect.signature(function, follow_wrapped=follow_wrapped)
-
-
 def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
-    """Return what an annotation stands for, or its text if that is not defined."""
-    text = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
+    """Return the value of an annotation, or its text if that is not defined."""
+    text = getattr(annotation, "__forward_arg__", annotation)
     if not isinstance(text, str):
         return annotation
     for layer in _layers(function):
-        with contextlib.suppress(Exception):  # not defined in that module
-            value = eval(text, *_names(layer))  # noqa: S307 # nosec: Python itself would do so
+        with contextlib.suppress(Exception):  # no function, or not defined in its module
+            code = getattr(layer, "__func__", layer)
+            local = dict(inspect.getclosurevars(code).nonlocals)
+            local.update((p.__name__, p) for p in getattr(code, "__type_params__", ()))
+            value = eval(text, code.__globals__, local)  # noqa: S307 # nosec: as Python itself
             # A quoted annotation, in a module whose annotations are text anyway.
             return _resolved(value, layer) if isinstance(value, str) else value
     return text
 
 
-def _names(function: Any) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Return the global and local names that the annotations of a function can use."""
-    function = getattr(function, "__func__", function)
-    code = getattr(function, "__code__", None)
-    cells = zip(code.co_freevars, function.__closure__ or (), strict=False) if code else ()
-    local: dict[str, Any] = {}
-    for name, cell in cells:
-        with contextlib.suppress(ValueError):  # not assigned yet
-            local[name] = cell.cell_contents
-    local.update((p.__name__, p) for p in getattr(function, "__type_params__", ()))
-    return getattr(function, "__globals__", {}), local
+def _contexts(parameter: inspect.Parameter) -> list[str]:
+    """Return the names of the contexts in its annotation, such as ``JobContext | None``."""
+    annotation = parameter.annotation
+    if isinstance(annotation, str):  # imported for type checkers only
+        return _CONTEXT_NAME.findall(annotation)
+    types = (annotation, *get_args(annotation))
+    return [context.__name__ for context in _CONTEXTS if context in types]
 
 
-def _check_context(job_type: str, parameter: _Parameter, is_async: bool) -> None:
+def _check_context(job_type: str, parameter: inspect.Parameter, is_async: bool) -> None:
     right, wrong = (c.__name__ for c in (_CONTEXTS if is_async else reversed(_CONTEXTS)))
-    if wrong in parameter.contexts and right not in parameter.contexts:
+    if _contexts(parameter) == [wrong]:
         kind = "an async" if is_async else "a sync"
         raise _refusal(
             job_type,
@@ -195,7 +172,7 @@ def _check_context(job_type: str, parameter: _Parameter, is_async: bool) -> None
         )
 
 
-def _adapter(job_type: str, parameter: _Parameter) -> TypeAdapter[Any] | None:
+def _adapter(job_type: str, parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
     annotation = parameter.annotation
     if annotation in (inspect.Parameter.empty, Any, dict, dict[str, Any]):
         return None

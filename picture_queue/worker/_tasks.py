@@ -1,22 +1,63 @@
-"""Tasks that handlers start must neither stop the event loop nor keep it from ending.
+"""Tasks of attempts and of their handlers. No handler can stop the tasks of others.
 
 A SystemExit or KeyboardInterrupt that leaves a task stops its event loop, and with it the worker
 and all its other jobs. An attempt catches those of its handler; here are those of other tasks that
-the handler starts, as `asyncio.TaskGroup` does. An attempt is told of them, since one of them may
-ignore its cancellation as a handler can.
+the handler starts, as `asyncio.TaskGroup` does. A task that ignores its cancellation keeps the
+event loop from ending. And `asyncio.all_tasks` gives a handler every task to cancel.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakSet
 
-from picture_queue.worker._threads import hold_forever
+from picture_queue.worker._log import Log
 
-#: In the context of a handler, and of whatever it starts: takes the tasks that are started there.
-on_task: ContextVar[Callable[[asyncio.Future[Any]], None] | None] = ContextVar(
-    "picture_queue_on_task", default=None
+_log = Log(__name__)
+
+#: In the context of a handler, and of whatever it starts: the task that runs it.
+current_handler: ContextVar["AttemptTask | None"] = ContextVar(
+    "picture_queue_current_handler", default=None
 )
+
+
+class AttemptTask(asyncio.Task[None]):
+    """The task of an attempt. No handler can cancel it but its own."""
+
+    _started: WeakSet[asyncio.Future[Any]] | None = None  # by the handler
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel it, unless the caller is another handler."""
+        caller = current_handler.get()
+        if caller is not None and caller is not self:
+            _log.warning(
+                "%s cannot cancel %s: it is not its task", caller.get_name(), self.get_name()
+            )
+            return False
+        return super().cancel(msg)
+
+    def cancel_by_worker(self) -> None:
+        """Cancel it, even if the caller is a handler that stops the worker.
+
+        If its handler waits for tasks with `asyncio.gather`, that cancels them in its name.
+        """
+        token = current_handler.set(self)
+        try:
+            super().cancel()
+        finally:
+            current_handler.reset(token)
+
+    def add_started(self, task: asyncio.Future[Any]) -> None:
+        """Note a task that the handler started."""
+        if self._started is None:
+            self._started = WeakSet()
+        self._started.add(task)
+
+    def hold_forever(self) -> None:
+        """Let the event loop end without it and without what its handler started."""
+        for task in (self, *(self._started or ())):
+            hold_forever(task)
 
 
 class ExitOfTask(BaseException):
@@ -62,12 +103,12 @@ class _TaskFactory:
     def __call__(
         self, loop: asyncio.AbstractEventLoop, coroutine: Any, /, **options: Any
     ) -> asyncio.Future[Any]:
-        take = on_task.get()
-        if take is not None and isinstance(coroutine, Coroutine):
+        handler = current_handler.get()
+        if handler is not None and isinstance(coroutine, Coroutine):
             coroutine = _Guarded(coroutine)
         made: asyncio.Future[Any] = self._make(loop, coroutine, **options)
-        if take is not None:
-            take(made)
+        if handler is not None:
+            handler.add_started(made)
         return made
 
 
@@ -98,3 +139,18 @@ async def end_tasks(seconds: float) -> None:
         await asyncio.wait(tasks, timeout=seconds)
     for task in tasks:
         hold_forever(task)
+
+
+def hold_forever(task: asyncio.Future[Any]) -> None:
+    """Let the event loop and the interpreter end without a task that ignores its cancellation.
+
+    The end of `asyncio.run` waits for all tasks it knows. A task that is not known any more would
+    be closed with its last reference, which runs its code once more, so that one is never released.
+    """
+    if task.done() or not isinstance(task, asyncio.Task):
+        return
+    import ctypes
+
+    asyncio.tasks._unregister_task(task)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))

@@ -20,76 +20,63 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CLOSING = 2.0  # seconds a pool waits for its threads when it is closed
-_held: list[object] = []
 
 
-class Raised:
-    """An exception, carried over from the thread that raised it."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-def in_thread(name: str, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-    """Start the function, with the context variables of the caller.
+def in_thread(name: str, function: Callable[[], T]) -> "asyncio.Future[T | None]":
+    """Call a function in a daemon thread of its own, with the context variables of the caller.
 
     Args:
         name: Name of the thread.
-        function: What to call.
-        args: What to call it with.
+        function: What to call; it raises nothing.
 
     Returns:
-        What the function returned, or a `Raised`. The future itself never fails: an exception such
-        as SystemExit or StopIteration must not reach the event loop. Cancelling it does not end the
-        thread.
+        What the function returned; None if it raised in spite of that. Cancelling the future does
+        not end the thread.
     """
     loop = asyncio.get_running_loop()
-    result: asyncio.Future[Any] = loop.create_future()
+    result: asyncio.Future[T | None] = loop.create_future()
     context = contextvars.copy_context()
 
-    def settle(value: Any) -> None:
+    def set_result(value: T | None) -> None:
         if not result.done():
             result.set_result(value)
 
     def run() -> None:
-        value: Any
+        value = None
         try:
-            value = context.run(function, *args)
-        except BaseException as error:
-            value = Raised(error)
-        with contextlib.suppress(RuntimeError):  # the worker ended before the handler did
-            loop.call_soon_threadsafe(settle, value)
+            value = context.run(function)
+        finally:
+            with contextlib.suppress(RuntimeError):  # the worker ended before the handler did
+                loop.call_soon_threadsafe(set_result, value)
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return result
 
 
 class _Call(Future[Any]):
-    """A call of a pool.
+    """A call that waits for a thread of a pool, or runs in one.
 
     Args:
         function: What to call.
-        on_abandoned: Called if nobody waits any more for the call while it runs.
+        on_abandoned: Called with the thread if nobody waits any more while the call runs there.
     """
 
     def __init__(
-        self, function: Callable[[], Any], on_abandoned: Callable[["_Call"], None]
+        self, function: Callable[[], Any], on_abandoned: Callable[[threading.Thread], None]
     ) -> None:
         super().__init__()
-        self.is_abandoned = False
         self._function = function
         self._on_abandoned = on_abandoned
+        self._thread: threading.Thread | None = None
 
     def cancel(self) -> bool:
         """Cancel the call; one that runs goes on."""
-        is_cancelled = super().cancel()
-        if not is_cancelled:
-            self._on_abandoned(self)
-        return is_cancelled
+        if self._thread is not None and not self.done():
+            self._on_abandoned(self._thread)
+        return super().cancel()
 
     def run(self) -> None:
+        self._thread = threading.current_thread()
         if not self.set_running_or_notify_cancel():
             return
         try:
@@ -104,7 +91,7 @@ class _Call(Future[Any]):
 class DaemonThreadPool(ThreadPoolExecutor):
     """A pool of daemon threads, for `asyncio.to_thread` in handlers.
 
-    A thread whose call was abandoned, by the timeout of a job for instance, does not count: calls
+    A thread whose call was abandoned, by the timeout of a job for instance, leaves the pool: calls
     that hang must not leave other handlers without threads.
 
     Args:
@@ -116,7 +103,7 @@ class DaemonThreadPool(ThreadPoolExecutor):
         self._most = max_workers
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._pool: set[threading.Thread] = set()
-        self._unfinished = 0  # calls that wait or run
+        self._unfinished = 0  # calls that wait, or run in the pool
         self._closed = False
         self._lock = threading.Lock()
 
@@ -155,25 +142,24 @@ class DaemonThreadPool(ThreadPoolExecutor):
             self._pool.add(thread)
             thread.start()
 
-    def _abandon(self, call: _Call) -> None:
+    def _abandon(self, thread: threading.Thread) -> None:
         with self._lock:
-            if call.running() and not call.is_abandoned:
-                call.is_abandoned = True
-                self._most += 1
+            if thread in self._pool:
+                self._pool.discard(thread)
+                self._unfinished -= 1
                 self._add_thread()
 
     def _work(self) -> None:
+        thread = threading.current_thread()
         while (call := self._calls.get()) is not None:
             call.run()
             with self._lock:
-                self._unfinished -= 1
-                self._most -= call.is_abandoned
-                if len(self._pool) > self._most:
-                    self._pool.discard(threading.current_thread())
+                if thread not in self._pool:  # the call was abandoned
                     return
+                self._unfinished -= 1
             del call  # the next one may take long to arrive
         with self._lock:
-            self._pool.discard(threading.current_thread())
+            self._pool.discard(thread)
 
 
 def use_daemon_threads(concurrency: int) -> None:
@@ -189,25 +175,3 @@ def use_daemon_threads(concurrency: int) -> None:
         loop.set_default_executor(DaemonThreadPool(most))
         if chosen is not None:
             chosen.shutdown(wait=False)
-
-
-def hold_forever(task: asyncio.Future[Any]) -> None:
-    """Let the event loop and the interpreter end without a task that ignores its cancellation.
-
-    The end of `asyncio.run` waits for all tasks it knows. A task that is not known any more would
-    be closed with its last reference, which runs its code once more. So it stays referenced: the
-    stack of a daemon thread is never unwound.
-    """
-    if task.done() or not isinstance(task, asyncio.Task):
-        return
-    asyncio.tasks._unregister_task(task)
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
-    _held.append(task)
-    if len(_held) == 1:
-        threading.Thread(
-            target=_wait_forever, args=(_held,), name="picture-queue-held", daemon=True
-        ).start()
-
-
-def _wait_forever(held: list[object]) -> None:
-    threading.Event().wait()

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import TYPE_CHECKING
 
+from picture_queue.claimed_job import JobFields
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker.joblog import Level, Line
 from picture_queue.worker.outcomes import clean
@@ -15,97 +14,20 @@ if TYPE_CHECKING:
     from picture_queue.worker.executor import Attempt
 
 
-@dataclass(slots=True)
-class Flags:
-    """Requests to a handler; written by the worker, read by the handler.
-
-    Attributes:
-        cancel: The job's cancel was requested.
-        shutdown: The worker stops.
-        stop: The handler was asked to end: cancel, timeout, lost lease, or the end of the grace.
-        stopped: The attempt is over for the worker, whatever the handler still does.
-    """
-
-    cancel: bool = False
-    shutdown: bool = False
-    stop: bool = False
-    stopped: bool = False
-
-
-class _Context:
+class _Context(JobFields):
     """The parts that sync and async handlers have in common.
 
     Attributes:
         job: The job as it was claimed.
     """
 
-    __slots__ = ("_attempt", "_flags", "_loop", "job")
+    __slots__ = ("_attempt", "_loop", "job")
 
     def __init__(self, attempt: "Attempt") -> None:
+        super().__init__(attempt.job._row)
         self._loop = asyncio.get_running_loop()
-        self.job = attempt.job
         self._attempt = attempt
-        self._flags = attempt.flags
-
-    @property
-    def id(self) -> UUID:
-        """Id of the job."""
-        return self.job.id
-
-    @property
-    def job_type(self) -> str:
-        """Type of the job."""
-        return self.job.job_type
-
-    @property
-    def queue(self) -> str:
-        """The queue it was claimed from."""
-        return self.job.queue
-
-    @property
-    def payload(self) -> dict[str, Any]:
-        """The payload as it was enqueued."""
-        return self.job.payload
-
-    @property
-    def attempt(self) -> int:
-        """Number of this attempt, from 1."""
-        return self.job.attempt
-
-    @property
-    def max_attempts(self) -> int:
-        """Attempts before the job fails."""
-        return self.job.max_attempts
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """The tags it was enqueued with."""
-        return self.job.tags
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """The metadata it was enqueued with."""
-        return self.job.metadata
-
-    @property
-    def event(self) -> Any:
-        """Data of the outside event that woke it; None when none did, or it had none."""
-        return self.job.event
-
-    @property
-    def lease_id(self) -> UUID:
-        """The lease that fences what this attempt writes."""
-        return self.job.lease_id
-
-    @property
-    def user_id(self) -> UUID | None:
-        """Owner of the job."""
-        return self.job.user_id
-
-    @property
-    def generation_id(self) -> UUID | None:
-        """The generation it is about, if it is about one."""
-        return self.job.generation_id
+        self.job = attempt.job
 
     @property
     def cancel_requested(self) -> bool:
@@ -115,12 +37,12 @@ class _Context:
         the start for a job that was cancelled while it was parked: such a handler is run, not
         stopped, so that it can undo what an earlier attempt began.
         """
-        return self._flags.cancel
+        return self._attempt.cancel_requested
 
     @property
     def shutdown_requested(self) -> bool:
         """True once the worker stops: a handler that does not end in time is released."""
-        return self._flags.shutdown
+        return self._attempt.shutdown_requested
 
     @property
     def stop_requested(self) -> bool:
@@ -129,9 +51,9 @@ class _Context:
         The job was cancelled, its time is over, its lease is lost, or the worker stops. A plain
         function cannot be stopped from outside, so a long one looks at this now and then and raises
         `asyncio.CancelledError`: its job is then cancelled, failed or given back, as the reason
-        says. To return would complete the job, while a worker that stops still waits for it.
+        requires. To return would complete the job, while a worker that stops still waits for it.
         """
-        return self._flags.stop or self._flags.shutdown
+        return self._attempt.stop_reason is not None or self._attempt.shutdown_requested
 
     def log(self, message: str, level: Level = "info") -> None:
         """Write a line into the log of the job, from any thread; the last 200 are kept.
@@ -147,18 +69,20 @@ class _Context:
             InvalidArgument: There is no such level.
             asyncio.CancelledError: The attempt is over; see `SyncJobContext.progress`.
         """
-        self._check_not_over()
         line = Line.of(message, level)
         self._in_the_loop(lambda: self._attempt.log.put(line))
 
     def _in_the_loop(self, function: Callable[[], None]) -> None:
         """Call a function in the worker's event loop, from any thread or event loop."""
+        if self._attempt.settled:
+            # The caller was told to stop, or is a task that the handler left behind.
+            raise asyncio.CancelledError("the attempt is over")
         if asyncio._get_running_loop() is self._loop:
             function()
             return
 
         def call() -> None:
-            if not self._flags.stopped:
+            if not self._attempt.settled:
                 function()
 
         try:
@@ -166,13 +90,7 @@ class _Context:
         except RuntimeError as error:  # the worker ended, and its loop with it
             raise asyncio.CancelledError("the worker has stopped") from error
 
-    def _check_not_over(self) -> None:
-        if self._flags.stopped:
-            # Whoever still runs was told to stop, or is a task the handler left behind.
-            raise asyncio.CancelledError("the attempt is over")
-
     def _report(self, percent: int, message: str | None) -> None:
-        self._check_not_over()
         if not isinstance(percent, int | float | Real) or not 0 <= percent <= 100:
             raise InvalidArgument(
                 "progress takes percent", detail=f"percent is {percent!r}, not 0 to 100"
@@ -187,18 +105,18 @@ class JobContext(_Context):
     __slots__ = ()
 
     async def progress(self, percent: int, message: str | None = None) -> None:
-        """Say how far the job is. Cheap to call often: the latest value goes out, four a second.
+        """Report the progress of the job. It is cheap: the latest value is sent, four a second.
 
         Args:
             percent: 0 to 100.
-            message: What is being done, for the owner of the job.
+            message: The present step, for the owner of the job.
 
         Raises:
             InvalidArgument: ``percent`` is out of range.
             asyncio.CancelledError: The attempt is over.
         """
         self._report(percent, message)
-        # A handler that never waits gets no cancellation and lets nothing out.
+        # A handler that never waits cannot be cancelled, and nothing could be sent.
         await asyncio.sleep(0)
 
 
@@ -208,15 +126,15 @@ class SyncJobContext(_Context):
     __slots__ = ()
 
     def progress(self, percent: int, message: str | None = None) -> None:
-        """Say how far the job is, from any thread; see `JobContext.progress`.
+        """Report the progress of the job, from any thread; see `JobContext.progress`.
 
         Args:
             percent: 0 to 100.
-            message: What is being done, for the owner of the job.
+            message: The present step, for the owner of the job.
 
         Raises:
             InvalidArgument: ``percent`` is out of range.
             asyncio.CancelledError: The attempt is over (cancelled, timed out, released, or its
-                lease is lost). A thread cannot be stopped from outside: let it pass.
+                lease is lost). Do not catch it: a thread cannot be stopped from outside.
         """
         self._report(percent, message)

@@ -7,15 +7,16 @@ import inspect
 import logging
 import os
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
-from weakref import WeakSet
 
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.worker import verdicts
-from picture_queue.worker._tasks import on_task
-from picture_queue.worker._threads import Raised, hold_forever, in_thread
-from picture_queue.worker.context import Flags, JobContext, SyncJobContext
+from picture_queue.worker._log import Log
+from picture_queue.worker._tasks import AttemptTask, current_handler
+from picture_queue.worker._threads import in_thread
+from picture_queue.worker.context import JobContext, SyncJobContext
 from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.outcomes import (
     Cancelled,
@@ -31,15 +32,17 @@ from picture_queue.worker.outcomes import (
 from picture_queue.worker.progress import Progress
 from picture_queue.worker.registry import Handler
 
-_log = logging.getLogger(__name__)
-#: Apart from the lines about ends, so that a program can show one without the other.
-_tracebacks = logging.getLogger(f"{__name__}.tracebacks")
+_log = Log(__name__)
+#: Apart from the lines about outcomes, so that a program can show one without the other.
+_tracebacks = Log(f"{__name__}.tracebacks")
 
 #: Seconds a stopped async handler gets to clean up before the attempt ends without it.
 CLEANUP = 25.0
 
 #: Parts of a result that is written as JSON in the event loop, at most.
 LARGE = 10_000
+_TEXT_OF_A_PART = 100  # characters of text that take as long as one part
+_SCALARS = frozenset({bool, int, float, type(None)})
 
 
 class Stop(enum.Enum):
@@ -52,7 +55,7 @@ class Stop(enum.Enum):
 
 
 class AttemptListener(Protocol):
-    """The part of a worker that is told of attempts, and sends what their handlers say."""
+    """The part of a worker that takes outcomes, and sends the progress and logs of attempts."""
 
     def settled(self, attempt: "Attempt") -> None:
         """Take the outcome."""
@@ -61,134 +64,74 @@ class AttemptListener(Protocol):
         """Take the slot back, after `settled`: the handler has ended."""
 
     async def send_progress(self, attempt: "Attempt", percent: int, message: str | None) -> None:
-        """Write the progress of its job; raises nothing."""
+        """Write the progress of its job; raise nothing."""
 
     async def send_log(self, attempt: "Attempt", lines: list[Line]) -> None:
-        """Write lines into the log of its job; raises nothing."""
-
-
-class Deadlines:
-    """Stop attempts whose time is over, with one timer for all.
-
-    A timer each would cost more than the rest of a small job. Attempts of one length end in the
-    order they began, so only the first of each length is looked at.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._by_length: dict[float, dict[Attempt, float]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, attempt: "Attempt", seconds: float) -> None:
-        """Give an attempt that begins now so many seconds."""
-        due = self._loop.time() + seconds
-        self._by_length.setdefault(seconds, {})[attempt] = due
-        if self._timer is None or due < self._timer.when():
-            self._wait_until(due)
-
-    def drop(self, attempt: "Attempt") -> None:
-        """Forget an attempt."""
-        attempts = self._by_length.get(attempt.job.timeout_seconds)
-        if attempts is not None:
-            attempts.pop(attempt, None)
-
-    def _wait_until(self, due: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        for seconds, attempts in list(self._by_length.items()):
-            late = []
-            for attempt, due in attempts.items():
-                if due > now:
-                    break
-                late.append(attempt)
-            for attempt in late:
-                del attempts[attempt]
-                # In a callback of its own: what fails there keeps no other from its timeout.
-                self._loop.call_soon(attempt.stop, Stop.TIMEOUT)
-            if not attempts:
-                del self._by_length[seconds]
-        firsts = [next(iter(attempts.values())) for attempts in self._by_length.values()]
-        if firsts:
-            self._wait_until(min(firsts))
+        """Write lines into the log of its job; raise nothing."""
 
 
 class Attempt:
-    """One attempt: the handler, its deadline, and what can stop it.
+    """One attempt: the handler, its timeout, and the requests to stop it.
 
     It *settles* once, with an outcome, and *ends* once, when its handler has ended.
     The two differ for a thread, which cannot be stopped, and for a coroutine that ignores its
     cancellation: the attempt settles and its slot stays taken.
 
     Args:
-        handler: What to run.
-        job: What to run it for.
+        handler: The handler of its job type.
+        job: The job.
         owner: Told when it has its outcome and when it has ended.
-        deadlines: Stop it when its time is over.
 
     Attributes:
-        job: What it is run for.
-        settled: Whether it settled.
+        job: The job.
+        settled: True once it has its outcome.
         outcome: None until it settled, and for good when the lease was lost.
         duration: Seconds until it settled.
+        stop_reason: The reason for which it was stopped, if it was.
+        cancel_requested: True once the job's cancel was requested.
+        shutdown_requested: True once the worker stops.
     """
 
     __slots__ = (
         "_began",
-        "_deadlines",
-        "_flags",
         "_handler",
         "_log",
         "_owner",
         "_progress",
-        "_result",
-        "_stop",
+        "_returned",
         "_task",
-        "_tasks",
         "_timer",
+        "cancel_requested",
         "duration",
         "job",
         "outcome",
         "settled",
+        "shutdown_requested",
+        "stop_reason",
     )
 
-    def __init__(
-        self,
-        handler: Handler,
-        job: ClaimedJob,
-        owner: AttemptListener,
-        deadlines: Deadlines,
-    ) -> None:
+    def __init__(self, handler: Handler, job: ClaimedJob, owner: AttemptListener) -> None:
+        timeout = job.timeout_seconds
         self.job = job
         self.settled = False
         self.outcome: Outcome | None = None
         self.duration = 0.0
+        self.stop_reason: Stop | None = None
+        self.cancel_requested = job.cancel_requested
+        self.shutdown_requested = False
         self._handler = handler
-        self._flags = Flags(cancel=job.cancel_requested)
         self._owner = owner
-        self._deadlines = deadlines
         # Most handlers use neither of the two.
         self._progress: Progress | None = None
         self._log: JobLog | None = None
-        self._stop: Stop | None = None
-        self._tasks: WeakSet[asyncio.Future[Any]] | None = None  # that the handler started
-        self._result: list[Outcome | None] = []  # empty until the handler has ended
-        self._timer: asyncio.TimerHandle | None = None
+        self._returned: Outcome | None = None  # by the handler
         self._began = time.monotonic()
-        deadlines.add(self, job.timeout_seconds)
         loop = asyncio.get_running_loop()
         # Not by the task factory of the loop: an eager one would run the handler here and now.
-        self._task = asyncio.Task(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
+        self._task = AttemptTask(self._run(), loop=loop, name=f"{job.job_type} {job.key}")
         self._task.add_done_callback(self._done)
-
-    @property
-    def flags(self) -> Flags:
-        """Requests to the handler."""
-        return self._flags
+        # After its first step, in which the smallest jobs end: a timer costs a quarter of them.
+        self._timer: asyncio.Handle = loop.call_soon(self._start_timer, timeout)
 
     @property
     def progress(self) -> Progress:
@@ -219,25 +162,20 @@ class Attempt:
         if self.settled:
             return
         if reason is Stop.CANCEL:
-            if self._flags.cancel:
+            if self.cancel_requested:
                 return  # it knows, and may be busy undoing
-            self._flags.cancel = True
-        self._flags.stop = True
-        stopping = self._stop is not None
-        if reason is Stop.LOST or not stopping:
-            self._stop = reason
-        if stopping:
+            self.cancel_requested = True
+        if self.stop_reason is not None:
+            if reason is Stop.LOST:
+                self.stop_reason = reason
             return
-        self._deadlines.drop(self)
+        self.stop_reason = reason
         if not self._handler.shape.is_async:
             self.give_up()
             return
-        self._task.cancel()
+        self._timer.cancel()
         self._timer = self._task.get_loop().call_later(CLEANUP, self.give_up)
-
-    def announce_shutdown(self) -> None:
-        """Tell the handler that the worker stops; it goes on."""
-        self._flags.shutdown = True
+        self._task.cancel_by_worker()
 
     def give_up(self) -> None:
         """Settle a stopped attempt without waiting for its handler."""
@@ -246,16 +184,15 @@ class Attempt:
             self._settle(self._stopped())
             if is_async:
                 _log.warning("The handler of job %s has not stopped and goes on", self.job.key)
-        if is_async and self._flags.shutdown and not self.ended:
+        if is_async and self.shutdown_requested and not self.ended:
             # The end of an event loop waits for all tasks, and this one ignores its cancellation,
             # or waits for one that does.
-            for task in (self._task, *(self._tasks or ())):
-                hold_forever(task)
+            self._task.hold_forever()
 
-    def _add_task(self, task: asyncio.Future[Any]) -> None:
-        if self._tasks is None:
-            self._tasks = WeakSet()
-        self._tasks.add(task)
+    def _start_timer(self, timeout: float) -> None:
+        if not self.ended:
+            seconds = self._began + timeout - time.monotonic()
+            self._timer = self._task.get_loop().call_later(seconds, self.stop, Stop.TIMEOUT)
 
     async def _run(self) -> None:
         """Run the handler. Nothing that it raises may leave this coroutine.
@@ -263,14 +200,10 @@ class Attempt:
         The event loop itself stops for a SystemExit or KeyboardInterrupt, and for other exceptions
         the outcome would be lost.
         """
-        outcome: Outcome | None
         pid = os.getpid()
-        on_task.set(self._add_task)
+        current_handler.set(self._task)
         try:
-            if self._handler.shape.is_async:
-                outcome = await self._outcome_of(await self._call())
-            else:
-                outcome = await self._call_in_thread()
+            outcome = await self._call()
         except BaseException as error:
             outcome = self._failed(error)
         if os.getpid() != pid:
@@ -278,80 +211,76 @@ class Attempt:
             # and would go on as a second worker of the same jobs.
             _log.error("The handler of job %s returned in a fork, which is ended", self.job.key)
             os._exit(1)
-        # What a task returns is lost if it cancels itself in its last step.
-        self._result = [outcome]
+        # Not by `return`: that is lost if the handler cancels its task in the last step.
+        self._returned = outcome
         if self._progress is not None and isinstance(outcome, Snoozed | Parked):
             with contextlib.suppress(asyncio.CancelledError):
                 await self._progress.flush()  # the job shows it while it waits
-        on_task.set(None)  # the task keeps its context, which would keep this attempt
+        current_handler.set(None)  # the task keeps its context, which would keep the task
 
-    async def _call(self) -> object:
-        handler = self._handler
-        context = JobContext(self) if handler.shape.takes_context else None
-        value = handler.function(*handler.arguments(self.job.payload, context))
+    async def _call(self) -> Outcome | None:
+        handler, shape = self._handler, self._handler.shape
+        kind = JobContext if shape.is_async else SyncJobContext
+        context = kind(self) if shape.takes_context else None
+        if not shape.is_async:
+            return await self._in_thread(lambda: handler.call(self.job.payload, context))
+        value = handler.call(self.job.payload, context)
         # What wraps an async function may return at once.
-        return await value if inspect.isawaitable(value) else value
+        if inspect.isawaitable(value):
+            value = await value
+        if _is_large(value):
+            # To write it as JSON can take seconds, in which other jobs are to go on.
+            return await self._in_thread(lambda: value)
+        return verdicts.from_value(value, self.job.queue)
 
-    async def _outcome_of(self, value: object) -> Outcome | None:
-        if not _is_large(value):
-            return verdicts.from_value(value, self.job.queue)
-        # To write it as JSON can take seconds, in which other jobs are to go on.
-        name = f"{self.job.job_type} {self.job.key}"
-        ended: Outcome | Raised = await in_thread(name, verdicts.from_value, value, self.job.queue)
-        return self._failed(ended.error) if isinstance(ended, Raised) else ended
+    def _in_thread(self, call: Callable[[], object]) -> asyncio.Future[Outcome | None]:
+        """Call a function in a thread of its own, and return the outcome."""
 
-    async def _call_in_thread(self) -> Outcome | None:
-        handler, job = self._handler, self.job
-        context = SyncJobContext(self) if handler.shape.takes_context else None
+        def run() -> Outcome | None:
+            try:
+                return verdicts.from_value(call(), self.job.queue)
+            except BaseException as error:
+                return self._failed(error)
 
-        def call() -> Outcome:
-            value = handler.function(*handler.arguments(job.payload, context))
-            return verdicts.from_value(value, job.queue)
-
-        ended: Outcome | Raised = await in_thread(f"{job.job_type} {job.key}", call)
-        return self._failed(ended.error) if isinstance(ended, Raised) else ended
+        return in_thread(self._task.get_name(), run)
 
     def _failed(self, error: BaseException) -> Outcome | None:
         kind = type(verdicts.cause_of(error))
-        if issubclass(kind, verdicts.Verdict):
-            return verdicts.from_error(error, self.job.queue)
         if issubclass(kind, asyncio.CancelledError):
             return self._stopped(error)
-        if self._stop is not None:
-            _log.info(
-                "The handler of job %s failed while it was stopped: %s\n%s",
-                self.job.key,
-                clean(describe(error)),
-                traceback_of(error),
-            )
-            return self._stopped(error)
-        return verdicts.from_error(error, self.job.queue)
+        if self.stop_reason is None or issubclass(kind, verdicts.Verdict):
+            return verdicts.from_error(error, self.job.queue)
+        _log.info(
+            "The handler of job %s failed while it was stopped: %s\n%s",
+            self.job.key,
+            clean(describe(error)),
+            traceback_of(error),
+        )
+        return self._stopped(error)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         try:
             if not self.settled:
-                # Without a result it was cancelled before its first step.
-                self._settle(self._result[0] if self._result else self._stopped())
+                # It returned nothing if it was cancelled before its first step.
+                self._settle(self._returned or self._stopped())
         finally:
             self._owner.ended(self)
 
     def _settle(self, outcome: Outcome | None) -> None:
-        self._deadlines.drop(self)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         if self._progress is not None:
             self._progress.drop()
-        self._flags.stopped = True
         self.settled = True
         self.duration = time.monotonic() - self._began
-        self.outcome = None if self._stop is Stop.LOST else outcome
+        self.outcome = None if self.stop_reason is Stop.LOST else outcome
         if self.outcome is None and self._log is not None:
             self._log.drop()
         self._owner.settled(self)
-        self._log_outcome()
+        if self.outcome is None:
+            log_outcome(self.job, None, self.duration)
 
     def _stopped(self, error: BaseException | None = None) -> Outcome | None:
-        match self._stop:
+        match self.stop_reason:
             case Stop.TIMEOUT:
                 limit = f"{self.job.timeout_seconds:g}"
                 # The traceback of a cancellation shows what the handler waited for.
@@ -364,45 +293,63 @@ class Attempt:
                 return Released()
             case Stop.LOST:
                 return None
-            case None if self._flags.shutdown:  # the handler saw it and gives the job back
+            case None if self.shutdown_requested:  # the handler saw it and gives the job back
                 return Released()
             case None:  # the handler let a cancellation of its own escape
                 return Failed("CancelledError: the handler cancelled itself", _detail_of(error))
 
-    def _log_outcome(self) -> None:
-        job, outcome, level = self.job, self.outcome, logging.INFO
-        of, reason, detail = "", None, None
-        if isinstance(outcome, Failed):
-            is_last = not outcome.retryable or job.attempt >= job.max_attempts
-            level = logging.ERROR if is_last else logging.WARNING
-            of = f" of {job.max_attempts}" if outcome.retryable else ", for good"
-            reason, detail = outcome.error, outcome.detail
-        elif isinstance(outcome, Snoozed) and outcome.detail is not None:
-            # An exception for which the job is not at fault: it may go on for ever.
-            level, reason = logging.WARNING, outcome.detail
-        if _log.isEnabledFor(level):
-            name = outcome.name if outcome else "lost its lease"
-            _log.log(
-                level,
-                "Job %s (%s) %s, attempt %d%s%s (%.3f s)",
-                *(job.key, job.job_type, name, job.attempt, of),
-                f": {reason}" if reason else "",
-                self.duration,
-            )
-        if detail:
-            _tracebacks.info("The traceback of job %s:\n%s", job.key, detail)
+
+def log_outcome(
+    job: ClaimedJob, outcome: Outcome | None, seconds: float, status: str | None = None
+) -> None:
+    """Log the end of an attempt, once the database has it.
+
+    Args:
+        job: The job.
+        outcome: The outcome as it was written; None: the lease was lost.
+        seconds: Duration of the attempt.
+        status: State of the job afterwards, which can differ from the outcome.
+    """
+    name = "lost its lease" if outcome is None else outcome.name
+    level, of, reason, detail = logging.INFO, "", None, None
+    if isinstance(outcome, Failed):
+        level = logging.ERROR if status == "failed" else logging.WARNING
+        of = f" of {job.max_attempts}" if outcome.retryable else ", for good"
+        reason, detail = outcome.error, outcome.detail
+    elif isinstance(outcome, Snoozed) and outcome.detail is not None:
+        # An exception for which the job is not at fault: it may go on for ever.
+        level, reason = logging.WARNING, outcome.detail
+    if status == "failed" and not isinstance(outcome, Failed):
+        name, level, of = status, logging.ERROR, ", for good"
+        reason = "the database refused its result; the error of the job says why"
+    elif status == "cancelled":  # whatever the handler made of it
+        name = status
+    if _log.isEnabledFor(level):
+        _log.log(
+            level,
+            "Job %s (%s) %s, attempt %d%s%s (%.3f s)",
+            *(job.key, job.job_type, name, job.attempt, of),
+            f": {reason}" if reason else "",
+            seconds,
+        )
+    if detail:
+        _tracebacks.info("The traceback of job %s:\n%s", job.key, detail)
 
 
 def _is_large(value: object) -> bool:
-    """Return whether a result has more than some thousand parts."""
+    """Return whether it may take long to write a result as JSON."""
     left: list[Any] = [value]
     size = 0
     while left and size <= LARGE:
         part = left.pop()
-        if type(part) in (dict, list, tuple, set, frozenset):  # no class of the user's own
+        if type(part) is str:
+            size += len(part) // _TEXT_OF_A_PART
+        elif type(part) in (dict, list, tuple, set, frozenset):  # no class of the user's own
             size += len(part)
             if size <= LARGE:
                 left.extend(part.values() if type(part) is dict else part)
+        elif type(part) not in _SCALARS and isinstance(part, Iterator):
+            return True  # each next part is made by the user's code
     return size > LARGE
 
 

@@ -1,4 +1,4 @@
-"""The ends of attempts, as the worker reports them.
+"""Outcomes of attempts, as the worker reports them.
 
 The fields of an outcome are those of `report_jobs`, in JSON that the database accepts, from the
 moment it is made. Outcomes are reported many in one call, so one that could not be encoded there
@@ -26,7 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of an attempt."""
+    """Outcome of an attempt."""
 
     name: ClassVar[str]
 
@@ -67,7 +67,7 @@ class Failed(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Snoozed(Outcome):
-    """To be run again later; the attempt is given back.
+    """The job is to be run again later; the attempt is given back.
 
     Attributes:
         delay_seconds: Seconds until then; see `wait_seconds`.
@@ -99,14 +99,14 @@ class Parked(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Released(Outcome):
-    """Unfinished because the worker stops; the attempt is given back."""
+    """The worker stops before the handler has ended; the attempt is given back."""
 
     name: ClassVar[str] = "released"
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled(Outcome):
-    """Stopped because somebody cancelled the job."""
+    """The job was cancelled."""
 
     name: ClassVar[str] = "cancelled"
 
@@ -149,7 +149,7 @@ def wait_until(at: datetime) -> str:
 
 
 def text_of(value: object) -> str:
-    """Return what an exception or another value says, nothing where that fails."""
+    """Return the text of an exception or another value; empty text if that fails."""
     try:
         return str(value)
     except BaseException:  # somebody's __str__
@@ -169,13 +169,13 @@ def describe(error: BaseException) -> str:
 
 
 def clean(text: str, length: int = ERROR_LENGTH) -> str:
-    """Make one line that a database can store and a terminal can show of any text."""
+    """Return any text as one line that a database can store and a terminal can show."""
     text = text[: 10 * length]  # an exception can quote a file, and the event loop waits here
     return storable(_CONTROL.sub("\ufffd", " ".join(text.split())), length)
 
 
 def traceback_of(error: BaseException) -> str | None:
-    """Return the end of a traceback, which is where the cause stands; None if it has none."""
+    """Return the end of a traceback, which shows the cause; None if there is no traceback."""
     try:
         if error.__traceback__ is None:
             return None
@@ -186,6 +186,6 @@ def traceback_of(error: BaseException) -> str | None:
 
 
 def storable(text: str, length: int) -> str:
-    """Make text that a database can store of any text, and not more of it."""
+    """Return any text as a database can store it, shortened to a length."""
     text = text[: length + 1].replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= length else text[: length - 1] + "…"

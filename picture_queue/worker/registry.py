@@ -100,8 +100,8 @@ class Handler:
     shape: Shape
     policy: Policy
 
-    def arguments(self, payload: dict[str, Any], context: object) -> list[Any]:
-        """Return the arguments for the function.
+    def call(self, payload: dict[str, Any], context: object) -> object:
+        """Call the function with the payload, the context, both or none.
 
         Raises:
             PermanentFailure: The payload does not fit; names the field and its value.
@@ -111,7 +111,7 @@ class Handler:
             given.append(self._validated(payload))
         if self.shape.takes_context:
             given.append(context)
-        return given
+        return self.function(*given)
 
     def _validated(self, payload: dict[str, Any]) -> Any:
         if self.shape.payload is None:
@@ -159,7 +159,7 @@ class Registry:
         return tuple(sorted(self._handlers))
 
     def queues(self) -> tuple[str, ...]:
-        """The queues such jobs are enqueued to: ``default``, and those the handlers name."""
+        """The queues of the handlers: ``default``, and those that their policies name."""
         named = {handler.policy.queue for handler in self if handler.policy.queue}
         return ("default", *sorted(named - {"default"}))
 

@@ -12,6 +12,7 @@ from picture_queue.errors import Busy, TooLarge
 from picture_queue.worker._calls import RetryDelay, WorkerCalls
 from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
+from picture_queue.worker.executor import log_outcome
 from picture_queue.worker.outcomes import Failed, Outcome, Released, clean
 from picture_queue.worker.slots import Slots
 
@@ -30,12 +31,12 @@ class Report:
     Args:
         job: The job.
         outcome: Its outcome.
-        duration: Seconds the attempt took.
+        duration: Seconds the attempt took; None: there was none.
     """
 
     __slots__ = ("duration", "item", "job", "outcome")
 
-    def __init__(self, job: ClaimedJob, outcome: Outcome, duration: float) -> None:
+    def __init__(self, job: ClaimedJob, outcome: Outcome, duration: float | None) -> None:
         self.job = job
         self.duration = duration
         try:
@@ -49,7 +50,7 @@ class Report:
         self.item: dict[str, Any] = {
             "job_id": self.job.key,
             "lease_id": self.job.lease_key,
-            "duration_seconds": round(self.duration, 4),
+            "duration_seconds": round(self.duration or 0.0, 4),
             **outcome.as_json(),
         }
 
@@ -85,7 +86,7 @@ class Reporter(BackgroundLoop):
         self._waiting: dict[str, Report] = {}
         self._batch_size = BATCH
 
-    def put(self, job: ClaimedJob, outcome: Outcome, duration: float = 0.0) -> None:
+    def put(self, job: ClaimedJob, outcome: Outcome, duration: float | None = None) -> None:
         """Take an outcome; it is written in the background."""
         self._add(Report(job, outcome, duration))
 
@@ -158,15 +159,16 @@ class Reporter(BackgroundLoop):
             return True
         return self._take_answer(batch, answers)
 
-    def _take_answer(self, batch: list[Report], answers: dict[str, str]) -> bool:
+    def _take_answer(self, batch: list[Report], answers: dict[str, dict[str, Any]]) -> bool:
         written = []
         is_done = True
         for report in batch:
-            answer = answers.get(report.job.key, "stale")
+            item = answers.get(report.job.key, {"outcome": "stale"})
+            answer = item["outcome"]
             if answer == "refused":
-                self._fail_job(report, "the database refused it; queue_doctor() says why")
+                self._fail_job(report, str(item.get("error")))
             elif answer != "busy":
-                self._note_answer(report, answer)
+                self._note_answer(report, answer, item.get("status"))
                 written.append(report.job)
             elif self._locked is not None:
                 self._hand_over(report, self._locked)
@@ -182,7 +184,7 @@ class Reporter(BackgroundLoop):
         self._slots.note_locked(report.job)
         self._on_written([])  # nothing is, but there may be more to claim
 
-    def _note_answer(self, report: Report, answer: str) -> None:
+    def _note_answer(self, report: Report, answer: str, status: str | None) -> None:
         self._remove(report)
         if answer == "stale" and not isinstance(report.outcome, Released):
             _log.warning(
@@ -190,6 +192,8 @@ class Reporter(BackgroundLoop):
                 report.job.key,
                 report.outcome.name,
             )
+        elif answer != "stale" and report.duration is not None:
+            log_outcome(report.job, report.outcome, report.duration, status)
         if self._signals.reported.watched:
             self._signals.reported.emit((report.job.id, answer))
 

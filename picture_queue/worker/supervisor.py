@@ -21,7 +21,7 @@ from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import ConnectionStatus, RetryDelay, WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
-from picture_queue.worker.executor import CLEANUP, Attempt, Deadlines, Stop
+from picture_queue.worker.executor import CLEANUP, Attempt, Stop
 from picture_queue.worker.heartbeat import Heartbeat, connect, own_connections
 from picture_queue.worker.joblog import Line
 from picture_queue.worker.maintenance import MaintenanceLoop
@@ -80,7 +80,6 @@ class Supervisor:
         self._signals = signals
         self._status = ConnectionStatus()
         self._calls = WorkerCalls(self._backend, self._status)
-        self._deadlines = Deadlines()
         self._stuck = StuckDetector(settings.concurrency, settings.stuck_after, on_stuck)
         self._logging: set[asyncio.Task[None]] = set()  # writing the last lines of attempts
         self._stopping = False
@@ -162,7 +161,7 @@ class Supervisor:
         await self._claimer.stop(_LAST_CLAIM_TIMEOUT)
         self._slots.release_held()
         for attempt in self._slots.running:
-            attempt.announce_shutdown()
+            attempt.shutdown_requested = True
         await self._wait_for_attempts(self._settings.shutdown_grace)
         for attempt in list(self._slots.running):
             attempt.stop(Stop.SHUTDOWN)
@@ -247,7 +246,7 @@ class Supervisor:
     def _start(self, lease: Lease) -> None:
         job = lease.job
         try:
-            attempt = Attempt(self._registry[job.job_type], job, self, self._deadlines)
+            attempt = Attempt(self._registry[job.job_type], job, self)
         except Exception as error:
             self._slots.confirming.discard(lease)
             self._refuse(job, f"The job cannot be started: {error!r}")

@@ -8,7 +8,7 @@
   of the exception refine that: ``retryable`` (bool), ``retry_after`` (seconds instead of the
   backoff), ``public`` (the text the owner of the job sees instead of ``Type: message``), ``counts``
   (False: the job is not at fault, the attempt is given back) and, with that, ``pause_key`` (a limit
-  key that rests for ``retry_after`` seconds).
+  key that is paused for ``retry_after`` seconds).
 
 A wait is at most a year: a longer one is shortened to that.
 """
@@ -48,16 +48,16 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # in such a name
 
 
 class Verdict(Exception):
-    """Decision about a job. Return it, or raise it from wherever the handler finds out."""
+    """Decision about a job. A handler returns it, or raises it from any depth."""
 
     def __post_init__(self) -> None:
         self.outcome("")  # validates the arguments where they are given
 
     def outcome(self, queue: str) -> Outcome:
-        """Return what is reported of a job of that queue.
+        """Return the outcome of a job of that queue.
 
         Raises:
-            InvalidArgument: The verdict makes no sense.
+            InvalidArgument: An argument is not acceptable.
         """
         raise NotImplementedError
 
@@ -81,7 +81,6 @@ class Snooze(Verdict):
     until: datetime | None = None
 
     def outcome(self, queue: str) -> Outcome:
-        """Return what is reported of a job of that queue."""
         return Snoozed(*_wait("Snooze", self.seconds, "until", self.until))
 
 
@@ -103,14 +102,11 @@ class Retry(Verdict):
     reason: str | BaseException = _NO_REASON
 
     def outcome(self, queue: str) -> Outcome:
-        """Return what is reported of a job of that queue."""
         delay, at = None, None
         if self.seconds is not None or self.at is not None:
             delay, at = _wait("Retry", self.seconds, "at", self.at)
         reason: object = self.reason
-        text = "" if reason is None else text_of(reason)
-        if isinstance(reason, BaseException):
-            text = describe(reason)
+        text = describe(reason) if isinstance(reason, BaseException) else text_of(reason or "")
         return Failed(clean(text) or _NO_REASON, traceback_of(self), delay_seconds=delay, run_at=at)
 
 
@@ -133,7 +129,6 @@ class RateLimited(Verdict):
     key: str | None = None
 
     def outcome(self, queue: str) -> Outcome:
-        """Return what is reported of a job of that queue."""
         key = _checked_name("key", self.key) or f"queue:{queue}"
         return Snoozed(_seconds("RateLimited", self.seconds), pause_key=key)
 
@@ -156,7 +151,6 @@ class Park(Verdict):
     event: str | None = None
 
     def outcome(self, queue: str) -> Outcome:
-        """Return what is reported of a job of that queue."""
         return Parked(_seconds("Park", self.seconds), _checked_name("event", self.event))
 
 
@@ -165,12 +159,11 @@ class Cancel(Verdict):
     """End the job as cancelled."""
 
     def outcome(self, queue: str) -> Outcome:
-        """Return what is reported of a job of that queue."""
         return Cancelled()
 
 
 class PermanentFailure(Exception):
-    """Raise it to fail the job whatever attempts are left.
+    """Raise it to fail the job, although attempts may be left.
 
     Args:
         message: The error the owner of the job sees.
@@ -277,7 +270,7 @@ def _attribute(error: BaseException, name: str) -> object:
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """Return what was raised, out of the groups that task groups put around it."""
+    """Return the exception that was raised, without the groups of task groups around it."""
     for _ in range(_DEEPEST_GROUP):
         if type(error) is ExitOfTask and error.__cause__ is not None:
             error = error.__cause__

@@ -21,8 +21,8 @@ from picture_queue.errors import (
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._signals import Signals
 from picture_queue.worker._stop_signals import on_stop_signal
-from picture_queue.worker._tasks import guard_tasks
-from picture_queue.worker._threads import hold_forever, use_daemon_threads
+from picture_queue.worker._tasks import guard_tasks, hold_forever
+from picture_queue.worker._threads import use_daemon_threads
 from picture_queue.worker.outcomes import describe, traceback_of
 from picture_queue.worker.registry import Policy, Registry, as_backoff
 from picture_queue.worker.supervisor import Supervisor

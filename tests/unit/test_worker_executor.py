@@ -1,10 +1,9 @@
-"""One attempt: how it ends, and what stops it."""
+"""Attempts: their outcomes, their stops and their end."""
 
 import asyncio
 import contextlib
 import contextvars
 import functools
-import logging
 import os
 import sys
 import threading
@@ -15,25 +14,22 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, field_validator
 
-from picture_queue.replicate.errors import RateLimited
 from picture_queue.worker import (
-    Cancel,
     JobContext,
-    PermanentFailure,
     Retry,
     Snooze,
     SyncJobContext,
     executor,
     verdicts,
 )
-from picture_queue.worker.executor import Attempt, Deadlines, Stop
+from picture_queue.worker.executor import Attempt, Stop
 from picture_queue.worker.joblog import Line
 from picture_queue.worker.outcomes import Cancelled, Completed, Failed, Outcome, Released, Snoozed
 from picture_queue.worker.registry import Policy, Registry
 
 
 class Run:
-    """An attempt, and the order of what it says."""
+    """An attempt, with the order of its messages to its listener."""
 
     def __init__(self, function: Callable[..., Any], job: Any) -> None:
         registry = Registry()
@@ -43,7 +39,7 @@ class Run:
         self.lines: list[Line] = []
         self._settled = asyncio.Event()
         self._ended = asyncio.Event()
-        self.attempt = Attempt(registry["resize"], job, self, Deadlines())
+        self.attempt = Attempt(registry["resize"], job, self)
 
     async def send_progress(self, attempt: Attempt, percent: int, message: str | None) -> None:
         self.progress.append(percent)
@@ -81,7 +77,7 @@ def quick_cleanup(monkeypatch):
 
 
 class Never:
-    """An async handler that waits for ever, and tells how it fared."""
+    """An async handler that waits for ever, and keeps its context for the test."""
 
     def __init__(self, after: Callable[[], Any] = lambda: None) -> None:
         self.started = asyncio.Event()
@@ -124,8 +120,11 @@ def _circle() -> list[Any]:
         ([[]] * 10_001, False, Completed),
         ({"parts": [{"n": [n] * 100} for n in range(100)]}, False, Completed),
         (_circle(), False, Failed),
+        ("x" * 1_000_000, True, Completed),
+        ("x" * 2_000_000, False, Completed),
+        ((n for n in range(3)), False, Completed),
     ],
-    ids=["nothing", "small", "limit", "long", "nested", "endless"],
+    ids=["nothing", "small", "limit", "long", "nested", "endless", "text", "book", "generator"],
 )
 async def test_a_large_result_is_written_as_json_beside_the_event_loop(
     run, monkeypatch, value, in_loop, outcome
@@ -183,7 +182,7 @@ async def test_a_handler_that_exits_ends_its_job_only(run):
 
 
 class Panic(BaseException):
-    """As Rust extensions raise it: no `Exception`."""
+    """An exception of a Rust extension, which is no `Exception`."""
 
 
 class NoHeader(Exception):
@@ -226,7 +225,7 @@ def recurse() -> None:
         (ExceptionGroup("tasks", [ValueError(), KeyError()]), "ExceptionGroup: tasks (2 sub-ex"),
     ],
 )
-async def test_whatever_a_handler_raises_is_its_outcome(run, error, says, is_async):
+async def test_an_exception_of_any_kind_is_the_outcome(run, error, says, is_async):
     async def handle() -> None:
         raise error
 
@@ -280,29 +279,6 @@ async def test_a_slot_is_given_back_although_its_listener_fails(run):
     assert len(failed) == 1
 
 
-class Stoppable:
-    """Stands for an attempt at its timeout."""
-
-    def __init__(self, fails: bool) -> None:
-        self.stopped = asyncio.Event()
-        self._fails = fails
-
-    def stop(self, reason: Stop) -> None:
-        if self._fails:
-            raise RuntimeError("no")
-        self.stopped.set()
-
-
-async def test_a_timeout_that_fails_keeps_no_other_from_its_own():
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
-    deadlines: Any = Deadlines()
-    good = [Stoppable(False), Stoppable(False)]
-    for attempt, seconds in ((Stoppable(True), 0.01), (good[0], 0.01), (good[1], 0.02)):
-        deadlines.add(attempt, seconds)
-    for attempt in good:
-        await asyncio.wait_for(attempt.stopped.wait(), 5)
-
-
 async def test_a_wrapper_may_await_or_return_at_once(run):
     async def inner(payload: dict[str, Any]) -> str:
         return "awaited"
@@ -333,59 +309,6 @@ async def test_an_async_handler_may_log_from_a_thread(run):
     await ran.end()
     await ran.attempt.log.flush()
     assert [line.message for line in ran.lines] == ["before", "in a thread", "after"]
-
-
-# The log of the worker
-
-
-@pytest.mark.parametrize(
-    ("value", "level", "says"),
-    [
-        ("done", "INFO", "Job {id} (resize) completed, attempt 1 ("),
-        (Snooze(5), "INFO", "Job {id} (resize) snoozed, attempt 1 ("),
-        (Cancel(), "INFO", "Job {id} (resize) cancelled, attempt 1 ("),
-        (Retry(), "WARNING", "Job {id} (resize) failed, attempt 1 of 3: The handler asked for"),
-        (PermanentFailure("no"), "ERROR", "Job {id} (resize) failed, attempt 1, for good: no ("),
-    ],
-)
-async def test_each_attempt_is_one_line(run, caplog, value, level, says):
-    caplog.set_level(logging.INFO)
-
-    async def handle() -> Any:
-        return value
-
-    ran = run(handle)
-    await ran.end()
-    (record,) = [r for r in caplog.records if r.name == executor.__name__]
-    assert record.levelname == level
-    assert record.getMessage().startswith(says.format(id=ran.attempt.job.key))
-    assert record.getMessage().endswith(" s)")
-
-
-async def test_a_failure_is_logged_with_its_traceback(run, caplog):
-    caplog.set_level(logging.INFO)
-
-    async def handle() -> None:
-        raise ValueError("no")
-
-    ran = run(handle, attempt=3)
-    await ran.end()
-    line, traceback = caplog.records
-    assert line.levelname == "ERROR"
-    assert "failed, attempt 3 of 3: ValueError: no" in line.getMessage()
-    assert "Traceback" not in line.getMessage()
-    assert traceback.levelname == "INFO"
-    assert traceback.getMessage().startswith(f"The traceback of job {ran.attempt.job.key}:\nTrace")
-    assert "in handle" in traceback.getMessage()
-
-
-async def test_a_line_that_nobody_reads_is_not_made(run, caplog, monkeypatch):
-    caplog.set_level(logging.WARNING)
-    monkeypatch.setattr(executor._log, "log", None)
-
-    async def handle() -> None: ...
-
-    await run(handle).end()
 
 
 async def test_a_cancellation_of_the_handlers_own_is_a_failure(run):
@@ -500,18 +423,18 @@ async def test_a_job_cancelled_while_parked_is_run_to_undo(run):
     assert await ran.outcome() == Completed("stopped")
 
 
-async def test_a_shutdown_is_announced(run):
+async def test_a_handler_sees_the_shutdown(run):
     handler = Never()
     ran = run(handler)
     await handler.started.wait()
-    ran.attempt.announce_shutdown()
+    ran.attempt.shutdown_requested = True
     assert handler.context.shutdown_requested
     assert not ran.attempt.settled
     ran.attempt.stop(Stop.SHUTDOWN)
     await ran.end()
 
 
-async def test_what_a_waiting_job_said_last_is_sent_first(run):
+async def test_the_last_progress_is_sent_before_a_job_waits(run):
     async def handle(job: JobContext) -> Snooze:
         await job.progress(10)
         await job.progress(20)
@@ -521,16 +444,6 @@ async def test_what_a_waiting_job_said_last_is_sent_first(run):
     ran = run(handle)
     assert await ran.outcome() == Snoozed(5)
     assert ran.progress[-1] == 30
-
-
-async def test_a_failure_that_gives_the_attempt_back_is_logged(run, caplog):
-    caplog.set_level(logging.INFO)
-
-    async def handle() -> None:
-        raise RateLimited("Replicate answered 429", retry_after=3)
-
-    assert await run(handle).outcome() == Snoozed(3)
-    assert "snoozed, attempt 1: RateLimited: Replicate answered 429. (" in caplog.text
 
 
 async def test_a_verdict_raised_while_it_is_stopped_is_honoured(run):
@@ -562,7 +475,7 @@ async def test_a_sync_handler_runs_in_a_thread_with_the_callers_context(run):
 @pytest.mark.parametrize(
     "error", [ValueError("no"), SystemExit(3), StopIteration(), KeyboardInterrupt()]
 )
-async def test_whatever_a_sync_handler_raises_fails_its_job_only(run, error):
+async def test_an_exception_of_a_sync_handler_fails_its_job_only(run, error):
     def handle() -> None:
         raise error
 
@@ -631,7 +544,7 @@ async def test_a_handler_that_sees_the_shutdown_can_give_its_job_back(run, is_as
         raise asyncio.CancelledError
 
     ran = run(handle if is_async else handle_in_a_thread)
-    ran.attempt.announce_shutdown()
+    ran.attempt.shutdown_requested = True
     assert await ran.outcome() == Released()
     await ran.end()
 

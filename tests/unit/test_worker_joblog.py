@@ -1,4 +1,4 @@
-"""The log of an attempt: lines travel together, and the newest are kept."""
+"""The log of an attempt: lines are sent in batches, and the newest are kept."""
 
 import asyncio
 import threading
@@ -9,17 +9,24 @@ import pytest
 
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker import JobContext, SyncJobContext, joblog
-from picture_queue.worker.context import Flags
 from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.progress import Progress
 
 
-def attempt_of(job: Any, flags: Flags, progress: Progress, log: JobLog) -> Any:
-    return SimpleNamespace(job=job, flags=flags, progress=progress, log=log)
+def attempt_of(job: Any, progress: Progress, log: JobLog, *, settled: bool = False) -> Any:
+    return SimpleNamespace(
+        job=job,
+        progress=progress,
+        log=log,
+        settled=settled,
+        stop_reason=None,
+        cancel_requested=False,
+        shutdown_requested=False,
+    )
 
 
 class Wire:
-    """Takes what is sent, and holds each call until it is let go."""
+    """A connection that keeps the lines it is sent, and answers when a test permits it."""
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[list[str]] = asyncio.Queue()
@@ -76,7 +83,7 @@ async def test_fifty_lines_do_not_wait(log, wire, monkeypatch):
     assert not log.waiting
 
 
-async def test_while_nothing_goes_out_the_newest_are_kept(log, wire):
+async def test_while_nothing_is_sent_the_newest_lines_are_kept(log, wire):
     wire.open.clear()
     write(log, *(str(n) for n in range(50)))
     await wire.next()
@@ -96,9 +103,8 @@ async def test_lines_that_were_dropped_are_not_sent(log, wire):
 
 
 async def test_handlers_of_both_kinds_write(claimed, log, wire):
-    flags = Flags()
-    JobContext(attempt_of(claimed(), flags, Progress(no_progress), log)).log("from the loop")
-    context = SyncJobContext(attempt_of(claimed(), flags, Progress(no_progress), log))
+    JobContext(attempt_of(claimed(), Progress(no_progress), log)).log("from the loop")
+    context = SyncJobContext(attempt_of(claimed(), Progress(no_progress), log))
     thread = threading.Thread(target=context.log, args=("from a thread", "error"))
     thread.start()
     thread.join()
@@ -108,8 +114,8 @@ async def test_handlers_of_both_kinds_write(claimed, log, wire):
 
 
 @pytest.mark.parametrize("kind", [JobContext, SyncJobContext])
-async def test_whoever_goes_on_after_the_end_is_stopped(claimed, log, kind):
-    context = kind(attempt_of(claimed(), Flags(stopped=True), Progress(no_progress), log))
+async def test_a_handler_that_goes_on_after_the_end_is_stopped(claimed, log, kind):
+    context = kind(attempt_of(claimed(), Progress(no_progress), log, settled=True))
     with pytest.raises(asyncio.CancelledError):
         context.log("too late")
 

@@ -1,4 +1,4 @@
-"""What a handler returns or raises, and the outcome that makes of it."""
+"""Outcomes of the values that handlers return and of the exceptions that they raise."""
 
 import enum
 import math
@@ -65,7 +65,7 @@ class Unserializable:
 
 
 class Panic(BaseException):
-    """As Rust extensions raise it: no `Exception`."""
+    """An exception of a Rust extension, which is no `Exception`."""
 
 
 def nested(levels: int) -> Any:
@@ -177,7 +177,7 @@ def test_a_permanent_failure_may_be_returned_too():
         (Point, "cannot be stored: .*of type type"),
     ],
 )
-def test_what_cannot_be_stored_fails_the_job_for_good(value, says):
+def test_a_result_that_cannot_be_stored_fails_the_job_for_good(value, says):
     outcome = from_value(value, "q")
     assert isinstance(outcome, Failed)
     assert not outcome.retryable
@@ -187,7 +187,7 @@ def test_what_cannot_be_stored_fails_the_job_for_good(value, says):
 @pytest.mark.parametrize(
     "value", ["9" * 400, nested(100), [nested(2)] * 200, {"[" * 200: '\\"' + "{" * 200}, 10**300]
 )
-def test_what_only_looks_too_long_or_too_deep_is_stored(value):
+def test_a_result_that_only_looks_too_long_or_too_deep_is_stored(value):
     assert from_value(value, "q") == Completed(value)
 
 
@@ -302,7 +302,7 @@ def test_a_failure_in_a_task_group_is_seen_through():
     assert raised(two).error == "ExceptionGroup: tasks (2 sub-exceptions)"
 
 
-def test_what_is_not_the_jobs_fault_gives_the_attempt_back():
+def test_an_exception_that_does_not_count_gives_the_attempt_back():
     assert raised(replicate.RateLimited("429", retry_after=12)) == Snoozed(12.0)
     error = replicate.RateLimited("429")
     error.pause_key = "type:generate-image"
@@ -378,7 +378,7 @@ def test_a_naive_time_is_one_of_the_workers_zone(monkeypatch):
 
 
 class Broken(Exception):
-    """Its properties raise, as `headers["Retry-After"]` does where there is none."""
+    """An exception whose properties raise, as `headers["Retry-After"]` does without the header."""
 
     @property
     def retry_after(self) -> float:

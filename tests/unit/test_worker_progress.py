@@ -1,4 +1,4 @@
-"""Progress: one report on its way, the latest value wins."""
+"""Progress: one call at a time, with the latest value."""
 
 import asyncio
 from types import SimpleNamespace
@@ -8,17 +8,25 @@ import pytest
 
 from picture_queue.errors import InvalidArgument
 from picture_queue.worker import progress
-from picture_queue.worker.context import Flags, JobContext, SyncJobContext
+from picture_queue.worker.context import JobContext, SyncJobContext
 from picture_queue.worker.joblog import JobLog, Line
 from picture_queue.worker.progress import Progress
 
 
-def attempt_of(job: Any, flags: Flags, progress: Progress, log: JobLog) -> Any:
-    return SimpleNamespace(job=job, flags=flags, progress=progress, log=log)
+def attempt_of(job: Any, progress: Progress, log: JobLog, *, settled: bool = False) -> Any:
+    return SimpleNamespace(
+        job=job,
+        progress=progress,
+        log=log,
+        settled=settled,
+        stop_reason=None,
+        cancel_requested=False,
+        shutdown_requested=False,
+    )
 
 
 class Wire:
-    """Takes what is sent, and holds each report until it is let go."""
+    """A connection that keeps the values it is sent, and answers when a test permits it."""
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[tuple[int, str | None]] = asyncio.Queue()
@@ -51,7 +59,7 @@ async def test_the_first_value_goes_out_at_once():
     assert await wire.next() == (10, "hello")
 
 
-async def test_while_one_is_on_its_way_the_latest_wins(monkeypatch):
+async def test_during_a_call_only_the_latest_value_is_kept(monkeypatch):
     monkeypatch.setattr(progress, "INTERVAL", 0.0)
     wire = Wire()
     wire.open.clear()
@@ -93,7 +101,7 @@ async def test_a_flush_does_not_wait_for_its_turn():
     assert clock() - began < progress.INTERVAL
 
 
-async def test_what_was_dropped_is_not_sent(monkeypatch):
+async def test_a_dropped_value_is_not_sent(monkeypatch):
     monkeypatch.setattr(progress, "INTERVAL", 0.01)
     wire = Wire()
     reports = Progress(wire.send)
@@ -107,7 +115,7 @@ async def test_what_was_dropped_is_not_sent(monkeypatch):
 
 async def test_a_handler_that_never_waits_lets_its_progress_out(claimed):
     wire = Wire()
-    context = JobContext(attempt_of(claimed(), Flags(), Progress(wire.send), silent()))
+    context = JobContext(attempt_of(claimed(), Progress(wire.send), silent()))
     for percent in range(10):
         await context.progress(percent, "a\nb\x00")
     assert await wire.next() == (0, "a b\ufffd")
@@ -115,30 +123,29 @@ async def test_a_handler_that_never_waits_lets_its_progress_out(claimed):
 
 async def test_progress_comes_out_of_a_thread(claimed):
     wire = Wire()
-    context = SyncJobContext(attempt_of(claimed(), Flags(), Progress(wire.send), silent()))
+    context = SyncJobContext(attempt_of(claimed(), Progress(wire.send), silent()))
     await asyncio.to_thread(context.progress, 30, "half")
     assert await wire.next() == (30, "half")
 
 
 @pytest.mark.parametrize("percent", [-1, 101, float("nan"), "50", None])
 async def test_progress_is_percent(claimed, percent):
-    context = JobContext(attempt_of(claimed(), Flags(), Progress(Wire().send), silent()))
+    context = JobContext(attempt_of(claimed(), Progress(Wire().send), silent()))
     with pytest.raises(InvalidArgument, match=f"percent is {percent!r}, not 0 to 100"):
         await context.progress(percent)
 
 
-async def test_whoever_goes_on_after_the_end_is_stopped(claimed):
-    flags = Flags(stopped=True)
-    reports = Progress(Wire().send)
+async def test_a_handler_that_goes_on_after_the_end_is_stopped(claimed):
+    attempt = attempt_of(claimed(), Progress(Wire().send), silent(), settled=True)
     with pytest.raises(asyncio.CancelledError):
-        await JobContext(attempt_of(claimed(), flags, reports, silent())).progress(1)
+        await JobContext(attempt).progress(1)
     with pytest.raises(asyncio.CancelledError):
-        SyncJobContext(attempt_of(claimed(), flags, reports, silent())).progress(1)
+        SyncJobContext(attempt).progress(1)
 
 
 def test_a_thread_that_outlives_the_worker_is_stopped(claimed):
     async def make() -> SyncJobContext:
-        return SyncJobContext(attempt_of(claimed(), Flags(), Progress(Wire().send), silent()))
+        return SyncJobContext(attempt_of(claimed(), Progress(Wire().send), silent()))
 
     context = asyncio.run(make())
     with pytest.raises(asyncio.CancelledError, match="worker has stopped"):
@@ -147,12 +154,12 @@ def test_a_thread_that_outlives_the_worker_is_stopped(claimed):
 
 async def test_a_context_shows_its_job(claimed):
     job = claimed(payload={"a": 1}, attempt=2, max_attempts=5)
-    flags = Flags()
-    context = JobContext(attempt_of(job, flags, Progress(Wire().send), silent()))
+    attempt = attempt_of(job, Progress(Wire().send), silent())
+    context = JobContext(attempt)
     assert (context.id, context.lease_id, context.job) == (job.id, job.lease_id, job)
     assert (context.job_type, context.payload) == ("resize", {"a": 1})
     assert (context.attempt, context.max_attempts) == (2, 5)
     assert (context.user_id, context.generation_id) == (None, None)
     assert (context.cancel_requested, context.shutdown_requested) == (False, False)
-    flags.cancel = flags.shutdown = True
+    attempt.cancel_requested = attempt.shutdown_requested = True
     assert (context.cancel_requested, context.shutdown_requested) == (True, True)

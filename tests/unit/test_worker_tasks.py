@@ -1,21 +1,23 @@
-"""Tasks that handlers start."""
+"""Tasks of handlers, and those that they start."""
 
 import asyncio
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from picture_queue.worker._tasks import ExitOfTask, guard_tasks, on_task
+from picture_queue.worker._tasks import AttemptTask, ExitOfTask, current_handler, guard_tasks
 
 
 @pytest.fixture
 def as_handler() -> Iterator[list[Any]]:
     started: list[Any] = []
-    token = on_task.set(started.append)
+    handler: Any = SimpleNamespace(add_started=started.append, get_name=lambda: "crop 2")
+    token = current_handler.set(handler)
     yield started
-    on_task.reset(token)
+    current_handler.reset(token)
 
 
 async def leave(error: BaseException) -> None:
@@ -88,3 +90,64 @@ def test_outside_of_handlers_an_exit_stops_the_event_loop():
 
     with pytest.raises(SystemExit):
         asyncio.run(main(guard_tasks))
+
+
+# Cancellations
+
+
+async def wait_for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def task() -> AsyncIterator[AttemptTask]:
+    task = AttemptTask(wait_for_ever(), name="resize 1")
+    await asyncio.sleep(0)
+    yield task
+    task.cancel_by_worker()
+    await asyncio.wait({task})
+
+
+async def test_a_handler_cannot_cancel_the_task_of_another(task, as_handler, caplog):
+    assert not task.cancel()
+    asyncio.get_running_loop().call_soon(task.cancel)
+    await asyncio.sleep(0)
+    assert not task.cancelling()
+    assert "crop 2 cannot cancel resize 1: it is not its task" in caplog.text
+
+
+async def test_a_handler_can_cancel_its_own_task():
+    async def handle() -> None:
+        current_handler.set(task)
+        task.cancel()
+        await asyncio.Event().wait()
+
+    task = AttemptTask(handle())
+    await asyncio.wait({task})
+    assert task.cancelled()
+
+
+async def test_code_outside_of_handlers_can_cancel_it(task):
+    assert task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+
+
+async def test_a_handler_can_have_the_worker_cancel_it(task, as_handler):
+    task.cancel_by_worker()
+    await asyncio.wait({task})
+    assert task.cancelled()
+
+
+async def test_a_handler_that_waits_for_all_tasks_is_cancelled_without_them(task):
+    async def handle() -> None:
+        current_handler.set(waiting)
+        await asyncio.gather(task, mine)
+
+    mine = asyncio.create_task(wait_for_ever())
+    waiting = AttemptTask(handle())
+    await asyncio.sleep(0.01)
+    waiting.cancel_by_worker()
+    await asyncio.wait({waiting, mine})
+    assert waiting.cancelled()
+    assert not task.cancelling()

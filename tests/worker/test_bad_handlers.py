@@ -42,7 +42,7 @@ async def service(request: pytest.FixtureRequest, stack: Any) -> AsyncIterator[A
 
 
 class Panic(BaseException):
-    """As Rust extensions raise it: no `Exception`."""
+    """An exception of a Rust extension, which is no `Exception`."""
 
 
 class NoHeader(Exception):
@@ -176,7 +176,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
 
 
 def add_handlers(worker: Worker, is_async: bool) -> None:
-    """Registers those that end badly, and two that do not."""
+    """Register the bad handlers, and ordinary ones."""
 
     async def bad(payload: dict[str, int]) -> Any:
         return BAD[payload["n"]][0]()
@@ -246,6 +246,25 @@ async def test_a_bad_end_is_that_of_its_own_job_and_frees_its_slot(
     assert "raise_" in history.attempts[0].detail
     assert "Traceback" in caplog.text
     assert f"{first_id} (bad) failed, attempt 1 of 1: Panic: at the core" in caplog.text
+
+
+async def test_a_result_that_the_database_refuses_is_logged_as_a_failure(
+    service, queue, new_worker, caplog
+):
+    caplog.set_level(logging.INFO, logger="picture_queue")
+    worker = new_worker()
+
+    @worker.handler("large")
+    async def large() -> str:
+        return "x" * 2_000_000  # the project allows half of it
+
+    async with worker:
+        job = await service.jobs.enqueue("large", queue=queue)
+        with pytest.raises(JobFailed, match="larger than the project allows"):
+            await service.jobs.result(job.id, timeout=15)
+    says = f"{job.id} (large) failed, attempt 1, for good: the database refused its result"
+    assert says in caplog.text
+    assert "completed" not in caplog.text
 
 
 async def test_a_handler_that_closes_the_workers_client_leaves_it_its_wake_ups(

@@ -1,4 +1,4 @@
-"""The built-in handler: from a wish to a stored picture, over the project's own API."""
+"""The built-in handler: from a prompt to a stored picture, over the project's own API."""
 
 from collections.abc import Callable
 from dataclasses import replace

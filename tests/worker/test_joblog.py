@@ -1,4 +1,4 @@
-"""What handlers write into the log of their job."""
+"""Lines that handlers write into the logs of their jobs."""
 
 import asyncio
 import json
@@ -77,7 +77,7 @@ async def test_the_newest_lines_are_kept(service, queue, new_worker, log_of):
     ]
 
 
-async def test_what_a_stopped_handler_writes_is_kept(service, queue, new_worker, log_of):
+async def test_lines_of_a_stopped_handler_are_kept(service, queue, new_worker, log_of):
     worker = new_worker()
 
     @worker.handler("talks", timeout=0.05, max_attempts=1)

@@ -20,7 +20,7 @@ from picture_queue.worker import _calls
 
 
 class Api:
-    """Passes calls on to the real API, or refuses them."""
+    """A gateway that passes calls on to the real API, or refuses them."""
 
     def __init__(self, url: str) -> None:
         self.url = ""

@@ -142,7 +142,7 @@ async def test_the_program_starts_itself_anew(stack, service, queue):
 
 @pytest.fixture
 async def graces(db) -> Any:
-    """Sets the graces of the project, for this test."""
+    """Set the graces of the project, for this test."""
 
     async def set_(**seconds: float) -> None:
         for name, value in seconds.items():
@@ -157,7 +157,7 @@ async def graces(db) -> Any:
 async def test_a_job_ends_although_its_worker_does_not_stop_it(
     service, queue, new_worker, graces, db, limit
 ):
-    """Its lease ends when the grace is over, and whoever claims next sweeps it."""
+    """Let the lease end with the grace: the next claim sweeps the job."""
     await graces(**{limit: 0.0})
     worker = new_worker(lease=3600, poll_interval=0.05)
     started, go = asyncio.Event(), asyncio.Event()

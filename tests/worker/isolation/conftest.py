@@ -13,7 +13,7 @@ WAYS = ("http", "direct")
 
 
 def environment(stack: Any, way: str) -> dict[str, str]:
-    """The environment of a worker that nothing stands in the way of."""
+    """Return the environment of a worker with direct access to the project."""
     if way == "direct":
         return {"PICTURE_QUEUE_DATABASE_URL": stack.db_url}
     return {"SUPABASE_URL": stack.api_url, "SUPABASE_KEY": stack.service_role_key}

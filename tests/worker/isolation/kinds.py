@@ -1,4 +1,4 @@
-"""Everything bad that may stand beside ordinary jobs in a worker."""
+"""The bad items that stand beside ordinary jobs in a worker."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Step = Callable[[World, Sequence[UUID]], Awaitable[None]]
 
 
 async def nothing(world: World, bad: Sequence[UUID]) -> None:
-    """Nothing more is bad."""
+    """Do nothing more."""
 
 
 def failed(row: "asyncpg.Record") -> bool:
@@ -73,8 +73,9 @@ class Kind:
         return self.is_stopped or bool(self.settings)
 
 
-def bad(kind: str, job_type: str = "bad", **options: Any) -> dict[str, Any]:
-    return {"job_type": job_type, "payload": {"kind": kind}, "max_attempts": 1, **options}
+def bad(kind: str, job_type: str = "bad", after: float = 0.05, **options: Any) -> dict[str, Any]:
+    payload = {"kind": kind, "after": after}
+    return {"job_type": job_type, "payload": payload, "max_attempts": 1, **options}
 
 
 # Handlers ----------------------------------------------------------------------------------------
@@ -96,6 +97,14 @@ HANDLERS = (
            says=REASON if "epoch" in name else "") for name in misbehaviour.WAITS),
 )  # fmt: skip
 
+HARM = (
+    Kind("cancels the tasks of others", bad("cancels the tasks of others", after=0), state=ended),
+    Kind("waits for the tasks of others",
+         bad("waits for the tasks of others", timeout=0.1, after=0), says="did not end within"),
+    Kind("leaves callbacks that raise", bad("leaves callbacks that raise"), state=ended),
+    Kind("returns in a fork", bad("returns in a fork"), count=1, state=ended),
+)  # fmt: skip
+
 STUCK = (
     Kind("swallows cancels", bad("swallows cancels", timeout=0.3), count=1, state=runs,
          says="has not stopped|still runs|did not end", is_stopped=True),
@@ -114,16 +123,17 @@ STUCK = (
 
 # Results -----------------------------------------------------------------------------------------
 
-# What JSON can say of these is null, or a text: that or a failure is right.
+# JSON has null or a text for these: that or a failure is right.
 CAN_COMPLETE = (
     "result NaN",
     "result with infinity",
     "result with a decimal beyond floats",
+    "result of a generator",
 )
 RESULTS = tuple(
     Kind(name, bad(name), count=1 if name in HUGE else CONCURRENCY,
          state=ended if name in CAN_COMPLETE else failed,
-         says="" if name in CAN_COMPLETE else "[Rr]esult|JSON|large")
+         says="" if name in CAN_COMPLETE else "[Rr]esult|JSON|large|coroutine")
     for name in misbehaviour.RESULTS
 )  # fmt: skip
 
@@ -192,7 +202,7 @@ PAUSED_KEY = "isolation-paused"
 
 
 async def explain(world: World, bad: Sequence[UUID]) -> None:
-    """The reason why a job does not move is given for each."""
+    """Expect a reason for each job that does not move."""
     for found in await world.service.jobs.explain(bad):
         expect(found.reason in ("key_paused", "limit", "no_worker"), f"{found}")
 

@@ -1,10 +1,12 @@
 """The bad handlers. Imported by the worker of the suite, and by the tests for their names."""
 
 import asyncio
+import itertools
+import os
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NoReturn
@@ -17,7 +19,7 @@ REASON = "the real reason"
 
 
 class Alien(BaseException):
-    """An exception as extensions raise it: no Exception."""
+    """An exception of an extension, which is no `Exception`."""
 
 
 def raiser(error: Callable[[], BaseException]) -> Callable[[], NoReturn]:
@@ -28,7 +30,7 @@ def raiser(error: Callable[[], BaseException]) -> Callable[[], NoReturn]:
 
 
 def with_property(name: str) -> Callable[[], NoReturn]:
-    """Raise an exception that has a property which raises, as one that reads a header does."""
+    """Return a function that raises an exception with a property that raises."""
 
     def broken(self: object) -> NoReturn:
         raise KeyError("Retry-After")
@@ -38,14 +40,14 @@ def with_property(name: str) -> Callable[[], NoReturn]:
 
 
 class Unspeakable(Exception):
-    """An exception that cannot say what it is."""
+    """An exception without a text."""
 
     def __str__(self) -> str:
         raise RuntimeError(REASON)
 
 
 class Epoch(Exception):
-    """An exception that says when, where seconds are wanted."""
+    """An exception with a time in place of seconds."""
 
     retry_after = 1_771_404_540
 
@@ -54,7 +56,7 @@ def recurse() -> NoReturn:
     recurse()
 
 
-# What raises. By name; a plain function, called in an async handler or in a thread.
+# Exceptions by name: a plain function, called in an async handler or in a thread.
 RAISES: dict[str, Callable[[], NoReturn]] = {
     "raises BaseException": raiser(lambda: Alien(REASON)),
     "raises a group of BaseException": raiser(
@@ -80,7 +82,7 @@ RAISES: dict[str, Callable[[], NoReturn]] = {
     ),
 }
 
-# What waits too long. The job waits, or it says why not.
+# Waits that are too long. The job waits, or it says why not.
 WAITS: dict[str, Callable[[], object]] = {
     "snooze until the last moment": lambda: Snooze(until=datetime.max),
     "snooze until the first moment": lambda: Snooze(until=datetime.min),
@@ -102,6 +104,10 @@ def circle() -> list[Any]:
     return value
 
 
+async def generate() -> AsyncIterator[int]:
+    yield 1
+
+
 class BrokenModel(BaseModel):
     """A value with a serialiser of its own that raises."""
 
@@ -110,7 +116,7 @@ class BrokenModel(BaseModel):
         raise RuntimeError(REASON)
 
 
-# What no database takes, or no reader reads.
+# Results that no database takes, or no reader reads.
 RESULTS: dict[str, Callable[[], object]] = {
     "result that is no JSON": object,
     "result whose serialiser raises": BrokenModel,
@@ -127,11 +133,59 @@ RESULTS: dict[str, Callable[[], object]] = {
     "result nested 3,000 times": lambda: nested(3000),
     "result with a number of 5,000 digits": lambda: 10**5000,
     "result with a decimal beyond floats": lambda: Decimal("1e5000"),
+    "result of a generator": lambda: (n for n in range(3)),
+    "result of an endless generator": itertools.count,
+    "result that is a coroutine": lambda: asyncio.sleep(0),
+    "result that is an async generator": lambda: generate(),
+}
+
+
+async def cancel_tasks_of_others() -> str:
+    """Cancel the tasks of all other jobs."""
+    for task in asyncio.all_tasks():
+        if task is not asyncio.current_task() and "ordinary" in task.get_name():
+            task.cancel()
+    return "done"
+
+
+async def wait_for_tasks_of_others() -> None:
+    """Wait for the tasks of all other jobs, so that a cancellation would reach them too."""
+    tasks = [task for task in asyncio.all_tasks() if "ordinary" in task.get_name()]
+    await asyncio.gather(*tasks, asyncio.Event().wait())
+
+
+async def leave_callback_that_raises() -> str:
+    """Raise in callbacks of the event loop and in a finalizer."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            raise Alien(REASON)
+
+    loop = asyncio.get_running_loop()
+    loop.call_soon(raiser(lambda: ValueError(REASON)))
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(lambda task: raiser(lambda: ValueError(REASON))())
+    Finalized()
+    return "done"
+
+
+async def fork() -> int:
+    """Return in a child process too."""
+    return os.fork()
+
+
+# Harm to other jobs, and the end of the job that does it.
+HARM: dict[str, Callable[[], Awaitable[object]]] = {
+    "cancels the tasks of others": cancel_tasks_of_others,
+    "waits for the tasks of others": wait_for_tasks_of_others,
+    "leaves callbacks that raise": leave_callback_that_raises,
+    "returns in a fork": fork,
 }
 
 
 async def swallow_cancels() -> NoReturn:
-    """Go on whatever happens."""
+    """Ignore cancellations."""
     while True:
         try:
             await asyncio.sleep(3600)
@@ -160,7 +214,7 @@ async def block_in_executor() -> None:
     await asyncio.to_thread(threading.Event().wait)
 
 
-# What does not end, or keeps others from running.
+# Handlers that do not end, or keep others from running.
 STUCK: dict[str, Callable[[], Awaitable[object]]] = {
     "swallows cancels": swallow_cancels,
     "leaves a task that swallows cancels": leave_task,
@@ -172,14 +226,14 @@ HARMLESS = "does nothing wrong itself"
 
 
 async def misbehave(name: str, job: JobContext) -> object:
-    """Do in an async handler what is called so."""
-    if name in STUCK:
-        return await STUCK[name]()
+    """Do the bad thing of this name in an async handler."""
+    if name in STUCK or name in HARM:
+        return await {**STUCK, **HARM}[name]()
     return misbehave_in_thread(name)
 
 
 def misbehave_in_thread(name: str) -> object:
-    """Do in a thread what is called so."""
+    """Do the bad thing of this name in a thread."""
     if name == NEVER_ENDS:
         threading.Event().wait()
     if name == HARMLESS:

@@ -1,15 +1,16 @@
-"""Isolations of the worker, and how each is taken out. Imported by the worker of the suite.
+"""Isolations of the worker, and a mutation that removes each. Imported by the worker of the suite.
 
 Each mutation replaces functions of the worker. One whose function is gone fails: then this list
 must follow the worker.
 """
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from picture_queue._transport import api_errors, unreadable
-from picture_queue.worker import _tasks, executor, heartbeat, outcomes, supervisor
+from picture_queue.worker import _tasks, executor, heartbeat, reporter, supervisor
 from picture_queue.worker import verdicts as verdicts_module
 from picture_queue.worker import worker as worker_module
 
@@ -33,7 +34,7 @@ def catch_no_base_exception() -> None:
 
 
 def read_properties_unguarded() -> None:
-    """Read what an exception says of itself without a guard."""
+    """Read the attributes of exceptions without a guard."""
     replace(verdicts_module, "_attribute", lambda error, name: getattr(error, name, None))
     replace(verdicts_module, "from_error", verdicts_module._outcome_of)
 
@@ -44,9 +45,15 @@ def leave_waits_unbounded() -> None:
     replace(verdicts_module, "wait_until", lambda at: at.isoformat())
 
 
+def let_handlers_cancel_others() -> None:
+    """Let a handler cancel the tasks of other jobs."""
+    replace(_tasks.AttemptTask, "cancel", asyncio.Task.cancel)
+
+
 def store_any_json() -> None:
-    """Send results that nobody can read."""
-    replace(outcomes, "_check_readable", lambda data: None)
+    """Send results that nobody can read, and fail no job whose outcome is refused."""
+    replace(verdicts_module, "plain_result", lambda value: (value, 0))
+    replace(reporter.Reporter, "_fail_job", lambda self, report, error: None)
 
 
 def read_all_or_nothing() -> None:
@@ -84,8 +91,7 @@ def wait_for_stuck_handlers() -> None:
 
 def wait_for_stuck_tasks() -> None:
     """Let the end of the event loop wait for tasks that ignore their cancellation."""
-    for module in (executor, _tasks):
-        replace(module, "hold_forever", lambda task: None)
+    replace(_tasks, "hold_forever", lambda task: None)
 
 
 def wait_for_stuck_threads() -> None:
@@ -104,6 +110,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
         catch_no_base_exception,
         read_properties_unguarded,
         leave_waits_unbounded,
+        let_handlers_cancel_others,
         store_any_json,
         read_all_or_nothing,
         beat_in_the_event_loop,

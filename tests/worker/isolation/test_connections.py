@@ -102,7 +102,7 @@ async def test_jobs_complete_in_their_attempt_beside(
 
 
 async def run(world: World, proxy: Proxy, fault: Fault) -> None:
-    """Have a fault while jobs run and others are enqueued."""
+    """Begin a fault while jobs run and others are enqueued."""
 
     async def all_run() -> bool:
         return all(row["status"] == "processing" for row in await world.rows(running))

@@ -8,7 +8,7 @@ import pytest
 
 from .conftest import WAYS, environment
 from .flows import ordinary, place, run
-from .kinds import HANDLERS, RESULTS, ROWS, SETTINGS, STUCK, Kind, bad
+from .kinds import HANDLERS, HARM, RESULTS, ROWS, SETTINGS, STUCK, Kind, bad
 from .misbehaviour import BLOCKED
 from .world import World
 
@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.parametrize("way", WAYS),
 ]
 
-TOGETHER = [one for one in (*HANDLERS, *RESULTS, *ROWS, *SETTINGS) if not one.is_alone]
+TOGETHER = [one for one in (*HANDLERS, *HARM, *RESULTS, *ROWS, *SETTINGS) if not one.is_alone]
 ALONE = [one for one in (*STUCK, *SETTINGS) if one.is_alone]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import environment
 from .flows import run
-from .kinds import HANDLERS, RESULTS, ROWS, STUCK, Kind
+from .kinds import HANDLERS, HARM, RESULTS, ROWS, STUCK, Kind
 from .test_answers import throttle
 from .test_connections import proxied
 from .test_isolation import block
@@ -19,7 +19,7 @@ Case = Callable[[World], Awaitable[None]]
 
 
 def kind(name: str) -> Kind:
-    (found,) = [one for one in (*HANDLERS, *RESULTS, *ROWS, *STUCK) if one.name == name]
+    (found,) = [one for one in (*HANDLERS, *HARM, *RESULTS, *ROWS, *STUCK) if one.name == name]
     return found
 
 
@@ -27,7 +27,8 @@ KINDS = {
     "catch_no_base_exception": "raises BaseException",
     "read_properties_unguarded": "property retry_after raises",
     "leave_waits_unbounded": "retry after an epoch",
-    "store_any_json": "result with a number of 5,000 digits",
+    "let_handlers_cancel_others": "cancels the tasks of others",
+    "store_any_json": "result that is no JSON",
     "read_all_or_nothing": "number of 5,000 digits in the payload",
     "wait_for_stuck_handlers": "swallows cancels at the stop",
     "wait_for_stuck_tasks": "swallows cancels at the stop",

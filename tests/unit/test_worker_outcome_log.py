@@ -1,0 +1,151 @@
+"""The lines of the worker's log about outcomes: one an attempt, once the database has it."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from picture_queue.worker import executor
+from picture_queue.worker._signals import Signals
+from picture_queue.worker.executor import log_outcome
+from picture_queue.worker.outcomes import (
+    Cancelled,
+    Completed,
+    Failed,
+    Outcome,
+    Parked,
+    Released,
+    Snoozed,
+)
+from picture_queue.worker.reporter import Reporter
+from picture_queue.worker.slots import Slots
+
+Lines = Callable[[], list[tuple[str, str]]]
+THE_LIMIT = "the database refused its result; the error of the job says why"
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Lines:
+    """Return the level and the text of each line about an outcome."""
+    caplog.set_level(logging.INFO)
+    return lambda: [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name == executor.__name__
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "level", "says"),
+    [
+        (Completed(1), "completed", "INFO", "completed, attempt 1"),
+        (Snoozed(5), "pending", "INFO", "snoozed, attempt 1"),
+        (Snoozed(5, detail="429"), "pending", "WARNING", "snoozed, attempt 1: 429"),
+        (Parked(5), "processing", "INFO", "parked, attempt 1"),
+        (Released(), "pending", "INFO", "released, attempt 1"),
+        (Cancelled(), "cancelled", "INFO", "cancelled, attempt 1"),
+        (Failed("no"), "pending", "WARNING", "failed, attempt 1 of 3: no"),
+        (Failed("no"), "failed", "ERROR", "failed, attempt 1 of 3: no"),
+        (Failed("no", retryable=False), "failed", "ERROR", "failed, attempt 1, for good: no"),
+        (Failed("no"), "cancelled", "WARNING", "cancelled, attempt 1 of 3: no"),
+        (Released(), "cancelled", "INFO", "cancelled, attempt 1"),
+        (Completed(1), "failed", "ERROR", f"failed, attempt 1, for good: {THE_LIMIT}"),
+        (None, None, "INFO", "lost its lease, attempt 1"),
+    ],
+)
+def test_a_line_tells_the_state_of_the_job(claimed, lines, outcome, status, level, says):
+    job = claimed()
+    log_outcome(job, outcome, 0.5, status)
+    assert lines() == [(level, f"Job {job.key} (resize) {says} (0.500 s)")]
+
+
+def test_a_failure_is_logged_with_its_traceback(claimed, caplog):
+    caplog.set_level(logging.INFO)
+    job = claimed(attempt=3)
+    log_outcome(job, Failed("ValueError: no", "Traceback …"), 0.5, "failed")
+    line, traceback = caplog.records
+    assert "failed, attempt 3 of 3: ValueError: no" in line.getMessage()
+    assert "Traceback" not in line.getMessage()
+    assert (traceback.levelname, traceback.name) == ("INFO", f"{executor.__name__}.tracebacks")
+    assert traceback.getMessage() == f"The traceback of job {job.key}:\nTraceback …"
+
+
+def test_a_line_that_nobody_reads_is_not_made(claimed, caplog, monkeypatch):
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(executor._log, "log", None)
+    log_outcome(claimed(), Completed(), 0.5, "completed")
+
+
+async def test_a_logging_handler_that_raises_keeps_no_outcome(report, monkeypatch, capsys):
+    class Unreachable(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ConnectionError("the log server is down")
+
+    logger = logging.getLogger(executor.__name__)
+    monkeypatch.setattr(logger, "handlers", [Unreachable()])
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    await report(Completed(1), {"outcome": "ok", "status": "completed"})
+    await report(Failed("no", "Trace"), {"outcome": "ok", "status": "failed"})
+    assert "ConnectionError: the log server is down" in capsys.readouterr().err
+
+
+# At the answer to the report
+
+Report = Callable[..., Any]
+
+
+@pytest.fixture
+async def report(project, claimed) -> AsyncIterator[Report]:
+    """Report an outcome, to a database that gives one answer after the other."""
+    signals = Signals().watch()
+    calls: Any = SimpleNamespace(call=lambda rpc, timeout, **options: project.call(rpc))
+    reporter = Reporter(calls, Slots(10, lambda job: None), lambda jobs: None, signals)
+    reporter.start()
+
+    async def run(outcome: Outcome, *answers: dict[str, Any], seconds: float | None = 0.5) -> Any:
+        waiting = list(answers)
+
+        def answer(params: dict[str, Any]) -> Any:
+            return {"outcomes": [{"job_id": job.key, **waiting.pop(0)}], "jobs": []}
+
+        project.answers["report_jobs"] = answer
+        job = claimed()
+        reporter.put(job, outcome, seconds)
+        await signals.reported.next()
+        return job
+
+    yield run
+    await reporter.stop(1)
+
+
+async def test_an_outcome_is_logged_once_it_is_written(lines, report):
+    cut = {"outcome": "busy", "status": None}
+    job = await report(Completed(1), cut, {"outcome": "ok", "status": "completed"})
+    assert lines() == [("INFO", f"Job {job.key} (resize) completed, attempt 1 (0.500 s)")]
+
+
+async def test_a_result_that_the_database_refuses_is_logged_as_a_failure(lines, report):
+    job = await report(Completed("x" * 99), {"outcome": "ok", "status": "failed"})
+    says = f"Job {job.key} (resize) failed, attempt 1, for good: {THE_LIMIT} (0.500 s)"
+    assert lines() == [("ERROR", says)]
+
+
+async def test_an_outcome_that_the_database_refuses_is_logged_with_its_reason(lines, report):
+    refused = {"outcome": "refused", "status": None, "error": "a trigger says no"}
+    await report(Completed(1), refused, {"outcome": "ok", "status": "failed"})
+    ((level, line),) = lines()
+    assert level == "ERROR"
+    assert "failed, attempt 1, for good: The outcome of the job could not be written" in line
+    assert "a trigger says no" in line
+
+
+async def test_lost_work_is_not_logged_as_done(lines, report):
+    await report(Completed(1), {"outcome": "stale", "status": "pending"})
+    assert lines() == []
+
+
+async def test_a_job_that_was_not_started_has_no_line(lines, report):
+    await report(Released(), {"outcome": "ok", "status": "pending"}, seconds=None)
+    assert lines() == []
