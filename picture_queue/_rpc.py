@@ -357,13 +357,16 @@ def maintain_jobs(*, force: bool = False, worker: str | None = None) -> Rpc[Main
     return Rpc("maintain_jobs", given(force=force, worker=worker), Maintenance.model_validate)
 
 
-def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, str]]:
-    """The result has the answer to each outcome (ok, repeated, stale, …) by the id of its job."""
+def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, dict[str, Any]]]:
+    """The result has the answer to each outcome by the id of its job.
+
+    Its ``outcome`` is ok, repeated, stale, busy, or refused, and then its ``error`` says why.
+    """
     # Each is plain already: looking through hundreds again would take longer than to send them.
     return Rpc(
         "report_jobs",
         {"outcomes": outcomes},
-        lambda data: {item["job_id"]: item["outcome"] for item in data["outcomes"]},
+        lambda data: {item["job_id"]: item for item in data["outcomes"]},
     )
 
 

@@ -76,7 +76,7 @@ class Worker:
         self._signals = Signals()
         self._after_stop: list[Callable[[], Awaitable[None] | None]] = []
         self._supervisor: Supervisor | None = None
-        self._recycle = False
+        self._failure: PictureQueueError | None = None  # why it ends, or ended, by itself
         self._was_run = False
         self._stop_asked = False
         # Of the event loop it runs in; the next run may be in another one.
@@ -108,7 +108,7 @@ class Worker:
         its timeout, its cancel or the loss of its lease counts as stuck; when half of the slots are
         held that way, the worker lets the other jobs finish and stops.
         """
-        return self._recycle
+        return isinstance(self._failure, WorkerStuck)
 
     def handler(
         self,
@@ -178,7 +178,8 @@ class Worker:
 
         Raises:
             WorkerStuck: It ended by itself: see `recycle`. End the process, or start it anew.
-            PictureQueueError: The project does not answer, refuses the key, or does not fit.
+            PictureQueueError: The project does not answer, refuses the key, or does not fit; or
+                other code cancelled a task of the worker.
             InvalidArgument: It runs in another event loop.
         """
         # This is no coroutine function, so that a stop() before the coroutine's first step counts.
@@ -198,11 +199,8 @@ class Worker:
                     await self._wake_run.wait()
             finally:
                 await self.stop()
-        if self._recycle:
-            raise WorkerStuck(
-                "Handlers that do not end hold half of the worker's slots",
-                hint="Start a new process, and give what they wait for a timeout of its own",
-            )
+                if self._failure is not None:
+                    raise self._failure
 
     async def start(self) -> None:
         """Register the worker, begin to claim, and return.
@@ -220,7 +218,7 @@ class Worker:
             await asyncio.shield(self._stopping)
             if self._stop_asked:
                 return
-        self._recycle = False
+        self._failure = None
         self._stopping = None
         self._loop = asyncio.get_running_loop()
         self._wake_run = asyncio.Event()
@@ -236,7 +234,7 @@ class Worker:
             self._watcher.wake_ups,
             self._registry,
             self.settings,
-            self._stop_to_recycle,
+            self._fail,
             self._signals,
         )
         starting = self._starting = asyncio.create_task(self._supervisor.start())
@@ -274,10 +272,11 @@ class Worker:
             )
         self._supervisor = self._stopping = None
 
-    def _stop_to_recycle(self) -> None:
-        _log.error("Stuck handlers hold half of the slots: the worker finishes the rest and ends")
-        self._recycle = True
-        self._begin_to_stop()
+    def _fail(self, error: PictureQueueError) -> None:
+        if self._failure is None:
+            self._failure = error
+            _log.error("The worker lets its jobs finish, and ends: %s", error)
+            self._begin_to_stop()
 
     def _begin_to_stop(self) -> None:
         self._stop_asked = True
@@ -327,9 +326,9 @@ class Worker:
         await self.stop()
 
     def _signalled(self) -> None:
-        if self._recycle:
+        if self._failure is not None:
             _log.info("Stopping for good")
-            self._recycle = False
+            self._failure = None
         elif self._stop_asked:
             _log.warning("Stopping now: running jobs are released")
             if self._starting is not None:

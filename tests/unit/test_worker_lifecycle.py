@@ -301,6 +301,22 @@ async def test_a_wake_up_for_maintenance_leads_to_a_round_and_to_no_claim(bench,
         assert project.asked.empty()
 
 
+async def test_a_worker_without_the_lease_ignores_wake_ups_for_maintenance(bench, project):
+    project.answers["maintain_jobs"] = lambda params: {"leased": False, "next_in": 60}
+    async with bench.worker() as worker:
+        await worker._signals.maintained.next()
+        await worker._signals.idle.next()
+        await worker._signals.beaten.next()
+        while not project.asked.empty():
+            project.asked.get_nowait()
+        bench.subscriptions.wake("default", "maintain")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert project.asked.empty()
+        bench.subscriptions.wake("default", "take over")
+        await worker._signals.maintained.next()
+
+
 # Stopping
 
 
@@ -643,6 +659,98 @@ async def test_what_follows_a_stop_follows_although_one_of_it_fails(bench, caplo
         assert f"A callback after the stop {says}" in caplog.text
 
 
+# Code that cancels the tasks of the worker
+
+
+def cancel_other_tasks(keep: asyncio.Task[Any]) -> None:
+    """Cancel all tasks of the event loop, as a handler may do, but the test."""
+    for task in asyncio.all_tasks() - {keep}:
+        task.cancel()
+
+
+@pytest.mark.parametrize("how", ["run", "start"])
+async def test_code_that_cancels_all_tasks_ends_the_worker_which_writes_what_it_has(
+    bench, project, how, caplog
+):
+    """Outcomes wait in the reporter and in a log at that time, and a claim is open."""
+    test: Any = asyncio.current_task()
+    answers: dict[str, list[dict[str, Any]]] = {}  # the database repeats them
+    claiming, logging = asyncio.Event(), asyncio.Event()
+    is_cancelled = False
+
+    async def claim(params: dict[str, Any]) -> list[dict[str, Any]]:
+        is_new = params["request_id"] not in answers
+        jobs = answers.setdefault(params["request_id"], bench.claim(params))
+        if is_new and any(job["id"] == late for job in jobs):
+            claiming.set()
+            await asyncio.Event().wait()
+        return jobs
+
+    async def log(params: dict[str, Any]) -> None:
+        logging.set()
+        await asyncio.Event().wait()
+
+    def report(params: dict[str, Any]) -> Any:
+        if not is_cancelled:
+            raise errors.Busy("not now")
+        return bench.report(params)
+
+    project.answers |= {"claim_jobs": claim, "report_jobs": report, "log_job": log}
+    worker = bench.worker(concurrency=4)
+
+    @worker.handler("ends")
+    async def ends() -> int:
+        return 1
+
+    @worker.handler("logs")
+    async def logs(job: JobContext) -> int:
+        job.log("a line")
+        return 2
+
+    @worker.handler("cancels")
+    async def cancels() -> None:
+        nonlocal is_cancelled, late
+        await logging.wait()
+        late = bench.job(job_type="ends")
+        bench.subscriptions.wake("default", "enqueue")
+        await claiming.wait()
+        is_cancelled = True
+        cancel_other_tasks(keep=test)
+
+    late = ""
+    jobs = [bench.job(job_type=job_type) for job_type in ("ends", "logs", "cancels")]
+    await worker.start()
+    if how == "run":
+        running = asyncio.create_task(worker.run())
+    await until(lambda: is_cancelled)
+    async with asyncio.timeout(10):
+        if how == "run":
+            with pytest.raises(errors.PictureQueueError, match="cancelled the .* of the worker"):
+                await running
+        else:
+            await until(lambda: not worker.is_ready)
+            await until(lambda: worker.name is None)
+    outcomes = [bench.reported[job]["outcome"] for job in (*jobs, late)]
+    assert outcomes == ["completed", "completed", "completed", "released"]
+    assert caplog.text.count("Other code cancelled the ") == 1
+
+
+async def test_a_stop_whose_tasks_are_cancelled_loses_no_outcome(bench, project):
+    test: Any = asyncio.current_task()
+    worker = bench.worker(shutdown_grace=30)
+    handler = Waits(worker)
+    job = bench.job()
+    await worker.start()
+    await handler.running()
+    stopping = asyncio.create_task(worker.stop())
+    await until(lambda: handler.context.shutdown_requested)
+    cancel_other_tasks(keep=test)
+    await asyncio.wait({stopping}, timeout=10)
+    await until(lambda: worker.name is None)
+    assert bench.reported[job]["outcome"] == "released"
+    await project.next("unregister_worker")
+
+
 # Wake-ups and answers
 
 
@@ -781,6 +889,33 @@ async def test_a_last_attempt_starts_when_the_database_has_noted_it(bench, proje
         handler.go.set()
         await worker._signals.reported.next()
     assert bench.reported[job]["outcome"] == "completed"
+
+
+async def test_last_attempts_start_together_on_a_slow_link(bench, project, monkeypatch):
+    """None is given back meanwhile, although jobs that are held ahead are."""
+    monkeypatch.setattr(slots, "MAX_HELD", 0.02)
+    monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 4)
+    calls: list[int] = []
+
+    async def beat(params: dict[str, Any]) -> Any:
+        calls.append(len(params["leases"]))
+        await asyncio.sleep(1.1 if params["leases"] else 0)
+        return bench.beat
+
+    project.answers["heartbeat_jobs"] = beat
+    worker = bench.worker(concurrency=4)
+    started: list[float] = []
+
+    @worker.handler("resize")
+    async def resize() -> None:
+        started.append(time.monotonic())
+
+    jobs = [bench.job(confirm_start=True) for _ in range(8)]
+    async with worker:
+        await until(lambda: len(started) == 4)
+        assert started[3] - started[0] < 0.5
+        assert bench.reported.keys().isdisjoint(jobs[:4])
+    assert [count for count in calls if count][0] == 4
 
 
 async def test_a_stop_gives_back_what_waits_for_its_confirmation(bench, project):
@@ -926,7 +1061,7 @@ async def test_outcomes_do_not_pile_up_when_they_cannot_be_written(bench, projec
         for _ in range(4):
             bench.subscriptions.wake("default", "enqueue")
             await worker._signals.settled.next()
-        await until(lambda: not worker._supervisor._slots.running)
+        await until(lambda: not worker._supervisor._slots.attempts)
         bench.subscriptions.wake("default", "enqueue")
         for _ in range(10):
             await asyncio.sleep(0)
@@ -948,6 +1083,6 @@ async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(c
         running._slots.add(slots.Lease(claimed(id=job.key), 0.0))
 
     attempt: Any = SimpleNamespace(job=job, log=SimpleNamespace(flush=flush), duration=1.0)
-    running._slots.add(slots.Lease(job, 0.0, attempt))
+    running._slots.add(slots.Lease(job, 0.0, attempt=attempt))
     await running._report_after_log(attempt, Completed("one"))
     assert reported == []
