@@ -133,6 +133,7 @@ async def test_nothing_is_claimed_before_a_pause_is_written(slots, claimed, retu
 
 
 async def test_an_outcome_that_waits_for_a_lock_holds_up_no_claims(slots, claimed, clock):
+    slots.note_answer()
     attempts = [run(slots, claimed()) for _ in range(20)]
     clock.seconds += 20
     slots.pause_claims(attempts[0].job)
