@@ -16,9 +16,9 @@ _log = logging.getLogger(__name__)
 
 #: Jobs of one claim at most, as `claim_jobs` has it, and jobs held ahead at most.
 MAX_CLAIM = 1000
-#: Seconds of work to hold ahead, at the rate at which jobs end since the last claim was answered.
+#: Seconds of work to hold ahead, at the rate at which jobs end while slots are taken.
 AHEAD_SECONDS = 0.25
-#: Seconds that count as elapsed at least: the first few jobs to end are too small a sample.
+#: Seconds over which that rate is measured at least: a few quick jobs say little about the next.
 _MIN_SAMPLE = AHEAD_SECONDS / 16
 #: Jobs that are worth a claim while others are held ahead, or half of what is to be held.
 MIN_CLAIM = 250
@@ -101,8 +101,8 @@ class Slots:
         self._lock = threading.Lock()
         self._pausing: set[str] = set()
         self._locked: set[str] = set()  # outcomes that wait for a lock of their job's row
-        self._ended = 0  # since the last claim was answered
-        self._answered_at = time.monotonic()
+        # Jobs that ended, and the seconds meanwhile in which a slot was taken.
+        self._ended, self._busy_seconds, self._busy_since = 0, 0.0, 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     # --- demand ---
@@ -138,13 +138,16 @@ class Slots:
     def _target_ahead(self) -> int:
         if self._ended < self.concurrency:
             return 0
-        elapsed = max(time.monotonic() - self._answered_at, _MIN_SAMPLE)
-        return min(int(self._ended * AHEAD_SECONDS / elapsed), MAX_CLAIM)
+        seconds = max(self._busy_seconds + self._busy_for(), _MIN_SAMPLE)
+        return min(int(self._ended * AHEAD_SECONDS / seconds), MAX_CLAIM)
+
+    def _busy_for(self) -> float:
+        return time.monotonic() - self._busy_since if self._taken else 0.0
 
     def note_answer(self) -> None:
-        """Note that a claim was answered: from here on its jobs can end."""
-        self._ended = 0
-        self._answered_at = time.monotonic()
+        """Measure the rate anew from the answer to a claim, unless too few jobs have ended."""
+        if self._ended >= self.concurrency:
+            self._ended, self._busy_seconds, self._busy_since = 0, 0.0, time.monotonic()
 
     def pause_claims(self, job: ClaimedJob) -> None:
         """Claim nothing before the outcome of this job is written: it pauses a limit key."""
@@ -184,7 +187,7 @@ class Slots:
         if lease is None or lease.job.lease_key != job.lease_key:
             return False
         if lease.attempt is None:
-            self._taken.pop(lease.job, None)
+            self._free(lease.job)
         with self._lock:
             del self._leases[job.key]
         return True
@@ -200,6 +203,8 @@ class Slots:
         """Give a slot to a job. Without an attempt, it waits there until its start is confirmed."""
         lease.attempt = attempt
         lease.confirm_at = time.monotonic()
+        if not self._taken:
+            self._busy_since = lease.confirm_at
         self._taken[lease.job] = lease
 
     def is_waiting(self, lease: Lease) -> bool:
@@ -208,8 +213,14 @@ class Slots:
 
     def end(self, job: ClaimedJob) -> None:
         """Free the slot of a job: nothing of it runs any more."""
-        self._taken.pop(job, None)
+        self._free(job)
         self._ended += 1
+
+    def _free(self, job: ClaimedJob) -> None:
+        if job in self._taken:
+            if len(self._taken) == 1:
+                self._busy_seconds += self._busy_for()
+            del self._taken[job]
 
     def hold(self, lease: Lease) -> None:
         """Hold a job until a slot is free."""
@@ -235,7 +246,7 @@ class Slots:
     def release_unstarted(self) -> None:
         """Give back all jobs that have not started."""
         for lease in [lease for lease in self._taken.values() if lease.attempt is None]:
-            del self._taken[lease.job]
+            self._free(lease.job)
             self._release(lease.job)
         self._release_held()
 

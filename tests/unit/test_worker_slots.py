@@ -78,20 +78,42 @@ async def test_free_slots_are_in_demand(slots, claimed):
 async def test_as_many_are_held_ahead_as_end_in_a_moment(
     slots, claimed, clock, count, seconds, ahead
 ):
-    slots.note_answer()
-    for _ in range(min(count, 20)):
-        finish(slots, run(slots, claimed()))
-    slots._ended = count
+    attempts = [run(slots, claimed()) for _ in range(min(count, 10))]
     clock.seconds += seconds
+    for attempt in attempts:
+        finish(slots, attempt)
+    slots._ended = count
     assert slots.demand() == min(10 + ahead, 1000)
 
 
 async def test_the_first_jobs_that_end_are_a_small_sample(slots, claimed, clock):
-    slots.note_answer()
-    for _ in range(10):
-        finish(slots, run(slots, claimed()))
+    attempts = [run(slots, claimed()) for _ in range(10)]
     clock.seconds += 0.001
+    for attempt in attempts:
+        finish(slots, attempt)
     assert slots.demand() == 170
+
+
+async def test_quick_jobs_are_held_ahead_although_each_claim_brought_one(slots, claimed, clock):
+    """The time in which the slots wait for the answer to a claim does not count."""
+    for _ in range(10):
+        assert slots.demand() == 10
+        slots.note_answer()
+        attempt = run(slots, claimed())
+        clock.seconds += 0.001
+        finish(slots, attempt)
+        clock.seconds += 0.3
+    assert slots.demand() == 170
+
+
+async def test_a_rate_is_measured_anew_after_each_answer(slots, claimed, clock):
+    for seconds, demand in ((0.25, 20), (2.5, 11), (0.25, 20)):
+        slots.note_answer()
+        attempts = [run(slots, claimed()) for _ in range(10)]
+        clock.seconds += seconds
+        for attempt in attempts:
+            finish(slots, attempt)
+        assert slots.demand() == demand
 
 
 async def test_few_are_not_worth_a_claim_while_others_are_held(slots, claimed, clock):
