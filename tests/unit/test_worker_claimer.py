@@ -66,7 +66,7 @@ class Bench:
         self.slots.free -= 1
 
     async def idle(self) -> None:
-        """Waits until there is nothing more to claim, and forgets the claims so far."""
+        """Wait until there is nothing more to claim, and forget the claims so far."""
         await self.signals.idle.next()
         while not self.project.asked.empty():
             self.project.asked.get_nowait()

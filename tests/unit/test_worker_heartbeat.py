@@ -63,7 +63,7 @@ class Bench:
         self.lost.put_nowait((lease, reason))
 
     def hold(self, age: float = 0.0, confirmed: bool = True, **columns: Any) -> Any:
-        """Holds a lease that was asked for some seconds ago."""
+        """Give a slot to a job whose lease was asked for some seconds ago."""
         attempt: Any = FakeAttempt(self.claimed(**columns))
         lease = Lease(attempt.job, time.monotonic() - age, start_confirmed=confirmed)
         self.slots.add(lease)

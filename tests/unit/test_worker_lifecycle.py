@@ -28,7 +28,7 @@ VERSION = {"version": "0.1.0", "contract": _rpc.CONTRACT, "oldest_client_contrac
 
 
 class Subscriptions:
-    """Lets a test say what a worker hears."""
+    """An event source whose wake-ups the test sends."""
 
     def __init__(self) -> None:
         self.listeners: dict[str, Any] = {}
@@ -85,7 +85,7 @@ class Bench:
         return {"outcomes": answers, "jobs": []}
 
     def job(self, **columns: Any) -> str:
-        """Puts a job into the queue and returns its id."""
+        """Put a job into the queue and return its id."""
         self.jobs.append(self.row(**columns))
         job_id: str = self.jobs[-1]["id"]
         return job_id
@@ -93,7 +93,7 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def connect(monkeypatch):
-    """Lets heartbeats reach the project of the test."""
+    """Connect heartbeats to the project of the test."""
 
     async def connect(backend: Any) -> Any:
         return backend.for_thread()
@@ -113,7 +113,7 @@ def bench(project, row):
 
 
 class Waits:
-    """A handler that waits to be let go."""
+    """A handler that waits for the test."""
 
     def __init__(self, worker: Worker) -> None:
         self.started = asyncio.Event()
@@ -132,13 +132,13 @@ class Waits:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Lets the event loop turn until something in it has happened."""
+    """Wait until a condition is true, while the event loop runs."""
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - there is no signal for it
             await asyncio.sleep(0)
 
 
-async def test_a_worker_says_who_it_is_and_says_goodbye(bench, project):
+async def test_a_worker_registers_and_unregisters(bench, project):
     worker = bench.worker(name="me", queues=("default", "big"))
 
     @worker.handler("resize", queue="big", timeout=5)
@@ -198,7 +198,8 @@ async def test_a_project_that_never_answers_is_not_waited_for(bench, project, mo
     timeouts: list[Any] = []
 
     async def call(rpc: Any, timeout: float | None = None) -> Any:
-        timeouts.append(timeout)
+        if rpc.function == "register_worker":
+            timeouts.append(timeout)
         raise errors.ConnectionFailed("no answer in time")
 
     monkeypatch.setattr(project, "call", call)
@@ -271,7 +272,7 @@ async def test_the_queues_of_the_handlers_are_served(bench):
         assert claim["queues"] == ["default", "big"]
 
 
-async def test_a_queue_nobody_serves_is_named(bench, caplog):
+async def test_a_queue_that_no_worker_serves_is_named(bench, caplog):
     worker = bench.worker(queues=("small",))
 
     @worker.handler("resize", queue="big")
@@ -333,7 +334,7 @@ async def test_a_signal_lets_running_jobs_finish(bench):
     assert bench.reported[job]["outcome"] == "completed"
 
 
-async def test_what_does_not_finish_in_the_grace_is_released(bench):
+async def test_a_job_that_does_not_finish_in_the_grace_is_released(bench):
     worker = bench.worker(shutdown_grace=0)
     handler = Waits(worker)
     job = bench.job()
@@ -626,7 +627,9 @@ async def test_jobs_that_come_while_it_stops_are_given_back_unrun(bench, project
     assert not handler.started.is_set()
 
 
-async def test_what_follows_a_stop_follows_although_one_of_it_fails(bench, caplog, monkeypatch):
+async def test_each_callback_after_a_stop_is_called_although_another_fails(
+    bench, caplog, monkeypatch
+):
     monkeypatch.setattr("picture_queue.worker.worker._CLOSE_TIMEOUT", 0.01)
     worker = bench.worker()
     closed: list[str] = []
@@ -751,7 +754,7 @@ async def test_a_stop_whose_tasks_are_cancelled_loses_no_outcome(bench, project)
 # Wake-ups and answers
 
 
-async def test_a_wake_up_is_a_reason_to_look(bench):
+async def test_a_wake_up_leads_to_a_claim(bench):
     worker = bench.worker()
 
     @worker.handler("resize")
@@ -778,7 +781,7 @@ async def test_a_cancel_is_asked_about_at_once(bench):
     assert handler.context.cancel_requested
 
 
-async def test_a_worker_that_hears_nothing_claims_whenever_a_slot_is_free(bench, project):
+async def test_a_worker_without_wake_ups_claims_whenever_a_slot_is_free(bench, project):
     worker = bench.worker(concurrency=1)
     handler = Waits(worker)
     async with worker:
@@ -838,7 +841,7 @@ async def test_progress_that_does_not_arrive_is_no_reason_to_stop(bench, project
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Lets the clock of leases jump, as it does while the event loop is blocked."""
+    """A clock of leases that can jump, as it does while the event loop is blocked."""
     jump = SimpleNamespace(seconds=0.0)
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + jump.seconds)
     monkeypatch.setattr(slots, "time", clock)
@@ -915,7 +918,7 @@ async def test_last_attempts_start_together_on_a_slow_link(bench, project, monke
     assert next(count for count in calls if count) == 4
 
 
-async def test_a_stop_gives_back_what_waits_for_its_confirmation(bench, project):
+async def test_a_stop_releases_a_job_that_waits_for_its_confirmation(bench, project):
     worker = bench.worker()
     handler = Waits(worker)
     noting, note = asyncio.Event(), asyncio.Event()
@@ -934,7 +937,7 @@ async def test_a_stop_gives_back_what_waits_for_its_confirmation(bench, project)
     assert not handler.started.is_set()
 
 
-async def test_a_job_that_is_lost_before_its_confirmation_makes_way(bench, project):
+async def test_a_job_that_is_lost_before_its_confirmation_frees_its_slot(bench, project):
     worker = bench.worker(concurrency=1)
     handler = Waits(worker)
     lost, job = bench.job(confirm_start=True), bench.job()

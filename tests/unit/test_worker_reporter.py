@@ -91,7 +91,7 @@ async def test_an_outcome_is_written_at_once(bench, project):
     assert bench.backlog == 0
 
 
-async def test_what_comes_together_meanwhile_goes_in_one_call(bench, project):
+async def test_outcomes_that_gather_during_a_call_are_sent_together(bench, project):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
@@ -268,7 +268,7 @@ async def test_an_outcome_the_database_cannot_take_fails_its_job_alone(bench, pr
     assert "could not be written" in failed["error"]
 
 
-async def test_what_cannot_even_be_failed_is_left_to_its_lease(bench, project, caplog):
+async def test_a_job_that_cannot_be_failed_is_left_to_its_lease(bench, project, caplog):
     def refuse(params: dict[str, Any]) -> Any:
         raise errors.InvalidArgument("never")
 
@@ -281,7 +281,7 @@ async def test_what_cannot_even_be_failed_is_left_to_its_lease(bench, project, c
     assert bench.ended == [job.id]
 
 
-async def test_a_stale_report_is_said_to_be_lost_work(bench, project, caplog):
+async def test_a_stale_report_is_logged_as_lost_work(bench, project, caplog):
     project.answers["report_jobs"] = lambda params: bench.take(params, "stale")
     job = bench.put()
     assert await bench.reported(1) == [(job.id, "stale")]
@@ -297,9 +297,7 @@ async def test_a_stale_release_is_no_lost_work(bench, project, caplog):
     assert caplog.text == ""
 
 
-async def test_a_newer_attempt_of_a_job_replaces_what_its_older_had_to_say(
-    project, claimed, monkeypatch
-):
+async def test_a_report_of_a_newer_attempt_replaces_that_of_an_older(project, claimed, monkeypatch):
     bench = Bench(project, claimed)
     job = claimed()
     again = claimed(id=job.key, lease_id=str(UUID(int=1)))
@@ -323,13 +321,13 @@ async def test_a_call_has_a_bounded_number_of_outcomes(project, claimed, monkeyp
     await bench.stop(1)
 
 
-async def test_a_stop_writes_what_is_left(bench, project):
+async def test_a_stop_writes_the_outcomes_that_are_left(bench, project):
     job = bench.put()
     await bench.reporter.stop(5)
     assert bench.ended == [job.id]
 
 
-async def test_a_stop_says_what_could_not_be_written(bench, project, caplog):
+async def test_a_stop_logs_outcomes_that_could_not_be_written(bench, project, caplog):
     def refuse(params: dict[str, Any]) -> Any:
         calls.append(params)
         raise errors.ConnectionFailed("gone")

@@ -25,7 +25,7 @@ async def slots(returned):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Sets the time of leases and claims."""
+    """The clock of leases and claims, which the test sets."""
     now = SimpleNamespace(seconds=0.0)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     return now
@@ -38,7 +38,7 @@ def lease_of(slots: Slots, job: Any, age: float = 0.0) -> Lease:
     return lease
 
 
-class Attempt:
+class FakeAttempt:
     """The part of an attempt that slots use."""
 
     def __init__(self, job: Any) -> None:
@@ -47,7 +47,7 @@ class Attempt:
 
 
 def run(slots: Slots, job: Any) -> Any:
-    attempt: Any = Attempt(job)
+    attempt: Any = FakeAttempt(job)
     slots.start(lease_of(slots, job), attempt)
     return attempt
 
@@ -242,7 +242,7 @@ async def test_a_job_that_waits_for_its_confirmation_has_a_slot(slots, claimed, 
     assert (slots.free, slots.demand()) == (9, 9)
     assert slots.leases() == [lease]
     assert slots.is_waiting(lease)
-    slots.start(lease, Attempt(lease.job))
+    slots.start(lease, FakeAttempt(lease.job))
     assert (slots.free, slots.is_waiting(lease)) == (9, False)
 
 

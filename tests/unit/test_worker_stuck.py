@@ -22,17 +22,17 @@ class Bench:
         self.too_many.set()
 
     def given_up(self) -> Any:
-        attempt = Attempt()
+        attempt = FakeAttempt()
         self.stuck.watch(attempt)  # type: ignore[arg-type]
         return attempt
 
     async def turn(self) -> None:
-        """Lets the timers run."""
+        """Run the timers that are due."""
         for _ in range(3):
             await asyncio.sleep(0.001)
 
 
-class Attempt:
+class FakeAttempt:
     job = SimpleNamespace(id="the-job", job_type="resize")
     ended = False
 

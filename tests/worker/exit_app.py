@@ -13,7 +13,7 @@ QUEUE, KIND, *REST = sys.argv[1:]
 
 
 def new_worker() -> Worker:
-    """Makes a worker that stops at once."""
+    """Make a worker that stops at once."""
     return Worker(settings=WorkerSettings(queues=(QUEUE,), poll_interval=0.1, shutdown_grace=0.1))
 
 
@@ -21,7 +21,7 @@ worker = new_worker()
 
 
 def say(text: str) -> None:
-    """Tells the parent."""
+    """Signal the parent process."""
     print(text, flush=True)
 
 

@@ -142,7 +142,7 @@ async def test_the_program_starts_itself_anew(stack, service, queue):
 
 @pytest.fixture
 async def graces(db) -> Any:
-    """Sets the graces of the project, for this test."""
+    """Set the graces of the project, for this test."""
 
     async def set_(**seconds: float) -> None:
         for name, value in seconds.items():
