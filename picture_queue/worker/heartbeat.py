@@ -141,7 +141,7 @@ class HeartbeatLoop:
         """Beat if it is time for it; return the seconds until the next tick."""
         self._planned_at = math.inf  # what is added from here on wakes the thread
         leases = self._slots.leases()
-        shortest = min((lease.seconds for lease in leases), default=3 * PRESENCE)
+        shortest = min((lease.job.lease_seconds for lease in leases), default=3 * PRESENCE)
         self._check_loop(shortest / 3)
         prolong_at = min([lease.prolong_at for lease in leases] + [self._beaten_at + PRESENCE])
         due_at = min([lease.due_at for lease in leases] + [prolong_at])
@@ -213,7 +213,9 @@ class HeartbeatLoop:
             _log.warning("%s blocked the event loop for %.1f s", self._blocked_by, seconds)
             self._blocked_by = None
         self._loop_ran_at = now
-        shortest = min((lease.seconds for lease in self._slots.leases()), default=PRESENCE)
+        shortest = min(
+            (lease.job.lease_seconds for lease in self._slots.leases()), default=PRESENCE
+        )
         self._timer = self._loop.call_later(min(shortest / 12, 0.5), self._note_loop_runs)
 
     def _check_loop(self, limit: float) -> None:

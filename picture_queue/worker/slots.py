@@ -33,7 +33,7 @@ class Lease:
     Attributes:
         job: The job.
         confirmed_at: Time of the monotonic clock when the call was sent that granted or prolonged
-            the lease: it holds at least ``seconds`` from then.
+            the lease: it holds at least for its length from then.
         confirm_at: Time to confirm that it has started; infinite until it gets a slot.
         start_confirmed: Whether the database knows that it has started.
         attempt: The attempt that runs it; None before that.
@@ -46,34 +46,26 @@ class Lease:
     attempt: Attempt | None = None
 
     @property
-    def seconds(self) -> float:
-        """Length of the lease."""
-        return self.job.lease_seconds
-
-    @property
     def prolong_at(self) -> float:
         """The time to prolong it."""
-        return self.confirmed_at + self.seconds / 3
+        return self.confirmed_at + self.job.lease_seconds / 3
 
     @property
     def due_at(self) -> float:
         """The time to confirm its start or to prolong it, whichever is first."""
-        return min(self.prolong_at, self.confirm_at) if self.is_unconfirmed else self.prolong_at
+        if self.start_confirmed or self.is_settled:  # the report of its outcome confirms it
+            return self.prolong_at
+        return min(self.prolong_at, self.confirm_at)
 
     @property
     def ends_at(self) -> float:
         """The time when it may end."""
-        return self.confirmed_at + self.seconds
+        return self.confirmed_at + self.job.lease_seconds
 
     @property
     def holds(self) -> bool:
         """True until the lease may have ended."""
         return time.monotonic() < self.ends_at
-
-    @property
-    def is_unconfirmed(self) -> bool:
-        """True while a heartbeat is to confirm its start; otherwise its outcome does."""
-        return not (self.start_confirmed or self.is_settled)
 
     @property
     def is_settled(self) -> bool:
@@ -224,7 +216,7 @@ class Slots:
 
     def hold(self, lease: Lease) -> None:
         """Hold a job until a slot is free."""
-        seconds = min(MAX_HELD, lease.seconds / 3)
+        seconds = min(MAX_HELD, lease.job.lease_seconds / 3)
         self._held.append((lease, time.monotonic() + seconds))
         if self._timer is None:
             self._set_timer(seconds)

@@ -83,8 +83,8 @@ class Supervisor:
         self._stuck = StuckDetector(settings.concurrency, settings.stuck_after, on_failure)
         self._logging: set[asyncio.Task[None]] = set()  # writing the last lines of attempts
         self._is_started = self._stopping = False
-        self._stop_now = asyncio.Event()
-        self._all_settled = asyncio.Event()
+        self._is_urgent = False  # the stop
+        self._wait_over = asyncio.Event()
         self._listening = contextlib.ExitStack()
         self._heard: set[str] = set()
         calls = self._calls = WorkerCalls(self._backend)
@@ -186,17 +186,20 @@ class Supervisor:
 
     def stop_now(self) -> None:
         """Make a stop quick: running jobs are released at once."""
-        self._stop_now.set()
+        self._is_urgent = True
+        self._wait_over.set()
 
     async def _wait_for_attempts(self, seconds: float) -> None:
         """Wait until all attempts are settled, for so long at most and not after `stop_now`."""
-        if all(attempt.settled for attempt in self._slots.attempts):
+        if self._is_urgent or self._all_settled():
             return
-        self._all_settled.clear()
-        waits = [asyncio.ensure_future(e.wait()) for e in (self._all_settled, self._stop_now)]
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        self._wait_over.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wait_over.wait()
+
+    def _all_settled(self) -> bool:
+        return all(attempt.settled for attempt in self._slots.attempts)
 
     def _warn_of_unserved_queues(self) -> None:
         message = (
@@ -260,8 +263,8 @@ class Supervisor:
             self._reporter.put(job, outcome, attempt.duration)
         if not (attempt.ended or self._stopping):
             self._stuck.watch(attempt)
-        if self._stopping and all(other.settled for other in self._slots.attempts):
-            self._all_settled.set()
+        if self._stopping and self._all_settled():
+            self._wait_over.set()
         if self._signals.settled.watched:
             self._signals.settled.emit((job.id, outcome.name if outcome else None))
 

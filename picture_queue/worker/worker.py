@@ -286,9 +286,11 @@ class Worker:
                 self._starting.cancel()
                 await asyncio.wait({self._starting})
             await supervisor.stop()
-        finally:
-            self._supervisor = None
-            await self._close()
+        except (Exception, asyncio.CancelledError):
+            _log.exception("The worker could not stop in order")
+        # Not in a finally clause: a coroutine that a closed event loop left must not do it.
+        self._supervisor = None
+        await self._close()
 
     async def _close(self) -> None:
         for callback in self._after_stop:

@@ -1,6 +1,7 @@
 """A whole worker over a project whose answers are the test's own: start, wake-ups, stop."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -505,6 +506,7 @@ def test_a_worker_runs_again_in_another_event_loop(bench, project):
 
 def test_a_worker_whose_event_loop_was_closed_runs_again(bench, project):
     worker = bench.worker()
+    project.answers["unregister_worker"] = never  # the cancelled worker cannot stop in time
 
     async def abandon() -> None:
         project.asked = asyncio.Queue()
@@ -519,11 +521,14 @@ def test_a_worker_whose_event_loop_was_closed_runs_again(bench, project):
         task.cancel()
     loop.run_until_complete(asyncio.sleep(0.01))
     loop.close()
+    project.answers["unregister_worker"] = lambda params: None
 
     async def main() -> None:
         worker._signals.watch()
         async with worker:
             await worker._signals.idle.next()
+            gc.collect()  # it ends the coroutines that the closed event loop left
+            assert worker.is_ready
 
     asyncio.run(main())
 

@@ -178,17 +178,24 @@ async def test_held_jobs_start_in_their_order(slots, claimed):
     assert slots.next_held() is None
 
 
-async def test_a_job_that_is_held_too_long_is_given_back(slots, claimed, returned, monkeypatch):
+async def test_a_job_that_is_held_too_long_is_given_back(
+    slots, claimed, returned, clock, monkeypatch
+):
+    """The timer is that of the job that was held first; each has its own time."""
     monkeypatch.setattr(module, "MAX_HELD", 0.05)
-    early, late = claimed(), claimed()
-    slots.hold(lease_of(slots, early))
-    await asyncio.sleep(0.04)
-    slots.next_held()
-    slots.hold(lease_of(slots, late))
-    began = time.monotonic()
+    early, late = Lease(claimed(), 0.0), Lease(claimed(), 0.0)
+    slots.add(early)
+    slots.hold(early)
+    clock.seconds = 0.04
+    assert slots.next_held() is early
+    slots.add(late)
+    slots.hold(late)
+    clock.seconds = 0.08
+    await asyncio.sleep(0.1)
+    assert returned.empty()
+    clock.seconds = 0.09
     async with asyncio.timeout(5):
-        assert await returned.get() is late
-    assert time.monotonic() - began >= 0.04
+        assert await returned.get() is late.job
     assert slots.next_held() is None
 
 
