@@ -94,7 +94,7 @@ class BackgroundLoop(ABC):
         self._woken.clear()
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep; the begin of a stop ends it early.
+        """Sleep; a stop that begins ends it early.
 
         A loop that has work left while it stops sleeps in full, so it never spins.
         """

@@ -34,8 +34,8 @@ class Claimer(BackgroundLoop):
         signals: For tests.
 
     Attributes:
-        hears_wake_ups: Whether the worker is woken when there are jobs. If not, each free slot is
-            a reason to claim.
+        receives_wake_ups: Whether the worker is woken when there are jobs. If not, it claims for
+            each slot that becomes free.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Claimer(BackgroundLoop):
         signals: Signals,
     ) -> None:
         super().__init__()
-        self.hears_wake_ups = False
+        self.receives_wake_ups = False
         self._calls = calls
         self._worker = worker
         self._job_types = job_types
@@ -69,7 +69,7 @@ class Claimer(BackgroundLoop):
 
     def slot_freed(self) -> None:
         """Claim for a slot that is free now, if there may be a job for it."""
-        if not self.hears_wake_ups:
+        if not self.receives_wake_ups:
             self._due_at = 0.0
         self.demand_changed()
 
@@ -121,13 +121,13 @@ class Claimer(BackgroundLoop):
         if not (is_full or self._was_full):
             # Jitter: workers that were started together do not poll together for ever.
             interval = self._settings.poll_interval * random.uniform(0.8, 1.0)  # noqa: S311
-            if self.hears_wake_ups:
+            if self.receives_wake_ups:
                 interval *= 2
             self._due_at = min(self._due_at, time.monotonic() + interval)
             self._signals.idle.emit(None)
         else:
             # After the first answer that is not full as well: the database has only now noted that
-            # this worker is idle, and a job written in the meantime woke nobody.
+            # this worker is idle, and did not wake it for a job written in the meantime.
             self._due_at = 0.0
         self._was_full = is_full
         for job in jobs:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _log = getLogger(__name__)
 
-#: Seconds between two heartbeats when no lease asks for more: a worker that is not heard of for
-#: a minute is neither shown as alive nor woken.
+#: Seconds between two heartbeats when no lease asks for more: a worker without one for a minute is
+#: neither shown as alive nor woken.
 PRESENCE = 20.0
 #: Seconds after which the start of a job is confirmed, unless its outcome is reported before.
 _CONFIRM_AFTER = 0.001
@@ -193,7 +193,7 @@ class HeartbeatLoop:
         pause = min(self._calls.quiet_until - now, shortest / 3)
         self._retry_at = now + max(self._delay.next(), pause)
         for lease in leases:
-            # An outcome is kept: nobody may have swept the job when the database is back.
+            # An outcome is kept: its lease may still be in force when the database is back.
             if not (lease.holds or lease.is_settled):
                 reason = "no heartbeat was answered for its whole length"
                 self._notify(self._on_lost, lease, reason)

@@ -66,8 +66,8 @@ class Reporter(BackgroundLoop):
         slots: Tells whether jobs finish in bulk.
         on_written: Called with the jobs for whose outcomes the database has answered.
         signals: For tests.
-        locked: Takes the outcomes of jobs that somebody has locked, so that they hold up nobody;
-            None: they are repeated here.
+        locked: Takes the outcomes of jobs that another transaction has locked, so that they delay
+            no others; None: they are repeated here.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Reporter(BackgroundLoop):
             # At the end of the worker there is no other try.
             answers = await self._calls.call(call, _REPORT_TIMEOUT, urgent=self.stopping)
         except Exception as error:
-            # Others first, and fewer together: one that cannot be sent must not hold up the others.
+            # Others first, and in smaller batches: one that cannot be sent must not delay the rest.
             self._batch_size = max(1, len(batch) // 2)
             for report in batch:
                 if self._remove(report):

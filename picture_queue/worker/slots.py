@@ -122,7 +122,7 @@ class Slots:
         # A few are not worth a call while others are held.
         if wanted < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
-        # Outcomes that cannot be written must not pile up; those that wait for a lock hold up few.
+        # Outcomes that cannot be written must not pile up. Those that wait for a lock are few.
         unwritten = len(self._leases) - len(self._held) - len(self._taken)
         unwritten -= min(len(self._locked), MAX_CLAIM)
         return min(wanted, MAX_CLAIM) if unwritten < 2 * self.concurrency + 4 * ahead else 0

@@ -86,7 +86,7 @@ class Supervisor:
         self._is_urgent = False  # the stop
         self._wait_over = asyncio.Event()
         self._listening = contextlib.ExitStack()
-        self._heard: set[str] = set()
+        self._joined: set[str] = set()
         calls = self._calls = WorkerCalls(self._backend)
         slots = self._slots = Slots(settings.concurrency, self._release)
         # Outcomes of locked jobs are sent in calls of their own, so they delay no others.
@@ -209,10 +209,10 @@ class Supervisor:
             if handler.policy.queue not in (None, *self._settings.queue_names):
                 _log.warning(message, handler.job_type, handler.policy.queue)
 
-    # --- the way of a job ---
+    # --- the path of a job ---
 
     def _take(self, job: ClaimedJob, asked_at: float) -> None:
-        """Start a claimed job, hold it until a slot is free, or give it back."""
+        """Start a claimed job, hold it until a slot is free, or release it."""
         lease = Lease(job, asked_at)
         older = self._slots.add(lease)
         if older is not None and older.attempt is not None:
@@ -227,11 +227,11 @@ class Supervisor:
             self._slots.hold(lease)
 
     def _release(self, job: ClaimedJob) -> None:
-        """Give back a job that was not started."""
+        """Release a job that was not started."""
         self._reporter.put(job, Released())
 
     def _refuse(self, job: ClaimedJob, error: str) -> None:
-        """Fail a job that cannot be started; those claimed with it are to run."""
+        """Fail a job that cannot be started, without an effect on those claimed with it."""
         _log.error("Job %s (%s) fails without a start: %s", job.key, job.job_type, error)
         self._reporter.put(job, Failed(clean(error), retryable=False))
 
@@ -333,7 +333,7 @@ class Supervisor:
         """Start jobs whose start is confirmed; stop those that are cancelled or lost."""
         for lease in leases:
             if lease.job.key in answer.lost:
-                self._lose(lease, "the database gave it to somebody else or ended it")
+                self._lose(lease, "the database gave the job to another worker, or ended it")
                 continue
             if self._slots.is_waiting(lease):
                 if lease.holds:
@@ -366,13 +366,13 @@ class Supervisor:
             self._listening.enter_context(self._wake_ups.listen(f"pq:queue:{queue}", listener))
 
     def set_listening(self, queue: str, yes: bool) -> None:
-        """Note whether wake-ups of a queue arrive, and look for those that were missed."""
-        self._heard.add(queue) if yes else self._heard.discard(queue)
-        self._claimer.hears_wake_ups = len(self._heard) == len(set(self._settings.queue_names))
+        """Note whether wake-ups of a queue arrive, and do what those that were missed asked for."""
+        self._joined.add(queue) if yes else self._joined.discard(queue)
+        self._claimer.receives_wake_ups = len(self._joined) == len(set(self._settings.queue_names))
         if yes:
             self._claimer.request_claim()
             self._heartbeat.beat_now()
-            self._signals.listening.emit(len(self._heard))
+            self._signals.listening.emit(len(self._joined))
 
     def wake_up(self, reason: str) -> None:
         """Do what a wake-up asks for."""

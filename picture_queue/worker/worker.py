@@ -98,9 +98,9 @@ class Worker:
     def recycle(self) -> bool:
         """True if it stops, or stopped, since only a new process can free what handlers hold.
 
-        A thread cannot be ended from outside. A handler that goes on ``stuck_after`` seconds after
-        its timeout, its cancel or the loss of its lease counts as stuck; when half of the slots are
-        held that way, the worker lets the other jobs finish and stops.
+        A thread cannot be ended from outside. A handler that continues ``stuck_after`` seconds
+        after its timeout, its cancel or the loss of its lease counts as stuck; when half of the
+        slots are held that way, the worker lets the other jobs finish and stops.
         """
         return isinstance(self._failure, WorkerStuck)
 

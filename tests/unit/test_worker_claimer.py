@@ -53,7 +53,7 @@ class Bench:
             self._take,
             self.signals,
         )
-        self.claimer.hears_wake_ups = True
+        self.claimer.receives_wake_ups = True
 
     def give(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         count = min(self.stock, params["max_jobs"])
@@ -158,14 +158,14 @@ async def test_a_wake_up_during_a_claim_leads_to_another(bench, project):
     await project.next("claim_jobs")
 
 
-@pytest.mark.parametrize("hears", [True, False])
-async def test_a_free_slot_is_a_reason_to_claim_where_there_may_be_a_job(bench, project, hears):
+@pytest.mark.parametrize("receives", [True, False])
+async def test_a_free_slot_is_a_reason_to_claim_where_there_may_be_a_job(bench, project, receives):
     """An idle worker is woken; one that cannot be woken has to ask."""
     bench.claimer.start()
     await bench.idle()
-    bench.claimer.hears_wake_ups = hears
+    bench.claimer.receives_wake_ups = receives
     bench.claimer.slot_freed()
-    assert await bench.no_claim_follows() is hears
+    assert await bench.no_claim_follows() is receives
 
 
 async def test_without_wake_ups_it_polls(project, row):

@@ -40,14 +40,14 @@ class Bench:
         self.cancelled: asyncio.Queue[Lease] = asyncio.Queue()
         self.lost: asyncio.Queue[tuple[Lease, str]] = asyncio.Queue()
         self.connection = project.for_thread()
-        self.heart = HeartbeatLoop(
+        self.heartbeat = HeartbeatLoop(
             self.calls, "w", self.slots, self.take_answer, self.lose, self.signals
         )
         project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
 
     def start(self) -> None:
         connection: Any = self.connection
-        self.heart.start(connection)
+        self.heartbeat.start(connection)
 
     def take_answer(self, leases: list[Lease], answer: _rpc.Heartbeat) -> None:
         for lease in leases:
@@ -68,7 +68,7 @@ class Bench:
         lease = Lease(attempt.job, time.monotonic() - age, start_confirmed=confirmed)
         self.slots.add(lease)
         self.slots.start(lease, attempt)
-        self.heart.started(lease)
+        self.heartbeat.started(lease)
         return lease
 
 
@@ -77,7 +77,7 @@ async def bench(project, claimed) -> AsyncIterator[Bench]:
     made = Bench(project, claimed)
     made.start()
     yield made
-    await made.heart.stop()
+    await made.heartbeat.stop()
     assert made.connection.closed.is_set()
 
 
@@ -87,7 +87,7 @@ async def test_all_leases_go_in_one_call_when_the_first_is_due(bench, project):
     params = await project.next("heartbeat_jobs")
     while len(params["leases"]) < 2:  # the thread may be quicker than the test
         old.confirmed_at -= 11
-        bench.heart.beat_now()
+        bench.heartbeat.beat_now()
         params = await project.next("heartbeat_jobs")
     assert params["worker"] == "w"
     assert {item["job_id"]: item["lease_id"] for item in params["leases"]} == {
@@ -114,7 +114,7 @@ async def test_a_short_lease_is_prolonged_in_time_although_a_long_one_came_first
 
 async def test_a_job_that_is_held_ahead_is_not_confirmed(bench, project):
     bench.slots.add(Lease(bench.claimed(lease_seconds=0.3), time.monotonic() - 0.3))
-    bench.heart.beat_now()
+    bench.heartbeat.beat_now()
     assert (await project.next("heartbeat_jobs"))["leases"] == []
 
 
@@ -144,7 +144,7 @@ async def test_a_job_that_waits_for_its_confirmation_does_not_wait_long(bench):
     lease = Lease(bench.claimed(), time.monotonic())
     bench.slots.add(lease)
     bench.slots.start(lease, None)
-    bench.heart.started(lease)
+    bench.heartbeat.started(lease)
     assert await bench.confirmed.get() is lease
 
 
@@ -199,14 +199,14 @@ async def test_a_worker_without_leases_shows_that_it_lives(project, claimed, mon
     bench = Bench(project, claimed)
     bench.start()
     assert (await project.next("heartbeat_jobs"))["leases"] == []
-    await bench.heart.stop()
+    await bench.heartbeat.stop()
 
 
 async def test_a_cancel_request_arrives_in_the_event_loop(bench, project):
     lease = bench.hold()
     bench.hold()
     project.answers["heartbeat_jobs"] = lambda params: {"cancel": [lease.job.key], "lost": []}
-    bench.heart.beat_now()
+    bench.heartbeat.beat_now()
     await bench.signals.beaten.next()
     assert bench.cancelled.get_nowait() is lease
     assert bench.cancelled.empty() and bench.lost.empty()
@@ -215,7 +215,7 @@ async def test_a_cancel_request_arrives_in_the_event_loop(bench, project):
 async def test_a_lost_lease_is_told_to_the_event_loop(bench, project):
     lease = bench.hold()
     project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
-    bench.heart.beat_now()
+    bench.heartbeat.beat_now()
     await bench.signals.beaten.next()
     found, reason = bench.lost.get_nowait()
     assert (found, reason) == (lease, "the database says so")
@@ -263,7 +263,7 @@ async def test_a_blocked_event_loop_stops_no_heartbeat_and_is_named(
     assert lease.holds
     assert len([at for at in beats if began < at < ended]) >= 3
     await asyncio.sleep(0.2)
-    await bench.heart.stop()
+    await bench.heartbeat.stop()
     first, second = [record.getMessage() for record in caplog.records]
     assert first.startswith(f"The handler of job {job.id} (resize) has blocked the event loop for ")
     assert "test_worker_heartbeat.py" in first
@@ -287,12 +287,12 @@ async def test_a_process_that_was_stopped_blames_no_handler(bench, caplog):
     """After SIGSTOP and SIGCONT neither the event loop nor the thread has run for a while."""
     bench.hold(lease_seconds=30)
     await asyncio.sleep(0.1)
-    bench.heart._loop_ran_at -= 60
-    bench.heart._checked_at -= 60
-    bench.heart._check_loop(10)
+    bench.heartbeat._loop_ran_at -= 60
+    bench.heartbeat._checked_at -= 60
+    bench.heartbeat._check_loop(10)
     assert caplog.text == ""
-    bench.heart._loop_ran_at -= 60
-    bench.heart._check_loop(10)
+    bench.heartbeat._loop_ran_at -= 60
+    bench.heartbeat._check_loop(10)
     assert "has blocked the event loop" in caplog.text
 
 
@@ -333,7 +333,7 @@ async def test_a_worker_without_jobs_keeps_the_pause(project, claimed, monkeypat
     began = time.monotonic()
     await project.next("heartbeat_jobs")
     assert time.monotonic() - began >= 0.45
-    await bench.heart.stop()
+    await bench.heartbeat.stop()
 
 
 async def test_a_worker_that_was_never_stopped_leaves_no_thread(project, claimed, monkeypatch):
@@ -352,6 +352,6 @@ async def test_a_worker_that_was_never_stopped_leaves_no_thread(project, claimed
 
     monkeypatch.setattr(bench.connection, "call", answer)
     bench.start()
-    monkeypatch.setattr(bench.heart, "_loop", ClosedLoop())
-    bench.heart.beat_now()
+    monkeypatch.setattr(bench.heartbeat, "_loop", ClosedLoop())
+    bench.heartbeat.beat_now()
     assert await asyncio.to_thread(bench.connection.closed.wait, 5)
