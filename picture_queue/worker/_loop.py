@@ -24,16 +24,23 @@ class BackgroundLoop(ABC):
         self._stop_asked = asyncio.Event()
         self._is_cancelled = False
 
-    def start(self, on_cancelled: Callable[[str], None] | None = None) -> None:
+    def start(self, on_failure: Callable[[PictureQueueError], None] | None = None) -> None:
         """Start with the first tick.
 
         Args:
-            on_cancelled: Called with the name of the loop if other code cancels its task.
+            on_failure: Called if other code cancels the task. It is not started again before its
+                stop: `asyncio.run` cancels tasks in the same way at its end, and whatever cancels
+                one task of the worker most likely cancels others that it depends on.
         """
 
         def ended(task: asyncio.Task[None]) -> None:
-            if task.cancelled() and not self._is_cancelled and on_cancelled is not None:
-                on_cancelled(type(self).__name__)
+            if task.cancelled() and not self._is_cancelled and on_failure is not None:
+                on_failure(
+                    PictureQueueError(
+                        f"Other code cancelled the {task.get_name()} of the worker",
+                        hint="Cancel only tasks of your own, not all of asyncio.all_tasks()",
+                    )
+                )
 
         self._task = asyncio.create_task(self._run(), name=type(self).__name__)
         self._task.add_done_callback(ended)

@@ -115,7 +115,7 @@ class Supervisor:
         check_version(await self._register())
         self._heartbeat.start(await connect(self._backend))
         for loop in (self._locked, self._reporter, self._claimer, self._maintenance):
-            loop.start(self._loop_cancelled)
+            loop.start(self._on_failure)
         self._listen()
         self._is_started = True
         _log.info(
@@ -140,15 +140,6 @@ class Supervisor:
                     raise
                 _log.warning("The worker cannot register and tries again: %s", error)
             await asyncio.sleep(pause)
-
-    def _loop_cancelled(self, name: str) -> None:
-        """End the worker, since other tasks that it depends on are most likely cancelled too."""
-        self._on_failure(
-            PictureQueueError(
-                f"Other code cancelled the {name} of the worker",
-                hint="Cancel only tasks of your own, not all that asyncio.all_tasks() returns",
-            )
-        )
 
     async def stop(self) -> None:
         """End in order: no more claims, then the attempts, their outcomes, their leases.
@@ -340,7 +331,7 @@ class Supervisor:
                     self._begin(lease)
                 else:
                     self._slots.drop(lease.job)  # another worker may have it
-                if lease.attempt is None:
+                if lease.attempt is None:  # it did not start
                     self._fill_slots()
             if lease.job.key in answer.cancel and lease.attempt is not None:
                 lease.attempt.stop(Stop.CANCEL)
