@@ -327,7 +327,11 @@ class Heartbeat:
 
 
 def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[Heartbeat]:
-    """Take the leases by job, both ids as text."""
+    """Take the leases by job, both ids as text.
+
+    A job is named under one lease, so the answer never has ``lost_leases``, which tells two leases
+    of a job apart: ``lost`` says all.
+    """
     items = [{"job_id": job, "lease_id": lease} for job, lease in leases.items()]
     return Rpc(
         "heartbeat_jobs",

@@ -25,16 +25,22 @@ _log = logging.getLogger(__name__)
 _ALARM_INTERVAL = 60.0  # seconds between two error messages about the same fault
 
 
-class ConnectionStatus:
-    """The state of the connection to the project, shared by all calls of a worker, in any thread.
+class WorkerCalls:
+    """Makes the calls of one worker, and notes whether they succeed.
+
+    The thread of the heartbeat makes its calls itself, and notes their results here.
+
+    Args:
+        backend: The worker's project.
 
     Attributes:
         quiet_until: Time of the monotonic clock before which no call is made, since the API asked
             for that (``Retry-After``).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, backend: "AsyncBackend") -> None:
         self.quiet_until = 0.0
+        self._backend = backend
         self._failing_since: float | None = None
         self._alarmed_at: dict[str, float] = {}
 
@@ -43,7 +49,36 @@ class ConnectionStatus:
         """True if the last call was answered."""
         return self._failing_since is None
 
-    def succeeded(self) -> None:
+    async def call(
+        self, rpc: Rpc[T], timeout: float, *, urgent: bool = False, counts: bool = True
+    ) -> T:
+        """Make a call.
+
+        Args:
+            rpc: The call.
+            timeout: Longest wait for the answer, retries included, seconds.
+            urgent: Make it although the API asked for a pause.
+            counts: Whether its result says if the project is up.
+
+        Raises:
+            PictureQueueError: The database refused the call, or did not answer, or the API asked
+                for a pause that is not over.
+        """
+        pause = self.quiet_until - time.monotonic()
+        if pause > 0 and not urgent:
+            raise Busy(f"The API asked for {pause:.0f} more seconds without calls")
+        try:
+            result = await self._backend.call(rpc, timeout)
+        except Exception as error:
+            self.note_pause(error)
+            if counts:
+                self.note_failure(error, rpc.function)
+            raise
+        if counts:
+            self.note_success()
+        return result
+
+    def note_success(self) -> None:
         """Note that the project answered."""
         if self._failing_since is not None:
             seconds = time.monotonic() - self._failing_since
@@ -51,10 +86,10 @@ class ConnectionStatus:
             self._alarmed_at.clear()
             _log.info("The worker's calls succeed again after %.1f s", seconds)
 
-    def failed(self, error: Exception, function: str) -> None:
+    def note_failure(self, error: Exception, function: str) -> None:
         """Note that a call failed: it was refused, or not answered, or the worker is locked out."""
         if is_refusal(error):
-            self.succeeded()
+            self.note_success()
             return
         is_first = self._failing_since is None
         if is_first:
@@ -77,43 +112,6 @@ class ConnectionStatus:
         if last is None or now - last >= _ALARM_INTERVAL:
             self._alarmed_at[message] = now
             _log.error(message)
-
-
-class WorkerCalls:
-    """Makes the calls of one worker."""
-
-    def __init__(self, backend: "AsyncBackend", status: ConnectionStatus) -> None:
-        self._backend = backend
-        self.status = status
-
-    async def call(
-        self, rpc: Rpc[T], timeout: float, *, urgent: bool = False, counts: bool = True
-    ) -> T:
-        """Make a call.
-
-        Args:
-            rpc: The call.
-            timeout: Longest wait for the answer, retries included, seconds.
-            urgent: Make it although the API asked for a pause.
-            counts: Whether its result says if the project is up.
-
-        Raises:
-            PictureQueueError: The database refused the call, or did not answer, or the API asked
-                for a pause that is not over.
-        """
-        pause = self.status.quiet_until - time.monotonic()
-        if pause > 0 and not urgent:
-            raise Busy(f"The API asked for {pause:.0f} more seconds without calls")
-        try:
-            result = await self._backend.call(rpc, timeout)
-        except Exception as error:
-            self.status.note_pause(error)
-            if counts:
-                self.status.failed(error, rpc.function)
-            raise
-        if counts:
-            self.status.succeeded()
-        return result
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -1,27 +1,49 @@
 """The life cycle of everything that runs in the background of a worker."""
 
 import asyncio
+import contextlib
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from picture_queue.errors import PictureQueueError
+from picture_queue.worker._calls import RetryDelay
 
 _log = logging.getLogger(__name__)
 
-_FAULT_DELAY = 1.0  # seconds between a tick that failed and the next
 _CANCEL_TIMEOUT = 1.0  # seconds a cancelled tick gets to end
 
 
 class BackgroundLoop(ABC):
-    """A task that repeats `_tick` until it is stopped. `start` and `stop` may be called twice."""
+    """A task that repeats `_tick` until it is stopped, after a growing delay where that failed."""
 
     def __init__(self) -> None:
+        self._delay = RetryDelay()
         self._task: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
         self._stop_asked = asyncio.Event()
+        self._is_cancelled = False
 
-    def start(self) -> None:
-        """Start with the first tick."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=type(self).__name__)
+    def start(self, on_failure: Callable[[PictureQueueError], None] | None = None) -> None:
+        """Start with the first tick.
+
+        Args:
+            on_failure: Called if other code cancels the task. It is not started again before its
+                stop: `asyncio.run` cancels tasks in the same way at its end, and whatever cancels
+                one task of the worker most likely cancels others that it depends on.
+        """
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if task.cancelled() and not self._is_cancelled and on_failure is not None:
+                on_failure(
+                    PictureQueueError(
+                        f"Other code cancelled the {task.get_name()} of the worker",
+                        hint="Cancel only tasks of your own, not all of asyncio.all_tasks()",
+                    )
+                )
+
+        self._task = asyncio.create_task(self._run(), name=type(self).__name__)
+        self._task.add_done_callback(ended)
 
     async def stop(self, timeout: float) -> None:
         """End after the current tick, or as soon as `_is_finished` permits.
@@ -34,6 +56,10 @@ class BackgroundLoop(ABC):
         if self._task is None:
             return
         await asyncio.wait({self._task}, timeout=timeout)
+        if self._task.cancelled() and not self._is_cancelled:
+            self.start()  # other code cancelled it: it does what is left
+            await asyncio.wait({self._task}, timeout=timeout)
+        self._is_cancelled = True
         self._task.cancel()
         await asyncio.wait({self._task}, timeout=_CANCEL_TIMEOUT)
 
@@ -54,13 +80,20 @@ class BackgroundLoop(ABC):
         """Return whether a stop may end the loop now."""
         return True
 
+    def _log_failure(self, error: Exception) -> None:
+        """Log why a tick failed; calls that fail are logged where they are made."""
+        if not isinstance(error, PictureQueueError):
+            _log.error("%s failed and continues", type(self).__name__, exc_info=error)
+
     async def _run(self) -> None:
         while not (self.stopping and self._is_finished()):
             try:
                 await self._tick()
-            except Exception:
-                _log.exception("%s failed and continues", type(self).__name__)
-                await self._sleep(_FAULT_DELAY)
+            except Exception as error:
+                self._log_failure(error)
+                await self._sleep(self._delay.next())
+            else:
+                self._delay.reset()
 
     async def _wait(self, seconds: float | None) -> None:
         """Wait to be woken, for so long at most."""
@@ -68,7 +101,7 @@ class BackgroundLoop(ABC):
         self._woken.clear()
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep; the begin of a stop ends it early.
+        """Sleep; a stop that begins ends it early.
 
         A loop that has work left while it stops sleeps in full, so it never spins.
         """
@@ -79,8 +112,6 @@ class BackgroundLoop(ABC):
 
 
 async def _wait_for(event: asyncio.Event, seconds: float | None) -> None:
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
-    except TimeoutError:
-        pass

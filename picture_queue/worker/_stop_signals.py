@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT for all workers of a process.
 
-An event loop keeps one handler a signal, and forgets the one that was there before. Here each
-worker adds its own, and the last one to leave puts back what was there.
+An event loop keeps one handler for each signal, and forgets the previous one. Here each worker adds
+its own, and the last worker to stop restores the previous handlers.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _HANDLED = 2
 _Listener = tuple[asyncio.AbstractEventLoop, Callable[[], None]]
 
 _listeners: list[_Listener] = []
-_previous: dict[int, Any] = {}  # the handlers that were there before
+_previous: dict[int, Any] = {}  # the handlers before ours
 _users = 0  # workers of the main thread
 _received = 0
 _process = 0
@@ -34,8 +34,8 @@ def on_stop_signal(callback: Callable[[], None]) -> Iterator[None]:
     in another thread is told of signals while one runs in the main thread.
 
     Args:
-        callback: What to call. The third signal is left to the handler that was there before, which
-            ends the process unless it is one of the user's.
+        callback: What to call. The third signal is left to the previous handler, which ends the
+            process unless it is one of the user's.
     """
     listener = (asyncio.get_running_loop(), callback)
     in_main = threading.current_thread() is threading.main_thread()

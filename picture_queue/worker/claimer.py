@@ -1,5 +1,6 @@
 """Claim jobs for the free slots of a worker."""
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from picture_queue import _rpc
 from picture_queue._rpc import Claim
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.settings import WorkerSettings
-from picture_queue.worker._calls import RetryDelay, WorkerCalls, is_refusal
+from picture_queue.worker._calls import WorkerCalls, is_refusal
 from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.slots import Slots
@@ -33,8 +34,8 @@ class Claimer(BackgroundLoop):
         signals: For tests.
 
     Attributes:
-        hears_wake_ups: Whether the worker is woken when there are jobs. If not, each free slot is
-            a reason to claim.
+        receives_wake_ups: Whether the worker is woken when there are jobs. If not, it claims for
+            each slot that becomes free.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Claimer(BackgroundLoop):
         signals: Signals,
     ) -> None:
         super().__init__()
-        self.hears_wake_ups = False
+        self.receives_wake_ups = False
         self._calls = calls
         self._worker = worker
         self._job_types = job_types
@@ -56,51 +57,49 @@ class Claimer(BackgroundLoop):
         self._slots = slots
         self._take = take
         self._signals = signals
-        self._delay = RetryDelay()
+        self._due_at = 0.0  # of the next claim
         self._open: Claim | None = None  # sent, and not answered yet
         self._sent_at = 0.0  # when it was sent first
-        self._requested = True
-        self._may_be_more = True  # the last answer had as many as it asked for
-        self._next_poll = 0.0
+        self._was_full = True  # the last answer had as many jobs as were asked for
 
     def request_claim(self) -> None:
         """Claim at once, or as soon as a slot is free."""
-        self._requested = True
+        self._due_at = 0.0
         self.wake()
 
     def slot_freed(self) -> None:
         """Claim for a slot that is free now, if there may be a job for it."""
-        if not self.hears_wake_ups:
-            self._requested = True
+        if not self.receives_wake_ups:
+            self._due_at = 0.0
         self.demand_changed()
 
     def demand_changed(self) -> None:
         """Claim the jobs that can be taken now, if there may be some."""
-        if (self._requested or self._may_be_more) and self._slots.demand():
+        if self._due_at <= time.monotonic() and self._slots.demand():
             self.wake()
 
+    def _is_finished(self) -> bool:
+        return self._open is None  # it may have jobs, which are to be given back
+
     async def _tick(self) -> None:
-        if not (self._requested or self._may_be_more):
-            wait = self._next_poll - time.monotonic()
+        if self._open is None:
+            wait = self._due_at - time.monotonic()
             if wait > 0:
                 await self._wait(wait)
                 return
-        if not (demand := self._slots.demand()):
-            await self._wait(None)  # until a slot is free
-            return
-        if self._open is None:
+            if not (demand := self._slots.demand()):
+                await self._wait(None)  # until a slot is free
+                return
             self._open = self._claim(demand)
             self._sent_at = time.monotonic()
-        self._requested = False
+            self._due_at = math.inf  # what requests a claim from here on leads to another
         try:
             jobs = await self._calls.call(_rpc.claim_jobs(self._open), _CLAIM_TIMEOUT)
         except Exception as error:
             if is_refusal(error):
-                self._calls.status.alarm(f"The project refuses claims: {error}")
-            self._requested = True
-            await self._sleep(self._delay.next())
-            return
-        self._delay.reset()
+                self._calls.alarm(f"The project refuses claims: {error}")
+                self._open, self._due_at = None, 0.0
+            raise
         self._take_answer(self._open, jobs)
 
     def _claim(self, demand: int) -> Claim:
@@ -117,20 +116,20 @@ class Claimer(BackgroundLoop):
 
     def _take_answer(self, claim: Claim, jobs: list[ClaimedJob]) -> None:
         self._open = None
-        self._slots.note_answer(len(jobs))
-        # Jitter: workers that were started together do not poll together for ever.
-        interval = self._settings.poll_interval * random.uniform(0.8, 1.0)  # noqa: S311
-        if self.hears_wake_ups:
-            interval *= 2
-        self._next_poll = time.monotonic() + interval
+        self._slots.note_answer()
         is_full = len(jobs) >= claim.max_jobs
-        if not is_full and self._may_be_more:
-            # The database has only now noted that this worker is idle: a job written in the
-            # meantime woke nobody.
-            self._requested = True
-        elif not is_full:
+        if not (is_full or self._was_full):
+            # Jitter: workers that were started together do not poll together for ever.
+            interval = self._settings.poll_interval * random.uniform(0.8, 1.0)  # noqa: S311
+            if self.receives_wake_ups:
+                interval *= 2
+            self._due_at = min(self._due_at, time.monotonic() + interval)
             self._signals.idle.emit(None)
-        self._may_be_more = is_full
+        else:
+            # After the first answer that is not full as well: the database has only now noted that
+            # this worker is idle, and did not wake it for a job written in the meantime.
+            self._due_at = 0.0
+        self._was_full = is_full
         for job in jobs:
             self._take(job, self._sent_at)
         if jobs and self._signals.claimed.watched:

@@ -1,4 +1,4 @@
-"""Keeps the leases of a worker alive, from a thread and over a connection of its own."""
+"""Keep the leases of a worker alive, from a thread and over a connection of its own."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,6 @@ from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
 from picture_queue import _rpc
-from picture_queue.errors import PictureQueueError
 from picture_queue.worker._calls import RetryDelay, WorkerCalls, is_refusal
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.slots import Lease, Slots
@@ -24,30 +23,33 @@ if TYPE_CHECKING:
 
 _log = getLogger(__name__)
 
-#: Seconds between two heartbeats when no lease asks for more: a worker that is not heard of for
-#: a minute is neither shown as alive nor woken.
+#: Seconds between two heartbeats when no lease asks for more: a worker without one for a minute is
+#: neither shown as alive nor woken.
 PRESENCE = 20.0
-_QUICK_JOB = 0.001  # seconds: the outcome of such a job confirms its start as soon
-_CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm starts
+#: Seconds after which the start of a job is confirmed, unless its outcome is reported before.
+_CONFIRM_AFTER = 0.001
+_CONFIRM_AFTER_IN_BULK = 0.1
+_CONFIRM_INTERVAL = 0.025  # seconds between two calls that only confirm jobs that run already
 _MIN_TIMEOUT = 1.0  # seconds for an answer, however short the lease
 _FAULT_DELAY = 1.0  # seconds
 _FRAMES = 6  # of the code that blocks the event loop
 _STOP_TIMEOUT = 3.0  # seconds for the thread to end
 
 
-class Heartbeat:
+class HeartbeatLoop:
     """Confirms that jobs have started, prolongs their leases, and learns which jobs to stop.
 
-    Handlers that block the event loop, or take all connections of the worker's client, do not stop
-    it. It warns of those that block the event loop for as long as a third of a lease.
+    It is a thread, so handlers that block the event loop, or take all connections of the worker's
+    client, do not stop it. It warns of those that block the event loop for as long as a third of a
+    lease.
 
     Args:
-        calls: Makes calls in the event loop, and notes whether those of the thread succeed.
+        calls: Notes whether the calls of the thread succeed.
         worker: Name of the worker.
         slots: Has the leases.
-        on_confirmed: Called in the event loop of the worker with a job whose start is confirmed.
-        on_cancel: Called there with a job to cancel.
-        on_lost: Called there with a lease that ended, and the reason.
+        on_answer: Called in the event loop of the worker with the leases that a heartbeat named,
+            and its answer.
+        on_lost: Called there with a lease that ended without an answer.
         signals: For tests.
     """
 
@@ -56,17 +58,14 @@ class Heartbeat:
         calls: WorkerCalls,
         worker: str,
         slots: Slots,
-        on_confirmed: Callable[[Lease], None],
-        on_cancel: Callable[[Lease], None],
+        on_answer: Callable[[list[Lease], _rpc.Heartbeat], None],
         on_lost: Callable[[Lease, str], None],
         signals: Signals,
     ) -> None:
         self._calls = calls
-        self._status = calls.status
         self._worker = worker
         self._slots = slots
-        self._on_confirmed = on_confirmed
-        self._on_cancel = on_cancel
+        self._on_answer = on_answer
         self._on_lost = on_lost
         self._signals = signals
         self._loop = asyncio.get_running_loop()
@@ -83,7 +82,6 @@ class Heartbeat:
         self._delay = RetryDelay()
         self._retry_at = 0.0
         self._beaten_at = self._planned_at = time.monotonic()
-        self._confirming: asyncio.Task[None] | None = None
 
     def start(self, connection: "Backend") -> None:
         """Start the thread.
@@ -101,42 +99,27 @@ class Heartbeat:
         self._woken.set()
 
     def started(self, lease: Lease) -> None:
-        """Confirm the start of a job soon, and prolong its lease in time.
+        """Confirm the start of a job that got its slot just now, and prolong its lease in time.
 
-        Jobs that end at once cost no call. While they end by the hundred, it is left to the thread,
-        and so is what fails.
+        One that waits for that is confirmed at once. One that runs is confirmed a moment later,
+        with others, since jobs that end at once are to cost no call.
         """
+        if lease.attempt is not None:
+            delay = _CONFIRM_AFTER_IN_BULK if self._slots.in_bulk else _CONFIRM_AFTER
+            lease.confirm_at = max(lease.confirm_at + delay, self._beaten_at + _CONFIRM_INTERVAL)
         if lease.due_at < self._planned_at:
             self._woken.set()
-        if not (lease.start_confirmed or self._confirming or self._slots.in_bulk):
-            self._confirming = asyncio.create_task(self._confirm_starts())
 
     async def stop(self) -> None:
         """End the thread, unless it waits for an answer for too long."""
         self._stopping = True
         self._woken.set()
-        if self._confirming is not None:
-            self._confirming.cancel()
         if self._timer is None:
             return
         self._timer.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_TIMEOUT):
                 await self._ended.wait()
-
-    async def _confirm_starts(self) -> None:
-        try:
-            await asyncio.sleep(_QUICK_JOB)
-            while named := [lease for lease in self._slots.leases() if lease.is_unconfirmed]:
-                sent_at = time.monotonic()
-                call = _rpc.heartbeat_jobs(self._worker, _ids(named))
-                answer = await self._calls.call(call, _MIN_TIMEOUT, counts=False)
-                self._take_answer(answer, named, sent_at)
-                await asyncio.sleep(_CONFIRM_INTERVAL)
-        except PictureQueueError as error:
-            _log.debug("Starts were not confirmed, the thread does it: %s", error)
-        finally:
-            self._confirming = None
 
     # --- in the thread ---
 
@@ -158,65 +141,59 @@ class Heartbeat:
         """Beat if it is time for it; return the seconds until the next tick."""
         self._planned_at = math.inf  # what is added from here on wakes the thread
         leases = self._slots.leases()
-        shortest = min((lease.seconds for lease in leases), default=3 * PRESENCE)
+        shortest = min((lease.job.lease_seconds for lease in leases), default=3 * PRESENCE)
         self._check_loop(shortest / 3)
-        due = min([lease.due_at for lease in leases] + [self._beaten_at + PRESENCE])
-        self._planned_at = max(due, self._retry_at)
-        wait = self._planned_at - time.monotonic()
-        if self._requested or wait <= 0:
-            named = [lease for lease in leases if lease.due_at <= time.monotonic()]
-            if self._requested or any(lease.start_confirmed for lease in named) or not named:
-                named = leases  # all in one call
-            self._requested = False
-            self._beat(leases, shortest, named)
-            return 0.0
-        return min(wait, shortest / 12)
+        prolong_at = min([lease.prolong_at for lease in leases] + [self._beaten_at + PRESENCE])
+        due_at = min([lease.due_at for lease in leases] + [prolong_at])
+        self._planned_at = max(due_at, self._retry_at)
+        now = time.monotonic()
+        if not (self._requested or self._planned_at <= now):
+            return min(self._planned_at - now, shortest / 12)
+        # Where only starts are to be confirmed, those that are due in a moment go along.
+        confirm = [lease for lease in leases if lease.due_at <= now + _CONFIRM_INTERVAL]
+        named = leases if self._requested or prolong_at <= now else confirm
+        self._requested = False
+        self._beat(leases, shortest, named)
+        return 0.0
 
     def _beat(self, leases: list[Lease], shortest: float, named: list[Lease]) -> None:
         """Prolong the leases that are named."""
         sent_at = time.monotonic()
         # A pause that the API asked for must not cost leases.
-        pause = self._status.quiet_until - sent_at
-        if pause > 0 and all(lease.ends_at > self._status.quiet_until for lease in leases):
-            self._retry_at = self._status.quiet_until
+        pause = self._calls.quiet_until - sent_at
+        if pause > 0 and all(lease.ends_at > self._calls.quiet_until for lease in leases):
+            self._retry_at = self._calls.quiet_until
             return
         # Time for another attempt while all leases hold.
         soonest = min((lease.ends_at for lease in leases), default=math.inf) - sent_at
         timeout = max(_MIN_TIMEOUT, min(soonest, shortest / 3))
+        call = _rpc.heartbeat_jobs(
+            self._worker, {lease.job.key: lease.job.lease_key for lease in named}
+        )
         try:
-            answer = self._connection.call(_rpc.heartbeat_jobs(self._worker, _ids(named)), timeout)
+            answer = self._connection.call(call, timeout)
         except Exception as error:
             self._note_failure(error, leases, shortest)
             return
-        self._status.succeeded()
+        self._calls.note_success()
         self._delay.reset()
         self._beaten_at = sent_at
-        self._take_answer(answer, named, sent_at)
-
-    def _take_answer(self, answer: _rpc.Heartbeat, named: list[Lease], sent_at: float) -> None:
-        for lease in named:
-            if lease.job.key in answer.lost:
-                reason = "the database gave it to somebody else or ended it"
-                self._notify(self._on_lost, lease, reason)
-                continue
+        for lease in named:  # the lost ones too, so that none is named again before it is dropped
             lease.confirmed_at = sent_at
-            if not lease.start_confirmed:
-                lease.start_confirmed = True
-                self._notify(self._on_confirmed, lease)
-            if lease.job.key in answer.cancel:
-                self._notify(self._on_cancel, lease)
+            lease.start_confirmed = True
+        self._notify(self._on_answer, named, answer)
         self._notify(self._signals.beaten.emit, None)
 
     def _note_failure(self, error: Exception, leases: list[Lease], shortest: float) -> None:
-        self._status.note_pause(error)
-        self._status.failed(error, "heartbeat_jobs")
+        self._calls.note_pause(error)
+        self._calls.note_failure(error, "heartbeat_jobs")
         if is_refusal(error):
-            self._status.alarm(f"The project refuses heartbeats: {error}")
+            self._calls.alarm(f"The project refuses heartbeats: {error}")
         now = time.monotonic()
-        pause = min(self._status.quiet_until - now, shortest / 3)
+        pause = min(self._calls.quiet_until - now, shortest / 3)
         self._retry_at = now + max(self._delay.next(), pause)
         for lease in leases:
-            # An outcome is kept: nobody may have swept the job when the database is back.
+            # An outcome is kept: its lease may still be in force when the database is back.
             if not (lease.holds or lease.is_settled):
                 reason = "no heartbeat was answered for its whole length"
                 self._notify(self._on_lost, lease, reason)
@@ -236,7 +213,9 @@ class Heartbeat:
             _log.warning("%s blocked the event loop for %.1f s", self._blocked_by, seconds)
             self._blocked_by = None
         self._loop_ran_at = now
-        shortest = min((lease.seconds for lease in self._slots.leases()), default=PRESENCE)
+        shortest = min(
+            (lease.job.lease_seconds for lease in self._slots.leases()), default=PRESENCE
+        )
         self._timer = self._loop.call_later(min(shortest / 12, 0.5), self._note_loop_runs)
 
     def _check_loop(self, limit: float) -> None:
@@ -272,10 +251,6 @@ class Heartbeat:
             blocked,
             place,
         )
-
-
-def _ids(leases: list[Lease]) -> dict[str, str]:
-    return {lease.job.key: lease.job.lease_key for lease in leases}
 
 
 def own_connections(backend: "AsyncBackend") -> "AsyncBackend":

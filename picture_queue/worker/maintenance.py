@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 
 from picture_queue import _rpc
-from picture_queue.worker._calls import RetryDelay, WorkerCalls
+from picture_queue.worker._calls import WorkerCalls
 from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 
@@ -29,45 +29,32 @@ class MaintenanceLoop(BackgroundLoop):
         worker: Name of the worker.
         on_work: Called after a round that may have made jobs claimable.
         signals: For tests.
+
+    Attributes:
+        is_holder: Whether this worker holds the lease; True until an answer says otherwise.
     """
 
     def __init__(
         self, calls: WorkerCalls, worker: str, on_work: Callable[[], None], signals: Signals
     ) -> None:
         super().__init__()
+        self.is_holder = True
         self._calls = calls
         self._worker = worker
         self._on_work = on_work
         self._signals = signals
-        self._delay = RetryDelay()
         self._failures = 0  # in a row
-        self._is_holder = True  # until an answer says otherwise
-
-    def run_now(self) -> None:
-        """Run a round before the planned time, if this worker holds the lease."""
-        if self._is_holder:
-            self.wake()
-
-    def take_over(self) -> None:
-        """Ask for the lease at once: its holder has given it up."""
-        self.wake()
 
     async def _tick(self) -> None:
-        try:
-            call = _rpc.maintain_jobs(worker=self._worker)
-            answer = await self._calls.call(call, _CALL_TIMEOUT, counts=False)
-        except Exception as error:
-            self._log_failure(error)
-            await self._sleep(self._delay.next())
-            return
+        call = _rpc.maintain_jobs(worker=self._worker)
+        answer = await self._calls.call(call, _CALL_TIMEOUT, counts=False)
         if self._failures >= _WARN_AFTER:
             _log.info("Maintenance works again after %d failures", self._failures)
         self._failures = 0
-        self._delay.reset()
         self._signals.maintained.emit(answer)
         if answer.promoted or answer.swept or answer.scheduled or answer.settled:
             self._on_work()
-        self._is_holder = answer.leased
+        self.is_holder = answer.leased
         if answer.leased:
             await self._sleep(_MIN_PAUSE)
             await self._wait(max(0.0, answer.next_in - _MIN_PAUSE))

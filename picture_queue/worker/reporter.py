@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from picture_queue import _rpc
 from picture_queue.claimed_job import ClaimedJob
 from picture_queue.errors import Busy, TooLarge
-from picture_queue.worker._calls import RetryDelay, WorkerCalls
+from picture_queue.worker._calls import WorkerCalls
 from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import log_outcome
@@ -40,12 +40,16 @@ class Report:
         self.job = job
         self.duration = duration
         try:
-            self.replace(outcome)
+            self._encode(outcome)
         except Exception as error:
-            self.replace(_unwritable(repr(error)))
+            self.fail(repr(error))
 
-    def replace(self, outcome: Outcome) -> None:
-        """Report this outcome instead."""
+    def fail(self, reason: str) -> None:
+        """Report a failure instead of an outcome that can never be written."""
+        error = clean(f"The outcome of the job could not be written: {reason}")
+        self._encode(Failed(error, retryable=False))
+
+    def _encode(self, outcome: Outcome) -> None:
         self.outcome = outcome
         self.item: dict[str, Any] = {
             "job_id": self.job.key,
@@ -63,8 +67,8 @@ class Reporter(BackgroundLoop):
         slots: Tells whether jobs finish in bulk.
         on_written: Called with the jobs for whose outcomes the database has answered.
         signals: For tests.
-        locked: Takes the outcomes of jobs that somebody has locked, so that they hold up nobody;
-            None: they are repeated here.
+        locked: Takes the outcomes of jobs that another transaction has locked, so that they delay
+            no others; None: they are repeated here.
     """
 
     def __init__(
@@ -81,7 +85,6 @@ class Reporter(BackgroundLoop):
         self._on_written = on_written
         self._signals = signals
         self._locked = locked
-        self._delay = RetryDelay(first=0.1)
         # One report a job: where there is a second, the first one's lease has ended.
         self._waiting: dict[str, Report] = {}
         self._batch_size = BATCH
@@ -90,17 +93,9 @@ class Reporter(BackgroundLoop):
         """Take an outcome; it is written in the background."""
         self._add(Report(job, outcome, duration))
 
-    def start(self) -> None:
-        """Start to write outcomes."""
-        super().start()
-        if self._locked is not None:
-            self._locked.start()
-
     async def stop(self, timeout: float) -> None:
         """Write the outcomes that are left, and log those that could not be written."""
         await super().stop(timeout)
-        if self._locked is not None:
-            await self._locked.stop(timeout)
         for report in self._waiting.values():
             _log.error(
                 "The outcome of job %s (%s) could not be written; the job runs again once its "
@@ -113,9 +108,12 @@ class Reporter(BackgroundLoop):
         self._waiting[report.job.key] = report
         self.wake()
 
-    def _remove(self, report: Report) -> None:
-        if self._waiting.get(report.job.key) is report:
+    def _remove(self, report: Report) -> bool:
+        """Return whether it waited, and no newer one of its job."""
+        is_newest = self._waiting.get(report.job.key) is report
+        if is_newest:
             del self._waiting[report.job.key]
+        return is_newest
 
     def _is_finished(self) -> bool:
         return not self._waiting
@@ -127,62 +125,52 @@ class Reporter(BackgroundLoop):
         if self._slots.in_bulk and len(self._waiting) < BATCH // 2 and not self.stopping:
             await asyncio.sleep(_GATHER_TIME)
         batch = list(islice(self._waiting.values(), self._batch_size))
-        if await self._write(batch):
-            self._delay.reset()
-            self._batch_size = min(self._batch_size * 2, BATCH)
-            return
-        # Others first: one report that cannot be sent must not hold up the others.
-        for report in batch:
-            if self._waiting.get(report.job.key) is report:
-                self._waiting[report.job.key] = self._waiting.pop(report.job.key)
-        await self._sleep(self._delay.next())
-
-    async def _write(self, batch: list[Report]) -> bool:
-        """Send a batch; return whether it can be followed by the next without a delay.
-
-        A batch that is refused as a whole is halved until the report at fault is alone.
-        """
         call = _rpc.report_jobs([report.item for report in batch])
         try:
             # At the end of the worker there is no other try.
             answers = await self._calls.call(call, _REPORT_TIMEOUT, urgent=self.stopping)
         except Exception as error:
-            if not _is_at_fault(error):
-                if len(batch) == 1 and isinstance(error, Busy) and self._locked is not None:
-                    self._hand_over(batch[0], self._locked)
-                self._batch_size = max(1, len(batch) // 2)
-                return False
-            if len(batch) > 1:
-                middle = len(batch) // 2
-                return all([await self._write(half) for half in (batch[:middle], batch[middle:])])
-            self._fail_job(batch[0], str(error))
-            return True
-        return self._take_answer(batch, answers)
+            # Others first, and in smaller batches: one that cannot be sent must not delay the rest.
+            self._batch_size = max(1, len(batch) // 2)
+            for report in batch:
+                if self._remove(report):
+                    self._add(report)
+            is_at_fault = isinstance(error, ValueError | TypeError | RecursionError | TooLarge)
+            if len(batch) == 1 and is_at_fault:
+                self._fail_job(batch[0], str(error))
+            elif len(batch) == 1 and isinstance(error, Busy) and self._locked is not None:
+                self._hand_over(batch[0], self._locked)
+            if not is_at_fault:
+                raise
+        else:
+            self._batch_size = min(self._batch_size * 2, BATCH)
+            self._take_answers(batch, answers)
 
-    def _take_answer(self, batch: list[Report], answers: dict[str, dict[str, Any]]) -> bool:
-        written = []
-        is_done = True
+    def _take_answers(self, batch: list[Report], answers: Mapping[str, Mapping[str, Any]]) -> None:
+        written, locked = [], []
         for report in batch:
-            item = answers.get(report.job.key, {"outcome": "stale"})
-            answer = item["outcome"]
-            if answer == "refused":
-                self._fail_job(report, str(item.get("error")))
-            elif answer != "busy":
-                self._note_answer(report, answer, item.get("status"))
-                written.append(report.job)
-            elif self._locked is not None:
-                self._hand_over(report, self._locked)
+            answer = answers.get(report.job.key, {"outcome": "stale"})
+            if answer["outcome"] == "refused":
+                self._fail_job(report, str(answer.get("error")))
+            elif answer["outcome"] == "busy":
+                locked.append(report)
             else:
-                is_done = False
+                self._note_answer(report, answer["outcome"], answer.get("status"))
+                written.append(report.job)
         if written:
             self._on_written(written)
-        return is_done
+        if self._locked is None:
+            if locked:
+                raise Busy(f"The rows of {len(locked)} jobs are locked")
+            return
+        for report in locked:
+            self._hand_over(report, self._locked)
 
     def _hand_over(self, report: Report, locked: "Reporter") -> None:
-        self._remove(report)
-        locked._add(report)
-        self._slots.note_locked(report.job)
-        self._on_written([])  # nothing is, but there may be more to claim
+        if self._remove(report):
+            locked._add(report)
+            self._slots.note_locked(report.job)
+            self._on_written([])  # nothing is, but there may be more to claim
 
     def _note_answer(self, report: Report, answer: str, status: str | None) -> None:
         self._remove(report)
@@ -197,22 +185,19 @@ class Reporter(BackgroundLoop):
         if self._signals.reported.watched:
             self._signals.reported.emit((report.job.id, answer))
 
-    def _fail_job(self, report: Report, error: str) -> None:
-        """Report a failure instead of an outcome that the database can never take."""
+    def _fail_job(self, report: Report, reason: str) -> None:
+        """Report a failure instead of an outcome that the database refuses; then give it up."""
         if self._waiting.get(report.job.key) is not report:
             return
-        if not (isinstance(report.outcome, Failed) and not report.outcome.detail):
-            report.replace(_unwritable(error))
+        if isinstance(report.outcome, Failed) and not report.outcome.detail:
+            _log.error("The failure of job %s cannot be written: %s", report.job.key, reason)
+            self._remove(report)
+            self._on_written([report.job])
             return
-        _log.error("The failure of job %s cannot be written: %s", report.job.key, error)
-        self._remove(report)
-        self._on_written([report.job])
-
-
-def _unwritable(error: str) -> Failed:
-    return Failed(clean(f"The outcome of the job could not be written: {error}"), retryable=False)
-
-
-def _is_at_fault(error: Exception) -> bool:
-    """Return whether the outcome, not the connection, is the cause."""
-    return isinstance(error, ValueError | TypeError | RecursionError | TooLarge)
+        _log.error(
+            "The outcome of job %s (%s) is refused, and the job fails: %s",
+            report.job.key,
+            report.outcome.name,
+            reason,
+        )
+        report.fail(reason)

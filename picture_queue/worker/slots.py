@@ -16,14 +16,14 @@ _log = logging.getLogger(__name__)
 
 #: Jobs of one claim at most, as `claim_jobs` has it, and jobs held ahead at most.
 MAX_CLAIM = 1000
-#: Seconds of work to hold ahead, at the rate at which jobs end since the last claim was answered.
+#: Seconds of work to hold ahead, at the rate at which jobs end while slots are taken.
 AHEAD_SECONDS = 0.25
+#: Seconds over which that rate is measured at least: a few quick jobs say little about the next.
+_MIN_SAMPLE = AHEAD_SECONDS / 16
 #: Jobs that are worth a claim while others are held ahead, or half of what is to be held.
 MIN_CLAIM = 250
 #: Seconds a job is held ahead at most: then it is given back, for a worker that has a free slot.
 MAX_HELD = 1.0
-#: Seconds after which the start of a job is confirmed, unless its outcome is reported before.
-CONFIRM_AFTER = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -33,47 +33,39 @@ class Lease:
     Attributes:
         job: The job.
         confirmed_at: Time of the monotonic clock when the call was sent that granted or prolonged
-            the lease: it holds at least ``seconds`` from then.
-        started_at: Time when it got a slot; None: it is held ahead, or given back.
+            the lease: it holds at least for its length from then.
+        confirm_at: Time to confirm that it has started; infinite until it gets a slot.
         start_confirmed: Whether the database knows that it has started.
         attempt: The attempt that runs it; None before that.
     """
 
     job: ClaimedJob
     confirmed_at: float
-    started_at: float | None = None
+    confirm_at: float = math.inf
     start_confirmed: bool = False
     attempt: Attempt | None = None
 
     @property
-    def seconds(self) -> float:
-        """Length of the lease."""
-        return self.job.lease_seconds
+    def prolong_at(self) -> float:
+        """The time to prolong it."""
+        return self.confirmed_at + self.job.lease_seconds / 3
 
     @property
     def due_at(self) -> float:
-        """The time to confirm its start, and then to prolong it."""
-        if self.started_at is None:
-            return math.inf
-        prolong_at = self.confirmed_at + self.seconds / 3
-        if self.start_confirmed or self.is_settled:  # the report of the outcome confirms it
-            return prolong_at
-        return min(prolong_at, self.started_at + (0 if self.attempt is None else CONFIRM_AFTER))
+        """The time to confirm its start or to prolong it, whichever is first."""
+        if self.start_confirmed or self.is_settled:  # the report of its outcome confirms it
+            return self.prolong_at
+        return min(self.prolong_at, self.confirm_at)
 
     @property
     def ends_at(self) -> float:
         """The time when it may end."""
-        return self.confirmed_at + self.seconds
+        return self.confirmed_at + self.job.lease_seconds
 
     @property
     def holds(self) -> bool:
         """True until the lease may have ended."""
         return time.monotonic() < self.ends_at
-
-    @property
-    def is_unconfirmed(self) -> bool:
-        """True while a heartbeat should confirm that its handler runs."""
-        return not (self.started_at is None or self.start_confirmed or self.is_settled)
 
     @property
     def is_settled(self) -> bool:
@@ -84,27 +76,25 @@ class Lease:
 class Slots:
     """The slots of a worker, the jobs in them, and the jobs that are held ahead.
 
-    A job is held ahead, runs in a slot, or has an outcome that is yet to be written. It is under a
+    A job is held ahead, has a slot, or has an outcome that is yet to be written. It is under a
     lease all the time. `leases` and `find` may be called from another thread.
 
     Args:
         concurrency: Jobs that run at the same time.
-        release: Gives back a job that was held ahead.
+        release: Gives back a job that has not started.
     """
 
     def __init__(self, concurrency: int, release: Callable[[ClaimedJob], None]) -> None:
         self.concurrency = concurrency
-        self.running: set[Attempt] = set()  # each takes a slot, also after it has settled
         self._release = release
-        self.confirming: set[Lease] = set()  # each has a slot, and starts once that is confirmed
+        self._taken: dict[ClaimedJob, Lease] = {}  # an attempt keeps its slot when it has settled
         self._held: deque[tuple[Lease, float]] = deque()  # with the time to give it back
         self._leases: dict[str, Lease] = {}  # by id of the job
         self._lock = threading.Lock()
         self._pausing: set[str] = set()
         self._locked: set[str] = set()  # outcomes that wait for a lock of their job's row
-        self._last_claimed = 0
-        self._ended = 0  # since the last claim was answered
-        self._answered_at = time.monotonic()
+        # Jobs that ended, and the seconds meanwhile in which a slot was taken.
+        self._ended, self._busy_seconds, self._busy_since = 0, 0.0, 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     # --- demand ---
@@ -112,7 +102,7 @@ class Slots:
     @property
     def free(self) -> int:
         """Number of free slots."""
-        return self.concurrency - len(self.running) - len(self.confirming)
+        return self.concurrency - len(self._taken)
 
     @property
     def in_bulk(self) -> bool:
@@ -125,37 +115,36 @@ class Slots:
         Jobs are claimed ahead while they end quickly, so that the slots have work until the next
         answer: as many as would end within `AHEAD_SECONDS`. That is none where jobs take long.
         """
+        if self._pausing:
+            return 0
         ahead = self._target_ahead()
         wanted = self.free + ahead - len(self._held)
-        unwritten = len(self._leases) - len(self._held) - self.concurrency + self.free
-        unwritten -= min(len(self._locked), MAX_CLAIM)  # they hold up no others
-        # A few are not worth a call while others are held, and outcomes that cannot be written
-        # must not pile up.
-        if (
-            wanted < max(1, min(ahead // 2, MIN_CLAIM))
-            or unwritten >= 2 * self.concurrency + 4 * ahead
-        ):
+        # A few are not worth a call while others are held.
+        if wanted < max(1, min(ahead // 2, MIN_CLAIM)):
             return 0
-        return 0 if self._pausing else min(wanted, MAX_CLAIM)
+        # Outcomes that cannot be written must not pile up. Those that wait for a lock are few.
+        unwritten = len(self._leases) - len(self._held) - len(self._taken)
+        unwritten -= min(len(self._locked), MAX_CLAIM)
+        return min(wanted, MAX_CLAIM) if unwritten < 2 * self.concurrency + 4 * ahead else 0
 
     def _target_ahead(self) -> int:
         if self._ended < self.concurrency:
             return 0
-        elapsed = max(time.monotonic() - self._answered_at, 1e-3)
-        expected = int(self._ended * AHEAD_SECONDS / elapsed)
-        # The first few are too small a sample.
-        return min(expected, 16 * self._last_claimed, MAX_CLAIM)
+        seconds = max(self._busy_seconds + self._busy_for(), _MIN_SAMPLE)
+        return min(int(self._ended * AHEAD_SECONDS / seconds), MAX_CLAIM)
 
-    def note_answer(self, count: int) -> None:
-        """Note that a claim was answered with so many jobs, which can end from here on."""
-        self._last_claimed = count
-        self._ended = 0
-        self._answered_at = time.monotonic()
+    def _busy_for(self) -> float:
+        return time.monotonic() - self._busy_since if self._taken else 0.0
+
+    def note_answer(self) -> None:
+        """Measure the rate anew from the answer to a claim, unless too few jobs have ended."""
+        if self._ended >= self.concurrency:
+            self._ended, self._busy_seconds, self._busy_since = 0, 0.0, time.monotonic()
 
     def pause_claims(self, job: ClaimedJob) -> None:
         """Claim nothing before the outcome of this job is written: it pauses a limit key."""
         self._pausing.add(job.key)
-        self.release_held()
+        self.release_unstarted()
 
     def note_locked(self, job: ClaimedJob) -> None:
         """Claim on although the outcome of this job waits for a lock of its row."""
@@ -165,9 +154,9 @@ class Slots:
     # --- leases ---
 
     def leases(self) -> list[Lease]:
-        """Return the leases to prolong: of the jobs that have started."""
+        """Return the leases to prolong: of the jobs that got a slot."""
         with self._lock:
-            return [lease for lease in self._leases.values() if lease.started_at is not None]
+            return [lease for lease in self._leases.values() if lease.confirm_at < math.inf]
 
     def find(self, job_key: str) -> Lease | None:
         """Return the lease of a job."""
@@ -175,11 +164,11 @@ class Slots:
 
     def add(self, lease: Lease) -> Lease | None:
         """Take a lease; return an older one of the same job, which is lost with that."""
-        with self._lock:
-            older = self._leases.pop(lease.job.key, None)
-            self._leases[lease.job.key] = lease
+        older = self._leases.get(lease.job.key)
         if older is not None:
-            self.confirming.discard(older)
+            self.drop(older.job)
+        with self._lock:
+            self._leases[lease.job.key] = lease
         return older
 
     def drop(self, job: ClaimedJob) -> bool:
@@ -189,33 +178,45 @@ class Slots:
         lease = self._leases.get(job.key)
         if lease is None or lease.job.lease_key != job.lease_key:
             return False
-        self.confirming.discard(lease)
+        if lease.attempt is None:
+            self._free(lease.job)
         with self._lock:
             del self._leases[job.key]
         return True
 
     # --- slots ---
 
-    def confirm(self, lease: Lease) -> None:
-        """Give a slot to a job whose start is to be confirmed before."""
-        lease.started_at = time.monotonic()
-        self.confirming.add(lease)
+    @property
+    def attempts(self) -> list[Attempt]:
+        """The attempts that have a slot."""
+        return [lease.attempt for lease in self._taken.values() if lease.attempt is not None]
 
-    def start(self, lease: Lease, attempt: Attempt) -> None:
-        """Give a slot to an attempt."""
-        self.confirming.discard(lease)
-        lease.started_at = time.monotonic()
+    def start(self, lease: Lease, attempt: Attempt | None) -> None:
+        """Give a slot to a job. Without an attempt, it waits there until its start is confirmed."""
         lease.attempt = attempt
-        self.running.add(attempt)
+        lease.confirm_at = time.monotonic()
+        if not self._taken:
+            self._busy_since = lease.confirm_at
+        self._taken[lease.job] = lease
 
-    def end(self, attempt: Attempt) -> None:
-        """Free the slot of an attempt of which nothing runs any more."""
-        self.running.discard(attempt)
+    def is_waiting(self, lease: Lease) -> bool:
+        """Return whether a job has a slot, and waits until its start is confirmed."""
+        return lease.attempt is None and lease.job in self._taken
+
+    def end(self, job: ClaimedJob) -> None:
+        """Free the slot of a job: nothing of it runs any more."""
+        self._free(job)
         self._ended += 1
+
+    def _free(self, job: ClaimedJob) -> None:
+        if job in self._taken:
+            if len(self._taken) == 1:
+                self._busy_seconds += self._busy_for()
+            del self._taken[job]
 
     def hold(self, lease: Lease) -> None:
         """Hold a job until a slot is free."""
-        seconds = min(MAX_HELD, lease.seconds / 3)
+        seconds = min(MAX_HELD, lease.job.lease_seconds / 3)
         self._held.append((lease, time.monotonic() + seconds))
         if self._timer is None:
             self._set_timer(seconds)
@@ -225,21 +226,23 @@ class Slots:
         dropped, found = 0, None
         while found is None and self._held:
             lease, _ = self._held.popleft()
-            if self._leases.get(lease.job.key) is not lease:
-                dropped += 1
-            elif not lease.holds:  # another worker may have run it
-                self.drop(lease.job)
-                dropped += 1
-            else:
+            if lease.holds and self._leases.get(lease.job.key) is lease:
                 found = lease
+            else:
+                self.drop(lease.job)  # another worker may have run it
+                dropped += 1
         if dropped:
             _log.warning("Dropped %d jobs that were claimed ahead: their leases ended", dropped)
         return found
 
-    def release_held(self) -> None:
+    def release_unstarted(self) -> None:
         """Give back all jobs that have not started."""
-        while self.confirming:
-            self._release(self.confirming.pop().job)
+        for lease in [lease for lease in self._taken.values() if lease.attempt is None]:
+            self._free(lease.job)
+            self._release(lease.job)
+        self._release_held()
+
+    def _release_held(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -253,4 +256,4 @@ class Slots:
         self._timer = None
         if self._held:
             rest = min(until for _, until in self._held) - time.monotonic()
-            self._set_timer(rest) if rest > 0 else self.release_held()
+            self._set_timer(rest) if rest > 0 else self._release_held()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from picture_queue.errors import PictureQueueError, WorkerStuck
 from picture_queue.worker.executor import Attempt
 
 _log = logging.getLogger(__name__)
@@ -18,13 +19,15 @@ class StuckDetector:
     Args:
         slots: Jobs the worker may run at the same time.
         timeout: Seconds a handler may continue before its slot counts as lost.
-        on_too_many: Called once, when half of the slots are.
+        on_failure: Called once with the reason to end, when half of the slots are.
     """
 
-    def __init__(self, slots: int, timeout: float, on_too_many: Callable[[], None]) -> None:
+    def __init__(
+        self, slots: int, timeout: float, on_failure: Callable[[PictureQueueError], None]
+    ) -> None:
         self._slots = slots
         self._timeout = timeout
-        self._on_too_many = on_too_many
+        self._on_failure = on_failure
         self._stuck: set[Attempt] = set()
         self._closed = False
 
@@ -55,4 +58,9 @@ class StuckDetector:
         )
         if 2 * len(self._stuck) >= self._slots:
             self.close()
-            self._on_too_many()
+            self._on_failure(
+                WorkerStuck(
+                    "Handlers that do not end hold half of the worker's slots",
+                    hint="Start a new process, and give what they wait for a timeout of its own",
+                )
+            )

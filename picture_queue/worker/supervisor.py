@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -15,14 +15,14 @@ from picture_queue._realtime.event_source import EventSource
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline, check_version
 from picture_queue.claimed_job import ClaimedJob
-from picture_queue.errors import Busy, ConnectionFailed, StaleLease
+from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease
 from picture_queue.records import Version
 from picture_queue.settings import WorkerSettings
-from picture_queue.worker._calls import ConnectionStatus, RetryDelay, WorkerCalls
+from picture_queue.worker._calls import RetryDelay, WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.executor import CLEANUP, Attempt, Stop
-from picture_queue.worker.heartbeat import Heartbeat, connect, own_connections
+from picture_queue.worker.heartbeat import HeartbeatLoop, connect, own_connections
 from picture_queue.worker.joblog import Line
 from picture_queue.worker.maintenance import MaintenanceLoop
 from picture_queue.worker.outcomes import Failed, Outcome, Released, Snoozed, clean
@@ -58,7 +58,7 @@ class Supervisor:
         wake_ups: Tells of new jobs; None: the worker only polls.
         registry: The handlers.
         settings: How to work.
-        on_stuck: Called when stuck handlers hold too many slots to continue.
+        on_failure: Called with the reason when the worker cannot continue.
         signals: For tests.
     """
 
@@ -68,7 +68,7 @@ class Supervisor:
         wake_ups: EventSource | None,
         registry: Registry,
         settings: WorkerSettings,
-        on_stuck: Callable[[], None],
+        on_failure: Callable[[PictureQueueError], None],
         signals: Signals,
     ) -> None:
         self.name = settings.name or f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
@@ -77,42 +77,31 @@ class Supervisor:
         self._wake_ups = wake_ups
         self._registry = registry
         self._settings = replace(settings, queues=settings.queues or registry.queues())
+        self._on_failure = on_failure
         self._signals = signals
-        self._status = ConnectionStatus()
-        self._calls = WorkerCalls(self._backend, self._status)
-        self._stuck = StuckDetector(settings.concurrency, settings.stuck_after, on_stuck)
+        self._stuck = StuckDetector(settings.concurrency, settings.stuck_after, on_failure)
         self._logging: set[asyncio.Task[None]] = set()  # writing the last lines of attempts
-        self._stopping = False
-        self._stop_now = asyncio.Event()
-        self._all_settled = asyncio.Event()
+        self._is_started = self._stopping = False
+        self._is_urgent = False  # the stop
+        self._wait_over = asyncio.Event()
         self._listening = contextlib.ExitStack()
-        self._heard: set[str] = set()
-        self._slots = Slots(settings.concurrency, self._release)
+        self._joined: set[str] = set()
+        calls = self._calls = WorkerCalls(self._backend)
+        slots = self._slots = Slots(settings.concurrency, self._release)
         # Outcomes of locked jobs are sent in calls of their own, so they delay no others.
-        locked = Reporter(self._calls, self._slots, self._written, signals)
-        self._reporter = Reporter(self._calls, self._slots, self._written, signals, locked)
+        self._locked = Reporter(calls, slots, self._written, signals)
+        self._reporter = Reporter(calls, slots, self._written, signals, self._locked)
         types = registry.job_types
-        self._claimer = Claimer(
-            self._calls, self.name, types, self._settings, self._slots, self._take, signals
+        self._claimer = Claimer(calls, self.name, types, self._settings, slots, self._take, signals)
+        self._maintenance = MaintenanceLoop(calls, self.name, self._claimer.request_claim, signals)
+        self._heartbeat = HeartbeatLoop(
+            calls, self.name, slots, self._take_heartbeat, self._lose, signals
         )
-        self._maintenance = MaintenanceLoop(
-            self._calls, self.name, self._claimer.request_claim, signals
-        )
-        self._heartbeat = Heartbeat(
-            self._calls,
-            self.name,
-            self._slots,
-            self._start_confirmed,
-            self._cancel,
-            self._lose,
-            signals,
-        )
-        self._is_started = False
 
     @property
     def is_ready(self) -> bool:
         """True while the worker claims jobs and its last call was answered."""
-        return self._is_started and not self._stopping and self._status.is_up
+        return self._is_started and not self._stopping and self._calls.is_up
 
     # --- start and stop ---
 
@@ -124,9 +113,8 @@ class Supervisor:
         """
         check_version(await self._register())
         self._heartbeat.start(await connect(self._backend))
-        self._reporter.start()
-        self._claimer.start()
-        self._maintenance.start()
+        for loop in (self._locked, self._reporter, self._claimer, self._maintenance):
+            loop.start(self._on_failure)
         self._listen()
         self._is_started = True
         _log.info(
@@ -153,44 +141,55 @@ class Supervisor:
             await asyncio.sleep(pause)
 
     async def stop(self) -> None:
-        """End in order: no more claims, then the attempts, their outcomes, their leases."""
+        """End in order: no more claims, then the attempts, their outcomes, their leases.
+
+        Each wait has a bound, and ends if other code cancels it, as it may cancel every task of the
+        event loop. A stop that is cut short would lose outcomes and leases.
+        """
         self._stopping = True
         self._listening.close()
         self._stuck.close()
-        await self._maintenance.stop(0)
-        await self._claimer.stop(_LAST_CLAIM_TIMEOUT)
-        self._slots.release_held()
-        for attempt in self._slots.running:
+        await _outlast_cancel(self._maintenance.stop(0))
+        await _outlast_cancel(self._claimer.stop(_LAST_CLAIM_TIMEOUT))
+        self._slots.release_unstarted()
+        for attempt in self._slots.attempts:
             attempt.shutdown_requested = True
-        await self._wait_for_attempts(self._settings.shutdown_grace)
-        for attempt in list(self._slots.running):
+        await _outlast_cancel(self._wait_for_attempts(self._settings.shutdown_grace))
+        for attempt in self._slots.attempts:
             attempt.stop(Stop.SHUTDOWN)
-        await self._wait_for_attempts(CLEANUP)
-        for attempt in list(self._slots.running):
+        await _outlast_cancel(self._wait_for_attempts(CLEANUP))
+        for attempt in self._slots.attempts:
             attempt.give_up()
         if self._logging:
-            await asyncio.wait(self._logging, timeout=_LAST_REPORT_TIMEOUT)
-        await self._reporter.stop(_LAST_REPORT_TIMEOUT)
-        await self._heartbeat.stop()
+            await _outlast_cancel(asyncio.wait(self._logging, timeout=_LAST_REPORT_TIMEOUT))
+        await _outlast_cancel(self._reporter.stop(_LAST_REPORT_TIMEOUT))
+        await _outlast_cancel(self._locked.stop(_LAST_REPORT_TIMEOUT))
+        await _outlast_cancel(self._heartbeat.stop())
+        await _outlast_cancel(self._unregister())
+        _log.info("Worker %s has stopped", self.name)
+
+    async def _unregister(self) -> None:
         with contextlib.suppress(Exception):  # it is forgotten within a minute anyway
             await self._backend.call(_rpc.unregister_worker(self.name), _UNREGISTER_TIMEOUT)
         if self._backend is not self._client_backend:
             await self._backend.aclose()
-        _log.info("Worker %s has stopped", self.name)
 
     def stop_now(self) -> None:
         """Make a stop quick: running jobs are released at once."""
-        self._stop_now.set()
+        self._is_urgent = True
+        self._wait_over.set()
 
     async def _wait_for_attempts(self, seconds: float) -> None:
         """Wait until all attempts are settled, for so long at most and not after `stop_now`."""
-        if all(attempt.settled for attempt in self._slots.running):
+        if self._is_urgent or self._all_settled():
             return
-        self._all_settled.clear()
-        waits = [asyncio.ensure_future(e.wait()) for e in (self._all_settled, self._stop_now)]
-        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        self._wait_over.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wait_over.wait()
+
+    def _all_settled(self) -> bool:
+        return all(attempt.settled for attempt in self._slots.attempts)
 
     def _warn_of_unserved_queues(self) -> None:
         message = (
@@ -200,10 +199,10 @@ class Supervisor:
             if handler.policy.queue not in (None, *self._settings.queue_names):
                 _log.warning(message, handler.job_type, handler.policy.queue)
 
-    # --- the way of a job ---
+    # --- the path of a job ---
 
     def _take(self, job: ClaimedJob, asked_at: float) -> None:
-        """Start a claimed job, hold it until a slot is free, or give it back."""
+        """Start a claimed job, hold it until a slot is free, or release it."""
         lease = Lease(job, asked_at)
         older = self._slots.add(lease)
         if older is not None and older.attempt is not None:
@@ -218,39 +217,24 @@ class Supervisor:
             self._slots.hold(lease)
 
     def _release(self, job: ClaimedJob) -> None:
-        """Give back a job that was not started."""
+        """Release a job that was not started."""
         self._reporter.put(job, Released())
 
     def _refuse(self, job: ClaimedJob, error: str) -> None:
-        """Fail a job that cannot be started; those claimed with it are to run."""
+        """Fail a job that cannot be started, without an effect on those claimed with it."""
         _log.error("Job %s (%s) fails without a start: %s", job.key, job.job_type, error)
         self._reporter.put(job, Failed(clean(error), retryable=False))
 
     def _begin(self, lease: Lease) -> None:
         """Give a job a slot. It starts there at once, or when the database has noted its start."""
-        if lease.job.confirm_start:
-            self._slots.confirm(lease)
-            self._heartbeat.started(lease)
-        else:
-            self._start(lease)
-
-    def _start_confirmed(self, lease: Lease) -> None:
-        if lease not in self._slots.confirming:
-            return
-        if lease.holds:
-            self._start(lease)
-        else:  # another worker may have it
-            self._slots.drop(lease.job)
-        self._fill_slots()
-
-    def _start(self, lease: Lease) -> None:
-        job = lease.job
-        try:
-            attempt = Attempt(self._registry[job.job_type], job, self)
-        except Exception as error:
-            self._slots.confirming.discard(lease)
-            self._refuse(job, f"The job cannot be started: {error!r}")
-            return
+        job, attempt = lease.job, None
+        if lease.start_confirmed or not job.confirm_start:
+            try:
+                attempt = Attempt(self._registry[job.job_type], job, self)
+            except Exception as error:
+                self._slots.end(job)
+                self._refuse(job, f"The job cannot be started: {error!r}")
+                return
         self._slots.start(lease, attempt)
         self._heartbeat.started(lease)
 
@@ -269,14 +253,14 @@ class Supervisor:
             self._reporter.put(job, outcome, attempt.duration)
         if not (attempt.ended or self._stopping):
             self._stuck.watch(attempt)
-        if self._stopping and all(other.settled for other in self._slots.running):
-            self._all_settled.set()
+        if self._stopping and self._all_settled():
+            self._wait_over.set()
         if self._signals.settled.watched:
             self._signals.settled.emit((job.id, outcome.name if outcome else None))
 
     def ended(self, attempt: Attempt) -> None:
         """Give its slot to the next job."""
-        self._slots.end(attempt)
+        self._slots.end(attempt.job)
         self._stuck.ended(attempt)
         self._fill_slots()
 
@@ -295,11 +279,13 @@ class Supervisor:
 
     async def _report_after_log(self, attempt: Attempt, outcome: Outcome) -> None:
         """Write the last lines while the lease that fences them is in force."""
-        await attempt.log.flush()
-        lease = self._slots.find(attempt.job.key)
-        if lease is None or lease.attempt is not attempt:
-            return  # lost meanwhile: this worker may have claimed the job again
-        self._reporter.put(attempt.job, outcome, attempt.duration)
+        try:
+            await attempt.log.flush()
+        finally:  # other code may cancel this task
+            lease = self._slots.find(attempt.job.key)
+            # A lease may be lost meanwhile: this worker may have claimed the job again.
+            if lease is not None and lease.attempt is attempt:
+                self._reporter.put(attempt.job, outcome, attempt.duration)
 
     # --- progress and logs of attempts ---
 
@@ -331,11 +317,23 @@ class Supervisor:
             _log.debug("The %s of job %s was not written: %s", name, attempt.job.id, error)
         return None
 
-    # --- answers to heartbeats ---
+    # --- heartbeats ---
 
-    def _cancel(self, lease: Lease) -> None:
-        if lease.attempt is not None:
-            lease.attempt.stop(Stop.CANCEL)
+    def _take_heartbeat(self, leases: list[Lease], answer: _rpc.Heartbeat) -> None:
+        """Start jobs whose start is confirmed; stop those that are cancelled or lost."""
+        for lease in leases:
+            if lease.job.key in answer.lost:
+                self._lose(lease, "the database gave the job to another worker, or ended it")
+                continue
+            if self._slots.is_waiting(lease):
+                if lease.holds:
+                    self._begin(lease)
+                else:
+                    self._slots.drop(lease.job)  # another worker may have it
+                if lease.attempt is None:  # it did not start
+                    self._fill_slots()
+            if lease.job.key in answer.cancel and lease.attempt is not None:
+                lease.attempt.stop(Stop.CANCEL)
 
     def _lose(self, lease: Lease, reason: str) -> None:
         """Stop a job whose lease ended."""
@@ -358,24 +356,29 @@ class Supervisor:
             self._listening.enter_context(self._wake_ups.listen(f"pq:queue:{queue}", listener))
 
     def set_listening(self, queue: str, yes: bool) -> None:
-        """Note whether wake-ups of a queue arrive, and look for those that were missed."""
-        self._heard.add(queue) if yes else self._heard.discard(queue)
-        self._claimer.hears_wake_ups = len(self._heard) == len(set(self._settings.queue_names))
+        """Note whether wake-ups of a queue arrive, and do what those that were missed asked for."""
+        self._joined.add(queue) if yes else self._joined.discard(queue)
+        self._claimer.receives_wake_ups = len(self._joined) == len(set(self._settings.queue_names))
         if yes:
             self._claimer.request_claim()
             self._heartbeat.beat_now()
-            self._signals.listening.emit(len(self._heard))
+            self._signals.listening.emit(len(self._joined))
 
     def wake_up(self, reason: str) -> None:
         """Do what a wake-up asks for."""
         if reason == "cancel":
             self._heartbeat.beat_now()
-        elif reason == "maintain":
-            self._maintenance.run_now()
-        elif reason == "take over":
-            self._maintenance.take_over()
-        else:
+        elif reason == "take over" or (reason == "maintain" and self._maintenance.is_holder):
+            self._maintenance.wake()
+        elif reason != "maintain":
             self._claimer.request_claim()
+
+
+async def _outlast_cancel(step: Awaitable[object]) -> None:
+    try:
+        await step
+    except asyncio.CancelledError:
+        _log.warning("Other code cancelled a step of the worker's stop")
 
 
 class QueueListener:

@@ -6,18 +6,12 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._realtime.follow import Watcher
 from picture_queue.arguments import Backoff
-from picture_queue.errors import (
-    InvalidArgument,
-    PictureQueueError,
-    VersionMismatch,
-    WorkerStuck,
-)
+from picture_queue.errors import InvalidArgument, PictureQueueError, WorkerStuck
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._signals import Signals
 from picture_queue.worker._stop_signals import on_stop_signal
@@ -30,6 +24,7 @@ from picture_queue.worker.supervisor import Supervisor
 _log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
+Callback = Callable[[], Awaitable[None] | None]
 
 #: Seconds a stop waits for the answer to a registration that is on its way.
 _REGISTRATION_TIMEOUT = 3.0
@@ -70,13 +65,12 @@ class Worker:
         if queues is not None:
             self.settings = replace(self.settings, queues=queues)
         self._client = client
-        self._own_client: AsyncPictureQueue | None = None
-        self._watcher: Watcher | None = None
         self._registry = Registry()
         self._signals = Signals()
-        self._after_stop: list[Callable[[], Awaitable[None] | None]] = []
+        self._after_stop: list[Callback] = []
+        self._closers: dict[str, Callback] = {}  # for what this run opened; the last one is first
         self._supervisor: Supervisor | None = None
-        self._recycle = False
+        self._failure: PictureQueueError | None = None  # why it ends, or ended, by itself
         self._was_run = False
         self._stop_asked = False
         # Of the event loop it runs in; the next run may be in another one.
@@ -104,11 +98,11 @@ class Worker:
     def recycle(self) -> bool:
         """True if it stops, or stopped, since only a new process can free what handlers hold.
 
-        A thread cannot be ended from outside. A handler that goes on ``stuck_after`` seconds after
-        its timeout, its cancel or the loss of its lease counts as stuck; when half of the slots are
-        held that way, the worker lets the other jobs finish and stops.
+        A thread cannot be ended from outside. A handler that continues ``stuck_after`` seconds
+        after its timeout, its cancel or the loss of its lease counts as stuck; when half of the
+        slots are held that way, the worker lets the other jobs finish and stops.
         """
-        return self._recycle
+        return isinstance(self._failure, WorkerStuck)
 
     def handler(
         self,
@@ -161,7 +155,7 @@ class Worker:
 
         return register
 
-    def after_stop(self, callback: Callable[[], Awaitable[None] | None]) -> None:
+    def after_stop(self, callback: Callback) -> None:
         """Call a function at the end of each stop, to close what the handlers use.
 
         Args:
@@ -178,7 +172,8 @@ class Worker:
 
         Raises:
             WorkerStuck: It ended by itself: see `recycle`. End the process, or start it anew.
-            PictureQueueError: The project does not answer, refuses the key, or does not fit.
+            PictureQueueError: The project does not answer, refuses the key, or does not fit; or
+                other code cancelled a task of the worker.
             InvalidArgument: It runs in another event loop.
         """
         # This is no coroutine function, so that a stop() before the coroutine's first step counts.
@@ -198,11 +193,8 @@ class Worker:
                     await self._wake_run.wait()
             finally:
                 await self.stop()
-        if self._recycle:
-            raise WorkerStuck(
-                "Handlers that do not end hold half of the worker's slots",
-                hint="Start a new process, and give what they wait for a timeout of its own",
-            )
+                if self._failure is not None:
+                    raise self._failure
 
     async def start(self) -> None:
         """Register the worker, begin to claim, and return.
@@ -220,23 +212,23 @@ class Worker:
             await asyncio.shield(self._stopping)
             if self._stop_asked:
                 return
-        self._recycle = False
+        self._failure = None
         self._stopping = None
         self._loop = asyncio.get_running_loop()
         self._wake_run = asyncio.Event()
-        client = self._client
-        if client is None:
-            client = self._own_client = AsyncPictureQueue.from_env()
+        client = self._client or AsyncPictureQueue.from_env()
         use_daemon_threads(self.settings.concurrency)
         guard_tasks()
         # Not the client's: a handler may close the client it was given.
-        self._watcher = Watcher(client._project)
+        watcher = Watcher(client._project)
+        self._closers = {} if self._client else {"Closing the connections": client.aclose}
+        self._closers["Closing the wake-ups"] = watcher.aclose
         self._supervisor = Supervisor(
             client._project,
-            self._watcher.wake_ups,
+            watcher.wake_ups,
             self._registry,
             self.settings,
-            self._stop_to_recycle,
+            self._fail,
             self._signals,
         )
         starting = self._starting = asyncio.create_task(self._supervisor.start())
@@ -274,10 +266,11 @@ class Worker:
             )
         self._supervisor = self._stopping = None
 
-    def _stop_to_recycle(self) -> None:
-        _log.error("Stuck handlers hold half of the slots: the worker finishes the rest and ends")
-        self._recycle = True
-        self._begin_to_stop()
+    def _fail(self, error: PictureQueueError) -> None:
+        if self._failure is None:
+            self._failure = error
+            _log.error("The worker lets its jobs finish, and ends: %s", error)
+            self._begin_to_stop()
 
     def _begin_to_stop(self) -> None:
         self._stop_asked = True
@@ -292,44 +285,30 @@ class Worker:
                 await asyncio.wait({self._starting}, timeout=_REGISTRATION_TIMEOUT)
                 self._starting.cancel()
                 await asyncio.wait({self._starting})
-            if self._may_be_registered():
-                await supervisor.stop()
-        finally:
-            self._supervisor = None
-            await self._close()
-
-    def _may_be_registered(self) -> bool:
-        starting = self._starting
-        error = None if starting is None or starting.cancelled() else starting.exception()
-        # Its version is looked at once it is registered; after other answers it is not.
-        return isinstance(error, VersionMismatch) or not isinstance(error, PictureQueueError)
+            await supervisor.stop()
+        except (Exception, asyncio.CancelledError):
+            _log.exception("The worker could not stop in order")
+        # Not in a finally clause: a coroutine that a closed event loop left must not do it.
+        self._supervisor = None
+        await self._close()
 
     async def _close(self) -> None:
         for callback in self._after_stop:
             await _within(_CLOSE_TIMEOUT, "A callback after the stop", callback)
-        if self._watcher is not None:
-            await _within(_CLOSE_TIMEOUT, "Closing the wake-ups", self._watcher.aclose)
-            self._watcher = None
-        if self._own_client is not None:
-            await _within(_CLOSE_TIMEOUT, "Closing the connections", self._own_client.aclose)
-            self._own_client = None
+        while self._closers:
+            await _within(_CLOSE_TIMEOUT, *self._closers.popitem())
 
     async def __aenter__(self) -> Self:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     def _signalled(self) -> None:
-        if self._recycle:
+        if self._failure is not None:
             _log.info("Stopping for good")
-            self._recycle = False
+            self._failure = None
         elif self._stop_asked:
             _log.warning("Stopping now: running jobs are released")
             if self._starting is not None:
@@ -341,10 +320,8 @@ class Worker:
             self._begin_to_stop()
 
 
-async def _within(
-    seconds: float, what: str, function: Callable[[], Awaitable[None] | None]
-) -> None:
-    """Call what may hang, or raise anything, and go on after so many seconds."""
+async def _within(seconds: float, what: str, function: Callback) -> None:
+    """Call a function that may hang, or raise anything, and continue after so many seconds."""
 
     async def call() -> None:
         try:

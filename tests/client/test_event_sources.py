@@ -143,7 +143,7 @@ def test_a_second_event_loop_is_served_as_well(stack):
             asyncio.run(hear())
 
 
-async def test_a_listener_that_comes_as_the_last_one_leaves_hears_wake_ups(stack, db, queue):
+async def test_a_listener_that_comes_as_the_last_one_leaves_receives_wake_ups(stack, db, queue):
     source = Notifications(DatabaseSettings(stack.db_url))
     for _ in range(2):
         listener = Recorder()

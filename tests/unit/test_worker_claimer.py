@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from picture_queue.errors import Busy, InvalidArgument, NotAuthenticated
+from picture_queue.errors import Busy, ConnectionFailed, InvalidArgument, NotAuthenticated
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker import _calls
-from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
+from picture_queue.worker._calls import WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
 
@@ -26,7 +26,7 @@ class FakeSlots:
     def demand(self) -> int:
         return 0 if self.is_paused else max(0, self.free + self.ahead)
 
-    def note_answer(self, count: int) -> None: ...
+    def note_answer(self) -> None: ...
 
 
 class Bench:
@@ -39,13 +39,13 @@ class Bench:
         self.stock = 0
         self.project = project
         self.signals = Signals().watch()
-        self.status = ConnectionStatus()
+        self.calls = WorkerCalls(project)
         self._row = row
         project.answers["claim_jobs"] = self.give
         settings = WorkerSettings(queues=("a", "b"), poll_interval=poll_interval, lease=12)
         slots: Any = self.slots
         self.claimer = Claimer(
-            WorkerCalls(project, self.status),
+            self.calls,
             "w",
             ("resize",),
             settings,
@@ -53,7 +53,7 @@ class Bench:
             self._take,
             self.signals,
         )
-        self.claimer.hears_wake_ups = True
+        self.claimer.receives_wake_ups = True
 
     def give(self, params: dict[str, Any]) -> list[dict[str, Any]]:
         count = min(self.stock, params["max_jobs"])
@@ -66,7 +66,7 @@ class Bench:
         self.slots.free -= 1
 
     async def idle(self) -> None:
-        """Waits until there is nothing more to claim, and forgets the claims so far."""
+        """Wait until there is nothing more to claim, and forget the claims so far."""
         await self.signals.idle.next()
         while not self.project.asked.empty():
             self.project.asked.get_nowait()
@@ -113,7 +113,7 @@ async def test_free_slots_are_filled_in_one_round_trip(bench, project):
     assert first["request_id"] != second["request_id"]
 
 
-async def test_whoever_turns_idle_asks_once_more(bench, project):
+async def test_a_worker_that_turns_idle_claims_once_more(bench, project):
     bench.claimer.start()
     await bench.signals.idle.next()
     assert [(await project.next("claim_jobs"))["max_jobs"] for _ in range(2)] == [3, 3]
@@ -158,14 +158,14 @@ async def test_a_wake_up_during_a_claim_leads_to_another(bench, project):
     await project.next("claim_jobs")
 
 
-@pytest.mark.parametrize("hears", [True, False])
-async def test_a_free_slot_is_a_reason_to_claim_where_there_may_be_a_job(bench, project, hears):
+@pytest.mark.parametrize("receives", [True, False])
+async def test_a_free_slot_is_a_reason_to_claim_where_there_may_be_a_job(bench, project, receives):
     """An idle worker is woken; one that cannot be woken has to ask."""
     bench.claimer.start()
     await bench.idle()
-    bench.claimer.hears_wake_ups = hears
+    bench.claimer.receives_wake_ups = receives
     bench.claimer.slot_freed()
-    assert await bench.no_claim_follows() is hears
+    assert await bench.no_claim_follows() is receives
 
 
 async def test_without_wake_ups_it_polls(project, row):
@@ -178,7 +178,7 @@ async def test_without_wake_ups_it_polls(project, row):
 
 
 async def test_an_unanswered_claim_is_repeated_as_it_was(bench, project):
-    failures = [Busy("not now"), TimeoutError()]
+    failures = [Busy("not now"), ConnectionFailed("cut")]
 
     def fail_first(params: dict[str, Any]) -> Any:
         if failures:
@@ -240,18 +240,18 @@ async def test_a_refused_worker_raises_an_alarm_that_is_repeated(
     bench.claimer.start()
     for _ in range(3):
         await project.next("claim_jobs")
-        assert bench.status.is_up is not isinstance(error, NotAuthenticated)
+        assert bench.calls.is_up is not isinstance(error, NotAuthenticated)
     await bench.signals.idle.next()
-    assert bench.status.is_up
+    assert bench.calls.is_up
     alarms = [record for record in caplog.records if record.levelname == "ERROR"]
     assert len(alarms) == 3
     assert all(text in record.getMessage() for record in alarms)
 
 
 async def test_alarms_are_not_repeated_at_every_attempt(caplog):
-    status = ConnectionStatus()
+    calls: Any = WorkerCalls(None)  # type: ignore[arg-type]
     for _ in range(10):
-        status.failed(NotAuthenticated("no such key"), "claim_jobs")
+        calls.note_failure(NotAuthenticated("no such key"), "claim_jobs")
     assert len(caplog.records) == 1
 
 
@@ -271,13 +271,13 @@ async def test_no_call_is_made_while_the_api_asks_for_a_pause(bench, project):
     assert time.monotonic() - began >= 0.5
     assert [name for name, _ in (project.asked.get_nowait(), project.asked.get_nowait())]
     # Neither does any other loop of the worker make one.
-    bench.status.note_pause(throttled)
+    bench.calls.note_pause(throttled)
     with pytest.raises(Busy, match="without calls"):
-        await WorkerCalls(project, bench.status).call(None, 1.0)  # type: ignore[arg-type]
+        await bench.calls.call(None, 1.0)  # type: ignore[arg-type]
 
 
 async def test_an_unexpected_fault_does_not_end_the_claimer(bench, project, caplog, monkeypatch):
-    monkeypatch.setattr("picture_queue.worker._loop._FAULT_DELAY", 0.0)
+    bench.claimer._delay = _calls.RetryDelay(first=0.0)
     claim = bench.claimer._claim
     faults = [RuntimeError("a bug")]
 

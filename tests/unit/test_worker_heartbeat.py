@@ -1,4 +1,4 @@
-"""Heartbeats: when, what their answers do, and what cannot stop them."""
+"""Heartbeats: their times, their answers, and faults that do not stop them."""
 
 import asyncio
 import time
@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
+from picture_queue import _rpc
 from picture_queue.errors import Busy, ConnectionFailed
 from picture_queue.worker import heartbeat
-from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
+from picture_queue.worker._calls import WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import Stop
-from picture_queue.worker.heartbeat import Heartbeat
-from picture_queue.worker.slots import CONFIRM_AFTER, Lease, Slots
+from picture_queue.worker.heartbeat import HeartbeatLoop
+from picture_queue.worker.slots import Lease, Slots
 
 
-class Attempt:
-    """What a lease needs of an attempt."""
+class FakeAttempt:
+    """The part of an attempt that a lease needs."""
 
     def __init__(self, job: Any) -> None:
         self.job = job
@@ -34,37 +35,40 @@ class Bench:
         self.claimed = claimed
         self.signals = Signals().watch()
         self.slots = Slots(10, lambda job: None)
-        self.status = ConnectionStatus()
+        self.calls = WorkerCalls(project)
         self.confirmed: asyncio.Queue[Lease] = asyncio.Queue()
         self.cancelled: asyncio.Queue[Lease] = asyncio.Queue()
         self.lost: asyncio.Queue[tuple[Lease, str]] = asyncio.Queue()
         self.connection = project.for_thread()
-        self.heart = Heartbeat(
-            WorkerCalls(project, self.status),
-            "w",
-            self.slots,
-            self.confirmed.put_nowait,
-            self.cancelled.put_nowait,
-            self.lose,
-            self.signals,
+        self.heartbeat = HeartbeatLoop(
+            self.calls, "w", self.slots, self.take_answer, self.lose, self.signals
         )
         project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": []}
 
     def start(self) -> None:
         connection: Any = self.connection
-        self.heart.start(connection)
+        self.heartbeat.start(connection)
+
+    def take_answer(self, leases: list[Lease], answer: _rpc.Heartbeat) -> None:
+        for lease in leases:
+            if lease.job.key in answer.lost:
+                self.lose(lease, "the database says so")
+            else:
+                self.confirmed.put_nowait(lease)
+            if lease.job.key in answer.cancel:
+                self.cancelled.put_nowait(lease)
 
     def lose(self, lease: Lease, reason: str) -> None:
         self.slots.drop(lease.job)
         self.lost.put_nowait((lease, reason))
 
     def hold(self, age: float = 0.0, confirmed: bool = True, **columns: Any) -> Any:
-        """Holds a lease that was asked for some seconds ago."""
-        attempt: Any = Attempt(self.claimed(**columns))
+        """Give a slot to a job whose lease was asked for some seconds ago."""
+        attempt: Any = FakeAttempt(self.claimed(**columns))
         lease = Lease(attempt.job, time.monotonic() - age, start_confirmed=confirmed)
         self.slots.add(lease)
         self.slots.start(lease, attempt)
-        self.heart.started(lease)
+        self.heartbeat.started(lease)
         return lease
 
 
@@ -73,7 +77,7 @@ async def bench(project, claimed) -> AsyncIterator[Bench]:
     made = Bench(project, claimed)
     made.start()
     yield made
-    await made.heart.stop()
+    await made.heartbeat.stop()
     assert made.connection.closed.is_set()
 
 
@@ -83,7 +87,7 @@ async def test_all_leases_go_in_one_call_when_the_first_is_due(bench, project):
     params = await project.next("heartbeat_jobs")
     while len(params["leases"]) < 2:  # the thread may be quicker than the test
         old.confirmed_at -= 11
-        bench.heart.beat_now()
+        bench.heartbeat.beat_now()
         params = await project.next("heartbeat_jobs")
     assert params["worker"] == "w"
     assert {item["job_id"]: item["lease_id"] for item in params["leases"]} == {
@@ -110,7 +114,7 @@ async def test_a_short_lease_is_prolonged_in_time_although_a_long_one_came_first
 
 async def test_a_job_that_is_held_ahead_is_not_confirmed(bench, project):
     bench.slots.add(Lease(bench.claimed(lease_seconds=0.3), time.monotonic() - 0.3))
-    bench.heart.beat_now()
+    bench.heartbeat.beat_now()
     assert (await project.next("heartbeat_jobs"))["leases"] == []
 
 
@@ -121,7 +125,8 @@ async def test_a_start_is_confirmed_soon_and_by_itself(bench, project, in_bulk):
     bench.hold()
     lease = bench.hold(confirmed=False)
     params = await project.next("heartbeat_jobs")
-    assert (time.monotonic() - lease.started_at >= CONFIRM_AFTER) or not in_bulk
+    started_at = lease.confirmed_at
+    assert (time.monotonic() - started_at >= heartbeat._CONFIRM_AFTER_IN_BULK) or not in_bulk
     assert [item["job_id"] for item in params["leases"]] == [lease.job.key]
     assert await bench.confirmed.get() is lease
     assert lease.start_confirmed
@@ -138,9 +143,41 @@ async def test_a_job_that_ended_at_once_costs_no_heartbeat(bench, project):
 async def test_a_job_that_waits_for_its_confirmation_does_not_wait_long(bench):
     lease = Lease(bench.claimed(), time.monotonic())
     bench.slots.add(lease)
-    bench.slots.confirm(lease)
-    bench.heart.started(lease)
+    bench.slots.start(lease, None)
+    bench.heartbeat.started(lease)
     assert await bench.confirmed.get() is lease
+
+
+async def test_starts_are_confirmed_together_and_those_during_a_call_by_the_next(bench, project):
+    """A slow link costs one round trip for all, not one each."""
+    go = asyncio.Event()
+
+    async def slow(params: dict[str, Any]) -> Any:
+        calls.append(len(params["leases"]))
+        await go.wait()
+        return {"cancel": [], "lost": []}
+
+    calls: list[int] = []
+    project.answers["heartbeat_jobs"] = slow
+    first = [bench.hold(confirmed=False) for _ in range(5)]
+    await project.next("heartbeat_jobs")
+    later = []
+    for _ in range(5):
+        later.append(bench.hold(confirmed=False))
+        await asyncio.sleep(0.01)
+    go.set()
+    assert [await bench.confirmed.get() for _ in range(10)] == first + later
+    assert calls == [5, 5]
+
+
+async def test_a_lost_lease_is_named_once(bench, project, monkeypatch):
+    """The event loop may be blocked before it drops the lease."""
+    lease = bench.hold(confirmed=False)
+    monkeypatch.setattr(bench, "lose", lambda *args: bench.lost.put_nowait(args))
+    project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
+    await bench.lost.get()
+    await asyncio.sleep(0.1)
+    assert bench.lost.empty()
 
 
 async def test_a_confirmation_that_was_not_answered_is_repeated(bench, project):
@@ -162,14 +199,14 @@ async def test_a_worker_without_leases_shows_that_it_lives(project, claimed, mon
     bench = Bench(project, claimed)
     bench.start()
     assert (await project.next("heartbeat_jobs"))["leases"] == []
-    await bench.heart.stop()
+    await bench.heartbeat.stop()
 
 
 async def test_a_cancel_request_arrives_in_the_event_loop(bench, project):
     lease = bench.hold()
     bench.hold()
     project.answers["heartbeat_jobs"] = lambda params: {"cancel": [lease.job.key], "lost": []}
-    bench.heart.beat_now()
+    bench.heartbeat.beat_now()
     await bench.signals.beaten.next()
     assert bench.cancelled.get_nowait() is lease
     assert bench.cancelled.empty() and bench.lost.empty()
@@ -178,10 +215,10 @@ async def test_a_cancel_request_arrives_in_the_event_loop(bench, project):
 async def test_a_lost_lease_is_told_to_the_event_loop(bench, project):
     lease = bench.hold()
     project.answers["heartbeat_jobs"] = lambda params: {"cancel": [], "lost": [lease.job.key]}
-    bench.heart.beat_now()
+    bench.heartbeat.beat_now()
     await bench.signals.beaten.next()
     found, reason = bench.lost.get_nowait()
-    assert found is lease and reason.startswith("the database gave it to somebody else")
+    assert (found, reason) == (lease, "the database says so")
 
 
 async def test_without_an_answer_for_the_whole_lease_it_is_lost(bench, project):
@@ -196,7 +233,7 @@ async def test_without_an_answer_for_the_whole_lease_it_is_lost(bench, project):
         found, reason = await bench.lost.get()
     assert found is lease and reason == "no heartbeat was answered for its whole length"
     assert time.monotonic() >= lease.ends_at
-    assert not bench.status.is_up
+    assert not bench.calls.is_up
     # An outcome is kept under its lease: when the database is back it may still be in time.
     assert bench.slots.leases() == [finished]
 
@@ -226,7 +263,7 @@ async def test_a_blocked_event_loop_stops_no_heartbeat_and_is_named(
     assert lease.holds
     assert len([at for at in beats if began < at < ended]) >= 3
     await asyncio.sleep(0.2)
-    await bench.heart.stop()
+    await bench.heartbeat.stop()
     first, second = [record.getMessage() for record in caplog.records]
     assert first.startswith(f"The handler of job {job.id} (resize) has blocked the event loop for ")
     assert "test_worker_heartbeat.py" in first
@@ -250,12 +287,12 @@ async def test_a_process_that_was_stopped_blames_no_handler(bench, caplog):
     """After SIGSTOP and SIGCONT neither the event loop nor the thread has run for a while."""
     bench.hold(lease_seconds=30)
     await asyncio.sleep(0.1)
-    bench.heart._loop_ran_at -= 60
-    bench.heart._checked_at -= 60
-    bench.heart._check_loop(10)
+    bench.heartbeat._loop_ran_at -= 60
+    bench.heartbeat._checked_at -= 60
+    bench.heartbeat._check_loop(10)
     assert caplog.text == ""
-    bench.heart._loop_ran_at -= 60
-    bench.heart._check_loop(10)
+    bench.heartbeat._loop_ran_at -= 60
+    bench.heartbeat._check_loop(10)
     assert "has blocked the event loop" in caplog.text
 
 
@@ -291,12 +328,12 @@ async def test_a_pause_that_the_api_asks_for_costs_no_lease(bench, project):
 async def test_a_worker_without_jobs_keeps_the_pause(project, claimed, monkeypatch):
     monkeypatch.setattr(heartbeat, "PRESENCE", 0.02)
     bench = Bench(project, claimed)
-    bench.status.quiet_until = time.monotonic() + 0.5
+    bench.calls.quiet_until = time.monotonic() + 0.5
     bench.start()
     began = time.monotonic()
     await project.next("heartbeat_jobs")
     assert time.monotonic() - began >= 0.45
-    await bench.heart.stop()
+    await bench.heartbeat.stop()
 
 
 async def test_a_worker_that_was_never_stopped_leaves_no_thread(project, claimed, monkeypatch):
@@ -315,6 +352,6 @@ async def test_a_worker_that_was_never_stopped_leaves_no_thread(project, claimed
 
     monkeypatch.setattr(bench.connection, "call", answer)
     bench.start()
-    monkeypatch.setattr(bench.heart, "_loop", ClosedLoop())
-    bench.heart.beat_now()
+    monkeypatch.setattr(bench.heartbeat, "_loop", ClosedLoop())
+    bench.heartbeat.beat_now()
     assert await asyncio.to_thread(bench.connection.closed.wait, 5)

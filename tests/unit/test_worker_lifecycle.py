@@ -1,6 +1,7 @@
 """A whole worker over a project whose answers are the test's own: start, wake-ups, stop."""
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -28,7 +29,7 @@ VERSION = {"version": "0.1.0", "contract": _rpc.CONTRACT, "oldest_client_contrac
 
 
 class Subscriptions:
-    """Lets a test say what a worker hears."""
+    """An event source whose wake-ups the test sends."""
 
     def __init__(self) -> None:
         self.listeners: dict[str, Any] = {}
@@ -85,7 +86,7 @@ class Bench:
         return {"outcomes": answers, "jobs": []}
 
     def job(self, **columns: Any) -> str:
-        """Puts a job into the queue and returns its id."""
+        """Put a job into the queue and return its id."""
         self.jobs.append(self.row(**columns))
         job_id: str = self.jobs[-1]["id"]
         return job_id
@@ -93,7 +94,7 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def connect(monkeypatch):
-    """Lets heartbeats reach the project of the test."""
+    """Connect heartbeats to the project of the test."""
 
     async def connect(backend: Any) -> Any:
         return backend.for_thread()
@@ -113,7 +114,7 @@ def bench(project, row):
 
 
 class Waits:
-    """A handler that waits to be let go."""
+    """A handler that waits for the test."""
 
     def __init__(self, worker: Worker) -> None:
         self.started = asyncio.Event()
@@ -132,13 +133,13 @@ class Waits:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Lets the event loop turn until something in it has happened."""
+    """Wait until a condition is true, while the event loop runs."""
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110 - there is no signal for it
             await asyncio.sleep(0)
 
 
-async def test_a_worker_says_who_it_is_and_says_goodbye(bench, project):
+async def test_a_worker_registers_and_unregisters(bench, project):
     worker = bench.worker(name="me", queues=("default", "big"))
 
     @worker.handler("resize", queue="big", timeout=5)
@@ -198,7 +199,8 @@ async def test_a_project_that_never_answers_is_not_waited_for(bench, project, mo
     timeouts: list[Any] = []
 
     async def call(rpc: Any, timeout: float | None = None) -> Any:
-        timeouts.append(timeout)
+        if rpc.function == "register_worker":
+            timeouts.append(timeout)
         raise errors.ConnectionFailed("no answer in time")
 
     monkeypatch.setattr(project, "call", call)
@@ -271,7 +273,7 @@ async def test_the_queues_of_the_handlers_are_served(bench):
         assert claim["queues"] == ["default", "big"]
 
 
-async def test_a_queue_nobody_serves_is_named(bench, caplog):
+async def test_a_queue_that_no_worker_serves_is_named(bench, caplog):
     worker = bench.worker(queues=("small",))
 
     @worker.handler("resize", queue="big")
@@ -301,6 +303,22 @@ async def test_a_wake_up_for_maintenance_leads_to_a_round_and_to_no_claim(bench,
         assert project.asked.empty()
 
 
+async def test_a_worker_without_the_lease_ignores_wake_ups_for_maintenance(bench, project):
+    project.answers["maintain_jobs"] = lambda params: {"leased": False, "next_in": 60}
+    async with bench.worker() as worker:
+        await worker._signals.maintained.next()
+        await worker._signals.idle.next()
+        await worker._signals.beaten.next()
+        while not project.asked.empty():
+            project.asked.get_nowait()
+        bench.subscriptions.wake("default", "maintain")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert project.asked.empty()
+        bench.subscriptions.wake("default", "take over")
+        await worker._signals.maintained.next()
+
+
 # Stopping
 
 
@@ -317,7 +335,7 @@ async def test_a_signal_lets_running_jobs_finish(bench):
     assert bench.reported[job]["outcome"] == "completed"
 
 
-async def test_what_does_not_finish_in_the_grace_is_released(bench):
+async def test_a_job_that_does_not_finish_in_the_grace_is_released(bench):
     worker = bench.worker(shutdown_grace=0)
     handler = Waits(worker)
     job = bench.job()
@@ -488,6 +506,7 @@ def test_a_worker_runs_again_in_another_event_loop(bench, project):
 
 def test_a_worker_whose_event_loop_was_closed_runs_again(bench, project):
     worker = bench.worker()
+    project.answers["unregister_worker"] = never  # the cancelled worker cannot stop in time
 
     async def abandon() -> None:
         project.asked = asyncio.Queue()
@@ -502,11 +521,14 @@ def test_a_worker_whose_event_loop_was_closed_runs_again(bench, project):
         task.cancel()
     loop.run_until_complete(asyncio.sleep(0.01))
     loop.close()
+    project.answers["unregister_worker"] = lambda params: None
 
     async def main() -> None:
         worker._signals.watch()
         async with worker:
             await worker._signals.idle.next()
+            gc.collect()  # it ends the coroutines that the closed event loop left
+            assert worker.is_ready
 
     asyncio.run(main())
 
@@ -610,7 +632,9 @@ async def test_jobs_that_come_while_it_stops_are_given_back_unrun(bench, project
     assert not handler.started.is_set()
 
 
-async def test_what_follows_a_stop_follows_although_one_of_it_fails(bench, caplog, monkeypatch):
+async def test_each_callback_after_a_stop_is_called_although_another_fails(
+    bench, caplog, monkeypatch
+):
     monkeypatch.setattr("picture_queue.worker.worker._CLOSE_TIMEOUT", 0.01)
     worker = bench.worker()
     closed: list[str] = []
@@ -643,10 +667,99 @@ async def test_what_follows_a_stop_follows_although_one_of_it_fails(bench, caplo
         assert f"A callback after the stop {says}" in caplog.text
 
 
+# Code that cancels the tasks of the worker
+
+
+def cancel_other_tasks(keep: asyncio.Task[Any]) -> None:
+    """Cancel all tasks of the event loop, as a handler may do, but the test."""
+    for task in asyncio.all_tasks() - {keep}:
+        task.cancel()
+
+
+@pytest.mark.parametrize("how", ["run", "start"])
+async def test_code_that_cancels_all_tasks_ends_the_worker_which_writes_what_it_has(
+    bench, project, how, caplog
+):
+    """Outcomes wait in the reporter and in a log at that time, and a claim is open."""
+    test: Any = asyncio.current_task()
+    answers: dict[str, list[dict[str, Any]]] = {}  # the database repeats them
+    claiming, logging = asyncio.Event(), asyncio.Event()
+    is_cancelled = False
+
+    async def claim(params: dict[str, Any]) -> list[dict[str, Any]]:
+        is_new = params["request_id"] not in answers
+        jobs = answers.setdefault(params["request_id"], bench.claim(params))
+        if is_new and late in [job["id"] for job in jobs]:
+            claiming.set()
+            await asyncio.Event().wait()
+        return jobs
+
+    async def log(params: dict[str, Any]) -> None:
+        logging.set()
+        await asyncio.Event().wait()
+
+    def report(params: dict[str, Any]) -> Any:
+        if not is_cancelled:
+            raise errors.Busy("not now")
+        return bench.report(params)
+
+    project.answers |= {"claim_jobs": claim, "report_jobs": report, "log_job": log}
+    worker = bench.worker(concurrency=4)
+
+    @worker.handler("ends")
+    async def ends() -> int:
+        return 1
+
+    @worker.handler("logs")
+    async def logs(job: JobContext) -> int:
+        job.log("a line")
+        return 2
+
+    @worker.handler("cancels")
+    async def cancels() -> None:
+        nonlocal is_cancelled, late
+        await logging.wait()
+        late = bench.job(job_type="ends")
+        bench.subscriptions.wake("default", "enqueue")
+        await claiming.wait()
+        is_cancelled = True
+        cancel_other_tasks(keep=test)
+
+    late = ""
+    jobs = [bench.job(job_type=job_type) for job_type in ("ends", "logs", "cancels")]
+    await worker.start()
+    running = asyncio.create_task(worker.run()) if how == "run" else None
+    await until(lambda: is_cancelled)
+    await until(lambda: not worker.is_ready)
+    await until(lambda: worker.name is None)
+    if running is not None:
+        with pytest.raises(errors.PictureQueueError, match=r"cancelled the \w+ of the worker"):
+            await running
+    outcomes = [bench.reported[job]["outcome"] for job in (*jobs, late)]
+    assert outcomes == ["completed", "completed", "completed", "released"]
+    assert caplog.text.count("Other code cancelled the ") == 1
+
+
+async def test_a_stop_whose_tasks_are_cancelled_loses_no_outcome(bench, project):
+    test: Any = asyncio.current_task()
+    worker = bench.worker(shutdown_grace=30)
+    handler = Waits(worker)
+    job = bench.job()
+    await worker.start()
+    await handler.running()
+    stopping = asyncio.create_task(worker.stop())
+    await until(lambda: handler.context.shutdown_requested)
+    cancel_other_tasks(keep=test)
+    await asyncio.wait({stopping}, timeout=10)
+    await until(lambda: worker.name is None)
+    assert bench.reported[job]["outcome"] == "released"
+    await project.next("unregister_worker")
+
+
 # Wake-ups and answers
 
 
-async def test_a_wake_up_is_a_reason_to_look(bench):
+async def test_a_wake_up_leads_to_a_claim(bench):
     worker = bench.worker()
 
     @worker.handler("resize")
@@ -673,7 +786,7 @@ async def test_a_cancel_is_asked_about_at_once(bench):
     assert handler.context.cancel_requested
 
 
-async def test_a_worker_that_hears_nothing_claims_whenever_a_slot_is_free(bench, project):
+async def test_a_worker_without_wake_ups_claims_whenever_a_slot_is_free(bench, project):
     worker = bench.worker(concurrency=1)
     handler = Waits(worker)
     async with worker:
@@ -733,7 +846,7 @@ async def test_progress_that_does_not_arrive_is_no_reason_to_stop(bench, project
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Lets the clock of leases jump, as it does while the event loop is blocked."""
+    """A clock of leases that can jump, as it does while the event loop is blocked."""
     jump = SimpleNamespace(seconds=0.0)
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + jump.seconds)
     monkeypatch.setattr(slots, "time", clock)
@@ -783,7 +896,34 @@ async def test_a_last_attempt_starts_when_the_database_has_noted_it(bench, proje
     assert bench.reported[job]["outcome"] == "completed"
 
 
-async def test_a_stop_gives_back_what_waits_for_its_confirmation(bench, project):
+async def test_last_attempts_start_together_on_a_slow_link(bench, project, monkeypatch):
+    """None is given back meanwhile, although jobs that are held ahead are."""
+    monkeypatch.setattr(slots, "MAX_HELD", 0.02)
+    monkeypatch.setattr(slots.Slots, "_target_ahead", lambda self: 4)
+    calls: list[int] = []
+
+    async def beat(params: dict[str, Any]) -> Any:
+        calls.append(len(params["leases"]))
+        await asyncio.sleep(1.1 if params["leases"] else 0)
+        return bench.beat
+
+    project.answers["heartbeat_jobs"] = beat
+    worker = bench.worker(concurrency=4)
+    started: list[float] = []
+
+    @worker.handler("resize")
+    async def resize() -> None:
+        started.append(time.monotonic())
+
+    jobs = [bench.job(confirm_start=True) for _ in range(8)]
+    async with worker:
+        await until(lambda: len(started) == 4)
+        assert started[3] - started[0] < 0.5
+        assert bench.reported.keys().isdisjoint(jobs[:4])
+    assert next(count for count in calls if count) == 4
+
+
+async def test_a_stop_releases_a_job_that_waits_for_its_confirmation(bench, project):
     worker = bench.worker()
     handler = Waits(worker)
     noting, note = asyncio.Event(), asyncio.Event()
@@ -802,7 +942,7 @@ async def test_a_stop_gives_back_what_waits_for_its_confirmation(bench, project)
     assert not handler.started.is_set()
 
 
-async def test_a_job_that_is_lost_before_its_confirmation_makes_way(bench, project):
+async def test_a_job_that_is_lost_before_its_confirmation_frees_its_slot(bench, project):
     worker = bench.worker(concurrency=1)
     handler = Waits(worker)
     lost, job = bench.job(confirm_start=True), bench.job()
@@ -926,7 +1066,7 @@ async def test_outcomes_do_not_pile_up_when_they_cannot_be_written(bench, projec
         for _ in range(4):
             bench.subscriptions.wake("default", "enqueue")
             await worker._signals.settled.next()
-        await until(lambda: not worker._supervisor._slots.running)
+        await until(lambda: not worker._supervisor._slots.attempts)
         bench.subscriptions.wake("default", "enqueue")
         for _ in range(10):
             await asyncio.sleep(0)
@@ -948,6 +1088,6 @@ async def test_an_outcome_whose_log_took_longer_than_its_lease_is_not_reported(c
         running._slots.add(slots.Lease(claimed(id=job.key), 0.0))
 
     attempt: Any = SimpleNamespace(job=job, log=SimpleNamespace(flush=flush), duration=1.0)
-    running._slots.add(slots.Lease(job, 0.0, attempt))
+    running._slots.add(slots.Lease(job, 0.0, attempt=attempt))
     await running._report_after_log(attempt, Completed("one"))
     assert reported == []

@@ -8,7 +8,7 @@ import pytest
 
 from picture_queue.errors import Busy
 from picture_queue.worker import maintenance
-from picture_queue.worker._calls import ConnectionStatus, RetryDelay, WorkerCalls
+from picture_queue.worker._calls import RetryDelay, WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.maintenance import MaintenanceLoop
 
@@ -23,9 +23,7 @@ class Bench:
         self.called_at: list[float] = []
         self.work = asyncio.Event()
         project.answers["maintain_jobs"] = self.give
-        self.loop = MaintenanceLoop(
-            WorkerCalls(project, ConnectionStatus()), "w", self.work.set, self.signals
-        )
+        self.loop = MaintenanceLoop(WorkerCalls(project), "w", self.work.set, self.signals)
 
     def give(self, params: dict[str, Any]) -> dict[str, Any]:
         self.called_at.append(asyncio.get_running_loop().time())
@@ -56,7 +54,7 @@ async def test_the_first_round_is_at_the_start(bench, project):
     assert bench.work.is_set(), "the worker looks for jobs"
 
 
-async def test_a_round_that_found_nothing_makes_nobody_look_for_jobs(bench):
+async def test_a_round_that_found_nothing_leads_to_no_claim(bench):
     bench.answer |= {"pruned": 7, "folded": 3}
     bench.loop.start()
     await bench.signals.maintained.next()
@@ -83,7 +81,7 @@ async def test_rounds_follow_each_other_while_work_is_left_with_a_short_pause(be
 async def test_a_wake_up_makes_the_holder_run_a_round_at_once(bench):
     bench.loop.start()
     await bench.signals.maintained.next()
-    bench.loop.run_now()
+    bench.loop.wake()
     await bench.signals.maintained.next()
 
 
@@ -97,7 +95,7 @@ async def test_a_wake_up_during_a_round_leads_to_another(bench, project):
     project.answers["maintain_jobs"] = slow
     bench.loop.start()
     await project.next("maintain_jobs")
-    bench.loop.run_now()
+    bench.loop.wake()
     answer.set_result(None)
     for _ in range(2):
         await bench.signals.maintained.next()
@@ -107,17 +105,9 @@ async def test_a_worker_without_the_lease_takes_over_when_it_is_told_to(bench, p
     bench.answer = {"leased": False, "next_in": 60}
     bench.loop.start()
     await bench.signals.maintained.next()
-    bench.loop.take_over()
+    bench.loop.wake()
     assert not (await bench.signals.maintained.next()).leased
     assert len(bench.called_at) == 2
-
-
-async def test_a_worker_without_the_lease_ignores_wake_ups(bench):
-    bench.answer = {"leased": False, "next_in": 5}
-    bench.loop.start()
-    await bench.signals.maintained.next()
-    bench.loop.run_now()
-    assert await bench.no_call_follows()
 
 
 async def test_a_worker_without_the_lease_asks_again(bench):

@@ -8,7 +8,7 @@ import pytest
 
 from picture_queue import errors
 from picture_queue.worker import reporter
-from picture_queue.worker._calls import ConnectionStatus, WorkerCalls
+from picture_queue.worker._calls import WorkerCalls
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.outcomes import Completed, Failed, Outcome, Released
 from picture_queue.worker.reporter import Reporter
@@ -25,10 +25,18 @@ class Bench:
         self.ended: list[UUID] = []
         self.one_ended = asyncio.Event()
         project.answers["report_jobs"] = self.take
-        calls = WorkerCalls(project, ConnectionStatus())
+        calls = WorkerCalls(project)
         self.slots = slots = Slots(10, lambda job: None)
         self.locked = Reporter(calls, slots, self._written, self.signals)
         self.reporter = Reporter(calls, slots, self._written, self.signals, self.locked)
+
+    def start(self) -> None:
+        self.locked.start()
+        self.reporter.start()
+
+    async def stop(self, timeout: float) -> None:
+        await self.reporter.stop(timeout)
+        await self.locked.stop(timeout)
 
     def _written(self, jobs: Any) -> None:
         self.ended += [job.id for job in jobs]
@@ -59,9 +67,9 @@ class Bench:
 @pytest.fixture
 async def bench(project, claimed):
     made = Bench(project, claimed)
-    made.reporter.start()
+    made.start()
     yield made
-    await made.reporter.stop(1)
+    await made.stop(1)
 
 
 async def test_an_outcome_is_written_at_once(bench, project):
@@ -83,7 +91,7 @@ async def test_an_outcome_is_written_at_once(bench, project):
     assert bench.backlog == 0
 
 
-async def test_what_comes_together_meanwhile_goes_in_one_call(bench, project):
+async def test_outcomes_that_gather_during_a_call_are_sent_together(bench, project):
     answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def slow(params: dict[str, Any]) -> Any:
@@ -211,7 +219,7 @@ async def test_an_outcome_that_the_database_refuses_fails_its_job_or_gives_it_up
         for item, one in zip(params["outcomes"], answered["outcomes"], strict=True):
             bad = item["outcome"] == "completed" or refuses == "everything"
             if item["job_id"] == str(other.id) and bad:
-                one["outcome"] = "refused"
+                one |= {"outcome": "refused", "error": "a trigger of the project says no"}
             else:
                 taken[item["job_id"]] = item["outcome"]
         return answered
@@ -229,6 +237,12 @@ async def test_an_outcome_that_the_database_refuses_fails_its_job_or_gives_it_up
             bench.one_ended.clear()
     assert bench.backlog == 0
     assert ("cannot be written" in caplog.text) == (refuses == "everything")
+    (record,) = [record for record in caplog.records if "is refused" in record.getMessage()]
+    assert record.levelname == "ERROR"
+    assert record.getMessage() == (
+        f"The outcome of job {other.id} (completed) is refused, and the job fails: "
+        "a trigger of the project says no"
+    )
 
 
 @pytest.mark.parametrize(
@@ -254,7 +268,7 @@ async def test_an_outcome_the_database_cannot_take_fails_its_job_alone(bench, pr
     assert "could not be written" in failed["error"]
 
 
-async def test_what_cannot_even_be_failed_is_left_to_its_lease(bench, project, caplog):
+async def test_a_job_that_cannot_be_failed_is_left_to_its_lease(bench, project, caplog):
     def refuse(params: dict[str, Any]) -> Any:
         raise errors.InvalidArgument("never")
 
@@ -267,7 +281,7 @@ async def test_what_cannot_even_be_failed_is_left_to_its_lease(bench, project, c
     assert bench.ended == [job.id]
 
 
-async def test_a_stale_report_is_said_to_be_lost_work(bench, project, caplog):
+async def test_a_stale_report_is_logged_as_lost_work(bench, project, caplog):
     project.answers["report_jobs"] = lambda params: bench.take(params, "stale")
     job = bench.put()
     assert await bench.reported(1) == [(job.id, "stale")]
@@ -283,19 +297,17 @@ async def test_a_stale_release_is_no_lost_work(bench, project, caplog):
     assert caplog.text == ""
 
 
-async def test_a_newer_attempt_of_a_job_replaces_what_its_older_had_to_say(
-    project, claimed, monkeypatch
-):
+async def test_a_report_of_a_newer_attempt_replaces_that_of_an_older(project, claimed, monkeypatch):
     bench = Bench(project, claimed)
     job = claimed()
     again = claimed(id=job.key, lease_id=str(UUID(int=1)))
     bench.reporter.put(job, Failed("old"))
     bench.reporter.put(again, Completed("new"))
-    bench.reporter.start()
+    bench.start()
     await bench.reported(1)
     (item,) = (await project.next("report_jobs"))["outcomes"]
     assert (item["lease_id"], item["outcome"]) == (str(UUID(int=1)), "completed")
-    await bench.reporter.stop(1)
+    await bench.stop(1)
 
 
 async def test_a_call_has_a_bounded_number_of_outcomes(project, claimed, monkeypatch):
@@ -303,19 +315,19 @@ async def test_a_call_has_a_bounded_number_of_outcomes(project, claimed, monkeyp
     bench = Bench(project, claimed)
     for _ in range(10):
         bench.put()
-    bench.reporter.start()
+    bench.start()
     await bench.reported(10)
     assert [len((await project.next("report_jobs"))["outcomes"]) for _ in range(3)] == [4, 4, 2]
-    await bench.reporter.stop(1)
+    await bench.stop(1)
 
 
-async def test_a_stop_writes_what_is_left(bench, project):
+async def test_a_stop_writes_the_outcomes_that_are_left(bench, project):
     job = bench.put()
     await bench.reporter.stop(5)
     assert bench.ended == [job.id]
 
 
-async def test_a_stop_says_what_could_not_be_written(bench, project, caplog):
+async def test_a_stop_logs_outcomes_that_could_not_be_written(bench, project, caplog):
     def refuse(params: dict[str, Any]) -> Any:
         calls.append(params)
         raise errors.ConnectionFailed("gone")

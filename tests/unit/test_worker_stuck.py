@@ -1,4 +1,4 @@
-"""Handlers that go on after their attempt was given up."""
+"""Handlers that continue after their attempt was given up."""
 
 import asyncio
 from types import SimpleNamespace
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from picture_queue.errors import PictureQueueError, WorkerStuck
 from picture_queue.worker.stuck import StuckDetector
 
 
@@ -13,24 +14,25 @@ class Bench:
     def __init__(self, slots: int = 4) -> None:
         self.too_many = asyncio.Event()
         self.calls = 0
-        self.stuck = StuckDetector(slots, 0.0, self._say)
+        self.stuck = StuckDetector(slots, 0.0, self._fail)
 
-    def _say(self) -> None:
+    def _fail(self, error: PictureQueueError) -> None:
+        assert isinstance(error, WorkerStuck)
         self.calls += 1
         self.too_many.set()
 
     def given_up(self) -> Any:
-        attempt = Attempt()
+        attempt = FakeAttempt()
         self.stuck.watch(attempt)  # type: ignore[arg-type]
         return attempt
 
     async def turn(self) -> None:
-        """Lets the timers run."""
+        """Run the timers that are due."""
         for _ in range(3):
             await asyncio.sleep(0.001)
 
 
-class Attempt:
+class FakeAttempt:
     job = SimpleNamespace(id="the-job", job_type="resize")
     ended = False
 

@@ -18,7 +18,7 @@ worker = Worker(
 
 @worker.handler("slow")
 async def slow(payload: dict[str, Any], job: JobContext) -> str:
-    """Says that it runs, and goes on until the worker stops."""
+    """Print that it runs, and continue until the worker stops."""
     print("started", job.attempt, flush=True)
     while not job.shutdown_requested:  # noqa: ASYNC110 - as a handler in chunks would
         await asyncio.sleep(0.01)

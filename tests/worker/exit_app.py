@@ -7,13 +7,13 @@ import asyncio
 import sys
 import threading
 
-from picture_queue import Worker, WorkerSettings
+from picture_queue import PictureQueueError, Worker, WorkerSettings
 
 QUEUE, KIND, *REST = sys.argv[1:]
 
 
 def new_worker() -> Worker:
-    """Makes a worker that stops at once."""
+    """Make a worker that stops at once."""
     return Worker(settings=WorkerSettings(queues=(QUEUE,), poll_interval=0.1, shutdown_grace=0.1))
 
 
@@ -21,18 +21,18 @@ worker = new_worker()
 
 
 def say(text: str) -> None:
-    """Tells the parent."""
+    """Print a line for the parent process."""
     print(text, flush=True)
 
 
 def hang() -> None:
-    """Keeps its thread for ever."""
+    """Keep its thread for ever."""
     say("started")
     threading.Event().wait()
 
 
 async def keep_on() -> None:
-    """Ignores its cancellation."""
+    """Ignore its cancellation."""
     say("started")
     while True:
         try:
@@ -42,7 +42,7 @@ async def keep_on() -> None:
 
 
 async def ignore_everything() -> None:
-    """Ignores even that its coroutine is closed."""
+    """Ignore even that its coroutine is closed."""
     say("started")
     while True:
         try:
@@ -53,7 +53,7 @@ async def ignore_everything() -> None:
 
 @worker.handler("hangs", timeout=60, max_attempts=1)
 async def hangs() -> None:
-    """Does not end."""
+    """Misbehave."""
     match KIND:
         case "thread":
             await asyncio.to_thread(hang)
@@ -66,6 +66,11 @@ async def hangs() -> None:
                 group.create_task(keep_on())
         case "ignores":
             await ignore_everything()
+        case "cancels all tasks":
+            say("started")
+            for task in asyncio.all_tasks():
+                task.cancel()
+            await asyncio.sleep(60)
         case "leaves a task":
             asyncio.get_running_loop().left = asyncio.create_task(asyncio.to_thread(hang))  # type: ignore[attr-defined]
             await asyncio.Event().wait()
@@ -73,12 +78,12 @@ async def hangs() -> None:
 
 @worker.handler("hangs-in-thread", timeout=60, max_attempts=1)
 def hangs_in_thread() -> None:
-    """Does not end."""
+    """Keep its thread for ever."""
     hang()
 
 
 async def two() -> None:
-    """Runs two workers beside each other."""
+    """Run two workers beside each other."""
     other = new_worker()
     other.handler("other")(lambda: say("other"))
     await asyncio.gather(worker.run(), other.run())
@@ -89,5 +94,8 @@ if __name__ == "__main__":
         asyncio.run(two())
     else:
         for _ in range(int(REST[0]) if REST else 1):
-            asyncio.run(worker.run())
-            say("stopped")
+            try:
+                asyncio.run(worker.run())
+                say("stopped")
+            except PictureQueueError as error:
+                say(str(error))

@@ -1,4 +1,4 @@
-"""What a worker survives: lost answers, outages, a cut socket, and its own death."""
+"""Workers during lost answers, outages and a cut socket, and after their own death."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A worker that has stopped lets its process end, whatever its handlers still do."""
+"""The end of processes whose worker has stopped, although handlers continue."""
 
 import asyncio
 import os
@@ -76,6 +76,20 @@ async def test_a_process_ends_although_a_handler_does_not(
     assert await asyncio.wait_for(process.wait(), 15) == 0
     given_back = await service.jobs.get(job.id)
     assert (given_back.status, given_back.attempt) == (JobStatus.PENDING, 0)
+
+
+async def test_a_handler_that_cancels_all_tasks_ends_its_worker_with_an_error(
+    service: AsyncPictureQueue, queue: str, run_app: Callable[..., Any]
+) -> None:
+    job = await service.jobs.enqueue("hangs", queue=queue, max_attempts=1)
+    process = await run_app("cancels all tasks")
+    assert await said(process) == "started"
+    assert "Other code cancelled the " in await said(process)
+    assert await asyncio.wait_for(process.wait(), 15) == 0
+    failed = await service.jobs.get(job.id)
+    assert (failed.status, failed.attempt) == (JobStatus.FAILED, 1), "its outcome is written"
+    workers = (await service.health()).workers
+    assert queue not in [name for worker in workers for name in worker.queues]
 
 
 async def test_two_workers_of_a_process_stop_together(

@@ -74,12 +74,12 @@ def beat_in_the_event_loop() -> None:
         ran.wait()
         return old(self, *args)
 
-    old = replace(heartbeat.Heartbeat, "_beat", beat)
+    old = replace(heartbeat.HeartbeatLoop, "_beat", beat)
 
 
 def name_no_blocker() -> None:
     """Do not watch the event loop."""
-    replace(heartbeat.Heartbeat, "_check_loop", lambda self, limit: None)
+    replace(heartbeat.HeartbeatLoop, "_check_loop", lambda self, limit: None)
 
 
 def wait_for_stuck_handlers() -> None:
