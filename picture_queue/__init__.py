@@ -51,7 +51,7 @@ from picture_queue.errors import (
 if TYPE_CHECKING:
     from picture_queue._async.client import AsyncPictureQueue
     from picture_queue._sync.client import PictureQueue
-    from picture_queue.arguments import (
+    from picture_queue.options import (
         Backoff,
         JobFilter,
         JobOptions,
@@ -60,10 +60,14 @@ if TYPE_CHECKING:
         Unique,
     )
     from picture_queue.records import (
+        Batch,
         CancelRequest,
         Changed,
+        DesiredWorkers,
         Enqueued,
+        EnqueuedBatch,
         FailureReason,
+        Finding,
         Generation,
         Health,
         Image,
@@ -74,22 +78,16 @@ if TYPE_CHECKING:
         JobPosition,
         JobReason,
         JobStatus,
+        Limit,
         Maintenance,
         Model,
-        StartedGeneration,
-        Version,
-    )
-    from picture_queue.records_operate import (
-        Batch,
-        DesiredWorkers,
-        EnqueuedBatch,
-        Finding,
-        Limit,
         Queue,
         QueueCounts,
         Schedule,
         Setting,
+        StartedGeneration,
         Tenant,
+        Version,
     )
     from picture_queue.settings import WorkerSettings
     from picture_queue.worker import (
@@ -146,7 +144,7 @@ _LAZY_EXPORTS = {
             "Setting",
             "Tenant",
         ),
-        "picture_queue.records_operate",
+        "picture_queue.records",
     ),
     **dict.fromkeys(
         (
@@ -171,7 +169,7 @@ _LAZY_EXPORTS = {
             "QueueChanges",
             "Unique",
         ),
-        "picture_queue.arguments",
+        "picture_queue.options",
     ),
     "WorkerSettings": "picture_queue.settings",
 }

@@ -6,11 +6,10 @@ from typing import Literal, Unpack
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc_operate
+from picture_queue import _rpc
 from picture_queue._transport.backend import AsyncBackend
-from picture_queue.arguments import JobOptions
-from picture_queue.records import Enqueued
-from picture_queue.records_operate import Schedule
+from picture_queue.options import JobOptions
+from picture_queue.records import Enqueued, Schedule
 
 
 class AsyncSchedules:
@@ -24,7 +23,7 @@ class AsyncSchedules:
 
     async def list(self) -> builtins.list[Schedule]:
         """Return the schedules, by name."""
-        return await self._project.call(_rpc_operate.list_schedules())
+        return await self._project.call(_rpc.list_schedules())
 
     async def set(
         self,
@@ -68,7 +67,7 @@ class AsyncSchedules:
             "paused": paused,
         }
         job = {"job_type": job_type, "payload": payload, **options}
-        return await self._project.call(_rpc_operate.set_schedule(name, rhythm, job))
+        return await self._project.call(_rpc.set_schedule(name, rhythm, job))
 
     async def delete(self, name: str) -> bool:
         """Delete a schedule; the jobs it made stay.
@@ -76,7 +75,7 @@ class AsyncSchedules:
         Returns:
             Whether there was such a schedule.
         """
-        return await self._project.call(_rpc_operate.delete_schedule(name))
+        return await self._project.call(_rpc.delete_schedule(name))
 
     async def pause(self, name: str) -> Schedule:
         """Pause a schedule: it makes no jobs.
@@ -87,7 +86,7 @@ class AsyncSchedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return await self._project.call(_rpc_operate.pause_schedule(name))
+        return await self._project.call(_rpc.pause_schedule(name))
 
     async def resume(self, name: str) -> Schedule:
         """Resume a schedule with its next run from now.
@@ -98,7 +97,7 @@ class AsyncSchedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return await self._project.call(_rpc_operate.resume_schedule(name))
+        return await self._project.call(_rpc.resume_schedule(name))
 
     async def run(self, name: str) -> Enqueued:
         """Run a schedule now, paused or not; its next run stays as it is.
@@ -109,4 +108,4 @@ class AsyncSchedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return await self._project.call(_rpc_operate.run_schedule(name))
+        return await self._project.call(_rpc.run_schedule(name))

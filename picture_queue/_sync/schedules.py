@@ -8,11 +8,10 @@ from typing import Literal, Unpack
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc_operate
+from picture_queue import _rpc
 from picture_queue._transport.backend_sync import Backend
-from picture_queue.arguments import JobOptions
-from picture_queue.records import Enqueued
-from picture_queue.records_operate import Schedule
+from picture_queue.options import JobOptions
+from picture_queue.records import Enqueued, Schedule
 
 
 class Schedules:
@@ -26,7 +25,7 @@ class Schedules:
 
     def list(self) -> builtins.list[Schedule]:
         """Return the schedules, by name."""
-        return self._project.call(_rpc_operate.list_schedules())
+        return self._project.call(_rpc.list_schedules())
 
     def set(
         self,
@@ -70,7 +69,7 @@ class Schedules:
             "paused": paused,
         }
         job = {"job_type": job_type, "payload": payload, **options}
-        return self._project.call(_rpc_operate.set_schedule(name, rhythm, job))
+        return self._project.call(_rpc.set_schedule(name, rhythm, job))
 
     def delete(self, name: str) -> bool:
         """Delete a schedule; the jobs it made stay.
@@ -78,7 +77,7 @@ class Schedules:
         Returns:
             Whether there was such a schedule.
         """
-        return self._project.call(_rpc_operate.delete_schedule(name))
+        return self._project.call(_rpc.delete_schedule(name))
 
     def pause(self, name: str) -> Schedule:
         """Pause a schedule: it makes no jobs.
@@ -89,7 +88,7 @@ class Schedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return self._project.call(_rpc_operate.pause_schedule(name))
+        return self._project.call(_rpc.pause_schedule(name))
 
     def resume(self, name: str) -> Schedule:
         """Resume a schedule with its next run from now.
@@ -100,7 +99,7 @@ class Schedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return self._project.call(_rpc_operate.resume_schedule(name))
+        return self._project.call(_rpc.resume_schedule(name))
 
     def run(self, name: str) -> Enqueued:
         """Run a schedule now, paused or not; its next run stays as it is.
@@ -111,4 +110,4 @@ class Schedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return self._project.call(_rpc_operate.run_schedule(name))
+        return self._project.call(_rpc.run_schedule(name))

@@ -23,8 +23,7 @@ from picture_queue.errors import PictureQueueError, VersionMismatch
 from picture_queue.installation import state
 from picture_queue.installation.keys import KeyKind, kind_of
 from picture_queue.installation.state import MigrationTool
-from picture_queue.records import Version
-from picture_queue.records_operate import Finding
+from picture_queue.records import Finding, Version
 from picture_queue.settings import DatabaseSettings, ProjectSettings
 
 _TIMEOUT = 10.0  # seconds, for each answer

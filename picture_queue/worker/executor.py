@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from picture_queue.claimed_job import ClaimedJob
+from picture_queue.records import ClaimedJob
 from picture_queue.worker import verdicts
 from picture_queue.worker._tasks import on_task
 from picture_queue.worker._threads import Raised, hold_forever, in_thread

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from picture_queue import _rpc
 from picture_queue.errors import PictureQueueError
+from picture_queue.records import HeartbeatAnswer
 from picture_queue.worker._calls import RetryDelay, WorkerCalls, is_refusal
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.slots import Lease, Slots
@@ -193,7 +194,7 @@ class Heartbeat:
         self._beaten_at = sent_at
         self._take_answer(answer, named, sent_at)
 
-    def _take_answer(self, answer: _rpc.Heartbeat, named: list[Lease], sent_at: float) -> None:
+    def _take_answer(self, answer: HeartbeatAnswer, named: list[Lease], sent_at: float) -> None:
         for lease in named:
             if lease.job.key in answer.lost:
                 reason = "the database gave it to somebody else or ended it"

@@ -14,9 +14,8 @@ from picture_queue import _rpc
 from picture_queue._realtime.event_source import EventSource
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline, check_version
-from picture_queue.claimed_job import ClaimedJob
 from picture_queue.errors import Busy, ConnectionFailed, StaleLease
-from picture_queue.records import Version
+from picture_queue.records import ClaimedJob, Version
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import ConnectionStatus, RetryDelay, WorkerCalls
 from picture_queue.worker._signals import Signals

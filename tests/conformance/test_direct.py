@@ -15,7 +15,7 @@ from picture_queue import (
     SettingsError,
     Worker,
     WorkerSettings,
-    _rpc_operate,
+    _rpc,
     errors,
 )
 from picture_queue._realtime import notifications
@@ -129,7 +129,7 @@ async def test_an_answer_that_does_not_come_is_not_waited_for(direct, sql):
         await sql.execute("lock table picture_queue.setting in access exclusive mode")
         began = time.monotonic()
         with pytest.raises(errors.ConnectionFailed, match=r"0\.3 s"):
-            await direct._project.call(_rpc_operate.get_settings(), timeout=0.3)
+            await direct._project.call(_rpc.get_settings(), timeout=0.3)
         assert time.monotonic() - began < 25
     assert await direct.settings.get()
 

@@ -1,9 +1,34 @@
-"""A job as a claim returns it."""
+"""Workers, and the jobs they claim."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
+
+from picture_queue.records.base import Record
+
+
+class WorkerSeen(Record):
+    """A worker heard of in the last minute.
+
+    Attributes:
+        worker: Its name.
+        queues: The queues it claims from.
+        job_types: The job types that it has handlers for.
+        idle: Its last claim found fewer jobs than it could take.
+        seen_at: When it was last heard of.
+        seen_seconds: How long ago that is, by the clock of the database.
+        running: Number of jobs that it holds.
+    """
+
+    worker: str
+    queues: tuple[str, ...]
+    job_types: tuple[str, ...]
+    idle: bool
+    seen_at: datetime
+    seen_seconds: float = 0.0
+    running: int = 0
 
 
 class Unreadable(dict[str, str]):
@@ -184,3 +209,11 @@ class ClaimedJob:
 
 def _uuid(text: str | None) -> UUID | None:
     return None if text is None else UUID(text)
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatAnswer:
+    """The answer to a heartbeat: which jobs to cancel, and whose lease is lost; ids as text."""
+
+    cancel: frozenset[str]
+    lost: frozenset[str]

@@ -1,11 +1,13 @@
-"""The rows and answers of the database, as values. They know no client and do no I/O."""
+"""Jobs, their history, and the answers to calls about them."""
 
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AliasChoices, Field, JsonValue
+
+from picture_queue.records.base import Record
 
 
 class JobStatus(StrEnum):
@@ -24,13 +26,9 @@ class JobStatus(StrEnum):
 
 
 Hold = Literal["scheduled", "blocked", "waiting", "parked"]
+
+
 Source = Literal["socket", "snapshot", "poll"]
-
-
-class Record(BaseModel):
-    """Base of all records: frozen, and indifferent to columns a newer database adds."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class Job(Record):
@@ -49,7 +47,7 @@ class Job(Record):
     scheduled_for: datetime | None
     expires_at: datetime | None = None
     tags: tuple[str, ...] | None = None
-    metadata: dict[str, JsonValue] = {}
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
     tenant: str | None = None
     limit_keys: tuple[str, ...] | None = None
     blocked_on: str | None = None
@@ -135,145 +133,6 @@ class CancelRequest(Record):
     job_id: UUID
     status: JobStatus
     cancel_requested: bool
-
-
-class Image(Record):
-    """A picture in the bucket ``pictures``."""
-
-    id: UUID
-    generation_id: UUID
-    n: int
-    path: str
-    mime_type: str
-    width: int | None
-    height: int | None
-    bytes: int | None
-    created_at: datetime
-
-
-class Generation(Record):
-    """A request for pictures; its status follows its job."""
-
-    id: UUID
-    user_id: UUID | None
-    job_id: UUID
-    model_id: str
-    prompt: str
-    input: dict[str, JsonValue]
-    status: JobStatus
-    error: str | None
-    images: tuple[Image, ...] = ()
-    created_at: datetime
-    updated_at: datetime
-    finished_at: datetime | None
-
-
-class StartedGeneration(Record):
-    """The answer to a start: the ids to follow it by."""
-
-    id: UUID
-    job_id: UUID
-    status: JobStatus
-
-
-class Model(Record):
-    """A model on offer; ``inputs`` has the name, type and bounds of each input."""
-
-    model_id: str
-    kind: str
-    inputs: tuple[dict[str, Any], ...]
-    typical_seconds: float | None
-    price_usd_per_image: float | None
-    default: bool = False
-
-
-class QueueHealth(Record):
-    """One row of the view ``queue_health``.
-
-    `failed_last_day` counts jobs that failed in the last 24 hours and are still failed, among the
-    newest 10,000 of all queues. ``resume_at`` None: a paused queue stays so until it is resumed.
-    """
-
-    queue: str
-    pending: int
-    scheduled: int
-    processing: int
-    parked: int
-    failed_last_day: int
-    oldest_pending_seconds: float
-    workers: int
-    paused: bool = False
-    resume_at: datetime | None = None
-    pause_reason: str | None = None
-    draining: bool = False
-
-
-class WorkerSeen(Record):
-    """A worker heard of in the last minute.
-
-    Attributes:
-        worker: Its name.
-        queues: The queues it claims from.
-        job_types: The job types that it has handlers for.
-        idle: Its last claim found fewer jobs than it could take.
-        seen_at: When it was last heard of.
-        seen_seconds: How long ago that is, by the clock of the database.
-        running: Number of jobs that it holds.
-    """
-
-    worker: str
-    queues: tuple[str, ...]
-    job_types: tuple[str, ...]
-    idle: bool
-    seen_at: datetime
-    seen_seconds: float = 0.0
-    running: int = 0
-
-
-class WaitingType(Record):
-    """Pending jobs of a type that no worker of their queue knows."""
-
-    job_type: str
-    queue: str
-    pending: int
-
-
-class Health(Record):
-    """The state of queues and workers."""
-
-    queues: tuple[QueueHealth, ...]
-    workers: tuple[WorkerSeen, ...]
-    job_types_without_worker: tuple[WaitingType, ...]
-    stuck: int
-
-
-class Version(Record):
-    """The version of picture-queue in a database."""
-
-    version: str
-    contract: int
-    oldest_client_contract: int
-
-
-class Maintenance(Record):
-    """The answer to a call for maintenance.
-
-    ``leased``: this caller did a round. It is False when another worker does the maintenance.
-    ``next_in``: seconds until the next call; 0 means that more work is waiting.
-
-    The other fields count what the round did. ``failed``: steps that failed, in this round or
-    before, and will be tried again.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
-
-    leased: bool
-    next_in: float
-    promoted: int = 0
-    swept: int = 0
-    scheduled: int = 0
-    settled: int = 0
-    failed: int = 0
 
 
 class Changed(Record):

@@ -1,15 +1,13 @@
-# Written by scripts/unasync.py from picture_queue/_async/project.py: edit that file.
+# Written by scripts/unasync.py from picture_queue/_async/events.py: edit that file.
 
-"""External events, and the settings of a project."""
+"""External events. All of it needs a service key."""
 
-from typing import Any
 from uuid import UUID
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc_operate
+from picture_queue import _rpc
 from picture_queue._transport.backend_sync import Backend
-from picture_queue.records_operate import Setting
 
 
 class Events:
@@ -38,29 +36,4 @@ class Events:
             InvalidArgument: The name is empty, or longer than 200 characters.
             TooLarge: The payload is above the limit.
         """
-        return self._project.call(_rpc_operate.send_event(name, payload, event_id))
-
-
-class Settings:
-    """The defaults and limits of a project. Needs a service key."""
-
-    def __init__(self, project: Backend) -> None:
-        self._project = project
-
-    def get(self) -> Setting:
-        """Return the settings."""
-        return self._project.call(_rpc_operate.get_settings())
-
-    def set(self, **changes: Any) -> Setting:
-        """Change settings.
-
-        Args:
-            **changes: Fields of `Setting` by name; None: the value of a new project.
-
-        Returns:
-            The settings as they are now.
-
-        Raises:
-            InvalidArgument: Naming the field and the value.
-        """
-        return self._project.call(_rpc_operate.set_setting(changes))
+        return self._project.call(_rpc.send_event(name, payload, event_id))

@@ -1,13 +1,11 @@
-"""External events, and the settings of a project."""
+"""External events. All of it needs a service key."""
 
-from typing import Any
 from uuid import UUID
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc_operate
+from picture_queue import _rpc
 from picture_queue._transport.backend import AsyncBackend
-from picture_queue.records_operate import Setting
 
 
 class AsyncEvents:
@@ -36,29 +34,4 @@ class AsyncEvents:
             InvalidArgument: The name is empty, or longer than 200 characters.
             TooLarge: The payload is above the limit.
         """
-        return await self._project.call(_rpc_operate.send_event(name, payload, event_id))
-
-
-class AsyncSettings:
-    """The defaults and limits of a project. Needs a service key."""
-
-    def __init__(self, project: AsyncBackend) -> None:
-        self._project = project
-
-    async def get(self) -> Setting:
-        """Return the settings."""
-        return await self._project.call(_rpc_operate.get_settings())
-
-    async def set(self, **changes: Any) -> Setting:
-        """Change settings.
-
-        Args:
-            **changes: Fields of `Setting` by name; None: the value of a new project.
-
-        Returns:
-            The settings as they are now.
-
-        Raises:
-            InvalidArgument: Naming the field and the value.
-        """
-        return await self._project.call(_rpc_operate.set_setting(changes))
+        return await self._project.call(_rpc.send_event(name, payload, event_id))

@@ -1,9 +1,9 @@
-"""Arguments of calls: the options of a new job, the policy of a queue, a filter of jobs."""
+"""Options of calls: those of a new job, the policy of a queue, a filter of jobs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Required, TypedDict, get_args
+from typing import Literal, Required, TypedDict, get_args
 from uuid import UUID
 
 from pydantic import JsonValue
@@ -200,70 +200,3 @@ class JobFilter(TypedDict, total=False):
     created_after: datetime | None
     finished_before: datetime | None
     finished_after: datetime | None
-
-
-#: The names SQL has for what stands under ``options`` in an item of enqueue_jobs.
-_OPTIONS = {
-    "delay": "delay_seconds",
-    "timeout": "timeout_seconds",
-    "expires_at": "expires_at",
-    "expires_in": "expires_in_seconds",
-    "backoff": "backoff",
-    "tags": "tags",
-    "metadata": "metadata",
-    "tenant": "tenant",
-    "limit_keys": "limit_keys",
-    "depends_on": "depends_on",
-    "on_parent_failure": "on_parent_failure",
-    "batch_id": "batch_id",
-    "unique": "unique",
-}
-_NAMES = {"base": "base_seconds", "cap": "cap_seconds", "period": "period_seconds"}
-
-
-def encode_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the item of enqueue_jobs for a `NewJob`; None counts as not given.
-
-    A name that is not known stays where it is: the database refuses it and says so.
-    """
-    given = {name: value for name, value in job.items() if value is not None}
-    if not _OPTIONS.keys().isdisjoint(given):
-        options = {
-            _OPTIONS[name]: _value(given.pop(name)) for name in list(given) if name in _OPTIONS
-        }
-        given["options"] = {**given.get("options", {}), **options}
-    return given
-
-
-def encode_jobs(jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the items of enqueue_jobs for many jobs.
-
-    Raises:
-        InvalidArgument: It is no list of dicts; names the position and the value.
-    """
-    if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
-        raise _not_acceptable(f"jobs is {jobs!r:.60}, not a list")
-    items = []
-    for i, job in enumerate(jobs):
-        if not isinstance(job, Mapping):
-            raise _not_acceptable(f"jobs[{i}] is {job!r:.60}, not a dict")
-        items.append(encode_job(job))
-    return items
-
-
-def _not_acceptable(detail: str) -> InvalidArgument:
-    return InvalidArgument(
-        "An argument is not acceptable",
-        detail=detail,
-        hint='Pass a list of dicts, such as [{"job_type": "resize", "payload": {"path": "a.png"}}]',
-    )
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, Backoff | Unique):
-        return {
-            _NAMES.get(name, name): part
-            for name in value.__slots__
-            if (part := getattr(value, name)) is not None
-        }
-    return value

@@ -1,0 +1,33 @@
+"""The weights of tenants. All of it needs a service key."""
+
+import builtins
+
+from picture_queue import _rpc
+from picture_queue._transport.backend import AsyncBackend
+from picture_queue.records import Tenant
+
+
+class AsyncTenants:
+    """The weights of tenants in queues that share fairly."""
+
+    def __init__(self, project: AsyncBackend) -> None:
+        self._project = project
+
+    async def list(self) -> builtins.list[Tenant]:
+        """Return the tenants that have a weight of their own; the others have 1."""
+        return await self._project.call(_rpc.list_tenants())
+
+    async def set(self, tenant: str, weight: float) -> Tenant:
+        """Set the weight of a tenant: with 3 it gets three turns where one with 1 gets one.
+
+        Args:
+            tenant: As its jobs name it, or the id of the owner.
+            weight: 0.001 to 1000.
+
+        Returns:
+            The tenant.
+
+        Raises:
+            InvalidArgument: Naming the value.
+        """
+        return await self._project.call(_rpc.set_tenant(tenant, weight))

@@ -1,0 +1,35 @@
+# Written by scripts/unasync.py from picture_queue/_async/tenants.py: edit that file.
+
+"""The weights of tenants. All of it needs a service key."""
+
+import builtins
+
+from picture_queue import _rpc
+from picture_queue._transport.backend_sync import Backend
+from picture_queue.records import Tenant
+
+
+class Tenants:
+    """The weights of tenants in queues that share fairly."""
+
+    def __init__(self, project: Backend) -> None:
+        self._project = project
+
+    def list(self) -> builtins.list[Tenant]:
+        """Return the tenants that have a weight of their own; the others have 1."""
+        return self._project.call(_rpc.list_tenants())
+
+    def set(self, tenant: str, weight: float) -> Tenant:
+        """Set the weight of a tenant: with 3 it gets three turns where one with 1 gets one.
+
+        Args:
+            tenant: As its jobs name it, or the id of the owner.
+            weight: 0.001 to 1000.
+
+        Returns:
+            The tenant.
+
+        Raises:
+            InvalidArgument: Naming the value.
+        """
+        return self._project.call(_rpc.set_tenant(tenant, weight))
