@@ -367,7 +367,7 @@ BY_CODE: dict[str, type[PictureQueueError]] = {
 def from_database(
     sqlstate: str | None, message: str, detail: str | None = None, hint: str | None = None
 ) -> PictureQueueError | None:
-    """Turns an error our SQL raised into its exception.
+    """Turn an error our SQL raised into its exception.
 
     Args:
         sqlstate: The SQLSTATE, ``PT<http>`` for ours.

@@ -1,4 +1,4 @@
-"""Writes the sync half of the library from the async half.
+"""Write the sync half of the library from the async half.
 
 The rules apply in their order. A rule that matches nothing is an error, so the list stays true.
 ``python scripts/unasync.py [--check]``; with --check nothing is written, and the exit code is 1

@@ -5,10 +5,12 @@ from typing import Any
 from uuid import UUID
 
 from picture_queue._rpc.base import Rpc, given, nothing, required
+from picture_queue.records import BegunPrediction, FinalState, SavedImage
 
 
-def begin_prediction(job_id: UUID, lease_id: UUID) -> Rpc[dict[str, Any]]:
-    return Rpc("begin_prediction", required(job_id=job_id, lease_id=lease_id), dict)
+def begin_prediction(job_id: UUID, lease_id: UUID) -> Rpc[BegunPrediction]:
+    params = required(job_id=job_id, lease_id=lease_id)
+    return Rpc("begin_prediction", params, BegunPrediction.model_validate)
 
 
 def record_prediction(
@@ -24,7 +26,7 @@ def finish_prediction(
     job_id: UUID,
     lease_id: UUID,
     prediction: UUID,
-    state: str,
+    state: FinalState,
     error: str | None = None,
     metrics: Mapping[str, Any] | None = None,
 ) -> Rpc[None]:
@@ -39,6 +41,6 @@ def finish_prediction(
     return Rpc("finish_prediction", params, nothing)
 
 
-def save_images(job_id: UUID, lease_id: UUID, images: Sequence[Mapping[str, Any]]) -> Rpc[None]:
-    params = given(job_id=job_id, lease_id=lease_id, images=list(images))
-    return Rpc("save_images", params, nothing)
+def save_images(job_id: UUID, lease_id: UUID, images: Sequence[SavedImage]) -> Rpc[None]:
+    rows = [image.model_dump(mode="json") for image in images]
+    return Rpc("save_images", given(job_id=job_id, lease_id=lease_id, images=rows), nothing)

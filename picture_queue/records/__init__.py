@@ -37,6 +37,14 @@ from picture_queue.records.limits import (
 from picture_queue.records.models import (
     Model,
 )
+from picture_queue.records.predictions import (
+    BegunPrediction,
+    FinalState,
+    PredictionModel,
+    PredictionOwner,
+    PredictionRow,
+    SavedImage,
+)
 from picture_queue.records.project import (
     Finding,
     Health,
@@ -68,6 +76,7 @@ from picture_queue.records.workers import (
 
 __all__ = [
     "Batch",
+    "BegunPrediction",
     "CancelRequest",
     "Changed",
     "ClaimedJob",
@@ -76,6 +85,7 @@ __all__ = [
     "EnqueuedBatch",
     "FailedAttempt",
     "FailureReason",
+    "FinalState",
     "Finding",
     "Generation",
     "Health",
@@ -94,10 +104,14 @@ __all__ = [
     "Maintenance",
     "Model",
     "PausedKey",
+    "PredictionModel",
+    "PredictionOwner",
+    "PredictionRow",
     "Queue",
     "QueueCounts",
     "QueueHealth",
     "Record",
+    "SavedImage",
     "Schedule",
     "Setting",
     "Source",

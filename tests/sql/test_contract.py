@@ -213,7 +213,7 @@ async def test_the_version_in_sql_is_the_contract_python_is_written_for(db):
 
 
 async def test_catalogue_in_sql_is_the_catalogue_in_python(db):
-    path = Path(__file__).parents[2] / "picture_queue" / "replicate" / "models.json"
+    path = Path(__file__).parents[2] / "picture_queue/providers/replicate/models.json"
     models = json.loads(path.read_text("utf-8"))
     offered = await db.value("select list_models()")
     assert len(models) >= 15

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import respx
 
-from picture_queue.replicate import errors
-from picture_queue.replicate.client import BASE_URL, ReplicateClient, RetryPolicy
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient, RetryPolicy
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 TOKEN = "r8_test_token"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from picture_queue.errors import PictureQueueError
-from picture_queue.replicate import errors
+from picture_queue.providers.replicate import errors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, field_validator
 
-from picture_queue.replicate.errors import RateLimited
+from picture_queue.providers.replicate.errors import RateLimited
 from picture_queue.worker import (
     Cancel,
     JobContext,

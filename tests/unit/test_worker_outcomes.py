@@ -19,7 +19,7 @@ from pydantic_core import from_json, to_json
 
 from picture_queue._json import encode, plain
 from picture_queue.errors import InvalidArgument
-from picture_queue.replicate import errors as replicate
+from picture_queue.providers.replicate import errors as replicate
 from picture_queue.worker import outcomes, verdicts
 from picture_queue.worker.outcomes import (
     Cancelled,

@@ -23,7 +23,7 @@ from picture_queue.local.simulator.faults import Call, Fault
 from picture_queue.local.simulator.pictures import MIME_TYPES, draw
 from picture_queue.local.simulator.state import Simulator, SimulatorSettings
 from picture_queue.local.simulator.validation import complaints
-from picture_queue.replicate.catalog import CatalogModel, models
+from picture_queue.providers.replicate.catalog import CatalogModel, models
 
 _PAGE = 100
 _BODY_KEYS = {"input", "version", "stream", "webhook", "webhook_events_filter"}

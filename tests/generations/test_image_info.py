@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from picture_queue.replicate.images import ImageInfo, read_image
+from picture_queue.generations.image_info import ImageInfo, read_image
 
 
 def picture(format_: str, **options: object) -> bytes:

@@ -46,7 +46,6 @@ class ReplicateError(PictureQueueError):
         tries: Attempts in all this kind of error is worth, None for as many as the job has.
         counts: False when the job is not at fault and the attempt should be given back.
         retry_after: Seconds to wait before the next attempt, None to leave it to the backoff.
-        pause_key: Who has to wait as well: all jobs under this limit key, None for nobody else.
         status: HTTP status, where there was an answer.
     """
 
@@ -55,7 +54,6 @@ class ReplicateError(PictureQueueError):
     tries: int | None = None
     counts = True
     retry_after: float | None = None
-    pause_key: str | None = None
     status: int | None = None
 
     def __init__(
@@ -199,7 +197,7 @@ class OutputRefused(OutputError):
 
 
 def from_response(status: int, headers: Mapping[str, str], body: object) -> ReplicateError:
-    """Turns an HTTP answer that is no success into its error.
+    """Turn an HTTP answer that is no success into its error.
 
     Args:
         status: HTTP status, 300 or above.
@@ -253,7 +251,7 @@ def _retry_after(headers: Mapping[str, str], problem: dict[str, Any]) -> float |
 
 
 def _fields(problem: dict[str, Any]) -> str | None:
-    """The refused fields as a sentence for the owner, or None when none is named."""
+    """Return the refused fields as a sentence for the owner, or None if none is named."""
     fields = problem.get("invalid_fields")
     named = [
         f"{str(field.get('field', 'input')).removeprefix('input.')}: {field['description']}"
@@ -302,7 +300,7 @@ _BY_WORDS: list[tuple[re.Pattern[str], type[ReplicateError]]] = [
 
 
 def from_failure(text: str | None) -> ReplicateError:
-    """Turns the ``error`` of a failed prediction into its error.
+    """Turn the ``error`` of a failed prediction into its error.
 
     Args:
         text: The error text of the prediction. It may quote the prompt, so it goes into the

@@ -10,7 +10,7 @@ from picture_queue._async.generations import BUCKET
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import StorageCall
 from picture_queue.errors import NotFound, SettingsError
-from picture_queue.replicate.store import Begun, FinalState, SavedImage
+from picture_queue.records import BegunPrediction, FinalState, SavedImage
 
 #: Seconds for a file to be stored, retries included.
 _UPLOAD_TIMEOUT = 120.0
@@ -48,24 +48,26 @@ async def expect_storage(client: AsyncPictureQueue) -> None:
         ) from error
 
 
-class ProjectStore:
-    """A `GenerationStore` of one job.
+class GenerationStore:
+    """The rows and files of one job's generation.
+
+    Each method may be called again with the same arguments. All raise `StaleLease` once the lease
+    has ended: the job belongs to another worker then, and nothing was changed.
 
     Args:
-        project: Where rows and files are.
+        backend: The project that holds rows and files.
         job_id: The job.
         lease_id: The lease it is claimed under.
     """
 
-    def __init__(self, project: AsyncBackend, job_id: UUID, lease_id: UUID) -> None:
-        self._project = project
+    def __init__(self, backend: AsyncBackend, job_id: UUID, lease_id: UUID) -> None:
+        self._backend = backend
         self._job_id = job_id
         self._lease_id = lease_id
 
-    async def begin(self) -> Begun:
+    async def begin(self) -> BegunPrediction:
         """Commit a row in state ``creating``, or return the row of an earlier attempt."""
-        call = _rpc.begin_prediction(self._job_id, self._lease_id)
-        return Begun.model_validate(await self._project.call(call))
+        return await self._backend.call(_rpc.begin_prediction(self._job_id, self._lease_id))
 
     async def record(self, row_id: UUID, prediction_id: str) -> None:
         """Store the id of the prediction.
@@ -73,7 +75,7 @@ class ProjectStore:
         Raises:
             Conflict: Another row owns that prediction.
         """
-        await self._project.call(
+        await self._backend.call(
             _rpc.record_prediction(self._job_id, self._lease_id, row_id, prediction_id)
         )
 
@@ -85,22 +87,28 @@ class ProjectStore:
         error: str | None = None,
         metrics: dict[str, Any] | None = None,
     ) -> None:
-        """End the row."""
-        await self._project.call(
+        """End the row; does nothing to a row that has ended.
+
+        Args:
+            row_id: The row.
+            state: ``lost`` means that the outcome is unknown and nothing was found.
+            error: For operators; never shown to the owner.
+            metrics: As the provider sent them.
+        """
+        await self._backend.call(
             _rpc.finish_prediction(self._job_id, self._lease_id, row_id, state, error, metrics)
         )
 
     async def upload(self, path: str, data: bytes, content_type: str) -> None:
-        """Write a file, over one of that path."""
+        """Write a file to the bucket ``pictures``, over one of that path."""
         headers = {
             "Content-Type": content_type,
             "Cache-Control": "max-age=3600",
             "x-upsert": "true",
         }
         call = StorageCall("POST", f"object/{BUCKET}/{path}", data, headers)
-        await self._project.storage(call, _UPLOAD_TIMEOUT)
+        await self._backend.storage(call, _UPLOAD_TIMEOUT)
 
     async def save_images(self, images: Sequence[SavedImage]) -> None:
         """Write the images of the generation."""
-        rows = [image.model_dump(mode="json") for image in images]
-        await self._project.call(_rpc.save_images(self._job_id, self._lease_id, rows))
+        await self._backend.call(_rpc.save_images(self._job_id, self._lease_id, images))

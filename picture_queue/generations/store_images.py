@@ -1,25 +1,26 @@
-"""Brings the pictures of a prediction into Storage."""
+"""Store the pictures of a prediction."""
 
 import asyncio
 
-from picture_queue.replicate import errors
-from picture_queue.replicate._tasks import all_of
-from picture_queue.replicate.client import ReplicateClient
-from picture_queue.replicate.images import read_image
-from picture_queue.replicate.prediction import Prediction, output_links
-from picture_queue.replicate.store import Begun, GenerationStore, SavedImage
+from picture_queue.generations._tasks import run_all
+from picture_queue.generations.image_info import read_image
+from picture_queue.generations.store import GenerationStore
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.client import ReplicateClient
+from picture_queue.providers.replicate.prediction import Prediction, output_links
+from picture_queue.records import BegunPrediction, SavedImage
 
-_MOST = 100  # links taken from one output, which is what somebody else's model chose to say
+_MOST_LINKS = 100  # taken from one output, whose length the author of the model chose
 
 
-async def keep_pictures(
+async def store_images(
     client: ReplicateClient,
     store: GenerationStore,
-    begun: Begun,
+    begun: BegunPrediction,
     prediction: Prediction,
     parallel: int,
 ) -> list[SavedImage]:
-    """Downloads the pictures and uploads them to the owner's folder.
+    """Download the pictures and upload them to the owner's folder.
 
     There can be fewer than were asked for: models withhold single pictures. Repeating it writes the
     same files again.
@@ -27,9 +28,9 @@ async def keep_pictures(
     Args:
         client: Downloads.
         store: Uploads.
-        begun: Whose pictures they are.
+        begun: The row, its generation and its model.
         prediction: Succeeded.
-        parallel: Pictures on their way at the same time.
+        parallel: Pictures downloaded and stored at the same time.
 
     Returns:
         What is stored, numbered from 1 in the order of the output.
@@ -39,7 +40,7 @@ async def keep_pictures(
         OutputRefused: There is none, or it is no picture, or it may not be fetched.
         ServiceUnavailable: It could not be fetched now.
     """
-    links = output_links(prediction.output)[:_MOST]
+    links = output_links(prediction.output)[:_MOST_LINKS]
     if prediction.data_removed and not links:
         raise errors.OutputExpired("Replicate has deleted the output")
     if not links:
@@ -47,7 +48,7 @@ async def keep_pictures(
     slots = asyncio.Semaphore(parallel)
     folder = f"{begun.generation.user_id or 'shared'}/{begun.generation.id}"
 
-    async def keep_one(n: int, link: str) -> SavedImage:
+    async def store_one(n: int, link: str) -> SavedImage:
         async with slots:
             data = await client.download(link)
             info = await asyncio.to_thread(read_image, data)
@@ -71,4 +72,4 @@ async def keep_pictures(
             bytes=len(data),
         )
 
-    return await all_of(keep_one(n, link) for n, link in enumerate(links, start=1))
+    return await run_all(store_one(n, link) for n, link in enumerate(links, start=1))

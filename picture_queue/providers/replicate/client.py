@@ -31,9 +31,9 @@ from tenacity import (
 )
 
 from picture_queue._loopback import is_loopback_url
-from picture_queue.replicate import errors
-from picture_queue.replicate.download import ENCODINGS, DownloadRules, download, read_body
-from picture_queue.replicate.prediction import Prediction
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.download import ENCODINGS, DownloadRules, download, read_body
+from picture_queue.providers.replicate.prediction import Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class RetryPolicy:
 
 
 class ReplicateClient:
-    """Creates, reads and cancels predictions, and downloads their output.
+    """A client that creates, reads and cancels predictions, and downloads their output.
 
     Args:
         token: API token. It is sent in the Authorization header and shown nowhere.
@@ -132,7 +132,7 @@ class ReplicateClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections, unless the HTTP client was given. Safe to call twice."""
+        """Close the connections, unless the HTTP client was given. Safe to call twice."""
         if self._own_http and self._http is not None:
             await self._http.aclose()
             self._http = None
@@ -145,7 +145,7 @@ class ReplicateClient:
         version: str | None = None,
         cancel_after: int,
     ) -> Prediction:
-        """Creates a prediction.
+        """Create a prediction.
 
         Args:
             model: ``owner/name``.
@@ -168,7 +168,7 @@ class ReplicateClient:
         return await self._attempts(_nothing_was_made)(self._create_once, path, body, headers)
 
     async def get(self, prediction_id: str) -> Prediction:
-        """Reads one prediction.
+        """Read one prediction.
 
         Raises:
             NotFound: There is none of that id, or it belongs to another account.
@@ -177,7 +177,7 @@ class ReplicateClient:
         return _prediction(await self._repeat("GET", f"/predictions/{_segment(prediction_id)}"))
 
     async def cancel(self, prediction_id: str) -> Prediction:
-        """Asks for a prediction to be cancelled; harmless when it has ended.
+        """Ask for a prediction to be cancelled; harmless when it has ended.
 
         Returns:
             The prediction as it is now. It can still end as succeeded: later reads decide.
@@ -190,7 +190,7 @@ class ReplicateClient:
         return _prediction(await self._repeat("POST", path))
 
     async def created_after(self, moment: datetime) -> list[Prediction]:
-        """Lists the account's predictions since a moment, newest first, at most 1000.
+        """List the account's predictions since a moment, newest first, at most 1000.
 
         Args:
             moment: With a time zone.
@@ -215,7 +215,7 @@ class ReplicateClient:
         return found
 
     async def download(self, link: str) -> bytes:
-        """Downloads one output file into memory.
+        """Download one output file into memory.
 
         Args:
             link: A link out of ``output``, or the ``data:`` URI some answers hold instead.

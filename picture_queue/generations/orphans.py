@@ -1,4 +1,4 @@
-"""Finds the prediction of a create whose answer was lost.
+"""Find the prediction of a create whose answer was lost.
 
 The API has no idempotency key and takes no mark of ours. What a prediction shows is its model, its
 input, its time, and its deadline: the deadline counts from creation and we choose it, so each row
@@ -8,8 +8,8 @@ asks for a slightly different one. That tells twins apart where many jobs have t
 from collections.abc import Container, Iterable
 from datetime import timedelta
 
-from picture_queue.replicate.prediction import Prediction
-from picture_queue.replicate.store import Begun, PredictionRow
+from picture_queue.providers.replicate.prediction import Prediction
+from picture_queue.records import BegunPrediction, PredictionRow
 
 CLOCK_SKEW = timedelta(seconds=5)
 """Seconds that the database's clock may be ahead of Replicate's."""
@@ -19,14 +19,14 @@ _TOLERANCE = timedelta(seconds=0.6)
 
 
 def cancel_after(row: PredictionRow, deadline: float) -> int:
-    """Seconds to ask for in ``Cancel-After``: the deadline and a little more, by row."""
+    """Return the seconds for ``Cancel-After``: the deadline and a little more, by row."""
     return round(deadline) + row.id.int % _SPREAD
 
 
 def candidates(
-    begun: Begun, listed: Iterable[Prediction], taken: Container[str], asked: int
+    begun: BegunPrediction, listed: Iterable[Prediction], taken: Container[str], asked: int
 ) -> list[Prediction]:
-    """Picks the predictions that a row's create can have made.
+    """Return the predictions that a row's create can have made.
 
     Args:
         begun: The row, its model and its input.
@@ -46,10 +46,10 @@ def candidates(
         and prediction.created_at >= row.created_at - CLOCK_SKEW
         and _same_input(prediction, row)
     ]
-    return sorted(found, key=lambda one: (not certain(one, asked), one.created_at))
+    return sorted(found, key=lambda one: (not is_certain(one, asked), one.created_at))
 
 
-def certain(prediction: Prediction, asked: int) -> bool:
+def is_certain(prediction: Prediction, asked: int) -> bool:
     """Return whether a prediction has the deadline that the row asked for."""
     if prediction.deadline is None:
         return False

@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from picture_queue import AsyncPictureQueue, JobCancelled, JobStatus, Worker, WorkerSettings
-from picture_queue.replicate.client import RetryPolicy
-from picture_queue.replicate.download import DownloadRules
-from picture_queue.replicate.handler import HandlerSettings
+from picture_queue.generations.builtin import builtin_worker
+from picture_queue.generations.settings import HandlerSettings
+from picture_queue.providers.replicate.client import RetryPolicy
+from picture_queue.providers.replicate.download import DownloadRules
 from picture_queue.settings import ReplicateSettings
-from picture_queue.worker.builtin import builtin_worker
 
 from ..faults.proxy import Proxy
 
@@ -73,11 +73,11 @@ async def test_a_throttled_account_rests_for_all_generations(stack, service, new
 
 async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monkeypatch):
     policy = RetryPolicy(tries=2, first_wait=0.01)
-    monkeypatch.setattr("picture_queue.replicate.client.RetryPolicy", lambda: policy)
+    monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
     address = httpx.URL(stack.replicate_url)
     # The simulator's pictures have its own address.
     rules = DownloadRules(origins=(f"http://{address.host}:{address.port}",))
-    monkeypatch.setattr("picture_queue.replicate.client.DownloadRules", lambda: rules)
+    monkeypatch.setattr("picture_queue.providers.replicate.client.DownloadRules", lambda: rules)
     with Proxy(address.host, address.port, "http") as proxy:
         proxy.refuse()
         replicate = ReplicateSettings("r8_test", f"http://127.0.0.1:{proxy.port}/v1")
@@ -117,7 +117,7 @@ async def test_a_wrong_address_of_replicate_is_told_where_people_look(
     service, caplog, monkeypatch, db, url
 ):
     policy = RetryPolicy(tries=1)
-    monkeypatch.setattr("picture_queue.replicate.client.RetryPolicy", lambda: policy)
+    monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
     settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05, concurrency=1)
     worker = builtin_worker(service, settings, ReplicateSettings("r8_test", url), QUICK)
     worker._signals.watch()

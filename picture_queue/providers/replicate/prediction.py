@@ -92,13 +92,13 @@ class Prediction(BaseModel):
         return self.completed_at >= self.deadline - timedelta(seconds=1)
 
     @property
-    def progress(self) -> "Progress | None":
+    def progress(self) -> "ProgressBar | None":
         """Progress as the model reports it, percent; None if it does not."""
         return progress_from_logs(self.logs)
 
 
-class Progress(NamedTuple):
-    """A progress bar's last word: percent, and step of steps."""
+class ProgressBar(NamedTuple):
+    """The latest state of a progress bar: percent, and step of steps."""
 
     percent: int
     step: int
@@ -112,8 +112,8 @@ _BAR = re.compile(r"^\s*+(Total progress:)?\s*+(\d{1,9})%\s*+\|.+?\|\s*+(\d{1,9}
 _TAIL = 8192
 
 
-def progress_from_logs(logs: str | None) -> Progress | None:
-    """Reads the last progress bar out of the logs.
+def progress_from_logs(logs: str | None) -> ProgressBar | None:
+    """Read the last progress bar out of the logs.
 
     Models print tqdm bars, some several one after the other, so the result can go back to 0: the
     caller keeps what it shows from going down. Where one bar sums up others (``Total progress:``),
@@ -128,7 +128,7 @@ def progress_from_logs(logs: str | None) -> Progress | None:
     latest = None
     for line in reversed(re.split(r"[\r\n]+", _ANSI.sub("", (logs or "")[-_TAIL:]))):
         if match := _BAR.match(line):
-            found = Progress(min(int(match[2]), 100), int(match[3]), int(match[4]))
+            found = ProgressBar(min(int(match[2]), 100), int(match[3]), int(match[4]))
             if match[1]:
                 return found
             latest = latest or found
@@ -136,7 +136,7 @@ def progress_from_logs(logs: str | None) -> Progress | None:
 
 
 def output_links(output: Any) -> list[str]:
-    """Collects the links of an output, in order.
+    """Collect the links of an output, in order.
 
     The shape is no stable property of a model: a link, a list of links or an object with links in
     it. In synchronous mode the API has sent ``data:`` URIs instead.

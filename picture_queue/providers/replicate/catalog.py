@@ -75,6 +75,6 @@ class CatalogModel(BaseModel):
 @cache
 def models() -> Mapping[str, CatalogModel]:
     """All models of the catalogue by id, in the order of the file."""
-    text = resources.files("picture_queue.replicate").joinpath("models.json").read_text("utf-8")
+    text = resources.files(__package__).joinpath("models.json").read_text("utf-8")
     listed = [CatalogModel.model_validate(entry) for entry in json.loads(text)]
     return MappingProxyType({model.id: model for model in listed})

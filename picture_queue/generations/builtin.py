@@ -3,17 +3,12 @@
 import logging
 
 from picture_queue._async.client import AsyncPictureQueue
-from picture_queue.replicate.client import ReplicateClient
-from picture_queue.replicate.handler import (
-    JOB_TYPE,
-    GenerationJob,
-    HandlerSettings,
-    image_handler,
-)
+from picture_queue.generations.handler import JOB_TYPE, image_handler
+from picture_queue.generations.settings import HandlerSettings
+from picture_queue.generations.store import GenerationStore, expect_api
+from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.settings import ReplicateSettings, WorkerSettings
-from picture_queue.worker.context import JobContext
-from picture_queue.worker.generations import ProjectStore, expect_api
-from picture_queue.worker.worker import Worker
+from picture_queue.worker import JobContext, Worker
 
 _log = logging.getLogger(__name__)
 
@@ -70,9 +65,8 @@ def add_generations(
     expect_api(client)
     api = ReplicateClient(replicate.token, base_url=replicate.base_url)
 
-    def store_for(job: GenerationJob) -> ProjectStore:
-        assert isinstance(job, JobContext)  # noqa: S101 - the worker passes nothing else
-        return ProjectStore(client._project, job.id, job.lease_id)
+    def store_for(job: JobContext) -> GenerationStore:
+        return GenerationStore(client._project, job.id, job.lease_id)
 
     worker.handler(JOB_TYPE, timeout=TIMEOUT)(image_handler(api, store_for, handling))
     worker.after_stop(api.aclose)

@@ -3,8 +3,8 @@
 import pytest
 
 from picture_queue import AsyncPictureQueue, SettingsError
+from picture_queue.generations.builtin import builtin_worker
 from picture_queue.settings import ReplicateSettings
-from picture_queue.worker.builtin import builtin_worker
 
 
 async def test_a_picture_worker_that_could_not_store_is_refused():

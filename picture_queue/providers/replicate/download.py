@@ -1,4 +1,4 @@
-"""Downloads output files. The links come from outside, so this decides where the worker goes.
+"""Download output files. The links come from outside, so this decides where the worker goes.
 
 An allow-list of hosts, https only, no redirect out of the list, no private address behind a
 wildcard, a size limit. The token is sent only when a host of ``replicate.delivery`` asks for it:
@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpx
 
-from picture_queue.replicate import errors
+from picture_queue.providers.replicate import errors
 
 DELIVERY = "replicate.delivery"
 _HOPS = 3
@@ -42,7 +42,7 @@ class DownloadRules:
     max_pixels: int = 2**28
 
     def allowing(self, origin: str) -> Self:
-        """The same rules with one more origin."""
+        """Return the same rules with one more origin."""
         return dataclasses.replace(self, origins=(*self.origins, origin))
 
 
@@ -53,7 +53,7 @@ async def download(
     authorization: str,
     timeout: httpx.Timeout,
 ) -> bytes:
-    """Downloads one file into memory.
+    """Download one file into memory.
 
     Args:
         http: The client to use.
@@ -180,7 +180,7 @@ async def _check(url: SplitResult, rules: DownloadRules) -> None:
 
 
 async def _addresses(host: str) -> list[str]:
-    """Addresses of a host; none where only a proxy can resolve it."""
+    """Return the addresses of a host; none where only a proxy can resolve it."""
     try:
         async with asyncio.timeout(_RESOLVE_SECONDS):
             found = await asyncio.get_running_loop().getaddrinfo(host, 443, type=socket.SOCK_STREAM)

@@ -6,17 +6,17 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from picture_queue.replicate.orphans import cancel_after, candidates, certain
-from picture_queue.replicate.prediction import Prediction
-from picture_queue.replicate.store import Begun
+from picture_queue.generations.orphans import cancel_after, candidates, is_certain
+from picture_queue.providers.replicate.prediction import Prediction
+from picture_queue.records import BegunPrediction
 
 NOW = datetime(2026, 1, 1, 10, tzinfo=UTC)
 INPUT = {"prompt": "a boat", "steps": 4}
 ASKED = 612
 
 
-def begun() -> Begun:
-    return Begun.model_validate(
+def begun() -> BegunPrediction:
+    return BegunPrediction.model_validate(
         {
             "generation": {"id": uuid4()},
             "model": {"model_id": "an/owner"},
@@ -89,9 +89,9 @@ def test_the_own_deadline_comes_first_and_then_the_oldest() -> None:
 
 
 def test_only_a_deadline_makes_certain() -> None:
-    assert certain(prediction(), ASKED)
-    assert not certain(prediction(), ASKED + 1)
-    assert not certain(prediction(asked=None), ASKED)
+    assert is_certain(prediction(), ASKED)
+    assert not is_certain(prediction(), ASKED + 1)
+    assert not is_certain(prediction(asked=None), ASKED)
 
 
 def test_rows_ask_for_different_deadlines() -> None:
