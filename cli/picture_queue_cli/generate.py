@@ -19,7 +19,8 @@ from picture_queue_cli.render import info, print_json, print_line
 from picture_queue_cli.watch import Timeout, expect_completed, follow
 
 if TYPE_CHECKING:
-    from picture_queue import AsyncPictureQueue, StartedGeneration
+    from picture_queue import AsyncPictureQueue
+    from picture_queue.records import StartedGeneration
 
 
 def _known_models(incomplete: str) -> list[str]:

@@ -9,20 +9,13 @@ import asyncpg
 import pytest
 from tenacity import stop_after_attempt
 
-from picture_queue import (
-    AsyncPictureQueue,
-    PictureQueue,
-    SettingsError,
-    Worker,
-    WorkerSettings,
-    _rpc,
-    errors,
-)
+from picture_queue import AsyncPictureQueue, PictureQueue, Worker, WorkerSettings, _rpc, errors
 from picture_queue._realtime import notifications
 from picture_queue._realtime.notifications import Notifications
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import RETRY_POLICY
 from picture_queue._transport.connection import AsyncRawConnection
+from picture_queue.errors import SettingsError
 from picture_queue.settings import DatabaseSettings
 
 

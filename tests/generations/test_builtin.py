@@ -2,7 +2,8 @@
 
 import pytest
 
-from picture_queue import AsyncPictureQueue, SettingsError
+from picture_queue import AsyncPictureQueue
+from picture_queue.errors import SettingsError
 from picture_queue.generations.builtin import builtin_worker
 from picture_queue.settings import ReplicateSettings
 
