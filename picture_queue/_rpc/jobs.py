@@ -42,7 +42,7 @@ _OPTIONS = {
     "batch_id": "batch_id",
     "unique": "unique",
 }
-_NAMES = {"base": "base_seconds", "cap": "cap_seconds", "period": "period_seconds"}
+_OPTION_PARTS = {"base": "base_seconds", "cap": "cap_seconds", "period": "period_seconds"}
 #: With nothing but these the outcome of an enqueue is known without being told.
 _PLAIN = frozenset({"job_type", "payload", "queue", "priority", "user_id"})
 
@@ -53,8 +53,8 @@ def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
         rpc = enqueue_jobs([job])
         return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
     # Under an id made just now nothing can be there but what the first try of this call wrote.
-    params = plain({"job_id": new_id(), **item})
-    return Rpc("enqueue_job", params, _created)
+    item["job_id"] = new_id()
+    return Rpc("enqueue_job", plain(item), _created)
 
 
 def _created(job_id: Any) -> Enqueued:
@@ -75,8 +75,9 @@ def new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], list[st
     items = encode_jobs(jobs)
     ids = new_ids(len(items))
     request_id = new_id() if any("job_id" in item for item in items) else None
-    made = [{"job_id": i, **item} for i, item in zip(ids, items, strict=True)]
-    return {"jobs": plain(made, "jobs"), **given(request_id=request_id)}, ids
+    for item, job_id in zip(items, ids, strict=True):
+        item.setdefault("job_id", job_id)
+    return {"jobs": plain(items, "jobs"), **given(request_id=request_id)}, ids
 
 
 def enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
@@ -101,7 +102,9 @@ def encode_job(job: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in job.items() if value is not None}
     if not _OPTIONS.keys().isdisjoint(given):
         options = {
-            _OPTIONS[name]: _value(given.pop(name)) for name in list(given) if name in _OPTIONS
+            _OPTIONS[name]: _encode_option(given.pop(name))
+            for name in list(given)
+            if name in _OPTIONS
         }
         given["options"] = {**given.get("options", {}), **options}
     return given
@@ -131,10 +134,10 @@ def _not_acceptable(detail: str) -> InvalidArgument:
     )
 
 
-def _value(value: Any) -> Any:
+def _encode_option(value: Any) -> Any:
     if isinstance(value, Backoff | Unique):
         return {
-            _NAMES.get(name, name): part
+            _OPTION_PARTS.get(name, name): part
             for name in value.__slots__
             if (part := getattr(value, name)) is not None
         }

@@ -149,7 +149,7 @@ class _GenerationRun:
             pause = min(pause * 1.2, self._settings.longest_look)
             try:
                 prediction = await self._manager.attach(begun, prediction.id)
-            except (errors.RateLimited, errors.ServiceUnavailable) as error:
+            except (errors.TooManyRequests, errors.ServiceUnavailable) as error:
                 # The prediction continues all the same; only the bound ends this.
                 _log.info("job %s: the prediction could not be read: %s", self._job.id, error)
         return prediction

@@ -85,7 +85,7 @@ class PredictionManager:
         """
         try:
             self.prediction = await self._client.get(prediction_id)
-        except errors.NotFound as error:
+        except errors.ResourceNotFound as error:
             await self._store.finish(begun.prediction.id, "lost", error=str(error))
             raise errors.OutputExpired(
                 "Replicate no longer has the prediction", detail=prediction_id

@@ -33,7 +33,7 @@ from .world import (
 async def test_a_throttled_create_gives_the_attempt_back(world: World) -> None:
     await world.switch(kind="rate_limit", seconds=30)
     generation = world.generation(num_outputs=2)
-    with decides(RateLimited, errors.RateLimited) as decision:
+    with decides(RateLimited, errors.TooManyRequests) as decision:
         await world.run(generation)
     assert (decision.verdict.seconds, decision.verdict.key) == (30.0, "type:generate-image")
     assert [row.state for row in world.db.rows] == ["failed"]
@@ -45,7 +45,7 @@ async def test_a_throttled_create_gives_the_attempt_back(world: World) -> None:
 
 async def test_a_throttled_create_without_a_time_waits_a_while(world: World) -> None:
     await world.switch(kind="rate_limit", count=100)
-    with decides(RateLimited, errors.RateLimited) as decision:
+    with decides(RateLimited, errors.TooManyRequests) as decision:
         await world.run(world.generation())
     assert decision.verdict.seconds == FAST.pause
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, field_validator
 
-from picture_queue.providers.replicate.errors import RateLimited
+from picture_queue.providers.replicate.errors import TooManyRequests
 from picture_queue.worker import (
     Cancel,
     JobContext,
@@ -527,10 +527,10 @@ async def test_a_failure_that_gives_the_attempt_back_is_logged(run, caplog):
     caplog.set_level(logging.INFO)
 
     async def handle() -> None:
-        raise RateLimited("Replicate answered 429", retry_after=3)
+        raise TooManyRequests("Replicate answered 429", retry_after=3)
 
     assert await run(handle).outcome() == Snoozed(3)
-    assert "snoozed, attempt 1: RateLimited: Replicate answered 429. (" in caplog.text
+    assert "snoozed, attempt 1: TooManyRequests: Replicate answered 429. (" in caplog.text
 
 
 async def test_a_verdict_raised_while_it_is_stopped_is_honoured(run):

@@ -303,8 +303,8 @@ def test_a_failure_in_a_task_group_is_seen_through():
 
 
 def test_what_is_not_the_jobs_fault_gives_the_attempt_back():
-    assert raised(replicate.RateLimited("429", retry_after=12)) == Snoozed(12.0)
-    error = replicate.RateLimited("429")
+    assert raised(replicate.TooManyRequests("429", retry_after=12)) == Snoozed(12.0)
+    error = replicate.TooManyRequests("429")
     error.pause_key = "type:generate-image"
     assert raised(error) == Snoozed(10.0, pause_key="type:generate-image")
 
@@ -469,7 +469,7 @@ def test_an_exception_that_denies_its_class_keeps_its_error():
 
 
 def test_a_pause_key_that_the_database_refuses_is_left_out():
-    error = replicate.RateLimited("429", retry_after=3)
+    error = replicate.TooManyRequests("429", retry_after=3)
     for key in ("", "k" * 201, "a\x00", "a\nb", "user:*", 7):
         error.pause_key = key  # type: ignore[assignment]
         assert raised(error) == Snoozed(3.0)

@@ -171,7 +171,7 @@ class ReplicateClient:
         """Read one prediction.
 
         Raises:
-            NotFound: There is none of that id, or it belongs to another account.
+            ResourceNotFound: There is none of that id, or it belongs to another account.
             ReplicateError: The class says why.
         """
         return _prediction(await self._repeat("GET", f"/predictions/{_segment(prediction_id)}"))
@@ -183,7 +183,7 @@ class ReplicateClient:
             The prediction as it is now. It can still end as succeeded: later reads decide.
 
         Raises:
-            NotFound: There is none of that id.
+            ResourceNotFound: There is none of that id.
             ReplicateError: The class says why.
         """
         path = f"/predictions/{_segment(prediction_id)}/cancel"
@@ -303,8 +303,8 @@ class ReplicateClient:
         return stated + wait_random(0, stated * 0.1)(state)
 
 
-_can_be_repeated = retry_if_exception_type((errors.RateLimited, errors.ServiceUnavailable))
-_nothing_was_made = retry_if_exception_type((errors.RateLimited, errors.NotReached))
+_can_be_repeated = retry_if_exception_type((errors.TooManyRequests, errors.ServiceUnavailable))
+_nothing_was_made = retry_if_exception_type((errors.TooManyRequests, errors.NotReached))
 
 
 def _log_repeat(state: RetryCallState) -> None:

@@ -1,14 +1,14 @@
 """Errors of Replicate, and how to treat each.
 
 ReplicateError
-├── RateLimited          429: nothing was made; wait ``retry_after``
+├── TooManyRequests      429: nothing was made; wait ``retry_after``
 ├── OutOfCredit          402: the account cannot pay; nobody's prompt is at fault
 ├── ServiceUnavailable   5xx or no answer, on a call that is safe to repeat
 │   └── NotReached       no connection: nothing was sent, the attempt is given back
 ├── OutcomeUnknown       a create whose answer was lost: look before creating again
 ├── Unauthorized         401, 403: the token is missing, wrong or not permitted
 ├── RequestRefused       any other 4xx
-│   ├── NotFound         404: no such model, version or prediction
+│   ├── ResourceNotFound 404: no such model, version or prediction
 │   └── InputRejected    422, or a failure the input caused
 │       └── InputTooLarge
 ├── PredictionFailed     the prediction itself ended without a result
@@ -74,7 +74,7 @@ class ReplicateError(PictureQueueError):
         self.status = status
 
 
-class RateLimited(ReplicateError):
+class TooManyRequests(ReplicateError):
     """Too many requests (429). Nothing was made, a create may be sent again."""
 
     public = "The image service is busy; the picture will be made as soon as it is free."
@@ -121,7 +121,7 @@ class RequestRefused(ReplicateError):
     """Replicate refused the request; the same request will be refused again."""
 
 
-class NotFound(RequestRefused):
+class ResourceNotFound(RequestRefused):
     """No such model, version or prediction (404)."""
 
     public = "The image service does not have this model."
@@ -208,7 +208,7 @@ def from_response(status: int, headers: Mapping[str, str], body: object) -> Repl
     told = _clip(problem.get("detail") or problem.get("title"))
     message = f"Replicate answered {status}"
     if status == 429:
-        return RateLimited(
+        return TooManyRequests(
             message, retry_after=_retry_after(headers, problem), status=status, detail=told
         )
     if status == 402:
@@ -223,7 +223,7 @@ def from_response(status: int, headers: Mapping[str, str], body: object) -> Repl
     if status in (401, 403):
         return Unauthorized(message, status=status, detail=told, hint="Check REPLICATE_API_TOKEN")
     if status == 404:
-        return NotFound(message, status=status, detail=told)
+        return ResourceNotFound(message, status=status, detail=told)
     if status == 413:
         return InputTooLarge(message, status=status, detail=told)
     if status == 422:
