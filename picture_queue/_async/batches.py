@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc
+from picture_queue._rpc import batches as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue.options import NewJob
 from picture_queue.records import (

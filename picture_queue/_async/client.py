@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from picture_queue import _rpc
 from picture_queue._async.batches import AsyncBatches
 from picture_queue._async.events import AsyncEvents
 from picture_queue._async.generations import AsyncGenerations
@@ -17,6 +16,7 @@ from picture_queue._async.schedules import AsyncSchedules
 from picture_queue._async.settings import AsyncSettings
 from picture_queue._async.tenants import AsyncTenants
 from picture_queue._realtime.follow import Watcher
+from picture_queue._rpc import project as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue.errors import SettingsError
 from picture_queue.records import Finding, Health, Maintenance, Version

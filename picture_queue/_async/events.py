@@ -4,7 +4,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc
+from picture_queue._rpc import events as _rpc
 from picture_queue._transport.backend import AsyncBackend
 
 

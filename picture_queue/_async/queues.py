@@ -4,7 +4,7 @@ import builtins
 from datetime import datetime
 from typing import Unpack
 
-from picture_queue import _rpc
+from picture_queue._rpc import queues as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue.options import QueueChanges
 from picture_queue.records import Changed, DesiredWorkers, Queue, QueueCounts

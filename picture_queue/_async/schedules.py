@@ -6,7 +6,7 @@ from typing import Literal, Unpack
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc
+from picture_queue._rpc import schedules as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue.options import JobOptions
 from picture_queue.records import Enqueued, Schedule

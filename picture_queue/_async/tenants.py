@@ -2,7 +2,7 @@
 
 import builtins
 
-from picture_queue import _rpc
+from picture_queue._rpc import tenants as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue.records import Tenant
 

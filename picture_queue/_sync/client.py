@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from picture_queue import _rpc
 from picture_queue._sync.batches import Batches
 from picture_queue._sync.events import Events
 from picture_queue._sync.generations import Generations
@@ -19,6 +18,7 @@ from picture_queue._sync.schedules import Schedules
 from picture_queue._sync.settings import Settings
 from picture_queue._sync.tenants import Tenants
 from picture_queue._realtime.sync_follow import Watcher
+from picture_queue._rpc import project as _rpc
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.errors import SettingsError
 from picture_queue.records import Finding, Health, Maintenance, Version

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc
+from picture_queue._rpc import events as _rpc
 from picture_queue._transport.backend_sync import Backend
 
 

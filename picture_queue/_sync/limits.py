@@ -5,7 +5,7 @@
 import builtins
 from datetime import datetime
 
-from picture_queue import _rpc
+from picture_queue._rpc import limits as _rpc
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.records import Limit, PausedKey
 

@@ -8,7 +8,7 @@ from typing import Literal, Unpack
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc
+from picture_queue._rpc import schedules as _rpc
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.options import JobOptions
 from picture_queue.records import Enqueued, Schedule

@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from picture_queue import _rpc
+from picture_queue._rpc import settings as _rpc
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.records import Setting
 

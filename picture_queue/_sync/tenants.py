@@ -4,7 +4,7 @@
 
 import builtins
 
-from picture_queue import _rpc
+from picture_queue._rpc import tenants as _rpc
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.records import Tenant
 

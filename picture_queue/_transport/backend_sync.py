@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tenacity import Retrying
 
-from picture_queue import _rpc
 from picture_queue._rpc import Rpc
+from picture_queue._rpc import project as _rpc
 from picture_queue._transport.base import (
     UPGRADE,
     Transport,

@@ -13,8 +13,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from picture_queue import _rpc
 from picture_queue._rpc import Rpc
+from picture_queue._rpc import project as _rpc
 from picture_queue._transport.unreadable import read_json
 from picture_queue.errors import (
     Busy,

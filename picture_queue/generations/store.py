@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from picture_queue import _rpc
 from picture_queue._async.client import AsyncPictureQueue
 from picture_queue._async.generations import BUCKET
+from picture_queue._rpc import predictions as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue._transport.base import StorageCall
 from picture_queue.errors import NotFound, SettingsError
