@@ -1,15 +1,8 @@
 """The SQL functions this library calls: their names, parameters and what comes back. No I/O."""
 
-from picture_queue._rpc.base import (
-    Rpc,
-)
-from picture_queue._rpc.batches import (
-    enqueue_batch,
-    get_batch,
-)
-from picture_queue._rpc.events import (
-    send_event,
-)
+from picture_queue._rpc.base import Rpc
+from picture_queue._rpc.batches import enqueue_batch, get_batch
+from picture_queue._rpc.events import send_event
 from picture_queue._rpc.generations import (
     cancel_generation,
     get_generation,
@@ -29,16 +22,8 @@ from picture_queue._rpc.jobs import (
     list_jobs,
     retry_job,
 )
-from picture_queue._rpc.limits import (
-    delete_limit,
-    list_limits,
-    pause_key,
-    resume_key,
-    set_limit,
-)
-from picture_queue._rpc.models import (
-    list_models,
-)
+from picture_queue._rpc.limits import delete_limit, list_limits, pause_key, resume_key, set_limit
+from picture_queue._rpc.models import list_models
 from picture_queue._rpc.predictions import (
     begin_prediction,
     finish_prediction,
@@ -70,14 +55,8 @@ from picture_queue._rpc.schedules import (
     run_schedule,
     set_schedule,
 )
-from picture_queue._rpc.settings import (
-    get_settings,
-    set_setting,
-)
-from picture_queue._rpc.tenants import (
-    list_tenants,
-    set_tenant,
-)
+from picture_queue._rpc.settings import get_settings, set_setting
+from picture_queue._rpc.tenants import list_tenants, set_tenant
 from picture_queue._rpc.workers import (
     Claim,
     claim_jobs,

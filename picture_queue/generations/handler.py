@@ -49,7 +49,7 @@ def image_handler(
 
     Returns:
         ``async def generate_image(payload, job)``. Its result is ``{"images": [...]}``. An error of
-        the provider is raised as a decision about the job: `RateLimited`, `Snooze`, `Retry` or
+        the provider is raised as a verdict about the job: `RateLimited`, `Snooze`, `Retry` or
         `PermanentFailure`. A `CancelledError` means cancelled or released, as the job's flags say.
     """
     chosen = settings or HandlerSettings()
@@ -95,10 +95,10 @@ class _GenerationRun:
             failure.__cause__ = error
         if self._job.cancel_requested:
             raise failure  # the worker reports the cancel
-        raise await self._decide(failure) from failure
+        raise await self._verdict_of(failure) from failure
 
-    async def _decide(self, error: errors.ReplicateError) -> Exception:
-        """Return the decision about the job that an error of the provider asks for."""
+    async def _verdict_of(self, error: errors.ReplicateError) -> Exception:
+        """Return the verdict about the job that an error of the provider asks for."""
         public, wait = error.public, error.retry_after
         key, counts = None, error.counts
         if not counts:

@@ -1,17 +1,8 @@
 """The rows and answers of the database, as values. They know no client and do no I/O."""
 
-from picture_queue.records.base import (
-    Record,
-)
-from picture_queue.records.batches import (
-    Batch,
-    EnqueuedBatch,
-)
-from picture_queue.records.generations import (
-    Generation,
-    Image,
-    StartedGeneration,
-)
+from picture_queue.records.base import Record
+from picture_queue.records.batches import Batch, EnqueuedBatch
+from picture_queue.records.generations import Generation, Image, StartedGeneration
 from picture_queue.records.jobs import (
     CancelRequest,
     Changed,
@@ -30,13 +21,8 @@ from picture_queue.records.jobs import (
     Source,
     Transition,
 )
-from picture_queue.records.limits import (
-    Limit,
-    PausedKey,
-)
-from picture_queue.records.models import (
-    Model,
-)
+from picture_queue.records.limits import Limit, PausedKey
+from picture_queue.records.models import Model
 from picture_queue.records.predictions import (
     BegunPrediction,
     FinalState,
@@ -53,26 +39,11 @@ from picture_queue.records.project import (
     Version,
     WaitingType,
 )
-from picture_queue.records.queues import (
-    DesiredWorkers,
-    Queue,
-    QueueCounts,
-)
-from picture_queue.records.schedules import (
-    Schedule,
-)
-from picture_queue.records.settings import (
-    Setting,
-)
-from picture_queue.records.tenants import (
-    Tenant,
-)
-from picture_queue.records.workers import (
-    ClaimedJob,
-    HeartbeatAnswer,
-    Unreadable,
-    WorkerSeen,
-)
+from picture_queue.records.queues import DesiredWorkers, Queue, QueueCounts
+from picture_queue.records.schedules import Schedule
+from picture_queue.records.settings import Setting
+from picture_queue.records.tenants import Tenant
+from picture_queue.records.workers import ClaimedJob, HeartbeatAnswer, Unreadable, WorkerSeen
 
 __all__ = [
     "Batch",

@@ -26,8 +26,8 @@ from .world import (
     World,
     assert_paid_once,
     calls_of_a_whole_run,
-    decides,
     mortal_run,
+    raises_verdict,
 )
 
 
@@ -83,7 +83,7 @@ async def test_a_create_that_made_nothing_is_given_up_as_lost(world: World) -> N
 
 async def test_creates_that_are_lost_again_and_again_end_the_attempt(world: World) -> None:
     await world.switch(kind="server_error", count=3)
-    with decides(Retry, errors.OutcomeUnknown):
+    with raises_verdict(Retry, errors.OutcomeUnknown):
         await world.run(world.generation())
     assert [row.state for row in world.db.rows] == ["lost"] * 3
 
@@ -100,7 +100,7 @@ async def test_a_double_that_shows_up_late_is_cancelled() -> None:
         stranger = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
         await world.http.post(f"/v1/predictions/{world.db.rows[1].prediction_id}/cancel",
                               headers={"authorization": "Bearer r8_x"})  # fmt: skip
-        with decides(PermanentFailure, errors.StoppedOutside):
+        with raises_verdict(PermanentFailure, errors.StoppedOutside):
             await task
         assert await world.paid() == [stranger.id]
         assert [row.state for row in world.db.rows] == ["lost", "canceled"]
@@ -187,7 +187,7 @@ async def test_a_prediction_replicate_no_longer_has_is_not_paid_twice(world: Wor
     generation = world.generation()
     await mortal_run(world, generation, (await calls_of_a_whole_run()).index("after record"))
     await world.http.post("/_simulator/reset")
-    with decides(PermanentFailure, errors.OutputExpired):
+    with raises_verdict(PermanentFailure, errors.OutputExpired):
         await world.run(generation)
     assert [row.state for row in world.db.rows] == ["lost"]
     assert await world.predictions() == []

@@ -13,7 +13,7 @@ from picture_queue.providers.replicate import errors
 from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.worker import Retry
 
-from .world import FAST, Job, OddClient, World, decides
+from .world import FAST, Job, OddClient, World, raises_verdict
 
 
 @pytest.mark.parametrize(("queued", "state"), [(False, "canceled"), (True, "aborted")])
@@ -26,7 +26,7 @@ async def test_a_prediction_that_meets_its_deadline_may_be_tried_once_more(
     task = asyncio.create_task(world.run(world.generation(), job))
     await world.db.recorded.wait()
     world.now += 700
-    with decides(Retry, errors.DeadlinePassed):
+    with raises_verdict(Retry, errors.DeadlinePassed):
         await task
     assert world.db.rows[0].state == state
 
@@ -35,7 +35,7 @@ async def test_an_overdue_prediction_is_stopped_by_our_own_clock(world: World) -
     await world.switch(kind="slow", seconds=5000)
     # Its bound has passed before it looks; the deadline at Replicate is far off.
     impatient = replace(FAST, margin=-FAST.deadline - 200)
-    with decides(Retry, errors.DeadlinePassed):
+    with raises_verdict(Retry, errors.DeadlinePassed):
         await world.run(world.generation(), settings=impatient)
     assert await world.paid() == []
     assert world.db.rows[0].state in ("canceled", "aborted")
@@ -56,7 +56,7 @@ async def test_an_overdue_prediction_that_is_slow_to_stop_is_given_up(world: Wor
     await world.switch(kind="slow", seconds=5000)
     # Its bound has passed before it looks; the deadline at Replicate is far off.
     impatient = replace(FAST, margin=-FAST.deadline - 200)
-    with decides(Retry, errors.DeadlinePassed):
+    with raises_verdict(Retry, errors.DeadlinePassed):
         await world.run(world.generation(), settings=impatient, client=_SlowToStop(world.client))
     assert [row.state for row in world.db.rows] == ["canceled"]
     assert await world.paid() == []

@@ -334,17 +334,19 @@ class FakeDownloads:
 
 
 @dataclass
-class Decision:
-    """What the handler decided about the job, and the error of the provider behind it."""
+class RaisedVerdict:
+    """The verdict of the handler about the job, and the error of the provider behind it."""
 
     verdict: Any = None
     cause: Any = None
 
 
 @contextmanager
-def decides(kind: type[BaseException], cause: type[errors.ReplicateError]) -> Iterator[Decision]:
-    """Expect a decision of a kind, for an error of exactly that class."""
-    found = Decision()
+def raises_verdict(
+    kind: type[BaseException], cause: type[errors.ReplicateError]
+) -> Iterator[RaisedVerdict]:
+    """Expect a verdict of a kind, for an error of exactly that class."""
+    found = RaisedVerdict()
     with pytest.raises(kind) as caught:
         yield found
     found.verdict, found.cause = caught.value, caught.value.__cause__

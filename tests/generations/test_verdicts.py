@@ -25,17 +25,17 @@ from .world import (
     World,
     assert_paid_once,
     calls_of_a_whole_run,
-    decides,
     mortal_run,
+    raises_verdict,
 )
 
 
 async def test_a_throttled_create_gives_the_attempt_back(world: World) -> None:
     await world.switch(kind="rate_limit", seconds=30)
     generation = world.generation(num_outputs=2)
-    with decides(RateLimited, errors.TooManyRequests) as decision:
+    with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(generation)
-    assert (decision.verdict.seconds, decision.verdict.key) == (30.0, "type:generate-image")
+    assert (raised.verdict.seconds, raised.verdict.key) == (30.0, "type:generate-image")
     assert [row.state for row in world.db.rows] == ["failed"]
     # Nothing was made, so nothing is searched for: a broken list does not matter.
     await world.switch(kind="server_error", on="list", count=100)
@@ -45,16 +45,16 @@ async def test_a_throttled_create_gives_the_attempt_back(world: World) -> None:
 
 async def test_a_throttled_create_without_a_time_waits_a_while(world: World) -> None:
     await world.switch(kind="rate_limit", count=100)
-    with decides(RateLimited, errors.TooManyRequests) as decision:
+    with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
         await world.run(world.generation())
-    assert decision.verdict.seconds == FAST.pause
+    assert raised.verdict.seconds == FAST.pause
 
 
 async def test_without_credit_the_job_waits(world: World) -> None:
     await world.switch(kind="out_of_credit")
-    with decides(RateLimited, errors.OutOfCredit) as decision:
+    with raises_verdict(RateLimited, errors.OutOfCredit) as raised:
         await world.run(world.generation())
-    assert decision.verdict.seconds == errors.MAX_RETRY_AFTER
+    assert raised.verdict.seconds == errors.MAX_RETRY_AFTER
     assert world.db.rows[0].state == "failed"
     assert "billing" not in (world.db.rows[0].error or "")
 
@@ -80,25 +80,25 @@ async def test_an_outage_of_replicate_gives_the_attempt_back(world: World, recor
         await mortal_run(world, generation, death)
     outage = world.http._transport = _Outage(world.http._transport)
     for _ in range(5):  # more than the attempts of a job
-        with decides(RateLimited, errors.NotReached) as decision:
+        with raises_verdict(RateLimited, errors.NotReached) as raised:
             await world.run(generation)
-        assert decision.verdict.seconds == FAST.pause
-        assert decision.verdict.key == "type:generate-image"
-        assert "out of reach" in decision.verdict.outcome("default").detail
+        assert raised.verdict.seconds == FAST.pause
+        assert raised.verdict.key == "type:generate-image"
+        assert "out of reach" in raised.verdict.outcome("default").detail
     outage.on = False
     await world.run(generation)
     assert len(await world.paid()) == 1
 
 
 async def test_a_refused_input_fails_for_good(world: World) -> None:
-    with decides(PermanentFailure, errors.InputRejected) as decision:
+    with raises_verdict(PermanentFailure, errors.InputRejected) as raised:
         await world.run(world.generation(num_outputs=99))
-    assert "num_outputs" in decision.verdict.public
+    assert "num_outputs" in raised.verdict.public
     assert world.db.rows[0].state == "failed"
 
 
 async def test_a_model_that_cannot_be_called_fails_for_good(world: World) -> None:
-    with decides(PermanentFailure, errors.Misconfigured):
+    with raises_verdict(PermanentFailure, errors.Misconfigured):
         await world.run(Generation("nvidia/sana", {"prompt": "a boat"}))
     assert await world.predictions() == []
     assert world.db.rows[0].state == "failed"
@@ -128,9 +128,9 @@ async def test_a_failed_prediction_fails_the_attempt_by_its_class(
     verdict: type[Exception],
 ) -> None:
     await world.switch(**fault)
-    with decides(verdict, kind) as decision:
+    with raises_verdict(verdict, kind) as raised:
         await world.run(world.generation(), Job(attempt))
-    outcome = from_error(decision.verdict, "default")
+    outcome = from_error(raised.verdict, "default")
     assert isinstance(outcome, Failed)
     assert (outcome.error, outcome.retryable) == (kind.public, verdict is Retry)
     (row,) = world.db.rows
@@ -141,7 +141,7 @@ async def test_a_failed_prediction_fails_the_attempt_by_its_class(
 async def test_a_retry_is_a_new_row_and_a_new_prediction(world: World) -> None:
     await world.switch(kind="fail")
     generation = world.generation()
-    with decides(Retry, errors.Interrupted):
+    with raises_verdict(Retry, errors.Interrupted):
         await world.run(generation)
     await world.run(generation, Job(attempt=2))
     assert [row.state for row in world.db.rows] == ["failed", "succeeded"]
@@ -151,23 +151,23 @@ async def test_a_retry_is_a_new_row_and_a_new_prediction(world: World) -> None:
 
 async def test_an_expired_output_says_so(world: World) -> None:
     await world.switch(kind="expired_output")
-    with decides(PermanentFailure, errors.OutputExpired) as decision:
+    with raises_verdict(PermanentFailure, errors.OutputExpired) as raised:
         await world.run(world.generation())
-    assert "deleted" in decision.verdict.public
+    assert "deleted" in raised.verdict.public
     assert world.db.rows[0].state == "failed"
     assert world.db.images == {}
 
 
 async def test_an_output_against_the_rules_fails_for_good(world: World) -> None:
     world.client.rules = DownloadRules(max_bytes=10).allowing("http://simulator.localhost")
-    with decides(PermanentFailure, errors.OutputRefused):
+    with raises_verdict(PermanentFailure, errors.OutputRefused):
         await world.run(world.generation(num_outputs=3))
     assert world.db.rows[0].state == "failed"
 
 
 @pytest.mark.parametrize("data", [b"<html>", b""])
 async def test_an_output_that_is_no_picture_is_not_stored(world: World, data: bytes) -> None:
-    with decides(PermanentFailure, errors.OutputRefused):
+    with raises_verdict(PermanentFailure, errors.OutputRefused):
         await world.run(world.generation(), client=FakeDownloads(world.client, data))
     assert world.db.files == {}
 
@@ -176,18 +176,18 @@ async def test_an_output_that_is_no_picture_is_not_stored(world: World, data: by
 async def test_a_picture_of_too_many_pixels_fails_at_once(world: World, width: int) -> None:
     header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
     data = header + width.to_bytes(4, "big") + (1024).to_bytes(4, "big")
-    with decides(PermanentFailure, errors.OutputRefused) as decision:
+    with raises_verdict(PermanentFailure, errors.OutputRefused) as raised:
         await world.run(world.generation(), client=FakeDownloads(world.client, data))
     assert world.db.files == {}
     if width:
-        assert "too large to be shown" in decision.verdict.public
-        assert f"{width} x 1024" in str(decision.cause)
+        assert "too large to be shown" in raised.verdict.public
+        assert f"{width} x 1024" in str(raised.cause)
 
 
 async def test_an_output_without_links_is_refused(world: World) -> None:
-    with decides(PermanentFailure, errors.OutputRefused) as decision:
+    with raises_verdict(PermanentFailure, errors.OutputRefused) as raised:
         await world.run(world.generation(), client=_Empty(world.client))
-    assert "without a picture" in str(decision.cause)
+    assert "without a picture" in str(raised.cause)
 
 
 class _Empty(FakeDownloads):
@@ -207,14 +207,14 @@ async def test_a_download_that_fails_now_is_tried_again_by_the_next_attempt(
     await world.switch(kind=kind, on="file", count=10)
     generation, job = world.generation(num_outputs=2), Job()
     # The attempt is given back, and no other job waits.
-    with decides(Snooze, errors.ServiceUnavailable):
+    with raises_verdict(Snooze, errors.ServiceUnavailable):
         await world.run(generation, job)
     assert job.shown[-1][1] == "The picture was made and waits to be stored."
     # After an hour it counts, so that the job ends.
     await world.switch(kind=kind, on="file", count=10)
-    with decides(Retry, errors.ServiceUnavailable) as decision:
+    with raises_verdict(Retry, errors.ServiceUnavailable) as raised:
         await world.run(generation, settings=replace(FAST, outage=0.0))
-    assert decision.verdict.reason == "The picture was made and waits to be stored."
+    assert raised.verdict.reason == "The picture was made and waits to be stored."
     await world.http.post(
         "/_simulator/faults", json={"kind": "fail"}
     )  # for a create, if there is one
@@ -234,10 +234,10 @@ async def test_an_outage_of_storage_gives_the_attempt_back(world: World) -> None
     for outage, verdict in ((3600.0, Snooze), (0.0, Retry)):
         store = _StorageAway(world.db, generation)
         settings = replace(FAST, outage=outage)
-        with decides(verdict, errors.ServiceUnavailable) as decision:
+        with raises_verdict(verdict, errors.ServiceUnavailable) as raised:
             await image_handler(world.client, lambda _, s=store: s, settings)({}, Job())
-        assert re.search(r"project.*refused", str(decision.cause))
+        assert re.search(r"project.*refused", str(raised.cause))
         if verdict is Snooze:
-            assert "project" in decision.verdict.outcome("default").detail
+            assert "project" in raised.verdict.outcome("default").detail
     await world.run(generation)
     await assert_paid_once(world, generation)
