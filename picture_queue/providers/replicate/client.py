@@ -165,7 +165,15 @@ class ReplicateClient:
         else:
             path, body["version"] = "/predictions", version
         headers = {"Cancel-After": f"{max(5, cancel_after)}s"}
-        return await self._attempts(_nothing_was_made)(self._create_once, path, body, headers)
+        send = self._attempts(_nothing_was_made)
+        try:
+            return _prediction(await send(self._send, "POST", path, json=body, headers=headers))
+        except errors.NotReached:
+            raise
+        except (errors.ServiceUnavailable, errors.OutputRefused) as error:
+            raise errors.OutcomeUnknown(
+                "The answer to a create was lost", detail=str(error)
+            ) from error
 
     async def get(self, prediction_id: str) -> Prediction:
         """Read one prediction.
@@ -234,18 +242,6 @@ class ReplicateClient:
             # A simulator on this machine is never behind the proxy of the environment.
             self._http = httpx.AsyncClient(trust_env=not is_loopback_url(self._base_url))
         return self._http
-
-    async def _create_once(
-        self, path: str, body: dict[str, Any], headers: dict[str, str]
-    ) -> Prediction:
-        try:
-            return _prediction(await self._send("POST", path, json=body, headers=headers))
-        except errors.NotReached:
-            raise
-        except (errors.ServiceUnavailable, errors.OutputRefused) as error:
-            raise errors.OutcomeUnknown(
-                "The answer to a create was lost", detail=str(error)
-            ) from error
 
     async def _repeat(self, method: str, path: str, **options: Any) -> Any:
         return await self._attempts(_can_be_repeated)(self._send, method, path, **options)
