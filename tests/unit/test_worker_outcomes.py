@@ -537,3 +537,18 @@ def test_a_verdict_that_makes_no_sense_is_refused_where_it_is_written(make, says
 )
 def test_outcomes_travel_as_the_database_takes_them(outcome, json):
     assert outcome.as_json() == json
+
+
+@pytest.mark.parametrize("verdict", [Snooze, RateLimited])
+@pytest.mark.parametrize(
+    ("reason", "detail"),
+    [
+        ("the API is away", "the API is away"),
+        (OSError("no route"), "OSError: no route"),
+        (" \n ", None),
+        (None, None),
+    ],
+)
+def test_operators_see_why_a_job_waits(verdict, reason, detail):
+    outcome = verdict(3, reason=reason).outcome("q")
+    assert (outcome.delay_seconds, outcome.detail) == (3.0, detail)
