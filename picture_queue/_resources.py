@@ -1,4 +1,4 @@
-"""Finds the SQL that ships with the package, in the wheel or else in the checkout, and reads it."""
+"""The SQL that ships with the package, in the wheel or else in the checkout."""
 
 import hashlib
 from pathlib import Path
@@ -40,12 +40,12 @@ class Migration(NamedTuple):
 
 
 def digest(text: str) -> str:
-    """Returns the SHA-256 of a text, whatever its line endings are."""
+    """Return the SHA-256 of a text, whatever its line endings are."""
     return hashlib.sha256("\n".join(text.splitlines()).encode()).hexdigest()
 
 
 def migrations() -> list[Migration]:
-    """Returns the migrations in the order they apply.
+    """Return the migrations in the order they apply.
 
     Raises:
         FileNotFoundError: The installation is broken: no migration is where it belongs.
@@ -57,7 +57,7 @@ def migrations() -> list[Migration]:
 
 
 def place_of(sql: str, position: str | int | None, context: str | None) -> str | None:
-    """Says where a migration failed: the line of the file, or the function whose body failed.
+    """Say where a migration failed: the line of the file, or the function whose body failed.
 
     Args:
         sql: What is in the file.

@@ -1,4 +1,4 @@
-"""Every error this library raises, and the one table that joins them to SQL and HTTP.
+"""All errors of this library, with their codes in SQL and their status in HTTP.
 
 PictureQueueError
 ├── InvalidArgument        PQ_INVALID_ARGUMENT   400
@@ -67,11 +67,14 @@ class PictureQueueError(Exception):
         hint: What to do about it.
 
     Attributes:
+        http_status: The status with which the HTTP API sends errors of this class; None where the
+            database raises none.
         retry_after: Seconds that the server asks to wait before the call is repeated; None where it
             does not say.
     """
 
     code: str | None = None
+    http_status: int | None = None
     retry_after: float | None = None
 
     def __init__(
@@ -105,12 +108,14 @@ class InvalidArgument(PictureQueueError, ValueError):
     """An argument is not acceptable; nothing was written."""
 
     code = "PQ_INVALID_ARGUMENT"
+    http_status = 400
 
 
 class InvalidInput(InvalidArgument):
     """The prompt or the input of a generation does not fit its model."""
 
     code = "PQ_INVALID_INPUT"
+    http_status = 422
 
 
 class InvalidCron(InvalidArgument):
@@ -123,12 +128,14 @@ class DependencyCycle(InvalidArgument):
     """A job would wait for itself, or for one that stands after it in the same call."""
 
     code = "PQ_CYCLE"
+    http_status = 422
 
 
 class NotAuthenticated(PictureQueueError):
     """The call needs a signed-in user or a service key."""
 
     code = "PQ_NOT_AUTHENTICATED"
+    http_status = 401
 
 
 class AuthenticationFailed(NotAuthenticated):
@@ -139,10 +146,13 @@ class NotAllowed(PictureQueueError):
     """The caller is known but may not do this."""
 
     code = "PQ_NOT_ALLOWED"
+    http_status = 403
 
 
 class NotFound(PictureQueueError):
     """Nothing of that id is there, or it is not the caller's."""
+
+    http_status = 404
 
 
 class JobNotFound(NotFound):
@@ -197,6 +207,7 @@ class Conflict(PictureQueueError):
     """The call does not fit what the database already holds."""
 
     code = "PQ_CONFLICT"
+    http_status = 409
 
 
 class StaleLease(Conflict):
@@ -227,12 +238,14 @@ class TooLarge(PictureQueueError):
     """A payload or a result is above the limit."""
 
     code = "PQ_TOO_LARGE"
+    http_status = 413
 
 
 class Busy(PictureQueueError):
     """The database could not serve the call now; repeating it is safe."""
 
     code = "PQ_BUSY"
+    http_status = 503
 
 
 class ConnectionFailed(PictureQueueError):
@@ -335,39 +348,25 @@ class MissingProgram(LocalStackError):
     """A program the embedded stack needs is not installed."""
 
 
-# Order of the docs; the test of each code walks this table.
-HTTP_STATUS: dict[type[PictureQueueError], int] = {
-    InvalidArgument: 400,
-    InvalidCron: 400,
-    NotAuthenticated: 401,
-    NotAllowed: 403,
-    JobNotFound: 404,
-    GenerationNotFound: 404,
-    UnknownModel: 404,
-    QueueNotFound: 404,
-    DependencyNotFound: 404,
-    ScheduleNotFound: 404,
-    BatchNotFound: 404,
-    LimitNotFound: 404,
-    Conflict: 409,
-    StaleLease: 409,
-    JobFinished: 409,
-    JobRunning: 409,
-    QueueDraining: 409,
-    TooLarge: 413,
-    InvalidInput: 422,
-    DependencyCycle: 422,
-    Busy: 503,
-}
+#: The class of each code that the database raises, in the order of their HTTP status.
 BY_CODE: dict[str, type[PictureQueueError]] = {
-    error.code: error for error in HTTP_STATUS if error.code is not None
+    error.code: error
+    for error in sorted(
+        (
+            value
+            for value in globals().values()
+            if isinstance(value, type) and issubclass(value, PictureQueueError)
+        ),
+        key=lambda error: error.http_status or 0,
+    )
+    if error.code is not None and "code" in vars(error)
 }
 
 
 def from_database(
     sqlstate: str | None, message: str, detail: str | None = None, hint: str | None = None
 ) -> PictureQueueError | None:
-    """Turns an error our SQL raised into its exception.
+    """Turn an error our SQL raised into its exception.
 
     Args:
         sqlstate: The SQLSTATE, ``PT<http>`` for ours.

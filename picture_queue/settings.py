@@ -62,7 +62,7 @@ class ProjectSettings:
         timeout: float = 30.0,
         environ: Mapping[str, str] = os.environ,
     ) -> "ProjectSettings":
-        """Fills what is None from the environment: ``SUPABASE_URL``, the first key variable set,
+        """Fill what is None from the environment: ``SUPABASE_URL``, the first key variable set,
         and ``SUPABASE_ACCESS_TOKEN``.
 
         Raises:
@@ -149,7 +149,7 @@ class ReplicateSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "ReplicateSettings | None":
-        """Reads the token and the address; None when there is no token."""
+        """Read the token and the address; None when there is no token."""
         token = environ.get("REPLICATE_API_TOKEN")
         if not token:
             return None
@@ -184,7 +184,7 @@ class WorkerSettings:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuses values that cannot work.
+        """Refuse values that cannot work.
 
         Raises:
             SettingsError: Naming the setting and its value.

@@ -1,6 +1,6 @@
-"""Writes the parts of supabase/ that follow from others.
+"""Write the parts of supabase/ that follow from others.
 
-- ``schemas/700_data_models.sql`` from ``picture_queue/replicate/models.json``
+- ``schemas/700_data_models.sql`` from ``picture_queue/providers/replicate/models.json``
 - the migration of the release under work from all of ``schemas/``
 
 Once 0.1.0 is released its migration is frozen: from then on a change is copied by hand into a new
@@ -16,12 +16,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = ROOT / "supabase" / "schemas"
+MODELS_JSON = ROOT / "picture_queue" / "providers" / "replicate" / "models.json"
 MODELS_SQL = SCHEMAS / "700_data_models.sql"
 MIGRATION = ROOT / "supabase" / "migrations" / "20261123000000_pre_picture_queue.sql"
 RULE_KEYS = ("name", "type", "format", "required", "default", "minimum", "maximum", "enum")
 
 MODELS_TEMPLATE = """\
--- The catalogue, written by scripts/build_migration.py from picture_queue/replicate/models.json.
+-- Written by scripts/build_migration.py from picture_queue/providers/replicate/models.json.
 insert into picture_queue.model
   (model_id, kind, official, version, typical_seconds, price_usd_per_image, max_outputs_param,
    output, progress_in_logs, inputs)
@@ -36,7 +37,7 @@ $models$) as m (id text, kind text, official boolean, version text, typical_seco
 
 
 def models_sql() -> str:
-    models = json.loads((ROOT / "picture_queue" / "replicate" / "models.json").read_text("utf-8"))
+    models = json.loads(MODELS_JSON.read_text("utf-8"))
     rows = []
     for model in models:
         row = {key: value for key, value in model.items() if key != "notes" and value is not None}

@@ -1,4 +1,4 @@
-"""Writes the sync half of the library from the async half.
+"""Write the sync half of the library from the async half.
 
 The rules apply in their order. A rule that matches nothing is an error, so the list stays true.
 ``python scripts/unasync.py [--check]``; with --check nothing is written, and the exit code is 1
@@ -19,45 +19,24 @@ SOURCES = {
 }
 HEADER = "# Written by scripts/unasync.py from {source}: edit that file.\n\n"
 RULES = [
-    (r"\basync def", "def"),
-    (r"\basync with", "with"),
-    (r"\basync for", "for"),
+    (r"\basync (def|with|for)", r"\1"),
     (r"\bawait ", ""),
-    (r"asyncio\.(Lock|Semaphore)", r"threading.\1"),
+    # A class without its prefix: AsyncJobs, httpx.AsyncClient, AsyncRetrying.
+    (r"AsyncGenerator\[(\w+), None\]", r"Generator[\1, None, None]"),
+    (r"\bAsync([A-Z]\w*)", r"\1"),
     (r"Awaitable, ", ""),
     (r"Awaitable\[(\w+)\]", r"\1"),
-    (r"AsyncRawConnection", "RawConnection"),
-    (r"AsyncPool", "Pool"),
+    (r"\b__a(enter|exit)__", r"__\1__"),
+    (r"\ba(close|iter_bytes)\b", r"\1"),
+    (r"\basyncio\b", "threading"),
     (r"LoopOwner, ProcessOwner", "ProcessOwner"),
     (r"LoopOwner", "ProcessOwner"),
     (r"connect_async", "connect_sync"),
-    (r"aiter_bytes", "iter_bytes"),
-    (r"import asyncio", "import threading"),
-    (r"httpx\.AsyncClient", "httpx.Client"),
-    (r"AsyncClient", "Client"),
-    (r"AsyncRetrying", "Retrying"),
-    (r"Async(Postgrest|Postgres|Backend)\b", r"\1"),
-    (r"_transport\.(postgrest|postgres|backend)\b", r"_transport.\1_sync"),
-    (r"import postgres\b", "import postgres_sync"),
-    (r"= postgres\.", "= postgres_sync."),
-    (r"AsyncPictureQueue", "PictureQueue"),
-    (r"AsyncJobs", "Jobs"),
-    (r"AsyncGenerations", "Generations"),
-    (r"AsyncModels", "Models"),
-    (r"AsyncBatches", "Batches"),
-    (r"AsyncSchedules", "Schedules"),
-    (r"AsyncQueues", "Queues"),
-    (r"AsyncLimits", "Limits"),
-    (r"AsyncTenants", "Tenants"),
-    (r"AsyncEvents", "Events"),
-    (r"AsyncSettings", "Settings"),
-    (r"AsyncGenerator\[(\w+), None\]", r"Generator[\1, None, None]"),
-    (r"AsyncGenerator", "Generator"),
-    (r"__aenter__", "__enter__"),
-    (r"__aexit__", "__exit__"),
-    (r"aclose", "close"),
+    # A module is replaced by its sync half.
     (r"_async\b", "_sync"),
     (r"_realtime\.follow", "_realtime.sync_follow"),
+    (r"_transport\.(postgrest|postgres|backend)\b", r"_transport.\1_sync"),
+    (r"(import |= )postgres\b", r"\1postgres_sync"),
 ]
 
 

@@ -21,7 +21,7 @@ from picture_queue_cli.project import connect
 from picture_queue_cli.render import err, info, out, pairs, plain, print_json, print_line
 
 if TYPE_CHECKING:
-    from picture_queue import Batch
+    from picture_queue.records import Batch
 
 app = Commands(no_args_is_help=True, help="Enqueue and follow batches of jobs.")
 events = Commands(no_args_is_help=True, help="Send an external event to waiting jobs.")

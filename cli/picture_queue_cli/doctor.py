@@ -14,7 +14,7 @@ from picture_queue_cli.project import Target, resolve
 from picture_queue_cli.render import out, plain, print_json, styled, table
 
 if TYPE_CHECKING:
-    from picture_queue.records_operate import Finding
+    from picture_queue.records import Finding
     from picture_queue.settings import DatabaseSettings, ProjectSettings
 
 _VERDICTS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("bad", "bold red")}
@@ -121,7 +121,7 @@ def _workers(running: int) -> "Finding":
 
 
 def _finding(check: str, verdict: str, detail: str, remedy: str | None = None) -> "Finding":
-    from picture_queue.records_operate import Finding
+    from picture_queue.records import Finding
 
     return Finding.model_validate(
         {"check": check, "verdict": verdict, "detail": detail, "remedy": remedy}

@@ -19,12 +19,13 @@ from picture_queue_cli.render import info, print_json, print_line
 from picture_queue_cli.watch import Timeout, expect_completed, follow
 
 if TYPE_CHECKING:
-    from picture_queue import AsyncPictureQueue, StartedGeneration
+    from picture_queue import AsyncPictureQueue
+    from picture_queue.records import StartedGeneration
 
 
 def _known_models(incomplete: str) -> list[str]:
     """Complete a model's name from the catalogue this package ships."""
-    from picture_queue.replicate.catalog import models
+    from picture_queue.providers.replicate.catalog import models
 
     return [name for name in models() if name.startswith(incomplete)]
 
@@ -70,7 +71,7 @@ async def _generate(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    from picture_queue.worker.generations import expect_api, expect_storage
+    from picture_queue.generations.store import expect_api, expect_storage
 
     async with connect_async(ctx) as pq:
         if out is not None:

@@ -12,8 +12,8 @@ from picture_queue_cli.queues import queue_state
 from picture_queue_cli.render import duration, info, one_line, out, plain, print_json, styled, table
 
 if TYPE_CHECKING:
-    from picture_queue import Health, Model, PictureQueue
-    from picture_queue.records import WorkerSeen
+    from picture_queue import PictureQueue
+    from picture_queue.records import Health, Model, WorkerSeen
 
 # Seconds: a worker writes that it is there every 20 s at most.
 _LATE = 25.0
@@ -148,7 +148,7 @@ def models(
 
 
 def _named(found: "list[Model]", model_id: str) -> "Model":
-    from picture_queue import UnknownModel
+    from picture_queue.errors import UnknownModel
 
     for model in found:
         if model.model_id == model_id:

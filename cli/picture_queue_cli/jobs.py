@@ -28,7 +28,8 @@ from picture_queue_cli.render import (
 )
 
 if TYPE_CHECKING:
-    from picture_queue import Job, JobExplanation, JobHistory, PictureQueue
+    from picture_queue import Job, PictureQueue
+    from picture_queue.records import JobExplanation, JobHistory
 
 app = Commands(no_args_is_help=True, help="Show and change jobs.")
 

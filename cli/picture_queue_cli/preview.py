@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from picture_queue.replicate.images import read_image
+from picture_queue.generations.image_info import read_image
 
 _WIDEST = 64  # characters
 _HALF_BLOCK = "▀"

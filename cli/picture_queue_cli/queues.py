@@ -22,8 +22,7 @@ from picture_queue_cli.render import (
 )
 
 if TYPE_CHECKING:
-    from picture_queue import Queue
-    from picture_queue.records import QueueHealth
+    from picture_queue.records import Queue, QueueHealth
 
 app = Commands(no_args_is_help=True, help="Show queues and change their settings.")
 
@@ -98,7 +97,7 @@ def show(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
     with connect(ctx) as pq:
         found = {row.name: row for row in pq.queues.list()}.get(queue)
     if found is None:
-        from picture_queue import QueueNotFound
+        from picture_queue.errors import QueueNotFound
 
         raise QueueNotFound("No such queue", detail=queue, hint="See: picture-queue queues list")
     _print(found, as_json)

@@ -24,7 +24,7 @@ from picture_queue_cli.render import (
 )
 
 if TYPE_CHECKING:
-    from picture_queue import Schedule
+    from picture_queue.records import Schedule
 
 app = Commands(no_args_is_help=True, help="Schedule recurring jobs.")
 
@@ -120,7 +120,7 @@ def delete(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None
     """Delete a schedule; the jobs it made stay."""
     with connect(ctx) as pq:
         if not pq.schedules.delete(name):
-            from picture_queue import ScheduleNotFound
+            from picture_queue.errors import ScheduleNotFound
 
             raise ScheduleNotFound(
                 "No such schedule", detail=name, hint="See: picture-queue schedules list"

@@ -50,7 +50,7 @@ async def _watch(ctx: typer.Context, some_id: UUID, timeout: float | None, as_js
 
 
 async def _job_of(pq: "AsyncPictureQueue", some_id: UUID) -> UUID:
-    from picture_queue import GenerationNotFound, JobNotFound
+    from picture_queue.errors import GenerationNotFound, JobNotFound
 
     try:
         return (await pq.jobs.get(some_id)).id

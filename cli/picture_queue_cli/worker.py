@@ -155,8 +155,8 @@ async def _work(
 
 async def _work_built_in(target: Target, settings: dict[str, Any], real_replicate: bool) -> None:
     from picture_queue import AsyncPictureQueue, WorkerSettings
-    from picture_queue.worker.builtin import builtin_worker
-    from picture_queue.worker.generations import expect_storage
+    from picture_queue.generations.builtin import builtin_worker
+    from picture_queue.generations.store import expect_storage
 
     chosen, replicate = WorkerSettings(**settings), _replicate(target, real_replicate)
     if replicate is not None:

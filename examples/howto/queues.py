@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from picture_queue import PictureQueue, QueueDraining
+from picture_queue import PictureQueue
+from picture_queue.errors import QueueDraining
 
 QUEUE = "howto-queues"
 

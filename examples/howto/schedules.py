@@ -1,6 +1,7 @@
 """Schedules: recurring jobs, one for each tick, with any number of workers."""
 
-from picture_queue import InvalidCron, PictureQueue
+from picture_queue import PictureQueue
+from picture_queue.errors import InvalidCron
 
 with PictureQueue.from_env() as pq:
     nightly = pq.schedules.set(

@@ -5,10 +5,10 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc_operate
+from picture_queue._rpc import batches as _rpc
 from picture_queue._transport.backend import AsyncBackend
-from picture_queue.arguments import NewJob
-from picture_queue.records_operate import (
+from picture_queue.options import NewJob
+from picture_queue.records import (
     Batch,
     EnqueuedBatch,
 )
@@ -43,7 +43,7 @@ class AsyncBatches:
         Raises:
             PictureQueueError: As `Jobs.enqueue_many`.
         """
-        rpc = _rpc_operate.enqueue_batch(jobs, callback, batch_id, metadata)
+        rpc = _rpc.enqueue_batch(jobs, callback, batch_id, metadata)
         return await self._project.call(rpc)
 
     async def get(self, batch_id: UUID | str) -> Batch:
@@ -55,4 +55,4 @@ class AsyncBatches:
         Raises:
             BatchNotFound: No such batch.
         """
-        return await self._project.call(_rpc_operate.get_batch(batch_id))
+        return await self._project.call(_rpc.get_batch(batch_id))

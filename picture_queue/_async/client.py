@@ -5,23 +5,21 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from picture_queue import _rpc, _rpc_operate
 from picture_queue._async.batches import AsyncBatches
+from picture_queue._async.events import AsyncEvents
 from picture_queue._async.generations import AsyncGenerations
 from picture_queue._async.jobs import AsyncJobs
+from picture_queue._async.limits import AsyncLimits
 from picture_queue._async.models import AsyncModels
-from picture_queue._async.project import AsyncEvents, AsyncSettings
-from picture_queue._async.queues import AsyncLimits, AsyncQueues, AsyncTenants
+from picture_queue._async.queues import AsyncQueues
 from picture_queue._async.schedules import AsyncSchedules
+from picture_queue._async.settings import AsyncSettings
+from picture_queue._async.tenants import AsyncTenants
 from picture_queue._realtime.follow import Watcher
+from picture_queue._rpc import project as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue.errors import SettingsError
-from picture_queue.records import (
-    Health,
-    Maintenance,
-    Version,
-)
-from picture_queue.records_operate import Finding
+from picture_queue.records import Finding, Health, Maintenance, Version
 from picture_queue.settings import DatabaseSettings, ProjectSettings
 
 if TYPE_CHECKING:
@@ -126,7 +124,7 @@ class AsyncPictureQueue:
         Raises:
             NotAllowed: The key is not a service key.
         """
-        return await self._project.call(_rpc_operate.queue_doctor(datetime.now(UTC)))
+        return await self._project.call(_rpc.queue_doctor(datetime.now(UTC)))
 
     async def maintain(self, *, force: bool = False) -> Maintenance:
         """Do a round of maintenance, unless a worker does the maintenance of the project.

@@ -1,6 +1,6 @@
 """The models a project offers."""
 
-from picture_queue import _rpc
+from picture_queue._rpc import models as _rpc
 from picture_queue._transport.backend import AsyncBackend
 from picture_queue.records import Model
 

@@ -1,21 +1,13 @@
-"""Queues, the limits of keys, and the weights of tenants. All of it needs a service key."""
+"""Queues. All of it needs a service key."""
 
 import builtins
 from datetime import datetime
 from typing import Unpack
 
-from picture_queue import _rpc_operate
+from picture_queue._rpc import queues as _rpc
 from picture_queue._transport.backend import AsyncBackend
-from picture_queue.arguments import QueueChanges
-from picture_queue.records import Changed
-from picture_queue.records_operate import (
-    DesiredWorkers,
-    Limit,
-    PausedKey,
-    Queue,
-    QueueCounts,
-    Tenant,
-)
+from picture_queue.options import QueueChanges
+from picture_queue.records import Changed, DesiredWorkers, Queue, QueueCounts
 
 
 class AsyncQueues:
@@ -31,7 +23,7 @@ class AsyncQueues:
             limit: At most so many, 10,000 at most.
             after: The name of the last queue of the page before.
         """
-        return await self._project.call(_rpc_operate.list_queues(limit, after))
+        return await self._project.call(_rpc.list_queues(limit, after))
 
     async def set(self, queue: str, **changes: Unpack[QueueChanges]) -> Queue:
         """Change the policy of a queue, and make the queue if it does not exist.
@@ -46,7 +38,7 @@ class AsyncQueues:
         Raises:
             InvalidArgument: Naming the field and the value.
         """
-        return await self._project.call(_rpc_operate.set_queue(queue, changes))
+        return await self._project.call(_rpc.set_queue(queue, changes))
 
     async def pause(
         self, queue: str, *, resume_at: datetime | None = None, reason: str | None = None
@@ -65,7 +57,7 @@ class AsyncQueues:
             QueueNotFound: No such queue.
             InvalidArgument: ``resume_at`` is past.
         """
-        return await self._project.call(_rpc_operate.pause_queue(queue, resume_at, reason))
+        return await self._project.call(_rpc.pause_queue(queue, resume_at, reason))
 
     async def resume(self, queue: str) -> Queue:
         """Resume a paused or draining queue.
@@ -76,7 +68,7 @@ class AsyncQueues:
         Raises:
             QueueNotFound: No such queue.
         """
-        return await self._project.call(_rpc_operate.resume_queue(queue))
+        return await self._project.call(_rpc.resume_queue(queue))
 
     async def drain(self, queue: str) -> Queue:
         """Drain a queue: refuse new jobs, and run those it has.
@@ -87,7 +79,7 @@ class AsyncQueues:
         Raises:
             QueueNotFound: No such queue.
         """
-        return await self._project.call(_rpc_operate.drain_queue(queue))
+        return await self._project.call(_rpc.drain_queue(queue))
 
     async def purge(self, queue: str, *, preview: bool = False) -> Changed:
         """Cancel the pending jobs of a queue, up to 10,000 in a call.
@@ -102,7 +94,7 @@ class AsyncQueues:
         Raises:
             QueueNotFound: No such queue.
         """
-        return await self._project.call(_rpc_operate.purge_queue(queue, preview))
+        return await self._project.call(_rpc.purge_queue(queue, preview))
 
     async def counts(
         self, *, limit: int = 10_000, after: str | None = None
@@ -113,7 +105,7 @@ class AsyncQueues:
             limit: At most so many, 10,000 at most.
             after: The name of the last queue of the page before.
         """
-        return await self._project.call(_rpc_operate.queue_counts(limit, after))
+        return await self._project.call(_rpc.queue_counts(limit, after))
 
     async def desired_workers(
         self,
@@ -137,111 +129,5 @@ class AsyncQueues:
         Raises:
             QueueNotFound: No such queue.
         """
-        rpc = _rpc_operate.desired_workers(queue, jobs_per_worker, min_workers, max_workers)
+        rpc = _rpc.desired_workers(queue, jobs_per_worker, min_workers, max_workers)
         return await self._project.call(rpc)
-
-
-class AsyncLimits:
-    """Limits on how many jobs of a key run at once, or start in a period.
-
-    A job runs under the keys ``global``, ``queue:<name>``, ``type:<job type>``, ``user:<id>`` and
-    those it was enqueued with.
-    """
-
-    def __init__(self, project: AsyncBackend) -> None:
-        self._project = project
-
-    async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Limit]:
-        """Return the limits, and the keys that are paused or that jobs wait for.
-
-        Args:
-            limit: At most so many, 10,000 at most.
-            after: The key of the last limit of the page before.
-        """
-        return await self._project.call(_rpc_operate.list_limits(limit, after))
-
-    async def set(
-        self,
-        key: str,
-        *,
-        max_running: int | None = None,
-        rate: int | None = None,
-        period: float | None = None,
-    ) -> Limit:
-        """Set the limit of a key. It applies at once, and running jobs count.
-
-        Args:
-            key: The key, or ``user:*`` for each key of that kind.
-            max_running: So many of its jobs run at once.
-            rate: So many start in any ``period``.
-            period: Seconds.
-
-        Returns:
-            The limit.
-
-        Raises:
-            InvalidArgument: Naming the field and the value.
-        """
-        return await self._project.call(_rpc_operate.set_limit(key, max_running, rate, period))
-
-    async def delete(self, key: str) -> None:
-        """Delete the limit of a key.
-
-        Raises:
-            LimitNotFound: It has none.
-        """
-        await self._project.call(_rpc_operate.delete_limit(key))
-
-    async def pause(self, key: str, resume_at: datetime | None = None) -> PausedKey:
-        """Pause a key: none of its jobs start.
-
-        Args:
-            key: The key.
-            resume_at: Until then; None: until it is resumed.
-
-        Returns:
-            The key as it is now.
-
-        Raises:
-            InvalidArgument: ``resume_at`` is past.
-        """
-        return await self._project.call(_rpc_operate.pause_key(key, resume_at))
-
-    async def resume(self, key: str) -> PausedKey:
-        """Resume a paused key.
-
-        Returns:
-            The key as it is now.
-        """
-        return await self._project.call(_rpc_operate.resume_key(key))
-
-
-class AsyncTenants:
-    """The weights of tenants in queues that share fairly."""
-
-    def __init__(self, project: AsyncBackend) -> None:
-        self._project = project
-
-    async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Tenant]:
-        """Return the tenants that have a weight of their own; the others have 1.
-
-        Args:
-            limit: At most so many, 10,000 at most.
-            after: The name of the last tenant of the page before.
-        """
-        return await self._project.call(_rpc_operate.list_tenants(limit, after))
-
-    async def set(self, tenant: str, weight: float) -> Tenant:
-        """Set the weight of a tenant: with 3 it gets three turns where one with 1 gets one.
-
-        Args:
-            tenant: As its jobs name it, or the id of the owner.
-            weight: 0.001 to 1000.
-
-        Returns:
-            The tenant.
-
-        Raises:
-            InvalidArgument: Naming the value.
-        """
-        return await self._project.call(_rpc_operate.set_tenant(tenant, weight))

@@ -6,11 +6,10 @@ from typing import Literal, Unpack
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc_operate
+from picture_queue._rpc import schedules as _rpc
 from picture_queue._transport.backend import AsyncBackend
-from picture_queue.arguments import JobOptions
-from picture_queue.records import Enqueued
-from picture_queue.records_operate import Schedule
+from picture_queue.options import JobOptions
+from picture_queue.records import Enqueued, Schedule
 
 
 class AsyncSchedules:
@@ -32,7 +31,7 @@ class AsyncSchedules:
             after: The name of the last schedule of the page before. A page ends early when it is
                 larger than 8 MiB, so continue until one is empty.
         """
-        return await self._project.call(_rpc_operate.list_schedules(limit, after))
+        return await self._project.call(_rpc.list_schedules(limit, after))
 
     async def set(
         self,
@@ -76,7 +75,7 @@ class AsyncSchedules:
             "paused": paused,
         }
         job = {"job_type": job_type, "payload": payload, **options}
-        return await self._project.call(_rpc_operate.set_schedule(name, rhythm, job))
+        return await self._project.call(_rpc.set_schedule(name, rhythm, job))
 
     async def delete(self, name: str) -> bool:
         """Delete a schedule; the jobs it made stay.
@@ -84,7 +83,7 @@ class AsyncSchedules:
         Returns:
             Whether there was such a schedule.
         """
-        return await self._project.call(_rpc_operate.delete_schedule(name))
+        return await self._project.call(_rpc.delete_schedule(name))
 
     async def pause(self, name: str) -> Schedule:
         """Pause a schedule: it makes no jobs.
@@ -95,7 +94,7 @@ class AsyncSchedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return await self._project.call(_rpc_operate.pause_schedule(name))
+        return await self._project.call(_rpc.pause_schedule(name))
 
     async def resume(self, name: str) -> Schedule:
         """Resume a schedule with its next run from now.
@@ -106,7 +105,7 @@ class AsyncSchedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return await self._project.call(_rpc_operate.resume_schedule(name))
+        return await self._project.call(_rpc.resume_schedule(name))
 
     async def run(self, name: str) -> Enqueued:
         """Run a schedule now, paused or not; its next run stays as it is.
@@ -117,4 +116,4 @@ class AsyncSchedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return await self._project.call(_rpc_operate.run_schedule(name))
+        return await self._project.call(_rpc.run_schedule(name))

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc_operate
+from picture_queue._rpc import batches as _rpc
 from picture_queue._transport.backend_sync import Backend
-from picture_queue.arguments import NewJob
-from picture_queue.records_operate import (
+from picture_queue.options import NewJob
+from picture_queue.records import (
     Batch,
     EnqueuedBatch,
 )
@@ -45,7 +45,7 @@ class Batches:
         Raises:
             PictureQueueError: As `Jobs.enqueue_many`.
         """
-        rpc = _rpc_operate.enqueue_batch(jobs, callback, batch_id, metadata)
+        rpc = _rpc.enqueue_batch(jobs, callback, batch_id, metadata)
         return self._project.call(rpc)
 
     def get(self, batch_id: UUID | str) -> Batch:
@@ -57,4 +57,4 @@ class Batches:
         Raises:
             BatchNotFound: No such batch.
         """
-        return self._project.call(_rpc_operate.get_batch(batch_id))
+        return self._project.call(_rpc.get_batch(batch_id))

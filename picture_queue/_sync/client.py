@@ -7,23 +7,21 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from picture_queue import _rpc, _rpc_operate
 from picture_queue._sync.batches import Batches
+from picture_queue._sync.events import Events
 from picture_queue._sync.generations import Generations
 from picture_queue._sync.jobs import Jobs
+from picture_queue._sync.limits import Limits
 from picture_queue._sync.models import Models
-from picture_queue._sync.project import Events, Settings
-from picture_queue._sync.queues import Limits, Queues, Tenants
+from picture_queue._sync.queues import Queues
 from picture_queue._sync.schedules import Schedules
+from picture_queue._sync.settings import Settings
+from picture_queue._sync.tenants import Tenants
 from picture_queue._realtime.sync_follow import Watcher
+from picture_queue._rpc import project as _rpc
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.errors import SettingsError
-from picture_queue.records import (
-    Health,
-    Maintenance,
-    Version,
-)
-from picture_queue.records_operate import Finding
+from picture_queue.records import Finding, Health, Maintenance, Version
 from picture_queue.settings import DatabaseSettings, ProjectSettings
 
 if TYPE_CHECKING:
@@ -128,7 +126,7 @@ class PictureQueue:
         Raises:
             NotAllowed: The key is not a service key.
         """
-        return self._project.call(_rpc_operate.queue_doctor(datetime.now(UTC)))
+        return self._project.call(_rpc.queue_doctor(datetime.now(UTC)))
 
     def maintain(self, *, force: bool = False) -> Maintenance:
         """Do a round of maintenance, unless a worker does the maintenance of the project.

@@ -10,10 +10,10 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc
 from picture_queue._json import encode
 from picture_queue._realtime.sync_follow import Watcher, follow
 from picture_queue._rpc import Rpc
+from picture_queue._rpc import generations as _rpc
 from picture_queue._transport.backend_sync import Backend
 from picture_queue._transport.base import StorageCall, parse_answer
 from picture_queue.records import (

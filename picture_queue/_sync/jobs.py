@@ -9,11 +9,11 @@ from uuid import UUID
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc
 from picture_queue._realtime.sync_follow import Watcher, follow, wait_for_job
+from picture_queue._rpc import jobs as _rpc
 from picture_queue._transport.backend_sync import Backend
-from picture_queue.arguments import JobFilter, JobOptions, NewJob
 from picture_queue.errors import JobCancelled, JobFailed
+from picture_queue.options import JobFilter, JobOptions, NewJob
 from picture_queue.records import (
     CancelRequest,
     Changed,

@@ -2,7 +2,7 @@
 
 """The models a project offers."""
 
-from picture_queue import _rpc
+from picture_queue._rpc import models as _rpc
 from picture_queue._transport.backend_sync import Backend
 from picture_queue.records import Model
 

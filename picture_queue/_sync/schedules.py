@@ -8,11 +8,10 @@ from typing import Literal, Unpack
 
 from pydantic import JsonValue
 
-from picture_queue import _rpc_operate
+from picture_queue._rpc import schedules as _rpc
 from picture_queue._transport.backend_sync import Backend
-from picture_queue.arguments import JobOptions
-from picture_queue.records import Enqueued
-from picture_queue.records_operate import Schedule
+from picture_queue.options import JobOptions
+from picture_queue.records import Enqueued, Schedule
 
 
 class Schedules:
@@ -34,7 +33,7 @@ class Schedules:
             after: The name of the last schedule of the page before. A page ends early when it is
                 larger than 8 MiB, so continue until one is empty.
         """
-        return self._project.call(_rpc_operate.list_schedules(limit, after))
+        return self._project.call(_rpc.list_schedules(limit, after))
 
     def set(
         self,
@@ -78,7 +77,7 @@ class Schedules:
             "paused": paused,
         }
         job = {"job_type": job_type, "payload": payload, **options}
-        return self._project.call(_rpc_operate.set_schedule(name, rhythm, job))
+        return self._project.call(_rpc.set_schedule(name, rhythm, job))
 
     def delete(self, name: str) -> bool:
         """Delete a schedule; the jobs it made stay.
@@ -86,7 +85,7 @@ class Schedules:
         Returns:
             Whether there was such a schedule.
         """
-        return self._project.call(_rpc_operate.delete_schedule(name))
+        return self._project.call(_rpc.delete_schedule(name))
 
     def pause(self, name: str) -> Schedule:
         """Pause a schedule: it makes no jobs.
@@ -97,7 +96,7 @@ class Schedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return self._project.call(_rpc_operate.pause_schedule(name))
+        return self._project.call(_rpc.pause_schedule(name))
 
     def resume(self, name: str) -> Schedule:
         """Resume a schedule with its next run from now.
@@ -108,7 +107,7 @@ class Schedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return self._project.call(_rpc_operate.resume_schedule(name))
+        return self._project.call(_rpc.resume_schedule(name))
 
     def run(self, name: str) -> Enqueued:
         """Run a schedule now, paused or not; its next run stays as it is.
@@ -119,4 +118,4 @@ class Schedules:
         Raises:
             ScheduleNotFound: No such schedule.
         """
-        return self._project.call(_rpc_operate.run_schedule(name))
+        return self._project.call(_rpc.run_schedule(name))

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tenacity import AsyncRetrying
 
-from picture_queue import _rpc
 from picture_queue._rpc import Rpc
+from picture_queue._rpc import project as _rpc
 from picture_queue._transport.base import (
     UPGRADE,
+    AsyncTransport,
     Deadline,
-    FunctionMissing,
     StorageCall,
     check_version,
     is_transient,
-    needs_driver,
     retry_policy,
 )
+from picture_queue._transport.errors import FunctionMissing, needs_driver
 from picture_queue.errors import (
     ConnectionFailed,
     DatabaseTooOld,
@@ -55,7 +55,7 @@ class AsyncBackend:
             with needs_driver():
                 from picture_queue._transport import postgres
             self.database = postgres.AsyncPostgres(database)
-        transport: AsyncPostgres | AsyncPostgrest | None = self.database or api
+        transport: AsyncTransport | None = self.database or api
         assert transport is not None  # noqa: S101 - one of the two is there
         self._transport = transport
         self._version_is_checked = False

@@ -1,10 +1,9 @@
-"""The deadline, the retry policy and the errors that all transports share."""
+"""The transport: its interface, the deadline of a call, and the one policy of retries."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tenacity import (
     RetryCallState,
@@ -14,26 +13,19 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from picture_queue import _rpc
 from picture_queue._rpc import Rpc
+from picture_queue._rpc import project as _rpc
 from picture_queue._transport.unreadable import read_json
 from picture_queue.errors import (
-    AuthenticationFailed,
     Busy,
     ClientTooOld,
     ConnectionFailed,
     DatabaseTooOld,
-    InvalidArgument,
-    NotAllowed,
-    NotAuthenticated,
     NotInstalled,
-    PictureQueueError,
-    ServerError,
-    SettingsError,
     UnreadableAnswer,
-    from_database,
 )
 from picture_queue.records import Version
+from picture_queue.settings import DatabaseSettings, ProjectSettings
 
 T = TypeVar("T")
 
@@ -41,28 +33,6 @@ UPGRADE = (
     "Apply the SQL that ships with this version: picture-queue install && supabase db push, "
     "or picture-queue migrate"
 )
-# Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
-_BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
-    "42501": (NotAllowed, "This key may not do that", "Use a service key, or sign in as the owner"),
-    "40001": (Busy, "Two calls were in each other's way", None),
-    "40P01": (Busy, "Two calls were in each other's way", None),
-    "57014": (Busy, "The database stopped the call at its time limit", None),
-    "53300": (Busy, "The database has no free connection", None),
-    "55P03": (Busy, "Another call holds the rows for too long", None),
-    "PGRST000": (Busy, "The API has no connection to the database", None),
-    "PGRST001": (Busy, "The API has no connection to the database", None),
-    "PGRST002": (Busy, "The API is loading the schema", None),
-    "PGRST003": (Busy, "The API has no free connection to the database", None),
-    "PGRST301": (
-        AuthenticationFailed,
-        "The key or token is not valid for this project",
-        "Copy the key from the project's API settings, or run: picture-queue local status",
-    ),
-    "PGRST302": (NotAuthenticated, "The call needs a key or a token", None),
-    "PGRST303": (AuthenticationFailed, "The token is not valid any more", "Sign in again"),
-}
-# Lost or refused connections, a full server, one that starts or shuts down.
-_UNAVAILABLE = ("08", "53", "57P")
 
 
 class Deadline:
@@ -83,6 +53,48 @@ class Deadline:
         return max(0.0, self._at - time.monotonic())
 
 
+class AsyncTransport(Protocol):
+    """A way to call the functions of a project; without retries, which its caller makes."""
+
+    @property
+    def settings(self) -> ProjectSettings | DatabaseSettings:
+        """The address of the project."""
+        ...
+
+    async def call(self, rpc: Rpc[T], deadline: Deadline) -> T:
+        """Make a call and return its parsed result.
+
+        Args:
+            rpc: The call.
+            deadline: When to give up, connecting included.
+
+        Raises:
+            PictureQueueError: The project refused the call, or did not answer.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class Transport(Protocol):
+    """The sync form of `AsyncTransport`."""
+
+    @property
+    def settings(self) -> ProjectSettings | DatabaseSettings:
+        """The address of the project."""
+        ...
+
+    def call(self, rpc: Rpc[T], deadline: Deadline) -> T:
+        """Make a call and return its parsed result."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StorageCall:
     """One call of Storage; it may be repeated.
@@ -98,10 +110,6 @@ class StorageCall:
     path: str
     content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class FunctionMissing(Exception):
-    """The API knows no such function: too old, too new, or not installed."""
 
 
 def parse_answer(
@@ -126,33 +134,6 @@ def parse_answer(
         )
         unreadable.answer = answer or b""
         raise unreadable from error
-
-
-def translate_server_code(
-    code: str, message: str, detail: str | None, hint: str | None
-) -> PictureQueueError:
-    """Return the exception for an error that PostgreSQL or PostgREST reported.
-
-    Args:
-        code: SQLSTATE, or PostgREST's own code.
-        message: The server's message.
-        detail: The server's detail.
-        hint: The server's hint.
-    """
-    ours = from_database(code, message, detail, hint)
-    if ours is not None:
-        return ours
-    if code in _BY_SERVER_CODE:
-        kind, text, advice = _BY_SERVER_CODE[code]
-        return kind(text, code=code, detail=message, hint=advice)
-    if code.startswith(_UNAVAILABLE):
-        return Busy("The database is not available now", code=code, detail=message)
-    if code == "22023" and message.startswith('role "'):  # of the token
-        kind, text, advice = _BY_SERVER_CODE["PGRST301"]
-        return kind(text, code=code, detail=message, hint=advice)
-    if code.startswith("22"):  # a value that does not convert to its parameter's type
-        return InvalidArgument(message, code=code, detail=detail)
-    return ServerError(message or "The project refused the call", code=code, detail=detail)
 
 
 def is_transient(error: BaseException) -> bool:
@@ -183,23 +164,6 @@ def retry_policy(deadline: Deadline) -> dict[str, Any]:
     """Return the policy for a call that must be answered by a deadline."""
     before_deadline = stop_before_delay(deadline.remaining())
     return {**RETRY_POLICY, "stop": RETRY_POLICY["stop"] | before_deadline}
-
-
-@contextmanager
-def needs_driver() -> Iterator[None]:
-    """Name the package to install where the driver for direct connections is missing.
-
-    Raises:
-        SettingsError: The driver is missing.
-    """
-    try:
-        yield
-    except ImportError as error:
-        raise SettingsError(
-            "A database address is set, and the driver for it is not installed",
-            detail=str(error),
-            hint='pip install "picture-queue[postgres]"',
-        ) from error
 
 
 def check_version(found: Version | None) -> None:

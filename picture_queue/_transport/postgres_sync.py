@@ -16,9 +16,9 @@ from psycopg.pq.abc import PGresult
 from pydantic_core import from_json
 
 from picture_queue._rpc import Rpc
-from picture_queue._transport.base import Deadline, FunctionMissing, parse_answer
+from picture_queue._transport.base import Deadline, parse_answer
 from picture_queue._transport.connection import Pool, RawConnection, connect_sync
-from picture_queue._transport.sqlstate import translate_error
+from picture_queue._transport.errors import FunctionMissing, translate_database_error
 from picture_queue._transport.statements import SIGNATURE, Statement, statement_of
 from picture_queue.errors import ConnectionFailed, SettingsError
 from picture_queue.settings import DatabaseSettings
@@ -64,7 +64,7 @@ class Postgres:
             text, values = statement.of(rpc.params)
             answer = _value(connection.execute(text, values, deadline.remaining()))
         except Exception as error:
-            translated = translate_error(error, self.settings, deadline)
+            translated = translate_database_error(error, self.settings, deadline)
             if isinstance(translated, FunctionMissing):
                 self._statements.pop(rpc.function, None)  # it may come back, and otherwise
             if isinstance(translated, ConnectionFailed):

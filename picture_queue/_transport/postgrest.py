@@ -9,12 +9,12 @@ from supabase import AsyncClient, AsyncClientOptions
 
 from picture_queue._json import encode
 from picture_queue._rpc import Rpc
-from picture_queue._transport.api_errors import (
+from picture_queue._transport.base import Deadline, StorageCall, parse_answer
+from picture_queue._transport.errors import (
     needs_usable_environment,
-    translate_error,
+    translate_http_error,
     translate_response,
 )
-from picture_queue._transport.base import Deadline, StorageCall, parse_answer
 from picture_queue._transport.owner import LoopOwner, ProcessOwner, leave_open
 from picture_queue._transport.unreadable import read_json
 from picture_queue.errors import SettingsError
@@ -134,7 +134,7 @@ class AsyncPostgrest:
             # On a dead network the idle connections are lost as well; each would cost a call.
             for connection in _idle_connections(client.postgrest.session):
                 await connection.aclose()
-            raise translate_error(error, self.settings.url, deadline) from error
+            raise translate_http_error(error, self.settings.url, deadline) from error
         if not response.is_success:
             raise translate_response(response, content, self.settings.url)
         return response, content

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from picture_queue._json import encode, encode_text
-from picture_queue._transport.base import FunctionMissing
+from picture_queue._transport.errors import FunctionMissing
 from picture_queue._transport.unreadable import read_json
 
 #: The parameters of a function with their types and defaults, and what it returns; no row when

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from picture_queue.claimed_job import Unreadable
+from picture_queue.records import Unreadable
 
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{},]')
 _KEY = re.compile(r'\s*("[^"\\]*(?:\\.[^"\\]*)*")\s*:')

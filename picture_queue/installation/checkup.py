@@ -17,14 +17,13 @@ from pydantic import ValidationError
 from picture_queue import __version__, _rpc
 from picture_queue._loopback import is_loopback
 from picture_queue._resources import migrations
-from picture_queue._transport.api_errors import needs_usable_environment
 from picture_queue._transport.base import check_version
+from picture_queue._transport.errors import needs_usable_environment
 from picture_queue.errors import PictureQueueError, VersionMismatch
 from picture_queue.installation import state
 from picture_queue.installation.keys import KeyKind, kind_of
 from picture_queue.installation.state import MigrationTool
-from picture_queue.records import Version
-from picture_queue.records_operate import Finding
+from picture_queue.records import Finding, Version
 from picture_queue.settings import DatabaseSettings, ProjectSettings
 
 _TIMEOUT = 10.0  # seconds, for each answer

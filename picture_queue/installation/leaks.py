@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from picture_queue.installation.keys import kind_of
-from picture_queue.records_operate import Finding
+from picture_queue.records import Finding
 
 # What bundlers copy into the code of a page.
 _PUBLISHED = re.compile(

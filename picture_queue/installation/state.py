@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from picture_queue._resources import Migration
-from picture_queue._transport.base import needs_driver
+from picture_queue._transport.errors import needs_driver
 from picture_queue.errors import InstallationRefused, SettingsError
 from picture_queue.settings import DatabaseSettings
 
@@ -136,14 +136,14 @@ def connected(settings: DatabaseSettings) -> Iterator["Connection[Any]"]:
         from psycopg import Connection
 
         from picture_queue._transport.connection import conninfo
-        from picture_queue._transport.sqlstate import translate_error
+        from picture_queue._transport.errors import translate_database_error
     try:
         with Connection.connect(conninfo(settings), autocommit=True) as connection:
             # Behind a pooler in transaction mode a named statement may reach another session.
             connection.prepare_threshold = None
             yield connection
     except Exception as error:
-        translated = translate_error(error, settings)
+        translated = translate_database_error(error, settings)
         raise translated from None if isinstance(translated, SettingsError) else error
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from picture_queue import _rpc
 from picture_queue._rpc import Claim
-from picture_queue.claimed_job import ClaimedJob
+from picture_queue.records import ClaimedJob
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import WorkerCalls, is_refusal
 from picture_queue.worker._loop import BackgroundLoop

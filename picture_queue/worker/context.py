@@ -5,8 +5,8 @@ from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING
 
-from picture_queue.claimed_job import JobFields
 from picture_queue.errors import InvalidArgument
+from picture_queue.records.workers import JobFields
 from picture_queue.worker.joblog import Level, Line
 from picture_queue.worker.outcomes import clean
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
-from picture_queue.claimed_job import ClaimedJob
+from picture_queue.records import ClaimedJob
 from picture_queue.worker import verdicts
 from picture_queue.worker._log import Log
 from picture_queue.worker._tasks import AttemptTask, current_handler

@@ -13,6 +13,7 @@ from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
 from picture_queue import _rpc
+from picture_queue.records import HeartbeatAnswer
 from picture_queue.worker._calls import RetryDelay, WorkerCalls, is_refusal
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.slots import Lease, Slots
@@ -58,7 +59,7 @@ class HeartbeatLoop:
         calls: WorkerCalls,
         worker: str,
         slots: Slots,
-        on_answer: Callable[[list[Lease], _rpc.Heartbeat], None],
+        on_answer: Callable[[list[Lease], HeartbeatAnswer], None],
         on_lost: Callable[[Lease, str], None],
         signals: Signals,
     ) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, to_json
 
-from picture_queue.arguments import Backoff
 from picture_queue.errors import InvalidArgument
+from picture_queue.options import Backoff
 from picture_queue.worker._signature import Shape, shape_of
 from picture_queue.worker.verdicts import PermanentFailure
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from picture_queue.claimed_job import ClaimedJob
+from picture_queue.records import ClaimedJob
 from picture_queue.worker.executor import Attempt
 
 _log = logging.getLogger(__name__)

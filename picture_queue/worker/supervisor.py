@@ -14,9 +14,8 @@ from picture_queue import _rpc
 from picture_queue._realtime.event_source import EventSource
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import Deadline, check_version
-from picture_queue.claimed_job import ClaimedJob
 from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, StaleLease
-from picture_queue.records import Version
+from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import RetryDelay, WorkerCalls
 from picture_queue.worker._signals import Signals
@@ -319,7 +318,7 @@ class Supervisor:
 
     # --- heartbeats ---
 
-    def _take_heartbeat(self, leases: list[Lease], answer: _rpc.Heartbeat) -> None:
+    def _take_heartbeat(self, leases: list[Lease], answer: HeartbeatAnswer) -> None:
         """Start jobs whose start is confirmed; stop those that are cancelled or lost."""
         for lease in leases:
             if lease.job.key in answer.lost:

@@ -72,6 +72,7 @@ class Snooze(Verdict):
     Args:
         seconds: How much later.
         until: Or when, instead.
+        reason: For operators: a text, or the exception that was the reason.
 
     Raises:
         InvalidArgument: Not one of them is given, or it is no time.
@@ -79,9 +80,11 @@ class Snooze(Verdict):
 
     seconds: float | None = None
     until: datetime | None = None
+    reason: str | BaseException | None = None
 
     def outcome(self, queue: str) -> Outcome:
-        return Snoozed(*_wait("Snooze", self.seconds, "until", self.until))
+        delay, at = _wait("Snooze", self.seconds, "until", self.until)
+        return Snoozed(delay, at, detail=_reason(self.reason))
 
 
 @dataclass(eq=False)
@@ -105,9 +108,8 @@ class Retry(Verdict):
         delay, at = None, None
         if self.seconds is not None or self.at is not None:
             delay, at = _wait("Retry", self.seconds, "at", self.at)
-        reason: object = self.reason
-        text = describe(reason) if isinstance(reason, BaseException) else text_of(reason or "")
-        return Failed(clean(text) or _NO_REASON, traceback_of(self), delay_seconds=delay, run_at=at)
+        reason = _reason(self.reason) or _NO_REASON
+        return Failed(reason, traceback_of(self), delay_seconds=delay, run_at=at)
 
 
 @dataclass(eq=False)
@@ -119,6 +121,7 @@ class RateLimited(Verdict):
     Args:
         seconds: How long, such as the ``Retry-After`` of an answer 429.
         key: The limit key to pause; by default ``queue:<the job's queue>``, the whole queue.
+        reason: For operators: a text, or the exception that was the reason.
 
     Raises:
         InvalidArgument: ``seconds`` is negative or not a number, or the key has not 1 to 200
@@ -127,10 +130,12 @@ class RateLimited(Verdict):
 
     seconds: float
     key: str | None = None
+    reason: str | BaseException | None = None
 
     def outcome(self, queue: str) -> Outcome:
         key = _checked_name("key", self.key) or f"queue:{queue}"
-        return Snoozed(_seconds("RateLimited", self.seconds), pause_key=key)
+        delay = _seconds("RateLimited", self.seconds)
+        return Snoozed(delay, pause_key=key, detail=_reason(self.reason))
 
 
 @dataclass(eq=False)
@@ -281,6 +286,13 @@ def cause_of(error: BaseException) -> BaseException:
             break
         error = members[0]
     return error
+
+
+def _reason(reason: object) -> str | None:
+    if reason is None:
+        return None
+    text = describe(reason) if isinstance(reason, BaseException) else text_of(reason)
+    return clean(text) or None
 
 
 def _seconds(verdict: str, value: object) -> float:

@@ -8385,7 +8385,7 @@ for each row when (new.updated_at = old.updated_at) execute function picture_que
 
 -- 700_data_models.sql
 
--- The catalogue, written by scripts/build_migration.py from picture_queue/replicate/models.json.
+-- Written by scripts/build_migration.py from picture_queue/providers/replicate/models.json.
 insert into picture_queue.model
   (model_id, kind, official, version, typical_seconds, price_usd_per_image, max_outputs_param,
    output, progress_in_logs, inputs)

@@ -1,4 +1,4 @@
--- The catalogue, written by scripts/build_migration.py from picture_queue/replicate/models.json.
+-- Written by scripts/build_migration.py from picture_queue/providers/replicate/models.json.
 insert into picture_queue.model
   (model_id, kind, official, version, typical_seconds, price_usd_per_image, max_outputs_param,
    output, progress_in_logs, inputs)

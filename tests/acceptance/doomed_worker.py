@@ -14,10 +14,10 @@ from typing import Any
 
 from picture_queue import AsyncPictureQueue, WorkerSettings
 from picture_queue._transport.postgrest import AsyncPostgrest
-from picture_queue.replicate.client import ReplicateClient
-from picture_queue.replicate.handler import HandlerSettings
+from picture_queue.generations.builtin import builtin_worker
+from picture_queue.generations.settings import HandlerSettings
+from picture_queue.providers.replicate.client import ReplicateClient
 from picture_queue.settings import ReplicateSettings
-from picture_queue.worker.builtin import builtin_worker
 
 DIES_AT = sys.argv[1] if len(sys.argv) > 1 else ""
 

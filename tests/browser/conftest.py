@@ -17,11 +17,11 @@ import asyncpg
 import pytest
 
 from picture_queue import AsyncPictureQueue, Worker, WorkerSettings, _rpc
-from picture_queue.claimed_job import ClaimedJob
+from picture_queue.generations.builtin import builtin_worker
+from picture_queue.generations.settings import HandlerSettings
 from picture_queue.local.ports import free_port
-from picture_queue.replicate.handler import HandlerSettings
+from picture_queue.records import ClaimedJob
 from picture_queue.settings import ReplicateSettings
-from picture_queue.worker.builtin import builtin_worker
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "browser"
 PATIENCE = 25.0  # seconds for whatever a page is to show

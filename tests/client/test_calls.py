@@ -321,7 +321,8 @@ def test_a_fork_has_connections_of_its_own(stack, queue, kind, direct):
 FORKED_CLIENT = """
 import os, sys
 from supabase import create_client
-from picture_queue import PictureQueue, SettingsError
+from picture_queue import PictureQueue
+from picture_queue.errors import SettingsError
 
 pq = PictureQueue(client=create_client(sys.argv[1], sys.argv[2]))
 pq.health()

@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 
 from picture_queue import AsyncPictureQueue, PictureQueue, errors
+from picture_queue.generations.store import GenerationStore, expect_storage
 from picture_queue.records import Image
-from picture_queue.worker.generations import ProjectStore, expect_storage
 from tests.client.api import Answer, Api, silence, trickle
 
 IMAGE = Image(
@@ -58,7 +58,7 @@ def download_async(api: Api, timeout: float) -> bytes:
 def upload(api: Api, timeout: float) -> None:
     async def use() -> None:
         async with AsyncPictureQueue(api.url, "key", timeout=timeout) as pq:
-            store = ProjectStore(pq._project, UUID(int=1), UUID(int=2))
+            store = GenerationStore(pq._project, UUID(int=1), UUID(int=2))
             await store.upload(IMAGE.path, b"png", "image/png")
 
     asyncio.run(use())

@@ -9,20 +9,13 @@ import asyncpg
 import pytest
 from tenacity import stop_after_attempt
 
-from picture_queue import (
-    AsyncPictureQueue,
-    PictureQueue,
-    SettingsError,
-    Worker,
-    WorkerSettings,
-    _rpc_operate,
-    errors,
-)
+from picture_queue import AsyncPictureQueue, PictureQueue, Worker, WorkerSettings, _rpc, errors
 from picture_queue._realtime import notifications
 from picture_queue._realtime.notifications import Notifications
 from picture_queue._rpc import Rpc
 from picture_queue._transport.base import RETRY_POLICY
 from picture_queue._transport.connection import AsyncRawConnection
+from picture_queue.errors import SettingsError
 from picture_queue.settings import DatabaseSettings
 
 
@@ -129,7 +122,7 @@ async def test_an_answer_that_does_not_come_is_not_waited_for(direct, sql):
         await sql.execute("lock table picture_queue.setting in access exclusive mode")
         began = time.monotonic()
         with pytest.raises(errors.ConnectionFailed, match=r"0\.3 s"):
-            await direct._project.call(_rpc_operate.get_settings(), timeout=0.3)
+            await direct._project.call(_rpc.get_settings(), timeout=0.3)
         assert time.monotonic() - began < 25
     assert await direct.settings.get()
 

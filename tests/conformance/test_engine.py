@@ -5,26 +5,22 @@ from uuid import uuid4
 
 import pytest
 
-from picture_queue import (
-    Backoff,
+from picture_queue import Backoff, InvalidArgument, NewJob, Unique, _rpc
+from picture_queue._rpc import Claim
+from picture_queue.errors import (
     BatchNotFound,
     Conflict,
     DependencyCycle,
     DependencyNotFound,
-    InvalidArgument,
     InvalidCron,
     JobNotFound,
     JobRunning,
     LimitNotFound,
-    NewJob,
     QueueDraining,
     QueueNotFound,
     ScheduleNotFound,
     TooLarge,
-    Unique,
-    _rpc,
 )
-from picture_queue._rpc import Claim
 
 
 @pytest.fixture

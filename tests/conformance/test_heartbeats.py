@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from picture_queue import Busy, JobContext, JobStatus
+from picture_queue import JobContext, JobStatus
+from picture_queue.errors import Busy
 from picture_queue.worker.slots import Slots
 
 LEASE = 1.5  # seconds

@@ -7,18 +7,9 @@ from uuid import uuid4
 import jwt
 import pytest
 
-from picture_queue import (
-    AsyncPictureQueue,
-    Busy,
-    NewJob,
-    NotAllowed,
-    NotAuthenticated,
-    PictureQueueError,
-    Unique,
-    _rpc,
-    errors,
-)
+from picture_queue import AsyncPictureQueue, NewJob, PictureQueueError, Unique, _rpc, errors
 from picture_queue._rpc import Claim, Rpc
+from picture_queue.errors import Busy, NotAllowed, NotAuthenticated
 
 HIGH = Unique(on_conflict="replace")
 
@@ -118,7 +109,7 @@ class Calls:
 
 
 OF_A_USER = {NotAuthenticated, NotAllowed}
-OF_THE_DATABASE = [error for error in errors.HTTP_STATUS if error not in {*OF_A_USER, Busy}]
+OF_THE_DATABASE = [error for error in errors.BY_CODE.values() if error not in {*OF_A_USER, Busy}]
 
 
 @pytest.mark.parametrize("error", OF_THE_DATABASE, ids=lambda error: error.code)

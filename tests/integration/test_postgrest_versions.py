@@ -15,7 +15,8 @@ from supabase import AsyncClientOptions, acreate_client
 
 from picture_queue import AsyncPictureQueue, _rpc, errors
 from picture_queue._rpc import Rpc
-from picture_queue._transport.base import RETRY_POLICY, Deadline, FunctionMissing
+from picture_queue._transport.base import RETRY_POLICY, Deadline
+from picture_queue._transport.errors import FunctionMissing
 from picture_queue._transport.postgrest import AsyncPostgrest
 from picture_queue.settings import ProjectSettings
 

@@ -1,15 +1,15 @@
 """What users depend on: signatures, roles, and the statements of the system this one replaces."""
 
-import inspect
 import json
 import re
 from pathlib import Path
 
 import pytest
 
-from picture_queue import _rpc, _rpc_operate, errors
+from picture_queue import _rpc, errors
 
 SCHEMAS = Path(__file__).parents[2] / "supabase" / "schemas"
+RPC = Path(_rpc.__file__).parent
 
 #: Every public function: its parameters, which have defaults (=), and who may execute it.
 FUNCTIONS = {
@@ -191,8 +191,8 @@ async def test_updated_at_is_kept_by_a_trigger(db):
 
 
 async def test_python_calls_functions_that_exist_with_parameters_they_have():
-    source = inspect.getsource(_rpc) + inspect.getsource(_rpc_operate)
-    called = set(re.findall(r'(?:Rpc|_listed)\(\s*"(\w+)"', source))
+    source = "".join(file.read_text("utf-8") for file in RPC.glob("*.py"))
+    called = set(re.findall(r'(?:Rpc|listed)\(\s*"(\w+)"', source))
     # The two are for SQL and for callers of the system this one replaces.
     assert called == FUNCTIONS.keys() - {"claim_next_job", "complete_job"}
 
@@ -200,7 +200,7 @@ async def test_python_calls_functions_that_exist_with_parameters_they_have():
 async def test_the_table_of_codes_is_the_same_in_sql_and_python():
     text = (SCHEMAS / "030_function__refuse.sql").read_text("utf-8")
     in_sql = {code: int(http) for code, http in re.findall(r"\('(PQ_\w+)',\s+'(\d+)'", text)}
-    in_python = {error.code: http for error, http in errors.HTTP_STATUS.items()}
+    in_python = {code: error.http_status for code, error in errors.BY_CODE.items()}
     assert in_sql == in_python
 
 
@@ -213,7 +213,7 @@ async def test_the_version_in_sql_is_the_contract_python_is_written_for(db):
 
 
 async def test_catalogue_in_sql_is_the_catalogue_in_python(db):
-    path = Path(__file__).parents[2] / "picture_queue" / "replicate" / "models.json"
+    path = Path(__file__).parents[2] / "picture_queue/providers/replicate/models.json"
     models = json.loads(path.read_text("utf-8"))
     offered = await db.value("select list_models()")
     assert len(models) >= 15

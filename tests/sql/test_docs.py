@@ -93,7 +93,7 @@ async def test_the_table_of_filters_has_every_key(db):
 def test_the_table_of_errors_is_that_of_the_library():
     rows = re.findall(r"^\| `(PQ_\w+)` \| (\d+) \| `(\w+)` \|", SQL, re.M)
     assert rows == [
-        (error.code, str(http), error.__name__) for error, http in errors.HTTP_STATUS.items()
+        (code, str(error.http_status), error.__name__) for code, error in errors.BY_CODE.items()
     ]
 
 

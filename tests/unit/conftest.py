@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from picture_queue._rpc import Rpc
-from picture_queue.claimed_job import ClaimedJob
+from picture_queue.records import ClaimedJob
 
 COLUMNS: dict[str, Any] = {
     "seq": 1,

@@ -1,6 +1,6 @@
 """The shipped catalogue of models."""
 
-from picture_queue.replicate.catalog import models
+from picture_queue.providers.replicate.catalog import models
 
 
 def test_every_model_is_named_once_and_in_full() -> None:

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import respx
 
-from picture_queue.replicate import errors
-from picture_queue.replicate.client import BASE_URL, ReplicateClient, RetryPolicy
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.client import BASE_URL, ReplicateClient, RetryPolicy
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 TOKEN = "r8_test_token"
@@ -159,7 +159,7 @@ async def test_a_create_gives_up_when_there_is_no_connection(
     [
         ("error_401", "bad_token", errors.Unauthorized),
         ("error_402", "insufficient_credit", errors.OutOfCredit),
-        ("error_404", "model_not_found", errors.NotFound),
+        ("error_404", "model_not_found", errors.ResourceNotFound),
         ("error_422", "invalid_choice", errors.InputRejected),
     ],
 )
@@ -176,7 +176,7 @@ async def test_a_wait_beyond_the_patience_is_left_to_the_caller(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     route = api.post(CREATE).mock(return_value=answer("error_429", "with_header"))
-    with pytest.raises(errors.RateLimited) as caught:
+    with pytest.raises(errors.TooManyRequests) as caught:
         await create(client)
     assert route.call_count == 1
     assert caught.value.retry_after == 30.0
@@ -215,7 +215,7 @@ async def test_a_read_of_nothing_is_not_repeated(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     route = api.get(ONE).mock(return_value=answer("error_404", "prediction_not_found"))
-    with pytest.raises(errors.NotFound):
+    with pytest.raises(errors.ResourceNotFound):
         await client.get("p1")
     assert route.call_count == 1
 
@@ -224,7 +224,7 @@ async def test_an_id_cannot_lead_to_another_path(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     route = api.get(url__startswith=BASE_URL).respond(404)
-    with pytest.raises(errors.NotFound):
+    with pytest.raises(errors.ResourceNotFound):
         await client.get("../account?x=")
     assert route.calls.last.request.url.raw_path == b"/v1/predictions/..%2Faccount%3Fx%3D"
 
@@ -283,7 +283,7 @@ async def test_a_refusal_beyond_all_bounds_is_a_refusal(
     client: ReplicateClient, api: respx.Router
 ) -> None:
     api.get(ONE).respond(404, content=BEYOND[1])
-    with pytest.raises(errors.NotFound):
+    with pytest.raises(errors.ResourceNotFound):
         await client.get("p1")
 
 

@@ -10,10 +10,10 @@ import httpx
 import pytest
 import respx
 
-from picture_queue.replicate import download as download_module
-from picture_queue.replicate import errors
-from picture_queue.replicate.client import ReplicateClient, RetryPolicy
-from picture_queue.replicate.download import DownloadRules
+from picture_queue.providers.replicate import download as download_module
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.client import ReplicateClient, RetryPolicy
+from picture_queue.providers.replicate.download import DownloadRules
 
 LINK = "https://replicate.delivery/xezq/abc/out-0.webp"
 BELOW = "https://pbxt.replicate.delivery/abc/out-0.png"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from picture_queue.errors import PictureQueueError
-from picture_queue.replicate import errors
+from picture_queue.providers.replicate import errors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 
@@ -29,9 +29,9 @@ def from_fixture(name: str, case: str) -> errors.ReplicateError:
     [
         ("error_401", errors.Unauthorized),
         ("error_402", errors.OutOfCredit),
-        ("error_404", errors.NotFound),
+        ("error_404", errors.ResourceNotFound),
         ("error_422", errors.InputRejected),
-        ("error_429", errors.RateLimited),
+        ("error_429", errors.TooManyRequests),
     ],
 )
 def test_each_recorded_refusal_has_its_class(name: str, kind: type[errors.ReplicateError]) -> None:

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from picture_queue.replicate.prediction import Prediction, output_links, progress_from_logs
+from picture_queue.providers.replicate.prediction import (
+    Prediction,
+    output_links,
+    progress_from_logs,
+)
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 

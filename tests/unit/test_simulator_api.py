@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from picture_queue.generations.image_info import read_image
 from picture_queue.local.simulator import SimulatorSettings, create_app
-from picture_queue.replicate.catalog import models
-from picture_queue.replicate.images import read_image
-from picture_queue.replicate.prediction import progress_from_logs
+from picture_queue.providers.replicate.catalog import models
+from picture_queue.providers.replicate.prediction import progress_from_logs
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "replicate"
 SCHNELL, DEV = "black-forest-labs/flux-schnell", "black-forest-labs/flux-dev"

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+from picture_queue.generations.image_info import read_image
 from picture_queue.local.simulator.pictures import MIME_TYPES, Format, PictureSpec, draw
-from picture_queue.replicate.images import read_image
 
 SPEC = PictureSpec(prompt="a paper boat on a calm lake", seed=42, width=192, height=128)
 

@@ -8,10 +8,10 @@ import httpx
 import pytest
 import uvicorn
 
+from picture_queue.generations.image_info import read_image
 from picture_queue.local.simulator import SimulatorSettings, create_app
-from picture_queue.replicate import errors
-from picture_queue.replicate.client import ReplicateClient
-from picture_queue.replicate.images import read_image
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.client import ReplicateClient
 
 MODEL = "black-forest-labs/flux-schnell"
 SWITCH_KEY = "sb_secret_test"

@@ -16,6 +16,16 @@ SNIPPETS = {
         "from picture_queue import PictureQeue\n",
         'Module "picture_queue" has no attribute "PictureQeue"',
     ),
+    "names_by_module": (
+        "from picture_queue.errors import JobNotFound\n"
+        "from picture_queue.options import JobFilter\n"
+        "from picture_queue.records import JobHistory\n",
+        "",
+    ),
+    "misspelt_record": (
+        "from picture_queue.records import JobHistry\n",
+        'Module "picture_queue.records" has no attribute "JobHistry"',
+    ),
     "misspelt_attribute": (
         "import picture_queue\npicture_queue.Snoose\n",
         'Module has no attribute "Snoose"',

@@ -6,7 +6,7 @@ import pytest
 
 from picture_queue import _rpc
 from picture_queue._transport.unreadable import read_json
-from picture_queue.claimed_job import ClaimedJob, Unreadable
+from picture_queue.records import ClaimedJob, Unreadable
 
 LONG = "1" + "0" * 5000
 ROWS = [

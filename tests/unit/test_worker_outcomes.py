@@ -19,7 +19,7 @@ from pydantic_core import from_json, to_json
 
 from picture_queue._json import encode, plain
 from picture_queue.errors import InvalidArgument
-from picture_queue.replicate import errors as replicate
+from picture_queue.providers.replicate import errors as replicate
 from picture_queue.worker import outcomes, verdicts
 from picture_queue.worker.outcomes import (
     Cancelled,
@@ -303,8 +303,8 @@ def test_a_failure_in_a_task_group_is_seen_through():
 
 
 def test_an_exception_that_does_not_count_gives_the_attempt_back():
-    assert raised(replicate.RateLimited("429", retry_after=12)) == Snoozed(12.0)
-    error = replicate.RateLimited("429")
+    assert raised(replicate.TooManyRequests("429", retry_after=12)) == Snoozed(12.0)
+    error = replicate.TooManyRequests("429")
     error.pause_key = "type:generate-image"
     assert raised(error) == Snoozed(10.0, pause_key="type:generate-image")
 
@@ -469,7 +469,7 @@ def test_an_exception_that_denies_its_class_keeps_its_error():
 
 
 def test_a_pause_key_that_the_database_refuses_is_left_out():
-    error = replicate.RateLimited("429", retry_after=3)
+    error = replicate.TooManyRequests("429", retry_after=3)
     for key in ("", "k" * 201, "a\x00", "a\nb", "user:*", 7):
         error.pause_key = key  # type: ignore[assignment]
         assert raised(error) == Snoozed(3.0)
@@ -537,3 +537,18 @@ def test_a_verdict_that_makes_no_sense_is_refused_where_it_is_written(make, says
 )
 def test_outcomes_travel_as_the_database_takes_them(outcome, json):
     assert outcome.as_json() == json
+
+
+@pytest.mark.parametrize("verdict", [Snooze, RateLimited])
+@pytest.mark.parametrize(
+    ("reason", "detail"),
+    [
+        ("the API is away", "the API is away"),
+        (OSError("no route"), "OSError: no route"),
+        (" \n ", None),
+        (None, None),
+    ],
+)
+def test_operators_see_why_a_job_waits(verdict, reason, detail):
+    outcome = verdict(3, reason=reason).outcome("q")
+    assert (outcome.delay_seconds, outcome.detail) == (3.0, detail)

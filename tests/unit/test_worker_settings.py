@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from picture_queue import SettingsError, Worker, WorkerSettings
+from picture_queue import Worker, WorkerSettings
+from picture_queue.errors import SettingsError
 from picture_queue_cli.worker import weighted
 
 

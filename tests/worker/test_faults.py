@@ -11,14 +11,8 @@ from typing import Any
 
 import pytest
 
-from picture_queue import (
-    AsyncPictureQueue,
-    JobContext,
-    JobStatus,
-    NotAllowed,
-    NotAuthenticated,
-    Worker,
-)
+from picture_queue import AsyncPictureQueue, JobContext, JobStatus, Worker
+from picture_queue.errors import NotAllowed, NotAuthenticated
 
 APP = Path(__file__).with_name("app.py")
 

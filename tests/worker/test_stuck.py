@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from picture_queue import JobCancelled, JobFailed, JobStatus, WorkerStuck
+from picture_queue import JobCancelled, JobFailed, JobStatus
+from picture_queue.errors import WorkerStuck
 
 HERE = Path(__file__).parent
 

@@ -29,7 +29,7 @@ from picture_queue.local.simulator.responses import (
     problem_of,
 )
 from picture_queue.local.simulator.state import Simulator, SimulatorSettings
-from picture_queue.replicate.catalog import models
+from picture_queue.providers.replicate.catalog import models
 
 
 def create_app(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from picture_queue.replicate.catalog import CatalogModel
+from picture_queue.providers.replicate.catalog import CatalogModel
 
 _BLOCKS = " ▏▎▍▌▋▊▉"
 _BAR = 10  # characters

@@ -21,7 +21,7 @@ from picture_queue.local.simulator.responses import (
     refused_body,
 )
 from picture_queue.local.simulator.validation import complaints
-from picture_queue.replicate.catalog import CatalogModel, models
+from picture_queue.providers.replicate.catalog import CatalogModel, models
 
 _PAGE = 100
 _BODY_KEYS = {"input", "version", "stream", "webhook", "webhook_events_filter"}

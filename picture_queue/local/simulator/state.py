@@ -18,7 +18,7 @@ from typing import Any
 from picture_queue.local.simulator.faults import Faults
 from picture_queue.local.simulator.logs import log_text
 from picture_queue.local.simulator.pictures import Format, PictureSpec
-from picture_queue.replicate.catalog import CatalogModel
+from picture_queue.providers.replicate.catalog import CatalogModel
 
 RETENTION_SECONDS = 3600.0
 _UNKNOWN_SECONDS = 5.0  # for models whose running time nobody has seen

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from picture_queue.replicate.catalog import CatalogModel, ModelInput
+from picture_queue.providers.replicate.catalog import CatalogModel, ModelInput
 
 Complaint = dict[str, str]
 

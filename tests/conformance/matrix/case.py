@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from picture_queue.errors import BY_CODE, HTTP_STATUS
+from picture_queue.errors import BY_CODE
 
 Json = Any
 #: Takes an answer and the names of its case, and gives the part that is looked at.
@@ -32,8 +32,10 @@ class Refusal:
 
 
 def refused(code: str) -> Refusal:
-    """One of our codes, with the HTTP status of the table in `errors`."""
-    return Refusal(code, HTTP_STATUS[BY_CODE[code]])
+    """One of our codes, with its HTTP status."""
+    status = BY_CODE[code].http_status
+    assert status is not None
+    return Refusal(code, status)
 
 
 INVALID = refused("PQ_INVALID_ARGUMENT")

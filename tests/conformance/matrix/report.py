@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from picture_queue.errors import HTTP_STATUS
+from picture_queue.errors import BY_CODE
 from tests.conformance.matrix.case import Case, Refusal
 from tests.conformance.matrix.run import CASES, FUNCTIONS, Column
 
@@ -39,7 +39,7 @@ def rows(cases: Sequence[Case] = CASES) -> tuple[Rows, Rows]:
         by_function[case.function].append(case)
         if isinstance(case.expected, Refusal):
             by_code.setdefault(f"{case.expected.code} {case.expected.status}", []).append(case)
-    order = [f"{error.code} {status}" for error, status in HTTP_STATUS.items()]
+    order = [f"{code} {error.http_status}" for code, error in BY_CODE.items()]
     by_code = {name: by_code[name] for name in (*order, *sorted(by_code.keys() - set(order)))}
     return by_function, by_code
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from picture_queue._transport import api_errors, unreadable
+from picture_queue._transport import errors, unreadable
 from picture_queue.worker import _tasks, executor, heartbeat, reporter, supervisor
 from picture_queue.worker import verdicts as verdicts_module
 from picture_queue.worker import worker as worker_module
@@ -101,7 +101,7 @@ def wait_for_stuck_threads() -> None:
 
 def ignore_retry_after() -> None:
     """Do not read for how long the API asks to be left alone."""
-    replace(api_errors, "parse_retry_after", lambda text: None)
+    replace(errors, "parse_retry_after", lambda text: None)
 
 
 MUTATIONS: dict[str, Callable[[], None]] = {

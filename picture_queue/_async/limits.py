@@ -1,0 +1,83 @@
+"""Limits of keys. All of it needs a service key."""
+
+import builtins
+from datetime import datetime
+
+from picture_queue._rpc import limits as _rpc
+from picture_queue._transport.backend import AsyncBackend
+from picture_queue.records import Limit, PausedKey
+
+
+class AsyncLimits:
+    """Limits on how many jobs of a key run at once, or start in a period.
+
+    A job runs under the keys ``global``, ``queue:<name>``, ``type:<job type>``, ``user:<id>`` and
+    those it was enqueued with.
+    """
+
+    def __init__(self, project: AsyncBackend) -> None:
+        self._project = project
+
+    async def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Limit]:
+        """Return the limits, and the keys that are paused or that jobs wait for.
+
+        Args:
+            limit: At most so many, 10,000 at most.
+            after: The key of the last limit of the page before.
+        """
+        return await self._project.call(_rpc.list_limits(limit, after))
+
+    async def set(
+        self,
+        key: str,
+        *,
+        max_running: int | None = None,
+        rate: int | None = None,
+        period: float | None = None,
+    ) -> Limit:
+        """Set the limit of a key. It applies at once, and running jobs count.
+
+        Args:
+            key: The key, or ``user:*`` for each key of that kind.
+            max_running: So many of its jobs run at once.
+            rate: So many start in any ``period``.
+            period: Seconds.
+
+        Returns:
+            The limit.
+
+        Raises:
+            InvalidArgument: Naming the field and the value.
+        """
+        return await self._project.call(_rpc.set_limit(key, max_running, rate, period))
+
+    async def delete(self, key: str) -> None:
+        """Delete the limit of a key.
+
+        Raises:
+            LimitNotFound: It has none.
+        """
+        await self._project.call(_rpc.delete_limit(key))
+
+    async def pause(self, key: str, resume_at: datetime | None = None) -> PausedKey:
+        """Pause a key: none of its jobs start.
+
+        Args:
+            key: The key.
+            resume_at: Until then; None: until it is resumed.
+
+        Returns:
+            The key as it is now.
+
+        Raises:
+            InvalidArgument: ``resume_at`` is past.
+        """
+        return await self._project.call(_rpc.pause_key(key, resume_at))
+
+    async def resume(self, key: str) -> PausedKey:
+        """Resume a paused key.
+
+        Returns:
+            The key as it is now.
+        """
+        return await self._project.call(_rpc.resume_key(key))

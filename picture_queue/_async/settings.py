@@ -1,0 +1,32 @@
+"""The settings of a project. All of it needs a service key."""
+
+from typing import Any
+
+from picture_queue._rpc import settings as _rpc
+from picture_queue._transport.backend import AsyncBackend
+from picture_queue.records import Setting
+
+
+class AsyncSettings:
+    """The defaults and limits of a project. Needs a service key."""
+
+    def __init__(self, project: AsyncBackend) -> None:
+        self._project = project
+
+    async def get(self) -> Setting:
+        """Return the settings."""
+        return await self._project.call(_rpc.get_settings())
+
+    async def set(self, **changes: Any) -> Setting:
+        """Change settings.
+
+        Args:
+            **changes: Fields of `Setting` by name; None: the value of a new project.
+
+        Returns:
+            The settings as they are now.
+
+        Raises:
+            InvalidArgument: Naming the field and the value.
+        """
+        return await self._project.call(_rpc.set_setting(changes))

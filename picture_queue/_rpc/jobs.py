@@ -1,0 +1,187 @@
+"""Calls about jobs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from picture_queue._ids import new_id, new_ids
+from picture_queue._json import plain
+from picture_queue._rpc.base import Rpc, given, nothing, required, rows
+from picture_queue.errors import InvalidArgument
+from picture_queue.options import Backoff, JobFilter, Unique
+from picture_queue.records import (
+    CancelRequest,
+    Changed,
+    Enqueued,
+    FailureReason,
+    Job,
+    JobExplanation,
+    JobHistory,
+    JobPosition,
+)
+
+_parse_jobs = rows(Job)
+_EXPLANATIONS = TypeAdapter(list[JobExplanation])
+_ENQUEUED = TypeAdapter(list[Enqueued])
+_REASONS = TypeAdapter(list[FailureReason])
+#: The names SQL has for what stands under ``options`` in an item of enqueue_jobs.
+_OPTIONS = {
+    "delay": "delay_seconds",
+    "timeout": "timeout_seconds",
+    "expires_at": "expires_at",
+    "expires_in": "expires_in_seconds",
+    "backoff": "backoff",
+    "tags": "tags",
+    "metadata": "metadata",
+    "tenant": "tenant",
+    "limit_keys": "limit_keys",
+    "depends_on": "depends_on",
+    "on_parent_failure": "on_parent_failure",
+    "batch_id": "batch_id",
+    "unique": "unique",
+}
+_OPTION_PARTS = {"base": "base_seconds", "cap": "cap_seconds", "period": "period_seconds"}
+#: With nothing but these the outcome of an enqueue is known without being told.
+_PLAIN = frozenset({"job_type", "payload", "queue", "priority", "user_id"})
+
+
+def enqueue_job(job: Mapping[str, Any]) -> Rpc[Enqueued]:
+    item = encode_job(job)
+    if not item.keys() <= _PLAIN:
+        rpc = enqueue_jobs([job])
+        return Rpc(rpc.function, rpc.params, lambda data: rpc.parse(data)[0])
+    # Under an id made just now nothing can be there but what the first try of this call wrote.
+    item["job_id"] = new_id()
+    return Rpc("enqueue_job", plain(item), _created)
+
+
+def _created(job_id: Any) -> Enqueued:
+    return Enqueued(id=job_id, outcome="created")
+
+
+def enqueue_jobs(jobs: Iterable[Mapping[str, Any]]) -> Rpc[list[Enqueued]]:
+    params, ids = new_jobs(jobs)
+    return Rpc("enqueue_jobs", params, lambda data: enqueued(data, ids))
+
+
+def new_jobs(jobs: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments for new jobs, and the ids that were made for those that have none.
+
+    Where the caller made an id, only the database can tell a repetition of this call from a job
+    that was there before: the call gets a request id, which costs it a row.
+    """
+    items = encode_jobs(jobs)
+    ids = new_ids(len(items))
+    request_id = new_id() if any("job_id" in item for item in items) else None
+    for item, job_id in zip(items, ids, strict=True):
+        item.setdefault("job_id", job_id)
+    return {"jobs": plain(items, "jobs"), **given(request_id=request_id)}, ids
+
+
+def enqueued(data: Any, ids: Sequence[str]) -> list[Enqueued]:
+    """Return what became of each job.
+
+    Args:
+        data: The answer of the database.
+        ids: The ids that were made for this call. Where such a job exists, it is because the answer
+            to the call was lost and the call was repeated: the call created it.
+    """
+    for item, job_id in zip(data, ids, strict=False):
+        if item["outcome"] == "existing" and item["job_id"] == job_id:
+            item["outcome"] = "created"
+    return _ENQUEUED.validate_python(data)
+
+
+def encode_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the item of enqueue_jobs for a `NewJob`; None counts as not given.
+
+    A name that is not known stays where it is: the database refuses it and says so.
+    """
+    given = {name: value for name, value in job.items() if value is not None}
+    if not _OPTIONS.keys().isdisjoint(given):
+        options = {
+            _OPTIONS[name]: _encode_option(given.pop(name))
+            for name in list(given)
+            if name in _OPTIONS
+        }
+        given["options"] = {**given.get("options", {}), **options}
+    return given
+
+
+def encode_jobs(jobs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the items of enqueue_jobs for many jobs.
+
+    Raises:
+        InvalidArgument: It is no list of dicts; names the position and the value.
+    """
+    if isinstance(jobs, str | bytes | Mapping) or not isinstance(jobs, Iterable):
+        raise _not_acceptable(f"jobs is {jobs!r:.60}, not a list")
+    items = []
+    for i, job in enumerate(jobs):
+        if not isinstance(job, Mapping):
+            raise _not_acceptable(f"jobs[{i}] is {job!r:.60}, not a dict")
+        items.append(encode_job(job))
+    return items
+
+
+def _not_acceptable(detail: str) -> InvalidArgument:
+    return InvalidArgument(
+        "An argument is not acceptable",
+        detail=detail,
+        hint='Pass a list of dicts, such as [{"job_type": "resize", "payload": {"path": "a.png"}}]',
+    )
+
+
+def _encode_option(value: Any) -> Any:
+    if isinstance(value, Backoff | Unique):
+        return {
+            _OPTION_PARTS.get(name, name): part
+            for name in value.__slots__
+            if (part := getattr(value, name)) is not None
+        }
+    return value
+
+
+def get_job(job_id: UUID | str) -> Rpc[Job]:
+    return Rpc("get_job", required(job_id=job_id), Job.model_validate)
+
+
+def list_jobs(
+    filter_: JobFilter, *, limit: int = 100, before_seq: int | None = None
+) -> Rpc[list[Job]]:
+    params = given(**filter_, limit=limit, before_seq=before_seq)
+    return Rpc("list_jobs", {"filter": params}, _parse_jobs)
+
+
+def change_jobs(action: str, filter_: JobFilter, *, preview: bool, limit: int) -> Rpc[Changed]:
+    params = required(
+        action=action, filter=given(**filter_, limit=limit), preview=preview, request_id=new_id()
+    )
+    return Rpc("change_jobs", params, Changed.model_validate)
+
+
+def failure_reasons(filter_: JobFilter) -> Rpc[list[FailureReason]]:
+    return Rpc("failure_reasons", {"filter": given(**filter_)}, _REASONS.validate_python)
+
+
+def get_job_history(job_id: UUID | str) -> Rpc[JobHistory]:
+    return Rpc("get_job_history", required(job_id=job_id), JobHistory.model_validate)
+
+
+def job_position(job_id: UUID | str) -> Rpc[JobPosition]:
+    return Rpc("job_position", required(job_id=job_id), JobPosition.model_validate)
+
+
+def explain_jobs(job_ids: Iterable[UUID | str]) -> Rpc[list[JobExplanation]]:
+    return Rpc("explain_jobs", required(job_ids=job_ids), _EXPLANATIONS.validate_python)
+
+
+def cancel_job(job_id: UUID | str) -> Rpc[CancelRequest]:
+    params = required(job_id=job_id, request_id=new_id())
+    return Rpc("cancel_job", params, CancelRequest.model_validate)
+
+
+def retry_job(job_id: UUID | str) -> Rpc[None]:
+    return Rpc("retry_job", required(job_id=job_id, request_id=new_id()), nothing)

@@ -1,0 +1,10 @@
+"""Calls about models."""
+
+from picture_queue._rpc.base import Rpc, rows
+from picture_queue.records import Model
+
+_parse_models = rows(Model)
+
+
+def list_models() -> Rpc[list[Model]]:
+    return Rpc("list_models", {}, _parse_models)

@@ -1,0 +1,33 @@
+"""Calls about a project as a whole."""
+
+from datetime import datetime
+
+from pydantic import TypeAdapter
+
+from picture_queue._rpc.base import Rpc, given
+from picture_queue.records import Finding, Health, Maintenance, Version
+
+_FINDINGS = TypeAdapter(list[Finding])
+#: The contract this client is written for; see `picture_queue_version` in SQL.
+CONTRACT = 2
+
+
+def picture_queue_version() -> Rpc[Version]:
+    return Rpc("picture_queue_version", {}, Version.model_validate)
+
+
+def queue_status() -> Rpc[Health]:
+    return Rpc("queue_status", {}, Health.model_validate)
+
+
+def queue_doctor(client_time: datetime) -> Rpc[list[Finding]]:
+    params = given(client_time=client_time)
+    return Rpc("queue_doctor", params, _FINDINGS.validate_python)
+
+
+def maintain_jobs(*, force: bool = False, worker: str | None = None) -> Rpc[Maintenance]:
+    """Do a round of maintenance, unless another worker holds the lease for it.
+
+    With ``force`` the lease does not matter.
+    """
+    return Rpc("maintain_jobs", given(force=force, worker=worker), Maintenance.model_validate)

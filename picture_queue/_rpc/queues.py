@@ -1,0 +1,51 @@
+"""Calls about queues."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from picture_queue._ids import new_id
+from picture_queue._rpc.base import Rpc, given, listed, required
+from picture_queue.records import Changed, DesiredWorkers, Queue, QueueCounts
+
+
+def list_queues(limit: int, after: str | None) -> Rpc[list[Queue]]:
+    return listed("list_queues", Queue, limit, after)
+
+
+def set_queue(queue: str, changes: Mapping[str, Any]) -> Rpc[Queue]:
+    return Rpc("set_queue", required(queue=queue, changes=changes), Queue.model_validate)
+
+
+def pause_queue(queue: str, resume_at: datetime | None, reason: str | None) -> Rpc[Queue]:
+    params = given(queue=queue, resume_at=resume_at, reason=reason)
+    return Rpc("pause_queue", params, Queue.model_validate)
+
+
+def resume_queue(queue: str) -> Rpc[Queue]:
+    return Rpc("resume_queue", required(queue=queue), Queue.model_validate)
+
+
+def drain_queue(queue: str) -> Rpc[Queue]:
+    return Rpc("drain_queue", required(queue=queue), Queue.model_validate)
+
+
+def purge_queue(queue: str, preview: bool) -> Rpc[Changed]:
+    params = required(queue=queue, preview=preview, request_id=new_id())
+    return Rpc("purge_queue", params, Changed.model_validate)
+
+
+def queue_counts(limit: int, after: str | None) -> Rpc[list[QueueCounts]]:
+    return listed("queue_counts", QueueCounts, limit, after)
+
+
+def desired_workers(
+    queue: str | None, jobs_per_worker: int, min_workers: int, max_workers: int
+) -> Rpc[DesiredWorkers]:
+    params = given(
+        queue=queue,
+        jobs_per_worker=jobs_per_worker,
+        min_workers=min_workers,
+        max_workers=max_workers,
+    )
+    return Rpc("desired_workers", params, DesiredWorkers.model_validate)

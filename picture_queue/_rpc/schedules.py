@@ -1,0 +1,37 @@
+"""Calls about schedules."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from picture_queue._ids import new_id
+from picture_queue._rpc.base import Rpc, given, listed, required
+from picture_queue._rpc.jobs import encode_job, enqueued
+from picture_queue.records import Enqueued, Schedule
+
+
+def list_schedules(limit: int, after: str | None) -> Rpc[list[Schedule]]:
+    return listed("list_schedules", Schedule, limit, after)
+
+
+def set_schedule(name: str, rhythm: Mapping[str, Any], job: Mapping[str, Any]) -> Rpc[Schedule]:
+    params = required(name=name, schedule={**encode_job(job), **given(**rhythm)})
+    return Rpc("set_schedule", params, Schedule.model_validate)
+
+
+def delete_schedule(name: str) -> Rpc[bool]:
+    """Return whether there was such a schedule."""
+    params = required(name=name, request_id=new_id())
+    return Rpc("delete_schedule", params, lambda data: bool(data["deleted"]))
+
+
+def pause_schedule(name: str) -> Rpc[Schedule]:
+    return Rpc("pause_schedule", required(name=name), Schedule.model_validate)
+
+
+def resume_schedule(name: str) -> Rpc[Schedule]:
+    return Rpc("resume_schedule", required(name=name), Schedule.model_validate)
+
+
+def run_schedule(name: str) -> Rpc[Enqueued]:
+    params = required(name=name, job_id=new_id())
+    return Rpc("run_schedule", params, lambda data: enqueued([data], [params["job_id"]])[0])

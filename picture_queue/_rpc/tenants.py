@@ -1,0 +1,12 @@
+"""Calls about tenants."""
+
+from picture_queue._rpc.base import Rpc, listed, required
+from picture_queue.records import Tenant
+
+
+def list_tenants(limit: int, after: str | None) -> Rpc[list[Tenant]]:
+    return listed("list_tenants", Tenant, limit, after)
+
+
+def set_tenant(tenant: str, weight: float) -> Rpc[Tenant]:
+    return Rpc("set_tenant", required(tenant=tenant, weight=weight), Tenant.model_validate)

@@ -1,0 +1,97 @@
+"""Calls of workers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from picture_queue._rpc.base import Rpc, given, nothing
+from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
+
+
+def register_worker(
+    worker: str, queues: Sequence[str], job_types: Mapping[str, Mapping[str, Any]]
+) -> Rpc[Version]:
+    params = given(worker=worker, queues=list(queues), job_types=job_types)
+    return Rpc("register_worker", params, Version.model_validate)
+
+
+def unregister_worker(worker: str) -> Rpc[None]:
+    return Rpc("unregister_worker", {"worker": worker}, nothing)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A request for jobs; ``request_id`` makes it repeatable.
+
+    ``confirms_start``: until a heartbeat or a report of a job, it counts as not started.
+    """
+
+    worker: str
+    queues: tuple[str, ...]
+    job_types: tuple[str, ...]
+    max_jobs: int
+    lease_seconds: float
+    request_id: UUID
+    weights: tuple[float, ...] | None = None
+    confirms_start: bool = False
+
+    def params(self) -> dict[str, Any]:
+        return given(
+            worker=self.worker,
+            queues=list(self.queues),
+            job_types=list(self.job_types),
+            max_jobs=self.max_jobs,
+            lease_seconds=self.lease_seconds,
+            request_id=self.request_id,
+            weights=self.weights,
+            confirms_start=self.confirms_start,
+        )
+
+
+def claim_jobs(claim: Claim) -> Rpc[list[ClaimedJob]]:
+    return Rpc("claim_jobs", claim.params(), _claimed)
+
+
+def _claimed(data: list[dict[str, Any]]) -> list[ClaimedJob]:
+    return [ClaimedJob(row) for row in data]
+
+
+def heartbeat_jobs(worker: str, leases: Mapping[str, str]) -> Rpc[HeartbeatAnswer]:
+    """Take the leases by job, both ids as text.
+
+    A job is named under one lease, so the answer never has ``lost_leases``, which tells two leases
+    of a job apart: ``lost`` says all.
+    """
+    items = [{"job_id": job, "lease_id": lease} for job, lease in leases.items()]
+    return Rpc(
+        "heartbeat_jobs",
+        {"worker": worker, "leases": items},
+        lambda data: HeartbeatAnswer(frozenset(data["cancel"]), frozenset(data["lost"])),
+    )
+
+
+def report_progress(
+    job_id: UUID, lease_id: UUID, progress: int, message: str | None = None
+) -> Rpc[bool]:
+    """Return whether the job is to be cancelled."""
+    params = given(job_id=job_id, lease_id=lease_id, progress=progress, message=message)
+    return Rpc("report_progress", params, lambda data: bool(data["cancel_requested"]))
+
+
+def log_job(job_id: UUID, lease_id: UUID, lines: Sequence[Mapping[str, Any]]) -> Rpc[None]:
+    """Take lines of the form ``{"level", "message", "at"}``."""
+    return Rpc("log_job", given(job_id=job_id, lease_id=lease_id, lines=lines), nothing)
+
+
+def report_jobs(outcomes: Sequence[Mapping[str, Any]]) -> Rpc[dict[str, dict[str, Any]]]:
+    """Return the answer to each outcome by the id of its job.
+
+    Its ``outcome`` is ok, repeated, stale, busy, or refused, and then its ``error`` says why.
+    """
+    # Each is plain already: looking through hundreds again would take longer than to send them.
+    return Rpc(
+        "report_jobs",
+        {"outcomes": outcomes},
+        lambda data: {item["job_id"]: item for item in data["outcomes"]},
+    )

@@ -1,0 +1,40 @@
+# Written by scripts/unasync.py from picture_queue/_async/tenants.py: edit that file.
+
+"""The weights of tenants. All of it needs a service key."""
+
+import builtins
+
+from picture_queue._rpc import tenants as _rpc
+from picture_queue._transport.backend_sync import Backend
+from picture_queue.records import Tenant
+
+
+class Tenants:
+    """The weights of tenants in queues that share fairly."""
+
+    def __init__(self, project: Backend) -> None:
+        self._project = project
+
+    def list(self, *, limit: int = 10_000, after: str | None = None) -> builtins.list[Tenant]:
+        """Return the tenants that have a weight of their own; the others have 1.
+
+        Args:
+            limit: At most so many, 10,000 at most.
+            after: The name of the last tenant of the page before.
+        """
+        return self._project.call(_rpc.list_tenants(limit, after))
+
+    def set(self, tenant: str, weight: float) -> Tenant:
+        """Set the weight of a tenant: with 3 it gets three turns where one with 1 gets one.
+
+        Args:
+            tenant: As its jobs name it, or the id of the owner.
+            weight: 0.001 to 1000.
+
+        Returns:
+            The tenant.
+
+        Raises:
+            InvalidArgument: Naming the value.
+        """
+        return self._project.call(_rpc.set_tenant(tenant, weight))

@@ -1,0 +1,330 @@
+"""Errors of PostgreSQL, psycopg, PostgREST and Storage as the exceptions of this library.
+
+httpx and psycopg are imported where they are needed: each is loaded with its own transport only.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json
+
+from picture_queue._retry_after import parse_retry_after
+from picture_queue._transport.base import Deadline
+from picture_queue.errors import (
+    AuthenticationFailed,
+    Busy,
+    ConnectionFailed,
+    InvalidArgument,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    PictureQueueError,
+    ServerError,
+    SettingsError,
+    TooLarge,
+    from_database,
+)
+from picture_queue.settings import DatabaseSettings
+
+if TYPE_CHECKING:
+    import httpx
+    from psycopg import Error
+
+# Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
+_BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
+    "42501": (NotAllowed, "This key may not do that", "Use a service key, or sign in as the owner"),
+    "40001": (Busy, "Two calls were in each other's way", None),
+    "40P01": (Busy, "Two calls were in each other's way", None),
+    "57014": (Busy, "The database stopped the call at its time limit", None),
+    "53300": (Busy, "The database has no free connection", None),
+    "55P03": (Busy, "Another call holds the rows for too long", None),
+    "PGRST000": (Busy, "The API has no connection to the database", None),
+    "PGRST001": (Busy, "The API has no connection to the database", None),
+    "PGRST002": (Busy, "The API is loading the schema", None),
+    "PGRST003": (Busy, "The API has no free connection to the database", None),
+    "PGRST301": (
+        AuthenticationFailed,
+        "The key or token is not valid for this project",
+        "Copy the key from the project's API settings, or run: picture-queue local status",
+    ),
+    "PGRST302": (NotAuthenticated, "The call needs a key or a token", None),
+    "PGRST303": (AuthenticationFailed, "The token is not valid any more", "Sign in again"),
+}
+# Lost or refused connections, a full server, one that starts or shuts down.
+_UNAVAILABLE = ("08", "53", "57P")
+_LOST = ("08", "57P01", "57P02", "57P03")
+_REFUSED = ("authentication failed", "no pg_hba.conf entry", "no password", "Tenant or user not")
+_DATABASE_HINT = "Check PICTURE_QUEUE_DATABASE_URL and that the database is running"
+_SERVER_CODE = re.compile(r"PGRST\w+|[0-9A-Z]{5}")
+_NO_SUCH_PATH = "PGRST125"
+# Storage answers HTTP 400 to nearly everything; the meaning is in statusCode of the body.
+_BY_STORAGE_STATUS: dict[str, type[PictureQueueError]] = {
+    "401": AuthenticationFailed,
+    "403": NotAllowed,
+    "404": NotFound,
+    "413": TooLarge,
+    "429": Busy,
+}
+
+
+class FunctionMissing(Exception):
+    """The API knows no such function: too old, too new, or not installed."""
+
+
+def translate_server_code(
+    code: str, message: str, detail: str | None, hint: str | None
+) -> PictureQueueError:
+    """Return the exception for an error that PostgreSQL or PostgREST reported.
+
+    Args:
+        code: SQLSTATE, or PostgREST's own code.
+        message: The server's message.
+        detail: The server's detail.
+        hint: The server's hint.
+    """
+    ours = from_database(code, message, detail, hint)
+    if ours is not None:
+        return ours
+    if code in _BY_SERVER_CODE:
+        kind, text, advice = _BY_SERVER_CODE[code]
+        return kind(text, code=code, detail=message, hint=advice)
+    if code.startswith(_UNAVAILABLE):
+        return Busy("The database is not available now", code=code, detail=message)
+    if code == "22023" and message.startswith('role "'):  # of the token
+        kind, text, advice = _BY_SERVER_CODE["PGRST301"]
+        return kind(text, code=code, detail=message, hint=advice)
+    if code.startswith("22"):  # a value that does not convert to its parameter's type
+        return InvalidArgument(message, code=code, detail=detail)
+    return ServerError(message or "The project refused the call", code=code, detail=detail)
+
+
+def translate_database_error(
+    error: Exception, settings: DatabaseSettings, deadline: Deadline | None = None
+) -> Exception:
+    """Return the exception of this library for a failure of a direct call.
+
+    Args:
+        error: What psycopg raised.
+        settings: The address, of which the host is named and never the password.
+        deadline: The bound of the call.
+    """
+    from psycopg import Error
+
+    if not _is_readable(settings.url):
+        # What is wrong with it is not said: it would quote a password.
+        return SettingsError(
+            "PICTURE_QUEUE_DATABASE_URL (or --db-url) cannot be read as a database address",
+            hint="Copy it from the project's settings: postgresql://user:password@host:port/name",
+        )
+    if isinstance(error, TimeoutError):
+        timeout = settings.timeout if deadline is None else deadline.timeout
+        return ConnectionFailed(
+            f"{_server(settings)} gave no answer in {timeout:g} s",
+            hint=_DATABASE_HINT,
+        )
+    if isinstance(error, OSError | UnicodeError):  # of the socket, or of looking up the host
+        return ConnectionFailed(
+            f"{_server(settings)} does not answer", detail=str(error), hint=_DATABASE_HINT
+        )
+    if not isinstance(error, Error):
+        return error
+    code, diagnosis = error.sqlstate, error.diag
+    message = diagnosis.message_primary or str(error)
+    if code is None or code.startswith(_LOST):
+        return _connection_error(error, message, settings)
+    if code == "42883":
+        return FunctionMissing(message)
+    if code == "3D000":
+        return _no_database(message)
+    if code.startswith("28"):  # authorization
+        return _wrong_password(message)
+    return translate_server_code(code, message, diagnosis.message_detail, diagnosis.message_hint)
+
+
+def _connection_error(error: "Error", message: str, settings: DatabaseSettings) -> Exception:
+    from psycopg import OperationalError
+
+    # While connecting libpq keeps the server's message, but not its code.
+    if isinstance(error, OperationalError):
+        if re.search('database ".*" does not exist', message):
+            return _no_database(_first_line(message))
+        if 'role "' in message or any(words in message for words in _REFUSED):
+            return _wrong_password(_first_line(message))
+    return ConnectionFailed(
+        f"{_server(settings)} does not answer", detail=_first_line(str(error)), hint=_DATABASE_HINT
+    )
+
+
+def _wrong_password(message: str) -> AuthenticationFailed:
+    return AuthenticationFailed(
+        "The database refused the user or the password",
+        detail=message,
+        hint="Check PICTURE_QUEUE_DATABASE_URL",
+    )
+
+
+def _no_database(message: str) -> SettingsError:
+    return SettingsError(
+        "The server has no such database",
+        detail=message,
+        hint="Check the name at the end of PICTURE_QUEUE_DATABASE_URL; it is postgres on Supabase",
+    )
+
+
+def _is_readable(url: str) -> bool:
+    """Return whether libpq can read a database's address."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        conninfo_to_dict(url)
+    except (ProgrammingError, UnicodeError):
+        return False
+    return not url.isspace()
+
+
+def _server(settings: DatabaseSettings) -> str:
+    from psycopg.conninfo import conninfo_to_dict
+
+    found = conninfo_to_dict(settings.url)
+    return f"The database at {found.get('host', 'localhost')}:{found.get('port', 5432)}"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n", 1)[0]
+
+
+def translate_http_error(error: Exception, url: str, deadline: Deadline | None = None) -> Exception:
+    """Return the exception of this library for a call that got no readable answer.
+
+    Args:
+        error: What supabase-py, httpx or a library below raised.
+        url: The project's address, for the message.
+        deadline: The bound of the call.
+    """
+    import httpx
+
+    if isinstance(error, PictureQueueError | FunctionMissing):
+        return error
+    if isinstance(error, httpx.TimeoutException) and deadline is not None:
+        reason = f"no answer in {deadline.timeout:g} s"
+    else:
+        reason = str(error) or type(error).__name__
+    # Whatever it is: h2 raises a KeyError where its connection has ended, for example.
+    return ConnectionFailed(
+        f"{url} does not answer",
+        detail=reason,
+        hint="Check SUPABASE_URL and that the project (or picture-queue local) is running",
+    )
+
+
+def translate_response(response: "httpx.Response", content: bytes, url: str) -> Exception:
+    """Return the exception for an answer that is not a result.
+
+    Args:
+        response: Its status and headers.
+        content: Its body.
+        url: The project's address, for the message.
+    """
+    body = _json_object(content)
+    error = _by_storage(body) or _by_body(body, url) or _by_status(response, body, url)
+    if isinstance(error, Busy):
+        error.retry_after = parse_retry_after(response.headers.get("retry-after"))
+    return error
+
+
+def _by_storage(body: dict[str, Any]) -> PictureQueueError | None:
+    """Read what Storage says; None where the answer is somebody else's."""
+    status = str(body.get("statusCode") or "")
+    if not status:
+        return None
+    kind = Busy if status[:1] == "5" else _BY_STORAGE_STATUS.get(status, ServerError)
+    return kind(f"Storage refused: {body.get('message')}", code=str(body.get("error")))
+
+
+def _by_body(body: dict[str, Any], url: str) -> Exception | None:
+    """Read what PostgREST or the database says; None where the answer is somebody else's."""
+    code, message = str(body.get("code") or ""), str(body.get("message") or "")
+    if code in ("PGRST202", "42883"):  # the second where the API remembers a function that is gone
+        return FunctionMissing(message)
+    if _SERVER_CODE.fullmatch(code) and code != _NO_SUCH_PATH:
+        return translate_server_code(code, message, body.get("details"), body.get("hint"))
+    if "API key" in message:
+        return _wrong_key(url, message)
+    return None
+
+
+def _by_status(response: "httpx.Response", body: dict[str, Any], url: str) -> PictureQueueError:
+    status = response.status_code
+    code, detail = str(status), f"HTTP {status} {response.reason_phrase}".rstrip()
+    # Another API, at a wrong address, refuses the key as well, but not in the words of Supabase.
+    if status in (401, 403) and (not body or body.keys() & {"message", "msg", "error"}):
+        return _wrong_key(url, str(body.get("message") or detail))
+    if status == 413:
+        return TooLarge(f"The call is larger than {url} accepts", code=code, detail=detail)
+    if status == 429:
+        return Busy(
+            f"{url} limits the rate of calls",
+            code=code,
+            detail=detail,
+            hint="Make fewer calls, or raise the limit of the project",
+        )
+    if status >= 500 or status == 408:
+        return Busy(f"{url} is not available now", code=code, detail=detail)
+    return ConnectionFailed(
+        f"{url} does not answer like a Supabase project",
+        detail=detail,
+        hint="Check SUPABASE_URL: it is the project's base address, without a path",
+    )
+
+
+def _wrong_key(url: str, message: str) -> AuthenticationFailed:
+    return AuthenticationFailed(
+        f"{url} refused the key", detail=message, hint="Check the key: picture-queue local status"
+    )
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
+    try:
+        body = from_json(content)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+@contextmanager
+def needs_usable_environment() -> Iterator[None]:
+    """Name the variables that httpx reads, where it cannot use one of them.
+
+    Raises:
+        SettingsError: It cannot.
+    """
+    import httpx
+
+    try:
+        yield
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        raise SettingsError(
+            "The proxy or the certificates of the environment cannot be used",
+            detail=str(error),
+            hint="Check ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE and SSL_CERT_DIR",
+        ) from error
+
+
+@contextmanager
+def needs_driver() -> Iterator[None]:
+    """Name the package to install where the driver for direct connections is missing.
+
+    Raises:
+        SettingsError: The driver is missing.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise SettingsError(
+            "A database address is set, and the driver for it is not installed",
+            detail=str(error),
+            hint='pip install "picture-queue[postgres]"',
+        ) from error

@@ -1,0 +1,1 @@
+"""Generations: the handler that makes pictures with a provider, and pays once for each."""

@@ -1,0 +1,225 @@
+"""The handler of ``generate-image`` jobs.
+
+Obtain one prediction, wait for its end, store its pictures.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from picture_queue.errors import Busy, ConnectionFailed
+from picture_queue.generations.predictions import PredictionManager
+from picture_queue.generations.progress import GenerationProgress
+from picture_queue.generations.settings import HandlerSettings
+from picture_queue.generations.store import GenerationStore
+from picture_queue.generations.store_images import store_images
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.client import ReplicateClient
+from picture_queue.providers.replicate.prediction import Prediction
+from picture_queue.records import BegunPrediction, FinalState, SavedImage
+from picture_queue.worker import JobContext, PermanentFailure, RateLimited, Retry, Snooze
+
+_log = logging.getLogger(__name__)
+
+JOB_TYPE = "generate-image"
+#: The limit key all these jobs run under.
+PAUSE_KEY = f"type:{JOB_TYPE}"
+
+_COLD_START = 60.0  # seconds in `starting` after which polls become rare
+_COLD_POLL = 10.0
+_STATES: dict[str, FinalState] = {"canceled": "canceled", "aborted": "aborted"}
+
+Handler = Callable[[dict[str, Any], JobContext], Coroutine[Any, Any, dict[str, Any]]]
+
+
+def image_handler(
+    client: ReplicateClient,
+    store_for: Callable[[JobContext], GenerationStore],
+    settings: HandlerSettings | None = None,
+) -> Handler:
+    """Make the handler.
+
+    Args:
+        client: For all jobs; stays the caller's to close.
+        store_for: Returns the store of a job, bound to its lease.
+        settings: See `HandlerSettings`.
+
+    Returns:
+        ``async def generate_image(payload, job)``. Its result is ``{"images": [...]}``. An error of
+        the provider is raised as a verdict about the job: `RateLimited`, `Snooze`, `Retry` or
+        `PermanentFailure`. A `CancelledError` means cancelled or released, as the job's flags say.
+    """
+    chosen = settings or HandlerSettings()
+
+    async def generate_image(payload: dict[str, Any], job: JobContext) -> dict[str, Any]:
+        return await _GenerationRun(client, store_for(job), job, chosen).run()
+
+    return generate_image
+
+
+class _GenerationRun:
+    """One attempt at one generation."""
+
+    def __init__(
+        self,
+        client: ReplicateClient,
+        store: GenerationStore,
+        job: JobContext,
+        settings: HandlerSettings,
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._job = job
+        self._settings = settings
+        self._progress = GenerationProgress(job)
+        self._manager = PredictionManager(client, store, self._progress, settings)
+        self._is_overdue = False  # by our own clock, which stopped it
+
+    async def run(self) -> dict[str, Any]:
+        try:
+            return await self._generate()
+        except asyncio.CancelledError:
+            # A release at shutdown leaves the prediction running: the next worker attaches.
+            if self._job.cancel_requested:
+                await self._undo()
+            raise
+        except errors.ReplicateError as error:
+            failure = error
+        except (Busy, ConnectionFailed) as error:
+            failure = errors.ServiceUnavailable(
+                "The project does not answer", detail=str(error), retry_after=error.retry_after
+            )
+            failure.__cause__ = error
+        if self._job.cancel_requested:
+            raise failure  # the worker reports the cancel
+        raise await self._verdict_of(failure) from failure
+
+    async def _verdict_of(self, error: errors.ReplicateError) -> Exception:
+        """Return the verdict about the job that an error of the provider asks for."""
+        public, wait = error.public, error.retry_after
+        key, counts = None, error.counts
+        if not counts:
+            # The account is throttled or Replicate is out of reach: no other job would fare better.
+            key = PAUSE_KEY
+        elif isinstance(error, errors.ServiceUnavailable) and (begun := self._manager.begun):
+            # What was begun is paid for. Others may fare better, so they do not wait.
+            age = datetime.now(UTC) - begun.prediction.created_at
+            counts = age.total_seconds() > self._settings.outage
+            made = self._manager.prediction
+            if made is not None and made.status == "succeeded":
+                public = "The picture was made and waits to be stored."
+        if counts:
+            is_last = error.tries is not None and self._job.attempt >= error.tries
+            retries = error.retryable and not is_last
+            return Retry(wait, reason=public) if retries else PermanentFailure(public)
+        await self._progress.show(0, public)
+        wait = self._settings.pause if wait is None else wait
+        return RateLimited(wait, key, reason=error) if key else Snooze(wait, reason=error)
+
+    async def _generate(self) -> dict[str, Any]:
+        begun, prediction = await self._manager.obtain()
+        if prediction is None:  # saved by an attempt that ended before it could report
+            return _result(begun.images)
+        prediction = await self._wait_for_end(begun, prediction)
+        if prediction.status != "succeeded":
+            error = await self._fail(begun, prediction)
+            await self._manager.cancel_duplicates(prediction)
+            raise error
+        images = await self._store_images(begun, prediction)
+        row = begun.prediction.id
+        await self._store.finish(row, "succeeded", metrics=prediction.metrics)
+        await self._manager.cancel_duplicates(prediction)
+        return _result(images)
+
+    async def _wait_for_end(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
+        """Poll until the prediction has ended, and report progress; the wait is bounded here."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        bound = began + self._manager.cancel_after(begun) + self._settings.margin
+        pause = self._first_look(begun)
+        while not prediction.terminal:
+            if clock() > bound:
+                return await self._stop_overdue(begun, prediction)
+            await self._progress.show_prediction(prediction)
+            is_cold = prediction.status == "starting" and clock() - began > _COLD_START
+            await asyncio.sleep(_jittered(_COLD_POLL if is_cold else pause))
+            pause = min(pause * 1.2, self._settings.longest_look)
+            try:
+                prediction = await self._manager.attach(begun, prediction.id)
+            except (errors.TooManyRequests, errors.ServiceUnavailable) as error:
+                # The prediction continues all the same; only the bound ends this.
+                _log.info("job %s: the prediction could not be read: %s", self._job.id, error)
+        return prediction
+
+    def _first_look(self, begun: BegunPrediction) -> float:
+        if self._settings.first_look is not None:
+            return self._settings.first_look
+        return min(max((begun.model.typical_seconds or 4.0) / 8, 0.25), 1.0)
+
+    async def _stop_overdue(self, begun: BegunPrediction, prediction: Prediction) -> Prediction:
+        """Cancel a prediction that is overdue; it can have succeeded in the meantime."""
+        self._is_overdue = True
+        prediction = await self._client.cancel(prediction.id)
+        if not prediction.terminal:
+            await self._store.finish(begun.prediction.id, "canceled", error="overdue")
+            raise errors.DeadlinePassed("The prediction did not end", detail=prediction.id)
+        return prediction
+
+    async def _fail(self, begun: BegunPrediction, prediction: Prediction) -> errors.ReplicateError:
+        """End the row of a prediction without a result and return the error to raise."""
+        error: errors.ReplicateError
+        if prediction.status == "failed":
+            error = errors.from_failure(prediction.error)
+        elif prediction.status == "aborted" or self._is_overdue or prediction.reached_deadline:
+            error = errors.DeadlinePassed("The prediction reached its deadline")
+        else:
+            error = errors.StoppedOutside("Somebody cancelled the prediction at Replicate")
+        await self._store.finish(
+            begun.prediction.id,
+            _STATES.get(prediction.status, "failed"),
+            error=prediction.error or str(error),
+            metrics=prediction.metrics,
+        )
+        return error
+
+    async def _store_images(
+        self, begun: BegunPrediction, prediction: Prediction
+    ) -> list[SavedImage]:
+        """Download and store the pictures and write their rows."""
+        await self._progress.show(0, "storing the pictures")
+        try:
+            images = await store_images(
+                self._client, self._store, begun, prediction, self._settings.parallel
+            )
+        except errors.OutputError as error:
+            # Reading this prediction again will not help.
+            await self._store.finish(
+                begun.prediction.id, "failed", error=str(error), metrics=prediction.metrics
+            )
+            raise
+        await self._store.save_images(images)
+        return images
+
+    async def _undo(self) -> None:
+        """Cancel the prediction, as far as that is possible in the time there is."""
+        begun = self._manager.begun
+        if begun is None:
+            return
+        try:
+            async with asyncio.timeout(self._settings.undo):
+                await self._manager.cancel(begun)
+                await self._store.finish(begun.prediction.id, "canceled")
+        except Exception:
+            # The job ends as cancelled all the same; the deadline ends the prediction.
+            _log.warning("job %s: its prediction was not cancelled", self._job.id, exc_info=True)
+
+
+def _result(images: Iterable[SavedImage]) -> dict[str, Any]:
+    return {"images": [image.model_dump(mode="json") for image in images]}
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, hides nothing

@@ -1,0 +1,75 @@
+"""Store the pictures of a prediction."""
+
+import asyncio
+
+from picture_queue.generations._tasks import run_all
+from picture_queue.generations.image_info import read_image
+from picture_queue.generations.store import GenerationStore
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.client import ReplicateClient
+from picture_queue.providers.replicate.prediction import Prediction, output_links
+from picture_queue.records import BegunPrediction, SavedImage
+
+_MOST_LINKS = 100  # taken from one output, whose length the author of the model chose
+
+
+async def store_images(
+    client: ReplicateClient,
+    store: GenerationStore,
+    begun: BegunPrediction,
+    prediction: Prediction,
+    parallel: int,
+) -> list[SavedImage]:
+    """Download the pictures and upload them to the owner's folder.
+
+    There can be fewer than were asked for: models withhold single pictures. Repeating it writes the
+    same files again.
+
+    Args:
+        client: Downloads.
+        store: Uploads.
+        begun: The row, its generation and its model.
+        prediction: Succeeded.
+        parallel: Pictures downloaded and stored at the same time.
+
+    Returns:
+        What is stored, numbered from 1 in the order of the output.
+
+    Raises:
+        OutputExpired: Replicate has deleted the output.
+        OutputRefused: There is none, or it is no picture, or it may not be fetched.
+        ServiceUnavailable: It could not be fetched now.
+    """
+    links = output_links(prediction.output)[:_MOST_LINKS]
+    if prediction.data_removed and not links:
+        raise errors.OutputExpired("Replicate has deleted the output")
+    if not links:
+        raise errors.OutputRefused("The prediction succeeded without a picture")
+    slots = asyncio.Semaphore(parallel)
+    folder = f"{begun.generation.user_id or 'shared'}/{begun.generation.id}"
+
+    async def store_one(n: int, link: str) -> SavedImage:
+        async with slots:
+            data = await client.download(link)
+            info = await asyncio.to_thread(read_image, data)
+            if info is None:
+                raise errors.OutputRefused("The output is not a picture", detail=f"number {n}")
+            if info.pixels > client.rules.max_pixels:
+                raise errors.OutputRefused(
+                    "The picture has too many pixels",
+                    public="The picture was made, but it is too large to be shown.",
+                    detail=f"number {n} has {info.width} x {info.height},"
+                    f" the limit is {client.rules.max_pixels} in all",
+                )
+            path = f"{folder}/{n}.{info.extension}"
+            await store.upload(path, data, info.mime_type)
+        return SavedImage(
+            n=n,
+            path=path,
+            mime_type=info.mime_type,
+            width=info.width,
+            height=info.height,
+            bytes=len(data),
+        )
+
+    return await run_all(store_one(n, link) for n, link in enumerate(links, start=1))

@@ -1,0 +1,1 @@
+"""Providers of pictures: clients of their APIs. They know no queue."""

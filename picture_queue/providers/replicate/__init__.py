@@ -1,0 +1,1 @@
+"""The part of the HTTP API of Replicate that generations use."""

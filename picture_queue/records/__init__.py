@@ -1,0 +1,96 @@
+"""The rows and answers of the database, as values. They know no client and do no I/O."""
+
+from picture_queue.records.base import Record
+from picture_queue.records.batches import Batch, EnqueuedBatch
+from picture_queue.records.generations import Generation, Image, StartedGeneration
+from picture_queue.records.jobs import (
+    CancelRequest,
+    Changed,
+    Enqueued,
+    FailedAttempt,
+    FailureReason,
+    Hold,
+    Job,
+    JobEvent,
+    JobExplanation,
+    JobHistory,
+    JobPosition,
+    JobReason,
+    JobStatus,
+    LogLine,
+    Source,
+    Transition,
+)
+from picture_queue.records.limits import Limit, PausedKey
+from picture_queue.records.models import Model
+from picture_queue.records.predictions import (
+    BegunPrediction,
+    FinalState,
+    PredictionModel,
+    PredictionOwner,
+    PredictionRow,
+    SavedImage,
+)
+from picture_queue.records.project import (
+    Finding,
+    Health,
+    Maintenance,
+    QueueHealth,
+    Version,
+    WaitingType,
+)
+from picture_queue.records.queues import DesiredWorkers, Queue, QueueCounts
+from picture_queue.records.schedules import Schedule
+from picture_queue.records.settings import Setting
+from picture_queue.records.tenants import Tenant
+from picture_queue.records.workers import ClaimedJob, HeartbeatAnswer, Unreadable, WorkerSeen
+
+__all__ = [
+    "Batch",
+    "BegunPrediction",
+    "CancelRequest",
+    "Changed",
+    "ClaimedJob",
+    "DesiredWorkers",
+    "Enqueued",
+    "EnqueuedBatch",
+    "FailedAttempt",
+    "FailureReason",
+    "FinalState",
+    "Finding",
+    "Generation",
+    "Health",
+    "HeartbeatAnswer",
+    "Hold",
+    "Image",
+    "Job",
+    "JobEvent",
+    "JobExplanation",
+    "JobHistory",
+    "JobPosition",
+    "JobReason",
+    "JobStatus",
+    "Limit",
+    "LogLine",
+    "Maintenance",
+    "Model",
+    "PausedKey",
+    "PredictionModel",
+    "PredictionOwner",
+    "PredictionRow",
+    "Queue",
+    "QueueCounts",
+    "QueueHealth",
+    "Record",
+    "SavedImage",
+    "Schedule",
+    "Setting",
+    "Source",
+    "StartedGeneration",
+    "Tenant",
+    "Transition",
+    "Unreadable",
+    "Version",
+    "WaitingType",
+    "WorkerSeen",
+]

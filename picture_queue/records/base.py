@@ -1,0 +1,9 @@
+"""The base of all records."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and indifferent to columns a newer database adds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())

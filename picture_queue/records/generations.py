@@ -1,0 +1,48 @@
+"""Generations and their images."""
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import JsonValue
+
+from picture_queue.records.base import Record
+from picture_queue.records.jobs import JobStatus
+
+
+class Image(Record):
+    """A picture in the bucket ``pictures``."""
+
+    id: UUID
+    generation_id: UUID
+    n: int
+    path: str
+    mime_type: str
+    width: int | None
+    height: int | None
+    bytes: int | None
+    created_at: datetime
+
+
+class Generation(Record):
+    """A request for pictures; its status follows its job."""
+
+    id: UUID
+    user_id: UUID | None
+    job_id: UUID
+    model_id: str
+    prompt: str
+    input: dict[str, JsonValue]
+    status: JobStatus
+    error: str | None
+    images: tuple[Image, ...] = ()
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+
+class StartedGeneration(Record):
+    """The answer to a start: the ids to follow it by."""
+
+    id: UUID
+    job_id: UUID
+    status: JobStatus

@@ -1,0 +1,273 @@
+"""Jobs, their history, and the answers to calls about them."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import AliasChoices, Field, JsonValue
+
+from picture_queue.records.base import Record
+
+
+class JobStatus(StrEnum):
+    """State of a job; ``hold`` says why a job that is not finished does not move."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def finished(self) -> bool:
+        """True if no change follows, short of an explicit retry."""
+        return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+Hold = Literal["scheduled", "blocked", "waiting", "parked"]
+
+
+Source = Literal["socket", "snapshot", "poll"]
+
+
+class Job(Record):
+    """A row of ``job_queue``."""
+
+    id: UUID
+    seq: int
+    queue: str
+    job_type: str
+    payload: dict[str, JsonValue]
+    priority: int
+    status: JobStatus
+    hold: Hold | None
+    attempt: int
+    max_attempts: int
+    scheduled_for: datetime | None
+    expires_at: datetime | None = None
+    tags: tuple[str, ...] | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    tenant: str | None = None
+    limit_keys: tuple[str, ...] | None = None
+    blocked_on: str | None = None
+    parked_on: str | None = None
+    batch_id: UUID | None = None
+    user_id: UUID | None
+    generation_id: UUID | None
+    idempotency_key: str | None
+    progress: int
+    message: str | None
+    result: Any = None
+    error: str | None
+    version: int
+    worker: str | None
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def finished(self) -> bool:
+        """True if the job is completed, failed or cancelled."""
+        return self.status.finished
+
+
+class JobEvent(Record):
+    """The visible state of a job at one version.
+
+    ``source`` says where it was learnt: ``socket`` (an event over Realtime), ``snapshot`` (the row,
+    read when the watch began or reconnected) or ``poll`` (the row, read because it was quiet).
+    ``explanation`` says why the job does not move, where an unchanged state is yielded again.
+    """
+
+    job_id: UUID
+    job_type: str
+    queue: str
+    status: JobStatus
+    hold: Hold | None
+    progress: int
+    message: str | None
+    attempt: int
+    version: int
+    at: datetime
+    generation_id: UUID | None = None
+    error: str | None = None
+    source: Source = "socket"
+    explanation: "JobExplanation | None" = None
+
+    @property
+    def finished(self) -> bool:
+        """True for the last event of a watch."""
+        return self.status.finished
+
+    @classmethod
+    def of(cls, job: Job, source: Source) -> "JobEvent":
+        """Return the visible state of a row."""
+        return cls(
+            **{
+                name: getattr(job, name)
+                for name in cls.model_fields.keys() & Job.model_fields.keys()
+            },
+            job_id=job.id,
+            at=job.updated_at,
+            source=source,
+        )
+
+
+class Enqueued(Record):
+    """The outcome of an enqueue.
+
+    ``created``: a new job. ``existing``: one was there, with the same id, idempotency key or unique
+    key. ``replaced``, ``debounced``: one with the same unique key was there, and has changed.
+    """
+
+    id: UUID = Field(validation_alias=AliasChoices("id", "job_id"))
+    outcome: Literal["created", "existing", "replaced", "debounced"]
+
+
+class CancelRequest(Record):
+    """The answer to a cancel: cancelled at once, or asked to stop."""
+
+    job_id: UUID
+    status: JobStatus
+    cancel_requested: bool
+
+
+class Changed(Record):
+    """The effect of a change of many jobs, or, as a preview, what it would be.
+
+    ``more``: there are jobs left for another call.
+    """
+
+    matched: int
+    changed: int
+    more: bool
+
+
+class FailureReason(Record):
+    """A reason for which jobs failed: equal errors once, without ids, numbers and quoted text."""
+
+    reason: str
+    count: int
+    job_types: tuple[str, ...]
+    first_at: datetime
+    last_at: datetime
+    example_job_id: UUID
+
+
+class JobPosition(Record):
+    """The place in line, from 1; None: not in line. ``at_least``: or further back."""
+
+    position: int | None
+    at_least: bool
+
+
+class JobReason(Record):
+    """One thing that stops a job.
+
+    ``reason`` is a stable word, ``detail`` a sentence; the fields after ``until`` belong to some
+    reasons only.
+
+    Attributes:
+        reason: finished, running, waiting_for_worker, no_worker, queue_paused, key_paused, limit,
+            scheduled, retry, parents, event, lease_expired, step_failed, no_maintenance, unknown,
+            or what a newer database adds.
+        detail: The reason in a sentence.
+        until: When it ends, if that is known.
+        key: Of limit and key_paused: the limit key.
+        max_running: Of limit: how many jobs of the key may run at once.
+        running: Of limit: how many run.
+        rate: Of limit: how many may start in a period.
+        period_seconds: Of limit: the period.
+        queue: Of no_worker and queue_paused.
+        job_type: Of no_worker.
+        pause_reason: Of queue_paused: what the operator said; of key_paused: what a handler said.
+        parents: Of parents: up to 10 jobs that have not finished.
+        parent_count: Of parents: how many there are; 100: or more.
+        event: Of event: the name of the event.
+        worker: Of running and lease_expired.
+        step: Of step_failed: the step.
+        error: Of step_failed and retry; of scheduled: why a handler put it off.
+    """
+
+    reason: str
+    detail: str
+    until: datetime | None
+    key: str | None = None
+    max_running: int | None = None
+    running: int | None = None
+    rate: int | None = None
+    period_seconds: float | None = None
+    queue: str | None = None
+    job_type: str | None = None
+    pause_reason: str | None = None
+    parents: tuple[UUID, ...] = ()
+    parent_count: int | None = None
+    event: str | None = None
+    worker: str | None = None
+    step: str | None = None
+    error: str | None = None
+
+
+class JobExplanation(JobReason):
+    """The reason why a job does not move: the first thing that stops it.
+
+    Attributes:
+        job_id: The job.
+        status: Its status; None: unknown.
+        hold: Why it does not move, as its row has it.
+        reasons: All that stops it, this first, where that is more than one thing.
+    """
+
+    job_id: UUID | None
+    status: JobStatus | None
+    hold: Hold | None
+    reasons: tuple[JobReason, ...] = ()
+
+    @property
+    def moves(self) -> bool:
+        """True if the job is running or has finished."""
+        return self.reason in ("running", "finished")
+
+
+class Transition(Record):
+    """One change of state of a job."""
+
+    at: datetime
+    action: str
+    status: JobStatus
+    hold: Hold | None = None
+    attempt: int
+    worker: str | None = None
+    error: str | None = None
+
+
+class FailedAttempt(Record):
+    """An attempt that did not end well; ``detail`` is internal, a traceback perhaps."""
+
+    attempt: int
+    worker: str | None
+    started_at: datetime | None
+    ended_at: datetime
+    duration_seconds: float | None
+    error: str | None
+    detail: str | None
+
+
+class LogLine(Record):
+    """A line that a handler logged about its job."""
+
+    at: datetime
+    attempt: int
+    level: Literal["debug", "info", "warning", "error"]
+    message: str
+
+
+class JobHistory(Record):
+    """The last 50 changes of state of a job, and the last 200 lines of its log."""
+
+    timeline: tuple[Transition, ...]
+    attempts: tuple[FailedAttempt, ...]
+    log: tuple[LogLine, ...]

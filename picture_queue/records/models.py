@@ -1,0 +1,16 @@
+"""Models on offer."""
+
+from typing import Any
+
+from picture_queue.records.base import Record
+
+
+class Model(Record):
+    """A model on offer; ``inputs`` has the name, type and bounds of each input."""
+
+    model_id: str
+    kind: str
+    inputs: tuple[dict[str, Any], ...]
+    typical_seconds: float | None
+    price_usd_per_image: float | None
+    default: bool = False

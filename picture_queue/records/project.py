@@ -1,0 +1,85 @@
+"""A project as a whole: its version, health, checks and maintenance."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import ConfigDict
+
+from picture_queue.records.base import Record
+from picture_queue.records.workers import WorkerSeen
+
+
+class Version(Record):
+    """The version of picture-queue in a database."""
+
+    version: str
+    contract: int
+    oldest_client_contract: int
+
+
+class QueueHealth(Record):
+    """One row of the view ``queue_health``.
+
+    `failed_last_day` counts jobs that failed in the last 24 hours and are still failed, among the
+    newest 10,000 of all queues. ``resume_at`` None: a paused queue stays so until it is resumed.
+    """
+
+    queue: str
+    pending: int
+    scheduled: int
+    processing: int
+    parked: int
+    failed_last_day: int
+    oldest_pending_seconds: float
+    workers: int
+    paused: bool = False
+    resume_at: datetime | None = None
+    pause_reason: str | None = None
+    draining: bool = False
+
+
+class WaitingType(Record):
+    """Pending jobs of a type that no worker of their queue knows."""
+
+    job_type: str
+    queue: str
+    pending: int
+
+
+class Health(Record):
+    """The state of queues and workers."""
+
+    queues: tuple[QueueHealth, ...]
+    workers: tuple[WorkerSeen, ...]
+    job_types_without_worker: tuple[WaitingType, ...]
+    stuck: int
+
+
+class Finding(Record):
+    """One check of the doctor: its verdict, what it saw, and what to do about it."""
+
+    check: str
+    verdict: Literal["ok", "warn", "bad"]
+    detail: str
+    remedy: str | None = None
+
+
+class Maintenance(Record):
+    """The answer to a call for maintenance.
+
+    ``leased``: this caller did a round. It is False when another worker does the maintenance.
+    ``next_in``: seconds until the next call; 0 means that more work is waiting.
+
+    The other fields count what the round did. ``failed``: steps that failed, in this round or
+    before, and will be tried again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    leased: bool
+    next_in: float
+    promoted: int = 0
+    swept: int = 0
+    scheduled: int = 0
+    settled: int = 0
+    failed: int = 0

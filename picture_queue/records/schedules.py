@@ -1,0 +1,28 @@
+"""Schedules of recurring jobs."""
+
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from picture_queue.records.base import Record
+
+
+class Schedule(Record):
+    """A schedule of recurring jobs. ``job`` has their type, payload and options.
+
+    ``last_error`` says why the latest tick made no job, None if it did.
+    """
+
+    name: str
+    cron: str | None
+    every_seconds: float | None
+    timezone: str
+    job: dict[str, Any]
+    missed: Literal["skip", "once", "all"]
+    paused: bool
+    next_at: datetime | None
+    last_at: datetime | None
+    last_job_id: UUID | None
+    last_error: str | None
+    created_at: datetime
+    updated_at: datetime

@@ -1,0 +1,225 @@
+"""Workers, and the jobs they claim."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from picture_queue.records.base import Record
+
+
+class WorkerSeen(Record):
+    """A worker heard of in the last minute.
+
+    Attributes:
+        worker: Its name.
+        queues: The queues it claims from.
+        job_types: The job types that it has handlers for.
+        idle: Its last claim found fewer jobs than it could take.
+        seen_at: When it was last heard of.
+        seen_seconds: How long ago that is, by the clock of the database.
+        running: Number of jobs that it holds.
+    """
+
+    worker: str
+    queues: tuple[str, ...]
+    job_types: tuple[str, ...]
+    idle: bool
+    seen_at: datetime
+    seen_seconds: float = 0.0
+    running: int = 0
+
+
+class Unreadable(dict[str, str]):
+    """Replacement for a field that cannot be read: ``{"unreadable": reason}``.
+
+    Args:
+        reason: The fault.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(unreadable=reason)
+
+    @property
+    def reason(self) -> str:
+        """The fault."""
+        return self["unreadable"]
+
+
+class JobFields:
+    """The fields of a claimed job that its handler sees.
+
+    A view of the row: each field is read when it is asked for. Most handlers ask for few, and a
+    worker at full speed takes thousands of jobs a second.
+
+    Args:
+        row: The JSON object `claim_jobs` gave; what is absent there is null or 0.
+    """
+
+    __slots__ = ("_row",)
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        self._row = row
+
+    @property
+    def id(self) -> UUID:
+        """Id of the job."""
+        return UUID(self._row["id"])
+
+    @property
+    def job_type(self) -> str:
+        """Type of the job."""
+        job_type: str = self._row["job_type"]
+        return job_type
+
+    @property
+    def queue(self) -> str:
+        """The queue it was claimed from."""
+        queue: str = self._row["queue"]
+        return queue
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The payload as it was enqueued."""
+        payload: dict[str, Any] = self._row["payload"]
+        return payload
+
+    @property
+    def attempt(self) -> int:
+        """Number of this attempt, from 1."""
+        return int(self._row["attempt"])
+
+    @property
+    def max_attempts(self) -> int:
+        """Attempts before the job fails."""
+        return int(self._row["max_attempts"])
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags it was enqueued with."""
+        return tuple(self._row.get("tags") or ())
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata it was enqueued with."""
+        metadata: dict[str, Any] = self._row.get("metadata") or {}
+        return metadata
+
+    @property
+    def event(self) -> Any:
+        """Data of the outside event that woke it; None where none did."""
+        return self._row.get("event")
+
+    @property
+    def lease_id(self) -> UUID:
+        """The lease it was claimed under."""
+        return UUID(self._row["lease_id"])
+
+    @property
+    def user_id(self) -> UUID | None:
+        """Owner of the job."""
+        return _uuid(self._row.get("user_id"))
+
+    @property
+    def generation_id(self) -> UUID | None:
+        """The generation it is about."""
+        return _uuid(self._row.get("generation_id"))
+
+
+class ClaimedJob(JobFields):
+    """A job as its worker gets it, with the lease that fences every later write."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"ClaimedJob(id={self.key}, job_type={self.job_type!r}, attempt={self.attempt})"
+
+    @property
+    def key(self) -> str:
+        """The id as text: to compare and to send."""
+        key: str = self._row["id"]
+        return key
+
+    @property
+    def lease_key(self) -> str:
+        """The id of the lease as text."""
+        key: str = self._row["lease_id"]
+        return key
+
+    @property
+    def unreadable(self) -> str | None:
+        """The field of the row that Python cannot read, and why; None where there is none."""
+        for name, value in self._row.items():
+            if isinstance(value, Unreadable):
+                return f"{name}: {value.reason}"
+        return None
+
+    @property
+    def priority(self) -> int:
+        """Higher is claimed first."""
+        return int(self._row.get("priority", 0))
+
+    @property
+    def confirm_start(self) -> bool:
+        """True if the start must be confirmed before the handler runs."""
+        return bool(self._row.get("confirm_start"))
+
+    @property
+    def lease_seconds(self) -> float:
+        """Length of the lease, seconds."""
+        return float(self._row["lease_seconds"])
+
+    @property
+    def timeout_seconds(self) -> float:
+        """Longest run of this attempt, seconds."""
+        return float(self._row["timeout_seconds"])
+
+    @property
+    def version(self) -> int:
+        """Version of the row when it was claimed."""
+        return int(self._row["version"])
+
+    @property
+    def progress(self) -> int:
+        """Percent, where an earlier attempt has left it."""
+        return int(self._row.get("progress", 0))
+
+    @property
+    def message(self) -> str | None:
+        """The last message of an earlier attempt."""
+        message: str | None = self._row.get("message")
+        return message
+
+    @property
+    def batch_id(self) -> UUID | None:
+        """The batch it belongs to."""
+        return _uuid(self._row.get("batch_id"))
+
+    @property
+    def cancel_requested(self) -> bool:
+        """True if it was cancelled while it was parked."""
+        return self._row.get("cancel_requested_at") is not None
+
+    @property
+    def created_at(self) -> datetime:
+        """The time when it was enqueued."""
+        return datetime.fromisoformat(self._row["created_at"])
+
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The time when it was to start, if it was enqueued for later."""
+        at = self._row.get("scheduled_for")
+        return None if at is None else datetime.fromisoformat(at)
+
+
+def _uuid(text: str | None) -> UUID | None:
+    return None if text is None else UUID(text)
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatAnswer:
+    """The answer to a heartbeat: which jobs to cancel, and whose lease is lost; ids as text."""
+
+    cancel: frozenset[str]
+    lost: frozenset[str]

@@ -1,0 +1,114 @@
+"""Cancel and release."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from picture_queue.generations.handler import image_handler
+from picture_queue.local.simulator import SimulatorSettings
+
+from .world import FAST, SCHNELL, Gate, Generation, Job, Store, World, assert_paid_once
+
+
+async def stopped_while_running(world: World, cancel: bool) -> Generation:
+    generation, job = world.generation(num_outputs=2), Job()
+    task = asyncio.create_task(world.run(generation, job))
+    await job.running.wait()
+    job.cancel_requested = cancel
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return generation
+
+
+async def test_a_cancel_stops_the_prediction() -> None:
+    world = World(SimulatorSettings(seconds=30))
+    async with world.http:
+        await stopped_while_running(world, cancel=True)
+        assert [one["status"] for one in await world.predictions()] == ["canceled"]
+        assert [row.state for row in world.db.rows] == ["canceled"]
+
+
+async def test_a_release_leaves_the_prediction_to_the_next_worker() -> None:
+    world = World(SimulatorSettings(seconds=0.3))
+    async with world.http:
+        generation = await stopped_while_running(world, cancel=False)
+        assert [one["status"] for one in await world.predictions()] == ["processing"]
+        await world.run(generation)
+        assert len(world.db.rows) == 1
+        await assert_paid_once(world, generation)
+
+
+@pytest.mark.parametrize("cancel", [True, False], ids=["cancelled", "released"])
+async def test_a_create_on_its_way_is_still_recorded(cancel: bool) -> None:
+    world = World(SimulatorSettings(seconds=30))
+    async with world.http:
+        gate, job = Gate(world.client, "create"), Job()
+        task = asyncio.create_task(world.run(world.generation(), job, client=gate))
+        await gate.reached.wait()
+        job.cancel_requested = cancel
+        task.cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        (row,) = world.db.rows
+        assert row.prediction_id == (await world.predictions())[0]["id"]
+        assert row.state == ("canceled" if cancel else "created")
+        assert len(await world.paid()) == (0 if cancel else 1)
+
+
+async def test_a_create_that_never_answers_is_cancelled_by_its_deadline_mark() -> None:
+    world = World(SimulatorSettings(seconds=30))
+    async with world.http:
+        gate, job = Gate(world.client, "create"), Job()
+        hasty = replace(FAST, undo=0.05)
+        task = asyncio.create_task(world.run(world.generation(), job, hasty, gate))
+        await gate.reached.wait()
+        job.cancel_requested = True
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await world.paid() == []
+        assert [row.state for row in world.db.rows] == ["canceled"]
+
+
+async def test_a_cancel_does_not_reach_what_is_only_likely_to_be_ours() -> None:
+    world = World(SimulatorSettings(seconds=30))
+    async with world.http:
+        generation, job = world.generation(), Job()
+        stranger = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
+        await world.switch(kind="server_error")
+        gate: Any = Gate(Store(world.db, generation), "record")
+        task = asyncio.create_task(image_handler(world.client, lambda _: gate, FAST)({}, job))
+        await gate.reached.wait()
+        job.cancel_requested = True
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await world.paid() == [stranger.id]
+
+
+async def test_a_cancel_before_anything_was_begun_has_nothing_to_undo(world: World) -> None:
+    job = Job()
+    job.cancel_requested = True
+    gate: Any = Gate(Store(world.db, world.generation()), "begin")
+    task = asyncio.create_task(image_handler(world.client, lambda _: gate, FAST)({}, job))
+    await gate.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await world.predictions() == []
+
+
+async def test_a_cancel_that_cannot_be_undone_still_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(SimulatorSettings(seconds=30))
+    async with world.http:
+        await world.switch(kind="server_error", on="cancel", count=100)
+        await stopped_while_running(world, cancel=True)
+        assert "was not cancelled" in caplog.text
+        assert [row.state for row in world.db.rows] == ["created"]

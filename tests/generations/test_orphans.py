@@ -1,0 +1,102 @@
+"""Which prediction a create can have made whose answer was lost."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from picture_queue.generations.orphans import cancel_after, candidates, is_certain
+from picture_queue.providers.replicate.prediction import Prediction
+from picture_queue.records import BegunPrediction
+
+NOW = datetime(2026, 1, 1, 10, tzinfo=UTC)
+INPUT = {"prompt": "a boat", "steps": 4}
+ASKED = 612
+
+
+def begun() -> BegunPrediction:
+    return BegunPrediction.model_validate(
+        {
+            "generation": {"id": uuid4()},
+            "model": {"model_id": "an/owner"},
+            "prediction": {"id": uuid4(), "state": "creating", "input": INPUT, "created_at": NOW},
+            "resumed": True,
+        }
+    )
+
+
+def prediction(
+    id_: str = "p", age: float = 1.0, asked: float | None = ASKED, **fields: Any
+) -> Prediction:
+    created = NOW + timedelta(seconds=age)
+    base: dict[str, Any] = {
+        "id": id_,
+        "status": "starting",
+        "model": "an/owner",
+        "input": INPUT,
+        "created_at": created,
+        "deadline": None if asked is None else created + timedelta(seconds=asked),
+    }
+    return Prediction.model_validate(base | fields)
+
+
+def found(*listed: Prediction, taken: frozenset[str] = frozenset()) -> list[str]:
+    return [one.id for one in candidates(begun(), listed, taken, ASKED)]
+
+
+@pytest.mark.parametrize(
+    "fitting",
+    [
+        prediction(),
+        prediction(age=-4.9),
+        prediction(asked=None),
+        prediction(asked=300),
+        prediction(input={**INPUT, "steps": 4.0}),
+        prediction(input={**INPUT, "added_by_the_api": True}),
+    ],
+)
+def test_what_fits_is_taken(fitting: Prediction) -> None:
+    assert found(fitting) == ["p"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        prediction(age=-5.1),
+        prediction(model="another/model"),
+        prediction(input={"prompt": "a boat"}),
+        prediction(input={**INPUT, "steps": 5}),
+        prediction(input={}),
+    ],
+)
+def test_what_does_not_fit_is_left(other: Prediction) -> None:
+    assert found(other) == []
+
+
+def test_what_another_row_owns_is_left() -> None:
+    assert found(prediction("a"), prediction("b"), taken=frozenset("a")) == ["b"]
+
+
+def test_the_own_deadline_comes_first_and_then_the_oldest() -> None:
+    listed = [
+        prediction("late", 3, None),
+        prediction("twin", 1, ASKED + 1),
+        prediction("early", 2, None),
+        prediction("own", 4, ASKED + 0.4),
+    ]
+    assert found(*listed) == ["own", "twin", "early", "late"]
+
+
+def test_only_a_deadline_makes_certain() -> None:
+    assert is_certain(prediction(), ASKED)
+    assert not is_certain(prediction(), ASKED + 1)
+    assert not is_certain(prediction(asked=None), ASKED)
+
+
+def test_rows_ask_for_different_deadlines() -> None:
+    rows = [begun().prediction.model_copy(update={"id": UUID(int=n)}) for n in range(200)]
+    spans = [cancel_after(row, 600.0) for row in rows]
+    assert len(set(spans)) == 97
+    assert min(spans) == 600
+    assert cancel_after(rows[5], 600.0) == spans[5]

@@ -1,0 +1,222 @@
+"""One prediction is paid for, wherever a worker dies and whatever answer is lost."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from picture_queue.errors import StaleLease
+from picture_queue.generations.handler import image_handler
+from picture_queue.local.simulator import SimulatorSettings
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.client import ReplicateClient
+from picture_queue.worker import PermanentFailure, Retry
+
+from .world import (
+    FAST,
+    SCHNELL,
+    Database,
+    Gate,
+    Generation,
+    Job,
+    Row,
+    Store,
+    World,
+    assert_paid_once,
+    calls_of_a_whole_run,
+    mortal_run,
+    raises_verdict,
+)
+
+
+async def test_the_points_of_death_are_all_there() -> None:
+    calls = await calls_of_a_whole_run()
+    steps = {call.split()[1] for call in calls}
+    assert steps >= {
+        "begin", "progress", "create", "record", "get",
+        "download", "upload", "save_images", "finish",
+    }  # fmt: skip
+    assert {call.split()[0] for call in calls} == {"before", "after"}
+    assert calls.index("after create") < calls.index("before record") < calls.index("before get")
+
+
+@pytest.mark.parametrize("workers", [1, 3], ids=["one death", "three deaths"])
+async def test_a_worker_may_die_anywhere(workers: int) -> None:
+    points = len(await calls_of_a_whole_run())
+    assert points > 20
+    for death in range(points):
+        world = World()
+        async with world.http:
+            generation = world.generation(num_outputs=2)
+            for _ in range(workers):
+                await mortal_run(world, generation, death)
+            result = await world.run(generation)
+            assert len(result["images"]) == 2
+            await assert_paid_once(world, generation)
+
+
+async def test_pictures_that_are_saved_are_not_made_again(world: World) -> None:
+    generation = world.generation()
+    first = await world.run(generation)
+    await world.http.post("/_simulator/reset")
+    assert await world.run(generation) == first
+    assert await world.predictions() == []
+
+
+async def test_a_lost_answer_is_found_again(world: World) -> None:
+    await world.switch(kind="lose_answer")
+    generation = world.generation(num_outputs=2)
+    await world.run(generation)
+    assert len(world.db.rows) == 1
+    await assert_paid_once(world, generation)
+
+
+async def test_a_create_that_made_nothing_is_given_up_as_lost(world: World) -> None:
+    await world.switch(kind="server_error", status=502)
+    generation = world.generation(num_outputs=2)
+    await world.run(generation)
+    assert [row.state for row in world.db.rows] == ["lost", "succeeded"]
+    await assert_paid_once(world, generation)
+
+
+async def test_creates_that_are_lost_again_and_again_end_the_attempt(world: World) -> None:
+    await world.switch(kind="server_error", count=3)
+    with raises_verdict(Retry, errors.OutcomeUnknown):
+        await world.run(world.generation())
+    assert [row.state for row in world.db.rows] == ["lost"] * 3
+
+
+async def test_a_double_that_shows_up_late_is_cancelled() -> None:
+    world = World(SimulatorSettings(seconds=30))
+    async with world.http:
+        generation = world.generation()
+        late = _LateClient(world.client)
+        job = Job()
+        task = asyncio.create_task(world.run(generation, job, client=late))
+        await job.running.wait()
+        await late.arrive()
+        stranger = await world.client.create(SCHNELL, generation.input, cancel_after=3000)
+        await world.http.post(f"/v1/predictions/{world.db.rows[1].prediction_id}/cancel",
+                              headers={"authorization": "Bearer r8_test"})  # fmt: skip
+        with raises_verdict(PermanentFailure, errors.StoppedOutside):
+            await task
+        assert await world.paid() == [stranger.id]
+        assert [row.state for row in world.db.rows] == ["lost", "canceled"]
+
+
+async def test_a_search_for_doubles_that_fails_harms_nothing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    generation = world.generation(num_outputs=2)
+    late = _LateClient(world.client)
+    task = asyncio.create_task(world.run(generation, client=late))
+    await world.db.recorded.wait()
+    await world.switch(kind="server_error", on="list", count=100)
+    await task
+    assert "search for duplicates failed" in caplog.text
+    await assert_paid_once(world, generation)
+
+
+class _LateClient:
+    """A client whose first create reaches Replicate when nobody expects it any more."""
+
+    def __init__(self, client: ReplicateClient) -> None:
+        self._client = client
+        self._late: tuple[Any, dict[str, Any]] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def create(self, *args: Any, **options: Any) -> Any:
+        if self._late is None:
+            self._late = args, options
+            raise errors.OutcomeUnknown("The answer to a create was lost")
+        return await self._client.create(*args, **options)
+
+    async def arrive(self) -> None:
+        assert self._late
+        args, options = self._late
+        await self._client.create(*args, **options)
+
+
+async def test_twins_whose_answers_are_lost_find_their_own(world: World) -> None:
+    await world.switch(kind="lose_answer", count=6)
+    twins = [world.generation(seed=1) for _ in range(6)]
+    await asyncio.gather(*(world.run(twin) for twin in twins))
+    assert [row.state for row in world.db.rows] == ["succeeded"] * 6
+    paid = await world.paid()
+    assert len(paid) == 6
+    assert sorted(row.prediction_id or "" for row in world.db.rows) == sorted(paid)
+    made = {one["id"]: one for one in await world.predictions()}
+    for row in world.db.rows:
+        one = made[row.prediction_id or ""]
+        span = datetime.fromisoformat(one["deadline"]) - datetime.fromisoformat(one["created_at"])
+        assert round(span.total_seconds()) == 600 + row.id.int % 97
+
+
+async def test_a_prediction_that_a_twin_took_over_is_left_to_it(world: World) -> None:
+    generation, twin = world.generation(), world.generation()
+    thief = _ThievingStore(world.db, generation, twin)
+    await image_handler(world.client, lambda _: thief, FAST)({}, Job())
+    assert [row.state for row in world.db.of(generation)] == ["lost", "succeeded"]
+    paid = await world.paid()
+    assert len(paid) == 2
+    assert {world.db.of(twin)[0].prediction_id, world.db.of(generation)[1].prediction_id} == set(
+        paid
+    )
+
+
+class _ThievingStore(Store):
+    """Lets another generation's row take the first prediction right before it is recorded."""
+
+    def __init__(self, db: Database, generation: Generation, twin: Generation) -> None:
+        super().__init__(db, generation)
+        self._twin: Generation | None = twin
+
+    async def record(self, row_id: UUID, prediction_id: str) -> None:
+        if self._twin is not None:
+            row = Row(uuid4(), self._twin.id, {}, datetime.now(UTC), "created", prediction_id)
+            self._db.rows.append(row)
+            self._twin = None
+        await super().record(row_id, prediction_id)
+
+
+async def test_a_prediction_replicate_no_longer_has_is_not_paid_twice(world: World) -> None:
+    generation = world.generation()
+    await mortal_run(world, generation, (await calls_of_a_whole_run()).index("after record"))
+    await world.http.post("/_simulator/reset")
+    with raises_verdict(PermanentFailure, errors.OutputExpired):
+        await world.run(generation)
+    assert [row.state for row in world.db.rows] == ["lost"]
+    assert await world.predictions() == []
+
+
+async def test_a_stale_lease_ends_the_attempt_and_touches_nothing() -> None:
+    world = World(SimulatorSettings(seconds=0.2))
+    async with world.http:
+        generation, job = world.generation(num_outputs=2), Job()
+        first = asyncio.create_task(world.run(generation, job))
+        await job.running.wait()
+        second = asyncio.create_task(world.run(generation))
+        with pytest.raises(StaleLease):
+            await first
+        await second
+        await assert_paid_once(world, generation)
+
+
+async def test_a_lease_lost_before_the_id_is_recorded_leaves_the_row_to_others(
+    world: World,
+) -> None:
+    generation = world.generation(num_outputs=2)
+    gate = Gate(world.client, "create")
+    first = asyncio.create_task(world.run(generation, client=gate))
+    await gate.reached.wait()
+    second = asyncio.create_task(world.run(generation))
+    await world.db.recorded.wait()
+    gate.open.set()
+    with pytest.raises(StaleLease):
+        await first
+    await second
+    await assert_paid_once(world, generation)

@@ -1,0 +1,130 @@
+"""From a request to stored pictures, against the simulator."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from picture_queue.generations.image_info import read_image
+from picture_queue.local.simulator import SimulatorSettings
+from picture_queue.providers.replicate.catalog import models
+from picture_queue.providers.replicate.client import ReplicateClient
+from picture_queue.records import PredictionRow
+
+from .world import DEV, FAST, SCHNELL, SDXL, SMALL, FakeDownloads, Generation, Job, OddClient, World
+
+
+async def test_a_generation_becomes_pictures(world: World) -> None:
+    generation = world.generation(num_outputs=2, seed=7)
+    result = await world.run(generation)
+    folder = f"{generation.user_id}/{generation.id}"
+    assert [image["path"] for image in result["images"]] == [f"{folder}/1.webp", f"{folder}/2.webp"]
+    for image in result["images"]:
+        data, content_type = world.db.files[image["path"]]
+        assert content_type == image["mime_type"] == "image/webp"
+        assert (image["width"], image["height"], image["bytes"]) == (512, 512, len(data))
+        assert read_image(data) is not None
+    assert list(world.db.images[generation.id]) == [1, 2]
+    (row,) = world.db.rows
+    assert row.state == "succeeded"
+    assert row.metrics is not None
+    assert row.metrics["image_count"] == 2
+    assert await world.paid() == [row.prediction_id]
+
+
+async def test_a_generation_without_an_owner_is_shared(world: World) -> None:
+    generation = Generation(SCHNELL, {"prompt": "a boat", **SMALL}, user_id=None)
+    result = await world.run(generation)
+    assert result["images"][0]["path"] == f"shared/{generation.id}/1.webp"
+
+
+async def test_progress_rises_and_leaves_100_to_the_end() -> None:
+    world = World(SimulatorSettings(seconds=0.3))
+    async with world.http:
+        job = Job()
+        await world.run(world.generation(DEV), job)
+    percents = [percent for percent, _ in job.shown]
+    messages = [message for _, message in job.shown]
+    assert percents == sorted(percents)
+    assert percents[0] == 0
+    assert 30 < percents[-1] <= 99
+    assert messages[0] == "waiting for the model"
+    assert any(message and message.endswith("of 28") for message in messages)
+    assert messages[-1] == "storing the pictures"
+    assert len(set(job.shown)) == len(job.shown)
+
+
+async def test_no_progress_is_invented_for_models_that_show_none() -> None:
+    world = World(SimulatorSettings(seconds=0.1))
+    async with world.http:
+        job = Job()
+        await world.run(Generation("black-forest-labs/flux-1.1-pro", {"prompt": "a boat"}), job)
+    assert {percent for percent, _ in job.shown} == {0}
+    assert (0, "generating") in job.shown
+
+
+async def test_a_bar_that_is_full_before_the_end_is_not_the_end(world: World) -> None:
+    job = Job()
+    full = "100%|██████████| 20/20 [00:01<00:00, 14.02it/s]\n"
+    await world.run(world.generation(), job, client=OddClient(world.client, logs=full))
+    assert (99, "generating, step 20 of 20") in job.shown
+    assert max(percent for percent, _ in job.shown) == 99
+
+
+async def test_a_community_model_runs_by_version(world: World) -> None:
+    generation = Generation(SDXL, {"prompt": "a boat", "width": 256, "height": 256})
+    await world.run(generation)
+    (made,) = await world.predictions()
+    assert (made["model"], made["version"]) == (SDXL, models()[SDXL].version)
+
+
+async def test_a_vector_picture_is_stored_as_one(world: World) -> None:
+    result = await world.run(Generation("recraft-ai/recraft-v3-svg", {"prompt": "a fox"}))
+    assert result["images"][0]["mime_type"] == "image/svg+xml"
+    assert result["images"][0]["path"].endswith("/1.svg")
+
+
+async def test_every_prediction_has_a_deadline(world: World) -> None:
+    await world.run(world.generation())
+    (made,) = await world.predictions()
+    span = datetime.fromisoformat(made["deadline"]) - datetime.fromisoformat(made["created_at"])
+    assert 600 <= span.total_seconds() < 700
+
+
+async def test_an_svg_without_a_usable_size_is_stored(world: World) -> None:
+    data = b'<svg viewBox="0 0 1e999 1"></svg>'
+    result = await world.run(world.generation(), client=FakeDownloads(world.client, data))
+    assert (result["images"][0]["width"], result["images"][0]["height"]) == (None, None)
+
+
+async def test_not_all_pictures_are_held_at_once(world: World) -> None:
+    counting = _Counting(world.client)
+    settings = replace(FAST, parallel=2)
+    await world.run(world.generation(num_outputs=4), settings=settings, client=counting)
+    assert counting.most == 2
+
+
+class _Counting:
+    """Counts downloads at the same time."""
+
+    def __init__(self, client: ReplicateClient) -> None:
+        self._client = client
+        self._now = 0
+        self.most = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def download(self, link: str) -> bytes:
+        self._now += 1
+        self.most = max(self.most, self._now)
+        data = await self._client.download(link)
+        self._now -= 1
+        return data
+
+
+def test_rows_do_not_show_the_prompt() -> None:
+    row = PredictionRow(
+        id=uuid4(), state="creating", input={"prompt": "secret"}, created_at=datetime.now(UTC)
+    )
+    assert "secret" not in repr(row)

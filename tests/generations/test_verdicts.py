@@ -1,0 +1,243 @@
+"""What becomes of the job when Replicate, the network or Storage fails."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from picture_queue.errors import ConnectionFailed
+from picture_queue.generations.handler import image_handler
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.client import ReplicateClient
+from picture_queue.providers.replicate.download import DownloadRules
+from picture_queue.worker import PermanentFailure, RateLimited, Retry, Snooze
+from picture_queue.worker.outcomes import Failed
+from picture_queue.worker.verdicts import from_error
+
+from .world import (
+    FAST,
+    FakeDownloads,
+    Generation,
+    Job,
+    Store,
+    World,
+    assert_paid_once,
+    calls_of_a_whole_run,
+    mortal_run,
+    raises_verdict,
+)
+
+
+async def test_a_throttled_create_gives_the_attempt_back(world: World) -> None:
+    await world.switch(kind="rate_limit", seconds=30)
+    generation = world.generation(num_outputs=2)
+    with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
+        await world.run(generation)
+    assert (raised.verdict.seconds, raised.verdict.key) == (30.0, "type:generate-image")
+    assert [row.state for row in world.db.rows] == ["failed"]
+    # Nothing was made, so nothing is searched for: a broken list does not matter.
+    await world.switch(kind="server_error", on="list", count=100)
+    await world.run(generation)
+    assert len(await world.paid()) == 1
+
+
+async def test_a_throttled_create_without_a_time_waits_a_while(world: World) -> None:
+    await world.switch(kind="rate_limit", count=100)
+    with raises_verdict(RateLimited, errors.TooManyRequests) as raised:
+        await world.run(world.generation())
+    assert raised.verdict.seconds == FAST.pause
+
+
+async def test_without_credit_the_job_waits(world: World) -> None:
+    await world.switch(kind="out_of_credit")
+    with raises_verdict(RateLimited, errors.OutOfCredit) as raised:
+        await world.run(world.generation())
+    assert raised.verdict.seconds == errors.MAX_RETRY_AFTER
+    assert world.db.rows[0].state == "failed"
+    assert "billing" not in (world.db.rows[0].error or "")
+
+
+class _Outage(httpx.AsyncBaseTransport):
+    """Refuses connections while `on`."""
+
+    def __init__(self, behind: httpx.AsyncBaseTransport) -> None:
+        self.behind = behind
+        self.on = True
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.on and not request.url.path.startswith("/_simulator"):
+            raise httpx.ConnectError("refused", request=request)
+        return await self.behind.handle_async_request(request)
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["before the create", "after it"])
+async def test_an_outage_of_replicate_gives_the_attempt_back(world: World, recorded: bool) -> None:
+    generation = world.generation(num_outputs=2)
+    if recorded:
+        death = (await calls_of_a_whole_run()).index("after record")
+        await mortal_run(world, generation, death)
+    outage = world.http._transport = _Outage(world.http._transport)
+    for _ in range(5):  # more than the attempts of a job
+        with raises_verdict(RateLimited, errors.NotReached) as raised:
+            await world.run(generation)
+        assert raised.verdict.seconds == FAST.pause
+        assert raised.verdict.key == "type:generate-image"
+        assert "out of reach" in raised.verdict.outcome("default").detail
+    outage.on = False
+    await world.run(generation)
+    assert len(await world.paid()) == 1
+
+
+async def test_a_refused_input_fails_for_good(world: World) -> None:
+    with raises_verdict(PermanentFailure, errors.InputRejected) as raised:
+        await world.run(world.generation(num_outputs=99))
+    assert "num_outputs" in raised.verdict.public
+    assert world.db.rows[0].state == "failed"
+
+
+async def test_a_model_that_cannot_be_called_fails_for_good(world: World) -> None:
+    with raises_verdict(PermanentFailure, errors.Misconfigured):
+        await world.run(Generation("nvidia/sana", {"prompt": "a boat"}))
+    assert await world.predictions() == []
+    assert world.db.rows[0].state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempt", "kind", "verdict"),
+    [
+        ({"kind": "fail"}, 1, errors.Interrupted, Retry),
+        ({"kind": "fail"}, 5, errors.Interrupted, Retry),
+        ({"kind": "fail", "message": "KeyError"}, 1, errors.PredictionFailed, Retry),
+        ({"kind": "fail", "message": "KeyError"}, 2, errors.PredictionFailed, PermanentFailure),
+        (
+            {"kind": "fail", "message": "CUDA out of memory"},
+            1,
+            errors.InputTooLarge,
+            PermanentFailure,
+        ),
+        ({"kind": "nsfw"}, 1, errors.ContentRefused, PermanentFailure),
+    ],
+)
+async def test_a_failed_prediction_fails_the_attempt_by_its_class(
+    world: World,
+    fault: dict[str, Any],
+    attempt: int,
+    kind: type[errors.ReplicateError],
+    verdict: type[Exception],
+) -> None:
+    await world.switch(**fault)
+    with raises_verdict(verdict, kind) as raised:
+        await world.run(world.generation(), Job(attempt))
+    outcome = from_error(raised.verdict, "default")
+    assert isinstance(outcome, Failed)
+    assert (outcome.error, outcome.retryable) == (kind.public, verdict is Retry)
+    (row,) = world.db.rows
+    assert row.state == "failed"
+    assert row.error == (await world.predictions())[0]["error"]
+
+
+async def test_a_retry_is_a_new_row_and_a_new_prediction(world: World) -> None:
+    await world.switch(kind="fail")
+    generation = world.generation()
+    with raises_verdict(Retry, errors.Interrupted):
+        await world.run(generation)
+    await world.run(generation, Job(attempt=2))
+    assert [row.state for row in world.db.rows] == ["failed", "succeeded"]
+    made = [one["id"] for one in await world.predictions()]
+    assert [row.prediction_id for row in world.db.rows] == made
+
+
+async def test_an_expired_output_says_so(world: World) -> None:
+    await world.switch(kind="expired_output")
+    with raises_verdict(PermanentFailure, errors.OutputExpired) as raised:
+        await world.run(world.generation())
+    assert "deleted" in raised.verdict.public
+    assert world.db.rows[0].state == "failed"
+    assert world.db.images == {}
+
+
+async def test_an_output_against_the_rules_fails_for_good(world: World) -> None:
+    world.client.rules = DownloadRules(max_bytes=10).allowing("http://simulator.localhost")
+    with raises_verdict(PermanentFailure, errors.OutputRefused):
+        await world.run(world.generation(num_outputs=3))
+    assert world.db.rows[0].state == "failed"
+
+
+@pytest.mark.parametrize("data", [b"<html>", b""])
+async def test_an_output_that_is_no_picture_is_not_stored(world: World, data: bytes) -> None:
+    with raises_verdict(PermanentFailure, errors.OutputRefused):
+        await world.run(world.generation(), client=FakeDownloads(world.client, data))
+    assert world.db.files == {}
+
+
+@pytest.mark.parametrize("width", [0, 1 << 19, 0xFFFFFFFF])
+async def test_a_picture_of_too_many_pixels_fails_at_once(world: World, width: int) -> None:
+    header = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+    data = header + width.to_bytes(4, "big") + (1024).to_bytes(4, "big")
+    with raises_verdict(PermanentFailure, errors.OutputRefused) as raised:
+        await world.run(world.generation(), client=FakeDownloads(world.client, data))
+    assert world.db.files == {}
+    if width:
+        assert "too large to be shown" in raised.verdict.public
+        assert f"{width} x 1024" in str(raised.cause)
+
+
+async def test_an_output_without_links_is_refused(world: World) -> None:
+    with raises_verdict(PermanentFailure, errors.OutputRefused) as raised:
+        await world.run(world.generation(), client=_Empty(world.client))
+    assert "without a picture" in str(raised.cause)
+
+
+class _Empty(FakeDownloads):
+    """Reads predictions without output."""
+
+    def __init__(self, client: ReplicateClient) -> None:
+        super().__init__(client, b"")
+
+    async def get(self, prediction_id: str) -> Any:
+        return (await self._client.get(prediction_id)).model_copy(update={"output": None})
+
+
+@pytest.mark.parametrize("kind", ["server_error", "rate_limit"])
+async def test_a_download_that_fails_now_is_tried_again_by_the_next_attempt(
+    world: World, kind: str
+) -> None:
+    await world.switch(kind=kind, on="file", count=10)
+    generation, job = world.generation(num_outputs=2), Job()
+    # The attempt is given back, and no other job waits.
+    with raises_verdict(Snooze, errors.ServiceUnavailable):
+        await world.run(generation, job)
+    assert job.shown[-1][1] == "The picture was made and waits to be stored."
+    # After an hour it counts, so that the job ends.
+    await world.switch(kind=kind, on="file", count=10)
+    with raises_verdict(Retry, errors.ServiceUnavailable) as raised:
+        await world.run(generation, settings=replace(FAST, outage=0.0))
+    assert raised.verdict.reason == "The picture was made and waits to be stored."
+    await world.http.post(
+        "/_simulator/faults", json={"kind": "fail"}
+    )  # for a create, if there is one
+    await world.run(generation)
+    await assert_paid_once(world, generation)
+
+
+class _StorageAway(Store):
+    """Storage cannot be reached."""
+
+    async def upload(self, path: str, data: bytes, content_type: str) -> None:
+        raise ConnectionFailed("http://x does not answer", detail="refused")
+
+
+async def test_an_outage_of_storage_gives_the_attempt_back(world: World) -> None:
+    generation = world.generation(num_outputs=2)
+    for outage, verdict in ((3600.0, Snooze), (0.0, Retry)):
+        store = _StorageAway(world.db, generation)
+        settings = replace(FAST, outage=outage)
+        with raises_verdict(verdict, errors.ServiceUnavailable) as raised:
+            await image_handler(world.client, lambda _, s=store: s, settings)({}, Job())
+        assert re.search(r"project.*refused", str(raised.cause))
+        if verdict is Snooze:
+            assert "project" in raised.verdict.outcome("default").detail
+    await world.run(generation)
+    await assert_paid_once(world, generation)

@@ -1,0 +1,115 @@
+"""Polls and deadlines."""
+
+import asyncio
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from picture_queue.local.simulator import SimulatorSettings
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.client import ReplicateClient
+from picture_queue.worker import Retry
+
+from .world import FAST, Job, OddClient, World, raises_verdict
+
+
+@pytest.mark.parametrize(("queued", "state"), [(False, "canceled"), (True, "aborted")])
+async def test_a_prediction_that_meets_its_deadline_may_be_tried_once_more(
+    world: World, queued: bool, state: str
+) -> None:
+    await world.switch(kind="slow", seconds=5000, queued=queued)
+    world.now = datetime.now(UTC).timestamp()
+    job = Job()
+    task = asyncio.create_task(world.run(world.generation(), job))
+    await world.db.recorded.wait()
+    world.now += 700
+    with raises_verdict(Retry, errors.DeadlinePassed):
+        await task
+    assert world.db.rows[0].state == state
+
+
+async def test_an_overdue_prediction_is_stopped_by_our_own_clock(world: World) -> None:
+    await world.switch(kind="slow", seconds=5000)
+    # Its bound has passed before it looks; the deadline at Replicate is far off.
+    impatient = replace(FAST, margin=-FAST.deadline - 200)
+    with raises_verdict(Retry, errors.DeadlinePassed):
+        await world.run(world.generation(), settings=impatient)
+    assert await world.paid() == []
+    assert world.db.rows[0].state in ("canceled", "aborted")
+
+
+async def test_an_overdue_prediction_that_has_ended_is_taken() -> None:
+    world = World(SimulatorSettings(seconds=0))
+    async with world.http:
+        world.now = datetime.now(UTC).timestamp()
+        slow = _JumpingClient(world)
+        await world.run(
+            world.generation(num_outputs=2), settings=replace(FAST, margin=-900), client=slow
+        )
+        assert world.db.rows[0].state == "succeeded"
+
+
+async def test_an_overdue_prediction_that_is_slow_to_stop_is_given_up(world: World) -> None:
+    await world.switch(kind="slow", seconds=5000)
+    # Its bound has passed before it looks; the deadline at Replicate is far off.
+    impatient = replace(FAST, margin=-FAST.deadline - 200)
+    with raises_verdict(Retry, errors.DeadlinePassed):
+        await world.run(world.generation(), settings=impatient, client=_SlowToStop(world.client))
+    assert [row.state for row in world.db.rows] == ["canceled"]
+    assert await world.paid() == []
+
+
+class _SlowToStop:
+    """Shows a prediction as running in the answer to its cancel."""
+
+    def __init__(self, client: ReplicateClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def cancel(self, prediction_id: str) -> Any:
+        stopped = await self._client.cancel(prediction_id)
+        return stopped.model_copy(update={"status": "processing"})
+
+
+async def test_the_first_look_depends_on_the_model(world: World) -> None:
+    began = asyncio.get_running_loop().time()
+    await world.run(world.generation(), settings=replace(FAST, first_look=None))
+    assert asyncio.get_running_loop().time() - began >= 0.2  # 0.25, less the jitter
+
+
+class _JumpingClient:
+    """Lets the prediction end between its creation and the cancel."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._world.client, name)
+
+    async def cancel(self, prediction_id: str) -> Any:
+        assert self._world.now is not None
+        self._world.now += 10
+        return await self._world.client.cancel(prediction_id)
+
+
+async def test_trouble_while_waiting_does_not_end_the_wait() -> None:
+    world = World(SimulatorSettings(seconds=0.1))
+    async with world.http:
+        await world.switch(kind="server_error", on="get", count=12)
+        await world.switch(kind="rate_limit", on="get", count=12)
+        await world.run(world.generation())
+        assert world.db.rows[0].state == "succeeded"
+
+
+async def test_an_unknown_state_is_waited_out(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    await world.run(world.generation(), client=OddClient(world.client, status="hibernating"))
+    assert "hibernating" in caplog.text
+    assert world.db.rows[0].state == "succeeded"

@@ -1,0 +1,174 @@
+"""The built-in handler: from a prompt to a stored picture, over the project's own API."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from picture_queue import AsyncPictureQueue, JobCancelled, JobStatus, Worker, WorkerSettings
+from picture_queue.generations.builtin import builtin_worker
+from picture_queue.generations.settings import HandlerSettings
+from picture_queue.providers.replicate.client import RetryPolicy
+from picture_queue.providers.replicate.download import DownloadRules
+from picture_queue.settings import ReplicateSettings
+
+from ..faults.proxy import Proxy
+
+QUICK = HandlerSettings(first_look=0.05, longest_look=0.1)
+
+
+@pytest.fixture
+def new_builtin(stack, service) -> Callable[..., Worker]:
+    def make(**settings: Any) -> Worker:
+        replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
+        chosen = WorkerSettings(shutdown_grace=0, **settings)
+        worker = builtin_worker(service, chosen, replicate, QUICK)
+        worker._signals.watch()
+        return worker
+
+    return make
+
+
+async def test_a_wish_becomes_a_stored_picture(service: AsyncPictureQueue, new_builtin):
+    started = await service.generations.start("a lighthouse", input={"num_outputs": 2})
+    async with new_builtin():
+        result = await service.jobs.result(started.job_id, timeout=30)
+    generation = await service.generations.get(started.id)
+    assert generation.status is JobStatus.COMPLETED
+    assert [image.n for image in generation.images] == [1, 2]
+    assert [image["path"] for image in result["images"]] == [i.path for i in generation.images]
+    for image in generation.images:
+        assert len(await service.generations.download(image)) == image.bytes
+
+
+async def test_a_storage_that_is_away_for_a_moment_costs_nothing(service, new_builtin, faults):
+    await faults(answer_503=2, path="/storage/v1/object/pictures")
+    started = await service.generations.start("a lighthouse")
+    async with new_builtin():
+        await service.jobs.result(started.job_id, timeout=30)
+    assert (await service.jobs.get(started.job_id)).attempt == 1
+
+
+async def test_a_throttled_account_rests_for_all_generations(stack, service, new_builtin, db):
+    key = {"apikey": stack.secret_key}
+    async with httpx.AsyncClient(base_url=stack.replicate_url, headers=key, timeout=10) as http:
+        fault = {"kind": "rate_limit", "count": 1, "seconds": 60}
+        origin = httpx.URL(stack.replicate_url).copy_with(raw_path=b"/_simulator/faults")
+        (await http.post(origin, json=fault)).raise_for_status()
+    first, *others = [await service.generations.start(f"lighthouse {n}") for n in range(3)]
+    async with new_builtin(concurrency=1, poll_interval=0.05) as worker:
+        assert await worker._signals.settled.next() == (first.job_id, "snoozed")
+        await worker._signals.idle.next()
+        for generation in others:
+            waiting = await service.jobs.get(generation.job_id)
+            assert (waiting.status, waiting.attempt) == (JobStatus.PENDING, 0)
+        await db.execute("select resume_key('type:generate-image')")
+        for generation in others:
+            await service.jobs.result(generation.job_id, timeout=30)
+    assert (await service.jobs.get(first.job_id)).attempt == 0
+    await service.generations.cancel(first.id)
+
+
+async def test_an_outage_of_replicate_costs_no_attempt(stack, service, db, monkeypatch):
+    policy = RetryPolicy(tries=2, first_wait=0.01)
+    monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
+    address = httpx.URL(stack.replicate_url)
+    # The simulator's pictures have its own address.
+    rules = DownloadRules(origins=(f"http://{address.host}:{address.port}",))
+    monkeypatch.setattr("picture_queue.providers.replicate.client.DownloadRules", lambda: rules)
+    with Proxy(address.host, address.port, "http") as proxy:
+        proxy.refuse()
+        replicate = ReplicateSettings(stack.replicate_token, f"http://127.0.0.1:{proxy.port}/v1")
+        quick = replace(QUICK, pause=0.1)
+        settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
+        worker = builtin_worker(service, settings, replicate, quick)
+        worker._signals.watch()
+        started = await service.generations.start("a lighthouse")
+        async with worker:
+            for _ in range(5):  # more than the attempts of a job
+                assert await worker._signals.settled.next() == (started.job_id, "snoozed")
+            proxy.heal()
+            result = await service.jobs.result(started.job_id, timeout=30)
+    assert len(result["images"]) == 1
+    assert (await service.jobs.get(started.job_id)).attempt == 1
+
+
+async def test_an_outage_of_storage_costs_no_attempt(stack, service, faults, monkeypatch):
+    monkeypatch.setattr("picture_queue._transport.base._backoff", lambda state: 0.0)
+    await faults(answer_503=1000, path="/storage/v1/object/pictures")
+    replicate = ReplicateSettings(stack.replicate_token, stack.replicate_url)
+    settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05)
+    worker = builtin_worker(service, settings, replicate, replace(QUICK, pause=0.1))
+    worker._signals.watch()
+    started = await service.generations.start("a lighthouse")
+    async with worker:
+        for _ in range(5):  # more than the attempts of a job
+            assert await worker._signals.settled.next() == (started.job_id, "snoozed")
+        await faults(answer_503=0, path="/storage/v1/object/pictures")
+        result = await service.jobs.result(started.job_id, timeout=30)
+    assert len(result["images"]) == 1
+    assert (await service.jobs.get(started.job_id)).attempt == 1
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "http://no-such-host.invalid/v1"])
+async def test_a_wrong_address_of_replicate_is_told_where_people_look(
+    service, caplog, monkeypatch, db, url
+):
+    policy = RetryPolicy(tries=1)
+    monkeypatch.setattr("picture_queue.providers.replicate.client.RetryPolicy", lambda: policy)
+    settings = WorkerSettings(shutdown_grace=0, poll_interval=0.05, concurrency=1)
+    worker = builtin_worker(service, settings, ReplicateSettings("r8_test", url), QUICK)
+    worker._signals.watch()
+    first, second = [await service.generations.start(f"lighthouse {n}") for n in range(2)]
+    says = f"NotReached: Replicate is out of reach at {url}: ConnectError: "
+    async with worker:
+        assert await worker._signals.settled.next() == (first.job_id, "snoozed")
+        await worker._signals.reported.next()
+        put_off, paused = await service.jobs.explain([first.job_id, second.job_id])
+        assert (put_off.reason, paused.reason) == ("scheduled", "key_paused")
+        assert put_off.detail.startswith(f"A handler put it off: {says}")
+        assert put_off.error.startswith(says)
+        assert paused.detail.startswith(f"Limit key type:generate-image is paused: {says}")
+        assert paused.pause_reason.startswith(says)
+        assert "REPLICATE_BASE_URL" in paused.detail
+        message = (await service.jobs.get(first.job_id)).message
+        assert message == "The image service is not available at the moment."
+    (warning,) = [line for line in caplog.records if says in line.getMessage()]
+    assert warning.levelname == "WARNING"
+    for started in (first, second):
+        await service.generations.cancel(started.id)
+    await db.execute("select resume_key('type:generate-image')")
+
+
+async def test_a_cancel_stops_the_prediction(stack, service, new_builtin, reached, db):
+    # The simulator's pictures take a third of a second; this one is caught before that.
+    started = await service.generations.start("a lighthouse")
+    async with new_builtin() as worker:
+        await worker._signals.listening.next()
+        await reached(started.job_id, lambda event: event.message == "waiting for the model")
+        await service.generations.cancel(started.id)
+        with pytest.raises(JobCancelled):
+            await service.jobs.result(started.job_id, timeout=30)
+    row = await db.fetchrow(
+        "select state, prediction_id from picture_queue.prediction where generation_id = $1",
+        started.id,
+    )
+    assert row["state"] == "canceled"
+
+
+async def test_without_a_token_generations_stay_pending_and_the_log_says_why(
+    service, queue, caplog
+):
+    worker = builtin_worker(service, WorkerSettings(queues=("default", queue)), None)
+    worker._signals.watch()
+    assert "REPLICATE_API_TOKEN is not set: generate-image jobs stay pending" in caplog.text
+    assert worker.job_types == ()
+    started = await service.generations.start("a lighthouse")
+    async with worker:
+        await worker._signals.idle.next()
+        waiting = (await service.health()).job_types_without_worker
+        assert "generate-image" in [item.job_type for item in waiting]
+    assert (await service.jobs.get(started.job_id)).status is JobStatus.PENDING
+    await service.generations.cancel(started.id)

@@ -1,0 +1,357 @@
+"""Simulator, database and client of the tests of generations."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from picture_queue.errors import Conflict, StaleLease
+from picture_queue.generations.handler import image_handler
+from picture_queue.generations.settings import HandlerSettings
+from picture_queue.local.simulator import SimulatorSettings, create_app
+from picture_queue.providers.replicate import errors
+from picture_queue.providers.replicate.catalog import models
+from picture_queue.providers.replicate.client import ReplicateClient, RetryPolicy
+from picture_queue.records import BegunPrediction, FinalState, SavedImage
+
+SCHNELL, DEV, SDXL = (
+    "black-forest-labs/flux-schnell",
+    "black-forest-labs/flux-dev",
+    "stability-ai/sdxl",
+)
+SMALL = {"megapixels": "0.25"}
+FAST = HandlerSettings(first_look=0.005, longest_look=0.02, grace=0.02)
+
+
+@dataclass
+class Row:
+    id: UUID
+    generation_id: UUID
+    input: dict[str, Any]
+    created_at: datetime
+    state: str = "creating"
+    prediction_id: str | None = None
+    error: str | None = None
+    metrics: dict[str, Any] | None = None
+
+
+@dataclass
+class Generation:
+    model_id: str
+    input: dict[str, Any]
+    user_id: UUID | None = field(default_factory=uuid4)
+    id: UUID = field(default_factory=uuid4)
+
+
+class Database:
+    """The rules of the SQL functions, in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.files: dict[str, tuple[bytes, str]] = {}
+        self.images: dict[UUID, dict[int, SavedImage]] = {}
+        self.leases: dict[UUID, UUID] = {}
+        self.recorded = asyncio.Event()
+
+    def of(self, generation: Generation) -> list[Row]:
+        return [row for row in self.rows if row.generation_id == generation.id]
+
+
+class Store:
+    """A store under a lease; taking another lease makes this one stale."""
+
+    def __init__(self, db: Database, generation: Generation) -> None:
+        self._db = db
+        self._generation = generation
+        self._lease = db.leases[generation.id] = uuid4()
+
+    async def begin(self) -> BegunPrediction:
+        self._check()
+        model = models()[self._generation.model_id]
+        kept = [r for r in self._db.of(self._generation) if r.state in _KEPT]
+        row = kept[-1] if kept else self._new_row()
+        return BegunPrediction.model_validate(
+            {
+                "generation": vars(self._generation),
+                "model": {"model_id": model.id, **model.model_dump(exclude={"id"})},
+                "prediction": vars(row),
+                "resumed": bool(kept),
+                "owned": [r.prediction_id for r in self._db.rows if r.prediction_id],
+                "images": list(self._db.images.get(self._generation.id, {}).values()),
+            }
+        )
+
+    async def record(self, row_id: UUID, prediction_id: str) -> None:
+        row = self._row(row_id)
+        if any(r.prediction_id == prediction_id and r is not row for r in self._db.rows):
+            raise Conflict("another row owns it")
+        row.prediction_id, row.state = prediction_id, "created"
+        self._db.recorded.set()
+
+    async def finish(
+        self,
+        row_id: UUID,
+        state: FinalState,
+        *,
+        error: str | None = None,
+        metrics: dict[str, Any] | None = None,
+    ) -> None:
+        row = self._row(row_id)
+        if row.state in ("creating", "created"):
+            row.state, row.error, row.metrics = state, error, metrics
+
+    async def upload(self, path: str, data: bytes, content_type: str) -> None:
+        self._check()
+        self._db.files[path] = (data, content_type)
+
+    async def save_images(self, images: Sequence[SavedImage]) -> None:
+        self._check()
+        self._db.images.setdefault(self._generation.id, {}).update({i.n: i for i in images})
+
+    def _new_row(self) -> Row:
+        generation = self._generation
+        row = Row(uuid4(), generation.id, generation.input, datetime.now(UTC))
+        self._db.rows.append(row)
+        return row
+
+    def _row(self, row_id: UUID) -> Row:
+        self._check()
+        return next(row for row in self._db.of(self._generation) if row.id == row_id)
+
+    def _check(self) -> None:
+        if self._db.leases[self._generation.id] != self._lease:
+            raise StaleLease("the lease ended")
+
+
+_KEPT = ("creating", "created", "succeeded")
+
+
+class Job:
+    """What a worker gives to the handler, with a note of what was shown."""
+
+    def __init__(self, attempt: int = 1) -> None:
+        self.id = uuid4()
+        self.attempt = attempt
+        self.cancel_requested = False
+        self.shown: list[tuple[int, str | None]] = []
+        self.running = asyncio.Event()
+
+    async def progress(self, percent: int, message: str | None = None) -> None:
+        self.shown.append((percent, message))
+        if message is not None and message.startswith("generating"):
+            self.running.set()
+
+
+class World:
+    """Simulator, database and client of one test."""
+
+    def __init__(self, settings: SimulatorSettings | None = None) -> None:
+        self.now: float | None = None
+        settings = replace(
+            settings or SimulatorSettings(speed=50),
+            token="r8_test",
+            switch_keys=("sb_secret_test",),
+        )
+        self.http = httpx.AsyncClient(
+            transport=_InProcess(create_app(settings, clock=self._clock)),
+            base_url="http://simulator.localhost",
+            headers={"apikey": "sb_secret_test"},
+        )
+        self.client = ReplicateClient(
+            "r8_test",
+            base_url="http://simulator.localhost/v1",
+            http=self.http,
+            retry=RetryPolicy(first_wait=0.001, longest_wait=0.002, patience=0.2),
+        )
+        self.db = Database()
+
+    def _clock(self) -> float:
+        return datetime.now(UTC).timestamp() if self.now is None else self.now
+
+    def generation(self, model_id: str = SCHNELL, **given: Any) -> Generation:
+        return Generation(model_id, {"prompt": "a boat", **SMALL, **given})
+
+    async def run(
+        self,
+        generation: Generation,
+        job: Job | None = None,
+        settings: HandlerSettings = FAST,
+        client: Any = None,
+    ) -> dict[str, Any]:
+        store = Store(self.db, generation)
+        handler = image_handler(client or self.client, lambda _: store, settings)
+        return await handler({}, job or Job())
+
+    async def switch(self, **fault: Any) -> None:
+        (await self.http.post("/_simulator/faults", json=fault)).raise_for_status()
+
+    async def predictions(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self.http.get("/_simulator/predictions")).json()
+        return found
+
+    async def paid(self) -> list[str]:
+        stopped = ("canceled", "aborted")
+        return [one["id"] for one in await self.predictions() if one["status"] not in stopped]
+
+
+class _InProcess(httpx.ASGITransport):
+    """Shows an answer that breaks off the way a socket does."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except AssertionError:
+            raise httpx.RemoteProtocolError("the answer broke off", request=request) from None
+
+
+class Killed(BaseException):
+    """The worker is gone: nothing of it runs any more."""
+
+
+class Mortal:
+    """Passes calls on and dies before or after the ``death``-th of them."""
+
+    def __init__(self, death: float) -> None:
+        self._death = death
+        self._count = itertools.count()
+        self.dead = False
+        self.calls: list[str] = []
+
+    def wrap(self, target: Any) -> Any:
+        return _Wrapped(self, target)
+
+    def point(self, name: str) -> None:
+        if self.dead:
+            raise Killed
+        self.calls.append(name)
+        if next(self._count) >= self._death:
+            self.dead = True
+            raise Killed
+
+
+class _Wrapped:
+    def __init__(self, mortal: Mortal, target: Any) -> None:
+        self._mortal = mortal
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if not asyncio.iscoroutinefunction(found):
+            return found
+
+        async def call(*args: Any, **options: Any) -> Any:
+            self._mortal.point(f"before {name}")
+            answer = await found(*args, **options)
+            self._mortal.point(f"after {name}")
+            return answer
+
+        return call
+
+
+async def mortal_run(world: World, generation: Generation, death: float) -> Mortal:
+    """Runs an attempt that dies at a point; ``inf`` for one that does not."""
+    mortal = Mortal(death)
+    store = mortal.wrap(Store(world.db, generation))
+    handler = image_handler(mortal.wrap(world.client), lambda _: store, FAST)
+    try:
+        await handler({}, mortal.wrap(Job()))
+    except Killed:
+        assert death < float("inf")
+    return mortal
+
+
+async def calls_of_a_whole_run() -> list[str]:
+    world = World()
+    async with world.http:
+        return (await mortal_run(world, world.generation(num_outputs=2), float("inf"))).calls
+
+
+async def assert_paid_once(world: World, generation: Generation) -> None:
+    rows = world.db.of(generation)
+    paid = await world.paid()
+    assert len(paid) == 1
+    assert [row.prediction_id for row in rows if row.prediction_id] == paid
+    assert [row.state for row in rows if row.state != "lost"] == ["succeeded"]
+    assert list(world.db.images[generation.id]) == [1, 2]
+    assert len(world.db.files) == 2
+
+
+class OddClient:
+    """Reports something odd at the first look."""
+
+    def __init__(self, client: ReplicateClient, **odd: str) -> None:
+        self._client = client
+        self._odd = {"status": "processing", **odd}
+        self._looks = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def get(self, prediction_id: str) -> Any:
+        self._looks += 1
+        found = await self._client.get(prediction_id)
+        return found.model_copy(update=self._odd) if self._looks == 1 else found
+
+
+class Gate:
+    """A client or store that is held in the middle of a call, after its effect."""
+
+    def __init__(self, target: Any, name: str) -> None:
+        self._target = target
+        self._name = name
+        self.reached = asyncio.Event()
+        self.open = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if name != self._name:
+            return found
+
+        async def call(*args: Any, **options: Any) -> Any:
+            answer = await found(*args, **options)
+            self.reached.set()
+            await self.open.wait()
+            return answer
+
+        return call
+
+
+class FakeDownloads:
+    """Downloads something else."""
+
+    def __init__(self, client: ReplicateClient, data: bytes) -> None:
+        self._client = client
+        self._data = data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def download(self, link: str) -> bytes:
+        return self._data
+
+
+@dataclass
+class RaisedVerdict:
+    """The verdict of the handler about the job, and the error of the provider behind it."""
+
+    verdict: Any = None
+    cause: Any = None
+
+
+@contextmanager
+def raises_verdict(
+    kind: type[BaseException], cause: type[errors.ReplicateError]
+) -> Iterator[RaisedVerdict]:
+    """Expect a verdict of a kind, for an error of exactly that class."""
+    found = RaisedVerdict()
+    with pytest.raises(kind) as caught:
+        yield found
+    found.verdict, found.cause = caught.value, caught.value.__cause__
+    assert type(found.cause) is cause
