@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 UPGRADE = (
     "Apply the SQL that ships with this version: picture-queue install && supabase db push, "
-    "or picture-queue migrate"
+    "or picture-queue migrate; an embedded stack applies it when it starts again"
 )
 # Codes of https://docs.postgrest.org/en/v12/references/errors.html and of PostgreSQL, appendix A.
 _BY_SERVER_CODE: dict[str, tuple[type[PictureQueueError], str, str | None]] = {
