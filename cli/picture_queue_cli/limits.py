@@ -90,8 +90,8 @@ def set_limit(
         limit = pq.limits.set(
             key,
             max_running=max_running,
-            rate=rate and rate.count,
-            period=rate and rate.period,
+            rate=rate.count if rate else None,
+            period=rate.period if rate else None,
         )
     if as_json:
         print_json(plain(limit))

@@ -11,14 +11,14 @@ from picture_queue._visible import visible
 from picture_queue.errors import MissingProgram, NotFound
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag
-from picture_queue_cli.parsing import whole_number
+from picture_queue_cli.parsing import directory, whole_number
 from picture_queue_cli.render import err, info, out, print_json
 
 app = Commands(help="Run Supabase on this machine, without Docker.", example="local start")
 
 DataDirectory = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Keep its data in this directory."),
+    typer.Option(metavar="DIR", parser=directory, help="Keep its data in this directory."),
 ]
 RealReplicate = Annotated[
     bool,

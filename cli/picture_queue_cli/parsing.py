@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -232,6 +233,27 @@ def uuid(text: Any) -> UUID:
         return UUID(str(text))
     except ValueError:
         raise typer.BadParameter(f"{_short(str(text))!r} is not an id like {EXAMPLE_ID}") from None
+
+
+def directory(text: Any) -> Path:
+    """Return the path of a directory, which need not exist.
+
+    Raises:
+        typer.BadParameter: It is blank, is not a path, or is something else.
+    """
+    path = Path(text)
+    if not str(text).strip():
+        raise typer.BadParameter(f"{text!r} is blank")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return path
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise typer.BadParameter(f"`{_short(str(text))}`: {reason}") from error
+    if not stat.S_ISDIR(mode):
+        raise typer.BadParameter(f"`{_short(str(text))}` is not a directory")
+    return path
 
 
 def choice(*values: str) -> Callable[[Any], str]:

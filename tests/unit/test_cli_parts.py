@@ -26,7 +26,6 @@ from picture_queue.records import (
 )
 from picture_queue.records import Image as Picture
 from picture_queue_cli import health, render
-from picture_queue_cli.app import app
 from picture_queue_cli.options import HOLDS, STATUSES
 from picture_queue_cli.parsing import (
     Rate,
@@ -63,18 +62,6 @@ def event(status: str, progress: int = 0, source: Any = "socket", **more: Any) -
             **more,
         }
     )
-
-
-def test_help_is_short() -> None:
-    lines = []
-    waiting: list[Any] = [typer.main.get_command(app)]
-    while waiting:
-        command = waiting.pop()
-        waiting += getattr(command, "commands", {}).values()
-        lines += [command.help.split("\n")[0], *(p.help for p in command.params)]
-    own = [line for line in lines if line and "completion" not in line]
-    assert len(own) > 150
-    assert [line for line in own if len(line) >= 60 or not line[0].isupper()] == []
 
 
 # --- what it reads ---
