@@ -135,7 +135,7 @@ _KEPT = ("creating", "created", "succeeded")
 
 
 class Job:
-    """What a worker gives to the handler, with a note of what was shown."""
+    """A job context that records the progress it was given."""
 
     def __init__(self, attempt: int = 1) -> None:
         self.id = uuid4()
