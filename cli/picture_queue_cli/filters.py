@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from picture_queue.errors import NotAllowed, NotAuthenticated
+from picture_queue.errors import NotAllowed, NotAuthenticated, NotFound
 from picture_queue_cli.render import local_time
 
 if TYPE_CHECKING:
@@ -42,6 +42,15 @@ def expect_known(pq: "PictureQueue", filter: dict[str, Any]) -> None:
                 detail=f"--queue is {queue!r}",
                 hint="See: picture-queue queues list",
             )
+
+
+def absence(pq: "PictureQueue", filter: dict[str, Any]) -> str:
+    """Return a sentence that the queue or batch of a filter does not exist, or nothing."""
+    try:
+        expect_known(pq, filter)
+    except NotFound as error:
+        return f" {error.message}."
+    return ""
 
 
 def expect_possible(action: str, filter: dict[str, Any]) -> None:

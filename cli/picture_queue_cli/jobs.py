@@ -12,6 +12,7 @@ from rich.table import Table
 from picture_queue.errors import Conflict, JobFinished, NotFound, PictureQueueError
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.filters import (
+    absence,
     expect_failures,
     expect_known,
     expect_possible,
@@ -69,12 +70,11 @@ def list_jobs(
     """List jobs, newest first."""
     with connect(ctx) as pq:
         found = pq.jobs.list(limit=limit, **filter)
-        if not found:
-            expect_known(pq, filter)
+        note = "" if found or as_json else absence(pq, filter)
     if as_json:
         print_json([plain(job) for job in found])
     elif not found:
-        info(no_job_has(filter))
+        info(no_job_has(filter) + note)
     else:
         console = out()
         console.print(_overview(found, wide=console.width >= _WIDE))
@@ -187,13 +187,12 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
     expect_failures(filter)
     with connect(ctx) as pq:
         found = pq.jobs.failure_reasons(**filter)
-        if not found:
-            expect_known(pq, filter)
+        note = "" if found or as_json else absence(pq, filter)
     if as_json:
         print_json([plain(reason) for reason in found])
         return
     if not found:
-        info(no_job_has(filter, "retry"))
+        info(no_job_has(filter, "retry") + note)
         return
     shown = table("jobs", "reason", "types", "last", right=("jobs",))
     for reason in found:

@@ -30,11 +30,6 @@ ABSENT = {
         (("--queue", "nope", "--yes"), "No such queue: --queue is 'nope'"),
     ],
     "jobs history": [((NOBODY,), f"No such job: JOB_ID is {NOBODY}")],
-    "jobs list": [
-        (("--queue", "nope"), "No such queue: --queue is 'nope'"),
-        (("--batch", NOBODY), f"No such batch: --batch is {NOBODY}"),
-    ],
-    "jobs reasons": [(("--queue", "nope"), "No such queue: --queue is 'nope'")],
     "jobs retry": [
         ((NOBODY,), f"No such job: JOB_ID is {NOBODY}"),
         (("--queue", "nope", "--yes"), "No such queue: --queue is 'nope'"),
@@ -56,9 +51,10 @@ ABSENT = {
     "schedules run": [(("nope",), "No such schedule: NAME is ")],
     "watch": [((NOBODY,), f"No such job: ID is {NOBODY}")],
 }
-# They name nothing, make what they name, or (the stack) exit 6 as every command without a project.
+# They name nothing, select, make what they name, or (the stack) exit 6 as all without a project.
 OTHERS = {
     *("adopt", "batches enqueue", "doctor", "events send", "health", "install", "limits list"),
+    *("jobs list", "jobs reasons"),
     *("limits pause", "limits set", "local env", "local start", "local status", "local stop"),
     *("maintain", "migrate", "queues list", "queues set", "schedules list", "schedules set"),
     *("settings set", "settings show", "tenants list", "tenants set", "worker"),
@@ -114,6 +110,14 @@ def test_a_filter_that_no_job_matches_is_repeated(cli: Cli, queue: str) -> None:
     assert (done.exit_code, done.stderr) == (0, f"No job has --queue {queue} and --tag night.\n")
     done = cli("jobs", "retry", "--queue", queue)
     assert (done.exit_code, done.stderr) == (0, f"No failed job has --queue {queue}.\n")
+
+
+@pytest.mark.parametrize("command", ["list", "reasons"])
+def test_a_selection_by_something_absent_is_empty_and_says_so(cli: Cli, command: str) -> None:
+    done = cli("jobs", command, "--queue", "nope")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "--queue nope" in done.stderr and "No such queue." in done.stderr
+    assert json.loads(cli("jobs", command, "--queue", "nope", "--json").stdout) == []
 
 
 def test_a_paused_key_is_shown_and_resumed(cli: Cli, queue: str) -> None:
