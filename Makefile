@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance test-all test-sql test-extra test-matrix test-security test-faults test-long test-kill check format audit bench bench-quick bench-engine bench-smoke upgrade-fixture clean
+.PHONY: help setup demo lock release test test-fast test-lowest test-newest conformance test-all test-sql test-extra test-matrix test-security test-faults test-long test-kill check format audit bench bench-quick bench-engine bench-smoke upgrade-fixture clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ help: ## Show what there is to make
 
 setup: $(READY) ## Make .venv and install everything the project needs
 
-$(READY): pyproject.toml scripts/setup.sh
+$(READY): pyproject.toml requirements/dev.txt scripts/setup.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/setup.sh
 	@touch $@
 
@@ -28,6 +28,24 @@ demo: $(READY) ## Ask for a picture and watch it come, on an embedded Supabase
 
 test: $(READY) ## Run all tests (needs nothing but Python); failed ones run once more, alone
 	@$(BIN)/python scripts/run_tests.py -n auto --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test-fast: $(READY) ## Run the unit tests and quick tests of the SQL, in under a minute
+	@$(BIN)/pytest tests/unit tests/sql/test_contract.py tests/sql/test_corners.py -q -n auto --dist loadfile $(ARGS)
+	@echo "Left out: the worker, clients, CLI, embedded stack, security and most of the SQL. Run them with: make test"
+
+test-lowest: $(READY) ## Run the unit tests with the lowest versions that pyproject.toml permits (needs uv)
+	@sh scripts/test_versions.sh lowest-direct $(ARGS)
+
+test-newest: $(READY) ## Run the unit tests with the newest versions there are (needs uv)
+	@sh scripts/test_versions.sh highest $(ARGS)
+
+lock: ## Write requirements/dev.txt anew, with the newest versions that pyproject.toml permits (needs uv)
+	@uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
+	  --extra dev --no-emit-package picture-queue --custom-compile-command "make lock" \
+	  pyproject.toml --output-file requirements/dev.txt
+
+release: $(READY) ## Check that the tree can be released; TAG=1 builds and tags
+	@$(BIN)/python scripts/release.py $(if $(TAG),--tag)
 
 test-sql: $(READY) ## Run the pgTAP tests of supabase/tests (needs Debian's pgTAP; FILES= selects)
 	@$(BIN)/python scripts/test_sql.py $(FILES)
@@ -97,4 +115,4 @@ bench-smoke: $(READY) ## Measure the latencies of the main job (JSON=1 for machi
 	@$(BIN)/python bench/smoke.py $(if $(JSON),--json)
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) $(NPM)/node_modules .node .mypy_cache .pytest_cache .hypothesis .ruff_cache .import_linter_cache .bench
+	rm -rf $(VENV) .venv-lowest-direct .venv-highest dist $(NPM)/node_modules .node .mypy_cache .pytest_cache .hypothesis .ruff_cache .import_linter_cache .bench

@@ -1,7 +1,7 @@
 """Check docstrings and names against the rules for plain English.
 
-A docstring begins with an imperative or a noun phrase, never with a question word. Names that were
-replaced do not come back.
+A docstring begins with an imperative or a noun phrase, never with a question word. Names of
+objects, modules and SQL functions that were replaced do not come back.
 """
 
 import ast
@@ -11,42 +11,107 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("picture_queue", "cli", "scripts", "bench")
+FOLDERS = ("picture_queue", "cli", "scripts", "bench", "tests", "examples")
+#: Not read for docstrings yet; names are checked there too.
+UNREAD = ("tests/sql/", "tests/worker/", "tests/security/", "tests/unit/test_worker_")
 QUESTION = re.compile(r"(What|Who|Whose|How|Whether|Where|Which|When|Why)\b")
 #: Retired names, and the words that replaced them.
 RETIRED = {
+    "AsyncProject": "AsyncBackend",
     "Ears": "EventSource",
     "Housekeeper": "MaintenanceLoop",
     "Keeper": "MigrationTool",
     "Link": "WorkerCalls",
     "Pauses": "RetryDelay",
+    "REPEATING": "RETRY_POLICY",
     "Trickle": "BatchSender",
     "Wish": "DemoOptions, ReplayRequest",
+    "_Ear": "QueueListener",
+    "_FAREWELL": "a constant that ends with _TIMEOUT",
+    "_NEWS": "a constant that ends with _TIMEOUT",
+    "_WHERE": "_LAZY_EXPORTS",
+    "_news": "_wait_readable",
+    "_pause": "_wait",
+    "_rest": "_sleep",
+    "_ring": "_on_deadline",
+    "_room": "_slots",
+    "_round": "_tick",
+    "ask_along": "piggyback",
     "complain": "print_error",
+    "going_on_without_us": "hint_on_interrupt",
+    "hurry": "stop_now",
+    "job_item": "encode_job",
+    "name_error": "translate_error",
     "named_error": "translate_error",
     "talk": "info",
+    "worth_having": "target_size",
     "worth_repeating": "is_transient",
 }
+RETIRED_MODULES = {
+    "adopting": "adopt",
+    "answers": "connection",
+    "aside": "relocate",
+    "bar": "progress_bar",
+    "carry": "copy_jobs",
+    "ears": "event_source",
+    "housekeeper": "maintenance",
+    "installing": "migrate",
+    "portal": "sync_follow",
+    "reading": "parsing",
+    "sharing": "options",
+    "trickle": "batch_sender",
+}
+RETIRED_FUNCTIONS = {
+    "_know_rules": "_share_lock_rules",
+    "_line_up": "_assign_order",
+    "_meet_existing": "_resolve_duplicates",
+    "_move": "_apply_changes",
+    "_rooms": "_capacity",
+    "_seat_running": "_grant_slots_to_running",
+    "_tie_to_parents": "_link_parents",
+}
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+_FUNCTION = re.compile(r"\bpicture_queue\.(_[a-z_]+)\b")
 
 
 def findings(path: Path) -> Iterator[str]:
     """Yield what is wrong in a file, with its line."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
-        if isinstance(node, _DOCUMENTED):
+    text = path.read_text("utf-8")
+    file = path.relative_to(ROOT).as_posix()
+    if path.suffix == ".sql":
+        for number, line in enumerate(text.split("\n"), 1):
+            for name in _FUNCTION.findall(line):
+                if name in RETIRED_FUNCTIONS:
+                    yield f"{file}:{number}: {name} is now {RETIRED_FUNCTIONS[name]}"
+        return
+    if path.stem in RETIRED_MODULES:
+        yield f"{file}:1: the module {path.stem} is now {RETIRED_MODULES[path.stem]}"
+    yield from _findings_in_python(file, ast.parse(text))
+
+
+def _findings_in_python(file: str, tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        where = f"{file}:{getattr(node, 'lineno', 1)}"
+        if isinstance(node, _DOCUMENTED) and not file.startswith(UNREAD):
             first = (ast.get_docstring(node) or "").partition("\n")[0]
             if QUESTION.match(first):
                 yield f"{where}: begin this docstring with a verb or a noun: {first}"
-        name = getattr(node, "name", None) or getattr(node, "id", None)
-        if name in RETIRED:
-            yield f"{where}: {name} is now {RETIRED[name]}"
+        for part in ("name", "id", "arg", "attr"):
+            name = getattr(node, part, None)
+            if isinstance(name, str) and name in RETIRED:
+                yield f"{where}: {name} is now {RETIRED[name]}"
 
 
 def main() -> int:
     """Print all findings; return 1 if there are any."""
-    files = sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
-    found = [finding for file in files for finding in findings(file)]
+    files = [file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")]
+    files += (ROOT / "supabase" / "schemas").rglob("*.sql")
+    found = [
+        finding
+        for file in sorted(files)
+        if "node_modules" not in file.parts
+        for finding in findings(file)
+    ]
     for finding in found:
         print(finding)
     return bool(found)

@@ -11,7 +11,8 @@ fail() {
 if command -v uv >/dev/null 2>&1; then
   echo "Making $VENV with uv"
   uv venv --quiet --allow-existing --python '>=3.11' "$VENV"
-  uv pip install --quiet --compile-bytecode --python "$VENV/bin/python" --editable '.[dev]'
+  uv pip install --quiet --compile-bytecode --python "$VENV/bin/python" --require-hashes -r requirements/dev.txt
+  uv pip install --quiet --python "$VENV/bin/python" --no-deps --editable .
 else
   command -v "$PYTHON" >/dev/null 2>&1 ||
     fail "$PYTHON is not there. Install Python 3.11 or newer (Debian: apt-get install python3 python3-venv)."
@@ -22,7 +23,8 @@ else
       "Or install uv (https://docs.astral.sh/uv/), which needs neither."
   echo "Making $VENV with $PYTHON -m venv"
   "$PYTHON" -m venv "$VENV"
-  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 fi
 
 # Root's stack runs as a user who cannot write it where the code lies.

@@ -1,4 +1,4 @@
-"""What all tests share: one embedded stack a session, or the project the environment names."""
+"""Fixtures of all tests: one embedded stack a session, or the project of the environment."""
 
 import asyncio
 import inspect
@@ -44,7 +44,7 @@ class RemoteStack:
     }
 
     def knows(self, name: str) -> bool:
-        """Whether the variable of an attribute is set."""
+        """Return whether the variable of an attribute is set."""
         return bool(os.environ.get(self._VARIABLES[name]))
 
     def __getattr__(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What tests do to databases from outside a test."""
+"""Databases that tests make and drop."""
 
 import json
 from typing import Any

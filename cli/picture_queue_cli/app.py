@@ -1,5 +1,6 @@
 """The program ``picture-queue``: global options and the list of commands."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -25,6 +26,7 @@ from picture_queue_cli import (
 )
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.errors import Program
+from picture_queue_cli.parsing import EXAMPLE_ID
 from picture_queue_cli.project import Target
 from picture_queue_cli.render import print_line
 
@@ -36,11 +38,7 @@ _SET_UP = "Set up"
 app = Commands(
     cls=Program,
     name="picture-queue",
-    no_args_is_help=True,
-    # Only what nobody expected is shown as a traceback, and then as Python shows it.
-    pretty_exceptions_enable=False,
-    epilog="The project is SUPABASE_URL with one of SUPABASE_KEY, SUPABASE_SERVICE_ROLE_KEY, "
-    "SUPABASE_SECRET_KEY or SUPABASE_ANON_KEY; without them, the embedded stack if it is running.",
+    example="generate 'A lighthouse at dusk'",
 )
 
 
@@ -65,31 +63,39 @@ def root(
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Run jobs and generate pictures in your Supabase project."""
+    """Run jobs and generate pictures in your Supabase project.
+
+    The project is SUPABASE_URL with one of SUPABASE_KEY, SUPABASE_SERVICE_ROLE_KEY,
+    SUPABASE_SECRET_KEY or SUPABASE_ANON_KEY; without them, the embedded stack if it is running.
+    """
     ctx.obj = Target(url, key)
 
 
-app.command(rich_help_panel=_PICTURES)(demo.demo)
-app.command(rich_help_panel=_PICTURES)(generate.generate)
-app.command(rich_help_panel=_PICTURES)(health.models)
-app.command(rich_help_panel=_JOBS)(enqueue.enqueue)
-app.command(rich_help_panel=_JOBS)(watch.watch)
+def _add(panel: str, command: Callable[..., None], example: str) -> None:
+    app.command(rich_help_panel=panel, example=example)(command)
+
+
+_add(_PICTURES, demo.demo, "demo --prompt 'A cat'")
+_add(_PICTURES, generate.generate, "generate 'A cat' --timeout 5m")
+_add(_PICTURES, health.models, "models black-forest-labs/flux-schnell")
+_add(_JOBS, enqueue.enqueue, """enqueue resize '{"path": "a.png"}'""")
+_add(_JOBS, watch.watch, f"watch {EXAMPLE_ID}")
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_JOBS)
 app.add_typer(batches.app, name="batches", rich_help_panel=_JOBS)
 app.add_typer(schedules.app, name="schedules", rich_help_panel=_JOBS)
 app.add_typer(batches.events, name="events", rich_help_panel=_JOBS)
-app.command(rich_help_panel=_OPERATE)(worker.worker)
-app.command(rich_help_panel=_OPERATE)(health.health)
+_add(_OPERATE, worker.worker, "worker --app jobs:worker --queue mail")
+_add(_OPERATE, health.health, "health")
 app.add_typer(queues.app, name="queues", rich_help_panel=_OPERATE)
 app.add_typer(limits.app, name="limits", rich_help_panel=_OPERATE)
 app.add_typer(limits.tenants, name="tenants", rich_help_panel=_OPERATE)
 app.add_typer(operate.settings, name="settings", rich_help_panel=_OPERATE)
-app.command(rich_help_panel=_OPERATE)(doctor.doctor)
-app.command(rich_help_panel=_OPERATE)(operate.maintain)
+_add(_OPERATE, doctor.doctor, "doctor --check workers")
+_add(_OPERATE, operate.maintain, "maintain --force")
 app.add_typer(local.app, name="local", rich_help_panel=_SET_UP)
-app.command(rich_help_panel=_SET_UP)(migrate.install)
-app.command(rich_help_panel=_SET_UP)(migrate.migrate)
-app.command(rich_help_panel=_SET_UP)(adopt.adopt)
+_add(_SET_UP, migrate.install, "install --dir supabase")
+_add(_SET_UP, migrate.migrate, "migrate --preview --db-url URL")
+_add(_SET_UP, adopt.adopt, "adopt --preview --db-url URL")
 
 
 def main() -> None:

@@ -11,11 +11,15 @@ from picture_queue.errors import InvalidArgument
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag
 from picture_queue_cli.parsing import (
+    EXAMPLE_ID,
+    expect_filled,
     expect_object,
+    file_hint,
     parse_json,
     read_json,
     read_object,
     read_text,
+    uuid,
 )
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import err, info, out, pairs, plain, print_json, print_line
@@ -23,14 +27,16 @@ from picture_queue_cli.render import err, info, out, pairs, plain, print_json, p
 if TYPE_CHECKING:
     from picture_queue.records import Batch
 
-app = Commands(no_args_is_help=True, help="Enqueue and follow batches of jobs.")
-events = Commands(no_args_is_help=True, help="Send an external event to waiting jobs.")
+app = Commands(help="Enqueue and follow batches of jobs.", example="batches enqueue @jobs.jsonl")
+events = Commands(
+    help="Send an external event to waiting jobs.", example="events send order-17-paid"
+)
 
 _LOOK = 0.5  # seconds between two looks at a batch
 _JOB = """A job is '{"job_type": "resize", "payload": {…}}'"""
 
 
-@app.command()
+@app.command(example="batches enqueue @jobs.jsonl")
 def enqueue(
     ctx: typer.Context,
     jobs: Annotated[
@@ -39,9 +45,12 @@ def enqueue(
     ],
     *,
     callback: Annotated[
-        str | None, typer.Option(help="Enqueue this job (JSON) when all have finished.")
+        str | None,
+        typer.Option(metavar="JSON", help="Enqueue this job when all have finished."),
     ] = None,
-    metadata: Annotated[str | None, typer.Option(help="Attach a JSON object.")] = None,
+    metadata: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Attach a JSON object.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Enqueue jobs as a batch and print its id."""
@@ -73,14 +82,16 @@ def _parse(text: str, line: int | None = None) -> Any:
     except ValueError as error:
         place = "" if line is None else f"line {line}: "
         raise InvalidArgument(
-            "The list of jobs is not JSON", detail=f"{place}{error}", hint=_JOB
+            "The list of jobs is not JSON", detail=f"{place}{error}", hint=file_hint(text) or _JOB
         ) from error
 
 
-@app.command()
+@app.command(example=f"batches show {EXAMPLE_ID}")
 def show(
     ctx: typer.Context,
-    batch_id: Annotated[UUID, typer.Argument(metavar="BATCH_ID", help="Name the batch by its id.")],
+    batch_id: Annotated[
+        UUID, typer.Argument(metavar="BATCH_ID", parser=uuid, help="Name the batch by its id.")
+    ],
     *,
     watch: Annotated[bool, typer.Option(help="Follow the batch to its end.")] = False,
     as_json: JsonFlag = False,
@@ -118,10 +129,13 @@ def _details(batch: "Batch") -> dict[str, Any]:
     }
 
 
-@events.command()
+@events.command(example="events send order-17-paid")
 def send(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name the event that jobs are parked on.")],
+    name: Annotated[
+        str,
+        typer.Argument(callback=expect_filled, help="Name the event that jobs are parked on."),
+    ],
     payload: Annotated[
         str, typer.Argument(help="Pass them JSON, @FILE, or - for standard input.")
     ] = "null",

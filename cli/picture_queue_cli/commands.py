@@ -1,40 +1,146 @@
-"""Commands that accept valid text and finite numbers only, whatever their options are."""
+"""Commands and groups: plain help with an example, checked values, errors in the user's words."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
-from picture_queue.errors import InvalidArgument
+from picture_queue.errors import InvalidArgument, PictureQueueError
+from picture_queue_cli.translate import label, translate_error
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# typer brings click under different names, depending on its version.
+UsageError: Any = typer.BadParameter.__base__
 _SECRETS = ("key", "db_url")  # options whose values are not printed
 
 
-class Command(TyperCommand):
+class _Base:
+    """The parts that commands and groups share."""
+
+    epilog: str | None
+    name: str | None
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Parse the command line; a usage error names this command."""
+        try:
+            return super().parse_args(ctx, args)  # type: ignore[misc]
+        except UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the example in one line, so that it can be copied."""
+        if self.epilog:
+            formatter.write(f"\nExample:\n  {self.epilog}\n")
+
+
+class Command(_Base, TyperCommand):
     """A command that checks the values of its parameters before it runs."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        """Return a parser that refuses a second value of an option that selects jobs."""
+        parser: Any = super().make_parser(ctx)
+        parse = parser.parse_args
+
+        def parse_args(args: list[str]) -> Any:
+            found = parse(args=args)
+            for parameter in set(found[2]):
+                if getattr(parameter, "help", "").startswith("Select jobs"):
+                    _expect_one_value(ctx, parameter, found[2].count(parameter))
+            return found
+
+        parser.parse_args = parse_args
+        return parser
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line."""
+        pieces = ["[OPTIONS]"]
+        for parameter in self.params:
+            if not parameter.opts[0].startswith("-"):
+                name = label(parameter) + ("..." if parameter.nargs == -1 else "")
+                pieces.append(name if parameter.required else f"[{name}]")
+        return pieces
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, without the types of Python."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                is_option = parameter.opts[0].startswith("-")
+                name = record[0] if is_option else label(parameter)
+                sections["Options" if is_option else "Arguments"].append((name, record[1]))
+        for title, rows in sections.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
 
         Raises:
-            InvalidArgument: A value is not text, or not a finite number.
+            PictureQueueError: It names options and commands, not parameters and functions of SQL.
         """
         check_values(ctx)
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except PictureQueueError as error:
+            translate_error(error, ctx)
+            raise
+
+
+class Group(_Base, TyperGroup):
+    """A group of commands, listed by their panels."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the names of the commands and a line of help for each."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            line = (command.help or "").partition("\n")[0]
+            panels.setdefault(command.rich_help_panel or "Commands", []).append((name, line))
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(rows)
 
 
 class Commands(typer.Typer):
-    """A group of such commands."""
+    """A program or a group of it, made of such commands."""
 
-    def command(
-        self, name: str | None = None, *, cls: type[TyperCommand] | None = Command, **settings: Any
+    def __init__(self, *, example: str, cls: type[TyperGroup] = Group, **settings: Any) -> None:
+        super().__init__(
+            cls=cls,
+            no_args_is_help=True,
+            # Only what nobody expected is shown as a traceback, and then as Python shows it.
+            pretty_exceptions_enable=False,
+            rich_markup_mode=None,
+            epilog=_example(example),
+            **settings,
+        )
+
+    def command(  # type: ignore[override]
+        self, name: str | None = None, *, example: str, **settings: Any
     ) -> Callable[[F], F]:
-        """Add a command."""
-        return super().command(name, cls=cls, **settings)
+        """Add a command, whose help ends with an example."""
+        return super().command(name, cls=Command, epilog=_example(example), **settings)
+
+
+def _example(text: str) -> str:
+    return text if "picture-queue " in text else f"picture-queue {text}"
+
+
+def _expect_one_value(ctx: Any, parameter: Any, count: int) -> None:
+    """Check that an option was given once.
+
+    Jobs of the last value alone would be listed, or cancelled, by somebody who means both.
+    """
+    if count > 1:
+        raise typer.BadParameter(
+            f"it is given {count} times; give it once", ctx=ctx, param=parameter
+        )
 
 
 def check_values(ctx: Any) -> None:
@@ -54,15 +160,14 @@ def check_values(ctx: Any) -> None:
         for one in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
             if isinstance(one, str) and not is_text(one):
                 shown = "" if parameter.name in _SECRETS else f"{one!r}, which is "
-                problem, fix = f"{shown}not UTF-8 text", "Encode it as UTF-8"
-            elif isinstance(one, float) and not math.isfinite(one):
-                problem, fix = f"{one}, which is not a number", "Give a finite number"
-            else:
-                continue
-            option = max(parameter.opts, key=len)
-            named = option.startswith("-")
-            field = option if named else (parameter.metavar or parameter.name).upper()
-            raise InvalidArgument(f"{field} is {problem}", hint=fix)
+                raise InvalidArgument(
+                    f"{label(parameter)} is {shown}not UTF-8 text", hint="Encode it as UTF-8"
+                )
+            if isinstance(one, float) and not math.isfinite(one):
+                raise InvalidArgument(
+                    f"{label(parameter)} is {one}, which is not a number",
+                    hint="Give a finite number",
+                )
 
 
 def is_text(value: str) -> bool:

@@ -6,6 +6,7 @@ import typer
 
 from picture_queue_cli.local import RealReplicate, expect_installed
 from picture_queue_cli.options import JsonFlag
+from picture_queue_cli.parsing import expect_filled
 from picture_queue_cli.pictures import DEFAULT_DIRECTORY, OutDirectory, make_directory
 
 PROMPT = "A sailing boat at sunset"
@@ -15,8 +16,10 @@ MODEL = "black-forest-labs/flux-dev"
 
 def demo(
     *,
-    prompt: Annotated[str, typer.Option(help="Describe the picture.")] = PROMPT,
-    model: Annotated[str, typer.Option(help="Use this model.")] = MODEL,
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", callback=expect_filled, help="Describe the picture.")
+    ] = PROMPT,
+    model: Annotated[str, typer.Option(metavar="MODEL", help="Use this model.")] = MODEL,
     directory: OutDirectory = DEFAULT_DIRECTORY,
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave it running, and print addresses and keys.")
@@ -34,8 +37,26 @@ def demo(
     stops everything.
     """
     expect_installed()
+    _expect_model(model)
     make_directory(directory)
     # What it takes to run it is loaded when it is run.
     from picture_queue_cli.demo_run import DemoOptions, run_demo
 
     run_demo(DemoOptions(prompt, model, directory, keep, cut_socket, real_replicate, as_json))
+
+
+def _expect_model(model_id: str) -> None:
+    """Check that a new project offers a model, before one is started.
+
+    Raises:
+        UnknownModel: It does not.
+    """
+    from picture_queue.errors import UnknownModel
+    from picture_queue.providers.replicate.catalog import models
+
+    if model_id not in models():
+        raise UnknownModel(
+            "No such model",
+            detail=f"--model is {model_id!r}",
+            hint=f"Give one of {', '.join(sorted(models()))}",
+        )

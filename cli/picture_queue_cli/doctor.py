@@ -10,6 +10,7 @@ from picture_queue_cli.errors import ExitCode
 from picture_queue_cli.health import is_late
 from picture_queue_cli.migrate import DatabaseUrl
 from picture_queue_cli.options import JsonFlag
+from picture_queue_cli.parsing import expect_filled
 from picture_queue_cli.project import Target, resolve
 from picture_queue_cli.render import out, plain, print_json, styled, table
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from picture_queue.records import Finding
     from picture_queue.settings import DatabaseSettings, ProjectSettings
 
+# The checks from outside, then those of the database. A newer database may have more.
+CHECKS = (
+    *("address", "key", "api", "version", "postgrest", "schemas", "realtime", "migrations"),
+    *("secrets", "held snapshots", "dead rows", "indexes", "orphans", "counts", "overdue jobs"),
+    *("pruning", "failed steps", "rights", "exposure", "maintenance", "pg_cron", "pg_cron runs"),
+    *("realtime in SQL", "storage", "settings", "postgres", "clock", "workers"),
+)
 _VERDICTS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "bad": ("bad", "bold red")}
 
 
@@ -26,7 +34,11 @@ def doctor(
     db_url: DatabaseUrl = None,
     check: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Expect this check to be ok; repeatable."),
+        typer.Option(
+            metavar="CHECK",
+            callback=expect_filled,
+            help="Expect this check to be ok; repeatable.",
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -55,11 +67,15 @@ def doctor(
 
 
 def _only(found: "list[Finding]", names: list[str]) -> "list[Finding]":
-    known = {finding.check for finding in found}
+    seen = {finding.check for finding in found}
+    for name in names:
+        if name not in seen and name not in CHECKS:
+            known = ", ".join(dict.fromkeys([*CHECKS, *sorted(seen)]))
+            raise typer.BadParameter(f"{name!r} is not a check; give {known}", param_hint="--check")
     return [finding for finding in found if finding.check in names] + [
-        _finding(name, "bad", "was not looked at", "picture-queue doctor says how far it came")
+        _finding(name, "bad", "was not looked at", "see why: picture-queue doctor")
         for name in names
-        if name not in known
+        if name not in seen
     ]
 
 

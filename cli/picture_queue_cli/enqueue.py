@@ -1,11 +1,12 @@
 """``picture-queue enqueue``."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from picture_queue_cli.options import JsonFlag, describing
-from picture_queue_cli.parsing import moment, read_object
+from picture_queue_cli.parsing import expect_filled, moment, read_object
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import info, print_json, print_line
 
@@ -19,17 +20,25 @@ _TALK = {
 @describing
 def enqueue(
     ctx: typer.Context,
-    job_type: Annotated[str, typer.Argument(help="Name the handler that runs it.")],
+    job_type: Annotated[
+        str, typer.Argument(callback=expect_filled, help="Name the handler that runs it.")
+    ],
     payload: Annotated[
         str, typer.Argument(help="Pass a JSON object, @FILE, or - for standard input.")
     ] = "{}",
     *,
     options: dict[str, Any],
     at: Annotated[
-        str | None, typer.Option(help="Start at 2030-01-31T08:00, local time or with a zone.")
+        datetime | None,
+        typer.Option(
+            metavar="TIME", parser=moment, help="Start at 2030-01-31T08:00, local or with a zone."
+        ),
     ] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="Return the first job enqueued with this key.")
+        str | None,
+        typer.Option(
+            metavar="KEY", callback=expect_filled, help="Return the first job with this key."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -37,12 +46,11 @@ def enqueue(
     if at is not None and "delay" in options:
         raise typer.BadParameter("give one of --delay and --at, not both")
     content = read_object(payload)
-    scheduled_for = moment(at, "--at")
     with connect(ctx) as pq:
         made = pq.jobs.enqueue(
             job_type,
             content,
-            scheduled_for=scheduled_for,
+            scheduled_for=at,
             idempotency_key=idempotency_key,
             **options,
         )

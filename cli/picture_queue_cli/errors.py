@@ -1,4 +1,4 @@
-"""Exit codes, and errors as one line.
+"""Exit codes, and errors as one line; with ``--json`` also as a JSON object on standard output.
 
 ====  ==================================================================================
 code  meaning
@@ -26,11 +26,11 @@ from enum import IntEnum
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from picture_queue import errors
-from picture_queue_cli.commands import check_values
-from picture_queue_cli.render import print_error
+from picture_queue_cli.commands import Group, UsageError, check_values
+from picture_queue_cli.render import json_was_printed, print_error, print_json
+from picture_queue_cli.translate import label
 
 
 class ExitCode(IntEnum):
@@ -71,60 +71,69 @@ _CODES: tuple[tuple[type[errors.PictureQueueError], ExitCode], ...] = (
     (errors.PictureQueueError, ExitCode.FAILED),
 )
 
-# typer brings click under different names, depending on its version.
-_UsageError: Any = typer.BadParameter.__base__
-
 
 def exit_code(error: errors.PictureQueueError) -> ExitCode:
     """Return the exit code of an error."""
     return next(code for kind, code in _CODES if isinstance(error, kind))
 
 
-class Program(TyperGroup):
+class Program(Group):
     """The root command: every expected error is one line on standard error and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
 
         Raises:
-            typer.Exit: With the exit code of the error.
+            typer.Exit: It was interrupted.
         """
         try:
             check_values(ctx)
             return super().invoke(ctx)
-        except errors.PictureQueueError as error:
-            print_error(str(error))
-            raise typer.Exit(exit_code(error)) from error
-        except KeyboardInterrupt as error:
+        except KeyboardInterrupt as error:  # in main it would be an Abort, as an answer "no" is
             print_error("Interrupted.")
             raise typer.Exit(ExitCode.INTERRUPTED) from error
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, *given: Any, **settings: Any) -> Any:
         """Run the program and exit.
 
         Raises:
             SystemExit: Always.
         """
         _prepare_streams()
+        args = given[0] if given else settings.pop("args", None)
+        words = list(sys.argv[1:] if args is None else args)
+        as_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
+        code = self._run(words, settings, as_json)
+        sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+    def _run(self, words: list[str], settings: dict[str, Any], as_json: bool) -> Any:
         try:
-            code = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except _UsageError as error:
-            # A group without a command has shown its help already.
-            if type(error).__name__ != "NoArgsIsHelpError":
-                print_error(_usage(error))
-            code = ExitCode.USAGE
+            return super().main(words, **{**settings, "standalone_mode": False})
+        except UsageError as error:
+            if type(error).__name__ == "NoArgsIsHelpError":
+                typer.echo(error.format_message(), err=True)
+            else:
+                _report(_usage(error), ExitCode.USAGE, as_json)
+            return ExitCode.USAGE
+        except errors.PictureQueueError as error:
+            _report(str(error), exit_code(error), as_json, error.code)
+            return exit_code(error)
         except typer.Abort:
             print_error("Nothing was done.")
-            code = ExitCode.FAILED
         except BrokenPipeError:  # whoever read our output has seen enough
             _drop_output()
-            code = ExitCode.FAILED
         except OSError as error:
             _drop_output()
             place = f": {os.fsdecode(error.filename)}" if error.filename else ""
             print_error(f"{error.strerror or error}{place}.")
-            code = ExitCode.FAILED
-        sys.exit(code if isinstance(code, int) else ExitCode.OK)
+        return ExitCode.FAILED
+
+
+def _report(text: str, exit_code: ExitCode, as_json: bool, code: str | None = None) -> None:
+    """Print an error, and as JSON too where a program waits for JSON and has none yet."""
+    print_error(text)
+    if as_json and not json_was_printed():
+        print_json({"error": text, "code": code, "exit_code": exit_code}, indent=None)
 
 
 def _prepare_streams() -> None:
@@ -148,8 +157,17 @@ def _drop_output() -> None:
 
 
 def _usage(error: Any) -> str:
-    text = error.format_message()
-    if text and text[-1] not in ".?":
+    kind, parameter = type(error).__name__, getattr(error, "param", None)
+    name = getattr(error, "param_hint", None) or (label(parameter) if parameter else None)
+    text = error.message
+    if kind == "MissingParameter":
+        name, text = None, f"{name} is missing"
+    elif kind == "BadOptionUsage":
+        text = f"{error.option_name} lacks its value"
+    elif kind != "BadParameter":
+        text = error.format_message()
+    text = f"{name}: {text}" if name else text[:1].upper() + text[1:]
+    if text[-1] not in ".?":
         text += "."
     command = error.ctx.command_path if error.ctx else "picture-queue"
     return f"{text} See: {command} --help"

@@ -7,7 +7,7 @@ from uuid import UUID
 import typer
 
 from picture_queue_cli.options import JsonFlag
-from picture_queue_cli.parsing import named_values
+from picture_queue_cli.parsing import expect_filled, named_values, uuid
 from picture_queue_cli.pictures import (
     DEFAULT_DIRECTORY,
     OutDirectory,
@@ -32,11 +32,16 @@ def _known_models(incomplete: str) -> list[str]:
 
 def generate(
     ctx: typer.Context,
-    prompt: Annotated[str, typer.Argument(help="Describe the picture.")],
+    prompt: Annotated[str, typer.Argument(callback=expect_filled, help="Describe the picture.")],
     *,
     model: Annotated[
         str | None,
-        typer.Option(autocompletion=_known_models, help="Use this model instead of the default."),
+        typer.Option(
+            metavar="MODEL",
+            autocompletion=_known_models,
+            callback=expect_filled,
+            help="Use this model instead of the default.",
+        ),
     ] = None,
     inputs: Annotated[
         list[str] | None,
@@ -48,7 +53,8 @@ def generate(
     ] = None,
     out: OutDirectory = DEFAULT_DIRECTORY,
     user_id: Annotated[
-        UUID | None, typer.Option(help="Make it for this user; needs a service key.")
+        UUID | None,
+        typer.Option(metavar="ID", parser=uuid, help="Make it for this user; needs a service key."),
     ] = None,
     watch: Annotated[
         bool, typer.Option("--watch/--no-watch", help="Wait for the pictures, or print the id.")

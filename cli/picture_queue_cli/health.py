@@ -7,6 +7,7 @@ import typer
 from rich.text import Text
 
 from picture_queue_cli.options import JsonFlag
+from picture_queue_cli.parsing import expect_filled
 from picture_queue_cli.project import connect
 from picture_queue_cli.queues import queue_state
 from picture_queue_cli.render import duration, info, one_line, out, plain, print_json, styled, table
@@ -124,7 +125,12 @@ def _jobs(count: int) -> str:
 
 def models(
     ctx: typer.Context,
-    model_id: Annotated[str | None, typer.Argument(help="Show the inputs of this model.")] = None,
+    model_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL", callback=expect_filled, help="Show the inputs of this model."
+        ),
+    ] = None,
     *,
     as_json: JsonFlag = False,
 ) -> None:
@@ -155,7 +161,7 @@ def _named(found: "list[Model]", model_id: str) -> "Model":
             return model
     raise UnknownModel(
         "This project does not offer that model",
-        detail=model_id,
+        detail=f"MODEL is {model_id!r}",
         hint="See those it offers: picture-queue models",
     )
 

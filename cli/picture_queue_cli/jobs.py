@@ -1,16 +1,25 @@
 """``picture-queue jobs``: show jobs, and change one or many."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from textwrap import indent
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 import typer
 from rich.table import Table
 
+from picture_queue.errors import Conflict, JobFinished, NotFound, PictureQueueError
 from picture_queue_cli.commands import Commands
+from picture_queue_cli.filters import (
+    absence,
+    expect_failures,
+    expect_known,
+    expect_possible,
+    no_job_has,
+)
 from picture_queue_cli.options import JsonFlag, PreviewFlag, YesFlag, confirm, filtering
+from picture_queue_cli.parsing import EXAMPLE_ID, uuid, whole_number
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
     ago,
@@ -29,35 +38,43 @@ from picture_queue_cli.render import (
 
 if TYPE_CHECKING:
     from picture_queue import Job, PictureQueue
-    from picture_queue.records import JobExplanation, JobHistory
+    from picture_queue.records import JobExplanation, JobHistory, Record
 
-app = Commands(no_args_is_help=True, help="Show and change jobs.")
+T = TypeVar("T")
 
-JobId = Annotated[UUID, typer.Argument(metavar="JOB_ID", help="Name the job by its id.")]
+app = Commands(help="Show and change jobs.", example="jobs list --status failed")
+
+JobId = Annotated[
+    UUID, typer.Argument(metavar="JOB_ID", parser=uuid, help="Name the job by its id.")
+]
 JobIds = Annotated[
     list[UUID] | None,
-    typer.Argument(metavar="[JOB_ID]...", help="Name the jobs, or select them by options."),
+    typer.Argument(metavar="JOB_ID", parser=uuid, help="Name the jobs, or select them by options."),
 ]
 
 _WIDE = 110  # characters of a screen that have room for all columns
 
 
-@app.command("list")
+@app.command("list", example="jobs list --queue mail --status failed")
 @filtering
 def list_jobs(
     ctx: typer.Context,
     *,
     filter: dict[str, Any],
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="List at most so many.")] = 20,
+    limit: Annotated[
+        int,
+        typer.Option(metavar="NUMBER", parser=whole_number(1, 1000), help="List at most so many."),
+    ] = 20,
     as_json: JsonFlag = False,
 ) -> None:
     """List jobs, newest first."""
     with connect(ctx) as pq:
         found = pq.jobs.list(limit=limit, **filter)
+        note = "" if found or as_json else absence(pq, filter)
     if as_json:
         print_json([plain(job) for job in found])
     elif not found:
-        info("There are no such jobs.")
+        info(no_job_has(filter) + note)
     else:
         console = out()
         console.print(_overview(found, wide=console.width >= _WIDE))
@@ -75,7 +92,7 @@ def _overview(jobs: "Sequence[Job]", *, wide: bool) -> Table:
     return shown
 
 
-@app.command()
+@app.command(example=f"jobs show {EXAMPLE_ID}")
 def show(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> None:
     """Show everything about a job."""
     with connect(ctx) as pq:
@@ -120,7 +137,7 @@ def _details(job: "Job", why: "JobExplanation") -> dict[str, Any]:
     }
 
 
-@app.command()
+@app.command(example=f"jobs history {EXAMPLE_ID}")
 def history(ctx: typer.Context, job_id: JobId, *, as_json: JsonFlag = False) -> None:
     """Show a job's place in line, states, log and tracebacks."""
     with connect(ctx) as pq:
@@ -163,17 +180,19 @@ def _show_history(told: "JobHistory") -> None:
             out().print(indent(shown, "  "), soft_wrap=True)
 
 
-@app.command()
+@app.command(example="jobs reasons --queue mail")
 @filtering
 def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = False) -> None:
     """Show why jobs failed, the most frequent reason first."""
+    expect_failures(filter)
     with connect(ctx) as pq:
         found = pq.jobs.failure_reasons(**filter)
+        note = "" if found or as_json else absence(pq, filter)
     if as_json:
         print_json([plain(reason) for reason in found])
         return
     if not found:
-        info("No such job has failed.")
+        info(no_job_has(filter, "retry") + note)
         return
     shown = table("jobs", "reason", "types", "last", right=("jobs",))
     for reason in found:
@@ -182,7 +201,7 @@ def reasons(ctx: typer.Context, *, filter: dict[str, Any], as_json: JsonFlag = F
     out().print(shown)
 
 
-@app.command()
+@app.command(example="jobs cancel --queue mail --status pending")
 @filtering
 def cancel(
     ctx: typer.Context,
@@ -199,18 +218,19 @@ def cancel(
         return
     _not_both(filter)
     with connect(ctx) as pq:
-        answers = [pq.jobs.cancel(job_id) for job_id in job_ids]
+        answers, refused = _each(job_ids, pq.jobs.cancel)
     if as_json:
-        found = [plain(answer) for answer in answers]
-        print_json(found if len(found) > 1 else found[0])
-        return
-    for answer in answers:
-        if answer.cancel_requested and not answer.status.finished:
-            info("It is running; its worker is asked to stop.")
-        out().print(status_text(answer.status))
+        _print_plain(answers)
+    else:
+        for answer in answers:
+            if answer.cancel_requested and not answer.status.finished:
+                info("It is running; its worker is asked to stop.")
+            out().print(status_text(answer.status))
+    if refused is not None:
+        raise refused
 
 
-@app.command()
+@app.command(example="jobs retry --type resize --preview")
 @filtering
 def retry(
     ctx: typer.Context,
@@ -227,16 +247,17 @@ def retry(
         return
     _not_both(filter)
     with connect(ctx) as pq:
-        jobs = [pq.jobs.retry(job_id) for job_id in job_ids]
+        jobs, refused = _each(job_ids, pq.jobs.retry)
     if as_json:
-        found = [plain(job) for job in jobs]
-        print_json(found if len(found) > 1 else found[0])
-        return
-    for job in jobs:
-        out().print(status_text(job.status, job.hold))
+        _print_plain(jobs)
+    else:
+        for job in jobs:
+            out().print(status_text(job.status, job.hold))
+    if refused is not None:
+        raise refused
 
 
-@app.command()
+@app.command(example="jobs discard --finished-before 2030-01-31")
 @filtering
 def discard(
     ctx: typer.Context,
@@ -250,8 +271,39 @@ def discard(
     """Delete finished jobs with their history."""
     if job_ids:
         _not_both(filter)
+        with connect(ctx) as pq:
+            _expect_finished([pq.jobs.get(job_id) for job_id in job_ids])
         filter = {"job_ids": job_ids}
     _change(ctx, "discard", filter, preview=preview, yes=yes, as_json=as_json)
+
+
+def _each(
+    job_ids: list[UUID], change: Callable[[UUID], T]
+) -> tuple[list[T], PictureQueueError | None]:
+    """Change jobs that are named; return the answers, and the first error of a job that cannot."""
+    answers: list[T] = []
+    refused: PictureQueueError | None = None
+    for job_id in job_ids:
+        try:
+            answers.append(change(job_id))
+        except (NotFound, Conflict) as error:
+            refused = refused or error
+    return answers, refused
+
+
+def _print_plain(records: "Sequence[Record]") -> None:
+    found = [plain(record) for record in records]
+    if found:
+        print_json(found if len(found) > 1 else found[0])
+
+
+def _expect_finished(jobs: "list[Job]") -> None:
+    for job in jobs:
+        if not job.status.finished:
+            raise JobFinished(
+                f"Job {job.id} is {job.status}, and only finished jobs can be discarded",
+                hint=f"Cancel it first: picture-queue jobs cancel {job.id}",
+            )
 
 
 def _not_both(filter: dict[str, Any]) -> None:
@@ -273,8 +325,11 @@ def _change(
         raise typer.BadParameter(
             "say which jobs: their ids, or options such as --queue and --status"
         )
+    expect_possible(action, filter)
     with connect(ctx) as pq:
         matched = pq.jobs.change(action, preview=True, **filter).matched
+        if not matched:
+            expect_known(pq, filter)
         changed = 0
         if matched and not preview:
             if not yes:
@@ -284,7 +339,7 @@ def _change(
     if as_json:
         print_json({"matched": matched, "changed": changed})
     elif not matched:
-        info("There are no such jobs.")
+        info(no_job_has(filter, action))
     elif preview:
         out().print(f"{matched} would change")
     else:

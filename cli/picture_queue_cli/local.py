@@ -8,19 +8,17 @@ import typer
 from rich.text import Text
 
 from picture_queue._visible import visible
-from picture_queue.errors import MissingProgram
+from picture_queue.errors import MissingProgram, NotFound
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag
+from picture_queue_cli.parsing import directory, whole_number
 from picture_queue_cli.render import err, info, out, print_json
 
-app = Commands(
-    no_args_is_help=True,
-    help="Run Supabase on this machine, without Docker.",
-)
+app = Commands(help="Run Supabase on this machine, without Docker.", example="local start")
 
 DataDirectory = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Keep its data in this directory."),
+    typer.Option(metavar="DIR", parser=directory, help="Keep its data in this directory."),
 ]
 RealReplicate = Annotated[
     bool,
@@ -54,7 +52,7 @@ _VARIABLES = (
 
 
 def expect_installed() -> None:
-    """Checks that the embedded stack is installed.
+    """Check that the embedded stack is installed.
 
     Raises:
         MissingProgram: The package was installed without the extra.
@@ -69,11 +67,16 @@ def expect_installed() -> None:
         ) from error
 
 
-@app.command()
+@app.command(example="local start --port 54321")
 def start(
     *,
     port: Annotated[
-        int, typer.Option(min=0, max=65_535, help="Serve the API on this port; 0 takes a free one.")
+        int,
+        typer.Option(
+            metavar="PORT",
+            parser=whole_number(0, 65_535),
+            help="Serve the API on this port; 0 takes a free one.",
+        ),
     ] = 54321,
     data_dir: DataDirectory = None,
     worker: Annotated[
@@ -122,7 +125,7 @@ def _option(data_dir: Path | None) -> str:
     return f" --data-dir {data_dir}" if data_dir else ""
 
 
-@app.command()
+@app.command(example="local stop")
 def stop(*, data_dir: DataDirectory = None) -> None:
     """Stop it. Its data stays."""
     expect_installed()
@@ -133,7 +136,7 @@ def stop(*, data_dir: DataDirectory = None) -> None:
     info("Stopped. The data is kept for the next start.")
 
 
-@app.command()
+@app.command(example="local status --json")
 def status(*, data_dir: DataDirectory = None, as_json: JsonFlag = False) -> None:
     """Show its addresses and keys."""
     expect_installed()
@@ -146,7 +149,7 @@ def status(*, data_dir: DataDirectory = None, as_json: JsonFlag = False) -> None
         show_status(found)
 
 
-@app.command()
+@app.command(example='eval "$(picture-queue local env)"')
 def env(*, data_dir: DataDirectory = None) -> None:
     """Print its addresses and keys for a shell or a .env file.
 
@@ -165,7 +168,7 @@ def env(*, data_dir: DataDirectory = None) -> None:
         out().print(Text(f'export {name}="{found[name]}"'), soft_wrap=True)
 
 
-@app.command()
+@app.command(example="local reset --yes")
 def reset(
     *,
     data_dir: DataDirectory = None,
@@ -176,8 +179,14 @@ def reset(
     from picture_queue.local import stack
     from picture_queue.local.paths import default_data_dir
 
+    place = data_dir or default_data_dir()
+    if not place.exists():
+        raise NotFound(
+            "No stack is there",
+            detail=f"--data-dir is {place}",
+            hint="See: picture-queue local status",
+        )
     if not yes:
-        place = data_dir or default_data_dir()
         if not sys.stdin.isatty():
             raise typer.BadParameter(f"nobody is here to ask about {place}", param_hint="--yes")
         typer.confirm(visible(f"Delete all data of the stack in {place}?"), abort=True, err=True)
@@ -187,7 +196,7 @@ def reset(
 
 
 def show_status(found: dict[str, str]) -> None:
-    """Prints addresses and keys for people."""
+    """Print addresses and keys for people."""
     console = out()
     for name, label in _LABELS.items():
         line = Text.assemble((f"{label:<{_LABEL_WIDTH}}", "dim"), found[name])

@@ -7,6 +7,7 @@ import typer
 
 from picture_queue.errors import SettingsError
 from picture_queue_cli.options import JsonFlag
+from picture_queue_cli.parsing import directory as read_directory
 from picture_queue_cli.render import info, print_json, print_line, warn
 
 if TYPE_CHECKING:
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 _PUSH = "supabase db push"
 Folder = Annotated[
-    Path, typer.Option("--dir", metavar="DIR", help="Use the directory that `supabase init` made.")
+    Path,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        parser=read_directory,
+        help="Use the directory that `supabase init` made.",
+    ),
 ]
 DatabaseUrl = Annotated[
     str | None,
@@ -23,7 +30,7 @@ DatabaseUrl = Annotated[
         "--db-url",
         metavar="URL",
         envvar="PICTURE_QUEUE_DATABASE_URL",
-        help="Connect to the database at postgresql://…",
+        help="Use the database at postgresql://user:password@host/name.",
     ),
 ]
 _FOLDER = Path("supabase")

@@ -10,10 +10,22 @@ from picture_queue_cli.parsing import changes
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import info, out, pairs, plain, print_json
 
-settings = Commands(no_args_is_help=True, help="Show and change the project's defaults.")
+settings = Commands(
+    help="Show and change the project's defaults.", example="settings set max_attempts=5"
+)
+
+# What a round of maintenance counts, in the words of people.
+_STEPS = {
+    "promoted": "jobs that became due",
+    "swept": "expired leases taken back",
+    "scheduled": "jobs of schedules enqueued",
+    "settled": "dependent jobs and batches updated",
+    "failed": "steps that failed",
+    "next_in": "seconds until the next round",
+}
 
 
-@settings.command()
+@settings.command(example="settings show")
 def show(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """Show the settings."""
     with connect(ctx) as pq:
@@ -24,12 +36,12 @@ def show(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
         out().print(pairs(found))
 
 
-@settings.command("set")
+@settings.command("set", example="settings set keep_failed_seconds=30d")
 def set_settings(
     ctx: typer.Context,
     values: Annotated[
         list[str],
-        typer.Argument(metavar="NAME=VALUE...", help="Set max_attempts=5, or =default to reset."),
+        typer.Argument(metavar="NAME=VALUE", help="Set max_attempts=5, or =default to reset."),
     ],
     *,
     as_json: JsonFlag = False,
@@ -58,4 +70,9 @@ def maintain(
     elif not (answer["leased"] or force):
         info("A worker does the maintenance of this project. Run a round anyway with --force.")
     else:
-        out().print(pairs({name: n for name, n in answer.items() if name != "leased"}))
+        del answer["leased"]
+        out().print(pairs({_STEPS.get(name, name): _count(n) for name, n in answer.items()}))
+
+
+def _count(value: float) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -2,15 +2,23 @@
 
 import inspect
 import sys
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
 from picture_queue._visible import visible
-from picture_queue_cli.parsing import moment, read_object, seconds
+from picture_queue_cli.parsing import (
+    choice,
+    expect_filled,
+    moment,
+    read_object,
+    seconds,
+    uuid,
+    whole_number,
+)
 from picture_queue_cli.render import err
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -18,81 +26,107 @@ YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confi
 PreviewFlag = Annotated[bool, typer.Option("--preview", help="Count the jobs, change nothing.")]
 
 
-class Status(StrEnum):
-    """The states, as choices of an option; the library's own would cost pydantic at each start."""
+# The library's own enumerations would cost pydantic at each start.
+STATUSES = ("pending", "processing", "completed", "failed", "cancelled")
+HOLDS = ("scheduled", "blocked", "waiting", "parked")
 
-    PENDING = "pending"
-    PROCESSING = "processing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+# The largest number of the columns and parameters that are integers.
+LARGEST = 2_147_483_647
 
 
-class Hold(StrEnum):
-    """The reasons that hold a job."""
-
-    SCHEDULED = "scheduled"
-    BLOCKED = "blocked"
-    WAITING = "waiting"
-    PARKED = "parked"
+def _option(kind: Any, text: str, *names: str, metavar: str | None = None, **settings: Any) -> Any:
+    return Annotated[kind, typer.Option(*names, help=text, metavar=metavar, **settings)]
 
 
-class OnConflict(StrEnum):
-    """The ways to treat a job that is the same as an unfinished one."""
-
-    IGNORE = "ignore"
-    REPLACE = "replace"
-    DEBOUNCE = "debounce"
+def text_option(text: str, *names: str, kind: Any = str | None, metavar: str = "TEXT") -> Any:
+    """Return an option that takes a text which is not blank, or several with ``list[str]``."""
+    return _option(kind, text, *names, metavar=metavar, callback=expect_filled)
 
 
-class OnParentFailure(StrEnum):
-    """The ways to treat a job when one that it depends on fails."""
-
-    CANCEL = "cancel"
-    FAIL = "fail"
-    RUN = "run"
+def id_option(text: str, *names: str, kind: Any = UUID | None) -> Any:
+    """Return an option that takes an id, or several with ``list[UUID]``."""
+    return _option(kind, text, *names, metavar="ID", parser=uuid)
 
 
-def _option(kind: Any, text: str, *names: str) -> Any:
-    return Annotated[kind, typer.Option(*names, help=text)]
+def duration_option(text: str, *names: str, parser: Callable[[str], float] = seconds) -> Any:
+    """Return an option that takes a length of time such as 90s or 10m."""
+    return _option(float | None, text, *names, metavar="DURATION", parser=parser)
+
+
+def time_option(text: str, *names: str) -> Any:
+    """Return an option that takes a time such as 2030-01-31T08:00."""
+    return _option(datetime | None, text, *names, metavar="TIME", parser=moment)
+
+
+def number_option(text: str, *names: str, low: int, high: int, kind: Any = int) -> Any:
+    """Return an option that takes a whole number within bounds."""
+    return _option(kind, text, *names, metavar="NUMBER", parser=whole_number(low, high))
+
+
+def choice_option(text: str, *names: str, values: Sequence[str], kind: Any = str | None) -> Any:
+    """Return an option that takes one of some words."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    listed = "|".join(values)
+    return _option(
+        kind, text, *names, metavar=listed, parser=choice(*values), autocompletion=complete
+    )
 
 
 _FILTER: dict[str, Any] = {
-    "queue": _option(str | None, "Select jobs of this queue."),
-    "status": _option(Status | None, "Select jobs with this status."),
-    "hold": _option(Hold | None, "Select jobs held for this reason."),
-    "job_type": _option(str | None, "Select jobs of this type.", "--type"),
-    "tag": _option(str | None, "Select jobs with this tag."),
-    "user_id": _option(UUID | None, "Select jobs of this user."),
-    "tenant": _option(str | None, "Select jobs of this tenant."),
-    "batch_id": _option(UUID | None, "Select jobs of this batch.", "--batch"),
-    "error": _option(str | None, "Select jobs with this text in their error."),
-    "reason": _option(str | None, "Select jobs that failed for a reason of `jobs reasons`."),
-    "metadata": _option(str | None, "Select jobs whose metadata has this JSON object."),
-    "created_before": _option(str | None, "Select jobs enqueued before 2030-01-31T08:00."),
-    "created_after": _option(str | None, "Select jobs enqueued after this time."),
-    "finished_before": _option(str | None, "Select jobs finished before this time."),
-    "finished_after": _option(str | None, "Select jobs finished after this time."),
+    "queue": text_option("Select jobs of this queue.", metavar="QUEUE"),
+    "status": choice_option("Select jobs with this status.", values=STATUSES),
+    "hold": choice_option("Select jobs held for this reason.", values=HOLDS),
+    "job_type": text_option("Select jobs of this type.", "--type"),
+    "tag": text_option("Select jobs with this tag."),
+    "user_id": id_option("Select jobs of this user."),
+    "tenant": text_option("Select jobs of this tenant."),
+    "batch_id": id_option("Select jobs of this batch.", "--batch"),
+    "error": text_option("Select jobs with this text in their error."),
+    "reason": text_option("Select jobs that failed for a reason of `jobs reasons`."),
+    "metadata": _option(
+        str | None, "Select jobs whose metadata has this JSON object.", metavar="JSON"
+    ),
+    "created_before": time_option("Select jobs enqueued before 2030-01-31T08:00."),
+    "created_after": time_option("Select jobs enqueued after this time."),
+    "finished_before": time_option("Select jobs finished before this time."),
+    "finished_after": time_option("Select jobs finished after this time."),
 }
 _JOB: dict[str, Any] = {
-    "queue": _option(str | None, "Use this queue instead of the job type's."),
-    "priority": _option(int, "Run before jobs of a lower priority."),
-    "delay": _option(str | None, "Start after this delay: 90s, 10m, 2h or 1d."),
-    "max_attempts": _option(int | None, "Fail after so many attempts."),
-    "timeout": _option(str | None, "Stop an attempt after this time: 90s, 10m."),
-    "expires_in": _option(str | None, "Do not start later than this: 10m, 2h."),
-    "tag": _option(list[str], "Add a word to find the job by; repeatable."),
-    "metadata": _option(str | None, "Attach a JSON object."),
-    "tenant": _option(str | None, "Run it for this tenant of a shared queue."),
-    "limit_key": _option(list[str], "Run it under a limit key: model:flux; repeatable."),
-    "depends_on": _option(list[UUID], "Wait for this job to finish; repeatable."),
-    "on_parent_failure": _option(OnParentFailure | None, "Choose what to do if such a job fails."),
+    "queue": text_option("Use this queue instead of the job type's.", metavar="QUEUE"),
+    "priority": number_option(
+        "Run before jobs of a lower priority.", low=-1_000_000_000, high=1_000_000_000
+    ),
+    "delay": duration_option("Start after this delay: 90s, 10m, 2h or 1d."),
+    "max_attempts": number_option(
+        "Fail after so many attempts.", low=1, high=1000, kind=int | None
+    ),
+    "timeout": duration_option("Stop an attempt after this time: 90s, 10m."),
+    "expires_in": duration_option("Do not start later than this: 10m, 2h."),
+    "tag": text_option("Add a word to find the job by; repeatable.", kind=list[str]),
+    "metadata": _option(str | None, "Attach a JSON object.", metavar="JSON"),
+    "tenant": text_option("Run it for this tenant of a shared queue."),
+    "limit_key": text_option(
+        "Run it under a limit key: model:flux; repeatable.", kind=list[str], metavar="KEY"
+    ),
+    "depends_on": id_option("Wait for this job to finish; repeatable.", kind=list[UUID]),
+    "on_parent_failure": choice_option(
+        "Choose what to do if such a job fails.", values=("cancel", "fail", "run")
+    ),
     "unique": _option(bool, "Skip if an unfinished job has this payload."),
-    "unique_by": _option(list[str], "Compare only this key of the payload; repeatable."),
-    "on_conflict": _option(OnConflict, "Choose what to do if such a job exists."),
-    "user_id": _option(UUID | None, "Let this user read, watch and cancel it."),
+    "unique_by": text_option(
+        "Compare only this key of the payload; repeatable.", kind=list[str], metavar="KEY"
+    ),
+    "on_conflict": choice_option(
+        "Choose what to do if such a job exists.",
+        values=("ignore", "replace", "debounce"),
+        kind=str,
+    ),
+    "user_id": id_option("Let this user read, watch and cancel it."),
 }
-_DEFAULTS: dict[str, Any] = {"priority": 0, "unique": False, "on_conflict": OnConflict.IGNORE}
+_DEFAULTS: dict[str, Any] = {"priority": 0, "unique": False, "on_conflict": "ignore"}
 
 
 def confirm(question: str) -> None:
@@ -154,34 +188,27 @@ def _sharing(
 
 
 def _as_filter(given: dict[str, Any]) -> dict[str, Any]:
-    said = {name: value for name, value in given.items() if value is not None}
-    for name in ("created_before", "created_after", "finished_before", "finished_after"):
-        if name in said:
-            said[name] = moment(said[name], "--" + name.replace("_", "-"))
-    if "metadata" in said:
-        said["metadata"] = read_object(said["metadata"], "metadata")
-    return {k: v.value if isinstance(v, StrEnum) else v for k, v in said.items()}
+    found = {name: value for name, value in given.items() if value is not None}
+    if "metadata" in found:
+        found["metadata"] = read_object(found["metadata"], "metadata")
+    return found
 
 
 def _as_options(given: dict[str, Any]) -> dict[str, Any]:
     from picture_queue import Unique
 
     by, on_conflict = given.pop("unique_by"), given.pop("on_conflict")
-    wants_unique = given.pop("unique") or by or on_conflict is not OnConflict.IGNORE
-    said = {
+    wants_unique = given.pop("unique") or by or on_conflict != "ignore"
+    metadata = given.pop("metadata")
+    found = {
         **given,
-        "delay": seconds(given["delay"], "--delay"),
-        "timeout": seconds(given["timeout"], "--timeout"),
-        "expires_in": seconds(given["expires_in"], "--expires-in"),
         "tags": given.pop("tag"),
         "limit_keys": given.pop("limit_key"),
-        "metadata": None
-        if given["metadata"] is None
-        else read_object(given["metadata"], "metadata"),
-        "unique": Unique(by=by or None, on_conflict=on_conflict.value) if wants_unique else None,
+        "metadata": None if metadata is None else read_object(metadata, "metadata"),
+        "unique": Unique(by=by or None, on_conflict=on_conflict) if wants_unique else None,
     }
     return {
-        name: value.value if isinstance(value, StrEnum) else value
-        for name, value in said.items()
+        name: value
+        for name, value in found.items()
         if name not in ("tag", "limit_key") and value not in (None, [])
     }

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from picture_queue_cli.parsing import directory
+
 if TYPE_CHECKING:
     from picture_queue import AsyncPictureQueue, Generation, Image
 
 OutDirectory = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Save the pictures in this directory.")
+    Path,
+    typer.Option(
+        "--out", metavar="DIR", parser=directory, help="Save the pictures in this directory."
+    ),
 ]
 DEFAULT_DIRECTORY = Path("outputs")
 
@@ -26,8 +31,6 @@ def make_directory(path: Path) -> None:
     Raises:
         typer.BadParameter: It cannot be made, or not be written to.
     """
-    if path.exists() and not path.is_dir():
-        raise typer.BadParameter(f"`{path}` is not a directory", param_hint="--out")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

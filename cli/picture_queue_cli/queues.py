@@ -1,13 +1,21 @@
 """``picture-queue queues``: show queues and change their settings."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from picture_queue_cli.commands import Commands
-from picture_queue_cli.options import JsonFlag, PreviewFlag, YesFlag, confirm
-from picture_queue_cli.parsing import changes, expect_filled, until
+from picture_queue_cli.options import LARGEST, JsonFlag, PreviewFlag, YesFlag, confirm
+from picture_queue_cli.parsing import (
+    changes,
+    expect_filled,
+    moment,
+    seconds,
+    until,
+    whole_number,
+)
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
     duration,
@@ -24,16 +32,23 @@ from picture_queue_cli.render import (
 if TYPE_CHECKING:
     from picture_queue.records import Queue, QueueHealth
 
-app = Commands(no_args_is_help=True, help="Show queues and change their settings.")
+app = Commands(
+    help="Show queues and change their settings.", example="queues set mail max_attempts=5"
+)
 
 Name = Annotated[
     str, typer.Argument(metavar="QUEUE", callback=expect_filled, help="Name the queue.")
 ]
-For = Annotated[str | None, typer.Option("--for", help="Pause for this time: 10m, 2h.")]
-Until = Annotated[str | None, typer.Option("--until", help="Pause until 2030-01-31T08:00.")]
+For = Annotated[
+    float | None,
+    typer.Option("--for", metavar="DURATION", parser=seconds, help="Pause for 90s, 10m or 2h."),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option("--until", metavar="TIME", parser=moment, help="Pause until 2030-01-31T08:00."),
+]
 
 _BAR = 24  # characters
-_MOST = 2_147_483_647
 _PARTS = (
     ("processing", "yellow"),
     ("parked", "magenta"),
@@ -44,7 +59,7 @@ _PARTS = (
 )
 
 
-@app.command("list")
+@app.command("list", example="queues list")
 def list_queues(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List the queues with their numbers of jobs."""
     with connect(ctx) as pq:
@@ -91,7 +106,7 @@ def queue_state(queue: "Queue | QueueHealth") -> Text:
     return Text("draining" if queue.draining else "", style="yellow")
 
 
-@app.command()
+@app.command(example="queues show mail")
 def show(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
     """Show the settings of a queue."""
     with connect(ctx) as pq:
@@ -99,17 +114,19 @@ def show(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
     if found is None:
         from picture_queue.errors import QueueNotFound
 
-        raise QueueNotFound("No such queue", detail=queue, hint="See: picture-queue queues list")
+        raise QueueNotFound(
+            "No such queue", detail=f"queue is {queue!r}", hint="See: picture-queue queues list"
+        )
     _print(found, as_json)
 
 
-@app.command("set")
+@app.command("set", example="queues set mail lease_seconds=5m")
 def set_queue(
     ctx: typer.Context,
     queue: Name,
     settings: Annotated[
         list[str],
-        typer.Argument(metavar="NAME=VALUE...", help="Set max_attempts=5, or =default to reset."),
+        typer.Argument(metavar="NAME=VALUE", help="Set max_attempts=5, or =default to reset."),
     ],
     *,
     as_json: JsonFlag = False,
@@ -120,14 +137,16 @@ def set_queue(
         _print(pq.queues.set(queue, **changed), as_json)
 
 
-@app.command()
+@app.command(example="queues pause mail --for 1h")
 def pause(
     ctx: typer.Context,
     queue: Name,
     *,
     length: For = None,
     at: Until = None,
-    reason: Annotated[str | None, typer.Option(help="Say why, for others to see.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Say why, for others to see.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Pause a queue; running jobs go on."""
@@ -136,21 +155,21 @@ def pause(
         _print(pq.queues.pause(queue, resume_at=end, reason=reason), as_json)
 
 
-@app.command()
+@app.command(example="queues resume mail")
 def resume(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
     """Resume a queue that is paused or draining."""
     with connect(ctx) as pq:
         _print(pq.queues.resume(queue), as_json)
 
 
-@app.command()
+@app.command(example="queues drain mail")
 def drain(ctx: typer.Context, queue: Name, *, as_json: JsonFlag = False) -> None:
     """Refuse new jobs and run those that are there."""
     with connect(ctx) as pq:
         _print(pq.queues.drain(queue), as_json)
 
 
-@app.command()
+@app.command(example="queues purge mail --preview")
 def purge(
     ctx: typer.Context,
     queue: Name,
@@ -179,19 +198,36 @@ def purge(
         out().print(f"{matched} would change" if preview else f"{changed} changed")
 
 
-@app.command()
+@app.command(example="queues workers mail --max 20")
 def workers(
     ctx: typer.Context,
-    queue: Annotated[str | None, typer.Argument(help="Count this queue only.")] = None,
+    queue: Annotated[
+        str | None, typer.Argument(callback=expect_filled, help="Count this queue only.")
+    ] = None,
     *,
     jobs_per_worker: Annotated[
-        int, typer.Option(min=1, max=_MOST, help="Let a worker run so many.")
+        int,
+        typer.Option(
+            metavar="NUMBER", parser=whole_number(1, LARGEST), help="Let a worker run so many."
+        ),
     ] = 10,
     min_workers: Annotated[
-        int, typer.Option("--min", min=0, max=_MOST, help="Recommend at least so many.")
+        int,
+        typer.Option(
+            "--min",
+            metavar="NUMBER",
+            parser=whole_number(0, LARGEST),
+            help="Recommend at least so many.",
+        ),
     ] = 0,
     max_workers: Annotated[
-        int, typer.Option("--max", min=0, max=_MOST, help="Recommend at most so many.")
+        int,
+        typer.Option(
+            "--max",
+            metavar="NUMBER",
+            parser=whole_number(0, LARGEST),
+            help="Recommend at most so many.",
+        ),
     ] = 100,
     as_json: JsonFlag = False,
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from rich.console import Console
 from rich.segment import Segment
@@ -27,6 +28,8 @@ _STYLES = {
 # Into a pipe nothing is wrapped or cut.
 _PIPE_WIDTH = 10_000
 _LONGEST_ERROR = 900  # characters
+# Where JSON was printed.
+_json_streams: "WeakSet[IO[str]]" = WeakSet()
 
 
 def one_line(text: str) -> str:
@@ -104,6 +107,12 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     text = json.dumps(value, indent=indent, default=str).replace("\x7f", r"\u007f")
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+    _json_streams.add(sys.stdout)
+
+
+def json_was_printed() -> bool:
+    """Return whether JSON was printed on standard output."""
+    return sys.stdout in _json_streams
 
 
 def plain(record: "Record") -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """``picture-queue schedules``: recurring jobs."""
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 from rich.text import Text
 
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag, describing
-from picture_queue_cli.parsing import expect_filled, read_object, seconds
+from picture_queue_cli.parsing import choice, expect_filled, read_object, seconds
 from picture_queue_cli.project import connect
 from picture_queue_cli.render import (
     ago,
@@ -26,22 +25,17 @@ from picture_queue_cli.render import (
 if TYPE_CHECKING:
     from picture_queue.records import Schedule
 
-app = Commands(no_args_is_help=True, help="Schedule recurring jobs.")
+app = Commands(help="Schedule recurring jobs.", example="schedules set tidy cleanup --cron @daily")
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", callback=expect_filled, help="Name the schedule.")
 ]
 
 
-class Missed(StrEnum):
-    """The ways to treat runs that were missed."""
-
-    SKIP = "skip"
-    ONCE = "once"
-    ALL = "all"
+Missed = Literal["skip", "once", "all"]
 
 
-@app.command("list")
+@app.command("list", example="schedules list")
 def list_schedules(ctx: typer.Context, *, as_json: JsonFlag = False) -> None:
     """List the schedules."""
     with connect(ctx) as pq:
@@ -71,7 +65,7 @@ def _rhythm(schedule: "Schedule") -> str:
     return f"{schedule.cron} {schedule.timezone}"
 
 
-@app.command("set")
+@app.command("set", example="schedules set tidy cleanup --every 10m")
 @describing
 def set_schedule(
     ctx: typer.Context,
@@ -82,14 +76,26 @@ def set_schedule(
     ] = "{}",
     *,
     options: dict[str, Any],
-    cron: Annotated[str | None, typer.Option(help="Run at '30 9 * * mon-fri', or @daily.")] = None,
-    every: Annotated[
-        str | None, typer.Option(help="Run at this interval instead: 90s, 10m, 2h.")
+    cron: Annotated[
+        str | None, typer.Option(metavar="CRON", help="Run at '30 9 * * mon-fri', or @daily.")
     ] = None,
-    timezone: Annotated[str, typer.Option(help="Read --cron in this time zone.")] = "UTC",
+    every: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DURATION", parser=seconds, help="Run at this interval instead: 90s, 10m, 2h."
+        ),
+    ] = None,
+    timezone: Annotated[
+        str, typer.Option(metavar="ZONE", help="Read --cron in this time zone.")
+    ] = "UTC",
     missed: Annotated[
-        Missed, typer.Option(help="Choose what to do about missed runs.")
-    ] = Missed.ONCE,
+        Missed,
+        typer.Option(
+            metavar="|".join(get_args(Missed)),
+            parser=choice(*get_args(Missed)),
+            help="Choose what to do about missed runs.",
+        ),
+    ] = "once",
     paused: Annotated[
         bool | None, typer.Option("--paused/--not-paused", help="Pause it, or let it run.")
     ] = None,
@@ -99,23 +105,22 @@ def set_schedule(
     if (cron is None) == (every is None):
         raise typer.BadParameter("give one of --cron and --every")
     content = read_object(payload)
-    length = seconds(every, "--every")
     with connect(ctx) as pq:
         made = pq.schedules.set(
             name,
             job_type,
             content,
             cron=cron,
-            every=length,
+            every=every,
             timezone=timezone,
-            missed=missed.value,
+            missed=missed,
             paused=paused,
             **options,
         )
     _print(made, as_json)
 
 
-@app.command()
+@app.command(example="schedules delete tidy")
 def delete(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
     """Delete a schedule; the jobs it made stay."""
     with connect(ctx) as pq:
@@ -123,27 +128,31 @@ def delete(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None
             from picture_queue.errors import ScheduleNotFound
 
             raise ScheduleNotFound(
-                "No such schedule", detail=name, hint="See: picture-queue schedules list"
+                "No such schedule",
+                detail=f"name is {name!r}",
+                hint="See: picture-queue schedules list",
             )
     if as_json:
         print_json({"name": name, "deleted": True})
+    else:
+        info(f"The schedule {name} was deleted; the jobs that it made stay.")
 
 
-@app.command()
+@app.command(example="schedules pause tidy")
 def pause(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
     """Pause a schedule."""
     with connect(ctx) as pq:
         _print(pq.schedules.pause(name), as_json)
 
 
-@app.command()
+@app.command(example="schedules resume tidy")
 def resume(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
     """Resume a schedule from its next run."""
     with connect(ctx) as pq:
         _print(pq.schedules.resume(name), as_json)
 
 
-@app.command()
+@app.command(example="schedules run tidy")
 def run(ctx: typer.Context, name: Name, *, as_json: JsonFlag = False) -> None:
     """Run a schedule now and print the job's id."""
     with connect(ctx) as pq:

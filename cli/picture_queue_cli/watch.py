@@ -8,6 +8,7 @@ from uuid import UUID
 
 import typer
 
+from picture_queue_cli.parsing import uuid, wait
 from picture_queue_cli.project import connect_async, run
 from picture_queue_cli.render import info, plain, print_json, print_line, reason_lines
 
@@ -15,13 +16,16 @@ if TYPE_CHECKING:
     from picture_queue import AsyncPictureQueue, JobEvent
 
 Timeout = Annotated[
-    float | None, typer.Option(min=0.1, metavar="SECONDS", help="Stop waiting after this time.")
+    float | None,
+    typer.Option(metavar="DURATION", parser=wait, help="Stop waiting after 90s, 5m or 2h."),
 ]
 
 
 def watch(
     ctx: typer.Context,
-    some_id: Annotated[UUID, typer.Argument(metavar="ID", help="Follow this job or generation.")],
+    some_id: Annotated[
+        UUID, typer.Argument(metavar="ID", parser=uuid, help="Follow this job or generation.")
+    ],
     *,
     timeout: Timeout = None,
     as_json: Annotated[

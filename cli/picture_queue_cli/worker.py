@@ -19,7 +19,7 @@ from picture_queue.errors import (
     SettingsError,
     WorkerStuck,
 )
-from picture_queue_cli.parsing import expect_filled
+from picture_queue_cli.parsing import expect_filled, seconds, whole_number
 from picture_queue_cli.project import Target, resolve, run, running_stack
 from picture_queue_cli.render import print_error
 
@@ -47,19 +47,29 @@ def worker(
         typer.Option(
             "--queue",
             metavar="QUEUE[=WEIGHT]",
+            callback=expect_filled,
             help="Claim from this queue, with this weight; repeatable.",
         ),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Run so many jobs at the same time.")
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            parser=whole_number(1, 1000),
+            help="Run so many jobs at the same time.",
+        ),
     ] = None,
     lease: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Keep a job so long without a heartbeat."),
+        typer.Option(
+            metavar="DURATION", parser=seconds, help="Keep a job so long without a heartbeat."
+        ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(callback=expect_filled, help="Use this name among the workers."),
+        typer.Option(
+            metavar="NAME", callback=expect_filled, help="Use this name among the workers."
+        ),
     ] = None,
     real_replicate: Annotated[
         bool,

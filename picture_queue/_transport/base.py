@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 UPGRADE = (
     "Apply the SQL that ships with this version: picture-queue install && supabase db push, "
-    "or picture-queue migrate"
+    "or picture-queue migrate; an embedded stack applies it when it starts again"
 )
 
 

@@ -68,7 +68,7 @@ def adopt(settings: DatabaseSettings, *, preview: bool) -> Adoption:
 def _is_current(connection: "Connection[Any]", shipped: list[Migration]) -> bool:
     """Return whether there is nothing to take over."""
     found = state.read(connection, shipped)
-    if found.tool is MigrationTool.CLI:
+    if found.tool in (MigrationTool.CLI, MigrationTool.EMBEDDED):
         state.expect_tool(found, MigrationTool.MIGRATE)
     if found.tool is MigrationTool.NONE:
         raise InstallationRefused(

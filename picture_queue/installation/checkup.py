@@ -27,7 +27,10 @@ from picture_queue.records import Finding, Version
 from picture_queue.settings import DatabaseSettings, ProjectSettings
 
 _TIMEOUT = 10.0  # seconds, for each answer
-_INSTALL = "picture-queue install && supabase db push, or: picture-queue migrate --db-url …"
+_INSTALL = (
+    "picture-queue install && supabase db push, or: picture-queue migrate --db-url …; "
+    "an embedded stack applies them when it starts again"
+)
 _ADOPT = "picture-queue adopt --db-url … --preview"
 Verdict = Literal["ok", "warn", "bad"]
 
@@ -88,6 +91,7 @@ def examine_database(settings: DatabaseSettings | None) -> list[Finding]:
     commands = {
         MigrationTool.MIGRATE: "picture-queue migrate",
         MigrationTool.CLI: "picture-queue install && supabase db push",
+        MigrationTool.EMBEDDED: "picture-queue local stop, then picture-queue local start",
     }
     if found.tool is MigrationTool.NONE:
         return [_finding("migrations", "bad", "picture-queue is not in the database", _INSTALL)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from picture_queue._loopback import is_loopback
 from picture_queue._resources import Migration
 from picture_queue._transport.errors import needs_driver
 from picture_queue.errors import InstallationRefused, SettingsError
@@ -32,6 +33,7 @@ class MigrationTool(StrEnum):
     NONE = "none"  # picture-queue is not installed
     MIGRATE = "picture-queue migrate"
     CLI = "supabase db push"
+    EMBEDDED = "picture-queue local start"  # the embedded stack, when it starts
     UNKNOWN = "unknown"  # it is installed, but no list has its migrations
     OTHER_QUEUE = "other queue"  # another table public.job_queue exists
 
@@ -81,14 +83,17 @@ def read(connection: "Connection[Any]", shipped: list[Migration]) -> State:
         own = dict(connection.execute(_OWN).fetchall())
     if own:
         return State(MigrationTool.MIGRATE, own)
-    pushed = set()
+    pushed, names = set(), set()
     if there["cli_list"]:
         for version, name in connection.execute(_CLI):
+            names.add(name)
             # With the timestamp of `install`, or with the original one.
             pushed |= {name, f"{version}_{name}"}
     ours: dict[str, str | None] = {file.name: None for file in shipped if file.name in pushed}
     if ours and there["schema"]:
-        return State(MigrationTool.CLI, ours)
+        # `install` gives each file a new timestamp; the embedded stack keeps the original one.
+        is_embedded = is_loopback(connection.info.host) and not ours.keys() <= names
+        return State(MigrationTool.EMBEDDED if is_embedded else MigrationTool.CLI, ours)
     if there["schema"]:
         return State(MigrationTool.UNKNOWN, {})
     return State(MigrationTool.OTHER_QUEUE if there["jobs"] else MigrationTool.NONE, {})
@@ -114,8 +119,8 @@ def expect_tool(state: State, wanted: MigrationTool) -> None:
     if state.tool is MigrationTool.UNKNOWN:
         raise _unreleased("The database has picture-queue, but no list has its migrations")
     commands = {
-        MigrationTool.CLI: "picture-queue install && supabase db push; the embedded stack applies "
-        "them at its start",
+        MigrationTool.CLI: "picture-queue install && supabase db push",
+        MigrationTool.EMBEDDED: "picture-queue local stop, then picture-queue local start",
         MigrationTool.MIGRATE: "picture-queue migrate",
     }
     raise InstallationRefused(

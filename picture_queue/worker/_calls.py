@@ -1,6 +1,5 @@
 """The worker's calls to its project, and whether they succeed."""
 
-import logging
 import random
 import time
 from typing import TYPE_CHECKING, TypeVar
@@ -14,13 +13,14 @@ from picture_queue.errors import (
     NotAuthenticated,
     PictureQueueError,
 )
+from picture_queue.worker._log import Log
 
 if TYPE_CHECKING:
     from picture_queue._transport.backend import AsyncBackend
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 _ALARM_INTERVAL = 60.0  # seconds between two error messages about the same fault
 

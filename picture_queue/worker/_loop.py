@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from picture_queue.errors import PictureQueueError
 from picture_queue.worker._calls import RetryDelay
+from picture_queue.worker._log import Log
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 _CANCEL_TIMEOUT = 1.0  # seconds a cancelled tick gets to end
 

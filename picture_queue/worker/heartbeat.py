@@ -9,12 +9,12 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
 from picture_queue import _rpc
 from picture_queue.records import HeartbeatAnswer
 from picture_queue.worker._calls import RetryDelay, WorkerCalls, is_refusal
+from picture_queue.worker._log import Log
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.slots import Lease, Slots
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from picture_queue._transport.backend import AsyncBackend
     from picture_queue._transport.backend_sync import Backend
 
-_log = getLogger(__name__)
+_log = Log(__name__)
 
 #: Seconds between two heartbeats when no lease asks for more: a worker without one for a minute is
 #: neither shown as alive nor woken.

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from picture_queue import _rpc
 from picture_queue.worker._calls import WorkerCalls
+from picture_queue.worker._log import Log
 from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 _CALL_TIMEOUT = 10.0  # seconds, retries included
 #: Seconds between two rounds at least: the database does other work as well.

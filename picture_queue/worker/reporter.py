@@ -1,7 +1,6 @@
 """Writes outcomes, many in one call. An outcome is kept until the database has answered for it."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -10,13 +9,14 @@ from picture_queue import _rpc
 from picture_queue.errors import Busy, TooLarge
 from picture_queue.records import ClaimedJob
 from picture_queue.worker._calls import WorkerCalls
+from picture_queue.worker._log import Log
 from picture_queue.worker._loop import BackgroundLoop
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.executor import log_outcome
 from picture_queue.worker.outcomes import Failed, Outcome, Released, clean
 from picture_queue.worker.slots import Slots
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 #: Outcomes in one call at most.
 BATCH = 500

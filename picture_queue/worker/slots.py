@@ -1,7 +1,6 @@
 """The jobs that a worker holds, and how many more it can take."""
 
 import asyncio
-import logging
 import math
 import threading
 import time
@@ -10,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from picture_queue.records import ClaimedJob
+from picture_queue.worker._log import Log
 from picture_queue.worker.executor import Attempt
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 #: Jobs of one claim at most, as `claim_jobs` has it, and jobs held ahead at most.
 MAX_CLAIM = 1000

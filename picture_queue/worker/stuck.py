@@ -1,13 +1,13 @@
 """Count the handlers that continue although their attempt is over: each keeps its slot."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from picture_queue.errors import PictureQueueError, WorkerStuck
+from picture_queue.worker._log import Log
 from picture_queue.worker.executor import Attempt
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 
 class StuckDetector:

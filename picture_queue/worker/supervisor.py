@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,6 +17,7 @@ from picture_queue.errors import Busy, ConnectionFailed, PictureQueueError, Stal
 from picture_queue.records import ClaimedJob, HeartbeatAnswer, Version
 from picture_queue.settings import WorkerSettings
 from picture_queue.worker._calls import RetryDelay, WorkerCalls
+from picture_queue.worker._log import Log
 from picture_queue.worker._signals import Signals
 from picture_queue.worker.claimer import Claimer
 from picture_queue.worker.executor import CLEANUP, Attempt, Stop
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 # Seconds for an answer, retries included.
 _REGISTER_TIMEOUT = 60.0

@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from picture_queue._realtime.follow import Watcher
 from picture_queue.errors import InvalidArgument, PictureQueueError, WorkerStuck
 from picture_queue.options import Backoff
 from picture_queue.settings import WorkerSettings
+from picture_queue.worker._log import Log
 from picture_queue.worker._signals import Signals
 from picture_queue.worker._stop_signals import on_stop_signal
 from picture_queue.worker._tasks import guard_tasks, hold_forever
@@ -21,7 +21,7 @@ from picture_queue.worker.outcomes import describe, traceback_of
 from picture_queue.worker.registry import Policy, Registry, as_backoff
 from picture_queue.worker.supervisor import Supervisor
 
-_log = logging.getLogger(__name__)
+_log = Log(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 Callback = Callable[[], Awaitable[None] | None]

@@ -40,29 +40,33 @@ def counted(rpc: Rpc) -> Callable[[], tuple[int, int]]:
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (("cat", "--model", "nobody/nothing"), 4, ("nobody/nothing", "list_models")),
-        (("",), 3, ("prompt is empty",)),
-        (("  ",), 3, ("prompt is empty",)),
-        (("x" * 10_001,), 3, ("prompt has 10001 characters, the limit is",)),
+        (
+            ("cat", "--model", "nobody/nothing"),
+            4,
+            ("--model is 'nobody/nothing'", "`picture-queue models`"),
+        ),
+        (("",), 2, ("PROMPT: '' is blank",)),
+        (("  ",), 2, ("PROMPT: '  ' is blank",)),
+        (("x" * 10_001,), 3, ("error: PROMPT has 10001 characters, the limit is",)),
         (
             ("cat", "--model", SCHNELL, "--input", "num_outputs=5"),
             3,
-            ("input.num_outputs is 5 and is above 4", "inputs of"),
+            ("error: --input num_outputs is 5 and is above 4", "inputs of"),
         ),
         (
             ("cat", "--model", SCHNELL, "--input", "aspect_ratio=2:7"),
             3,
-            ('input.aspect_ratio is "2:7" and is not one of',),
+            ('--input aspect_ratio is "2:7" and is not one of',),
         ),
         (
             ("cat", "--model", SCHNELL, "--input", "seed=red"),
             3,
-            ('input.seed is "red" and is not a whole number',),
+            ('--input seed is "red" and is not a whole number',),
         ),
         (
             ("cat", "--model", SCHNELL, "--input", "sed=1"),
             3,
-            ("input.sed is 1 and is not an input of",),
+            ("--input sed is 1 and is not an input of",),
         ),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
@@ -80,22 +84,24 @@ def test_a_generation_that_does_not_fit_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "code", "said"),
     [
-        (("resize", "{path: 1}"), "The payload is not JSON"),
-        (("resize", "[1]"), "The payload is not a JSON object"),
-        (("resize", "@none.json"), "The payload cannot be read"),
-        (("resize", json.dumps({"a": "x" * 65_536})), "65"),
-        (("resize", "--max-attempts", "0"), "max_attempts"),
-        (("",), "job_type"),
+        (("resize", "{path: 1}"), 3, "The payload is not JSON"),
+        (("resize", "[1]"), 3, "The payload is not a JSON object"),
+        (("resize", "@none.json"), 3, "The payload cannot be read"),
+        (("resize", json.dumps({"a": "x" * 65_536})), 3, "65"),
+        (("resize", "--max-attempts", "0"), 2, "--max-attempts: 0 is not 1 to 1000"),
+        (("resize", "--timeout", "0"), 3, "--timeout is 0.0, not 0.001 to"),
+        (("resize", "--queue", "a b"), 3, '--queue is "a b". Use letters'),
+        (("",), 2, "JOB_TYPE: '' is blank"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
 )
 def test_a_job_that_does_not_fit_is_refused(
-    cli: Cli, counted: Callable[[], tuple[int, int]], args: tuple[str, ...], said: str
+    cli: Cli, counted: Callable[[], tuple[int, int]], args: tuple[str, ...], code: int, said: str
 ) -> None:
     before = counted()
-    refused(cli("enqueue", *args), 3, said)
+    refused(cli("enqueue", *args), code, said)
     assert counted() == before
 
 

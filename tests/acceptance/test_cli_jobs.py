@@ -96,7 +96,7 @@ def test_jobs_are_listed_newest_first_and_by_state(cli: Cli, queue: str) -> None
 def test_an_empty_list_says_so_beside_the_result(cli: Cli, queue: str) -> None:
     done = cli("jobs", "list", "--queue", queue)
     assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr == "There are no such jobs.\n"
+    assert done.stderr == f"No job has --queue {queue}. No such queue.\n"
     assert json.loads(cli("jobs", "list", "--queue", queue, "--json").stdout) == []
 
 

@@ -148,11 +148,11 @@ class Studio:
         await self.until("!document.querySelector('#cancel')?.disabled")
 
     async def joins(self) -> int:
-        """How often a join was answered with ok."""
+        """Return the number of joins that were answered with ok."""
         return await self.count("received", '"phx_reply",{"status":"ok","response":{"postgres')
 
     async def count(self, kind: str, *texts: str) -> int:
-        """How many frames of a kind have all these texts in them."""
+        """Count the frames of a kind that have all these texts in them."""
         frames = await self._chromium.ask("driver", "heard")
         return sum(what == kind and all(t in frame for t in texts) for what, frame in frames)
 
@@ -181,7 +181,7 @@ class Studio:
         await self.until("document.querySelector('#picture')?.naturalWidth > 0")
 
     async def shown(self) -> list[tuple[str, float]]:
-        """What the page has shown so far: status and percent, without repetitions."""
+        """Return the states the page has shown: status and percent, without repetitions."""
         return [tuple(item) for item in await self.page("evaluate", "window.shown")]
 
     async def text(self, selector: str) -> str:

@@ -1,4 +1,4 @@
-"""What our client makes of things that are another's. tests/security tries every way there is."""
+"""The client's errors for things of another user. tests/security tries every interface."""
 
 from uuid import uuid4
 

@@ -9,7 +9,7 @@ from picture_queue import AsyncPictureQueue, PictureQueue
 
 
 def connection(stack: Any, way: str) -> dict[str, str]:
-    """What a client is made with."""
+    """The arguments of a client."""
     if way == "http":
         return {"url": stack.api_url, "key": stack.service_role_key}
     return {"database_url": stack.db_url}
@@ -17,7 +17,7 @@ def connection(stack: Any, way: str) -> dict[str, str]:
 
 @pytest.fixture(params=["http", "direct"])
 def way(request: pytest.FixtureRequest) -> str:
-    """How calls are made."""
+    """The transport of calls."""
     return str(request.param)
 
 

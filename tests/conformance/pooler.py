@@ -27,7 +27,7 @@ server_reset_query =
 
 
 def program() -> str | None:
-    """Where PgBouncer is; None if it is not installed."""
+    """Return the path of PgBouncer; None if it is not installed."""
     return shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 
 

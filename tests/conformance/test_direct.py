@@ -1,4 +1,4 @@
-"""What only a direct connection can meet: no server, a wrong password, a session that is ended."""
+"""Faults of direct connections: no server, a wrong password, a session that is ended."""
 
 import asyncio
 import time

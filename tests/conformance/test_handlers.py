@@ -1,4 +1,4 @@
-"""What handlers return and raise, and what becomes of their jobs."""
+"""Results and exceptions of handlers, and the states of their jobs."""
 
 import threading
 from typing import Any

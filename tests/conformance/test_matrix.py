@@ -46,7 +46,7 @@ def plain_http(project):
 
 
 def judged(project, way, plain_http):
-    """What is wrong with a way."""
+    """Return the faults of an interface."""
     if way.direct and not project.database:
         pytest.fail("set PICTURE_QUEUE_TEST_DB_URL: it goes to the database itself", pytrace=False)
     column = asyncio.run(run(project, way))

@@ -1,4 +1,4 @@
-"""What ends a handler early: its timeout, a cancel, a lost lease, the worker's own end."""
+"""Early ends of a handler: its timeout, a cancel, a lost lease, the worker's own end."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What a handler can decide about its job, and what it knows of it."""
+"""The decisions of a handler about its job, and the context it gets."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

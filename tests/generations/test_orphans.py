@@ -1,4 +1,4 @@
-"""Which prediction a create can have made whose answer was lost."""
+"""The prediction that a create made whose answer was lost."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""What becomes of the job when Replicate, the network or Storage fails."""
+"""The end of the job when Replicate, the network or Storage fails."""
 
 import re
 from dataclasses import replace

@@ -134,7 +134,7 @@ _KEPT = ("creating", "created", "succeeded")
 
 
 class Job:
-    """What a worker gives to the handler, with a note of what was shown."""
+    """The context that a worker gives to the handler, with a note of what was shown."""
 
     def __init__(self, attempt: int = 1) -> None:
         self.id = uuid4()

@@ -1,4 +1,4 @@
-"""When the database or PostgREST is away, each service says so, and goes on when it is back."""
+"""Each service reports that the database or PostgREST is away, and goes on when it is back."""
 
 import asyncio
 import contextlib

@@ -474,7 +474,7 @@ async def test_who_does_not_read_is_closed_and_slows_nobody_down(platform, sql):
 
 
 async def test_version_two_has_arrays_and_broadcasts_in_binary(gateway, platform):
-    """What supabase-js speaks."""
+    """Frames as supabase-js sends them."""
     topic, heard = "realtime:room", b'{"n":1}'
     parts = (b"1", b"2", topic.encode(), b"greet", b"")
     push = bytes([3, *map(len, parts), 1]) + b"".join(parts) + heard

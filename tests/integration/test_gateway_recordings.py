@@ -198,7 +198,7 @@ class Comparison:
     def differences(
         self, case: dict[str, Any], status: int, headers: dict[str, str], body: bytes
     ) -> list[str]:
-        """What is not as recorded."""
+        """Return the differences from the recording."""
         found = []
         if status != case["status"]:
             found.append(f"status {status}, not {case['status']}")
@@ -212,7 +212,7 @@ class Comparison:
         return found + self.body(case, body)
 
     def body(self, case: dict[str, Any], body: bytes) -> list[str]:
-        """What of the body is not as recorded."""
+        """Return the differences of the body from the recording."""
         wanted = case.get("response_body")
         if wanted is None:
             return ["a body where there was none"] if body else []
@@ -255,7 +255,7 @@ def leaves(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def same_tokens(wanted: str, given: str) -> bool:
-    """Whether a text has a token of the same header and claims in the same place."""
+    """Return whether a text has a token of the same header and claims in the same place."""
     match = TOKEN.search(wanted)
     assert match
     before, token = given[: match.start()], given[match.start() :]

@@ -58,7 +58,7 @@ def answers() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def meaning(body: dict[str, Any]) -> type[Exception]:
-    """What an error should be to a user of the library."""
+    """Return the error that a user of the library should get."""
     code = str(body["code"])
     if code == "22023" and body["message"].startswith('role "'):
         return errors.AuthenticationFailed
@@ -90,7 +90,7 @@ async def api(http: httpx.AsyncClient) -> AsyncPostgrest:
 
 
 async def heard(answer: dict[str, Any]) -> object:
-    """What our client makes of an answer: the result, or the exception."""
+    """Return the client's reading of an answer: the result, or the exception."""
     async with serving(response(answer)) as http:
         way = await api(http)
         try:

@@ -23,7 +23,7 @@ KEYS = {
 
 
 def examine(cli: Cli, url: str, key: str, *args: str) -> dict[str, list[dict[str, Any]]]:
-    """What the doctor finds, by check; its exit code is that of the worst."""
+    """Return the doctor's findings by check; its exit code is that of the worst."""
     done = cli("--url", url, "--key", key, "doctor", "--json", *args)
     found: dict[str, list[dict[str, Any]]] = {}
     for finding in json.loads(done.stdout):

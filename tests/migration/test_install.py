@@ -19,7 +19,7 @@ THREE = Migration("20270101000000_pre_three.sql", "select 3;\n")
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """What `supabase init` makes."""
+    """Make the files of `supabase init`."""
     (tmp_path / "supabase").mkdir()
     return tmp_path / "supabase"
 
@@ -34,7 +34,7 @@ def install(project: Path, now: datetime = NOW) -> folder.Installation:
 
 
 def names(project: Path) -> list[str]:
-    """What lies in the project, to the last hidden file."""
+    """Return all files of the project, hidden ones too."""
     return sorted(
         str(path.relative_to(project)).removeprefix("migrations" + os.sep)
         for path in project.rglob("*")

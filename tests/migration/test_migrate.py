@@ -32,7 +32,7 @@ async def run(database: Any) -> list[str]:
 
 
 async def refusal(database: Any) -> PictureQueueError:
-    """What migrating is refused with; nothing of ours is in the database then that was not."""
+    """Return the error that a migration is refused with; the database is unchanged."""
     before = await database.rows("select oid from pg_class order by 1")
     with pytest.raises(InstallationRefused) as refused:
         await run(database)

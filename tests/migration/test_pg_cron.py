@@ -1,4 +1,4 @@
-"""Where pg_cron is, the doctor reads how its jobs ran: Debian's Postgres 15 with the real one."""
+"""The doctor reads the runs of pg_cron's jobs: Debian's Postgres 15 with the real pg_cron."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What `picture-queue install` writes, pushed by the real Supabase CLI."""
+"""The files of `picture-queue install`, pushed by the real Supabase CLI."""
 
 import asyncio
 import os

@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -12,6 +13,7 @@ from picture_queue import errors
 from picture_queue_cli import errors as cli_errors
 from picture_queue_cli.app import app
 from picture_queue_cli.errors import ExitCode, Program, exit_code
+from picture_queue_cli.translate import COMMANDS, translate_error
 
 ROOT = Path(__file__).parents[2]
 CODES = {
@@ -129,7 +131,11 @@ def test_what_nobody_expected_is_not_hidden() -> None:
         (["jobs", "list", "--limit", "0"], "--limit"),
         (["jobs", "list", "--status", "odd"], "--status"),
         (["jobs", "show", "no-uuid"], "JOB_ID"),
-        (["generate"], "Missing argument"),
+        (["generate"], "PROMPT is missing."),
+        (["jobs", "list", "--tag"], "--tag lacks its value."),
+        (["jobs", "list", "--tag", "a", "--tag", "b"], "--tag: it is given 2 times"),
+        (["jobs", "reasons", "--status", "pending"], "--status: pending jobs have not failed"),
+        (["jobs", "retry", "--hold", "parked"], "--hold: parked jobs have not finished"),
         (["generate", "x", "--input", "seed"], "'seed' is not NAME=VALUE"),
         (["generate", "x", "--out", "/dev/null"], "--out"),
         (["enqueue", "x", "--delay", "soon"], "'soon' is not a time like 90s"),
@@ -163,3 +169,91 @@ def test_without_a_command_the_help_is_shown() -> None:
     assert done.exit_code == 2
     assert "Usage: picture-queue" in done.output
     assert "error" not in done.output
+
+
+# Only an application asks for these.
+NO_COMMANDS = {"list_generations", "schedule_maintenance"}
+
+
+def test_every_function_that_the_sql_names_in_a_text_has_a_command() -> None:
+    sql = "".join(file.read_text() for file in (ROOT / "supabase" / "schemas").glob("*.sql"))
+    public = set(re.findall(r"create function public\.(\w+)", sql))
+    texts = re.findall(r"'((?:[^'\n]|'')*)'", re.sub(r"--.*", "", sql))
+    named = {name for text in texts for name in re.findall(r"\b([a-z_]+)\(\)", text)} & public
+    assert len(named) > 8
+    assert named <= COMMANDS.keys() | NO_COMMANDS
+
+
+def test_every_command_of_the_translation_exists() -> None:
+    root = typer.main.get_command(app)
+    for words in COMMANDS.values():
+        command: Any = root
+        for word in words.split():
+            command = command.commands[word]
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "said"),
+    [
+        (
+            ["enqueue"],
+            errors.InvalidArgument(
+                "An argument is not acceptable",
+                detail="options.timeout_seconds is 0.0, not 0.001 to 31536000",
+                hint="Names are letters, digits and _ . -",
+            ),
+            "--timeout is 0.0, not 0.001 to 31536000.",
+        ),
+        (
+            ["enqueue"],
+            errors.InvalidArgument("An argument is not acceptable", detail='queue is "a b"'),
+            '--queue is "a b".',
+        ),
+        (
+            ["batches", "enqueue"],
+            errors.InvalidArgument(
+                "An argument is not acceptable", detail="jobs[3]: job_type is null"
+            ),
+            "Item 4 of the list: job_type is null.",
+        ),
+        (
+            ["batches", "enqueue"],
+            errors.InvalidArgument(
+                "An argument is not acceptable", detail="callback: job_type is missing"
+            ),
+            "--callback: job_type is missing.",
+        ),
+        (
+            ["generate"],
+            errors.InvalidInput("The input does not fit the model", detail="input.seed is -1"),
+            "--input seed is -1.",
+        ),
+        (
+            ["queues", "pause"],
+            errors.QueueNotFound(
+                "No such queue", detail="queue is 'x'", hint="list_queues() has those there are"
+            ),
+            "No such queue: QUEUE is 'x'. `picture-queue queues list` has those there are.",
+        ),
+        (
+            ["jobs", "list"],
+            errors.UnreadableAnswer("The answer of list_jobs cannot be read", detail="pydantic"),
+            "The project's answer is not of the form that this version reads. "
+            "See: picture-queue doctor.",
+        ),
+        (
+            ["worker"],
+            errors.SettingsError("lease is 0.5", hint="Choose 1 to 86400"),
+            "--lease is 0.5. Choose 1 to 86400.",
+        ),
+    ],
+)
+def test_an_error_has_the_words_of_its_command(
+    command: list[str], error: errors.PictureQueueError, said: str
+) -> None:
+    found: Any = typer.main.get_command(app)
+    for word in command:
+        found = found.commands[word]
+    context = typer.Context(found)
+    translate_error(error, context)
+    assert str(error) == said

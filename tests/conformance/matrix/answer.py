@@ -97,7 +97,7 @@ def request_of(case: Case, names: Names, is_void: bool) -> Request:
 
 
 def compared(case: Case, answer: Answer, names: Names) -> Answer:
-    """What of an answer is compared with that of other ways: of errors that are not ours the code,
+    """Return the parts of an answer that are compared: of errors that are not ours the code,
     since servers and versions word them differently."""
     if answer.code is None:
         data: Json = "<any>"
@@ -112,7 +112,7 @@ def compared(case: Case, answer: Answer, names: Names) -> Answer:
 
 
 def complaint(case: Case, seen: Answer) -> str | None:
-    """What is wrong with an answer, as `compared` gives it; None if it is as expected."""
+    """Return the fault of an answer, as `compared` gives it; None if it is as expected."""
     expected = case.expected
     if isinstance(expected, Refusal):
         if seen.code != expected.code or seen.status not in (None, expected.status):
@@ -123,7 +123,7 @@ def complaint(case: Case, seen: Answer) -> str | None:
 
 
 def differs(one: Answer, other: Answer) -> bool:
-    """Whether two ways tell different things; what one does not show is no difference."""
+    """Return whether two interfaces differ; a field that one does not show is no difference."""
     a, b = asdict(one) | {"kind": None}, asdict(other) | {"kind": None}
     if one.status is None or other.status is None:
         a["status"] = b["status"] = None

@@ -1,4 +1,4 @@
-"""What a case is, and when an answer is the one that is expected."""
+"""A case of the matrix, and the comparison of answers with the expected one."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ class Refusal:
 
     @property
     def is_ours(self) -> bool:
-        """Whether our SQL raises it: then every word of it is compared, not the code alone."""
+        """Return whether our SQL raises it: then the whole text is compared, not the code alone."""
         return self.code.startswith("PQ_")
 
 
@@ -275,7 +275,7 @@ def normalised(value: Json, names: Names, key: str = "") -> Json:
 
 
 def fits(expected: Json, answer: Json) -> bool:
-    """Whether an answer has what is expected: of objects those fields, of lists each item."""
+    """Return whether an answer is as expected: of objects those fields, of lists each item."""
     if expected is ...:
         return True
     if isinstance(expected, dict):

@@ -49,7 +49,7 @@ class Project:
     calls: "Calls" = field(repr=False)
 
     def claims(self, role: str) -> dict[str, Any]:
-        """What the API tells the database of a caller."""
+        """Return the claims of a caller that the API gives to the database."""
         parts = self.tokens[role].split(".")
         if len(parts) != 3:  # a key of the new kind: the gateway has a token for it
             return {"role": "service_role" if role == "service" else "anon"}
@@ -62,7 +62,7 @@ class Project:
         return {"apikey": self.keys[role], "Authorization": f"Bearer {self.tokens[role]}"}
 
     def lacks(self, need: str) -> bool:
-        """Whether what a case needs beside address and keys is not known."""
+        """Return whether the project lacks an address or a secret that a case needs."""
         if need == "locks":
             return not self.database
         return need == "secret" and "nobody" not in self.keys

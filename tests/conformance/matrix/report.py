@@ -18,14 +18,14 @@ Rows = dict[str, list[Case]]
 
 @dataclass(frozen=True)
 class Cell:
-    """How many cases were right, were wrong, and were not made."""
+    """The numbers of cases that were right, were wrong, and were not made."""
 
     right: int
     wrong: int
     left_out: int
 
     def __str__(self) -> str:
-        """What stands in the table."""
+        """Return the text of a cell of the table."""
         if self.wrong:
             return f"[red]{self.right}/{self.right + self.wrong}[/]"
         return str(self.right) if self.right else "–"
@@ -87,7 +87,7 @@ def show(columns: Sequence[Column], absent: Mapping[str, str], console: Console)
 
 
 def left_out(columns: Sequence[Column]) -> list[str]:
-    """What was not made, by reason: how often, and over which ways."""
+    """Return the cases that were not made, by reason, with their number and interfaces."""
     found: dict[tuple[str, int], list[str]] = {}
     for column in columns:
         for reason, count in Counter(column.left_out.values()).items():

@@ -31,7 +31,7 @@ _VOID = {function.name for function in FUNCTIONS if function.right is None}
 
 @dataclass
 class Column:
-    """What came of one way.
+    """The result over one interface.
 
     Args:
         way: Its name.

@@ -1,4 +1,4 @@
-"""What has to be there before a call: other calls, made with a service key.
+"""The rows that a call needs: made by other calls, with a service key.
 
 A step keeps parts of its answer under names, by their path.
 """

@@ -1,0 +1,111 @@
+"""Filters of jobs: check what they name, and describe them."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from picture_queue.errors import NotAllowed, NotAuthenticated, NotFound
+from picture_queue_cli.render import local_time
+
+if TYPE_CHECKING:
+    from picture_queue import PictureQueue
+
+_FINISHED = ("completed", "failed", "cancelled")
+# The states of jobs that an action changes, and the word for it.
+_ACTIONS = {
+    "cancel": (("pending", "processing"), "cancelled"),
+    "retry": (("failed", "cancelled"), "retried"),
+    "discard": (_FINISHED, "discarded"),
+}
+_OPTIONS = {"job_type": "--type", "batch_id": "--batch"}
+
+
+def expect_known(pq: "PictureQueue", filter: dict[str, Any]) -> None:
+    """Check that the queue and the batch of a filter that no job matches exist.
+
+    Raises:
+        QueueNotFound: There is no such queue.
+        BatchNotFound: There is no such batch.
+    """
+    from picture_queue.errors import QueueNotFound
+
+    with suppress(NotAllowed, NotAuthenticated):  # a user's key may not list queues
+        if "batch_id" in filter:
+            pq.batches.get(filter["batch_id"])
+        queue = filter.get("queue")
+        if queue is not None and queue not in {one.name for one in pq.queues.list()}:
+            raise QueueNotFound(
+                "No such queue",
+                detail=f"--queue is {queue!r}",
+                hint="See: picture-queue queues list",
+            )
+
+
+def absence(pq: "PictureQueue", filter: dict[str, Any]) -> str:
+    """Return a sentence that the queue or batch of a filter does not exist, or nothing."""
+    try:
+        expect_known(pq, filter)
+    except NotFound as error:
+        return f" {error.message}."
+    return ""
+
+
+def expect_possible(action: str, filter: dict[str, Any]) -> None:
+    """Check that an action can change jobs in the state of a filter.
+
+    Raises:
+        typer.BadParameter: It never does.
+    """
+    states, word = _ACTIONS[action]
+    status = filter.get("status", states[0])
+    if status not in states:
+        raise typer.BadParameter(
+            f"{status} jobs cannot be {word}; give {_listed(states)}", param_hint="--status"
+        )
+    if "hold" in filter and action != "cancel":
+        raise typer.BadParameter(
+            f"{filter['hold']} jobs have not finished, so they cannot be {word}",
+            param_hint="--hold",
+        )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def expect_failures(filter: dict[str, Any]) -> None:
+    """Check that jobs in the state of a filter can have failed.
+
+    Raises:
+        typer.BadParameter: They cannot.
+    """
+    if filter.get("status", "failed") not in ("failed", "cancelled"):
+        raise typer.BadParameter(
+            f"{filter['status']} jobs have not failed; give failed or cancelled",
+            param_hint="--status",
+        )
+
+
+def no_job_has(filter: dict[str, Any], action: str | None = None) -> str:
+    """Return a sentence that no job matches a filter, in the words of its options.
+
+    Args:
+        filter: The filter.
+        action: Names the states of the jobs that were looked at, where the filter has none.
+    """
+    states = ""
+    if action is not None and "status" not in filter:
+        states = "failed " if action == "retry" else f"{_listed(_ACTIONS[action][0])} "
+    words = [
+        f"{_OPTIONS.get(name) or '--' + name.replace('_', '-')} {_shown(value)}"
+        for name, value in filter.items()
+        if name != "job_ids"
+    ]
+    return f"No {states}job has {' and '.join(words)}." if words else f"There is no {states}job."
+
+
+def _shown(value: Any) -> str:
+    return (local_time(value) or "") if isinstance(value, datetime) else str(value)

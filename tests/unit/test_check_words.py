@@ -1,0 +1,39 @@
+"""The check of words finds question words in docstrings and names that were replaced."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "check_words.py"
+
+
+def findings(path: Path) -> list[str]:
+    """Return the findings in a file, as if its directory were the root."""
+    script = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+    script.findings.__globals__["ROOT"] = path.parent
+    return list(script.findings(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.py", '"""How it works."""\n', "a.py:1: begin this docstring with a verb or a noun"),
+        ("a.py", 'def f():\n    """Whether it is."""\n', "a.py:1: begin this docstring"),
+        ("a.py", "class Trickle: ...\n", "a.py:1: Trickle is now BatchSender"),
+        ("a.py", "\nx.complain()\n", "a.py:2: complain is now print_error"),
+        ("a.py", "def f(hurry): ...\n", "a.py:1: hurry is now stop_now"),
+        ("ears.py", "x = 1\n", "ears.py:1: the module ears is now event_source"),
+        ("a.sql", "\nselect picture_queue._line_up(1);\n", "a.sql:2: _line_up is now"),
+    ],
+)
+def test_a_fault_is_found_with_its_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    (found,) = findings(tmp_path / name)
+    assert found.startswith(said)
+
+
+def test_plain_words_pass(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text('"""Whole jobs."""\n\n\ndef talks():\n    """Return it."""\n')
+    assert findings(tmp_path / "a.py") == []

@@ -1,0 +1,91 @@
+"""The help of every command: short imperatives, an example that works, readable everywhere."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from picture_queue_cli.app import app
+
+WIDTH = 60
+ROOT: Any = typer.main.get_command(app)
+# First words of the help of groups and arguments that are no verbs.
+NO_VERBS = {"a", "an", "the", "what", "which", "who", "how", "whether", "where", "if", "this"}
+
+
+def commands() -> Iterator[tuple[list[str], Any]]:
+    """Yield every command and group with its words."""
+    waiting: list[tuple[list[str], Any]] = [([], ROOT)]
+    while waiting:
+        words, command = waiting.pop()
+        yield words, command
+        waiting += [([*words, name], one) for name, one in getattr(command, "commands", {}).items()]
+
+
+EVERY = [pytest.param(words, one, id=" ".join(words) or "root") for words, one in commands()]
+
+
+@pytest.mark.parametrize(("words", "command"), EVERY)
+def test_each_line_is_a_short_imperative(words: list[str], command: Any) -> None:
+    lines = [command.help.split("\n")[0], *(p.help for p in command.params)]
+    for line in lines:
+        if not line or "completion" in line:  # typer's own options
+            continue
+        assert len(line) < 60 and line[0].isupper() and line.endswith("."), line
+        assert line.split()[0].lower() not in NO_VERBS, line
+
+
+@pytest.mark.parametrize(("words", "command"), EVERY)
+def test_help_fits_narrow_plain_terminals(words: list[str], command: Any) -> None:
+    done = CliRunner().invoke(
+        app, [*words, "--help"], prog_name="picture-queue", terminal_width=WIDTH
+    )
+    assert done.exit_code == 0
+    assert done.stdout.isascii()
+    assert "\x1b" not in done.stdout
+    assert "<" not in done.stdout, "a type of Python"
+    lines = done.stdout.rstrip().splitlines()[:-1]  # the example stays whole, to be copied
+    assert [line for line in lines if len(line) > WIDTH] == []
+    for parameter in command.params:
+        if parameter.opts[0].startswith("-"):
+            assert max(parameter.opts, key=len) in done.stdout, "an option is cut"
+
+
+@pytest.mark.parametrize(("words", "command"), EVERY)
+def test_help_ends_with_an_example_that_can_be_parsed(words: list[str], command: Any) -> None:
+    done = CliRunner().invoke(app, [*words, "--help"], prog_name="picture-queue")
+    title, example = done.stdout.rstrip().split("\n")[-2:]
+    assert title == "Example:"
+    found = re.fullmatch(r'(?:eval "\$\()?picture-queue (.*?)(?:\)")?', example.strip())
+    assert found, example
+    given = shlex.split(found[1])
+    assert given[: len(words)] == words
+    one, rest = ROOT, given
+    while hasattr(one, "commands"):
+        one, rest = one.commands[rest[0]], rest[1:]
+    one.make_context("example", rest)  # raises where the example is wrong
+
+
+def test_help_is_plain_in_an_ascii_locale() -> None:
+    environ = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PYTHONIOENCODING": "ascii:strict",
+        "NO_COLOR": "1",
+        "COLUMNS": str(WIDTH),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "picture_queue_cli", "jobs", "cancel", "--help"],
+        capture_output=True,
+        timeout=60,
+        env=environ,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii() and b"--created-before TIME" in done.stdout

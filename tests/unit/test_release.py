@@ -1,0 +1,98 @@
+"""The release script: it names what stands in the way, and changes nothing unless told to."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "release.py"
+PYPROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "picture-queue"
+dynamic = ["version"]
+urls = { Repository = "https://example.com" }
+
+[tool.hatch.version]
+path = "picture_queue/__init__.py"
+
+[tool.hatch.build.targets.wheel.force-include]
+"supabase/migrations" = "picture_queue/_sql/migrations"
+"""
+FILES = {
+    "pyproject.toml": PYPROJECT,
+    "picture_queue/__init__.py": '__version__ = "1.2.3"\n',
+    "CHANGELOG.md": "# Changelog\n\n## [1.2.3] - 2030-01-31\n",
+    "supabase/schemas/360_function_version.sql": "select 'version', '1.2.3'\n",
+    "supabase/migrations/1_pre.sql": "select 1;\n",
+    ".gitignore": "dist/\n__pycache__/\n",
+}
+
+
+def git(root: Path, *words: str) -> str:
+    names = ("-c", "user.name=t", "-c", "user.email=t@example.com")
+    done = subprocess.run(
+        ["git", *names, *words], cwd=root, check=True, capture_output=True, text=True
+    )
+    return done.stdout
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Make a project that can be released."""
+    for name, text in FILES.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "release.py").write_text(SCRIPT.read_text())
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "config", "user.name", "t")
+    git(tmp_path, "config", "user.email", "t@example.com")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-qm", "All")
+    return tmp_path
+
+
+def release(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "scripts/release.py", *arguments]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
+
+
+def test_without_a_word_it_only_checks(project: Path) -> None:
+    done = release(project)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1.2.3 can be released" in done.stdout
+    assert (git(project, "tag"), (project / "dist").exists()) == ("", False)
+
+
+@pytest.mark.timeout(150)
+def test_it_builds_what_belongs_into_a_release_and_tags(project: Path) -> None:
+    done = release(project, "--tag")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert git(project, "tag").split() == ["v1.2.3"]
+    names = sorted(file.name for file in (project / "dist").iterdir())
+    assert names == ["picture_queue-1.2.3-py3-none-any.whl", "picture_queue-1.2.3.tar.gz"]
+    again = release(project, "--tag")
+    assert (again.returncode, "the tag v1.2.3 exists" in again.stdout) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("CHANGELOG.md", "## [Unreleased]\n", "CHANGELOG.md has no heading '## [1.2.3]"),
+        ("supabase/schemas/360_function_version.sql", "'version', '1'", "has another version"),
+        ("pyproject.toml", PYPROJECT.replace("urls", "# urls"), "no [project.urls]"),
+    ],
+)
+def test_what_stands_in_the_way_is_named(project: Path, name: str, text: str, said: str) -> None:
+    (project / name).write_text(text)
+    assert "the tree has changes" in release(project, "--tag").stdout
+    git(project, "commit", "-qam", "Change")
+    done = release(project, "--tag")
+    assert (done.returncode, git(project, "tag")) == (1, "")
+    assert said in done.stdout and "the tree has changes" not in done.stdout
