@@ -124,7 +124,7 @@ select p.proname from pg_proc p where p.pronamespace = 'public'::regnamespace
   and not exists (select from pg_depend d where d.objid = p.oid and d.deptype = 'e')
 """
 LONGEST = 3.0  # seconds of a call: 2 for a lock, and what it does besides while 60 others are made
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,8 @@ async def test_claims_get_past_thousands_of_jobs_whose_start_fails_bit_by_bit(wo
 async def test_an_event_wakes_all_who_wait_in_bounded_steps(world):
     await world.call(MANY, TYPE, QUEUE, 5000, {})
     await world.owner.execute(
-        "update job_queue set status = 'processing', hold = 'parked', parked_on = $1, attempt = 1",
+        "update job_queue set status = 'processing', hold = 'parked', parked_on = $1, attempt = 1, "
+        "parked_at = created_at",
         EVENT,
     )
     answer = await world.call("select send_event($1)", EVENT)
