@@ -239,7 +239,8 @@ async def test_a_database_without_our_functions_too_old_or_too_new_is_named(serv
     with pytest.raises(errors.ClientTooOld, match=r"pip install"):
         await found(Version(version="9.0.0", contract=9, oldest_client_contract=8))
     # The real API says so of a function that is not there.
-    monkeypatch.setattr(_rpc, "picture_queue_version", lambda: _rpc.Rpc("missing", {}, dict))
+    missing = _rpc.Rpc("missing", {}, dict)
+    monkeypatch.setattr(_rpc.project, "picture_queue_version", lambda: missing)
     with pytest.raises(errors.NotInstalled):
         await service.jobs.list()
 
