@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from picture_queue import _rpc
 from picture_queue.errors import Busy, ConnectionFailed
+from picture_queue.records import HeartbeatAnswer
 from picture_queue.worker import heartbeat
 from picture_queue.worker._calls import WorkerCalls
 from picture_queue.worker._signals import Signals
@@ -49,7 +49,7 @@ class Bench:
         connection: Any = self.connection
         self.heartbeat.start(connection)
 
-    def take_answer(self, leases: list[Lease], answer: _rpc.Heartbeat) -> None:
+    def take_answer(self, leases: list[Lease], answer: HeartbeatAnswer) -> None:
         for lease in leases:
             if lease.job.key in answer.lost:
                 self.lose(lease, "the database says so")
