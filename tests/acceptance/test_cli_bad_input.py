@@ -46,7 +46,7 @@ def counted(rpc: Rpc) -> Callable[[], tuple[int, int]]:
             ("--model is 'nobody/nothing'", "`picture-queue models`"),
         ),
         (("",), 2, ("PROMPT: '' is blank",)),
-        (("  ",), 2, ("PROMPT: '  ' is blank",)),
+        (("  ",), 2, ("PROMPT: ' ' is blank",)),
         (("x" * 10_001,), 3, ("error: PROMPT has 10001 characters, the limit is",)),
         (
             ("cat", "--model", SCHNELL, "--input", "num_outputs=5"),
