@@ -14,6 +14,7 @@ build-backend = "hatchling.build"
 
 [project]
 name = "picture-queue"
+requires-python = ">=3.11"
 dynamic = ["version"]
 urls = { Repository = "https://example.com" }
 
