@@ -72,7 +72,9 @@ def set_limit(
     max_running: Annotated[
         int | None,
         typer.Option(
-            metavar="NUMBER", parser=whole_number(1, LARGEST), help="Run at most so many at once."
+            metavar="NUMBER",
+            parser=whole_number(-LARGEST, LARGEST),
+            help="Run at most so many at once.",
         ),
     ] = None,
     rate: Annotated[

@@ -114,7 +114,10 @@ def _translate_fields(error: errors.PictureQueueError, ctx: Any) -> None:
     error.detail = f"{place}{named} {detail[found.end() :]}"
     if error.code in ("PQ_INVALID_ARGUMENT", "PQ_INVALID_INPUT"):
         error.hint = _hint(error.detail, error.hint, found["path"])
-        error.message, error.detail = error.detail, None
+        if named.isalpha() and named.islower():  # a setting; it would get a capital letter
+            error.message = "Refused"
+        else:
+            error.message, error.detail = error.detail, None
 
 
 def _is_batch(ctx: Any, found: re.Match[str]) -> bool:

@@ -20,7 +20,7 @@ def refused(done: Result, code: int, *said: str) -> None:
     """Checks what a person gets to see of an error."""
     assert (done.exit_code, done.stdout) == (code, ""), done.output
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert done.stderr.rstrip().endswith((".", "?", ")"))
+    assert done.stderr.rstrip().endswith((".", "?", ")", " --help"))
     for part in said:
         assert part.lower() in done.stderr.lower()
 
@@ -46,7 +46,7 @@ def counted(rpc: Rpc) -> Callable[[], tuple[int, int]]:
             ("--model is 'nobody/nothing'", "`picture-queue models`"),
         ),
         (("",), 2, ("PROMPT: '' is blank",)),
-        (("  ",), 2, ("PROMPT: '  ' is blank",)),
+        (("  ",), 2, ("PROMPT: ' ' is blank",)),
         (("x" * 10_001,), 3, ("error: PROMPT has 10001 characters, the limit is",)),
         (
             ("cat", "--model", SCHNELL, "--input", "num_outputs=5"),
