@@ -241,13 +241,14 @@ end
 $$;
 
 -- Raises the error that a call ended with as one of ours. For the handler `when others`, which raises ours as they
--- are: PQ_BUSY stands for what passes by itself, PQ_CONFLICT for the rest, since a trigger of the project on
--- public.job_queue, public.generations or public.images may raise anything.
+-- are, and that of a read-only transaction: PostgREST answers it, to a GET, with 405. PQ_BUSY stands for what passes by
+-- itself, PQ_CONFLICT for the rest, since a trigger of the project on public.job_queue, public.generations or
+-- public.images may raise anything.
 create function picture_queue._refuse_error(p_sqlstate text, p_message text, p_busy text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if p_sqlstate like 'PT%' then
+  if p_sqlstate like 'PT%' or p_sqlstate = '25006' then
     return;
   elsif picture_queue._is_transient(p_sqlstate) then
     -- With a fixed snapshot a repeated call in the same transaction fails again.
@@ -584,8 +585,11 @@ create unique index job_queue_unique on public.job_queue (unique_key) where stat
 
 -- Whose a job is and what its owner said of it has no statistics: an estimated count (PostgREST's
 -- count=planned) is made from them whatever row level security hides, and would tell a guess that is right
--- from one that is wrong. Each of these is found by an index of its own.
+-- from one that is wrong, and by halves the id of a job (id=lt.). Each of these is found by an index of its own, or
+-- not at all; elements of arrays have statistics too.
 alter table public.job_queue
+  alter id set statistics 0, alter tags set statistics 0, alter limit_keys set statistics 0,
+  alter slots set statistics 0,
   alter user_id set statistics 0, alter tenant set statistics 0, alter generation_id set statistics 0,
   alter batch_id set statistics 0, alter idempotency_key set statistics 0, alter unique_key set statistics 0,
   alter parked_on set statistics 0, alter blocked_on set statistics 0, alter message set statistics 0,
@@ -914,8 +918,8 @@ create index generations_owned on public.generations (user_id, created_at desc);
 create index generations_job on public.generations (job_id);
 -- As in job_queue: no estimate may depend on what others said.
 alter table public.generations
-  alter user_id set statistics 0, alter job_id set statistics 0, alter prompt set statistics 0,
-  alter error set statistics 0;
+  alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0,
+  alter prompt set statistics 0, alter error set statistics 0;
 alter table public.generations enable row level security;
 
 create table public.images (
@@ -935,7 +939,8 @@ create table public.images (
 comment on table public.images is 'The pictures of a generation, in the bucket "pictures" under path.';
 create index images_owned on public.images (user_id, created_at desc);
 alter table public.images
-  alter user_id set statistics 0, alter generation_id set statistics 0, alter path set statistics 0;
+  alter id set statistics 0, alter user_id set statistics 0, alter generation_id set statistics 0,
+  alter path set statistics 0;
 alter table public.images enable row level security;
 
 

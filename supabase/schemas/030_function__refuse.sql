@@ -56,13 +56,14 @@ end
 $$;
 
 -- Raises the error that a call ended with as one of ours. For the handler `when others`, which raises ours as they
--- are: PQ_BUSY stands for what passes by itself, PQ_CONFLICT for the rest, since a trigger of the project on
--- public.job_queue, public.generations or public.images may raise anything.
+-- are, and that of a read-only transaction: PostgREST answers it, to a GET, with 405. PQ_BUSY stands for what passes by
+-- itself, PQ_CONFLICT for the rest, since a trigger of the project on public.job_queue, public.generations or
+-- public.images may raise anything.
 create function picture_queue._refuse_error(p_sqlstate text, p_message text, p_busy text default null) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if p_sqlstate like 'PT%' then
+  if p_sqlstate like 'PT%' or p_sqlstate = '25006' then
     return;
   elsif picture_queue._is_transient(p_sqlstate) then
     -- With a fixed snapshot a repeated call in the same transaction fails again.

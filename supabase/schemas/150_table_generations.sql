@@ -19,8 +19,8 @@ create index generations_owned on public.generations (user_id, created_at desc);
 create index generations_job on public.generations (job_id);
 -- As in job_queue: no estimate may depend on what others said.
 alter table public.generations
-  alter user_id set statistics 0, alter job_id set statistics 0, alter prompt set statistics 0,
-  alter error set statistics 0;
+  alter id set statistics 0, alter user_id set statistics 0, alter job_id set statistics 0,
+  alter prompt set statistics 0, alter error set statistics 0;
 alter table public.generations enable row level security;
 
 create table public.images (
@@ -40,5 +40,6 @@ create table public.images (
 comment on table public.images is 'The pictures of a generation, in the bucket "pictures" under path.';
 create index images_owned on public.images (user_id, created_at desc);
 alter table public.images
-  alter user_id set statistics 0, alter generation_id set statistics 0, alter path set statistics 0;
+  alter id set statistics 0, alter user_id set statistics 0, alter generation_id set statistics 0,
+  alter path set statistics 0;
 alter table public.images enable row level security;

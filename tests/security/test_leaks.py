@@ -1,7 +1,7 @@
 """Nothing is told on the side: by counts, plans, relations, lists of what there is, or events."""
 
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -81,9 +81,11 @@ PROJECTS_OWN = {
 #: Two thousand rows of somebody's, with one value wherever that can be, so that it is a common one.
 _CROWD = {
     "job_queue": f"""insert into public.job_queue (status, finished_at, job_type, user_id, tenant,
-        generation_id, batch_id, idempotency_key, unique_key, parked_on, blocked_on, message, error)
+        generation_id, batch_id, idempotency_key, unique_key, parked_on, blocked_on, message, error,
+        tags, limit_keys, slots)
       select 'completed', now(), '{SECRET}', $1, '{SECRET}', $1, $1, '{SECRET}' || n, '{SECRET}',
-        '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}'
+        '{SECRET}', '{SECRET}', '{SECRET}', '{SECRET}', array['{SECRET}'], array['{SECRET}'],
+        array['{SECRET}']
       from generate_series(1, 2000) n""",
     "generations": f"""insert into public.generations (user_id, job_id, model_id, prompt, error)
       select $1, $1, 'm', '{SECRET}', '{SECRET}' from generate_series(1, 2000)""",
@@ -104,31 +106,37 @@ async def test_no_estimate_depends_on_what_others_said(world: World, admin: Any,
     await admin.execute(_CROWD[table].replace("$1", f"'{somebody}'::uuid"))
     await admin.execute(f"analyze public.{table}")
     columns = await admin.fetch(
-        """select a.attname::text from pg_attribute a
+        """select a.attname::text, a.atttypid = 'text[]'::regtype from pg_attribute a
         where a.attrelid = $1::text::regclass and a.attnum > 0 and not a.attisdropped
-          and a.atttypid in ('text'::regtype, 'uuid'::regtype)""",
+          and a.atttypid in ('text'::regtype, 'text[]'::regtype, 'uuid'::regtype)""",
         f"public.{table}",
     )
     told = {}
-    for column in sorted(row[0] for row in columns):
+    for column, is_array in sorted(columns):
         common = await admin.fetchval(
             f"""select {column}::text from public.{table} where {column} is not null
             group by {column} order by count(*) desc limit 1""",
         )
-        answers = [await _estimate(world, table, column, value) for value in (common, str(uuid4()))]
+        guesses = [f"cs.{common or '{}'}", f"cs.{{{uuid4()}}}"]
+        if not is_array:
+            guesses = [f"eq.{common}", f"eq.{uuid4()}"]
+        answers = [await _estimate(world, table, column, guess) for guess in guesses]
         told[column] = answers[0] != answers[1]
+    # Whose id is greater: by halves, that is the id.
+    ends = [await _estimate(world, table, "id", f"lt.{UUID(int=n << 124)}") for n in (1, 15)]
+    told["id"] |= ends[0] != ends[1]
     assert {column for column, tells in told.items() if tells} <= PROJECTS_OWN
     # The attack does work where there are statistics.
     assert told[_KNOWN[table]]
     await admin.execute(f"delete from public.{table} where user_id = $1", somebody)
 
 
-async def _estimate(world: World, table: str, column: str, value: str) -> Any:
+async def _estimate(world: World, table: str, column: str, condition: str) -> Any:
     answer = await world.ask(
         "stranger",
         "GET",
         f"/rest/v1/{table}",
-        params={column: f"eq.{value}"},
+        params={column: condition},
         headers={"prefer": "count=planned"},
     )
     return answer.status, answer.headers.get("content-range"), answer.code

@@ -296,3 +296,19 @@ def test_nothing_odd_gives_a_500(
     segments: tuple[bytes, bytes],
 ):
     odd.expect_told(route, role, json.dumps(body).encode(), headers, query, segments)
+
+
+@pytest.mark.parametrize(
+    "call",
+    (
+        "start_generation?prompt=x",
+        "cancel_job?job_id={pending}",
+        "cancel_generation?generation_id={generation}",
+        "retry_job?job_id={failed}",
+        "complete_job?job_id={pending}&lease_id={pending}",
+        "enqueue_job?job_type=x",
+    ),
+)
+async def test_a_get_changes_nothing_and_blames_no_trigger(world: World, call: str):
+    answer = await world.ask("service", "GET", f"/rest/v1/rpc/{call.format_map(world.ids)}")
+    assert (answer.status, answer.code) == (405, "25006"), answer

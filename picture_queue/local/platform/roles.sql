@@ -41,7 +41,8 @@ begin
 end
 $$;
 
--- What an older version let `postgres` give away: both mean the server's user.
+-- What an older version let `postgres` give away: each means the server's user. Before Postgres 16
+-- CREATEROLE does too, on a role that `postgres` made when it had that itself.
 do $$
 declare
   v_grant record;
@@ -59,6 +60,11 @@ begin
     select pg_catalog.format('alter role %I noreplication', r.rolname)
     from pg_catalog.pg_roles as r
     where r.rolreplication and not r.rolsuper
+    union all
+    select pg_catalog.format('alter role %I nocreaterole', r.rolname)
+    from pg_catalog.pg_roles as r
+    where r.rolcreaterole and not r.rolsuper
+      and pg_catalog.current_setting('server_version_num')::pg_catalog.int4 < 160000
   loop
     execute v_grant.statement;
   end loop;
