@@ -317,7 +317,12 @@ async def test_the_database_may_go_away_and_come_back(listen, sql):
     assert (await ada.message())["payload"]["n"] == 1
 
 
-@pytest.mark.parametrize("note", ["", "{", "[]", "1", "{}", '{"id": "x"}', '{"topic": "room"}'])
+FORGED = {"id": str(uuid4()), "topic": f"user:{ADA}", "event": "e", "private": True, "payload": {}}
+
+
+@pytest.mark.parametrize(
+    "note", ["", "{", "[]", "1", "{}", '{"id": "x"}', '{"topic": "room"}', json.dumps(FORGED)]
+)
 async def test_a_strange_notification_is_ignored(listen, sql, note):
     ada = await listen(f"user:{ADA}", ADA)
     await sql.execute("select pg_notify('realtime_messages', $1)", note)

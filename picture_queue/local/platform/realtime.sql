@@ -18,27 +18,14 @@ alter table realtime.messages enable row level security;
 grant select, insert, update on realtime.messages
   to postgres, anon, authenticated, service_role;
 
--- Hands each message to the gateway when its transaction commits. A notification carries less than
--- 8,000 bytes; of a longer message it carries the key and the gateway reads the row.
+-- Tells the gateway the id of each message when its transaction commits. The gateway reads the row: every role may
+-- NOTIFY, so what a notification says of a message proves nothing.
 create function realtime.notify_gateway() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  perform pg_catalog.pg_notify(
-    'realtime_messages',
-    case
-      when octet_length(full_text) < 7500 then full_text
-      else pg_catalog.jsonb_build_object('id', id)::text
-    end
-  )
-  from (
-    select
-      id,
-      pg_catalog.jsonb_build_object(
-        'id', id, 'topic', topic, 'event', event, 'private', private, 'payload', payload
-      )::text as full_text
-    from new_messages
-    where extension = 'broadcast'
-  ) as message;
+  perform pg_catalog.pg_notify('realtime_messages', pg_catalog.jsonb_build_object('id', id)::text)
+  from new_messages
+  where extension = 'broadcast';
   return null;
 end
 $$;

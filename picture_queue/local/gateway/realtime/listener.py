@@ -22,7 +22,13 @@ _WATCH_INTERVAL = 15.0  # seconds between two proofs that the connection lives
 _PRUNE_EVERY = 240  # watches: an hour
 # As long as on the platform.
 _PRUNE = "delete from realtime.messages where inserted_at < now() - interval '72 hours'"
-_ROW = "select id, topic, event, private, payload from realtime.messages where id = $1"
+_READ_AT_ONCE = 500
+_ROWS = """
+select m.id, m.topic, m.event, m.private, m.payload
+from unnest($1::uuid[]) with ordinality as n (id, i)
+join realtime.messages m on m.id = n.id and m.extension = 'broadcast'
+order by n.i
+"""
 
 
 class Listener:
@@ -94,21 +100,22 @@ class Listener:
         self._notes.put_nowait(str(payload))
 
     async def _deliver(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-        """Publishes in the order of the commits, also the messages that must be read first."""
+        """Publish the rows in the order of their commits.
+
+        Every role may NOTIFY. So of a notification only the id counts, and the row says the rest.
+        """
         while True:
-            note = await self._notes.get()
-            try:
-                message: dict[str, Any] = json.loads(note)
-                if "topic" not in message:
-                    async with self._asking:
-                        row = await connection.fetchrow(_ROW, uuid.UUID(message["id"]))
-                    if row is None:
-                        continue
-                    message = {**row, "payload": json.loads(row["payload"] or "null")}
-                self._publish(message)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                # Anybody who may speak SQL may NOTIFY.
-                _logger.warning("ignored a notification that is none of ours")
+            notes = [await self._notes.get()]
+            while len(notes) < _READ_AT_ONCE and not self._notes.empty():
+                notes.append(self._notes.get_nowait())
+            ids = [found for note in notes if (found := _id_in(note)) is not None]
+            async with self._asking:
+                rows = await connection.fetch(_ROWS, ids)
+            for row in rows:
+                try:
+                    self._publish({**row, "payload": json.loads(row["payload"] or "null")})
+                except (ValueError, RecursionError):
+                    _logger.warning("ignored the message %s: no client can read it", row["id"])
 
     def _publish(self, message: dict[str, Any]) -> None:
         name, private = message["topic"], bool(message["private"])
@@ -119,3 +126,11 @@ class Listener:
             _logger.warning("dropped a message to %s: too large, or too many in a second", name)
             return
         self._hub.publish(name, private, text)
+
+
+def _id_in(note: str) -> uuid.UUID | None:
+    try:
+        return uuid.UUID(json.loads(note)["id"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        _logger.warning("ignored a notification that has no id of a message")
+        return None
