@@ -8,7 +8,8 @@ from typing import Any, Final, NoReturn
 from starlette.requests import Request
 
 _MAX_DEPTH: Final = 100  # levels, as in the SQL
-_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+# One that does not end takes the rest: a search from each quote in it would be quadratic.
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
 _STEPS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
