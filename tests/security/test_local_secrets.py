@@ -14,6 +14,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,14 @@ import jwt
 import psutil
 import pytest
 
+from picture_queue.errors import PortTaken
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import find_postgres, find_postgrest, for_user
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.keys import Secrets
 from picture_queue.local.paths import ServiceUser, service_user
+from picture_queue.local.ports import listen
+from picture_queue.local.processes import runs
 from picture_queue.local.stack import LocalSupabase
 
 from ..databases import execute
@@ -230,6 +234,26 @@ async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
             with pytest.raises(BlockingIOError):
                 stranger.accept()
     assert others == []
+
+
+def test_nobody_gets_the_ports_of_a_killed_stack_before_its_worker_has_ended():
+    """The worker sends the service key to whoever listens there."""
+    with LocalSupabase(worker=True, durable=False) as stack:
+        ports = [urlsplit(url).port for url in (stack.api_url, stack.replicate_url)]
+        daemon, *others = processes(stack)
+        worker = next(process for process in others if "worker" in process.cmdline())
+        worker.suspend()  # the guard gives it some seconds
+        daemon.kill()
+        tries, taken = 0, set()
+        while runs(worker):
+            for port in ports:
+                tries += 1
+                with contextlib.suppress(PortTaken):
+                    listen(port).close()
+                    taken.add(port)
+            time.sleep(0.05)
+        assert tries > 10
+    assert taken == set()
 
 
 def test_a_long_path_leads_to_a_socket_too():
