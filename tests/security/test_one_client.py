@@ -2,12 +2,17 @@
 
 import socket
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from picture_queue.local import json_body
+from picture_queue.local.gateway.storage.files import FileStore
+from picture_queue.local.gateway.storage.upload import _Form
 
 NOBODYS_JOB = '{"job_id": "00000000-0000-0000-0000-000000000000"}'
 
@@ -41,3 +46,54 @@ def test_no_coding_of_a_body_leaves_it_for_the_next_request(arena: Any, coding: 
         f"{len(NOBODYS_JOB):x}\r\n{NOBODYS_JOB}\r\n0\r\n\r\n",
     )
     assert "PQ_UNKNOWN_JOB" in answer
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [
+        ("/auth/v1/signup", 1_048_576),
+        ("/auth/v1/token?grant_type=password", 1_048_576),
+        ("/storage/v1/object/list/pictures", 1_048_576),
+        ("/realtime/v1/api/broadcast", 5_000_000),
+        ("/realtime/v1/api/broadcast/a/events/b", 5_000_000),
+    ],
+)
+def test_a_body_that_would_keep_all_others_waiting_is_refused(arena: Any, path: str, most: int):
+    """30 MB of numbers kept the gateway busy for 13 seconds, and 300 MB of text took 1.5 GB."""
+    headers = {"apikey": arena.publishable_key, "content-type": "application/json"}
+
+    def body(length: int) -> Iterator[bytes]:
+        yield b'{"a": "'
+        for _ in range(length // 10_000):
+            yield b"x" * 10_000
+        yield b'"}'
+
+    for length, refused in ((most - 20_000, False), (most + 20_000, True)):
+        answer = httpx.post(arena.api_url + path, headers=headers, content=body(length), timeout=30)
+        assert (answer.status_code == 413) is refused, answer.text
+        if refused:
+            assert str(most) in answer.json()["message"]
+
+
+def test_a_file_without_a_length_ends_at_the_servers_limit(arena: Any):
+    headers = {"apikey": arena.secret_key, "content-type": "image/png"}
+    url = f"{arena.api_url}/storage/v1/object/pictures/endless.png"
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(52):
+            yield b"x" * 1024 * 1024
+
+    answer = httpx.post(url, headers=headers, content=pieces(), timeout=60)
+    assert answer.json()["code"] == "EntityTooLarge"
+    assert httpx.get(url, headers=headers).json()["code"] == "NoSuchKey"
+
+
+def test_the_fields_of_a_form_are_bounded_together(tmp_path: Path):
+    form = _Form(FileStore(tmp_path), 1000)
+    for n in range(1000):
+        form._start_part()
+        form._name = f"field {n}"
+        form._add_data(b"x" * 100_000, 0, 100_000)
+        form._end_part()
+    assert len(form.fields) == 100
+    assert sum(map(len, form.fields.values())) == 1024 * 1024
