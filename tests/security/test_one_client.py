@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from picture_queue.local import json_body
+from picture_queue.local.gateway.realtime.socket import Socket
 from picture_queue.local.gateway.storage.files import FileStore
 from picture_queue.local.gateway.storage.upload import _Form
 
@@ -97,3 +99,14 @@ def test_the_fields_of_a_form_are_bounded_together(tmp_path: Path):
         form._end_part()
     assert len(form.fields) == 100
     assert sum(map(len, form.fields.values())) == 1024 * 1024
+
+
+async def test_a_socket_that_is_not_read_keeps_a_bounded_number_of_bytes():
+    """Its queue was bounded by messages alone: a thousand of 3 MB each waited for one client."""
+    backend: Any = SimpleNamespace(queue_length=1000)
+    unread: Any = None
+    client = Socket(unread, "", "1.0.0", backend)
+    for _ in range(60):
+        client.deliver("x" * 2_900_000)
+    assert client._close_code.result() == 1013  # try again later
+    assert client._outbox.qsize() * 2_900_000 < 100_000_000
