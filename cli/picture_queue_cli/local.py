@@ -1,5 +1,6 @@
 """``picture-queue local``: the embedded Supabase."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,7 @@ import typer
 from rich.text import Text
 
 from picture_queue._visible import visible
-from picture_queue.errors import MissingProgram, NotFound
+from picture_queue.errors import LocalStackError, MissingProgram, NotFound
 from picture_queue_cli.commands import Commands
 from picture_queue_cli.options import JsonFlag
 from picture_queue_cli.parsing import directory, whole_number
@@ -43,6 +44,8 @@ _LABELS = {
     "REPLICATE_TOKEN": "Simulator token",
 }
 _LABEL_WIDTH = 22
+# Nothing that has a meaning for a shell or in a .env file between double quotes.
+_PLAIN = re.compile(r"[\w./:@?=&%+-]+", re.ASCII)
 #: The variables of `supabase status -o env`, then those that this package reads.
 _VARIABLES = (
     *("API_URL", "DB_URL", "PUBLISHABLE_KEY", "SECRET_KEY", "ANON_KEY", "SERVICE_ROLE_KEY"),
@@ -164,7 +167,13 @@ def env(*, data_dir: DataDirectory = None) -> None:
         "SUPABASE_SERVICE_ROLE_KEY": found["SERVICE_ROLE_KEY"],
     }
     for name in _VARIABLES:
-        # No value has a character with a meaning between these quotes.
+        # A shell of root may run what is printed here, and the stack's user can write the state.
+        if not _PLAIN.fullmatch(found[name]):
+            raise LocalStackError(
+                f"{name} of the running stack is {found[name]!r}, which no stack writes",
+                hint="Another program of its user changed state.json. Stop it, and start it again.",
+            )
+    for name in _VARIABLES:
         out().print(Text(f'export {name}="{found[name]}"'), soft_wrap=True)
 
 

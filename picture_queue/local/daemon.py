@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -108,7 +108,8 @@ class Daemon:
         # Beside the API's port, as `supabase start` has them, where that was asked for by number.
         simulator = listen_near(port and port + 2)
         stack.callback(simulator.close)
-        guard = await stack.enter_async_context(self._guard(lock))
+        held = (lock, api.fileno(), simulator.fileno())
+        guard = await stack.enter_async_context(self._guard(held))
         # Half a second of imports, done while Postgres is starting.
         importing = asyncio.to_thread(importlib.import_module, "picture_queue.local.servers")
         loading = asyncio.create_task(importing)
@@ -150,8 +151,8 @@ class Daemon:
         return lock
 
     @contextlib.asynccontextmanager
-    async def _guard(self, lock: int) -> AsyncIterator[Guard]:
-        guard = Guard(lock, self._data.path if self._options.temporary else None)
+    async def _guard(self, held: Sequence[int]) -> AsyncIterator[Guard]:
+        guard = Guard(held, self._data.path if self._options.temporary else None)
         lost = asyncio.create_task(self._guard_lost(guard))
         try:
             yield guard

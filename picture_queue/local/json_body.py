@@ -7,8 +7,11 @@ from typing import Any, Final, NoReturn
 
 from starlette.requests import Request
 
+#: Bytes of a body. Reading one blocks the event loop, and with it everybody's requests.
+MAX_BYTES: Final = 1_048_576
 _MAX_DEPTH: Final = 100  # levels, as in the SQL
-_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+# One that does not end takes the rest: a search from each quote in it would be quadratic.
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
 _STEPS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
@@ -26,6 +29,32 @@ def parse(text: str | bytes) -> Any:
     value = json.loads(text, parse_constant=_refuse)
     json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     return value
+
+
+class BodyTooLarge(Exception):
+    """A body of more bytes than are read.
+
+    Args:
+        most: How many are.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"The body is larger than {most} bytes; send less in one request.")
+
+
+async def receive(request: Request, most: int = MAX_BYTES) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        BodyTooLarge: It is larger.
+        ClientDisconnect: The client broke off.
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > most:
+            raise BodyTooLarge(most)
+    return bytes(body)
 
 
 def is_json(request: Request) -> bool:

@@ -23,6 +23,13 @@ STOP_TIMEOUT = 60.0  # seconds; the sum of what each part is given
 _START_TIMEOUT = 120.0
 _KILL_TIMEOUT = 30.0
 _SHOWN_LINES = 12  # of a log, in an error message
+# Beginnings of the names of variables that a stack gets from root: of programs and places, the
+# language, Python, our settings, the real Replicate, and how to reach it.
+_OF_ROOT = (
+    *("PATH", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_", "LANG", "LC_", "PYTHON", "COVERAGE_"),
+    *("PICTURE_QUEUE_", "REPLICATE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("SSL_CERT_", "NO_COLOR"),
+)
 
 Notice = Callable[[str], None]
 
@@ -79,13 +86,19 @@ def launch_daemon(
 def _environment(options: Options) -> dict[str, str]:
     """Return the daemon's environment: with the caller's Replicate token only if it is used.
 
-    Any program of the stack's user can read it.
+    Any program of the stack's user can read it. So root's own, which may hold the secrets of
+    anything, stays with root but for what the stack needs.
     """
-    return {
+    kept = {
         name: value
         for name, value in os.environ.items()
-        if options.real_replicate or not name.startswith("REPLICATE_")
+        if not name.startswith("SUPABASE_") and name != "PICTURE_QUEUE_DATABASE_URL"
     }
+    if os.geteuid() == 0:
+        kept = {name: value for name, value in kept.items() if name.upper().startswith(_OF_ROOT)}
+    if not options.real_replicate:
+        kept = {name: kept[name] for name in kept if not name.startswith("REPLICATE_")}
+    return kept
 
 
 def _read_answer(

@@ -30,19 +30,20 @@ class Guard:
     """The process that ends our programs if we are killed; see `guard.py`.
 
     Args:
-        lock: Descriptor of the data directory's lock: held until the guard is done too, so that
-            a free lock means that nothing is left.
+        held: Descriptors that stay open until the guard is done: the data directory's lock, since
+            a free one means that nothing is left, and the listening sockets, since whoever took
+            the ports of a killed stack would get the service key from its worker.
         doomed: Directory to delete at the end unless `keep` was called.
     """
 
-    def __init__(self, lock: int, doomed: Path | None) -> None:
+    def __init__(self, held: Sequence[int], doomed: Path | None) -> None:
         script = Path(__file__).with_name("guard.py")
         self._process = subprocess.Popen(
             # -P: the modules beside the script are not for it.
             [sys.executable, "-P", script, *([doomed] if doomed else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            pass_fds=[lock, *inherited_descriptors()],
+            pass_fds=[*held, *inherited_descriptors()],
             cwd="/",
             start_new_session=True,
         )

@@ -353,7 +353,7 @@ def make_old(directory: Path) -> None:
     alter table auth.sessions owner to supabase_admin;
     grant all on storage.objects, storage.buckets to anon, authenticated, service_role;
     alter role postgres replication createrole;
-    grant pg_execute_server_program to postgres;
+    grant pg_execute_server_program, pg_read_all_data, supabase_auth_admin to postgres;
     create role left_behind login replication in role pg_read_server_files;
     create role maker login createrole;
     grant maker to postgres;
@@ -403,7 +403,10 @@ async def test_data_of_an_older_version_gets_the_rights_of_this_one(
                 powers = await connection.fetchval(
                     """select count(*) from pg_roles where rolname !~ '^pg_' and not rolsuper
                       and (rolreplication or pg_has_role(oid, 'pg_read_server_files', 'member')
-                        or pg_has_role(oid, 'pg_execute_server_program', 'member'))"""
+                        or pg_has_role(oid, 'pg_execute_server_program', 'member')
+                        or pg_has_role(oid, 'pg_read_all_data', 'member')
+                        or rolname <> 'supabase_auth_admin'
+                          and pg_has_role(oid, 'supabase_auth_admin', 'member'))"""
                 )
                 assert powers == 0
                 # Before Postgres 16 whoever makes roles may grant itself any that is no superuser.

@@ -14,6 +14,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,14 @@ import jwt
 import psutil
 import pytest
 
+from picture_queue.errors import PortTaken
 from picture_queue.local import stack as local
 from picture_queue.local.binaries import find_postgres, find_postgrest, for_user
 from picture_queue.local.datadir import DataDir
 from picture_queue.local.keys import Secrets
 from picture_queue.local.paths import ServiceUser, service_user
+from picture_queue.local.ports import listen
+from picture_queue.local.processes import runs
 from picture_queue.local.stack import LocalSupabase
 
 from ..databases import execute
@@ -49,6 +53,12 @@ ROLES = (
     "postgres",
 )
 TOKEN = "r8_the-developers-own-token"
+#: What root's environment may hold for other programs, and for a project that is not this stack.
+FOREIGN = {
+    "SUPABASE_SERVICE_ROLE_KEY": "the-key-of-the-real-project",
+    "PICTURE_QUEUE_DATABASE_URL": "postgresql://postgres:of-the-real-project@db.example/postgres",
+    "AWS_SECRET_ACCESS_KEY": "the-key-of-another-service",
+}
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can act as another user of the machine"
 )
@@ -68,6 +78,8 @@ def running(directory: Path) -> Iterator[LocalSupabase]:
     """A stack with a worker, of a developer who has a token of Replicate."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPLICATE_API_TOKEN", TOKEN)
+        for name, value in FOREIGN.items():
+            patch.setenv(name, value)
         with LocalSupabase(directory, worker=True, durable=False) as stack:
             yield stack
 
@@ -184,6 +196,14 @@ def test_no_program_has_the_token_in_its_environment(running: LocalSupabase):
     assert TOKEN not in str(found)
 
 
+def test_no_program_has_the_secrets_of_root(running: LocalSupabase):
+    """Programs of the same user can read it, and that user may be `postgres` or `nobody`."""
+    found = str(look(running, lambda process: process.environ()))
+    # An ordinary user's own programs read that user's environment anyway.
+    mine = FOREIGN if os.geteuid() == 0 else FOREIGN.keys() - {"AWS_SECRET_ACCESS_KEY"}
+    assert not [name for name in mine if FOREIGN[name] in found]
+
+
 def test_no_port_tells_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """PostgREST after 12.0 prints it at its admin port, `jwt-secret` and `db-uri` too.
 
@@ -230,6 +250,26 @@ async def test_another_program_on_the_port_gets_no_password(tmp_path: Path):
             with pytest.raises(BlockingIOError):
                 stranger.accept()
     assert others == []
+
+
+def test_nobody_gets_the_ports_of_a_killed_stack_before_its_worker_has_ended():
+    """The worker sends the service key to whoever listens there."""
+    with LocalSupabase(worker=True, durable=False) as stack:
+        ports = [urlsplit(url).port for url in (stack.api_url, stack.replicate_url)]
+        daemon, *others = processes(stack)
+        worker = next(process for process in others if "worker" in process.cmdline())
+        worker.suspend()  # the guard gives it some seconds
+        daemon.kill()
+        tries, taken = 0, set()
+        while runs(worker):
+            for port in ports:
+                tries += 1
+                with contextlib.suppress(PortTaken):
+                    listen(port).close()
+                    taken.add(port)
+            time.sleep(0.05)
+        assert tries > 10
+    assert taken == set()
 
 
 def test_a_long_path_leads_to_a_socket_too():
@@ -323,6 +363,24 @@ def test_env_is_right_for_a_shell_and_for_dotenv(directory: Path, running: Local
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert shown.stdout.splitlines() == [status[name] for name in lines]
+
+
+@needs_root
+def test_env_tells_root_nothing_that_a_shell_would_run(directory: Path, running: LocalSupabase):
+    """The stack's user, who may have other programs, can write what root reads."""
+    state = directory / "state.json"
+    kept = state.read_text()
+    command = [sys.executable, "-m", "picture_queue_cli", "local", "env", "--data-dir", directory]
+    try:
+        for value in ("http://x$(id)", "http://x`id`", 'x"; id; "', "x\nid", "\\", "${PATH}", ""):
+            forged = json.loads(kept)
+            forged["status"]["API_URL"] = value
+            state.write_text(json.dumps(forged))
+            told = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert told.returncode != 0 and told.stdout == "", value
+            assert "API_URL" in told.stderr
+    finally:
+        state.write_text(kept)
 
 
 @needs_root

@@ -224,6 +224,14 @@ async def test_an_allowed_origin_may_do_what_users_may(open_to_app: Any):
                 },
             ),
             ("GET", "/storage/v1/bucket", {"authorization": stack.service_role_key}),
+            (
+                "GET",
+                "/storage/v1/bucket",
+                {
+                    "apikey": stack.publishable_key,
+                    "authorization": f"Bearer{stack.service_role_key}",
+                },
+            ),
             ("GET", "/auth/v1/admin/users", user),
             ("GET", "/_faults", user),
         ):

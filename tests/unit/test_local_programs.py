@@ -297,7 +297,7 @@ class TestFetching:
 async def guard(tmp_path: Path) -> "Iterator[Guard]":
     """A guard with nothing to watch yet."""
     with (tmp_path / "lock").open("w") as lock:
-        guard = Guard(lock.fileno(), None)
+        guard = Guard((lock.fileno(),), None)
         yield guard
         await guard.close()
 
@@ -371,7 +371,7 @@ class TestService:
         doomed.mkdir()
         left, gone = (self._launch(tmp_path, "sleep", "60") for _ in range(2))
         with (tmp_path / "lock").open("w") as lock:
-            guard = Guard(lock.fileno(), doomed)
+            guard = Guard((lock.fileno(),), doomed)
             guard.add(left)
             guard.add(gone)
             guard.remove(gone)

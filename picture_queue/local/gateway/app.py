@@ -5,11 +5,12 @@ from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from picture_queue.local import json_body
 from picture_queue.local.gateway import api_key, missing
 from picture_queue.local.gateway.auth.service import AuthService
 from picture_queue.local.gateway.credentials import Credentials
@@ -58,6 +59,7 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
 
     app = Starlette(
         lifespan=lifespan,
+        exception_handlers={json_body.BodyTooLarge: _refuse_body},
         routes=[
             WebSocketRoute("/realtime/v1/websocket", realtime.websocket),
             *realtime.routes(),
@@ -85,6 +87,14 @@ def create_app(settings: GatewaySettings) -> OriginCheck:
         pictures="/storage/v1/object/",
         is_privileged=lambda scope: _is_privileged(scope, credentials),
     )
+
+
+async def _refuse_body(_: Request, error: Exception) -> Response:
+    # With the keys that the clients of all services look for.
+    message = str(error)
+    code = "request_too_large"
+    body = {"code": code, "error_code": code, "error": code, "message": message, "msg": message}
+    return JSONResponse(body, 413)
 
 
 def _is_privileged(scope: Scope, credentials: Credentials) -> bool:

@@ -183,7 +183,8 @@ class Credentials:
         """Return whether a key or token, with or without ``Bearer``, acts as service_role."""
         if given is None:
             return False
-        value = given.partition(" ")[2] if given.lower().startswith("bearer ") else given
+        # Storage takes a token without the space too.
+        value = given[len("bearer") :] if given.lower().startswith("bearer") else given
         try:
             return self.verify(self._exchange(value.strip())).role == "service_role"
         except BadToken:

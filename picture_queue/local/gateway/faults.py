@@ -98,7 +98,9 @@ class Faults:
             return JSONResponse({"message": "send application/json"}, status_code=415)
         try:
             if request.method == "POST":
-                self.switches = self.switches.merged(json_body.parse(await request.body()))
+                self.switches = self.switches.merged(
+                    json_body.parse(await json_body.receive(request))
+                )
             elif request.method == "DELETE":
                 self.switches = Switches()
         except ValueError as error:

@@ -94,9 +94,14 @@ class Exchange(asyncio.Protocol):
             TimeoutError: No answer within 60 seconds.
         """
         self._begin(head_only=method == b"HEAD")
-        chunked = any(name == b"transfer-encoding" for name, _ in headers)
+        # The codings that a client names beside `chunked` are not ours to pass on: the server would
+        # look for the body's end elsewhere, and take the rest for the next client's request.
+        framed = [header for header in headers if header[0] != b"transfer-encoding"]
+        chunked = len(framed) < len(headers)
+        if chunked:
+            framed.append((b"transfer-encoding", b"chunked"))
         head = b"%b %b HTTP/1.1\r\n" % (method, target)
-        head += b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
+        head += b"".join(b"%b: %b\r\n" % header for header in framed) + b"\r\n"
         # The head travels with the first piece of the body: one packet, not two.
         pending = head
         async for piece in body:

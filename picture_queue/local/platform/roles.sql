@@ -41,8 +41,9 @@ begin
 end
 $$;
 
--- What an older version let `postgres` give away: each means the server's user. Before Postgres 16
--- CREATEROLE does too, on a role that `postgres` made when it had that itself.
+-- Takes back what an older version let `postgres` give away. Most of it means the server's user. Before
+-- Postgres 16 CREATEROLE does too, on a role that `postgres` made when it had that itself. pg_read_all_data
+-- shows the stored passwords.
 do $$
 declare
   v_grant record;
@@ -54,7 +55,8 @@ begin
     from pg_catalog.pg_auth_members as m
     join pg_catalog.pg_roles as r on r.oid = m.member
     where m.roleid::pg_catalog.regrole::pg_catalog.text
-        in ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')
+        in ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files',
+          'pg_read_all_data', 'supabase_auth_admin')
       and not r.rolsuper
     union all
     select pg_catalog.format('alter role %I noreplication', r.rolname)

@@ -20,9 +20,10 @@ async def read(request: Request) -> dict[str, Any]:
 
     Raises:
         AuthError: It is no JSON object.
+        BodyTooLarge: It is larger than any that is needed.
     """
     try:
-        body = json_body.parse(await request.body())
+        body = json_body.parse(await json_body.receive(request))
     except ValueError:
         body = None
     if not isinstance(body, dict):

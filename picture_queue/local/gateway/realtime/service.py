@@ -25,7 +25,7 @@ from picture_queue.local.gateway.realtime.limits import Quota
 from picture_queue.local.gateway.realtime.listener import Listener
 from picture_queue.local.gateway.realtime.replay import History
 from picture_queue.local.gateway.realtime.socket import Backend, Socket
-from picture_queue.local.gateway.settings import GatewaySettings
+from picture_queue.local.gateway.settings import FRAME_LIMIT, GatewaySettings
 from picture_queue.local.origin_check import is_loopback_origin
 
 _START_TIMEOUT = 15.0  # seconds until the first LISTEN
@@ -138,9 +138,8 @@ class RealtimeService:
         if caller is None:
             return JSONResponse({"message": "Unauthorized"}, status_code=401)
         try:
-            messages = [
-                _checked(message) for message in json_body.parse(await request.body())["messages"]
-            ]
+            body = json_body.parse(await json_body.receive(request, FRAME_LIMIT))
+            messages = [_checked(message) for message in body["messages"]]
         except (ValueError, TypeError, KeyError, AttributeError):
             errors = {"messages": ["each needs a topic, an event and a payload object"]}
             return JSONResponse({"errors": errors}, status_code=422)
@@ -162,7 +161,7 @@ class RealtimeService:
         topic, event = request.path_params["topic"], request.path_params["event"]
         private = request.query_params.get("private") == "true"
         try:
-            payload = json_body.parse(await request.body())
+            payload = json_body.parse(await json_body.receive(request, FRAME_LIMIT))
         except ValueError:
             return JSONResponse({"message": "the body is not JSON"}, status_code=422)
         if private and not await self._may_write(caller, topic):

@@ -21,6 +21,7 @@ from picture_queue.local.gateway.realtime.replay import History
 ABNORMAL = 1011  # a close code that every client treats as a broken connection
 _TRY_AGAIN_LATER = 1013
 _CLOSE_TIMEOUT = 5.0  # seconds
+_MOST_WAITING = 100_000_000  # characters of frames; a replay has up to 25 of 3 MB
 _LISTENER_PATIENCE = 5.0  # seconds a join waits for the database's notifications
 
 
@@ -73,6 +74,7 @@ class Socket:
         self._backend = backend
         self._may_serve = may_serve
         self._outbox: asyncio.Queue[str] = asyncio.Queue(backend.queue_length)
+        self._waiting = 0  # characters in it
         self._channels: dict[str, Channel] = {}
         self._close_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
@@ -110,14 +112,16 @@ class Socket:
 
     def deliver(self, text: str) -> None:
         """Queues a frame; never waits."""
-        try:
-            self._outbox.put_nowait(text)
-        except asyncio.QueueFull:
+        if self._outbox.full() or self._waiting + len(text) > _MOST_WAITING:
             self.cut(_TRY_AGAIN_LATER)
+            return
+        self._waiting += len(text)
+        self._outbox.put_nowait(text)
 
     async def _write(self) -> None:
         while True:
             text = await self._outbox.get()
+            self._waiting -= len(text)
             await self._websocket.send_text(versions.write(self._version, text))
 
     async def _read(self) -> None:

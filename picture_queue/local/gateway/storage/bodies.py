@@ -38,11 +38,14 @@ async def read_optional(request: Request) -> object:
     """Returns the JSON body; None for another content type.
 
     Raises:
-        StorageError: It says it is JSON and is not.
+        StorageError: It says it is JSON and is not, or is too large.
     """
     if not request.headers.get("content-type", "").startswith(_JSON):
         return None
-    text = await request.body()
+    try:
+        text = await json_body.receive(request)
+    except json_body.BodyTooLarge as error:
+        raise StorageError(413, "FastifyError", str(error), "InvalidRequest", 413) from None
     if not text:
         raise _fastify("cannot be empty")
     try:

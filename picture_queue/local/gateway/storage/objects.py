@@ -109,7 +109,7 @@ class Objects:
             else:
                 self._check(bucket, name, described, limit)
                 await self._try(bucket_id, name, caller, described.trial(), upsert=upsert)
-                await upload.receive_raw(request, described, self._files)
+                await upload.receive_raw(request, described, self._files, self._limit)
             if described.incoming is None:
                 raise internal()
             return await self._keep(bucket_id, name, caller, described, described.incoming)

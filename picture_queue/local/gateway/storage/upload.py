@@ -10,12 +10,13 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from picture_queue.local import json_body
-from picture_queue.local.gateway.storage.errors import StorageError, invalid_request
+from picture_queue.local.gateway.storage.errors import StorageError, invalid_request, too_large
 from picture_queue.local.gateway.storage.files import FileStore, Incoming
 from picture_queue.local.gateway.storage.rows import timestamp
 
 _NO_CACHE: Final = "no-cache"
-_FIELD_LIMIT: Final = 1024 * 1024  # bytes of a form field that are kept
+_FIELD_LIMIT: Final = 1024 * 1024  # bytes of a form's fields that are kept
+_MOST_FIELDS: Final = 100
 _ROBOTS: Final = frozenset(
     {"all", "noindex", "nofollow", "none", "nosnippet", "indexifembedded", "notranslate",
      "noimageindex", "noarchive"}
@@ -86,14 +87,23 @@ def describe(request: Request) -> Upload:
     )
 
 
-async def receive_raw(request: Request, upload: Upload, files: FileStore) -> None:
-    """Receives the body as the object, however long: only a declared length is checked.
+async def receive_raw(request: Request, upload: Upload, files: FileStore, most: int) -> None:
+    """Receives the body as the object. The bucket's limit is for a declared length only, as there.
+
+    Args:
+        request: Whose body it is.
+        upload: Gets the bytes.
+        files: Where they are kept meanwhile.
+        most: Bytes of an object of this server.
 
     Raises:
+        StorageError: It is longer.
         ClientDisconnect: The client broke off.
     """
     upload.incoming = files.receive(None)
     async for piece in request.stream():
+        if upload.incoming.size + len(piece) > most:
+            raise too_large()
         upload.incoming.write(piece)
 
 
@@ -137,6 +147,7 @@ class _Form:
         self.incoming: Incoming | None = None
         self.mime_type = "text/plain"
         self.fields: dict[str, str] = {}
+        self._left = _FIELD_LIMIT
         self.complete = False
         self._start_part()
 
@@ -184,11 +195,13 @@ class _Form:
     def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_object and self.incoming is not None:
             self.incoming.write(data[start:end])
-        elif self._name is not None and len(self._value) < _FIELD_LIMIT:
-            self._value += data[start:end]
+        elif self._name is not None:
+            kept = data[start:end][: self._left]
+            self._value += kept
+            self._left -= len(kept)
 
     def _end_part(self) -> None:
-        if self._name is not None:
+        if self._name is not None and len(self.fields) < _MOST_FIELDS:
             self.fields[self._name] = self._value.decode(errors="replace")
 
     def _end(self) -> None:

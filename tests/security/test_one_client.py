@@ -1,0 +1,112 @@
+"""What one client sends to the embedded stack stops no other client."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from picture_queue.local import json_body
+from picture_queue.local.gateway.realtime.socket import Socket
+from picture_queue.local.gateway.storage.files import FileStore
+from picture_queue.local.gateway.storage.upload import _Form
+
+NOBODYS_JOB = '{"job_id": "00000000-0000-0000-0000-000000000000"}'
+
+
+def ask(url: str, head: str, body: str) -> str:
+    """Send a request as it is written here, and return the answer."""
+    parts = urlsplit(url)
+    request = f"{head}\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n{body}"
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(request.encode())
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+@pytest.mark.parametrize("tail", ["", "\\", "\\\n"])
+@pytest.mark.parametrize("unit", ['\\"', '\\\n"', '\\\\"', '"'])
+def test_a_string_that_does_not_end_is_refused_in_linear_time(unit: str, tail: str):
+    """The gateway reads JSON in its event loop: all other requests wait for it."""
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match="100 levels"):
+        json_body.parse("[" * 101 + '"' + unit * 30_000 + tail)
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", ",chunked"])
+def test_no_coding_of_a_body_leaves_it_for_the_next_request(arena: Any, coding: str):
+    """PostgREST took the body for another request, on a connection that others use."""
+    answer = ask(
+        arena.api_url,
+        "POST /rest/v1/rpc/get_job HTTP/1.1\r\nContent-Type: application/json\r\n"
+        f"apikey: {arena.secret_key}\r\nTransfer-Encoding: {coding}",
+        f"{len(NOBODYS_JOB):x}\r\n{NOBODYS_JOB}\r\n0\r\n\r\n",
+    )
+    assert "PQ_UNKNOWN_JOB" in answer
+
+
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [
+        ("/auth/v1/signup", 1_048_576),
+        ("/auth/v1/token?grant_type=password", 1_048_576),
+        ("/storage/v1/object/list/pictures", 1_048_576),
+        ("/realtime/v1/api/broadcast", 5_000_000),
+        ("/realtime/v1/api/broadcast/a/events/b", 5_000_000),
+    ],
+)
+def test_a_body_that_would_keep_all_others_waiting_is_refused(arena: Any, path: str, most: int):
+    """30 MB of numbers kept the gateway busy for 13 seconds, and 300 MB of text took 1.5 GB."""
+    headers = {"apikey": arena.publishable_key, "content-type": "application/json"}
+
+    def body(length: int) -> Iterator[bytes]:
+        yield b'{"a": "'
+        for _ in range(length // 10_000):
+            yield b"x" * 10_000
+        yield b'"}'
+
+    for length, refused in ((most - 20_000, False), (most + 20_000, True)):
+        answer = httpx.post(arena.api_url + path, headers=headers, content=body(length), timeout=30)
+        assert (answer.status_code == 413) is refused, answer.text
+        if refused:
+            assert str(most) in answer.json()["message"]
+
+
+def test_a_file_without_a_length_ends_at_the_servers_limit(arena: Any):
+    headers = {"apikey": arena.secret_key, "content-type": "image/png"}
+    url = f"{arena.api_url}/storage/v1/object/pictures/endless.png"
+
+    def pieces() -> Iterator[bytes]:
+        for _ in range(52):
+            yield b"x" * 1024 * 1024
+
+    answer = httpx.post(url, headers=headers, content=pieces(), timeout=60)
+    assert answer.json()["code"] == "EntityTooLarge"
+    assert httpx.get(url, headers=headers).json()["code"] == "NoSuchKey"
+
+
+def test_the_fields_of_a_form_are_bounded_together(tmp_path: Path):
+    form = _Form(FileStore(tmp_path), 1000)
+    for n in range(1000):
+        form._start_part()
+        form._name = f"field {n}"
+        form._add_data(b"x" * 100_000, 0, 100_000)
+        form._end_part()
+    assert len(form.fields) == 100
+    assert sum(map(len, form.fields.values())) == 1024 * 1024
+
+
+async def test_a_socket_that_is_not_read_keeps_a_bounded_number_of_bytes():
+    """Its queue was bounded by messages alone: a thousand of 3 MB each waited for one client."""
+    backend: Any = SimpleNamespace(queue_length=1000)
+    unread: Any = None
+    client = Socket(unread, "", "1.0.0", backend)
+    for _ in range(60):
+        client.deliver("x" * 2_900_000)
+    assert client._close_code.result() == 1013  # try again later
+    assert client._outbox.qsize() * 2_900_000 < 100_000_000
